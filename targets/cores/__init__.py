@@ -1,0 +1,1 @@
+"""Cores as data, one TOML file each."""

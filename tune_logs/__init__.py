@@ -1,0 +1,1 @@
+"""Tune logs that ship: decisions, one JSON line a layer and core."""

@@ -1,0 +1,14 @@
+"""tvm_mobilenet makes a MobileNet run as fast as the silicon allows on a Raspberry Pi.
+
+Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch.
+"""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a plain checkout `schedules`, `targets` and `tune_logs` lie beside this package; installed, they lie in it.
+# Extending the path makes `tvm_mobilenet.schedules` the one name under which they are ever imported.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "schedules" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
+    __path__.append(str(_checkout))

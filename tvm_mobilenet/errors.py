@@ -1,0 +1,51 @@
+"""The errors a user can cause, and the exit code of each.
+
+Every verb ends with one of these codes: 0 done, 2 usage, 3 a package or tool is missing, 4 the board, 5 verification
+failed, 6 slower than asked. A traceback is printed only with ``--debug``.
+"""
+
+
+class TvmMobilenetError(Exception):
+    """A mistake or a lack that the user can mend.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, and the value received.
+    hint : str
+        What to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class MissingDependencyError(TvmMobilenetError):
+    """A package or a tool is not installed; the hint is the command that installs it."""
+
+    exit_code = 3
+
+
+class BoardError(TvmMobilenetError):
+    """A board could not be reached, or what ran on it went wrong."""
+
+    exit_code = 4
+
+
+class VerificationError(TvmMobilenetError):
+    """The machine code computes something other than the reference."""
+
+    exit_code = 5
+
+
+class RegressionError(TvmMobilenetError):
+    """A measurement is slower than asked."""
+
+    exit_code = 6

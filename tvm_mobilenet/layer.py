@@ -1,0 +1,232 @@
+"""One layer of a graph: a convolution, dense, pool or element-wise operator with all that is fused into it.
+
+A layer is pure data: its shape, its dtype, its epilogue. Its ``name`` is a line a person can read, says everything, and
+parses back (``Layer.parse(layer.name) == layer``); it is the key of schedules, tune logs and plans.
+
+Tensors are channels-last. A layer's data is ``(batch, height, width, channels)``; a pointwise layer is a matrix product
+and keeps only its number of pixels, ``height = m``, ``width = 1``.
+
+    pointwise m196 n512 k512 f32 relu6
+    depthwise 112x112x32 3x3 f32 relu6
+    depthwise 112x112x64 3x3 s2 p1,1,1,1 f32 relu6
+    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6
+    dense m1 n1000 k1024 f32
+    pool 7x7x1024 avg 7x7 f32
+    elementwise 56x56x24 add f32
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+KINDS = ("conv", "depthwise", "pointwise", "dense", "pool", "elementwise", "softmax")
+ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
+RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
+LAYOUTS = ("NHWC", "NCHW")
+DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8"}
+_SHORT = {v: k for k, v in DTYPES.items()}
+_OPS = {
+    "pool": ("avg", "max"),
+    # unary: `none` (activation only). binary: second operand of the same shape. `scale`: second operand is one
+    # value a channel, (batch, 1, 1, channels): squeeze-and-excite.
+    "elementwise": ("none", "add", "sub", "mul", "scale"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Shape, dtype and epilogue of one fused operator.
+
+    Parameters
+    ----------
+    kind : str
+        One of ``KINDS``. ``conv`` is any convolution that is neither depthwise nor pointwise.
+    height, width, channels, batch : int
+        The input, channels-last. For ``pointwise`` and ``dense``: ``height`` rows, ``width`` 1, ``channels`` = k.
+    out_channels : int
+        Equal to ``channels`` for depthwise, pool, elementwise and softmax.
+    kernel, stride, dilation : (int, int)
+        Height first.
+    padding : (int, int, int, int)
+        Top, left, bottom, right; zeros (minus infinity for a max pool) are read there.
+    groups : int
+        Of a ``conv``; a depthwise layer has as many as channels.
+    op : str
+        ``avg`` or ``max`` for a pool (an average divides by the kernel's size), the operator of an elementwise layer.
+    activation : str
+        One of ``ACTIVATIONS``, applied after bias.
+    residual : str
+        ``before`` the activation a tensor of the output's shape is added, ``after`` it, or ``none``.
+    input_layout, output_layout : str
+        ``NCHW`` where the network's own interface asks for it: a stem reads the image as it came.
+    dtype : str
+        ``float32``, ``float16`` or ``int8``.
+    """
+
+    kind: str
+    height: int
+    width: int = 1
+    channels: int
+    out_channels: int
+    batch: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    op: str = ""
+    activation: str = "none"
+    residual: str = "none"
+    input_layout: str = "NHWC"
+    output_layout: str = "NHWC"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        def refuse(field: str):
+            raise ValueError(f"layer: {field} = {getattr(self, field)!r} does not fit {self!r}")
+
+        for field, allowed in (("kind", KINDS), ("activation", ACTIVATIONS), ("residual", RESIDUALS),
+                               ("input_layout", LAYOUTS), ("output_layout", LAYOUTS), ("dtype", tuple(_SHORT))):
+            if getattr(self, field) not in allowed:
+                refuse(field)
+        if self.op not in _OPS.get(self.kind, ("",)):
+            refuse("op")
+        for field in ("height", "width", "channels", "out_channels", "batch", "groups"):
+            if getattr(self, field) < 1:
+                refuse(field)
+        if min(self.kernel + self.stride + self.dilation) < 1 or min(self.padding) < 0:
+            refuse("kernel")
+        if self.kind != "conv" and self.groups != (self.channels if self.kind == "depthwise" else 1):
+            refuse("groups")
+        if self.kind not in ("conv", "pointwise", "dense") and self.out_channels != self.channels:
+            refuse("out_channels")
+        if self.kind in ("pointwise", "dense") and self.width != 1:
+            refuse("width")
+        if min(self.out_height, self.out_width) < 1:
+            refuse("kernel")
+
+    # ---- geometry
+
+    @property
+    def out_height(self) -> int:
+        top, _, bottom, _ = self.padding
+        return (self.height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        _, left, _, right = self.padding
+        return (self.width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """The data's shape in ``input_layout``."""
+        return _in_layout((self.batch, self.height, self.width, self.channels), self.input_layout)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """The output's shape in ``output_layout``."""
+        return _in_layout((self.batch, self.out_height, self.out_width, self.out_channels), self.output_layout)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """``(out, in / groups, kernel height, kernel width)`` as PyTorch has it; ``(n, k)`` for pointwise and dense."""
+        if self.kind in ("pointwise", "dense"):
+            return self.out_channels, self.channels
+        if self.kind in ("conv", "depthwise"):
+            return self.out_channels, self.channels // self.groups, *self.kernel
+        return None
+
+    @property
+    def mult_adds(self) -> int:
+        """Multiply-adds of the convolution or product; zero for pools and element-wise layers, as the papers count."""
+        if self.weight_shape is None:
+            return 0
+        taps = self.kernel[0] * self.kernel[1] * (self.channels // self.groups)
+        return self.batch * self.out_height * self.out_width * self.out_channels * taps
+
+    # ---- the name
+
+    @property
+    def name(self) -> str:
+        if self.kind in ("pointwise", "dense"):
+            tokens = [self.kind, f"m{self.height}", f"n{self.out_channels}", f"k{self.channels}"]
+        else:
+            tokens = [self.kind, f"{self.height}x{self.width}x{self.channels}"]
+            if self.kind == "conv":
+                tokens.append(f"n{self.out_channels}")
+            if self.op:
+                tokens.append(self.op)
+            if self.kind in ("conv", "depthwise", "pool"):
+                tokens.append(f"{self.kernel[0]}x{self.kernel[1]}")
+            if self.stride != (1, 1):
+                tokens.append("s" + _pair(self.stride))
+            if any(self.padding):
+                tokens.append("p" + ",".join(map(str, self.padding)))
+            if self.dilation != (1, 1):
+                tokens.append("d" + _pair(self.dilation))
+            if self.kind == "conv" and self.groups != 1:
+                tokens.append(f"g{self.groups}")
+        if self.batch != 1:
+            tokens.append(f"b{self.batch}")
+        if self.input_layout == "NCHW":
+            tokens.append("nchw")
+        if self.output_layout == "NCHW":
+            tokens.append("to_nchw")
+        tokens.append(_SHORT[self.dtype])
+        if self.residual == "before":
+            tokens.append("add")
+        if self.activation != "none":
+            tokens.append(self.activation)
+        if self.residual == "after":
+            tokens.append("add_after")
+        return " ".join(tokens)
+
+    @classmethod
+    def parse(cls, name: str) -> Layer:
+        """The layer of a name; a ValueError names the token that is not understood."""
+        kind, *tokens = name.split()
+        f: dict = {"kind": kind}
+        for i, token in enumerate(tokens):
+            if m := re.fullmatch(r"(\d+)x(\d+)x(\d+)", token):
+                f.update(height=int(m[1]), width=int(m[2]), channels=int(m[3]))
+            elif m := re.fullmatch(r"(\d+)x(\d+)", token):
+                f["kernel"] = (int(m[1]), int(m[2]))
+            elif m := re.fullmatch(r"([mnkbg])(\d+)", token):
+                f[{"m": "height", "n": "out_channels", "k": "channels", "b": "batch", "g": "groups"}[m[1]]] = int(m[2])
+            elif m := re.fullmatch(r"p(\d+),(\d+),(\d+),(\d+)", token):
+                f["padding"] = tuple(map(int, m.groups()))
+            elif m := re.fullmatch(r"([sd])(\d+)(?:,(\d+))?", token):
+                f[{"s": "stride", "d": "dilation"}[m[1]]] = (int(m[2]), int(m[3] or m[2]))
+            elif token in DTYPES:
+                f["dtype"] = DTYPES[token]
+            elif "dtype" not in f and token in _OPS.get(kind, ()):
+                f["op"] = token
+            elif token in ("nchw", "to_nchw"):
+                f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
+            elif token in ("add", "add_after"):
+                f["residual"] = "before" if token == "add" else "after"
+            elif token in ACTIVATIONS:
+                f["activation"] = token
+            else:
+                raise ValueError(f"layer name {name!r}: token {i + 2}, {token!r}, is not understood")
+        if kind == "depthwise":
+            f["groups"] = f.get("channels")
+        f.setdefault("out_channels", f.get("channels"))
+        try:
+            return cls(**f)
+        except TypeError as e:
+            raise ValueError(f"layer name {name!r} is incomplete: {e}") from None
+
+    def replace(self, **changes) -> Layer:
+        return dataclasses.replace(self, **changes)
+
+
+def _pair(p: tuple[int, int]) -> str:
+    return str(p[0]) if p[0] == p[1] else f"{p[0]},{p[1]}"
+
+
+def _in_layout(nhwc: tuple[int, int, int, int], layout: str) -> tuple[int, int, int, int]:
+    n, h, w, c = nhwc
+    return (n, h, w, c) if layout == "NHWC" else (n, c, h, w)
