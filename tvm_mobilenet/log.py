@@ -1,0 +1,304 @@
+"""The tune log: decisions by layer and core, with what they cost and how that was found.
+
+Two files lie side by side, because they have different readers:
+
+``NAME.jsonl``         the best decisions, one line a layer and core. People read it, diff it and ship it; builds read it.
+``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it: to go on where it was
+                       interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
+
+A line is appended with one `write` to a file opened with O_APPEND, under `flock`: two writers lose nothing, and a kill at
+any moment leaves at most one torn line at the end. The next writer moves that to ``NAME.torn``; a reader warns and goes on.
+A later line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules before older
+ones, then the lower cost. ``tidy`` leaves the lines that win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from .errors import TvmMobilenetError
+
+LONGEST_LINE = 1 << 16  # bytes
+UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
+
+
+class TornLineWarning(UserWarning):
+    """A log has a line that is no record: most likely its writer was killed while writing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Decisions of one layer on one core, and what they cost.
+
+    Parameters
+    ----------
+    layer, core : str
+        Names: of the layer (``Layer.name``, which says shape, dtype and epilogue) and of the core.
+    decisions : dict
+        As ``schedules.kernel`` takes them.
+    cost : float or None
+        In ``unit``: predicted cycles of one core, or measured seconds. None: the candidate failed, see ``failure``.
+    unit : str
+        ``cycles`` (predicted) or ``s`` (measured).
+    default_cost : float or None
+        What the layer's default decisions cost on the same board.
+    board : str
+        What ran it: ``virtual``, or a remote board's name.
+    schedule : str
+        ``fingerprint()`` of the schedules and the core model at that time; costs compare only within one.
+    versions : dict of str to str
+        Tools that built and ran it.
+    failure : str
+        Of a trial: why it has no cost.
+    seconds : float
+        Of a trial: how long building, running and checking took.
+    """
+
+    layer: str
+    core: str
+    decisions: dict
+    cost: float | None
+    unit: str = "cycles"
+    predicted: bool = True
+    default_cost: float | None = None
+    board: str = "virtual"
+    schedule: str = ""
+    versions: dict = field(default_factory=dict)
+    failure: str = ""
+    seconds: float = 0.0
+
+    def __post_init__(self):
+        if UNITS.get(self.unit) is not self.predicted:
+            raise ValueError(f"unit {self.unit!r} with predicted = {self.predicted!r}")
+        if not isinstance(self.decisions, dict) or not isinstance(self.layer, str) or not isinstance(self.core, str):
+            raise ValueError(f"layer {self.layer!r}, core {self.core!r}, decisions {self.decisions!r}")
+        if (self.cost is None) != bool(self.failure):
+            raise ValueError(f"cost {self.cost!r} with failure {self.failure!r}")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.layer, self.core
+
+    def to_json(self) -> str:
+        """One line, without what is empty."""
+        data = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0)}
+        for name in ("cost", "default_cost"):
+            if name in data:
+                data[name] = float(f"{data[name]:.7g}")
+        data["predicted"] = self.predicted
+        data["decisions"] = self.decisions
+        if self.seconds:
+            data["seconds"] = round(self.seconds, 3)
+        return json.dumps(data)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """The record of a line; a ValueError says what is wrong with it."""
+        data = json.loads(line)
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object")
+        try:
+            return cls(**{"cost": None, **data})
+        except TypeError as e:
+            raise ValueError(str(e)) from None
+
+
+class Journal:
+    """A file of records that several processes append to at once.
+
+    Parameters
+    ----------
+    path : path
+        Made, with its folders, when the first record is appended.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def append(self, record: Record) -> None:
+        """Write one record: all of it or, when killed, a torn end that the next writer sets aside."""
+        line = record.to_json().encode() + b"\n"
+        with self._locked() as fd:
+            written = os.write(fd, line)
+            if written != len(line):
+                raise TvmMobilenetError(f"{self.path}: only {written} of {len(line)} bytes written", "is the disk full?")
+
+    def records(self) -> Iterator[Record]:
+        """The records in the order they were written; a line that is none is skipped with a `TornLineWarning`."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise TvmMobilenetError(f"tune log {self.path}: {e.strerror}", "give a file that can be read") from None
+        for number, line in enumerate(text.split(b"\n"), 1):
+            if line.strip():
+                try:
+                    yield Record.from_json(line.decode())
+                except ValueError as e:
+                    warnings.warn(f"{self.path}:{number}: no record, skipped: {e}", TornLineWarning, stacklevel=2)
+
+    def rewrite(self, choose: Callable[[list[Record]], Iterable[Record]]) -> None:
+        """Replace the file at once by what ``choose`` keeps of its records; writers wait meanwhile."""
+        with self._locked():
+            kept = "".join(record.to_json() + "\n" for record in choose(list(self.records())))
+            new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            try:
+                with open(new, "w", encoding="utf-8") as file:
+                    file.write(kept)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(new, self.path)
+            finally:
+                new.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = self._open_locked()
+        except OSError as e:
+            raise TvmMobilenetError(f"tune log {self.path}: {e.strerror}", "choose another with --log") from None
+        try:
+            self._set_torn_end_aside(fd)
+            yield fd
+        finally:
+            os.close(fd)  # gives up the lock
+
+    def _open_locked(self) -> int:
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
+                    return fd
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # it was replaced while this process waited: take the new file
+
+    def _set_torn_end_aside(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        end = os.pread(fd, LONGEST_LINE, max(0, size - LONGEST_LINE))
+        tail = end[end.rfind(b"\n") + 1 :]
+        if tail:
+            torn = self.path.with_suffix(".torn")
+            with open(torn, "ab") as file:
+                file.write(tail + b"\n")
+            os.ftruncate(fd, size - len(tail))
+            warnings.warn(f"{self.path}: its last line was torn; {len(tail)} bytes moved to {torn}", TornLineWarning,
+                          stacklevel=2)
+
+
+def trials_of(path: str | os.PathLike) -> Journal:
+    """The journal of trials beside a tune log."""
+    return Journal(Path(path).with_suffix(".trials.jsonl"))
+
+
+@cache
+def fingerprint() -> str:
+    """A short hash of all that a cost depends on besides layer, core and decisions: schedules, code generation, board."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    here = resources.files("tvm_mobilenet")
+    folders = [resources.files("tvm_mobilenet.schedules"), here / "boards", resources.files("tvm_mobilenet.targets") / "cores"]
+    files = [file for folder in folders for file in folder.iterdir() if file.name.endswith((".py", ".toml"))]
+    for file in sorted([*files, here / "codegen.py"], key=lambda file: file.name):
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def shipped(core: str) -> Path:
+    """The path of the log that ships for a core; it need not exist."""
+    return Path(str(resources.files("tvm_mobilenet.tune_logs") / f"{core}.jsonl"))
+
+
+def rank(record: Record, schedule: str | None = None) -> tuple:
+    """A sort key: measured before predicted, records of today's schedules before others, then the lower cost."""
+    return record.predicted, record.schedule != (schedule or fingerprint()), record.cost
+
+
+def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """The record that wins for each layer and core."""
+    winners: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if record.cost is not None and (record.key not in winners or rank(record) < rank(winners[record.key])):
+            winners[record.key] = record
+    return winners
+
+
+def tidy(path: str | os.PathLike) -> None:
+    """Leave one line a layer, core and kind of cost, sorted, so that a diff of the log says what changed."""
+    def choose(records: list[Record]) -> list[Record]:
+        kinds = [best(r for r in records if r.predicted is predicted) for predicted in (False, True)]
+        return sorted((r for kind in kinds for r in kind.values()), key=lambda r: (r.core, r.layer, r.predicted))
+
+    Journal(path).rewrite(choose)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the logs know of a layer: its decisions and where they come from."""
+
+    record: Record
+    source: Path
+
+
+class TuneLogs:
+    """Several logs, consulted in order: the first that knows a layer decides, but a measured record beats a predicted one.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Most often the user's own log, then the shipped one (``shipped``). Files need not exist.
+    core : targets.Core
+        Decides which records count and, with today's schedules, which are still valid.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike], core):
+        self._core = core
+        self._by_layer: dict[str, list[Known]] = {}
+        for path in paths:
+            records = sorted((r for r in Journal(path).records() if r.core == core.name and r.cost is not None), key=rank)
+            for record in records:
+                self._by_layer.setdefault(record.layer, []).append(Known(record, Path(path)))
+        for known in self._by_layer.values():
+            known.sort(key=lambda k: k.record.predicted)  # stable: the order of the logs stays
+        self._checked: dict[str, Known | None] = {}
+
+    def find(self, layer) -> Known | None:
+        """What is known of a layer and still valid for today's schedule, or None; what is not is named in a warning."""
+        if layer.name not in self._checked:
+            self._checked[layer.name] = next(filter(self._valid, self._by_layer.get(layer.name, ())), None)
+        return self._checked[layer.name]
+
+    def layers(self) -> list[str]:
+        """The names of all layers that a log knows, valid or not."""
+        return sorted(self._by_layer)
+
+    def _valid(self, known: Known) -> bool:
+        from . import schedules
+        from .layer import Layer
+
+        record = known.record
+        try:
+            reason = schedules.space(Layer.parse(record.layer), self._core).valid(record.decisions)
+        except ValueError as e:
+            reason = str(e)
+        if reason:
+            warnings.warn(f"{known.source}: {record.layer} on {record.core}: {reason}; skipped", stacklevel=3)
+        return not reason
