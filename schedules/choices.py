@@ -1,0 +1,89 @@
+"""The space of a layer's decisions: what may be chosen, what is chosen unasked, what goes together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+Decisions = dict[str, int | str | bool]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One free choice: its candidates in their natural order, and the default among them."""
+
+    candidates: tuple
+    default: int | str | bool
+
+    def __post_init__(self):
+        if self.default not in self.candidates:
+            raise ValueError(f"default {self.default!r} is not among {self.candidates}")
+
+
+@dataclass(frozen=True)
+class Space:
+    """All decision records of one layer on one core.
+
+    Parameters
+    ----------
+    choices : dict of str to Choice
+        The free choices by name.
+    refuse : callable
+        ``refuse(decisions)`` says why a combination is impossible or senseless, or gives the empty string.
+    """
+
+    choices: dict[str, Choice]
+    refuse: Callable[[Decisions], str]
+
+    @property
+    def default(self) -> Decisions:
+        """The decisions of an untuned build."""
+        return {name: choice.default for name, choice in self.choices.items()}
+
+    def valid(self, decisions: Decisions) -> str:
+        """Why these decisions are none of this space, or the empty string."""
+        if set(decisions) != set(self.choices):
+            missing = sorted(set(self.choices) - set(decisions))
+            unknown = sorted(set(decisions) - set(self.choices))
+            return f"missing {missing}, unknown {unknown}"
+        for name, value in decisions.items():
+            if value not in self.choices[name].candidates:
+                return f"{name} = {value!r} is not among {self.choices[name].candidates}"
+        return self.refuse(decisions)
+
+    def points(self) -> Iterator[Decisions]:
+        """Every valid record, the default first."""
+        default = self.default
+        yield default
+        for values in itertools.product(*(c.candidates for c in self.choices.values())):
+            point = dict(zip(self.choices, values, strict=True))
+            if point != default and not self.refuse(point):
+                yield point
+
+    def neighbours(self, decisions: Decisions) -> Iterator[Decisions]:
+        """Valid records that differ in one choice, by one step along its candidates or, for names, by any."""
+        for name, choice in self.choices.items():
+            at = choice.candidates.index(decisions[name])
+            ordered = isinstance(choice.candidates[0], int) and not isinstance(choice.candidates[0], bool)
+            for other in ((at - 1, at + 1) if ordered else range(len(choice.candidates))):
+                if 0 <= other < len(choice.candidates) and other != at:
+                    point = {**decisions, name: choice.candidates[other]}
+                    if not self.refuse(point):
+                        yield point
+
+    def nearest(self, decisions: Decisions) -> Decisions | None:
+        """A valid record close to decisions of another, similar layer; None when nothing fits."""
+        point = self.default
+        for name, choice in self.choices.items():
+            want = decisions.get(name)
+            if want in choice.candidates:
+                point[name] = want
+            elif isinstance(want, int) and isinstance(choice.default, int):
+                point[name] = min(choice.candidates, key=lambda c: abs(c - want))
+        return None if self.refuse(point) else point
+
+
+def divisors(n: int, low: int = 1, high: int | None = None) -> tuple[int, ...]:
+    """The divisors of n from low to high, ascending."""
+    return tuple(d for d in range(low, (high or n) + 1) if n % d == 0)

@@ -1,0 +1,204 @@
+"""What all loop nests are written with: a PrimFunc as a `with` block, tiles of accumulators, reads and the epilogue.
+
+A schedule writes its loops down as they run, in TIR: `with nest.serial(n) as i:` is a loop of the kernel, a Python `for`
+is unrolled code. That is how tails and borders cost nothing inside: each variant of a tile is generated with its own
+constant sizes, and LLVM finds every accumulator of a tile in a register, since all indices into it are constants.
+Accumulators stay in scope `global` and at most 1 KiB: TVM puts larger ones on the heap (shown by running it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_mobilenet.layer import Layer
+
+SYMBOL = "kernel"
+
+
+def const(value, dtype: str = "float32"):
+    return tirx.const(value, dtype)
+
+
+def serial(extent: int):
+    return T.serial(0, extent)
+
+
+def parallel(extent: int):
+    """Iterations that the cores share: one parallel region of the kernel. A single one stays a plain loop."""
+    return T.parallel(0, extent) if extent > 1 else T.serial(0, 1)
+
+
+def lanes(count: int):
+    return T.vectorized(0, count)
+
+
+@contextmanager
+def when(condition):
+    """Code that runs only if a condition on loop variables holds."""
+    with T.If(condition), T.Then():
+        yield
+
+
+def either(condition, then, otherwise) -> None:
+    """One of two pieces of code, by a condition on loop variables."""
+    if isinstance(condition, bool):
+        (then if condition else otherwise)()
+        return
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()
+
+
+def unrolled(extent: int, by: int, step) -> None:
+    """``step(i)`` for i below extent, ``by`` of them written out a turn of the loop, the rest behind it."""
+    turns, rest = divmod(extent, by)
+    if turns:
+        with serial(turns) as turn:
+            for u in range(by):
+                step(turn * by + u)
+    for u in range(rest):
+        step(turns * by + u)
+
+
+def write(buffer, value, width: int, index) -> None:
+    """``buffer[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
+    for first, count in pieces(width):
+        with lanes(count) as v:
+            T.buffer_store(buffer, value(first + v), index(first + v))
+
+
+class Kernel:
+    """A PrimFunc under construction: ``with Kernel(...) as k: ...`` and then ``k.prim_func``."""
+
+    def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]]):
+        self._arguments = arguments
+        self.buffers: dict[str, object] = {}
+
+    def __enter__(self) -> Kernel:
+        self._builder = IRBuilder()
+        self._builder.__enter__()
+        self._function = T.prim_func(s_tir=True)
+        self._function.__enter__()
+        T.func_name(SYMBOL)
+        T.func_attr({"tirx.noalias": True, "global_symbol": SYMBOL})
+        for name, shape, dtype in self._arguments:
+            self.buffers[name] = T.arg(name, T.buffer(shape, dtype))
+        return self
+
+    def __exit__(self, *failure):
+        self._function.__exit__(*failure)
+        self._builder.__exit__(*failure)
+        if failure[0] is None:
+            self.prim_func = self._builder.get()
+
+    def __getitem__(self, name: str):
+        return self.buffers[name]
+
+
+def pieces(width: int) -> list[tuple[int, int]]:
+    """Vectors that cover ``width`` lanes: (first lane, lanes) each; LLVM splits those longer than a register."""
+    if width in (4, 8, 16):
+        return [(0, width)]
+    return [(v, min(4, width - v)) for v in range(0, width, 4)]
+
+
+class Tile:
+    """``rows`` x ``width`` accumulators, to be held in registers."""
+
+    def __init__(self, rows: int, width: int, dtype: str = "float32"):
+        if rows * width * 4 > 1024:
+            raise ValueError(f"a tile of {rows} x {width} accumulators exceeds 1 KiB and would leave the registers")
+        self.rows, self.width = rows, width
+        self.buffer = T.alloc_buffer((rows, width), dtype)
+
+    def set(self, value) -> None:
+        """Each accumulator becomes ``value(row, lane)``."""
+        for row in range(self.rows):
+            self.set_row(row, lambda lane, row=row: value(row, lane))
+
+    def set_row(self, row: int, value) -> None:
+        for first, count in pieces(self.width):
+            with lanes(count) as v:
+                T.buffer_store(self.buffer, value(first + v), [row, first + v])
+
+    def add_product(self, row: int, left, right) -> None:
+        """A row of accumulators += left(lane) * right(lane)."""
+        self.set_row(row, lambda lane: self.buffer[row, lane] + left(lane) * right(lane))
+
+    def __getitem__(self, index):
+        return self.buffer[index]
+
+
+def at(layout: str, b, h, w, c) -> list:
+    """Indices into a tensor of a layout."""
+    return [b, h, w, c] if layout == "NHWC" else [b, c, h, w]
+
+
+def activate(name: str, x):
+    """The activation of an expression.
+
+    The hard ones follow MobileNetV3 (Howard et al., 2019): hard-sigmoid is relu6(x + 3) / 6, hard-swish x times that.
+    """
+    zero, one, three, six, sixth = (const(v) for v in (0.0, 1.0, 3.0, 6.0, 1 / 6))
+    if name == "none":
+        return x
+    if name == "relu":
+        return T.max(x, zero)
+    if name == "relu6":
+        return T.max(T.min(x, six), zero)
+    if name == "hardsigmoid":
+        return T.max(T.min(x + three, six), zero) * sixth
+    if name == "hardswish":
+        return x * (T.max(T.min(x + three, six), zero) * sixth)
+    if name in ("sigmoid", "silu"):
+        sigmoid = one / (one + tirx.exp(const(0.0) - x))
+        return sigmoid if name == "sigmoid" else x * sigmoid
+    raise ValueError(f"unknown activation {name!r}")
+
+
+def epilogue(layer: Layer, x, residual):
+    """Residual add and activation, in the layer's order. ``residual()`` reads the second operand's element."""
+    if layer.residual == "before":
+        x = x + residual()
+    x = activate(layer.activation, x)
+    if layer.residual == "after":
+        x = x + residual()
+    return x
+
+
+def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...], str]]:
+    """A kernel's arguments: data, packed constants, second operand if any, output; name, shape and dtype of each."""
+    second = []
+    if layer.residual != "none":
+        second = [("second", layer.output_shape, layer.dtype)]
+    elif layer.op in ("add", "sub", "mul") and layer.kind == "elementwise":
+        second = [("second", layer.input_shape, layer.dtype)]
+    elif layer.op == "scale":
+        second = [("second", (layer.batch, 1, 1, layer.channels), layer.dtype)]
+    return [("data", layer.input_shape, layer.dtype), *((n, s, layer.dtype) for n, s in constants), *second,
+            ("output", layer.output_shape, layer.dtype)]
+
+
+def store(layer: Layer, kernel: Kernel, value, width: int, b, h, w, c) -> None:
+    """Write ``width`` channels from c on through the epilogue; ``value(lane)`` is what stands before it."""
+    out = kernel["output"]
+    second = kernel.buffers.get("second")
+
+    def element(lane):
+        index = at(layer.output_layout, b, h, w, c + lane)
+        T.buffer_store(out, epilogue(layer, value(lane), lambda: second[tuple(index)]), index)
+
+    if layer.output_layout == "NHWC":
+        for first, count in pieces(width):
+            with lanes(count) as v:
+                element(first + v)
+    else:
+        for lane in range(width):
+            element(lane)

@@ -1,0 +1,191 @@
+"""Pointwise (1x1) convolutions: a matrix product, output(m, n) = sum over k of data(m, k) * weight(n, k).
+
+The nest::
+
+    parallel over blocks (m_block tiles x n_block panels), `outer` says which runs slowest
+      for each block of k                                    # the block's panels stay in L1
+        for each tile of tile_m rows
+          for each panel of tile_n columns
+            accumulators = zeros, or the output so far       # tile_m * tile_n / 4 registers
+            for k in the block, unrolled by k_unroll         # tile_n / 4 loads of weights, tile_m of data
+              accumulators += data(m, k) * weight(k, n)
+            output = accumulators, through the epilogue after the last block of k
+
+Register budget: the accumulators, one vector of weights a column of the tile, and two for data; what does not fit is no
+candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since panels
+a power of two apart fall into one way of the L1 and evict each other. Rows and columns that a tile does not divide get
+a smaller tile of their own, so nothing is padded and no test stands in an inner loop.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+
+
+def decisions(layer: Layer, core) -> Space:
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    tiles_n = [t for t in (4, 8, 12, 16) if t <= n] or [n]
+    tiles_m = [t for t in range(1, 9) if t <= m]
+    fits = [(a, b) for a in tiles_m for b in tiles_n if registers(a, b) <= core.vector_registers]
+    tile_m, tile_n = min(fits, key=lambda t: tile_cycles(m, n, *t, core))
+    panels = max(1, n // tile_n)
+    k_blocks = sorted({b for b in (64, 128, 256, 512) if b < k} | {k})
+    # One block of panels and the tile's rows share the L1, half of it each at most.
+    budget = core.l1d.bytes // 2
+    k_block = max([b for b in k_blocks if b * tile_n * 4 <= budget], default=k_blocks[0])
+    n_block = max(d for d in divisors(panels) if d == 1 or d * tile_n * k_block * 4 <= budget)
+    space = Space(
+        {
+            "tile_m": Choice(tuple(tiles_m), tile_m),
+            "tile_n": Choice(tuple(tiles_n), tile_n),
+            "k_block": Choice(tuple(k_blocks), k_block),
+            "n_block": Choice(_blocks(n, tiles_n), n_block),
+            "m_block": Choice(_blocks(m, tiles_m), _default_rows(m, tile_m, n // (tile_n * n_block), core)),
+            "outer": Choice(("n", "m"), "n" if n * k > m * k else "m"),
+            "k_unroll": Choice(tuple(u for u in (1, 2, 4, 8) if u <= k), min(4, k) if k != 3 else 2),
+        },
+        lambda d: _refuse(layer, d, core),
+    )
+    return space
+
+
+def registers(tile_m: int, tile_n: int) -> int:
+    """Vector registers of a tile: accumulators, a row of weights, two for data."""
+    vectors = -(-tile_n // 4)
+    return tile_m * vectors + vectors + 2
+
+
+def tile_cycles(m: int, n: int, tile_m: int, tile_n: int, core) -> float:
+    """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles for the default."""
+
+    def one(rows: int, columns: int) -> float:
+        vectors = -(-columns // 4)
+        products = rows * vectors
+        chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators leave the pipe waiting
+        loads = rows + (vectors + 1) // 2
+        return max(products / core.fma_per_cycle, (products + loads + 1) / core.issue_width, products * chains) + 0.02
+
+    rows, tail_m = divmod(m, tile_m)
+    columns, tail_n = divmod(n, tile_n)
+    cycles = rows * columns * one(tile_m, tile_n)
+    cycles += columns * one(tail_m, tile_n) if tail_m else 0
+    cycles += rows * one(tile_m, tail_n) if tail_n else 0
+    return cycles + (one(tail_m, tail_n) if tail_m and tail_n else 0)
+
+
+def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:
+    """How many tiles may make a block: the divisors of the number of tiles, whatever the tile's size."""
+    return tuple(sorted({d for t in tiles for d in divisors(max(1, extent // t)) if d <= 512}))
+
+
+def _default_rows(m: int, tile_m: int, column_blocks: int, core) -> int:
+    """Rows a block: all of them when there are columns enough to share out, else enough blocks for every core."""
+    tiles = max(1, m // tile_m)
+    fits = [d for d in divisors(tiles) if d <= 512]
+    enough = [d for d in fits if tiles // d * max(1, column_blocks) >= 12]
+    return max(enough, default=1)
+
+
+def _refuse(layer: Layer, d: Decisions, core) -> str:
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    if registers(d["tile_m"], d["tile_n"]) > core.vector_registers:
+        return f"a {d['tile_m']}x{d['tile_n']} tile needs {registers(d['tile_m'], d['tile_n'])} registers"
+    if (n // d["tile_n"]) % d["n_block"]:
+        return f"n_block = {d['n_block']} does not divide {n // d['tile_n']} panels"
+    if (m // d["tile_m"]) % d["m_block"]:
+        return f"m_block = {d['m_block']} does not divide {m // d['tile_m']} tiles"
+    if d["k_block"] < k and layer.output_layout == "NCHW":
+        return "partial sums are kept in an output that is channels-last"
+    return ""
+
+
+def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+    """Weights (n, k) as ``[k blocks][panels][k_block][tile_n]`` in one dimension, and the bias (n,)."""
+    pieces = []
+    for k0, k1 in _steps(layer.channels, d["k_block"]):
+        for n0, n1 in _steps(layer.out_channels, d["tile_n"]):
+            pieces.append(np.ascontiguousarray(weight[n0:n1, k0:k1].T).ravel())
+    return [np.concatenate(pieces).astype(layer.dtype), bias.astype(layer.dtype)]
+
+
+def _steps(extent: int, step: int) -> list[tuple[int, int]]:
+    return [(i, min(i + step, extent)) for i in range(0, extent, step)]
+
+
+def kernel(layer: Layer, d: Decisions):
+    """The PrimFunc of these decisions."""
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    tile_m, tile_n, k_block = d["tile_m"], d["tile_n"], d["k_block"]
+    rows, tail_m = divmod(m, tile_m)
+    panels, tail_n = divmod(n, tile_n)
+    m_blocks, n_blocks = rows // d["m_block"], panels // d["n_block"]
+    signature = nest.arguments(layer, [("weight", (n * k,)), ("bias", (n,))])
+    with nest.Kernel(signature) as f, nest.parallel(m_blocks * n_blocks) as task:
+        mb, nb = (task % m_blocks, task // m_blocks) if d["outer"] == "n" else (task // n_blocks, task % n_blocks)
+
+        def block_of_k(b, kb, depth):
+            """All tiles and panels of one block of k; kb is its index, ``depth`` its length."""
+
+            def tile(row, height, panel, width):
+                columns = panel * tile_n
+                panel_at = kb * (k_block * n) + columns * depth
+                _tile(layer, d, f, b, row, height, columns, width, kb, depth, panel_at)
+
+            def panels_of(row, height):
+                with nest.serial(d["n_block"]) as p:
+                    tile(row, height, nb * d["n_block"] + p, tile_n)
+                if tail_n:
+                    with nest.when(nb == n_blocks - 1):
+                        tile(row, height, panels, tail_n)
+
+            with nest.serial(d["m_block"]) as i:
+                panels_of((mb * d["m_block"] + i) * tile_m, tile_m)
+            if tail_m:
+                with nest.when(mb == m_blocks - 1):
+                    panels_of(rows * tile_m, tail_m)
+
+        with nest.serial(layer.batch) as b:
+            whole, tail_k = divmod(k, k_block)
+            with nest.serial(whole) as kb:
+                block_of_k(b, kb, k_block)
+            if tail_k:
+                block_of_k(b, whole, tail_k)
+    return f.prim_func
+
+
+def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, width, kb, depth, panel_at) -> None:
+    """One tile of ``height`` x ``width`` over one block of k."""
+    data, weight, bias, out = f["data"], f["weight"], f["bias"], f["output"]
+    blocks = -(-layer.channels // d["k_block"])
+    first_k = kb * d["k_block"]
+    acc = nest.Tile(height, width)
+
+    def step(k):
+        for i in range(height):
+            index = tuple(nest.at(layer.input_layout, b, row + i, 0, first_k + k))
+            acc.add_product(i, lambda lane, index=index: data[index],
+                            lambda lane: weight[panel_at + k * width + lane])
+
+    def start():
+        acc.set(lambda i, lane: bias[column + lane])
+
+    def finish():
+        for i in range(height):
+            nest.store(layer, f, lambda lane, i=i: acc[i, lane], width, b, row + i, 0, column)
+
+    if blocks == 1:
+        start()
+    else:
+        nest.either(kb == 0, start, lambda: acc.set(lambda i, lane: out[b, row + i, 0, column + lane]))
+    nest.unrolled(depth, d["k_unroll"], step)
+    if blocks == 1:
+        finish()
+    else:
+        def keep():
+            for i in range(height):
+                nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: [b, row + i, 0, column + lane])
+        nest.either(kb == blocks - 1, finish, keep)

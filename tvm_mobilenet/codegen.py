@@ -1,0 +1,88 @@
+"""From PrimFuncs to a shared library: LLVM writes the object, zig (or a linker of your own) links it for the board.
+
+The library needs glibc 2.28 or later at most, and one symbol of TVM's own runtime, to report errors.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import MissingDependencyError, TvmMobilenetError
+from .targets import Target
+
+
+def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | Path, linker: str | None = None) -> Path:
+    """Build a library that exports each PrimFunc as ``__tvm_ffi_<symbol>``.
+
+    Parameters
+    ----------
+    kernels : mapping of str to PrimFunc
+        Symbols and what they compute.
+    target : Target
+        For which board.
+    path : path
+        The library to write; it appears whole or not at all.
+    linker : str, optional
+        A compiler driver that links for the target, such as ``aarch64-linux-gnu-gcc``. Default: zig's.
+
+    Raises
+    ------
+    MissingDependencyError
+        No linker.
+    TvmMobilenetError
+        The linker failed; its own words are in the message.
+    """
+    import tvm
+
+    module = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in kernels.items()})
+    built = tvm.compile(module, target=tvm_target(target))
+    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+        obj = os.path.join(folder, "kernels.o")
+        built.mod.write_to_file(obj)
+        return link([obj], target, path, linker)
+
+
+def tvm_target(target: Target):
+    """The ``tvm.target.Target`` of a board."""
+    import tvm
+
+    return tvm.target.Target(target.llvm_target())
+
+
+def link(objects: list[str], target: Target, path: str | Path, linker: str | None = None,
+         options: tuple[str, ...] = ("-shared", "-fPIC")) -> Path:
+    """Link objects for a target; write to a temporary name beside ``path``, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    command = [*linker_command(target, linker), *options, "-o", str(temporary), *objects]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise TvmMobilenetError(f"linking {path.name} for {target.name} failed with exit code {done.returncode}: "
+                                    f"{done.stderr.strip()[-800:]}", "command: " + " ".join(command))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def linker_command(target: Target, linker: str | None = None) -> list[str]:
+    """The command that links for a target: the user's, else zig's, which needs no system package."""
+    if linker:
+        if not shutil.which(linker):
+            raise MissingDependencyError(f"linker {linker!r} is not on the PATH", "leave out --linker to use zig's")
+        return [linker]
+    try:
+        import ziglang  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("the linker, ziglang, is not installed",
+                                     "pip install 'tvm-mobilenet[compile]'") from None
+    triple = ["-target", target.link_triple] if target.link_triple else []
+    return [sys.executable, "-m", "ziglang", "cc", *triple]

@@ -1,0 +1,96 @@
+"""What a layer should compute: its definition in PyTorch, in float64, with no regard to speed.
+
+Nothing here knows of tiles, packing or schedules, so a mistake there cannot hide here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .layer import Layer
+
+
+def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, bias: np.ndarray | None = None,
+              second: np.ndarray | None = None) -> np.ndarray:
+    """The layer's output in float64.
+
+    Parameters
+    ----------
+    data : ``layer.input_shape`` float
+    weight : ``layer.weight_shape`` float, for the kinds that have one
+    bias : (out_channels,) float
+    second : the residual or second operand, if the layer has one: ``layer.output_shape``, or (batch, 1, 1, channels)
+        for ``scale``
+
+    Returns
+    -------
+    ndarray
+        ``layer.output_shape`` float64
+    """
+    import torch
+    import torch.nn.functional as F
+
+    def tensor(a):
+        return torch.from_numpy(np.ascontiguousarray(a)).double()
+
+    x = tensor(data)
+    x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
+    top, left, bottom, right = layer.padding
+
+    def padded(value: float):
+        return F.pad(x, (left, right, top, bottom), value=value)
+
+    if layer.weight_shape:
+        w = tensor(weight).reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
+        y = F.conv2d(padded(0.0), w, tensor(bias), layer.stride, 0, layer.dilation, layer.groups)
+    elif layer.kind == "pool":
+        windows = padded(0.0 if layer.op == "avg" else float("-inf"))
+        windows = windows.unfold(2, (layer.kernel[0] - 1) * layer.dilation[0] + 1, layer.stride[0])[..., :: layer.dilation[0]]
+        windows = windows.unfold(3, (layer.kernel[1] - 1) * layer.dilation[1] + 1, layer.stride[1])[..., :: layer.dilation[1]]
+        y = windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
+    elif layer.kind == "softmax":
+        y = x.softmax(1)
+    else:
+        y = x
+        if layer.op != "none":
+            z = tensor(second)
+            z = z if layer.input_layout == "NCHW" and layer.op != "scale" else z.permute(0, 3, 1, 2)
+            y = {"add": x + z, "sub": x - z, "mul": x * z, "scale": x * z}[layer.op]
+    residual = None
+    if layer.residual != "none":
+        residual = tensor(second)
+        residual = residual if layer.output_layout == "NCHW" else residual.permute(0, 3, 1, 2)
+    if layer.residual == "before":
+        y = y + residual
+    y = {"none": lambda v: v, "relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
+         "sigmoid": torch.sigmoid, "silu": F.silu}[layer.activation](y)
+    if layer.residual == "after":
+        y = y + residual
+    y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
+    return y.contiguous().numpy()
+
+
+def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded operands of a layer that keep its output at about unit variance: data, weight, bias, second."""
+    rng = np.random.default_rng(seed)
+    arguments = {"data": rng.standard_normal(layer.input_shape)}
+    if layer.weight_shape:
+        fan_in = layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]
+        arguments["weight"] = rng.standard_normal(layer.weight_shape) / np.sqrt(fan_in)
+        arguments["bias"] = rng.standard_normal(layer.out_channels)
+    if layer.residual != "none":
+        arguments["second"] = rng.standard_normal(layer.output_shape)
+    elif layer.op == "scale":
+        arguments["second"] = rng.random((layer.batch, 1, 1, layer.channels))
+    elif layer.kind == "elementwise" and layer.op != "none":
+        arguments["second"] = rng.standard_normal(layer.input_shape)
+    return {name: a.astype(layer.dtype) for name, a in arguments.items()}
+
+
+def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Operands as a kernel takes them, constants packed, a zeroed output last."""
+    from . import schedules
+
+    second = [arguments["second"]] if "second" in arguments else []
+    packed = schedules.pack(layer, decisions, arguments.get("weight"), arguments.get("bias"))
+    return [arguments["data"], *packed, *second, np.zeros(layer.output_shape, layer.dtype)]
