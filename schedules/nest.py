@@ -56,6 +56,23 @@ def either(condition, then, otherwise) -> None:
             otherwise()
 
 
+def switch(index, counts: Sequence[int], body) -> None:
+    """``body(n, i)`` for the n-th of several runs of iterations: ``index`` counts through all of them, i through each."""
+    start = 0
+    ends = []
+    for count in counts:
+        ends.append((start, start + count))
+        start += count
+
+    def choose(n: int) -> None:
+        if n == len(counts) - 1:
+            body(n, index - ends[n][0])
+        else:
+            either(index < ends[n][1], lambda: body(n, index - ends[n][0]), lambda: choose(n + 1))
+
+    choose(0)
+
+
 def unrolled(extent: int, by: int, step) -> None:
     """``step(i)`` for i below extent, ``by`` of them written out a turn of the loop, the rest behind it."""
     turns, rest = divmod(extent, by)

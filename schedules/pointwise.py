@@ -28,7 +28,7 @@ from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
 
 def decisions(layer: Layer, core) -> Space:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    tiles_n = [t for t in (4, 8, 12, 16) if t <= n] or [n]
+    tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
     tiles_m = [t for t in range(1, 9) if t <= m]
     fits = [(a, b) for a in tiles_m for b in tiles_n if registers(a, b) <= core.vector_registers]
     tile_m, tile_n = min(fits, key=lambda t: tile_cycles(m, n, *t, core))

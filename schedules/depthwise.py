@@ -1,0 +1,145 @@
+"""Depthwise convolutions: one filter a channel, output(h, w, c) = sum over taps of data(h', w', c) * weight(tap, c).
+
+The nest::
+
+    parallel over tiles of tile_h rows x blocks of c_block channels
+      `inner` columns:  for each vector of channels, for each tile of tile_w columns    # taps stay in registers
+      `inner` channels: for each tile of tile_w columns, for each vector of channels    # data is read in order
+        accumulators = bias                                  # tile_h * tile_w vectors
+        for each row and column of the input under the tile, unrolled
+          one load, then a multiply-add into every position whose window covers it
+        output = accumulators, through the epilogue
+
+A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value is
+loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.window import Run, runs, source
+
+
+def decisions(layer: Layer, core) -> Space:
+    oh, ow, c = layer.out_height, layer.out_width, layer.channels
+    vector = core.vector_bytes // 4
+    tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
+    tiles_w = [t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow]
+    fits = [(a, b) for a in tiles_h for b in tiles_w if registers(a, b, vector, vector) <= core.vector_registers]
+    tile_h, tile_w = min(fits, key=lambda t: _loads(layer, *t))
+    # Enough tasks for four cores to share, each of whole cache lines.
+    blocks = [b for b in divisors(c) if b % min(16, c) == 0 or b == c]
+    rows = -(-oh // tile_h)
+    c_block = max([b for b in blocks if rows * (c // b) >= 12], default=blocks[0])
+    return Space(
+        {
+            "tile_h": Choice(tuple(tiles_h), tile_h),
+            "tile_w": Choice(tuple(tiles_w), tile_w),
+            "lanes": Choice((vector, 2 * vector) if c >= 2 * vector else (vector,), vector),
+            "c_block": Choice(tuple(blocks), c_block),
+            "inner": Choice(("columns", "channels"), "columns" if ow >= 2 * tile_w else "channels"),
+        },
+        lambda d: _refuse(d, core),
+    )
+
+
+def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
+    """Vector registers of a tile: its accumulators and a few for data; taps may be loaded again when they do not fit."""
+    return (tile_h * tile_w + 3) * (lanes // vector) + 3
+
+
+def _loads(layer: Layer, tile_h: int, tile_w: int) -> float:
+    """Loads a multiply-add, over the whole output with its tails."""
+    loads = products = 0
+    kernel, stride = layer.kernel, layer.stride
+    for row in runs(layer, 0, tile_h):
+        for column in runs(layer, 1, tile_w):
+            window = [(t - 1) * s + k for t, s, k in zip((row.tile, column.tile), stride, kernel, strict=True)]
+            many = row.count * column.count
+            loads += many * (window[0] * window[1] + kernel[0] * kernel[1] + row.tile * column.tile)
+            products += many * row.tile * column.tile * kernel[0] * kernel[1]
+    return loads / products
+
+
+def _refuse(d: Decisions, core) -> str:
+    vector = core.vector_bytes // 4
+    need = registers(d["tile_h"], d["tile_w"], d["lanes"], vector)
+    if need > core.vector_registers:
+        return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes needs {need} registers"
+    if d["c_block"] < d["lanes"] and d["lanes"] > vector:
+        return "a block of channels is shorter than a vector"
+    return ""
+
+
+def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, and the bias (c,)."""
+    taps = np.ascontiguousarray(weight.reshape(layer.channels, *layer.kernel).transpose(1, 2, 0))
+    return [taps.astype(layer.dtype), bias.astype(layer.dtype)]
+
+
+def kernel(layer: Layer, d: Decisions):
+    """The PrimFunc of these decisions."""
+    c_block, lanes = d["c_block"], d["lanes"]
+    c_blocks = layer.channels // c_block
+    rows, columns = runs(layer, 0, d["tile_h"]), runs(layer, 1, d["tile_w"])
+    row_tiles = sum(r.count for r in rows)
+    signature = nest.arguments(layer, [("weight", (*layer.kernel, layer.channels)), ("bias", (layer.channels,))])
+    with nest.Kernel(signature) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
+        b, tile_row, first = task // (row_tiles * c_blocks), task // c_blocks % row_tiles, task % c_blocks * c_block
+
+        def channels(body):
+            whole, rest = divmod(c_block, lanes)
+            if whole:
+                with nest.serial(whole) as i:
+                    body(first + i * lanes, lanes)
+            if rest:
+                body(first + whole * lanes, rest)
+
+        def across(run: Run, body):
+            with nest.serial(run.count) as i:
+                body(run.start + i * run.tile, run)
+
+        def strip(row, h):
+            if d["inner"] == "columns":
+                channels(lambda c, width: [
+                    across(run, lambda w, run: _tile(layer, f, row, run, b, h, w, c, width)) for run in columns])
+            else:
+                for run in columns:
+                    across(run, lambda w, run: channels(
+                        lambda c, width: _tile(layer, f, row, run, b, h, w, c, width)))
+
+        nest.switch(tile_row, [r.count for r in rows],
+                    lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
+    return f.prim_func
+
+
+def _tile(layer: Layer, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width: int) -> None:
+    """The outputs of one tile at (h, w), ``width`` channels from c on."""
+    data, weight, bias = f["data"], f["weight"], f["bias"]
+    acc = nest.Tile(row.tile * column.tile, width)
+    acc.set(lambda i, lane: bias[c + lane])
+    # Every input position under the tile, and the (output, tap) pairs that read it.
+    readers: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for i in range(row.tile):
+        for j in range(column.tile):
+            for kh in row.taps[i]:
+                for kw in column.taps[j]:
+                    y = i * layer.stride[0] + kh * layer.dilation[0]
+                    x = j * layer.stride[1] + kw * layer.dilation[1]
+                    readers.setdefault((y, x), []).append((i * column.tile + j, kh, kw))
+    for (y, x), uses in sorted(readers.items()):
+        h_in, w_in = source(layer, 0, h, 0) + y, source(layer, 1, w, 0) + x
+        for i, kh, kw in uses:
+            acc.add_product(
+                i,
+                lambda lane, h_in=h_in, w_in=w_in: data[tuple(nest.at(layer.input_layout, b, h_in, w_in, c + lane))],
+                lambda lane, kh=kh, kw=kw: weight[kh, kw, c + lane],
+            )
+    for i in range(row.tile):
+        for j in range(column.tile):
+            n = i * column.tile + j
+            nest.store(layer, f, lambda lane, n=n: acc[n, lane], width, b, h + i, w + j, c)

@@ -1,0 +1,71 @@
+"""Element-wise layers: what no convolution could take into its epilogue.
+
+The nest::
+
+    parallel over blocks of p_block positions
+      for each position, for each vector of channels
+        output = activation(data, or data and the second operand)
+
+``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite.
+"""
+
+from __future__ import annotations
+
+from tvm.tirx.script import builder as T
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+
+
+def decisions(layer: Layer, core) -> Space:
+    vector = core.vector_bytes // 4
+    lanes = [v for v in (vector, 2 * vector, 4 * vector) if v <= layer.channels] or [min(vector, layer.channels)]
+    blocks = [b for b in divisors(layer.height * layer.width) if b <= 4096]
+    enough = [b for b in blocks if layer.height * layer.width // b >= 12]
+    return Space(
+        {
+            "lanes": Choice(tuple(lanes), lanes[-1]),
+            "p_block": Choice(tuple(blocks), max(enough, default=1)),
+        },
+        lambda d: "",
+    )
+
+
+def kernel(layer: Layer, d: Decisions):
+    """The PrimFunc of these decisions."""
+    positions, lanes, c = layer.height * layer.width, d["lanes"], layer.channels
+    blocks = positions // d["p_block"]
+    with nest.Kernel(nest.arguments(layer, [])) as f, nest.parallel(layer.batch * blocks) as task:
+        b = task // blocks
+        with nest.serial(d["p_block"]) as p:
+            position = task % blocks * d["p_block"] + p
+            h, w = position // layer.width, position % layer.width
+            whole, rest = divmod(c, lanes)
+            if whole:
+                with nest.serial(whole) as i:
+                    _vector(layer, f, b, h, w, i * lanes, lanes)
+            if rest:
+                _vector(layer, f, b, h, w, whole * lanes, rest)
+    return f.prim_func
+
+
+def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
+    data, second = f["data"], f.buffers.get("second")
+
+    def value(lane):
+        x = data[tuple(nest.at(layer.input_layout, b, h, w, c + lane))]
+        if layer.op == "none":
+            return x
+        if layer.op == "scale":
+            return x * second[b, 0, 0, c + lane]
+        y = second[tuple(nest.at(layer.input_layout, b, h, w, c + lane))]
+        return x + y if layer.op == "add" else x - y if layer.op == "sub" else x * y
+
+    out = f["output"]
+    if layer.input_layout == layer.output_layout == "NHWC":
+        nest.write(out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: [b, h, w, c + lane])
+    else:
+        for lane in range(width):
+            T.buffer_store(out, nest.activate(layer.activation, value(lane)),
+                           nest.at(layer.output_layout, b, h, w, c + lane))

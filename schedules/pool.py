@@ -1,0 +1,90 @@
+"""Average and maximum pools: a window a channel, no weights.
+
+The nest::
+
+    parallel over blocks of positions x blocks of c_block channels
+      for each position of the block, for each tile of 4 vectors of channels
+        accumulators = 0 or minus infinity
+        for each row and column of the window inside the data
+          accumulators += or max= data
+        output = accumulators (times 1 / window), through the epilogue
+
+A global pool is one position, its cores share the channels.
+"""
+
+from __future__ import annotations
+
+from tvm.tirx.script import builder as T
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.window import source
+
+LOWEST = -3.4028234663852886e38
+
+
+def decisions(layer: Layer, core) -> Space:
+    c = layer.channels
+    vector = core.vector_bytes // 4
+    blocks = [b for b in divisors(c) if b % min(4 * vector, c) == 0 or b == c]
+    positions = layer.batch * layer.out_height * layer.out_width
+    lanes = [v for v in (vector, 2 * vector, 4 * vector, 8 * vector) if v <= c] or [c]
+    return Space(
+        {
+            "lanes": Choice(tuple(lanes), lanes[min(2, len(lanes) - 1)]),
+            "c_block": Choice(tuple(blocks), max([b for b in blocks if positions * (c // b) >= 4], default=blocks[0])),
+            "unroll": Choice((1, 7), 1),
+        },
+        lambda d: "",
+    )
+
+
+def kernel(layer: Layer, d: Decisions):
+    """The PrimFunc of these decisions."""
+    c_block, lanes = d["c_block"], d["lanes"]
+    c_blocks = layer.channels // c_block
+    oh, ow = layer.out_height, layer.out_width
+    with nest.Kernel(nest.arguments(layer, [])) as f, nest.parallel(layer.batch * oh * ow * c_blocks) as task:
+        first = task % c_blocks * c_block
+        position = task // c_blocks
+        b, h, w = position // (oh * ow), position // ow % oh, position % ow
+        whole, rest = divmod(c_block, lanes)
+        if whole:
+            with nest.serial(whole) as i:
+                _tile(layer, d, f, b, h, w, first + i * lanes, lanes)
+        if rest:
+            _tile(layer, d, f, b, h, w, first + whole * lanes, rest)
+    return f.prim_func
+
+
+def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) -> None:
+    data = f["data"]
+    maximum = layer.op == "max"
+    acc = nest.Tile(1, width)
+    acc.set(lambda i, lane: nest.const(LOWEST if maximum else 0.0))
+    (top, rows), (left, columns) = _inside(layer, 0, h), _inside(layer, 1, w)
+
+    def element(kh, kw):
+        index = [b, source(layer, 0, h, top + kh), source(layer, 1, w, left + kw)]
+        acc.set_row(0, lambda lane: (T.max if maximum else lambda x, y: x + y)(
+            acc[0, lane], data[tuple(nest.at(layer.input_layout, *index, c + lane))]))
+
+    with T.serial(0, rows) as kh:
+        if isinstance(columns, int):
+            nest.unrolled(columns, d["unroll"], lambda kw: element(kh, kw))
+        else:
+            with T.serial(0, columns) as kw:
+                element(kh, kw)
+    share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]))
+    nest.store(layer, f, lambda lane: acc[0, lane] * share, width, b, h, w, c)
+
+
+def _inside(layer: Layer, axis: int, position):
+    """First tap and number of taps of a window that lie inside the data; constants where nothing is padded."""
+    size, taps, step = (layer.height, layer.width)[axis], layer.kernel[axis], layer.dilation[axis]
+    if not any(layer.padding):
+        return 0, taps
+    start = source(layer, axis, position, 0)
+    first = T.max(0, (step - 1 - start) // step)
+    return first, T.max(0, T.min(taps, (size - 1 - start) // step + 1) - first)

@@ -1,0 +1,46 @@
+"""Softmax over the channels of each position: three passes (maximum, sum of exponentials, division), one core a block.
+
+It is a thousandth of a network's time; there is nothing to choose but nothing to lose either.
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
+from tvm_mobilenet.schedules.pool import LOWEST
+
+
+def decisions(layer: Layer, core) -> Space:
+    return Space({"unroll": Choice((1, 4), 4)}, lambda d: "")
+
+
+def kernel(layer: Layer, d: Decisions):
+    """The PrimFunc of these decisions."""
+    positions = layer.height * layer.width
+    with nest.Kernel(nest.arguments(layer, [])) as f, nest.parallel(layer.batch * positions) as task:
+        b, h, w = task // positions, task % positions // layer.width, task % layer.width
+        data, out = f["data"], f["output"]
+        top, total = nest.Tile(1, 1), nest.Tile(1, 1)
+
+        def x(c):
+            return data[tuple(nest.at(layer.input_layout, b, h, w, c))]
+
+        def y(c):
+            return tuple(nest.at(layer.output_layout, b, h, w, c))
+
+        top.set(lambda i, lane: nest.const(LOWEST))
+        total.set(lambda i, lane: nest.const(0.0))
+        nest.unrolled(layer.channels, d["unroll"], lambda c: top.set_row(0, lambda lane: T.max(top[0, lane], x(c))))
+
+        def exponential(c):
+            T.buffer_store(out, tirx.exp(x(c) - top[0, 0]), list(y(c)))
+            total.set_row(0, lambda lane: total[0, lane] + out[y(c)])
+
+        nest.unrolled(layer.channels, d["unroll"], exponential)
+        nest.unrolled(layer.channels, d["unroll"], lambda c: T.buffer_store(
+            out, nest.activate(layer.activation, out[y(c)] / total[0, 0]), list(y(c))))
+    return f.prim_func

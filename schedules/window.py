@@ -1,0 +1,47 @@
+"""Windows that slide: which taps an output position reads, and how tiles of positions fall into runs of equal ones.
+
+Padding is zeros, and zeros need no multiply-add: a tile at the border is generated without the taps that lie outside.
+A run of tiles whose positions read alike becomes one loop, so an axis costs at most three pieces of code or four: the
+first tile, the inner ones, the last whole one, the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_mobilenet.layer import Layer
+
+
+@dataclass(frozen=True)
+class Run:
+    """``count`` tiles of ``tile`` positions from position ``start`` on; ``taps[i]``: what position i of each reads."""
+
+    start: int
+    tile: int
+    count: int
+    taps: tuple[tuple[int, ...], ...]
+
+
+def runs(layer: Layer, axis: int, tile: int) -> list[Run]:
+    """The runs of the output's rows (axis 0) or columns (axis 1) under tiles of ``tile`` positions."""
+    size = (layer.height, layer.width)[axis]
+    out = (layer.out_height, layer.out_width)[axis]
+    stride, dilation, kernel, before = (p[axis] for p in (layer.stride, layer.dilation, layer.kernel, layer.padding))
+    found: list[Run] = []
+    for start in range(0, out, tile):
+        length = min(tile, out - start)
+        taps = tuple(
+            tuple(k for k in range(kernel) if 0 <= (start + i) * stride - before + k * dilation < size)
+            for i in range(length)
+        )
+        last = found[-1] if found else None
+        if last and last.tile == length and last.taps == taps:
+            found[-1] = Run(last.start, length, last.count + 1, taps)
+        else:
+            found.append(Run(start, length, 1, taps))
+    return found
+
+
+def source(layer: Layer, axis: int, position, tap):
+    """The input's index that a tap of an output position reads."""
+    return position * layer.stride[axis] - layer.padding[axis] + tap * layer.dilation[axis]
