@@ -1,0 +1,132 @@
+"""One candidate: a layer with decisions, built for a target, executed on a board, checked and priced.
+
+The very machine code is executed: the kernel is compiled and linked as it will ship, its result is compared with the
+layer's definition in PyTorch, and only then its cost counts. While searching, a board may run a sample of a kernel's
+parallel tasks, and the rows that those wrote are compared; ``whole`` runs and compares all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+TOLERANCE = 1e-4  # of the reference's standard deviation; float32 sums over 1,000 terms differ by about 1e-6
+LAYERS_KEPT = 4  # operands and reference of so many layers stay in memory
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer by name, and decisions; ``whole`` to run all of the kernel's tasks."""
+
+    layer: str
+    decisions: dict
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a candidate that computes the right thing costs, and by how much of the output's spread it is off."""
+
+    cost: float
+    unit: str
+    predicted: bool
+    difference: float
+
+
+class WrongResult(Exception):
+    """A candidate's machine code computes something other than its layer."""
+
+
+class Evaluate:
+    """Builds, runs, checks and prices candidates on one board; made in the searching process, called in the workers.
+
+    Parameters
+    ----------
+    target : targets.Target
+        What is built for.
+    board : str
+        As ``boards.open_board`` takes it.
+    linker : str, optional
+        As ``codegen.compile_kernels`` takes it.
+    """
+
+    def __init__(self, target, board: str = "virtual", linker: str | None = None):
+        self.target, self.board, self.linker = target, board, linker
+
+    def prepare(self) -> None:
+        """Import what takes seconds, and open the board."""
+        import tvm  # noqa: F401
+
+        from . import boards
+
+        try:
+            import torch
+
+            torch.set_num_threads(1)  # one process a core already
+        except ImportError:
+            pass
+        self._board = boards.open_board(self.board, self.target)
+        self._operands: OrderedDict = OrderedDict()
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        from . import codegen, reference, schedules
+        from .layer import Layer
+        from .schedules import nest
+
+        layer = Layer.parse(candidate.layer)
+        operands, expected = self._known(layer)
+        arguments = reference.kernel_arguments(layer, candidate.decisions, operands)
+        arguments[-1].fill(np.nan if np.issubdtype(arguments[-1].dtype, np.floating) else 0)
+        kernel = schedules.kernel(layer, candidate.decisions)
+        with tempfile.TemporaryDirectory(prefix="candidate-") as folder:
+            library = os.path.join(folder, "kernel.so")
+            codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, library, self.linker)
+            run = self._board.load(library).call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample")
+        difference = compare(run.outputs[-1], expected, candidate.whole)
+        return Outcome(float(run.cycles.value), run.cycles.unit, run.cycles.predicted, difference)
+
+    def _known(self, layer):
+        from . import reference
+
+        if layer not in self._operands:
+            operands = reference.random_arguments(layer)
+            self._operands[layer] = operands, reference.reference(layer, *map(operands.get, _OPERANDS))
+            if len(self._operands) > LAYERS_KEPT:
+                self._operands.popitem(last=False)
+        self._operands.move_to_end(layer)
+        return self._operands[layer]
+
+
+_OPERANDS = ("data", "weight", "bias", "second")
+
+
+def compare(output: np.ndarray, expected: np.ndarray, whole: bool) -> float:
+    """The largest difference of what was written, as a fraction of the reference's standard deviation.
+
+    Parameters
+    ----------
+    output : array
+        Not a number where nothing was written.
+    expected : array of the same shape, float64
+    whole : bool
+        Everything must have been written.
+
+    Raises
+    ------
+    WrongResult
+        Above ``TOLERANCE``, or nothing was written, or not everything although ``whole``.
+    """
+    written = ~np.isnan(output)
+    if not written.any() or (whole and not written.all()):
+        raise WrongResult(f"wrong result: {written.sum()} of {output.size} values are numbers")
+    spread = float(expected.std()) or float(np.abs(expected).max()) or 1.0
+    off = np.abs(np.where(written, output, expected) - expected)
+    difference = float(off.max()) / spread
+    if not difference <= TOLERANCE:
+        where = tuple(int(i) for i in np.unravel_index(int(off.argmax()), off.shape))
+        raise WrongResult(f"wrong result: {difference:.3g} of the output's spread off at {where}")
+    return difference
