@@ -85,9 +85,11 @@ class Evaluate:
         with tempfile.TemporaryDirectory(prefix="candidate-") as folder:
             library = os.path.join(folder, "kernel.so")
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, library, self.linker)
-            run = self._board.load(library).call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample")
+            with self._board.load(library) as module:
+                run = module.call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample")
+                cost = run.cycles
         difference = compare(run.outputs[-1], expected, candidate.whole)
-        return Outcome(float(run.cycles.value), run.cycles.unit, run.cycles.predicted, difference)
+        return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
 
     def _known(self, layer):
         from . import reference

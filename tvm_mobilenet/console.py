@@ -1,0 +1,202 @@
+"""What every verb does the same: parse, run, report; results to stdout, everything else to stderr.
+
+On a terminal tables are drawn and progress is live; elsewhere, and with ``NO_COLOR``, both are plain lines. With ``--json``
+stdout carries one JSON document and nothing else. A user's mistake is a message and what to do about it; anything else
+is one line, and a traceback only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from .errors import MissingDependencyError, TvmMobilenetError
+
+INTERRUPTED = 130
+EXTRAS = {  # packages that the base installation does not bring, and the extra that does
+    **dict.fromkeys(("torch", "onnx", "safetensors", "PIL", "ziglang", "unicorn", "capstone", "elftools", "optuna"),
+                    "compile"),
+    **dict.fromkeys(("tornado", "psutil", "cloudpickle"), "rpc"),
+    **dict.fromkeys(("onnxruntime", "onnxscript", "hypothesis", "pytest"), "test"),
+}
+
+
+def run_verb(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None],
+             argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, run the verb, and turn every error into a message and an exit code.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Of the verb; ``--debug`` is added here.
+    run : callable
+        Does the work and prints the result; its return value is the exit code, None for 0.
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+    """
+    parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
+    args = parser.parse_args(argv)
+    try:
+        with _warnings_as_lines():
+            return run(args) or 0
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        error = missing_dependency(error) or error
+        if isinstance(error, TvmMobilenetError):
+            say(f"error: {error}")
+            return error.exit_code
+        text = " ".join(str(error).split())
+        say(f"error: {type(error).__name__}: {text[:300]}\n  this should not happen: run again with --debug for the traceback")
+        return 1
+
+
+def missing_dependency(error: BaseException) -> MissingDependencyError | None:
+    """The error of a package that an extra would have installed, or None when ``error`` is another."""
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in EXTRAS:
+        return None
+    return MissingDependencyError(f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet[{EXTRAS[name]}]'")
+
+
+def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:
+    """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
+    return argparse.ArgumentParser(prog=f"python -m tvm_mobilenet.{verb}", description=description,
+                                   allow_abbrev=False, **kwargs)
+
+
+def say(text: str) -> None:
+    """A line for the person who waits, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_plain(stream) -> bool:
+    """Whether a stream gets plain lines: no terminal, a dumb one, or the user asked with NO_COLOR."""
+    return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def print_json(result: object) -> None:
+    """The one JSON document of ``--json``."""
+    json.dump(plain_data(result), sys.stdout, indent=2)
+    print(flush=True)
+
+
+def plain_data(value: object) -> object:
+    """Dataclasses, paths and tuples as JSON has them; what is no finite number is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain_data(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain_data(v) for v in value]
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        value = value.item()  # a numpy scalar
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> None:
+    """A table on stdout; numbers stand right, under their units."""
+    cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
+    right = [all(not isinstance(row[i], str) or row[i] in ("", "-") for row in rows) for i in range(len(columns))]
+    if not is_plain(sys.stdout):
+        from rich import box, console, markup, table
+
+        drawn = table.Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+        for column, is_right in zip(columns, right, strict=True):
+            drawn.add_column(column, justify="right" if is_right else "left")
+        for row in cells:
+            drawn.add_row(*map(markup.escape, row))
+        console.Console(highlight=False).print(drawn)
+        return
+    if title:
+        print(title)
+    print("\n".join(table_lines(columns, cells, right)), flush=True)
+
+
+def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """The plain lines of a table."""
+    widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
+    return ["  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
+            for row in [columns, *cells]]
+
+
+def number(value: object) -> str:
+    """A number as people read it: thousands apart, three digits behind the point at most; ``-`` for none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` or ``1:02:03``."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """A live table on a terminal; elsewhere a plain line at most every ``every`` seconds. On stderr; use as a context."""
+
+    def __init__(self, every: float = 10.0):
+        self._every, self._last, self._live = every, float("-inf"), None
+
+    def __enter__(self) -> Progress:
+        if not is_plain(sys.stderr):
+            from rich import console, live
+
+            self._live = live.Live(console=console.Console(stderr=True, highlight=False), refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, line: Callable[[], str], columns: Sequence[str] = (), rows: Callable[[], list] = list) -> None:
+        """Show how things stand: ``line()`` in one line, ``rows()`` of a table under it where there is room."""
+        if self._live:
+            from rich import box, console, markup, table, text
+
+            drawn = table.Table(*columns, box=box.SIMPLE_HEAD)
+            for row in rows()[: max(3, self._live.console.height - 8)]:
+                drawn.add_row(*(markup.escape(cell if isinstance(cell, str) else number(cell)) for cell in row))
+            self._live.update(console.Group(drawn, text.Text(line())) if columns else text.Text(line()))
+        elif time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            say(line())
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings of this package are lines for the user; where in the code they arose is of no use to them."""
+    here = str(Path(__file__).parent.parent)
+    before = warnings.showwarning
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if issubclass(category, UserWarning) and (filename.startswith(here) or filename.startswith("<")):
+            say(f"warning: {message}")
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,210 @@
+"""The options that verbs share, so that the same flag means the same everywhere: the model, its input, target and output."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import TvmMobilenetError
+
+OUTPUT = Path("out")  # where verbs write unless told otherwise
+LAYOUTS = ("NCHW", "NHWC")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which network, and how its input is made.
+
+    Parameters
+    ----------
+    model : str
+        A name of the registry (``v1``, ``mobilenet_v2``, …), or the path of an ``.onnx`` or ``.pt2`` file.
+    alpha : float
+        Width multiplier.
+    resolution : int
+        Height and width of the input.
+    classes : int
+        Of the classifier.
+    weights : path, optional
+        A checkpoint; without one, seeded weights with calibrated statistics.
+    seed : int
+        Of those.
+    batch : int
+        Inputs at once; a dynamic batch of a file is fixed to it.
+    features : bool
+        The backbone without pool and classifier.
+    input : path, optional
+        An image to run; the shipped photograph by default.
+    mean, std : (float, float, float), optional
+        Of the normalisation, for pixels scaled to 0..1; the registry's by default.
+    layout : str
+        ``NCHW`` or ``NHWC``: how a model from a file takes its image.
+    labels : path, optional
+        Class names, one a line.
+    """
+
+    model: str = "v1"
+    alpha: float = 1.0
+    resolution: int = 224
+    classes: int = 1000
+    weights: Path | None = None
+    seed: int = 0
+    batch: int = 1
+    features: bool = False
+    input: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str = "NCHW"
+    labels: Path | None = None
+
+    @property
+    def is_file(self) -> bool:
+        return Path(self.model).suffix in (".onnx", ".pt2")
+
+    @property
+    def title(self) -> str:
+        """For people: ``v1 1.0-224``, or the file's name."""
+        return Path(self.model).name if self.is_file else f"{self.model} {self.alpha:g}-{self.resolution}"
+
+    @property
+    def slug(self) -> str:
+        """For file names: ``v1-1.0-224``."""
+        parts = [Path(self.model).stem] if self.is_file else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"),
+                                                              str(self.resolution)]
+        if not self.is_file and self.classes != 1000:
+            parts.append(f"c{self.classes}")
+        if self.features:
+            parts.append("features")
+        if self.batch != 1:
+            parts.append(f"b{self.batch}")
+        return re.sub(r"[^\w.]+", "-", "-".join(parts))
+
+
+def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True) -> None:
+    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input."""
+    default = ModelOptions()
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default=default.model, metavar="NAME|FILE",
+                       help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx or .pt2 file (default: %(default)s)")
+    group.add_argument("--alpha", type=positive(float), default=default.alpha, help="width multiplier (default: %(default)s)")
+    group.add_argument("--resolution", type=resolution, default=default.resolution, metavar="PIXELS",
+                       help="height and width of the input, a multiple of 32 (default: %(default)s)")
+    group.add_argument("--classes", type=positive(int), default=default.classes, help="default: %(default)s")
+    group.add_argument("--weights", type=Path, metavar="FILE",
+                       help=".pth or .safetensors with torchvision's (v2, v3) or timm's (v1) keys; seeded weights without")
+    group.add_argument("--seed", type=int, default=default.seed, help="of the weights made without --weights")
+    group.add_argument("--batch", type=positive(int), default=default.batch, help="images at once (default: %(default)s)")
+    group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
+    if inputs:
+        group = parser.add_argument_group("input")
+        group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
+        group.add_argument("--mean", type=three, metavar="R,G,B", help="of pixels scaled to 0..1 (default: the model's)")
+        group.add_argument("--std", type=three, metavar="R,G,B")
+        group.add_argument("--layout", choices=LAYOUTS, default=default.layout,
+                           help="how a model from a file takes its image (default: %(default)s)")
+        group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+
+
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """The options a user gave; files must exist.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A file that does not exist.
+    """
+    values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
+    options = ModelOptions(**values)
+    files = {"--weights": options.weights, "--input": options.input, "--labels": options.labels}
+    if options.is_file:
+        files["--model"] = Path(options.model)
+    for flag, path in files.items():
+        if path is not None and not path.is_file():
+            raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    return options
+
+
+def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> None:
+    """``--target``, ``--linker`` and, for verbs that run code, ``--board``."""
+    group = parser.add_argument_group("target")
+    group.add_argument("--target", default="arm", metavar="NAME|FILE",
+                       help="a board by name or TOML file; `list` shows them (default: %(default)s)")
+    group.add_argument("--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)")
+    if board:
+        group.add_argument("--board", default="virtual", metavar="BOARD",
+                           help="what runs the code: virtual, or local for --target host (default: %(default)s)")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """``--output``, ``--log``, ``--json``."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", type=Path, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
+    group.add_argument("--log", type=Path, metavar="FILE", default=OUTPUT / "tune_log.jsonl",
+                       help="your tune log; consulted before the one that ships (default: %(default)s)")
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:
+    """Where a module is built."""
+    return args.output or OUTPUT / f"{model.slug}-{target.name}"
+
+
+def logs_for(log: Path, core: str) -> list[Path]:
+    """The tune logs in the order in which they are consulted: the user's, then the one that ships."""
+    from . import log as logs
+
+    return [log, logs.shipped(core)]
+
+
+def load_target(args: argparse.Namespace):
+    """The target asked for, or None after ``--target list`` has been answered."""
+    from . import targets
+    from .console import print_json, print_table
+
+    if args.target != "list":
+        return targets.load(args.target)
+    known = [targets.load(name) for name in targets.names()]
+    if getattr(args, "json", False):
+        print_json(known)
+    else:
+        print_table(("target", "board", "core", "cores", "MHz", "triple"),
+                    [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known])
+    return None
+
+
+def positive(kind: type):
+    """An argparse type: a finite number above zero."""
+    def parse(text: str):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    parse.__name__ = f"{kind.__name__} above zero"
+    return parse
+
+
+def resolution(text: str) -> int:
+    """An argparse type: a positive multiple of 32."""
+    value = int(text)
+    if value <= 0 or value % 32:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive multiple of 32; try {max(32, round(value / 32) * 32)}")
+    return value
+
+
+def three(text: str) -> tuple[float, ...]:
+    """An argparse type: one number for all channels, or three with commas."""
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one number nor three")
+    return values * 3 if len(values) == 1 else values
+
+
+def time_span(text: str) -> float:
+    """An argparse type: seconds, or ``90s``, ``7m``, ``2h``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; try 90s, 7m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
