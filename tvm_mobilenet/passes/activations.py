@@ -1,0 +1,110 @@
+"""Activations by name.
+
+Exporters write hard-swish as three to five operators, and every one of them in its own way. `run` finds these and
+replaces the last by a call of a private function with the attribute ``activation``; relu, relu6, sigmoid and silu get
+one too, so that the passes after this one know a single form of all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_mobilenet.passes.reference import activation as reference
+from tvm_mobilenet.passes.rewrite import Rewriter, op_name, scalar, static_shape
+
+
+class Activations(Rewriter):
+    """See the module; it expects what `simplify` leaves."""
+
+    def __init__(self, mod: tvm.IRModule):
+        super().__init__(mod)
+        self._functions: dict[tuple, tvm.ir.GlobalVar] = {}
+        self._named: dict[tvm.ir.GlobalVar, str] = {}
+
+    def rewrite(self, value: relax.Expr) -> relax.Expr:
+        name = op_name(value)
+        if name == "nn.relu":
+            return self._call("relu", value.args[0])
+        if name == "clip":
+            return self._clip(value)
+        if name in ("sigmoid", "nn.silu"):
+            return self._call(name.removeprefix("nn."), value.args[0])
+        if name == "multiply":
+            return self._multiply(value)
+        return value
+
+    def _clip(self, clip: relax.Call) -> relax.Expr:
+        x, low, high = clip.args[0], float(clip.args[1].value), float(clip.args[2].value)
+        if (low, high) == (0, 6):
+            return self._call("relu6", x)
+        if (low, high) == (0, np.inf):
+            return self._call("relu", x)
+        if (low, high) == (0, 1):  # clip(x / 6 + 1/2, 0, 1)
+            add = self.made_by(x, "add")
+            multiply = add and self.made_by(add.args[0], "multiply")
+            if multiply and _is(add.args[1], 0.5) and _is(multiply.args[1], 1 / 6):
+                return self._call("hardsigmoid", multiply.args[0])
+        return clip
+
+    def _multiply(self, call: relax.Call) -> relax.Expr:
+        a, b = call.args
+        if _is(b, 1 / 6):
+            gated = self._relu6_of_3_plus(a)  # relu6(x + 3) / 6
+            if gated is not None:
+                return self._call("hardsigmoid", gated)
+            product = self.made_by(a, "multiply")  # x * relu6(x + 3) / 6
+            if product is not None:
+                for x, gate in (product.args, product.args[::-1]):
+                    if self._relu6_of_3_plus(gate) is x and x is not None or _same(self._relu6_of_3_plus(gate), x):
+                        return self._call("hardswish", x)
+        for x, gate in ((a, b), (b, a)):
+            kind, inner = self._activation(gate)
+            if kind in ("hardsigmoid", "sigmoid") and _same(inner, x):
+                return self._call({"hardsigmoid": "hardswish", "sigmoid": "silu"}[kind], x)
+            # (x / 6) * relu6(x + 3)
+            scaled = self.made_by(x, "multiply")
+            if scaled is not None and _is(scaled.args[1], 1 / 6) and _same(self._relu6_of_3_plus(gate), scaled.args[0]):
+                return self._call("hardswish", scaled.args[0])
+        return call
+
+    def _relu6_of_3_plus(self, expr: relax.Expr) -> relax.Expr | None:
+        kind, inner = self._activation(expr)
+        add = self.made_by(inner, "add") if kind == "relu6" else None
+        return add.args[0] if add is not None and _is(add.args[1], 3.0) else None
+
+    def _activation(self, expr: relax.Expr) -> tuple[str, relax.Expr | None]:
+        call = self._made.get(expr) if isinstance(expr, relax.Var) else None
+        if isinstance(call, relax.Call) and call.op in self._named:
+            return self._named[call.op], call.args[0]
+        return "", None
+
+    def _call(self, kind: str, x: relax.Expr) -> relax.Expr:
+        shape = static_shape(x, self.where)
+        function = self._functions.get((kind, shape))
+        if function is None:
+            bb = relax.BlockBuilder()
+            param = relax.Var("x", relax.TensorType(shape, "float32"))
+            with bb.function(kind, [param], private=True):
+                with bb.dataflow():
+                    out = bb.emit_output(reference(kind, param))
+                bb.emit_func_output(out)
+            function = self._bb.add_func(bb.get()[kind].with_attr("activation", kind), kind)
+            self._functions[kind, shape] = function
+            self._named[function] = kind
+        return relax.Call(function, [x])
+
+
+def run(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with its activations named."""
+    return Activations(mod).run()
+
+
+def _is(expr: relax.Expr, value: float) -> bool:
+    found = scalar(expr)
+    return found is not None and abs(found - value) <= 1e-6 * abs(value)
+
+
+def _same(a: relax.Expr | None, b: relax.Expr) -> bool:
+    return a is not None and a.same_as(b)

@@ -1,0 +1,102 @@
+"""Where the logical dimensions of a tensor lie in memory.
+
+An imported graph speaks of NCHW tensors, flattens, permutes and squeezes them; memory holds channels-last. A `Tensor` keeps
+both: ``stored`` is the order of its axes in memory, ``dims`` says which axes make up each logical dimension. A permute then
+costs nothing, and a flatten of a feature map is remembered as a dimension of three axes until the weights behind it are
+reordered. Axes of size one have no place in memory and are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+
+class Axis:
+    """One axis of size two or more; two axes are the same only if they are the same object."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+
+Dim = tuple[Axis, ...]
+
+
+def dim(size: int) -> Dim:
+    """A new dimension of one new axis, of none when its size is one."""
+    return (Axis(size),) if size > 1 else ()
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value and how it is to be read.
+
+    Parameters
+    ----------
+    value : str
+        The name of the value (`layer_graph.LayerCall.output` or an input of main).
+    nhwc : (int, int, int, int)
+        The shape it was written in, row-major.
+    stored : tuple of Axis
+        Its axes, slowest first.
+    dims : tuple of tuple of Axis
+        The axes of each logical dimension, slowest first.
+    """
+
+    value: str
+    nhwc: tuple[int, int, int, int]
+    stored: tuple[Axis, ...]
+    dims: tuple[Dim, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(prod(a.size for a in d) for d in self.dims)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether memory is in logical order."""
+        return flat(self.dims) == self.stored
+
+    @property
+    def layout(self) -> str | None:
+        """How memory holds a logical (N, C, H, W): NHWC, NCHW or neither."""
+        if len(self.dims) != 4:
+            return None
+        n, c, h, w = self.dims
+        return {flat((n, c, h, w)): "NCHW", flat((n, h, w, c)): "NHWC"}.get(self.stored)
+
+    def permuted(self, order: list[int]) -> Tensor:
+        """The same memory with its logical dimensions in another order."""
+        return Tensor(self.value, self.nhwc, self.stored, tuple(self.dims[i] for i in order))
+
+    def reshaped(self, shape: tuple[int, ...]) -> Tensor | None:
+        """The same memory in another logical shape; None when that would need a copy."""
+        dims, axes = [], list(flat(self.dims))
+        for size in shape:
+            taken: list[Axis] = []
+            while prod(a.size for a in taken) < size and axes:
+                taken.append(axes.pop(0))
+            dims.append(tuple(taken))
+        if tuple(prod(a.size for a in d) for d in dims) == tuple(shape) and not axes:
+            return Tensor(self.value, self.nhwc, self.stored, tuple(dims))
+        return fresh(self.value, self.nhwc, shape) if self.contiguous else None
+
+    def with_axes_of(self, other: Tensor) -> Tensor | None:
+        """This tensor in the axes of another of the same shape; None when their dimensions divide differently."""
+        renamed = {}
+        for mine, theirs in zip(self.dims, other.dims, strict=True):
+            if [a.size for a in mine] != [a.size for a in theirs]:
+                return None
+            renamed.update(zip(mine, theirs, strict=True))
+        return Tensor(self.value, self.nhwc, tuple(renamed[a] for a in self.stored), other.dims)
+
+
+def fresh(value: str, nhwc: tuple[int, int, int, int], shape: tuple[int, ...]) -> Tensor:
+    """A tensor whose memory is in logical order, of new axes."""
+    dims = tuple(dim(s) for s in shape)
+    return Tensor(value, nhwc, flat(dims), dims)
+
+
+def flat(dims) -> tuple[Axis, ...]:
+    """The axes of dimensions, one after another."""
+    return tuple(a for d in dims for a in d)

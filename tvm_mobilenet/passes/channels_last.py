@@ -1,0 +1,329 @@
+"""From operators of an NCHW graph to layers that are channels-last, without one transpose between them.
+
+Each operator becomes one layer: its tensors are laid out ``(N, H, W, C)``, and permutes, flattens and squeezes are only
+bookkeeping (`axes`). The network's own input is read as it came by the convolution that reads it; an output that must be
+NCHW is written so by a last copying layer, which `fuse_epilogue` then takes into the layer before it. Batch norm and bias
+are depthwise 1x1 layers here; `fold_batch_norm` removes them. What has no layer is collected and reported at once.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port, write
+from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
+
+
+class Unsupported(Exception):
+    """An operator that no layer computes; the message says why."""
+
+
+class ChannelsLast:
+    """See the module; it expects what `simplify`, `activations` and `fold_pad` leave."""
+
+    def __init__(self, mod: tvm.IRModule):
+        self.mod = mod
+        self.main = mod["main"]
+        self.sources = dict((self.main.attrs or {}).get("sources", {}))
+        self.calls: list[LayerCall] = []
+        self.tensors: dict[relax.Var, Tensor] = {}
+        self.tuples: dict[relax.Var, list[relax.Expr]] = {}
+        self.problems: list[str] = []
+        self.where = ""
+
+    def run(self) -> tvm.IRModule:
+        """The module of layers.
+
+        Raises
+        ------
+        TvmMobilenetError
+            Names every operator that has no layer, with its place and shapes.
+        """
+        inputs = []
+        for param in self.main.params:
+            shape = static_shape(param, f"input {param.name}")
+            inputs.append(Port(param.name, shape, str(param.ty.dtype), param.name))
+            self.tensors[param] = fresh(param.name, _four(shape), shape)
+        for i, binding in enumerate(b for block in self.main.body.blocks for b in block.bindings):
+            value = binding.value
+            self.where = self.sources.get(binding.var.name) or f"operator {i}"
+            if isinstance(value, relax.Tuple):
+                self.tuples[binding.var] = list(value.fields)
+            elif isinstance(value, relax.Var):
+                if value in self.tuples:
+                    self.tuples[binding.var] = self.tuples[value]
+                else:
+                    self.tensors[binding.var] = self.tensors[value]
+            else:
+                self.tensors[binding.var] = self._operator(binding.var, value)
+        result = self.main.body.body
+        fields = self.tuples.get(result) or (list(result.fields) if isinstance(result, relax.Tuple) else None)
+        outputs = tuple(self._output(i, f) for i, f in enumerate(fields or [result]))
+        if self.problems:
+            raise TvmMobilenetError(
+                f"{len(self.problems)} operator(s) are not supported:\n    " + "\n    ".join(self.problems),
+                "cut the model before them (export a backbone), or replace them in the model",
+            )
+        return write(self.calls, Interface(tuple(inputs), outputs, fields is not None))
+
+    def _operator(self, var: relax.Var, value: relax.Expr) -> Tensor:
+        name = op_name(value)
+        if not isinstance(value, relax.Call):
+            name = type(value).__name__
+        try:
+            if name.startswith("@") and "activation" in (self.mod[value.op].attrs or {}):
+                return self._activation(value)
+            method = getattr(self, "_" + name.replace(".", "_"), None)
+            if method is None:
+                raise Unsupported("no layer computes it")
+            return method(value)
+        except Unsupported as e:
+            shapes = [str(getattr(a.ty, "shape", a.ty)) for a in getattr(value, "args", []) if hasattr(a.ty, "shape")]
+            shapes = ", ".join(s.removeprefix("R.shape(").removesuffix(")") for s in shapes)
+            self.problems.append(f"{name.lstrip('@')} at {self.where}, {shapes}: {e}")
+            shape = static_shape(var) if isinstance(var.ty, relax.TensorType) else (1,)
+            return fresh("?", _four(shape), shape)
+
+    # ---- views
+
+    def _reshape(self, call: relax.Call) -> Tensor:
+        out = self._tensor(call.args[0]).reshaped(tuple(int(d) for d in call.args[1].values))
+        if out is None:
+            raise Unsupported("this reshape of a feature map would have to move data")
+        return out
+
+    def _permute_dims(self, call: relax.Call) -> Tensor:
+        return self._tensor(call.args[0]).permuted([int(a) for a in call.attrs.axes])
+
+    # ---- convolutions and products
+
+    def _nn_conv2d(self, call: relax.Call) -> Tensor:
+        x, weight = self._tensor(call.args[0]), array(call.args[1])
+        attrs = call.attrs
+        if weight is None or str(attrs.data_layout) != "NCHW":
+            raise Unsupported("only convolutions of NCHW data with constant weights")
+        n, c, h, w = x.shape
+        out, groups = weight.shape[0], int(attrs.groups)
+        kernel, window = tuple(weight.shape[2:]), _window(attrs)
+        plain = kernel == (1, 1) and window == _window(None) and groups == 1
+        if groups == c == out and c > 1:
+            x, kind = self._nhwc(x), "depthwise"
+        else:
+            kind = "conv"
+        layout = x.layout
+        if layout == "NCHW" and h * w == 1 or c == 1:
+            layout = "NHWC"
+        if layout is None:
+            raise Unsupported("its data is neither NCHW nor NHWC in memory")
+        if plain and layout == "NHWC":
+            kind = "dense" if h * w == 1 else "pointwise"
+            layer = Layer(kind=kind, height=n * h * w, channels=c, out_channels=out)
+            weight = weight.reshape(out, c)
+        else:
+            geometry = {"height": h, "width": w, "channels": c, "out_channels": out, "batch": n, "groups": groups}
+            layer = Layer(kind=kind, kernel=kernel, input_layout=layout, **geometry, **window)
+        return self._feature_map(call, layer, x, weight=weight)
+
+    def _matmul(self, call: relax.Call) -> Tensor:
+        x, weight = self._tensor(call.args[0]), array(call.args[1])
+        if weight is None or weight.ndim != 2:
+            raise Unsupported("only products with a constant matrix")
+        rows, k = flat(x.dims[:-1]), x.dims[-1]
+        if x.stored[: len(rows)] != rows:
+            raise Unsupported("its rows are not contiguous in memory")
+        # the weight's k in the order of memory: a flatten of a feature map costs nothing at run time
+        memory = x.stored[len(rows) :]
+        by_axis = weight.reshape([a.size for a in k] + [weight.shape[1]])
+        weight = by_axis.transpose([k.index(a) for a in memory] + [len(k)]).reshape(weight.shape).T
+        m = prod(x.shape[:-1])
+        layer = Layer(kind="dense", height=m, channels=weight.shape[1], out_channels=weight.shape[0])
+        columns = dim(weight.shape[0])
+        return self._call(layer, [x], rows + columns, (*x.dims[:-1], columns), weight=weight)
+
+    # ---- pools
+
+    def _nn_avg_pool2d(self, call: relax.Call) -> Tensor:
+        attrs = call.attrs
+        if any(int(p) for p in attrs.padding) and not attrs.count_include_pad:
+            raise Unsupported("an average that does not count its padding")
+        return self._pool(call, "avg")
+
+    def _nn_max_pool2d(self, call: relax.Call) -> Tensor:
+        return self._pool(call, "max")
+
+    def _pool(self, call: relax.Call, op: str) -> Tensor:
+        x = self._nhwc(self._tensor(call.args[0]))
+        n, c, h, w = x.shape
+        window = _window(call.attrs)
+        kernel = tuple(int(k) for k in call.attrs.pool_size)
+        layer = Layer(
+            kind="pool", op=op, height=h, width=w, channels=c, out_channels=c, batch=n, kernel=kernel, **window
+        )
+        expected = static_shape(call)[2:]
+        if (layer.out_height, layer.out_width) != expected:  # ceil_mode: rows and columns beyond the end
+            if op == "avg":
+                raise Unsupported("an average pool with ceil_mode")
+            top, left, bottom, right = layer.padding
+            bottom += (expected[0] - layer.out_height) * layer.stride[0]
+            right += (expected[1] - layer.out_width) * layer.stride[1]
+            layer = layer.replace(padding=(top, left, bottom, right))
+        return self._feature_map(call, layer, x)
+
+    # ---- element by element
+
+    def _activation(self, call: relax.Call) -> Tensor:
+        return self._elementwise("none", self._tensor(call.args[0]), activation=str(self.mod[call.op].attrs["activation"]))
+
+    def _add(self, call: relax.Call) -> Tensor:
+        return self._binary(call, "add")
+
+    def _subtract(self, call: relax.Call) -> Tensor:
+        return self._binary(call, "sub")
+
+    def _multiply(self, call: relax.Call) -> Tensor:
+        return self._binary(call, "mul")
+
+    def _binary(self, call: relax.Call, op: str) -> Tensor:
+        constant = array(call.args[1])
+        if constant is not None:
+            return self._affine(call, op, constant)
+        a, b = (self._tensor(x) for x in call.args)
+        if op == "mul" and prod(a.shape) < prod(b.shape):
+            a, b = b, a
+        if a.shape != b.shape:
+            return self._scale(op, a, b)
+        same = b.with_axes_of(a)
+        if same is None or same.stored != a.stored:
+            a, b = self._nhwc(a), self._nhwc(b)
+            same = b.with_axes_of(a)
+            if same is None or same.stored != a.stored:
+                raise Unsupported("its operands lie differently in memory")
+        return self._elementwise(op, a, b)
+
+    def _scale(self, op: str, a: Tensor, b: Tensor) -> Tensor:
+        a = self._nhwc(a)
+        n, c, h, w = a.shape
+        if op != "mul" or b.shape != (n, c, 1, 1):
+            raise Unsupported("its operands have different shapes, and are no gate (N, C, 1, 1)")
+        return self._elementwise("scale", a, b)
+
+    def _affine(self, call: relax.Call, op: str, constant: np.ndarray) -> Tensor:
+        """Multiply by or add one constant a channel: a depthwise 1x1 layer."""
+        x = self._tensor(call.args[0])
+        if static_shape(call) != x.shape:
+            raise Unsupported("a constant of more dimensions than the data")
+        shape = (1,) * (len(x.shape) - constant.ndim) + constant.shape
+        varying = [i for i, s in enumerate(shape) if s > 1]
+        if len(x.shape) == 4 and x.layout == "NCHW" and x.layout != "NHWC":
+            x = self._nhwc(x)
+        channels = x.nhwc[-1]
+        if varying and (len(varying) > 1 or x.dims[varying[0]] != x.stored[-1:] or constant.size != channels):
+            raise Unsupported("a constant that is not one value a channel")
+        values = np.broadcast_to(constant.reshape(-1), (channels,)).astype("float32")
+        n, h, w, c = x.nhwc
+        weight = values if op == "mul" else np.ones(c, "float32")
+        bias = {"add": values, "sub": -values, "mul": np.zeros(c, "float32")}[op]
+        layer = Layer(kind="depthwise", height=h, width=w, channels=c, out_channels=c, batch=n, groups=c)
+        return self._call(layer, [x], x.stored, x.dims, weight=weight.reshape(c, 1, 1, 1), bias=bias)
+
+    def _nn_softmax(self, call: relax.Call) -> Tensor:
+        x = self._tensor(call.args[0])
+        axis = int(call.attrs.axis) % len(x.shape)
+        if x.dims[axis] != x.stored[-1:] or x.shape[axis] != x.nhwc[-1]:
+            raise Unsupported("a softmax over another axis than the channels")
+        n, h, w, c = x.nhwc
+        return self._call(
+            Layer(kind="softmax", height=h, width=w, channels=c, out_channels=c, batch=n), [x], x.stored, x.dims
+        )
+
+    # ---- building layers
+
+    def _tensor(self, expr: relax.Expr) -> Tensor:
+        if not isinstance(expr, relax.Var) or expr not in self.tensors:
+            raise Unsupported("a constant where a tensor was expected")
+        return self.tensors[expr]
+
+    def _nhwc(self, x: Tensor) -> Tensor:
+        """The tensor in NHWC, copied if it must be (only ever the network's own input)."""
+        if len(x.dims) != 4 or x.layout is None:
+            raise Unsupported("its data is neither NCHW nor NHWC in memory")
+        n, c, h, w = x.shape
+        if x.layout == "NHWC" or c == 1 or h * w == 1:
+            return Tensor(x.value, (n, h, w, c), x.stored, x.dims)
+        layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
+        dims = x.dims
+        return self._call(
+            layer.replace(input_layout="NCHW"), [x], flat((dims[0], dims[2], dims[3], dims[1])), dims
+        )
+
+    def _elementwise(self, op: str, *operands: Tensor, activation: str = "none") -> Tensor:
+        x = operands[0]
+        n, h, w, c = x.nhwc
+        layer = Layer(
+            kind="elementwise", op=op, height=h, width=w, channels=c, out_channels=c, batch=n, activation=activation
+        )
+        return self._call(layer, list(operands), x.stored, x.dims)
+
+    def _feature_map(self, call: relax.Call, layer: Layer, x: Tensor, weight: np.ndarray | None = None) -> Tensor:
+        _, c, h, w = static_shape(call)
+        n, c, h, w = x.dims[0], dim(c), dim(h), dim(w)
+        out = self._call(layer, [x], flat((n, h, w, c)), (n, c, h, w), weight=weight)
+        n, c, h, w = out.shape
+        return Tensor(out.value, (n, h, w, c), out.stored, out.dims)
+
+    def _call(
+        self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None
+    ) -> Tensor:
+        name = f"layer_{len(self.calls):03d}"
+        if weight is not None and bias is None:
+            bias = np.zeros(layer.out_channels, "float32")
+        weight = None if weight is None else np.ascontiguousarray(weight, dtype="float32")
+        self.calls.append(LayerCall(name, layer, self.where, tuple(x.value for x in inputs), weight, bias, name))
+        return Tensor(name, layer.output_shape, stored, dims)
+
+    def _output(self, index: int, expr: relax.Expr) -> Port:
+        self.where = name = f"output{index}"
+        x = self.tensors.get(expr)
+        if x is None:
+            self.problems.append(f"output {index}: a constant")
+            return Port(name, (1,), "float32", "?")
+        if not x.contiguous:
+            if x.layout == "NHWC":
+                n, c, h, w = x.shape
+                layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
+                x = self._call(layer.replace(output_layout="NCHW"), [x], flat(x.dims), x.dims)
+            else:
+                self.problems.append(f"output {index}, {x.shape}: its dimensions lie in another order in memory")
+        return Port(name, x.shape, "float32", x.value)
+
+
+def run(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module as layers, channels-last."""
+    return ChannelsLast(mod).run()
+
+
+def _four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Any shape as four dimensions: the last is the channels, the first of four or more the batch."""
+    if len(shape) == 4:
+        return shape
+    return (1, prod(shape[:-1]), 1, shape[-1]) if shape else (1, 1, 1, 1)
+
+
+def _window(attrs) -> dict:
+    """Stride, padding (top, left, bottom, right) and dilation of a convolution or pool; of none, the defaults."""
+    if attrs is None:
+        return {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+    padding = [int(p) for p in attrs.padding]
+    padding = padding * 4 if len(padding) == 1 else padding * 2 if len(padding) == 2 else padding
+    return {
+        "stride": tuple(int(s) for s in attrs.strides),
+        "padding": tuple(padding),
+        "dilation": tuple(int(d) for d in attrs.dilation),
+    }

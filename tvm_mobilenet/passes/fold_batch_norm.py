@@ -1,0 +1,77 @@
+"""Batch norm, bias, scale and shift, folded into the weights.
+
+`channels_last` makes every one of these a depthwise 1x1 layer: ``y = weight * x + bias`` by channel. Such a layer goes
+into the convolution or product before it when nobody else reads what lies between. A norm that stands before a
+convolution goes into that one if it does not pad (a pad of zeros would become one of the shift) or the shift is zero, and
+if nobody else reads it. What cannot be folded stays the layer it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+
+from tvm_mobilenet.passes.layer_graph import LayerCall, read, uses, write
+
+_WEIGHTED = ("conv", "depthwise", "pointwise", "dense")
+
+
+def run(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with its affine layers folded."""
+    calls, interface = read(mod)
+    count = uses(calls, interface)
+    kept: dict[str, LayerCall] = {}
+    for call in calls:
+        before = kept.get(call.inputs[0])
+        if _is_affine(call) and before is not None and count[before.output] == 1 and _bare(before):
+            del kept[before.output]
+            call = _into_previous(before, call)
+        elif (
+            before is not None
+            and _is_affine(before)
+            and count[before.output] == 1
+            and call.weight is not None
+            and (not any(call.layer.padding) or not before.bias.any())
+            and before.output not in call.inputs[1:]
+            and before.layer.channels == call.layer.channels
+        ):
+            del kept[before.output]
+            call = _into_next(before, call)
+        kept[call.output] = call
+    return write(list(kept.values()), interface)
+
+
+def _is_affine(call: LayerCall) -> bool:
+    layer = call.layer
+    plain = layer.kernel == layer.stride == (1, 1) and not any(layer.padding)
+    return layer.kind == "depthwise" and plain and layer.activation == "none" and layer.residual == "none"
+
+
+def _bare(call: LayerCall) -> bool:
+    layer = call.layer
+    return layer.kind in _WEIGHTED and layer.activation == "none" and layer.residual == "none"
+
+
+def _into_previous(before: LayerCall, affine: LayerCall) -> LayerCall:
+    scale = affine.weight.reshape(-1).astype(np.float64)
+    weight = before.weight * scale.reshape(-1, *[1] * (before.weight.ndim - 1))
+    bias = before.bias * scale + affine.bias
+    return before.replace(weight=_f32(weight), bias=_f32(bias), output=affine.output, name=affine.name)
+
+
+def _into_next(affine: LayerCall, call: LayerCall) -> LayerCall:
+    layer = call.layer
+    scale, shift = affine.weight.reshape(-1).astype(np.float64), affine.bias.astype(np.float64)
+    out, per_group = call.weight.shape[:2] if call.weight.ndim == 2 else (layer.out_channels, call.weight.shape[1])
+    # the input channel of each weight: group of the output channel, then the place in the group
+    group = np.arange(out) // (out // layer.groups)
+    channel = group[:, None] * per_group + np.arange(per_group)[None, :]
+    tail = [1] * (call.weight.ndim - 2)
+    taps = call.weight.astype(np.float64).reshape(out, per_group, -1).sum(-1)
+    weight = call.weight * scale[channel].reshape(out, per_group, *tail)
+    bias = call.bias + (taps * shift[channel]).sum(1)
+    return call.replace(weight=_f32(weight), bias=_f32(bias), inputs=(affine.inputs[0], *call.inputs[1:]))
+
+
+def _f32(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype=np.float32)

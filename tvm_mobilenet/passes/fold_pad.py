@@ -1,0 +1,48 @@
+"""Padding belongs to the convolution or pool that reads it.
+
+TensorFlow's exporters write stride-2 layers as a Pad of ``[0, 0, 1, 1]`` and a convolution without padding. A pad of
+zeros before a convolution, or before an average pool that counts its padding, and one of minus infinity before a max
+pool, becomes that operator's own; no copy of the activation is left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_mobilenet.passes.rewrite import Rewriter, op_name
+
+
+class FoldPad(Rewriter):
+    """See the module."""
+
+    def rewrite(self, value: relax.Expr) -> relax.Expr:
+        name = op_name(value)
+        if name not in ("nn.conv2d", "nn.avg_pool2d", "nn.max_pool2d"):
+            return value
+        pad = self.made_by(value.args[0], "nn.pad")
+        if pad is None or str(pad.attrs.pad_mode) != "constant":
+            return value
+        wanted = -np.inf if name == "nn.max_pool2d" else 0.0
+        widths = [int(w) for w in pad.attrs.pad_width]
+        if len(widths) != 8 or any(widths[:4]) or float(pad.attrs.pad_value) != wanted:
+            return value
+        attrs = value.attrs
+        own = [int(p) for p in attrs.padding]
+        if name == "nn.avg_pool2d" and any(own) and not attrs.count_include_pad:
+            return value
+        padding = [widths[4] + own[0], widths[6] + own[1], widths[5] + own[2], widths[7] + own[3]]
+        strides, dilation = [int(s) for s in attrs.strides], [int(d) for d in attrs.dilation]
+        if name == "nn.conv2d":
+            return relax.op.nn.conv2d(
+                pad.args[0], value.args[1], strides, padding, dilation, int(attrs.groups), "NCHW", "OIHW"
+            )
+        pool = relax.op.nn.avg_pool2d if name == "nn.avg_pool2d" else relax.op.nn.max_pool2d
+        window = [int(k) for k in attrs.pool_size]
+        return pool(pad.args[0], window, strides, padding, dilation, bool(attrs.ceil_mode), count_include_pad=True)
+
+
+def run(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with its pads folded."""
+    return FoldPad(mod).run()

@@ -1,0 +1,87 @@
+"""Activation, residual add and the last change of layout go into the layer before them.
+
+An element-wise layer is taken into the layer that made its data when nobody else reads that. A residual add goes into the
+later of the two layers that it adds (the other operand then exists already): ``before`` the activation if that layer has
+none yet, ``after`` it otherwise.
+"""
+
+from __future__ import annotations
+
+import tvm
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import LayerCall, read, uses, write
+
+_WEIGHTED = ("conv", "depthwise", "pointwise", "dense")
+
+
+def run(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with its epilogues fused."""
+    calls, interface = read(mod)
+    count = uses(calls, interface)
+    kept: dict[str, LayerCall] = {}
+    for call in calls:
+        for fuse in (_activation, _residual, _layout):
+            fused = fuse(call, kept, count)
+            if fused is not None:
+                producer, call = fused
+                del kept[producer]
+                break
+        kept[call.output] = call
+    return write(list(kept.values()), interface)
+
+
+def _only_reader(value: str, kept: dict[str, LayerCall], count) -> LayerCall | None:
+    """The layer that made a value which has one reader only."""
+    producer = kept.get(value)
+    return producer if producer is not None and count[value] == 1 else None
+
+
+def _activation(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
+    layer, producer = call.layer, _only_reader(call.inputs[0], kept, count)
+    if not (layer.kind == "elementwise" and layer.op == "none" and layer.activation != "none"):
+        return None
+    if producer is None or producer.layer.activation != "none" or producer.layer.residual == "after":
+        return None
+    if producer.layer.kind == "softmax" or layer.input_layout != layer.output_layout:
+        return None
+    return producer.output, _extended(producer, call, producer.layer.replace(activation=layer.activation))
+
+
+def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
+    if not (call.layer.kind == "elementwise" and call.layer.op == "add" and call.layer.activation == "none"):
+        return None
+    order = list(kept)
+    operands = sorted(call.inputs, key=lambda v: order.index(v) if v in order else -1, reverse=True)
+    for value, other in (operands, operands[::-1]):
+        producer = _only_reader(value, kept, count)
+        if producer is None or producer.layer.kind not in _WEIGHTED or producer.layer.residual != "none":
+            continue
+        if other in order and order.index(other) > order.index(value):
+            continue
+        where = "before" if producer.layer.activation == "none" else "after"
+        fused = _extended(producer, call, producer.layer.replace(residual=where))
+        return producer.output, fused.replace(inputs=(*fused.inputs, other))
+    return None
+
+
+def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
+    """The copy that writes an output as NCHW, into the layer before it."""
+    layer, producer = call.layer, _only_reader(call.inputs[0], kept, count)
+    copy = layer.kind == "elementwise" and layer.op == layer.activation == "none" and layer.output_layout == "NCHW"
+    if not copy or layer.input_layout == "NCHW" or producer is None:
+        return None
+    made: Layer = producer.layer
+    if made.residual != "none":  # its other operand lies channels-last
+        return None
+    if made.kind == "pointwise":  # a matrix product has no pixels any more: a convolution again
+        geometry = {"height": layer.height, "width": layer.width, "batch": layer.batch}
+        made = made.replace(kind="conv", **geometry)
+        producer = producer.replace(weight=producer.weight.reshape(made.weight_shape))
+    elif made.kind not in ("conv", "elementwise") or len(producer.inputs) > 1:
+        return None
+    return producer.output, _extended(producer, call, made.replace(output_layout="NCHW"))
+
+
+def _extended(producer: LayerCall, call: LayerCall, layer: Layer) -> LayerCall:
+    return producer.replace(layer=layer, output=call.output, name=call.name)

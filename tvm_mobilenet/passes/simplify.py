@@ -1,0 +1,211 @@
+"""Fewer words for the same graph: what exporters write in many ways, written in one.
+
+Constants are computed, tuples that are only taken apart again disappear, casts and reshapes that change nothing too.
+Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a constant
+stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means over a feature map become
+average pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
+
+# Operators computed here when all their tensor arguments are constants.
+_NUMPY = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": np.power,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda a: 1 / np.sqrt(a),
+    "negative": np.negative,
+    "exp": np.exp,
+    "isnan": np.isnan,
+    "where": np.where,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+
+
+class Simplify(Rewriter):
+    """See the module."""
+
+    def rewrite(self, value: relax.Expr) -> relax.Expr:
+        if isinstance(value, relax.TupleGetItem):
+            return self._item(value)
+        if not isinstance(value, relax.Call):
+            return value
+        name = op_name(value)
+        folded = self._constant(name, value)
+        if folded is not None:
+            return folded
+        method = getattr(self, "_" + name.replace(".", "_").lstrip("@"), None)
+        return value if method is None else method(value)
+
+    # ---- constants and tuples
+
+    def _constant(self, name: str, call: relax.Call) -> relax.Expr | None:
+        values = [array(a) for a in call.args if not isinstance(a, relax.ShapeExpr)]
+        if not values or any(v is None for v in values):
+            return None
+        if name == "reshape":
+            return _const(values[0].reshape(tuple(int(d) for d in call.args[1].values)))
+        if name == "permute_dims":
+            axes = call.attrs.axes
+            return _const(np.transpose(values[0], None if axes is None else [int(a) for a in axes]))
+        if name in ("squeeze", "expand_dims"):
+            shape = static_shape(self._bb.normalize(call))
+            return _const(values[0].reshape(shape))
+        if name == "astype":
+            return _const(values[0].astype(str(call.attrs.dtype)))
+        if name in _NUMPY:
+            with np.errstate(all="ignore"):
+                return _const(np.asarray(_NUMPY[name](*values)).astype(np.result_type(*values[-2:], _f32(values))))
+        return None
+
+    def _item(self, item: relax.TupleGetItem) -> relax.Expr:
+        made = self._made.get(item.tuple_value)
+        if isinstance(item.tuple_value, relax.Tuple):
+            return item.tuple_value.fields[item.index]
+        if op_name(made) == "nn.batch_norm" and item.index == 0:
+            return self._batch_norm(made)
+        if op_name(made) == "nn.dropout" and item.index == 0:
+            return made.args[0]
+        return item
+
+    def _batch_norm(self, call: relax.Call) -> relax.Expr:
+        x, gamma, beta, mean, variance = call.args
+        gamma, beta, mean, variance = (array(a).astype(np.float64) for a in (gamma, beta, mean, variance))
+        scale = (gamma if call.attrs.scale else 1.0) / np.sqrt(variance + float(call.attrs.epsilon))
+        shift = (beta if call.attrs.center else 0.0) - mean * scale
+        shape = [1] * len(static_shape(x))
+        shape[int(call.attrs.axis)] = -1
+        y = self.emit(relax.op.multiply(x, _const(scale.reshape(shape).astype("float32"))))
+        return relax.op.add(y, _const(shift.reshape(shape).astype("float32")))
+
+    # ---- arithmetic with constants
+
+    def _add(self, call: relax.Call) -> relax.Expr:
+        a, b = call.args
+        if array(a) is not None:
+            a, b = b, a
+        if array(b) is not None and not np.any(array(b)) and static_shape(a) == static_shape(self._bb.normalize(call)):
+            return a
+        return relax.op.add(a, b)
+
+    def _multiply(self, call: relax.Call) -> relax.Expr:
+        a, b = call.args
+        if array(a) is not None:
+            a, b = b, a
+        if array(b) is not None and np.all(array(b) == 1) and static_shape(a) == static_shape(self._bb.normalize(call)):
+            return a
+        return relax.op.multiply(a, b)
+
+    def _divide(self, call: relax.Call) -> relax.Expr:
+        a, b = call.args
+        if array(b) is None:
+            return call
+        return self._multiply(relax.op.multiply(a, _const((1 / array(b).astype(np.float64)).astype("float32"))))
+
+    def _subtract(self, call: relax.Call) -> relax.Expr:
+        a, b = call.args
+        return call if array(b) is None else self._add(relax.op.add(a, _const(-array(b))))
+
+    # ---- clips
+
+    def _clip(self, call: relax.Call) -> relax.Expr:
+        x, low, high = call.args[0], _number(call.args[1]), _number(call.args[2])
+        inner = self.made_by(x, "clip", "nn.relu")
+        if inner is not None:  # a clip of a clip is one clip of the common range
+            inner_low, inner_high = (0.0, np.inf) if op_name(inner) == "nn.relu" else map(_number, inner.args[1:])
+            if inner_low <= high and low <= inner_high:
+                x, low, high = inner.args[0], max(low, inner_low), min(high, inner_high)
+        if low == 0 and high == np.inf:
+            return relax.op.nn.relu(x)
+        return relax.op.clip(x, low, high)
+
+    def _nn_relu(self, call: relax.Call) -> relax.Expr:
+        inner = self.made_by(call.args[0], "clip")
+        return self._clip(relax.op.clip(call.args[0], 0.0, np.inf)) if inner is not None else call
+
+    def _maximum(self, call: relax.Call) -> relax.Expr:
+        low = scalar(call.args[1])
+        return call if low is None else self._clip(relax.op.clip(call.args[0], low, np.inf))
+
+    def _minimum(self, call: relax.Call) -> relax.Expr:
+        high = scalar(call.args[1])
+        return call if high is None else self._clip(relax.op.clip(call.args[0], -np.inf, high))
+
+    # ---- shapes
+
+    def _reshape(self, call: relax.Call) -> relax.Expr:
+        inner = self.made_by(call.args[0], "reshape")
+        x = call.args[0] if inner is None else inner.args[0]
+        shape = static_shape(self._bb.normalize(call), self.where)
+        return x if static_shape(x) == shape else relax.op.reshape(x, shape)
+
+    def _as_reshape(self, call: relax.Call) -> relax.Expr:
+        return self._reshape(relax.op.reshape(call.args[0], static_shape(self._bb.normalize(call), self.where)))
+
+    _squeeze = _expand_dims = _flatten = _nn_batch_flatten = _as_reshape
+
+    def _permute_dims(self, call: relax.Call) -> relax.Expr:
+        rank = len(static_shape(call.args[0]))
+        axes = list(range(rank))[::-1] if call.attrs.axes is None else [int(a) % rank for a in call.attrs.axes]
+        inner = self.made_by(call.args[0], "permute_dims")
+        if inner is None:
+            return call if axes != list(range(rank)) else call.args[0]
+        inner_axes = list(range(rank))[::-1] if inner.attrs.axes is None else [int(a) % rank for a in inner.attrs.axes]
+        axes = [inner_axes[a] for a in axes]
+        return inner.args[0] if axes == list(range(rank)) else relax.op.permute_dims(inner.args[0], axes)
+
+    def _astype(self, call: relax.Call) -> relax.Expr:
+        return call.args[0] if str(call.args[0].ty.dtype) == str(call.attrs.dtype) else call
+
+    def _nn_dropout(self, call: relax.Call) -> relax.Expr:
+        return relax.Tuple([call.args[0], call.args[0]])
+
+    # ---- pooling
+
+    def _mean(self, call: relax.Call) -> relax.Expr:
+        x = call.args[0]
+        shape = static_shape(x, self.where)
+        axes = sorted(int(a) % len(shape) for a in (call.attrs.axis or range(len(shape))))
+        layout = {(2, 3): "NCHW", (1, 2): "NHWC"}.get(tuple(axes))
+        if len(shape) != 4 or layout is None:
+            return call
+        if layout == "NHWC":
+            x = self.emit(relax.op.permute_dims(x, (0, 3, 1, 2)))
+        pooled = self.emit(relax.op.nn.avg_pool2d(x, tuple(shape[a] for a in axes)))
+        if layout == "NHWC":
+            pooled = self.emit(relax.op.permute_dims(pooled, (0, 2, 3, 1)))
+        return self._reshape(relax.op.reshape(pooled, static_shape(self._bb.normalize(call))))
+
+    def _nn_adaptive_avg_pool2d(self, call: relax.Call) -> relax.Expr:
+        height, width = static_shape(call.args[0], self.where)[2:]
+        out_height, out_width = static_shape(self._bb.normalize(call))[2:]
+        if height % out_height or width % out_width:
+            return call
+        window = (height // out_height, width // out_width)
+        return relax.op.nn.avg_pool2d(call.args[0], window, strides=window)
+
+
+def run(mod):
+    """The module in fewer words."""
+    return Simplify(mod).run()
+
+
+def _const(value: np.ndarray) -> relax.Expr:
+    return relax.const(np.ascontiguousarray(value))
+
+
+def _number(expr: relax.Expr) -> float:
+    return float(getattr(expr, "value", expr))
+
+
+def _f32(values: list) -> np.dtype:
+    return values[-1].dtype
