@@ -32,3 +32,24 @@ class PredictedCycles(Measurement):
 
     unit = "cycles"
     predicted = True
+
+
+def open_board(kind: str, target):
+    """The board of a target: ``virtual``, or ``local`` for this machine.
+
+    Raises
+    ------
+    BoardError
+        There is no such kind, or the target does not run on it.
+    """
+    if kind == "virtual":
+        from tvm_mobilenet.boards.virtual import VirtualBoard
+
+        return VirtualBoard(target)
+    if kind == "local":
+        from tvm_mobilenet.boards.local import LocalBoard
+
+        return LocalBoard(target)
+    from tvm_mobilenet.errors import BoardError
+
+    raise BoardError(f"unknown kind of board {kind!r}", "virtual or local")

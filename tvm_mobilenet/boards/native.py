@@ -1,0 +1,125 @@
+"""Compiles ``native.c`` for this machine with zig, once, and keeps the result in the user's cache.
+
+A Python function called once a block would take longer than the emulation itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.errors import BoardError, MissingDependencyError
+
+_U64 = ctypes.c_uint64
+_U64_POINTER = ctypes.POINTER(ctypes.c_uint64)
+
+
+class CountsStruct(ctypes.Structure):
+    """``Counts`` of native.c."""
+
+    _fields_ = (("base", _U64), ("end", _U64), ("entered", _U64_POINTER), ("left", _U64_POINTER),
+                ("taken", _U64_POINTER), ("previous_end", _U64), ("executed_bytes", _U64), ("budget_bytes", _U64),
+                ("low", _U64), ("high", _U64), ("exhausted", _U64), ("stop", ctypes.c_void_p))
+
+
+class Counter:
+    """Counts executed instructions and taken branches over a range of code addresses.
+
+    Parameters
+    ----------
+    code : (int, int)
+        Addresses from and to, multiples of 4.
+    stop : int
+        Address of ``uc_emu_stop``, called when the budget is used up.
+    """
+
+    def __init__(self, code: tuple[int, int], stop: int):
+        self.base = code[0] & ~3
+        n = (code[1] - self.base + 3) // 4 + 1
+        self._arrays = [np.zeros(n, np.uint64) for _ in range(3)]
+        pointers = [a.ctypes.data_as(_U64_POINTER) for a in self._arrays]
+        self.struct = CountsStruct(self.base, self.base + 4 * (n - 1), *pointers)
+        self.struct.low = n
+        self.struct.stop = stop
+
+    def arm(self, budget_instructions: int):
+        """Sets how many more instructions may execute."""
+        self.struct.budget_bytes = self.struct.executed_bytes + 4 * budget_instructions
+        self.struct.exhausted = 0
+        self.struct.previous_end = 0
+
+    def take(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """What was counted since the last take, and starts anew.
+
+        Returns
+        -------
+        first : int
+            Address of the first instruction in the arrays.
+        executed, taken : (n,) int64
+            For each 4-byte instruction from ``first`` on: its executions, and how often it, a branch, was taken.
+        """
+        low, high = self.struct.low, self.struct.high + 1
+        entered, left, taken = (a[low:high] for a in self._arrays)
+        executed = np.cumsum(entered.view(np.int64) - left.view(np.int64))
+        result = self.base + 4 * low, executed[:-1], taken[:-1].astype(np.int64)
+        for a in (entered, left, taken):
+            a[:] = 0
+        self.struct.low, self.struct.high = len(self._arrays[0]), 0
+        return result if low < high else (self.base, np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """``native.c``, compiled for this machine.
+
+    Raises
+    ------
+    MissingDependencyError
+        ziglang is not installed.
+    BoardError
+        It could not be compiled.
+    """
+    source = (resources.files(__package__) / "native.c").read_text(encoding="utf-8")
+    try:
+        version = metadata.version("ziglang")
+    except metadata.PackageNotFoundError:
+        raise MissingDependencyError("the virtual board needs ziglang", "pip install 'tvm-mobilenet[compile]'") from None
+    key = hashlib.sha256(f"{source}{version}{platform.platform()}".encode()).hexdigest()[:16]
+    folder = _cache_folder()
+    path = folder / f"native-{key}.so"
+    if not path.is_file():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            (Path(work) / "native.c").write_text(source, encoding="utf-8")
+            built = Path(work) / "native.so"
+            command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-nostdlib", "-fPIC",
+                       "-fno-sanitize=all", str(Path(work) / "native.c"), "-o", str(built)]
+            r = subprocess.run(command, capture_output=True, text=True)
+            if r.returncode:
+                raise BoardError(f"the emulator's counters did not compile: {r.stderr.strip()[-2000:]}",
+                                 "python -m ziglang cc --version must work; reinstall ziglang")
+            os.replace(built, path)
+    return ctypes.CDLL(str(path))
+
+
+def _cache_folder() -> Path:
+    choices = [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
+               Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}"]
+    for folder in choices:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+                return folder
+        except OSError:
+            continue
+    raise BoardError(f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
+                     "set XDG_CACHE_HOME to a folder that can be written")
