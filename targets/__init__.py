@@ -16,6 +16,8 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 
 ARCHITECTURES = ("aarch64", "armv7", "x86_64")
+_HOST = "host"
+_TRIPLES = {"aarch64": ("aarch64", "arm64"), "armv7": ("arm",), "x86_64": ("x86_64",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,14 @@ class Cache:
     ways: int
     line: int = 64
     shared: bool = False
+
+    def problem(self) -> str:
+        """``key = value: why`` of an impossible value, or the empty string."""
+        if self.line & (self.line - 1):
+            return f"line = {self.line}: not a power of two"
+        if self.bytes % (self.ways * self.line):
+            return f"bytes = {self.bytes}: not a multiple of {self.ways} ways of {self.line} bytes"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,18 @@ class Core:
         lanes = self.vector_bytes // {"float32": 4, "float16": 2, "int8": 1}[dtype]
         return self.fma_per_cycle * lanes
 
+    def problem(self) -> str:
+        """``key = value: why`` of an impossible value, or the empty string."""
+        if self.architecture not in ARCHITECTURES:
+            return f"architecture = {self.architecture!r}: known are {', '.join(ARCHITECTURES)}"
+        if self.vector_bytes not in (8, 16, 32, 64):
+            return f"vector_bytes = {self.vector_bytes}: 8, 16, 32 or 64"
+        if self.fma_accumulate_latency > self.fma_latency:
+            return f"fma_accumulate_latency = {self.fma_accumulate_latency}: above fma_latency = {self.fma_latency}"
+        if self.fma_per_cycle > self.issue_width:
+            return f"fma_per_cycle = {self.fma_per_cycle}: above issue_width = {self.issue_width}"
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -69,26 +91,67 @@ class Target:
     llvm_triple: str
     llvm_cpu: str = ""  # the core's own unless given: `generic` for code without optional features
     llvm_attributes: tuple[str, ...] = ()
-    link_triple: str = ""  # zig's name of machine, system and glibc; empty: the host's own compiler
+    link_triple: str = ""  # zig's name of machine, system and glibc
     rpc_key: str = ""
 
     @property
     def architecture(self) -> str:
         return self.core.architecture
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it is this machine."""
+        return self.llvm_triple == _HOST
+
     def llvm_target(self) -> dict:
-        """The dict that ``tvm.target.Target`` takes."""
-        d = {"kind": "llvm", "mtriple": self.llvm_triple, "mcpu": self.llvm_cpu or self.core.llvm_cpu,
-             "num-cores": self.cores}
+        """The dict that ``tvm.target.Target`` takes. For the host this imports tvm, to ask LLVM what the host is."""
+        triple, cpu = self.llvm_triple, self.llvm_cpu or self.core.llvm_cpu
+        if _HOST in (triple, cpu):
+            import tvm
+
+            if triple == _HOST:
+                triple = str(tvm.get_global_func("target.llvm_get_system_triple")())
+            if cpu == _HOST:
+                cpu = str(tvm.get_global_func("target.llvm_get_system_cpu")())
+        d = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": self.cores}
         if self.llvm_attributes:
             d["mattr"] = list(self.llvm_attributes)
         return d
+
+    def problem(self) -> str:
+        """``key = value: why`` of an impossible value, or the empty string."""
+        if self.cores > 1024:
+            return f"cores = {self.cores}: above 1024"
+        if not 1e7 <= self.clock_hz <= 1e10:
+            return f"clock_hz = {self.clock_hz}: not between 1e7 and 1e10; the unit is hertz"
+        if self.dram_bytes_per_second > self.dram_bytes_per_second_all:
+            return (f"dram_bytes_per_second = {self.dram_bytes_per_second}: one core moves more than all together, "
+                    f"{self.dram_bytes_per_second_all}")
+        if bad := [a for a in self.llvm_attributes if not isinstance(a, str) or a[:1] not in ("+", "-")]:
+            return f"llvm_attributes: {bad[0]!r} begins with neither + nor -"
+        if not self.is_host:
+            for key, triple in (("llvm_triple", self.llvm_triple), ("link_triple", self.link_triple)):
+                if triple and not triple.startswith(_TRIPLES[self.architecture]):
+                    return f"{key} = {triple!r}: not a triple of the core's architecture, {self.architecture}"
+        return ""
 
 
 def names() -> list[str]:
     """The boards that ship, sorted."""
     return sorted(p.name.removesuffix(".toml") for p in resources.files(__package__).iterdir()
                   if p.name.endswith(".toml"))
+
+
+def table_rows() -> list[tuple[str, ...]]:
+    """What ``--target list`` prints: a heading, then one row a board, all strings."""
+    rows = [("target", "board", "core", "cores", "GHz", "memory", "code")]
+    for target in map(load, names()):
+        host = target.is_host
+        rows.append((target.name, target.title, target.core.name if not host else target.core.architecture,
+                     str(target.cores), "" if host else f"{target.clock_hz / 1e9:.1f}",
+                     "" if host else f"{target.memory_bytes / 2**30:.3g} GiB",
+                     "this machine's" if host else f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}"))
+    return rows
 
 
 def load(name: str) -> Target:
@@ -101,48 +164,66 @@ def load(name: str) -> Target:
     """
     if name.endswith(".toml"):
         path = Path(name)
+        folder = path.parent
         if not path.is_file():
             raise TvmMobilenetError(f"target file {name!r} does not exist", "give the path of a target's TOML file")
-        folder = path.parent
     elif name in names():
         folder = resources.files(__package__)
         path = folder / f"{name}.toml"
     else:
         near = difflib.get_close_matches(name, names(), 1, 0.4)
         raise TvmMobilenetError(f"unknown target {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                                "targets: " + ", ".join(names()))
+                                "targets: " + ", ".join(names()) + ", or the path of a .toml file")
     data = _read(path)
-    data["name"] = name.removesuffix(".toml").split("/")[-1]
-    core = data.get("core")
-    if not isinstance(core, str):
-        raise TvmMobilenetError(f"{path}: core = {core!r} is not the name of a core or the path of its TOML file")
-    core_path = Path(str(folder)) / core if core.endswith(".toml") else \
-        resources.files(__package__) / "cores" / f"{core}.toml"
-    if not core_path.is_file():
-        raise TvmMobilenetError(f"{path}: core = {core!r} does not exist", f"looked for {core_path}")
-    core_data = _read(core_path)
-    core_data["name"] = core.removesuffix(".toml").split("/")[-1]
-    for level in ("l1d", "l2", "l3"):
-        if level in core_data:
-            core_data[level] = _make(Cache, core_data[level], f"{core_path}: [{level}]")
-    data["core"] = _make(Core, core_data, str(core_path))
+    if "name" in data:
+        raise TvmMobilenetError(f"{path}: unknown key 'name'; the name of a target is its file's")
+    data["name"] = Path(name).name.removesuffix(".toml")
+    data["core"] = _load_core(data.get("core"), folder, path)
+    if data["core"].name == _HOST:
+        from tvm_mobilenet.targets import host
+
+        data["cores"] = host.cores()
+        data.setdefault("link_triple", f"{data['core'].architecture}-linux-gnu.2.28")
     if "llvm_attributes" in data:
+        if not isinstance(data["llvm_attributes"], list):
+            raise TvmMobilenetError(f"{path}: llvm_attributes = {data['llvm_attributes']!r} is not a list")
         data["llvm_attributes"] = tuple(data["llvm_attributes"])
-    target = _make(Target, data, str(path))
-    if target.architecture not in ARCHITECTURES:
-        raise TvmMobilenetError(f"{core_path}: architecture = {target.architecture!r}",
-                                "known: " + ", ".join(ARCHITECTURES))
-    return target
+    return _make(Target, data, str(path))
+
+
+def _load_core(core, folder, target_path) -> Core:
+    if not isinstance(core, str):
+        raise TvmMobilenetError(f"{target_path}: core = {core!r} is not the name of a core or the path of its TOML file")
+    if core == _HOST:
+        from tvm_mobilenet.targets import host
+
+        path, data = "this machine", host.core_data()
+    else:
+        cores = resources.files(__package__) / "cores"
+        path = Path(str(folder)) / core if core.endswith(".toml") else cores / f"{core}.toml"
+        if not path.is_file():
+            shipped = sorted(p.name.removesuffix(".toml") for p in cores.iterdir() if p.name.endswith(".toml"))
+            raise TvmMobilenetError(f"{target_path}: core = {core!r} does not exist",
+                                    f"cores: {', '.join(shipped)}, or the path of a .toml file beside the target's")
+        data = _read(path)
+    data["name"] = Path(core).name.removesuffix(".toml")
+    for level in ("l1d", "l2", "l3"):
+        if isinstance(data.get(level), dict):
+            data[level] = _make(Cache, data[level], f"{path}: [{level}]")
+    return _make(Core, data, str(path))
 
 
 def _read(path) -> dict:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as e:
-        raise TvmMobilenetError(f"{path}: {e}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise TvmMobilenetError(f"{path}: {e}", "it must be a TOML file") from None
 
 
-_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "dict": dict}
+_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "dict": dict, "Cache": Cache,
+          "Cache | None": Cache}
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string", "dict": "a table",
+          "Cache": "a table", "Cache | None": "a table"}
 
 
 def _make(cls, data: dict, where: str):
@@ -150,14 +231,20 @@ def _make(cls, data: dict, where: str):
     for key, value in data.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, 1)
-            raise TvmMobilenetError(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        want = _TYPES.get(str(fields[key].type))
+            raise TvmMobilenetError(f"{where}: unknown key {key!r} = {value!r}"
+                                    + (f"; did you mean {near[0]!r}?" if near else ""),
+                                    "keys: " + ", ".join(f for f in fields if f != "name"))
+        kind = str(fields[key].type)
+        want = _TYPES.get(kind)
         if want and (not isinstance(value, want) or (isinstance(value, bool) and want is not bool)):
-            raise TvmMobilenetError(f"{where}: {key} = {value!r} is not of type {fields[key].type}")
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-            raise TvmMobilenetError(f"{where}: {key} = {value!r} must be above zero")
+            raise TvmMobilenetError(f"{where}: {key} = {value!r} is not {_WORDS[kind]}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < float("inf"):
+            raise TvmMobilenetError(f"{where}: {key} = {value!r} must be above zero and finite")
     missing = [f.name for f in fields.values() if f.name not in data
                and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing:
         raise TvmMobilenetError(f"{where}: missing " + ", ".join(missing))
-    return cls(**data)
+    made = cls(**data)
+    if problem := made.problem():
+        raise TvmMobilenetError(f"{where}: {problem}")
+    return made
