@@ -111,7 +111,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
         for i in range(run.tile):
             if kw in run.taps[i]:
                 w_in = source(layer, 1, w + i, kw)
-                index = tuple(nest.at(layer.input_layout, b, source(layer, 0, h, kh), w_in, group * depth + c))
+                index = nest.at(layer.input_layout, b, source(layer, 0, h, kh), w_in, group * depth + c)
                 acc.add_product(i, lambda lane, index=index: data[index], lambda lane: weight[at + lane])
 
     def tap_row(kh, by):

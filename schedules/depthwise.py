@@ -136,7 +136,7 @@ def _tile(layer: Layer, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width
         for i, kh, kw in uses:
             acc.add_product(
                 i,
-                lambda lane, h_in=h_in, w_in=w_in: data[tuple(nest.at(layer.input_layout, b, h_in, w_in, c + lane))],
+                lambda lane, h_in=h_in, w_in=w_in: data[nest.at(layer.input_layout, b, h_in, w_in, c + lane)],
                 lambda lane, kh=kh, kw=kw: weight[kh, kw, c + lane],
             )
     for i in range(row.tile):

@@ -11,8 +11,6 @@ The nest::
 
 from __future__ import annotations
 
-from tvm.tirx.script import builder as T
-
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
@@ -51,21 +49,20 @@ def kernel(layer: Layer, d: Decisions):
 
 
 def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
-    data, second = f["data"], f.buffers.get("second")
+    data, second = f["data"], f.get("second")
 
     def value(lane):
-        x = data[tuple(nest.at(layer.input_layout, b, h, w, c + lane))]
+        x = data[nest.at(layer.input_layout, b, h, w, c + lane)]
         if layer.op == "none":
             return x
         if layer.op == "scale":
             return x * second[b, 0, 0, c + lane]
-        y = second[tuple(nest.at(layer.input_layout, b, h, w, c + lane))]
+        y = second[nest.at(layer.input_layout, b, h, w, c + lane)]
         return x + y if layer.op == "add" else x - y if layer.op == "sub" else x * y
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":
-        nest.write(out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: [b, h, w, c + lane])
+        nest.write(out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: (b, h, w, c + lane))
     else:
         for lane in range(width):
-            T.buffer_store(out, nest.activate(layer.activation, value(lane)),
-                           nest.at(layer.output_layout, b, h, w, c + lane))
+            out[nest.at(layer.output_layout, b, h, w, c + lane)] = nest.activate(layer.activation, value(lane))

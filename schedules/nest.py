@@ -8,8 +8,10 @@ Accumulators stay in scope `global` and at most 1 KiB: TVM puts larger ones on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -31,10 +33,6 @@ def serial(extent: int):
 def parallel(extent: int):
     """Iterations that the cores share: one parallel region of the kernel. A single one stays a plain loop."""
     return T.parallel(0, extent) if extent > 1 else T.serial(0, 1)
-
-
-def lanes(count: int):
-    return T.vectorized(0, count)
 
 
 @contextmanager
@@ -84,11 +82,50 @@ def unrolled(extent: int, by: int, step) -> None:
         step(turns * by + u)
 
 
-def write(buffer, value, width: int, index) -> None:
-    """``buffer[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
+def write(tensor: Tensor, value, width: int, index) -> None:
+    """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
     for first, count in pieces(width):
-        with lanes(count) as v:
-            T.buffer_store(buffer, value(first + v), index(first + v))
+        tensor[index(Lanes(first, count))] = value(Lanes(first, count))
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """``count`` neighbouring indices from ``first`` on, read or written as one vector."""
+
+    first: object
+    count: int
+
+    def __add__(self, other):
+        return Lanes(self.first + other, self.count)
+
+    __radd__ = __add__
+
+
+class Tensor:
+    """A tensor in memory, row-major, read and written by its indices; one of them may be ``Lanes``.
+
+    It is a flat buffer underneath, and a vector is a ramp, not a loop: lowering a thousand small vectorised loops takes
+    TVM seconds, a thousand ramps a few milliseconds.
+    """
+
+    def __init__(self, flat, shape: Sequence[int]):
+        self.flat, self.shape = flat, tuple(shape)
+
+    def _offset(self, index):
+        offset, stride, vector = 0, math.prod(self.shape), None
+        for i, extent in zip(index if isinstance(index, tuple) else (index,), self.shape, strict=True):
+            stride //= extent
+            if isinstance(i, Lanes):
+                vector = (stride, i.count)
+                i = i.first
+            offset = offset + i * stride
+        return offset if vector is None or vector[1] == 1 else tirx.Ramp(offset, *vector)
+
+    def __getitem__(self, index):
+        return self.flat[self._offset(index)]
+
+    def __setitem__(self, index, value) -> None:
+        T.buffer_store(self.flat, value, [self._offset(index)])
 
 
 class Kernel:
@@ -96,7 +133,7 @@ class Kernel:
 
     def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]]):
         self._arguments = arguments
-        self.buffers: dict[str, object] = {}
+        self.tensors: dict[str, Tensor] = {}
 
     def __enter__(self) -> Kernel:
         self._builder = IRBuilder()
@@ -105,8 +142,10 @@ class Kernel:
         self._function.__enter__()
         T.func_name(SYMBOL)
         T.func_attr({"tirx.noalias": True, "global_symbol": SYMBOL})
-        for name, shape, dtype in self._arguments:
-            self.buffers[name] = T.arg(name, T.buffer(shape, dtype))
+        arguments = [(T.arg(name, T.buffer(shape, dtype)), name, shape, dtype) for name, shape, dtype in self._arguments]
+        for argument, name, shape, dtype in arguments:
+            flat = T.decl_buffer((math.prod(shape),), dtype, data=argument.data)
+            self.tensors[name] = Tensor(flat, shape)
         return self
 
     def __exit__(self, *failure):
@@ -115,8 +154,11 @@ class Kernel:
         if failure[0] is None:
             self.prim_func = self._builder.get()
 
-    def __getitem__(self, name: str):
-        return self.buffers[name]
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def get(self, name: str) -> Tensor | None:
+        return self.tensors.get(name)
 
 
 def pieces(width: int) -> list[tuple[int, int]]:
@@ -126,6 +168,11 @@ def pieces(width: int) -> list[tuple[int, int]]:
     return [(v, min(4, width - v)) for v in range(0, width, 4)]
 
 
+def broadcast(value, count: int):
+    """A scalar in every lane; a vector as it is."""
+    return value if count == 1 or "x" in str(value.ty) else tirx.Broadcast(value, count)
+
+
 class Tile:
     """``rows`` x ``width`` accumulators, to be held in registers."""
 
@@ -133,7 +180,7 @@ class Tile:
         if rows * width * 4 > 1024:
             raise ValueError(f"a tile of {rows} x {width} accumulators exceeds 1 KiB and would leave the registers")
         self.rows, self.width = rows, width
-        self.buffer = T.alloc_buffer((rows, width), dtype)
+        self.tensor = Tensor(T.alloc_buffer((rows * width,), dtype), (rows, width))
 
     def set(self, value) -> None:
         """Each accumulator becomes ``value(row, lane)``."""
@@ -142,20 +189,19 @@ class Tile:
 
     def set_row(self, row: int, value) -> None:
         for first, count in pieces(self.width):
-            with lanes(count) as v:
-                T.buffer_store(self.buffer, value(first + v), [row, first + v])
+            self.tensor[row, Lanes(first, count)] = broadcast(value(Lanes(first, count)), count)
 
     def add_product(self, row: int, left, right) -> None:
         """A row of accumulators += left(lane) * right(lane)."""
-        self.set_row(row, lambda lane: self.buffer[row, lane] + left(lane) * right(lane))
+        self.set_row(row, lambda lane: self.tensor[row, lane] + left(lane) * right(lane))
 
     def __getitem__(self, index):
-        return self.buffer[index]
+        return self.tensor[index]
 
 
-def at(layout: str, b, h, w, c) -> list:
+def at(layout: str, b, h, w, c) -> tuple:
     """Indices into a tensor of a layout."""
-    return [b, h, w, c] if layout == "NHWC" else [b, c, h, w]
+    return (b, h, w, c) if layout == "NHWC" else (b, c, h, w)
 
 
 def activate(name: str, x):
@@ -206,16 +252,15 @@ def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) ->
 def store(layer: Layer, kernel: Kernel, value, width: int, b, h, w, c) -> None:
     """Write ``width`` channels from c on through the epilogue; ``value(lane)`` is what stands before it."""
     out = kernel["output"]
-    second = kernel.buffers.get("second")
+    second = kernel.get("second")
 
     def element(lane):
         index = at(layer.output_layout, b, h, w, c + lane)
-        T.buffer_store(out, epilogue(layer, value(lane), lambda: second[tuple(index)]), index)
+        out[index] = epilogue(layer, value(lane), lambda: second[index])
 
     if layer.output_layout == "NHWC":
         for first, count in pieces(width):
-            with lanes(count) as v:
-                element(first + v)
+            element(Lanes(first, count))
     else:
         for lane in range(width):
             element(lane)

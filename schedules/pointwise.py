@@ -166,7 +166,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
 
     def step(k):
         for i in range(height):
-            index = tuple(nest.at(layer.input_layout, b, row + i, 0, first_k + k))
+            index = nest.at(layer.input_layout, b, row + i, 0, first_k + k)
             acc.add_product(i, lambda lane, index=index: data[index],
                             lambda lane: weight[panel_at + k * width + lane])
 
@@ -187,5 +187,5 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
     else:
         def keep():
             for i in range(height):
-                nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: [b, row + i, 0, column + lane])
+                nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
         nest.either(kb == blocks - 1, finish, keep)

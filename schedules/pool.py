@@ -68,7 +68,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
     def element(kh, kw):
         index = [b, source(layer, 0, h, top + kh), source(layer, 1, w, left + kw)]
         acc.set_row(0, lambda lane: (T.max if maximum else lambda x, y: x + y)(
-            acc[0, lane], data[tuple(nest.at(layer.input_layout, *index, c + lane))]))
+            acc[0, lane], data[nest.at(layer.input_layout, *index, c + lane)]))
 
     with T.serial(0, rows) as kh:
         if isinstance(columns, int):

@@ -27,20 +27,22 @@ def kernel(layer: Layer, d: Decisions):
         top, total = nest.Tile(1, 1), nest.Tile(1, 1)
 
         def x(c):
-            return data[tuple(nest.at(layer.input_layout, b, h, w, c))]
+            return data[nest.at(layer.input_layout, b, h, w, c)]
 
         def y(c):
-            return tuple(nest.at(layer.output_layout, b, h, w, c))
+            return nest.at(layer.output_layout, b, h, w, c)
 
         top.set(lambda i, lane: nest.const(LOWEST))
         total.set(lambda i, lane: nest.const(0.0))
         nest.unrolled(layer.channels, d["unroll"], lambda c: top.set_row(0, lambda lane: T.max(top[0, lane], x(c))))
 
         def exponential(c):
-            T.buffer_store(out, tirx.exp(x(c) - top[0, 0]), list(y(c)))
+            out[y(c)] = tirx.exp(x(c) - top[0, 0])
             total.set_row(0, lambda lane: total[0, lane] + out[y(c)])
 
+        def share(c):
+            out[y(c)] = nest.activate(layer.activation, out[y(c)] / total[0, 0])
+
         nest.unrolled(layer.channels, d["unroll"], exponential)
-        nest.unrolled(layer.channels, d["unroll"], lambda c: T.buffer_store(
-            out, nest.activate(layer.activation, out[y(c)] / total[0, 0]), list(y(c))))
+        nest.unrolled(layer.channels, d["unroll"], share)
     return f.prim_func
