@@ -1,0 +1,110 @@
+"""People's checkpoints: read a file of weights and refuse one that is not this network's, saying where it differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
+
+_WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
+_SHOWN = 3  # keys of each complaint
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.pth``, ``.pt`` or ``.safetensors`` file by name, unwrapped and without trainers' prefixes.
+
+    Nothing of the file is executed: pickles are read with ``weights_only``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        If the file is missing, damaged, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TvmMobilenetError(f"there is no weights file {path}", "give a .pth, .pt or .safetensors file")
+    if path.suffix.lower() == ".safetensors":
+        state = _read_safetensors(path)
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as e:  # torch raises a dozen kinds for a damaged or foreign pickle
+            first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+            raise TvmMobilenetError(
+                f"{path} cannot be read as weights: {first[:200]}",
+                "save weights only: torch.save(model.state_dict(), path), or as .safetensors",
+            ) from None
+    return unwrap(state, path)
+
+
+def unwrap(state, path: str | Path = "the file") -> dict[str, torch.Tensor]:
+    """The innermost mapping of names to tensors, without the prefixes that all names share."""
+    while isinstance(state, dict) and (inner := next((k for k in _WRAPPERS if isinstance(state.get(k), dict)), None)):
+        state = state[inner]
+    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise TvmMobilenetError(f"{path} holds no weights", "it must be a state dict: names and tensors")
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if all(k.startswith(prefix) for k in tensors):
+                tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
+                stripped = True
+    return tensors
+
+
+def load_weights(module: torch.nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into a network.
+
+    A headless network takes the checkpoint of the whole one. ``num_batches_tracked`` may be absent.
+
+    Raises
+    ------
+    TvmMobilenetError
+        With the first keys that are missing, unexpected or of the wrong shape.
+    """
+    state, own = read_state_dict(path), module.state_dict()
+    dropped = getattr(module, "dropped", ())
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(dropped or ("\0",))}
+    counters = {k for k in own if k.endswith("num_batches_tracked")}
+    missing = [k for k in own if k not in state and k not in counters]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k} is {_shape(state[k])}, must be {_shape(own[k])}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape and k not in counters
+    ]
+    if missing or unexpected or shapes:
+        complaints = [
+            f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
+            for what, found in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", shapes))
+            if found
+        ]
+        hint = "is it another model, or another --alpha or --classes?"
+        if shapes and all(k.startswith("classifier.") for k in shapes) and not missing and not unexpected:
+            classes = next(state[k].shape[0] for k in reversed(list(own)) if k in state)
+            hint = f"only the classifier differs: --classes {classes}"
+        raise TvmMobilenetError(f"{path} does not fit {type(module).__name__}: " + "; ".join(complaints), hint)
+    odd = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if odd:
+        raise TvmMobilenetError(f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}")
+    module.load_state_dict({k: v for k, v in state.items() if k not in counters}, strict=False)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise MissingDependencyError(f"{path} needs safetensors", "pip install safetensors") from None
+    try:
+        return load_file(path)
+    except Exception as e:  # SafetensorError, OSError
+        raise TvmMobilenetError(f"{path} cannot be read as weights: {e}", "is the download complete?") from None
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
