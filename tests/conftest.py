@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, for the machine's two cores are the tests' own, and the checkout on the path."""
+"""What all tests share: one thread a process, and the checkout on the path of every process that a test starts."""
 
 import os
 import sys

@@ -47,7 +47,12 @@ class Unable:
 def cost_of(layer: str, decisions: dict) -> float:
     """A bowl with a ridge, with its lowest point at tile_m 7, tile_n 8, unroll 4; the default is far from it."""
     size = int(layer.split()[1][1:])
-    cost = 1 + 0.1 * abs(decisions["tile_m"] - 7) + 0.05 * abs(decisions["tile_n"] - 8) + 0.03 * abs(decisions["unroll"] - 4)
+    cost = (
+        1
+        + 0.1 * abs(decisions["tile_m"] - 7)
+        + 0.05 * abs(decisions["tile_n"] - 8)
+        + 0.03 * abs(decisions["unroll"] - 4)
+    )
     return size * 100 * (cost + (0.5 if decisions["order"] == "n" else 0.0))
 
 

@@ -25,18 +25,24 @@ def record(cost=100.0, layer=POINTWISE, schedule="now", **fields) -> Record:
 
 def test_a_line_is_readable_and_comes_back(tmp_path):
     journal = Journal(tmp_path / "sub" / "log.jsonl")
-    written = [record(default_cost=120.5, versions={"tvm": "0.27"}), record(None, seconds=1.5),
-               record(0.01, unit="s", predicted=False, board="pi.local")]
+    written = [
+        record(default_cost=120.5, versions={"tvm": "0.27"}),
+        record(None, seconds=1.5),
+        record(0.01, unit="s", predicted=False, board="pi.local"),
+    ]
     for one in written:
         journal.append(one)
     assert list(journal.records()) == written
     first = journal.path.read_text().splitlines()[0]
-    assert first.startswith('{"layer": "pointwise m196 n512 k512 f32 relu6", "core": "cortex-a72", "decisions": {"tile_m": 7}')
+    assert first.startswith(
+        '{"layer": "pointwise m196 n512 k512 f32 relu6", "core": "cortex-a72", "decisions": {"tile_m": 7}'
+    )
     assert '"failure"' not in first
 
 
-@pytest.mark.parametrize("fields", [{"unit": "s"}, {"predicted": False}, {"unit": "hours"}, {"failure": "no"},
-                                    {"decisions": [1]}])
+@pytest.mark.parametrize(
+    "fields", [{"unit": "s"}, {"predicted": False}, {"unit": "hours"}, {"failure": "no"}, {"decisions": [1]}]
+)
 def test_seconds_and_predictions_cannot_be_mixed_up(fields):
     with pytest.raises(ValueError):
         Record(**{"layer": POINTWISE, "core": "cortex-a72", "decisions": {}, "cost": 1.0, **fields})
@@ -91,8 +97,10 @@ def test_writers_at_once_lose_nothing(tmp_path):
 
 def test_tidying_while_others_write_loses_no_best(tmp_path):
     path = tmp_path / "log.jsonl"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, name, *tidy])
-               for name, tidy in (("a", []), ("b", ["tidy"]), ("c", ["tidy"]))]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, path, name, *tidy])
+        for name, tidy in (("a", []), ("b", ["tidy"]), ("c", ["tidy"]))
+    ]
     assert [w.wait() for w in writers] == [0, 0, 0]
     log.tidy(path)
     assert [(r.layer, r.cost) for r in Journal(path).records()] == [("a", 1), ("b", 1), ("c", 1)]
@@ -131,11 +139,17 @@ def test_tidy_leaves_one_line_of_each_kind(tmp_path):
         Journal(path).append(one)
     log.tidy(path)
     assert [(r.layer.split()[0], r.cost) for r in Journal(path).records()] == [
-        ("dense", 4), ("pointwise", 9.0), ("pointwise", 2)]
+        ("dense", 4),
+        ("pointwise", 9.0),
+        ("pointwise", 2),
+    ]
 
 
-class Core:
-    name = "cortex-a72"
+class Target:
+    name = "rpi4"
+
+    class core:
+        name = "cortex-a72"
 
 
 @pytest.fixture
@@ -160,7 +174,7 @@ def _log(path, *rows):
 def _find(*paths):
     from tvm_mobilenet.layer import Layer
 
-    known = TuneLogs(paths, Core).find(Layer.parse(POINTWISE))
+    known = TuneLogs(paths, Target).find(Layer.parse(POINTWISE))
     return known and (known.record.decisions["tile_m"], known.source.name)
 
 
@@ -172,6 +186,15 @@ def test_logs_are_consulted_in_order(tmp_path, spaces):
     assert _find(tmp_path / "none", shipped) == (8, "shipped")
     assert _find(tmp_path / "none") is None
     assert _find(mine, _log(tmp_path / "board", (2, 1.0, "measured"))) == (2, "board")
+
+
+def test_records_of_the_very_target_come_before_others_of_its_core(tmp_path, spaces):
+    path = _log(tmp_path / "mine", (4, 100.0))
+    Journal(path).append(
+        Record(layer=POINTWISE, core="cortex-a72", decisions={"tile_m": 6}, cost=200.0, target="rpi4 0")
+    )
+    Journal(path).append(Record(layer=POINTWISE, core="cortex-a53", decisions={"tile_m": 2}, cost=1.0, target="rpi3 0"))
+    assert _find(path) == (6, "mine")
 
 
 def test_decisions_that_no_schedule_knows_any_more_are_skipped(tmp_path, spaces):

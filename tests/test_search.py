@@ -9,12 +9,12 @@ import time
 from collections import Counter
 
 import pytest
+from tvm_mobilenet.schedules.choices import Choice, Space
 
 from tests.fake_board import Costs, cost_of
 from tvm_mobilenet.candidate import Candidate
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.log import Journal, Record
-from tvm_mobilenet.schedules.choices import Choice, Space
 from tvm_mobilenet.search import LayerSearch, Search, near
 from tvm_mobilenet.workers import Workers
 
@@ -25,9 +25,15 @@ BEST = {"tile_m": 7, "tile_n": 8, "unroll": 4, "order": "m"}
 def space(big=True) -> Space:
     """8 x 4 x 4 x 2 points, 40 of them refused; a bad default."""
     tiles = tuple(range(1, 9)) if big else (1, 7)
-    return Space({"tile_m": Choice(tiles, 1), "tile_n": Choice((4, 8, 12, 16), 16), "unroll": Choice((1, 2, 4, 8), 1),
-                  "order": Choice(("n", "m"), "n")},
-                 lambda d: "too many registers" if d["tile_m"] * d["tile_n"] > 96 else "")
+    return Space(
+        {
+            "tile_m": Choice(tiles, 1),
+            "tile_n": Choice((4, 8, 12, 16), 16),
+            "unroll": Choice((1, 2, 4, 8), 1),
+            "order": Choice(("n", "m"), "n"),
+        },
+        lambda d: "too many registers" if d["tile_m"] * d["tile_n"] > 96 else "",
+    )
 
 
 def layers(**fields) -> dict[str, LayerSearch]:
@@ -36,12 +42,20 @@ def layers(**fields) -> dict[str, LayerSearch]:
 
 def search(path, layer_searches, evaluate, **fields) -> Search:
     journal = Journal(path)
-    one = Search(layer_searches, near(layer_searches, Layer.parse), lambda record, best: journal.append(record), **fields)
+    one = Search(
+        layer_searches, near(layer_searches, Layer.parse), lambda record, best: journal.append(record), **fields
+    )
     one.resume(list(journal.records()))
 
     def record_of(layer, decisions, done):
-        return Record(layer=layer.name, core="c", decisions=decisions, cost=done.value and done.value.cost,
-                      failure=done.failure, seconds=done.seconds)
+        return Record(
+            layer=layer.name,
+            core="c",
+            decisions=decisions,
+            cost=done.value and done.value.cost,
+            failure=done.failure,
+            seconds=done.seconds,
+        )
 
     with Workers(evaluate, 2, timeout=20) as workers:
         one.ended = one.run(workers, record_of, Candidate)
@@ -75,16 +89,20 @@ def test_no_candidate_is_evaluated_twice_and_failures_are_logged(tmp_path):
 
 
 def test_all_layers_get_their_default_first_and_the_heavy_ones_more(tmp_path):
-    them = {name: LayerSearch(name, space(), count=count, trials=100) for name, count in zip(NAMES, (1, 20, 1), strict=True)}
+    them = {
+        name: LayerSearch(name, space(), count=count, trials=100) for name, count in zip(NAMES, (1, 20, 1), strict=True)
+    }
     one = Search(them, {}, lambda record, best: None)
     order = []
     for _ in range(60):
         layer, decisions = one.next()
         order.append((layer.name, decisions))
-        layer.tell(Record(layer=layer.name, core="c", decisions=decisions, cost=cost_of(layer.name, decisions), seconds=0.1))
+        layer.tell(
+            Record(layer=layer.name, core="c", decisions=decisions, cost=cost_of(layer.name, decisions), seconds=0.1)
+        )
     assert [name for name, _ in order[:3]] == NAMES and all(d == space().default for _, d in order[:3])
     counts = Counter(name for name, _ in order)
-    assert counts[NAMES[1]] > counts[NAMES[0]] and min(counts.values()) >= 4
+    assert counts[NAMES[1]] > 2 * counts[NAMES[0]] and min(counts.values()) >= 2
 
 
 def test_near_layers_start_from_each_others_decisions():

@@ -83,8 +83,11 @@ with Workers(Jobs(), 2, timeout=500) as workers:
 def test_nothing_outlives_the_parent(tmp_path, how):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path / "pids"], stderr=subprocess.DEVNULL,
-                              env={**os.environ, "TMPDIR": str(temporary)})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, tmp_path / "pids"],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
     files = [tmp_path / "pids0", tmp_path / "pids1"]
     end = time.monotonic() + 30
     while not all(file.exists() and len(file.read_text().split()) == 2 for file in files) and time.monotonic() < end:

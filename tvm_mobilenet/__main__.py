@@ -1,7 +1,8 @@
-"""``python -m tvm_mobilenet VERB ...``: the same as ``python -m tvm_mobilenet.VERB ...``; without a verb, which there are.
+"""``python -m tvm_mobilenet VERB ...``: the same as ``python -m tvm_mobilenet.VERB ...``; without a verb, which there
+are.
 
-A verb is a module of this package with a ``main(argv)``; its summary is the first line of its docstring. They are found by
-reading the files, not by importing them: help is there at once, and needs no torch and no TVM.
+A verb is a module of this package with a ``main(argv)``; its summary is the first line of its docstring. They are found
+by reading the files, not by importing them: help is there at once, and needs no torch and no TVM.
 """
 
 from __future__ import annotations
@@ -41,8 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     known = verbs()
     if verb not in known:
         near = difflib.get_close_matches(verb, known, 1)
-        print(f"error: unknown verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-              + "\n  verbs: " + ", ".join(known), file=sys.stderr)
+        print(
+            f"error: unknown verb {verb!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + "\n  verbs: "
+            + ", ".join(known),
+            file=sys.stderr,
+        )
         return 2
     try:
         module = importlib.import_module(f".{verb}", __package__)

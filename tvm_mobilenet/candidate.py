@@ -35,6 +35,7 @@ class Outcome:
     unit: str
     predicted: bool
     difference: float
+    cost_all_cores: float | None = None
 
 
 class WrongResult(Exception):
@@ -87,9 +88,9 @@ class Evaluate:
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, library, self.linker)
             with self._board.load(library) as module:
                 run = module.call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample")
-                cost = run.cycles
+                cost, all_cores = run.cycles, run.cycles_on(self.target.cores)
         difference = compare(run.outputs[-1], expected, candidate.whole)
-        return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
+        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value))
 
     def _known(self, layer):
         from . import reference

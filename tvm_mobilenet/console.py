@@ -1,7 +1,8 @@
 """What every verb does the same: parse, run, report; results to stdout, everything else to stderr.
 
-On a terminal tables are drawn and progress is live; elsewhere, and with ``NO_COLOR``, both are plain lines. With ``--json``
-stdout carries one JSON document and nothing else. A user's mistake is a message and what to do about it; anything else
+On a terminal tables are drawn and progress is live; elsewhere, and with ``NO_COLOR``, both are plain lines. With
+``--json`` stdout carries one JSON document and nothing else. A user's mistake is a message and what to do about it;
+           anything else
 is one line, and a traceback only with ``--debug``.
 """
 
@@ -23,15 +24,17 @@ from .errors import MissingDependencyError, TvmMobilenetError
 
 INTERRUPTED = 130
 EXTRAS = {  # packages that the base installation does not bring, and the extra that does
-    **dict.fromkeys(("torch", "onnx", "safetensors", "PIL", "ziglang", "unicorn", "capstone", "elftools", "optuna"),
-                    "compile"),
+    **dict.fromkeys(
+        ("torch", "onnx", "safetensors", "PIL", "ziglang", "unicorn", "capstone", "elftools", "optuna"), "compile"
+    ),
     **dict.fromkeys(("tornado", "psutil", "cloudpickle"), "rpc"),
     **dict.fromkeys(("onnxruntime", "onnxscript", "hypothesis", "pytest"), "test"),
 }
 
 
-def run_verb(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None],
-             argv: Sequence[str] | None = None) -> int:
+def run_verb(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
+) -> int:
     """Parse the arguments, run the verb, and turn every error into a message and an exit code.
 
     Parameters
@@ -62,7 +65,9 @@ def run_verb(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
             say(f"error: {error}")
             return error.exit_code
         text = " ".join(str(error).split())
-        say(f"error: {type(error).__name__}: {text[:300]}\n  this should not happen: run again with --debug for the traceback")
+        say(
+            f"error: {type(error).__name__}: {text[:300]}\n  a bug, most likely: run again with --debug for a traceback"
+        )
         return 1
 
 
@@ -71,13 +76,16 @@ def missing_dependency(error: BaseException) -> MissingDependencyError | None:
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if name not in EXTRAS:
         return None
-    return MissingDependencyError(f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet[{EXTRAS[name]}]'")
+    return MissingDependencyError(
+        f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet[{EXTRAS[name]}]'"
+    )
 
 
 def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:
     """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
-    return argparse.ArgumentParser(prog=f"python -m tvm_mobilenet.{verb}", description=description,
-                                   allow_abbrev=False, **kwargs)
+    return argparse.ArgumentParser(
+        prog=f"python -m tvm_mobilenet.{verb}", description=description, allow_abbrev=False, **kwargs
+    )
 
 
 def say(text: str) -> None:
@@ -133,8 +141,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
 def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """The plain lines of a table."""
     widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
-    return ["  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
-            for row in [columns, *cells]]
+    return [
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in [columns, *cells]
+    ]
 
 
 def number(value: object) -> str:
@@ -154,7 +164,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A live table on a terminal; elsewhere a plain line at most every ``every`` seconds. On stderr; use as a context."""
+    """A live table on a terminal; elsewhere a plain line every so many seconds. On stderr; use as a context."""
 
     def __init__(self, every: float = 10.0):
         self._every, self._last, self._live = every, float("-inf"), None
@@ -163,7 +173,9 @@ class Progress:
         if not is_plain(sys.stderr):
             from rich import console, live
 
-            self._live = live.Live(console=console.Console(stderr=True, highlight=False), refresh_per_second=4, transient=True)
+            self._live = live.Live(
+                console=console.Console(stderr=True, highlight=False), refresh_per_second=4, transient=True
+            )
             self._live.start()
         return self
 

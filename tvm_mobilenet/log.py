@@ -2,14 +2,15 @@
 
 Two files lie side by side, because they have different readers:
 
-``NAME.jsonl``         the best decisions, one line a layer and core. People read it, diff it and ship it; builds read it.
-``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it: to go on where it was
-                       interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
+``NAME.jsonl``         the best decisions, one line a layer and core. People read it, diff it and ship it; builds read
+                       it.
+``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it: to go on where it
+                       was interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
 
-A line is appended with one `write` to a file opened with O_APPEND, under `flock`: two writers lose nothing, and a kill at
-any moment leaves at most one torn line at the end. The next writer moves that to ``NAME.torn``; a reader warns and goes on.
-A later line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules before older
-ones, then the lower cost. ``tidy`` leaves the lines that win.
+A line is appended with one `write` to a file opened with O_APPEND, under `flock`: two writers lose nothing, and a kill
+at any moment leaves at most one torn line at the end. The next writer moves that to ``NAME.torn``; a reader warns and
+goes on. A later line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules
+before older ones, then the lower cost. ``tidy`` leaves the lines that win.
 """
 
 from __future__ import annotations
@@ -56,10 +57,16 @@ class Record:
         What ran it: ``virtual``, or a remote board's name.
     schedule : str
         ``fingerprint()`` of the schedules and the core model at that time; costs compare only within one.
+    target : str
+        The board's name and a hash of its facts (``target_key``): what was built for.
+    cost_all_cores : float or None
+        As ``cost``, with all cores of that target.
     versions : dict of str to str
         Tools that built and ran it.
     failure : str
         Of a trial: why it has no cost.
+    whole : bool
+        All of the kernel's tasks were run and all of its output found right, not only a sample.
     seconds : float
         Of a trial: how long building, running and checking took.
     """
@@ -73,8 +80,11 @@ class Record:
     default_cost: float | None = None
     board: str = "virtual"
     schedule: str = ""
+    target: str = ""
+    cost_all_cores: float | None = None
     versions: dict = field(default_factory=dict)
     failure: str = ""
+    whole: bool = False
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -91,12 +101,13 @@ class Record:
 
     def to_json(self) -> str:
         """One line, without what is empty."""
-        data = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0)}
-        for name in ("cost", "default_cost"):
+        data = {
+            name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
+        }
+        for name in ("cost", "default_cost", "cost_all_cores"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
-        data["predicted"] = self.predicted
-        data["decisions"] = self.decisions
+        data |= {"decisions": self.decisions, "predicted": self.predicted}
         if self.seconds:
             data["seconds"] = round(self.seconds, 3)
         return json.dumps(data)
@@ -131,7 +142,9 @@ class Journal:
         with self._locked() as fd:
             written = os.write(fd, line)
             if written != len(line):
-                raise TvmMobilenetError(f"{self.path}: only {written} of {len(line)} bytes written", "is the disk full?")
+                raise TvmMobilenetError(
+                    f"{self.path}: only {written} of {len(line)} bytes written", "is the disk full?"
+                )
 
     def records(self) -> Iterator[Record]:
         """The records in the order they were written; a line that is none is skipped with a `TornLineWarning`."""
@@ -198,8 +211,9 @@ class Journal:
             with open(torn, "ab") as file:
                 file.write(tail + b"\n")
             os.ftruncate(fd, size - len(tail))
-            warnings.warn(f"{self.path}: its last line was torn; {len(tail)} bytes moved to {torn}", TornLineWarning,
-                          stacklevel=2)
+            warnings.warn(
+                f"{self.path}: its last line was torn; {len(tail)} bytes moved to {torn}", TornLineWarning, stacklevel=2
+            )
 
 
 def trials_of(path: str | os.PathLike) -> Journal:
@@ -209,17 +223,28 @@ def trials_of(path: str | os.PathLike) -> Journal:
 
 @cache
 def fingerprint() -> str:
-    """A short hash of all that a cost depends on besides layer, core and decisions: schedules, code generation, board."""
+    """A short hash of what a cost depends on besides layer, core and decisions: schedules, code generation, board."""
     import hashlib
 
     digest = hashlib.sha256()
     here = resources.files("tvm_mobilenet")
-    folders = [resources.files("tvm_mobilenet.schedules"), here / "boards", resources.files("tvm_mobilenet.targets") / "cores"]
+    folders = [
+        resources.files("tvm_mobilenet.schedules"),
+        here / "boards",
+        resources.files("tvm_mobilenet.targets") / "cores",
+    ]
     files = [file for folder in folders for file in folder.iterdir() if file.name.endswith((".py", ".toml"))]
     for file in sorted([*files, here / "codegen.py"], key=lambda file: file.name):
         if file.is_file():
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def target_key(target) -> str:
+    """A target's name and a short hash of all its facts: costs compare only within one."""
+    import hashlib
+
+    return f"{target.name} {hashlib.sha256(repr(dataclasses.asdict(target)).encode()).hexdigest()[:8]}"
 
 
 def shipped(core: str) -> Path:
@@ -242,10 +267,15 @@ def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
 
 
 def tidy(path: str | os.PathLike) -> None:
-    """Leave one line a layer, core and kind of cost, sorted, so that a diff of the log says what changed."""
+    """Leave one line a layer, core, target and kind of cost, sorted, so that a diff of the log says what changed."""
+
     def choose(records: list[Record]) -> list[Record]:
-        kinds = [best(r for r in records if r.predicted is predicted) for predicted in (False, True)]
-        return sorted((r for kind in kinds for r in kind.values()), key=lambda r: (r.core, r.layer, r.predicted))
+        groups: dict[tuple, list[Record]] = {}
+        for record in records:
+            groups.setdefault((record.core, record.layer, record.target.split(" ")[0], record.predicted), []).append(
+                record
+            )
+        return [winner for key in sorted(groups) for winner in best(groups[key]).values()]
 
     Journal(path).rewrite(choose)
 
@@ -258,22 +288,32 @@ class Known:
     source: Path
 
 
+def consulted(log: str | os.PathLike, core: str) -> list[Path]:
+    """The tune logs in the order in which they are consulted: the user's own, then the one that ships."""
+    return [Path(log), shipped(core)]
+
+
 class TuneLogs:
-    """Several logs, consulted in order: the first that knows a layer decides, but a measured record beats a predicted one.
+    """Several logs, consulted in order: the first that knows a layer decides, but a measured record beats a predicted
+    one.
 
     Parameters
     ----------
     paths : sequence of path
-        Most often the user's own log, then the shipped one (``shipped``). Files need not exist.
-    core : targets.Core
-        Decides which records count and, with today's schedules, which are still valid.
+        Most often those of ``consulted``. Files need not exist.
+    target : targets.Target
+        Its core decides which records count and, with today's schedules, which are still valid; of one log's records
+        those of this very target come first, then those of others with the same core.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike], core):
-        self._core = core
+    def __init__(self, paths: Iterable[str | os.PathLike], target):
+        self._core = core = target.core
         self._by_layer: dict[str, list[Known]] = {}
         for path in paths:
-            records = sorted((r for r in Journal(path).records() if r.core == core.name and r.cost is not None), key=rank)
+            records = sorted(
+                (r for r in Journal(path).records() if r.core == core.name and r.cost is not None),
+                key=lambda r: (r.predicted, r.target.split(" ")[0] != target.name, *rank(r)),
+            )
             for record in records:
                 self._by_layer.setdefault(record.layer, []).append(Known(record, Path(path)))
         for known in self._by_layer.values():

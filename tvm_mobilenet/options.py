@@ -1,4 +1,4 @@
-"""The options that verbs share, so that the same flag means the same everywhere: the model, its input, target and output."""
+"""The options that verbs share, so that a flag means the same everywhere: model, input, target and output."""
 
 from __future__ import annotations
 
@@ -71,8 +71,11 @@ class ModelOptions:
     @property
     def slug(self) -> str:
         """For file names: ``v1-1.0-224``."""
-        parts = [Path(self.model).stem] if self.is_file else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"),
-                                                              str(self.resolution)]
+        parts = (
+            [Path(self.model).stem]
+            if self.is_file
+            else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), str(self.resolution)]
+        )
         if not self.is_file and self.classes != 1000:
             parts.append(f"c{self.classes}")
         if self.features:
@@ -86,24 +89,47 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True) -> N
     """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input."""
     default = ModelOptions()
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default=default.model, metavar="NAME|FILE",
-                       help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx or .pt2 file (default: %(default)s)")
-    group.add_argument("--alpha", type=positive(float), default=default.alpha, help="width multiplier (default: %(default)s)")
-    group.add_argument("--resolution", type=resolution, default=default.resolution, metavar="PIXELS",
-                       help="height and width of the input, a multiple of 32 (default: %(default)s)")
+    group.add_argument(
+        "--model",
+        default=default.model,
+        metavar="NAME|FILE",
+        help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx or .pt2 file (default: %(default)s)",
+    )
+    group.add_argument(
+        "--alpha", type=positive(float), default=default.alpha, help="width multiplier (default: %(default)s)"
+    )
+    group.add_argument(
+        "--resolution",
+        type=resolution,
+        default=default.resolution,
+        metavar="PIXELS",
+        help="height and width of the input, a multiple of 32 (default: %(default)s)",
+    )
     group.add_argument("--classes", type=positive(int), default=default.classes, help="default: %(default)s")
-    group.add_argument("--weights", type=Path, metavar="FILE",
-                       help=".pth or .safetensors with torchvision's (v2, v3) or timm's (v1) keys; seeded weights without")
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (v1) keys; seeded weights without",
+    )
     group.add_argument("--seed", type=int, default=default.seed, help="of the weights made without --weights")
-    group.add_argument("--batch", type=positive(int), default=default.batch, help="images at once (default: %(default)s)")
+    group.add_argument(
+        "--batch", type=positive(int), default=default.batch, help="images at once (default: %(default)s)"
+    )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if inputs:
         group = parser.add_argument_group("input")
         group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
-        group.add_argument("--mean", type=three, metavar="R,G,B", help="of pixels scaled to 0..1 (default: the model's)")
+        group.add_argument(
+            "--mean", type=three, metavar="R,G,B", help="of pixels scaled to 0..1 (default: the model's)"
+        )
         group.add_argument("--std", type=three, metavar="R,G,B")
-        group.add_argument("--layout", choices=LAYOUTS, default=default.layout,
-                           help="how a model from a file takes its image (default: %(default)s)")
+        group.add_argument(
+            "--layout",
+            choices=LAYOUTS,
+            default=default.layout,
+            help="how a model from a file takes its image (default: %(default)s)",
+        )
         group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
 
 
@@ -129,33 +155,41 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
 def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> None:
     """``--target``, ``--linker`` and, for verbs that run code, ``--board``."""
     group = parser.add_argument_group("target")
-    group.add_argument("--target", default="arm", metavar="NAME|FILE",
-                       help="a board by name or TOML file; `list` shows them (default: %(default)s)")
-    group.add_argument("--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)")
+    group.add_argument(
+        "--target",
+        default="arm",
+        metavar="NAME|FILE",
+        help="a board by name or TOML file; `list` shows them (default: %(default)s)",
+    )
+    group.add_argument(
+        "--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)"
+    )
     if board:
-        group.add_argument("--board", default="virtual", metavar="BOARD",
-                           help="what runs the code: virtual, or local for --target host (default: %(default)s)")
+        group.add_argument(
+            "--board",
+            default="virtual",
+            metavar="BOARD",
+            help="what runs the code: virtual, or local for --target host (default: %(default)s)",
+        )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """``--output``, ``--log``, ``--json``."""
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
-    group.add_argument("--log", type=Path, metavar="FILE", default=OUTPUT / "tune_log.jsonl",
-                       help="your tune log; consulted before the one that ships (default: %(default)s)")
+    group.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        default=OUTPUT / "tune_log.jsonl",
+        help="your tune log; consulted before the one that ships (default: %(default)s)",
+    )
     group.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:
     """Where a module is built."""
     return args.output or OUTPUT / f"{model.slug}-{target.name}"
-
-
-def logs_for(log: Path, core: str) -> list[Path]:
-    """The tune logs in the order in which they are consulted: the user's, then the one that ships."""
-    from . import log as logs
-
-    return [log, logs.shipped(core)]
 
 
 def load_target(args: argparse.Namespace):
@@ -169,13 +203,16 @@ def load_target(args: argparse.Namespace):
     if getattr(args, "json", False):
         print_json(known)
     else:
-        print_table(("target", "board", "core", "cores", "MHz", "triple"),
-                    [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known])
+        print_table(
+            ("target", "board", "core", "cores", "MHz", "triple"),
+            [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known],
+        )
     return None
 
 
 def positive(kind: type):
     """An argparse type: a finite number above zero."""
+
     def parse(text: str):
         value = kind(text)
         if not 0 < value < float("inf"):
@@ -190,7 +227,9 @@ def resolution(text: str) -> int:
     """An argparse type: a positive multiple of 32."""
     value = int(text)
     if value <= 0 or value % 32:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive multiple of 32; try {max(32, round(value / 32) * 32)}")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a positive multiple of 32; try {max(32, round(value / 32) * 32)}"
+        )
     return value
 
 

@@ -7,11 +7,12 @@ Within a layer, one after the other:
 3. all points have been tried, or the layer's number of trials is used up, or the time is.
 A space of no more points than trials is thus searched exhaustively, best regions first.
 
-Between layers: the next trial goes to where it is expected to gain most a second, ``count * (best - floor) / (stale + 3)²``
-over the layer's seconds a trial, where ``count`` is how often the network has the layer, ``floor`` its arithmetic alone and
-``stale`` the number of trials since it last improved.
+Between layers: the next trial goes to where it is expected to gain most a second, ``count * (best - floor) / (stale +
+3)²`` over the layer's seconds a trial, where ``count`` is how often the network has the layer, ``floor`` its arithmetic
+alone and ``stale`` the number of trials since it last improved.
 
-Every trial is in the log before the next one is chosen, so a search that was stopped at any moment goes on from the log.
+Every trial is in the log before the next one is chosen, so a search that was stopped at any moment goes on from the
+log.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 
 from .log import Record
 
-MOST_POINTS = 20_000  # of a space that are listed; a larger one is searched by proposals alone
+LISTED = 1_000  # points at most for a space to be listed; a larger one is sampled
 PROPOSALS = 4  # of the sampler, until one is valid and new
 STALE_BEFORE_NEAR = 6  # trials without gain after which a layer asks its near layers again
 
@@ -69,10 +70,8 @@ class LayerSearch:
     curve: list[float] = field(default_factory=list)  # best cost after each trial
 
     def __post_init__(self):
-        self.points = list(itertools.islice(self.space.points(), MOST_POINTS))
-        self.size = len(self.points)
-        self._index = {identity(point) for point in self.points}
-        self._next_point = 0
+        listed = list(itertools.islice(self.space.points(), LISTED + 1))
+        self.points = listed if len(listed) <= LISTED else None
         self._turn = 0
         self._random = random.Random(self.name)
         self._study = None
@@ -84,12 +83,18 @@ class LayerSearch:
         return record and record.cost
 
     @property
-    def exhausted(self) -> bool:
-        return self.size < MOST_POINTS and len(self.tried) + len(self.running) >= self.size
+    def size(self) -> int | None:
+        """How many points there are; None: more than ``LISTED``."""
+        return self.points and len(self.points)
+
+    @property
+    def most(self) -> int:
+        """How many trials there will be at most."""
+        return min(self.trials, self.size or self.trials)
 
     @property
     def done(self) -> bool:
-        return self.exhausted or len(self.tried) + len(self.running) >= self.trials
+        return len(self.tried) + len(self.running) >= self.most
 
     @property
     def gain(self) -> float:
@@ -149,9 +154,16 @@ class LayerSearch:
         yield from self._proposals()
         if self.best is not None:
             yield from self._neighbours()
-        remaining = [point for point in self.points if self._new(point)]
-        self._random.shuffle(remaining)
-        yield from remaining
+        yield from self._random_points()
+
+    def _random_points(self) -> Iterator[dict]:
+        if self.points is not None:
+            yield from self._random.sample(self.points, len(self.points))
+            return
+        for _ in range(10_000):
+            point = {name: self._random.choice(choice.candidates) for name, choice in self.space.choices.items()}
+            if not self.space.valid(point):
+                yield point
 
     def _neighbours(self) -> Iterator[dict]:
         near = list(self.space.neighbours(self.best.decisions))
@@ -159,14 +171,16 @@ class LayerSearch:
         yield from near
 
     def _proposals(self) -> Iterator[dict]:
-        if len(self.tried) < 4 or len(self.tried) > 0.7 * self.size:
+        if len(self.tried) < 4 or len(self.tried) > 0.7 * (self.size or math.inf):
             return  # nothing learned yet, or so little left that proposals would be known ones
         if self._study is None:
             self._open_study()
         for _ in range(PROPOSALS):
             trial = self._study.ask(self._distributions)
-            decisions = {name: self._choices[name][trial.params[name]] if name in self._ordered else trial.params[name]
-                         for name in self._distributions}
+            decisions = {
+                name: self._choices[name][trial.params[name]] if name in self._ordered else trial.params[name]
+                for name in self._distributions
+            }
             refused = self.space.valid(decisions)
             self._study.tell(trial, None if not refused else self._worst * 4, state=None if refused else self._fail)
             if not refused:
@@ -178,11 +192,18 @@ class LayerSearch:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._fail = optuna.trial.TrialState.FAIL
         self._choices = {name: choice.candidates for name, choice in self.space.choices.items()}
-        self._ordered = {name for name, c in self._choices.items() if isinstance(c[0], int) and not isinstance(c[0], bool)}
+        self._ordered = {
+            name for name, c in self._choices.items() if isinstance(c[0], int) and not isinstance(c[0], bool)
+        }
         self._distributions = {
-            name: optuna.distributions.IntDistribution(0, len(candidates) - 1) if name in self._ordered
-            else optuna.distributions.CategoricalDistribution(candidates) for name, candidates in self._choices.items()}
-        sampler = optuna.samplers.TPESampler(seed=self._random.randrange(1 << 30), n_startup_trials=4, multivariate=True)
+            name: optuna.distributions.IntDistribution(0, len(candidates) - 1)
+            if name in self._ordered
+            else optuna.distributions.CategoricalDistribution(candidates)
+            for name, candidates in self._choices.items()
+        }
+        sampler = optuna.samplers.TPESampler(
+            seed=self._random.randrange(1 << 30), n_startup_trials=4, multivariate=True
+        )
         self._study = optuna.create_study(sampler=sampler)
         for record in self.tried.values():
             self._teach(record)
@@ -196,23 +217,39 @@ class LayerSearch:
 
         if self.space.valid(record.decisions):
             return
-        parameters = {name: self._choices[name].index(value) if name in self._ordered else value
-                      for name, value in record.decisions.items()}
+        parameters = {
+            name: self._choices[name].index(value) if name in self._ordered else value
+            for name, value in record.decisions.items()
+        }
         value = record.cost if record.cost is not None else self._worst * 4
-        self._study.add_trial(optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=value))
+        self._study.add_trial(
+            optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=value)
+        )
 
 
 def near(layers: dict[str, LayerSearch], kind_of: Callable[[str], object]) -> dict[str, list[str]]:
     """For each layer, the others of its kind, the nearest in size first: their decisions are where it starts."""
+
     def distance(a, b) -> float:
         sizes = [(a.height * a.width, b.height * b.width), (a.channels, b.channels), (a.out_channels, b.out_channels)]
         return sum(abs(math.log(x / y)) for x, y in sizes)
 
     parsed = {name: kind_of(name) for name in layers}
-    alike = {name: [other for other in layers if other != name and parsed[other].kind == parsed[name].kind
-                    and parsed[other].kernel == parsed[name].kernel and parsed[other].stride == parsed[name].stride]
-             for name in layers}
-    return {name: sorted(others, key=lambda other: distance(parsed[name], parsed[other]))[:3] for name, others in alike.items()}
+    alike = {
+        name: [
+            other
+            for other in layers
+            if other != name
+            and parsed[other].kind == parsed[name].kind
+            and parsed[other].kernel == parsed[name].kernel
+            and parsed[other].stride == parsed[name].stride
+        ]
+        for name in layers
+    }
+    return {
+        name: sorted(others, key=lambda other: distance(parsed[name], parsed[other]))[:3]
+        for name, others in alike.items()
+    }
 
 
 @dataclass
@@ -277,7 +314,9 @@ class Search:
             if start and layer._new(start) and start not in layer.starts:
                 layer.starts.append(start)
 
-    def run(self, workers, record_of: Callable, candidate_of: Callable, progress: Callable[[], None] = lambda: None) -> str:
+    def run(
+        self, workers, record_of: Callable, candidate_of: Callable, progress: Callable[[], None] = lambda: None
+    ) -> str:
         """Search until all layers are done or the time is over; which of the two: ``done`` or ``time``.
 
         Parameters

@@ -1,11 +1,12 @@
 """Worker processes that stay: each imports TVM once and then evaluates one job after another.
 
-A job may compile and execute machine code that nobody has seen before, so a worker may crash or hang; it is then killed and
-replaced, and the job is reported as failed. Nothing of a worker may outlive the search, however that ends:
+A job may compile and execute machine code that nobody has seen before, so a worker may crash or hang; it is then killed
+and replaced, and the job is reported as failed. Nothing of a worker may outlive the search, however that ends:
 
-- The pool is closed (also by an exception such as Ctrl-C): the process group of every worker is killed, linkers with it.
-- The parent is killed: every worker holds the read end of a pipe that only the parent writes to; a thread sees it close,
-  removes the temporary folder and kills its own group.
+- The pool is closed (also by an exception such as Ctrl-C): the process group of every worker is killed, linkers with
+  it.
+- The parent is killed: every worker holds the read end of a pipe that only the parent writes to; a thread sees it
+  close, removes the temporary folder and kills its own group.
 - A worker hangs in native code and its parent is gone: an alarm, set for each job, ends it.
 
 `multiprocessing` gives the connection but not the process: its start methods import the user's ``__main__`` again, and
@@ -14,6 +15,7 @@ its pools neither kill one hanging worker nor tell which job it had.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -51,9 +53,21 @@ class _Worker:
         environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
         # Popen hands no other descriptor down, so the write end of its stdin stays with this process alone.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "import sys; sys.path[:] = eval(sys.argv[1]); "
-             "from tvm_mobilenet.workers import _serve; _serve(int(sys.argv[2]))", repr(sys.path), str(theirs.fileno())],
-            stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, pass_fds=[theirs.fileno()], env=environment, process_group=0)
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.path[:] = eval(sys.argv[1]); "
+                "from tvm_mobilenet.workers import _serve; _serve(int(sys.argv[2]))",
+                repr(sys.path),
+                str(theirs.fileno()),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=quiet,
+            stderr=quiet,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            process_group=0,
+        )
         theirs.close()
         self.connection = ours
         self.job = None
@@ -69,17 +83,13 @@ class _Worker:
         self.job = job
         self.started = time.monotonic()
         self.deadline = self.started + timeout
-        try:
+        with contextlib.suppress(OSError):
             self.connection.send((job, timeout + GRACE_SECONDS))
-        except OSError:
-            pass
 
     def kill(self) -> int:
         """End the process and all that it started; its exit code."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.connection.close()
         self.process.stdin.close()
         return self.process.wait()
@@ -144,7 +154,9 @@ class Workers:
         done: list[Done] = []
         while not done and self.busy and time.monotonic() < end:
             watched = {worker.connection: worker for worker in self._workers}
-            until = min([end, *(worker.deadline for worker in self._workers if worker.job is not None or not worker.ready)])
+            until = min(
+                [end, *(worker.deadline for worker in self._workers if worker.job is not None or not worker.ready)]
+            )
             ready = connection.wait(list(watched), max(0.0, min(until - time.monotonic(), 3600)))
             for worker in (watched[c] for c in ready):
                 done += self._receive(worker)
@@ -163,7 +175,7 @@ class Workers:
             code = self._end(worker)
             what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             if not worker.ready:
-                raise TvmMobilenetError(f"a worker process cannot start: {what}", "run again with --debug to see why")
+                raise TvmMobilenetError(f"a worker process cannot start: {what}", "run again with --debug to see why") from None
             return [self._replaced(worker, f"crash: the worker ended with {what}")]
         if kind == "broken":
             raise TvmMobilenetError(f"a worker process cannot start: {failure}", "run again with --debug to see more")
@@ -178,10 +190,8 @@ class Workers:
 
     def _end(self, worker: _Worker) -> int:
         """The exit code of a worker whose connection closed; it is given a moment to end by itself."""
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            pass
         return worker.kill()
 
     def _replace(self, worker: _Worker, failure: str) -> Done:

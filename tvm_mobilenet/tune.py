@@ -1,0 +1,376 @@
+"""Tune a network for a target: search its layers' decisions on a board, then build and verify with the best.
+
+    python -m tvm_mobilenet.tune --target rpi4 --model v2 --alpha 0.5
+
+Every candidate is distinct machine code, executed and checked against PyTorch. Stopped at any moment, the same command
+goes on where it was; when there is nothing left to search it only builds and verifies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import console, options, tuning
+from .tuning import TIME_LIMIT, TRIALS, Work
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What tuning found for one layer; costs in ``TuneResult.unit``, one core."""
+
+    layer: str
+    count: int
+    decisions: dict
+    source: str
+    points: int | None
+    trials: int
+    floor: float
+    untuned: float | None
+    tuned: float | None
+    tuned_all_cores: float | None
+    curve: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def floor_multiple(self) -> float | None:
+        return self.tuned / self.floor if self.tuned and self.floor else None
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What `tune` did.
+
+    Parameters
+    ----------
+    ended : str
+        ``done``: nothing is left to search; ``time``: the time limit ended it.
+    layers : list of LayerResult
+        Each distinct layer once.
+    unit, predicted
+        Of all costs.
+    untuned, tuned, tuned_all_cores, floor : float or None
+        Of the whole network; None while a layer is unknown.
+    build, verification
+        The results of `build.build` and `verify.verify`.
+    """
+
+    model: str
+    target: str
+    core: str
+    cores: int
+    board: str
+    ended: str
+    unit: str
+    predicted: bool
+    layers: list[LayerResult]
+    untuned: float | None
+    tuned: float | None
+    tuned_all_cores: float | None
+    floor: float
+    clock_hz: float
+    log: Path
+    new_trials: int
+    build: object = None
+    verification: object = None
+
+    def milliseconds(self, cost: float | None) -> float | None:
+        """A cost of this result as milliseconds on the target."""
+        return cost and 1e3 * (cost / self.clock_hz if self.unit == "cycles" else cost)
+
+
+def tune(
+    model: options.ModelOptions,
+    target,
+    *,
+    board: str = "virtual",
+    log: Path = options.OUTPUT / "tune_log.jsonl",
+    output: Path | None = None,
+    trials: int = TRIALS,
+    time_limit: float = TIME_LIMIT,
+    workers: int = 2,
+    linker: str | None = None,
+    debug: bool = False,
+    network=None,
+    evaluate=None,
+    finish: Callable | None = None,
+) -> TuneResult:
+    """Search the decisions of a network's layers, then build and verify it.
+
+    Parameters
+    ----------
+    model : ModelOptions
+    target : targets.Target
+    board : str
+        What runs the candidates: ``virtual``, ``local``.
+    log : path
+        The tune log; its trials lie beside it.
+    output : path
+        The folder of the built module.
+    trials : int
+        At most so many candidates a layer.
+    time_limit : float
+        Seconds of search, those of interrupted runs included.
+    workers : int
+        Processes that build and run candidates.
+    network, evaluate, finish : optional
+        In place of ``load_network``, ``candidate.Evaluate`` and ``build_and_verify``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A model or target that does not fit, a log that cannot be written, a build that does not verify.
+    """
+    if evaluate is None:
+        from .candidate import Evaluate
+
+        evaluate = Evaluate(target, board, linker)
+    if network is None:
+        from .network import load_network
+
+        network = load_network(model)
+    work = tuning.prepare(network.counts, target, board, log, trials)
+    with console.Progress() as progress:
+        ended, new = tuning.search(work, evaluate, time_limit, workers, debug, _show(work, progress, time_limit))
+    output = output or options.OUTPUT / f"{model.slug}-{target.name}"
+    built, verified = (finish or build_and_verify)(network, target, log, output, linker, board)
+    return result_of(model, work, ended, new, built, verified)
+
+
+def build_and_verify(network, target, log: Path, output: Path, linker: str | None, board: str) -> tuple:
+    """The module with the logs' decisions, and its comparison with PyTorch."""
+    from . import build, verify
+
+    console.say(f"building into {output}")
+    built = build.build(network.options, target, log=log, output=output, linker=linker, network=network)
+    console.say("verifying the built machine code against PyTorch")
+    return built, verify.verify(output, board=board, network=network)
+
+
+def result_of(model: options.ModelOptions, work: Work, ended: str, new: int, built=None, verified=None) -> TuneResult:
+    """The result of a search, layers in the order of the network."""
+    layers = [
+        LayerResult(
+            name,
+            s.count,
+            s.best.decisions if s.best else s.space.default,
+            "tuned" if s.best else "default",
+            s.size,
+            len(s.tried),
+            s.floor,
+            s.default_cost,
+            s.best and s.best.cost,
+            s.best and s.best.cost_all_cores,
+            s.curve,
+        )
+        for name, s in work.searches.items()
+    ]
+
+    def total(field: str) -> float | None:
+        values = [getattr(layer, field) for layer in layers]
+        return None if None in values else sum(v * layer.count for v, layer in zip(values, layers, strict=True))
+
+    return TuneResult(
+        model.title,
+        work.target.name,
+        work.target.core.name,
+        work.target.cores,
+        work.board,
+        ended,
+        "s" if work.measured else "cycles",
+        not work.measured,
+        layers,
+        total("untuned"),
+        total("tuned"),
+        total("tuned_all_cores"),
+        total("floor"),
+        work.target.clock_hz,
+        work.log,
+        new,
+        built,
+        verified,
+    )
+
+
+def _show(work: Work, progress: console.Progress, time_limit: float) -> Callable:
+    layers = list(work.searches.values())
+
+    def line(searching) -> str:
+        tried, done = sum(len(layer.tried) for layer in layers), sum(layer.done for layer in layers)
+        costs = [(layer.count * layer.best.cost, layer.count * layer.floor) for layer in layers if layer.best]
+        cost, floor = (sum(c) for c in zip(*costs, strict=True)) if costs else (0.0, 0.0)
+        state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
+        if len(costs) == len(layers) and floor:
+            state += f", {cost / floor:.2f} x the floor"
+        left = console.duration(max(0.0, time_limit - searching.spent))
+        return f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
+
+    def rows() -> list:
+        heavy = sorted(layers, key=lambda s: -s.count * (s.best.cost if s.best else float("inf")))
+        return [
+            (
+                s.name,
+                f"{len(s.tried)}/{s.most}",
+                s.best and s.best.cost,
+                s.best.cost / s.floor if s.best and s.floor else None,
+                "done" if s.done else "running" if s.running else "",
+            )
+            for s in heavy
+        ]
+
+    return lambda searching: progress.update(lambda: line(searching), ("layer", "trials", "best", "x floor", ""), rows)
+
+
+def announce(model: options.ModelOptions, target, board: str, args: argparse.Namespace) -> None:
+    """Say what is about to happen, before anything slow does."""
+    console.say(f"tune {model.title} for {target.name} ({target.title}: {target.cores} x {target.core.name})")
+    console.say(
+        f"  board    {board}" + (" (executes the machine code; cycles are predicted)" if board == "virtual" else "")
+    )
+    limits = f"{args.trials} trials a layer and {console.duration(args.time_limit)}"
+    console.say(f"  search   at most {limits}, {args.jobs} processes")
+    console.say(f"  log      {args.log}")
+    console.say(f"  output   {options.output_folder(args, model, target)}")
+
+
+def print_result(result: TuneResult) -> None:
+    """The table of layers and the whole, on stdout."""
+    unit = "predicted cycles" if result.predicted else "seconds"
+    rows = [
+        (
+            layer.layer,
+            layer.count,
+            " ".join(f"{k}={v}" for k, v in layer.decisions.items()),
+            layer.trials,
+            layer.untuned,
+            layer.tuned,
+            layer.floor_multiple,
+        )
+        for layer in result.layers
+    ]
+    console.print_table(
+        ("layer", "count", "decisions", "trials", "untuned", "tuned", "x floor"),
+        rows,
+        f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once",
+    )
+    label = "predicted" if result.predicted else "measured"
+    whole = [("untuned", result.untuned), ("tuned", result.tuned), ("floor", result.floor)]
+    print()
+    for name, cost in whole:
+        if cost is not None:
+            multiple = f", {cost / result.floor:.2f} x the floor" if result.floor else ""
+            ms = console.number(result.milliseconds(cost))
+            print(f"{name:9} {console.number(cost)} {result.unit}, {ms} ms {label} on 1 core{multiple}")
+    if result.tuned_all_cores is not None:
+        ms = console.number(result.milliseconds(result.tuned_all_cores))
+        print(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
+    for part in (result.build, result.verification):
+        if hasattr(part, "summary"):
+            print(part.summary())
+    if result.ended == "time":
+        print("the time limit ended the search; a larger --time-limit goes on where it stopped")
+
+
+def print_known(network, work: Work, as_json: bool) -> None:
+    """What is known of each layer (``--list``, ``--dry-run``)."""
+    from .search import Search
+
+    searching = Search(work.searches, work.near, lambda record, best: None)
+    tuning.resume(work, searching)
+    rows = []
+    for name, s in work.searches.items():
+        known = work.known.get(name)
+        record = known.record if known else None
+        rows.append(
+            {
+                "layer": name,
+                "count": s.count,
+                "points": s.size,
+                "trials": len(s.tried),
+                "floor": s.floor,
+                "cost": record and record.cost,
+                "predicted": record and record.predicted,
+                "source": str(known.source) if known else "default",
+                "decisions": record.decisions if record else s.space.default,
+            }
+        )
+    if as_json:
+        console.print_json(rows)
+        return
+    console.print_table(
+        ("layer", "count", "points", "trials", "cost", "x floor", "known from"),
+        [
+            (
+                r["layer"],
+                r["count"],
+                r["points"],
+                r["trials"],
+                r["cost"],
+                r["cost"] / r["floor"] if r["cost"] and r["floor"] else None,
+                r["source"],
+            )
+            for r in rows
+        ],
+        f"{len(network.layers)} layers, {len(rows)} of them distinct",
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``tune``."""
+    new = console.parser_for("tune", __doc__.split("\n")[0])
+    options.add_model_options(new)
+    options.add_target_options(new)
+    group = new.add_argument_group("search")
+    group.add_argument(
+        "--trials", type=options.positive(int), default=TRIALS, help="at most, a layer (default: %(default)s)"
+    )
+    group.add_argument(
+        "--time-limit",
+        type=options.time_span,
+        default=TIME_LIMIT,
+        metavar="TIME",
+        help="of the search, such as 90s or 2h (default: 6m)",
+    )
+    group.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
+    group.add_argument("--dry-run", action="store_true", help="say what would be searched, and stop")
+    group.add_argument("--list", action="store_true", help="show the layers and what is known of each, and stop")
+    options.add_output_options(new)
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    target = options.load_target(args)
+    if target is None:
+        return 0
+    model = options.model_options(args)
+    announce(model, target, args.board, args)
+    if args.dry_run or args.list:
+        from .network import load_network
+
+        network = load_network(model)
+        print_known(network, tuning.prepare(network.counts, target, args.board, args.log, args.trials), args.json)
+        return 0
+    result = tune(
+        model,
+        target,
+        board=args.board,
+        log=args.log,
+        output=options.output_folder(args, model, target),
+        trials=args.trials,
+        time_limit=args.time_limit,
+        workers=args.jobs,
+        linker=args.linker,
+        debug=args.debug,
+    )
+    console.print_json(result) if args.json else print_result(result)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

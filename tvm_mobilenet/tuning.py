@@ -1,0 +1,184 @@
+"""The search of a network's layers on a board, with its log: what `tune` does between import and build.
+
+`prepare` gives each distinct layer its search, started from what the logs know; `search` runs them in worker processes,
+writes every trial down, runs each winner once more as a whole, and leaves the tune log tidy however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+from . import schedules
+from .candidate import Candidate
+from .layer import Layer
+from .log import Journal, Record, TuneLogs, consulted, fingerprint, target_key, tidy, trials_of
+from .search import LayerSearch, Search, identity, near
+from .workers import Workers
+
+TRIALS = 64  # a layer
+TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
+CANDIDATE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a search of a network needs: its layers, their spaces, and what the logs know."""
+
+    target: object
+    board: str
+    log: Path
+    searches: dict  # name to LayerSearch
+    near: dict
+    known: dict  # name to log.Known
+
+    @property
+    def measured(self) -> bool:
+        return self.board != "virtual"
+
+
+def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -> Work:
+    """The search of a network's layers, with all that was tried before.
+
+    Parameters
+    ----------
+    counts : dict of Layer to int
+        The distinct layers and how often each occurs.
+    """
+    logs = TuneLogs(consulted(log, target.core.name), target)
+    searches, known = {}, {}
+    for layer, count in counts.items():
+        floor = layer.mult_adds / target.core.macs_per_cycle(layer.dtype)
+        if board != "virtual":
+            floor /= target.clock_hz
+        found = logs.find(layer)
+        searches[layer.name] = LayerSearch(
+            layer.name,
+            schedules.space(layer, target.core),
+            count,
+            floor,
+            trials,
+            starts=[found.record.decisions] if found else [],
+        )
+        if found:
+            known[layer.name] = found
+    return Work(target, board, log, searches, near(searches, Layer.parse), known)
+
+
+def resume(work: Work, searching) -> int:
+    """Take in the trials of earlier runs that still count: same target, board, schedules and core model."""
+    same = (work.target.core.name, target_key(work.target), work.board, fingerprint())
+    records = trials_of(work.log).records()
+    return searching.resume([r for r in records if (r.core, r.target, r.board, r.schedule) == same])
+
+
+def search(
+    work: Work,
+    evaluate,
+    time_limit: float = TIME_LIMIT,
+    workers: int = 2,
+    debug: bool = False,
+    show: Callable[[Search], None] = lambda searching: None,
+    timeout: float = CANDIDATE_SECONDS,
+) -> tuple[str, int]:
+    """Search, check the winners whole, and log; how it ended (``done`` or ``time``) and how many trials were new.
+
+    Parameters
+    ----------
+    evaluate : callable
+        ``candidate.Evaluate``, or what takes its place in tests.
+    show : callable
+        Called with the `Search` now and then, to show how things stand.
+    """
+    best_log, trial_log = Journal(work.log), trials_of(work.log)
+    facts = {
+        "core": work.target.core.name,
+        "target": target_key(work.target),
+        "board": work.board,
+        "schedule": fingerprint(),
+        "versions": versions(),
+    }
+
+    def record_of(layer, decisions, done, whole=False) -> Record:
+        found = done.value
+        return Record(
+            layer=layer.name,
+            decisions=decisions,
+            cost=found and found.cost,
+            whole=whole,
+            failure=done.failure,
+            unit=found.unit if found else "s" if work.measured else "cycles",
+            predicted=found.predicted if found else not work.measured,
+            cost_all_cores=found and found.cost_all_cores,
+            seconds=done.seconds,
+            **facts,
+        )
+
+    def write(record: Record, best: bool) -> None:
+        trial_log.append(record)
+        if best:
+            _write_best(best_log, work.searches[record.layer], record)
+
+    searching = Search(work.searches, work.near, write, time_limit, workers)
+    resume(work, searching)
+    before = sum(len(layer.tried) for layer in work.searches.values())
+    waiting = any(not layer.done for layer in work.searches.values()) and searching.spent < time_limit
+    if not waiting and not _unconfirmed(work):
+        return ("done" if all(layer.done for layer in work.searches.values()) else "time"), 0
+    ended = "done"
+    try:
+        with Workers(evaluate, workers, timeout, debug) as pool:
+            ended = searching.run(pool, record_of, Candidate, lambda: show(searching))
+            _confirm(work, pool, lambda *a: record_of(*a, whole=True), trial_log, best_log, lambda: show(searching))
+    finally:
+        if work.log.exists():
+            tidy(work.log)
+    return ended, sum(len(layer.tried) for layer in work.searches.values()) - before
+
+
+def _write_best(best_log: Journal, layer, record: Record) -> None:
+    best_log.append(replace(record, default_cost=layer.default_cost, seconds=0.0))
+
+
+def _unconfirmed(work: Work) -> list:
+    return [
+        layer
+        for layer in work.searches.values()
+        if layer.best is not None and identity(layer.best.decisions) not in layer.confirmed
+    ]
+
+
+def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log: Journal, show: Callable) -> None:
+    """Run each winner whole; one that turns out wrong gives way to the next best, which is then run whole."""
+    jobs: dict[int, tuple] = {}
+    waiting = _unconfirmed(work)
+    while waiting or pool.busy:
+        while waiting and pool.idle:
+            layer = waiting.pop()
+            job = Candidate(layer.name, layer.best.decisions, whole=True)
+            jobs[id(job)] = layer, layer.best
+            pool.submit(job)
+        for done in pool.wait(1.0):
+            layer, best = jobs.pop(id(done.job))
+            record = record_of(layer, best.decisions, done)
+            trial_log.append(record)
+            if record.cost is None:
+                layer.refute(record)
+                if layer.best is not None:
+                    waiting.append(layer)
+            else:
+                layer.confirmed.add(identity(best.decisions))
+                _write_best(best_log, layer, replace(best, whole=True, cost_all_cores=record.cost_all_cores))
+        show()
+
+
+def versions() -> dict[str, str]:
+    """The tools that a cost depends on."""
+    found = {}
+    for package in ("apache-tvm", "unicorn", "optuna"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
