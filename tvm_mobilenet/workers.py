@@ -74,10 +74,8 @@ class _Worker:
         self.ready = False
         self.deadline = time.monotonic() + START_SECONDS
         self.started = time.monotonic()
-        try:
+        with contextlib.suppress(OSError):  # if it died already, its closed connection says so to whoever waits
             ours.send_bytes(pickle.dumps(evaluate))
-        except OSError:
-            pass  # it died already: its closed connection says so to whoever waits
 
     def start(self, job: object, timeout: float) -> None:
         self.job = job
@@ -175,7 +173,7 @@ class Workers:
             code = self._end(worker)
             what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             if not worker.ready:
-                raise TvmMobilenetError(f"a worker process cannot start: {what}", "run again with --debug to see why") from None
+                raise TvmMobilenetError(f"a worker process cannot start: {what}", "run again with --debug") from None
             return [self._replaced(worker, f"crash: the worker ended with {what}")]
         if kind == "broken":
             raise TvmMobilenetError(f"a worker process cannot start: {failure}", "run again with --debug to see more")
