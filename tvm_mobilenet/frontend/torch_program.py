@@ -16,7 +16,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend.sources import with_sources
+from tvm_mobilenet.frontend.imported import check_input, finished, opaque
 
 
 def from_torch(model: torch.nn.Module | torch.export.ExportedProgram, example_input=None) -> tvm.IRModule:
@@ -67,13 +67,18 @@ def from_pt2(path: str | Path) -> tvm.IRModule:
 
 
 def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
+    for node in program.graph.nodes:
+        if node.name in program.graph_signature.user_inputs:
+            value = node.meta["val"]
+            shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
+            check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
     importer = ExportedProgramImporter()
     sources: dict[str, str] = {}
-    for name, convert in list(importer.convert_map.items()):
-        importer.convert_map[name] = _recording(convert, importer, sources)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = program.run_decompositions()
+        for name in {n.target.__name__ for n in program.graph.nodes if n.op == "call_function"}:
+            importer.convert_map[name] = _recording(importer.convert_map.get(name), importer, sources)
         mod = importer.from_exported_program(
             program,
             keep_params_as_input=False,
@@ -81,14 +86,21 @@ def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
             no_bind_return_tuple=False,
             custom_convert_map=None,
         )
-    return with_sources(mod, sources)
+    return finished(mod, sources)
 
 
-def _recording(convert, importer, sources: dict[str, str]):
-    """The converter, noting where each variable that it returns comes from."""
+def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, str]):
+    """The converter, noting where each variable comes from; an opaque call where it fails or there is none."""
 
-    def recorded(node):
-        result = convert(node)
+    def recorded(node: torch.fx.Node):
+        try:
+            result = convert(node)
+        except Exception:
+            values = node.meta["val"]
+            values = values if isinstance(values, tuple | list) else [values]
+            types = [relax.TensorType([int(d) for d in v.shape], str(v.dtype).removeprefix("torch.")) for v in values]
+            inputs = [importer.env.get(i) for i in node.all_input_nodes]
+            result = importer.block_builder.emit(opaque(node.target.__name__, inputs, types))
         if isinstance(result, relax.Var):
             sources[result.name] = _source(node)
         return result

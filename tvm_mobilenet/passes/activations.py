@@ -43,8 +43,8 @@ class Activations(Rewriter):
             return self._call("relu", x)
         if (low, high) == (0, 1):  # clip(x / 6 + 1/2, 0, 1)
             add = self.made_by(x, "add")
-            multiply = add and self.made_by(add.args[0], "multiply")
-            if multiply and _is(add.args[1], 0.5) and _is(multiply.args[1], 1 / 6):
+            multiply = None if add is None else self.made_by(add.args[0], "multiply")
+            if multiply is not None and _is(add.args[1], 0.5) and _is(multiply.args[1], 1 / 6):
                 return self._call("hardsigmoid", multiply.args[0])
         return clip
 
@@ -57,7 +57,7 @@ class Activations(Rewriter):
             product = self.made_by(a, "multiply")  # x * relu6(x + 3) / 6
             if product is not None:
                 for x, gate in (product.args, product.args[::-1]):
-                    if self._relu6_of_3_plus(gate) is x and x is not None or _same(self._relu6_of_3_plus(gate), x):
+                    if _same(self._relu6_of_3_plus(gate), x):
                         return self._call("hardswish", x)
         for x, gate in ((a, b), (b, a)):
             kind, inner = self._activation(gate)

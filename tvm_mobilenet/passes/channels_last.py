@@ -75,19 +75,22 @@ class ChannelsLast:
 
     def _operator(self, var: relax.Var, value: relax.Expr) -> Tensor:
         name = op_name(value)
-        if not isinstance(value, relax.Call):
-            name = type(value).__name__
+        if isinstance(value, relax.TupleGetItem):  # only of operators that are reported already
+            shape = static_shape(var)
+            return fresh("?", _four(shape), shape)
+        if name in ("call_dps_packed", "call_tir"):
+            name = getattr(value.args[0], "global_symbol", None) or value.args[0].name_hint
         try:
-            if name.startswith("@") and "activation" in (self.mod[value.op].attrs or {}):
+            if isinstance(value.op, tvm.ir.GlobalVar) and "activation" in (self.mod[value.op].attrs or {}):
                 return self._activation(value)
             method = getattr(self, "_" + name.replace(".", "_"), None)
             if method is None:
                 raise Unsupported("no layer computes it")
             return method(value)
         except Unsupported as e:
-            shapes = [str(getattr(a.ty, "shape", a.ty)) for a in getattr(value, "args", []) if hasattr(a.ty, "shape")]
-            shapes = ", ".join(s.removeprefix("R.shape(").removesuffix(")") for s in shapes)
-            self.problems.append(f"{name.lstrip('@')} at {self.where}, {shapes}: {e}")
+            args = [f for a in value.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
+            shapes = ", ".join(str(list(static_shape(a))) for a in args if isinstance(a.ty, relax.TensorType))
+            self.problems.append(f"{name} at {self.where}, {shapes or 'no tensors'}: {e}")
             shape = static_shape(var) if isinstance(var.ty, relax.TensorType) else (1,)
             return fresh("?", _four(shape), shape)
 
@@ -221,12 +224,18 @@ class ChannelsLast:
             raise Unsupported("a constant of more dimensions than the data")
         shape = (1,) * (len(x.shape) - constant.ndim) + constant.shape
         varying = [i for i, s in enumerate(shape) if s > 1]
-        if len(x.shape) == 4 and x.layout == "NCHW" and x.layout != "NHWC":
-            x = self._nhwc(x)
-        channels = x.nhwc[-1]
-        if varying and (len(varying) > 1 or x.dims[varying[0]] != x.stored[-1:] or constant.size != channels):
+        from_nchw = x.layout == "NCHW" and x.shape[1] > 1 and prod(x.shape[2:]) > 1
+        channels = x.shape[1] if from_nchw else x.nhwc[-1]
+        last = x.dims[1] if from_nchw else x.stored[-1:]
+        if varying and (len(varying) > 1 or x.dims[varying[0]] != last or constant.size != channels):
             raise Unsupported("a constant that is not one value a channel")
         values = np.broadcast_to(constant.reshape(-1), (channels,)).astype("float32")
+        if from_nchw:  # the network's input, normalised: a 1x1 convolution that reads NCHW
+            n, c, h, w = x.shape
+            weight = np.diag(values if op == "mul" else np.ones(c)).reshape(c, c, 1, 1)
+            bias = {"add": values, "sub": -values, "mul": np.zeros(c, "float32")}[op]
+            layer = Layer(kind="conv", height=h, width=w, channels=c, out_channels=c, batch=n, input_layout="NCHW")
+            return self._feature_map(call, layer, x, weight=weight, bias=bias)
         n, h, w, c = x.nhwc
         weight = values if op == "mul" else np.ones(c, "float32")
         bias = {"add": values, "sub": -values, "mul": np.zeros(c, "float32")}[op]
@@ -271,10 +280,10 @@ class ChannelsLast:
         )
         return self._call(layer, list(operands), x.stored, x.dims)
 
-    def _feature_map(self, call: relax.Call, layer: Layer, x: Tensor, weight: np.ndarray | None = None) -> Tensor:
+    def _feature_map(self, call: relax.Call, layer: Layer, x: Tensor, weight=None, bias=None) -> Tensor:
         _, c, h, w = static_shape(call)
         n, c, h, w = x.dims[0], dim(c), dim(h), dim(w)
-        out = self._call(layer, [x], flat((n, h, w, c)), (n, c, h, w), weight=weight)
+        out = self._call(layer, [x], flat((n, h, w, c)), (n, c, h, w), weight=weight, bias=bias)
         n, c, h, w = out.shape
         return Tensor(out.value, (n, h, w, c), out.stored, out.dims)
 

@@ -1,0 +1,52 @@
+"""What every importer ends with: sources, interface checks, and a place for operators that TVM does not know.
+
+An operator that cannot be imported becomes an opaque call of the right shape. So the import always comes to its end, and
+the passes report everything that is unsupported at once, whatever the reason.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+
+def finished(mod: tvm.IRModule, noted: dict[str, str]) -> tvm.IRModule:
+    """The module with ``sources`` on ``main``.
+
+    Parameters
+    ----------
+    mod : IRModule
+        As TVM's importer left it.
+    noted : dict of str to str
+        The variable that each node of the model ended in, and the node's place. Operators that were emitted on the way
+        to it belong to the same node: they get the source of the next variable that was noted.
+    """
+    main = mod["main"]
+    sources, current = {}, ""
+    for binding in reversed([b for block in main.body.blocks for b in block.bindings]):
+        current = noted.get(binding.var.name, current)
+        if current:
+            sources[binding.var.name] = current
+    return tvm.IRModule({**dict(mod.functions.items()), mod.get_global_var("main"): main.with_attr("sources", sources)})
+
+
+def check_input(name: str, shape: list, dtype: str) -> None:
+    """Refuse an input of a network that cannot be one."""
+    if dtype != "float32":
+        raise TvmMobilenetError(f"input {name!r} is {dtype}", "only float32 models are imported; convert it to float32")
+    if len(shape) not in (2, 4):
+        raise TvmMobilenetError(
+            f"input {name!r} has rank {len(shape)}, {tuple(shape)}", "an image network takes (N, C, H, W)"
+        )
+    if any(not isinstance(d, int) or d < 1 for d in shape):
+        raise TvmMobilenetError(
+            f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"
+        )
+
+
+def opaque(name: str, inputs: list, types: list[relax.TensorType]) -> relax.Call:
+    """A call that stands for an operator that could not be imported."""
+    tensors = [i for i in inputs if isinstance(i, relax.Expr) and isinstance(i.ty, relax.TensorType)]
+    return relax.op.call_dps_packed(name, relax.Tuple(tensors), types[0] if len(types) == 1 else types)

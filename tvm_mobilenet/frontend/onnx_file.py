@@ -1,0 +1,180 @@
+"""ONNX files to Relax, as PyTorch's and TensorFlow's exporters write them.
+
+Before TVM's importer sees the graph, a dynamic batch is fixed and everything that depends on constants and shapes only is
+computed (`onnx_fold`): what is left are the operators of the network. Clip and Pad, which TVM imports as TIR, become
+Relax operators; what TVM cannot import becomes an opaque call, which the passes report with everything else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend.imported import check_input, finished, opaque
+from tvm_mobilenet.frontend.onnx_fold import fold, shapes_of
+
+OLDEST_OPSET = 11
+
+
+def from_onnx(path: str | Path, batch: int = 1) -> tvm.IRModule:
+    """The Relax module of an ONNX file.
+
+    Parameters
+    ----------
+    path : str or Path
+        float32, opset 11 or newer.
+    batch : int
+        Takes the place of a dynamic first dimension.
+
+    Raises
+    ------
+    TvmMobilenetError
+        For a file that is missing, truncated, no ONNX, too old, not float32, of the wrong rank, or lacks initialisers.
+    """
+    path = Path(path)
+    model = _load(path)
+    opset = _check(model, path)
+    _fix_batch(model.graph, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = fold(model)
+        importer = _Importer(model)
+        mod = importer.from_onnx(model.graph, opset)
+    return finished(mod, importer.noted)
+
+
+class _Importer(ONNXGraphImporter):
+    """TVM's importer, with sources, with Clip and Pad as Relax operators, and opaque calls for what it cannot do."""
+
+    def __init__(self, model: onnx.ModelProto):
+        super().__init__({}, "float32")
+        self.noted: dict[str, str] = {}
+        self._nodes_left = iter(model.graph.node)
+        self._shapes = shapes_of(model)
+
+    def _check_for_unsupported_ops(self, graph):
+        pass  # reported by the passes, with everything else
+
+    def _convert_operator(self, op_name, inputs, attrs, opset):
+        node = next(self._nodes_left)
+        try:
+            if op_name == "Clip":
+                result = relax.op.clip(inputs[0], *_range(inputs, attrs))
+            elif op_name == "Pad" and _pad(inputs, attrs) is not None:
+                result = relax.op.nn.pad(inputs[0], *_pad(inputs, attrs))
+            else:
+                result = super()._convert_operator(op_name, inputs, attrs, opset)
+        except Exception as e:
+            known = [self._shapes.get(o) for o in node.output if o]
+            if None in known:
+                raise TvmMobilenetError(
+                    f"{op_name} at {node.name or node.output[0]} is not supported: {str(e).splitlines()[0]}",
+                    "cut the model before it, or replace it in the model",
+                ) from e
+            result = opaque(op_name, list(inputs), [relax.TensorType(shape, dtype) for shape, dtype in known])
+        if isinstance(result, relax.Expr):
+            result = self.bb.normalize(result)
+            if isinstance(result, relax.Call):
+                result = self.bb.emit(result)
+            if isinstance(result, relax.Var):
+                self.noted[result.name] = node.name or node.output[0]
+        return result
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise TvmMobilenetError(f"{path}: no such file", "give the path of an .onnx file")
+    try:
+        model = onnx.load(path)
+    except Exception as e:
+        message = (str(e) or type(e).__name__).splitlines()[0]
+        raise TvmMobilenetError(
+            f"{path}: not a whole ONNX file ({message})",
+            "the file may be truncated, or its external data (.onnx.data) may be missing beside it",
+        ) from e
+    if not model.ir_version or not model.graph.node or not model.graph.output:
+        raise TvmMobilenetError(f"{path}: not an ONNX model, it holds no graph", "the file may be truncated")
+    return model
+
+
+def _check(model: onnx.ModelProto, path: Path) -> int:
+    """The opset of a model that can be imported."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise TvmMobilenetError(
+            f"{path}: opset {opset}; {OLDEST_OPSET} and newer are supported",
+            f"export it again, or convert it with onnx.version_converter.convert_version(model, {OLDEST_OPSET + 2})",
+        )
+    graph = model.graph
+    initialisers = {i.name for i in graph.initializer}
+    known = initialisers | {i.name for i in graph.input} | {s.values.name for s in graph.sparse_initializer} | {""}
+    missing = []
+    for node in graph.node:
+        missing += [f"{i} (read by {node.op_type} {node.name})" for i in node.input if i not in known]
+        known.update(node.output)
+    missing += [f"{o.name} (output)" for o in graph.output if o.name not in known]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise TvmMobilenetError(
+            f"{path}: {', '.join(missing[:3])}{more} is no input, initialiser or output of an earlier node",
+            "export the model with its weights",
+        )
+    for tensor in graph.initializer:
+        dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
+        if dtype in ("FLOAT16", "DOUBLE", "BFLOAT16", "INT8", "UINT8"):
+            raise TvmMobilenetError(
+                f"{path}: {tensor.name} is {dtype.lower()}", "only float32 models are imported; convert it to float32"
+            )
+    # old exporters list the initialisers among the inputs
+    inputs = [i for i in graph.input if i.name not in initialisers]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return opset
+
+
+def _fix_batch(graph: onnx.GraphProto, batch: int) -> None:
+    for value in graph.input:
+        tensor = value.type.tensor_type
+        dims = tensor.shape.dim
+        if dims and dims[0].dim_value < 1:
+            dims[0].dim_value = batch
+        shape = [d.dim_value if d.dim_value > 0 else (d.dim_param or "?") for d in dims]
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        check_input(value.name, shape, dtype)
+    # the shapes that the file notes for other values may hold the dynamic batch: they are inferred again
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def _range(inputs, attrs: dict) -> tuple[float, float]:
+    """The bounds of a Clip; a ValueError when one is no constant."""
+    bounds = [attrs.get("min", -np.inf), attrs.get("max", np.inf)]
+    for i in (1, 2):
+        if len(inputs) > i and inputs[i] is not None:
+            bounds[i - 1] = _numpy(inputs[i]).reshape(())
+    return float(bounds[0]), float(bounds[1])
+
+
+def _pad(inputs, attrs: dict) -> tuple[list[int], str, float] | None:
+    """Widths ``[before, after]`` by axis, mode and value of a Pad with constants; None for what TVM may know better."""
+    mode = attrs.get("mode", b"constant")
+    if (mode.decode() if isinstance(mode, bytes) else mode) != "constant" or (len(inputs) > 3 and inputs[3] is not None):
+        return None
+    pads = _numpy(inputs[1]).reshape(2, -1)
+    value = _numpy(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
+    return [int(p) for p in pads.T.reshape(-1)], "constant", float(value)
+
+
+def _numpy(expr: relax.Expr) -> np.ndarray:
+    if not isinstance(expr, tvm.ir.Constant):
+        raise ValueError("an argument that is not constant")
+    return expr.value.numpy()
+

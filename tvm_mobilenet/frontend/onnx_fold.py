@@ -1,0 +1,81 @@
+"""The part of an ONNX graph that depends on constants and shapes only, computed.
+
+Exporters write the target of a reshape as Shape, Gather, Concat, and the widths of a pad as a dozen operators. With the
+input's shape fixed all of them are constants. ONNX's own reference evaluator computes them, one node at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+_MAX_BYTES = 64 << 20  # a folded constant beyond this is none that an exporter wrote
+_NEVER = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "If", "Loop", "Scan"}
+
+
+def fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without nodes whose results are known; Identity and Dropout are gone too."""
+    while True:
+        shapes = shapes_of(model)
+        graph = model.graph
+        constants = {i.name: i for i in graph.initializer}
+        renamed: dict[str, str] = {}
+        outputs = {o.name for o in graph.output}
+        kept = []
+        for node in graph.node:
+            for i, name in enumerate(node.input):
+                node.input[i] = renamed.get(name, name)
+            values = None
+            if node.op_type in ("Identity", "Dropout") and node.output[0] not in outputs:
+                renamed[node.output[0]] = node.input[0]
+                continue
+            if node.op_type == "Shape" and node.input[0] in shapes:
+                dims = np.array(shapes[node.input[0]][0], np.int64)
+                bounds = {a.name: a.i for a in node.attribute}
+                values = [dims[bounds.get("start", 0) : bounds.get("end", len(dims))]]
+            elif node.op_type not in _NEVER and all(i in constants or not i for i in node.input):
+                values = _evaluate(node, constants, model)
+            if values is None or sum(v.nbytes for v in values) > _MAX_BYTES:
+                kept.append(node)
+                continue
+            for name, value in zip(node.output, values, strict=False):
+                constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        if len(kept) == len(graph.node):
+            return model
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(kept)
+        read = {i for n in kept for i in n.input} | outputs
+        graph.initializer.extend(c for name, c in constants.items() if name in read)
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Static shape and dtype of each value that ONNX's inference finds one for."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # a broken or foreign node: what is known without inference
+        graph = model.graph
+    found = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        dims = [d.dim_value for d in tensor.shape.dim]
+        if tensor.HasField("shape") and all(d > 0 for d in dims) and tensor.elem_type:
+            found[value.name] = tuple(dims), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    return found
+
+
+def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto) -> list[np.ndarray] | None:
+    """The outputs of a node of constants, or None when the evaluator does not know it."""
+    feeds = {i: numpy_helper.to_array(constants[i]) for i in node.input if i}
+    graph = onnx.helper.make_graph(
+        [node],
+        "node",
+        [onnx.helper.make_tensor_value_info(i, constants[i].data_type, None) for i in feeds],
+        [onnx.helper.make_empty_tensor_value_info(o) for o in node.output],
+    )
+    try:
+        single = onnx.helper.make_model(graph, opset_imports=model.opset_import)
+        return [np.asarray(v) for v in ReferenceEvaluator(single).run(None, feeds)]
+    except Exception:
+        return None

@@ -1,0 +1,72 @@
+"""Layers to kernels: every layer becomes a call of its scheduled PrimFunc, its constants packed as the kernel wants them.
+
+Layers that are equal, with equal decisions, share one kernel. What comes out is an ordinary Relax module of `call_tir`
+and free views, which builds like any other, and from which the plan is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import tvm
+from tvm import relax
+
+from tvm_mobilenet import schedules
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, second_shape, shape_of
+
+
+def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Mapping[Layer, dict]) -> tvm.IRModule:
+    """The module of these calls under these decisions.
+
+    Parameters
+    ----------
+    calls, interface
+        Of a module of layers: ``passes.layers_of`` and ``passes.interface_of``.
+    decisions : mapping of Layer to dict
+        One record for every distinct layer.
+
+    Returns
+    -------
+    tvm.IRModule
+        ``main`` has the interface's signature; each kernel has the attributes ``layer`` and ``scratch_bytes``.
+    """
+    bb = relax.BlockBuilder()
+    params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in interface.inputs]
+    values: dict[str, relax.Expr] = {p.name: p for p in params}
+    kernels: dict[Layer, tvm.ir.GlobalVar] = {}
+
+    def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
+        expr = values[value]
+        if shape_of(expr) == tuple(shape):
+            return expr
+        assert prod(shape_of(expr)) == prod(shape), (value, shape_of(expr), shape)
+        return bb.emit(relax.op.reshape(expr, shape))
+
+    for call in calls:
+        if call.layer not in kernels:
+            symbol = symbol_of(call.layer)
+            function = schedules.kernel(call.layer, decisions[call.layer])
+            function = function.with_attrs({"global_symbol": symbol, "layer": call.layer.name})
+            kernels[call.layer] = bb.add_func(function, symbol)
+    with bb.function("main", params):
+        with bb.dataflow():
+            for call in calls:
+                layer = call.layer
+                packed = schedules.pack(layer, decisions[layer], call.weight, call.bias)
+                operands = [view(call.inputs[0], layer.input_shape), *map(relax.const, packed)]
+                if len(call.inputs) > 1:
+                    operands.append(view(call.inputs[1], second_shape(layer)))
+                out = relax.TensorType(layer.output_shape, layer.dtype)
+                values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
+            outputs = [view(p.value, p.shape) for p in interface.outputs]
+            result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])
+        bb.emit_func_output(result)
+    return bb.get()
+
+
+def symbol_of(layer: Layer) -> str:
+    """The name of a layer's kernel in the library."""
+    return re.sub(r"\W+", "_", layer.name)
