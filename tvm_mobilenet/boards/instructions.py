@@ -315,7 +315,6 @@ def _fields32(mnemonic: str, operands: str):
             target, sources = target + sources[:1], sources[1:]
         if kind.startswith(("fma_", "vmla")):
             accumulator = target[0]
-            sources += target[1:]
         elif name in ("movt", "bfi", "vbsl", "vbit", "vbif", "vtbx") or conditional or "[" in first:
             sources = target + sources
         reads += sources

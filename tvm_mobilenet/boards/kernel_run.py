@@ -112,6 +112,10 @@ class KernelRun:
         """On one core."""
         return self.cycles_on(1)
 
+    def cost(self, cores: int | None = None) -> PredictedCycles:
+        """As ``cycles_on``; on all cores of the target unless told."""
+        return self.cycles_on(cores or self.target.cores)
+
     def cycles_on(self, cores: int, core=None) -> PredictedCycles:
         """Predicted cycles on ``cores`` cores: every parallel region's slowest share, and the serial parts.
 

@@ -1,0 +1,134 @@
+"""This machine as a board: loads a module with TVM's runtime, runs its kernels and measures wall time.
+
+The calls are those of the virtual board, what comes back is ``Seconds``. A kernel that runs wild here takes the process
+with it; run what is not trusted on the virtual board, or in a process of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.boards import Seconds
+from tvm_mobilenet.errors import BoardError
+
+_MINIMUM_SECONDS = 0.02  # measured at least this long in all
+_MOST_REPEATS = 200
+
+
+@dataclass
+class LocalRun:
+    """One kernel run on this machine.
+
+    Attributes
+    ----------
+    outputs : list of ndarray
+    seconds : Seconds
+        The fastest of the repeats.
+    """
+
+    symbol: str
+    seconds: Seconds
+    repeats: int
+    outputs: list[np.ndarray] = field(default_factory=list)
+
+    sampled = False
+
+    def cost(self, cores: int | None = None) -> Seconds:
+        """What it cost, on the cores that it ran on."""
+        return self.seconds
+
+
+class LocalBoard:
+    """This machine.
+
+    Parameters
+    ----------
+    target : targets.Target
+        ``host``, or one of this machine's architecture.
+    """
+
+    def __init__(self, target):
+        from tvm_mobilenet.targets import host
+
+        here = host.core_data()["architecture"]
+        if target.architecture != here:
+            raise BoardError(f"target {target.name} is {target.architecture}, this machine {here}",
+                             "use the virtual board, or target host")
+        self.target = target
+
+    def load(self, path) -> LocalModule:
+        """The module of a linked shared object."""
+        return LocalModule(path, self.target)
+
+
+class LocalModule:
+    """A loaded shared object; ``close`` it, or use it in a ``with``."""
+
+    def __init__(self, path, target):
+        import tvm
+
+        if not Path(path).is_file():
+            raise BoardError(f"{path} does not exist", "build the module first")
+        try:
+            self._module = tvm.runtime.load_module(str(path))
+        except Exception as e:
+            raise BoardError(f"{path} cannot be loaded here: {e}", f"build it with --target {target.name}") from None
+        self.path, self.target = path, target
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Forgets the module; TVM unloads it with its last reference."""
+        self._module = None
+
+    def _function(self, symbol: str):
+        for module in (self._module, *self._module.imports):
+            try:
+                if function := module.get_function(symbol):
+                    return function
+            except (AttributeError, ValueError):
+                continue
+        raise BoardError(f"{self.path} has no kernel {symbol!r}")
+
+    def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> LocalRun:
+        """Runs a kernel until it is measured; see ``VirtualModule.call``. ``sample`` runs everything as well.
+
+        Raises
+        ------
+        BoardError
+            There is no such kernel, or it reports an error.
+        """
+        import tvm
+
+        function = self._function(symbol)
+        if cores:
+            tvm.get_global_func("runtime.config_threadpool")(1, cores)
+        placed: dict[tuple, object] = {}
+        tensors = []
+        for a in args:
+            key = (a.__array_interface__["data"][0], a.nbytes)
+            if key not in placed:
+                placed[key] = tvm.runtime.tensor(np.ascontiguousarray(a))
+            tensors.append(placed[key])
+        try:
+            function(*tensors)
+        except Exception as e:
+            raise BoardError(f"kernel {symbol}: {e}") from None
+        for a, t in zip(args, tensors, strict=True):
+            if a.flags.writeable:
+                a[...] = t.numpy()
+        best, total, n = float("inf"), 0.0, 0
+        while total < _MINIMUM_SECONDS and n < _MOST_REPEATS:
+            start = time.perf_counter()
+            function(*tensors)
+            seconds = time.perf_counter() - start
+            best, total, n = min(best, seconds), total + seconds, n + 1
+        return LocalRun(symbol, Seconds(best), n, list(args[-1:]))
