@@ -1,8 +1,8 @@
 """Weights for a network without a checkpoint: drawn from a seed, with statistics calibrated layer by layer.
 
 PyTorch's own initial weights make a bad reference: activations die out within a few layers and the logits are the last
-bias, whatever the image, so that any broken compiler agrees with them. Here every layer's batch-norm statistics are those
-of its own input on a few images, so that each keeps unit variance, and the layers without batch norm (classifier,
+bias, whatever the image, so that any broken compiler agrees with them. Here every layer's batch-norm statistics are
+those of its own input on a few images, so that each keeps unit variance, and the layers without batch norm (classifier,
 squeeze-and-excite) are centred and scaled until what is left in them is what depends on the image.
 
 The same seed gives the same bits anywhere: draws come from PCG64, calibration runs in float64, and what it finds is
@@ -116,9 +116,9 @@ def calibrate(module: nn.Module, images: torch.Tensor, seed: int) -> None:
 def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
     """Images with the statistics that convolutions see in photographs, without shipping any; pixels in 0..1.
 
-    Dead leaves: discs and boxes that hide one another, many small and few large, each with a colour and a gradient of its
-    own. That gives what photographs have: power falling with frequency, edges, flat regions. Some fine texture lies on
-    top; images differ in exposure, contrast and tint.
+    Dead leaves: discs and boxes that hide one another, many small and few large, each with a colour and a gradient of
+    its own. That gives what photographs have: power falling with frequency, edges, flat regions. Some fine texture lies
+    on top; images differ in exposure, contrast and tint.
 
     Returns
     -------
@@ -140,7 +140,8 @@ def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
             dx = np.arange(left, left + part.shape[1])[None, :] - x
             inside = dy * dy + dx * dx < radius * radius if draw.random() < 0.7 else (dy < radius) & (dx < radius)
             tilt = 0.4 * draw.standard_normal(2) / radius
-            colour = draw.standard_normal() + saturation * (draw.standard_normal() * warm + 0.3 * draw.standard_normal(3))
+            light, warmth, hue = draw.standard_normal(), draw.standard_normal(), draw.standard_normal(3)
+            colour = light + saturation * (warmth * warm + 0.3 * hue)
             part[inside] = ((tilt[0] * dy + tilt[1] * dx)[..., None] + colour)[inside]
         texture = 0.1 * draw.random()
         image += texture * (draw.standard_normal((size, size)) + _smooth(draw, size // 2, size))[..., None]

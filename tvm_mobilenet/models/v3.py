@@ -108,7 +108,8 @@ class MobileNetV3(MobileNet):
             width = out
         self.features.append(conv_bn(width, 6 * width, 1, activation=HS, **NORM))
         hidden = make_divisible(hidden * alpha)
-        self.classifier = nn.Sequential(nn.Linear(6 * width, hidden), HS(), nn.Dropout(0.2), nn.Linear(hidden, num_classes))
+        last = nn.Linear(hidden, num_classes)
+        self.classifier = nn.Sequential(nn.Linear(6 * width, hidden), HS(), nn.Dropout(0.2), last)
         self.set_features(features, [2, *(row[-1] for row in rows), 1], head=1)
 
     def layers(self):
