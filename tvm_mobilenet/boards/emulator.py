@@ -19,6 +19,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 
 from tvm_mobilenet.boards import native
 from tvm_mobilenet.boards.elf import PAGE, Image, read_image
+from tvm_mobilenet.errors import BoardError
 
 STUBS = 0x0010_0000
 MODULE = 0x0040_0000
@@ -63,18 +64,22 @@ class Emulator:
         The shared object.
     provide : dict
         Imported function's name to ``handler(emulator)``, which reads arguments, acts on memory and sets the result.
+    architecture : str
+        ``aarch64`` or ``armv7``; a shared object of the other is refused.
     cpu_model : str
         ``A53``, ``A72`` or ``MAX`` for AArch64, ``A15``, ``A7`` or ``MAX`` for 32-bit ARM: what the emulated core can
         execute. An instruction that the board's core lacks is a fault here too.
     """
 
-    def __init__(self, path, provide: dict, cpu_model: str = "MAX"):
+    def __init__(self, path, provide: dict, architecture: str, cpu_model: str = "MAX"):
         self._handlers: list = [None]
         self._names = ["return"]
         self._provide = provide
         self._stub_of: dict[str, int] = {}
         self.image: Image = read_image(path, MODULE, self.entry_point)
         arch = self.image.architecture
+        if arch != architecture:
+            raise BoardError(f"{path} is for {arch}, the target is {architecture}", "build it for this target")
         self._registers = _REGISTERS[arch]
         if arch == "aarch64":
             self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)

@@ -78,12 +78,9 @@ class VirtualModule:
         self._workspace = Workspace()
         self._calls: dict[str, list[int]] = {}
         handlers = provided(self._workspace, self._launch, self._record)
-        self._emulator = Emulator(path, handlers, target.core.model.get("emulated_cpu", "MAX"))
+        self._emulator = Emulator(path, handlers, target.architecture,
+                                  target.core.model.get("emulated_cpu", "MAX"))
         image = self._emulator.image
-        if image.architecture != target.architecture:
-            self.close()
-            raise BoardError(f"{path} is for {image.architecture}, target {target.name} is {target.architecture}",
-                             f"build it with --target {target.name}")
         for name in handlers:
             if name in image.symbols and name.startswith("__TVM"):  # a pointer that TVM's loader fills in
                 entry = self._emulator.entry_point(name)

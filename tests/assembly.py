@@ -1,0 +1,24 @@
+"""Assembles a few lines into a module, so that a test knows every instruction of what it runs."""
+
+import subprocess
+import sys
+
+LINK = {"aarch64": "aarch64-linux-gnu.2.28", "armv7": "arm-linux-gnueabihf.2.28"}
+
+# Arguments of a kernel: x1 holds 16-byte values, a pointer to the tensor at 8; a tensor begins with its data pointer.
+LOAD_DATA = "\n".join(f"ldr x{9 + i}, [x1, #{16 * i + 8}]\n ldr x{9 + i}, [x{9 + i}]" for i in range(2))
+
+
+def assemble(path, functions: dict[str, str], architecture: str = "aarch64", extra: str = ""):
+    """A shared object with one kernel a name; each body ends with its own ``ret``. ``extra``: other directives."""
+    lines = [".text"]
+    if architecture == "armv7":
+        lines += [".syntax unified", ".arm", ".fpu neon-vfpv4"]
+    for name, body in functions.items():
+        symbol = f"__tvm_ffi_{name}"
+        lines += [f".global {symbol}", f".type {symbol},%function", f"{symbol}:", body, f".size {symbol}, .-{symbol}"]
+    source = path.with_suffix(".s")
+    source.write_text("\n".join(lines) + "\n" + extra + "\n", encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", LINK[architecture], "-shared", "-nostdlib",
+                    str(source), "-o", str(path)], check=True)
+    return path
