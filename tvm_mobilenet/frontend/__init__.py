@@ -66,5 +66,7 @@ def load(model, example_input=None, batch: int = 1) -> tvm.IRModule:
         raise TvmMobilenetError(
             f"{model} holds weights, not a model", "pass it as --weights beside --model, or save a .pt2 or .onnx file"
         )
-    raise TvmMobilenetError(f"{model}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
-                            "give an .onnx or a .pt2 file")
+    raise TvmMobilenetError(
+        f"{model}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
+        "give an .onnx or a .pt2 file",
+    )

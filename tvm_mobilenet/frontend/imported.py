@@ -1,7 +1,7 @@
 """What every importer ends with: sources, interface checks, and a place for operators that TVM does not know.
 
-An operator that cannot be imported becomes an opaque call of the right shape. So the import always comes to its end, and
-the passes report everything that is unsupported at once, whatever the reason.
+An operator that cannot be imported becomes an opaque call of the right shape. So the import always comes to its end,
+and the passes report everything that is unsupported at once, whatever the reason.
 """
 
 from __future__ import annotations

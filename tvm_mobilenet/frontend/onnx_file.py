@@ -1,8 +1,8 @@
 """ONNX files to Relax, as PyTorch's and TensorFlow's exporters write them.
 
-Before TVM's importer sees the graph, a dynamic batch is fixed and everything that depends on constants and shapes only is
-computed (`onnx_fold`): what is left are the operators of the network. Clip and Pad, which TVM imports as TIR, become
-Relax operators; what TVM cannot import becomes an opaque call, which the passes report with everything else.
+Before TVM's importer sees the graph, a dynamic batch is fixed and everything that depends on constants and shapes only
+is computed (`onnx_fold`): what is left are the operators of the network. Clip and Pad, which TVM imports as TIR,
+become Relax operators; what TVM cannot import becomes an opaque call, which the passes report with everything else.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def _range(inputs, attrs: dict) -> tuple[float, float]:
 def _pad(inputs, attrs: dict) -> tuple[list[int], str, float] | None:
     """Widths ``[before, after]`` by axis, mode and value of a Pad with constants; None for what TVM may know better."""
     mode = attrs.get("mode", b"constant")
-    if (mode.decode() if isinstance(mode, bytes) else mode) != "constant" or (len(inputs) > 3 and inputs[3] is not None):
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    if mode != "constant" or (len(inputs) > 3 and inputs[3] is not None):
         return None
     pads = _numpy(inputs[1]).reshape(2, -1)
     value = _numpy(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
@@ -177,4 +178,3 @@ def _numpy(expr: relax.Expr) -> np.ndarray:
     if not isinstance(expr, tvm.ir.Constant):
         raise ValueError("an argument that is not constant")
     return expr.value.numpy()
-

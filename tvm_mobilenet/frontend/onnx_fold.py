@@ -1,7 +1,7 @@
 """The part of an ONNX graph that depends on constants and shapes only, computed.
 
-Exporters write the target of a reshape as Shape, Gather, Concat, and the widths of a pad as a dozen operators. With the
-input's shape fixed all of them are constants. ONNX's own reference evaluator computes them, one node at a time.
+Exporters write the target of a reshape as Shape, Gather, Concat, and the widths of a pad as a dozen operators. With
+the input's shape fixed all of them are constants. ONNX's own reference evaluator computes them, one node at a time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """PyTorch to Relax: a module is exported with an example input, a saved ``.pt2`` is loaded.
 
-TVM's importer does the work. Around it: every operator keeps the module path it came from (``sources`` on ``main``, see
-`tvm_mobilenet.passes.rewrite`), what TVM cannot import is listed at once, and a model that returns one tensor gives a
-``main`` that does.
+TVM's importer does the work. Around it: every operator keeps the module path it came from (``sources`` on ``main``,
+see `tvm_mobilenet.passes.rewrite`), what TVM cannot import is listed at once, and a model that returns one tensor
+gives a ``main`` that does.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def from_pt2(path: str | Path) -> tvm.IRModule:
         program = torch.export.load(path)
     except Exception as e:
         raise TvmMobilenetError(
-            f"{path}: not a saved ExportedProgram ({str(e).splitlines()[0]})", "save it with torch.export.save(program, path)"
+            f"{path}: not a saved ExportedProgram ({str(e).splitlines()[0]})",
+            "save it with torch.export.save(program, path)",
         ) from e
     return _import(program)
 
@@ -76,6 +77,7 @@ def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
     sources: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
         program = program.run_decompositions()
         for name in {n.target.__name__ for n in program.graph.nodes if n.op == "call_function"}:
             importer.convert_map[name] = _recording(importer.convert_map.get(name), importer, sources)

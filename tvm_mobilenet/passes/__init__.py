@@ -1,7 +1,7 @@
 """Relax to Relax: from an imported graph to layers.
 
-``run(mod)`` applies `PASSES` in order. After it, ``main`` is nothing but calls of layers, one private function each, with
-free views between them; `layers_of` lists them.
+``run(mod)`` applies `PASSES` in order. After it, ``main`` is nothing but calls of layers, one private function each,
+with free views between them; `layers_of` lists them.
 
     simplify         one spelling for what exporters write in many
     activations      hard-swish and the others by name

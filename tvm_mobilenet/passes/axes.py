@@ -1,9 +1,9 @@
 """Where the logical dimensions of a tensor lie in memory.
 
-An imported graph speaks of NCHW tensors, flattens, permutes and squeezes them; memory holds channels-last. A `Tensor` keeps
-both: ``stored`` is the order of its axes in memory, ``dims`` says which axes make up each logical dimension. A permute then
-costs nothing, and a flatten of a feature map is remembered as a dimension of three axes until the weights behind it are
-reordered. Axes of size one have no place in memory and are left out.
+An imported graph speaks of NCHW tensors, flattens, permutes and squeezes them; memory holds channels-last. A `Tensor`
+keeps both: ``stored`` is the order of its axes in memory, ``dims`` says which axes make up each logical dimension. A
+permute then costs nothing, and a flatten of a feature map is remembered as a dimension of three axes until the weights
+behind it are reordered. Axes of size one have no place in memory and are left out.
 """
 
 from __future__ import annotations

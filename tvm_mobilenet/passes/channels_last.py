@@ -1,9 +1,10 @@
 """From operators of an NCHW graph to layers that are channels-last, without one transpose between them.
 
-Each operator becomes one layer: its tensors are laid out ``(N, H, W, C)``, and permutes, flattens and squeezes are only
-bookkeeping (`axes`). The network's own input is read as it came by the convolution that reads it; an output that must be
-NCHW is written so by a last copying layer, which `fuse_epilogue` then takes into the layer before it. Batch norm and bias
-are depthwise 1x1 layers here; `fold_batch_norm` removes them. What has no layer is collected and reported at once.
+Each operator becomes one layer: its tensors are laid out ``(N, H, W, C)``, and permutes, flattens and squeezes are
+only bookkeeping (`axes`). The network's own input is read as it came by the convolution that reads it; an output that
+must be NCHW is written so by a last copying layer, which `fuse_epilogue` then takes into the layer before it. Batch
+norm and bias are depthwise 1x1 layers here; `fold_batch_norm` removes them. What has no layer is collected and
+reported at once.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class ChannelsLast:
         else:
             kind = "conv"
         layout = x.layout
-        if layout == "NCHW" and h * w == 1 or c == 1:
+        if (layout == "NCHW" and h * w == 1) or c == 1:
             layout = "NHWC"
         if layout is None:
             raise Unsupported("its data is neither NCHW nor NHWC in memory")
@@ -150,7 +151,24 @@ class ChannelsLast:
         columns = dim(weight.shape[0])
         return self._call(layer, [x], rows + columns, (*x.dims[:-1], columns), weight=weight)
 
-    # ---- pools
+    def _nn_batch_norm(self, call: relax.Call) -> Tensor:
+        raise Unsupported("its statistics are not fixed; export the model in inference mode (model.eval())")
+
+    # ---- pads and pools
+
+    def _nn_pad(self, call: relax.Call) -> Tensor:
+        """Zeros that no convolution took in: a depthwise 1x1 layer that pads."""
+        x = self._nhwc(self._tensor(call.args[0]))
+        n, c, h, w = x.shape
+        widths = [int(i) for i in call.attrs.pad_width]
+        if str(call.attrs.pad_mode) != "constant" or float(call.attrs.pad_value) or any(widths[:4]):
+            raise Unsupported("only zeros around the height and width")
+        if min(widths) < 0:
+            raise Unsupported("a negative pad")
+        padding = (widths[4], widths[6], widths[5], widths[7])
+        geometry = {"height": h, "width": w, "channels": c, "out_channels": c, "batch": n, "groups": c}
+        layer = Layer(kind="depthwise", padding=padding, **geometry)
+        return self._feature_map(call, layer, x, weight=np.ones((c, 1, 1, 1)))
 
     def _nn_avg_pool2d(self, call: relax.Call) -> Tensor:
         attrs = call.attrs
@@ -182,7 +200,8 @@ class ChannelsLast:
     # ---- element by element
 
     def _activation(self, call: relax.Call) -> Tensor:
-        return self._elementwise("none", self._tensor(call.args[0]), activation=str(self.mod[call.op].attrs["activation"]))
+        name = str(self.mod[call.op].attrs["activation"])
+        return self._elementwise("none", self._tensor(call.args[0]), activation=name)
 
     def _add(self, call: relax.Call) -> Tensor:
         return self._binary(call, "add")
@@ -212,8 +231,7 @@ class ChannelsLast:
 
     def _scale(self, op: str, a: Tensor, b: Tensor) -> Tensor:
         a = self._nhwc(a)
-        n, c, h, w = a.shape
-        if op != "mul" or b.shape != (n, c, 1, 1):
+        if op != "mul" or b.shape != (*a.shape[:2], 1, 1):
             raise Unsupported("its operands have different shapes, and are no gate (N, C, 1, 1)")
         return self._elementwise("scale", a, b)
 
@@ -268,9 +286,7 @@ class ChannelsLast:
             return Tensor(x.value, (n, h, w, c), x.stored, x.dims)
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
         dims = x.dims
-        return self._call(
-            layer.replace(input_layout="NCHW"), [x], flat((dims[0], dims[2], dims[3], dims[1])), dims
-        )
+        return self._call(layer.replace(input_layout="NCHW"), [x], flat((dims[0], dims[2], dims[3], dims[1])), dims)
 
     def _elementwise(self, op: str, *operands: Tensor, activation: str = "none") -> Tensor:
         x = operands[0]

@@ -2,8 +2,8 @@
 
 `channels_last` makes every one of these a depthwise 1x1 layer: ``y = weight * x + bias`` by channel. Such a layer goes
 into the convolution or product before it when nobody else reads what lies between. A norm that stands before a
-convolution goes into that one if it does not pad (a pad of zeros would become one of the shift) or the shift is zero, and
-if nobody else reads it. What cannot be folded stays the layer it is.
+convolution goes into that one if it does not pad (a pad of zeros would become one of the shift) or the shift is zero,
+and if nobody else reads it. What cannot be folded stays the layer it is.
 """
 
 from __future__ import annotations

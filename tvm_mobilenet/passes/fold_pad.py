@@ -26,7 +26,7 @@ class FoldPad(Rewriter):
             return value
         wanted = -np.inf if name == "nn.max_pool2d" else 0.0
         widths = [int(w) for w in pad.attrs.pad_width]
-        if len(widths) != 8 or any(widths[:4]) or float(pad.attrs.pad_value) != wanted:
+        if len(widths) != 8 or any(widths[:4]) or min(widths) < 0 or float(pad.attrs.pad_value) != wanted:
             return value
         attrs = value.attrs
         own = [int(p) for p in attrs.padding]

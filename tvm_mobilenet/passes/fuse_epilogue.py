@@ -1,8 +1,8 @@
 """Activation, residual add and the last change of layout go into the layer before them.
 
-An element-wise layer is taken into the layer that made its data when nobody else reads that. A residual add goes into the
-later of the two layers that it adds (the other operand then exists already): ``before`` the activation if that layer has
-none yet, ``after`` it otherwise.
+An element-wise layer is taken into the layer that made its data when nobody else reads that. A residual add goes into
+the later of the two layers that it adds (the other operand then exists already): ``before`` the activation if that
+layer has none yet, ``after`` it otherwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The layers of a module as a plain list, and back.
 
-After the passes ``main`` is nothing but calls of layers and free views. `read` turns that into a list of `LayerCall`, in
-execution order, with the views resolved: a layer names the value it reads, whatever shape it reads it in. `write` makes
-the module again and puts a reshape wherever a layer reads a value in another shape than it was written in.
+After the passes ``main`` is nothing but calls of layers and free views. `read` turns that into a list of `LayerCall`,
+in execution order, with the views resolved: a layer names the value it reads, whatever shape it reads it in. `write`
+makes the module again and puts a reshape wherever a layer reads a value in another shape than it was written in.
 Fusing then is work on a list.
 """
 

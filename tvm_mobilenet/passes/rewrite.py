@@ -1,9 +1,10 @@
 """Rebuilding ``main`` operator by operator: the base of the passes that work on plain Relax.
 
-`Rewriter` walks the one dataflow block of ``main`` forward and hands each operator, its arguments already rewritten, to
-`rewrite`; what that returns takes its place. A pattern looks backward through `made_by` and rewrites its last operator
-only: what nobody reads any more is dropped at the end, what somebody else still reads stays. Every value keeps its
-source, the place in the user's model it comes from, in a function attribute ``sources`` (variable name to text).
+`Rewriter` walks the one dataflow block of ``main`` forward and hands each operator, its arguments already rewritten,
+to `rewrite`; what that returns takes its place. A pattern looks backward through `made_by` and rewrites its last
+operator only: what nobody reads any more is dropped at the end, what somebody else still reads stays. Every value
+keeps its source, the place in the user's model it comes from, in a function attribute ``sources`` (variable name to
+text).
 """
 
 from __future__ import annotations

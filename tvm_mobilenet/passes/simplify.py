@@ -1,9 +1,9 @@
 """Fewer words for the same graph: what exporters write in many ways, written in one.
 
 Constants are computed, tuples that are only taken apart again disappear, casts and reshapes that change nothing too.
-Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a constant
-stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means over a feature map become
-average pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
+Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a
+constant stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means over a feature
+map become average pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Simplify(Rewriter):
             return _const(values[0].astype(str(call.attrs.dtype)))
         if name in _NUMPY:
             with np.errstate(all="ignore"):
-                return _const(np.asarray(_NUMPY[name](*values)).astype(np.result_type(*values[-2:], _f32(values))))
+                return _const(np.asarray(_NUMPY[name](*values)).astype(str(self._bb.normalize(call).ty.dtype)))
         return None
 
     def _item(self, item: relax.TupleGetItem) -> relax.Expr:
         made = self._made.get(item.tuple_value)
         if isinstance(item.tuple_value, relax.Tuple):
             return item.tuple_value.fields[item.index]
-        if op_name(made) == "nn.batch_norm" and item.index == 0:
+        if op_name(made) == "nn.batch_norm" and item.index == 0 and not made.attrs.training:
             return self._batch_norm(made)
         if op_name(made) == "nn.dropout" and item.index == 0:
             return made.args[0]
@@ -205,7 +205,3 @@ def _const(value: np.ndarray) -> relax.Expr:
 
 def _number(expr: relax.Expr) -> float:
     return float(getattr(expr, "value", expr))
-
-
-def _f32(values: list) -> np.dtype:
-    return values[-1].dtype
