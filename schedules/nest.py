@@ -134,6 +134,7 @@ class Kernel:
     def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]]):
         self._arguments = arguments
         self.tensors: dict[str, Tensor] = {}
+        self.scratch_bytes = 0
 
     def __enter__(self) -> Kernel:
         self._builder = IRBuilder()
@@ -152,7 +153,13 @@ class Kernel:
         self._function.__exit__(*failure)
         self._builder.__exit__(*failure)
         if failure[0] is None:
-            self.prim_func = self._builder.get()
+            self.prim_func = self._builder.get().with_attr("scratch_bytes", self.scratch_bytes)
+
+    def scratch(self, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+        """Memory that one task of a parallel region has to itself, for as long as it runs."""
+        size = math.prod(shape)
+        self.scratch_bytes += size * {"float32": 4, "float16": 2, "int8": 1}[dtype]
+        return Tensor(T.alloc_buffer((size,), dtype), shape)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
