@@ -252,9 +252,9 @@ def shipped(core: str) -> Path:
     return Path(str(resources.files("tvm_mobilenet.tune_logs") / f"{core}.jsonl"))
 
 
-def rank(record: Record, schedule: str | None = None) -> tuple:
-    """A sort key: measured before predicted, records of today's schedules before others, then the lower cost."""
-    return record.predicted, record.schedule != (schedule or fingerprint()), record.cost
+def rank(record: Record) -> tuple:
+    """A sort key: measured before predicted, today's schedules before others, lower cost, checked as a whole."""
+    return record.predicted, record.schedule != fingerprint(), record.cost, not record.whole
 
 
 def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
