@@ -48,6 +48,44 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
         return link([obj], target, path, linker)
 
 
+def build_executable(lowered, target: Target, path: str | Path, linker: str | None = None) -> Path:
+    """Build a lowered module as an ordinary TVM executable, its parameters bound in it.
+
+    ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it, and each kernel is exported as well.
+
+    Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``passes.lower_layers``.
+    """
+    import tvm
+    from tvm import relax
+
+    tvm_target_ = tvm_target(target)
+    # The stock pipeline for CPUs, without what is done already (legalizing, fusing) and without the pass that asks
+    # whether a kernel is only a reshape: it takes none but kernels in blocks, and ours are plain loops.
+    lower = tvm.transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+    with tvm_target_:
+        built = tvm.compile(lowered, tvm_target_, relax_pipeline=lower)
+
+    def link_all(output, files, **_):
+        return link(list(files), target, output, linker)
+
+    # TVM hands the linker's output file on as it is, so the library appears whole or not at all here too.
+    built.export_library(str(path), fcompile=link_all)
+    return Path(path)
+
+
 def tvm_target(target: Target):
     """The ``tvm.target.Target`` of a board."""
     import tvm

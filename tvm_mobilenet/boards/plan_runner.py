@@ -1,0 +1,90 @@
+"""Runs a plan on a board's module: parameters and arena are placed once, then every step is one kernel call.
+
+It needs of a module what the virtual and the local one have: ``alloc``, ``write``, ``read`` and ``call_at``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.plan import Plan, Step, Tensor
+
+
+@dataclass(frozen=True)
+class PlanRun:
+    """Outputs in the model's order, and what each kernel call cost."""
+
+    outputs: list[np.ndarray]
+    kernels: list
+
+
+class PlanRunner:
+    """A plan, its parameters and its arena in a module's memory.
+
+    Parameters
+    ----------
+    module : VirtualModule or LocalModule
+    plan : Plan
+    parameters : ndarray
+        ``(plan.parameters_bytes,)`` uint8.
+    """
+
+    def __init__(self, module, plan: Plan, parameters: np.ndarray):
+        self._module, self._plan = module, plan
+        self._base = {"parameters": module.alloc(max(1, plan.parameters_bytes)), "arena": module.alloc(max(1, plan.arena_bytes))}
+        if plan.parameters_bytes:
+            module.write(self._base["parameters"], parameters)
+        self._ports = {(t.space, t.index): module.alloc(t.nbytes) for _, t in (*plan.inputs, *plan.outputs)}
+
+    def _address(self, tensor: Tensor) -> int:
+        if tensor.space in self._base:
+            return self._base[tensor.space] + tensor.offset
+        return self._ports[tensor.space, tensor.index]
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """A copy of a tensor as it is now."""
+        return self._module.read(self._address(tensor), tensor.shape, tensor.dtype)
+
+    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+        """Overwrite a tensor."""
+        self._module.write(self._address(tensor), np.ascontiguousarray(array, tensor.dtype))
+
+    def run(self, *inputs: np.ndarray, cores: int | None = None,
+            watch: Callable[[Step, object, PlanRunner], None] | None = None) -> PlanRun:
+        """Run all steps.
+
+        Parameters
+        ----------
+        inputs : ndarray
+            In the model's order, of the plan's shapes.
+        cores : int, optional
+            That share a parallel region; all of the target's by default.
+        watch : callable, optional
+            ``watch(step, kernel run, self)`` after every step, while its operands are still in place.
+
+        Raises
+        ------
+        TvmMobilenetError
+            Inputs of another number, shape or dtype.
+        BoardError
+            A kernel ran wild.
+        """
+        wanted = self._plan.inputs
+        if len(inputs) != len(wanted):
+            raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(wanted)}")
+        for array, (name, tensor) in zip(inputs, wanted, strict=True):
+            if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
+                raise TvmMobilenetError(f"input {name}: {array.dtype} {array.shape}, the model takes {tensor.dtype} "
+                                        f"{tensor.shape}")
+            self.write(tensor, array)
+        kernels = []
+        for step in self._plan.steps:
+            operands = [(self._address(t), t.shape, t.dtype) for t in step.operands]
+            kernels.append(self._module.call_at(step.symbol, operands, cores=cores))
+            if watch:
+                watch(step, kernels[-1], self)
+        return PlanRun([self.read(t) for _, t in self._plan.outputs], kernels)

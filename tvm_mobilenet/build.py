@@ -1,0 +1,142 @@
+"""Build a MobileNet for a board, with the decisions that are known.
+
+For each layer the user's tune log decides, else the shipped one, else the schedule's default; the table says which. The
+folder that comes out holds an ordinary TVM executable, and the plan and parameters that boards and bundles run.
+
+    python -m tvm_mobilenet.build --model v2 --alpha 1.4 --target rpi5
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from . import console, options
+from .log import TuneLogs, consulted
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What `build` wrote.
+
+    Attributes
+    ----------
+    layers : list of built.BuiltLayer
+        Each distinct layer with its decisions and where they come from.
+    kernels : int
+        Calls of kernels a run.
+    module_bytes, parameters_bytes, arena_bytes : int
+        Sizes of the module (parameters included), of the parameters alone, and of all intermediates.
+    """
+
+    folder: Path
+    model: str
+    target: str
+    layers: list
+    kernels: int
+    module_bytes: int
+    parameters_bytes: int
+    arena_bytes: int
+    scratch_bytes: int
+
+    def summary(self) -> str:
+        """For people, one line."""
+        mib = 1 << 20
+        return (f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
+                f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB")
+
+
+def build(model: options.ModelOptions, target, *, log: Path | None = None, output: Path | None = None,
+          linker: str | None = None, network=None) -> BuildResult:
+    """Build a network for a target.
+
+    Parameters
+    ----------
+    model : ModelOptions
+    target : targets.Target
+    log : path, optional
+        The user's tune log, consulted before the shipped one.
+    output : path, optional
+        The folder to write.
+    linker : str, optional
+        In place of zig's.
+    network : Network, optional
+        If it is loaded already.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A model that cannot be imported, a missing linker, an output that cannot be written.
+    """
+    from . import built, codegen, passes, schedules
+    from .errors import TvmMobilenetError
+    from .passes.lower_layers import lower_layers
+    from .plan import plan_of
+
+    if network is None:
+        from .network import load_network
+
+        network = load_network(model)
+    folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise TvmMobilenetError(f"cannot write to {folder}: {e}", "choose another --output") from None
+    logs = TuneLogs(consulted(log, target.core.name) if log else consulted("", target.core.name)[1:], target)
+    layers, decisions = [], {}
+    for layer in network.counts:
+        known = logs.find(layer)
+        decisions[layer] = known.record.decisions if known else schedules.space(layer, target.core).default
+        layers.append(built.BuiltLayer(layer.name, decisions[layer], str(known.source.name) if known else "default"))
+    interface = passes.interface_of(network.module)
+    lowered = lower_layers(network.layers, interface, decisions)
+    plan, parameters = plan_of(lowered, interface)
+    codegen.build_executable(lowered, target, folder / built.MODULE, linker)
+    info = {"model": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(model).items()},
+            "target": target.name, "core": target.core.name,
+            "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}}
+    module = built.write(folder, plan, parameters, layers, info)
+    return BuildResult(folder, model.title, target.name, layers, len(plan.steps), module.module_bytes,
+                       plan.parameters_bytes, plan.arena_bytes, plan.scratch_bytes)
+
+
+def print_result(result: BuildResult) -> None:
+    """The layers and where their decisions come from, then the whole."""
+    console.print_table(
+        ("layer", "decisions", "from"),
+        [(b.layer, " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
+        f"{result.model} for {result.target}",
+    )
+    print(result.summary())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``build``."""
+    new = console.parser_for("build", __doc__.split("\n")[0])
+    options.add_model_options(new, inputs=True)
+    options.add_target_options(new, board=False)
+    options.add_output_options(new)
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    target = options.load_target(args)
+    if target is None:
+        return 0
+    model = options.model_options(args)
+    output = options.output_folder(args, model, target)
+    console.say(f"build {model.title} for {target.name} into {output}")
+    result = build(model, target, log=args.log, output=output, linker=args.linker)
+    console.print_json(result) if args.json else print_result(result)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
