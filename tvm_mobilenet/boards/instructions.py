@@ -19,7 +19,7 @@ CLASSES = (
     "dot_q", "dot_d", "shuffle_q", "shuffle_d", "table", "dup_gpr", "ins_gpr", "to_gpr", "vmove", "load_x", "load_px",
     "load_q", "load_d", "load_pq", "load_pd", "load_m1", "load_m2", "load_m3", "load_m4", "load_lane", "load_rep",
     "load_zip", "store_x", "store_px", "store_q", "store_d", "store_pq", "store_pd", "store_m1", "store_m2",
-    "store_m3", "store_m4", "store_lane", "store_zip", "prefetch", "alu", "alu_shift", "mul", "madd", "div", "branch",
+    "store_m3", "store_m4", "store_lane", "store_zip", "prefetch", "alu", "alu_lsl", "alu_shift", "mul", "mull", "madd", "div", "branch",
     "call", "nop", "barrier", "unknown",
 )
 
@@ -222,13 +222,15 @@ def _kind64(mnemonic: str, operands: str) -> str:
         return "to_gpr"
     if mnemonic in ("fcmp", "fcmpe"):
         return "fcmp"
-    if mnemonic in ("mul", "mneg", "smull", "umull", "smulh", "umulh"):
-        return "mul"
-    if mnemonic in ("madd", "msub", "smaddl", "umaddl", "smsubl", "umsubl"):
-        return "madd"
+    if mnemonic in ("mul", "mneg", "smulh", "umulh", "madd", "msub") and operands.startswith("x"):
+        return "madd" if mnemonic[1] in "as" and mnemonic[0] == "m" else "mul"
+    if mnemonic in ("mul", "mneg", "madd", "msub", "smull", "umull", "smaddl", "umaddl", "smsubl", "umsubl"):
+        return "mull"  # of 32 bits: quicker
     if mnemonic in ("sdiv", "udiv"):
         return "div"
-    if re.search(r", (lsl|lsr|asr|ror|[su]xt[bhw]) ?#?\d*$", operands) and mnemonic not in ("mov", "movz", "movk", "movn"):
+    if re.search(r", lsl #[1-4]$", operands) and mnemonic not in ("lsl", "mov", "movz", "movk", "movn"):
+        return "alu_lsl"
+    if re.search(r", (lsl|lsr|asr|ror|[su]xt[bhw]) ?#?\w*$", operands) and mnemonic not in ("mov", "movz", "movk", "movn"):
         return "alu_shift"
     if mnemonic in ("svc", "brk", "udf", "hlt", "mrs", "msr"):
         return "unknown"
@@ -370,11 +372,13 @@ def _kind32(name: str, dtype: str, operands: str) -> str:
     if name in ("dmb",):
         return "barrier"
     if name in ("mul", "smulbb", "smmul", "umull", "smull"):
-        return "mul"
+        return "mull"
     if name in ("mla", "mls", "umlal", "smlal"):
-        return "madd"
+        return "mull"
     if name in ("sdiv", "udiv"):
         return "div"
+    if re.search(r", lsl #[1-4]$", operands):
+        return "alu_lsl"
     if re.search(r", (lsl|lsr|asr|ror) #?\w+$", operands):
         return "alu_shift"
     return "alu" if _BASE32.fullmatch(name) and name not in ("svc", "udf", "trap") else "unknown"

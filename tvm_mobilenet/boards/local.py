@@ -6,6 +6,7 @@ with it; run what is not trusted on the virtual board, or in a process of its ow
 
 from __future__ import annotations
 
+import ctypes
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,7 @@ class LocalModule:
         except Exception as e:
             raise BoardError(f"{path} cannot be loaded here: {e}", f"build it with --target {target.name}") from None
         self.path, self.target = path, target
+        self._blocks: list[np.ndarray] = []
 
     def __enter__(self):
         return self
@@ -97,6 +99,32 @@ class LocalModule:
             except (AttributeError, ValueError):
                 continue
         raise BoardError(f"{self.path} has no kernel {symbol!r}")
+
+    # ---- arrays that stay, as the virtual board has them
+
+    def alloc(self, nbytes: int) -> int:
+        """Address of ``nbytes`` of memory, 64-byte aligned, until ``close``."""
+        block = np.zeros(nbytes + 64, np.uint8)
+        self._blocks.append(block)
+        start = block.ctypes.data
+        return start + -start % 64
+
+    @staticmethod
+    def _view(address: int, shape, dtype) -> np.ndarray:
+        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype).reshape(shape)
+
+    def write(self, address: int, array: np.ndarray):
+        """Copies an array to an address."""
+        self._view(address, array.shape, array.dtype)[...] = array
+
+    def read(self, address: int, shape, dtype) -> np.ndarray:
+        """A copy of the array at an address."""
+        return self._view(address, shape, dtype).copy()
+
+    def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None) -> LocalRun:
+        """As ``call``, on memory from ``alloc``: ``(address, shape, dtype)`` each."""
+        return self.call(symbol, [self._view(*operand) for operand in operands], tasks, cores)
 
     def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> LocalRun:
         """Runs a kernel until it is measured; see ``VirtualModule.call``. ``sample`` runs everything as well.

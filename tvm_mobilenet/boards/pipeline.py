@@ -27,6 +27,7 @@ class _Class:
     uops: tuple[tuple[tuple[int, ...], int], ...]  # each: the units it may use, and for how many cycles
     latency: int
     forward: int  # from accumulator to accumulator
+    slots: int  # of dispatch
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Pipeline:
     def _row(self, kind: str, row: dict, where: str) -> _Class:
         if kind not in CLASSES:
             raise TvmMobilenetError(f"{where}.classes: unknown class {kind!r}")
-        if extra := set(row) - {"uops", "busy", "latency", "forward"}:
+        if extra := set(row) - {"uops", "busy", "latency", "forward", "slots"}:
             raise TvmMobilenetError(f"{where}.classes.{kind}: unknown key {sorted(extra)[0]!r}")
         busy = row.get("busy", 1)
         uops = []
@@ -70,7 +71,7 @@ class Pipeline:
                     raise TvmMobilenetError(f"{where}.classes.{kind}: uops: unit {unit!r} is none of {self.units}")
             uops.append((tuple(self.units.index(u) for u in alternatives.split("|")), busy))
         latency = row.get("latency", 1)
-        return _Class(tuple(uops), latency, row.get("forward", latency))
+        return _Class(tuple(uops), latency, row.get("forward", latency), row.get("slots", max(len(uops), 1)))
 
     # ---- prices
 
@@ -136,7 +137,7 @@ class Pipeline:
                 if len(retired) >= window and retired[-window] > cycle:
                     cycle, decoded, dispatched = retired[-window], 0, 0
                 decoded += 1
-                dispatched += max(len(op.row.uops), 1)
+                dispatched += op.row.slots
                 at = cycle
                 for r in op.reads:
                     at = max(at, ready.get(r, 0))
