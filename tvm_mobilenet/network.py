@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+
+from .errors import MissingDependencyError, TvmMobilenetError
 from .options import ModelOptions
 
 
@@ -33,6 +36,90 @@ class Network:
     def counts(self) -> dict:
         """How often each distinct layer occurs, in execution order: ``{Layer: int}``."""
         return dict(Counter(call.layer for call in self.layers))
+
+    @property
+    def interface(self):
+        """What ``main`` takes and returns: a ``passes.Interface``."""
+        from . import passes
+
+        return passes.interface_of(self.module)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One name a class, or none when they are unknown."""
+        if self.model is not None:
+            return self.model.labels
+        if self.options.labels is None:
+            return ()
+        from .models.preprocess import read_labels
+
+        return read_labels(self.options.labels, self.interface.outputs[0].shape[-1])
+
+    def inputs(self, count: int = 2) -> list[tuple[np.ndarray, ...]]:
+        """What to run the network on: ``--input``, else photographs and crops of them; noise where it takes no image.
+
+        Returns
+        -------
+        list of tuples of ndarray
+            As many as asked for (fewer when ``--input`` has fewer), each the network's inputs.
+        """
+        from .models.preprocess import evaluation_batch, load_image
+
+        ports = self.interface.inputs
+        preprocess = self._preprocess()
+        if preprocess is None:
+            if self.options.input is not None:
+                raise TvmMobilenetError(f"{self.options.title} takes {[p.shape for p in ports]}, no single image",
+                                        "leave out --input")
+            draw = np.random.default_rng(0)
+            return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]
+        batch = ports[0].shape[0]
+        if self.options.input is not None:
+            images = load_image(self.options.input, preprocess)
+            images = np.concatenate([images] * -(-batch // len(images)))
+        else:
+            images = evaluation_batch(preprocess, count * batch)
+        return [(np.ascontiguousarray(images[i : i + batch]),) for i in range(0, len(images) - batch + 1, batch)]
+
+    def _preprocess(self):
+        from .models.preprocess import Preprocess
+
+        if self.model is not None:
+            return self.model.preprocess
+        ports, nhwc = self.interface.inputs, self.options.layout == "NHWC"
+        if len(ports) != 1 or len(ports[0].shape) != 4 or ports[0].shape[3 if nhwc else 1] != 3:
+            return None
+        changes = {k: getattr(self.options, k) for k in ("mean", "std") if getattr(self.options, k) is not None}
+        return Preprocess(ports[0].shape[1:3] if nhwc else ports[0].shape[2:], layout=self.options.layout, **changes)
+
+    def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
+        """What the model's own framework computes in float32, and its name: PyTorch, or ONNX Runtime for ONNX.
+
+        Returns
+        -------
+        list of lists of ndarray
+            The outputs for each of the inputs.
+        """
+        if self.options.model.endswith(".onnx"):
+            try:
+                import onnxruntime
+            except ImportError:
+                raise MissingDependencyError("comparing with an ONNX file needs onnxruntime",
+                                             "pip install 'tvm-mobilenet[compile]'") from None
+            session = onnxruntime.InferenceSession(self.options.model, providers=["CPUExecutionProvider"])
+            names = [i.name for i in session.get_inputs()]
+            found = [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
+            return found, f"ONNX Runtime {onnxruntime.__version__}"
+        import torch
+
+        if self.model is not None:
+            module = self.model.module
+        else:
+            module = torch.export.load(self.options.model).module()
+        with torch.no_grad():
+            found = [module(*map(torch.from_numpy, x)) for x in inputs]
+        return [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in found], (
+            f"PyTorch {torch.__version__.split('+')[0]}")
 
 
 def load_network(options: ModelOptions) -> Network:

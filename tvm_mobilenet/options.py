@@ -59,6 +59,16 @@ class ModelOptions:
     layout: str = "NCHW"
     labels: Path | None = None
 
+    @classmethod
+    def from_data(cls, data: dict, **changes) -> ModelOptions:
+        """The options of plain data, as a built module keeps them."""
+        values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        for name in ("weights", "input", "labels"):
+            values[name] = Path(values[name]) if values.get(name) else None
+        for name in ("mean", "std"):
+            values[name] = tuple(values[name]) if values.get(name) else None
+        return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
+
     @property
     def is_file(self) -> bool:
         return Path(self.model).suffix in (".onnx", ".pt2")

@@ -1,0 +1,294 @@
+"""Check a built module against its model, on the very machine code that ships.
+
+Whole outputs are compared with the model's own framework in float32 over several inputs, photographs first. Every layer is
+compared as well: with its definition in float64, on the inputs it really got and the weights of the model, so a layer
+is judged for its own mistakes alone, and the first wrong one is named.
+
+    python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import console, options
+from .errors import TvmMobilenetError, VerificationError
+
+# Of the standard deviation of the reference. A layer is one sum in float32: over 1,024 products its rounding is some
+# 1e-6. One weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
+LAYER_TOLERANCE = 5e-5
+OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One layer against its definition; ``relative``: largest difference over the reference's standard deviation."""
+
+    name: str
+    layer: str
+    source: str
+    relative: float
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= LAYER_TOLERANCE
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output over all inputs, against the model's framework."""
+
+    name: str
+    max_difference: float
+    mean_difference: float
+    relative: float
+    cosine: float
+    top1: float
+    top5: float
+    gate: float
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= self.gate
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What verification found.
+
+    Attributes
+    ----------
+    cycles, cycles_all_cores : float or None
+        Of the whole network, predicted; None on a board that measures.
+    milliseconds, milliseconds_all_cores : float or None
+        The same as time on the target.
+    classes : list of (str, float)
+        The best five of the first input, with their logits, when the model classifies.
+    """
+
+    folder: Path
+    target: str
+    board: str
+    reference: str
+    inputs: int
+    outputs: list[OutputCheck]
+    layers: list[LayerCheck]
+    cycles: float | None
+    cycles_all_cores: float | None
+    milliseconds: float | None
+    milliseconds_all_cores: float | None
+    cores: int
+    classes: list = field(default_factory=list)
+
+    @property
+    def first_wrong(self) -> LayerCheck | None:
+        return next((c for c in self.layers if not c.ok), None)
+
+    @property
+    def ok(self) -> bool:
+        return all(c.ok for c in (*self.outputs, *self.layers))
+
+    def require(self) -> None:
+        """Raise a VerificationError that names the first wrong layer, unless all is right."""
+        if self.ok:
+            return
+        wrong = self.first_wrong
+        if wrong:
+            raise VerificationError(
+                f"the machine code is wrong first in {wrong.name}, {wrong.layer} (from {wrong.source}): it differs by "
+                f"{wrong.relative:.2e} of its spread, {LAYER_TOLERANCE:.0e} is allowed",
+                "build again; if it stays, report the layer's line and its decisions")
+        worst = max(self.outputs, key=lambda c: c.relative / c.gate)
+        raise VerificationError(
+            f"output {worst.name} differs from {self.reference} by {worst.relative:.2e} of its spread, {worst.gate:.2e} "
+            "is allowed, though every layer computes what it should",
+            "the model was imported wrongly, or its weights changed since the build")
+
+    def summary(self) -> str:
+        """For people, a few lines."""
+        lines = []
+        for c in self.outputs:
+            lines.append(
+                f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} inputs: largest "
+                f"difference {c.max_difference:.2e}, {c.relative:.1e} of the spread (gate {c.gate:.1e}), mean "
+                f"{c.mean_difference:.1e}, cosine {c.cosine:.7f}, top-1 {c.top1:.0%}, top-5 {c.top5:.0%}")
+        if self.layers:
+            worst = max(self.layers, key=lambda c: c.relative)
+            lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest difference "
+                         f"is {worst.relative:.1e} of the spread, in {worst.name} (gate {LAYER_TOLERANCE:.0e})")
+        if self.milliseconds is not None:
+            label = "predicted" if self.cycles is not None else "measured"
+            lines.append(f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
+                         f"{self.cores} cores of {self.target} ({label})")
+        if self.classes:
+            lines.append("photo     " + ", ".join(f"{name} {value:.2f}" for name, value in self.classes))
+        return "\n".join(lines)
+
+
+def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: list | None = None,
+           count: int = 2, layers: bool = True, target=None) -> VerifyResult:
+    """Run a built module on a board and compare it with its model.
+
+    Parameters
+    ----------
+    folder : path
+        What `build` wrote.
+    board : str
+        ``virtual`` or ``local``.
+    network : Network, optional
+        The model; made again from what the folder says unless given.
+    inputs : list of tuples of ndarray, optional
+        What to run, each the model's inputs; photographs and crops of them unless given.
+    count : int
+        How many of those.
+    layers : bool
+        Also check each layer, on the first input.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The folder holds no whole module, or another network than the one given.
+    BoardError
+        A kernel ran wild.
+    """
+    from . import built, targets
+    from .boards import open_board
+    from .boards.plan_runner import PlanRunner
+
+    module = built.read(folder)
+    target = target or targets.load(module.info["target"])
+    if network is None:
+        from .network import load_network
+
+        network = load_network(options.ModelOptions.from_data(module.info["model"]))
+    calls = network.layers
+    if [c.layer.name for c in calls] != [s.layer for s in module.plan.steps]:
+        raise TvmMobilenetError(f"{folder} was built from another network than {network.options.title}",
+                                "verify it without naming a model, or build it again")
+    batch = network.inputs(count) if inputs is None else inputs
+    checks: list[LayerCheck] = []
+
+    def watch(step, _run, runner) -> None:
+        checks.append(_check_layer(calls[len(checks)], step, runner))
+
+    found, runs = [], None
+    with open_board(board, target).load(module.library) as loaded:
+        runner = PlanRunner(loaded, module.plan, module.parameters())
+        for i, x in enumerate(batch):
+            run = runner.run(*x, watch=watch if layers and i == 0 else None)
+            runs = runs or run
+            found.append(run.outputs)
+        cost, cost_all = _costs(runs.kernels, target)
+    expected, reference = network.reference(batch)
+    outputs = [
+        _check_output(name, [f[j] for f in found], [e[j] for e in expected], len(calls))
+        for j, (name, _) in enumerate(module.plan.outputs)
+    ]
+    predicted = cost is not None and cost.predicted
+    scale = None if cost is None else 1e3 / target.clock_hz if predicted else 1e3
+    return VerifyResult(
+        Path(folder), target.name, board, reference, len(batch), outputs, checks,
+        cost.value if predicted else None, cost_all.value if predicted else None,
+        cost and cost.value * scale, cost_all and cost_all.value * scale, target.cores,
+        _classes(network, found[0][0]),
+    )
+
+
+def _costs(kernels: list, target) -> tuple:
+    """The sum of all kernels on one core and on all; (None, None) where the board does not say."""
+    try:
+        one, every = [k.cost(1) for k in kernels], [k.cost(target.cores) for k in kernels]
+    except NotImplementedError:
+        return None, None
+    return tuple(type(c[0])(sum(k.value for k in c)) if c else None for c in (one, every))
+
+
+def _check_layer(call, step, runner) -> LayerCheck:
+    from .reference import reference
+
+    *operands, output = step.operands
+    second = runner.read(operands[-1]) if len(call.inputs) > 1 else None
+    expected = reference(call.layer, runner.read(operands[0]), call.weight, call.bias, second)
+    return LayerCheck(call.name, step.layer, call.source, _relative(runner.read(output), expected))
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the standard deviation; over the largest value where there is no deviation."""
+    spread = float(expected.std()) or float(np.abs(expected).max()) or 1.0
+    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    return difference / spread if math.isfinite(difference) else math.inf
+
+
+def _check_output(name: str, found: list[np.ndarray], expected: list[np.ndarray], layers: int) -> OutputCheck:
+    f, e = np.stack(found).astype(np.float64), np.stack(expected).astype(np.float64)
+    if len(e) > 1 and np.ptp(e, axis=0).max() < 1e-3 * (e.std() or 1.0):
+        raise VerificationError(f"the reference's output {name} is the same for every input, so it can show nothing",
+                                "use weights that are trained, or leave out --weights for calibrated ones")
+    difference = np.abs(f - e)
+    flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
+    norm = np.linalg.norm(flat_f) * np.linalg.norm(flat_e)
+    best_f, best_e = np.argsort(-flat_f, 1), np.argsort(-flat_e, 1)
+    top5 = np.mean([len(set(a[:5]) & set(b[:5])) / min(5, len(a)) for a, b in zip(best_f, best_e, strict=True)])
+    return OutputCheck(
+        name, float(difference.max()), float(difference.mean()), _relative(f, e),
+        float((flat_f * flat_e).sum() / norm) if norm else 1.0,
+        float(np.mean(best_f[:, 0] == best_e[:, 0])), float(top5), OUTPUT_TOLERANCE * math.sqrt(max(1, layers)),
+    )
+
+
+def _classes(network, output: np.ndarray) -> list:
+    """The best five classes of one output, by label where there are labels."""
+    if output.ndim != 2 or network.options.features:
+        return []
+    labels = network.labels
+    best = np.argsort(-output[0])[:5]
+    return [(labels[i] if labels else f"class {i}", float(output[0, i])) for i in best]
+
+
+def print_result(result: VerifyResult) -> None:
+    """Every layer's difference, then the whole."""
+    console.print_table(
+        ("layer", "what", "from", "difference / spread", ""),
+        [(c.name, c.layer, c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
+        f"{result.folder} on the {result.board} board",
+    )
+    print(result.summary())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``verify``."""
+    new = console.parser_for("verify", __doc__.split("\n")[0])
+    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("--board", default="virtual", help="what runs the code (default: %(default)s)")
+    new.add_argument("--inputs", type=options.positive(int), default=4, metavar="N",
+                     help="photographs and crops to compare (default: %(default)s)")
+    new.add_argument("--input", type=Path, metavar="FILE", help="an image or .npy of your own instead")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import built
+    from .network import load_network
+
+    module = built.read(args.folder)
+    model = options.ModelOptions.from_data(module.info["model"], input=args.input)
+    network = load_network(model)
+    result = verify(args.folder, board=args.board, network=network, count=args.inputs)
+    console.print_json({**console.plain_data(result), "ok": result.ok}) if args.json else print_result(result)
+    result.require()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
