@@ -115,6 +115,7 @@ def verb(monkeypatch):
         (BoardError("lost"), 4, "error: lost\n"),
         (VerificationError("off"), 5, "error: off\n"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 3, "pip install 'tvm-mobilenet[compile]'"),
+        (ModuleNotFoundError("No module named 'tvm'", name="tvm"), 3, "pip install 'tvm-mobilenet'"),
         (ModuleNotFoundError("No module named 'tornado'", name="tornado.web"), 3, "pip install 'tvm-mobilenet[rpc]'"),
         (ModuleNotFoundError("No module named 'tvm_mobilenet.x'", name="tvm_mobilenet.x"), 1, "--debug"),
         (ValueError("odd\nthing"), 1, "error: ValueError: odd thing\n"),
@@ -136,7 +137,7 @@ def test_every_extra_named_in_a_hint_exists():
     import tomllib
 
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    assert set(console.EXTRAS.values()) <= set(project["optional-dependencies"])
+    assert set(console.EXTRAS.values()) <= {""} | set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize(
@@ -285,3 +286,15 @@ def test_ctrl_c_leaves_a_usable_log(network, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tuned(network, tmp_path, finish=interrupt)
     assert tuned(network, tmp_path).new_trials == 0
+
+
+def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
+    from xml.etree import ElementTree
+
+    result = tuned(network, tmp_path)
+    page = tune.write_charts(result, tmp_path / "out").read_text()
+    drawn = (tmp_path / "out" / "tuning.svg").read_text()
+    texts = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert "5 x pointwise m196 n512 k512 relu6" in texts and "dense m1 n1000 k1024" in texts
+    assert all(f"{one.floor_multiple:.2f}" in texts for one in result.layers)
+    assert drawn in page and "src=" not in page and "href=" not in page and "predicted" in page

@@ -154,6 +154,15 @@ def test_a_plain_checkout_works_too(copy, environment, tmp_path):
     assert all(Path(f).is_relative_to(copy) for f in files)
 
 
+def test_without_its_extras_a_verb_says_what_to_install(environment, copy, tmp_path):
+    import os
+
+    clean = {**os.environ, "PYTHONPATH": str(copy)}
+    done = run(str(environment), "-m", "tvm_mobilenet.tune", "--target", "rpi4", "--dry-run", cwd=tmp_path, env=clean)
+    assert done.returncode == 3 and "pip install 'tvm-mobilenet" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+
+
 # ---- pins
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from .errors import MissingDependencyError, TvmMobilenetError
 
 INTERRUPTED = 130
-EXTRAS = {  # packages that the base installation does not bring, and the extra that does
+EXTRAS = {  # packages, and the extra that brings them; the base installation has none
+    **dict.fromkeys(("tvm", "tvm_ffi", "numpy", "rich"), ""),
     **dict.fromkeys(
         ("torch", "onnx", "safetensors", "PIL", "ziglang", "unicorn", "capstone", "elftools", "optuna"), "compile"
     ),
@@ -76,9 +77,8 @@ def missing_dependency(error: BaseException) -> MissingDependencyError | None:
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if name not in EXTRAS:
         return None
-    return MissingDependencyError(
-        f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet[{EXTRAS[name]}]'"
-    )
+    extra = f"[{EXTRAS[name]}]" if EXTRAS[name] else ""
+    return MissingDependencyError(f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet{extra}'")
 
 
 def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:

@@ -235,42 +235,50 @@ def announce(model: options.ModelOptions, target, board: str, args: argparse.Nam
     console.say(f"  output   {options.output_folder(args, model, target)}")
 
 
+COLUMNS = ("layer", "count", "decisions", "trials", "untuned", "tuned", "x floor")
+
+
+def rows_of(result: TuneResult) -> list[tuple]:
+    """A row of ``COLUMNS`` for each distinct layer."""
+    rows = []
+    for one in result.layers:
+        decisions = " ".join(f"{name}={value}" for name, value in one.decisions.items())
+        rows.append((one.layer, one.count, decisions, one.trials, one.untuned, one.tuned, one.floor_multiple))
+    return rows
+
+
+def totals_of(result: TuneResult) -> list[str]:
+    """The whole network in a few lines."""
+    label = "predicted" if result.predicted else "measured"
+    lines = []
+    for name, cost in (("untuned", result.untuned), ("tuned", result.tuned), ("floor", result.floor)):
+        if cost is not None:
+            multiple = f", {cost / result.floor:.2f} x the floor" if result.floor and name != "floor" else ""
+            ms = console.number(result.milliseconds(cost))
+            lines.append(f"{name:9} {console.number(cost)} {result.unit}, {ms} ms {label} on 1 core{multiple}")
+    if result.tuned_all_cores is not None:
+        ms = console.number(result.milliseconds(result.tuned_all_cores))
+        lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
+    lines += [part.summary() for part in (result.build, result.verification) if hasattr(part, "summary")]
+    if result.ended == "time":
+        lines.append("the time limit ended the search; a larger --time-limit goes on where it stopped")
+    return lines
+
+
 def print_result(result: TuneResult) -> None:
     """The table of layers and the whole, on stdout."""
     unit = "predicted cycles" if result.predicted else "seconds"
-    rows = [
-        (
-            layer.layer,
-            layer.count,
-            " ".join(f"{k}={v}" for k, v in layer.decisions.items()),
-            layer.trials,
-            layer.untuned,
-            layer.tuned,
-            layer.floor_multiple,
-        )
-        for layer in result.layers
-    ]
-    console.print_table(
-        ("layer", "count", "decisions", "trials", "untuned", "tuned", "x floor"),
-        rows,
-        f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once",
-    )
-    label = "predicted" if result.predicted else "measured"
-    whole = [("untuned", result.untuned), ("tuned", result.tuned), ("floor", result.floor)]
-    print()
-    for name, cost in whole:
-        if cost is not None:
-            multiple = f", {cost / result.floor:.2f} x the floor" if result.floor else ""
-            ms = console.number(result.milliseconds(cost))
-            print(f"{name:9} {console.number(cost)} {result.unit}, {ms} ms {label} on 1 core{multiple}")
-    if result.tuned_all_cores is not None:
-        ms = console.number(result.milliseconds(result.tuned_all_cores))
-        print(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
-    for part in (result.build, result.verification):
-        if hasattr(part, "summary"):
-            print(part.summary())
-    if result.ended == "time":
-        print("the time limit ended the search; a larger --time-limit goes on where it stopped")
+    title = f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once"
+    console.print_table(COLUMNS, rows_of(result), title)
+    print("", *totals_of(result), sep="\n")
+
+
+def write_charts(result: TuneResult, folder: Path) -> Path:
+    """``tuning.svg`` and ``tuning.html`` in the output folder; the page's path."""
+    from . import chart
+
+    cells = [[cell if isinstance(cell, str) else console.number(cell) for cell in row] for row in rows_of(result)]
+    return chart.write(result, folder, COLUMNS, cells, totals_of(result))
 
 
 def print_known(network, work: Work, as_json: bool) -> None:
@@ -352,19 +360,22 @@ def _run(args: argparse.Namespace) -> int:
         network = load_network(model)
         print_known(network, tuning.prepare(network.counts, target, args.board, args.log, args.trials), args.json)
         return 0
+    output = options.output_folder(args, model, target)
     result = tune(
         model,
         target,
         board=args.board,
         log=args.log,
-        output=options.output_folder(args, model, target),
+        output=output,
         trials=args.trials,
         time_limit=args.time_limit,
         workers=args.jobs,
         linker=args.linker,
         debug=args.debug,
     )
+    page = write_charts(result, output)
     console.print_json(result) if args.json else print_result(result)
+    console.say(f"charts: {page}")
     return 0
 
 
