@@ -83,7 +83,7 @@ def test_the_shared_flags_are_the_same_in_every_verb_that_has_them():
                     "--board",
                     "--linker",
                 ):
-                    now = action.help, str(action.default)
+                    now = str(action.type), str(action.default)
                     assert seen.setdefault(flag, now) == now, f"{module.__name__} {flag}"
     assert "--model" in seen
 

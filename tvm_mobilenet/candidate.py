@@ -88,9 +88,11 @@ class Evaluate:
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, library, self.linker)
             with self._board.load(library) as module:
                 run = module.call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample")
-                cost, all_cores = run.cycles, run.cycles_on(self.target.cores)
+                cost, all_cores = run.cost(1), run.cost()
         difference = compare(run.outputs[-1], expected, candidate.whole)
-        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value))
+        # A measurement here is one of a single thread (workers.py); a prediction is made for any number of cores.
+        all_cores = float(all_cores.value) if all_cores.predicted else None
+        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, all_cores)
 
     def _known(self, layer):
         from . import reference

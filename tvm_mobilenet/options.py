@@ -176,10 +176,7 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
     )
     if board:
         group.add_argument(
-            "--board",
-            default="virtual",
-            metavar="BOARD",
-            help="what runs the code: virtual, or local for --target host (default: %(default)s)",
+            "--board", help="what runs the code: virtual, local (default: local for this machine, else virtual)"
         )
 
 
@@ -218,6 +215,11 @@ def load_target(args: argparse.Namespace):
             [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known],
         )
     return None
+
+
+def board_for(args: argparse.Namespace, target) -> str:
+    """The board asked for; by default the virtual one, but this machine itself for what is built for it."""
+    return args.board or ("virtual" if target.link_triple else "local")
 
 
 def positive(kind: type):

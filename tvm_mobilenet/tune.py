@@ -146,7 +146,7 @@ def build_and_verify(network, target, log: Path, output: Path, linker: str | Non
     console.say(f"building into {output}")
     built = build.build(network.options, target, log=log, output=output, linker=linker, network=network)
     console.say("verifying the built machine code against PyTorch")
-    return built, verify.verify(output, board=board, network=network)
+    return built, verify.verify(output, board=board, network=network, target=target)
 
 
 def result_of(model: options.ModelOptions, work: Work, ended: str, new: int, built=None, verified=None) -> TuneResult:
@@ -230,7 +230,7 @@ def announce(model: options.ModelOptions, target, board: str, args: argparse.Nam
         f"  board    {board}" + (" (executes the machine code; cycles are predicted)" if board == "virtual" else "")
     )
     limits = f"{args.trials} trials a layer and {console.duration(args.time_limit)}"
-    console.say(f"  search   at most {limits}, {args.jobs} processes")
+    console.say(f"  search   at most {limits}")
     console.say(f"  log      {args.log}")
     console.say(f"  output   {options.output_folder(args, model, target)}")
 
@@ -353,29 +353,31 @@ def _run(args: argparse.Namespace) -> int:
     if target is None:
         return 0
     model = options.model_options(args)
-    announce(model, target, args.board, args)
+    board = options.board_for(args, target)
+    announce(model, target, board, args)
     if args.dry_run or args.list:
         from .network import load_network
 
         network = load_network(model)
-        print_known(network, tuning.prepare(network.counts, target, args.board, args.log, args.trials), args.json)
+        print_known(network, tuning.prepare(network.counts, target, board, args.log, args.trials), args.json)
         return 0
     output = options.output_folder(args, model, target)
     result = tune(
         model,
         target,
-        board=args.board,
+        board=board,
         log=args.log,
         output=output,
         trials=args.trials,
         time_limit=args.time_limit,
-        workers=args.jobs,
+        workers=args.jobs if board == "virtual" else 1,  # two at once would disturb what they measure
         linker=args.linker,
         debug=args.debug,
     )
     page = write_charts(result, output)
     console.print_json(result) if args.json else print_result(result)
     console.say(f"charts: {page}")
+    result.verification.require()
     return 0
 
 

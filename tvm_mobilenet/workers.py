@@ -50,7 +50,7 @@ class _Worker:
     def __init__(self, evaluate: Callable, folder: str, debug: bool):
         ours, theirs = connection.Pipe()
         quiet = None if debug else subprocess.DEVNULL
-        environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": "1"}
         # Popen hands no other descriptor down, so the write end of its stdin stays with this process alone.
         self.process = subprocess.Popen(
             [
