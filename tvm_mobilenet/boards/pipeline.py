@@ -11,12 +11,17 @@ forwarding latency.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
+import numpy as np
+
+from tvm_mobilenet.boards import native
 from tvm_mobilenet.boards.instructions import CLASSES, Instruction
 from tvm_mobilenet.errors import TvmMobilenetError
 
 _STEADY = 24  # iterations simulated of a short loop
+_HORIZON = 8192  # cycles ahead that ports are booked for
 _LONGEST = 3000  # instructions simulated of a long one, but four iterations at least
 
 
@@ -28,15 +33,6 @@ class _Class:
     latency: int
     forward: int  # from accumulator to accumulator
     slots: int  # of dispatch
-
-
-@dataclass(frozen=True)
-class _Op:
-    reads: tuple[str, ...]
-    accumulator: str
-    writes: tuple[str, ...]
-    base: str
-    row: _Class
 
 
 class Pipeline:
@@ -55,6 +51,13 @@ class Pipeline:
             raise TvmMobilenetError(f"{where}: missing {e.args[0]}", "see targets/cores/cortex-a72.toml") from None
         self.in_order = core.in_order
         self.classes = {kind: self._row(kind, row, where) for kind, row in rows.items()}
+        self._machine = np.array([self.in_order, self.decode, self.dispatch, self.window, len(self.units)], np.int32)
+        uops: list[tuple[int, int]] = []
+        self._rows: dict[str, tuple[int, ...]] = {}
+        for kind, c in self.classes.items():
+            self._rows[kind] = c.latency, c.forward, c.slots, len(uops), len(c.uops)
+            uops += [(sum(1 << u for u in units), busy) for units, busy in c.uops]
+        self._uops = np.array(uops, np.uint32)
         if missing := [c for c in CLASSES if c not in self.classes]:
             raise TvmMobilenetError(f"{where}.classes: missing " + ", ".join(missing))
 
@@ -77,91 +80,36 @@ class Pipeline:
 
     def cycles(self, instructions: tuple[Instruction, ...], loop: bool) -> float:
         """Cycles of one execution: in steady state for a loop; for a straight line see the module ``core_model``."""
-        ops = [_Op(i.reads, i.accumulator, i.writes, i.base, self.classes[i.kind]) for i in instructions]
+        n = max(4, min(_STEADY, _LONGEST // max(len(instructions), 1)))
         if self.in_order and not loop:
-            return float(self._issue_in_order(ops, 1)[-1])
-        if not loop:
-            ops = [_Op((), "", (), "", o.row) for o in ops]
-        n = max(4, min(_STEADY, _LONGEST // max(len(ops), 1)))
-        n += n % 2
-        ends = (self._issue_in_order if self.in_order else self._issue_out_of_order)(ops, n)
-        return (ends[-1] - ends[n // 2 - 1]) / (n - n // 2)
+            return float(self._ends(instructions, 1, True)[0])
+        ends = self._ends(instructions, n, loop)
+        return float(ends[-1] - ends[n // 2 - 1]) / (n - n // 2)
 
-    def _issue_in_order(self, ops: list[_Op], iterations: int) -> list[int]:
-        """The cycle after the last issue of each iteration."""
-        ready: dict[str, int] = {}
-        ready_to_accumulate: dict[str, int] = {}
-        free = [0] * len(self.units)
-        cycle, issued = 0, 0
-        ends = []
-        for _ in range(iterations):
-            for op in ops:
-                at = cycle if issued < self.decode else cycle + 1
-                for r in op.reads:
-                    at = max(at, ready.get(r, 0))
-                if op.accumulator:
-                    at = max(at, ready_to_accumulate.get(op.accumulator, 0))
-                chosen = []
-                for units, _busy in op.row.uops:
-                    unit = min((u for u in units if u not in chosen), key=lambda u: free[u], default=units[0])
-                    chosen.append(unit)
-                    at = max(at, free[unit])
-                for unit, (_units, busy) in zip(chosen, op.row.uops, strict=True):
-                    free[unit] = at + busy
-                if at > cycle:
-                    cycle, issued = at, 0
-                issued += 1
-                for w in op.writes:
-                    ready[w] = at + op.row.latency
-                    ready_to_accumulate[w] = at + (op.row.forward if op.accumulator else op.row.latency)
-                if op.base:
-                    ready[op.base] = at + 1
-            ends.append(cycle + 1)
-        return ends
-
-    def _issue_out_of_order(self, ops: list[_Op], iterations: int) -> list[int]:
-        """The cycle in which the last instruction of each iteration retires."""
-        ready: dict[str, int] = {}
-        ready_to_accumulate: dict[str, int] = {}
-        taken: list[set[int]] = [set() for _ in self.units]
-        used = [0] * len(self.units)
-        retired: list[int] = []
-        cycle = decoded = dispatched = 0
-        last = 0
-        ends = []
-        window = self.window
-        for _ in range(iterations):
-            for op in ops:
-                if decoded >= self.decode or dispatched >= self.dispatch:
-                    cycle, decoded, dispatched = cycle + 1, 0, max(0, dispatched - self.dispatch)
-                if len(retired) >= window and retired[-window] > cycle:
-                    cycle, decoded, dispatched = retired[-window], 0, 0
-                decoded += 1
-                dispatched += op.row.slots
-                at = cycle
-                for r in op.reads:
-                    at = max(at, ready.get(r, 0))
-                if op.accumulator:
-                    at = max(at, ready_to_accumulate.get(op.accumulator, 0))
-                start = at
-                for units, busy in op.row.uops:
-                    best = -1
-                    for u in units:
-                        slots = taken[u]
-                        t = at
-                        while any(t + b in slots for b in range(busy)) if busy > 1 else t in slots:
-                            t += 1
-                        if best < 0 or (t, used[u]) < (best, used[unit]):
-                            best, unit = t, u
-                    taken[unit].update(range(best, best + busy))
-                    used[unit] += busy
-                    start = max(start, best)
-                for w in op.writes:
-                    ready[w] = start + op.row.latency
-                    ready_to_accumulate[w] = start + (op.row.forward if op.accumulator else op.row.latency)
-                if op.base:
-                    ready[op.base] = max(cycle, ready.get(op.base, 0)) + 1
-                last = max(last, start + op.row.latency)
-                retired.append(last)
-            ends.append(last)
+    def _ends(self, instructions, iterations: int, dependent: bool) -> np.ndarray:
+        """The cycle in which each iteration is over; without its dependences unless ``dependent``."""
+        numbers: dict[str, int] = {}
+        registers: list[int] = []
+        ops = np.zeros((len(instructions), 11), np.int32)
+        number = numbers.setdefault
+        for k, i in enumerate(instructions):
+            row = self._rows[i.kind]
+            if dependent:
+                reads = [number(r, len(numbers)) for r in i.reads]
+                writes = [number(r, len(numbers)) for r in i.writes]
+                accumulator = number(i.accumulator, len(numbers)) if i.accumulator else -1
+                base = number(i.base, len(numbers)) if i.base else -1
+                at = len(registers)
+                registers += reads + writes
+                ops[k] = (*row[:3], accumulator, base, at, len(reads), at + len(reads), len(writes), *row[3:])
+            else:
+                ops[k] = (*row[:3], -1, -1, 0, 0, 0, 0, *row[3:])
+        state = np.zeros((2, len(numbers) + 1), np.int64)
+        ends = np.zeros(iterations, np.int64)
+        taken = np.zeros((len(self.units), _HORIZON), np.uint8)
+        retired = np.zeros(max(self.window, 1), np.int64)
+        regs = np.array(registers or [0], np.int32)
+        native.library().simulate(
+            self._machine.ctypes, len(instructions), ops.ctypes, self._uops.ctypes, regs.ctypes, iterations,
+            state[0].ctypes, state[1].ctypes, ends.ctypes, taken.ctypes, ctypes.c_int64(_HORIZON), retired.ctypes)
         return ends
