@@ -91,14 +91,15 @@ class CoreModel:
 
 def listing_of(image, first: int, executed: np.ndarray) -> dict[int, Instruction]:
     """The instructions that executed, by address."""
-    listing: dict[int, Instruction] = {}
     where = np.flatnonzero(executed)
-    for run in np.split(where, np.flatnonzero(np.diff(where) != 1) + 1):
+    known = image.listing
+    missing = np.array([k for k in where if first + 4 * int(k) not in known], np.int64)
+    for run in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
         if len(run):
             start = first + 4 * int(run[0]) - image.base
             code = bytes(image.memory[start:start + 4 * len(run)])
-            listing.update((i.address, i) for i in disassemble(image.architecture, code, start + image.base))
-    return listing
+            known.update((i.address, i) for i in disassemble(image.architecture, code, start + image.base))
+    return {a: known[a] for a in (first + 4 * where).tolist()}
 
 
 def _word(image, i: Instruction):

@@ -55,6 +55,7 @@ class Image:
     symbols: dict[str, int]
     imports: tuple[str, ...]
     _functions: list[tuple[int, int, str]] = field(default_factory=list)
+    listing: dict[int, object] = field(default_factory=dict)  # instructions by address, as they get disassembled
 
     @property
     def pointer_bytes(self) -> int:

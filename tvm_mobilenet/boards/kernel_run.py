@@ -57,12 +57,15 @@ class Part:
         How many there are. More than ``ran`` where tasks were sampled.
     numbers : tuple of int
         Which tasks ran, where sampled; empty: all.
+    pair : Counts, optional
+        Where sampled: tasks 0 and 1 run as one. What it saves against both is what entering a task costs.
     """
 
     kind: str
     ran: list[Counts]
     tasks: int
     numbers: tuple[int, ...] = ()
+    pair: Counts | None = None
 
     def of_tasks(self, values: list[float]) -> np.ndarray:
         """A value of every task from those of the tasks that ran: between two of them, their straight line."""
@@ -70,11 +73,16 @@ class Part:
             return np.asarray(values, float)
         return np.interp(np.arange(self.tasks), self.numbers, values)
 
-    def on_cores(self, values: list[float], cores: int) -> float:
-        """The largest sum over ``cores`` consecutive shares, as TVM divides a parallel loop among threads."""
+    def on_cores(self, values: list[float], cores: int, pair: float | None = None) -> float:
+        """The largest sum over ``cores`` consecutive shares, as TVM divides a parallel loop among threads.
+
+        ``values``: one of every task that ran; ``pair``: that of ``self.pair``. A share enters a task once.
+        """
         every = self.of_tasks(values)
+        entering = max(0.0, values[0] + values[1] - pair) if pair is not None else 0.0
         share = -(-self.tasks // cores)
-        return max(float(every[i:i + share].sum()) for i in range(0, self.tasks, share))
+        parts = (every[i:i + share] for i in range(0, self.tasks, share))
+        return max(float(p.sum()) - entering * (len(p) - 1) for p in parts)
 
 
 class KernelRun:
@@ -95,12 +103,13 @@ class KernelRun:
         self.symbol, self.parts, self.sampled = symbol, parts, sampled
         self.image, self.target = image, target
         self.outputs: list[np.ndarray] = []
-        self._cycles: dict[int, list[list[float]]] = {}
+        self._cycles: dict[int, list] = {}
 
     @property
     def instructions(self) -> int:
         """Executed in the module, all tasks together."""
-        return round(sum(float(p.of_tasks([c.instructions for c in p.ran]).sum()) for p in self.parts))
+        return round(sum(p.on_cores([c.instructions for c in p.ran], 1, p.pair and p.pair.instructions)
+                         for p in self.parts))
 
     @property
     def workspace_bytes(self) -> int:
@@ -125,16 +134,20 @@ class KernelRun:
         if cores < 1:
             raise ValueError(f"cores = {cores}: one at least")
         total = 0.0
-        for part, costs in zip(self.parts, self._priced(core or self.target.core), strict=True):
-            total += sum(costs) if part.kind == "serial" else part.on_cores(costs, cores)
+        for part, (costs, pair) in zip(self.parts, self._priced(core or self.target.core), strict=True):
+            total += sum(costs) if part.kind == "serial" else part.on_cores(costs, cores, pair)
         return PredictedCycles(total)
 
-    def _priced(self, core) -> list[list[float]]:
+    def _priced(self, core) -> list[tuple[list[float], float | None]]:
+        """Of every part: the cycles of each task that ran, and of the pair."""
         from tvm_mobilenet.boards.core_model import CoreModel
 
         if id(core) not in self._cycles:
             model = CoreModel.of(core)
-            self._cycles[id(core)] = [[model.price(self.image, c).cycles for c in p.ran] for p in self.parts]
+            known: dict[tuple, float] = {}  # equal tasks cost the same
+            self._cycles[id(core)] = [
+                ([_once(known, model, self.image, c) for c in p.ran],
+                 p.pair and _once(known, model, self.image, p.pair)) for p in self.parts]
         return self._cycles[id(core)]
 
     def executions(self, symbol: str | None = None) -> list[tuple[int, int]]:
@@ -153,3 +166,10 @@ class KernelRun:
                     if symbol is None or (f >= 0 and address < starts[f] + functions[f][1]):
                         total[address] = total.get(address, 0) + int(c.executed[i])
         return sorted((a - self.image.base, n) for a, n in total.items())
+
+
+def _once(known: dict, model, image, counts: Counts) -> float:
+    key = counts.first, counts.executed.tobytes(), counts.taken.tobytes(), counts.calls
+    if key not in known:
+        known[key] = model.price(image, counts).cycles
+    return known[key]

@@ -268,7 +268,8 @@ class VirtualModule:
             last, after = (last, middle) if beyond(middle) else (middle, after)
         if last // 2 not in ran:
             beyond(last // 2)
-        return Part("parallel", [ran[i] for i in sorted(ran)], last + 1, tuple(sorted(ran)))
+        pair = self._counted(function, data, 0, last // 2 + 1) if last else None  # so many tasks: two iterations each
+        return Part("parallel", [ran[i] for i in sorted(ran)], last + 1, tuple(sorted(ran)), pair)
 
     def _counted(self, function: int, data: int, task: int, tasks: int) -> Counts:
         e = self._emulator
