@@ -56,6 +56,18 @@ def cost_of(layer: str, decisions: dict) -> float:
     return size * 100 * (cost + (0.5 if decisions["order"] == "n" else 0.0))
 
 
+class Fails:
+    """A board on which nothing runs, or not the layers of one kind."""
+
+    def __init__(self, kind=""):
+        self.kind = kind
+
+    def __call__(self, candidate):
+        if candidate.layer.startswith(self.kind):
+            raise ValueError("the board is broken")
+        return Outcome(cost_of(candidate.layer, candidate.decisions), "cycles", True, 1e-7)
+
+
 class Costs:
     """Prices candidates by ``cost_of``; a file in ``folder`` counts each evaluation. Some points fail, in all ways."""
 

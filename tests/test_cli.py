@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_board import Costs, cost_of
+from tests.fake_board import Costs, Fails, cost_of
 from tvm_mobilenet import __main__, console, options, tune
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
@@ -80,10 +80,9 @@ def test_the_shared_flags_are_the_same_in_every_verb_that_has_them():
                     "--target",
                     "--log",
                     "--output",
-                    "--board",
                     "--linker",
                 ):
-                    now = str(action.type), str(action.default)
+                    now = action.metavar, action.choices, str(action.default)
                     assert seen.setdefault(flag, now) == now, f"{module.__name__} {flag}"
     assert "--model" in seen
 
@@ -268,6 +267,17 @@ def test_a_winner_that_is_wrong_as_a_whole_does_not_win(network, tmp_path):
     failed = [r for r in trials_of(tmp_path / "log.jsonl").records() if r.whole and r.cost is None]
     assert [r.decisions for r in failed] == [best, best]
     assert all(r.decisions != best for r in Journal(tmp_path / "log.jsonl").records() if r.whole)
+
+
+def test_a_board_on_which_nothing_runs_ends_the_search(network, tmp_path):
+    with pytest.raises(TvmMobilenetError, match=r"each of the first 8 candidates failed.*the board is broken"):
+        tuned(network, tmp_path, Fails())
+
+
+def test_a_layer_of_which_nothing_runs_is_named(network, tmp_path):
+    with pytest.warns(UserWarning, match="no candidate of dense .* ran; the first: ValueError: the board is broken"):
+        result = tuned(network, tmp_path, Fails("dense"))
+    assert [layer.tuned is None for layer in result.layers] == [False, True] and result.tuned is None
 
 
 def test_another_target_or_schedule_starts_anew(network, tmp_path, monkeypatch):

@@ -25,10 +25,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from .errors import TvmMobilenetError
 from .log import Record
 
 LISTED = 1_000  # points at most for a space to be listed; a larger one is sampled
 PROPOSALS = 4  # of the sampler, until one is valid and new
+FAILED_IN_A_ROW = 8  # candidates from the first one on, after which a search gives up
 STALE_BEFORE_NEAR = 6  # trials without gain after which a layer asks its near layers again
 
 
@@ -328,10 +330,15 @@ class Search:
             ``candidate_of(layer, decisions)`` makes the job for a worker.
         progress : callable
             Called after every trial, and every second.
+
+        Raises
+        ------
+        TvmMobilenetError
+            The first candidates all failed.
         """
         jobs: dict[int, tuple[LayerSearch, dict]] = {}
         end = self.clock() + max(0.0, self.time_limit - self.spent)
-        ended = "done"
+        ended, failed = "done", 0.0
         while True:
             while workers.idle:
                 if self.clock() >= end:
@@ -350,4 +357,11 @@ class Search:
                 layer, decisions = jobs.pop(id(done.job))
                 record = record_of(layer, decisions, done)
                 self.write(record, layer.tell(record))
+                failed = failed + 1 if record.cost is None else -math.inf
+                if failed >= FAILED_IN_A_ROW:
+                    raise TvmMobilenetError(
+                        f"each of the first {FAILED_IN_A_ROW} candidates failed, the last one, {record.layer}, with: "
+                        f"{record.failure}",
+                        "this is hardly the candidates' fault: run again with --debug",
+                    )
             progress()

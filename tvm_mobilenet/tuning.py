@@ -7,6 +7,7 @@ writes every trial down, runs each winner once more as a whole, and leaves the t
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -133,10 +134,18 @@ def search(
         with Workers(evaluate, workers, timeout, debug) as pool:
             ended = searching.run(pool, record_of, Candidate, lambda: show(searching))
             _confirm(work, pool, lambda *a: record_of(*a, whole=True), trial_log, best_log, lambda: show(searching))
+        _warn_of_failures(work)
     finally:
         if work.log.exists():
             tidy(work.log)
     return ended, sum(len(layer.tried) for layer in work.searches.values()) - before
+
+
+def _warn_of_failures(work: Work) -> None:
+    for layer in work.searches.values():
+        if layer.tried and layer.best is None:
+            failure = next(iter(layer.tried.values())).failure
+            warnings.warn(f"no candidate of {layer.name} ran; the first: {failure}", stacklevel=3)
 
 
 def _write_best(best_log: Journal, layer, record: Record) -> None:
