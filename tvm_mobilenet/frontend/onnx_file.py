@@ -18,7 +18,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend.imported import check_input, finished, opaque
-from tvm_mobilenet.frontend.onnx_fold import fold, shapes_of
+from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 
 OLDEST_OPSET = 11
 
@@ -45,6 +45,7 @@ def from_onnx(path: str | Path, batch: int = 1) -> tvm.IRModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = fold(model)
+        explicit_pads(model)
         importer = _Importer(model)
         mod = importer.from_onnx(model.graph, opset)
     return finished(mod, importer.noted)
@@ -113,6 +114,14 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
             f"export it again, or convert it with onnx.version_converter.convert_version(model, {OLDEST_OPSET + 2})",
         )
     graph = model.graph
+    foreign = [
+        f"{n.domain}.{n.op_type} at {n.name or n.output[0]}" for n in graph.node if n.domain not in ("", "ai.onnx")
+    ]
+    if foreign:
+        raise TvmMobilenetError(
+            f"{path}: {len(foreign)} operator(s) are not supported:\n    " + "\n    ".join(foreign),
+            "export the model with standard ONNX operators only",
+        )
     initialisers = {i.name for i in graph.initializer}
     known = initialisers | {i.name for i in graph.input} | {s.values.name for s in graph.sparse_initializer} | {""}
     missing = []

@@ -41,13 +41,36 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
                 kept.append(node)
                 continue
             for name, value in zip(node.output, values, strict=False):
-                constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+                constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         if len(kept) == len(graph.node):
             return model
         del graph.node[:], graph.initializer[:]
         graph.node.extend(kept)
         read = {i for n in kept for i in n.input} | outputs
         graph.initializer.extend(c for name, c in constants.items() if name in read)
+
+
+def explicit_pads(model: onnx.ModelProto) -> None:
+    """Convolutions and pools with ``auto_pad`` SAME get the pads that it stands for, in place."""
+    shapes = shapes_of(model)
+    initialisers = {i.name: tuple(i.dims) for i in model.graph.initializer}
+    for node in model.graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        mode = attributes.pop("auto_pad", b"NOTSET").decode()
+        if node.op_type not in ("Conv", "MaxPool", "AveragePool") or not mode.startswith("SAME"):
+            continue
+        size = shapes[node.input[0]][0][2:]
+        kernel = attributes.get("kernel_shape") or initialisers[node.input[1]][2:]
+        strides = attributes.get("strides") or [1] * len(size)
+        dilations = attributes.get("dilations") or [1] * len(size)
+        total = [
+            max((-(-s // t) - 1) * t + (k - 1) * d + 1 - s, 0)
+            for s, k, t, d in zip(size, kernel, strides, dilations, strict=True)
+        ]
+        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
+        attributes["pads"] = [*less, *more] if mode == "SAME_UPPER" else [*more, *less]
+        del node.attribute[:]
+        node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:

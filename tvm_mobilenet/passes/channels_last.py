@@ -98,10 +98,8 @@ class ChannelsLast:
     # ---- views
 
     def _reshape(self, call: relax.Call) -> Tensor:
-        out = self._tensor(call.args[0]).reshaped(tuple(int(d) for d in call.args[1].values))
-        if out is None:
-            raise Unsupported("this reshape of a feature map would have to move data")
-        return out
+        x, shape = self._tensor(call.args[0]), tuple(int(d) for d in call.args[1].values)
+        return x.reshaped(shape) or self._in_order(x).reshaped(shape)
 
     def _permute_dims(self, call: relax.Call) -> Tensor:
         return self._tensor(call.args[0]).permuted([int(a) for a in call.attrs.axes])
@@ -242,7 +240,9 @@ class ChannelsLast:
             raise Unsupported("a constant of more dimensions than the data")
         shape = (1,) * (len(x.shape) - constant.ndim) + constant.shape
         varying = [i for i, s in enumerate(shape) if s > 1]
-        from_nchw = x.layout == "NCHW" and x.shape[1] > 1 and prod(x.shape[2:]) > 1
+        # the network's own input, normalised: its channels are not the last axis yet
+        own = x.value in {p.name for p in self.main.params} and x.layout == "NCHW" and prod(x.shape[2:]) > 1
+        from_nchw = own and x.shape[1] > 1 and varying in ([], [1])
         channels = x.shape[1] if from_nchw else x.nhwc[-1]
         last = x.dims[1] if from_nchw else x.stored[-1:]
         if varying and (len(varying) > 1 or x.dims[varying[0]] != last or constant.size != channels):
@@ -263,6 +263,9 @@ class ChannelsLast:
     def _nn_softmax(self, call: relax.Call) -> Tensor:
         x = self._tensor(call.args[0])
         axis = int(call.attrs.axis) % len(x.shape)
+        if x.dims[axis] != x.stored[-1:] and axis == len(x.shape) - 1:
+            x = self._in_order(x)
+            x = fresh(x.value, _four(x.shape), x.shape)
         if x.dims[axis] != x.stored[-1:] or x.shape[axis] != x.nhwc[-1]:
             raise Unsupported("a softmax over another axis than the channels")
         n, h, w, c = x.nhwc
@@ -287,6 +290,20 @@ class ChannelsLast:
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
         dims = x.dims
         return self._call(layer.replace(input_layout="NCHW"), [x], flat((dims[0], dims[2], dims[3], dims[1])), dims)
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        """The tensor with memory in logical order: copied to NCHW if it is a feature map, whatever its dimensions."""
+        if x.contiguous:
+            return x
+        logical, channel = flat(x.dims), x.stored[-1]
+        place = logical.index(channel)
+        n, pixels = logical[:place], logical[place + 1 :]
+        if n + pixels + (channel,) != x.stored:
+            raise Unsupported("its dimensions lie in another order in memory, it would have to be moved")
+        batch, rest, c = (prod(a.size for a in axes) for axes in (n, pixels, (channel,)))
+        h, w = x.nhwc[1:3] if x.nhwc[0] == batch and x.nhwc[3] == c else (rest, 1)
+        layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=batch)
+        return self._call(layer.replace(output_layout="NCHW"), [x], logical, x.dims)
 
     def _elementwise(self, op: str, *operands: Tensor, activation: str = "none") -> Tensor:
         x = operands[0]
@@ -319,13 +336,10 @@ class ChannelsLast:
         if x is None:
             self.problems.append(f"output {index}: a constant")
             return Port(name, (1,), "float32", "?")
-        if not x.contiguous:
-            if x.layout == "NHWC":
-                n, c, h, w = x.shape
-                layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
-                x = self._call(layer.replace(output_layout="NCHW"), [x], flat(x.dims), x.dims)
-            else:
-                self.problems.append(f"output {index}, {x.shape}: its dimensions lie in another order in memory")
+        try:
+            x = self._in_order(x)
+        except Unsupported as e:
+            self.problems.append(f"{name}, {list(x.shape)}: {e}")
         return Port(name, x.shape, "float32", x.value)
 
 

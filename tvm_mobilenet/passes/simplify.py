@@ -200,7 +200,7 @@ def run(mod):
 
 
 def _const(value: np.ndarray) -> relax.Expr:
-    return relax.const(np.ascontiguousarray(value))
+    return relax.const(np.asarray(value, order="C"))
 
 
 def _number(expr: relax.Expr) -> float:

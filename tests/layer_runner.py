@@ -1,0 +1,88 @@
+"""Runs a module of layers for tests, in two ways: layer by layer in PyTorch, or compiled by TVM's stock pipeline."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tvm_mobilenet import passes
+
+ACTIVATION = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+}
+
+
+def run_in_torch(mod, *inputs):
+    """The outputs of a module of layers, each layer computed by what `Layer` says of it. Arrays in, list of arrays out."""
+    interface = passes.interface_of(mod)
+    values = {p.name: torch.as_tensor(x).reshape(-1) for p, x in zip(interface.inputs, inputs, strict=True)}
+    for call in passes.layers_of(mod):
+        operands = [values[v] for v in call.inputs]
+        values[call.output] = _layer(call, *operands).reshape(-1)
+    return [values[p.value].reshape(p.shape).numpy() for p in interface.outputs]
+
+
+def run_compiled(mod, *inputs):
+    """The outputs of a module by TVM's stock pipeline on this machine. Arrays in, list of arrays out."""
+    import tvm
+    from tvm import relax
+
+    vm = relax.VirtualMachine(tvm.compile(mod, tvm.target.Target({"kind": "llvm"})), tvm.cpu())
+    out = vm["main"](*[tvm.runtime.tensor(np.asarray(x)) for x in inputs])
+    return [o.numpy() for o in (out if passes.interface_of(mod).tuple_output else [out])]
+
+
+def assert_close(mod, model, *inputs, runner=run_in_torch):
+    """The module computes what the PyTorch model does, and the model's output is not all the same."""
+    with torch.no_grad():
+        expected = model(*[torch.as_tensor(x) for x in inputs])
+    expected = [expected] if isinstance(expected, torch.Tensor) else list(expected)
+    found = runner(mod, *inputs)
+    assert len(found) == len(expected)
+    for f, e in zip(found, expected, strict=True):
+        e = e.numpy()
+        assert f.shape == e.shape
+        spread = e.std() or 1.0
+        assert np.abs(f - e).max() <= 1e-4 * spread, f"differs by {np.abs(f - e).max() / spread:.1e} of the spread"
+
+
+def _layer(call, data, *rest):
+    layer = call.layer
+    x = data.reshape(layer.input_shape)
+    weight, bias = (None, None) if call.weight is None else (torch.as_tensor(call.weight), torch.as_tensor(call.bias))
+    if weight is not None:
+        assert tuple(weight.shape) == layer.weight_shape and tuple(bias.shape) == (layer.out_channels,)
+    if layer.input_layout == "NHWC":
+        x = x.permute(0, 3, 1, 2)
+    if layer.kind in ("conv", "depthwise", "pointwise", "dense"):
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        top, left, bottom, right = layer.padding
+        x = F.pad(x, (left, right, top, bottom))
+        x = F.conv2d(x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
+    elif layer.kind == "pool":
+        top, left, bottom, right = layer.padding
+        x = F.pad(x, (left, right, top, bottom), value=0.0 if layer.op == "avg" else -np.inf)
+        pool = F.avg_pool2d if layer.op == "avg" else F.max_pool2d
+        x = pool(x, layer.kernel, layer.stride)
+    elif layer.kind == "softmax":
+        x = x.softmax(1)
+    if rest:
+        shape = (layer.batch, 1, 1, layer.channels) if layer.op == "scale" else layer.output_shape
+        second = rest[0].reshape(shape)
+        if layer.output_layout == "NHWC" or layer.op == "scale":
+            second = second.permute(0, 3, 1, 2)
+    if layer.kind == "elementwise" and rest:
+        x = {"add": x.add, "sub": x.sub, "mul": x.mul, "scale": x.mul}[layer.op](second)
+    if layer.residual == "before":
+        x = x + second
+    x = ACTIVATION[layer.activation](x)
+    if layer.residual == "after":
+        x = x + second
+    assert x.shape[1:] == (layer.out_channels, layer.out_height, layer.out_width)
+    return x if layer.output_layout == "NCHW" else x.permute(0, 2, 3, 1).contiguous()
