@@ -23,10 +23,12 @@ SYMBOL = "kernel"
 
 
 def const(value, dtype: str = "float32"):
+    """A constant of a kernel."""
     return tirx.const(value, dtype)
 
 
 def serial(extent: int):
+    """A loop of the kernel."""
     return T.serial(0, extent)
 
 
