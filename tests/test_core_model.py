@@ -244,6 +244,21 @@ def test_agrees_with_llvm_mca(price, name):
         assert price(name, core) == pytest.approx(theirs, rel=0.1, abs=1.1), cpu
 
 
+def test_explanation_names_the_loop_and_its_bound(tmp_path):
+    from tvm_mobilenet.boards.explain import explain
+
+    bodies = {"arithmetic": fma_chains(12), "loads": LOOPS["load_q"], "chain": fma_chains(1)}
+    functions = {n: f"mov x2, #50\n1:\n{b}\nsubs x2, x2, #1\n b.ne 1b\n mov w0, #0\n ret" for n, b in bodies.items()}
+    functions["loads"] = "mov x1, sp\nsub x1, x1, #1024\n" + functions["loads"]
+    with VirtualBoard(targets.load("rpi4")).load(assemble(tmp_path / "explain.so", functions)) as module:
+        said = {name: explain(module.call(name, []), lines=4) for name in bodies}
+        on_a53 = explain(module.call("loads", []), A53)
+    assert "bound by unit F" in said["arithmetic"] and "__tvm_ffi_arithmetic+0x4" in said["arithmetic"]
+    assert "24 instructions" in said["arithmetic"] and "1.0" in said["arithmetic"]
+    assert "bound by unit L" in said["loads"] and "bound by dependences" in said["chain"]
+    assert "Cortex-A53" in on_a53 and "bound by unit" in on_a53 and "predicted" in on_a53
+
+
 def test_counts_of_no_execution_cost_nothing():
     empty = np.zeros(0, np.int64)
     assert traces({}, 0, empty, empty) == []

@@ -86,6 +86,29 @@ class Pipeline:
         ends = self._ends(instructions, n, loop)
         return float(ends[-1] - ends[n // 2 - 1]) / (n - n // 2)
 
+    def bounds(self, instructions: tuple[Instruction, ...]) -> dict[str, float]:
+        """What one iteration takes at least, in cycles, by each limit alone.
+
+        Units are shared out as evenly as their alternatives allow; ``dependences`` is the loop with ports and width
+        unlimited.
+        """
+        load = dict.fromkeys(self.units, 0.0)
+        rows = [self.classes[i.kind] for i in instructions]
+        for units, busy in sorted((u for r in rows for u in r.uops), key=lambda u: len(u[0])):
+            least = min(units, key=lambda u: load[self.units[u]])
+            load[self.units[least]] += busy
+        if self.in_order:
+            width = len(instructions) / self.decode
+        else:
+            width = max(len(instructions) / self.decode, sum(r.slots for r in rows) / self.dispatch)
+        wide = Pipeline.__new__(Pipeline)
+        wide.__dict__.update(self.__dict__, in_order=False, units=["any"], window=1 << 20, _uops=self._uops * 0)
+        wide._machine = np.array([0, 1 << 20, 1 << 20, 1 << 20, 1], np.int32)
+        n = 16
+        ends = wide._ends(instructions, n, True)
+        chains = float(ends[-1] - ends[n // 2 - 1]) / (n - n // 2)
+        return {"width": width, **{f"unit {u}": v for u, v in load.items() if v}, "dependences": chains}
+
     def _ends(self, instructions, iterations: int, dependent: bool) -> np.ndarray:
         """The cycle in which each iteration is over; without its dependences unless ``dependent``."""
         numbers: dict[str, int] = {}
