@@ -18,7 +18,7 @@ ACTIVATION = {
 
 
 def run_in_torch(mod, *inputs):
-    """The outputs of a module of layers, each layer computed by what `Layer` says of it. Arrays in, list of arrays out."""
+    """The outputs of a module of layers, each computed by what `Layer` says of it. Arrays in, list of arrays out."""
     interface = passes.interface_of(mod)
     values = {p.name: torch.as_tensor(x).reshape(-1) for p, x in zip(interface.inputs, inputs, strict=True)}
     for call in passes.layers_of(mod):

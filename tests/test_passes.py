@@ -151,8 +151,12 @@ def test_batch_norm_before_a_padded_convolution_stays_a_layer_because_the_border
 
 
 def test_a_norm_read_twice_is_not_folded_into_one_of_its_readers():
-    model = Lambda(lambda m, x: F.relu(m.bn(m.conv(x))) + m.conv2(m.conv(x)), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4),
-                   conv2=nn.Conv2d(4, 4, 1))  # fmt: skip
+    model = Lambda(
+        lambda m, x: F.relu(m.bn(m.conv(x))) + m.conv2(m.conv(x)),
+        conv=nn.Conv2d(3, 4, 3),
+        bn=nn.BatchNorm2d(4),
+        conv2=nn.Conv2d(4, 4, 1),
+    )
     layers(model, image(1, 3, 8, 8))
 
 
