@@ -1,0 +1,386 @@
+"""Count mult-adds, parameters and bytes of a model, layer by layer, beside the papers' formulas and figures.
+
+    python -m tvm_mobilenet.complexity --model v2 --alpha 0.5
+    python -m tvm_mobilenet.complexity --model v1 --compare v1-plain
+    python -m tvm_mobilenet.complexity --paper
+
+Two counts stand side by side. *Formula* is the paper's, from kernel, channels and map (``models.cost``). *Graph* is
+what the imported graph holds: the elements of the weights bound in it times the positions each is applied at. They must
+agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import options as shared
+from .console import parser_for, print_json, print_table, run_verb, say
+from .errors import TvmMobilenetError
+from .layer import Layer
+from .models import cost
+from .options import ModelOptions
+
+PAPERS = {"v1": "1704.04861", "v2": "1801.04381", "v3": "1905.02244", "release": "tensorflow/models"}
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class LayerComplexity:
+    """What one layer of the graph costs.
+
+    Parameters
+    ----------
+    source : str
+        Where it comes from in the model.
+    layer : str
+        The layer's name: its kind, shape, dtype and epilogue.
+    formula, mult_adds : int
+        By the paper's formula, and counted in the graph; zero for pools and element-wise layers.
+    parameters : int
+        Elements of the weight, without the bias.
+    weight_bytes, activation_bytes : int
+        Weight and bias; every input and the output once.
+    """
+
+    source: str
+    layer: str
+    kind: str
+    formula: int
+    mult_adds: int
+    parameters: int
+    weight_bytes: int
+    activation_bytes: int
+
+    @property
+    def intensity(self) -> float:
+        """Mult-adds a byte that must be moved at least once."""
+        return self.mult_adds / (self.weight_bytes + self.activation_bytes)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A depthwise layer with the pointwise that reads it, against one standard convolution in their place.
+
+    Parameters
+    ----------
+    separable, standard : int
+        Mult-adds: of the two as counted in the graph, of the one by its formula.
+    predicted : float
+        Their ratio by the paper, 1/N + 1/D_K^2.
+    multiplied : float or None
+        What the paper's multipliers make of the same block of the 1.0-224 network,
+        D_K^2 * alpha M * (rho D_F)^2 + alpha M * alpha N * (rho D_F)^2; None for a file.
+    """
+
+    source: str
+    separable: int
+    standard: int
+    predicted: float
+    multiplied: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.separable / self.standard
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """A model's cost: its layers, its separable blocks, its totals."""
+
+    model: str
+    layers: tuple[LayerComplexity, ...]
+    blocks: tuple[Block, ...]
+    mult_adds: int
+    formula: int
+    parameters: int
+    weight_bytes: int
+    activation_bytes: int
+
+    @property
+    def agree(self) -> bool:
+        """Whether formula and graph give the same for every layer."""
+        return all(layer.formula == layer.mult_adds for layer in self.layers)
+
+    @property
+    def kinds(self) -> list[tuple[str, int, float, int, float]]:
+        """Kind, mult-adds and their share in percent, parameters and theirs; the largest first."""
+        rows = []
+        for kind in dict.fromkeys(layer.kind for layer in self.layers):
+            of_kind = [layer for layer in self.layers if layer.kind == kind]
+            counts = sum(layer.mult_adds for layer in of_kind), sum(layer.parameters for layer in of_kind)
+            shares = 100 * counts[0] / max(1, self.mult_adds), 100 * counts[1] / max(1, self.parameters)
+            rows.append((kind, counts[0], shares[0], counts[1], shares[1]))
+        return sorted(rows, key=lambda row: -row[1])
+
+
+def complexity(options: ModelOptions) -> Complexity:
+    """The cost of a registry model or of a file.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A model, file or operator that is not supported.
+    """
+    calls = _calls(options)
+    layers = tuple(_layer_complexity(call) for call in calls)
+    return Complexity(
+        model=options.title,
+        layers=layers,
+        blocks=tuple(_blocks(calls, options)),
+        mult_adds=sum(layer.mult_adds for layer in layers),
+        formula=sum(layer.formula for layer in layers),
+        parameters=sum(layer.parameters for layer in layers),
+        weight_bytes=sum(layer.weight_bytes for layer in layers),
+        activation_bytes=sum(layer.activation_bytes for layer in layers),
+    )
+
+
+def formula(layer: Layer) -> int:
+    """Mult-adds of a layer by the paper's formula for its kind; maps and kernels need not be square."""
+    size = math.sqrt(layer.out_height * layer.out_width * layer.batch)
+    kernel = math.sqrt(math.prod(layer.kernel))
+    if layer.kind == "depthwise":
+        return round(cost.depthwise(kernel, layer.channels, size))
+    if layer.kind in ("pointwise", "dense"):
+        return round(cost.pointwise(layer.channels, layer.out_channels, math.sqrt(layer.height * layer.batch)))
+    if layer.kind == "conv":  # of groups: each reads its share of the input channels
+        return round(cost.standard(kernel, layer.channels / layer.groups, layer.out_channels, size))
+    return 0
+
+
+def variant(text: str, options: ModelOptions) -> ModelOptions:
+    """The options of ``--compare``: ``MODEL``, ``MODEL:ALPHA`` or ``MODEL:ALPHA-PIXELS``, the rest as in ``options``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        If it is none of these.
+    """
+    if Path(text).suffix in (".onnx", ".pt2"):
+        if not Path(text).is_file():
+            raise TvmMobilenetError(f"--compare {text}: no such file", "give the path of a file that exists")
+        return replace(options, model=text, weights=None)
+    model, _, size = text.partition(":")
+    alpha, _, resolution = size.partition("-")
+    try:
+        changes = {"alpha": float(alpha)} if alpha else {}
+        changes |= {"resolution": shared.resolution(resolution)} if resolution else {}
+        if changes.get("alpha", 1) <= 0:
+            raise ValueError
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        reason = error if isinstance(error, argparse.ArgumentTypeError) else "alpha must be a number above 0"
+        raise TvmMobilenetError(f"--compare {text}: {reason}", "for example v2:0.5-160") from None
+    return replace(options, model=model, weights=None, **changes)
+
+
+def _calls(options: ModelOptions) -> list:
+    """The graph's layers. A registry model is imported as it is built: its weights' values do not matter here."""
+    from . import frontend, passes
+    from .models import registry
+    from .network import load_network
+
+    if options.is_file:
+        return load_network(options).layers
+    import torch
+
+    registry.check_shape(options.alpha, options.resolution, options.classes)
+    module = registry.architecture(options.model, options.alpha, options.classes, options.features or None)
+    example = torch.zeros(options.batch, 3, options.resolution, options.resolution)
+    return passes.layers_of(passes.run(frontend.from_torch(module.eval().requires_grad_(False), example)))
+
+
+def _layer_complexity(call) -> LayerComplexity:
+    layer = call.layer
+    size = BYTES[layer.dtype]
+    weights = 0 if call.weight is None else call.weight.size
+    bias = 0 if call.bias is None else call.bias.size
+    positions = layer.batch * layer.out_height * layer.out_width
+    moved = math.prod(layer.input_shape) + math.prod(layer.output_shape)
+    if len(call.inputs) > 1:  # a residual or second operand of the output's shape, or one value a channel
+        moved += layer.batch * layer.channels if layer.op == "scale" else math.prod(layer.output_shape)
+    return LayerComplexity(
+        source=call.source,
+        layer=layer.name,
+        kind=layer.kind,
+        formula=formula(layer),
+        mult_adds=weights * positions,
+        parameters=weights,
+        weight_bytes=(weights + bias) * size,
+        activation_bytes=moved * size,
+    )
+
+
+def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
+    """The depthwise layers whose output a pointwise reads, directly or scaled by squeeze-and-excite."""
+    written = {call.output: call for call in calls}
+    base = {} if options.is_file else {c.name: c for c in cost.model_costs(options.model, num_classes=options.classes)}
+    blocks = []
+    for call in calls:
+        if call.layer.kind != "pointwise":
+            continue
+        before = written.get(call.inputs[0])
+        while before is not None and before.layer.kind == "elementwise":
+            before = written.get(before.inputs[0])
+        if before is None or before.layer.kind != "depthwise":
+            continue
+        whole = before.layer.replace(kind="conv", groups=1, out_channels=call.layer.out_channels)
+        kernel = math.sqrt(math.prod(before.layer.kernel))
+        multiplied = None
+        if (first := base.get(before.source)) and (second := base.get(call.source)):
+            shape = first.kernel[0], first.inputs, second.outputs, first.size[0]
+            multiplied = options.batch * cost.separable(*shape, options.alpha, options.resolution / 224)
+        blocks.append(
+            Block(
+                source=before.source,
+                separable=sum(_layer_complexity(c).mult_adds for c in (before, call)),
+                standard=formula(whole),
+                predicted=cost.separable_ratio(kernel, call.layer.out_channels),
+                multiplied=multiplied,
+            )
+        )
+    return blocks
+
+
+# ---- printing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, count, print."""
+    parser = parser_for("complexity", __doc__.split("\n")[0])
+    shared.add_model_options(parser, inputs=False)
+    parser.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
+    parser.add_argument(
+        "--paper", nargs="?", const="all", choices=("all", *PAPERS), help="the papers' figures beside ours, and errata"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return run_verb(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.paper:
+        return _run_paper(args)
+    chosen = shared.model_options(args)
+    others = [variant(args.compare, chosen)] if args.compare else []
+    results = []
+    for options in (chosen, *others):
+        say(f"importing {options.title}")
+        results.append(complexity(options))
+    if args.json:
+        documents = [_document(result) for result in results]
+        print_json({"model": documents[0], "compared": documents[1]} if args.compare else documents[0])
+    elif args.compare:
+        _print_comparison(*results)
+    else:
+        _print_layers(results[0])
+    return 0 if all(result.agree for result in results) else 1
+
+
+def _document(result: Complexity) -> dict:
+    return {
+        **result.__dict__,
+        "agree": result.agree,
+        "kinds": [dict(zip(("kind", "mult_adds", "percent", "parameters", "percent_parameters"), row, strict=True))
+                  for row in result.kinds],
+        "blocks": [{**block.__dict__, "ratio": block.ratio} for block in result.blocks],
+        "layers": [{**layer.__dict__, "intensity": layer.intensity} for layer in result.layers],
+    }
+
+
+def _print_layers(result: Complexity) -> None:
+    print_table(
+        ("layer", "from", "formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%"),
+        [
+            (c.layer, c.source, c.formula, c.mult_adds, c.parameters, c.weight_bytes / 1e3, c.activation_bytes / 1e3,
+             c.intensity, 100 * c.mult_adds / max(1, result.mult_adds))
+            for c in result.layers
+        ],
+        f"{result.model}: mult-adds by the paper's formula and as counted in the graph",
+    )
+    if result.blocks:
+        print_table(
+            ("separable block", "mult-adds", "by alpha and rho", "as one convolution", "ratio", "1/N + 1/D_K^2"),
+            [(b.source, b.separable, b.multiplied, b.standard, b.ratio, b.predicted) for b in result.blocks],
+            "\nseparable against standard (by alpha and rho: the 1.0-224 network's block under the multipliers)",
+        )
+    print_table(
+        ("kind", "mult-adds", "%", "parameters", "%"),
+        [(kind, m, f"{ms:.2f}", p, f"{ps:.2f}") for kind, m, ms, p, ps in result.kinds],
+        "\nshare by kind",
+    )
+    print(
+        f"\n{result.model}: {result.mult_adds / 1e6:,.2f} M mult-adds, {result.parameters / 1e6:,.3f} M parameters "
+        f"(weights of convolutions and classifier), {result.weight_bytes / 1e6:,.2f} MB weights and biases, "
+        f"{result.activation_bytes / 1e6:,.2f} MB activations read and written"
+    )
+    differ = [layer.layer for layer in result.layers if layer.formula != layer.mult_adds]
+    print("formula and graph agree in every layer" if not differ else f"formula and graph differ: {', '.join(differ)}")
+
+
+def _print_comparison(one: Complexity, other: Complexity) -> None:
+    quantities = {
+        "mult-adds, M": lambda c: c.mult_adds / 1e6,
+        "parameters, M": lambda c: c.parameters / 1e6,
+        "weights, MB": lambda c: c.weight_bytes / 1e6,
+        "activations, MB": lambda c: c.activation_bytes / 1e6,
+        "mult-adds/byte": lambda c: c.mult_adds / (c.weight_bytes + c.activation_bytes),
+        "layers": lambda c: len(c.layers),
+    }
+    rows = [(name, of(one), of(other), of(other) / max(1e-12, of(one))) for name, of in quantities.items()]
+    kinds = {kind: m for kind, m, *_ in one.kinds}, {kind: m for kind, m, *_ in other.kinds}
+    for kind in dict.fromkeys([*kinds[0], *kinds[1]]):
+        first, second = (of.get(kind, 0) / 1e6 for of in kinds)
+        rows.append((f"{kind}, M mult-adds", first, second, second / first if first else None))
+    print_table(("", one.model, other.model, "ratio"), rows)
+
+
+def _run_paper(args: argparse.Namespace) -> int:
+    from . import papers
+
+    chosen = papers.figures(None if args.paper == "all" else PAPERS[args.paper])
+    shown = {f.paper for f in chosen}
+    wrong = [f for f in chosen if not f.reproduced and not f.reason]
+    if args.json:
+        print_json(
+            {
+                "figures": [{**f.__dict__, "reproduced": f.reproduced} for f in chosen],
+                "errata": [e for e in papers.errata() if e["paper"] in shown],
+            }
+        )
+        return 1 if wrong else 0
+    for paper in dict.fromkeys(f.paper for f in chosen):
+        rows = [
+            (f.table, f.row, _quantity(f.quantity), f.printed, *_judgement(f)) for f in chosen if f.paper == paper
+        ]
+        title = f"\n{paper if '/' in paper else 'arXiv ' + paper}"
+        print_table(("table", "row", "quantity", "printed", "ours", ""), rows, title)
+    print("\nerrata")
+    for e in papers.errata():
+        if e["paper"] in shown:
+            place = f"{e['paper']} table {e['table']}, {e['row']}, {_quantity(e['quantity'])}"
+            print(f"  {place}: {e['printed']}, ours {e['ours']}: {e['reason']}")
+    good = sum(f.reproduced for f in chosen)
+    errata = len(chosen) - good - len(wrong)
+    print(f"\n{good} of {len(chosen)} figures reproduced, {errata} errata, {len(wrong)} unexplained")
+    return 1 if wrong else 0
+
+
+def _judgement(f) -> tuple[str, str]:
+    from .papers import rounded
+
+    if f.reproduced:
+        return f.printed, ""
+    return rounded(f.ours, "0.000"), "erratum" if f.reason else "DIFFERS"
+
+
+def _quantity(name: str) -> str:
+    unit = {"mult_adds": ", M", "parameters": ", M"}.get(name, ", %" if name.startswith("share_") else "")
+    return name.removeprefix("share_").replace("_", "-") + unit
+
+
+if __name__ == "__main__":
+    sys.exit(main())
