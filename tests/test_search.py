@@ -136,7 +136,7 @@ def test_a_point_refuted_as_a_whole_gives_way_to_the_next():
     second = {**BEST, "unroll": 2}
     for decisions in (BEST, second):
         layer.tell(Record(layer=NAMES[0], core="c", decisions=decisions, cost=cost_of(NAMES[0], decisions)))
-    layer.refute(Record(layer=NAMES[0], core="c", decisions=BEST, cost=None, failure="wrong", whole=True))
+    layer.settle(Record(layer=NAMES[0], core="c", decisions=BEST, cost=None, failure="wrong", whole=True))
     assert layer.best.decisions == second
 
 

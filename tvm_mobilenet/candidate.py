@@ -1,8 +1,8 @@
 """One candidate: a layer with decisions, built for a target, executed on a board, checked and priced.
 
 The very machine code is executed: the kernel is compiled and linked as it will ship, its result is compared with the
-layer's definition in PyTorch, and only then its cost counts. While searching, a board may run a sample of a kernel's
-parallel tasks, and the rows that those wrote are compared; ``whole`` runs and compares all.
+layer's definition in PyTorch, and only then its cost counts. Of large layers a board may run a sample of the
+kernel's parallel tasks while searching, and the rows that those wrote are compared; ``whole`` runs and compares all.
 """
 
 from __future__ import annotations

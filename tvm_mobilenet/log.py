@@ -253,8 +253,8 @@ def shipped(core: str) -> Path:
 
 
 def rank(record: Record) -> tuple:
-    """A sort key: measured before predicted, today's schedules before others, lower cost, checked as a whole."""
-    return record.predicted, record.schedule != fingerprint(), record.cost, not record.whole
+    """A sort key: measured before predicted, today's schedules before others, then the lower cost."""
+    return record.predicted, record.schedule != fingerprint(), record.cost
 
 
 def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:

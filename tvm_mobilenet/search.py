@@ -106,13 +106,16 @@ class LayerSearch:
             return math.inf
         if self.best is None or started < 2:
             return 1e12 * self.count / started
-        above = max(self.best.cost - self.floor, 0.02 * self.best.cost)
+        above = max(self.best.cost - self.floor, 0.005 * self.best.cost)
         seconds = self.seconds / max(1, len(self.tried))
         return self.count * above / (self.stale + 3 + 2 * len(self.running)) ** 2 / max(seconds, 0.05)
 
-    def refute(self, record: Record) -> None:
-        """Take note that a point which was best on a sample fails as a whole; the next best takes its place."""
-        self.tried[identity(record.decisions)] = record
+    def settle(self, record: Record) -> None:
+        """Take a run of the whole kernel in place of the point's sample; another point may be best then."""
+        key = identity(record.decisions)
+        self.tried[key] = record
+        if record.cost is not None:
+            self.confirmed.add(key)
         self.best = min((r for r in self.tried.values() if r.cost is not None), key=lambda r: r.cost, default=None)
 
     def tell(self, record: Record) -> bool:
@@ -120,6 +123,8 @@ class LayerSearch:
         key = identity(record.decisions)
         self.running.discard(key)
         self.tried[key] = record
+        if record.whole and record.cost is not None:
+            self.confirmed.add(key)
         self.seconds += record.seconds
         better = record.cost is not None and (self.best is None or record.cost < self.best.cost)
         if better:
@@ -281,11 +286,8 @@ class Search:
         counted = 0
         for record in records:
             layer = self.layers.get(record.layer)
-            if layer and record.whole:
-                if record.cost is None:
-                    layer.refute(record)
-                else:
-                    layer.confirmed.add(identity(record.decisions))
+            if layer and record.whole and identity(record.decisions) in layer.tried:
+                layer.settle(record)
             elif layer and identity(record.decisions) not in layer.tried and not layer.space.valid(record.decisions):
                 layer.tell(record)
                 counted += 1

@@ -1,7 +1,7 @@
 """The search of a network's layers on a board, with its log: what `tune` does between import and build.
 
 `prepare` gives each distinct layer its search, started from what the logs know; `search` runs them in worker processes,
-writes every trial down, runs each winner once more as a whole, and leaves the tune log tidy however it ends.
+writes every trial down, runs winners whole that were run as a sample, and leaves the tune log tidy however it ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .workers import Workers
 TRIALS = 64  # a layer
 TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
 CANDIDATE_SECONDS = 60.0
+WHOLE_MULT_ADDS = 100e6  # of layers whose candidates run whole: below, a run costs less than building for it does
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,13 @@ def search(
         "versions": versions(),
     }
 
-    def record_of(layer, decisions, done, whole=False) -> Record:
+    def record_of(layer, decisions, done) -> Record:
         found = done.value
         return Record(
             layer=layer.name,
             decisions=decisions,
             cost=found and found.cost,
-            whole=whole,
+            whole=done.job.whole,
             failure=done.failure,
             unit=found.unit if found else "s" if work.measured else "cycles",
             predicted=found.predicted if found else not work.measured,
@@ -118,9 +119,12 @@ def search(
             **facts,
         )
 
+    def candidate_of(name: str, decisions: dict) -> Candidate:
+        return Candidate(name, decisions, whole=Layer.parse(name).mult_adds <= WHOLE_MULT_ADDS)
+
     def write(record: Record, best: bool) -> None:
         trial_log.append(record)
-        if best:
+        if best and record.whole:  # what only a sample was run of is nothing to build with
             _write_best(best_log, work.searches[record.layer], record)
 
     searching = Search(work.searches, work.near, write, time_limit, workers)
@@ -132,8 +136,8 @@ def search(
     ended = "done"
     try:
         with Workers(evaluate, workers, timeout, debug) as pool:
-            ended = searching.run(pool, record_of, Candidate, lambda: show(searching))
-            _confirm(work, pool, lambda *a: record_of(*a, whole=True), trial_log, best_log, lambda: show(searching))
+            ended = searching.run(pool, record_of, candidate_of, lambda: show(searching))
+            _confirm(work, pool, record_of, trial_log, best_log, lambda: show(searching))
         _warn_of_failures(work)
     finally:
         if work.log.exists():
@@ -161,7 +165,7 @@ def _unconfirmed(work: Work) -> list:
 
 
 def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log: Journal, show: Callable) -> None:
-    """Run each winner whole; one that turns out wrong gives way to the next best, which is then run whole."""
+    """Run winners whole that were run as a sample; one that turns out wrong or dearer gives way to the next best."""
     jobs: dict[int, tuple] = {}
     waiting = _unconfirmed(work)
     while waiting or pool.busy:
@@ -174,13 +178,11 @@ def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log
             layer, best = jobs.pop(id(done.job))
             record = record_of(layer, best.decisions, done)
             trial_log.append(record)
-            if record.cost is None:
-                layer.refute(record)
-                if layer.best is not None:
-                    waiting.append(layer)
-            else:
-                layer.confirmed.add(identity(best.decisions))
-                _write_best(best_log, layer, replace(best, whole=True, cost_all_cores=record.cost_all_cores))
+            layer.settle(record)
+            if layer.best is not None and identity(layer.best.decisions) not in layer.confirmed:
+                waiting.append(layer)
+            elif layer.best is not None:
+                _write_best(best_log, layer, layer.best)
         show()
 
 
