@@ -1,0 +1,235 @@
+"""Show how nearly the standard convolutions of a model are depthwise separable, by rank.
+
+    python -m tvm_mobilenet.factorize --model my_network.onnx
+    python -m tvm_mobilenet.factorize --model v1-plain --layer blocks.3.1.conv --output factors.npz
+
+A depthwise convolution D with R filters a channel, then a pointwise P, is one standard convolution with the kernel
+
+    K[n, m, i, j] = sum over r of P[n, m, r] * D[m, r, i, j]
+
+and R = 1 is MobileNet's block: K[n, m, i, j] = P[n, m] * D[m, i, j]. So for each input channel m the kernel is a matrix
+of N rows and D_K^2 columns, and P and D are a factorisation of it of rank R. Its singular values give the nearest one
+in the sum of squares, and each channel's can be found alone (``docs/factorisation.md``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import options as shared
+from .console import parser_for, print_json, print_table, run_verb, say
+from .errors import TvmMobilenetError
+from .options import ModelOptions
+
+
+@dataclass(frozen=True)
+class Factorisation:
+    """How nearly one standard convolution is separable.
+
+    Parameters
+    ----------
+    source, layer : str
+        Where it is in the model, and its shape.
+    errors : tuple of float
+        Of ranks 1, 2, …: what the nearest separable kernel leaves, as a share of the kernel's norm.
+    noise : tuple of float
+        The same for normal noise of this shape: a kernel without any structure.
+    cost : tuple of float
+        Mult-adds of the two convolutions as a share of the standard one's, for each rank.
+    """
+
+    source: str
+    layer: str
+    errors: tuple[float, ...]
+    noise: tuple[float, ...]
+    cost: tuple[float, ...]
+
+
+def compose(depthwise: np.ndarray, pointwise: np.ndarray, channels: int) -> np.ndarray:
+    """The kernel of the one standard convolution that a depthwise and then a pointwise are.
+
+    Parameters
+    ----------
+    depthwise : (M * R, 1, KH, KW)
+        R filters for each input channel, those of a channel together, as PyTorch has it.
+    pointwise : (N, M * R) or (N, M * R, 1, 1)
+    channels : int
+        M.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, M, KH, KW); stride, padding and dilation are those of the depthwise.
+    """
+    n, (filters, _, kh, kw) = pointwise.shape[0], depthwise.shape
+    if pointwise.size != n * filters or filters % channels:
+        raise TvmMobilenetError(
+            f"{filters} depthwise filters of {channels} channels, and a pointwise of {pointwise.size // n} inputs",
+            "the pointwise reads what the depthwise writes",
+        )
+    p = pointwise.reshape(n, channels, -1)  # (N, M, R)
+    d = depthwise.reshape(channels, -1, kh, kw)  # (M, R, KH, KW)
+    return np.einsum("nmr,mrij->nmij", p, d)
+
+
+def factor(kernel: np.ndarray, rank: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The depthwise and pointwise weights whose composition is nearest to a standard kernel.
+
+    Parameters
+    ----------
+    kernel : (N, M, KH, KW)
+    rank : int
+        Depthwise filters a channel, at most KH * KW and N.
+
+    Returns
+    -------
+    depthwise : (M * rank, 1, KH, KW)
+    pointwise : (N, M * rank, 1, 1)
+    """
+    n, m, kh, kw = kernel.shape
+    if not 1 <= rank <= min(n, kh * kw):
+        raise TvmMobilenetError(
+            f"rank {rank} of a kernel {n}x{m}x{kh}x{kw}", f"ranks go from 1 to {min(n, kh * kw)}, which is exact"
+        )
+    u, s, v = np.linalg.svd(_by_channel(kernel), full_matrices=False)  # (M, N, r), (M, r), (M, r, KH * KW)
+    root = np.sqrt(s[:, :rank])  # shared out, so that neither factor is the one with all the scale
+    pointwise = (u[:, :, :rank] * root[:, None]).transpose(1, 0, 2).reshape(n, m * rank, 1, 1)
+    depthwise = (v[:, :rank] * root[:, :, None]).reshape(m * rank, 1, kh, kw)
+    return depthwise.astype(kernel.dtype), pointwise.astype(kernel.dtype)
+
+
+def rank_errors(kernel: np.ndarray) -> tuple[float, ...]:
+    """The relative error of the best separable kernel of each rank, from 1 on; the last is zero.
+
+    It is the norm of the singular values left out over that of all, over all input channels.
+    """
+    energy = (np.linalg.svd(_by_channel(kernel), compute_uv=False) ** 2).sum(0)
+    left = np.append(energy[::-1].cumsum()[::-1][1:], 0.0)
+    return tuple(float(e) for e in np.sqrt(left / max(energy.sum(), np.finfo(float).tiny)))
+
+
+def factorize(options: ModelOptions, layer: str | None = None) -> list[Factorisation]:
+    """How nearly each standard convolution of a model is separable.
+
+    Parameters
+    ----------
+    options : ModelOptions
+        A registry model or a file.
+    layer : str, optional
+        Only this one, by where it comes from in the model.
+
+    Raises
+    ------
+    TvmMobilenetError
+        If the model has no such layer, or no standard convolution.
+    """
+    return [_factorisation(call) for call in standard_convolutions(options, layer)]
+
+
+def standard_convolutions(options: ModelOptions, layer: str | None = None) -> list:
+    """The calls of a model's graph that are convolutions over more than one pixel and one group."""
+    from .network import load_network
+
+    calls = load_network(options).layers
+    found = [c for c in calls if c.layer.kind == "conv" and c.layer.groups == 1 and math.prod(c.layer.kernel) > 1]
+    chosen = [c for c in found if layer in (None, c.source)]
+    if not chosen:
+        what = f"no standard convolution {layer!r}" if layer else "no standard convolution"
+        known = f"it has {', '.join(c.source for c in found)}" if found else "try --model v1-plain"
+        raise TvmMobilenetError(f"{options.title} has {what}", known)
+    return chosen
+
+
+def _factorisation(call) -> Factorisation:
+    n, m, kh, kw = call.weight.shape
+    noise = np.random.Generator(np.random.PCG64(0)).standard_normal((n, min(m, 32), kh, kw))
+    ranks = range(1, min(n, kh * kw) + 1)
+    return Factorisation(
+        source=call.source,
+        layer=call.layer.name,
+        errors=rank_errors(call.weight),
+        noise=rank_errors(noise),
+        cost=tuple(r * (1 / n + 1 / (kh * kw)) for r in ranks),
+    )
+
+
+def _by_channel(kernel: np.ndarray) -> np.ndarray:
+    """(M, N, KH * KW) float64: one matrix for each input channel."""
+    n, m, kh, kw = kernel.shape
+    return kernel.astype(np.float64).transpose(1, 0, 2, 3).reshape(m, n, kh * kw)
+
+
+# ---- printing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, factor, print."""
+    parser = parser_for("factorize", __doc__.split("\n")[0])
+    shared.add_model_options(parser, inputs=False)
+    parser.set_defaults(model="v1-plain")
+    parser.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
+    parser.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
+    parser.add_argument("--output", type=Path, metavar="FILE.npz", help="write the depthwise and pointwise weights")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return run_verb(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    options = shared.model_options(args)
+    say(f"importing {options.title}")
+    calls = standard_convolutions(options, args.layer)
+    results = [_factorisation(call) for call in calls]
+    if args.output:
+        _write(args.output, calls, args.rank)
+    if args.json:
+        print_json({"model": options.title, "layers": results})
+        return
+    _print(options, results)
+    if args.output:
+        print(f"\nwrote {args.output}: depthwise and pointwise of rank {args.rank} for {len(calls)} layers")
+
+
+def _write(path: Path, calls: Sequence, rank: int) -> None:
+    arrays = {}
+    for call in calls:
+        arrays[f"{call.source}.depthwise"], arrays[f"{call.source}.pointwise"] = factor(call.weight, rank)
+        arrays[f"{call.source}.bias"] = call.bias
+    try:
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise TvmMobilenetError(f"--output {path}: {error.strerror}", "give a file in a folder that exists") from None
+
+
+def _print(options: ModelOptions, results: Sequence[Factorisation]) -> None:
+    ranks = max(len(result.errors) for result in results)
+
+    def percent(values: Sequence[float]) -> list[str]:
+        return [f"{100 * v:.1f}" for v in values] + ["-"] * (ranks - len(values))
+
+    rows = []
+    for result in results:
+        rows.append((result.source, result.layer, "error", *percent(result.errors)))
+        rows.append(("", "", "noise", *percent(result.noise)))
+        rows.append(("", "", "mult-adds", *percent(result.cost)))
+    print_table(
+        ("from", "layer", "%", *(f"rank {r}" for r in range(1, ranks + 1))),
+        rows,
+        f"{options.title}: the nearest depthwise separable kernel by rank",
+    )
+    print(
+        "\nerror: what it leaves of the kernel's norm; noise: the same for a kernel without structure;"
+        "\nmult-adds: of the two convolutions, with as many depthwise filters a channel as the rank, against the one."
+        "\nA kernel separates where its error lies far below the noise's at a rank that costs less than 100 %."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
