@@ -1,7 +1,8 @@
 """Boards and cores as data: one board a TOML file here, one core a TOML file in ``cores/``.
 
-``load("rpi4")`` or ``load("path/to/my.toml")`` gives a frozen ``Target``; unknown keys and impossible values are refused
-with file, key and value. A schedule reads ``target.core.vector_registers``; it never asks which board it is on.
+``load("rpi4")`` or ``load("path/to/my.toml")`` gives a frozen ``Target``; unknown keys and impossible values are
+refused with file, key and value. A schedule reads ``target.core.vector_registers``; it never asks which board it is
+on.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def load(name: str) -> Target:
 
 def _load_core(core, folder, target_path) -> Core:
     if not isinstance(core, str):
-        raise TvmMobilenetError(f"{target_path}: core = {core!r} is not the name of a core or the path of its TOML file")
+        raise TvmMobilenetError(f"{target_path}: core = {core!r} is not the name of a core or the path of its file")
     if core == _HOST:
         from tvm_mobilenet.targets import host
 

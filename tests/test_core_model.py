@@ -22,8 +22,8 @@ def fma_chains(n, length=24):
 
 
 def tile(rows, columns, steps=4):
-    """A multiply kernel's inner loop over four k: rows of A and panels of B through 128-bit loads, fmla by element. Panels
-    are loaded one step ahead, as hand-written kernels do."""
+    """A multiply kernel's inner loop over four k: rows of A and panels of B through 128-bit loads, fmla by element.
+    Panels are loaded one step ahead, as hand-written kernels do."""
     vectors = columns // 4
     a, b = rows * vectors, rows * vectors + rows  # accumulators come first, then A, then two sets of B
     lines = [f"ldr q{a + r}, [x{r + 3}]" for r in range(rows)]
@@ -229,8 +229,8 @@ def test_armv7_uses_the_forwarding_of_its_accumulators(tmp_path):
 @pytest.mark.skipif(not (shutil.which("llvm-mca-19") or shutil.which("llvm-mca")), reason="llvm-mca is not installed")
 @pytest.mark.parametrize("name", ["chain12", "load_q", "load_pq", "t6x8", "t4x8", "t4x12", "pointer"])
 def test_agrees_with_llvm_mca(price, name):
-    """On cortex-a72 and neoverse-n1, whose rates in LLVM are those measured. Chains of fmla are longer there: LLVM takes
-    the A57's latencies for the A72, and knows no forwarding on the N1; the measurements do."""
+    """On cortex-a72 and neoverse-n1, whose rates in LLVM are those measured. Chains of fmla are longer there: LLVM
+    takes the A57's latencies for the A72, and knows no forwarding on the N1; the measurements do."""
     import json
     import subprocess
 

@@ -125,5 +125,5 @@ def test_wrong_values_of_a_core_are_named(tmp_path, change, says):
 
 
 def test_missing_file():
-    with pytest.raises(TvmMobilenetError, match="nowhere.toml"):
+    with pytest.raises(TvmMobilenetError, match=r"nowhere\.toml"):
         targets.load("nowhere.toml")

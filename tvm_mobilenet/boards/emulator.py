@@ -7,6 +7,7 @@ does wrong ends in a ``Fault`` and leaves this process and the emulator usable.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 
@@ -28,6 +29,7 @@ STACK_BYTES = 0x0040_0000
 HEAP = 0x1000_0000
 HEAP_BYTES = 0x6000_0000  # reserved, not used: the host gives pages as they are touched
 ALIGNMENT = 64  # what TVM's allocator gives
+_HEAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _RETURN = 0  # index of the entry point that a called function returns to
 _STUB_BYTES = 16
 
@@ -97,7 +99,7 @@ class Emulator:
         low, high = self.image.code[0] & ~0xFFF, -(-self.image.code[1] // 0x1000) * 0x1000
         self.uc.mem_protect(low, high - low, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self.uc.mem_map(STACK_TOP - STACK_BYTES, STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
-        self._heap = mmap.mmap(-1, HEAP_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._heap = mmap.mmap(-1, HEAP_BYTES, flags=_HEAP_FLAGS)
         self.heap = np.frombuffer(self._heap, np.uint8)
         self.uc.mem_map_ptr(HEAP, HEAP_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE, self.heap.ctypes.data)
         self.heap_next = HEAP
@@ -125,10 +127,8 @@ class Emulator:
         if self.uc is not None:
             self.uc = None  # before the heap, which it points into
             self.heap = None
-            try:
+            with contextlib.suppress(BufferError):  # a view that the caller still holds keeps it alive
                 self._heap.close()
-            except BufferError:  # a view that the caller still holds keeps it alive
-                pass
             self._heap = None
 
     # ---- memory
@@ -270,7 +270,7 @@ class Emulator:
 
     def _invalid_access(self, uc, access, address, size, value, _):
         self._bad_access = f"{_ACCESS.get(access, 'accesses')} address {address:#x}"
-        if not access == uc_const.UC_MEM_FETCH_UNMAPPED:
+        if access != uc_const.UC_MEM_FETCH_UNMAPPED:
             self._bad_access += f" ({size} bytes)"
         return False
 

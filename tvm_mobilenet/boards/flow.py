@@ -1,12 +1,14 @@
 """From executions of instructions to traces: the loops and straight lines that execution consists of.
 
-Counts of instructions and of taken branches give the weight of every edge between basic blocks. That flow is taken apart
-exactly: loops first, innermost first, each as its path from the header back to the header with the number of times it
-was gone round; what is left are straight lines. Every execution of every instruction is in exactly one trace.
+Counts of instructions and of taken branches give the weight of every edge between basic blocks. That flow is taken
+apart exactly: loops first, innermost first, each as its path from the header back to the header with the number of
+times it was gone round; what is left are straight lines. Every execution of every instruction is in exactly one
+trace.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +60,7 @@ def traces(listing: dict[int, Instruction], first: int, executed: np.ndarray, ta
     for latch, header in back:
         while (path := _path(blocks, header, latch)) is not None:
             count = min([blocks[latch].edges[header], *(blocks[a].left for a in path),
-                         *(blocks[a].edges[b] for a, b in zip(path, path[1:], strict=False))])
+                         *(blocks[a].edges[b] for a, b in itertools.pairwise(path))])
             blocks[latch].edges[header] -= count
             _take(blocks, path, count)
             found.append(_trace(blocks, path, count, True))
@@ -72,7 +74,7 @@ def traces(listing: dict[int, Instruction], first: int, executed: np.ndarray, ta
                     break
                 path.append(max(after)[1])
             count = min([*(blocks[a].left for a in path),
-                         *(blocks[a].edges[b] for a, b in zip(path, path[1:], strict=False))])
+                         *(blocks[a].edges[b] for a, b in itertools.pairwise(path))])
             _take(blocks, path, count)
             found.append(_trace(blocks, path, count, False))
     return found
@@ -130,7 +132,7 @@ def _path(blocks, header, latch) -> list[int] | None:
 def _take(blocks, path, count):
     for a in path:
         blocks[a].left -= count
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in itertools.pairwise(path):
         blocks[a].edges[b] -= count
 
 

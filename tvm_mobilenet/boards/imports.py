@@ -1,8 +1,8 @@
 """The functions that a kernel imports, as the virtual board provides them.
 
-TVM's runtime gives a module workspace and parallel launches; libc gives it memcpy and memset, libm the few functions that
-activations need. Their results are put into emulated memory; what they cost is recorded as a ``RuntimeCall`` and priced
-by the core model, for their own code is not part of the module.
+TVM's runtime gives a module workspace and parallel launches; libc gives it memcpy and memset, libm the few functions
+that activations need. Their results are put into emulated memory; what they cost is recorded as a ``RuntimeCall`` and
+priced by the core model, for their own code is not part of the module.
 """
 
 from __future__ import annotations

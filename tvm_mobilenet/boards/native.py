@@ -93,7 +93,8 @@ def library() -> ctypes.CDLL:
     try:
         version = metadata.version("ziglang")
     except metadata.PackageNotFoundError:
-        raise MissingDependencyError("the virtual board needs ziglang", "pip install 'tvm-mobilenet[compile]'") from None
+        raise MissingDependencyError("the virtual board needs ziglang",
+                                     "pip install 'tvm-mobilenet[compile]'") from None
     key = hashlib.sha256(f"{source}{version}{platform.platform()}".encode()).hexdigest()[:16]
     folder = _cache_folder()
     path = folder / f"native-{key}.so"

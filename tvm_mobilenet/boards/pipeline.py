@@ -1,9 +1,9 @@
 """How fast one core issues a sequence of instructions: a simulation over its ports, latencies and width.
 
-Out of order: instructions are decoded ``decode`` and their micro-operations dispatched ``dispatch`` a cycle into a window
-of ``window``; each micro-operation takes the first free cycle of the least used port that it may use, once its sources
-are ready. In order: an instruction issues, at most ``issue_width`` a cycle, when its sources are ready and all the units
-it needs are free in that very cycle, never before the one ahead of it.
+Out of order: instructions are decoded ``decode`` and their micro-operations dispatched ``dispatch`` a cycle into a
+window of ``window``; each micro-operation takes the first free cycle of the least used port that it may use, once its
+sources are ready. In order: an instruction issues, at most ``issue_width`` a cycle, when its sources are ready and
+all the units it needs are free in that very cycle, never before the one ahead of it.
 
 A multiply-accumulate needs its accumulator later than its other operands (``forward``): a chain of them runs at the
 forwarding latency.

@@ -1,22 +1,23 @@
 """The virtual board: executes a module's machine code under an emulator and prices what was executed.
 
-Outputs come from the emulated memory, counts from the executed instructions, cycles from those counts and the data of the
-target's core. Nothing is computed on the host in the kernel's place.
+Outputs come from the emulated memory, counts from the executed instructions, cycles from those counts and the data of
+the target's core. Nothing is computed on the host in the kernel's place.
 
     board = VirtualBoard(targets.load("rpi4"))
     module = board.load("model.so")
     run = module.call("fused_conv2d", [x, w, bias, y])     # y is written in place
     run.cycles, run.cycles_on(4), run.instructions
 
-A parallel region is launched with as many tasks as the target has cores, each task is run to its end and counted alone.
-``tasks="sample"`` launches it with one task an iteration instead, runs the first, the last and some between (their number
-is found by bisection, which runs about log2 of them), bisects further between any two that differ, and takes an iteration
-that did not run to cost what its neighbours cost, which is exact wherever these executed the same. Then only a part of
-the outputs is written: it is for a search, and what wins is run whole.
+A parallel region is launched with as many tasks as the target has cores, each task is run to its end and counted
+alone. ``tasks="sample"`` launches it with one task an iteration instead, runs the first, the last and some between
+(their number is found by bisection, which runs about log2 of them), bisects further between any two that differ, and
+takes an iteration that did not run to cost what its neighbours cost, which is exact wherever these executed the same.
+Then only a part of the outputs is written: it is for a search, and what wins is run whole.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import numpy as np
@@ -273,7 +274,7 @@ class VirtualModule:
             beyond(last // 2)
         for _ in range(_MOST_BOUNDARY_RUNS):  # where iterations differ, find from which one on
             known = sorted(ran)
-            gap = next(((a, b) for a, b in zip(known, known[1:], strict=False)
+            gap = next(((a, b) for a, b in itertools.pairwise(known)
                         if b - a > 1 and not ran[a].same(ran[b])), None)
             if gap is None:
                 break
