@@ -92,6 +92,7 @@ class Target:
     llvm_triple: str
     llvm_cpu: str = ""  # the core's own unless given: `generic` for code without optional features
     llvm_attributes: tuple[str, ...] = ()
+    llvm_float_abi: str = ""  # `hard` or `soft`; TVM passes floats in integer registers on 32-bit Arm unless told
     link_triple: str = ""  # zig's name of machine, system and glibc
     rpc_key: str = ""
 
@@ -115,6 +116,8 @@ class Target:
             if cpu == _HOST:
                 cpu = str(tvm.get_global_func("target.llvm_get_system_cpu")())
         d = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": self.cores}
+        if self.llvm_float_abi:
+            d["mfloat-abi"] = self.llvm_float_abi
         if self.llvm_attributes:
             d["mattr"] = list(self.llvm_attributes)
         return d
@@ -130,6 +133,8 @@ class Target:
                     f"{self.dram_bytes_per_second_all}")
         if bad := [a for a in self.llvm_attributes if not isinstance(a, str) or a[:1] not in ("+", "-")]:
             return f"llvm_attributes: {bad[0]!r} begins with neither + nor -"
+        if self.llvm_float_abi not in ("", "hard", "soft"):
+            return f"llvm_float_abi = {self.llvm_float_abi!r}: hard or soft"
         if not self.is_host:
             for key, triple in (("llvm_triple", self.llvm_triple), ("link_triple", self.link_triple)):
                 if triple and not triple.startswith(_TRIPLES[self.architecture]):

@@ -315,6 +315,24 @@ def test_memcpy_and_libm(tmp_path):
                                                                                                ("memcpy", 1, 4)}
 
 
+@pytest.mark.parametrize("name", ["armv7", "rpi4"])
+def test_floats_are_passed_as_the_boards_libraries_expect(tmp_path, name):
+    """expf of a compiled kernel: a wrong float ABI calls it with the number in another register."""
+    import tvm
+    from tvm import te
+
+    from tvm_mobilenet.codegen import compile_kernels
+
+    x = te.placeholder((37,), name="x")
+    func = te.create_prim_func([x, te.compute((37,), lambda i: tvm.tirx.exp(x[i]), name="y")])
+    target = targets.load(name)
+    compile_kernels({"exp": func}, target, tmp_path / "exp.so")
+    a, y = np.linspace(-5, 5, 37).astype(np.float32), np.zeros(37, np.float32)
+    with VirtualBoard(target).load(tmp_path / "exp.so") as module:
+        module.call("exp", [a, y])
+    np.testing.assert_allclose(y, np.exp(a), rtol=1e-5)
+
+
 def test_wrong_arguments_give_the_kernels_own_words(built):
     args, _ = operands()
     with VirtualBoard(targets.load("rpi4")).load(built("rpi4")) as module:

@@ -99,6 +99,7 @@ def sub(pattern, replacement):
     (sub(r"^rpc_key", 'llvm_attributes = "neon"\nrpc_key'), "is not a list"),
     (sub(r"^rpc_key", 'llvm_attributes = ["neon"]\nrpc_key'), "begins with neither"),
     (sub(r"^core = .*$", 'core = "cortex-a99"'), "core = 'cortex-a99' does not exist"),
+    (sub(r"^rpc_key", 'llvm_float_abi = "firm"\nrpc_key'), "llvm_float_abi = 'firm'"),
     (sub(r"^core = .*$", "core = 72"), "core = 72"),
     (lambda s: s + "\nnonsense", "my.toml"),
 ])
