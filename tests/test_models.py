@@ -1,5 +1,6 @@
 """The networks are those of the papers and of the packages whose checkpoints people have."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,16 @@ def test_registry_imports_neither_torch_nor_pillow():
         "assert not {'torch', 'tvm', 'PIL'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_published_accuracies_are_of_models_that_exist():
+    path = Path(registry.__file__).parent / "data" / "accuracy.csv"
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    keys = [(row["model"], float(row["alpha"]), int(row["resolution"])) for row in rows]
+    assert len(keys) == len(set(keys)) and {("mobilenet_v1", a, r) for a in (0.25, 0.5, 0.75, 1.0)
+                                            for r in (128, 160, 192, 224)} <= set(keys)
+    for (name, alpha, resolution), row in zip(keys, rows, strict=True):
+        assert registry.find(name).name == name and row["source"]
+        registry.check_shape(alpha, resolution, 1000)
+        assert 40 < float(row["top1"]) < 80 and (not row["top5"] or float(row["top1"]) < float(row["top5"]) < 95)

@@ -1,7 +1,8 @@
 """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861), its plain-convolution twin and its shallow variant.
 
 Table 1 of the paper is ``STAGES``. State-dict keys and shapes are those of timm's ``mobilenetv1_100``. The paper's last
-depthwise layer is printed "s2" on a 7x7 map that stays 7x7: it has stride 1.
+depthwise layer is printed "s2" on a 7x7 map that stays 7x7: it has stride 1. The paper writes ReLU; every published
+checkpoint, the authors' included, has ReLU6.
 """
 
 from __future__ import annotations
