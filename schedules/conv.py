@@ -98,20 +98,29 @@ def kernel(layer: Layer, d: Decisions):
 
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, column, width: int) -> None:
     """The outputs of one tile of columns at (h, w), ``width`` channels of a group from ``column`` on."""
-    data, weight, bias = f["data"], f["weight"], f["bias"]
     n, depth = layer.out_channels // layer.groups, layer.channels // layer.groups
-    taps_h, taps_w = layer.kernel
-    panel_at = (group * n + column) * (taps_h * taps_w * depth)
     first_n = group * n + column
     acc = nest.Tile(run.tile, width)
-    acc.set(lambda i, lane: bias[first_n + lane])
+    acc.set(lambda i, lane: f["bias"][first_n + lane])
+    convolve(layer, acc, d["c_unroll"], f["data"], f["weight"], first_n * (layer.kernel[0] * layer.kernel[1] * depth),
+             b, h, run, w, group)
+    for i in range(run.tile):
+        nest.store(layer, f["output"], lambda lane, i=i: acc[i, lane], width,
+                   lambda lane, i=i: nest.at(layer.output_layout, b, h, w + i, first_n + lane), f.get("second"))
+
+
+def convolve(layer: Layer, acc: nest.Tile, c_unroll: int, data: nest.Tensor, weight: nest.Tensor, panel_at,
+             b, h, run: Run, w, group=0) -> None:
+    """Accumulate the convolution of one tile of columns of row h, from w on; its packed panel begins at ``panel_at``."""
+    depth = layer.channels // layer.groups
+    taps_h, taps_w = layer.kernel
 
     def step(kh, kw, c):
-        at = panel_at + ((kh * taps_w + kw) * depth + c) * width
+        at = panel_at + ((kh * taps_w + kw) * depth + c) * acc.width
         for i in range(run.tile):
             if kw in run.taps[i]:
-                w_in = source(layer, 1, w + i, kw)
-                index = nest.at(layer.input_layout, b, source(layer, 0, h, kh), w_in, group * depth + c)
+                index = nest.at(layer.input_layout, b, source(layer, 0, h, kh), source(layer, 1, w + i, kw),
+                                group * depth + c)
                 acc.add_product(i, lambda lane, index=index: data[index], lambda lane: weight[at + lane])
 
     def tap_row(kh, by):
@@ -126,6 +135,4 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
         first = T.max(0, (layer.dilation[0] - 1 - top) // layer.dilation[0])
         last = T.min(taps_h, (layer.height - 1 - top) // layer.dilation[0] + 1)
         with T.serial(0, T.max(0, last - first)) as kh:
-            tap_row(first + kh, d["c_unroll"])
-    for i in range(run.tile):
-        nest.store(layer, f, lambda lane, i=i: acc[i, lane], width, b, h, w + i, first_n)
+            tap_row(first + kh, c_unroll)

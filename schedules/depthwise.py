@@ -122,24 +122,32 @@ def _tile(layer: Layer, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width
     data, weight, bias = f["data"], f["weight"], f["bias"]
     acc = nest.Tile(row.tile * column.tile, width)
     acc.set(lambda i, lane: bias[c + lane])
-    # Every input position under the tile, and the (output, tap) pairs that read it.
-    readers: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    filter_tile(layer, acc, row.taps, column.taps,
+                lambda y, x, lane: data[nest.at(layer.input_layout, b, source(layer, 0, h, 0) + y,
+                                                source(layer, 1, w, 0) + x, c + lane)],
+                lambda kh, kw, lane: weight[kh, kw, c + lane])
     for i in range(row.tile):
         for j in range(column.tile):
-            for kh in row.taps[i]:
-                for kw in column.taps[j]:
+            nest.store(layer, f["output"], lambda lane, n=i * column.tile + j: acc[n, lane], width,
+                       lambda lane, i=i, j=j: nest.at(layer.output_layout, b, h + i, w + j, c + lane), f.get("second"))
+
+
+def filter_tile(layer: Layer, acc: nest.Tile, taps_h, taps_w, data, weight) -> None:
+    """Filter a tile of ``len(taps_h) x len(taps_w)`` positions into its accumulators.
+
+    ``data(y, x, lane)`` is the input y rows and x columns from where the first position's window begins,
+    ``weight(kh, kw, lane)`` a tap; ``taps_h[i]`` are the tap rows that position row i reads. Every input value is read
+    once, by all positions whose windows cover it.
+    """
+    readers: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for i, rows in enumerate(taps_h):
+        for j, columns in enumerate(taps_w):
+            for kh in rows:
+                for kw in columns:
                     y = i * layer.stride[0] + kh * layer.dilation[0]
                     x = j * layer.stride[1] + kw * layer.dilation[1]
-                    readers.setdefault((y, x), []).append((i * column.tile + j, kh, kw))
+                    readers.setdefault((y, x), []).append((i * len(taps_w) + j, kh, kw))
     for (y, x), uses in sorted(readers.items()):
-        h_in, w_in = source(layer, 0, h, 0) + y, source(layer, 1, w, 0) + x
-        for i, kh, kw in uses:
-            acc.add_product(
-                i,
-                lambda lane, h_in=h_in, w_in=w_in: data[nest.at(layer.input_layout, b, h_in, w_in, c + lane)],
-                lambda lane, kh=kh, kw=kw: weight[kh, kw, c + lane],
-            )
-    for i in range(row.tile):
-        for j in range(column.tile):
-            n = i * column.tile + j
-            nest.store(layer, f, lambda lane, n=n: acc[n, lane], width, b, h + i, w + j, c)
+        for n, kh, kw in uses:
+            acc.add_product(n, lambda lane, y=y, x=x: data(y, x, lane),
+                            lambda lane, kh=kh, kw=kw: weight(kh, kw, lane))

@@ -37,6 +37,13 @@ def parallel(extent: int):
     return T.parallel(0, extent) if extent > 1 else T.serial(0, 1)
 
 
+def variable(value):
+    """An integer in memory, which code may change: read it with ``[0]``, write it with ``[0] = …``."""
+    cell = Tensor(T.alloc_buffer((1,), "int32"), (1,))
+    cell[0] = value
+    return cell
+
+
 @contextmanager
 def when(condition):
     """Code that runs only if a condition on loop variables holds."""
@@ -258,18 +265,15 @@ def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) ->
             ("output", layer.output_shape, layer.dtype)]
 
 
-def store(layer: Layer, kernel: Kernel, value, width: int, b, h, w, c) -> None:
-    """Write ``width`` channels from c on through the epilogue; ``value(lane)`` is what stands before it."""
-    out = kernel["output"]
-    second = kernel.get("second")
+def store(layer: Layer, out: Tensor, value, width: int, index, second: Tensor | None = None, at_second=None) -> None:
+    """Write ``width`` neighbouring channels through the epilogue.
+
+    ``value(lane)`` is what stands before it, ``index(lane)`` where it goes, ``at_second(lane)`` where the residual lies
+    (at ``index`` too unless given).
+    """
 
     def element(lane):
-        index = at(layer.output_layout, b, h, w, c + lane)
-        out[index] = epilogue(layer, value(lane), lambda: second[index])
+        out[index(lane)] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
 
-    if layer.output_layout == "NHWC":
-        for first, count in pieces(width):
-            element(Lanes(first, count))
-    else:
-        for lane in range(width):
-            element(lane)
+    for first, count in pieces(width) if layer.output_layout == "NHWC" else [(v, 1) for v in range(width)]:
+        element(Lanes(first, count) if count > 1 else first)

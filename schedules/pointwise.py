@@ -161,31 +161,38 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
     """One tile of ``height`` x ``width`` over one block of k."""
     data, weight, bias, out = f["data"], f["weight"], f["bias"], f["output"]
     blocks = -(-layer.channels // d["k_block"])
-    first_k = kb * d["k_block"]
     acc = nest.Tile(height, width)
-
-    def step(k):
-        for i in range(height):
-            index = nest.at(layer.input_layout, b, row + i, 0, first_k + k)
-            acc.add_product(i, lambda lane, index=index: data[index],
-                            lambda lane: weight[panel_at + k * width + lane])
 
     def start():
         acc.set(lambda i, lane: bias[column + lane])
 
     def finish():
         for i in range(height):
-            nest.store(layer, f, lambda lane, i=i: acc[i, lane], width, b, row + i, 0, column)
+            nest.store(layer, out, lambda lane, i=i: acc[i, lane], width,
+                       lambda lane, i=i: nest.at(layer.output_layout, b, row + i, 0, column + lane), f.get("second"))
+
+    def keep():
+        for i in range(height):
+            nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
 
     if blocks == 1:
         start()
     else:
         nest.either(kb == 0, start, lambda: acc.set(lambda i, lane: out[b, row + i, 0, column + lane]))
-    nest.unrolled(depth, d["k_unroll"], step)
+    multiply(acc, depth, d["k_unroll"],
+             lambda i, k: data[nest.at(layer.input_layout, b, row + i, 0, kb * d["k_block"] + k)],
+             lambda k, lane: weight[panel_at + k * width + lane])
     if blocks == 1:
         finish()
     else:
-        def keep():
-            for i in range(height):
-                nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
         nest.either(kb == blocks - 1, finish, keep)
+
+
+def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight) -> None:
+    """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane)."""
+
+    def step(k):
+        for i in range(acc.rows):
+            acc.add_product(i, lambda lane, i=i: data(i, k), lambda lane: weight(k, lane))
+
+    nest.unrolled(depth, unroll, step)

@@ -77,7 +77,8 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
             with T.serial(0, columns) as kw:
                 element(kh, kw)
     share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]))
-    nest.store(layer, f, lambda lane: acc[0, lane] * share, width, b, h, w, c)
+    nest.store(layer, f["output"], lambda lane: acc[0, lane] * share, width,
+               lambda lane: nest.at(layer.output_layout, b, h, w, c + lane), f.get("second"))
 
 
 def _inside(layer: Layer, axis: int, position):
