@@ -4,12 +4,12 @@ import dataclasses
 import types
 
 import pytest
+from tvm_mobilenet.schedules.choices import Space
 
 from tvm_mobilenet import build, built, schedules, targets, tune
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.log import Journal, Record, trials_of
 from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.schedules.choices import Space
 
 LAYER = Layer.parse("pointwise m49 n64 k64 f32 relu6")
 
