@@ -23,6 +23,7 @@ from .workers import Workers
 TRIALS = 64  # a layer
 TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
 CANDIDATE_SECONDS = 60.0
+WORTH_STARTING = 0.95  # of the time limit: when earlier runs spent more, the rest is not worth starting workers for
 WHOLE_MULT_ADDS = 100e6  # of layers whose candidates run whole: below, a run costs less than building for it does
 
 
@@ -130,7 +131,7 @@ def search(
     searching = Search(work.searches, work.near, write, time_limit, workers)
     resume(work, searching)
     before = sum(len(layer.tried) for layer in work.searches.values())
-    waiting = any(not layer.done for layer in work.searches.values()) and searching.spent < time_limit
+    waiting = any(not layer.done for layer in work.searches.values()) and searching.spent < WORTH_STARTING * time_limit
     if not waiting and not _unconfirmed(work):
         return ("done" if all(layer.done for layer in work.searches.values()) else "time"), 0
     ended = "done"
