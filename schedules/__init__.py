@@ -27,6 +27,7 @@ _MODULES = {
     "pool": "pool",
     "elementwise": "elementwise",
     "softmax": "softmax",
+    "chain": "chain",
 }
 
 
@@ -56,5 +57,8 @@ def _kernel(layer: Layer, decisions: str):
 
 
 def pack(layer: Layer, decisions: dict, weight, bias) -> list:
-    """The constants of a layer, float arrays as PyTorch has them, in the order and layout its kernel takes them."""
+    """The constants of a layer, float arrays as PyTorch has them, in the order and layout its kernel takes them.
+
+    Of a chain, ``weight`` and ``bias`` are tuples with those of its parts.
+    """
     return of(layer).pack(layer, decisions, weight, bias) if layer.weight_shape else []

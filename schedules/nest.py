@@ -37,11 +37,14 @@ def parallel(extent: int):
     return T.parallel(0, extent) if extent > 1 else T.serial(0, 1)
 
 
-def variable(value):
-    """An integer in memory, which code may change: read it with ``[0]``, write it with ``[0] = …``."""
-    cell = Tensor(T.alloc_buffer((1,), "int32"), (1,))
-    cell[0] = value
-    return cell
+@contextmanager
+def span(start, stop):
+    """A loop from start up to stop, both of them expressions.
+
+    Its TIR begins at zero: of nested loops that begin elsewhere, TVM's CanonicalizeLoop shifts the inner bounds wrongly.
+    """
+    with T.serial(0, stop - start) as i:
+        yield start + i
 
 
 @contextmanager

@@ -13,6 +13,11 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     dense m1 n1000 k1024 f32
     pool 7x7x1024 avg 7x7 f32
     elementwise 56x56x24 add f32
+
+A chain is several layers in one kernel, which streams rows from one to the next so that what lies between them never
+leaves the cache; its name is those of its parts::
+
+    chain depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-KINDS = ("conv", "depthwise", "pointwise", "dense", "pool", "elementwise", "softmax")
+KINDS = ("conv", "depthwise", "pointwise", "dense", "pool", "elementwise", "softmax", "chain")
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
@@ -63,6 +68,8 @@ class Layer:
         ``NCHW`` where the network's own interface asks for it: a stem reads the image as it came.
     dtype : str
         ``float32``, ``float16`` or ``int8``.
+    parts : tuple of Layer
+        Of a ``chain``, made by `Layer.chain`; its other fields are those of its ends.
     """
 
     kind: str
@@ -82,6 +89,7 @@ class Layer:
     input_layout: str = "NHWC"
     output_layout: str = "NHWC"
     dtype: str = "float32"
+    parts: tuple[Layer, ...] = ()
 
     def __post_init__(self):
         def refuse(field: str):
@@ -100,12 +108,22 @@ class Layer:
             refuse("kernel")
         if self.kind != "conv" and self.groups != (self.channels if self.kind == "depthwise" else 1):
             refuse("groups")
-        if self.kind not in ("conv", "pointwise", "dense") and self.out_channels != self.channels:
+        if self.kind not in ("conv", "pointwise", "dense", "chain") and self.out_channels != self.channels:
             refuse("out_channels")
         if self.kind in ("pointwise", "dense") and self.width != 1:
             refuse("width")
         if min(self.out_height, self.out_width) < 1:
             refuse("kernel")
+        if bool(self.parts) != (self.kind == "chain"):
+            refuse("parts")
+
+    @classmethod
+    def chain(cls, parts: tuple[Layer, ...]) -> Layer:
+        """Layers as one: each reads what the one before it writes. Only the last may have a residual."""
+        first, last = parts[0], parts[-1]
+        return cls(kind="chain", height=first.height, width=first.width, channels=first.channels, batch=first.batch,
+                   out_channels=last.out_channels, input_layout=first.input_layout, output_layout=last.output_layout,
+                   dtype=first.dtype, residual=last.residual, parts=tuple(parts))
 
     # ---- geometry
 
@@ -127,11 +145,16 @@ class Layer:
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
         """The output's shape in ``output_layout``."""
+        if self.parts:
+            return self.parts[-1].output_shape
         return _in_layout((self.batch, self.out_height, self.out_width, self.out_channels), self.output_layout)
 
     @property
-    def weight_shape(self) -> tuple[int, ...] | None:
-        """``(out, in / groups, kernel height, kernel width)`` as PyTorch has it; ``(n, k)`` for pointwise and dense."""
+    def weight_shape(self) -> tuple | None:
+        """``(out, in / groups, kernel height, kernel width)`` as PyTorch has it; ``(n, k)`` for pointwise and dense; of
+        a chain, the shapes of its parts."""
+        if self.parts:
+            return tuple(part.weight_shape for part in self.parts)
         if self.kind in ("pointwise", "dense"):
             return self.out_channels, self.channels
         if self.kind in ("conv", "depthwise"):
@@ -141,6 +164,8 @@ class Layer:
     @property
     def mult_adds(self) -> int:
         """Multiply-adds of the convolution or product; zero for pools and element-wise layers, as the papers count."""
+        if self.parts:
+            return sum(part.mult_adds for part in self.parts)
         if self.weight_shape is None:
             return 0
         taps = self.kernel[0] * self.kernel[1] * (self.channels // self.groups)
@@ -150,6 +175,8 @@ class Layer:
 
     @property
     def name(self) -> str:
+        if self.parts:
+            return "chain " + " > ".join(part.name for part in self.parts)
         if self.kind in ("pointwise", "dense"):
             tokens = [self.kind, f"m{self.height}", f"n{self.out_channels}", f"k{self.channels}"]
         else:
@@ -186,6 +213,8 @@ class Layer:
     @classmethod
     def parse(cls, name: str) -> Layer:
         """The layer of a name; a ValueError names the token that is not understood."""
+        if name.startswith("chain "):
+            return cls.chain(tuple(cls.parse(part) for part in name.removeprefix("chain ").split(" > ")))
         kind, *tokens = name.split()
         f: dict = {"kind": kind}
         for i, token in enumerate(tokens):

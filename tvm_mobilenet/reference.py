@@ -17,8 +17,8 @@ def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, 
     Parameters
     ----------
     data : ``layer.input_shape`` float
-    weight : ``layer.weight_shape`` float, for the kinds that have one
-    bias : (out_channels,) float
+    weight : ``layer.weight_shape`` float, for the kinds that have one; of a chain, a tuple of them
+    bias : (out_channels,) float; of a chain, a tuple of them
     second : the residual or second operand, if the layer has one: ``layer.output_shape``, or (batch, 1, 1, channels)
         for ``scale``
 
@@ -27,6 +27,11 @@ def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, 
     ndarray
         ``layer.output_shape`` float64
     """
+    if layer.parts:
+        for i, part in enumerate(layer.parts):
+            last = second if i == len(layer.parts) - 1 else None
+            data = reference(part, data.reshape(part.input_shape), weight[i], bias[i], last)
+        return data
     import torch
     import torch.nn.functional as F
 
@@ -73,6 +78,10 @@ def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, 
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     """Seeded operands of a layer that keep its output at about unit variance: data, weight, bias, second."""
     rng = np.random.default_rng(seed)
+    if layer.parts:
+        parts = [random_arguments(part, seed + i) for i, part in enumerate(layer.parts)]
+        joined = {name: tuple(p[name] for p in parts) for name in ("weight", "bias")}
+        return {"data": parts[0]["data"], **joined, **({"second": parts[-1]["second"]} if "second" in parts[-1] else {})}
     arguments = {"data": rng.standard_normal(layer.input_shape)}
     if layer.weight_shape:
         fan_in = layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]

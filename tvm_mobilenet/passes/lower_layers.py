@@ -6,6 +6,7 @@ and free views, which builds like any other, and from which the plan is read.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -68,5 +69,8 @@ def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Ma
 
 
 def symbol_of(layer: Layer) -> str:
-    """The name of a layer's kernel in the library."""
+    """The name of a layer's kernel in the library; that of a chain tells its first part, and all of it by a hash."""
+    if layer.parts:
+        digest = hashlib.sha256(layer.name.encode()).hexdigest()[:12]
+        return f"chain{len(layer.parts)}_" + re.sub(r"\W+", "_", layer.parts[0].name) + f"_{digest}"
     return re.sub(r"\W+", "_", layer.name)

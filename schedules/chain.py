@@ -1,0 +1,326 @@
+"""Chains: convolution, depthwise and pointwise layers in one kernel, rows streamed from each to the next.
+
+What lies between two layers is never a whole tensor, only as many rows as the next one reads. The early activations of
+a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224), so this is what keeps them out of DRAM.
+
+The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise::
+
+    parallel over strips of the last part's rows
+      for each row of the strip: produce(last part, row)
+
+    produce(part, row):
+      pointwise  produce(the part before, row) into a block of one row, then for each panel of tile_n channels, for each
+                 tile of tile_m positions: multiply as schedules/pointwise.py does, all of k at once
+      depthwise  produce the rows of the part before that are still missing under this row's window, into a ring of
+                 rows with zeros around it, then filter tiles of tile_w positions, channels innermost
+      conv       as schedules/conv.py, from the network's input
+
+A ring has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that read it
+need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a strip are
+computed twice, by it and the strip before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
+from tvm_mobilenet.schedules.window import runs, source
+
+STRIPS = (4, 8, 12)
+
+
+def decisions(layer: Layer, core) -> Space:
+    choices: dict[str, Choice] = {}
+    for i, stage in enumerate(stages(layer)):
+        part = stage.part
+        if part.kind == "depthwise":
+            tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= stage.out_width] or [1]
+            fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= core.vector_registers]
+            whole = [t for t in fits if stage.out_width % t == 0 and t <= 8]
+            choices[f"{i}.tile_w"] = Choice(tuple(tiles), max(whole or fits))
+            continue
+        n = part.out_channels
+        tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
+        tiles_m = [t for t in range(1, 9) if t <= stage.out_width]
+        fits = [(a, b) for a in tiles_m for b in tiles_n if pointwise.registers(a, b) <= core.vector_registers]
+        tile_m, tile_n = min(fits, key=lambda t: pointwise.tile_cycles(stage.out_width, n, *t, core))
+        choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
+        choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
+    rows = layer.output_shape[1] if layer.parts[-1].kind != "pointwise" else stages(layer)[-1].out_height
+    strips = tuple(s for s in STRIPS if s <= rows) or (1,)
+    choices["strips"] = Choice(strips, strips[0])
+    return Space(choices, lambda d: _refuse(layer, d, core))
+
+
+def _refuse(layer: Layer, d: Decisions, core) -> str:
+    for i, part in enumerate(layer.parts):
+        if part.kind == "depthwise":
+            need = depthwise.registers(1, d[f"{i}.tile_w"], 4, 4)
+        else:
+            need = pointwise.registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"])
+        if need > core.vector_registers:
+            return f"the tile of part {i} needs {need} registers"
+    return ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a chain with the extents of its rows; a pointwise part by itself knows only how many positions it has."""
+
+    part: Layer
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+
+
+def stages(layer: Layer) -> list[Stage]:
+    """The parts with their rows and columns.
+
+    Where a chain begins with a pointwise part, rows are not known: the next depthwise or conv part tells them, else the
+    pixels count as one row each.
+    """
+    found: list[Stage] = []
+    height, width = next(((p.height, p.width) for p in layer.parts if p.kind != "pointwise"), (layer.height, 1))
+    for part in layer.parts:
+        if part.kind == "pointwise":
+            out = (height, width)
+        else:
+            out = (part.out_height, part.out_width)
+        found.append(Stage(part, height, width, *out))
+        height, width = out
+    return found
+
+
+def scratch_floats(layer: Layer) -> int:
+    """How many floats one strip keeps between the parts."""
+    found = stages(layer)
+    return sum(int(np.prod(_between(stage, after.part))) for stage, after in zip(found, found[1:], strict=False))
+
+
+def _between(stage: Stage, after: Layer) -> tuple[int, int, int, int]:
+    """The shape of what one part hands to the next: a ring of rows for a depthwise part, a block of one row else."""
+    if after.kind != "depthwise":
+        return 1, 1, stage.out_width, stage.part.out_channels
+    _, left, _, right = after.padding
+    window = (after.kernel[0] - 1) * after.dilation[0] + 1
+    ring = 1 << (window - 1).bit_length()
+    return 1, ring, stage.out_width + left + right, stage.part.out_channels
+
+
+def pack(layer: Layer, d: Decisions, weight, bias) -> list[np.ndarray]:
+    """Weight and bias of every part, each as its own schedule packs them."""
+    packed: list[np.ndarray] = []
+    for i, (part, w, b) in enumerate(zip(layer.parts, weight, bias, strict=True)):
+        own = {"tile_n": d.get(f"{i}.tile_n"), "k_block": part.channels}
+        packed += {"conv": conv, "depthwise": depthwise, "pointwise": pointwise}[part.kind].pack(part, own, w, b)
+    return packed
+
+
+def _constants(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
+    found = []
+    for i, part in enumerate(layer.parts):
+        shape = (*part.kernel, part.channels) if part.kind == "depthwise" else (int(np.prod(part.weight_shape)),)
+        found += [(f"weight{i}", shape), (f"bias{i}", (part.out_channels,))]
+    return found
+
+
+def kernel(layer: Layer, d: Decisions):
+    """The PrimFunc of these decisions."""
+    with nest.Kernel(nest.arguments(layer, _constants(layer))) as f, nest.parallel(d["strips"]) as strip:
+        _Chain(layer, d, f).run(strip)
+    return f.prim_func
+
+
+class _Chain:
+    """The kernel's code: one method a kind of part."""
+
+    def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
+        self.d, self.f, self.stages = d, f, stages(layer)
+        last = self.stages[-1]
+        # What each part writes: rings and blocks, and at the end the output, by rows.
+        self.out = [f.scratch(_between(s, after.part)) for s, after in zip(self.stages, self.stages[1:], strict=False)]
+        self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.out_channels)))
+        first = self.stages[0]
+        shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.channels)
+        self.input = nest.Tensor(f["data"].flat, shape)
+
+    def run(self, strip) -> None:
+        rows, strips = self.stages[-1].out_height, self.d["strips"]
+        start, stop = strip * rows // strips, (strip + 1) * rows // strips
+        # The first row of each part that this strip needs.
+        self.first: dict[int, object] = {len(self.stages) - 1: start}
+        for i in range(len(self.stages) - 1, 0, -1):
+            part = self.stages[i].part
+            self.first[i - 1] = T.max(0, source(part, 0, self.first[i], 0)) if part.kind == "depthwise" else self.first[i]
+            if self._is_ring(i - 1):
+                self._clear(i - 1)
+        with nest.span(start, stop) as row:
+            self.produce(len(self.stages) - 1, row)
+
+    def _is_ring(self, i: int) -> bool:
+        """Whether a depthwise part reads what part i writes."""
+        return i + 1 < len(self.stages) and self.stages[i + 1].part.kind == "depthwise"
+
+    def produce(self, i: int, row) -> None:
+        """Compute one row of part i, and of the parts before what it still lacks."""
+        getattr(self, "_" + self.stages[i].part.kind)(i, row)
+
+    def _slot(self, i: int, row):
+        """Where a row of part i lies in what it writes."""
+        if i == len(self.stages) - 1:
+            return row
+        ring = self.out[i].shape[1]
+        return 0 if ring == 1 else tirx.bitwise_and(row + ring, ring - 1)
+
+    def _left(self, i: int) -> int:
+        """Zero columns before the first in what part i writes."""
+        return self.stages[i + 1].part.padding[1] if self._is_ring(i) else 0
+
+    def _store(self, i: int, row, column, value, width: int, c) -> None:
+        out, left = self.out[i], self._left(i)
+        slot = self._slot(i, row)
+        second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
+        if second is not None:
+            second = nest.Tensor(second.flat, (self.stages[i].out_height * positions, self.stages[i].part.out_channels))
+        nest.store(self.stages[i].part, out, value, width, lambda lane: (0, slot, column + left, c + lane), second,
+                   lambda lane: (row * positions + column, c + lane))
+
+    def _clear(self, i: int) -> None:
+        """Zero columns on both sides of a ring; they stay zero."""
+        _, ring, width, channels = self.out[i].shape
+        _, left, _, right = self.stages[i + 1].part.padding
+        for column in (*range(left), *range(width - right, width)):
+            with nest.serial(ring) as slot:
+                self._zeros(i, slot, column, channels)
+
+    def _zeros(self, i: int, slot, column, channels: int) -> None:
+        whole, rest = divmod(channels, 4)
+        if whole:
+            with nest.serial(whole) as c:
+                nest.write(self.out[i], lambda lane: nest.broadcast(nest.const(0.0), 4), 4,
+                           lambda lane: (0, slot, column, c * 4 + lane))
+        for c in range(rest):
+            self.out[i][0, slot, column, whole * 4 + c] = nest.const(0.0)
+
+    def _fill(self, i: int, reader_row) -> None:
+        """Produce the rows of part i that a row of its reader needs and no row before it did.
+
+        Rows outside of the image are zeros.
+        """
+        stage, part = self.stages[i], self.stages[i + 1].part
+        window = (part.kernel[0] - 1) * part.dilation[0] + 1
+        top = source(part, 0, reader_row, 0)
+        begin = T.Select(reader_row == self.first[i + 1], top, top - part.stride[0] + window)
+        with nest.span(begin, top + window) as row:
+            def zeros():
+                with nest.serial(stage.out_width) as column:
+                    self._zeros(i, self._slot(i, row), column + part.padding[1], stage.part.out_channels)
+
+            nest.either(tirx.all(row >= 0, row < stage.out_height), lambda: self.produce(i, row), zeros)
+
+    def _pointwise(self, i: int, row) -> None:
+        stage, d = self.stages[i], self.d
+        k, n, width = stage.part.channels, stage.part.out_channels, stage.out_width
+        if i:
+            self.produce(i - 1, row)
+        weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
+
+        def data(position, c):
+            return self.out[i - 1][0, 0, position, c] if i else \
+                self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
+
+        def tile(column, height, first, channels):
+            acc = nest.Tile(height, channels)
+            acc.set(lambda _, lane: bias[first + lane])
+            pointwise.multiply(acc, k, min(4, k), lambda m, c: data(column + m, c),
+                               lambda c, lane: weight[first * k + c * channels + lane])
+            for m in range(height):
+                self._store(i, row, column + m, lambda lane, m=m: acc[m, lane], channels, first)
+
+        def panel(first, channels):
+            tiles, rest = divmod(width, d[f"{i}.tile_m"])
+            with nest.serial(tiles) as t:
+                tile(t * d[f"{i}.tile_m"], d[f"{i}.tile_m"], first, channels)
+            if rest:
+                tile(tiles * d[f"{i}.tile_m"], rest, first, channels)
+
+        panels, rest = divmod(n, d[f"{i}.tile_n"])
+        with nest.serial(panels) as p:
+            panel(p * d[f"{i}.tile_n"], d[f"{i}.tile_n"])
+        if rest:
+            panel(panels * d[f"{i}.tile_n"], rest)
+
+    def _depthwise(self, i: int, row) -> None:
+        stage, tile = self.stages[i], self.d[f"{i}.tile_w"]
+        part, c_all = stage.part, stage.part.channels
+        weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
+        top = source(part, 0, row, 0)
+        if i:
+            self._fill(i - 1, row)
+
+        def data(y, x, lane, w, c):
+            if i:
+                return self.out[i - 1][0, self._slot(i - 1, top + y), w * part.stride[1] + x, c + lane]
+            return self.input[nest.at(part.input_layout, 0, top + y, source(part, 1, w, 0) + x, c + lane)]
+
+        def positions(taps_h, taps_w, w):
+            def channels(c, lanes):
+                acc = nest.Tile(len(taps_w), lanes)
+                acc.set(lambda _, lane: bias[c + lane])
+                depthwise.filter_tile(part, acc, [taps_h], taps_w, lambda y, x, lane: data(y, x, lane, w, c),
+                                      lambda kh, kw, lane: weight[kh, kw, c + lane])
+                for j in range(len(taps_w)):
+                    self._store(i, row, w + j, lambda lane, j=j: acc[j, lane], lanes, c)
+
+            whole, rest = divmod(c_all, 4)
+            if whole:
+                with nest.serial(whole) as v:
+                    channels(v * 4, 4)
+            if rest:
+                channels(whole * 4, rest)
+
+        if i:
+            every_h, every_w = tuple(range(part.kernel[0])), tuple(range(part.kernel[1]))
+            tiles, rest = divmod(stage.out_width, tile)
+            with nest.serial(tiles) as t:
+                positions(every_h, [every_w] * tile, t * tile)
+            if rest:
+                positions(every_h, [every_w] * rest, tiles * tile)
+            return
+        rows = runs(part, 0, 1)
+
+        def line(r: int, _) -> None:
+            for run in runs(part, 1, tile):
+                with nest.serial(run.count) as t:
+                    positions(rows[r].taps[0], run.taps, run.start + t * run.tile)
+
+        nest.switch(row, [r.count for r in rows], line)
+
+    def _conv(self, i: int, row) -> None:
+        part, d = self.stages[i].part, self.d
+        depth, n = part.kernel[0] * part.kernel[1] * part.channels, part.out_channels
+
+        def panel(first, channels):
+            for run in runs(part, 1, d[f"{i}.tile_m"]):
+                with nest.serial(run.count) as t:
+                    w = run.start + t * run.tile
+                    acc = nest.Tile(run.tile, channels)
+                    acc.set(lambda _, lane: self.f[f"bias{i}"][first + lane])
+                    conv.convolve(part, acc, 2 if part.channels > 1 else 1, self.input, self.f[f"weight{i}"],
+                                  first * depth, 0, row, run, w)
+                    for j in range(run.tile):
+                        self._store(i, row, w + j, lambda lane, j=j, acc=acc: acc[j, lane], channels, first)
+
+        panels, rest = divmod(n, d[f"{i}.tile_n"])
+        with nest.serial(panels) as p:
+            panel(p * d[f"{i}.tile_n"], d[f"{i}.tile_n"])
+        if rest:
+            panel(panels * d[f"{i}.tile_n"], rest)
