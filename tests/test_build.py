@@ -235,7 +235,8 @@ def test_files_that_are_not_those_built_together_are_refused(copy, name, how):
     assert name in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"plan": {"version": 1}, "layers": [], "info": {}, "files": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}",
+                                  '{"plan": {"version": 1}, "layers": [], "info": {}, "files": {}}'])
 def test_a_plan_that_is_none_is_refused(copy, text):
     (copy / built.PLAN).write_text(text)
     with pytest.raises(TvmMobilenetError):
