@@ -1,0 +1,218 @@
+"""The plan: no tensor is overwritten while it is still read, and little memory is taken."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_mobilenet import frontend, passes, schedules, targets
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models import registry
+from tvm_mobilenet.passes.lower_layers import lower_layers
+from tvm_mobilenet.plan import ALIGNMENT, Plan, allocate, plan_of, read_plan
+
+TARGET = targets.load("rpi4")
+
+
+def planned(model, *inputs):
+    """Layer calls, plan and constants of a PyTorch model, under default decisions."""
+    module = passes.run(frontend.from_torch(model.eval().requires_grad_(False), *inputs))
+    calls, interface = passes.layers_of(module), passes.interface_of(module)
+    decisions = {c.layer: schedules.space(c.layer, TARGET.core).default for c in calls}
+    return calls, *plan_of(lower_layers(calls, interface, decisions), interface)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Plans by name, each made once; what the weights are does not matter here."""
+    made = {}
+
+    def get(name, alpha=1.0, resolution=224, **options):
+        key = name, alpha, resolution, *options.items()
+        if key not in made:
+            model = registry.architecture(name, alpha, **options)
+            made[key] = planned(model, torch.zeros(1, 3, resolution, resolution))
+        return made[key]
+
+    return get
+
+
+def check_no_value_is_lost(calls, plan: Plan) -> None:
+    """Plays the plan on a map of the arena that knows, for every 64 bytes, whose value lies there."""
+    owner = np.full(-(-plan.arena_bytes // ALIGNMENT), "", object)
+    place = {}
+
+    def cells(t):
+        return slice(t.offset // ALIGNMENT, -(-(t.offset + t.nbytes) // ALIGNMENT))
+
+    for call, step in zip(calls, plan.steps, strict=True):
+        assert step.layer == call.layer.name
+        *operands, output = step.operands
+        data = [t for t in operands if t.space != "parameters"]
+        assert len(data) == len(call.inputs)
+        for value, t in zip(call.inputs, data, strict=True):
+            if t.space == "input":
+                continue
+            assert (t.space, t.offset, t.index) == place[value], (step.name, value)
+            if t.space == "arena":
+                assert set(owner[cells(t)]) == {value}, f"{step.name} reads {value}, which is gone"
+        place[call.output] = output.space, output.offset, output.index
+        if output.space == "arena":
+            assert output.offset % ALIGNMENT == 0 and output.offset + output.nbytes <= plan.arena_bytes
+            for t in data:
+                if t.space == "arena":
+                    assert t.offset + t.nbytes <= output.offset or output.offset + output.nbytes <= t.offset, step.name
+            owner[cells(output)] = call.output
+
+
+@pytest.mark.parametrize("name, alpha, resolution", [("v1", 1.0, 224), ("v2", 0.5, 96), ("v3-large", 0.5, 96)])
+def test_no_value_is_overwritten_before_its_last_reader(networks, name, alpha, resolution):
+    calls, plan, _ = networks(name, alpha, resolution)
+    check_no_value_is_lost(calls, plan)
+
+
+def test_several_outputs_and_one_that_is_read_on():
+    class Heads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1) for i in range(3))
+
+        def forward(self, x):
+            a = self.a(x).relu()
+            b = self.b(a).relu()
+            return a, b, self.c(b) + a
+
+    calls, plan, _ = planned(Heads(), torch.zeros(1, 3, 12, 12))
+    check_no_value_is_lost(calls, plan)
+    assert [t.space for _, t in plan.outputs] == ["output"] * 3 and [t.index for _, t in plan.outputs] == [0, 1, 2]
+
+
+def test_v1_takes_hardly_more_than_its_largest_input_and_output(networks):
+    """A Pi Zero has 512 MB for everything: two live activations are all that v1 needs."""
+    calls, plan, _ = networks("v1")
+    pairs = [
+        sum(t.nbytes for t in (step.operands[0], step.operands[-1]) if t.space == "arena") for step in plan.steps
+    ]
+    taken = plan.arena_bytes + plan.scratch_bytes * TARGET.cores
+    assert max(pairs) <= taken <= 1.1 * max(pairs)
+    assert len(plan.steps) == len(calls) <= 29
+
+
+def test_inputs_and_outputs_are_the_callers(networks):
+    _, plan, _ = networks("v1")
+    ((_, data),), ((_, logits),) = plan.inputs, plan.outputs
+    assert (data.space, data.shape, data.dtype) == ("input", (1, 3, 224, 224), "float32")
+    assert (logits.space, logits.shape, logits.dtype) == ("output", (1, 1000), "float32")
+    assert plan.steps[0].operands[0].space == "input" and plan.steps[-1].operands[-1].space == "output"
+
+
+def test_constants_lie_apart_and_are_the_packed_weights(networks):
+    calls, plan, parameters = networks("v1")
+    assert parameters.dtype == np.uint8 and parameters.size == plan.parameters_bytes
+    end = 0
+    for call, step in zip(calls, plan.steps, strict=True):
+        decisions = schedules.space(call.layer, TARGET.core).default
+        expected = schedules.pack(call.layer, decisions, call.weight, call.bias)
+        found = [t for t in step.operands if t.space == "parameters"]
+        assert len(found) == len(expected)
+        for t, array in zip(found, expected, strict=True):
+            assert t.offset >= end and t.offset % ALIGNMENT == 0, "no two constants share a byte"
+            end = t.offset + t.nbytes
+            stored = parameters[t.offset : end].view(t.dtype).reshape(t.shape)
+            assert np.array_equal(stored, array)
+    assert end <= plan.parameters_bytes < end + ALIGNMENT
+
+
+# ---- the arena
+
+
+def lives(most: int = 30):
+    life = st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 8))
+    return st.lists(life, max_size=most).map(lambda all: {i: (n, a, a + d) for i, (n, a, d) in enumerate(all)})
+
+
+@settings(max_examples=200)
+@given(lives())
+def test_tensors_alive_together_never_overlap(tensors):
+    offsets, arena = allocate(tensors)
+    assert set(offsets) == set(tensors)
+    items = list(tensors.items())
+    for i, (a, (size, first, last)) in enumerate(items):
+        assert offsets[a] >= 0 and offsets[a] % ALIGNMENT == 0 and offsets[a] + size <= arena
+        for b, (other, start, stop) in items[:i]:
+            if first <= stop and start <= last:
+                assert offsets[a] + size <= offsets[b] or offsets[b] + other <= offsets[a]
+
+
+@settings(max_examples=100)
+@given(lives())
+def test_the_arena_is_between_the_busiest_moment_and_everything_at_once(tensors):
+    _, arena = allocate(tensors)
+    aligned = {k: -(-n // ALIGNMENT) * ALIGNMENT for k, (n, _, _) in tensors.items()}
+    busiest = max((sum(aligned[k] for k, (_, a, b) in tensors.items() if a <= t <= b) for t in range(30)), default=0)
+    assert busiest <= arena <= sum(aligned.values())
+
+
+@given(st.lists(st.integers(1, 5000), min_size=2, max_size=20))
+def test_a_chain_needs_no_more_than_its_largest_pair_rounded_up(sizes):
+    """A network without branches: each tensor lives from its layer to the next."""
+    _, arena = allocate({i: (n, i, i + 1) for i, n in enumerate(sizes)})
+    aligned = [-(-n // ALIGNMENT) * ALIGNMENT for n in sizes]
+    assert arena >= max(a + b for a, b in itertools.pairwise(aligned))
+    assert arena <= sum(sorted(aligned)[-3:])
+
+
+# ---- as a file
+
+
+def test_json_brings_back_the_same_plan(networks, tmp_path):
+    _, plan, _ = networks("v3-large", 0.5, 96)
+    text = json.dumps(plan.to_data())
+    assert Plan.from_data(json.loads(text)) == plan
+    (tmp_path / "plan.json").write_text(text)
+    assert read_plan(tmp_path / "plan.json") == plan
+    (tmp_path / "inside.json").write_text(json.dumps({"plan": plan.to_data(), "info": {}}))
+    assert read_plan(tmp_path / "inside.json") == plan
+
+
+def test_a_plan_of_another_version_is_refused(networks):
+    data = networks("v3-large", 0.5, 96)[1].to_data()
+    for version in (data["version"] + 1, None):
+        with pytest.raises(TvmMobilenetError, match=f"version {version}"):
+            Plan.from_data({**data, "version": version})
+
+
+@pytest.mark.parametrize("change", [{"steps": [{}]}, {"steps": 3}, {"inputs": [["x"]]}, {"outputs": [["y", {}]]}])
+def test_what_is_no_plan_is_refused(networks, change):
+    data = json.loads(json.dumps(networks("v3-large", 0.5, 96)[1].to_data()))
+    with pytest.raises(TvmMobilenetError, match="not a plan"):
+        Plan.from_data({**data, **change})
+    del data["arena_bytes"]
+    with pytest.raises(TvmMobilenetError, match="arena_bytes"):
+        Plan.from_data(data)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    with pytest.raises(TvmMobilenetError, match=r"none\.json"):
+        read_plan(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(TvmMobilenetError, match=r"bad\.json"):
+        read_plan(tmp_path / "bad.json")
+
+
+def test_the_simulation_finds_a_plan_that_overwrites(networks):
+    """The check above can fail: one offset moved onto a live tensor."""
+    calls, plan, _ = networks("v2", 0.5, 96)
+    step = next(i for i, c in enumerate(calls) if len(c.inputs) > 1) - 1  # a residual lives across this one
+    residual = plan.steps[step + 1].operands[-2]
+    *rest, output = plan.steps[step].operands
+    moved = dataclasses.replace(output, offset=residual.offset)
+    steps = [*plan.steps]
+    steps[step] = dataclasses.replace(steps[step], operands=(*rest, moved))
+    with pytest.raises(AssertionError):
+        check_no_value_is_lost(calls, dataclasses.replace(plan, steps=tuple(steps)))
