@@ -171,7 +171,7 @@ class _Chain:
 
     def produce(self, i: int, row) -> None:
         """Compute one row of part i, and of the parts before what it still lacks."""
-        getattr(self, "_" + self.stages[i].part.kind)(i, row)
+        getattr(self, "_" + self.stages[i].part.kind)(i, nest.named(row, f"row{i}"))
 
     def _slot(self, i: int, row):
         """Where a row of part i lies in what it writes."""

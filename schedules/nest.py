@@ -37,6 +37,11 @@ def parallel(extent: int):
     return T.parallel(0, extent) if extent > 1 else T.serial(0, 1)
 
 
+def named(value, name: str):
+    """An expression as a variable, so that the many indices made from it stay short and quick to simplify."""
+    return T.Bind(value, var=tirx.Var(name, "int32"))
+
+
 @contextmanager
 def span(start, stop):
     """A loop from start up to stop, both of them expressions.

@@ -80,6 +80,7 @@ def build(model: options.ModelOptions, target, *, log: Path | None = None, outpu
         from .network import load_network
 
         network = load_network(model)
+    network = network.for_target(target)
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 
@@ -36,6 +37,12 @@ class Network:
     def counts(self) -> dict:
         """How often each distinct layer occurs, in execution order: ``{Layer: int}``."""
         return dict(Counter(call.layer for call in self.layers))
+
+    def for_target(self, target) -> Network:
+        """The same network with the layers that this target's core runs as chains."""
+        from .passes.fuse_chains import fuse_chains
+
+        return dataclasses.replace(self, layers=fuse_chains(self.layers, self.interface, target.core))
 
     @property
     def interface(self):

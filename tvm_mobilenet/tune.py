@@ -131,7 +131,7 @@ def tune(
         from .network import load_network
 
         network = load_network(model)
-    work = tuning.prepare(network.counts, target, board, log, trials)
+    work = tuning.prepare(network.for_target(target).counts, target, board, log, trials)
     with console.Progress() as progress:
         ended, new = tuning.search(work, evaluate, time_limit, workers, debug, _show(work, progress, time_limit))
     output = output or options.OUTPUT / f"{model.slug}-{target.name}"
@@ -358,7 +358,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run or args.list:
         from .network import load_network
 
-        network = load_network(model)
+        network = load_network(model).for_target(target)
         print_known(network, tuning.prepare(network.counts, target, board, args.log, args.trials), args.json)
         return 0
     output = options.output_folder(args, model, target)

@@ -167,10 +167,7 @@ def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: 
         from .network import load_network
 
         network = load_network(options.ModelOptions.from_data(module.info["model"]))
-    calls = network.layers
-    if [c.layer.name for c in calls] != [s.layer for s in module.plan.steps]:
-        raise TvmMobilenetError(f"{folder} was built from another network than {network.options.title}",
-                                "verify it without naming a model, or build it again")
+    calls = _calls_of(network, module)
     batch = network.inputs(count) if inputs is None else inputs
     checks: list[LayerCheck] = []
 
@@ -187,7 +184,7 @@ def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: 
         cost, cost_all = _costs(runs.kernels, target)
     expected, reference = network.reference(batch)
     outputs = [
-        _check_output(name, [f[j] for f in found], [e[j] for e in expected], len(calls))
+        _check_output(name, [f[j] for f in found], [e[j] for e in expected], len(network.layers))
         for j, (name, _) in enumerate(module.plan.outputs)
     ]
     predicted = cost is not None and cost.predicted
@@ -198,6 +195,25 @@ def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: 
         cost and cost.value * scale, cost_all and cost_all.value * scale, target.cores,
         _classes(network, found[0][0]),
     )
+
+
+def _calls_of(network, module) -> list:
+    """The network's layers, taken together in chains as they were when the module was built."""
+    from .layer import Layer
+    from .passes.fuse_chains import join
+
+    left, calls = list(network.layers), []
+    for step in module.plan.steps:
+        parts = len(Layer.parse(step.layer).parts) or 1
+        taken, left = left[:parts], left[parts:]
+        if taken:
+            calls.append(taken[0] if parts == 1 else join(taken))
+        if not taken or calls[-1].layer.name != step.layer:
+            break
+    if left or len(calls) != len(module.plan.steps) or calls[-1].layer.name != module.plan.steps[-1].layer:
+        raise TvmMobilenetError(f"{module.folder} was built from another network than {network.options.title}",
+                                "verify it without naming a model, or build it again")
+    return calls
 
 
 def _costs(kernels: list, target) -> tuple:
