@@ -9,8 +9,9 @@ The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise
       for each row of the strip: produce(last part, row)
 
     produce(part, row):
-      pointwise  produce(the part before, row) into a block of one row, then for each panel of tile_n channels, for each
-                 tile of tile_m positions: multiply as schedules/pointwise.py does, all of k at once
+      pointwise  produce(the part before, row) into one row, then for each m_block of its positions (half an L1), for
+                 each panel of tile_n channels, for each tile of tile_m positions: multiply as schedules/pointwise.py
+                 does, all of k at once
       depthwise  produce the rows of the part before that are still missing under this row's window, into a ring of
                  rows with zeros around it, then filter tiles of tile_w positions, channels innermost
       conv       as schedules/conv.py, from the network's input
@@ -44,7 +45,11 @@ def decisions(layer: Layer, core) -> Space:
             tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= stage.out_width] or [1]
             fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= core.vector_registers]
             whole = [t for t in fits if stage.out_width % t == 0 and t <= 8]
-            choices[f"{i}.tile_w"] = Choice(tuple(tiles), max(whole or fits))
+            tile_w, lanes = max(whole or fits), 4
+            if not i and part.channels >= 16 and depthwise.evicts_itself(part, 1, tile_w, core):
+                tile_w, lanes = min(4, stage.out_width), 16
+            choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w if tile_w in tiles else tiles[0])
+            choices[f"{i}.lanes"] = Choice((4, 16) if part.channels >= 16 else (4,), lanes)
             continue
         n = part.out_channels
         tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
@@ -53,16 +58,25 @@ def decisions(layer: Layer, core) -> Space:
         tile_m, tile_n = min(fits, key=lambda t: pointwise.tile_cycles(stage.out_width, n, *t, core))
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
+        if part.kind == "pointwise":
+            blocks = _position_blocks(stage.out_width)
+            half = [b for b in blocks if b * part.channels * 4 <= core.l1d.bytes // 2]
+            choices[f"{i}.m_block"] = Choice(blocks, max(half, default=blocks[0]))
     rows = layer.output_shape[1] if layer.parts[-1].kind != "pointwise" else stages(layer)[-1].out_height
     strips = tuple(s for s in STRIPS if s <= rows) or (1,)
     choices["strips"] = Choice(strips, strips[0])
     return Space(choices, lambda d: _refuse(layer, d, core))
 
 
+def _position_blocks(width: int) -> tuple[int, ...]:
+    """How many positions of a row a pointwise part takes at a time: the row in 1, 2, 3, 4 or 8 pieces."""
+    return tuple(sorted({-(-width // pieces) for pieces in (1, 2, 3, 4, 8)}))
+
+
 def _refuse(layer: Layer, d: Decisions, core) -> str:
     for i, part in enumerate(layer.parts):
         if part.kind == "depthwise":
-            need = depthwise.registers(1, d[f"{i}.tile_w"], 4, 4)
+            need = depthwise.registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], 4)
         else:
             need = pointwise.registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"])
         if need > core.vector_registers:
@@ -245,21 +259,28 @@ class _Chain:
             for m in range(height):
                 self._store(i, row, column + m, lambda lane, m=m: acc[m, lane], channels, first)
 
-        def panel(first, channels):
-            tiles, rest = divmod(width, d[f"{i}.tile_m"])
+        def panel(start, positions, first, channels):
+            tiles, rest = divmod(positions, d[f"{i}.tile_m"])
             with nest.serial(tiles) as t:
-                tile(t * d[f"{i}.tile_m"], d[f"{i}.tile_m"], first, channels)
+                tile(start + t * d[f"{i}.tile_m"], d[f"{i}.tile_m"], first, channels)
             if rest:
-                tile(tiles * d[f"{i}.tile_m"], rest, first, channels)
+                tile(start + tiles * d[f"{i}.tile_m"], rest, first, channels)
 
-        panels, rest = divmod(n, d[f"{i}.tile_n"])
-        with nest.serial(panels) as p:
-            panel(p * d[f"{i}.tile_n"], d[f"{i}.tile_n"])
+        def block(start, positions):
+            panels, rest = divmod(n, d[f"{i}.tile_n"])
+            with nest.serial(panels) as p:
+                panel(start, positions, p * d[f"{i}.tile_n"], d[f"{i}.tile_n"])
+            if rest:
+                panel(start, positions, panels * d[f"{i}.tile_n"], rest)
+
+        blocks, rest = divmod(width, d[f"{i}.m_block"])
+        with nest.serial(blocks) as piece:
+            block(piece * d[f"{i}.m_block"], d[f"{i}.m_block"])
         if rest:
-            panel(panels * d[f"{i}.tile_n"], rest)
+            block(blocks * d[f"{i}.m_block"], rest)
 
     def _depthwise(self, i: int, row) -> None:
-        stage, tile = self.stages[i], self.d[f"{i}.tile_w"]
+        stage, d, tile = self.stages[i], self.d, self.d[f"{i}.tile_w"]
         part, c_all = stage.part, stage.part.channels
         weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
         top = source(part, 0, row, 0)
@@ -280,12 +301,13 @@ class _Chain:
                 for j in range(len(taps_w)):
                     self._store(i, row, w + j, lambda lane, j=j: acc[j, lane], lanes, c)
 
-            whole, rest = divmod(c_all, 4)
+            lanes = d[f"{i}.lanes"]
+            whole, rest = divmod(c_all, lanes)
             if whole:
                 with nest.serial(whole) as v:
-                    channels(v * 4, 4)
+                    channels(v * lanes, lanes)
             if rest:
-                channels(whole * 4, rest)
+                channels(whole * lanes, rest)
 
         if i:
             every_h, every_w = tuple(range(part.kernel[0])), tuple(range(part.kernel[1]))

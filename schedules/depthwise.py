@@ -16,6 +16,8 @@ loaded once a tile; borders are tiles of their own, with the taps that lie outsi
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tvm_mobilenet.layer import Layer
@@ -29,8 +31,17 @@ def decisions(layer: Layer, core) -> Space:
     vector = core.vector_bytes // 4
     tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
     tiles_w = [t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow]
-    fits = [(a, b) for a in tiles_h for b in tiles_w if registers(a, b, vector, vector) <= core.vector_registers]
-    tile_h, tile_w = min(fits, key=lambda t: _loads(layer, *t))
+    widths = tuple(v for v in (vector, 2 * vector, 4 * vector) if v <= max(c, vector))
+
+    def best_tile(lanes: int) -> tuple[int, int]:
+        fits = [(a, b) for a in tiles_h for b in tiles_w if registers(a, b, lanes, vector) <= core.vector_registers]
+        return min(fits, key=lambda t: _loads(layer, *t))
+
+    tile_h, tile_w = best_tile(vector)
+    lanes = vector
+    if widths[-1] == 4 * vector and evicts_itself(layer, tile_h, tile_w, core):
+        lanes = 4 * vector
+        tile_h, tile_w = best_tile(lanes)
     # Enough tasks for four cores to share, each of whole cache lines.
     blocks = [b for b in divisors(c) if b % min(16, c) == 0 or b == c]
     rows = -(-oh // tile_h)
@@ -39,12 +50,26 @@ def decisions(layer: Layer, core) -> Space:
         {
             "tile_h": Choice(tuple(tiles_h), tile_h),
             "tile_w": Choice(tuple(tiles_w), tile_w),
-            "lanes": Choice((vector, 2 * vector) if c >= 2 * vector else (vector,), vector),
+            "lanes": Choice(widths, lanes),
             "c_block": Choice(tuple(blocks), c_block),
             "inner": Choice(("columns", "channels"), "columns" if ow >= 2 * tile_w else "channels"),
         },
         lambda d: _refuse(d, core),
     )
+
+
+def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
+    """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
+
+    Positions are a multiple of the channels apart; with a power of two of them they share a few sets. The next vector of
+    channels then finds the line gone, which it shares with the vector before: better to take the line whole at once.
+    """
+    stride = layer.channels * 4
+    way = core.l1d.bytes // core.l1d.ways
+    sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
+    taps = [(t - 1) * s + (k - 1) * d + 1 for t, s, k, d in
+            zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)]
+    return taps[0] * taps[1] > sets * core.l1d.ways
 
 
 def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:

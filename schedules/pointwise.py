@@ -34,11 +34,11 @@ def decisions(layer: Layer, core) -> Space:
     tile_m, tile_n = min(fits, key=lambda t: tile_cycles(m, n, *t, core))
     panels = max(1, n // tile_n)
     k_blocks = sorted({b for b in (64, 128, 256, 512) if b < k} | {k})
-    # One block of panels and the tile's rows share the L1, half of it each at most.
-    budget = core.l1d.bytes // 2
-    k_block = max([b for b in k_blocks if b * tile_n * 4 <= budget], default=k_blocks[0])
-    n_block = max(d for d in divisors(panels) if d == 1 or d * tile_n * k_block * 4 <= budget)
-    space = Space(
+    n_block, k_block = min(
+        ((b, depth) for b in divisors(panels, high=64) for depth in k_blocks),
+        key=lambda choice: _memory_cycles(layer, core, tile_m, tile_n, *choice),
+    )
+    return Space(
         {
             "tile_m": Choice(tuple(tiles_m), tile_m),
             "tile_n": Choice(tuple(tiles_n), tile_n),
@@ -50,7 +50,6 @@ def decisions(layer: Layer, core) -> Space:
         },
         lambda d: _refuse(layer, d, core),
     )
-    return space
 
 
 def registers(tile_m: int, tile_n: int) -> int:
@@ -75,6 +74,24 @@ def tile_cycles(m: int, n: int, tile_m: int, tile_n: int, core) -> float:
     cycles += columns * one(tail_m, tile_n) if tail_m else 0
     cycles += rows * one(tile_m, tail_n) if tail_n else 0
     return cycles + (one(tail_m, tail_n) if tail_m and tail_n else 0)
+
+
+def _memory_cycles(layer: Layer, core, tile_m: int, tile_n: int, n_block: int, k_block: int) -> float:
+    """What memory costs a nest with these blocks, to rank them for the default.
+
+    While a block of panels lies in the L1, the data comes from the L2 once for each of them; every block of k but the
+    first reads the output and writes it again. Cycles: ``LINE_CYCLES`` a line from the L2, a load and a store a vector.
+    """
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    columns, passes = min(n, n_block * tile_n), -(-k // k_block)
+    if (columns + 2 * tile_m) * min(k, k_block) * 4 > core.l1d.bytes * 3 // 4 and (n_block > 1 or k_block > 64):
+        return float("inf")
+    lines = (m * k * -(-n // columns) + n * k + (2 * passes - 1) * m * n) * 4 / core.l1d.line
+    return lines * LINE_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
+
+
+LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
+PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
 
 
 def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:
