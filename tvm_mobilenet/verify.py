@@ -1,8 +1,9 @@
 """Check a built module against its model, on the very machine code that ships.
 
-Whole outputs are compared with the model's own framework in float32 over several inputs, photographs first. Every layer is
-compared as well: with its definition in float64, on the inputs it really got and the weights of the model, so a layer
-is judged for its own mistakes alone, and the first wrong one is named.
+Whole outputs are compared with the model's own framework in float32 over several inputs, photographs first. Every layer
+is compared as well: with its definition in float64, on the inputs it really got and the model's weights, so a layer is
+judged for its own mistakes alone, and the first wrong one is named. Its constants are compared with the model's too: an
+input of zero would hide a wrong one.
 
     python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4
 """
@@ -23,21 +24,31 @@ from .errors import TvmMobilenetError, VerificationError
 # Of the standard deviation of the reference. A layer is one sum in float32: over 1,024 products its rounding is some
 # 1e-6. One weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
 LAYER_TOLERANCE = 5e-5
+CONSTANTS_TOLERANCE = 1e-6  # of a weight's spread: they are copies
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One layer against its definition; ``relative``: largest difference over the reference's standard deviation."""
+    """One layer against its definition.
+
+    Attributes
+    ----------
+    relative : float
+        Largest difference of the output over the reference's standard deviation.
+    constants : float
+        The same of weights and bias against the model's.
+    """
 
     name: str
     layer: str
     source: str
     relative: float
+    constants: float = 0.0
 
     @property
     def ok(self) -> bool:
-        return self.relative <= LAYER_TOLERANCE
+        return self.relative <= LAYER_TOLERANCE and self.constants <= CONSTANTS_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,10 @@ class VerifyResult:
         if self.ok:
             return
         wrong = self.first_wrong
+        if wrong and wrong.relative <= LAYER_TOLERANCE:
+            raise VerificationError(
+                f"the constants of {wrong.name}, {wrong.layer} (from {wrong.source}), are not the model's: they differ "
+                f"by {wrong.constants:.2e} of their spread", "its weights changed since the build: build again")
         if wrong:
             raise VerificationError(
                 f"the machine code is wrong first in {wrong.name}, {wrong.layer} (from {wrong.source}): it differs by "
@@ -106,8 +121,8 @@ class VerifyResult:
                 "build again; if it stays, report the layer's line and its decisions")
         worst = max(self.outputs, key=lambda c: c.relative / c.gate)
         raise VerificationError(
-            f"output {worst.name} differs from {self.reference} by {worst.relative:.2e} of its spread, {worst.gate:.2e} "
-            "is allowed, though every layer computes what it should",
+            f"output {worst.name} differs from {self.reference} by {worst.relative:.2e} of its spread, "
+            f"{worst.gate:.2e} is allowed, though every layer computes what it should",
             "the model was imported wrongly, or its weights changed since the build")
 
     def summary(self) -> str:
@@ -115,13 +130,14 @@ class VerifyResult:
         lines = []
         for c in self.outputs:
             lines.append(
-                f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} inputs: largest "
-                f"difference {c.max_difference:.2e}, {c.relative:.1e} of the spread (gate {c.gate:.1e}), mean "
+                f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} inputs: "
+                f"largest difference {c.max_difference:.2e}, {c.relative:.1e} of the spread (gate {c.gate:.1e}), mean "
                 f"{c.mean_difference:.1e}, cosine {c.cosine:.7f}, top-1 {c.top1:.0%}, top-5 {c.top5:.0%}")
         if self.layers:
             worst = max(self.layers, key=lambda c: c.relative)
-            lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest difference "
-                         f"is {worst.relative:.1e} of the spread, in {worst.name} (gate {LAYER_TOLERANCE:.0e})")
+            lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest "
+                         f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
+                         f"(gate {LAYER_TOLERANCE:.0e})")
         if self.milliseconds is not None:
             label = "predicted" if self.cycles is not None else "measured"
             lines.append(f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
@@ -169,10 +185,11 @@ def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: 
         network = load_network(options.ModelOptions.from_data(module.info["model"]))
     calls = _calls_of(network, module)
     batch = network.inputs(count) if inputs is None else inputs
+    decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
     checks: list[LayerCheck] = []
 
     def watch(step, _run, runner) -> None:
-        checks.append(_check_layer(calls[len(checks)], step, runner))
+        checks.append(_check_layer(calls[len(checks)], step, runner, decisions[step.layer]))
 
     found, runs = [], None
     with open_board(board, target).load(module.library) as loaded:
@@ -225,13 +242,17 @@ def _costs(kernels: list, target) -> tuple:
     return tuple(type(c[0])(sum(k.value for k in c)) if c else None for c in (one, every))
 
 
-def _check_layer(call, step, runner) -> LayerCheck:
+def _check_layer(call, step, runner, decisions: dict) -> LayerCheck:
+    from . import schedules
     from .reference import reference
 
     *operands, output = step.operands
     second = runner.read(operands[-1]) if len(call.inputs) > 1 else None
     expected = reference(call.layer, runner.read(operands[0]), call.weight, call.bias, second)
-    return LayerCheck(call.name, step.layer, call.source, _relative(runner.read(output), expected))
+    constants = [runner.read(t) for t in operands if t.space == "parameters"]
+    packed = schedules.pack(call.layer, decisions, call.weight, call.bias)
+    wrong = max((_relative(c, p) for c, p in zip(constants, packed, strict=True)), default=0.0)
+    return LayerCheck(call.name, step.layer, call.source, _relative(runner.read(output), expected), wrong)
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -1,0 +1,259 @@
+"""Verification: errors planted in machine code and weights are found, and the layer that has them is named."""
+
+import dataclasses
+import json
+import random
+import shutil
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import capstone
+import numpy as np
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from tvm_mobilenet import build, built, targets, verify
+from tvm_mobilenet.boards import open_board
+from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
+from tvm_mobilenet.network import load_network
+from tvm_mobilenet.options import ModelOptions
+
+FAMILIES = {
+    "v1": ModelOptions(model="v1", alpha=0.25, resolution=64),
+    "v2": ModelOptions(model="v2", alpha=0.35, resolution=64),
+    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=64),
+}
+TARGET = targets.load("rpi4")
+CHECKER = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A network built for the Raspberry Pi 4, and which instructions each of its steps executes."""
+    network = load_network(FAMILIES[request.param])
+    folder = tmp_path_factory.mktemp("verify") / request.param
+    build.build(network.options, TARGET, output=folder, network=network)
+    module = built.read(folder)
+    with open_board("virtual", TARGET).load(module.library) as loaded:
+        runs = PlanRunner(loaded, module.plan, module.parameters()).run(*network.inputs(1)[0]).kernels
+        executed = [[address for address, _ in run.executions()] for run in runs]
+    return SimpleNamespace(network=network, folder=folder, steps=module.plan.steps, executed=executed)
+
+
+
+def positions(family) -> dict[str, int]:
+    """The first, a middle and the last layer, by their number."""
+    return {"first": 0, "middle": len(family.steps) // 2, "last": len(family.steps) - 1}
+
+
+class Copy:
+    """A copy of a built module to plant an error in."""
+
+    def __init__(self, family, folder: Path):
+        self.family = family
+        self.folder = Path(shutil.copytree(family.folder, folder))
+
+    def word(self, address: int, change) -> None:
+        """Replace the instruction at an address of the module by ``change(word)``."""
+        path = self.folder / built.MODULE
+        with path.open("rb") as file:
+            offset = next(ELFFile(file).address_offsets(address))
+        data = bytearray(path.read_bytes())
+        (word,) = struct.unpack_from("<I", data, offset)
+        struct.pack_into("<I", data, offset, change(word))
+        path.write_bytes(data)
+        self.sign()
+
+    def weight(self, step: int, deviations: float, seed: int = 0) -> None:
+        """Move one weight of a step's layer by so many of its layer's standard deviations."""
+        tensor = next(t for t in self.family.steps[step].operands if t.space == "parameters")
+        parameters = np.fromfile(self.folder / built.PARAMETERS, np.uint8)
+        weights = parameters[tensor.offset : tensor.offset + tensor.nbytes].view(np.float32)
+        weights[random.Random(seed).randrange(weights.size)] += np.float32(deviations * weights.std())
+        parameters.tofile(self.folder / built.PARAMETERS)
+        self.sign()
+
+    def sign(self) -> None:
+        """The hashes of what lies there now: to `built.read` the folder is as it was built."""
+        data = json.loads((self.folder / built.PLAN).read_text())
+        data["files"] = {name: built.file_hash(self.folder / name) for name in data["files"]}
+        (self.folder / built.PLAN).write_text(json.dumps(data))
+
+    def verify(self, **options) -> verify.VerifyResult:
+        return verify.verify(self.folder, network=self.family.network, count=2, **options)
+
+    def named(self, step: int) -> None:
+        """Verification fails, and names the layer of a step."""
+        result = self.verify()
+        assert not result.ok and result.first_wrong.name == self.family.steps[step].name
+        with pytest.raises(VerificationError) as error:
+            result.require()
+        step = self.family.steps[step]
+        assert error.value.exit_code == 5 and f" {step.name}, {step.layer} " in str(error.value)
+
+
+@pytest.fixture
+def copy(family, tmp_path):
+    return Copy(family, tmp_path / "copy")
+
+
+def instructions(family, step: int, mnemonic: str) -> list[int]:
+    """Addresses of executed instructions of a step that begin with a mnemonic, and that no earlier step executes."""
+    earlier = {a for addresses in family.executed[:step] for a in addresses}
+    found = []
+    with (family.folder / built.MODULE).open("rb") as file:
+        elf, data = ELFFile(file), (family.folder / built.MODULE).read_bytes()
+        for address in family.executed[step]:
+            offset = next(elf.address_offsets(address))
+            for one in CHECKER.disasm(data[offset : offset + 4], address):
+                if one.mnemonic == mnemonic and address not in earlier:
+                    found.append(address)
+    return found
+
+
+def minus(word: int) -> int:
+    """fmla as fmls: bit 23 of the vector form, bit 14 of the form by element."""
+    return word ^ (1 << 14 if (word >> 24) & 0x1F == 0x0F else 1 << 23)
+
+
+def some(addresses: list[int]) -> int:
+    assert addresses, "no such instruction was executed"
+    return random.Random(0).choice(addresses)
+
+
+# ---- nothing planted
+
+
+def test_what_was_built_is_right(copy):
+    result = copy.verify()
+    result.require()
+    assert result.ok and result.first_wrong is None and len(result.layers) == len(copy.family.steps)
+    (output,) = result.outputs
+    assert output.top1 == output.top5 == 1 and output.cosine > 0.999999 and 0 < output.relative < output.gate
+    assert 0 < max(c.relative for c in result.layers) < verify.LAYER_TOLERANCE / 3, "the gate has room, not much"
+    assert result.cycles > result.cycles_all_cores > 0 and "predicted" in result.summary()
+    assert result.milliseconds == pytest.approx(1e3 * result.cycles / TARGET.clock_hz)
+
+
+# ---- one instruction
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
+    step = positions(copy.family)[where]
+    while not instructions(copy.family, step, "fmla"):
+        step -= 1
+    address = some(instructions(copy.family, step, "fmla"))
+    copy.word(address, minus)
+    copy.named(step)
+    copy.word(address, minus)
+    copy.verify().require()
+
+
+def test_one_load_from_the_wrong_place_is_found(copy):
+    """Four lanes further: still inside the arena, so nothing but the numbers shows it."""
+    step = positions(copy.family)["middle"]
+    while not (loads := vector_loads(copy.family, step)):  # or it is a kernel that an earlier step runs too
+        step -= 1
+    copy.word(some(loads), lambda word: word ^ (1 << 15 if (word >> 27) & 7 == 5 else 1 << 10))
+    copy.named(step)
+
+
+def vector_loads(family, step: int) -> list[int]:
+    """Executed loads of whole vector registers from a base and a constant, not from the stack."""
+    data = (family.folder / built.MODULE).read_bytes()
+    found = []
+    with (family.folder / built.MODULE).open("rb") as file:
+        elf = ELFFile(file)
+        for address in (a for name in ("ldp", "ldr") for a in instructions(family, step, name)):
+            offset = next(elf.address_offsets(address))
+            (word,) = struct.unpack_from("<I", data, offset)
+            text = next(CHECKER.disasm(data[offset : offset + 4], address)).op_str
+            constant = (word >> 23) & 7 == 2 if (word >> 27) & 7 == 5 else (word >> 24) & 3 == 1
+            if text.startswith("q") and "sp" not in text and constant:
+                found.append(address)
+    return found
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+@pytest.mark.parametrize("word, reason", [(0x00000000, "illegal instruction"), (0xD61F03E0, "jumps to address 0x0")])
+def test_a_wild_kernel_is_an_error_of_the_board_and_names_it(copy, word, reason):
+    """udf, and br xzr."""
+    step = positions(copy.family)["middle"]
+    copy.word(some(instructions(copy.family, step, "fmla")), lambda _: word)
+    with pytest.raises(BoardError, match=reason) as error:
+        copy.verify()
+    assert error.value.exit_code == 4 and copy.family.steps[step].symbol in str(error.value)
+
+
+# ---- one weight
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_one_weight_a_hundredth_of_its_spread_off_is_found_in_its_layer(copy, where, seed):
+    step = positions(copy.family)[where]
+    while not any(t.space == "parameters" for t in copy.family.steps[step].operands):
+        step -= 1
+    copy.weight(step, 0.01, seed)
+    copy.named(step)
+
+
+def test_a_weight_off_shows_in_what_the_code_computes(copy):
+    """Not only in the file: the layer's output differs too, wherever an input reaches the weight."""
+    copy.weight(0, 0.01)
+    assert copy.verify().first_wrong.relative > verify.LAYER_TOLERANCE
+
+
+# ---- what is no comparison
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_another_network_is_refused(copy):
+    other = load_network(ModelOptions(model="v1", alpha=0.25, resolution=32))
+    with pytest.raises(TvmMobilenetError, match="another network"):
+        verify.verify(copy.folder, network=other)
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_other_weights_than_were_built_are_found_in_the_first_layer(copy):
+    other = load_network(dataclasses.replace(copy.family.network.options, seed=1))
+    result = verify.verify(copy.folder, network=other, count=2)
+    assert result.first_wrong.name == copy.family.steps[0].name and not result.outputs[0].ok
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_a_reference_that_is_constant_shows_nothing_and_is_refused(copy):
+    (x,) = copy.family.network.inputs(1)
+    with pytest.raises(VerificationError, match="same for every input"):
+        verify.verify(copy.folder, network=copy.family.network, inputs=[x, x])
+
+
+def test_nan_is_not_equal_to_anything():
+    assert verify._relative(np.array([1.0, np.nan]), np.array([1.0, 2.0])) == float("inf")
+    assert verify._relative(np.array([1.0, np.inf]), np.array([1.0, 2.0])) == float("inf")
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_the_command_ends_with_0_5_or_4_and_says_why(copy, capsys):
+    assert verify.main([str(copy.folder), "--inputs", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "verified" in shown and "cosine" in shown and "top-1 100%" in shown and copy.family.steps[3].layer in shown
+
+    step = positions(copy.family)["middle"]
+    copy.weight(step, 0.01)
+    assert verify.main([str(copy.folder), "--inputs", "2", "--json"]) == 5
+    shown = capsys.readouterr()
+    data = json.loads(shown.out)
+    assert data["ok"] is False and copy.family.steps[step].name in shown.err
+
+    copy.word(some(instructions(copy.family, step, "fmla")), lambda _: 0)
+    assert verify.main([str(copy.folder), "--inputs", "2"]) == 4
+    assert copy.family.steps[step].symbol in capsys.readouterr().err
+    (copy.folder / built.PARAMETERS).unlink()
+    assert verify.main([str(copy.folder)]) == 2
