@@ -1,15 +1,16 @@
 """Layers to chains: which layers run as one kernel, row by row, so that what lies between them stays in cache.
 
-A tensor between two layers costs a write and a read of DRAM when it is larger than the cache. Fusing pays there, as long
-as the rows that the chain keeps and the weights it reads again for every row still fit. All of that is known from the
-shapes and the core, so the rule is arithmetic on them and no table:
+A tensor between two layers costs a write and a read of DRAM when the L2 does not hold it. A chain spares that, but it
+reads its pointwise weights again for every block of positions, and its rings more than once. Among all ways to cut a
+network into chains the one is taken that moves its lines for the fewest cycles, counted from shapes and caches:
 
-- an edge is worth fusing when its tensor takes a quarter of the L2 or more;
-- what one task keeps between the parts takes at most its share of the L2: a quarter of a shared one (four cores work at
-  once), half of a core's own;
-- the pointwise weights of a chain, read once a row, take at most half of the L2.
+- a tensor at a cut: written and read, ``DRAM_LINE`` a line if it takes more than half of the L2, else ``L2_LINE``;
+- a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of positions
+  that takes half an L1;
+- a ring: written once, read about as often as the window has rows.
 
-Among all ways to cut a network into such chains, the one that writes the fewest bytes between them is taken.
+What one task keeps between the parts takes at most its share of the L2: a quarter of a shared one (four cores work at
+once), half of a core's own; and the pointwise weights of a chain at most half of the L2.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import numpy as np
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
+
+L2_LINE = 5  # cycles: what overlap and prefetching leave of the 15 to 20 that a line from the L2 takes
+DRAM_LINE = 17  # cycles: 64 bytes at the 5.5 GB/s that one core of a Pi 4 streams, at 1.5 GHz (targets/rpi4.toml)
 
 
 def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:
@@ -34,13 +38,14 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     """
     count = uses(list(calls), interface)
     # From the end: the cheapest way to cut what follows call i, and where its first chain ends.
-    best: list[tuple[int, int]] = [(0, 0)] * (len(calls) + 1)
+    best: list[tuple[float, int]] = [(0.0, 0)] * (len(calls) + 1)
     for i in reversed(range(len(calls))):
-        end, options = i + 1, [(_tensor_bytes(calls[i]) + best[i + 1][0], i + 1)]
-        while end < len(calls) and _follows(calls[end - 1], calls[end], count, core, first=end - 1 == i):
+        end, options = i, []
+        while end == i or (end < len(calls) and _follows(calls[end - 1], calls[end], count, first=end - 1 == i)):
             end += 1
-            if _fits([c.layer for c in calls[i:end]], core):
-                options.append((_tensor_bytes(calls[end - 1]) + best[end][0], end))
+            parts = [c.layer for c in calls[i:end]]
+            if len(parts) == 1 or _fits(parts, core):
+                options.append((_cycles(parts, core) + best[end][0], end))
         best[i] = min(options)
     fused: list[LayerCall] = []
     i = 0
@@ -51,20 +56,31 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     return fused
 
 
-def _tensor_bytes(call: LayerCall) -> int:
-    return int(np.prod(call.layer.output_shape)) * 4
+def _cycles(parts: list[Layer], core) -> float:
+    """Cycles that lines take to move in a chain, or a layer by itself, and for its output."""
+    line = core.l1d.line
+    out = int(np.prod(parts[-1].output_shape)) * 4
+    cycles = 2 * out / line * (DRAM_LINE if out > core.l2.bytes // 2 else L2_LINE)
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        data, tensor = (int(np.prod(shape)) * 4 for shape in (part.input_shape, part.output_shape))
+        if part.kind == "pointwise" and len(parts) == 1:
+            cycles += data / line * -(-part.out_channels // 32) * L2_LINE
+        elif part.kind == "pointwise":
+            blocks = -(-data // (core.l1d.bytes // 2))
+            cycles += int(np.prod(part.weight_shape)) * 4 / line * blocks * L2_LINE
+        if after is not None and after.kind == "depthwise":
+            cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
+    return cycles
 
 
-def _follows(last: LayerCall, call: LayerCall, count, core, first: bool) -> bool:
-    """Whether a layer may stream from the one before it, and the tensor between them is worth it."""
+def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
+    """Whether a layer may stream from the one before it."""
     layer = call.layer
     if layer.kind not in ("depthwise", "pointwise") or not _streams(last.layer, first):
         return False
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
-    if layer.batch != 1 or layer.input_layout != "NHWC" or layer.output_layout != "NHWC" or layer.dtype != "float32":
-        return False
-    return _tensor_bytes(last) >= core.l2.bytes // 4
+    return layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype == "float32"
 
 
 def _fits(parts: list[Layer], core) -> bool:
