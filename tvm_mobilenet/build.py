@@ -49,6 +49,25 @@ class BuildResult:
                 f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB")
 
 
+def decide(layers, target, log: Path | None = None) -> list:
+    """The decisions of each layer: the user's log's, else the shipped one's, else the schedule's default.
+
+    Returns
+    -------
+    list of built.BuiltLayer
+        In the order of ``layers``.
+    """
+    from . import built, schedules
+
+    logs = TuneLogs(consulted(log or "", target.core.name)[0 if log else 1:], target)
+    found = []
+    for layer in layers:
+        known = logs.find(layer)
+        decisions = known.record.decisions if known else schedules.space(layer, target.core).default
+        found.append(built.BuiltLayer(layer.name, decisions, str(known.source.name) if known else "default"))
+    return found
+
+
 def build(model: options.ModelOptions, target, *, log: Path | None = None, output: Path | None = None,
           linker: str | None = None, network=None) -> BuildResult:
     """Build a network for a target.
@@ -71,7 +90,7 @@ def build(model: options.ModelOptions, target, *, log: Path | None = None, outpu
     TvmMobilenetError
         A model that cannot be imported, a missing linker, an output that cannot be written.
     """
-    from . import built, codegen, passes, schedules
+    from . import built, codegen, passes
     from .errors import TvmMobilenetError
     from .passes.lower_layers import lower_layers
     from .plan import plan_of
@@ -86,12 +105,8 @@ def build(model: options.ModelOptions, target, *, log: Path | None = None, outpu
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise TvmMobilenetError(f"cannot write to {folder}: {e}", "choose another --output") from None
-    logs = TuneLogs(consulted(log, target.core.name) if log else consulted("", target.core.name)[1:], target)
-    layers, decisions = [], {}
-    for layer in network.counts:
-        known = logs.find(layer)
-        decisions[layer] = known.record.decisions if known else schedules.space(layer, target.core).default
-        layers.append(built.BuiltLayer(layer.name, decisions[layer], str(known.source.name) if known else "default"))
+    layers = decide(network.counts, target, log)
+    decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
     interface = passes.interface_of(network.module)
     lowered = lower_layers(network.layers, interface, decisions)
     plan, parameters = plan_of(lowered, interface)

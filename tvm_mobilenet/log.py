@@ -131,10 +131,12 @@ class Journal:
     ----------
     path : path
         Made, with its folders, when the first record is appended.
+    kind : type
+        Of the records: `Record`, or what a verb adds to it.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, kind: type[Record] = Record):
+        self.path, self._kind = Path(path), kind
 
     def append(self, record: Record) -> None:
         """Write one record: all of it or, when killed, a torn end that the next writer sets aside."""
@@ -157,7 +159,7 @@ class Journal:
         for number, line in enumerate(text.split(b"\n"), 1):
             if line.strip():
                 try:
-                    yield Record.from_json(line.decode())
+                    yield self._kind.from_json(line.decode())
                 except ValueError as e:
                     warnings.warn(f"{self.path}:{number}: no record, skipped: {e}", TornLineWarning, stacklevel=2)
 
