@@ -69,7 +69,8 @@ def decide(layers, target, log: Path | None = None) -> list:
 
 
 def build(model: options.ModelOptions, target, *, log: Path | None = None, output: Path | None = None,
-          linker: str | None = None, network=None) -> BuildResult:
+          linker: str | None = None, network=None, bundle: Path | None = None,
+          embed_weights: bool = False) -> BuildResult:
     """Build a network for a target.
 
     Parameters
@@ -84,6 +85,10 @@ def build(model: options.ModelOptions, target, *, log: Path | None = None, outpu
         In place of zig's.
     network : Network, optional
         If it is loaded already.
+    bundle : path, optional
+        Where to pack what a device needs as well: a ``.tar.gz``, or a folder.
+    embed_weights : bool
+        In that, the weights are part of the library.
 
     Raises
     ------
@@ -115,6 +120,11 @@ def build(model: options.ModelOptions, target, *, log: Path | None = None, outpu
             "target": target.name, "core": target.core.name,
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}}
     module = built.write(folder, plan, parameters, layers, info)
+    if bundle is not None:
+        from .bundle import make
+
+        make(folder, lowered=lowered, network=network, target=target, linker=linker,
+             embed_weights=embed_weights).write(bundle)
     return BuildResult(folder, model.title, target.name, layers, len(plan.steps), module.module_bytes,
                        plan.parameters_bytes, plan.arena_bytes, plan.scratch_bytes)
 
@@ -135,6 +145,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_model_options(new, inputs=True)
     options.add_target_options(new, board=False)
     options.add_output_options(new)
+    group = new.add_argument_group("bundle")
+    group.add_argument("--bundle", type=Path, metavar="FILE.tar.gz|FOLDER",
+                       help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)")
+    group.add_argument("--embed-weights", action="store_true", help="the weights become part of the bundle's library")
     return new
 
 
@@ -145,7 +159,8 @@ def _run(args: argparse.Namespace) -> int:
     model = options.model_options(args)
     output = options.output_folder(args, model, target)
     console.say(f"build {model.title} for {target.name} into {output}")
-    result = build(model, target, log=args.log, output=output, linker=args.linker)
+    result = build(model, target, log=args.log, output=output, linker=args.linker, bundle=args.bundle,
+                   embed_weights=args.embed_weights)
     console.print_json(result) if args.json else print_result(result)
     return 0
 

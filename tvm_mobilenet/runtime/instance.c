@@ -1,0 +1,189 @@
+/* Open, run, close. All arguments of all kernel calls are made at open; a run is a loop of calls. */
+#define _GNU_SOURCE
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+static __thread char last_error[384] __attribute__((tls_model("global-dynamic")));
+
+int mn_fail(int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(last_error, sizeof last_error, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+const char *mobilenet_last_error(void) { return last_error; }
+
+void *mn_allocate(size_t n) {
+    void *at = NULL;
+    return posix_memalign(&at, MN_ALIGNMENT, n ? n : 1) ? NULL : at;
+}
+
+static int place_operands(mobilenet *m) {
+    const mn_model_t *d = &mn_model;
+    m->arena = mn_allocate(d->arena_bytes);
+    m->tensors = calloc(d->operand_count + 1, sizeof *m->tensors);
+    m->arguments = calloc(d->operand_count + 1, sizeof *m->arguments);
+    m->port_buffers = calloc(d->inputs + d->outputs, sizeof *m->port_buffers);
+    if (!m->arena || !m->tensors || !m->arguments || !m->port_buffers)
+        return mn_fail(MOBILENET_MEMORY, "no memory for %llu bytes of arena", (unsigned long long)d->arena_bytes);
+    for (uint32_t i = 0; i < d->inputs + d->outputs; i++)
+        if (!(m->port_buffers[i] = mn_allocate(d->ports[i].bytes)))
+            return mn_fail(MOBILENET_MEMORY, "no memory for %zu bytes of %s", d->ports[i].bytes, d->ports[i].name);
+    for (uint32_t i = 0; i < d->operand_count; i++) {
+        const mn_operand *o = &d->operands[i];
+        void *data = o->space == MN_ARENA        ? m->arena + o->offset
+                     : o->space == MN_PARAMETERS ? (char *)m->files.weights + o->offset
+                                                 : NULL;
+        m->tensors[i] = (mn_dltensor){data, 1, 0, o->ndim, o->code, o->bits, 1, o->dims, o->dims + o->ndim, 0};
+        m->arguments[i] = (mn_any){7, 0, (uintptr_t)&m->tensors[i]};
+    }
+    return 0;
+}
+
+static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o) {
+    const mn_model_t *d = &mn_model;
+    int code, threads = o->threads ? o->threads : mn_allowed_cpus();
+    if (threads < 1 || threads > MN_MOST_THREADS || o->max_width < 0 || o->max_height < 0 ||
+        o->max_width > 65535 || o->max_height > 65535)
+        return mn_fail(MOBILENET_ARGUMENT, "threads must be 1 to %d, image sizes up to 65535", MN_MOST_THREADS);
+    if ((code = mn_check_cpu()) || (code = mn_files_open(&m->files, folder))) return code;
+    if (!(m->folder = strdup(folder))) return mn_fail(MOBILENET_MEMORY, "no memory");
+    if ((code = place_operands(m))) return code;
+    if (d->image.wanted &&
+        (code = mn_image_init(&m->image, o->max_width ? o->max_width : 8192, o->max_height ? o->max_height : 8192)))
+        return code;
+    if ((code = mn_pool_init(&m->pool, o->spin_microseconds, !o->no_affinity)) ||
+        (code = mn_pool_threads(&m->pool, threads, d->scratch_bytes)))
+        return code;
+    m->info = (mobilenet_info){d->model, d->target, d->id, (int)d->inputs, (int)d->outputs, d->ports,
+                               d->ports + d->inputs, d->classes, (const char *const *)m->files.labels,
+                               d->image.wanted, threads, d->parameter_bytes, d->arena_bytes, d->scratch_bytes};
+    return 0;
+}
+
+int mobilenet_open(const char *folder, const mobilenet_options *options, mobilenet **opened) {
+    static const mobilenet_options defaults;
+    if (!folder || !opened) return mn_fail(MOBILENET_ARGUMENT, "no folder, or nowhere to put the instance");
+    *opened = NULL;
+    mobilenet *m = calloc(1, sizeof *m);
+    if (!m) return mn_fail(MOBILENET_MEMORY, "no memory");
+    pthread_mutex_init(&m->lock, NULL);
+    int code = open_all(m, folder, options ? options : &defaults);
+    if (code)
+        mobilenet_close(m);
+    else
+        *opened = m;
+    return code;
+}
+
+void mobilenet_close(mobilenet *m) {
+    if (!m) return;
+    mn_pool_close(&m->pool);
+    mn_image_close(&m->image);
+    mn_files_close(&m->files);
+    for (uint32_t i = 0; m->port_buffers && i < mn_model.inputs + mn_model.outputs; i++) free(m->port_buffers[i]);
+    free(m->port_buffers);
+    free(m->tensors);
+    free(m->arguments);
+    free(m->arena);
+    free(m->folder);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+const mobilenet_info *mobilenet_describe(const mobilenet *m) { return &m->info; }
+
+int mobilenet_set_threads(mobilenet *m, int threads) {
+    if (!m || threads < 1 || threads > MN_MOST_THREADS)
+        return mn_fail(MOBILENET_ARGUMENT, "%d threads: 1 to %d", threads, MN_MOST_THREADS);
+    pthread_mutex_lock(&m->lock);
+    int code = mn_pool_threads(&m->pool, threads, mn_model.scratch_bytes);
+    m->info.threads = m->pool.threads;
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+static int execute(mobilenet *m) {
+    mn_worker *before = mn_current, *w = m->pool.workers;
+    const mn_step *step = mn_model.steps, *end = step + mn_model.step_count;
+    mn_any result = {0, 0, 0};
+    int code = 0;
+    mn_current = w;
+    m->pool.error[0] = 0;
+    for (; step < end && !code; step++) code = step->kernel(NULL, m->arguments + step->first, step->count, &result);
+    mn_current = before;
+    if (!code) return 0;
+    for (int i = 0; i < m->pool.threads; i++) m->pool.workers[i].used = 0, m->pool.workers[i].live = 0;
+    return mn_fail(MOBILENET_KERNEL, "kernel %s failed: %s", step[-1].name,
+                   m->pool.error[0] ? m->pool.error : "out of scratch memory");
+}
+
+static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs) {
+    const mn_model_t *d = &mn_model;
+    for (uint32_t i = 0; i < d->inputs; i++)
+        if ((uintptr_t)inputs[i] % MN_ALIGNMENT) memcpy(m->port_buffers[i], inputs[i], d->ports[i].bytes);
+    for (uint32_t i = 0; i < d->operand_count; i++) {
+        const mn_operand *o = &d->operands[i];
+        if (o->space > MN_OUTPUT) continue;
+        void *theirs = o->space == MN_INPUT ? (void *)(uintptr_t)inputs[o->index] : outputs[o->index];
+        void *ours = m->port_buffers[o->space == MN_INPUT ? o->index : d->inputs + o->index];
+        m->tensors[i].data = (uintptr_t)theirs % MN_ALIGNMENT ? ours : theirs;
+    }
+    int code = execute(m);
+    for (uint32_t i = 0; i < d->outputs && !code; i++)
+        if ((uintptr_t)outputs[i] % MN_ALIGNMENT)
+            memcpy(outputs[i], m->port_buffers[d->inputs + i], d->ports[d->inputs + i].bytes);
+    return code;
+}
+
+int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs) {
+    if (!m || !inputs || !outputs) return mn_fail(MOBILENET_ARGUMENT, "no instance, inputs or outputs");
+    for (int i = 0; i < m->info.inputs + m->info.outputs; i++)
+        if (!(i < m->info.inputs ? inputs[i] : outputs[i - m->info.inputs]))
+            return mn_fail(MOBILENET_ARGUMENT, "no buffer for %s", m->info.input[i].name);
+    pthread_mutex_lock(&m->lock);
+    int code = run_locked(m, inputs, outputs);
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, float *input) {
+    if (!m || !rgb || !input) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or input");
+    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images");
+    pthread_mutex_lock(&m->lock);
+    int code = mn_image_load(&m->image, rgb, width, height, stride, input);
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, float *scores) {
+    if (!m || !rgb || !scores) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or place for the scores");
+    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images");
+    if (m->info.outputs != 1) return mn_fail(MOBILENET_ARGUMENT, "this model has several outputs: use mobilenet_run");
+    pthread_mutex_lock(&m->lock);
+    const void *input = m->port_buffers[0];
+    void *output = scores;
+    int code = mn_image_load(&m->image, rgb, width, height, stride, m->port_buffers[0]);
+    if (!code) code = run_locked(m, &input, &output);
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best) {
+    if (!m || !scores || !best || k < 1) return 0;
+    int have = 0;
+    for (int i = 0; i < m->info.classes; i++) {
+        if (have == k && !(scores[i] > best[k - 1].score)) continue;
+        int at = have < k ? have++ : k - 1;
+        for (; at && scores[i] > best[at - 1].score; at--) best[at] = best[at - 1];
+        best[at] = (mobilenet_class){i, scores[i], m->info.labels ? m->info.labels[i] : NULL};
+    }
+    return have;
+}

@@ -1,0 +1,151 @@
+/* What the sources of the runtime share. The model itself is a table: mn_model, written by tables.py. */
+#ifndef MN_INTERNAL_H
+#define MN_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "mobilenet.h"
+
+enum { MN_INPUT, MN_OUTPUT, MN_ARENA, MN_PARAMETERS };
+enum { MN_ALIGNMENT = 64, MN_WEIGHTS_HEADER = 64, MN_MOST_THREADS = 64 };
+
+/* TVM's calling convention: an argument of 16 bytes, and DLPack's tensor. */
+typedef struct {
+    int32_t type_index, padding;
+    uint64_t value;
+} mn_any;
+
+typedef struct {
+    void *data;
+    int32_t device_type, device_id, ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    const int64_t *shape, *strides;
+    uint64_t byte_offset;
+} mn_dltensor;
+
+typedef int (*mn_kernel)(void *self, const mn_any *arguments, int32_t count, mn_any *result);
+typedef int (*mn_task)(int id, void *environment, void *data);
+
+typedef struct {
+    uint8_t space, index, ndim, code, bits;
+    uint64_t offset;
+    const int64_t *dims; /* the shape, then the strides */
+} mn_operand;
+
+typedef struct {
+    mn_kernel kernel;
+    const char *name;
+    uint16_t first, count;
+} mn_step;
+
+typedef struct {
+    const char *model, *target, *id, *weights_sha256;
+    const mn_step *steps;
+    const mn_operand *operands;
+    const mobilenet_tensor *ports; /* inputs, then outputs */
+    uint32_t step_count, operand_count, inputs, outputs;
+    uint64_t arena_bytes, scratch_bytes, parameter_bytes;
+    int classes, has_labels, samples;
+    double tolerance;
+    const char *architecture;
+    const char *features; /* names with blanks between */
+    const unsigned char *embedded; /* the weights, or NULL for a file */
+    struct {
+        int wanted, height, width, nhwc, batch, kernel; /* kernel: 0 nearest, 1 bilinear, 2 bicubic */
+        double crop, mean[3], std[3];
+    } image;
+} mn_model_t;
+extern const mn_model_t mn_model;
+
+/* ---- pool.c */
+typedef struct mn_pool mn_pool;
+typedef struct {
+    mn_pool *pool;
+    int slot, in_task, live;
+    char *scratch;
+    size_t used, size;
+    struct {
+        char *at;
+        size_t before;
+    } taken[16];
+    pthread_t thread;
+    char padding[64];
+} mn_worker;
+
+struct mn_pool {
+    mn_task task;
+    void *data;
+    int tasks, threads, started, pin;
+    int64_t spin_nanoseconds;
+    mn_worker *workers; /* MN_MOST_THREADS; the first is whoever calls run */
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    char padding_a[64];
+    atomic_uint generation;
+    atomic_int stop, sleeping;
+    char padding_b[64];
+    atomic_int remaining, waiting, failed;
+    char error[256];
+};
+
+int mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
+int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes);
+void mn_pool_close(mn_pool *p);
+int mn_allowed_cpus(void);
+extern __thread mn_worker *mn_current __attribute__((tls_model("initial-exec")));
+
+/* ---- folder.c and sha256.c */
+typedef struct {
+    uint32_t h[8];
+    uint64_t length;
+    uint8_t block[64];
+} mn_sha256;
+void mn_sha256_begin(mn_sha256 *s);
+void mn_sha256_add(mn_sha256 *s, const void *data, size_t n);
+void mn_sha256_end(mn_sha256 *s, char hex[65]);
+
+typedef struct {
+    const unsigned char *weights; /* behind the header */
+    void *mapped;
+    size_t mapped_bytes;
+    char *label_text;
+    const char **labels;
+} mn_files;
+int mn_files_open(mn_files *f, const char *folder);
+void mn_files_close(mn_files *f);
+int mn_read(const char *folder, const char *name, size_t most, char **text, size_t *n);
+
+/* ---- image.c */
+typedef struct {
+    int max_width, max_height, most_taps;
+    int *coefficients, *first, *count;     /* horizontal, for each column that is kept */
+    int *row_coefficients;
+    uint8_t *ring;
+    float table[3][256];
+} mn_image;
+int mn_image_init(mn_image *i, int max_width, int max_height);
+void mn_image_close(mn_image *i);
+int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, float *input);
+
+/* ---- check.c */
+int mn_check_cpu(void);
+
+/* ---- instance.c */
+struct mobilenet {
+    mobilenet_info info;
+    pthread_mutex_t lock;
+    mn_pool pool;
+    mn_files files;
+    mn_image image;
+    char *folder, *arena;
+    void **port_buffers; /* our own copies of inputs and outputs, for callers' that are not aligned */
+    mn_dltensor *tensors;
+    mn_any *arguments;
+};
+int mn_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void *mn_allocate(size_t n); /* aligned to 64 bytes, zero only as the system gives it */
+
+#endif

@@ -1,0 +1,194 @@
+/* mobilenet: classify a picture, measure, test, describe. The bundle is the program's own folder, or --folder. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mobilenet.h"
+
+static const char usage[] =
+    "usage: mobilenet classify FILE | bench | selftest | info   [--folder F] [--threads N] [--runs N] [--top K]\n"
+    "  FILE  a .ppm (P6), a .npy (uint8 height x width x 3, or a preprocessed float32 input), or raw float32 input\n";
+
+static int fail(const char *what) {
+    fprintf(stderr, "error: %s\n", what);
+    return 1;
+}
+
+static double milliseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static unsigned char *read_file(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    unsigned char *data = NULL;
+    long size;
+    if (f && !fseek(f, 0, SEEK_END) && (size = ftell(f)) >= 0 && !fseek(f, 0, SEEK_SET) && (data = malloc((size_t)size + 1))) {
+        *n = fread(data, 1, (size_t)size, f);
+        data[*n] = 0;
+    }
+    if (f) fclose(f);
+    return data;
+}
+
+/* P6, width, height, 255, with comments between; returns where the pixels begin, or 0. */
+static size_t ppm(const unsigned char *d, size_t n, int *width, int *height) {
+    int numbers[3] = {0};
+    size_t at = 2;
+    for (int i = 0; i < 3; i++) {
+        for (; at < n && (strchr(" \t\r\n#", d[at]) && d[at]); at++)
+            if (d[at] == '#') while (at + 1 < n && d[at] != '\n') at++;
+        for (; at < n && d[at] >= '0' && d[at] <= '9' && numbers[i] < 100000; at++) numbers[i] = numbers[i] * 10 + d[at] - '0';
+    }
+    *width = numbers[0];
+    *height = numbers[1];
+    at++;
+    return numbers[2] == 255 && at <= n && (n - at) / 3 / (size_t)(*width > 0 ? *width : 1) >= (size_t)*height ? at : 0;
+}
+
+/* numpy's header is a Python dict in text; returns where the data begins, or 0. */
+static size_t npy(const unsigned char *d, size_t n, int *image, int *width, int *height) {
+    char header[512] = "";
+    size_t length = n < 12 ? 0 : d[8] | (size_t)d[9] << 8, begin = 10;
+    if (n >= 12 && d[6] > 1) length |= (size_t)d[10] << 16 | (size_t)d[11] << 24, begin = 12;
+    if (!length || length > n - begin || length >= sizeof header) return 0;
+    memcpy(header, d + begin, length);
+    char *shape = strstr(header, "'shape': (");
+    *image = strstr(header, "'|u1'") && shape && sscanf(shape, "'shape': (%d, %d, 3)", height, width) == 2;
+    if (strstr(header, "True") || (!*image && !strstr(header, "'<f4'"))) return 0;
+    return begin + length;
+}
+
+static int classify(mobilenet *m, const char *path, int top) {
+    const mobilenet_info *info = mobilenet_describe(m);
+    if (info->inputs != 1 || info->outputs != 1 || !info->classes) return fail("this model classifies no images");
+    size_t n = 0, at = 0, wanted = info->input[0].bytes;
+    int width = 0, height = 0, image = 0, code = 0;
+    unsigned char *data = read_file(path, &n);
+    float *scores = malloc(info->output[0].bytes), *input = aligned_alloc(64, (wanted + 63) / 64 * 64);
+    mobilenet_class *best = calloc((size_t)top, sizeof *best);
+    if (!data || !scores || !input || !best) {
+        fprintf(stderr, "error: %s: %s\n", path, strerror(errno));
+        code = 1;
+    } else if (n > 2 && !memcmp(data, "P6", 2)) {
+        if (!(at = ppm(data, n, &width, &height))) code = fail("not a whole P6 picture of 8 bits");
+        image = 1;
+    } else if (n > 6 && !memcmp(data, "\x93NUMPY", 6)) {
+        if (!(at = npy(data, n, &image, &width, &height))) code = fail("not a .npy of uint8 height x width x 3 or float32");
+    }
+    if (!code && image) {
+        if (width < 1 || height < 1 || (n - at) / 3 / (size_t)width < (size_t)height) code = fail("the picture is cut off");
+        else if (mobilenet_run_rgb(m, data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
+    } else if (!code) {
+        const void *in = input;
+        void *out = scores;
+        if (n - at != wanted) {
+            fprintf(stderr, "error: %s has %zu bytes of data, the input %zu\n", path, n - at, wanted);
+            code = 1;
+        } else if (memcpy(input, data + at, wanted), mobilenet_run(m, &in, &out))
+            code = fail(mobilenet_last_error());
+    }
+    for (int i = 0, k = code ? 0 : mobilenet_top(m, scores, top, best); i < k; i++)
+        best[i].label ? printf("%9.4f  %s\n", best[i].score, best[i].label)
+                      : printf("%9.4f  class %d\n", best[i].score, best[i].index);
+    free(data);
+    free(scores);
+    free(input);
+    free(best);
+    return code;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static int bench(mobilenet *m, int runs) {
+    const mobilenet_info *info = mobilenet_describe(m);
+    int ports = info->inputs + info->outputs, code = 0;
+    void **buffers = calloc((size_t)ports, sizeof *buffers);
+    double *times = calloc((size_t)runs, sizeof *times);
+    for (int i = 0; i < ports; i++) {
+        size_t n = (info->input[i].bytes + 63) / 64 * 64;
+        if (buffers && (buffers[i] = aligned_alloc(64, n))) memset(buffers[i], 0, n);
+        else code = 1;
+    }
+    if (!times || code) return fail("no memory");
+    for (int i = -3; i < runs && !code; i++) {
+        double start = milliseconds();
+        if (mobilenet_run(m, (const void *const *)buffers, buffers + info->inputs)) code = fail(mobilenet_last_error());
+        if (i >= 0) times[i] = milliseconds() - start;
+    }
+    qsort(times, (size_t)runs, sizeof *times, by_value);
+    if (!code)
+        printf("%s on %s, %d threads, %d runs: fastest %.3f ms, median %.3f ms, slowest %.3f ms\n", info->model, info->target,
+               info->threads, runs, times[0], times[runs / 2], times[runs - 1]);
+    for (int i = 0; i < ports; i++) free(buffers[i]);
+    free(buffers);
+    free(times);
+    return code;
+}
+
+static int selftest(mobilenet *m) {
+    mobilenet_selftest_result r;
+    const mobilenet_info *info = mobilenet_describe(m);
+    int code = mobilenet_selftest(m, &r);
+    if (code && code != MOBILENET_WRONG) return fail(mobilenet_last_error());
+    printf("%s  %s for %s (%s): difference %.2e of the spread (allowed %.2e) on %d inputs, %.2f ms with %d threads, "
+           "%.1f MB resident\n", code ? "WRONG" : "passed", info->model, info->target, info->id, r.difference, r.allowed,
+           r.samples, r.milliseconds, info->threads, (double)r.resident_bytes / 1e6);
+    return code ? fail(mobilenet_last_error()) : 0;
+}
+
+static int describe(const mobilenet *m) {
+    const mobilenet_info *info = mobilenet_describe(m);
+    printf("model    %s\ntarget   %s\nbuild    %s\nthreads  %d\n", info->model, info->target, info->id, info->threads);
+    for (int i = 0; i < info->inputs + info->outputs; i++) {
+        const mobilenet_tensor *t = &info->input[i];
+        printf("%s %s %s", i < info->inputs ? "input   " : "output  ", t->name, t->dtype);
+        for (int d = 0; d < t->dimensions; d++) printf("%s%lld", d ? " x " : " ", (long long)t->shape[d]);
+        printf(", %zu bytes\n", t->bytes);
+    }
+    printf("classes  %d%s\nmemory   %zu bytes of weights, %zu of arena, %zu of scratch a thread\n", info->classes,
+           info->labels ? ", with labels" : "", info->weight_bytes, info->arena_bytes, info->scratch_bytes);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    char own[4096];
+    const char *folder = NULL, *verb = NULL, *file = NULL;
+    int runs = 50, top = 5;
+    mobilenet_options options = {0};
+    for (int i = 1; i < argc; i++) {
+        int number = i + 1 < argc ? atoi(argv[i + 1]) : 0, *place = NULL;
+        if (!strcmp(argv[i], "--folder") && i + 1 < argc) folder = argv[++i];
+        else if (!strcmp(argv[i], "--threads")) place = &options.threads;
+        else if (!strcmp(argv[i], "--runs")) place = &runs;
+        else if (!strcmp(argv[i], "--top")) place = &top;
+        else if (*argv[i] == '-' || (verb && file)) return fputs(usage, stderr), 2;
+        else *(verb ? &file : &verb) = argv[i];
+        if (place && (number < 1 || number > 1000000)) return fputs(usage, stderr), 2;
+        if (place) *place = number, i++;
+    }
+    if (!verb || !file != !!strcmp(verb, "classify")) return fputs(usage, stderr), 2;
+    if (!folder) {
+        ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
+        own[n < 0 ? 0 : n] = 0;
+        char *slash = strrchr(own, '/');
+        folder = slash ? (*slash = 0, own) : ".";
+    }
+    mobilenet *m;
+    if (mobilenet_open(folder, &options, &m)) return fail(mobilenet_last_error());
+    int code = !strcmp(verb, "classify")   ? classify(m, file, top)
+               : !strcmp(verb, "bench")    ? bench(m, runs)
+               : !strcmp(verb, "selftest") ? selftest(m)
+               : !strcmp(verb, "info")     ? describe(m)
+                                           : (fputs(usage, stderr), 2);
+    mobilenet_close(m);
+    return code;
+}

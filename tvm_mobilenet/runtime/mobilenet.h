@@ -1,0 +1,136 @@
+/* A MobileNet as a C library: no Python, no TVM, no C++ library, only libc, libm and pthreads.
+ *
+ *     mobilenet *m;
+ *     if (mobilenet_open("folder", NULL, &m)) { fputs(mobilenet_last_error(), stderr); exit(1); }
+ *     mobilenet_run_rgb(m, pixels, width, height, 0, scores);
+ *     mobilenet_top(m, scores, 5, best);
+ *     mobilenet_close(m);
+ *
+ * All functions are safe to call from any thread; calls on one instance wait for each other. Nothing is allocated after
+ * mobilenet_open except by mobilenet_set_threads, mobilenet_check, mobilenet_selftest and opening another instance.
+ * Nothing is ever written to stdout or stderr.
+ *
+ * A program that links two models statically defines MOBILENET_PREFIX before it includes this, once for each model and
+ * file: the prefix is "symbol_prefix" in the bundle's manifest.
+ */
+#ifndef MOBILENET_H
+#define MOBILENET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef MOBILENET_PREFIX
+#define MOBILENET_JOIN_(a, b) a##b
+#define MOBILENET_JOIN(a, b) MOBILENET_JOIN_(a, b)
+#define mobilenet_open MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_open)
+#define mobilenet_describe MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_describe)
+#define mobilenet_run MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_run)
+#define mobilenet_run_rgb MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_run_rgb)
+#define mobilenet_preprocess MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_preprocess)
+#define mobilenet_top MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_top)
+#define mobilenet_set_threads MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_set_threads)
+#define mobilenet_check MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_check)
+#define mobilenet_selftest MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_selftest)
+#define mobilenet_last_error MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_last_error)
+#define mobilenet_close MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_close)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MOBILENET_API __attribute__((visibility("default")))
+
+/* What the functions below return. */
+enum {
+    MOBILENET_OK = 0,
+    MOBILENET_ARGUMENT = 1, /* a value that makes no sense */
+    MOBILENET_FILE = 2,     /* a file is missing or cannot be read */
+    MOBILENET_CORRUPT = 3,  /* a file is not the one that was built */
+    MOBILENET_CPU = 4,      /* this CPU lacks a feature that the kernels use */
+    MOBILENET_MEMORY = 5,
+    MOBILENET_KERNEL = 6,   /* a kernel reported an error */
+    MOBILENET_WRONG = 7     /* the self-test found wrong results */
+};
+
+typedef struct mobilenet mobilenet;
+
+/* Zero in any field (or no options at all) is the default. */
+typedef struct {
+    int threads;             /* default: one for each CPU this process may use */
+    int max_width, max_height; /* of images for run_rgb, default 8192 each */
+    int spin_microseconds;   /* how long an idle thread waits awake, default 100; -1 never */
+    int no_affinity;         /* 1: threads are not bound to CPUs */
+} mobilenet_options;
+
+typedef struct {
+    const char *name;
+    const char *dtype;    /* "float32" */
+    int dimensions;
+    const int64_t *shape;
+    size_t bytes;
+} mobilenet_tensor;
+
+typedef struct {
+    const char *model;      /* "v1 1-224" */
+    const char *target;     /* "rpi4" */
+    const char *id;         /* of this build, hexadecimal */
+    int inputs, outputs;
+    const mobilenet_tensor *input, *output;
+    int classes;            /* 0: the model does not classify */
+    const char *const *labels; /* one a class, or NULL */
+    int takes_images;       /* whether run_rgb works */
+    int threads;
+    size_t weight_bytes, arena_bytes, scratch_bytes; /* mapped; all intermediates; one thread's own */
+} mobilenet_info;
+
+typedef struct {
+    int index;
+    float score;       /* the model's output for the class: a logit */
+    const char *label; /* or NULL */
+} mobilenet_class;
+
+typedef struct {
+    int samples;
+    float difference, allowed; /* largest difference to PyTorch over the spread of its output */
+    double milliseconds;       /* a run, the median */
+    size_t resident_bytes;     /* of this process, after the first run */
+} mobilenet_selftest_result;
+
+/* Opens the bundle in a folder: checks the CPU, the manifest's hash, the sizes of all files and the weights' header. */
+MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *options, mobilenet **opened);
+
+/* What the model takes and gives; valid until close. */
+MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
+
+/* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe. No copy when aligned to 64 bytes. */
+MOBILENET_API int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs);
+
+/* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): resized, cropped and normalised as the model wants it. */
+MOBILENET_API int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
+                                    float *scores);
+
+/* The first half of mobilenet_run_rgb: fills one input tensor (every image of a batch gets the same). */
+MOBILENET_API int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
+                                       float *input);
+
+/* The best k classes, best first. Returns how many there are. */
+MOBILENET_API int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best);
+
+MOBILENET_API int mobilenet_set_threads(mobilenet *m, int threads);
+
+/* Hashes every file of a bundle's folder. */
+MOBILENET_API int mobilenet_check(const char *folder);
+
+/* Hashes every file, runs the inputs that travel with the bundle and compares with PyTorch's outputs. */
+MOBILENET_API int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result);
+
+/* What went wrong in the last call of this thread that failed. */
+MOBILENET_API const char *mobilenet_last_error(void);
+
+MOBILENET_API void mobilenet_close(mobilenet *m);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,198 @@
+"""MobileNet on the board, from Python: this file, ctypes and numpy; Pillow for reading pictures, if it is there.
+
+    with Mobilenet() as net:                      # the bundle is this file's folder
+        for label, score in net.classify("photo.jpg"):
+            print(f"{score:8.3f}  {label}")
+
+    python3 mobilenet.py photo.jpg
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import sys
+from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+
+class _Options(Structure):
+    _fields_ = [(n, c_int) for n in ("threads", "max_width", "max_height", "spin_microseconds", "no_affinity")]
+
+
+class _Tensor(Structure):
+    _fields_ = [("name", c_char_p), ("dtype", c_char_p), ("dimensions", c_int), ("shape", POINTER(c_int64)),
+                ("bytes", c_size_t)]
+
+
+class _Info(Structure):
+    _fields_ = [("model", c_char_p), ("target", c_char_p), ("id", c_char_p), ("inputs", c_int), ("outputs", c_int),
+                ("input", POINTER(_Tensor)), ("output", POINTER(_Tensor)), ("classes", c_int),
+                ("labels", POINTER(c_char_p)), ("takes_images", c_int), ("threads", c_int), ("weight_bytes", c_size_t),
+                ("arena_bytes", c_size_t), ("scratch_bytes", c_size_t)]
+
+
+class _Class(Structure):
+    _fields_ = [("index", c_int), ("score", c_float), ("label", c_char_p)]
+
+
+class _Selftest(Structure):
+    _fields_ = [("samples", c_int), ("difference", c_float), ("allowed", c_float), ("milliseconds", c_double),
+                ("resident_bytes", c_size_t)]
+
+
+class MobilenetError(Exception):
+    """What the library reports; `code` as in mobilenet.h."""
+
+    def __init__(self, message: str, code: int = 0):
+        super().__init__(message)
+        self.code = code
+
+
+class Mobilenet:
+    """One instance of the model in a bundle's folder; `close` it, or use it in a ``with``.
+
+    Parameters
+    ----------
+    folder : path, optional
+        This file's own folder by default.
+    threads : int
+        0: one for each CPU.
+    max_size : (int, int)
+        Width and height of the largest image.
+    """
+
+    def __init__(self, folder=None, threads: int = 0, max_size: tuple[int, int] = (8192, 8192)):
+        folder = Path(folder) if folder else Path(__file__).resolve().parent
+        self._handle = None
+        self._lib = _library(folder)
+        handle = c_void_p()
+        options = _Options(threads, *max_size, 0, 0)
+        self._check(self._lib.mobilenet_open(str(folder).encode(), byref(options), byref(handle)))
+        self._handle = handle
+        info = self._lib.mobilenet_describe(handle).contents
+        self.model, self.target = info.model.decode(), info.target.decode()
+        self.classes = info.classes
+        self.inputs = [_port(info.input[i]) for i in range(info.inputs)]  # (name, shape, dtype) each
+        self.outputs = [_port(info.output[i]) for i in range(info.outputs)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Gives all memory and threads back."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._lib.mobilenet_close(handle)
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`."""
+        if len(inputs) != len(self.inputs):
+            raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
+        arrays = []
+        for a, (name, shape, dtype) in zip(inputs, self.inputs):
+            a = np.ascontiguousarray(a, dtype)
+            if a.shape != shape:
+                raise MobilenetError(f"input {name} has shape {a.shape}, the model takes {shape}")
+            arrays.append(a)
+        found = [np.empty(shape, dtype) for _, shape, dtype in self.outputs]
+        self._check(self._lib.mobilenet_run(self._open(), _pointers(arrays), _pointers(found)))
+        return found
+
+    def run_image(self, image) -> np.ndarray:
+        """The scores for an image: a file that Pillow reads, a Pillow image, or (height, width, 3) uint8."""
+        pixels = _pixels(image)
+        scores = np.empty(self.outputs[0][1], np.float32)
+        height, width = pixels.shape[:2]
+        self._check(self._lib.mobilenet_run_rgb(self._open(), pixels.ctypes.data, width, height, 0, scores.ctypes.data))
+        return scores
+
+    def preprocess(self, image) -> np.ndarray:
+        """The input that the library makes of an image."""
+        pixels = _pixels(image)
+        out = np.empty(self.inputs[0][1], np.float32)
+        height, width = pixels.shape[:2]
+        self._check(self._lib.mobilenet_preprocess(self._open(), pixels.ctypes.data, width, height, 0, out.ctypes.data))
+        return out
+
+    def classify(self, image, top: int = 5) -> list[tuple[str, float]]:
+        """The best classes of an image with their scores, best first."""
+        scores, best = self.run_image(image), (_Class * top)()
+        count = self._lib.mobilenet_top(self._open(), scores.ctypes.data, top, best)
+        return [(c.label.decode() if c.label else f"class {c.index}", c.score) for c in best[:count]]
+
+    def set_threads(self, threads: int) -> None:
+        """How many threads share the work from now on."""
+        self._check(self._lib.mobilenet_set_threads(self._open(), threads))
+
+    def selftest(self) -> dict:
+        """Hashes every file and compares with PyTorch's outputs; raises when they differ."""
+        result = _Selftest()
+        self._check(self._lib.mobilenet_selftest(self._open(), byref(result)))
+        return {name: getattr(result, name) for name, _ in _Selftest._fields_}
+
+    def _open(self):
+        if not self._handle:
+            raise MobilenetError("this instance is closed")
+        return self._handle
+
+    def _check(self, code: int) -> None:
+        if code:
+            raise MobilenetError(self._lib.mobilenet_last_error().decode(errors="replace"), code)
+
+
+def _library(folder: Path):
+    try:
+        wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]["architecture"]
+        lib = ctypes.CDLL(str(folder / "libmobilenet.so"))
+    except (OSError, ValueError, KeyError) as e:
+        if isinstance(e, OSError) and (folder / "libmobilenet.so").is_file() and "wanted" in locals():
+            raise MobilenetError(f"{folder} is built for {wanted}, this Python runs on {platform.machine()}: {e}") from None
+        raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
+    lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
+    lib.mobilenet_last_error.restype = c_char_p
+    lib.mobilenet_run.argtypes = [c_void_p, c_void_p, c_void_p]
+    for f in (lib.mobilenet_run_rgb, lib.mobilenet_preprocess):
+        f.argtypes = [c_void_p, c_void_p, c_int, c_int, c_size_t, c_void_p]
+    lib.mobilenet_top.argtypes = [c_void_p, c_void_p, c_int, c_void_p]
+    lib.mobilenet_set_threads.argtypes = [c_void_p, c_int]
+    lib.mobilenet_selftest.argtypes = [c_void_p, c_void_p]
+    lib.mobilenet_close.restype, lib.mobilenet_close.argtypes = None, [c_void_p]
+    return lib
+
+
+def _port(t) -> tuple:
+    return t.name.decode(), tuple(t.shape[: t.dimensions]), np.dtype(t.dtype.decode())
+
+
+def _pointers(arrays):
+    return ctypes.cast((c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)), c_void_p)
+
+
+def _pixels(image) -> np.ndarray:
+    if isinstance(image, (str, Path)) and str(image).endswith(".npy"):
+        image = np.load(image, allow_pickle=False)
+    elif isinstance(image, (str, Path)):
+        from PIL import Image, ImageOps
+
+        with Image.open(image) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    pixels = np.ascontiguousarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise MobilenetError(f"{pixels.dtype} {pixels.shape} is no image: (height, width, 3) uint8 is")
+    return pixels
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python3 mobilenet.py IMAGE ...")
+    with Mobilenet() as net:
+        for path in sys.argv[1:]:
+            for label, score in net.classify(path):
+                print(f"{score:8.3f}  {label}")

@@ -1,0 +1,240 @@
+/* Threads of one instance, and the functions that TVM's kernels call.
+ *
+ * A launch hands one function to all threads and waits for them. Between layers a thread stays awake for a short while,
+ * for the next launch comes within microseconds; then it sleeps. The kernels know no instance: they call through
+ * global pointers, so a thread-local says whose threads and scratch memory are meant.
+ */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "internal.h"
+
+#if defined(__arm__)
+/* Unwind tables of the kernels refer to it; nothing unwinds through them. */
+void __aeabi_unwind_cpp_pr0(void);
+void __aeabi_unwind_cpp_pr0(void) {}
+#endif
+
+__thread mn_worker *mn_current __attribute__((tls_model("initial-exec")));
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void run_tasks(mn_worker *w, mn_task task, void *data, int tasks, int step) {
+    struct {
+        void *sync;
+        int32_t tasks;
+    } environment = {NULL, tasks};
+    w->in_task = 1;
+    for (int i = w->slot; i < tasks; i += step)
+        if (task(i, &environment, data)) atomic_store(&w->pool->failed, 1);
+    w->in_task = 0;
+}
+
+static void *work(void *argument) {
+    mn_worker *w = argument;
+    mn_pool *p = w->pool;
+    unsigned seen = 0;
+    mn_current = w;
+    for (;;) {
+        int fresh = 0;
+        for (int64_t end = p->spin_nanoseconds ? now() + p->spin_nanoseconds : 0; end;) {
+            for (int i = 0; i < 64 && !fresh; i++) {
+                fresh = atomic_load_explicit(&p->generation, memory_order_acquire) != seen;
+                if (!fresh) relax();
+            }
+            if (fresh || now() > end) break;
+        }
+        if (!fresh) {
+            pthread_mutex_lock(&p->lock);
+            atomic_fetch_add(&p->sleeping, 1);
+            while (atomic_load(&p->generation) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            atomic_fetch_sub(&p->sleeping, 1);
+            pthread_mutex_unlock(&p->lock);
+        }
+        seen++;
+        if (atomic_load(&p->stop)) return NULL;
+        run_tasks(w, p->task, p->data, p->tasks, p->threads);
+        if (atomic_fetch_sub(&p->remaining, 1) == 1 && atomic_load(&p->waiting)) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->done);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+}
+
+static void announce(mn_pool *p) {
+    atomic_fetch_add(&p->generation, 1);
+    if (!atomic_load(&p->sleeping)) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static int launch(mn_task task, void *data, int tasks) {
+    mn_worker *w = mn_current;
+    mn_pool *p = w->pool;
+    if (w->in_task || p->threads == 1) { /* a region within a task is not split again */
+        struct {
+            void *sync;
+            int32_t tasks;
+        } environment = {NULL, tasks > 1 ? tasks : 1};
+        int before = w->in_task, failed = 0;
+        w->in_task = 1;
+        for (int i = 0; i < environment.tasks; i++) failed |= task(i, &environment, data) != 0;
+        w->in_task = before;
+        return failed ? -1 : 0;
+    }
+    p->task = task;
+    p->data = data;
+    p->tasks = tasks > 0 ? tasks : p->threads;
+    atomic_store(&p->failed, 0);
+    atomic_store(&p->remaining, p->threads - 1);
+    announce(p);
+    run_tasks(w, task, data, p->tasks, p->threads);
+    int64_t end = p->spin_nanoseconds ? now() + p->spin_nanoseconds : 0;
+    for (unsigned i = 1; atomic_load_explicit(&p->remaining, memory_order_acquire); i++) {
+        if (end && (i % 64 || now() <= end)) {
+            relax();
+            continue;
+        }
+        pthread_mutex_lock(&p->lock);
+        atomic_store(&p->waiting, 1);
+        while (atomic_load(&p->remaining)) pthread_cond_wait(&p->done, &p->lock);
+        atomic_store(&p->waiting, 0);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return atomic_load(&p->failed) ? -1 : 0;
+}
+
+static void *take(int device_type, int device, uint64_t n, int code, int bits) {
+    (void)device_type, (void)device, (void)code, (void)bits;
+    mn_worker *w = mn_current;
+    if (n > w->size) return NULL;
+    size_t bytes = ((size_t)n + MN_ALIGNMENT - 1) & ~(size_t)(MN_ALIGNMENT - 1);
+    if (w->live == 16 || bytes > w->size - w->used) return NULL;
+    w->taken[w->live].at = w->scratch + w->used;
+    w->taken[w->live].before = w->used;
+    w->used += bytes;
+    return w->taken[w->live++].at;
+}
+
+static int give_back(int device_type, int device, void *at) {
+    (void)device_type, (void)device;
+    mn_worker *w = mn_current;
+    for (int i = 0; i < w->live; i++)
+        if (w->taken[i].at == at) w->taken[i].at = NULL;
+    while (w->live && !w->taken[w->live - 1].at) w->used = w->taken[--w->live].before;
+    return 0;
+}
+
+/* The kernels' object has these as weak variables, for TVM's loader to fill in. */
+void *__TVMBackendParallelLaunch = (void *)launch;
+void *__TVMBackendAllocWorkspace = (void *)take;
+void *__TVMBackendFreeWorkspace = (void *)give_back;
+
+void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
+void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
+    mn_pool *p = mn_current->pool;
+    pthread_mutex_lock(&p->lock);
+    size_t n = 0;
+    for (int i = -1; i < count; i++) {
+        const char *part = i < 0 ? kind : parts[i];
+        for (; part && *part && n < sizeof p->error - 1; part++) p->error[n++] = *part;
+        if (i < 0 && n + 2 < sizeof p->error) p->error[n++] = ':', p->error[n++] = ' ';
+    }
+    p->error[n] = 0;
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- starting and stopping */
+
+int mn_allowed_cpus(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set)) return 1;
+    int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n > MN_MOST_THREADS ? MN_MOST_THREADS : n;
+}
+
+static void pin(mn_worker *w) {
+    cpu_set_t set, one;
+    if (sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) < w->pool->threads) return;
+    int left = w->slot;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &set) && !left--) {
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            pthread_setaffinity_np(w->thread, sizeof one, &one);
+            return;
+        }
+}
+
+int mn_pool_init(mn_pool *p, int spin_microseconds, int pinned) {
+    p->spin_nanoseconds = spin_microseconds < 0 ? 0 : 1000 * (int64_t)(spin_microseconds ? spin_microseconds : 100);
+    p->pin = pinned;
+    p->workers = calloc(MN_MOST_THREADS, sizeof *p->workers);
+    if (!p->workers) return mn_fail(MOBILENET_MEMORY, "no memory for threads");
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->done, NULL);
+    return 0;
+}
+
+static void stop(mn_pool *p) {
+    atomic_store(&p->stop, 1);
+    announce(p);
+    for (int i = 1; i < p->started; i++) pthread_join(p->workers[i].thread, NULL);
+    atomic_store(&p->stop, 0);
+    atomic_store(&p->generation, 0);
+    p->started = p->threads = 1;
+}
+
+int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes) {
+    if (p->started > 1) stop(p);
+    p->started = p->threads = 1;
+    for (int i = 0; i < threads; i++) {
+        mn_worker *w = &p->workers[i];
+        w->pool = p;
+        w->slot = i;
+        if (scratch_bytes && !w->scratch) {
+            w->size = scratch_bytes + 16 * MN_ALIGNMENT;
+            w->scratch = mn_allocate(w->size);
+            if (!w->scratch) return mn_fail(MOBILENET_MEMORY, "no memory for %zu bytes of scratch", w->size);
+        }
+    }
+    p->threads = threads;
+    for (int i = 1; i < threads; i++) {
+        if (pthread_create(&p->workers[i].thread, NULL, work, &p->workers[i])) {
+            stop(p);
+            return mn_fail(MOBILENET_MEMORY, "the system starts no thread number %d", i + 1);
+        }
+        p->started = i + 1;
+        if (p->pin) pin(&p->workers[i]);
+    }
+    return 0;
+}
+
+void mn_pool_close(mn_pool *p) {
+    if (!p->workers) return;
+    if (p->started > 1) stop(p);
+    for (int i = 0; i < MN_MOST_THREADS; i++) free(p->workers[i].scratch);
+    free(p->workers);
+    p->workers = NULL;
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->wake);
+    pthread_cond_destroy(&p->done);
+}

@@ -1,0 +1,79 @@
+"""A plan as C tables: what the runtime runs, without a parser on the device."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tvm_mobilenet.plan import Plan, Tensor
+
+_SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
+_CODES = {"i": 0, "u": 1, "f": 2}
+_KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
+
+
+def source(plan: Plan, about: dict, preprocess=None) -> str:
+    """The C source of a model's tables.
+
+    Parameters
+    ----------
+    plan : Plan
+    about : dict
+        ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels`` (bool),
+        ``samples``, ``tolerance``, ``embedded`` (bool).
+    preprocess : models.preprocess.Preprocess, optional
+        How an image becomes the input; none when the model takes no image.
+    """
+    lines = ['#include "internal.h"', ""]
+    shapes: dict[tuple, str] = {}
+
+    def dims(tensor: Tensor) -> str:
+        if tensor.shape not in shapes:
+            shapes[tensor.shape] = f"shape{len(shapes)}"
+            strides = [int(np.prod(tensor.shape[i + 1 :], dtype=np.int64)) for i in range(len(tensor.shape))]
+            values = ", ".join(map(str, (*tensor.shape, *strides))) or "0"
+            lines.append(f"static const int64_t {shapes[tensor.shape]}[] = {{{values}}};")
+        return shapes[tensor.shape]
+
+    operands, steps, ports = [], [], []
+    for step in plan.steps:
+        steps.append(f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}}},")
+        for t in step.operands:
+            dtype = np.dtype(t.dtype)
+            operands.append(f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {_CODES[dtype.kind]}, "
+                            f"{8 * dtype.itemsize}, {t.offset}, {dims(t)}}},")
+    for name, t in (*plan.inputs, *plan.outputs):
+        ports.append(f"    {{{_quoted(name)}, {_quoted(t.dtype)}, {len(t.shape)}, {dims(t)}, {t.nbytes}}},")
+    for symbol in dict.fromkeys(s.symbol for s in plan.steps):
+        lines.append(f"int __tvm_ffi_{symbol}(void *, const mn_any *, int32_t, mn_any *);")
+    embedded = "NULL"
+    if about["embedded"]:
+        lines.append("extern const unsigned char mn_weights[];")
+        embedded = "mn_weights"
+    lines += ["static const mn_operand operands[] = {", *operands, "};", "static const mn_step steps[] = {", *steps, "};",
+              "static const mobilenet_tensor ports[] = {", *ports, "};"]
+    text = ", ".join(_quoted(about[k]) for k in ("model", "target", "id", "weights_sha256"))
+    lines += [
+        "const mn_model_t mn_model = {",
+        f"    {text},",
+        f"    steps, operands, ports, {len(plan.steps)}, {len(operands)}, {len(plan.inputs)}, {len(plan.outputs)},",
+        f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
+        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {about['tolerance']!r},",
+        f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
+        f"    {_image(plan, preprocess)},",
+        "};", ""]
+    return "\n".join(lines)
+
+
+def _image(plan: Plan, p) -> str:
+    if p is None:
+        return "{0}"
+    three = ["{" + ", ".join(map(repr, v)) + "}" for v in (p.mean, p.std)]
+    return (f"{{1, {p.size[0]}, {p.size[1]}, {int(p.layout == 'NHWC')}, {plan.inputs[0][1].shape[0]}, "
+            f"{_KERNELS[p.interpolation]}, {p.crop!r}, {three[0]}, {three[1]}}}")
+
+
+def _quoted(text: str) -> str:
+    """A C string; ASCII, for JSON's escapes are C's but for the unicode ones of control characters."""
+    return json.dumps("".join(c if " " <= c <= "~" else "?" for c in text)).replace("??", '?""?')
