@@ -1,0 +1,145 @@
+"""The matrix: every family, width and resolution, built for every core and verified on its machine code.
+
+CI runs one small row a family and core. The whole takes most of an hour; its table is written where an environment
+variable says:
+
+    TVM_MOBILENET_MATRIX=matrix.tsv python -m pytest -m slow tests/test_matrix.py
+"""
+
+import functools
+import os
+import time
+import warnings
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.network import load_network
+from tvm_mobilenet.options import ModelOptions
+
+COLUMNS = ("model", "target", "board", "kernels", "difference / spread", "gate", "worst layer", "cosine", "top-1",
+           "arena MiB", "predicted Mcycles", "/ floor", "ms 1 core", "ms all cores", "build s", "verify s")
+CORES = ("rpi3", "rpi4", "rpi5")
+ALPHAS, RESOLUTIONS = (0.25, 0.5, 0.75, 1.0), (128, 160, 192, 224)
+
+SMALL = [("v1", 0.25, 64), ("v2", 0.35, 64), ("v3-large", 0.35, 64), ("v3-small", 0.5, 64)]
+# Those of the papers' own tables first, then all widths at all resolutions.
+LARGE = [
+    ("v1", 1.0, 224), ("v2", 1.0, 224), ("v3-large", 1.0, 224), ("v3-small", 1.0, 224), ("v2", 0.5, 224),
+    ("v2", 1.4, 224), ("v1-shallow", 1.0, 224), ("v1-plain", 0.25, 224), ("v1-plain", 1.0, 224),
+    *(("v1", a, r) for a in ALPHAS for r in RESOLUTIONS if (a, r) != (1.0, 224)),
+]
+OTHERS = [("v1", 1.0, 224), ("v2", 1.0, 224), ("v3-large", 1.0, 224), ("v3-small", 1.0, 224), ("v1-plain", 0.25, 128)]
+
+
+@functools.lru_cache(maxsize=1)
+def network(name: str, alpha: float = 1.0, resolution: int = 224):
+    """A row's network, kept for the rows that follow."""
+    if name.endswith(".onnx"):
+        return load_network(ModelOptions(model=name))
+    return load_network(ModelOptions(model=name, alpha=alpha, resolution=resolution))
+
+
+def row(net, target_name: str, folder: Path, board: str = "virtual") -> verify.VerifyResult:
+    """Build, verify, and a line in the table."""
+    target = targets.load(target_name)
+    start = time.perf_counter()
+    made = build.build(net.options, target, output=folder, network=net)
+    middle = time.perf_counter()
+    result = verify.verify(folder, board=board, network=net, count=2)
+    end = time.perf_counter()
+    path = os.environ.get("TVM_MOBILENET_MATRIX")
+    if path:
+        cells = [net.options.title, target_name, board, made.kernels, *_figures(result, net, target, made),
+                 f"{middle - start:.1f}", f"{end - middle:.1f}"]
+        new = not Path(path).exists()
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\t".join(COLUMNS) + "\n" if new else "")
+            file.write("\t".join(map(str, cells)) + "\n")
+    result.require()
+    assert len(result.layers) == made.kernels
+    assert all(c.gate == pytest.approx(1e-4 * made.kernels**0.5) for c in result.outputs)
+    return result
+
+
+def _figures(result, net, target, made) -> list[str]:
+    worst = max(result.outputs, key=lambda c: c.relative / c.gate)
+    figures = [f"{worst.relative:.1e}", f"{worst.gate:.1e}", f"{max(c.relative for c in result.layers):.1e}",
+               f"{worst.cosine:.8f}", f"{worst.top1:.0%}", f"{made.arena_bytes / (1 << 20):.2f}"]
+    if result.cycles is None:
+        measured = (result.milliseconds, result.milliseconds_all_cores)
+        return [*figures, "", "", *(f"{v:.2f}" if v else "" for v in measured)]
+    floor = sum(call.layer.mult_adds for call in net.layers) / target.core.macs_per_cycle()
+    return [*figures, f"{result.cycles / 1e6:.1f}", f"{result.cycles / floor:.2f}", f"{result.milliseconds:.2f}",
+            f"{result.milliseconds_all_cores:.2f}"]
+
+
+# ---- what CI runs
+
+
+@pytest.mark.parametrize("target", CORES)
+@pytest.mark.parametrize("name, alpha, resolution", SMALL)
+def test_a_small_network_of_every_family_on_every_core(name, alpha, resolution, target, tmp_path):
+    row(network(name, alpha, resolution), target, tmp_path)
+
+
+def test_32_bit_arm(tmp_path):
+    row(network("v3-small", 0.5, 64), "armv7", tmp_path)
+
+
+def test_this_machine(tmp_path):
+    row(network("v3-small", 0.5, 64), "host", tmp_path, board="local")
+
+
+def export(path: Path, name: str, alpha: float, resolution: int, pads=None) -> str:
+    """A registry network as PyTorch's exporter writes it; ``pads`` of stride-2 convolutions, as TensorFlow has them."""
+    from tvm_mobilenet.models import registry
+
+    spec = registry.create(name, alpha, resolution)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(spec.module, (torch.zeros(spec.input_shape),), path, dynamo=False, opset_version=13)
+    if pads:
+        model = onnx.load(path)
+        changed = 0
+        for node in model.graph.node:
+            attributes = {a.name: a for a in node.attribute}
+            if node.op_type == "Conv" and list(attributes["strides"].ints) == [2, 2]:
+                attributes["pads"].ints[:] = pads
+                changed += 1
+        assert changed >= 4
+        onnx.save(model, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name, alpha, resolution, pads", [
+    ("v2", 0.35, 64, None),
+    ("v1", 0.25, 64, [0, 0, 1, 1]),
+    pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.slow),
+    pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.slow),
+])
+def test_onnx_files(name, alpha, resolution, pads, tmp_path):
+    path = export(tmp_path / f"{name}{'-asymmetric' if pads else ''}.onnx", name, alpha, resolution, pads)
+    net = network(path)
+    assert any(c.layer.padding == (0, 0, 1, 1) for c in net.layers) is bool(pads)
+    row(net, "rpi4", tmp_path / "out")
+
+
+# ---- the whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", CORES)
+@pytest.mark.parametrize("name, alpha, resolution", LARGE)
+def test_the_matrix(name, alpha, resolution, target, tmp_path):
+    row(network(name, alpha, resolution), target, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target, board", [("armv7", "virtual"), ("host", "local")])
+@pytest.mark.parametrize("name, alpha, resolution", OTHERS)
+def test_32_bit_arm_and_this_machine(name, alpha, resolution, target, board, tmp_path):
+    row(network(name, alpha, resolution), target, tmp_path, board)
