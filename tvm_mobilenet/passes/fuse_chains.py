@@ -7,7 +7,8 @@ network into chains the one is taken that moves its lines for the fewest cycles,
 - a tensor at a cut: written and read, ``DRAM_LINE`` a line if it takes more than half of the L2, else ``L2_LINE``;
 - a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of positions
   that takes half an L1;
-- a ring: written once, read about as often as the window has rows.
+- a ring: written once, read about as often as the window has rows;
+- rows at the seams of a chain's strips: computed twice.
 
 What one task keeps between the parts takes at most its share of the L2: a quarter of a shared one (four cores work at
 once), half of a core's own; and the pointwise weights of a chain at most half of the L2.
@@ -70,7 +71,19 @@ def _cycles(parts: list[Layer], core) -> float:
             cycles += int(np.prod(part.weight_shape)) * 4 / line * blocks * L2_LINE
         if after is not None and after.kind == "depthwise":
             cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
-    return cycles
+    return cycles + _repeated_mult_adds(parts) / core.macs_per_cycle()
+
+
+def _repeated_mult_adds(parts: list[Layer]) -> float:
+    """What strips compute a second time, since a window at their first row reaches into the strip before."""
+    from tvm_mobilenet.schedules import chain as schedule
+
+    rows, repeated = 0, 0.0
+    for stage in reversed(schedule.stages(Layer.chain(tuple(parts)))):
+        repeated += (schedule.STRIPS[0] - 1) * rows * stage.part.mult_adds / stage.out_height
+        if stage.part.kind == "depthwise":
+            rows = rows * stage.part.stride[0] + max(0, stage.part.kernel[0] - stage.part.stride[0])
+    return repeated
 
 
 def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
