@@ -16,23 +16,24 @@ The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise
                  rows with zeros around it, then filter tiles of tile_w positions, channels innermost
       conv       as schedules/conv.py, from the network's input
 
-A ring has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that read it
-need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a strip are
+A ring has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that read
+it need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a strip are
 computed twice, by it and the strip before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
-
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.window import runs, source
+
+from tvm_mobilenet.layer import Layer
 
 STRIPS = (4, 8, 12)
 
@@ -86,7 +87,8 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a chain with the extents of its rows; a pointwise part by itself knows only how many positions it has."""
+    """A part of a chain with the extents of its rows; a pointwise part by itself knows only how many positions it
+    has."""
 
     part: Layer
     height: int
@@ -104,10 +106,7 @@ def stages(layer: Layer) -> list[Stage]:
     found: list[Stage] = []
     height, width = next(((p.height, p.width) for p in layer.parts if p.kind != "pointwise"), (layer.height, 1))
     for part in layer.parts:
-        if part.kind == "pointwise":
-            out = (height, width)
-        else:
-            out = (part.out_height, part.out_width)
+        out = (height, width) if part.kind == "pointwise" else (part.out_height, part.out_width)
         found.append(Stage(part, height, width, *out))
         height, width = out
     return found
@@ -116,7 +115,7 @@ def stages(layer: Layer) -> list[Stage]:
 def scratch_floats(layer: Layer) -> int:
     """How many floats one strip keeps between the parts."""
     found = stages(layer)
-    return sum(int(np.prod(_between(stage, after.part))) for stage, after in zip(found, found[1:], strict=False))
+    return sum(int(np.prod(_between(stage, after.part))) for stage, after in pairwise(found))
 
 
 def _between(stage: Stage, after: Layer) -> tuple[int, int, int, int]:
@@ -173,7 +172,9 @@ class _Chain:
         self.first: dict[int, object] = {len(self.stages) - 1: start}
         for i in range(len(self.stages) - 1, 0, -1):
             part = self.stages[i].part
-            self.first[i - 1] = T.max(0, source(part, 0, self.first[i], 0)) if part.kind == "depthwise" else self.first[i]
+            self.first[i - 1] = (
+                T.max(0, source(part, 0, self.first[i], 0)) if part.kind == "depthwise" else self.first[i]
+            )
             if self._is_ring(i - 1):
                 self._clear(i - 1)
         with nest.span(start, stop) as row:
@@ -204,8 +205,15 @@ class _Chain:
         second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
         if second is not None:
             second = nest.Tensor(second.flat, (self.stages[i].out_height * positions, self.stages[i].part.out_channels))
-        nest.store(self.stages[i].part, out, value, width, lambda lane: (0, slot, column + left, c + lane), second,
-                   lambda lane: (row * positions + column, c + lane))
+        nest.store(
+            self.stages[i].part,
+            out,
+            value,
+            width,
+            lambda lane: (0, slot, column + left, c + lane),
+            second,
+            lambda lane: (row * positions + column, c + lane),
+        )
 
     def _clear(self, i: int) -> None:
         """Zero columns on both sides of a ring; they stay zero."""
@@ -219,8 +227,12 @@ class _Chain:
         whole, rest = divmod(channels, 4)
         if whole:
             with nest.serial(whole) as c:
-                nest.write(self.out[i], lambda lane: nest.broadcast(nest.const(0.0), 4), 4,
-                           lambda lane: (0, slot, column, c * 4 + lane))
+                nest.write(
+                    self.out[i],
+                    lambda lane: nest.broadcast(nest.const(0.0), 4),
+                    4,
+                    lambda lane: (0, slot, column, c * 4 + lane),
+                )
         for c in range(rest):
             self.out[i][0, slot, column, whole * 4 + c] = nest.const(0.0)
 
@@ -234,6 +246,7 @@ class _Chain:
         top = source(part, 0, reader_row, 0)
         begin = T.Select(reader_row == self.first[i + 1], top, top - part.stride[0] + window)
         with nest.span(begin, top + window) as row:
+
             def zeros():
                 with nest.serial(stage.out_width) as column:
                     self._zeros(i, self._slot(i, row), column + part.padding[1], stage.part.out_channels)
@@ -248,14 +261,22 @@ class _Chain:
         weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
 
         def data(position, c):
-            return self.out[i - 1][0, 0, position, c] if i else \
-                self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
+            return (
+                self.out[i - 1][0, 0, position, c]
+                if i
+                else self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
+            )
 
         def tile(column, height, first, channels):
             acc = nest.Tile(height, channels)
             acc.set(lambda _, lane: bias[first + lane])
-            pointwise.multiply(acc, k, min(4, k), lambda m, c: data(column + m, c),
-                               lambda c, lane: weight[first * k + c * channels + lane])
+            pointwise.multiply(
+                acc,
+                k,
+                min(4, k),
+                lambda m, c: data(column + m, c),
+                lambda c, lane: weight[first * k + c * channels + lane],
+            )
             for m in range(height):
                 self._store(i, row, column + m, lambda lane, m=m: acc[m, lane], channels, first)
 
@@ -296,8 +317,14 @@ class _Chain:
             def channels(c, lanes):
                 acc = nest.Tile(len(taps_w), lanes)
                 acc.set(lambda _, lane: bias[c + lane])
-                depthwise.filter_tile(part, acc, [taps_h], taps_w, lambda y, x, lane: data(y, x, lane, w, c),
-                                      lambda kh, kw, lane: weight[kh, kw, c + lane])
+                depthwise.filter_tile(
+                    part,
+                    acc,
+                    [taps_h],
+                    taps_w,
+                    lambda y, x, lane: data(y, x, lane, w, c),
+                    lambda kh, kw, lane: weight[kh, kw, c + lane],
+                )
                 for j in range(len(taps_w)):
                     self._store(i, row, w + j, lambda lane, j=j: acc[j, lane], lanes, c)
 
@@ -336,8 +363,18 @@ class _Chain:
                     w = run.start + t * run.tile
                     acc = nest.Tile(run.tile, channels)
                     acc.set(lambda _, lane: self.f[f"bias{i}"][first + lane])
-                    conv.convolve(part, acc, 2 if part.channels > 1 else 1, self.input, self.f[f"weight{i}"],
-                                  first * depth, 0, row, run, w)
+                    conv.convolve(
+                        part,
+                        acc,
+                        2 if part.channels > 1 else 1,
+                        self.input,
+                        self.f[f"weight{i}"],
+                        first * depth,
+                        0,
+                        row,
+                        run,
+                        w,
+                    )
                     for j in range(run.tile):
                         self._store(i, row, w + j, lambda lane, j=j, acc=acc: acc[j, lane], channels, first)
 

@@ -66,7 +66,7 @@ class Space:
         for name, choice in self.choices.items():
             at = choice.candidates.index(decisions[name])
             ordered = isinstance(choice.candidates[0], int) and not isinstance(choice.candidates[0], bool)
-            for other in ((at - 1, at + 1) if ordered else range(len(choice.candidates))):
+            for other in (at - 1, at + 1) if ordered else range(len(choice.candidates)):
                 if 0 <= other < len(choice.candidates) and other != at:
                     point = {**decisions, name: choice.candidates[other]}
                     if not self.refuse(point):

@@ -10,20 +10,20 @@ The nest::
             accumulators += data(h', w', c) * weight(tap, c, n)
           output = accumulators, through the epilogue
 
-No im2col: data is read where it lies, in the layout it came in, so the stem reads the image as planes. Tiles at the left
-and right border are generated without the taps outside; rows at the top and bottom run fewer tap rows.
+No im2col: data is read where it lies, in the layout it came in, so the stem reads the image as planes. Tiles at the
+left and right border are generated without the taps outside; rows at the top and bottom run fewer tap rows.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from tvm.tirx.script import builder as T
-
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
 from tvm_mobilenet.schedules.pointwise import registers, tile_cycles
 from tvm_mobilenet.schedules.window import Run, runs, source
+
+from tvm_mobilenet.layer import Layer
 
 UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and 7x7x3 are, 3x3x32 is not
 
@@ -59,7 +59,8 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
 
 
 def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
-    """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, and the bias (n,)."""
+    """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, and the bias
+    (n,)."""
     pieces = []
     n = layer.out_channels // layer.groups
     for group in weight.reshape(layer.groups, n, *weight.shape[1:]):
@@ -75,8 +76,13 @@ def kernel(layer: Layer, d: Decisions):
     panels, tail_n = divmod(n, tile_n)
     blocks = layer.groups * (panels // n_block)
     columns = runs(layer, 1, d["tile_w"])
-    signature = nest.arguments(layer, [("weight", (layer.out_channels * depth * layer.kernel[0] * layer.kernel[1],)),
-                                       ("bias", (layer.out_channels,))])
+    signature = nest.arguments(
+        layer,
+        [
+            ("weight", (layer.out_channels * depth * layer.kernel[0] * layer.kernel[1],)),
+            ("bias", (layer.out_channels,)),
+        ],
+    )
     with nest.Kernel(signature) as f, nest.parallel(layer.batch * rows * blocks) as task:
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
@@ -102,16 +108,45 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
     first_n = group * n + column
     acc = nest.Tile(run.tile, width)
     acc.set(lambda i, lane: f["bias"][first_n + lane])
-    convolve(layer, acc, d["c_unroll"], f["data"], f["weight"], first_n * (layer.kernel[0] * layer.kernel[1] * depth),
-             b, h, run, w, group)
+    convolve(
+        layer,
+        acc,
+        d["c_unroll"],
+        f["data"],
+        f["weight"],
+        first_n * (layer.kernel[0] * layer.kernel[1] * depth),
+        b,
+        h,
+        run,
+        w,
+        group,
+    )
     for i in range(run.tile):
-        nest.store(layer, f["output"], lambda lane, i=i: acc[i, lane], width,
-                   lambda lane, i=i: nest.at(layer.output_layout, b, h, w + i, first_n + lane), f.get("second"))
+        nest.store(
+            layer,
+            f["output"],
+            lambda lane, i=i: acc[i, lane],
+            width,
+            lambda lane, i=i: nest.at(layer.output_layout, b, h, w + i, first_n + lane),
+            f.get("second"),
+        )
 
 
-def convolve(layer: Layer, acc: nest.Tile, c_unroll: int, data: nest.Tensor, weight: nest.Tensor, panel_at,
-             b, h, run: Run, w, group=0) -> None:
-    """Accumulate the convolution of one tile of columns of row h, from w on; its packed panel begins at ``panel_at``."""
+def convolve(
+    layer: Layer,
+    acc: nest.Tile,
+    c_unroll: int,
+    data: nest.Tensor,
+    weight: nest.Tensor,
+    panel_at,
+    b,
+    h,
+    run: Run,
+    w,
+    group=0,
+) -> None:
+    """Accumulate the convolution of one tile of columns of row h, from w on; its packed panel begins at
+    ``panel_at``."""
     depth = layer.channels // layer.groups
     taps_h, taps_w = layer.kernel
 
@@ -119,8 +154,9 @@ def convolve(layer: Layer, acc: nest.Tile, c_unroll: int, data: nest.Tensor, wei
         at = panel_at + ((kh * taps_w + kw) * depth + c) * acc.width
         for i in range(run.tile):
             if kw in run.taps[i]:
-                index = nest.at(layer.input_layout, b, source(layer, 0, h, kh), source(layer, 1, w + i, kw),
-                                group * depth + c)
+                index = nest.at(
+                    layer.input_layout, b, source(layer, 0, h, kh), source(layer, 1, w + i, kw), group * depth + c
+                )
                 acc.add_product(i, lambda lane, index=index: data[index], lambda lane: weight[at + lane])
 
     def tap_row(kh, by):

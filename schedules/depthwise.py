@@ -10,7 +10,8 @@ The nest::
           one load, then a multiply-add into every position whose window covers it
         output = accumulators, through the epilogue
 
-A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value is
+A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value
+is
 loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs nothing.
 """
 
@@ -19,11 +20,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
 from tvm_mobilenet.schedules.window import Run, runs, source
+
+from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -61,19 +62,22 @@ def decisions(layer: Layer, core) -> Space:
 def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
     """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
 
-    Positions are a multiple of the channels apart; with a power of two of them they share a few sets. The next vector of
-    channels then finds the line gone, which it shares with the vector before: better to take the line whole at once.
+    Positions are a multiple of the channels apart; with a power of two of them they share a few sets. The next vector
+    of channels then finds the line gone, which it shares with the vector before: better to take the line whole at once.
     """
     stride = layer.channels * 4
     way = core.l1d.bytes // core.l1d.ways
     sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
-    taps = [(t - 1) * s + (k - 1) * d + 1 for t, s, k, d in
-            zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)]
+    taps = [
+        (t - 1) * s + (k - 1) * d + 1
+        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
+    ]
     return taps[0] * taps[1] > sets * core.l1d.ways
 
 
 def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
-    """Vector registers of a tile: its accumulators and a few for data; taps may be loaded again when they do not fit."""
+    """Vector registers of a tile: its accumulators and a few for data; taps may be loaded again when they do not
+    fit."""
     return (tile_h * tile_w + 3) * (lanes // vector) + 3
 
 
@@ -130,15 +134,16 @@ def kernel(layer: Layer, d: Decisions):
 
         def strip(row, h):
             if d["inner"] == "columns":
-                channels(lambda c, width: [
-                    across(run, lambda w, run: _tile(layer, f, row, run, b, h, w, c, width)) for run in columns])
+                channels(
+                    lambda c, width: [
+                        across(run, lambda w, run: _tile(layer, f, row, run, b, h, w, c, width)) for run in columns
+                    ]
+                )
             else:
                 for run in columns:
-                    across(run, lambda w, run: channels(
-                        lambda c, width: _tile(layer, f, row, run, b, h, w, c, width)))
+                    across(run, lambda w, run: channels(lambda c, width: _tile(layer, f, row, run, b, h, w, c, width)))
 
-        nest.switch(tile_row, [r.count for r in rows],
-                    lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
+        nest.switch(tile_row, [r.count for r in rows], lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
     return f.prim_func
 
 
@@ -147,14 +152,26 @@ def _tile(layer: Layer, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width
     data, weight, bias = f["data"], f["weight"], f["bias"]
     acc = nest.Tile(row.tile * column.tile, width)
     acc.set(lambda i, lane: bias[c + lane])
-    filter_tile(layer, acc, row.taps, column.taps,
-                lambda y, x, lane: data[nest.at(layer.input_layout, b, source(layer, 0, h, 0) + y,
-                                                source(layer, 1, w, 0) + x, c + lane)],
-                lambda kh, kw, lane: weight[kh, kw, c + lane])
+    filter_tile(
+        layer,
+        acc,
+        row.taps,
+        column.taps,
+        lambda y, x, lane: data[
+            nest.at(layer.input_layout, b, source(layer, 0, h, 0) + y, source(layer, 1, w, 0) + x, c + lane)
+        ],
+        lambda kh, kw, lane: weight[kh, kw, c + lane],
+    )
     for i in range(row.tile):
         for j in range(column.tile):
-            nest.store(layer, f["output"], lambda lane, n=i * column.tile + j: acc[n, lane], width,
-                       lambda lane, i=i, j=j: nest.at(layer.output_layout, b, h + i, w + j, c + lane), f.get("second"))
+            nest.store(
+                layer,
+                f["output"],
+                lambda lane, n=i * column.tile + j: acc[n, lane],
+                width,
+                lambda lane, i=i, j=j: nest.at(layer.output_layout, b, h + i, w + j, c + lane),
+                f.get("second"),
+            )
 
 
 def filter_tile(layer: Layer, acc: nest.Tile, taps_h, taps_w, data, weight) -> None:
@@ -174,5 +191,4 @@ def filter_tile(layer: Layer, acc: nest.Tile, taps_h, taps_w, data, weight) -> N
                     readers.setdefault((y, x), []).append((i * len(taps_w) + j, kh, kw))
     for (y, x), uses in sorted(readers.items()):
         for n, kh, kw in uses:
-            acc.add_product(n, lambda lane, y=y, x=x: data(y, x, lane),
-                            lambda lane, kh=kh, kw=kw: weight(kh, kw, lane))
+            acc.add_product(n, lambda lane, y=y, x=x: data(y, x, lane), lambda lane, kh=kh, kw=kw: weight(kh, kw, lane))

@@ -11,9 +11,10 @@ The nest::
 
 from __future__ import annotations
 
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+
+from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -62,7 +63,9 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":
-        nest.write(out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: (b, h, w, c + lane))
+        nest.write(
+            out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: (b, h, w, c + lane)
+        )
     else:
         for lane in range(width):
             out[nest.at(layer.output_layout, b, h, w, c + lane)] = nest.activate(layer.activation, value(lane))

@@ -1,6 +1,7 @@
 """What all loop nests are written with: a PrimFunc as a `with` block, tiles of accumulators, reads and the epilogue.
 
-A schedule writes its loops down as they run, in TIR: `with nest.serial(n) as i:` is a loop of the kernel, a Python `for`
+A schedule writes its loops down as they run, in TIR: `with nest.serial(n) as i:` is a loop of the kernel, a Python
+`for`
 is unrolled code. That is how tails and borders cost nothing inside: each variant of a tile is generated with its own
 constant sizes, and LLVM finds every accumulator of a tile in a register, since all indices into it are constants.
 Accumulators stay in scope `global` and at most 1 KiB: TVM puts larger ones on the heap (shown by running it).
@@ -46,7 +47,8 @@ def named(value, name: str):
 def span(start, stop):
     """A loop from start up to stop, both of them expressions.
 
-    Its TIR begins at zero: of nested loops that begin elsewhere, TVM's CanonicalizeLoop shifts the inner bounds wrongly.
+    Its TIR begins at zero: of nested loops that begin elsewhere, TVM's CanonicalizeLoop shifts the inner bounds
+    wrongly.
     """
     with T.serial(0, stop - start) as i:
         yield start + i
@@ -72,7 +74,8 @@ def either(condition, then, otherwise) -> None:
 
 
 def switch(index, counts: Sequence[int], body) -> None:
-    """``body(n, i)`` for the n-th of several runs of iterations: ``index`` counts through all of them, i through each."""
+    """``body(n, i)`` for the n-th of several runs of iterations: ``index`` counts through all of them, i through
+    each."""
     start = 0
     ends = []
     for count in counts:
@@ -160,7 +163,9 @@ class Kernel:
         self._function.__enter__()
         T.func_name(SYMBOL)
         T.func_attr({"tirx.noalias": True, "global_symbol": SYMBOL})
-        arguments = [(T.arg(name, T.buffer(shape, dtype)), name, shape, dtype) for name, shape, dtype in self._arguments]
+        arguments = [
+            (T.arg(name, T.buffer(shape, dtype)), name, shape, dtype) for name, shape, dtype in self._arguments
+        ]
         for argument, name, shape, dtype in arguments:
             flat = T.decl_buffer((math.prod(shape),), dtype, data=argument.data)
             self.tensors[name] = Tensor(flat, shape)
@@ -269,8 +274,12 @@ def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) ->
         second = [("second", layer.input_shape, layer.dtype)]
     elif layer.op == "scale":
         second = [("second", (layer.batch, 1, 1, layer.channels), layer.dtype)]
-    return [("data", layer.input_shape, layer.dtype), *((n, s, layer.dtype) for n, s in constants), *second,
-            ("output", layer.output_shape, layer.dtype)]
+    return [
+        ("data", layer.input_shape, layer.dtype),
+        *((n, s, layer.dtype) for n, s in constants),
+        *second,
+        ("output", layer.output_shape, layer.dtype),
+    ]
 
 
 def store(layer: Layer, out: Tensor, value, width: int, index, second: Tensor | None = None, at_second=None) -> None:

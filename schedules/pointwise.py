@@ -12,7 +12,8 @@ The nest::
             output = accumulators, through the epilogue after the last block of k
 
 Register budget: the accumulators, one vector of weights a column of the tile, and two for data; what does not fit is no
-candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since panels
+candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since
+panels
 a power of two apart fall into one way of the L1 and evict each other. Rows and columns that a tile does not divide get
 a smaller tile of their own, so nothing is padded and no test stands in an inner loop.
 """
@@ -20,10 +21,10 @@ a smaller tile of their own, so nothing is padded and no test stands in an inner
 from __future__ import annotations
 
 import numpy as np
-
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+
+from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -185,8 +186,14 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
 
     def finish():
         for i in range(height):
-            nest.store(layer, out, lambda lane, i=i: acc[i, lane], width,
-                       lambda lane, i=i: nest.at(layer.output_layout, b, row + i, 0, column + lane), f.get("second"))
+            nest.store(
+                layer,
+                out,
+                lambda lane, i=i: acc[i, lane],
+                width,
+                lambda lane, i=i: nest.at(layer.output_layout, b, row + i, 0, column + lane),
+                f.get("second"),
+            )
 
     def keep():
         for i in range(height):
@@ -196,9 +203,13 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
         start()
     else:
         nest.either(kb == 0, start, lambda: acc.set(lambda i, lane: out[b, row + i, 0, column + lane]))
-    multiply(acc, depth, d["k_unroll"],
-             lambda i, k: data[nest.at(layer.input_layout, b, row + i, 0, kb * d["k_block"] + k)],
-             lambda k, lane: weight[panel_at + k * width + lane])
+    multiply(
+        acc,
+        depth,
+        d["k_unroll"],
+        lambda i, k: data[nest.at(layer.input_layout, b, row + i, 0, kb * d["k_block"] + k)],
+        lambda k, lane: weight[panel_at + k * width + lane],
+    )
     if blocks == 1:
         finish()
     else:

@@ -15,11 +15,11 @@ A global pool is one position, its cores share the channels.
 from __future__ import annotations
 
 from tvm.tirx.script import builder as T
-
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
 from tvm_mobilenet.schedules.window import source
+
+from tvm_mobilenet.layer import Layer
 
 LOWEST = -3.4028234663852886e38
 
@@ -67,8 +67,12 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
 
     def element(kh, kw):
         index = [b, source(layer, 0, h, top + kh), source(layer, 1, w, left + kw)]
-        acc.set_row(0, lambda lane: (T.max if maximum else lambda x, y: x + y)(
-            acc[0, lane], data[nest.at(layer.input_layout, *index, c + lane)]))
+        acc.set_row(
+            0,
+            lambda lane: (T.max if maximum else lambda x, y: x + y)(
+                acc[0, lane], data[nest.at(layer.input_layout, *index, c + lane)]
+            ),
+        )
 
     with T.serial(0, rows) as kh:
         if isinstance(columns, int):
@@ -77,8 +81,14 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
             with T.serial(0, columns) as kw:
                 element(kh, kw)
     share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]))
-    nest.store(layer, f["output"], lambda lane: acc[0, lane] * share, width,
-               lambda lane: nest.at(layer.output_layout, b, h, w, c + lane), f.get("second"))
+    nest.store(
+        layer,
+        f["output"],
+        lambda lane: acc[0, lane] * share,
+        width,
+        lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
+        f.get("second"),
+    )
 
 
 def _inside(layer: Layer, axis: int, position):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
-
-from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.pool import LOWEST
+
+from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:

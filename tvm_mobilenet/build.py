@@ -45,8 +45,10 @@ class BuildResult:
     def summary(self) -> str:
         """For people, one line."""
         mib = 1 << 20
-        return (f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
-                f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB")
+        return (
+            f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
+            f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB"
+        )
 
 
 def decide(layers, target, log: Path | None = None) -> list:
@@ -59,7 +61,7 @@ def decide(layers, target, log: Path | None = None) -> list:
     """
     from . import built, schedules
 
-    logs = TuneLogs(consulted(log or "", target.core.name)[0 if log else 1:], target)
+    logs = TuneLogs(consulted(log or "", target.core.name)[0 if log else 1 :], target)
     found = []
     for layer in layers:
         known = logs.find(layer)
@@ -68,9 +70,17 @@ def decide(layers, target, log: Path | None = None) -> list:
     return found
 
 
-def build(model: options.ModelOptions, target, *, log: Path | None = None, output: Path | None = None,
-          linker: str | None = None, network=None, bundle: Path | None = None,
-          embed_weights: bool = False) -> BuildResult:
+def build(
+    model: options.ModelOptions,
+    target,
+    *,
+    log: Path | None = None,
+    output: Path | None = None,
+    linker: str | None = None,
+    network=None,
+    bundle: Path | None = None,
+    embed_weights: bool = False,
+) -> BuildResult:
     """Build a network for a target.
 
     Parameters
@@ -116,17 +126,30 @@ def build(model: options.ModelOptions, target, *, log: Path | None = None, outpu
     lowered = lower_layers(network.layers, interface, decisions)
     plan, parameters = plan_of(lowered, interface)
     codegen.build_executable(lowered, target, folder / built.MODULE, linker)
-    info = {"model": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(model).items()},
-            "target": target.name, "core": target.core.name,
-            "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}}
+    info = {
+        "model": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(model).items()},
+        "target": target.name,
+        "core": target.core.name,
+        "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
+    }
     module = built.write(folder, plan, parameters, layers, info)
     if bundle is not None:
         from .bundle import make
 
-        make(folder, lowered=lowered, network=network, target=target, linker=linker,
-             embed_weights=embed_weights).write(bundle)
-    return BuildResult(folder, model.title, target.name, layers, len(plan.steps), module.module_bytes,
-                       plan.parameters_bytes, plan.arena_bytes, plan.scratch_bytes)
+        make(folder, lowered=lowered, network=network, target=target, linker=linker, embed_weights=embed_weights).write(
+            bundle
+        )
+    return BuildResult(
+        folder,
+        model.title,
+        target.name,
+        layers,
+        len(plan.steps),
+        module.module_bytes,
+        plan.parameters_bytes,
+        plan.arena_bytes,
+        plan.scratch_bytes,
+    )
 
 
 def print_result(result: BuildResult) -> None:
@@ -146,8 +169,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_target_options(new, board=False)
     options.add_output_options(new)
     group = new.add_argument_group("bundle")
-    group.add_argument("--bundle", type=Path, metavar="FILE.tar.gz|FOLDER",
-                       help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)")
+    group.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE.tar.gz|FOLDER",
+        help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)",
+    )
     group.add_argument("--embed-weights", action="store_true", help="the weights become part of the bundle's library")
     return new
 
@@ -159,8 +186,15 @@ def _run(args: argparse.Namespace) -> int:
     model = options.model_options(args)
     output = options.output_folder(args, model, target)
     console.say(f"build {model.title} for {target.name} into {output}")
-    result = build(model, target, log=args.log, output=output, linker=args.linker, bundle=args.bundle,
-                   embed_weights=args.embed_weights)
+    result = build(
+        model,
+        target,
+        log=args.log,
+        output=output,
+        linker=args.linker,
+        bundle=args.bundle,
+        embed_weights=args.embed_weights,
+    )
     console.print_json(result) if args.json else print_result(result)
     return 0
 

@@ -92,15 +92,19 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
         layers = tuple(BuiltLayer(**layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise TvmMobilenetError(f"{folder} holds no built module: {type(e).__name__}: {e}",
-                                "python -m tvm_mobilenet.build --output FOLDER makes one") from None
+        raise TvmMobilenetError(
+            f"{folder} holds no built module: {type(e).__name__}: {e}",
+            "python -m tvm_mobilenet.build --output FOLDER makes one",
+        ) from None
     for name, expected in files.items() if check else ():
         path = folder / name
         if not path.is_file():
             raise TvmMobilenetError(f"{path} is missing", "build the module again")
         if file_hash(path) != expected:
-            raise TvmMobilenetError(f"{path} is not the file that was built with {folder / PLAN}: its hash differs",
-                                    "build the module again")
+            raise TvmMobilenetError(
+                f"{path} is not the file that was built with {folder / PLAN}: its hash differs",
+                "build the module again",
+            )
     return BuiltModule(folder, plan, layers, info)
 
 

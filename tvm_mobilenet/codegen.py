@@ -51,7 +51,8 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
 def lowering() -> str:
     """The name under which TVM knows our pipeline from a loop nest to what LLVM takes.
 
-    It is TVM's own for schedulable TIR without the passes that plain, already unrolled nests have no use for: lowering of
+    It is TVM's own for schedulable TIR without the passes that plain, already unrolled nests have no use for: lowering
+    of
     blocks, threads and GPU memory, and what LLVM repeats. A chain of five takes 3 s instead of 60. Simplifying indices
     has to stay: without it LLVM keeps accumulators in memory, and pointwise layers take 2.4 times the cycles.
     """
@@ -83,7 +84,8 @@ def lowering() -> str:
 def build_executable(lowered, target: Target, path: str | Path, linker: str | None = None) -> Path:
     """Build a lowered module as an ordinary TVM executable, its parameters bound in it.
 
-    ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it, and each kernel is exported as well.
+    ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it, and each kernel is exported as
+    well.
 
     Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``passes.lower_layers``.
     """
@@ -125,8 +127,13 @@ def tvm_target(target: Target):
     return tvm.target.Target(target.llvm_target())
 
 
-def link(objects: list[str], target: Target, path: str | Path, linker: str | None = None,
-         options: tuple[str, ...] = ("-shared", "-fPIC")) -> Path:
+def link(
+    objects: list[str],
+    target: Target,
+    path: str | Path,
+    linker: str | None = None,
+    options: tuple[str, ...] = ("-shared", "-fPIC"),
+) -> Path:
     """Link objects for a target; write to a temporary name beside ``path``, then rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,8 +142,11 @@ def link(objects: list[str], target: Target, path: str | Path, linker: str | Non
     try:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise TvmMobilenetError(f"linking {path.name} for {target.name} failed with exit code {done.returncode}: "
-                                    f"{done.stderr.strip()[-800:]}", "command: " + " ".join(command))
+            raise TvmMobilenetError(
+                f"linking {path.name} for {target.name} failed with exit code {done.returncode}: "
+                f"{done.stderr.strip()[-800:]}",
+                "command: " + " ".join(command),
+            )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -152,7 +162,8 @@ def linker_command(target: Target, linker: str | None = None) -> list[str]:
     try:
         import ziglang  # noqa: F401
     except ImportError:
-        raise MissingDependencyError("the linker, ziglang, is not installed",
-                                     "pip install 'tvm-mobilenet[compile]'") from None
+        raise MissingDependencyError(
+            "the linker, ziglang, is not installed", "pip install 'tvm-mobilenet[compile]'"
+        ) from None
     triple = ["-target", target.link_triple] if target.link_triple else []
     return [sys.executable, "-m", "ziglang", "cc", *triple]

@@ -95,8 +95,14 @@ class Layer:
         def refuse(field: str):
             raise ValueError(f"layer: {field} = {getattr(self, field)!r} does not fit {self!r}")
 
-        for field, allowed in (("kind", KINDS), ("activation", ACTIVATIONS), ("residual", RESIDUALS),
-                               ("input_layout", LAYOUTS), ("output_layout", LAYOUTS), ("dtype", tuple(_SHORT))):
+        for field, allowed in (
+            ("kind", KINDS),
+            ("activation", ACTIVATIONS),
+            ("residual", RESIDUALS),
+            ("input_layout", LAYOUTS),
+            ("output_layout", LAYOUTS),
+            ("dtype", tuple(_SHORT)),
+        ):
             if getattr(self, field) not in allowed:
                 refuse(field)
         if self.op not in _OPS.get(self.kind, ("",)):
@@ -121,9 +127,19 @@ class Layer:
     def chain(cls, parts: tuple[Layer, ...]) -> Layer:
         """Layers as one: each reads what the one before it writes. Only the last may have a residual."""
         first, last = parts[0], parts[-1]
-        return cls(kind="chain", height=first.height, width=first.width, channels=first.channels, batch=first.batch,
-                   out_channels=last.out_channels, input_layout=first.input_layout, output_layout=last.output_layout,
-                   dtype=first.dtype, residual=last.residual, parts=tuple(parts))
+        return cls(
+            kind="chain",
+            height=first.height,
+            width=first.width,
+            channels=first.channels,
+            batch=first.batch,
+            out_channels=last.out_channels,
+            input_layout=first.input_layout,
+            output_layout=last.output_layout,
+            dtype=first.dtype,
+            residual=last.residual,
+            parts=tuple(parts),
+        )
 
     # ---- geometry
 

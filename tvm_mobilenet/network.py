@@ -76,8 +76,9 @@ class Network:
         preprocess = self._preprocess()
         if preprocess is None:
             if self.options.input is not None:
-                raise TvmMobilenetError(f"{self.options.title} takes {[p.shape for p in ports]}, no single image",
-                                        "leave out --input")
+                raise TvmMobilenetError(
+                    f"{self.options.title} takes {[p.shape for p in ports]}, no single image", "leave out --input"
+                )
             draw = np.random.default_rng(0)
             return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]
         batch = ports[0].shape[0]
@@ -111,22 +112,21 @@ class Network:
             try:
                 import onnxruntime
             except ImportError:
-                raise MissingDependencyError("comparing with an ONNX file needs onnxruntime",
-                                             "pip install 'tvm-mobilenet[compile]'") from None
+                raise MissingDependencyError(
+                    "comparing with an ONNX file needs onnxruntime", "pip install 'tvm-mobilenet[compile]'"
+                ) from None
             session = onnxruntime.InferenceSession(self.options.model, providers=["CPUExecutionProvider"])
             names = [i.name for i in session.get_inputs()]
             found = [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
             return found, f"ONNX Runtime {onnxruntime.__version__}"
         import torch
 
-        if self.model is not None:
-            module = self.model.module
-        else:
-            module = torch.export.load(self.options.model).module()
+        module = self.model.module if self.model is not None else torch.export.load(self.options.model).module()
         with torch.no_grad():
             found = [module(*map(torch.from_numpy, x)) for x in inputs]
         return [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in found], (
-            f"PyTorch {torch.__version__.split('+')[0]}")
+            f"PyTorch {torch.__version__.split('+')[0]}"
+        )
 
 
 def load_network(options: ModelOptions) -> Network:

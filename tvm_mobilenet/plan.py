@@ -84,11 +84,13 @@ class Plan:
         if data.get("version") != VERSION:
             raise TvmMobilenetError(f"plan of version {data.get('version')!r}, this is {VERSION}", "build it again")
         try:
+
             def tensor(t: dict) -> Tensor:
                 return Tensor(t["space"], t["offset"], tuple(t["shape"]), t["dtype"], t["index"])
 
-            steps = tuple(Step(s["name"], s["symbol"], s["layer"], tuple(map(tensor, s["operands"])))
-                          for s in data["steps"])
+            steps = tuple(
+                Step(s["name"], s["symbol"], s["layer"], tuple(map(tensor, s["operands"]))) for s in data["steps"]
+            )
             ports = [tuple((n, tensor(t)) for n, t in data[side]) for side in ("inputs", "outputs")]
             return cls(steps, *ports, data["arena_bytes"], data["scratch_bytes"], data["parameters_bytes"])
         except (KeyError, TypeError, ValueError) as e:

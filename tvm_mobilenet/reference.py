@@ -10,8 +10,13 @@ import numpy as np
 from .layer import Layer
 
 
-def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, bias: np.ndarray | None = None,
-              second: np.ndarray | None = None) -> np.ndarray:
+def reference(
+    layer: Layer,
+    data: np.ndarray,
+    weight: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    second: np.ndarray | None = None,
+) -> np.ndarray:
     """The layer's output in float64.
 
     Parameters
@@ -50,8 +55,12 @@ def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, 
         y = F.conv2d(padded(0.0), w, tensor(bias), layer.stride, 0, layer.dilation, layer.groups)
     elif layer.kind == "pool":
         windows = padded(0.0 if layer.op == "avg" else float("-inf"))
-        windows = windows.unfold(2, (layer.kernel[0] - 1) * layer.dilation[0] + 1, layer.stride[0])[..., :: layer.dilation[0]]
-        windows = windows.unfold(3, (layer.kernel[1] - 1) * layer.dilation[1] + 1, layer.stride[1])[..., :: layer.dilation[1]]
+        windows = windows.unfold(2, (layer.kernel[0] - 1) * layer.dilation[0] + 1, layer.stride[0])[
+            ..., :: layer.dilation[0]
+        ]
+        windows = windows.unfold(3, (layer.kernel[1] - 1) * layer.dilation[1] + 1, layer.stride[1])[
+            ..., :: layer.dilation[1]
+        ]
         y = windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
     elif layer.kind == "softmax":
         y = x.softmax(1)
@@ -67,8 +76,15 @@ def reference(layer: Layer, data: np.ndarray, weight: np.ndarray | None = None, 
         residual = residual if layer.output_layout == "NCHW" else residual.permute(0, 3, 1, 2)
     if layer.residual == "before":
         y = y + residual
-    y = {"none": lambda v: v, "relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
-         "sigmoid": torch.sigmoid, "silu": F.silu}[layer.activation](y)
+    y = {
+        "none": lambda v: v,
+        "relu": F.relu,
+        "relu6": F.relu6,
+        "hardswish": F.hardswish,
+        "hardsigmoid": F.hardsigmoid,
+        "sigmoid": torch.sigmoid,
+        "silu": F.silu,
+    }[layer.activation](y)
     if layer.residual == "after":
         y = y + residual
     y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
@@ -81,7 +97,11 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     if layer.parts:
         parts = [random_arguments(part, seed + i) for i, part in enumerate(layer.parts)]
         joined = {name: tuple(p[name] for p in parts) for name in ("weight", "bias")}
-        return {"data": parts[0]["data"], **joined, **({"second": parts[-1]["second"]} if "second" in parts[-1] else {})}
+        return {
+            "data": parts[0]["data"],
+            **joined,
+            **({"second": parts[-1]["second"]} if "second" in parts[-1] else {}),
+        }
     arguments = {"data": rng.standard_normal(layer.input_shape)}
     if layer.weight_shape:
         fan_in = layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]

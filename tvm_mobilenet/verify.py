@@ -113,17 +113,21 @@ class VerifyResult:
         if wrong and wrong.relative <= LAYER_TOLERANCE:
             raise VerificationError(
                 f"the constants of {wrong.name}, {wrong.layer} (from {wrong.source}), are not the model's: they differ "
-                f"by {wrong.constants:.2e} of their spread", "its weights changed since the build: build again")
+                f"by {wrong.constants:.2e} of their spread",
+                "its weights changed since the build: build again",
+            )
         if wrong:
             raise VerificationError(
                 f"the machine code is wrong first in {wrong.name}, {wrong.layer} (from {wrong.source}): it differs by "
                 f"{wrong.relative:.2e} of its spread, {LAYER_TOLERANCE:.0e} is allowed",
-                "build again; if it stays, report the layer's line and its decisions")
+                "build again; if it stays, report the layer's line and its decisions",
+            )
         worst = max(self.outputs, key=lambda c: c.relative / c.gate)
         raise VerificationError(
             f"output {worst.name} differs from {self.reference} by {worst.relative:.2e} of its spread, "
             f"{worst.gate:.2e} is allowed, though every layer computes what it should",
-            "the model was imported wrongly, or its weights changed since the build")
+            "the model was imported wrongly, or its weights changed since the build",
+        )
 
     def summary(self) -> str:
         """For people, a few lines."""
@@ -132,23 +136,36 @@ class VerifyResult:
             lines.append(
                 f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} inputs: "
                 f"largest difference {c.max_difference:.2e}, {c.relative:.1e} of the spread (gate {c.gate:.1e}), mean "
-                f"{c.mean_difference:.1e}, cosine {c.cosine:.7f}, top-1 {c.top1:.0%}, top-5 {c.top5:.0%}")
+                f"{c.mean_difference:.1e}, cosine {c.cosine:.7f}, top-1 {c.top1:.0%}, top-5 {c.top5:.0%}"
+            )
         if self.layers:
             worst = max(self.layers, key=lambda c: c.relative)
-            lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest "
-                         f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
-                         f"(gate {LAYER_TOLERANCE:.0e})")
+            lines.append(
+                f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest "
+                f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
+                f"(gate {LAYER_TOLERANCE:.0e})"
+            )
         if self.milliseconds is not None:
             label = "predicted" if self.cycles is not None else "measured"
-            lines.append(f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
-                         f"{self.cores} cores of {self.target} ({label})")
+            lines.append(
+                f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
+                f"{self.cores} cores of {self.target} ({label})"
+            )
         if self.classes:
             lines.append("photo     " + ", ".join(f"{name} {value:.2f}" for name, value in self.classes))
         return "\n".join(lines)
 
 
-def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: list | None = None,
-           count: int = 2, layers: bool = True, target=None) -> VerifyResult:
+def verify(
+    folder: str | Path,
+    *,
+    board: str = "virtual",
+    network=None,
+    inputs: list | None = None,
+    count: int = 2,
+    layers: bool = True,
+    target=None,
+) -> VerifyResult:
     """Run a built module on a board and compare it with its model.
 
     Parameters
@@ -207,9 +224,18 @@ def verify(folder: str | Path, *, board: str = "virtual", network=None, inputs: 
     predicted = cost is not None and cost.predicted
     scale = None if cost is None else 1e3 / target.clock_hz if predicted else 1e3
     return VerifyResult(
-        Path(folder), target.name, board, reference, len(batch), outputs, checks,
-        cost.value if predicted else None, cost_all.value if predicted else None,
-        cost and cost.value * scale, cost_all and cost_all.value * scale, target.cores,
+        Path(folder),
+        target.name,
+        board,
+        reference,
+        len(batch),
+        outputs,
+        checks,
+        cost.value if predicted else None,
+        cost_all.value if predicted else None,
+        cost and cost.value * scale,
+        cost_all and cost_all.value * scale,
+        target.cores,
         _classes(network, found[0][0]),
     )
 
@@ -228,8 +254,10 @@ def _calls_of(network, module) -> list:
         if not taken or calls[-1].layer.name != step.layer:
             break
     if left or len(calls) != len(module.plan.steps) or calls[-1].layer.name != module.plan.steps[-1].layer:
-        raise TvmMobilenetError(f"{module.folder} was built from another network than {network.options.title}",
-                                "verify it without naming a model, or build it again")
+        raise TvmMobilenetError(
+            f"{module.folder} was built from another network than {network.options.title}",
+            "verify it without naming a model, or build it again",
+        )
     return calls
 
 
@@ -265,17 +293,24 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
 def _check_output(name: str, found: list[np.ndarray], expected: list[np.ndarray], layers: int) -> OutputCheck:
     f, e = np.stack(found).astype(np.float64), np.stack(expected).astype(np.float64)
     if len(e) > 1 and np.ptp(e, axis=0).max() < 1e-3 * (e.std() or 1.0):
-        raise VerificationError(f"the reference's output {name} is the same for every input, so it can show nothing",
-                                "use weights that are trained, or leave out --weights for calibrated ones")
+        raise VerificationError(
+            f"the reference's output {name} is the same for every input, so it can show nothing",
+            "use weights that are trained, or leave out --weights for calibrated ones",
+        )
     difference = np.abs(f - e)
     flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
     norm = np.linalg.norm(flat_f) * np.linalg.norm(flat_e)
     best_f, best_e = np.argsort(-flat_f, 1), np.argsort(-flat_e, 1)
     top5 = np.mean([len(set(a[:5]) & set(b[:5])) / min(5, len(a)) for a, b in zip(best_f, best_e, strict=True)])
     return OutputCheck(
-        name, float(difference.max()), float(difference.mean()), _relative(f, e),
+        name,
+        float(difference.max()),
+        float(difference.mean()),
+        _relative(f, e),
         float((flat_f * flat_e).sum() / norm) if norm else 1.0,
-        float(np.mean(best_f[:, 0] == best_e[:, 0])), float(top5), OUTPUT_TOLERANCE * math.sqrt(max(1, layers)),
+        float(np.mean(best_f[:, 0] == best_e[:, 0])),
+        float(top5),
+        OUTPUT_TOLERANCE * math.sqrt(max(1, layers)),
     )
 
 
@@ -303,8 +338,13 @@ def parser() -> argparse.ArgumentParser:
     new = console.parser_for("verify", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     new.add_argument("--board", default="virtual", help="what runs the code (default: %(default)s)")
-    new.add_argument("--inputs", type=options.positive(int), default=4, metavar="N",
-                     help="photographs and crops to compare (default: %(default)s)")
+    new.add_argument(
+        "--inputs",
+        type=options.positive(int),
+        default=4,
+        metavar="N",
+        help="photographs and crops to compare (default: %(default)s)",
+    )
     new.add_argument("--input", type=Path, metavar="FILE", help="an image or .npy of your own instead")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return new

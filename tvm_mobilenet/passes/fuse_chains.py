@@ -5,8 +5,8 @@ reads its pointwise weights again for every block of positions, and its rings mo
 network into chains the one is taken that moves its lines for the fewest cycles, counted from shapes and caches:
 
 - a tensor at a cut: written and read, ``DRAM_LINE`` a line if it takes more than half of the L2, else ``L2_LINE``;
-- a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of positions
-  that takes half an L1;
+- a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of
+  positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
 - rows at the seams of a chain's strips: computed twice.
 

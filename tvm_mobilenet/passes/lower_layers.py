@@ -1,4 +1,5 @@
-"""Layers to kernels: every layer becomes a call of its scheduled PrimFunc, its constants packed as the kernel wants them.
+"""Layers to kernels: every layer becomes a call of its scheduled PrimFunc, its constants packed as the kernel wants
+them.
 
 Layers that are equal, with equal decisions, share one kernel. What comes out is an ordinary Relax module of `call_tir`
 and free views, which builds like any other, and from which the plan is read.
