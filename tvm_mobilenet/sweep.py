@@ -1,0 +1,338 @@
+"""Which MobileNet fits: latency, memory and published accuracy of a family's networks on a board, in one table.
+
+Each distinct kernel is run once on the board, whichever networks share it (pricing.py), and no network is built but the
+one that a budget chooses. What was run is kept, so an interrupted sweep goes on where it was.
+
+    python -m tvm_mobilenet.sweep --target rpi4 --html out/sweep.html
+    python -m tvm_mobilenet.sweep --target rpi4 --budget 60ms --cores 1 --min-accuracy 0.6
+    python -m tvm_mobilenet.sweep --theory
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from . import budget, console, options
+from .errors import RegressionError
+
+PRICES = options.OUTPUT / "sweep.jsonl"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network on one board.
+
+    Parameters
+    ----------
+    milliseconds, milliseconds_all_cores : float
+        On one core, and on all of the target's.
+    predicted : bool
+        By the virtual board; measured otherwise.
+    mult_adds, parameters : int
+        As the papers count them.
+    module_bytes : int
+        Constants and the kernels' code; a built module has TVM's executable on top.
+    memory_bytes : int
+        At its peak: parameters, arena, and each core's scratch.
+    top1 : float or None
+        Published ImageNet accuracy, 0..1.
+    source : str
+        Who published it.
+    """
+
+    model: str
+    alpha: float
+    resolution: int
+    milliseconds: float
+    milliseconds_all_cores: float
+    predicted: bool
+    mult_adds: int
+    parameters: int
+    module_bytes: int
+    memory_bytes: int
+    top1: float | None = None
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} {self.alpha:g}-{self.resolution}"
+
+    def latency(self, cores: int) -> float:
+        """Milliseconds on one core or on all."""
+        return self.milliseconds if cores == 1 else self.milliseconds_all_cores
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A network and the same with plain convolutions: how many times dearer those are."""
+
+    model: str
+    mult_adds: float
+    one_core: float
+    all_cores: float
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All networks of a sweep, in the order asked for, and twins where there are any."""
+
+    target: str
+    title: str
+    core: str
+    cores: int
+    board: str
+    networks: list[Variant]
+    twins: list[Twin]
+
+
+@cache
+def accuracies() -> dict[tuple[str, float, int], tuple[float, str]]:
+    """Published top-1, 0..1, and its source, by (full name, alpha, resolution)."""
+    text = (resources.files("tvm_mobilenet.models") / "data" / "accuracy.csv").read_text(encoding="utf-8")
+    return {
+        (row["model"], float(row["alpha"]), int(row["resolution"])): (float(row["top1"]) / 100, row["source"])
+        for row in csv.DictReader(text.splitlines())
+    }
+
+
+def networks_of(families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int]) -> list:
+    """The networks to look at: of each family those with a published accuracy, or the alphas and resolutions given.
+
+    Raises
+    ------
+    TvmMobilenetError
+        An unknown family (the nearest is suggested), alpha not above 0, a resolution that is no multiple of 32.
+    """
+    from .models import registry
+
+    for alpha in alphas:
+        registry.check_shape(alpha, 224, 1000)
+    for resolution in resolutions:
+        registry.check_shape(1.0, resolution, 1000)
+    found = []
+    for family in families:
+        entry = registry.find(family)
+        published = [(a, r) for name, a, r in accuracies() if name == entry.name] or [(1.0, 224)]
+        pairs = published
+        if alphas or resolutions:
+            pairs = [(a, r) for a in alphas or dict.fromkeys(a for a, _ in published)
+                     for r in resolutions or dict.fromkeys(r for _, r in published)]
+        found += [options.ModelOptions(model=entry.aliases[0], alpha=a, resolution=r) for a, r in pairs]
+    return list(dict.fromkeys(found))
+
+
+def sweep(networks: Sequence, target, board: str = "virtual", *, twins: bool = False, prices: Path = PRICES,
+          **how) -> SweepResult:
+    """The cost of networks on a board beside their published accuracy.
+
+    Parameters
+    ----------
+    networks : list of ModelOptions
+        Of the registry, as ``networks_of`` gives them.
+    target : targets.Target
+    twins : bool
+        Also compare each v1 network of the largest resolution with its plain twin.
+    prices, how
+        As ``pricing.price_networks`` takes them.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A network that there is not, a kernel that does not run.
+    """
+    from . import pricing
+
+    networks = list(networks)
+    separable = [n for n in networks if n.model == "v1"]
+    largest = max((n.resolution for n in separable), default=0)
+    pairs = [(n, dataclasses.replace(n, model="v1-plain")) for n in separable if n.resolution == largest and twins]
+    pairs += [(n, p) for n in separable for p in networks
+              if p == dataclasses.replace(n, model="v1-plain") and (n, p) not in pairs]
+    wanted = list(dict.fromkeys([*networks, *(p for pair in pairs for p in pair)]))
+    costs = dict(zip(wanted, pricing.price_networks(wanted, target, board, prices=prices, **how), strict=True))
+    found = [
+        Twin(n.title, costs[p].outline.mult_adds / costs[n].outline.mult_adds, costs[p].cost / costs[n].cost,
+             costs[p].cost_all_cores / costs[n].cost_all_cores)
+        for n, p in pairs
+    ]
+    return SweepResult(target.name, target.title, target.core.name, target.cores, board,
+                       [_variant(costs[n], target) for n in networks], found)
+
+
+def _variant(cost, target) -> Variant:
+    from .models import registry
+
+    one = cost.outline
+    model = one.options
+    scale = 1e3 / target.clock_hz if cost.predicted else 1e3
+    top1, source = accuracies().get((registry.find(model.model).name, model.alpha, model.resolution), (None, ""))
+    return Variant(
+        model.model, model.alpha, model.resolution, cost.cost * scale, cost.cost_all_cores * scale, cost.predicted,
+        one.mult_adds, one.parameters, one.parameters_bytes + cost.code_bytes,
+        one.parameters_bytes + one.arena_bytes + one.scratch_bytes * target.cores, top1, source)
+
+
+# ---- printing
+
+
+def rows_of(result: SweepResult) -> tuple[tuple[str, ...], list[tuple]]:
+    """The headings and rows of the table."""
+    columns = ("network", "ms, 1 core", f"ms, {result.cores} cores", "mult-adds, M", "parameters, M", "module, MB",
+               "memory, MB", "top-1, %")
+    return columns, [
+        (v.title, v.milliseconds, v.milliseconds_all_cores, v.mult_adds / 1e6, v.parameters / 1e6,
+         v.module_bytes / 1e6, v.memory_bytes / 1e6, None if v.top1 is None else round(100 * v.top1, 1))
+        for v in result.networks
+    ]
+
+
+def label_of(result: SweepResult) -> str:
+    """Where and how the latencies were found."""
+    how = "predicted" if all(v.predicted for v in result.networks) else "measured"
+    return f"{result.title} ({result.cores} x {result.core}), {result.board} board, latencies {how}"
+
+
+def print_result(result: SweepResult) -> None:
+    """The table of networks, and of the twins."""
+    console.print_table(*rows_of(result), label_of(result))
+    if result.twins:
+        console.print_table(
+            ("network", "x mult-adds", "x time, 1 core", f"x time, {result.cores} cores"),
+            [(t.model, t.mult_adds, t.one_core, t.all_cores) for t in result.twins],
+            "\nhow many times dearer with plain convolutions",
+        )
+
+
+def write_csv(result: SweepResult, path: Path) -> None:
+    """One row a network, in plain units, with the source of its accuracy."""
+    names = [f.name for f in dataclasses.fields(Variant)]
+    with budget.written(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("target", "board", *names))
+        writer.writerows((result.target, result.board, *(getattr(v, n) for n in names)) for v in result.networks)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sweep``."""
+    new = console.parser_for("sweep", __doc__.split("\n")[0])
+    group = new.add_argument_group("networks")
+    group.add_argument("--families", default="v1", metavar="NAME,NAME",
+                       help="v1, v1-plain, v1-shallow, v2, v3-large, v3-small (default: %(default)s)")
+    group.add_argument("--alphas", metavar="A,B", help="width multipliers (default: those with a published accuracy)")
+    group.add_argument("--resolutions", metavar="A,B", help="multiples of 32 (default: likewise)")
+    options.add_target_options(new)
+    group = new.add_argument_group("budget: name the most accurate network that fits, build and verify it")
+    group.add_argument("--budget", metavar="TIME", help="such as 60ms")
+    group.add_argument("--cores", metavar="N", default="1", help="1 or all of the target's (default: %(default)s)")
+    group.add_argument("--memory", metavar="SIZE", help="such as 64MB: parameters, arena and scratch")
+    group.add_argument("--min-accuracy", metavar="TOP1", help="such as 0.6 or 60%%")
+    new.add_argument("--theory", action="store_true", help="the papers' ratios of mult-adds beside those of cycles on "
+                     "three cores, and stop; with --html, in the report as well")
+    new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
+    options.add_output_options(new)
+    new.add_argument("--csv", type=Path, metavar="FILE", help="the table, with sources")
+    new.add_argument("--html", type=Path, metavar="FILE", help="a report with plots, also against plain twins")
+    new.add_argument("--prices", type=Path, default=PRICES, metavar="FILE",
+                     help="what each kernel cost; a sweep goes on from it (default: %(default)s)")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    how = {"prices": args.prices, "log": args.log, "workers": args.jobs, "linker": args.linker, "debug": args.debug}
+    found = None
+    if args.theory:
+        from . import theory
+
+        with console.Progress() as progress:
+            found = theory.compare(show=_shown(progress), **how)
+        if args.json:
+            console.print_json(found)
+        else:
+            theory.print_result(found)
+        if not args.html:
+            return 0
+    networks = networks_of(args.families.split(","), budget.numbers("--alphas", args.alphas, float),
+                           budget.numbers("--resolutions", args.resolutions, int))
+    target = options.load_target(args)
+    if target is None:
+        return 0
+    limits = budget.limits_of(args, target)
+    board = options.board_for(args, target)
+    console.say(f"sweep {len(networks)} networks on {target.name} ({target.title}), {board} board")
+    console.say(f"  prices   {args.prices}")
+    with console.Progress() as progress:
+        result = sweep(networks, target, board, twins=args.html is not None, show=_shown(progress), **how)
+    if args.csv:
+        write_csv(result, args.csv)
+        console.say(f"table: {args.csv}")
+    if args.html:
+        from . import report
+
+        report.write(result, args.html, found)
+        console.say(f"report: {args.html}")
+    document = console.plain_data(result)
+    if found:  # --theory said it all
+        return 0
+    if not args.json:
+        print_result(result)
+    if limits:
+        return _build_best(result, limits, args, target, board, document)
+    if args.json:
+        console.print_json(document)
+    return 0
+
+
+def _shown(progress):
+    def show(outlined: int, networks: int, priced: int, kernels: int) -> None:
+        progress.update(lambda: f"{outlined} of {networks} networks outlined, {priced} of {kernels} kernels priced")
+
+    return show
+
+
+def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, board: str, document: dict) -> int:
+    """Name the best network that fits, build and verify it; or say by how much the nearest misses."""
+    from .build import build
+    from .network import load_network
+    from .verify import verify
+
+    best = budget.choose(result.networks, limits)
+    if best is None:
+        nearest, why = budget.nearest(result.networks, limits)
+        if args.json:
+            console.print_json({**document, "chosen": None, "nearest": nearest.title, "misses": why})
+        raise RegressionError(f"no network fits {limits}; the nearest, {nearest.title}: {', '.join(why)}",
+                              "allow more, or sweep smaller --alphas and --resolutions")
+    if not args.json:
+        print(f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
+              f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
+              f"the best that fits {limits}", flush=True)
+    model = options.ModelOptions(model=best.model, alpha=best.alpha, resolution=best.resolution)
+    console.say(f"build {model.title}")
+    network = load_network(model)
+    made = build(model, target, log=args.log, output=options.output_folder(args, model, target), linker=args.linker,
+                 network=network)
+    console.say(f"verify {made.folder}")
+    checked = verify(made.folder, board=board, network=network)
+    if args.json:
+        verification = {**console.plain_data(checked), "ok": checked.ok}
+        console.print_json({**document, "chosen": best, "build": made, "verification": verification})
+    else:
+        print(made.summary(), checked.summary(), sep="\n")
+    checked.require()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
