@@ -99,7 +99,7 @@ class Bundle:
 
 
 def make(folder: Path, *, lowered, network, target, linker: str | None = None, embed_weights: bool = False,
-         samples: int = 2) -> Bundle:
+         samples: int = 2, work: Path | None = None) -> Bundle:
     """The bundle of a built module.
 
     Parameters
@@ -116,6 +116,8 @@ def make(folder: Path, *, lowered, network, target, linker: str | None = None, e
         The weights become part of the library; there is no ``weights.bin``.
     samples : int
         Inputs that travel for the self-test.
+    work : path, optional
+        A folder that keeps sources and objects, for a build with other compiler flags.
 
     Raises
     ------
@@ -151,7 +153,7 @@ def make(folder: Path, *, lowered, network, target, linker: str | None = None, e
     for file in ("mobilenet.h", "mobilenet.py"):
         files[file] = (source / file).read_bytes()
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
-        work = Path(temporary)
+        work = work or Path(temporary)
         _kernels(lowered, target, work / "kernels.o")
         digest = hashlib.sha256((work / "kernels.o").read_bytes() + weights_hash.encode())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())

@@ -1,0 +1,53 @@
+"""Bundles that several test modules share, each made once in a process."""
+
+import functools
+import importlib.util
+import shutil
+import tempfile
+import types
+from pathlib import Path
+
+from tvm_mobilenet import build, bundle, targets
+from tvm_mobilenet.network import load_network
+from tvm_mobilenet.options import ModelOptions
+
+RUNTIME = Path(bundle.__file__).parent / "runtime"
+C_TESTS = Path(__file__).parent / "c"
+SYSROOTS = {"aarch64": Path("/usr/aarch64-linux-gnu"), "armv7": Path("/usr/arm-linux-gnueabihf")}
+EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+
+
+@functools.cache
+def made(target: str = "host", alpha: float = 0.25, resolution: int = 128, classes: int = 1000, embed: bool = False):
+    """A bundle with its options: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``."""
+    temporary = tempfile.TemporaryDirectory(prefix="tvm_mobilenet_test_")
+    root = Path(temporary.name)
+    (root / "work").mkdir()
+    labels = root / "labels.txt"
+    labels.write_text("".join(f"thing {i}\n" for i in range(classes)))
+    options = ModelOptions(alpha=alpha, resolution=resolution, classes=classes, labels=labels)
+    network = load_network(options)
+    real = bundle.make
+    bundle.make = functools.partial(real, work=root / "work")
+    try:
+        result = build.build(options, targets.load(target), output=root / "built", network=network,
+                             bundle=root / "bundle", embed_weights=embed)
+    finally:
+        bundle.make = real
+    return types.SimpleNamespace(bundle=bundle.read(root / "bundle"), folder=root / "bundle", work=root / "work",
+                                 network=network, built=result.folder, keep=temporary)
+
+
+@functools.cache
+def python_interface():
+    """The module `mobilenet.py` that travels, loaded from the runtime's sources."""
+    spec = importlib.util.spec_from_file_location("mobilenet_on_board", RUNTIME / "mobilenet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def emulator(architecture: str) -> list[str] | None:
+    """The command that runs a program of this architecture, or None when qemu-user or its libc is not installed."""
+    command, root = EMULATORS[architecture], SYSROOTS[architecture]
+    return [command, "-L", str(root)] if shutil.which(command) and root.is_dir() else None

@@ -1,0 +1,108 @@
+"""The runtime as C: compiled with warnings as errors, under sanitizers, with threads, many runs, and two models at once."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import bundles
+import pytest
+
+from tvm_mobilenet import bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
+
+
+@pytest.fixture(scope="module")
+def host():
+    return bundles.made()
+
+
+def run(*command, **kwargs):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
+    """A test program with runtime, tables and kernels in it, all but the kernels under a sanitizer."""
+    out = folder / program
+    done = run("clang", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror",
+               "-I", host.work, "-o", out, bundles.C_TESTS / f"{program}.c", *(host.work / s for s in bundle.SOURCES),
+               host.work / "model.c", host.work / "kernels.o", "-lm", "-lpthread")
+    if "cannot find" in done.stderr and "clang_rt" in done.stderr:
+        pytest.skip("clang's sanitizers are not installed: apt-get install libclang-rt-dev")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def clean(done) -> None:
+    assert done.returncode == 0 and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr[-3000:]
+
+
+def test_no_warnings(host, tmp_path):
+    for source in (*bundle.SOURCES, "model.c", "main.c"):
+        done = run("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-I", host.work, "-c", host.work / source,
+                   "-o", tmp_path / "x.o")
+        assert done.returncode == 0, done.stderr
+
+
+@CLANG
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_eight_threads_share_three_instances(host, tmp_path, sanitizer):
+    """While others change their number of threads."""
+    done = run(compiled(host, "threads", tmp_path, sanitizer), host.folder, 12)
+    clean(done)
+    assert done.stdout == "0 wrong\n"
+
+
+@CLANG
+def test_open_survives_any_manifest(host, tmp_path):
+    work = shutil.copytree(host.folder, tmp_path / "folder")
+    clean(run(compiled(host, "fuzz", tmp_path, "address,undefined"), work, 1500, 7))
+
+
+def test_runs_allocate_nothing(host, tmp_path):
+    """10,000 runs: the heap is the same to the byte, and again after every close."""
+    done = run("gcc", "-O1", "-I", host.work, "-o", tmp_path / "leak", bundles.C_TESTS / "leak.c",
+               host.folder / "libmobilenet.so", f"-Wl,-rpath,{host.folder}")
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "leak", host.folder, 10_000)
+    assert done.returncode == 0, done.stdout
+
+
+def test_two_models_in_one_program(host, tmp_path):
+    """Statically, with all their symbols; the second has its weights in the library."""
+    other = bundles.made(resolution=96, classes=10, embed=True)
+    assert "weights.bin" not in other.bundle.files
+    for name, made in (("one", host), ("two", other)):
+        (tmp_path / f"{name}.c").write_text(
+            f'#define MOBILENET_PREFIX {made.bundle.manifest["symbol_prefix"]}\n#include "mobilenet.h"\n'
+            f"int {name}(const char *folder) {{\n    mobilenet *m;\n    mobilenet_selftest_result r;\n"
+            "    if (mobilenet_open(folder, 0, &m)) return -1;\n    int classes = mobilenet_describe(m)->classes;\n"
+            "    int code = mobilenet_selftest(m, &r);\n    mobilenet_close(m);\n    return code ? -2 : classes;\n}\n")
+    (tmp_path / "main.c").write_text("int one(const char *), two(const char *);\nint main(int n, char **v) {\n"
+                                     "    return n < 3 || one(v[1]) != 1000 || two(v[2]) != 10 || one(v[1]) != 1000;\n}\n")
+    done = run("gcc", "-I", host.folder, "-o", tmp_path / "both", *(tmp_path / f"{n}.c" for n in ("main", "one", "two")),
+               host.folder / "libmobilenet.a", other.folder / "libmobilenet.a", "-lm", "-lpthread")
+    assert done.returncode == 0, done.stderr
+    assert run(tmp_path / "both", host.folder, other.folder).returncode == 0
+
+
+def test_examples(host, tmp_path):
+    """As the page says: built with one command, and under 40 lines."""
+    from PIL import Image
+
+    from tvm_mobilenet.models.preprocess import sample_images
+
+    photo = sample_images()[0]
+    for name in ("classify.c", "classify.py"):
+        assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
+    with Image.open(photo) as image:
+        image.convert("RGB").save(tmp_path / "photo.ppm")
+    done = run("gcc", "-o", tmp_path / "classify", ROOT / "examples/classify.c", "-I", host.folder, "-L", host.folder, "-lmobilenet",
+               f"-Wl,-rpath,{host.folder}")
+    assert done.returncode == 0, done.stderr
+    c = run(tmp_path / "classify", host.folder, tmp_path / "photo.ppm")
+    python = run("python3", ROOT / "examples/classify.py", host.folder, tmp_path / "photo.ppm",
+                 env={"PATH": f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"})
+    assert c.returncode == python.returncode == 0, c.stderr + python.stderr
+    assert "thing" in c.stdout and c.stdout == python.stdout

@@ -1,0 +1,251 @@
+"""Copy a bundle to boards, test it there, and only then switch to it.
+
+On the board a folder holds ``versions/0001-<build>``, ``versions/0002-<build>``, … and the link ``current``. A new
+version is unpacked beside the others, its files are hashed and its self-test runs on the board; the link is replaced in
+one step when all of that went well. Whatever fails before leaves the old version in place.
+
+    python -m tvm_mobilenet.ship --bundle out.tar.gz --to ssh://pi@pi4/home/pi/mobilenet --to ssh://pi@pi5/opt/mobilenet
+
+The board needs sh, tar, sha256sum and the usual coreutils.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from . import console
+from .errors import BoardError, TvmMobilenetError
+
+KEEP = 3
+_LOST = 255  # ssh's own exit code
+# Each step of a version's life; $1 is the board's folder. A leftover of a lost connection has no number and is removed.
+_UNPACK = """set -eu; umask 022; mkdir -p "$1/versions"; cd "$1/versions"
+for old in .new-*; do [ -d "$old" ] && [ -n "$(find "$old" -maxdepth 0 -mmin +60)" ] && rm -rf "$old"; done
+new=$(mktemp -d .new-XXXXXX); trap 'rm -rf "$new"' EXIT HUP INT TERM
+cat > "$new/bundle.tar"
+[ "$(wc -c < "$new/bundle.tar")" -eq "$2" ] || { echo "the connection broke while copying" >&2; exit 71; }
+(cd "$new" && tar -xf bundle.tar && rm bundle.tar && mv -- */* . && rmdir -- */ && printf '%s' "$3" | sha256sum -c --quiet -) >&2
+sync "$new" 2>/dev/null || true
+trap - EXIT; printf '%s\\n' "$new" """
+_TEST = """cd "$1/versions/$2" && exec ${4:-} ./mobilenet selftest --folder . ${3:+--threads "$3"} """
+_SWITCH = """set -eu; cd "$1/versions"; chmod 755 "$2"
+for try in 1 2 3 4 5 6 7 8 9; do
+  last=$(ls | sed -n 's/^0*\\([0-9][0-9]*\\)-.*/\\1/p' | sort -n | tail -n 1)
+  name=$(printf '%04d' $((${last:-0} + 1)))-$3
+  mkdir "$name" 2>/dev/null && break
+done
+mv -T "$2" "$name"; cd ..; rm -f .current-*
+ln -s "versions/$name" ".current-$name"; mv -T ".current-$name" current
+cd versions; rmdir [0-9]*-* 2>/dev/null || true; ls -d [0-9]*-* | sort -n | head -n "-$4" | while read -r old; do
+  [ "$(readlink ../current)" = "versions/$old" ] || rm -rf "$old"; done
+printf '%s\\n' "$name" """
+_DISCARD = """cd "$1/versions" && case "$2" in .new-*) rm -rf "$2";; esac"""
+_ROLLBACK = """set -eu; cd "$1"
+now=$(readlink current); now=${now#versions/}
+name=$(cd versions; ls -d [0-9]*-*/mobilenet | sed 's,/.*,,' | sort -n | awk -v now="$now" '$0 == now { exit } { last = $0 } END { print last }')
+[ -n "$name" ] || { echo "there is no version before $now" >&2; exit 72; }
+ln -s "versions/$name" ".current-$name"; mv -T ".current-$name" current; printf '%s\\n' "$name" """
+_HINTS = (
+    (r"No space left", "free some space there, or ship with a smaller --keep"),
+    (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
+    (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
+    (r"this CPU has no", "build for this board's own --target, or with --target arm"),
+    (r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe", "ship again; `current` is whole, old or new"),
+    (r"Permission denied \(|Host key", "ssh must log in without questions: try `ssh HOST true` first"),
+)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What became of one board.
+
+    Attributes
+    ----------
+    version : str
+        The folder that ``current`` shows now; empty when nothing was switched.
+    selftest : str
+        Its line, as the board printed it.
+    error : str
+        Why nothing was switched; empty when all went well.
+    """
+
+    to: str
+    version: str
+    selftest: str
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A folder on this machine or behind ssh.
+
+    Parameters
+    ----------
+    text : str
+        As the user gave it: a path, or ``ssh://user@host:port/path``.
+    command : tuple of str
+        What runs a shell there; the script is appended.
+    folder : str
+        Absolute, on the board.
+    """
+
+    text: str
+    command: tuple[str, ...]
+    folder: str
+
+    @classmethod
+    def parse(cls, text: str, ssh: str = "ssh") -> Destination:
+        """Of ``--to``.
+
+        Raises
+        ------
+        TvmMobilenetError
+            It is no path and no ssh address.
+        """
+        if "://" not in text:
+            return cls(text, (), str(Path(text).resolve()))
+        try:
+            url = urlsplit(text)
+            host, port = url.hostname, url.port
+        except ValueError as e:
+            raise TvmMobilenetError(f"--to {text}: {e}", "ssh://user@host/folder") from None
+        folder = unquote(url.path).rstrip("/")
+        if url.scheme != "ssh" or not host or not folder or host.startswith("-") or (url.username or "").startswith("-"):
+            raise TvmMobilenetError(f"--to {text} is no folder on a board", "ssh://user@host/folder, or a local folder")
+        options = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o",
+                   "ServerAliveCountMax=3")
+        port = ("-p", str(port)) if port else ()
+        return cls(text, (*shlex.split(ssh), *options, *port, f"{url.username}@{host}" if url.username else host), folder)
+
+    def run(self, script: str, *arguments: str, data: bytes = b"", timeout: float = 600) -> str:
+        """Runs a script there with the folder as ``$1``, and returns what it prints.
+
+        Raises
+        ------
+        BoardError
+            It failed, took too long, or the connection was lost.
+        """
+        words = ["sh", "-c", script, "ship", self.folder, *arguments]
+        command = [*self.command, shlex.join(words)] if self.command else words
+        try:
+            done = subprocess.run(command, input=data, capture_output=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise BoardError(f"{self.text}: no answer within {timeout:.0f} s",
+                             "ship again; `current` is whole, old or new") from None
+        except OSError as e:
+            raise BoardError(f"{self.text}: {e}", "ssh must be installed here") from None
+        out, words = (t.decode(errors="replace").strip() for t in (done.stdout, done.stderr))
+        if done.returncode:
+            what = "\n".join(filter(None, (out, words))) or f"exit code {done.returncode}"
+            what = f"connection lost: {what}" if done.returncode == _LOST and self.command else what
+            hint = next((h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)), "the old version is in place")
+            raise BoardError(f"{self.text}: {what[-600:]}", hint)
+        return out
+
+
+def ship(bundle, to: Destination, *, keep: int = KEEP, threads: int | None = None, runner: str = "") -> Shipped:
+    """One bundle to one board.
+
+    Parameters
+    ----------
+    bundle : bundle.Bundle
+    to : Destination
+    keep : int
+        How many versions stay there, the new one included.
+    threads : int, optional
+        Of the self-test.
+    runner : str
+        What runs the program there, such as an emulator; nothing by default.
+
+    Returns
+    -------
+    Shipped
+        Never raises for what a board does: ``error`` says it.
+    """
+    data = bundle.archive()
+    sums = "".join(f"{entry['sha256']}  {name}\n" for name, entry in bundle.manifest["files"].items())
+    sums += bundle.files["manifest.sha256"].decode()
+    new = ""
+    try:
+        new = to.run(_UNPACK, str(len(data)), sums, data=data)
+        tested = to.run(_TEST, new, str(threads or ""), runner)
+        version = to.run(_SWITCH, new, bundle.manifest["id"], str(keep))
+        return Shipped(to.text, version, tested)
+    except BoardError as e:
+        if new:
+            try:
+                to.run(_DISCARD, new, timeout=30)
+            except BoardError:
+                pass  # the next shipment removes it
+        return Shipped(to.text, "", "", str(e))
+
+
+def rollback(to: Destination) -> Shipped:
+    """Switch one board to the version before the current one."""
+    try:
+        return Shipped(to.text, to.run(_ROLLBACK, timeout=60), "rolled back")
+    except BoardError as e:
+        return Shipped(to.text, "", "", str(e))
+
+
+def print_result(results: list[Shipped]) -> None:
+    """A row a board."""
+    console.print_table(("board", "current", "self-test"),
+                        [(r.to, r.version or "unchanged", r.selftest or "FAILED: " + r.error.replace("\n", " ")) for r in results])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``ship``."""
+    new = console.parser_for("ship", __doc__.split("\n")[0])
+    new.add_argument("--bundle", type=Path, metavar="FILE", help="what `build --bundle` wrote")
+    new.add_argument("--to", action="append", required=True, metavar="ssh://USER@HOST/FOLDER|FOLDER",
+                     help="where to; give it again for more boards")
+    new.add_argument("--rollback", action="store_true", help="back to the version before instead")
+    new.add_argument("--keep", type=int, default=KEEP, metavar="N", help="versions that stay there (default: %(default)s)")
+    new.add_argument("--threads", type=int, metavar="N", help="of the self-test (default: one for each CPU)")
+    new.add_argument("--ssh", default="ssh", metavar="COMMAND", help="ssh with options of your own (default: %(default)s)")
+    new.add_argument("--runner", default="", metavar="COMMAND", help="what runs the program there, such as an emulator")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    if bool(args.bundle) == args.rollback:
+        raise TvmMobilenetError("either --bundle FILE or --rollback", "python -m tvm_mobilenet.build --bundle FILE makes one")
+    if args.keep < 1:
+        raise TvmMobilenetError(f"--keep {args.keep}: at least the new version has to stay")
+    places = [Destination.parse(text, args.ssh) for text in args.to]
+    if args.rollback:
+        one = rollback
+    else:
+        from . import bundle
+
+        whole = bundle.read(args.bundle)
+
+        def one(to: Destination) -> Shipped:
+            return ship(whole, to, keep=args.keep, threads=args.threads, runner=args.runner)
+
+    with ThreadPoolExecutor(min(16, len(places))) as pool:
+        results = list(pool.map(one, places))
+    console.print_json(results) if args.json else print_result(results)
+    return 0 if all(r.ok for r in results) else BoardError.exit_code
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
