@@ -318,15 +318,15 @@ def test_memcpy_and_libm(tmp_path):
 @pytest.mark.parametrize("name", ["armv7", "rpi4"])
 def test_floats_are_passed_as_the_boards_libraries_expect(tmp_path, name):
     """expf of a compiled kernel: a wrong float ABI calls it with the number in another register."""
-    import tvm
-    from tvm import te
+    from tvm.tirx import exp
+    from tvm_mobilenet.schedules import nest
 
     from tvm_mobilenet.codegen import compile_kernels
 
-    x = te.placeholder((37,), name="x")
-    func = te.create_prim_func([x, te.compute((37,), lambda i: tvm.tirx.exp(x[i]), name="y")])
+    with nest.Kernel([("x", (37,), "float32"), ("y", (37,), "float32")]) as f, nest.serial(37) as i:
+        f["y"][i] = exp(f["x"][i])
     target = targets.load(name)
-    compile_kernels({"exp": func}, target, tmp_path / "exp.so")
+    compile_kernels({"exp": f.prim_func}, target, tmp_path / "exp.so")
     a, y = np.linspace(-5, 5, 37).astype(np.float32), np.zeros(37, np.float32)
     with VirtualBoard(target).load(tmp_path / "exp.so") as module:
         module.call("exp", [a, y])

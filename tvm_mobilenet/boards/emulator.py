@@ -29,6 +29,9 @@ STACK_BYTES = 0x0040_0000
 HEAP = 0x1000_0000
 HEAP_BYTES = 0x6000_0000  # reserved, not used: the host gives pages as they are touched
 ALIGNMENT = 64  # what TVM's allocator gives
+SCRATCH_BYTES = 0x0100_0000  # of one thread
+SCRATCH_SLOTS = 16
+SCRATCH = HEAP + HEAP_BYTES - SCRATCH_BYTES * SCRATCH_SLOTS  # the heap's end: scratch memory of each thread
 _HEAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _RETURN = 0  # index of the entry point that a called function returns to
 _STUB_BYTES = 16
@@ -114,6 +117,23 @@ class Emulator:
         self.counter = native.Counter(self.image.code, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
         self._hook(unicorn.UC_HOOK_BLOCK, "count_block", self.counter.struct)
 
+        self._watching: list = []
+        self.caches = None
+
+    def watch_memory(self, caches):
+        """From now on every load and store goes through these caches; through none: ``None``."""
+        if (caches is None) == (self.caches is None):
+            self.caches = caches
+            return
+        for handle in self._watching:
+            uclib.uc_hook_del(self.uc._uch, handle)
+        self._watching = []
+        if caches is not None:
+            self._watching.append(self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access",
+                                             caches.struct))
+        self.caches = caches
+        self.uc.ctl_flush_tb()  # translated code has the hooks, or their absence, built in
+
     def _hook(self, kind: int, function: str, user: ctypes.Structure):
         handle = ctypes.c_size_t()
         callback = ctypes.cast(getattr(native.library(), function), ctypes.c_void_p)
@@ -121,6 +141,7 @@ class Emulator:
                                    ctypes.c_uint64(1), ctypes.c_uint64(0))
         if status:
             raise unicorn.UcError(status)
+        return handle
 
     def close(self):
         """Gives all memory back. The emulator cannot be used after it."""
@@ -140,7 +161,7 @@ class Emulator:
     def allocate(self, nbytes: int) -> int:
         """Address of ``nbytes`` of the heap, 64-byte aligned. Raises MemoryError."""
         start = -(-self.heap_next // ALIGNMENT) * ALIGNMENT
-        if start + nbytes > HEAP + HEAP_BYTES:
+        if start + nbytes > SCRATCH:
             raise MemoryError(f"{nbytes} bytes do not fit into the emulated heap")
         self.heap_next = start + nbytes + ALIGNMENT  # what a malloc's header keeps apart
         self.heap_peak = max(self.heap_peak, self.heap_next)

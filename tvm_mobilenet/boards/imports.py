@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet.boards.emulator import SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS
+
 _FLOAT_FUNCTIONS = {"exp": np.exp, "tanh": np.tanh, "log": np.log, "sqrt": np.sqrt, "floor": np.floor,
                     "ceil": np.ceil, "round": np.round, "rint": np.rint, "fabs": np.abs, "log2": np.log2,
                     "exp2": np.exp2, "sin": np.sin, "cos": np.cos, "erf": np.vectorize(math.erf)}
 _FLOAT_FUNCTIONS_2 = {"pow": np.power, "fmax": np.fmax, "fmin": np.fmin, "fmod": np.fmod}
+
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,17 @@ def provided(workspace, launch, record) -> dict:
     def move(e):
         target, source, n = e.argument(0), e.argument(1), e.argument(2)
         e.uc.mem_write(target, bytes(e.uc.mem_read(source, n)))
+        if e.caches:
+            e.caches.touch(source, n, False)
+            e.caches.touch(target, n, True)
         e.set_result(target)
         record("memcpy", n)
 
     def fill(e):
         target, value, n = e.argument(0), e.argument(1), e.argument(2)
         e.uc.mem_write(target, bytes([value & 255]) * n)
+        if e.caches:
+            e.caches.touch(target, n, True)
         e.set_result(target)
         record("memset", n)
 
@@ -122,24 +131,28 @@ def _divide(name, signed, rest, record):
 
 
 class Workspace:
-    """Scratch memory of the tasks, taken from the emulator's heap as a stack; knows its peak."""
+    """Scratch memory of the tasks: one a thread, taken as a stack of pages from its begin on; knows its peak.
+
+    So a thread's kernels and tasks are given the same addresses again and again, as from TVM's pool of each thread.
+    """
 
     def __init__(self):
-        self._live: dict[int, tuple[int, int]] = {}
-        self.peak = 0
+        self._live: dict[int, int] = {}
+        self.peak = self.thread = 0
 
     def take(self, e, nbytes: int) -> int:
-        before = e.heap_next
-        address = e.allocate(nbytes)
-        self._live[address] = before, nbytes
-        self.peak = max(self.peak, sum(n for _, n in self._live.values()))
+        base = SCRATCH + SCRATCH_BYTES * (self.thread % SCRATCH_SLOTS)
+        address = max((a + n for a, n in self._live.items()), default=base)
+        size = -(-max(nbytes, 1) // _PAGE) * _PAGE
+        if address + size > base + SCRATCH_BYTES:
+            raise MemoryError(f"a thread's scratch memory of {SCRATCH_BYTES} bytes does not hold {nbytes} more")
+        self._live[address] = size
+        self.peak = max(self.peak, sum(self._live.values()))
         return address
 
     def give_back(self, e, address: int):
-        before, _ = self._live.pop(address, (None, 0))
-        if before is not None and not any(a > address for a in self._live):
-            e.heap_next = before
+        self._live.pop(address, None)
 
-    def reset(self):
+    def reset(self, thread: int = 0):
         self._live.clear()
-        self.peak = 0
+        self.peak, self.thread = 0, thread

@@ -9,6 +9,8 @@ import numpy as np
 
 from tvm_mobilenet.boards import PredictedCycles
 from tvm_mobilenet.boards.imports import RuntimeCall
+from tvm_mobilenet.boards.memory import Traffic
+from tvm_mobilenet.boards.memory_time import PartTime, part_time
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Counts:
         Functions outside the module.
     workspace_bytes : int
         Scratch memory at its peak.
+    traffic, private : Traffic, optional
+        Where memory was followed: on one core that runs all tasks; of private caches, on a core of its own.
     """
 
     first: int
@@ -32,6 +36,8 @@ class Counts:
     taken: np.ndarray
     calls: tuple[RuntimeCall, ...] = ()
     workspace_bytes: int = 0
+    traffic: Traffic | None = None
+    private: Traffic | None = None
 
     @property
     def instructions(self) -> int:
@@ -59,6 +65,8 @@ class Part:
         Which tasks ran, where sampled; empty: all.
     pair : Counts, optional
         Where sampled: tasks 0 and 1 run as one. What it saves against both is what entering a task costs.
+    shared : Traffic, optional
+        Where memory was followed: of the shared caches, all tasks side by side on a core each.
     """
 
     kind: str
@@ -66,6 +74,7 @@ class Part:
     tasks: int
     numbers: tuple[int, ...] = ()
     pair: Counts | None = None
+    shared: Traffic | None = None
 
     def of_tasks(self, values: list[float]) -> np.ndarray:
         """A value of every task from those of the tasks that ran: between two of them, their straight line."""
@@ -73,8 +82,8 @@ class Part:
             return np.asarray(values, float)
         return np.interp(np.arange(self.tasks), self.numbers, values)
 
-    def on_cores(self, values: list[float], cores: int, pair: float | None = None) -> float:
-        """The largest sum over ``cores`` consecutive shares, as TVM divides a parallel loop among threads.
+    def shares(self, values: list[float], cores: int, pair: float | None = None) -> list[float]:
+        """The sums over ``cores`` consecutive shares, as TVM divides a parallel loop among threads.
 
         ``values``: one of every task that ran; ``pair``: that of ``self.pair``. A share enters a task once.
         """
@@ -82,7 +91,7 @@ class Part:
         entering = max(0.0, values[0] + values[1] - pair) if pair is not None else 0.0
         share = -(-self.tasks // cores)
         parts = (every[i:i + share] for i in range(0, self.tasks, share))
-        return max(float(p.sum()) - entering * (len(p) - 1) for p in parts)
+        return [float(p.sum()) - entering * (len(p) - 1) for p in parts]
 
 
 class KernelRun:
@@ -108,13 +117,22 @@ class KernelRun:
     @property
     def instructions(self) -> int:
         """Executed in the module, all tasks together."""
-        return round(sum(p.on_cores([c.instructions for c in p.ran], 1, p.pair and p.pair.instructions)
+        return round(sum(p.shares([c.instructions for c in p.ran], 1, p.pair and p.pair.instructions)[0]
                          for p in self.parts))
 
     @property
     def workspace_bytes(self) -> int:
         """Largest scratch memory of one task."""
         return max((c.workspace_bytes for p in self.parts for c in p.ran), default=0)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Lines moved at each level on one core; None where memory was not followed."""
+        if not self.followed:
+            return None
+        sides = ([[float(p.of_tasks(v).sum()) for v in zip(*(getattr(c.traffic, side) for c in p.ran), strict=True)]
+                  for p in self.parts] for side in ("fills", "writebacks"))
+        return Traffic(*(tuple(map(sum, zip(*side, strict=True))) for side in sides))
 
     @property
     def cycles(self) -> PredictedCycles:
@@ -128,15 +146,34 @@ class KernelRun:
     def cycles_on(self, cores: int, core=None) -> PredictedCycles:
         """Predicted cycles on ``cores`` cores: every parallel region's slowest share, and the serial parts.
 
-        With as many cores as tasks were run, or one, this is exact; between, tasks are taken together in order.
-        ``core``: another ``targets.Core`` to price the same execution for.
+        Where memory was followed, its time is part of it (``core_model.together``). With as many cores as tasks were
+        run, or one, this is exact; between, tasks are taken together in order. ``core``: another ``targets.Core`` to
+        price the arithmetic of the same execution for, without memory: its caches are others.
         """
         if cores < 1:
             raise ValueError(f"cores = {cores}: one at least")
-        total = 0.0
-        for part, (costs, pair) in zip(self.parts, self._priced(core or self.target.core), strict=True):
-            total += sum(costs) if part.kind == "serial" else part.on_cores(costs, cores, pair)
-        return PredictedCycles(total)
+        own = core is None or core is self.target.core
+        times = self._times(cores, core or self.target.core, own and self.followed)
+        return PredictedCycles(sum(p.whole for p in times))
+
+    def arithmetic_on(self, cores: int) -> PredictedCycles:
+        """As ``cycles_on``, if every access hit the first-level cache."""
+        return PredictedCycles(sum(p.arithmetic for p in self._times(cores, self.target.core, False)))
+
+    def memory_on(self, cores: int) -> PredictedCycles | None:
+        """Cycles that the traffic alone takes, at the level that takes longest; None where it was not followed."""
+        if not self.followed:
+            return None
+        return PredictedCycles(sum(p.memory for p in self._times(cores, self.target.core, True)))
+
+    @property
+    def followed(self) -> bool:
+        """Whether loads and stores went through the caches."""
+        return all(c.traffic is not None for p in self.parts for c in p.ran)
+
+    def _times(self, cores: int, core, memory: bool) -> list[PartTime]:
+        return [part_time(p, costs, pair, cores, core, self.target, memory)
+                for p, (costs, pair) in zip(self.parts, self._priced(core), strict=True)]
 
     def _priced(self, core) -> list[tuple[list[float], float | None]]:
         """Of every part: the cycles of each task that ran, and of the pair."""

@@ -139,3 +139,90 @@ void simulate(const Machine *m, int n, const Op *ops, const Uop *uops, const int
     if (m->in_order) in_order(m, n, ops, uops, regs, iterations, ready, chained, ends);
     else out_of_order(m, n, ops, uops, regs, iterations, ready, chained, ends, taken, horizon, retired);
 }
+
+/* ---- the caches of memory.py: set-associative, least recently used out first, allocated by reads and writes alike.
+ *
+ * Two hierarchies see each access: that of one core that runs all tasks, and that of many cores, where the task at hand
+ * has private levels of its own. What these pass on to the levels that all share is noted in a log, and put through
+ * them when a parallel region is over, the tasks interleaved as if they had run side by side.
+ *
+ * A line's entry is its number << 1, and one if it was written. The most recently used comes first. */
+
+typedef struct {
+    uint64_t sets, ways, *lines, fills, writebacks;
+} Level;
+typedef struct {
+    Level one[3], many[3]; /* many: private ones of the current task, then the shared */
+    uint64_t levels, shared; /* how many; the first that is shared */
+    uint64_t scratch, stride, slots; /* scratch memory: slots of stride bytes, which are one and the same to one core */
+    uint64_t *log, logged, room;
+} Memory;
+
+static int look(Level *c, uint64_t line, uint64_t dirty, uint64_t *victim) {
+    uint64_t *set = c->lines + line % c->sets * c->ways, i, last = c->ways - 1;
+    for (i = 0; i < last && set[i] >> 1 != line; i++) {}
+    uint64_t entry = set[i];
+    int hit = entry >> 1 == line;
+    *victim = !hit && entry != ~0ull && entry & 1 ? entry >> 1 : ~0ull;
+    for (; i; i--) set[i] = set[i - 1];
+    set[0] = line << 1 | dirty | (hit ? entry & 1 : 0);
+    return hit;
+}
+
+/* A line is read, or written, at level k of a hierarchy; what that level cannot serve goes on to the next. */
+static void reach(Memory *m, Level *at, uint64_t k, uint64_t end, uint64_t line, uint64_t dirty) {
+    uint64_t victim;
+    if (k == end) {
+        if (end == m->levels) return;
+        if (m->logged < m->room) m->log[m->logged++] = line << 1 | dirty;
+        else reach(m, at, end, m->levels, line, dirty); /* a full log: at once, not interleaved */
+        return;
+    }
+    int hit = look(at + k, line, dirty, &victim);
+    if (victim != ~0ull) {
+        at[k].writebacks++;
+        reach(m, at, k + 1, end, victim, 1);
+    }
+    /* a whole line that is written back from the level above needs no fill */
+    if (!hit && !(dirty && k)) {
+        at[k].fills++;
+        reach(m, at, k + 1, end, line, 0);
+    }
+}
+
+void touch(Memory *m, uint64_t address, uint64_t bytes, uint64_t written) {
+    uint64_t line = address >> 6, last = (address + bytes - 1) >> 6, single = line;
+    for (; line <= last; line++) {
+        uint64_t *set = m->many[0].lines + line % m->many[0].sets * m->many[0].ways;
+        if (set[0] >> 1 == line) set[0] |= written;
+        else reach(m, m->many, 0, m->shared, line, written);
+        single = line;
+        if ((line << 6) - m->scratch < m->stride * m->slots)
+            single = (m->scratch + ((line << 6) - m->scratch) % m->stride) >> 6;
+        set = m->one[0].lines + single % m->one[0].sets * m->one[0].ways;
+        if (set[0] >> 1 == single) set[0] |= written;
+        else reach(m, m->one, 0, m->levels, single, written);
+    }
+}
+
+void count_access(void *uc, int kind, uint64_t address, int size, int64_t value, void *user) {
+    (void)uc, (void)value;
+    touch(user, address, size, kind == 17 /* UC_MEM_WRITE */);
+}
+
+/* The logs of tasks that run side by side, through the shared levels: always next the task that is least far on. */
+void share(Memory *m, const uint64_t *log, const uint64_t *starts, uint64_t *at, uint64_t tasks) {
+    for (uint64_t t = 0; t < tasks; t++) at[t] = starts[t];
+    for (;;) {
+        uint64_t least = tasks;
+        double how = 1;
+        for (uint64_t t = 0; t < tasks; t++) {
+            uint64_t all = starts[t + 1] - starts[t];
+            double far = all ? (double)(at[t] - starts[t]) / all : 1;
+            if (far < how) how = far, least = t;
+        }
+        if (least == tasks) return;
+        uint64_t entry = log[at[least]++];
+        reach(m, m->many, m->shared, m->levels, entry >> 1, entry & 1);
+    }
+}

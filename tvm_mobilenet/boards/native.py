@@ -32,6 +32,20 @@ class CountsStruct(ctypes.Structure):
                 ("low", _U64), ("high", _U64), ("exhausted", _U64), ("stop", ctypes.c_void_p))
 
 
+class LevelStruct(ctypes.Structure):
+    """``Level`` of native.c."""
+
+    _fields_ = (("sets", _U64), ("ways", _U64), ("lines", ctypes.c_void_p), ("fills", _U64), ("writebacks", _U64))
+
+
+class MemoryStruct(ctypes.Structure):
+    """``Memory`` of native.c."""
+
+    _fields_ = (("one", LevelStruct * 3), ("many", LevelStruct * 3), ("levels", _U64), ("shared", _U64),
+                ("scratch", _U64), ("stride", _U64), ("slots", _U64), ("log", ctypes.c_void_p), ("logged", _U64),
+                ("room", _U64))
+
+
 class Counter:
     """Counts executed instructions and taken branches over a range of code addresses.
 

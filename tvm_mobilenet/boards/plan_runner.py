@@ -35,7 +35,8 @@ class PlanRunner:
 
     def __init__(self, module, plan: Plan, parameters: np.ndarray):
         self._module, self._plan = module, plan
-        self._base = {"parameters": module.alloc(max(1, plan.parameters_bytes)), "arena": module.alloc(max(1, plan.arena_bytes))}
+        self._base = {"parameters": module.alloc(max(1, plan.parameters_bytes)),
+                      "arena": module.alloc(max(1, plan.arena_bytes))}
         if plan.parameters_bytes:
             module.write(self._base["parameters"], parameters)
         self._ports = {(t.space, t.index): module.alloc(t.nbytes) for _, t in (*plan.inputs, *plan.outputs)}
@@ -53,7 +54,7 @@ class PlanRunner:
         """Overwrite a tensor."""
         self._module.write(self._address(tensor), np.ascontiguousarray(array, tensor.dtype))
 
-    def run(self, *inputs: np.ndarray, cores: int | None = None,
+    def run(self, *inputs: np.ndarray, cores: int | None = None, memory: bool = False,
             watch: Callable[[Step, object, PlanRunner], None] | None = None) -> PlanRun:
         """Run all steps.
 
@@ -63,6 +64,9 @@ class PlanRunner:
             In the model's order, of the plan's shapes.
         cores : int, optional
             That share a parallel region; all of the target's by default.
+        memory : bool
+            Follow loads and stores through the caches, whose state stays from step to step and from run to run; on
+            the virtual board only.
         watch : callable, optional
             ``watch(step, kernel run, self)`` after every step, while its operands are still in place.
 
@@ -84,7 +88,8 @@ class PlanRunner:
         kernels = []
         for step in self._plan.steps:
             operands = [(self._address(t), t.shape, t.dtype) for t in step.operands]
-            kernels.append(self._module.call_at(step.symbol, operands, cores=cores))
+            options = {"memory": True} if memory else {}
+            kernels.append(self._module.call_at(step.symbol, operands, cores=cores, **options))
             if watch:
                 watch(step, kernels[-1], self)
         return PlanRun([self.read(t) for _, t in self._plan.outputs], kernels)

@@ -13,6 +13,11 @@ alone. ``tasks="sample"`` launches it with one task an iteration instead, runs t
 (their number is found by bisection, which runs about log2 of them), bisects further between any two that differ, and
 takes an iteration that did not run to cost what its neighbours cost, which is exact wherever these executed the same.
 Then only a part of the outputs is written: it is for a search, and what wins is run whole.
+
+``memory=True`` follows every load and store through the caches (``memory``), and costs include what that takes.
+``call`` begins with caches that hold what the layer before left: the first operand, written from beginning to end;
+weights and output are cold. ``call_at`` goes on with the caches as the kernel before left them. A sampled iteration
+finds what the iterations run before it left: what they share is warm, what is its own is not.
 """
 
 from __future__ import annotations
@@ -22,9 +27,10 @@ import struct
 
 import numpy as np
 
-from tvm_mobilenet.boards.emulator import MODULE, Emulator, Fault
+from tvm_mobilenet.boards.emulator import MODULE, SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS, Emulator, Fault
 from tvm_mobilenet.boards.imports import KernelError, RuntimeCall, Workspace, provided
 from tvm_mobilenet.boards.kernel_run import Counts, KernelRun, Part
+from tvm_mobilenet.boards.memory import Caches, Traffic
 from tvm_mobilenet.errors import BoardError
 
 BUDGET_INSTRUCTIONS = 20_000_000_000
@@ -81,6 +87,7 @@ class VirtualModule:
         self.budget = budget
         self._workspace = Workspace()
         self._calls: dict[str, list[int]] = {}
+        self._caches: Caches | None = None
         handlers = provided(self._workspace, self._launch, self._record)
         self._emulator = Emulator(path, handlers, target.architecture,
                                   target.core.model.get("emulated_cpu", "MAX"))
@@ -133,7 +140,8 @@ class VirtualModule:
 
     # ---- calls
 
-    def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> KernelRun:
+    def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None,
+             memory: bool = False) -> KernelRun:
         """Runs a kernel on arrays of this process.
 
         Parameters
@@ -147,6 +155,8 @@ class VirtualModule:
             ``all``: everything runs, outputs are right. ``sample``: see the module's docstring.
         cores : int, optional
             Into how many tasks a parallel region is split; the target's cores unless given.
+        memory : bool
+            Simulate the caches; see the module's docstring. Two to four times slower.
 
         Raises
         ------
@@ -167,7 +177,12 @@ class VirtualModule:
                     placed[key] = self.alloc(max(a.nbytes, 1))
                     self.write(placed[key], a)
                 operands.append((placed[key], a.shape, a.dtype))
-            run = self.call_at(symbol, operands, tasks, cores)
+            if memory:
+                caches = self._caches_for(cores or self.target.cores)
+                caches.forget()
+                caches.touch(operands[0][0], args[0].nbytes, True)
+                caches.share([caches.take()[2]])
+            run = self.call_at(symbol, operands, tasks, cores, memory)
             for a, (address, shape, dtype) in zip(args, operands, strict=True):
                 if a.flags.writeable:
                     now = self.read(address, shape, dtype)
@@ -178,7 +193,13 @@ class VirtualModule:
         finally:
             e.heap_next = mark
 
-    def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None) -> KernelRun:
+    def _caches_for(self, cores: int) -> Caches:
+        if self._caches is None or self._caches.cores != cores:
+            self._caches = Caches(self.target.core, cores, (SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS))
+        return self._caches
+
+    def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None,
+                memory: bool = False) -> KernelRun:
         """As ``call``, on arrays in emulated memory: ``(address, shape, dtype)`` each."""
         if tasks not in ("all", "sample"):
             raise ValueError(f"tasks = {tasks!r}: all or sample")
@@ -190,7 +211,9 @@ class VirtualModule:
         self._tasks, self._cores = tasks, cores or self.target.cores
         self._parts: list[Part] = []
         self._in_task = False
+        self._logs: list[np.ndarray] = []
         self._workspace.reset()
+        e.watch_memory(self._caches_for(self._cores) if memory else None)
         self._take()
         mark = e.heap_next
         try:
@@ -198,7 +221,7 @@ class VirtualModule:
             code = e.call(address, [0, arguments, len(operands), result], self.budget)
             if code & 0xFFFFFFFF:
                 raise KernelFault(symbol, f"returned {code & 0xFFFFFFFF:#x}")
-            self._parts.append(Part("serial", [self._take()], 1))
+            self._serial()
         except KernelError as error:
             e.restore_image()
             raise KernelFault(symbol, str(error)) from None
@@ -236,7 +259,7 @@ class VirtualModule:
     def _launch(self, e: Emulator, function: int, data: int, tasks: int) -> int:
         if self._in_task:
             return self._task(function, data, 0, 1)  # as TVM does: a region within a task is not split again
-        self._parts.append(Part("serial", [self._take()], 1))
+        self._serial()
         context = e.saved()
         self._in_task = True
         try:
@@ -247,9 +270,19 @@ class VirtualModule:
         self._parts.append(part)
         return 0
 
+    def _serial(self):
+        counts = self._take()
+        self._parts.append(Part("serial", [counts], 1, shared=self._share()))
+
     def _split(self, function: int, data: int, tasks: int) -> Part:
         n = tasks or self._cores
-        return Part("parallel", [self._counted(function, data, i, n) for i in range(n)], n)
+        ran = [self._counted(function, data, i, n, i) for i in range(n)]
+        return Part("parallel", ran, n, shared=self._share())
+
+    def _share(self) -> Traffic | None:
+        """What the tasks since the last call did to the shared caches together."""
+        logs, self._logs = self._logs, []
+        return self._emulator.caches.share(logs) if self._emulator.caches else None
 
     def _sampled(self, function: int, data: int) -> Part:
         """One task an iteration: the number of iterations by bisection, for a task beyond the last one does nothing."""
@@ -280,17 +313,22 @@ class VirtualModule:
                 break
             beyond(sum(gap) // 2)
         pair = self._counted(function, data, 0, last // 2 + 1) if last else None  # so many tasks: two iterations each
+        self._share()
         return Part("parallel", [ran[i] for i in sorted(ran)], last + 1, tuple(sorted(ran)), pair)
 
-    def _counted(self, function: int, data: int, task: int, tasks: int) -> Counts:
+    def _counted(self, function: int, data: int, task: int, tasks: int, thread: int = 0) -> Counts:
         e = self._emulator
         mark, live = e.heap_next, self._workspace
-        live.reset()
+        live.reset(thread)
+        if e.caches:
+            e.caches.on(thread)
         code = self._task(function, data, task, tasks)
         if code & 0xFFFFFFFF:
             raise Fault(f"task {task} of {tasks} returned {code & 0xFFFFFFFF:#x}", function)
         counts = self._take(live.peak)
         live.reset()
+        if e.caches:
+            e.caches.on(0)
         e.heap_next = mark
         return counts
 
@@ -314,7 +352,12 @@ class VirtualModule:
         first, executed, taken = self._emulator.counter.take()
         calls = tuple(RuntimeCall(name, n, nbytes) for name, (n, nbytes) in self._calls.items())
         self._calls.clear()
-        return Counts(first, executed, taken, calls, self._workspace.peak if workspace is None else workspace)
+        one = private = None
+        if self._emulator.caches:
+            one, private, log = self._emulator.caches.take()
+            self._logs.append(log)
+        return Counts(first, executed, taken, calls, self._workspace.peak if workspace is None else workspace, one,
+                      private)
 
     def _described(self, symbol: str, fault: Fault) -> KernelFault:
         image = self.image

@@ -1,0 +1,103 @@
+"""What a part of a kernel takes, from its arithmetic and its traffic, on one core or several.
+
+Each level takes what it moves over its bandwidth: below L1 and L2 of a core its own, of levels that cores share the
+larger of each core's own and of all traffic over what the level gives to all. A share of a region takes the larger of
+its arithmetic and its slowest level, and of the smaller the part that this core cannot overlap (``exposed`` of its
+``[model.memory]``: all of it on a core that issues in order and stops at the first use of what is not there yet).
+Starting a region on several cores costs ``wake_cycles``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+
+@dataclass(frozen=True)
+class PartTime:
+    """Cycles of a part: as a whole, and of the share that takes longest its arithmetic and its traffic alone."""
+
+    whole: float
+    arithmetic: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Bytes a cycle below each level: one core's, and all cores' together."""
+
+    one: tuple[float, ...]
+    every: tuple[float, ...]
+    exposed: float
+    wake_cycles: float
+
+
+def rates(core, target) -> _Rates:
+    """The bandwidths of a core on a target.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The core's ``[model.memory]`` lacks a figure.
+    """
+    table = core.model.get("memory", {})
+    try:
+        inner = [table["l1_fill_bytes_per_cycle"]] + ([table["l2_fill_bytes_per_cycle"]] if core.l3 else [])
+        every = [table["l1_fill_bytes_per_cycle_all"]] + ([table["l2_fill_bytes_per_cycle_all"]] if core.l3 else [])
+        one = (*inner, target.dram_bytes_per_second / target.clock_hz)
+        return _Rates(one, (*every, target.dram_bytes_per_second_all / target.clock_hz), table["exposed"],
+                      table["wake_cycles"])
+    except KeyError as e:
+        raise TvmMobilenetError(f"core {core.name}: [model.memory]: missing {e.args[0]}",
+                                "see targets/cores/cortex-a72.toml") from None
+
+
+def part_time(part, costs: list[float], pair: float | None, cores: int, core, target, memory: bool) -> PartTime:
+    """Of one ``kernel_run.Part`` on ``cores`` cores.
+
+    Parameters
+    ----------
+    costs : list of float
+        Arithmetic of each task that ran, in cycles.
+    pair : float, optional
+        That of ``part.pair``.
+    memory : bool
+        Whether traffic was followed and counts.
+    """
+    parallel = part.kind == "parallel" and cores > 1
+    arithmetic = part.shares(costs, cores if parallel else 1, pair)
+    if not memory:
+        return PartTime(max(arithmetic), max(arithmetic), 0.0)
+    r = rates(core, target)
+    traffic = _bytes(part, parallel)  # (levels, tasks that ran)
+    shares = np.array([part.shares(list(level), cores if parallel else 1) for level in traffic])  # (levels, shares)
+    own = shares / np.array(r.one)[:, None]
+    if parallel:
+        total = shares.sum(axis=1)
+        for k in range(len(total)):
+            if part.shared is not None and part.shared.bytes[k]:
+                # Side by side, tasks need other fills than one after another: known for all that ran, between that
+                # and one core the straight line. Each share takes its part of them.
+                beside = min(1.0, (cores - 1) / max(len(part.ran) - 1, 1))
+                every = total[k] + beside * (part.shared.bytes[k] - total[k])
+                own[k] *= every / total[k] if total[k] else 0.0
+                total[k] = every
+            own[k] = np.maximum(own[k], total[k] / r.every[k])
+    slowest = own.max(axis=0)
+    times = [max(a, m) + r.exposed * min(a, m) for a, m in zip(arithmetic, slowest, strict=True)]
+    k = int(np.argmax(times))
+    return PartTime(times[k] + (r.wake_cycles if parallel else 0.0), arithmetic[k], float(slowest[k]))
+
+
+def _bytes(part, parallel: bool) -> np.ndarray:
+    rows = []
+    for c in part.ran:
+        row = list(c.traffic.bytes)
+        if parallel and part.shared is not None:
+            row = [b if k == len(row) - 1 or s else p
+                   for k, (b, p, s) in enumerate(zip(row, c.private.bytes, part.shared.bytes, strict=True))]
+        rows.append(row)
+    return np.array(rows, float).T
