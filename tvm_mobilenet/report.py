@@ -242,9 +242,8 @@ class _Axes:
             spots = ((x - width - 8, y - 6), (x + 8, y + 16), (x + 8, y - 6), (x - width - 8, y + 16))
             for left, base in spots if p.name in labelled else ():
                 box = left, base - 12, left + width, base + 2
-                inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP and box[3] < HEIGHT - BOTTOM
-                if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in
-                taken):
+                inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP - 8 and box[3] < HEIGHT - BOTTOM
+                if inside and not any(_meet(box, other) for other in taken):
                     taken.append(box)
                     parts.append(_text(left, base, name))
                     break

@@ -72,8 +72,8 @@ class Theory:
         kinds = dict.fromkeys(kind for of in self.kinds.values() for kind in of)
         shares = {kind: [of.get(kind, 0.0) for of in self.kinds.values()] for kind in kinds}
         return [
-            f"Tiles. Cycles over those of the multiply-adds alone, one core: {BASE.title} {spread(BASE.title)}; its plain "
-            f"twin {spread(PLAIN.title)}. A depthwise kernel does nine products for each value it loads, a "
+            f"Tiles. Cycles over those of the multiply-adds alone, one core: {BASE.title} {spread(BASE.title)}; "
+            f"its plain twin {spread(PLAIN.title)}. A depthwise kernel does nine products for each value it loads, a "
             "standard or pointwise one hundreds, so the separable network is further from its floor, and saves less "
             "time than mult-adds.",
             f"Narrow. v1 0.25-224: {spread(_narrow(0.25).title)}. With few channels a tile of output channels is not "
