@@ -1,0 +1,149 @@
+"""Chains: rows streamed through several layers give what the layers give one by one; and which layers become chains."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_schedules import TOLERANCE
+
+from tvm_mobilenet import build, codegen, reference, schedules, targets, verify
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.network import load_network
+from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.passes.fuse_chains import fuse_chains
+
+RPI4 = targets.load("rpi4")
+HOST = tvm.target.Target({"kind": "llvm"})
+
+
+def window(h, w, c, kernel, stride, pad, activation):
+    return Layer(kind="depthwise", height=h, width=w, channels=c, out_channels=c, groups=c, kernel=(kernel, kernel),
+                 stride=(stride, stride), padding=pad, activation=activation)
+
+
+@st.composite
+def chains(draw):
+    """Up to five parts, with every kind at the start and the end."""
+    h, w = draw(st.integers(3, 14)), draw(st.integers(3, 14))
+    channels = st.sampled_from([1, 3, 4, 6, 8, 16, 19])
+    activations = st.sampled_from(["none", "relu", "relu6", "hardswish"])
+    first = draw(st.sampled_from(["conv", "depthwise", "pointwise"]))
+    parts: list[Layer] = []
+    c = draw(channels)
+    for i in range(draw(st.integers(2, 5))):
+        kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise"]))
+        if kind == "pointwise":
+            n = draw(channels)
+            parts.append(Layer(kind=kind, height=h * w, channels=c, out_channels=n, activation=draw(activations)))
+            c = n
+            continue
+        kernel, stride = draw(st.sampled_from([3, 5] if min(h, w) >= 3 else [1])), draw(st.sampled_from([1, 2]))
+        half = kernel // 2
+        pad = draw(st.sampled_from([(half,) * 4, (max(0, half - 1),) * 2 + (half, half)]))
+        if kind == "conv":
+            n = draw(channels)
+            parts.append(Layer(kind=kind, height=h, width=w, channels=c, out_channels=n, kernel=(kernel, kernel),
+                               stride=(stride, stride), padding=pad, activation=draw(activations),
+                               input_layout=draw(st.sampled_from(["NCHW", "NHWC"]))))
+            c = n
+        else:
+            parts.append(window(h, w, c, kernel, stride, pad, draw(activations)))
+        h, w = parts[-1].out_height, parts[-1].out_width
+    if all(p.kind == "pointwise" for p in parts):
+        parts.append(window(h, w, c, 3, 1, (1, 1, 1, 1), "relu"))
+    parts[-1] = parts[-1].replace(residual=draw(st.sampled_from(["none", "before", "after"])))
+    return Layer.chain(tuple(parts))
+
+
+def difference(layer: Layer, decisions: dict) -> float:
+    operands = reference.random_arguments(layer)
+    arguments = reference.kernel_arguments(layer, decisions, operands)
+    arguments[-1].fill(np.nan)
+    kernel = schedules.kernel(layer, decisions)
+    built = tvm.compile(tvm.IRModule({"kernel": kernel}), target=HOST, tir_pipeline=codegen.lowering())
+    tensors = [tvm.runtime.tensor(a) for a in arguments]
+    built["kernel"](*tensors)
+    expected = reference.reference(layer, **operands)
+    return float(np.abs(tensors[-1].numpy() - expected).max() / max(1.0, expected.std()))
+
+
+@settings(max_examples=15)
+@given(layer=chains(), seed=st.integers(0, 1 << 20))
+def test_a_chain_computes_its_layers_whatever_their_shapes_and_decisions(layer, seed):
+    space = schedules.space(layer, RPI4.core)
+    decisions = space.default
+    assert not space.valid(decisions)
+    assert difference(layer, decisions) < TOLERANCE
+    draw = random.Random(seed)
+    drawn = {name: draw.choice(choice.candidates) for name, choice in space.choices.items()}
+    if not space.valid(drawn):
+        assert difference(layer, drawn) < TOLERANCE
+
+
+def test_the_name_of_a_chain_parses_back():
+    layer = Layer.chain((window(14, 14, 8, 3, 1, (1, 1, 1, 1), "relu6"),
+                         Layer(kind="pointwise", height=196, channels=8, out_channels=24)))
+    assert Layer.parse(layer.name) == layer
+    assert layer.mult_adds == sum(part.mult_adds for part in layer.parts)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """MobileNet v2 at 64 pixels, and a board with caches so small that its layers become chains."""
+    core = dataclasses.replace(RPI4.core, l2=dataclasses.replace(RPI4.core.l2, bytes=256 * 1024))
+    return load_network(ModelOptions(model="v2", alpha=0.5, resolution=64)), dataclasses.replace(RPI4, core=core)
+
+
+def test_fusing_keeps_every_layer_once_and_in_order(small):
+    network, target = small
+    fused = fuse_chains(network.layers, network.interface, target.core)
+    assert any(c.layer.parts for c in fused)
+    flat = [part.name for c in fused for part in (c.layer.parts or (c.layer,))]
+    assert flat == [c.layer.name for c in network.layers]
+
+
+def test_what_two_layers_read_is_never_kept_inside_a_chain(small):
+    network, target = small
+    written = {c.output for c in fuse_chains(network.layers, network.interface, target.core)}
+    read = [v for c in network.layers for v in c.inputs] + [p.value for p in network.interface.outputs]
+    assert {v for v in read if read.count(v) > 1} <= written | {p.name for p in network.interface.inputs}
+
+
+def test_a_larger_l2_makes_other_chains():
+    network = load_network(ModelOptions(model="v1", resolution=224))
+    names = [[c.layer.name for c in network.for_target(targets.load(board)).layers] for board in ("rpi3", "rpi4")]
+    assert names[0] != names[1]
+    assert min(map(len, names)) < len(network.layers)
+
+
+def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(small, tmp_path):
+    network, target = small
+    build.build(network.options, target, output=tmp_path, network=network)
+    result = verify.verify(tmp_path, network=network, target=target, count=1)
+    assert result.ok and any(c.layer.startswith("chain ") for c in result.layers)
+    index = next(i for i, c in enumerate(network.layers) if c.layer.kind == "pointwise")
+    weight = network.layers[index].weight.copy()
+    weight[0, 0] += 0.01 * weight.std()
+    calls = [c.replace(weight=weight) if i == index else c for i, c in enumerate(network.layers)]
+    wrong = verify.verify(tmp_path, network=dataclasses.replace(network, layers=calls), target=target, count=1)
+    assert network.layers[index].layer.name in wrong.first_wrong.layer
+
+
+def test_the_executable_runs_chains_in_tvms_own_runtime(small, tmp_path):
+    network, target = small
+    host = dataclasses.replace(targets.load("host"), core=dataclasses.replace(
+        targets.load("host").core, l2=target.core.l2))
+    if not any(c.layer.parts for c in network.for_target(host).layers):
+        pytest.skip("this machine's caches make no chains of so small a network")
+    build.build(network.options, host, output=tmp_path, network=network)
+    machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "module.so")), tvm.cpu())
+    (x,) = network.inputs(1)[0]
+    found = machine["main"](tvm.runtime.tensor(x)).numpy()
+    with torch.no_grad():
+        expected = network.model.module(torch.from_numpy(x)).numpy()
+    assert np.abs(found - expected).max() < 1e-4 * expected.std() * len(network.layers) ** 0.5
