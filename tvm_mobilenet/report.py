@@ -154,7 +154,7 @@ def twins_plot(result) -> str:
     every = f"{result.cores} cores"
     points = [
         Point(t.mult_adds, y, series, t.model, f"{t.model}: {t.mult_adds:.2f} x mult-adds, {y:.2f} x time on {series}")
-        for t in result.twins for series, y in {every: t.all_cores, "1 core": t.one_core}.items()
+        for t in result.twins for series, y in {"1 core": t.one_core, every: t.all_cores}.items()
     ]
     axes = _Axes(points, "plain / separable, mult-adds", "plain / separable, time", zero=True)
     end = min(axes.x1, axes.y1)
@@ -235,16 +235,17 @@ class _Axes:
         """Names beside the points, where they meet neither a point nor another name."""
         places = [self.at(p.x, p.y) for p in points]
         taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
-        parts, several = [], len({p.name.rpartition(" ")[0] for p in points}) > 1
+        parts, named, several = [], set(), len({p.name.rpartition(" ")[0] for p in points}) > 1
         for p, (x, y) in zip(points, places, strict=True):
             name = p.name if several else p.name.rpartition(" ")[2]
             width = 7.4 * len(name)
             spots = ((x - width - 8, y - 6), (x + 8, y + 16), (x + 8, y - 6), (x - width - 8, y + 16))
-            for left, base in spots if p.name in labelled else ():
+            for left, base in spots if p.name in labelled - named else ():
                 box = left, base - 12, left + width, base + 2
                 inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP - 8 and box[3] < HEIGHT - BOTTOM
                 if inside and not any(_meet(box, other) for other in taken):
                     taken.append(box)
+                    named.add(p.name)
                     parts.append(_text(left, base, name))
                     break
         return parts

@@ -73,9 +73,9 @@ class Theory:
         shares = {kind: [of.get(kind, 0.0) for of in self.kinds.values()] for kind in kinds}
         return [
             f"Tiles. Cycles over those of the multiply-adds alone, one core: {BASE.title} {spread(BASE.title)}; "
-            f"its plain twin {spread(PLAIN.title)}. A depthwise kernel does nine products for each value it loads, a "
-            "standard or pointwise one hundreds, so the separable network is further from its floor, and saves less "
-            "time than mult-adds.",
+            f"its plain twin {spread(PLAIN.title)}. A depthwise kernel uses each value at most nine times, a "
+            "standard or pointwise one once for every output channel, so loads and stores weigh more in the separable "
+            "network, and it saves less time than mult-adds.",
             f"Narrow. v1 0.25-224: {spread(_narrow(0.25).title)}. With few channels a tile of output channels is not "
             "filled, sums are short and starting a kernel weighs more; the stem's three input channels and depthwise "
             "layers shrink with alpha, not with its square.",
