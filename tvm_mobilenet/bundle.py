@@ -156,6 +156,8 @@ def make(folder: Path, *, lowered, network, target, linker: str | None = None, e
         work = work or Path(temporary)
         _kernels(lowered, target, work / "kernels.o")
         digest = hashlib.sha256((work / "kernels.o").read_bytes() + weights_hash.encode())
+        for file in (*SOURCES, "internal.h", "mobilenet.h", "main.c"):
+            digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
         files |= _link(work, target, linker, tables.source(plan, about, preprocess), prefix,

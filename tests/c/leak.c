@@ -40,6 +40,7 @@ int main(int argc, char **argv) {
         if (mobilenet_open(argv[1], &o, &m)) return 1;
         mobilenet_close(m);
     }
-    printf("run: %ld bytes more; open and close: %ld bytes more\n", (long)(after - opened), (long)(heap() - closed));
-    return after != opened || heap() != closed;
+    size_t end = heap();
+    printf("run: %ld bytes more; open and close: %ld bytes more\n", (long)(after - opened), (long)(end - closed));
+    return after != opened || end != closed;
 }

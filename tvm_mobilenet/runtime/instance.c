@@ -8,7 +8,7 @@
 
 #include "internal.h"
 
-static __thread char last_error[384] __attribute__((tls_model("global-dynamic")));
+static __thread char last_error[384];
 
 int mn_fail(int code, const char *format, ...) {
     va_list arguments;

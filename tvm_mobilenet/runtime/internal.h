@@ -95,7 +95,7 @@ int mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
 int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes);
 void mn_pool_close(mn_pool *p);
 int mn_allowed_cpus(void);
-extern __thread mn_worker *mn_current __attribute__((tls_model("initial-exec")));
+extern __thread mn_worker *mn_current;
 
 /* ---- folder.c and sha256.c */
 typedef struct {

@@ -152,8 +152,8 @@ def _library(folder: Path):
         wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]["architecture"]
         lib = ctypes.CDLL(str(folder / "libmobilenet.so"))
     except (OSError, ValueError, KeyError) as e:
-        if isinstance(e, OSError) and (folder / "libmobilenet.so").is_file() and "wanted" in locals():
-            raise MobilenetError(f"{folder} is built for {wanted}, this Python runs on {platform.machine()}: {e}") from None
+        if isinstance(e, OSError) and "wrong ELF class" in str(e) or "invalid ELF header" in str(e):
+            raise MobilenetError(f"{folder} is built for {wanted}, this Python runs on {platform.machine()}") from None
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
     lib.mobilenet_last_error.restype = c_char_p

@@ -18,7 +18,7 @@ void __aeabi_unwind_cpp_pr0(void);
 void __aeabi_unwind_cpp_pr0(void) {}
 #endif
 
-__thread mn_worker *mn_current __attribute__((tls_model("initial-exec")));
+__thread mn_worker *mn_current;
 
 static void relax(void) {
 #if defined(__x86_64__)

@@ -65,7 +65,7 @@ def own_names(path: Path, prefix: str, interface: str = "mobilenet_") -> None:
     out = bytearray(form.header.size)
     for i, s in enumerate(sections):
         if i in dropped:
-            sections[i] = [s[0], _NULL, 0, 0, 0, 0, 0, 0, 0, 0]
+            sections[i] = [0, _NULL, 0, 0, 0, 0, 0, 0, 0, 0]
         elif s[1] not in (_NOBITS, _NULL):
             out += bytes(-len(out) % max(1, s[8]))
             s[4], s[5] = len(out), len(contents[i])

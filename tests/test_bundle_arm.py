@@ -1,0 +1,50 @@
+"""The same bundle on ARM, executed by qemu: the program, the library and the self-test as they would run on a board."""
+
+import re
+import subprocess
+
+import bundles
+import pytest
+
+from tvm_mobilenet import ship
+from tvm_mobilenet.models.preprocess import sample_images
+
+
+def emulated(target: str):
+    made_for = "armv7" if target == "armv7" else "aarch64"
+    command = bundles.emulator(made_for)
+    if command is None:
+        pytest.skip("needs apt-get install qemu-user libc6-arm64-cross libc6-armhf-cross")
+    return command, bundles.made(target, resolution=32)
+
+
+def run(*command):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("target", ["arm", "armv7", pytest.param("rpi3", marks=pytest.mark.slow),
+                                    pytest.param("rpi4", marks=pytest.mark.slow), pytest.param("rpi5", marks=pytest.mark.slow)])
+def test_on_arm(target, tmp_path):
+    """20 runs and a photograph; the difference is the one that the virtual board found, so memory stays as it is."""
+    command, made = emulated(target)
+    program = made.folder / "mobilenet"
+    done = run(*command, program, "selftest", "--threads", 2)
+    assert done.returncode == 0 and done.stdout.startswith("passed"), done
+    assert run(*command, program, "bench", "--runs", 20, "--threads", 3).returncode == 0
+    from PIL import Image
+
+    with Image.open(sample_images()[0]) as image:
+        image.convert("RGB").save(tmp_path / "x.ppm")
+    found = run(*command, program, "classify", tmp_path / "x.ppm")
+    logits = made.network.reference(made.network.inputs(1))[0][0][0][0]
+    assert found.stdout.split("\n")[0].split(maxsplit=1)[1] == f"thing {logits.argmax()}"
+    shipped = ship.ship(made.bundle, ship.Destination.parse(str(tmp_path / "board")), runner=" ".join(command))
+    assert shipped.ok, shipped.error
+
+
+@pytest.mark.slow
+def test_a_core_without_the_features_is_told_so():
+    """A Pi 5's build on a Pi 4: an error, not an illegal instruction."""
+    command, made = emulated("rpi5")
+    done = run(*command, "-cpu", "cortex-a72", made.folder / "mobilenet", "info")
+    assert done.returncode == 1 and re.search("this CPU has no .* which a build for rpi5 needs", done.stderr)
