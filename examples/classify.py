@@ -3,7 +3,7 @@
 import sys
 
 sys.path.insert(0, sys.argv[1])
-from mobilenet import Mobilenet  # noqa: E402
+from mobilenet import Mobilenet
 
 with Mobilenet(sys.argv[1]) as net:
     for label, score in net.classify(sys.argv[2], top=3):

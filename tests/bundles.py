@@ -19,7 +19,7 @@ EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 
 @functools.cache
 def made(target: str = "host", alpha: float = 0.25, resolution: int = 128, classes: int = 1000, embed: bool = False):
-    """A bundle with its options: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``."""
+    """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``."""
     temporary = tempfile.TemporaryDirectory(prefix="tvm_mobilenet_test_")
     root = Path(temporary.name)
     (root / "work").mkdir()
@@ -30,12 +30,24 @@ def made(target: str = "host", alpha: float = 0.25, resolution: int = 128, class
     real = bundle.make
     bundle.make = functools.partial(real, work=root / "work")
     try:
-        result = build.build(options, targets.load(target), output=root / "built", network=network,
-                             bundle=root / "bundle", embed_weights=embed)
+        result = build.build(
+            options,
+            targets.load(target),
+            output=root / "built",
+            network=network,
+            bundle=root / "bundle",
+            embed_weights=embed,
+        )
     finally:
         bundle.make = real
-    return types.SimpleNamespace(bundle=bundle.read(root / "bundle"), folder=root / "bundle", work=root / "work",
-                                 network=network, built=result.folder, keep=temporary)
+    return types.SimpleNamespace(
+        bundle=bundle.read(root / "bundle"),
+        folder=root / "bundle",
+        work=root / "work",
+        network=network,
+        built=result.folder,
+        keep=temporary,
+    )
 
 
 @functools.cache

@@ -22,8 +22,16 @@ def run(*command):
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("target", ["arm", "armv7", pytest.param("rpi3", marks=pytest.mark.slow),
-                                    pytest.param("rpi4", marks=pytest.mark.slow), pytest.param("rpi5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "arm",
+        "armv7",
+        pytest.param("rpi3", marks=pytest.mark.slow),
+        pytest.param("rpi4", marks=pytest.mark.slow),
+        pytest.param("rpi5", marks=pytest.mark.slow),
+    ],
+)
 def test_on_arm(target, tmp_path):
     """20 runs and a photograph; the difference is the one that the virtual board found, so memory stays as it is."""
     command, made = emulated(target)

@@ -1,4 +1,4 @@
-"""The runtime as C: compiled with warnings as errors, under sanitizers, with threads, many runs, and two models at once."""
+"""The runtime as C: warnings are errors; sanitizers, threads, many runs, and two models at once."""
 
 import hashlib
 import json
@@ -27,9 +27,26 @@ def run(*command, **kwargs):
 def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
     """A test program with runtime, tables and kernels in it, all but the kernels under a sanitizer."""
     out = folder / program
-    done = run("clang", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror",
-               "-I", host.work, "-o", out, bundles.C_TESTS / f"{program}.c", *(host.work / s for s in bundle.SOURCES),
-               host.work / "model.c", host.work / "kernels.o", "-lm", "-lpthread")
+    done = run(
+        "clang",
+        "-g",
+        "-O1",
+        f"-fsanitize={sanitizer}",
+        "-fno-sanitize-recover=all",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-I",
+        host.work,
+        "-o",
+        out,
+        bundles.C_TESTS / f"{program}.c",
+        *(host.work / s for s in bundle.SOURCES),
+        host.work / "model.c",
+        host.work / "kernels.o",
+        "-lm",
+        "-lpthread",
+    )
     if "cannot find" in done.stderr and "clang_rt" in done.stderr:
         pytest.skip("clang's sanitizers are not installed: apt-get install libclang-rt-dev")
     assert done.returncode == 0, done.stderr
@@ -37,13 +54,28 @@ def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
 
 
 def clean(done) -> None:
-    assert done.returncode == 0 and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr[-3000:]
+    assert done.returncode == 0 and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr[
+        -3000:
+    ]
 
 
 def test_no_warnings(host, tmp_path):
     for source in (*bundle.SOURCES, "model.c", "main.c"):
-        done = run("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-I", host.work, "-c", host.work / source,
-                   "-o", tmp_path / "x.o")
+        done = run(
+            "gcc",
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Wshadow",
+            "-Werror",
+            "-I",
+            host.work,
+            "-c",
+            host.work / source,
+            "-o",
+            tmp_path / "x.o",
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -64,8 +96,17 @@ def test_open_survives_any_manifest(host, tmp_path):
 
 def test_runs_allocate_nothing(host, tmp_path):
     """10,000 runs: the heap is the same to the byte, and again after every close."""
-    done = run("gcc", "-O1", "-I", host.work, "-o", tmp_path / "leak", bundles.C_TESTS / "leak.c",
-               host.folder / "libmobilenet.so", f"-Wl,-rpath,{host.folder}")
+    done = run(
+        "gcc",
+        "-O1",
+        "-I",
+        host.work,
+        "-o",
+        tmp_path / "leak",
+        bundles.C_TESTS / "leak.c",
+        host.folder / "libmobilenet.so",
+        f"-Wl,-rpath,{host.folder}",
+    )
     assert done.returncode == 0, done.stderr
     done = run(tmp_path / "leak", host.folder, 10_000)
     assert done.returncode == 0, done.stdout
@@ -78,7 +119,8 @@ def test_two_models_in_one_program(host, tmp_path):
     model = (work / "model.c").read_text()
     assert " NULL,\n    {1," in model
     model = model.replace(" NULL,\n    {1,", " mn_weights,\n    {1,").replace(
-        '#include "internal.h"', '#include "internal.h"\nextern const unsigned char mn_weights[];')
+        '#include "internal.h"', '#include "internal.h"\nextern const unsigned char mn_weights[];'
+    )
     weights = (folder / "weights.bin").read_bytes()[64:]
     for name, data in bundle._link(work, targets.load("host"), None, model, "second_", weights).items():
         (folder / name).write_bytes(data)
@@ -96,11 +138,24 @@ def test_two_models_in_one_program(host, tmp_path):
             f'#define MOBILENET_PREFIX {prefix}\n#include "mobilenet.h"\n'
             f"int {name}(const char *folder) {{\n    mobilenet *m;\n    mobilenet_selftest_result r;\n"
             "    if (mobilenet_open(folder, 0, &m)) return 1;\n    int code = mobilenet_selftest(m, &r);\n"
-            "    mobilenet_close(m);\n    return code;\n}\n")
-    (tmp_path / "main.c").write_text("int one(const char *), two(const char *);\nint main(int n, char **v) {\n"
-                                     "    return n < 3 || one(v[1]) || two(v[2]) || one(v[1]) || !one(v[2]);\n}\n")
-    done = run("gcc", "-I", host.folder, "-o", tmp_path / "both", *(tmp_path / f"{n}.c" for n in ("main", "one", "two")),
-               host.folder / "libmobilenet.a", folder / "libmobilenet.a", "-lm", "-lpthread")
+            "    mobilenet_close(m);\n    return code;\n}\n"
+        )
+    (tmp_path / "main.c").write_text(
+        "int one(const char *), two(const char *);\nint main(int n, char **v) {\n"
+        "    return n < 3 || one(v[1]) || two(v[2]) || one(v[1]) || !one(v[2]);\n}\n"
+    )
+    done = run(
+        "gcc",
+        "-I",
+        host.folder,
+        "-o",
+        tmp_path / "both",
+        *(tmp_path / f"{n}.c" for n in ("main", "one", "two")),
+        host.folder / "libmobilenet.a",
+        folder / "libmobilenet.a",
+        "-lm",
+        "-lpthread",
+    )
     assert done.returncode == 0, done.stderr
     done = run(tmp_path / "both", host.folder, folder)
     assert done.returncode == 0, done
@@ -117,11 +172,26 @@ def test_examples(host, tmp_path):
         assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
     with Image.open(photo) as image:
         image.convert("RGB").save(tmp_path / "photo.ppm")
-    done = run("gcc", "-o", tmp_path / "classify", ROOT / "examples/classify.c", "-I", host.folder, "-L", host.folder, "-lmobilenet",
-               f"-Wl,-rpath,{host.folder}")
+    done = run(
+        "gcc",
+        "-o",
+        tmp_path / "classify",
+        ROOT / "examples/classify.c",
+        "-I",
+        host.folder,
+        "-L",
+        host.folder,
+        "-lmobilenet",
+        f"-Wl,-rpath,{host.folder}",
+    )
     assert done.returncode == 0, done.stderr
     c = run(tmp_path / "classify", host.folder, tmp_path / "photo.ppm")
-    python = run("python3", ROOT / "examples/classify.py", host.folder, tmp_path / "photo.ppm",
-                 env={"PATH": f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"})
+    python = run(
+        "python3",
+        ROOT / "examples/classify.py",
+        host.folder,
+        tmp_path / "photo.ppm",
+        env={"PATH": f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"},
+    )
     assert c.returncode == python.returncode == 0, c.stderr + python.stderr
     assert "thing" in c.stdout and c.stdout == python.stdout

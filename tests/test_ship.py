@@ -31,8 +31,9 @@ def changed(bundle, name: str, data: bytes, **manifest):
     new["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(new).encode()
     sums = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
-    return dataclasses.replace(bundle, manifest=new, files={**bundle.files, name: data, "manifest.json": text,
-                                                            "manifest.sha256": sums})
+    return dataclasses.replace(
+        bundle, manifest=new, files={**bundle.files, name: data, "manifest.json": text, "manifest.sha256": sums}
+    )
 
 
 def current(folder) -> str:
@@ -61,7 +62,8 @@ def sshd(tmp_path_factory):
         port = s.getsockname()[1]
     (folder / "config").write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
-        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n")
+        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+    )
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", exist_ok=True)
     process = subprocess.Popen([server, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
@@ -170,7 +172,9 @@ def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
     command = [sys.executable, "-m", "tvm_mobilenet.ship", "--bundle", tmp_path / "b.tar.gz", "--to", to, "--ssh", ssh]
     seen = set()
     for i in range(8):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         time.sleep(0.35 + 0.09 * i)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -178,7 +182,9 @@ def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
     assert ship.ship(bundle, local(board)).ok and current(board) not in seen
 
 
-@pytest.mark.parametrize("text", ["http://x/y", "ssh://host", "ssh:///folder", "ssh://-oProxyCommand=x/y", "ssh://h:x/y"])
+@pytest.mark.parametrize(
+    "text", ["http://x/y", "ssh://host", "ssh:///folder", "ssh://-oProxyCommand=x/y", "ssh://h:x/y"]
+)
 def test_addresses_that_are_none(text):
     with pytest.raises(TvmMobilenetError):
         ship.Destination.parse(text)

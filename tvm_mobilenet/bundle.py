@@ -44,11 +44,19 @@ _GLIBC = (2, 28)
 _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d")
 # LLVM's name of a feature, and what the kernel calls it (for x86 they are the same, but with dots for dashes)
 _FEATURES = {
-    "aarch64": {"neon": ("asimd",), "fullfp16": ("fphp", "asimdhp"), "dotprod": ("asimddp",), "sve": ("sve",),
-                "i8mm": ("i8mm",), "bf16": ("bf16",)},
+    "aarch64": {
+        "neon": ("asimd",),
+        "fullfp16": ("fphp", "asimdhp"),
+        "dotprod": ("asimddp",),
+        "sve": ("sve",),
+        "i8mm": ("i8mm",),
+        "bf16": ("bf16",),
+    },
     "armv7": {"neon": ("neon",), "vfp4": ("vfpv4",), "hwdiv-arm": ("idiva",)},
-    "x86_64": {n: (n,) for n in ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl",
-                                 "avx512vnni")},
+    "x86_64": {
+        n: (n,)
+        for n in ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni")
+    },
 }
 
 
@@ -98,8 +106,17 @@ class Bundle:
             raise TvmMobilenetError(f"cannot write the bundle {path}: {e}", "choose another --bundle") from None
 
 
-def make(folder: Path, *, lowered, network, target, linker: str | None = None, embed_weights: bool = False,
-         samples: int = 2, work: Path | None = None) -> Bundle:
+def make(
+    folder: Path,
+    *,
+    lowered,
+    network,
+    target,
+    linker: str | None = None,
+    embed_weights: bool = False,
+    samples: int = 2,
+    work: Path | None = None,
+) -> Bundle:
     """The bundle of a built module.
 
     Parameters
@@ -137,18 +154,32 @@ def make(folder: Path, *, lowered, network, target, linker: str | None = None, e
     classes = plan.outputs[0][1].shape[-1] if _classifies(plan) and not network.options.features else 0
     labels = network.labels if classes else ()
     weights_hash = hashlib.sha256(weights).hexdigest()
-    about = {"model": network.options.title, "target": target.name, "architecture": target.architecture,
-             "features": _features(target), "classes": classes, "labels": bool(labels), "samples": len(batch),
-             "tolerance": tolerance, "embedded": embed_weights, "weights_sha256": weights_hash}
+    about = {
+        "model": network.options.title,
+        "target": target.name,
+        "architecture": target.architecture,
+        "features": _features(target),
+        "classes": classes,
+        "labels": bool(labels),
+        "samples": len(batch),
+        "tolerance": tolerance,
+        "embedded": embed_weights,
+        "weights_sha256": weights_hash,
+    }
     name = f"mobilenet-{network.options.slug}-{target.name}"
     prefix = re.sub(r"\W", "_", f"{network.options.slug}_{target.name}_")
     prefix = prefix if prefix[0].isalpha() else f"m{prefix}"
-    files = {"selftest.bin": b"".join(np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True)
-                                      for a in (*x, *y))}
+    files = {
+        "selftest.bin": b"".join(
+            np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True) for a in (*x, *y)
+        )
+    }
     if labels:
         files["labels.txt"] = "".join(" ".join(label.split()) + "\n" for label in labels).encode()
     if not embed_weights:
-        files["weights.bin"] = b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
+        files["weights.bin"] = (
+            b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
+        )
     source = resources.files(f"{__package__}.runtime")
     for file in ("mobilenet.h", "mobilenet.py"):
         files[file] = (source / file).read_bytes()
@@ -160,16 +191,27 @@ def make(folder: Path, *, lowered, network, target, linker: str | None = None, e
             digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
-        files |= _link(work, target, linker, tables.source(plan, about, preprocess), prefix,
-                       weights if embed_weights else None)
+        files |= _link(
+            work, target, linker, tables.source(plan, about, preprocess), prefix, weights if embed_weights else None
+        )
     manifest = {
-        "format": FORMAT, "id": about["id"], "name": name, "symbol_prefix": prefix,
+        "format": FORMAT,
+        "id": about["id"],
+        "name": name,
+        "symbol_prefix": prefix,
         "model": {k: v for k, v in module.info["model"].items() if k not in ("weights", "input", "labels")},
-        "target": {"name": target.name, "title": target.title, "architecture": target.architecture,
-                   "features": about["features"], "cores": target.cores},
-        "preprocess": None if preprocess is None else {
-            k: getattr(preprocess, k) for k in ("size", "mean", "std", "crop", "interpolation", "layout")},
-        "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs], "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
+        "target": {
+            "name": target.name,
+            "title": target.title,
+            "architecture": target.architecture,
+            "features": about["features"],
+            "cores": target.cores,
+        },
+        "preprocess": None
+        if preprocess is None
+        else {k: getattr(preprocess, k) for k in ("size", "mean", "std", "crop", "interpolation", "layout")},
+        "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs],
+        "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
         "classes": classes,
         "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
         "error": {"allowed": tolerance, "found": float(f"{error:.1e}"), "unit": "of the spread of the outputs"},
@@ -209,8 +251,10 @@ def read(path: str | Path) -> Bundle:
                 raise ValueError(f"{name} is not the file that was built: its hash differs")
         kept = {name: files[name] for name in (*manifest["files"], "manifest.json", "manifest.sha256")}
     except (OSError, ValueError, KeyError, TypeError, EOFError, tarfile.TarError) as e:
-        raise TvmMobilenetError(f"{path} is no whole bundle: {type(e).__name__}: {e}",
-                                "python -m tvm_mobilenet.build --bundle FILE makes one") from None
+        raise TvmMobilenetError(
+            f"{path} is no whole bundle: {type(e).__name__}: {e}",
+            "python -m tvm_mobilenet.build --bundle FILE makes one",
+        ) from None
     return Bundle(manifest, kept)
 
 
@@ -245,10 +289,15 @@ def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
     allowed = OUTPUT_TOLERANCE * math.sqrt(max(1, len(module.plan.steps)))
     with open_board("virtual" if not target.is_host else "local", target).load(module.library) as loaded:
         found = PlanRunner(loaded, module.plan, module.parameters()).run(*batch[0]).outputs
-    error = max(float(np.abs(f.astype(np.float64) - e).max() / (e.std() or 1.0)) for f, e in zip(found, expected[0], strict=True))
+    error = max(
+        float(np.abs(f.astype(np.float64) - e).max() / (e.std() or 1.0))
+        for f, e in zip(found, expected[0], strict=True)
+    )
     if not error <= allowed:
-        raise VerificationError(f"the machine code differs from PyTorch by {error:.2e} of the spread, {allowed:.2e} is allowed",
-                                f"python -m tvm_mobilenet.verify {module.folder} names the layer")
+        raise VerificationError(
+            f"the machine code differs from PyTorch by {error:.2e} of the spread, {allowed:.2e} is allowed",
+            f"python -m tvm_mobilenet.verify {module.folder} names the layer",
+        )
     return allowed, error
 
 
@@ -279,9 +328,11 @@ def _link(work: Path, target, linker, model: str, prefix: str, weights: bytes | 
     units = [*SOURCES, "model.c"]
     if weights is not None:
         (work / "weights.raw").write_bytes(weights)
-        (work / "weights.S").write_text('.section .rodata.mn_weights,"a",%progbits\n.balign 64\n.globl mn_weights\n'
-                                        '.hidden mn_weights\nmn_weights:\n.incbin "weights.raw"\n'
-                                        '.section .note.GNU-stack,"",%progbits\n')
+        (work / "weights.S").write_text(
+            '.section .rodata.mn_weights,"a",%progbits\n.balign 64\n.globl mn_weights\n'
+            '.hidden mn_weights\nmn_weights:\n.incbin "weights.raw"\n'
+            '.section .note.GNU-stack,"",%progbits\n'
+        )
         units.append("weights.S")
     for unit in (*units, "main.c"):
         _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
@@ -289,9 +340,24 @@ def _link(work: Path, target, linker, model: str, prefix: str, weights: bytes | 
     symbols.own_names(work / "model.o", prefix)
     (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
     libraries = ("-lm", "-lpthread")
-    _run(work, target, compiler, "-shared", "-s", "-Wl,--gc-sections", "-Wl,-z,defs", "-Wl,--version-script=exports",
-         "-Wl,-soname,libmobilenet.so", "-o", "libmobilenet.so", "model.o", *libraries)
-    _run(work, target, compiler, "-s", "-Wl,-rpath,$ORIGIN", "-o", "mobilenet", "main.c.o", "libmobilenet.so", *libraries)
+    _run(
+        work,
+        target,
+        compiler,
+        "-shared",
+        "-s",
+        "-Wl,--gc-sections",
+        "-Wl,-z,defs",
+        "-Wl,--version-script=exports",
+        "-Wl,-soname,libmobilenet.so",
+        "-o",
+        "libmobilenet.so",
+        "model.o",
+        *libraries,
+    )
+    _run(
+        work, target, compiler, "-s", "-Wl,-rpath,$ORIGIN", "-o", "mobilenet", "main.c.o", "libmobilenet.so", *libraries
+    )
     _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
     _check_needs(work / "libmobilenet.so")
     return {name: (work / name).read_bytes() for name in ("libmobilenet.so", "libmobilenet.a", "mobilenet")}
@@ -300,8 +366,10 @@ def _link(work: Path, target, linker, model: str, prefix: str, weights: bytes | 
 def _run(work: Path, target, command: list[str], *arguments: str) -> None:
     done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True)
     if done.returncode:
-        raise TvmMobilenetError(f"{arguments[-1]} for {target.name}: exit code {done.returncode}: {done.stderr.strip()[-800:]}",
-                                "command: " + " ".join((*command, *arguments)))
+        raise TvmMobilenetError(
+            f"{arguments[-1]} for {target.name}: exit code {done.returncode}: {done.stderr.strip()[-800:]}",
+            "command: " + " ".join((*command, *arguments)),
+        )
 
 
 def _check_needs(path: Path) -> None:
@@ -313,8 +381,12 @@ def _check_needs(path: Path) -> None:
         needed = [t.needed for t in elf.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_NEEDED"]
         versions = elf.get_section_by_name(".gnu.version_r")
         wanted = [a.name for _, auxiliaries in (versions.iter_versions() if versions else ()) for a in auxiliaries]
-    late = [v for v in wanted if (m := re.fullmatch(r"GLIBC_(\d+)\.(\d+).*", v)) and tuple(map(int, m.groups())) > _GLIBC]
+    late = [
+        v for v in wanted if (m := re.fullmatch(r"GLIBC_(\d+)\.(\d+).*", v)) and tuple(map(int, m.groups())) > _GLIBC
+    ]
     foreign = [n for n in needed if not _NEEDED.fullmatch(n)]
     if late or foreign:
-        raise TvmMobilenetError(f"{path.name} needs {', '.join(foreign + late)}, which a board may not have",
-                                "leave out --linker: zig links against glibc 2.28")
+        raise TvmMobilenetError(
+            f"{path.name} needs {', '.join(foreign + late)}, which a board may not have",
+            "leave out --linker: zig links against glibc 2.28",
+        )

@@ -12,6 +12,7 @@ The board needs sh, tar, sha256sum and the usual coreutils.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shlex
 import subprocess
@@ -32,7 +33,8 @@ for old in .new-*; do [ -d "$old" ] && [ -n "$(find "$old" -maxdepth 0 -mmin +60
 new=$(mktemp -d .new-XXXXXX); trap 'rm -rf "$new"' EXIT HUP INT TERM
 cat > "$new/bundle.tar"
 [ "$(wc -c < "$new/bundle.tar")" -eq "$2" ] || { echo "the connection broke while copying" >&2; exit 71; }
-(cd "$new" && tar -xf bundle.tar && rm bundle.tar && mv -- */* . && rmdir -- */ && printf '%s' "$3" | sha256sum -c --quiet -) >&2
+(cd "$new"; tar -xf bundle.tar; rm bundle.tar; mv -- */* .; rmdir -- */
+ printf '%s' "$3" | sha256sum -c --quiet -) >&2
 sync "$new" 2>/dev/null || true
 trap - EXIT; printf '%s\\n' "$new" """
 _TEST = """cd "$1/versions/$2" && exec ${4:-} ./mobilenet selftest --folder . ${3:+--threads "$3"} """
@@ -50,7 +52,8 @@ printf '%s\\n' "$name" """
 _DISCARD = """cd "$1/versions" && case "$2" in .new-*) rm -rf "$2";; esac"""
 _ROLLBACK = """set -eu; cd "$1"
 now=$(readlink current); now=${now#versions/}
-name=$(cd versions; ls -d [0-9]*-*/mobilenet | sed 's,/.*,,' | sort -n | awk -v now="$now" '$0 == now { exit } { last = $0 } END { print last }')
+name=$(cd versions; ls -d [0-9]*-*/mobilenet | sed 's,/.*,,' | sort -n |
+  awk -v now="$now" '$0 == now { exit } { last = $0 } END { print last }')
 [ -n "$name" ] || { echo "there is no version before $now" >&2; exit 72; }
 ln -s "versions/$name" ".current-$name"; mv -T ".current-$name" current; printf '%s\\n' "$name" """
 _HINTS = (
@@ -58,7 +61,11 @@ _HINTS = (
     (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
     (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
-    (r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe", "ship again; `current` is whole, old or new"),
+    (
+        r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe",
+   
+        "ship again; `current` is whole, old or new",
+    ),
     (r"Permission denied \(|Host key", "ssh must log in without questions: try `ssh HOST true` first"),
 )
 
@@ -122,12 +129,28 @@ class Destination:
         except ValueError as e:
             raise TvmMobilenetError(f"--to {text}: {e}", "ssh://user@host/folder") from None
         folder = unquote(url.path).rstrip("/")
-        if url.scheme != "ssh" or not host or not folder or host.startswith("-") or (url.username or "").startswith("-"):
+        if (
+            url.scheme != "ssh"
+            or not host
+            or not folder
+            or host.startswith("-")
+            or (url.username or "").startswith("-")
+        ):
             raise TvmMobilenetError(f"--to {text} is no folder on a board", "ssh://user@host/folder, or a local folder")
-        options = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o",
-                   "ServerAliveCountMax=3")
+        options = (
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "-o",
+            "ServerAliveInterval=5",
+            "-o",
+            "ServerAliveCountMax=3",
+        )
         port = ("-p", str(port)) if port else ()
-        return cls(text, (*shlex.split(ssh), *options, *port, f"{url.username}@{host}" if url.username else host), folder)
+        return cls(
+            text, (*shlex.split(ssh), *options, *port, f"{url.username}@{host}" if url.username else host), folder
+        )
 
     def run(self, script: str, *arguments: str, data: bytes = b"", timeout: float = 600) -> str:
         """Runs a script there with the folder as ``$1``, and returns what it prints.
@@ -142,15 +165,18 @@ class Destination:
         try:
             done = subprocess.run(command, input=data, capture_output=True, timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise BoardError(f"{self.text}: no answer within {timeout:.0f} s",
-                             "ship again; `current` is whole, old or new") from None
+            raise BoardError(
+                f"{self.text}: no answer within {timeout:.0f} s", "ship again; `current` is whole, old or new"
+            ) from None
         except OSError as e:
             raise BoardError(f"{self.text}: {e}", "ssh must be installed here") from None
         out, words = (t.decode(errors="replace").strip() for t in (done.stdout, done.stderr))
         if done.returncode:
             what = "\n".join(filter(None, (out, words))) or f"exit code {done.returncode}"
             what = f"connection lost: {what}" if done.returncode == _LOST and self.command else what
-            hint = next((h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)), "the old version is in place")
+            hint = next(
+                (h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)), "the old version is in place"
+            )
             raise BoardError(f"{self.text}: {what[-600:]}", hint)
         return out
 
@@ -185,10 +211,8 @@ def ship(bundle, to: Destination, *, keep: int = KEEP, threads: int | None = Non
         return Shipped(to.text, version, tested)
     except BoardError as e:
         if new:
-            try:
+            with contextlib.suppress(BoardError):  # the next shipment removes it
                 to.run(_DISCARD, new, timeout=30)
-            except BoardError:
-                pass  # the next shipment removes it
         return Shipped(to.text, "", "", str(e))
 
 
@@ -202,20 +226,31 @@ def rollback(to: Destination) -> Shipped:
 
 def print_result(results: list[Shipped]) -> None:
     """A row a board."""
-    console.print_table(("board", "current", "self-test"),
-                        [(r.to, r.version or "unchanged", r.selftest or "FAILED: " + r.error.replace("\n", " ")) for r in results])
+    console.print_table(
+        ("board", "current", "self-test"),
+        [(r.to, r.version or "unchanged", r.selftest or "FAILED: " + r.error.replace("\n", " ")) for r in results],
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``ship``."""
     new = console.parser_for("ship", __doc__.split("\n")[0])
     new.add_argument("--bundle", type=Path, metavar="FILE", help="what `build --bundle` wrote")
-    new.add_argument("--to", action="append", required=True, metavar="ssh://USER@HOST/FOLDER|FOLDER",
-                     help="where to; give it again for more boards")
+    new.add_argument(
+        "--to",
+        action="append",
+        required=True,
+        metavar="ssh://USER@HOST/FOLDER|FOLDER",
+        help="where to; give it again for more boards",
+    )
     new.add_argument("--rollback", action="store_true", help="back to the version before instead")
-    new.add_argument("--keep", type=int, default=KEEP, metavar="N", help="versions that stay there (default: %(default)s)")
+    new.add_argument(
+        "--keep", type=int, default=KEEP, metavar="N", help="versions that stay there (default: %(default)s)"
+    )
     new.add_argument("--threads", type=int, metavar="N", help="of the self-test (default: one for each CPU)")
-    new.add_argument("--ssh", default="ssh", metavar="COMMAND", help="ssh with options of your own (default: %(default)s)")
+    new.add_argument(
+        "--ssh", default="ssh", metavar="COMMAND", help="ssh with options of your own (default: %(default)s)"
+    )
     new.add_argument("--runner", default="", metavar="COMMAND", help="what runs the program there, such as an emulator")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return new
@@ -223,7 +258,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     if bool(args.bundle) == args.rollback:
-        raise TvmMobilenetError("either --bundle FILE or --rollback", "python -m tvm_mobilenet.build --bundle FILE makes one")
+        raise TvmMobilenetError(
+            "either --bundle FILE or --rollback", "python -m tvm_mobilenet.build --bundle FILE makes one"
+        )
     if args.keep < 1:
         raise TvmMobilenetError(f"--keep {args.keep}: at least the new version has to stay")
     places = [Destination.parse(text, args.ssh) for text in args.to]

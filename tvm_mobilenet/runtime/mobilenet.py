@@ -1,10 +1,10 @@
 """MobileNet on the board, from Python: this file, ctypes and numpy; Pillow for reading pictures, if it is there.
 
-    with Mobilenet() as net:                      # the bundle is this file's folder
-        for label, score in net.classify("photo.jpg"):
-            print(f"{score:8.3f}  {label}")
+with Mobilenet() as net:                      # the bundle is this file's folder
+    for label, score in net.classify("photo.jpg"):
+        print(f"{score:8.3f}  {label}")
 
-    python3 mobilenet.py photo.jpg
+python3 mobilenet.py photo.jpg
 """
 
 from __future__ import annotations
@@ -24,15 +24,32 @@ class _Options(Structure):
 
 
 class _Tensor(Structure):
-    _fields_ = [("name", c_char_p), ("dtype", c_char_p), ("dimensions", c_int), ("shape", POINTER(c_int64)),
-                ("bytes", c_size_t)]
+    _fields_ = [
+        ("name", c_char_p),
+        ("dtype", c_char_p),
+        ("dimensions", c_int),
+        ("shape", POINTER(c_int64)),
+        ("bytes", c_size_t),
+    ]
 
 
 class _Info(Structure):
-    _fields_ = [("model", c_char_p), ("target", c_char_p), ("id", c_char_p), ("inputs", c_int), ("outputs", c_int),
-                ("input", POINTER(_Tensor)), ("output", POINTER(_Tensor)), ("classes", c_int),
-                ("labels", POINTER(c_char_p)), ("takes_images", c_int), ("threads", c_int), ("weight_bytes", c_size_t),
-                ("arena_bytes", c_size_t), ("scratch_bytes", c_size_t)]
+    _fields_ = [
+        ("model", c_char_p),
+        ("target", c_char_p),
+        ("id", c_char_p),
+        ("inputs", c_int),
+        ("outputs", c_int),
+        ("input", POINTER(_Tensor)),
+        ("output", POINTER(_Tensor)),
+        ("classes", c_int),
+        ("labels", POINTER(c_char_p)),
+        ("takes_images", c_int),
+        ("threads", c_int),
+        ("weight_bytes", c_size_t),
+        ("arena_bytes", c_size_t),
+        ("scratch_bytes", c_size_t),
+    ]
 
 
 class _Class(Structure):
@@ -40,8 +57,13 @@ class _Class(Structure):
 
 
 class _Selftest(Structure):
-    _fields_ = [("samples", c_int), ("difference", c_float), ("allowed", c_float), ("milliseconds", c_double),
-                ("resident_bytes", c_size_t)]
+    _fields_ = [
+        ("samples", c_int),
+        ("difference", c_float),
+        ("allowed", c_float),
+        ("milliseconds", c_double),
+        ("resident_bytes", c_size_t),
+    ]
 
 
 class MobilenetError(Exception):
@@ -96,8 +118,8 @@ class Mobilenet:
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
         arrays = []
-        for a, (name, shape, dtype) in zip(inputs, self.inputs):
-            a = np.ascontiguousarray(a, dtype)
+        for i, (name, shape, dtype) in enumerate(self.inputs):
+            a = np.ascontiguousarray(inputs[i], dtype)
             if a.shape != shape:
                 raise MobilenetError(f"input {name} has shape {a.shape}, the model takes {shape}")
             arrays.append(a)
@@ -152,7 +174,7 @@ def _library(folder: Path):
         wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]["architecture"]
         lib = ctypes.CDLL(str(folder / "libmobilenet.so"))
     except (OSError, ValueError, KeyError) as e:
-        if isinstance(e, OSError) and "wrong ELF class" in str(e) or "invalid ELF header" in str(e):
+        if "wrong ELF class" in str(e) or "invalid ELF header" in str(e):
             raise MobilenetError(f"{folder} is built for {wanted}, this Python runs on {platform.machine()}") from None
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]

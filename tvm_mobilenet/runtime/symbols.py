@@ -60,7 +60,10 @@ def own_names(path: Path, prefix: str, interface: str = "mobilenet_") -> None:
         raise_by = len(contents[header[13]])
         contents[table] = b"".join(
             form.pack_symbol([s[0] + raise_by if s[0] else 0, *s[1:]])
-            for s in (form.unpack_symbol(contents[table], at) for at in range(0, len(contents[table]), form.symbol.size)))
+            for s in (
+                form.unpack_symbol(contents[table], at) for at in range(0, len(contents[table]), form.symbol.size)
+            )
+        )
     contents[sections[table][6]] = strings
     out = bytearray(form.header.size)
     for i, s in enumerate(sections):

@@ -20,8 +20,8 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
     ----------
     plan : Plan
     about : dict
-        ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels`` (bool),
-        ``samples``, ``tolerance``, ``embedded`` (bool).
+        ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
+        (bool), ``samples``, ``tolerance``, ``embedded`` (bool).
     preprocess : models.preprocess.Preprocess, optional
         How an image becomes the input; none when the model takes no image.
     """
@@ -41,8 +41,10 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
         steps.append(f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}}},")
         for t in step.operands:
             dtype = np.dtype(t.dtype)
-            operands.append(f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {_CODES[dtype.kind]}, "
-                            f"{8 * dtype.itemsize}, {t.offset}, {dims(t)}}},")
+            operands.append(
+                f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {_CODES[dtype.kind]}, "
+                f"{8 * dtype.itemsize}, {t.offset}, {dims(t)}}},"
+            )
     for name, t in (*plan.inputs, *plan.outputs):
         ports.append(f"    {{{_quoted(name)}, {_quoted(t.dtype)}, {len(t.shape)}, {dims(t)}, {t.nbytes}}},")
     for symbol in dict.fromkeys(s.symbol for s in plan.steps):
@@ -51,8 +53,17 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
     if about["embedded"]:
         lines.append("extern const unsigned char mn_weights[];")
         embedded = "mn_weights"
-    lines += ["static const mn_operand operands[] = {", *operands, "};", "static const mn_step steps[] = {", *steps, "};",
-              "static const mobilenet_tensor ports[] = {", *ports, "};"]
+    lines += [
+        "static const mn_operand operands[] = {",
+        *operands,
+        "};",
+        "static const mn_step steps[] = {",
+        *steps,
+        "};",
+        "static const mobilenet_tensor ports[] = {",
+        *ports,
+        "};",
+    ]
     text = ", ".join(_quoted(about[k]) for k in ("model", "target", "id", "weights_sha256"))
     lines += [
         "const mn_model_t mn_model = {",
@@ -62,7 +73,9 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
         f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {about['tolerance']!r},",
         f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
         f"    {_image(plan, preprocess)},",
-        "};", ""]
+        "};",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -70,8 +83,10 @@ def _image(plan: Plan, p) -> str:
     if p is None:
         return "{0}"
     three = ["{" + ", ".join(map(repr, v)) + "}" for v in (p.mean, p.std)]
-    return (f"{{1, {p.size[0]}, {p.size[1]}, {int(p.layout == 'NHWC')}, {plan.inputs[0][1].shape[0]}, "
-            f"{_KERNELS[p.interpolation]}, {p.crop!r}, {three[0]}, {three[1]}}}")
+    return (
+        f"{{1, {p.size[0]}, {p.size[1]}, {int(p.layout == 'NHWC')}, {plan.inputs[0][1].shape[0]}, "
+        f"{_KERNELS[p.interpolation]}, {p.crop!r}, {three[0]}, {three[1]}}}"
+    )
 
 
 def _quoted(text: str) -> str:
