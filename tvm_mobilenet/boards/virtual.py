@@ -16,14 +16,16 @@ Then only a part of the outputs is written: it is for a search, and what wins is
 
 ``memory=True`` follows every load and store through the caches (``memory``), and costs include what that takes.
 ``call`` begins with caches that hold what the layer before left: the first operand, written from beginning to end;
-weights and output are cold. ``call_at`` goes on with the caches as the kernel before left them. A sampled iteration
-finds what the iterations run before it left: what they share is warm, what is its own is not.
+weights and output are cold. ``call_at`` goes on with the caches as the kernel before left them. Of a
+sampled region the first iteration is followed, and the middle one with its predecessor run before it: all but the first
+are taken to move what the middle one does.
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
+from dataclasses import replace
 
 import numpy as np
 
@@ -286,6 +288,8 @@ class VirtualModule:
 
     def _sampled(self, function: int, data: int) -> Part:
         """One task an iteration: the number of iterations by bisection, for a task beyond the last one does nothing."""
+        caches = self._emulator.caches
+        self._emulator.watch_memory(None)  # slow: a few iterations do for it, at the end
         ran: dict[int, Counts] = {0: self._counted(function, data, 0, _MAXIMUM_ITERATIONS)}
         idle = self._counted(function, data, _MAXIMUM_ITERATIONS - 1, _MAXIMUM_ITERATIONS).instructions
 
@@ -296,6 +300,7 @@ class VirtualModule:
             return counts.instructions <= idle
 
         if ran[0].instructions <= idle:
+            self._emulator.watch_memory(caches)
             return self._split(function, data, 0)
         last, after = 0, 1
         while not beyond(after):
@@ -313,7 +318,14 @@ class VirtualModule:
                 break
             beyond(sum(gap) // 2)
         pair = self._counted(function, data, 0, last // 2 + 1) if last else None  # so many tasks: two iterations each
-        self._share()
+        if caches:
+            self._emulator.watch_memory(caches)
+            cold = self._counted(function, data, 0, _MAXIMUM_ITERATIONS)
+            self._counted(function, data, max(last // 2 - 1, 0), _MAXIMUM_ITERATIONS)
+            warm = self._counted(function, data, last // 2, _MAXIMUM_ITERATIONS) if last else cold
+            ran = {i: replace(c, traffic=(warm if i else cold).traffic, private=(warm if i else cold).private)
+                   for i, c in ran.items()}
+            self._share()
         return Part("parallel", [ran[i] for i in sorted(ran)], last + 1, tuple(sorted(ran)), pair)
 
     def _counted(self, function: int, data: int, task: int, tasks: int, thread: int = 0) -> Counts:
