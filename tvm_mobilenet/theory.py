@@ -76,11 +76,12 @@ class Theory:
             f"its plain twin {spread(PLAIN.title)}. A depthwise kernel uses each value at most nine times, a "
             "standard or pointwise one once for every output channel, so loads and stores weigh more in the separable "
             "network, and it saves less time than mult-adds.",
-            f"Narrow. v1 0.25-224: {spread(_narrow(0.25).title)}. With few channels a tile of output channels is not "
-            "filled, sums are short and starting a kernel weighs more; the stem's three input channels and depthwise "
-            "layers shrink with alpha, not with its square.",
-            f"Small. v1 1.0-128: {spread(_small(128).title)}. The classifier does not shrink with rho, maps of 4x4 "
-            "leave tiles of pixels half empty, and each weight loaded is used for fewer pixels.",
+            f"Narrow. {_narrow(0.25).title}: {spread(_narrow(0.25).title)}. With few channels sums are short, and the "
+            "start and end of a tile (bias, clamp, store) weigh more; the stem reads three channels at any alpha, and "
+            "depthwise layers shrink with alpha, not with its square.",
+            f"Small. {_small(128).title}: {spread(_small(128).title)}. On one core small maps lose little; on four one "
+            "of few rows does not divide evenly, and the slowest share is what counts.",
+            "Memory. Cycles are those that the virtual board gives a kernel run alone.",
             "Where cycles of v1 1.0-224 go: " + "; ".join(
                 f"{kind} {min(v):.0%} to {max(v):.0%}" for kind, v in shares.items() if max(v)) + ".",
         ]
