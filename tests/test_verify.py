@@ -17,6 +17,7 @@ from tvm_mobilenet import build, built, targets, verify
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.network import load_network
 from tvm_mobilenet.options import ModelOptions
 
@@ -66,9 +67,9 @@ class Copy:
         path.write_bytes(data)
         self.sign()
 
-    def weight(self, step: int, deviations: float, seed: int = 0) -> None:
+    def weight(self, step: int, deviations: float, seed: int = 0, tensor=None) -> None:
         """Move one weight of a step's layer by so many of its layer's standard deviations."""
-        tensor = next(t for t in self.family.steps[step].operands if t.space == "parameters")
+        tensor = tensor or next(t for t in self.family.steps[step].operands if t.space == "parameters")
         parameters = np.fromfile(self.folder / built.PARAMETERS, np.uint8)
         weights = parameters[tensor.offset : tensor.offset + tensor.nbytes].view(np.float32)
         weights[random.Random(seed).randrange(weights.size)] += np.float32(deviations * weights.std())
@@ -118,6 +119,14 @@ def minus(word: int) -> int:
     return word ^ (1 << 14 if (word >> 24) & 0x1F == 0x0F else 1 << 23)
 
 
+def own(family, where: str, find) -> tuple[int, list[int]]:
+    """The step at a position, or the next before it, that executes such instructions as the first of all."""
+    step = positions(family)[where]
+    while not (found := find(step)):
+        step -= 1
+    return step, found
+
+
 def some(addresses: list[int]) -> int:
     assert addresses, "no such instruction was executed"
     return random.Random(0).choice(addresses)
@@ -142,10 +151,8 @@ def test_what_was_built_is_right(copy):
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
-    step = positions(copy.family)[where]
-    while not instructions(copy.family, step, "fmla"):
-        step -= 1
-    address = some(instructions(copy.family, step, "fmla"))
+    step, found = own(copy.family, where, lambda step: instructions(copy.family, step, "fmla"))
+    address = some(found)
     copy.word(address, minus)
     copy.named(step)
     copy.word(address, minus)
@@ -154,9 +161,7 @@ def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
 
 def test_one_load_from_the_wrong_place_is_found(copy):
     """Four lanes further: still inside the arena, so nothing but the numbers shows it."""
-    step = positions(copy.family)["middle"]
-    while not (loads := vector_loads(copy.family, step)):  # or it is a kernel that an earlier step runs too
-        step -= 1
+    step, loads = own(copy.family, "middle", lambda step: vector_loads(copy.family, step))
     copy.word(some(loads), lambda word: word ^ (1 << 15 if (word >> 27) & 7 == 5 else 1 << 10))
     copy.named(step)
 
@@ -181,8 +186,8 @@ def vector_loads(family, step: int) -> list[int]:
 @pytest.mark.parametrize("word, reason", [(0x00000000, "illegal instruction"), (0xD61F03E0, "jumps to address 0x0")])
 def test_a_wild_kernel_is_an_error_of_the_board_and_names_it(copy, word, reason):
     """udf, and br xzr."""
-    step = positions(copy.family)["middle"]
-    copy.word(some(instructions(copy.family, step, "fmla")), lambda _: word)
+    step, found = own(copy.family, "middle", lambda step: instructions(copy.family, step, "fmla"))
+    copy.word(some(found), lambda _: word)
     with pytest.raises(BoardError, match=reason) as error:
         copy.verify()
     assert error.value.exit_code == 4 and copy.family.steps[step].symbol in str(error.value)
@@ -205,6 +210,24 @@ def test_a_weight_off_shows_in_what_the_code_computes(copy):
     """Not only in the file: the layer's output differs too, wherever an input reaches the weight."""
     copy.weight(0, 0.01)
     assert copy.verify().first_wrong.relative > verify.LAYER_TOLERANCE
+
+
+def test_a_weight_off_within_a_chain_names_the_layer_of_the_chain(copy):
+    step, tensors = next(
+        (i, [t for t in s.operands if t.space == "parameters"])
+        for i, s in enumerate(copy.family.steps)
+        if Layer.parse(s.layer).parts
+    )
+    parts = Layer.parse(copy.family.steps[step].layer).parts
+    assert len(tensors) == 2 * len(parts)
+    for number in (0, len(parts) - 1):
+        mended = (copy.folder / built.PARAMETERS).read_bytes()
+        copy.weight(step, 0.01, tensor=tensors[2 * number])
+        check = copy.verify().first_wrong
+        assert check.name == copy.family.steps[step].name and check.wrong_part == parts[number].name
+        (copy.folder / built.PARAMETERS).write_bytes(mended)
+    copy.sign()
+    copy.verify().require()
 
 
 # ---- what is no comparison
@@ -243,7 +266,8 @@ def test_nan_is_not_equal_to_anything():
 def test_the_command_ends_with_0_5_or_4_and_says_why(copy, capsys):
     assert verify.main([str(copy.folder), "--inputs", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "verified" in shown and "cosine" in shown and "top-1 100%" in shown and copy.family.steps[3].layer in shown
+    assert "verified" in shown and "cosine" in shown and "top-1 100%" in shown
+    assert all(step.layer in shown for step in copy.family.steps)
 
     step = positions(copy.family)["middle"]
     copy.weight(step, 0.01)
@@ -252,7 +276,8 @@ def test_the_command_ends_with_0_5_or_4_and_says_why(copy, capsys):
     data = json.loads(shown.out)
     assert data["ok"] is False and copy.family.steps[step].name in shown.err
 
-    copy.word(some(instructions(copy.family, step, "fmla")), lambda _: 0)
+    step, found = own(copy.family, "middle", lambda step: instructions(copy.family, step, "fmla"))
+    copy.word(some(found), lambda _: 0)
     assert verify.main([str(copy.folder), "--inputs", "2"]) == 4
     assert copy.family.steps[step].symbol in capsys.readouterr().err
     (copy.folder / built.PARAMETERS).unlink()
