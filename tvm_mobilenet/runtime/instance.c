@@ -115,6 +115,7 @@ static int execute(mobilenet *m) {
     const mn_step *step = mn_model.steps, *end = step + mn_model.step_count;
     mn_any result = {0, 0, 0};
     int code = 0;
+    mn_pool_follow(&m->pool);
     mn_current = w;
     m->pool.error[0] = 0;
     for (; step < end && !code; step++) code = step->kernel(NULL, m->arguments + step->first, step->count, &result);

@@ -79,6 +79,7 @@ struct mn_pool {
     mn_task task;
     void *data;
     int tasks, threads, started, pin;
+    int placed, cpu[MN_MOST_THREADS]; /* the CPU of each thread; the first is the caller's */
     int64_t spin_nanoseconds;
     mn_worker *workers; /* MN_MOST_THREADS; the first is whoever calls run */
     pthread_mutex_t lock;
@@ -93,6 +94,7 @@ struct mn_pool {
 
 int mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
 int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes);
+void mn_pool_follow(mn_pool *p); /* the caller moved to a thread's CPU: they change places */
 void mn_pool_close(mn_pool *p);
 int mn_allowed_cpus(void);
 extern __thread mn_worker *mn_current;

@@ -170,17 +170,32 @@ int mn_allowed_cpus(void) {
     return n < 1 ? 1 : n > MN_MOST_THREADS ? MN_MOST_THREADS : n;
 }
 
-static void pin(mn_worker *w) {
-    cpu_set_t set, one;
-    if (sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) < w->pool->threads) return;
-    int left = w->slot;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &set) && !left--) {
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
-            pthread_setaffinity_np(w->thread, sizeof one, &one);
-            return;
-        }
+static void bind(mn_worker *w, int cpu) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_setaffinity_np(w->thread, sizeof one, &one);
+}
+
+/* A CPU for each thread; the caller's own is where it runs now, and it stays free to move. */
+static void choose_cpus(mn_pool *p) {
+    cpu_set_t set;
+    p->placed = 0;
+    if (!p->pin || p->threads < 2 || sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) < p->threads) return;
+    int here = sched_getcpu(), n = 1;
+    for (int cpu = 0; cpu < CPU_SETSIZE && n < p->threads; cpu++)
+        if (CPU_ISSET(cpu, &set) && cpu != here) p->cpu[n++] = cpu;
+    p->cpu[0] = here;
+    p->placed = here >= 0;
+}
+
+void mn_pool_follow(mn_pool *p) {
+    if (!p->placed) return;
+    int here = sched_getcpu();
+    if (here == p->cpu[0] || here < 0) return;
+    for (int i = 1; i < p->threads; i++)
+        if (p->cpu[i] == here) bind(&p->workers[i], p->cpu[i] = p->cpu[0]);
+    p->cpu[0] = here;
 }
 
 int mn_pool_init(mn_pool *p, int spin_microseconds, int pinned) {
@@ -217,13 +232,14 @@ int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes) {
         }
     }
     p->threads = threads;
+    choose_cpus(p);
     for (int i = 1; i < threads; i++) {
         if (pthread_create(&p->workers[i].thread, NULL, work, &p->workers[i])) {
             stop(p);
             return mn_fail(MOBILENET_MEMORY, "the system starts no thread number %d", i + 1);
         }
         p->started = i + 1;
-        if (p->pin) pin(&p->workers[i]);
+        if (p->placed) bind(&p->workers[i], p->cpu[i]);
     }
     return 0;
 }
