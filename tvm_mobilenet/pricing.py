@@ -4,6 +4,8 @@ The cost of a kernel depends on its layer, its decisions and the target alone. T
 nothing: no loop bound, branch or address of a schedule depends on them. So weights need not be the model's, and no
 calibration is needed: a network is outlined with PyTorch's initial weights, and its kernels run on seeded operands.
 
+Kernels run whole: pricing a sample of the tasks put plain convolutions below the floor of their arithmetic.
+
 Outlines and kernels are jobs for worker processes. Every price is a line of a file, so that nothing is run twice, also
 after an interruption; a price counts as long as layer, decisions, target, board, schedules and core model are the same.
 """
@@ -22,7 +24,6 @@ from pathlib import Path
 from .errors import BoardError
 from .log import Journal, Record, fingerprint, target_key
 from .options import ModelOptions
-from .tuning import WHOLE_MULT_ADDS
 from .workers import Workers
 
 JOB_SECONDS = 300.0
@@ -135,21 +136,20 @@ class Bench:
         start = time.monotonic()
         layer, decisions = Layer.parse(job.layer), json.loads(job.decisions)
         arguments = reference.kernel_arguments(layer, decisions, reference.random_arguments(layer))
-        whole = layer.mult_adds <= WHOLE_MULT_ADDS or self.board != "virtual"
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
             library = os.path.join(folder, "kernel.so")
             kernels = {nest.SYMBOL: schedules.kernel(layer, decisions)}
             codegen.compile_kernels(kernels, self.target, library, self.linker)
             with self._board.load(library) as module:
                 if self.board == "virtual":
-                    run = module.call(nest.SYMBOL, arguments, tasks="all" if whole else "sample")
+                    run = module.call(nest.SYMBOL, arguments, tasks="all")
                     one, every = run.cost(1), run.cost(self.target.cores)
                 else:  # a measurement is of the cores that it ran on
                     one = module.call(nest.SYMBOL, arguments, cores=1).cost(1)
                     every = module.call(nest.SYMBOL, arguments, cores=self.target.cores).cost(self.target.cores)
             size = code_bytes(library)
         return Price(layer=job.layer, core=self.target.core.name, decisions=decisions, cost=float(one.value),
-                     unit=one.unit, predicted=one.predicted, cost_all_cores=float(every.value), whole=whole,
+                     unit=one.unit, predicted=one.predicted, cost_all_cores=float(every.value), whole=True,
                      code_bytes=size, seconds=time.monotonic() - start)
 
 
@@ -233,7 +233,7 @@ def price_networks(
     networks, journal = list(networks), Journal(prices, Price)
     same = {"core": target.core.name, "target": target_key(target), "board": board, "schedule": fingerprint()}
     known = {key_of(r.layer, r.decisions): r for r in journal.records()
-             if all(getattr(r, name) == value for name, value in same.items())}
+             if r.whole and all(getattr(r, name) == value for name, value in same.items())}
     outlines: dict[ModelOptions, Outline] = {}
     wanted: set = set()
     waiting = deque(_OutlineJob(options) for options in dict.fromkeys(networks))
