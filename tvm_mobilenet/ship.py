@@ -4,7 +4,7 @@ On the board a folder holds ``versions/0001-<build>``, ``versions/0002-<build>``
 version is unpacked beside the others, its files are hashed and its self-test runs on the board; the link is replaced in
 one step when all of that went well. Whatever fails before leaves the old version in place.
 
-    python -m tvm_mobilenet.ship --bundle out.tar.gz --to ssh://pi@pi4/home/pi/mobilenet --to ssh://pi@pi5/opt/mobilenet
+    python -m tvm_mobilenet.ship --bundle out.tar.gz --to ssh://pi@pi4/srv/mobilenet --to ssh://pi@pi5/srv/mobilenet
 
 The board needs sh, tar, sha256sum and the usual coreutils.
 """
