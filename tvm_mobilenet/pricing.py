@@ -4,7 +4,7 @@ The cost of a kernel depends on its layer, its decisions and the target alone. T
 nothing: no loop bound, branch or address of a schedule depends on them. So weights need not be the model's, and no
 calibration is needed: a network is outlined with PyTorch's initial weights, and its kernels run on seeded operands.
 
-Kernels run whole: pricing a sample of the tasks put plain convolutions below the floor of their arithmetic.
+Kernels run whole, as they do when a built module is verified, so that both find the same.
 
 Outlines and kernels are jobs for worker processes. Every price is a line of a file, so that nothing is run twice, also
 after an interruption; a price counts as long as layer, decisions, target, board, schedules and core model are the same.
