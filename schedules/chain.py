@@ -46,11 +46,15 @@ def decisions(layer: Layer, core) -> Space:
             tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= stage.out_width] or [1]
             fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= core.vector_registers]
             whole = [t for t in fits if stage.out_width % t == 0 and t <= 8]
-            tile_w, lanes = max(whole or fits), 4
-            if not i and part.channels >= 16 and depthwise.evicts_itself(part, 1, tile_w, core):
-                tile_w, lanes = min(4, stage.out_width), 16
-            choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w if tile_w in tiles else tiles[0])
-            choices[f"{i}.lanes"] = Choice((4, 16) if part.channels >= 16 else (4,), lanes)
+            tile_w, lanes, line = max(whole or fits), 4, core.l1d.line // 4
+            four = min(4, stage.out_width)
+            whole_lines = (
+                part.channels >= line and depthwise.registers(1, four, line, 4) <= core.vector_registers and four in tiles
+            )
+            if not i and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
+                tile_w, lanes = four, line
+            choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
+            choices[f"{i}.lanes"] = Choice((4, line) if whole_lines else (4,), lanes)
             continue
         n = part.out_channels
         tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]

@@ -32,7 +32,11 @@ def decisions(layer: Layer, core) -> Space:
     vector = core.vector_bytes // 4
     tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
     tiles_w = [t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow]
-    widths = tuple(v for v in (vector, 2 * vector, 4 * vector) if v <= max(c, vector))
+    widths = tuple(
+        v
+        for v in (vector, 2 * vector, 4 * vector)
+        if v <= max(c, vector) and registers(1, 1, v, vector) <= core.vector_registers
+    )
 
     def best_tile(lanes: int) -> tuple[int, int]:
         fits = [(a, b) for a in tiles_h for b in tiles_w if registers(a, b, lanes, vector) <= core.vector_registers]
