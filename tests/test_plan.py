@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from tvm_mobilenet import frontend, passes, schedules, targets
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
+from tvm_mobilenet.passes.fuse_chains import fuse_chains
 from tvm_mobilenet.passes.lower_layers import lower_layers
 from tvm_mobilenet.plan import ALIGNMENT, Plan, allocate, plan_of, read_plan
 
 TARGET = targets.load("rpi4")
 
 
-def planned(model, *inputs):
-    """Layer calls, plan and constants of a PyTorch model, under default decisions."""
+def planned(model, *inputs, chains=False):
+    """Layer calls, plan and constants of a PyTorch model, under default decisions; in chains as `build` takes them."""
     module = passes.run(frontend.from_torch(model.eval().requires_grad_(False), *inputs))
     calls, interface = passes.layers_of(module), passes.interface_of(module)
+    calls = fuse_chains(calls, interface, TARGET.core) if chains else calls
     decisions = {c.layer: schedules.space(c.layer, TARGET.core).default for c in calls}
     return calls, *plan_of(lower_layers(calls, interface, decisions), interface)
 
@@ -32,11 +34,11 @@ def networks():
     """Plans by name, each made once; what the weights are does not matter here."""
     made = {}
 
-    def get(name, alpha=1.0, resolution=224, **options):
-        key = name, alpha, resolution, *options.items()
+    def get(name, alpha=1.0, resolution=224, chains=False):
+        key = name, alpha, resolution, chains
         if key not in made:
-            model = registry.architecture(name, alpha, **options)
-            made[key] = planned(model, torch.zeros(1, 3, resolution, resolution))
+            made[key] = planned(registry.architecture(name, alpha), torch.zeros(1, 3, resolution, resolution),
+                                chains=chains)
         return made[key]
 
     return get
@@ -70,9 +72,12 @@ def check_no_value_is_lost(calls, plan: Plan) -> None:
             owner[cells(output)] = call.output
 
 
-@pytest.mark.parametrize("name, alpha, resolution", [("v1", 1.0, 224), ("v2", 0.5, 96), ("v3-large", 0.5, 96)])
-def test_no_value_is_overwritten_before_its_last_reader(networks, name, alpha, resolution):
-    calls, plan, _ = networks(name, alpha, resolution)
+@pytest.mark.parametrize("name, alpha, resolution, chains", [
+    ("v1", 1.0, 224, False), ("v1", 1.0, 224, True), ("v2", 0.5, 96, True), ("v2", 0.5, 96, False),
+    ("v3-large", 0.5, 96, False)])
+def test_no_value_is_overwritten_before_its_last_reader(networks, name, alpha, resolution, chains):
+    calls, plan, _ = networks(name, alpha, resolution, chains)
+    assert any(c.layer.parts for c in calls) is chains
     check_no_value_is_lost(calls, plan)
 
 
@@ -100,6 +105,9 @@ def test_v1_takes_hardly_more_than_its_largest_input_and_output(networks):
     ]
     taken = plan.arena_bytes + plan.scratch_bytes * TARGET.cores
     assert max(pairs) <= taken <= 1.1 * max(pairs)
+    chained = networks("v1", chains=True)[1]  # what a chain keeps between its layers is scratch, one for each core
+    assert chained.arena_bytes + chained.scratch_bytes * TARGET.cores <= 1.1 * max(pairs)
+    assert chained.arena_bytes < plan.arena_bytes and len(chained.steps) < len(plan.steps)
     assert len(plan.steps) == len(calls) <= 29
 
 
