@@ -48,9 +48,8 @@ def decisions(layer: Layer, core) -> Space:
             whole = [t for t in fits if stage.out_width % t == 0 and t <= 8]
             tile_w, lanes, line = max(whole or fits), 4, core.l1d.line // 4
             four = min(4, stage.out_width)
-            whole_lines = (
-                part.channels >= line and depthwise.registers(1, four, line, 4) <= core.vector_registers and four in tiles
-            )
+            held = depthwise.registers(1, four, line, 4) <= core.vector_registers
+            whole_lines = held and part.channels >= line and four in tiles
             if not i and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
                 tile_w, lanes = four, line
             choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
