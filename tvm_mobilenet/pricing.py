@@ -252,7 +252,7 @@ def price_networks(
                     wanted |= keys
                     waiting += [_KernelJob(*key) for key in sorted(keys - known.keys())]
                 else:
-                    price = replace(done.value, **same)
+                    price = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
                     journal.append(price)
                     known[key_of(price.layer, price.decisions)] = price
             show(len(outlines), len(set(networks)), len(wanted & known.keys()), len(wanted))
