@@ -16,6 +16,9 @@ from pathlib import Path
 from .errors import MissingDependencyError, TvmMobilenetError
 from .targets import Target
 
+# What a kernel calls of libm, zig links in for 32-bit ARM from a library with debug information: 1 MB without the last.
+SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections", "-Wl,--strip-debug")
+
 
 def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | Path, linker: str | None = None) -> Path:
     """Build a library that exports each PrimFunc as ``__tvm_ffi_<symbol>``.
@@ -132,7 +135,7 @@ def link(
     target: Target,
     path: str | Path,
     linker: str | None = None,
-    options: tuple[str, ...] = ("-shared", "-fPIC"),
+    options: tuple[str, ...] = SHARED,
 ) -> Path:
     """Link objects for a target; write to a temporary name beside ``path``, then rename."""
     path = Path(path)
