@@ -215,7 +215,9 @@ def network(monkeypatch):
 
     monkeypatch.setattr(schedules, "space", lambda layer, core: space())
     counts = {Layer.parse(name): count for name, count in LAYERS.items()}
-    return types.SimpleNamespace(counts=counts, layers=[None] * 6, options=ModelOptions())
+    whole = types.SimpleNamespace(counts=counts, layers=[None] * 6, options=ModelOptions())
+    whole.for_target = lambda target: whole
+    return whole
 
 
 def tuned(network, tmp_path, evaluate=None, finish=lambda *a: (None, None), **fields):

@@ -35,6 +35,7 @@ def test_a_deliberately_worse_default_is_beaten(monkeypatch, tmp_path, target):
     assert not bad.valid(bad.default) and bad.default != schedules.space(LAYER, target.core).default
     monkeypatch.setattr(schedules, "space", lambda layer, core: bad)
     network = types.SimpleNamespace(counts={LAYER: 1}, layers=[None], options=ModelOptions())
+    network.for_target = lambda target: network
     result = tune.tune(
         ModelOptions(), target, log=tmp_path / "log.jsonl", trials=14, network=network, finish=lambda *a: (None, None)
     )

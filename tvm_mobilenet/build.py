@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from . import console, options
+from .layer import title
 from .log import TuneLogs, consulted
 
 
@@ -156,7 +157,7 @@ def print_result(result: BuildResult) -> None:
     """The layers and where their decisions come from, then the whole."""
     console.print_table(
         ("layer", "decisions", "from"),
-        [(b.layer, " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
+        [(title(b.layer), " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
         f"{result.model} for {result.target}",
     )
     print(result.summary())

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from .layer import title
+
 ROW, LEFT, BARS, CURVES, RIGHT, TOP = 22, 330, 420, 260, 60, 62  # pixels: row height, label, bars, curves, margins
 UNTUNED, TUNED, FLOOR, INK, QUIET = "#c9ccd1", "#2f6f9f", "#d1495b", "#222222", "#777777"
 
@@ -84,7 +86,7 @@ class _Row:
 
     def __init__(self, layer):
         base = layer.floor or layer.tuned
-        self.label = (f"{layer.count} x " if layer.count > 1 else "") + layer.layer.replace(" f32", "")
+        self.label = (f"{layer.count} x " if layer.count > 1 else "") + title(layer.layer).replace(" f32", "")
         self.untuned = layer.untuned / base if layer.untuned and base else None
         self.tuned = layer.tuned / base if layer.tuned and base else None
         self.curve = [cost for cost in layer.curve if math.isfinite(cost)]

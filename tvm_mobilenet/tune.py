@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import console, options, tuning
+from .layer import title
 from .tuning import TIME_LIMIT, TRIALS, Work
 
 
@@ -211,7 +212,7 @@ def _show(work: Work, progress: console.Progress, time_limit: float) -> Callable
         heavy = sorted(layers, key=lambda s: -s.count * (s.best.cost if s.best else float("inf")))
         return [
             (
-                s.name,
+                title(s.name),
                 f"{len(s.tried)}/{s.most}",
                 s.best and s.best.cost,
                 s.best.cost / s.floor if s.best and s.floor else None,
@@ -243,7 +244,7 @@ def rows_of(result: TuneResult) -> list[tuple]:
     rows = []
     for one in result.layers:
         decisions = " ".join(f"{name}={value}" for name, value in one.decisions.items())
-        rows.append((one.layer, one.count, decisions, one.trials, one.untuned, one.tuned, one.floor_multiple))
+        rows.append((title(one.layer), one.count, decisions, one.trials, one.untuned, one.tuned, one.floor_multiple))
     return rows
 
 
@@ -311,7 +312,7 @@ def print_known(network, work: Work, as_json: bool) -> None:
         ("layer", "count", "points", "trials", "cost", "x floor", "known from"),
         [
             (
-                r["layer"],
+                title(r["layer"]),
                 r["count"],
                 r["points"],
                 r["trials"],

@@ -20,6 +20,7 @@ import numpy as np
 
 from . import console, options
 from .errors import TvmMobilenetError, VerificationError
+from .layer import Layer, title
 
 # Of the standard deviation of the reference. A layer is one sum in float32: over 1,024 products its rounding is some
 # 1e-6. One weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
@@ -254,7 +255,6 @@ def verify(
 
 def _calls_of(network, module) -> list:
     """The network's layers, taken together in chains as they were when the module was built."""
-    from .layer import Layer
     from .passes.fuse_chains import join
 
     left, calls = list(network.layers), []
@@ -343,7 +343,7 @@ def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(
         ("layer", "what", "from", "difference / spread", ""),
-        [(c.name, c.layer, c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
+        [(c.name, title(c.layer), c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
         f"{result.folder} on the {result.board} board",
     )
     print(result.summary())
