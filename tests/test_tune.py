@@ -61,7 +61,7 @@ def test_the_log_changes_the_built_bytes(network, tmp_path, target):
         assert (sources[layer.name] == log.name) is log.exists()
         return (tmp_path / folder / built.MODULE).read_bytes()
 
-    layer = next(one for one in network.counts if one.kind == "pointwise")
+    layer = next(one for one in network.for_target(target).counts if one.kind == "pointwise")
     space = schedules.space(layer, target.core)
     other = next(d for d in space.neighbours(space.default) if d["tile_m"] != space.default["tile_m"])
     log = tmp_path / "log.jsonl"
