@@ -55,11 +55,7 @@ def decisions(layer: Layer, core) -> Space:
             choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
             choices[f"{i}.lanes"] = Choice((4, line) if whole_lines else (4,), lanes)
             continue
-        n = part.out_channels
-        tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
-        tiles_m = [t for t in range(1, 9) if t <= stage.out_width]
-        fits = [(a, b) for a in tiles_m for b in tiles_n if pointwise.registers(a, b) <= core.vector_registers]
-        tile_m, tile_n = min(fits, key=lambda t: pointwise.tile_cycles(stage.out_width, n, *t, core))
+        tiles_m, tiles_n, (tile_m, tile_n) = pointwise.tiles(stage.out_width, part.out_channels, core)
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
         if part.kind == "pointwise":

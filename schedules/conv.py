@@ -20,7 +20,7 @@ import numpy as np
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
-from tvm_mobilenet.schedules.pointwise import registers, tile_cycles
+from tvm_mobilenet.schedules.pointwise import registers, tiles
 from tvm_mobilenet.schedules.window import Run, runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -30,10 +30,7 @@ UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and
 
 def decisions(layer: Layer, core) -> Space:
     n, ow, depth = layer.out_channels // layer.groups, layer.out_width, layer.channels // layer.groups
-    tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
-    tiles_w = [t for t in range(1, 9) if t <= ow]
-    fits = [(a, b) for a in tiles_w for b in tiles_n if registers(a, b) <= core.vector_registers]
-    tile_w, tile_n = min(fits, key=lambda t: tile_cycles(ow, n, *t, core))
+    tiles_w, tiles_n, (tile_w, tile_n) = tiles(ow, n, core)
     panels = max(1, n // tile_n)
     blocks = sorted({b for t in tiles_n for b in divisors(max(1, n // t)) if b <= 64})
     enough = [b for b in divisors(panels) if b in blocks and layer.out_height * (panels // b) >= 12]

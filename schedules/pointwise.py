@@ -29,10 +29,7 @@ from tvm_mobilenet.layer import Layer
 
 def decisions(layer: Layer, core) -> Space:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    tiles_n = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
-    tiles_m = [t for t in range(1, 9) if t <= m]
-    fits = [(a, b) for a in tiles_m for b in tiles_n if registers(a, b) <= core.vector_registers]
-    tile_m, tile_n = min(fits, key=lambda t: tile_cycles(m, n, *t, core))
+    tiles_m, tiles_n, (tile_m, tile_n) = tiles(m, n, core)
     panels = max(1, n // tile_n)
     k_blocks = sorted({b for b in (64, 128, 256, 512) if b < k} | {k})
     n_block, k_block = min(
@@ -51,6 +48,14 @@ def decisions(layer: Layer, core) -> Space:
         },
         lambda d: _refuse(layer, d, core),
     )
+
+
+def tiles(m: int, n: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
+    """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles."""
+    widths = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
+    heights = [t for t in range(1, 9) if t <= m]
+    fits = [(a, b) for a in heights for b in widths if registers(a, b) <= core.vector_registers]
+    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, *t, core))
 
 
 def registers(tile_m: int, tile_n: int) -> int:
