@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_cli import run
-from tvm_mobilenet import budget, pricing, report, sweep, targets, theory
+from tvm_mobilenet import budget, built, pricing, report, sweep, targets, theory
 from tvm_mobilenet.log import Journal
 from tvm_mobilenet.models import cost as formulas
 from tvm_mobilenet.options import ModelOptions
@@ -98,7 +98,9 @@ def test_a_network_costs_what_the_built_module_is_predicted_to(priced, tmp_path)
     one = found.outline
     assert (one.parameters_bytes, one.arena_bytes, one.scratch_bytes) == (
         made.parameters_bytes, made.arena_bytes, made.scratch_bytes)
-    assert one.parameters_bytes + found.code_bytes < made.module_bytes
+    # Alone, each kernel brings the few hundred bytes of start-up code and messages that a module has once.
+    code = pricing.code_bytes(tmp_path / built.MODULE) - made.parameters_bytes
+    assert code < found.code_bytes < 1.25 * code
     counted = formulas.model_costs("v1", 0.25, 32)
     assert (one.mult_adds, one.parameters) == (sum(c.mult_adds for c in counted), sum(c.parameters for c in counted))
 
