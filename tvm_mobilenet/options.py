@@ -176,7 +176,10 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
     )
     if board:
         group.add_argument(
-            "--board", help="what runs the code: virtual, local (default: local for this machine, else virtual)"
+            "--board",
+            metavar="ADDRESS",
+            help="what runs the code: virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
+            "(default: local for this machine, else virtual)",
         )
 
 
@@ -218,8 +221,16 @@ def load_target(args: argparse.Namespace):
 
 
 def board_for(args: argparse.Namespace, target) -> str:
-    """The board asked for; by default the virtual one, but this machine itself for what is built for it."""
-    return args.board or ("virtual" if target.link_triple else "local")
+    """The board asked for; by default the virtual one, but this machine itself for what is built for it.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is no address of a board (``boards.address``).
+    """
+    from .boards import address
+
+    return address.parse(args.board or ("virtual" if target.link_triple else "local")).text
 
 
 def positive(kind: type):

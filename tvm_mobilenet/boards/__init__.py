@@ -35,21 +35,30 @@ class PredictedCycles(Measurement):
 
 
 def open_board(kind: str, target):
-    """The board of a target: ``virtual``, or ``local`` for this machine.
+    """The board of a target, at an address: ``virtual``, ``local``, ``rpc://``, ``tracker://`` or ``ssh://``.
+
+    ``close`` it, or use it in a ``with``. All boards have ``load(path)``, which gives a module with ``alloc``,
+    ``write``, ``read``, ``call_at``, ``call`` and ``close``; those that measure also have ``upload(path)`` (the path of
+    a file on the board) and ``service(name, request)`` (see ``services``).
 
     Raises
     ------
+    TvmMobilenetError
+        The address lacks something (``address.parse``).
     BoardError
-        There is no such kind, or the target does not run on it.
+        There is no such kind, the target does not run on it, or it cannot be reached.
     """
-    if kind == "virtual":
+    from tvm_mobilenet.boards import address
+
+    where = address.parse(kind)
+    if where.kind == "virtual":
         from tvm_mobilenet.boards.virtual import VirtualBoard
 
         return VirtualBoard(target)
-    if kind == "local":
+    if where.kind == "local":
         from tvm_mobilenet.boards.local import LocalBoard
 
         return LocalBoard(target)
-    from tvm_mobilenet.errors import BoardError
+    from tvm_mobilenet.boards.remote.board import RemoteBoard
 
-    raise BoardError(f"unknown kind of board {kind!r}", "virtual or local")
+    return RemoteBoard(where, target)

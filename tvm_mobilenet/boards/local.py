@@ -65,6 +65,25 @@ class LocalBoard:
         """The module of a linked shared object."""
         return LocalModule(path, self.target)
 
+    def upload(self, path) -> str:
+        """Where a file is on the board: where it is."""
+        return str(path)
+
+    def service(self, name: str, request: dict) -> dict:
+        """What a service answers (``services``); it runs in this process."""
+        from tvm_mobilenet.boards import services
+
+        return services.call(name, request)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def __enter__(self) -> LocalBoard:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
 
 class LocalModule:
     """A loaded shared object; ``close`` it, or use it in a ``with``."""

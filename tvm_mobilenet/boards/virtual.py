@@ -80,6 +80,15 @@ class VirtualBoard:
         """The module of a linked shared object. ``budget``: instructions after which a kernel counts as wild."""
         return VirtualModule(path, self.target, budget)
 
+    def close(self) -> None:
+        """Nothing to give back: each module has its own memory."""
+
+    def __enter__(self) -> VirtualBoard:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
 
 class VirtualModule:
     """A shared object in emulated memory; ``close`` it, or use it in a ``with``."""

@@ -1,0 +1,127 @@
+"""A board at the other end of TVM's RPC: an agent, or TVM's own server, directly or of a tracker's key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from tvm_mobilenet.boards import services
+from tvm_mobilenet.boards.address import Address
+from tvm_mobilenet.errors import BoardError
+
+from . import wire
+from .session import Session
+
+UPLOAD_SECONDS = 600.0
+SERVICE_SECONDS = 600.0
+
+
+class RemoteBoard:
+    """An open session with a board; ``close`` it, or use it in a ``with``.
+
+    Parameters
+    ----------
+    address : Address
+    target : targets.Target
+        What is built for it.
+    limit : float
+        Seconds after which the server ends the session; 0: never.
+    wait : float
+        Seconds to wait while the board is busy.
+
+    Attributes
+    ----------
+    facts : dict
+        What the agent's ``ping`` answers; empty without an agent.
+    """
+
+    def __init__(self, address: Address, target, limit: float = 0.0, wait: float = wire.WAIT_SECONDS):
+        self.address, self.target = address, target
+        self._uploaded: dict[str, str] = {}
+        self._open(limit, wait)
+
+    def _open(self, limit: float, wait: float) -> None:
+        from tvm_mobilenet.console import say
+
+        def busy() -> None:
+            say(f"{self.address.text} is busy; waiting up to {wait:.0f} s")
+
+        where, key = (self.address.host, self.address.port), self.address.key
+        if self.address.kind == "tracker":
+            with wire.Tracker(*where) as tracker:
+                host, port, key = tracker.request(key, wait, busy)
+                where = host, port
+        self.session = Session(*where, key, limit=limit, wait=wait, waiting=busy)
+        try:
+            self._serve = self.session.do("looking for the agent", self._find_agent)
+            self.facts = self.service("ping", {}) if self._serve else {}
+        except BaseException:
+            self.close()
+            raise
+
+    def _find_agent(self):
+        try:
+            return self.session.rpc.get_function(services.GLOBAL)
+        except AttributeError:
+            return None
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether services can be asked for."""
+        return self._serve is not None
+
+    def service(self, name: str, request: dict, seconds: float = SERVICE_SECONDS) -> dict:
+        """What a service of the agent answers (``services``).
+
+        Raises
+        ------
+        BoardError
+            There is no agent, the service fails, or the session ends.
+        """
+        if not self._serve:
+            raise BoardError(
+                f"{self.session.where}: no {name!r} there: it is TVM's own RPC server, without this project's agent",
+                "on the board: pip install tvm-mobilenet, then python -m tvm_mobilenet.agent in its place",
+            )
+        text = self.session.do(f"asking for {name}", self._serve, name, json.dumps(request), seconds=seconds)
+        return services.answer(str(text), self.session.where)
+
+    def upload(self, path) -> str:
+        """Copy a file to the session's folder on the board; its path there. A file is copied once a session."""
+        return self.upload_bytes(Path(path).read_bytes(), Path(path).name)
+
+    def upload_bytes(self, data: bytes, name: str) -> str:
+        """As ``upload``, of a file's content; ``name`` for messages and for its suffix."""
+        there = hashlib.sha256(data).hexdigest()[:16] + Path(name).suffix
+        if there not in self._uploaded:
+
+            def send() -> str:
+                self.session.rpc.upload(bytearray(data), there)
+                return str(self.session.rpc.get_function("tvm.rpc.server.workpath")(there))
+
+            what = f"uploading {name} ({len(data):,} bytes)"
+            self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
+        return self._uploaded[there]
+
+    def load(self, path):
+        """The module of a linked shared object, which is uploaded.
+
+        Raises
+        ------
+        BoardError
+            It cannot be loaded there.
+        """
+        from .module import RemoteModule
+
+        return RemoteModule(self, path)
+
+    def close(self) -> None:
+        """End the session."""
+        self.session.close()
+
+    def __enter__(self) -> RemoteBoard:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,0 +1,191 @@
+"""A module on a board, with the calls of a local one: nothing but TVM's own RPC server is needed there.
+
+Memory from ``alloc`` is kept here, and each operand of a call is a tensor on the board; a kernel takes no pointer into
+the middle of one. A tensor stays on the board until something is written over its place, so parameters travel once, and
+of a plan's activations only what each kernel wrote: what a check reads anyway.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.boards import Seconds
+from tvm_mobilenet.boards.local import LocalRun
+from tvm_mobilenet.errors import BoardError
+
+from .session import Lost
+
+RUN_SECONDS = 60.0  # for the first run of a kernel, and for measuring it
+REPEATS = 5
+REPEAT_SECONDS = 0.01  # each repeat takes at least this long
+_ALIGNMENT = 64
+_GAP = 1 << 12  # between blocks: no tensor reaches from one into the next
+
+
+class RemoteModule:
+    """A loaded shared object on a board; ``close`` it, or use it in a ``with``.
+
+    Parameters
+    ----------
+    board : RemoteBoard
+    path : path
+        Of the linked shared object here; it is uploaded.
+
+    Raises
+    ------
+    BoardError
+        It cannot be loaded there.
+    """
+
+    def __init__(self, board, path):
+        self._board, self.path, self.target = board, path, board.target
+        self._session = board.session
+        self._starts: list[int] = []
+        self._blocks: list[np.ndarray] = []
+        self._placed: dict[tuple, object] = {}  # (address, shape, dtype) to a tensor on the board with today's values
+        self._next = 1 << 20
+        try:
+            remote = board.upload_bytes(kernels_alone(Path(path).read_bytes()), Path(path).name)
+            self._module = self._do("loading the module", self._session.rpc.load_module, remote)
+        except Lost:
+            raise
+        except BoardError as e:
+            text = e.message
+            if "wrong ELF class" in text or "cannot open shared object" in text or "invalid ELF" in text:
+                raise BoardError(
+                    f"{self._session.where}: {path} cannot be loaded there: it is built for {self.target.architecture}",
+                    "build with the --target of this board",
+                ) from None
+            raise
+
+    def __enter__(self) -> RemoteModule:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory on the board back; TVM unloads a module with its last reference."""
+        if not self._session.over:
+            self._session.do("freeing memory", self._forget)
+
+    def _forget(self) -> None:
+        self._placed.clear()
+        self._module = None
+
+    def _do(self, what: str, call, *args, seconds: float = RUN_SECONDS):
+        return self._session.do(what, call, *args, seconds=seconds)
+
+    # ---- arrays that stay
+
+    def alloc(self, nbytes: int) -> int:
+        """Address of ``nbytes`` of memory until ``close``; a number that means something to this module alone."""
+        address = self._next
+        self._next += (nbytes + _GAP + _ALIGNMENT) // _ALIGNMENT * _ALIGNMENT
+        self._starts.append(address)
+        self._blocks.append(np.zeros(nbytes, np.uint8))
+        return address
+
+    def _view(self, address: int, shape, dtype) -> np.ndarray:
+        at = bisect.bisect_right(self._starts, address) - 1
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        begin = address - self._starts[at] if at >= 0 else -1
+        if begin < 0 or begin + nbytes > self._blocks[at].size:
+            raise BoardError(f"{nbytes} bytes at {address:#x} were not allocated")
+        return self._blocks[at][begin : begin + nbytes].view(dtype).reshape(shape)
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        """Copies an array to an address."""
+        self._view(address, array.shape, array.dtype)[...] = array
+        self._outdate(address, array.nbytes)
+
+    def read(self, address: int, shape, dtype) -> np.ndarray:
+        """A copy of the array at an address."""
+        return self._view(address, shape, dtype).copy()
+
+    def _outdate(self, address: int, nbytes: int, but: tuple | None = None) -> None:
+        def overlaps(key: tuple) -> bool:
+            begin, shape, dtype = key
+            return begin < address + nbytes and address < begin + math.prod(shape) * np.dtype(dtype).itemsize
+
+        old = [key for key in self._placed if key != but and overlaps(key)]
+        if old:
+            self._do("freeing memory", lambda: [self._placed.pop(key) for key in old] and None)
+
+    # ---- calls
+
+    def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None) -> LocalRun:
+        """As ``call``, on memory from ``alloc``: ``(address, shape, dtype)`` each, the last one written."""
+        keys = [(address, tuple(shape), np.dtype(dtype).str) for address, shape, dtype in operands]
+        *_, output = keys
+        tensors = [self._place(key, self._view(*key)) for key in keys]
+        seconds, repeats = self._run(symbol, tensors, cores)
+        self._view(*output)[...] = self._do("downloading a result", tensors[-1].numpy)
+        self._outdate(output[0], self._view(*output).nbytes, but=output)
+        return LocalRun(symbol, Seconds(seconds), repeats, [self._view(*output)])
+
+    def _place(self, key: tuple, values: np.ndarray):
+        if key not in self._placed:
+            self._placed[key] = self._sent(values)
+        return self._placed[key]
+
+    def _sent(self, values: np.ndarray):
+        def send():
+            import tvm
+
+            return tvm.runtime.tensor(np.ascontiguousarray(values), self._session.rpc.cpu())
+
+        return self._do(f"uploading {values.nbytes:,} bytes", send, seconds=10 * RUN_SECONDS)
+
+    def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> LocalRun:
+        """Runs a kernel until it is measured; ``sample`` runs everything as well. The last argument is its output.
+
+        Raises
+        ------
+        BoardError
+            There is no such kernel, or it reports an error.
+        Lost
+            It crashed the board's process, or never returned.
+        """
+        tensors = [self._sent(a) for a in args]
+        seconds, repeats = self._run(symbol, tensors, cores)
+        args[-1][...] = self._do("downloading a result", tensors[-1].numpy)
+        self._do("freeing memory", tensors.clear)
+        return LocalRun(symbol, Seconds(seconds), repeats, list(args[-1:]))
+
+    def _run(self, symbol: str, tensors: list, cores: int | None) -> tuple[float, int]:
+        """Run once, then measure: seconds of the fastest repeat, and how many runs there were in all."""
+
+        def first():
+            try:
+                function = self._module.get_function(symbol)
+            except AttributeError:
+                function = None
+            if function is None:
+                raise BoardError(f"{self.path} has no kernel {symbol!r}")
+            if cores:
+                self._session.rpc.get_function("runtime.config_threadpool")(1, cores)
+            function(*tensors)
+
+        def measured(number: int, repeat: int) -> list[float]:
+            evaluate = self._module.time_evaluator(symbol, self._session.rpc.cpu(), number=number, repeat=repeat)
+            return list(evaluate(*tensors).results)
+
+        self._do(f"running kernel {symbol}", first)
+        once = min(self._do(f"running kernel {symbol}", measured, 1, 1))
+        number = max(1, math.ceil(REPEAT_SECONDS / max(once, 1e-7)))
+        repeat = REPEATS if once < 1 else 1
+        return min(once, *self._do(f"measuring kernel {symbol}", measured, number, repeat)), 2 + number * repeat
+
+
+def kernels_alone(library: bytes) -> bytes:
+    """The same shared object without its TVM executable: no symbol leads to that any more.
+
+    TVM's ``time_evaluator`` asks a loaded module for a kernel, but not what the module imports; and a library that
+    holds an executable is loaded as that, its kernels imported. Code and data stay as they are, byte for byte.
+    """
+    return library.replace(b"\0__tvm_ffi__library_bin\0", b"\0__tvm_ffi__library_not\0")

@@ -1,0 +1,246 @@
+"""The first bytes of TVM's RPC: what listens at a port, and asking a tracker for a free board.
+
+TVM's own client answers anything unexpected with an internal error, and its tracker client waits for ever. The
+protocol is that of ``tvm/rpc/base.py`` and ``server.py`` (TVM 0.27): each side sends a magic number, the length of its
+key and the key, little endian; a tracker speaks JSON with a length before it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from tvm_mobilenet.errors import BoardError
+
+MAGIC, TRACKER_MAGIC = 0xFF271, 0x2F271
+SUCCESS, DUPLICATE, MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
+REQUEST, SUMMARY = 4, 6  # of tvm.rpc.base.TrackerCode
+CONNECT_SECONDS = 10.0
+WAIT_SECONDS = 60.0  # for a board that another session holds
+SILENCE_SECONDS = 3.0  # after which a silent port is looked at more closely
+_NO_HOST = "is the name spelled right, and the board on?"
+_START = "start one there: python -m tvm_mobilenet.agent, or python -m tvm.exec.rpc_server"
+
+
+class Silent(BoardError):
+    """A port accepts connections and says nothing: most often the board is busy."""
+
+
+class Refused(BoardError):
+    """Nobody is there who could open a session."""
+
+
+def dial(host: str, port: int, timeout: float = CONNECT_SECONDS) -> socket.socket:
+    """A TCP connection.
+
+    Raises
+    ------
+    Refused
+        No such host, nothing listens, or no answer.
+    """
+    where = f"{host}:{port}"
+    try:
+        found = socket.create_connection((host, port), timeout)
+    except socket.gaierror as e:
+        raise Refused(f"{where}: no such host: {e.strerror}", _NO_HOST) from None
+    except ConnectionRefusedError:
+        raise Refused(f"{where}: nothing listens there", _START) from None
+    except TimeoutError:
+        raise Refused(
+            f"{where}: no answer within {timeout:.0f} s", "is the board on, and does a firewall let this port through?"
+        ) from None
+    except OSError as e:
+        raise Refused(f"{where}: {e.strerror or e}", "is the board on and in this network?") from None
+    watch(found)
+    return found
+
+
+def resolve(host: str, port: int) -> tuple[str, int]:
+    """A host's address as digits, and the port.
+
+    Raises
+    ------
+    Refused
+        There is no such host.
+    """
+    try:
+        return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0][4][:2]
+    except OSError as e:
+        raise Refused(f"{host}:{port}: no such host: {e.strerror}", _NO_HOST) from None
+
+
+def watch(connection: socket.socket) -> None:
+    """Let a connection notice within a minute that the other side is gone, and send small messages at once."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6), ("TCP_USER_TIMEOUT", 45_000)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def diagnose(host: str, port: int, key: str, patience: float = SILENCE_SECONDS) -> str:
+    """What is wrong with a port at which no session was opened; what is sure raises.
+
+    Returns
+    -------
+    str
+        ``busy``: it accepts connections and says nothing; ``closes``: it closes them at once; ``server``: an RPC
+        server answers, which has another key.
+
+    Raises
+    ------
+    BoardError
+        Nothing listens, or another kind of server does.
+    """
+    where = f"{host}:{port}"
+    with dial(host, port) as connection:
+        name = b"client:-"  # a key that none has: a server answers, and goes on waiting for clients
+        try:
+            connection.settimeout(patience)
+            connection.sendall(struct.pack("<ii", MAGIC, len(name)) + name)
+            began = receive(connection, 4)
+        except TimeoutError:
+            if _speaks_http((host, port)):
+                raise BoardError(f"{where}: an HTTP server answers there", "is this the right port?") from None
+            return "busy"
+        except OSError:
+            if _speaks_http((host, port)):
+                raise BoardError(f"{where}: an HTTP server answers there", "is this the right port?") from None
+            return "closes"
+    if began in (b"HTTP", b"<htm", b"<!DO"):
+        raise BoardError(f"{where}: an HTTP server answers there", "is this the right port?")
+    if began == b"SSH-":
+        raise BoardError(f"{where}: an SSH server answers there", "ssh://user@host reaches boards by ssh")
+    if struct.unpack("<i", began)[0] in (SUCCESS, MISMATCH, DUPLICATE):
+        return "server"
+    raise BoardError(f"{where}: what answers there is no TVM RPC server", "is this the right port?")
+
+
+def _speaks_http(address: tuple) -> bool:
+    try:
+        with socket.create_connection(address, 2) as other:
+            other.settimeout(1)
+            other.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return other.recv(5).startswith(b"HTTP")
+    except OSError:
+        return False
+
+
+def receive(connection: socket.socket, count: int) -> bytes:
+    """Exactly ``count`` bytes.
+
+    Raises
+    ------
+    ConnectionError
+        The other side closed before.
+    """
+    if not 0 <= count <= 1 << 24:
+        raise ConnectionError(f"a message of {count} bytes")
+    parts = bytearray()
+    while len(parts) < count:
+        part = connection.recv(count - len(parts))
+        if not part:
+            raise ConnectionResetError("closed by the other side")
+        parts += part
+    return bytes(parts)
+
+
+class Tracker:
+    """A connection to a tracker; ``close`` it, or use it in a ``with``.
+
+    Raises
+    ------
+    BoardError
+        There is none at this address.
+    """
+
+    def __init__(self, host: str, port: int):
+        self.where = f"{host}:{port}"
+        self._connection = dial(host, port)
+        try:
+            self._connection.settimeout(CONNECT_SECONDS)
+            self._connection.sendall(struct.pack("<i", TRACKER_MAGIC))
+            if struct.unpack("<i", receive(self._connection, 4))[0] != TRACKER_MAGIC:
+                raise ConnectionError("another magic number")
+        except OSError:
+            self.close()
+            raise BoardError(
+                f"{self.where}: what listens there is no TVM tracker",
+                "start one: python -m tvm.exec.rpc_tracker; a board without a tracker is reached as rpc://HOST:PORT",
+            ) from None
+
+    def ask(self, message: list, timeout: float = CONNECT_SECONDS) -> list:
+        """The tracker's answer to one message.
+
+        Raises
+        ------
+        TimeoutError
+            None came.
+        BoardError
+            The tracker went away, or reports a failure.
+        """
+        text = json.dumps(message).encode()
+        try:
+            self._connection.settimeout(timeout)
+            self._connection.sendall(struct.pack("<i", len(text)) + text)
+            answer = json.loads(receive(self._connection, struct.unpack("<i", receive(self._connection, 4))[0]))
+        except TimeoutError:
+            raise
+        except (OSError, ValueError) as e:
+            raise BoardError(f"tracker {self.where} went away: {e}", "was it restarted? try again") from None
+        if not answer or answer[0] != 0:
+            raise BoardError(f"tracker {self.where} refuses: {answer}", "try again")
+        return answer[1:]
+
+    def boards(self) -> dict[str, dict]:
+        """Of every key: ``addresses`` of its boards, how many are ``free``, and clients ``pending``."""
+        summary = self.ask([SUMMARY])[0]
+        found: dict[str, dict] = {}
+        for server in summary["server_info"]:
+            key = server["key"].removeprefix("server:")
+            found.setdefault(key, {"addresses": [], "free": 0, "pending": 0})["addresses"].append(tuple(server["addr"]))
+        for key, queue in summary["queue_info"].items():
+            if key in found:
+                found[key] |= {"free": queue["free"], "pending": queue["pending"]}
+        return found
+
+    def request(self, key: str, wait: float = WAIT_SECONDS, waiting: Callable[[], None] = lambda: None) -> tuple:
+        """A free board of a key: its host, port and match key.
+
+        Raises
+        ------
+        BoardError
+            The tracker knows no such key, or all its boards stay busy.
+        """
+        end = time.monotonic() + wait
+        known = self.boards()
+        if key not in known:
+            there = ", ".join(f"{k} ({len(v['addresses'])})" for k, v in sorted(known.items())) or "none"
+            raise BoardError(
+                f"tracker {self.where} has no board with key {key!r}; it has: {there}",
+                f"on the board: python -m tvm_mobilenet.agent --tracker {self.where} --key {key}",
+            )
+        if not known[key]["free"]:
+            waiting()
+        try:
+            (found,) = self.ask([REQUEST, key, "", 1], max(0.1, end - time.monotonic()))
+        except TimeoutError:
+            raise Silent(
+                f"tracker {self.where}: no board with key {key!r} became free within {wait:.0f} s "
+                f"({len(known[key]['addresses'])} known)",
+                "wait for other sessions to end, or look with python -m tvm.exec.query_rpc_tracker",
+            ) from None
+        return tuple(found)
+
+    def close(self) -> None:
+        """End the connection; a request that waits is withdrawn."""
+        self._connection.close()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
