@@ -11,6 +11,10 @@ from .errors import TvmMobilenetError
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 LAYOUTS = ("NCHW", "NHWC")
+BOARDS = (
+    "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
+    "(default: local for this machine, else virtual)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +182,7 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
         group.add_argument(
             "--board",
             metavar="ADDRESS",
-            help="what runs the code: virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
-            "(default: local for this machine, else virtual)",
+            help=f"what runs the code: {BOARDS}",
         )
 
 

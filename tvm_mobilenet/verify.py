@@ -11,6 +11,7 @@ input of zero would hide a wrong one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ class VerifyResult:
 def verify(
     folder: str | Path,
     *,
-    board: str = "virtual",
+    board="virtual",
     network=None,
     inputs: list | None = None,
     count: int = 2,
@@ -179,8 +180,8 @@ def verify(
     ----------
     folder : path
         What `build` wrote.
-    board : str
-        ``virtual`` or ``local``.
+    board : str or board
+        As ``boards.open_board`` takes it, or what it gave.
     network : Network, optional
         The model; made again from what the folder says unless given.
     inputs : list of tuples of ndarray, optional
@@ -195,7 +196,7 @@ def verify(
     TvmMobilenetError
         The folder holds no whole module, or another network than the one given.
     BoardError
-        A kernel ran wild.
+        The board cannot be reached, or a kernel ran wild.
     """
     from . import built, targets
     from .boards import open_board
@@ -211,20 +212,24 @@ def verify(
     batch = network.inputs(count) if inputs is None else inputs
     decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
     expected, reference = network.reference(batch)
-    with open_board(board, target).load(module.library) as loaded:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open_board(board, target)) if isinstance(board, str) else board
+        loaded = stack.enter_context(opened.load(module.library))
         runner = PlanRunner(loaded, module.plan, module.parameters())
 
-        def run(x, check: bool):
+        def run(x, check: bool, cores: int | None = None):
             checks: list[LayerCheck] = []
 
             def watch(step, _run, runner) -> None:
                 checks.append(_check_layer(calls[len(checks)], step, runner, decisions[step.layer]))
 
-            return runner.run(*x, watch=watch if check else None), checks
+            return runner.run(*x, cores=cores, watch=watch if check else None), checks
 
-        runs, checks = run(batch[0], layers)
+        runs, checks = run(batch[0], layers, 1 if opened.measures else None)
         found = [runs.outputs, *(run(x, False)[0].outputs for x in batch[1:])]
         cost, cost_all = _costs(runs.kernels, target)
+        if opened.measures:  # a prediction is made for any number of cores at once, a measurement is not
+            cost_all = _costs(run(batch[0], False, target.cores)[0].kernels, target)[1]
         outputs = [
             _check_output(name, [f[j] for f in found], [e[j] for e in expected], len(network.layers))
             for j, (name, _) in enumerate(module.plan.outputs)
@@ -239,7 +244,7 @@ def verify(
     return VerifyResult(
         Path(folder),
         target.name,
-        board,
+        board if isinstance(board, str) else board.name,
         reference,
         len(batch),
         outputs,
@@ -353,7 +358,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``verify``."""
     new = console.parser_for("verify", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
-    new.add_argument("--board", default="virtual", help="what runs the code (default: %(default)s)")
+    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
     new.add_argument(
         "--inputs",
         type=options.positive(int),
@@ -367,13 +372,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built
+    from . import built, targets
+    from .boards import open_board
     from .network import load_network
 
     module = built.read(args.folder)
+    target = targets.load(module.info["target"])
+    board = options.board_for(args, target)
     model = options.ModelOptions.from_data(module.info["model"], input=args.input)
-    network = load_network(model)
-    result = verify(args.folder, board=args.board, network=network, count=args.inputs)
+    with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
+        network = load_network(model)
+        result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target)
     console.print_json({**console.plain_data(result), "ok": result.ok}) if args.json else print_result(result)
     result.require()
     return 0

@@ -52,6 +52,8 @@ class LocalBoard:
         ``host``, or one of this machine's architecture.
     """
 
+    measures = True
+
     def __init__(self, target):
         from tvm_mobilenet.targets import host
 
@@ -59,7 +61,7 @@ class LocalBoard:
         if target.architecture != here:
             raise BoardError(f"target {target.name} is {target.architecture}, this machine {here}",
                              "use the virtual board, or target host")
-        self.target = target
+        self.target, self.name = target, "local"
 
     def load(self, path) -> LocalModule:
         """The module of a linked shared object."""

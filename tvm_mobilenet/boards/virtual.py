@@ -70,11 +70,13 @@ class VirtualBoard:
         Its core must be an ``aarch64`` or ``armv7`` one with a ``[model]``.
     """
 
+    measures = False
+
     def __init__(self, target):
         if target.architecture not in ("aarch64", "armv7"):
             raise BoardError(f"target {target.name}: the virtual board has no {target.architecture} core",
                              "use the local board for this machine")
-        self.target = target
+        self.target, self.name = target, "virtual"
 
     def load(self, path, budget: int = BUDGET_INSTRUCTIONS) -> VirtualModule:
         """The module of a linked shared object. ``budget``: instructions after which a kernel counts as wild."""

@@ -36,8 +36,10 @@ class RemoteBoard:
         What the agent's ``ping`` answers; empty without an agent.
     """
 
+    measures = True
+
     def __init__(self, address: Address, target, limit: float = 0.0, wait: float = wire.WAIT_SECONDS):
-        self.address, self.target = address, target
+        self.address, self.target, self.name = address, target, address.text
         self._uploaded: dict[str, str] = {}
         self._open(limit, wait)
 
