@@ -55,12 +55,13 @@ def decisions(layer: Layer, core) -> Space:
             choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
             choices[f"{i}.lanes"] = Choice((4, line) if whole_lines else (4,), lanes)
             continue
-        tiles_m, tiles_n, (tile_m, tile_n) = pointwise.tiles(stage.out_width, part.out_channels, core)
+        tiles_m, tiles_n, (tile_m, tile_n) = pointwise.tiles(stage.out_width, part.out_channels, part.channels, core)
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
         if part.kind == "pointwise":
             blocks = _position_blocks(stage.out_width)
             half = [b for b in blocks if b * part.channels * 4 <= core.l1d.bytes // 2]
+            choices |= {f"{i}.{name}": choice for name, choice in pointwise.loop_choice(core).items()}
             choices[f"{i}.m_block"] = Choice(blocks, max(half, default=blocks[0]))
     rows = layer.output_shape[1] if layer.parts[-1].kind != "pointwise" else stages(layer)[-1].out_height
     strips = tuple(s for s in STRIPS if s <= rows) or (1,)
@@ -275,6 +276,7 @@ class _Chain:
                 min(4, k),
                 lambda m, c: data(column + m, c),
                 lambda c, lane: weight[first * k + c * channels + lane],
+                k if d.get(f"{i}.loop") == "paired" and (i or stage.part.input_layout == "NHWC") else 0,
             )
             for m in range(height):
                 self._store(i, row, column + m, lambda lane, m=m: acc[m, lane], channels, first)

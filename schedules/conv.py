@@ -30,7 +30,7 @@ UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and
 
 def decisions(layer: Layer, core) -> Space:
     n, ow, depth = layer.out_channels // layer.groups, layer.out_width, layer.channels // layer.groups
-    tiles_w, tiles_n, (tile_w, tile_n) = tiles(ow, n, core)
+    tiles_w, tiles_n, (tile_w, tile_n) = tiles(ow, n, 0, core)  # no loop of pairs: its k is not contiguous
     panels = max(1, n // tile_n)
     blocks = sorted({b for t in tiles_n for b in divisors(max(1, n // t)) if b <= 64})
     enough = [b for b in divisors(panels) if b in blocks and layer.out_height * (panels // b) >= 12]

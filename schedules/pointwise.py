@@ -21,7 +21,7 @@ a smaller tile of their own, so nothing is padded and no test stands in an inner
 from __future__ import annotations
 
 import numpy as np
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import inorder, nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
 
 from tvm_mobilenet.layer import Layer
@@ -29,9 +29,10 @@ from tvm_mobilenet.layer import Layer
 
 def decisions(layer: Layer, core) -> Space:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    tiles_m, tiles_n, (tile_m, tile_n) = tiles(m, n, core)
+    tiles_m, tiles_n, (tile_m, tile_n) = tiles(m, n, k, core)
     panels = max(1, n // tile_n)
-    k_blocks = sorted({b for b in (64, 128, 256, 512) if b < k} | {k})
+    lower = (64, 128, 256, 512) if layer.output_layout == "NHWC" else ()  # partial sums are kept in the output
+    k_blocks = sorted({b for b in lower if b < k} | {k})
     n_block, k_block = min(
         ((b, depth) for b in divisors(panels, high=64) for depth in k_blocks),
         key=lambda choice: _memory_cycles(layer, core, tile_m, tile_n, *choice),
@@ -45,17 +46,23 @@ def decisions(layer: Layer, core) -> Space:
             "m_block": Choice(_blocks(m, tiles_m), _default_rows(m, tile_m, n // (tile_n * n_block), core)),
             "outer": Choice(("n", "m"), "n" if n * k > m * k else "m"),
             "k_unroll": Choice(tuple(u for u in (1, 2, 4, 8) if u <= k), min(4, k) if k != 3 else 2),
+            **loop_choice(core),
         },
         lambda d: _refuse(layer, d, core),
     )
 
 
-def tiles(m: int, n: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
+def loop_choice(core) -> dict[str, Choice]:
+    """Who writes the loop over k: LLVM, from TIR, or on cores that issue in order ``schedules/inorder.py``."""
+    return {"loop": Choice(("tir", "paired"), "paired")} if inorder.pairs(core) else {}
+
+
+def tiles(m: int, n: int, k: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
     """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles."""
     widths = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
-    heights = [t for t in range(1, 9) if t <= m]
+    heights = [t for t in range(1, 13 if inorder.pairs(core) else 9) if t <= m]
     fits = [(a, b) for a in heights for b in widths if registers(a, b) <= core.vector_registers]
-    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, *t, core))
+    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core))
 
 
 def registers(tile_m: int, tile_n: int) -> int:
@@ -64,12 +71,15 @@ def registers(tile_m: int, tile_n: int) -> int:
     return tile_m * vectors + vectors + 2
 
 
-def tile_cycles(m: int, n: int, tile_m: int, tile_n: int, core) -> float:
+def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, core) -> float:
     """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles for the default."""
 
     def one(rows: int, columns: int) -> float:
         vectors = -(-columns // 4)
         products = rows * vectors
+        if inorder.pairs(core):
+            paired = inorder.fits(rows, columns, k, k)
+            return inorder.cycles(rows, columns) if paired else products + 2 * vectors + rows
         chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators leave the pipe waiting
         loads = rows + (vectors + 1) // 2
         return max(products / core.fma_per_cycle, (products + loads + 1) / core.issue_width, products * chains) + 0.02
@@ -214,6 +224,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
         d["k_unroll"],
         lambda i, k: data[nest.at(layer.input_layout, b, row + i, 0, kb * d["k_block"] + k)],
         lambda k, lane: weight[panel_at + k * width + lane],
+        layer.channels if d.get("loop") == "paired" and layer.input_layout == "NHWC" else 0,
     )
     if blocks == 1:
         finish()
@@ -221,8 +232,14 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
         nest.either(kb == blocks - 1, finish, keep)
 
 
-def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight) -> None:
-    """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane)."""
+def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_floats: int = 0) -> None:
+    """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
+
+    ``row_floats`` is the distance between rows of data where the loop of ``inorder`` may be taken, which needs it.
+    """
+    if row_floats and inorder.fits(acc.rows, acc.width, depth, row_floats):
+        inorder.multiply(acc, depth, data, weight, row_floats)
+        return
 
     def step(k):
         for i in range(acc.rows):

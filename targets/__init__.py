@@ -54,6 +54,7 @@ class Core:
     fma_per_cycle: float  # vector fused multiply-adds a cycle
     fma_latency: int
     fma_accumulate_latency: int  # from accumulator to accumulator, with forwarding
+    vector_load_bytes: int = 16  # that one cycle of a load moves into a vector register
     l1d: Cache
     l2: Cache
     l3: Cache | None = None
@@ -70,6 +71,8 @@ class Core:
             return f"architecture = {self.architecture!r}: known are {', '.join(ARCHITECTURES)}"
         if self.vector_bytes not in (8, 16, 32, 64):
             return f"vector_bytes = {self.vector_bytes}: 8, 16, 32 or 64"
+        if self.vector_load_bytes not in (8, 16, 32, 64):
+            return f"vector_load_bytes = {self.vector_load_bytes}: 8, 16, 32 or 64"
         if self.fma_accumulate_latency > self.fma_latency:
             return f"fma_accumulate_latency = {self.fma_accumulate_latency}: above fma_latency = {self.fma_latency}"
         if self.fma_per_cycle > self.issue_width:
