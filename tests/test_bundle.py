@@ -16,7 +16,8 @@ from PIL import Image
 from tvm_mobilenet import bundle, targets
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.preprocess import load_image, sample_images
-from tvm_mobilenet.runtime import symbols, tables
+from tvm_mobilenet.reference import network_outputs
+from tvm_mobilenet.runtime import link, symbols, tables
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_sizes(host):
     """Numbers of the issue: the runtime's own code, and the library without weights."""
     assert len(host.bundle.files["libmobilenet.so"]) <= 1_500_000
     ours = 0
-    for unit in (*bundle.SOURCES, "main.c"):
+    for unit in (*link.SOURCES, "main.c"):
         with (host.work / f"{unit}.o").open("rb") as f:
             ours += sum(
                 s["sh_size"] for s in ELFFile(f).iter_sections() if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS"
@@ -76,13 +77,13 @@ def test_a_library_that_needs_more_than_libc_is_refused(tmp_path):
     )
     run("gcc", "-shared", "-o", tmp_path / "x.so", tmp_path / "x.c", "-Wl,--no-as-needed", tmp_path / "liby.so")
     with pytest.raises(TvmMobilenetError, match=r"libstrange\.so"):
-        bundle._check_needs(tmp_path / "x.so")
+        link.check_needs(tmp_path / "x.so")
 
 
 def test_outputs_are_those_of_the_model(host):
     """Through C, over several inputs and numbers of threads; the self-test agrees with what is seen here."""
     inputs = host.network.inputs(3)
-    expected = bundle._reference(host.network, inputs)
+    expected = network_outputs(host.network, inputs)
     with net(host.folder, threads=1) as n:
         for threads in (1, 2, 3):
             n.set_threads(threads)
@@ -152,7 +153,7 @@ def test_a_photograph_gets_the_same_label_by_every_way(host, tmp_path):
     """C program with .ppm, .npy and raw input; Python; the model itself."""
     photo = sample_images()[0]
     x = load_image(photo, host.network.model.preprocess)
-    logits = bundle._reference(host.network, [(x,)])[0][0][0]
+    logits = network_outputs(host.network, [(x,)])[0][0][0]
     best = [f"thing {i}" for i in np.argsort(-logits)[:5]]
     with Image.open(photo) as image:
         rgb = image.convert("RGB")
@@ -280,7 +281,7 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
         "-o",
         tmp_path / "libmobilenet.so",
         tmp_path / "model.c",
-        *(host.work / s for s in bundle.SOURCES),
+        *(host.work / s for s in link.SOURCES),
         host.work / "kernels.o",
         "-lm",
         "-lpthread",

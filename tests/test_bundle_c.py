@@ -9,7 +9,8 @@ from pathlib import Path
 import bundles
 import pytest
 
-from tvm_mobilenet import bundle, targets
+from tvm_mobilenet import targets
+from tvm_mobilenet.runtime import link
 
 ROOT = Path(__file__).resolve().parent.parent
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
@@ -41,7 +42,7 @@ def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
         "-o",
         out,
         bundles.C_TESTS / f"{program}.c",
-        *(host.work / s for s in bundle.SOURCES),
+        *(host.work / s for s in link.SOURCES),
         host.work / "model.c",
         host.work / "kernels.o",
         "-lm",
@@ -60,7 +61,7 @@ def clean(done) -> None:
 
 
 def test_no_warnings(host, tmp_path):
-    for source in (*bundle.SOURCES, "model.c", "main.c"):
+    for source in (*link.SOURCES, "model.c", "main.c"):
         done = run(
             "gcc",
             "-std=gnu11",
@@ -122,7 +123,7 @@ def test_two_models_in_one_program(host, tmp_path):
         '#include "internal.h"', '#include "internal.h"\nextern const unsigned char mn_weights[];'
     )
     weights = (folder / "weights.bin").read_bytes()[64:]
-    for name, data in bundle._link(work, targets.load("host"), None, model, "second_", weights).items():
+    for name, data in link.libraries(work, targets.load("host"), None, model, "second_", weights).items():
         (folder / name).write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "weights.bin").unlink()

@@ -12,7 +12,6 @@ Equal inputs give equal bytes: nothing in a bundle says where or when it was mad
 
 from __future__ import annotations
 
-import copy
 import gzip
 import hashlib
 import io
@@ -20,44 +19,22 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from . import codegen
 from .errors import TvmMobilenetError, VerificationError
 from .plan import Plan
-from .runtime import symbols, tables
+from .reference import network_outputs
+from .runtime import link, tables
 
 FORMAT = 1
-SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "check.c")
-FLAGS = ("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections")
 PROGRAMS = ("libmobilenet.so", "mobilenet")
-_GLIBC = (2, 28)
-_NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d")
-# LLVM's name of a feature, and what the kernel calls it (for x86 they are the same, but with dots for dashes)
-_FEATURES = {
-    "aarch64": {
-        "neon": ("asimd",),
-        "fullfp16": ("fphp", "asimdhp"),
-        "dotprod": ("asimddp",),
-        "sve": ("sve",),
-        "i8mm": ("i8mm",),
-        "bf16": ("bf16",),
-    },
-    "armv7": {"neon": ("neon",), "vfp4": ("vfpv4",), "hwdiv-arm": ("idiva",)},
-    "x86_64": {
-        n: (n,)
-        for n in ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni")
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -148,7 +125,7 @@ def make(
     module = built.read(folder)
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
     batch = network.inputs(samples)
-    expected = _reference(network, batch)
+    expected = network_outputs(network, batch)
     tolerance, error = _check(module, target, batch, expected)
     preprocess = network._preprocess() if len(plan.inputs) == 1 else None
     classes = plan.outputs[0][1].shape[-1] if _classifies(plan) and not network.options.features else 0
@@ -158,7 +135,7 @@ def make(
         "model": network.options.title,
         "target": target.name,
         "architecture": target.architecture,
-        "features": _features(target),
+        "features": link.features(target),
         "classes": classes,
         "labels": bool(labels),
         "samples": len(batch),
@@ -185,13 +162,13 @@ def make(
         files[file] = (source / file).read_bytes()
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
         work = work or Path(temporary)
-        _kernels(lowered, target, work / "kernels.o")
+        link.kernels(lowered, target, work / "kernels.o")
         digest = hashlib.sha256((work / "kernels.o").read_bytes() + weights_hash.encode())
-        for file in (*SOURCES, "internal.h", "mobilenet.h", "main.c"):
+        for file in (*link.SOURCES, "internal.h", "mobilenet.h", "main.c"):
             digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
-        files |= _link(
+        files |= link.libraries(
             work, target, linker, tables.source(plan, about, preprocess), prefix, weights if embed_weights else None
         )
     manifest = {
@@ -199,7 +176,7 @@ def make(
         "id": about["id"],
         "name": name,
         "symbol_prefix": prefix,
-        "model": {k: v for k, v in module.info["model"].items() if k not in ("weights", "input", "labels")},
+        "model": _model(network.options),
         "target": {
             "name": target.name,
             "title": target.title,
@@ -258,6 +235,12 @@ def read(path: str | Path) -> Bundle:
     return Bundle(manifest, kept)
 
 
+def _model(options) -> dict:
+    """What the model is, without a path of this machine."""
+    data = {k: v for k, v in asdict(options).items() if k not in ("weights", "input", "labels")}
+    return {**data, "model": Path(options.model).name if options.is_file else options.model}
+
+
 def _version() -> str:
     from . import __version__
 
@@ -266,18 +249,6 @@ def _version() -> str:
 
 def _classifies(plan: Plan) -> bool:
     return len(plan.outputs) == 1 and len(plan.outputs[0][1].shape) == 2
-
-
-def _reference(network, batch: list) -> list[list[np.ndarray]]:
-    """PyTorch's outputs, computed in float64 and rounded, so that they are the same on every machine."""
-    if network.model is None:
-        return network.reference(batch)[0]
-    import torch
-
-    model = copy.deepcopy(network.model.module).double()
-    with torch.no_grad():
-        found = [model(*(torch.from_numpy(a).double() for a in x)) for x in batch]
-    return [[t.float().numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in found]
 
 
 def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
@@ -299,94 +270,3 @@ def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
             f"python -m tvm_mobilenet.verify {module.folder} names the layer",
         )
     return allowed, error
-
-
-def _features(target) -> list[str]:
-    """What a CPU must have, as the device's kernel names it."""
-    import tvm
-
-    has = tvm.get_global_func("target.target_has_feature")
-    llvm = codegen.tvm_target(target)
-    return [n for feature, names in _FEATURES[target.architecture].items() if has(feature, llvm) for n in names]
-
-
-def _kernels(lowered, target, path: Path) -> None:
-    import tvm
-
-    kernels = {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
-    module = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(kernels.items())})
-    tvm.compile(module, target=codegen.tvm_target(target)).mod.write_to_file(str(path))
-
-
-def _link(work: Path, target, linker, model: str, prefix: str, weights: bytes | None) -> dict[str, bytes]:
-    """Compiles runtime and tables, and links all three: library, archive and program."""
-    compiler = codegen.linker_command(target, linker)
-    source = resources.files(f"{__package__}.runtime")
-    for name in (*SOURCES, "main.c", "internal.h", "mobilenet.h"):
-        (work / name).write_bytes((source / name).read_bytes())
-    (work / "model.c").write_text(model)
-    units = [*SOURCES, "model.c"]
-    if weights is not None:
-        (work / "weights.raw").write_bytes(weights)
-        (work / "weights.S").write_text(
-            '.section .rodata.mn_weights,"a",%progbits\n.balign 64\n.globl mn_weights\n'
-            '.hidden mn_weights\nmn_weights:\n.incbin "weights.raw"\n'
-            '.section .note.GNU-stack,"",%progbits\n'
-        )
-        units.append("weights.S")
-    for unit in (*units, "main.c"):
-        _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
-    _run(work, target, compiler, "-r", "-nostdlib", "-o", "model.o", "kernels.o", *(f"{u}.o" for u in units))
-    symbols.own_names(work / "model.o", prefix)
-    (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
-    libraries = ("-lm", "-lpthread")
-    _run(
-        work,
-        target,
-        compiler,
-        "-shared",
-        "-s",
-        "-Wl,--gc-sections",
-        "-Wl,-z,defs",
-        "-Wl,--version-script=exports",
-        "-Wl,-soname,libmobilenet.so",
-        "-o",
-        "libmobilenet.so",
-        "model.o",
-        *libraries,
-    )
-    _run(
-        work, target, compiler, "-s", "-Wl,-rpath,$ORIGIN", "-o", "mobilenet", "main.c.o", "libmobilenet.so", *libraries
-    )
-    _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
-    _check_needs(work / "libmobilenet.so")
-    return {name: (work / name).read_bytes() for name in ("libmobilenet.so", "libmobilenet.a", "mobilenet")}
-
-
-def _run(work: Path, target, command: list[str], *arguments: str) -> None:
-    done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True)
-    if done.returncode:
-        raise TvmMobilenetError(
-            f"{arguments[-1]} for {target.name}: exit code {done.returncode}: {done.stderr.strip()[-800:]}",
-            "command: " + " ".join((*command, *arguments)),
-        )
-
-
-def _check_needs(path: Path) -> None:
-    """Reads the dynamic section: libc, libm and pthreads, of no later glibc than boards have."""
-    from elftools.elf.elffile import ELFFile
-
-    with path.open("rb") as f:
-        elf = ELFFile(f)
-        needed = [t.needed for t in elf.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_NEEDED"]
-        versions = elf.get_section_by_name(".gnu.version_r")
-        wanted = [a.name for _, auxiliaries in (versions.iter_versions() if versions else ()) for a in auxiliaries]
-    late = [
-        v for v in wanted if (m := re.fullmatch(r"GLIBC_(\d+)\.(\d+).*", v)) and tuple(map(int, m.groups())) > _GLIBC
-    ]
-    foreign = [n for n in needed if not _NEEDED.fullmatch(n)]
-    if late or foreign:
-        raise TvmMobilenetError(
-            f"{path.name} needs {', '.join(foreign + late)}, which a board may not have",
-            "leave out --linker: zig links against glibc 2.28",
-        )

@@ -5,9 +5,16 @@ Nothing here knows of tiles, packing or schedules, so a mistake there cannot hid
 
 from __future__ import annotations
 
+import copy
+import math
+
 import numpy as np
 
+from .errors import VerificationError
 from .layer import Layer
+
+ROUNDING = 2.0**-20  # of an output's spread; a build may differ by a few hundred times as much
+AGREEMENT = 1e-3  # of the spread: a framework's own float32 against float64, over a whole network
 
 
 def reference(
@@ -89,6 +96,78 @@ def reference(
         y = y + residual
     y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
     return y.contiguous().numpy()
+
+
+def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
+    """What a network computes in float64, rounded so coarsely that every machine finds the same bits.
+
+    The order of a float64 sum, and with it its last digits, changes with the CPU and the number of threads;
+    ``ROUNDING`` of the spread is a million times larger. A network of the registry is computed by PyTorch. One from a
+    file may hold operators that know no float64, so its layers are computed, and must agree with what its framework
+    says in float32.
+
+    Parameters
+    ----------
+    network : Network
+    batch : list of tuples of ndarray
+        Inputs, float32.
+
+    Returns
+    -------
+    list of lists of ndarray
+        The outputs for each of the inputs, float32.
+
+    Raises
+    ------
+    VerificationError
+        The layers of a file do not compute what its framework does.
+    """
+    if network.model is None:
+        found = [_run_layers(network, x) for x in batch]
+        _require_agreement(network, batch, found)
+    else:
+        import torch
+
+        module = copy.deepcopy(network.model.module).double()
+        with torch.no_grad():
+            raw = [module(*(torch.from_numpy(a).double() for a in x)) for x in batch]
+        found = [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in raw]
+    return [[rounded(y) for y in outputs] for outputs in found]
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as float32."""
+    spread = float(values.std()) or float(np.abs(values).max()) or 1.0
+    step = math.ldexp(1.0, math.frexp(spread * ROUNDING)[1])
+    return (np.round(values / step) * step).astype(np.float32)
+
+
+def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    ports = network.interface
+    values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
+    for call in network.layers:
+        layer = call.layer
+        last = layer.parts[-1] if layer.parts else layer
+        second = None
+        if len(call.inputs) > 1:
+            shape = (last.batch, 1, 1, last.channels) if last.op == "scale" else last.output_shape
+            second = values[call.inputs[1]].reshape(shape)
+        data = values[call.inputs[0]].reshape(layer.input_shape)
+        values[call.output] = reference(layer, data, call.weight, call.bias, second)
+    return [values[port.value].reshape(port.shape) for port in ports.outputs]
+
+
+def _require_agreement(network, batch: list, found: list) -> None:
+    expected, name = network.reference(batch)
+    for ours, theirs in zip(found, expected, strict=True):
+        for port, a, b in zip(network.interface.outputs, ours, theirs, strict=True):
+            difference = float(np.abs(a - b).max()) / (float(b.std()) or 1.0)
+            if not difference <= AGREEMENT:
+                raise VerificationError(
+                    f"output {port.name}: the imported layers differ from {name} by {difference:.2e} of the spread, "
+                    f"{AGREEMENT:.0e} is allowed",
+                    "the model was imported wrongly: report it with the file",
+                )
 
 
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:

@@ -173,7 +173,8 @@ def _coarse(value: torch.Tensor, unit: torch.Tensor | None = None) -> torch.Tens
     """Rounded to 1/4096 of ``unit``, or of its own power of two: what rounding errors of a float64 sum do not reach."""
     if unit is None:
         unit = value
-    step = torch.exp2(torch.floor(torch.log2(unit))) / 4096
+    # frexp and ldexp are exact; log2 and exp2 have another last digit on another CPU.
+    step = torch.ldexp(torch.ones_like(unit), torch.frexp(unit).exponent - 1) / 4096
     return torch.round(value / step) * step
 
 
