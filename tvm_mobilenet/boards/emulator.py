@@ -19,6 +19,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.unicorn import uclib
 
 from tvm_mobilenet.boards import native
+from tvm_mobilenet.boards.accesses import Follower, UnknownAccess
 from tvm_mobilenet.boards.elf import PAGE, Image, read_image
 from tvm_mobilenet.errors import BoardError
 
@@ -118,10 +119,20 @@ class Emulator:
         self._hook(unicorn.UC_HOOK_BLOCK, "count_block", self.counter.struct)
 
         self._watching: list = []
+        self._follower: Follower | None = None
         self.caches = None
 
-    def watch_memory(self, caches):
-        """From now on every load and store goes through these caches; through none: ``None``."""
+    def watch_memory(self, caches, every: bool = False):
+        """From now on every load and store goes through these caches; through none: ``None``.
+
+        Block by block where the code allows it; ``every`` access by a hook of its own on request, to compare with.
+        """
+        if caches is not None and not every and self.image.architecture == "aarch64" and self._follower is None:
+            self._follow_blocks()
+        if self._follower is not None and not every and not self._watching:
+            self._follower.struct.memory = ctypes.addressof(caches.struct) if caches is not None else None
+            self.caches = caches
+            return
         if (caches is None) == (self.caches is None):
             self.caches = caches
             return
@@ -134,11 +145,21 @@ class Emulator:
         self.caches = caches
         self.uc.ctl_flush_tb()  # translated code has the hooks, or their absence, built in
 
-    def _hook(self, kind: int, function: str, user: ctypes.Structure):
+    def _follow_blocks(self):
+        try:
+            self._follower = Follower(self.image, ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value)
+        except UnknownAccess:
+            return  # every access has its hook then
+        for address in self._follower.again:
+            self._hook(unicorn.UC_HOOK_CODE, "follow_again", self._follower.struct, address, address)
+        self.counter.struct.follow = ctypes.addressof(self._follower.struct)
+        self.uc.ctl_flush_tb()
+
+    def _hook(self, kind: int, function: str, user: ctypes.Structure, first: int = 1, last: int = 0):
         handle = ctypes.c_size_t()
         callback = ctypes.cast(getattr(native.library(), function), ctypes.c_void_p)
         status = uclib.uc_hook_add(self.uc._uch, ctypes.byref(handle), kind, callback, ctypes.byref(user),
-                                   ctypes.c_uint64(1), ctypes.c_uint64(0))
+                                   ctypes.c_uint64(first), ctypes.c_uint64(last))
         if status:
             raise unicorn.UcError(status)
         return handle
@@ -248,6 +269,8 @@ class Emulator:
                     raise Fault("it does not come to an end within the budget of instructions", self._pc())
                 if not isinstance(self._stopped_by, int):
                     raise Fault(self._stopped_by or "execution stopped", self._pc())
+                if self._follower is not None and self._follower.failure is not None:
+                    raise Fault(f"its memory cannot be followed: {self._follower.failure}", self._pc())
                 if self._stopped_by == _RETURN:
                     return self.uc.reg_read(self._registers[0])
                 pc = self._imported(self._stopped_by)

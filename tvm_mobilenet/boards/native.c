@@ -7,6 +7,9 @@
  */
 #include <stdint.h>
 
+typedef struct Follow Follow;
+static void follow_block(Follow *f, void *uc, uint64_t address, uint64_t end);
+
 typedef struct {
     uint64_t base, end;               /* addresses of the code that is counted */
     uint64_t *entered, *left, *taken; /* one a 4-byte instruction, and one more */
@@ -15,6 +18,7 @@ typedef struct {
     uint64_t low, high; /* touched indices, from and to */
     uint64_t exhausted;
     int (*stop)(void *);
+    Follow *follow; /* where memory is followed block by block */
 } Counts;
 
 void count_block(void *uc, uint64_t address, uint32_t size, void *user) {
@@ -34,6 +38,7 @@ void count_block(void *uc, uint64_t address, uint32_t size, void *user) {
     c->left[last]++;
     if (first < c->low) c->low = first;
     if (last > c->high) c->high = last;
+    if (c->follow) follow_block(c->follow, uc, address, address + size);
 }
 
 /* ---- the pipeline simulation of pipeline.py: called with millions of instructions while tuning */
@@ -208,6 +213,70 @@ void touch(Memory *m, uint64_t address, uint64_t bytes, uint64_t written) {
 void count_access(void *uc, int kind, uint64_t address, int size, int64_t value, void *user) {
     (void)uc, (void)value;
     touch(user, address, size, kind == 17 /* UC_MEM_WRITE */);
+}
+
+/* ---- the accesses of accesses.py: all of a block's at once, from the registers at its beginning
+ *
+ * Unicorn's own memory hooks take most of an emulation's time. A block's loads and stores are known beforehand as sums
+ * of registers and constants; what they are is worked out once, in Python, when a block is first met. */
+
+typedef struct {
+    int32_t reg, extend; /* Unicorn's number; 1: its low half with sign, 2: without, 0: all of it */
+} Slot;
+typedef struct {
+    int64_t offset;
+    uint32_t term, terms, bytes, at; /* first term and how many; of memory; of the instruction from the first */
+    uint64_t written;
+} Access;
+typedef struct {
+    int64_t slot, factor;
+} Term;
+typedef struct {
+    const Slot *slots;
+    const Access *accesses;
+    const Term *terms;
+    uint64_t slot_count, access_count;
+} Program;
+struct Follow {
+    uint64_t base;
+    Program **programs; /* one an instruction, none yet: zero */
+    uint8_t *again;     /* instructions at which registers are read again, by a hook of their own */
+    Memory *memory;     /* zero: not followed now */
+    int (*read)(void *, int, void *);
+    void (*translate)(uint64_t);
+    uint64_t block_end;
+};
+
+static void follow(Follow *f, void *uc, uint64_t address, uint64_t end) {
+    Program *p = f->programs[(address - f->base) / 4];
+    if (!p) {
+        f->translate(address);
+        p = f->programs[(address - f->base) / 4];
+        if (!p) return; /* translate failed, and says so when the emulation is over */
+    }
+    int64_t values[64];
+    for (uint64_t i = 0; i < p->slot_count; i++) {
+        int64_t v = 0;
+        f->read(uc, p->slots[i].reg, &v);
+        values[i] = p->slots[i].extend == 1 ? (int32_t)v : p->slots[i].extend ? (int64_t)(uint32_t)v : v;
+    }
+    for (const Access *a = p->accesses; a < p->accesses + p->access_count && address + a->at < end; a++) {
+        int64_t where = a->offset;
+        for (const Term *t = p->terms + a->term; t < p->terms + a->term + a->terms; t++)
+            where += values[t->slot] * t->factor;
+        touch(f->memory, where, a->bytes, a->written);
+    }
+}
+
+static void follow_block(Follow *f, void *uc, uint64_t address, uint64_t end) {
+    f->block_end = end;
+    if (f->memory && !f->again[(address - f->base) / 4]) follow(f, uc, address, end);
+}
+
+void follow_again(void *uc, uint64_t address, uint32_t size, void *user) {
+    (void)size;
+    Follow *f = user;
+    if (f->memory) follow(f, uc, address, f->block_end);
 }
 
 /* The logs of tasks that run side by side, through the shared levels: always next the task that is least far on. */

@@ -29,7 +29,8 @@ class CountsStruct(ctypes.Structure):
 
     _fields_ = (("base", _U64), ("end", _U64), ("entered", _U64_POINTER), ("left", _U64_POINTER),
                 ("taken", _U64_POINTER), ("previous_end", _U64), ("executed_bytes", _U64), ("budget_bytes", _U64),
-                ("low", _U64), ("high", _U64), ("exhausted", _U64), ("stop", ctypes.c_void_p))
+                ("low", _U64), ("high", _U64), ("exhausted", _U64), ("stop", ctypes.c_void_p),
+                ("follow", ctypes.c_void_p))
 
 
 class LevelStruct(ctypes.Structure):
@@ -44,6 +45,23 @@ class MemoryStruct(ctypes.Structure):
     _fields_ = (("one", LevelStruct * 3), ("many", LevelStruct * 3), ("levels", _U64), ("shared", _U64),
                 ("scratch", _U64), ("stride", _U64), ("slots", _U64), ("log", ctypes.c_void_p), ("logged", _U64),
                 ("room", _U64))
+
+
+class ProgramStruct(ctypes.Structure):
+    """``Program`` of native.c."""
+
+    _fields_ = (("slots", ctypes.c_void_p), ("accesses", ctypes.c_void_p), ("terms", ctypes.c_void_p),
+                ("slot_count", _U64), ("access_count", _U64))
+
+
+TRANSLATE = ctypes.CFUNCTYPE(None, _U64)
+
+
+class FollowStruct(ctypes.Structure):
+    """``Follow`` of native.c."""
+
+    _fields_ = (("base", _U64), ("programs", ctypes.c_void_p), ("again", ctypes.c_void_p), ("memory", ctypes.c_void_p),
+                ("read", ctypes.c_void_p), ("translate", TRANSLATE), ("block_end", _U64))
 
 
 class Counter:
