@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Decisions = dict[str, int | str | bool]
@@ -82,6 +82,15 @@ class Space:
             elif isinstance(want, int) and isinstance(choice.default, int):
                 point[name] = min(choice.candidates, key=lambda c: abs(c - want))
         return None if self.refuse(point) else point
+
+
+def imbalance(work: Sequence[float], cores: int = 4) -> float:
+    """The longest share over the mean, where cores take equal numbers of neighbouring tasks, as TVM's runtime deals.
+
+    ``work`` is what each task of a parallel region costs, in any unit.
+    """
+    share = -(-len(work) // cores)
+    return max(sum(work[i : i + share]) for i in range(0, len(work), share)) * cores / sum(work)
 
 
 def divisors(n: int, low: int = 1, high: int | None = None) -> tuple[int, ...]:

@@ -244,7 +244,7 @@ class _Loop:
         control: dict[int, list[str]] = {}
         control.setdefault(ends[False] + 1, []).append(f"add {self.a}, {self.a}, #{STEP * 4}")
         control.setdefault(ends[True] + 1, []).append(f"add {self.w}, {self.w}, #{STEP * self.vectors * 16}")
-        control.setdefault(max(ends.values()) + 1, []).insert(0, f"subs {self.n}, {self.n}, #1")
+        control[min(ends.values()) + 1].append(f"subs {self.n}, {self.n}, #1")
         cycles: list[list[str]] = []
         beside: list[str] = []  # integer instructions that wait for an fmla to stand beside
         distance = GROUP

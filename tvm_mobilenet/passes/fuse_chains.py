@@ -8,7 +8,8 @@ network into chains the one is taken that moves its lines for the fewest cycles,
 - a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of
   positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
-- rows at the seams of a chain's strips: computed twice.
+- rows at the seams of a chain's strips: computed twice;
+- strips of unequal heights: cores that wait for the one with the highest.
 
 What one task keeps between the parts takes at most its share of the L2: a quarter of a shared one (four cores work at
 once), half of a core's own; and the pointwise weights of a chain at most half of the L2.
@@ -71,7 +72,18 @@ def _cycles(parts: list[Layer], core) -> float:
             cycles += int(np.prod(part.weight_shape)) * 4 / line * blocks * L2_LINE
         if after is not None and after.kind == "depthwise":
             cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
-    return cycles + _repeated_mult_adds(parts) / core.macs_per_cycle()
+    mult_adds = _repeated_mult_adds(parts)
+    if len(parts) > 1:
+        mult_adds += (_unevenness(parts) - 1) * sum(part.mult_adds for part in parts)
+    return cycles + mult_adds / core.macs_per_cycle()
+
+
+def _unevenness(parts: list[Layer]) -> float:
+    """The longest share of four cores over the mean: strips are whole rows."""
+    from tvm_mobilenet.schedules import chain as schedule
+
+    rows = schedule.stages(Layer.chain(tuple(parts)))[-1].out_height
+    return -(-rows // schedule.STRIPS[0]) * schedule.STRIPS[0] / rows
 
 
 def _repeated_mult_adds(parts: list[Layer]) -> float:
