@@ -42,6 +42,28 @@ class WrongResult(Exception):
     """A candidate's machine code computes something other than its layer."""
 
 
+class Operands:
+    """Random operands and the reference's result, of the last few layers asked for."""
+
+    def __init__(self):
+        self._known: OrderedDict = OrderedDict()
+
+    def arguments(self, layer, decisions: dict) -> tuple[list[np.ndarray], np.ndarray]:
+        """The arguments of a layer's kernel, the output all not-a-number, and what should be in it then."""
+        from . import reference
+
+        if layer not in self._known:
+            operands = reference.random_arguments(layer)
+            self._known[layer] = operands, reference.reference(layer, *map(operands.get, _OPERANDS))
+            if len(self._known) > LAYERS_KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(layer)
+        operands, expected = self._known[layer]
+        arguments = reference.kernel_arguments(layer, decisions, operands)
+        arguments[-1].fill(np.nan if np.issubdtype(arguments[-1].dtype, np.floating) else 0)
+        return arguments, expected
+
+
 class Evaluate:
     """Builds, runs, checks and prices candidates on one board; made in the searching process, called in the workers.
 
@@ -71,17 +93,15 @@ class Evaluate:
         except ImportError:
             pass
         self._board = boards.open_board(self.board, self.target)
-        self._operands: OrderedDict = OrderedDict()
+        self._operands = Operands()
 
     def __call__(self, candidate: Candidate) -> Outcome:
-        from . import codegen, reference, schedules
+        from . import codegen, schedules
         from .layer import Layer
         from .schedules import nest
 
         layer = Layer.parse(candidate.layer)
-        operands, expected = self._known(layer)
-        arguments = reference.kernel_arguments(layer, candidate.decisions, operands)
-        arguments[-1].fill(np.nan if np.issubdtype(arguments[-1].dtype, np.floating) else 0)
+        arguments, expected = self._operands.arguments(layer, candidate.decisions)
         kernel = schedules.kernel(layer, candidate.decisions)
         with tempfile.TemporaryDirectory(prefix="candidate-") as folder:
             library = os.path.join(folder, "kernel.so")
@@ -93,17 +113,6 @@ class Evaluate:
         # A measurement here is one of a single thread (workers.py); a prediction is made for any number of cores.
         all_cores = float(all_cores.value) if all_cores.predicted else None
         return Outcome(float(cost.value), cost.unit, cost.predicted, difference, all_cores)
-
-    def _known(self, layer):
-        from . import reference
-
-        if layer not in self._operands:
-            operands = reference.random_arguments(layer)
-            self._operands[layer] = operands, reference.reference(layer, *map(operands.get, _OPERANDS))
-            if len(self._operands) > LAYERS_KEPT:
-                self._operands.popitem(last=False)
-        self._operands.move_to_end(layer)
-        return self._operands[layer]
 
 
 _OPERANDS = ("data", "weight", "bias", "second")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import console, options, tuning
+from . import console, fleet, options, prediction_error, tuning
 from .layer import title
 from .tuning import TIME_LIMIT, TRIALS, Work
 
@@ -56,6 +56,8 @@ class TuneResult:
         Of the whole network; None while a layer is unknown.
     build, verification
         The results of `build.build` and `verify.verify`.
+    prediction : PredictionError or None
+        Of a real board: how far the virtual board is from it.
     """
 
     model: str
@@ -76,6 +78,7 @@ class TuneResult:
     new_trials: int
     build: object = None
     verification: object = None
+    prediction: object = None
 
     def milliseconds(self, cost: float | None) -> float | None:
         """A cost of this result as milliseconds on the target."""
@@ -105,7 +108,7 @@ def tune(
     model : ModelOptions
     target : targets.Target
     board : str
-        What runs the candidates: ``virtual``, ``local``.
+        What runs the candidates, as ``boards.open_board`` takes it; all boards of a tracker's key side by side.
     log : path
         The tune log; its trials lie beside it.
     output : path
@@ -128,16 +131,19 @@ def tune(
         from .candidate import Evaluate
 
         evaluate = Evaluate(target, board, linker)
+    pool, boards = fleet.of(board, target, linker, workers, debug)
     if network is None:
         from .network import load_network
 
         network = load_network(model)
     work = tuning.prepare(network.for_target(target).counts, target, board, log, trials)
     with console.Progress() as progress:
-        ended, new = tuning.search(work, evaluate, time_limit, workers, debug, _show(work, progress, time_limit))
+        show = _show(work, progress, time_limit)
+        ended, new = tuning.search(work, evaluate, time_limit, boards or workers, debug, show, pool=pool)
+    error = prediction_error.find(work, linker, workers) if work.measured else None
     output = output or options.OUTPUT / f"{model.slug}-{target.name}"
     built, verified = (finish or build_and_verify)(network, target, log, output, linker, board)
-    return result_of(model, work, ended, new, built, verified)
+    return result_of(model, work, ended, new, built, verified, error)
 
 
 def build_and_verify(network, target, log: Path, output: Path, linker: str | None, board: str) -> tuple:
@@ -150,7 +156,9 @@ def build_and_verify(network, target, log: Path, output: Path, linker: str | Non
     return built, verify.verify(output, board=board, network=network, target=target)
 
 
-def result_of(model: options.ModelOptions, work: Work, ended: str, new: int, built=None, verified=None) -> TuneResult:
+def result_of(
+    model: options.ModelOptions, work: Work, ended: str, new: int, built=None, verified=None, prediction=None
+) -> TuneResult:
     """The result of a search, layers in the order of the network."""
     layers = [
         LayerResult(
@@ -192,6 +200,7 @@ def result_of(model: options.ModelOptions, work: Work, ended: str, new: int, bui
         new,
         built,
         verified,
+        prediction,
     )
 
 
@@ -260,7 +269,8 @@ def totals_of(result: TuneResult) -> list[str]:
     if result.tuned_all_cores is not None:
         ms = console.number(result.milliseconds(result.tuned_all_cores))
         lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
-    lines += [part.summary() for part in (result.build, result.verification) if hasattr(part, "summary")]
+    parts = (result.prediction, result.build, result.verification)
+    lines += [part.summary() for part in parts if hasattr(part, "summary")]
     if result.ended == "time":
         lines.append("the time limit ended the search; a larger --time-limit goes on where it stopped")
     return lines
@@ -350,11 +360,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    target = options.load_target(args)
-    if target is None:
+    if (target := options.load_target(args)) is None:
         return 0
-    model = options.model_options(args)
-    board = options.board_for(args, target)
+    model, board = options.model_options(args), options.board_for(args, target)
     announce(model, target, board, args)
     if args.dry_run or args.list:
         from .network import load_network
@@ -371,7 +379,7 @@ def _run(args: argparse.Namespace) -> int:
         output=output,
         trials=args.trials,
         time_limit=args.time_limit,
-        workers=args.jobs if board == "virtual" else 1,  # two at once would disturb what they measure
+        workers=1 if board == "local" else args.jobs,  # two at once would disturb what they measure
         linker=args.linker,
         debug=args.debug,
     )

@@ -86,6 +86,7 @@ def search(
     debug: bool = False,
     show: Callable[[Search], None] = lambda searching: None,
     timeout: float = CANDIDATE_SECONDS,
+    pool: Callable | None = None,
 ) -> tuple[str, int]:
     """Search, check the winners whole, and log; how it ended (``done`` or ``time``) and how many trials were new.
 
@@ -95,6 +96,9 @@ def search(
         ``candidate.Evaluate``, or what takes its place in tests.
     show : callable
         Called with the `Search` now and then, to show how things stand.
+    pool : callable, optional
+        ``pool()`` gives what runs candidates, such as a `fleet.Fleet`, in place of ``Workers`` that call ``evaluate``;
+        then ``workers`` is how many it runs at once.
     """
     best_log, trial_log = Journal(work.log), trials_of(work.log)
     facts = {
@@ -121,7 +125,7 @@ def search(
         )
 
     def candidate_of(name: str, decisions: dict) -> Candidate:
-        return Candidate(name, decisions, whole=Layer.parse(name).mult_adds <= WHOLE_MULT_ADDS)
+        return Candidate(name, decisions, whole=work.measured or Layer.parse(name).mult_adds <= WHOLE_MULT_ADDS)
 
     def write(record: Record, best: bool) -> None:
         trial_log.append(record)
@@ -136,9 +140,9 @@ def search(
         return ("done" if all(layer.done for layer in work.searches.values()) else "time"), 0
     ended = "done"
     try:
-        with Workers(evaluate, workers, timeout, debug) as pool:
-            ended = searching.run(pool, record_of, candidate_of, lambda: show(searching))
-            _confirm(work, pool, record_of, trial_log, best_log, lambda: show(searching))
+        with pool() if pool else Workers(evaluate, workers, timeout, debug) as running:
+            ended = searching.run(running, record_of, candidate_of, lambda: show(searching))
+            _confirm(work, running, record_of, trial_log, best_log, lambda: show(searching))
         _warn_of_failures(work)
     finally:
         if work.log.exists():

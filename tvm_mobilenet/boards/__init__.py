@@ -62,3 +62,23 @@ def open_board(kind: str, target):
     from tvm_mobilenet.boards.remote.board import RemoteBoard
 
     return RemoteBoard(where, target)
+
+
+def reach(kind: str) -> int:
+    """How many boards there are at an address, without taking one.
+
+    Raises
+    ------
+    TvmMobilenetError, BoardError
+        The address is wrong, or nobody answers there.
+    """
+    from tvm_mobilenet.boards import address
+    from tvm_mobilenet.boards.remote import wire
+
+    where = address.parse(kind)
+    if where.kind == "rpc":
+        wire.dial(where.host, where.port).close()
+    if where.kind == "tracker":
+        with wire.Tracker(where.host, where.port) as tracker:
+            return len(tracker.known(where.key)[where.key]["addresses"])
+    return 1

@@ -49,6 +49,11 @@ class Address:
         return self.kind != "virtual"
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it is reached over RPC."""
+        return self.kind in ("rpc", "tracker", "ssh")
+
+    @property
     def endpoint(self) -> str:
         """``host:port``, for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -15,6 +15,7 @@ from .session import Session
 
 UPLOAD_SECONDS = 600.0
 SERVICE_SECONDS = 600.0
+_ARCHITECTURES = {"armv7l": "armv7", "arm64": "aarch64", "AMD64": "x86_64"}
 
 
 class RemoteBoard:
@@ -29,6 +30,8 @@ class RemoteBoard:
         Seconds after which the server ends the session; 0: never.
     wait : float
         Seconds to wait while the board is busy.
+    quiet : bool
+        Do not say so then.
 
     Attributes
     ----------
@@ -38,19 +41,33 @@ class RemoteBoard:
 
     measures = True
 
-    def __init__(self, address: Address, target, limit: float = 0.0, wait: float = wire.WAIT_SECONDS):
+    def __init__(
+        self, address: Address, target, limit: float = 0.0, wait: float = wire.WAIT_SECONDS, quiet: bool = False
+    ):
         self.address, self.target, self.name = address, target, address.text
         self._uploaded: dict[str, str] = {}
-        self._open(limit, wait)
+        self._tunnel = None
+        if address.kind == "ssh":
+            from .ssh import Tunnel
 
-    def _open(self, limit: float, wait: float) -> None:
+            self._tunnel = Tunnel(address)
+            address = self._tunnel.address
+        try:
+            self._open(address, limit, wait, quiet)
+        except BaseException:
+            if self._tunnel is not None:
+                self._tunnel.close()
+            raise
+
+    def _open(self, address: Address, limit: float, wait: float, quiet: bool) -> None:
         from tvm_mobilenet.console import say
 
         def busy() -> None:
-            say(f"{self.address.text} is busy; waiting up to {wait:.0f} s")
+            if not quiet:
+                say(f"{address.text} is busy; waiting up to {wait:.0f} s")
 
-        where, key = (self.address.host, self.address.port), self.address.key
-        if self.address.kind == "tracker":
+        where, key = (address.host, address.port), address.key
+        if address.kind == "tracker":
             with wire.Tracker(*where) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
                 where = host, port
@@ -58,15 +75,33 @@ class RemoteBoard:
         try:
             self._serve = self.session.do("looking for the agent", self._find_agent)
             self.facts = self.service("ping", {}) if self._serve else {}
+            self._check_architecture()
         except BaseException:
-            self.close()
+            self.session.close()
             raise
+
+    def _check_architecture(self) -> None:
+        there = _ARCHITECTURES.get(self.facts.get("architecture"), self.facts.get("architecture"))
+        if there and there != self.target.architecture:
+            raise BoardError(
+                f"{self.session.where} is {there}, target {self.target.name} is {self.target.architecture}",
+                "build with the --target of this board",
+            )
 
     def _find_agent(self):
         try:
             return self.session.rpc.get_function(services.GLOBAL)
         except AttributeError:
             return None
+
+    @property
+    def where(self) -> str:
+        """``host:port`` of the session."""
+        return self.session.where
+
+    def state(self) -> dict:
+        """Temperature and throttling now, as ``facts.state`` gives them; empty where nobody tells."""
+        return self.service("state", {}) if "state" in self.facts.get("services", ()) else {}
 
     @property
     def has_agent(self) -> bool:
@@ -106,8 +141,8 @@ class RemoteBoard:
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
         return self._uploaded[there]
 
-    def load(self, path):
-        """The module of a linked shared object, which is uploaded.
+    def load(self, path, **options):
+        """The module of a linked shared object, which is uploaded; ``options`` are those of ``RemoteModule``.
 
         Raises
         ------
@@ -116,11 +151,13 @@ class RemoteBoard:
         """
         from .module import RemoteModule
 
-        return RemoteModule(self, path)
+        return RemoteModule(self, path, **options)
 
     def close(self) -> None:
-        """End the session."""
+        """End the session, and what was started for it."""
         self.session.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def __enter__(self) -> RemoteBoard:
         return self

@@ -34,6 +34,8 @@ class RemoteModule:
     board : RemoteBoard
     path : path
         Of the linked shared object here; it is uploaded.
+    seconds : float
+        That a kernel may take, and that measuring it may take; then the session is over.
 
     Raises
     ------
@@ -41,8 +43,8 @@ class RemoteModule:
         It cannot be loaded there.
     """
 
-    def __init__(self, board, path):
-        self._board, self.path, self.target = board, path, board.target
+    def __init__(self, board, path, seconds: float = RUN_SECONDS):
+        self._board, self.path, self.target, self._seconds = board, path, board.target, seconds
         self._session = board.session
         self._starts: list[int] = []
         self._blocks: list[np.ndarray] = []
@@ -77,8 +79,8 @@ class RemoteModule:
         self._placed.clear()
         self._module = None
 
-    def _do(self, what: str, call, *args, seconds: float = RUN_SECONDS):
-        return self._session.do(what, call, *args, seconds=seconds)
+    def _do(self, what: str, call, *args, seconds: float = 0.0):
+        return self._session.do(what, call, *args, seconds=seconds or self._seconds)
 
     # ---- arrays that stay
 
@@ -151,11 +153,18 @@ class RemoteModule:
         Lost
             It crashed the board's process, or never returned.
         """
+        return self.call_on(symbol, args, (cores,))[0]
+
+    def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple[int | None, ...]) -> list[LocalRun]:
+        """As ``call``, measured with each of several numbers of threads in turn."""
         tensors = [self._sent(a) for a in args]
-        seconds, repeats = self._run(symbol, tensors, cores)
-        args[-1][...] = self._do("downloading a result", tensors[-1].numpy)
-        self._do("freeing memory", tensors.clear)
-        return LocalRun(symbol, Seconds(seconds), repeats, list(args[-1:]))
+        try:
+            runs = [self._run(symbol, tensors, count) for count in cores]
+            args[-1][...] = self._do("downloading a result", tensors[-1].numpy)
+        finally:
+            if not self._session.over:
+                self._do("freeing memory", tensors.clear)
+        return [LocalRun(symbol, Seconds(seconds), repeats, list(args[-1:])) for seconds, repeats in runs]
 
     def _run(self, symbol: str, tensors: list, cores: int | None) -> tuple[float, int]:
         """Run once, then measure: seconds of the fastest repeat, and how many runs there were in all."""
@@ -178,7 +187,7 @@ class RemoteModule:
         self._do(f"running kernel {symbol}", first)
         once = min(self._do(f"running kernel {symbol}", measured, 1, 1))
         number = max(1, math.ceil(REPEAT_SECONDS / max(once, 1e-7)))
-        repeat = REPEATS if once < 1 else 1
+        repeat = REPEATS if once < self._seconds / (4 * REPEATS) else 1
         return min(once, *self._do(f"measuring kernel {symbol}", measured, number, repeat)), 2 + number * repeat
 
 

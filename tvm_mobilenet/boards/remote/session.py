@@ -31,7 +31,19 @@ _connecting = threading.Lock()
 
 
 class Lost(BoardError):
-    """The session is over: the board left, its process there died, or it took too long."""
+    """The session is over: the board left, its process there died, or it took too long.
+
+    Attributes
+    ----------
+    where : str
+        ``host:port`` of the board.
+    crashed : bool
+        What ran there crashed, as the agent says.
+    """
+
+    def __init__(self, where: str, over: str, hint: str):
+        super().__init__(f"{where}: {over}", hint)
+        self.where, self.crashed = where, "crashed its process" in over
 
 
 class Session:
@@ -156,14 +168,14 @@ class Session:
             What ran on the board reports an error; the session goes on.
         """
         if self.over:
-            raise Lost(f"{self.where}: {self.over}", "open the board again")
+            raise Lost(self.where, self.over, "open the board again")
         self._limit(seconds + GRACE_SECONDS)
         future = self._submit(call, *args)
         try:
             return future.result(seconds)
         except Late:
             self._end(f"no answer within {seconds:g} s while {what}")
-            raise Lost(f"{self.where}: {self.over}", "the kernel never returns, or the board hangs or left") from None
+            raise Lost(self.where, self.over, "the kernel never returns, or the board hangs or left") from None
         except TvmMobilenetError:
             raise
         except (KeyboardInterrupt, SystemExit):
@@ -183,7 +195,7 @@ class Session:
             self._end(f"the connection was lost while {what}")
         else:
             return BoardError(f"{self.where}: {what}: {_last_line(str(error))}", "the session goes on")
-        return Lost(f"{self.where}: {self.over}", "does the server there still run? its log says more")
+        return Lost(self.where, self.over, "does the server there still run? its log says more")
 
     def _is_gone(self) -> bool:
         try:

@@ -207,6 +207,23 @@ class Tracker:
                 found[key] |= {"free": queue["free"], "pending": queue["pending"]}
         return found
 
+    def known(self, key: str) -> dict[str, dict]:
+        """As ``boards``, among which there is one with this key.
+
+        Raises
+        ------
+        BoardError
+            There is none.
+        """
+        known = self.boards()
+        if key not in known:
+            there = ", ".join(f"{k} ({len(v['addresses'])})" for k, v in sorted(known.items())) or "none"
+            raise BoardError(
+                f"tracker {self.where} has no board with key {key!r}; it has: {there}",
+                f"on the board: python -m tvm_mobilenet.agent --tracker {self.where} --key {key}",
+            )
+        return known
+
     def request(self, key: str, wait: float = WAIT_SECONDS, waiting: Callable[[], None] = lambda: None) -> tuple:
         """A free board of a key: its host, port and match key.
 
@@ -216,13 +233,7 @@ class Tracker:
             The tracker knows no such key, or all its boards stay busy.
         """
         end = time.monotonic() + wait
-        known = self.boards()
-        if key not in known:
-            there = ", ".join(f"{k} ({len(v['addresses'])})" for k, v in sorted(known.items())) or "none"
-            raise BoardError(
-                f"tracker {self.where} has no board with key {key!r}; it has: {there}",
-                f"on the board: python -m tvm_mobilenet.agent --tracker {self.where} --key {key}",
-            )
+        known = self.known(key)
         if not known[key]["free"]:
             waiting()
         try:
