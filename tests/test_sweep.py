@@ -84,17 +84,22 @@ def priced(tmp_path_factory):
 
 
 def test_a_network_costs_what_the_built_module_is_predicted_to(priced, tmp_path):
-    """The sum over kernels run alone, with other weights, is what verification finds on the module that ships."""
+    """The sum over kernels run alone, with other weights, is what verification finds on the module that ships: in
+    arithmetic exactly, in all up to what a layer leaves in the caches for the next."""
     from tvm_mobilenet.build import build
     from tvm_mobilenet.network import load_network
     from tvm_mobilenet.verify import verify
 
-    _, found = priced
+    prices, found = priced
     network = load_network(SMALL)
     made = build(SMALL, RPI4, output=tmp_path, network=network)
     checked = verify(tmp_path, network=network, count=1, layers=False)
-    assert found.cost == pytest.approx(checked.cycles, rel=1e-3)
-    assert found.cost_all_cores == pytest.approx(checked.cycles_all_cores, rel=1e-3)
+    assert found.cost == pytest.approx(checked.cycles, rel=0.03)
+    assert found.cost_all_cores == pytest.approx(checked.cycles_all_cores, rel=0.1)
+    arithmetic = {r.layer: r.arithmetic for r in Journal(prices, pricing.Price).records()}
+    counts = {layer: n for layer, _, n in found.outline.kernels}
+    assert sum(n * arithmetic[layer] for layer, n in counts.items()) == pytest.approx(checked.arithmetic, rel=1e-3)
+    assert checked.arithmetic < checked.cycles
     one = found.outline
     assert (one.parameters_bytes, one.arena_bytes, one.scratch_bytes) == (
         made.parameters_bytes, made.arena_bytes, made.scratch_bytes)
@@ -271,7 +276,7 @@ def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["chosen"]["resolution"] == 160 and document["verification"]["ok"]
-    assert document["chosen"]["milliseconds"] == pytest.approx(document["verification"]["milliseconds"], rel=1e-2)
+    assert document["chosen"]["milliseconds"] == pytest.approx(document["verification"]["milliseconds"], rel=0.03)
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
     done = run(*command, "--budget", "1ms")
     assert done.returncode == 6 and "the nearest, v1 0.25-128" in done.stderr

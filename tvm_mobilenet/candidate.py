@@ -3,6 +3,9 @@
 The very machine code is executed: the kernel is compiled and linked as it will ship, its result is compared with the
 layer's definition in PyTorch, and only then its cost counts. Of large layers a board may run a sample of the
 kernel's parallel tasks while searching, and the rows that those wrote are compared; ``whole`` runs and compares all.
+
+A predicted cost is the whole model's: arithmetic, and what all loads and stores take through the caches of the core,
+which at first hold what the layer before has just written. ``arithmetic`` is kept beside it.
 """
 
 from __future__ import annotations
@@ -29,13 +32,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a candidate that computes the right thing costs, and by how much of the output's spread it is off."""
+    """What a candidate that computes the right thing costs, and by how much of the output's spread it is off.
+
+    ``arithmetic``: of a predicted cost, what it would be if every load hit the first-level cache.
+    """
 
     cost: float
     unit: str
     predicted: bool
     difference: float
     cost_all_cores: float | None = None
+    arithmetic: float | None = None
 
 
 class WrongResult(Exception):
@@ -107,12 +114,15 @@ class Evaluate:
             library = os.path.join(folder, "kernel.so")
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, library, self.linker)
             with self._board.load(library) as module:
-                run = module.call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample")
+                follow = {} if self._board.measures else {"memory": True}
+                run = module.call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample", **follow)
                 cost, all_cores = run.cost(1), run.cost()
         difference = compare(run.outputs[-1], expected, candidate.whole)
         # A measurement here is one of a single thread (workers.py); a prediction is made for any number of cores.
-        all_cores = float(all_cores.value) if all_cores.predicted else None
-        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, all_cores)
+        if not cost.predicted:
+            return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
+        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value),
+                       run.arithmetic_on(1).value)
 
 
 _OPERANDS = ("data", "weight", "bias", "second")

@@ -61,6 +61,8 @@ class Record:
         The board's name and a hash of its facts (``target_key``): what was built for.
     cost_all_cores : float or None
         As ``cost``, with all cores of that target.
+    arithmetic : float or None
+        Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
     versions : dict of str to str
         Tools that built and ran it.
     failure : str
@@ -82,6 +84,7 @@ class Record:
     schedule: str = ""
     target: str = ""
     cost_all_cores: float | None = None
+    arithmetic: float | None = None
     versions: dict = field(default_factory=dict)
     failure: str = ""
     whole: bool = False
@@ -104,7 +107,7 @@ class Record:
         data = {
             name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
         }
-        for name in ("cost", "default_cost", "cost_all_cores"):
+        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
         data |= {"decisions": self.decisions, "predicted": self.predicted}

@@ -21,7 +21,7 @@ from .tuning import TIME_LIMIT, TRIALS, Work
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What tuning found for one layer; costs in ``TuneResult.unit``, one core."""
+    """What tuning found for one layer; costs in ``TuneResult.unit``, one core. ``arithmetic``: of the tuned cost."""
 
     layer: str
     count: int
@@ -34,6 +34,7 @@ class LayerResult:
     tuned: float | None
     tuned_all_cores: float | None
     curve: list[float] = field(default_factory=list, repr=False)
+    arithmetic: float | None = None
 
     @property
     def floor_multiple(self) -> float | None:
@@ -53,7 +54,10 @@ class TuneResult:
     unit, predicted
         Of all costs.
     untuned, tuned, tuned_all_cores, floor : float or None
-        Of the whole network; None while a layer is unknown.
+        Of the whole network, each layer by itself with its operand just written; None while a layer is unknown.
+        Predicted costs are arithmetic and memory; the floor is that of the multiply-adds alone.
+    arithmetic : float or None
+        As ``tuned``, if every load hit the first-level cache; None for measured costs.
     build, verification
         The results of `build.build` and `verify.verify`.
     prediction : PredictionError or None
@@ -79,6 +83,7 @@ class TuneResult:
     build: object = None
     verification: object = None
     prediction: object = None
+    arithmetic: float | None = None
 
     def milliseconds(self, cost: float | None) -> float | None:
         """A cost of this result as milliseconds on the target."""
@@ -173,6 +178,7 @@ def result_of(
             s.best and s.best.cost,
             s.best and s.best.cost_all_cores,
             s.curve,
+            s.best and s.best.arithmetic,
         )
         for name, s in work.searches.items()
     ]
@@ -201,6 +207,7 @@ def result_of(
         built,
         verified,
         prediction,
+        arithmetic=total("arithmetic"),
     )
 
 
@@ -261,11 +268,18 @@ def totals_of(result: TuneResult) -> list[str]:
     """The whole network in a few lines."""
     label = "predicted" if result.predicted else "measured"
     lines = []
-    for name, cost in (("untuned", result.untuned), ("tuned", result.tuned), ("floor", result.floor)):
+    costs = {
+        "untuned": result.untuned,
+        "tuned": result.tuned,
+        "of it": result.arithmetic,  # what the papers on kernels speak of
+        "floor": result.floor,
+    }
+    for name, cost in costs.items():
         if cost is not None:
             multiple = f", {cost / result.floor:.2f} x the floor" if result.floor and name != "floor" else ""
             ms = console.number(result.milliseconds(cost))
-            lines.append(f"{name:9} {console.number(cost)} {result.unit}, {ms} ms {label} on 1 core{multiple}")
+            what = " of arithmetic" if name == "of it" else ""
+            lines.append(f"{name:9} {console.number(cost)} {result.unit}{what}, {ms} ms {label} on 1 core{multiple}")
     if result.tuned_all_cores is not None:
         ms = console.number(result.milliseconds(result.tuned_all_cores))
         lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
@@ -278,7 +292,7 @@ def totals_of(result: TuneResult) -> list[str]:
 
 def print_result(result: TuneResult) -> None:
     """The table of layers and the whole, on stdout."""
-    unit = "predicted cycles" if result.predicted else "seconds"
+    unit = "predicted cycles, arithmetic and memory" if result.predicted else "seconds"
     title = f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once"
     console.print_table(COLUMNS, rows_of(result), title)
     print("", *totals_of(result), sep="\n")

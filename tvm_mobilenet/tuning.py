@@ -24,7 +24,7 @@ TRIALS = 64  # a layer
 TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
 CANDIDATE_SECONDS = 60.0
 WORTH_STARTING = 0.95  # of the time limit: when earlier runs spent more, the rest is not worth starting workers for
-WHOLE_MULT_ADDS = 100e6  # of layers whose candidates run whole: below, a run costs less than building for it does
+WHOLE_MULT_ADDS = 400e6  # of layers whose candidates run whole: below, a run costs less than building for it does
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def search(
             unit=found.unit if found else "s" if work.measured else "cycles",
             predicted=found.predicted if found else not work.measured,
             cost_all_cores=found and found.cost_all_cores,
+            arithmetic=found and found.arithmetic,
             seconds=done.seconds,
             **facts,
         )

@@ -81,11 +81,14 @@ class VerifyResult:
     Attributes
     ----------
     cycles, cycles_all_cores : float or None
-        Of the whole network, predicted; None on a board that measures.
+        Of the whole network, predicted: arithmetic and memory, caches as each kernel finds them. None on a board that
+        measures.
     milliseconds, milliseconds_all_cores : float or None
         The same as time on the target.
     classes : list of (str, float)
         The best five of the first input, with their logits, when the model classifies.
+    arithmetic : float or None
+        As ``cycles``, if every load hit the first-level cache.
     """
 
     folder: Path
@@ -101,6 +104,7 @@ class VerifyResult:
     milliseconds_all_cores: float | None
     cores: int
     classes: list = field(default_factory=list)
+    arithmetic: float | None = None
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -158,6 +162,11 @@ class VerifyResult:
             lines.append(
                 f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
                 f"{self.cores} cores of {self.target} ({label})"
+            )
+        if self.arithmetic:
+            lines.append(
+                f"cost      {self.cycles / 1e6:.1f} M cycles predicted on 1 core: {self.arithmetic / 1e6:.1f} M of "
+                f"arithmetic, the rest memory, in the order of the network"
             )
         if self.classes:
             lines.append("photo     " + ", ".join(f"{name} {value:.2f}" for name, value in self.classes))
@@ -217,15 +226,15 @@ def verify(
         loaded = stack.enter_context(opened.load(module.library))
         runner = PlanRunner(loaded, module.plan, module.parameters())
 
-        def run(x, check: bool, cores: int | None = None):
+        def run(x, check: bool, cores: int | None = None, memory: bool = False):
             checks: list[LayerCheck] = []
 
             def watch(step, _run, runner) -> None:
                 checks.append(_check_layer(calls[len(checks)], step, runner, decisions[step.layer]))
 
-            return runner.run(*x, cores=cores, watch=watch if check else None), checks
+            return runner.run(*x, cores=cores, watch=watch if check else None, memory=memory), checks
 
-        runs, checks = run(batch[0], layers, 1 if opened.measures else None)
+        runs, checks = run(batch[0], layers, 1 if opened.measures else None, memory=not opened.measures)
         found = [runs.outputs, *(run(x, False)[0].outputs for x in batch[1:])]
         cost, cost_all = _costs(runs.kernels, target)
         if opened.measures:  # a prediction is made for any number of cores at once, a measurement is not
@@ -255,6 +264,7 @@ def verify(
         cost_all and cost_all.value * scale,
         target.cores,
         _classes(network, found[0][0]),
+        sum(k.arithmetic_on(1).value for k in runs.kernels) if predicted else None,
     )
 
 
