@@ -155,22 +155,28 @@ class Bench:
                      seconds=time.monotonic() - start)
 
 
-def outline(options: ModelOptions, target, log: Path | None = None) -> Outline:
-    """A registry model as it would be built for a target; its weights are neither made nor loaded."""
+def weightless(options: ModelOptions):
+    """The `network.Network` of a registry model, with PyTorch's initial weights in place of the model's."""
     import torch
 
     from . import frontend, passes
-    from .build import decide
     from .models import registry
     from .network import Network
-    from .passes.lower_layers import lower_layers
-    from .plan import plan_of
 
     registry.check_shape(options.alpha, options.resolution, options.classes)
     model = registry.architecture(options.model, options.alpha, options.classes).eval().requires_grad_(False)
     example = torch.zeros(options.batch, 3, options.resolution, options.resolution)
     module = passes.run(frontend.from_torch(model, example))
-    whole = Network(options, None, module, passes.layers_of(module))
+    return Network(options, None, module, passes.layers_of(module))
+
+
+def outline(options: ModelOptions, target, log: Path | None = None) -> Outline:
+    """A registry model as it would be built for a target; its weights are neither made nor loaded."""
+    from .build import decide
+    from .passes.lower_layers import lower_layers
+    from .plan import plan_of
+
+    whole = weightless(options)
     network = whole.for_target(target)
     layers = decide(network.counts, target, log)
     decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}

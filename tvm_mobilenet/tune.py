@@ -143,7 +143,7 @@ def tune(
         network = load_network(model)
     work = tuning.prepare(network.for_target(target).counts, target, board, log, trials)
     with console.Progress() as progress:
-        show = _show(work, progress, time_limit)
+        show = show_search(work, progress, time_limit)
         ended, new = tuning.search(work, evaluate, time_limit, boards or workers, debug, show, pool=pool)
     error = prediction_error.find(work, linker, workers) if work.measured else None
     output = output or options.OUTPUT / f"{model.slug}-{target.name}"
@@ -211,7 +211,8 @@ def result_of(
     )
 
 
-def _show(work: Work, progress: console.Progress, time_limit: float) -> Callable:
+def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:
+    """What shows how a search stands, for ``tuning.search``."""
     layers = list(work.searches.values())
 
     def line(searching) -> str:

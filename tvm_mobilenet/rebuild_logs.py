@@ -1,0 +1,181 @@
+"""Search the decisions that ship in ``tune_logs``: networks of the papers on every core, the most used first.
+
+    python -m tvm_mobilenet.rebuild_logs --time-limit 2h
+
+In two rounds, core by core: the four networks at full width and 224 pixels, then all widths and resolutions, whose
+layers start from what their nearest ones found. A layer that networks share is searched once; it counts by its share of
+each network's floor. Trials lie in the working folder, and the same command goes on from them until schedules, code
+generation or the core model change.
+
+After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
+cheaper than the default by more than ``GAIN`` on one core, memory included, and not dearer on all of them. What the
+file knows of layers that were not searched stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import console, log, options, tuning
+from .options import ModelOptions
+from .search import LayerSearch, identity
+
+GAIN = 0.003  # of the default's cost: less is hardly worth a line
+TARGETS = ("rpi4", "rpi5", "rpi3")  # a board of each core
+TRIALS = 24  # a layer
+FULL = tuple(ModelOptions(model=name) for name in ("v1", "v2", "v3-large", "v3-small"))
+WIDTHS = (
+    *(ModelOptions(alpha=a, resolution=r) for a in (0.25, 0.5, 0.75, 1.0) for r in (224, 192, 160, 128)),
+    *(ModelOptions(model="v2", alpha=a) for a in (0.35, 0.5, 0.75, 1.3, 1.4)),
+    *(ModelOptions(model=name, alpha=0.75) for name in ("v3-large", "v3-small")),
+)
+ROUNDS = (FULL, tuple(dict.fromkeys((*FULL, *WIDTHS))))
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a core's file holds after its search."""
+
+    core: str
+    path: Path
+    searched: int
+    trials: int
+    records: int
+    default: float
+    tuned: float
+
+
+def weights_of(networks: Iterable, target) -> dict:
+    """The distinct layers of networks, and what each counts: its occurrences over the network's floor."""
+    found: dict = {}
+    for network in networks:
+        counts = network.for_target(target).counts
+        floor = sum(layer.mult_adds * count for layer, count in counts.items())
+        for layer, count in counts.items():
+            found[layer] = found.get(layer, 0.0) + 1e9 * count / floor
+    return found
+
+
+def winner(search: LayerSearch) -> log.Record | None:
+    """The record of a layer that is worth shipping; None: its default stays."""
+    default = search.tried.get(identity(search.space.default))
+    if default is None or default.cost is None:
+        return None
+
+    def better(record: log.Record) -> bool:
+        if record.cost is None or not record.whole or record.cost > (1 - GAIN) * default.cost:
+            return False
+        return None in (record.cost_all_cores, default.cost_all_cores) or (
+            record.cost_all_cores <= default.cost_all_cores
+        )
+
+    best = min(filter(better, search.tried.values()), key=lambda r: r.cost, default=None)
+    return best and replace(best, default_cost=default.cost, seconds=0.0)
+
+
+def ship(work: tuning.Work, path: Path) -> Shipped:
+    """Write a core's file: winners of this search, and what it knew of other layers."""
+    winners = {name: record for name, s in work.searches.items() if s.tried and (record := winner(s))}
+
+    def choose(records: list[log.Record]) -> list[log.Record]:
+        kept = {r.layer: r for r in records if not (r.layer in work.searches and work.searches[r.layer].tried)}
+        return [r for _, r in sorted((kept | winners).items())]
+
+    log.Journal(path).rewrite(choose)
+    costs = [(s.count * s.default_cost, s.count * getattr(winners.get(n), "cost", s.default_cost))
+             for n, s in work.searches.items() if s.default_cost]
+    default, tuned = map(sum, zip(*costs, strict=True)) if costs else (0.0, 0.0)
+    return Shipped(work.target.core.name, path, len(costs), sum(len(s.tried) for s in work.searches.values()),
+                   sum(1 for _ in log.Journal(path).records()), default, tuned)
+
+
+def rebuild(
+    targets: Iterable,
+    rounds: Iterable = ROUNDS,
+    *,
+    folder: Path,
+    output: Path | None = None,
+    trials: int = TRIALS,
+    time_limit: float = 7200.0,
+    workers: int = 2,
+    debug: bool = False,
+) -> list[Shipped]:
+    """Search and write the files of all targets' cores.
+
+    Parameters
+    ----------
+    targets : iterable of targets.Target
+    rounds : iterable of tuples of ModelOptions
+        One after the other, each for all targets.
+    folder : path
+        Of the trials.
+    output : path, optional
+        Where ``<core>.jsonl`` are written; where they ship from unless given.
+    time_limit : float
+        Seconds of search in all, those of interrupted runs included: half of it for the first round.
+    """
+    from .candidate import Evaluate
+    from .pricing import weightless
+    from .tune import show_search
+
+    targets, rounds, outlines, done = list(targets), list(rounds), {}, {}
+    for k, networks in enumerate(rounds):
+        for options_ in networks:
+            if options_ not in outlines:
+                console.say(f"importing {options_.title}")
+                outlines[options_] = weightless(options_)
+        limit = time_limit / len(targets) * (k + 1) / len(rounds)
+        for target in targets:
+            core = target.core.name
+            counts = weights_of((outlines[o] for o in networks), target)
+            work = tuning.prepare(counts, target, "virtual", folder / f"{core}.jsonl", trials)
+            console.say(f"{core}: {len(counts)} layers of {len(networks)} networks")
+            try:
+                with console.Progress(30.0) as progress:
+                    tuning.search(work, Evaluate(target), limit, workers, debug, show_search(work, progress, limit))
+            finally:
+                path = (output or log.shipped(core).parent) / f"{core}.jsonl"
+                done[core] = ship(work, path)
+                console.say(_line(done[core]))
+    return list(done.values())
+
+
+def _line(one: Shipped) -> str:
+    gain = f", {1 - one.tuned / one.default:.2%} less than the defaults" if one.default else ""
+    return f"{one.core}: {one.searched} layers, {one.trials} trials, {one.records} records in {one.path}{gain}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    new = console.parser_for("rebuild_logs", __doc__.split("\n")[0])
+    new.add_argument("--target", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
+    new.add_argument("--trials", type=options.positive(int), default=TRIALS, help="a layer (default: %(default)s)")
+    new.add_argument("--time-limit", type=options.time_span, default=7200.0, metavar="TIME",
+                     help="of all searches together (default: 2h)")
+    new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
+    new.add_argument("--folder", type=Path, default=options.OUTPUT / "rebuild", help="of the trials")
+    new.add_argument("--output", type=Path, help="of the files; where they ship from unless given")
+    new.add_argument("--first", action="store_true", help="only the four networks at full width and 224 pixels")
+    return new
+
+
+def _run(args: argparse.Namespace) -> None:
+    from . import targets
+
+    chosen = [targets.load(name) for name in args.target or TARGETS]
+    found = rebuild(chosen, ROUNDS[:1] if args.first else ROUNDS, folder=args.folder, output=args.output,
+                    trials=args.trials, time_limit=args.time_limit, workers=args.jobs, debug=args.debug)
+    for one in found:
+        print(_line(one))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
