@@ -20,6 +20,8 @@ a smaller tile of their own, so nothing is padded and no test stands in an inner
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from tvm_mobilenet.schedules import inorder, nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, imbalance
@@ -29,22 +31,28 @@ from tvm_mobilenet.layer import Layer
 
 def decisions(layer: Layer, core) -> Space:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    tiles_m, tiles_n, (tile_m, tile_n) = tiles(m, n, k, core)
-    panels = max(1, n // tile_n)
+    tiles_m, tiles_n, best = tiles(m, n, k, core)
     lower = (64, 128, 256, 512) if layer.output_layout == "NHWC" else ()  # partial sums are kept in the output
     k_blocks = sorted({b for b in lower if b < k} | {k})
     outer = "n" if n * k > m * k else "m"
-    n_block, k_block, m_block = min(
-        (
-            (b, depth, rows)
-            for b in divisors(panels, high=64)
-            for depth in k_blocks
-            for rows in divisors(max(1, m // tile_m), high=512)
-        ),
-        key=lambda choice: (
-            max(imbalance(_work(m, n, tile_m, tile_n, choice[2], choice[0], outer)), EVEN),
-            _memory_cycles(layer, core, tile_m, tile_n, *choice),
-            -choice[2],
+    enough = NEARLY * tile_cycles(m, n, k, *best, core)
+    near = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
+    choices = [
+        (tile, n_block, k_block, m_block)
+        for tile in (t for t, cycles in near.items() if cycles <= enough)
+        for n_block in divisors(max(1, n // tile[1]), high=64)
+        for m_block in divisors(max(1, m // tile[0]), high=512)
+        for k_block in k_blocks
+    ]
+    even = functools.cache(
+        lambda tile, n_block, m_block: max(EVEN, imbalance(_work(m, n, *tile, m_block, n_block, outer)))
+    )
+    (tile_m, tile_n), n_block, k_block, m_block = min(
+        choices,
+        key=lambda c: (
+            even(c[0], c[1], c[3]),
+            near[c[0]] * k + _memory_cycles(layer, core, *c[0], *c[1:]),
+            -c[3],
         ),
     )
     return Space(
@@ -71,13 +79,18 @@ def tiles(m: int, n: int, k: int, core) -> tuple[list[int], list[int], tuple[int
     """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles."""
     widths = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
     heights = [t for t in range(1, 13 if inorder.pairs(core) else 9) if t <= m]
+    fits = _fitting(heights, widths, k, core)
+    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core))
+
+
+def _fitting(heights: list[int], widths: list[int], k: int, core) -> list[tuple[int, int]]:
+    """The tiles whose accumulators, weights and data the registers hold."""
 
     def most(a: int, b: int) -> int:
         own = inorder.pairs(core) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core)
 
-    fits = [(a, b) for a in heights for b in widths if registers(a, b) <= most(a, b)]
-    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core))
+    return [(a, b) for a in heights for b in widths if registers(a, b) <= most(a, b)]
 
 
 def compiled_registers(core) -> int:
@@ -124,16 +137,18 @@ def _memory_cycles(layer: Layer, core, tile_m: int, tile_n: int, n_block: int, k
     """
     m, n, k = layer.height, layer.out_channels, layer.channels
     columns, passes = min(n, n_block * tile_n), -(-k // k_block)
-    if (columns + 2 * tile_m) * min(k, k_block) * 4 > core.l1d.bytes * 3 // 4 and (n_block > 1 or k_block > 64):
+    ways = core.l1d.ways  # one is left to what streams past the panels
+    if columns * min(k, k_block) * 4 > core.l1d.bytes * (ways - 1) // ways and (n_block > 1 or k_block > 64):
         return float("inf")
     row_blocks = max(1, m // tile_m // m_block)
-    lines = (m * k * -(-n // columns) + n * k * row_blocks + (2 * passes - 1) * m * n) * 4 / core.l1d.line
-    return lines * LINE_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
+    lines = (m * k * -(-n // columns) + n * k * row_blocks + passes * m * n) * 4 / core.l1d.line
+    return lines * LINE_CYCLES + (passes - 1) * m * n / 4 * (PARTIAL_CYCLES if core.in_order else PARTIAL_CYCLES / 6)
 
 
+NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory
 EVEN = 1.05  # the longest share over the mean that counts as even
 LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
-PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
+PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums, in order; a Cortex-A72 overlaps all but 0.2
 
 
 def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:
