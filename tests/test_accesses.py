@@ -69,7 +69,8 @@ def test_every_way_to_address(monkeypatch, tmp_path):
     assert 1 <= hooks <= 6  # x18 and x21 are loaded in the block that uses them, and the arguments before
 
 
-@pytest.mark.parametrize("name", ["depthwise 14x14x24 5x5 s2 p1,2,1,2 f32 hardswish", "pointwise m49 n40 k72 f32 add"])
+@pytest.mark.parametrize("name", ["depthwise 14x14x24 5x5 s2 p1,2,1,2 f32 hardswish", "pointwise m49 n40 k72 f32 add",
+                                  "pool 28x28x24 avg 28x28 f32"])
 def test_kernels(monkeypatch, tmp_path, name):
     from tvm_mobilenet.schedules import nest
 

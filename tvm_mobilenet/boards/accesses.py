@@ -54,8 +54,9 @@ class Sum:
 
     def half(self, extension: str) -> Sum | None:
         """Its low 32 bits, extended; None where that is no such sum."""
-        if not self.terms and 0 <= self.constant < 1 << 31:
-            return self
+        if not self.terms:
+            low = self.constant & 0xFFFFFFFF
+            return Sum(low - (1 << 32) if extension == "sxtw" and low >> 31 else low)
         if not self.constant and len(self.terms) == 1 and self.terms[0][1] == 1:
             (register, before), _ = self.terms[0]
             if not before or before == extension:
@@ -64,10 +65,15 @@ class Sum:
 
 
 class Registers:
-    """Integer registers while a block is gone through; None: not known."""
+    """Integer registers while a block is gone through; None: not known.
 
-    def __init__(self):
+    ``constants``: what is known of them counts. Without, a register that is set to one is as good as one of the
+    beginning: so it looks from a block that begins behind that instruction.
+    """
+
+    def __init__(self, constants: bool = True):
         self._values: dict[str, Sum | None] = {}
+        self._constants = constants
 
     def __getitem__(self, name: str) -> Sum | None:
         """A register by the name in the text: ``x3``, ``w3``, ``sp``, ``xzr``."""
@@ -99,6 +105,8 @@ class Registers:
                 value = None
         for register in written:
             self[register] = None
+        if value and not value.terms and not self._constants:
+            value = Sum(0, (((_whole(parts[0]), ""), 1),))
         self[parts[0] if value else written[0]] = value
 
     def _value(self, mnemonic: str, parts: list[str]) -> Sum | None:
@@ -253,9 +261,9 @@ class Follower:
         return [known[a] for a in range(start, end, 4)]
 
     def _unknown(self) -> list[int]:
-        """Accesses that need a register which no block's beginning has, blocks taken as long as they can be."""
+        """Accesses that need a register which some block's beginning lacks, for a block may begin anywhere."""
         found = []
-        registers = Registers()
+        registers = Registers(constants=False)
         for i in self._instructions(self.base, self._image.code[1] & ~3):  # not by functions: local ones have no names
             one = access(i, registers)
             if one is None:
