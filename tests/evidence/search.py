@@ -1,0 +1,184 @@
+"""How soon a search finds what an exhaustive one over the same decisions finds.
+
+    python -m tests.evidence.search prices rpi4 tests/tables/search_cortex-a72.jsonl   # every point; goes on with a file
+    python -m tests.evidence.search compare tests/tables/search_cortex-a72.jsonl       # searches, replayed on those prices
+
+``prices`` builds, runs whole, checks and prices every point of some layers' spaces, memory included, as a candidate of
+``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those farthest from the
+default, the longest choice first. ``compare`` lets each way of searching ask for points one at a time, told their
+prices from the file, several times with other random numbers, and prints after how many trials it was within 2 % of the
+best point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+LAYERS = (
+    "depthwise 14x14x120 5x5 p2,2,2,2 f32 hardswish",
+    "conv 96x96x3 n16 3x3 s2 p1,1,1,1 nchw f32 hardswish",
+    "pointwise m49 n256 k128 f32 relu6",
+    "dense m1 n1000 k256 f32",
+    "depthwise 7x7x240 3x3 p1,1,1,1 f32 relu6",
+    "pointwise m196 n64 k192 f32",
+    "conv 64x64x3 n32 3x3 s2 p1,1,1,1 f32 relu6",
+    "pointwise m16 n128 k128 f32 relu6",
+    "depthwise 14x14x64 3x3 s2 p1,1,1,1 f32 relu6",
+)
+MOST = 220
+NEAR = 1.02
+SEEDS = 20
+TRIALS = 64
+
+
+def cut(space, most: int = MOST):
+    """A space of at most so many points, more than half of them; the default stays in it."""
+    choices = dict(space.choices)
+    while True:
+        now = dataclasses.replace(space, choices=choices)
+        points = list(itertools.islice(now.points(), 20_000))
+        if len(points) <= most:
+            return now, points
+        name = max(choices, key=lambda n: len(choices[n].candidates))
+        candidates = choices[name].candidates
+        at = candidates.index(choices[name].default)
+        far = max(range(len(candidates)), key=lambda i: abs(i - at))
+        kept = tuple(c for i, c in enumerate(candidates) if i != far)
+        choices[name] = dataclasses.replace(choices[name], candidates=kept)
+
+
+def prices(target_name: str, path: str) -> None:
+    """Price every point of every layer; what is in the file already is not run again."""
+    from tvm_mobilenet import schedules, targets
+    from tvm_mobilenet.candidate import Candidate, Evaluate
+    from tvm_mobilenet.layer import Layer
+    from tvm_mobilenet.search import identity
+
+    target, file = targets.load(target_name), Path(path)
+    evaluate = Evaluate(target)
+    evaluate.prepare()
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    known = {(r["layer"], identity(r["decisions"])) for r in rows}
+    spaces = {r["layer"] for r in rows if r["default"]}
+    for name in LAYERS:
+        space, points = cut(schedules.space(Layer.parse(name), target.core))
+        default = [space.default] if name not in spaces else []
+        for point in [*default, *(p for p in points if p != space.default)]:
+            if (name, identity(point)) in known:
+                continue
+            start = time.process_time()
+            try:
+                cost, failure = evaluate(Candidate(name, point, True)).cost, ""
+            except Exception as error:
+                cost, failure = None, f"{type(error).__name__}: {error}"[:200]
+            row = {"layer": name, "core": target.core.name, "decisions": point, "cost": cost, "failure": failure,
+                   "default": point == space.default, "seconds": round(time.process_time() - start, 2)}
+            with open(file, "a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+        print(name, len(points), file=sys.stderr, flush=True)
+
+
+# ---- the searches: each yields points, and is sent their costs
+
+
+def shipped(space, seed: int, use_proposals: bool = True, use_neighbours: bool = True) -> Iterator[dict]:
+    """``search.LayerSearch``; without Optuna's proposals, or without neighbours."""
+    from tvm_mobilenet.log import Record
+    from tvm_mobilenet.search import LayerSearch
+
+    one = LayerSearch("layer", space, trials=TRIALS)
+    one._random = random.Random(seed)
+    if not use_proposals:
+        one._proposals = lambda: iter(())
+    if not use_neighbours:
+        one._neighbours = lambda: iter(())
+    while (point := one.ask()) is not None:
+        cost = yield point
+        one.tell(Record(layer="layer", core="c", decisions=point, cost=cost, failure="" if cost else "failed"))
+
+
+def sampler(kind: str, space, seed: int) -> Iterator[dict]:
+    """An Optuna sampler on indices into the candidates, the default first; points refused or known are skipped."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = {"tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6),
+            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=12)}[kind]()
+    study = optuna.create_study(sampler=made)
+    study.enqueue_trial({n: c.candidates.index(c.default) for n, c in space.choices.items()})
+    tried: dict[str, float] = {}
+    for _ in range(40 * TRIALS):
+        trial = study.ask()
+        point = {n: c.candidates[trial.suggest_int(n, 0, len(c.candidates) - 1)] for n, c in space.choices.items()}
+        key = json.dumps(point, sort_keys=True)
+        if space.valid(point):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        if key not in tried:
+            tried[key] = (yield point) or 1e30
+        study.tell(trial, tried[key])
+
+
+WAYS = {
+    "neighbours and TPE in turns": shipped,
+    "neighbours and random": lambda space, seed: shipped(space, seed, use_proposals=False),
+    "TPE (default first)": lambda space, seed: sampler("tpe", space, seed),
+    "evolution, NSGA-II of 12": lambda space, seed: sampler("nsga2", space, seed),
+    "random": lambda space, seed: sampler("random", space, seed),
+}
+
+
+def trials_needed(way, space, costs: dict[str, float | None], seed: int) -> int:
+    """Trials until within ``NEAR`` of the best; one more than ``TRIALS`` where that many did not do."""
+    goal = NEAR * min(c for c in costs.values() if c)
+    asking = way(space, seed)
+    point = next(asking, None)
+    for n in range(1, TRIALS + 1):
+        if point is None:
+            break
+        cost = costs[json.dumps(point, sort_keys=True)]
+        if cost and cost <= goal:
+            return n
+        try:
+            point = asking.send(cost)
+        except StopIteration:
+            break
+    return TRIALS + 1
+
+
+def compare(path: str) -> None:
+    """A table on stdout: median and 90 % of the trials needed, layer by layer and for each way."""
+    from tvm_mobilenet import schedules, targets
+    from tvm_mobilenet.layer import Layer
+
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    core = next(t.core for t in map(targets.load, ("rpi3", "rpi4", "rpi5")) if t.core.name == rows[0]["core"])
+    print("| layer | points | default / best | " + " | ".join(WAYS) + " |\n" + "|---" * (3 + len(WAYS)) + "|")
+    totals: dict[str, list[int]] = {name: [] for name in WAYS}
+    for name in dict.fromkeys(r["layer"] for r in rows):
+        space, points = cut(schedules.space(Layer.parse(name), core))
+        costs = {json.dumps(r["decisions"], sort_keys=True): r["cost"] for r in rows if r["layer"] == name}
+        if missing := [p for p in points if json.dumps(p, sort_keys=True) not in costs]:
+            print(f"{name}: {len(missing)} of {len(points)} points have no price", file=sys.stderr)
+            continue
+        best = min(c for c in costs.values() if c)
+        cells = [name, str(len(points)), f"{costs[json.dumps(space.default, sort_keys=True)] / best:.3f}"]
+        for label, way in WAYS.items():
+            needed = sorted(trials_needed(way, space, costs, seed) for seed in range(SEEDS))
+            totals[label] += needed
+            cells.append(f"{statistics.median(needed):g}, {needed[int(0.9 * SEEDS) - 1]}")
+        print("| " + " | ".join(cells) + " |")
+    print("| all | | | " + " | ".join(f"{statistics.mean(t):.1f} on average" for t in totals.values()) + " |")
+
+
+if __name__ == "__main__":
+    {"prices": prices, "compare": compare}[sys.argv[1]](*sys.argv[2:])
