@@ -1,7 +1,7 @@
 """How soon a search finds what an exhaustive one over the same decisions finds.
 
-    python -m tests.evidence.search prices rpi4 tests/tables/search_cortex-a72.jsonl   # every point; goes on with a file
-    python -m tests.evidence.search compare tests/tables/search_cortex-a72.jsonl       # searches, replayed on those prices
+    python -m tests.evidence.search prices rpi4 tests/tables/search_cortex-a72.jsonl   # every point; goes on
+    python -m tests.evidence.search compare tests/tables/search_cortex-a72.jsonl       # searches, replayed on that
 
 ``prices`` builds, runs whole, checks and prices every point of some layers' spaces, memory included, as a candidate of
 ``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those farthest from the
