@@ -233,7 +233,7 @@ def board_for(args: argparse.Namespace, target) -> str:
     """
     from .boards import address
 
-    return address.parse(args.board or ("virtual" if target.link_triple else "local")).text
+    return address.parse(args.board or ("local" if target.is_host else "virtual")).text
 
 
 def positive(kind: type):
@@ -247,6 +247,30 @@ def positive(kind: type):
 
     parse.__name__ = f"{kind.__name__} above zero"
     return parse
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """An argparse type: whole numbers from zero with commas, none twice."""
+    found = tuple(int(part) for part in text.split(","))
+    if min(found) < 0 or len(set(found)) != len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different numbers; try 0,1")
+    return found
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """An argparse type: as ``numbers``, from one."""
+    found = numbers(text)
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: one at least")
+    return found
+
+
+def percentage(text: str) -> float:
+    """An argparse type: ``5%`` or ``5``, as 0.05."""
+    value = float(text.removesuffix("%"))
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage; try 5%")
+    return value / 100
 
 
 def resolution(text: str) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from importlib import metadata
 
 from tvm_mobilenet import __version__
+from tvm_mobilenet.boards import facts, measure
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 GLOBAL = "tvm_mobilenet.serve"  # the name under which an agent's RPC server has `serve`
@@ -73,7 +74,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-SERVICES: dict[str, Callable[[dict], dict]] = {"ping": ping, "threads": threads}
+SERVICES: dict[str, Callable[[dict], dict]] = {
+    "ping": ping,
+    "threads": threads,
+    "facts": facts.facts,
+    "state": facts.state,
+    "measure": measure.measure,
+    "measure_layers": measure.measure_layers,
+    "check_timing": measure.check_timing,
+}
 
 
 def call(name: str, request: dict) -> dict:

@@ -1,0 +1,159 @@
+"""Measure a built module on a board: how long a run takes, on how many threads, under which conditions.
+
+The network runs in a process of its own on the board, warmed up until its times settle; how many runs make a sample and
+how many samples are taken follows from the first. Every row says what made it doubtful (throttling, a clock that moved,
+outliers) and what to do about it. On the virtual board the figures are predicted, and say so.
+
+    python -m tvm_mobilenet.bench out/v1-1.0-224-rpi4 --board ssh://pi@raspberrypi.local --threads 1,2,4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import console, options
+from .benchmark import Benchmark
+from .errors import TvmMobilenetError
+
+ENGINES = ("litert", "ncnn", "onnxruntime")
+
+
+def bench(
+    folder: str | Path,
+    *,
+    board="virtual",
+    threads: Sequence[int] = (1,),
+    seconds: float = 3.0,
+    cool_down: float = 2.0,
+    cpus: Sequence[int] | None = None,
+    against: Sequence[str] = (),
+    layers: bool = True,
+    target=None,
+    show: Callable[[str], None] = lambda line: None,
+) -> Benchmark:
+    """Measure a built module, or have the virtual board predict it.
+
+    Parameters
+    ----------
+    folder : path
+        What `build` wrote.
+    board : str or board
+        As ``boards.open_board`` takes it, or what it gave.
+    threads : sequence of int
+        A row each.
+    seconds : float
+        To measure each row for.
+    cool_down : float
+        Seconds between rows at least; where the board tells its temperature, until it is what it was.
+    cpus : sequence of int, optional
+        That may be used; TVM's threads then keep to them, and are not pinned one by one.
+    against : sequence of str
+        Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``.
+    layers : bool
+        Also time every kernel call.
+    show : callable
+        Gets a line of progress now and then.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The folder holds no built module; ``against`` on a virtual board.
+    BoardError
+        The board cannot be reached, or the module does not run there.
+    """
+    from . import built, targets
+    from .boards import open_board
+
+    module = built.read(folder)
+    target = target or targets.load(module.info["target"])
+    if isinstance(board, str):
+        with open_board(board, target) as opened:
+            return bench(folder, board=opened, threads=threads, seconds=seconds, cool_down=cool_down, cpus=cpus,
+                         against=against, layers=layers, target=target, show=show)
+    from . import measured_rows
+
+    if not board.measures:
+        if against:
+            raise TvmMobilenetError("--against: the virtual board runs no other engines",
+                                    "measure on a board; figures of other engines are in docs/performance.md")
+        return measured_rows.predicted(module, target, threads, show)
+    return measured_rows.measured(board, module, target, threads=threads, seconds=seconds, cool_down=cool_down,
+                                  cpus=cpus, peers={}, layers=layers, show=show)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``bench``."""
+    new = console.parser_for("bench", __doc__.split("\n")[0])
+    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
+    group = new.add_argument_group("measuring")
+    group.add_argument("--threads", type=options.counts, default=(1,), metavar="N,N", help="a row each (default: 1)")
+    group.add_argument("--seconds", type=options.positive(float), default=3.0, help="a row (default: %(default)s)")
+    group.add_argument("--cool-down", type=options.time_span, default=2.0, metavar="TIME",
+                       help="between rows at least; until the board is as warm as before (default: 2s)")
+    group.add_argument("--cpus", type=options.numbers, metavar="N,N", help="that may be used (default: all)")
+    group.add_argument("--no-layers", action="store_true", help="time whole runs alone")
+    group.add_argument("--check-timing", action="store_true",
+                       help="only compare these timings with TVM's time_evaluator: 20 rounds in which both take turns")
+    group = new.add_argument_group("comparing")
+    group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --output")
+    group.add_argument("--max-regress", type=options.percentage, default=0.05, metavar="PERCENT",
+                       help="slower than --compare by more: exit code 6, with the layers that did it (default: 5%%)")
+    group = new.add_argument_group("output")
+    group.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON document there")
+    form = group.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
+    form.add_argument("--csv", action="store_true", help="rows of threads, then of layers, as CSV")
+    form.add_argument("--markdown", action="store_true", help="tables for a document or an issue")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import benchmark, benchmark_text, built, measured_rows, regression, targets
+    from .boards import open_board
+
+    old = benchmark.read(args.compare) if args.compare else None
+    module = built.read(args.folder)
+    target = targets.load(module.info["target"])
+    with open_board(options.board_for(args, target), target) as board:
+        if args.check_timing:
+            return _check_timing(args, board, module, measured_rows)
+        result = bench(args.folder, board=board, threads=args.threads, seconds=args.seconds, cool_down=args.cool_down,
+                       cpus=args.cpus, layers=not args.no_layers, target=target, show=console.say)
+    if args.output:
+        benchmark.write(result, args.output)
+    comparison = regression.compare(old, result, args.max_regress) if old else None
+    if args.json:
+        console.print_json(result)
+    else:
+        form = "csv" if args.csv else "markdown" if args.markdown else "table"
+        benchmark_text.show(result, form, comparison)
+    if comparison:
+        comparison.require()
+    return 0
+
+
+def _check_timing(args: argparse.Namespace, board, module, measured_rows) -> int:
+    if not board.measures:
+        raise TvmMobilenetError("--check-timing: the virtual board measures no time", "--board local, or a board's")
+    found = measured_rows.check_timing(board, module, args.threads[0], max(10.0, args.seconds))
+    if args.json:
+        console.print_json(found)
+        return 0
+    print(f"ours / time_evaluator  {found['median']:.4f}, the median of {len(found['ratios'])} rounds from "
+          f"{min(found['ratios']):.4f} to {max(found['ratios']):.4f}\n"
+          f"ours                   {found['ours'] * 1e3:.4g} ms\n"
+          f"time_evaluator         {found['time_evaluator'] * 1e3:.4g} ms, number={found['number']}, "
+          f"repeat={found['repeat']}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
