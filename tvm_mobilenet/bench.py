@@ -99,11 +99,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--check-timing", action="store_true",
                        help="only compare these timings with TVM's time_evaluator: 20 rounds in which both take turns")
     group = new.add_argument_group("comparing")
-    group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --output")
+    group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --record")
     group.add_argument("--max-regress", type=options.percentage, default=0.05, metavar="PERCENT",
                        help="slower than --compare by more: exit code 6, with the layers that did it (default: 5%%)")
     group = new.add_argument_group("output")
-    group.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON document there")
+    group.add_argument("--record", type=Path, metavar="FILE", help="also write the JSON document there")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
     form.add_argument("--csv", action="store_true", help="rows of threads, then of layers, as CSV")
@@ -123,8 +123,8 @@ def _run(args: argparse.Namespace) -> int:
             return _check_timing(args, board, module, measured_rows)
         result = bench(args.folder, board=board, threads=args.threads, seconds=args.seconds, cool_down=args.cool_down,
                        cpus=args.cpus, layers=not args.no_layers, target=target, show=console.say)
-    if args.output:
-        benchmark.write(result, args.output)
+    if args.record:
+        benchmark.write(result, args.record)
     comparison = regression.compare(old, result, args.max_regress) if old else None
     if args.json:
         console.print_json(result)

@@ -146,7 +146,7 @@ def write(result: Benchmark, path: str | Path) -> None:
         temporary.write_text(json.dumps(plain_data(result), indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as e:
-        raise TvmMobilenetError(f"cannot write {path}: {e.strerror}", "choose another --output") from None
+        raise TvmMobilenetError(f"cannot write {path}: {e.strerror}", "choose another --record") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -163,9 +163,9 @@ def read(path: str | Path) -> Benchmark:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
         why = f"cannot read {path}: {e.strerror}"
-        raise TvmMobilenetError(why, "give a file that `bench --output` wrote") from None
+        raise TvmMobilenetError(why, "give a file that `bench --record` wrote") from None
     except ValueError as e:
-        raise TvmMobilenetError(f"{path} is no benchmark: {e}", "give a file that `bench --output` wrote") from None
+        raise TvmMobilenetError(f"{path} is no benchmark: {e}", "give a file that `bench --record` wrote") from None
     return from_data(data, str(path))
 
 
