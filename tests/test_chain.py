@@ -15,7 +15,7 @@ from tvm_mobilenet import build, codegen, reference, schedules, targets, verify
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.network import load_network
 from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.passes.fuse_chains import fuse_chains
+from tvm_mobilenet.passes.fuse_chains import MOST_PARTS, fuse_chains
 
 RPI4 = targets.load("rpi4")
 HOST = tvm.target.Target({"kind": "llvm"})
@@ -119,6 +119,15 @@ def test_a_larger_l2_makes_other_chains():
     names = [[c.layer.name for c in network.for_target(targets.load(board)).layers] for board in ("rpi3", "rpi4")]
     assert names[0] != names[1]
     assert min(map(len, names)) < len(network.layers)
+
+
+def test_a_huge_l2_makes_no_chain_that_takes_minutes_to_build():
+    network = load_network(ModelOptions(model="v1", resolution=224))
+    target = targets.load("rpi4")
+    l2 = dataclasses.replace(target.core.l2, bytes=1 << 25)
+    large = dataclasses.replace(target, core=dataclasses.replace(target.core, l2=l2))
+    lengths = [len(layer.parts) for layer in network.for_target(large).counts if layer.kind == "chain"]
+    assert lengths and max(lengths) <= MOST_PARTS
 
 
 def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(small, tmp_path):

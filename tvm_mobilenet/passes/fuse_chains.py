@@ -12,7 +12,8 @@ network into chains the one is taken that moves its lines for the fewest cycles,
 - strips of unequal heights: cores that wait for the one with the highest.
 
 What one task keeps between the parts takes at most its share of the L2: a quarter of a shared one (four cores work at
-once), half of a core's own; and the pointwise weights of a chain at most half of the L2.
+once), half of a core's own; and the pointwise weights of a chain at most half of the L2. No chain has more parts than
+``MOST_PARTS``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
 
 L2_LINE = 5  # cycles: what overlap and prefetching leave of the 15 to 20 that a line from the L2 takes
+MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
 DRAM_LINE = 17  # cycles: 64 bytes at the 5.5 GB/s that one core of a Pi 4 streams, at 1.5 GHz (targets/rpi4.toml)
 
 
@@ -110,7 +112,7 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
 
 def _fits(parts: list[Layer], core) -> bool:
     """Whether what a chain keeps and reads again fits, and its last part writes what it has to write anyway."""
-    if parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
+    if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
         return False
     from tvm_mobilenet.schedules import chain as schedule
 
