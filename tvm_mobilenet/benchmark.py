@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from .conditions import Mark
 from .console import plain_data
 from .errors import TvmMobilenetError
 from .timing import Statistics
+from .whole_file import write_whole
 
 SCHEMA = "tvm_mobilenet.bench/1"
 
@@ -139,16 +139,7 @@ def write(result: Benchmark, path: str | Path) -> None:
     TvmMobilenetError
         It cannot be written there.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(plain_data(result), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as e:
-        raise TvmMobilenetError(f"cannot write {path}: {e.strerror}", "choose another --record") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(plain_data(result), indent=1) + "\n", "--record")
 
 
 def read(path: str | Path) -> Benchmark:

@@ -1,0 +1,192 @@
+"""profile: every layer's time, its distance from the roofline, and where the network's time goes."""
+
+import itertools
+import json
+import statistics
+
+import pytest
+
+from tvm_mobilenet import build, built, layer_profile, profile, targets
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.network import load_network
+from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.plan import Plan, Step, Tensor
+from tvm_mobilenet.roofline import rooflines
+
+MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
+RPI4 = targets.load("rpi4")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A small network built for this machine and for the Raspberry Pi 4."""
+    network, folder = load_network(MODEL), tmp_path_factory.mktemp("profile")
+    for name in ("host", "rpi4"):
+        build.build(MODEL, targets.load(name), output=folder / name, network=network)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(folders):
+    return profile.profile(folders / "host", board="local", seconds=0.3)
+
+
+@pytest.fixture(scope="module")
+def predicted(folders):
+    return profile.profile(folders / "rpi4", board="virtual")
+
+
+# ---- the roofline
+
+
+def one_step(name: str, parameters: int = 0) -> Plan:
+    """A plan of one layer, with all parameters of a network that has so many bytes of them."""
+    layer = Layer.parse(name)
+    operands = [Tensor("input", 0, layer.input_shape)]
+    if layer.weight_shape:
+        operands.append(Tensor("parameters", 0, layer.weight_shape))
+    operands.append(Tensor("output", 0, layer.output_shape))
+    return Plan((Step("x", "x", name, tuple(operands)),), (), (), 0, 0, parameters)
+
+
+def test_the_ceilings_are_those_of_the_targets_files():
+    """A Cortex-A72 at 1.5 GHz does 4 multiply-adds a cycle; a Pi 4 streams 5.5 GB/s; 16 bytes a cycle come into L1."""
+    plan = one_step("pointwise m196 n512 k512 f32 relu6", 17 << 20)
+    one = rooflines(plan, RPI4, 1)[0]
+    assert one.compute == pytest.approx(196 * 512 * 512 / (4 * 1.5e9))
+    assert one.dram == pytest.approx(512 * 512 * 4 / 5.5e9), "the parameters alone: activations fit the L2"
+    assert one.cache == pytest.approx((512 * 512 + 2 * 196 * 512) * 4 / (16 * 1.5e9))
+    assert (one.binds, one.seconds) == ("compute", one.compute)
+    four = rooflines(plan, RPI4, 4)[0]
+    assert four.compute == pytest.approx(one.compute / 4) and four.dram == one.dram, "one core takes all of the DRAM"
+    assert four.cache == pytest.approx(one.cache / 2)
+    assert rooflines(plan, RPI4, 8)[0] == four
+    assert rooflines(plan, RPI4, 1, 0.75e9)[0].compute == pytest.approx(2 * one.compute)
+
+
+def test_which_ceiling_binds():
+    assert rooflines(one_step("dense m1 n1000 k1024 f32", 17 << 20), RPI4, 1)[0].binds == "DRAM"
+    small = rooflines(one_step("dense m1 n1000 k64 f32", 500_000), RPI4, 1)[0]
+    assert small.dram == 0 and small.binds != "DRAM", "all parameters stay in the L2"
+    large = rooflines(one_step("pool 112x112x64 avg 2x2 s2 f32"), RPI4, 1)[0]
+    assert large.dram == pytest.approx((112 * 112 * 64 * 4 - (1 << 20)) / 5.5e9) and large.binds == "DRAM"
+
+
+# ---- the profile
+
+
+def test_every_kernel_call_is_there_in_order_with_how_it_was_built(measured, folders):
+    module = built.read(folders / "host")
+    assert [x.name for x in measured.layers] == [s.name for s in module.plan.steps]
+    assert [x.layer for x in measured.layers] == [s.layer for s in module.plan.steps]
+    how = {b.layer: b for b in module.layers}
+    assert all((x.decisions, x.source) == (how[x.layer].decisions, how[x.layer].source) for x in measured.layers)
+    assert not measured.is_predicted and all(x.predicted is None for x in measured.layers)
+    assert any("assumed" in note for note in measured.notes), "this machine's ceilings are no known ones"
+
+
+def test_shares_gflops_and_multiples_follow_from_the_times(predicted):
+    assert predicted.is_predicted and sum(x.share for x in predicted.layers) == pytest.approx(1)
+    assert predicted.seconds == pytest.approx(sum(x.seconds for x in predicted.layers))
+    for x in predicted.layers:
+        assert x.share == pytest.approx(x.seconds / predicted.seconds)
+        assert x.gflops is None or x.gflops == pytest.approx(2 * Layer.parse(x.layer).mult_adds / x.seconds / 1e9)
+        assert x.multiple == pytest.approx(x.seconds / x.roofline.seconds) and x.predicted == x.seconds
+    assert sum(k.calls for k in predicted.kinds) == len(predicted.layers)
+    assert sum(k.seconds for k in predicted.kinds) == pytest.approx(predicted.seconds)
+    assert [k.seconds for k in predicted.kinds] == sorted((k.seconds for k in predicted.kinds), reverse=True)
+
+
+def test_a_layer_of_large_sums_is_near_its_roofline():
+    """The model of the core and the ceiling must speak of the same machine: no layer far below, a large one near."""
+    from tvm_mobilenet import schedules
+    from tvm_mobilenet.candidate import Candidate, Evaluate
+
+    layer = Layer.parse("pointwise m49 n256 k256 f32 relu6")
+    evaluate = Evaluate(RPI4)
+    evaluate.prepare()
+    cost = evaluate(Candidate(layer.name, schedules.space(layer, RPI4.core).default)).cost
+    assert 0.98 < cost / RPI4.clock_hz / rooflines(one_step(layer.name), RPI4, 1)[0].compute < 1.3
+
+
+def test_prediction_stands_beside_measurement(folders, monkeypatch):
+    """A board that measures, with a target that the virtual board knows: here one that answers for a Raspberry Pi."""
+    steps = built.read(folders / "rpi4").plan.steps
+
+    class Board:
+        measures, name = True, "a board"
+
+        def upload(self, path):
+            return str(path)
+
+        def service(self, name, request):
+            if name == "facts":
+                return {"clock_hz": 0.75e9}
+            assert name == "measure_layers" and request["threads"] == 2 and request["inputs"] == [[[1, 3, 32, 32],
+                                                                                                   "float32"]]
+            seconds = [[2e-6 * (i + 1), 3e-6 * (i + 1), 9e-6 * (i + 1)] for i in range(len(steps))]
+            return {"seconds": seconds, "starts": [[1e-5 * i for i in range(len(steps))]], "overhead_seconds": 1e-6,
+                    "steady": False, "state": {"throttled": ["under-voltage"]}}
+
+    found = profile.profile(folders / "rpi4", board=Board(), threads=2)
+    assert [x.seconds for x in found.layers] == pytest.approx([3e-6 * (i + 1) - 1e-6 for i in range(len(steps))])
+    full = profile.profile(folders / "rpi4", board="virtual", threads=2)
+    assert [x.predicted for x in found.layers] == pytest.approx([2 * x.predicted for x in full.layers]), "at its clock"
+    assert any("under-voltage" in n for n in found.notes) and any("settled" in n for n in found.notes)
+
+
+# ---- views
+
+
+def table(out: str) -> list[list[str]]:
+    return [line.split() for line in out.splitlines()[2:] if not line.startswith(("whole", "!"))]
+
+
+def test_three_views(folders, predicted, capsys):
+    for view in profile.VIEWS:
+        profile.print_result(predicted, view)
+        out = capsys.readouterr().out
+        assert "predicted" in out and "measured" not in out and "x roofline" in out
+        rows = table(out)
+        if view == "kind":
+            assert {r[0] for r in rows} == {x.kind for x in predicted.layers}
+            continue
+        names = [r[0] for r in rows]
+        order = [x.name for x in predicted.layers]
+        slowest = [x.name for x in sorted(predicted.layers, key=lambda x: -x.seconds)]
+        assert names == (order if view == "order" else slowest)
+        assert any(r[-1].startswith("k_unroll=") for r in rows) and "100.0" in rows[-1]
+
+
+def test_on_the_command_line_one_document_and_a_trace(folders, tmp_path, capsys):
+    path = tmp_path / "new" / "trace.json"
+    assert profile.main([str(folders / "rpi4"), "--json", "--trace", str(path), "--threads", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == layer_profile.SCHEMA and found["threads"] == 2 and found["is_predicted"] is True
+    assert set(found["layers"][0]) >= {"name", "kind", "shape", "seconds", "share", "gflops", "roofline", "multiple",
+                                       "decisions", "source", "predicted"}
+    assert json.loads(path.read_text())["traceEvents"] and [p.name for p in path.parent.iterdir()] == ["trace.json"]
+
+
+def test_the_trace_has_every_call_of_every_pass_one_after_the_other(measured):
+    found = layer_profile.trace(measured)
+    calls = [e for e in found["traceEvents"] if e["ph"] == "X" and e["cat"] != "run"]
+    assert len(calls) == len(measured.starts) * len(measured.layers) and len(measured.starts) >= 5
+    for a, b in itertools.pairwise(calls):
+        assert a["ts"] + a["dur"] <= b["ts"] + 1e-3
+    first = [e["dur"] for e in calls if e["name"] == measured.layers[0].name]
+    assert statistics.median(first) == pytest.approx(measured.layers[0].seconds * 1e6, rel=2)
+    assert calls[0]["cat"] == measured.layers[0].kind and calls[0]["args"]["what"] == measured.layers[0].layer
+
+
+# ---- mistakes
+
+
+def test_mistakes_are_told(folders, tmp_path, capsys):
+    assert profile.main([str(tmp_path)]) == 2 and "no built module" in capsys.readouterr().err
+    assert profile.main([str(folders / "rpi4"), "--threads", "5"]) == 2 and "4 cores" in capsys.readouterr().err
+    assert profile.main([str(folders / "rpi4"), "--board", "carrier-pigeon"]) == 4
+    assert "unknown kind of board" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert profile.main([str(folders / "rpi4"), "--trace", str(tmp_path / "file" / "x.json")]) == 2
+    assert "cannot write" in capsys.readouterr().err

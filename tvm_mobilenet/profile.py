@@ -1,0 +1,135 @@
+"""Show what every layer costs on a board, and how far it is from the roofline.
+
+Each kernel call is timed where it stands in the network, on one or several threads; beside it stand what the target's
+arithmetic, caches and memory allow at best, the decisions of its schedule, and what the virtual board predicts.
+
+    python -m tvm_mobilenet.profile out/v1-1.0-224-rpi4 --view slowest --trace out/trace.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import console, options
+from .errors import TvmMobilenetError
+from .layer_profile import LayerProfile, Profile, trace
+from .whole_file import write_whole
+
+VIEWS = ("order", "slowest", "kind")
+
+
+def profile(folder: str | Path, *, board="virtual", threads: int = 1, seconds: float = 2.0, target=None,
+            show=lambda line: None) -> Profile:
+    """Profile a built module.
+
+    Parameters
+    ----------
+    folder : path
+        What `build` wrote.
+    board : str or board
+        As ``boards.open_board`` takes it, or what it gave.
+    threads : int
+    seconds : float
+        To pass over the layers for, where they are measured.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The folder holds no built module, or the virtual board has fewer cores.
+    BoardError
+        The board cannot be reached, or the module does not run there.
+    """
+    from . import built, layer_profile, targets
+    from .boards import open_board
+
+    module = built.read(folder)
+    target = target or targets.load(module.info["target"])
+    if isinstance(board, str):
+        with open_board(board, target) as opened:
+            return profile(folder, board=opened, threads=threads, seconds=seconds, target=target, show=show)
+    if not board.measures and threads > target.cores:
+        raise TvmMobilenetError(f"--threads {threads}: target {target.name} has {target.cores} cores",
+                                "predictions are made for a thread a core")
+    return layer_profile.profile_of(board, module, target, threads, seconds, show)
+
+
+def print_result(result: Profile, view: str) -> None:
+    """One view as a table, and the whole."""
+    heading = (f"{options.ModelOptions.from_data(result.model).title} on {result.target}, board {result.board}, "
+               f"{result.threads} thread{'s' * (result.threads > 1)}: {result.how}")
+    beside = not result.is_predicted and all(x.predicted is not None for x in result.layers)
+    if view == "kind":
+        columns, items = ("kind", "calls"), result.kinds
+        begin, end = (lambda k: (k.kind, k.calls)), (lambda k: ())
+    else:
+        columns = ("layer", "kind", "shape")
+        items = sorted(result.layers, key=lambda x: -x.seconds) if view == "slowest" else result.layers
+        begin, end = (lambda x: (x.name, x.kind, x.shape)), _built
+    columns += ("ms", "share %", "cumulated %", "GFLOPS", "x roofline", *(["predicted ms"] if beside else []))
+    columns += () if view == "kind" else ("binds", "from", "decisions")
+    rows = []
+    for item, cumulated in zip(items, _cumulated(items), strict=True):
+        predicted = (item.predicted * 1e3,) if beside else ()
+        rows.append((*begin(item), item.seconds * 1e3, _percent(item.share), _percent(cumulated), item.gflops,
+                     item.multiple, *predicted, *end(item)))
+    console.print_table(columns, rows, heading)
+    least = sum(x.roofline.seconds for x in result.layers)
+    bound = {name: sum(x.share for x in result.layers if x.binds == name) for name in ("compute", "L2", "DRAM")}
+    print(f"whole     {result.seconds * 1e3:.4g} ms {result.how}, {result.seconds / least:.2f} x the roofline; "
+          + "of the time bound by " + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share))
+    for note in result.notes:
+        print(f"! {note}")
+
+
+def _built(x: LayerProfile) -> tuple:
+    return x.binds, x.source, " ".join(f"{k}={v}" for k, v in x.decisions.items())
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f}"
+
+
+def _cumulated(items) -> list[float]:
+    found = []
+    for item in items:
+        found.append(item.share + (found[-1] if found else 0.0))
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``profile``."""
+    new = console.parser_for("profile", __doc__.split("\n")[0])
+    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
+    new.add_argument("--threads", type=options.positive(int), default=1, help="default: %(default)s")
+    new.add_argument("--seconds", type=options.positive(float), default=2.0,
+                     help="to pass over the layers for, where they are measured (default: %(default)s)")
+    new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
+    new.add_argument("--trace", type=Path, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import built, targets
+    from .boards import open_board
+
+    target = targets.load(built.read(args.folder).info["target"])
+    with open_board(options.board_for(args, target), target) as board:
+        result = profile(args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target,
+                         show=console.say)
+    if args.trace:
+        write_whole(args.trace, json.dumps(trace(result)), "--trace")
+    console.print_json(result) if args.json else print_result(result, args.view)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
