@@ -142,13 +142,13 @@ def _memory_cycles(layer: Layer, core, tile_m: int, tile_n: int, n_block: int, k
         return float("inf")
     row_blocks = max(1, m // tile_m // m_block)
     lines = (m * k * -(-n // columns) + n * k * row_blocks + passes * m * n) * 4 / core.l1d.line
-    return lines * LINE_CYCLES + (passes - 1) * m * n / 4 * (PARTIAL_CYCLES if core.in_order else PARTIAL_CYCLES / 6)
+    return lines * LINE_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
 
 
 NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory
 EVEN = 1.05  # the longest share over the mean that counts as even
 LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
-PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums, in order; a Cortex-A72 overlaps all but 0.2
+PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
 
 
 def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evidence import mca
+from tests.evidence import mca, peers
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -24,3 +24,19 @@ def test_write_backs_are_split_and_places_kept_small():
     assert mca.split("ldr d1, [x2, #-8]!") == ["sub x2, x2, #8", "ldr d1, [x2]"]
     assert mca.split("b.ne #0x4116f4") == ["b.ne #8"] and mca.split("adrp x9, #0x411000") == ["adrp x9, #0"]
     assert mca.split("fmla v1.4s, v2.4s, v3.s[0]") == ["fmla v1.4s, v2.4s, v3.s[0]"]
+
+
+def test_the_targets_table_has_every_peer_and_only_what_is_known():
+    """A figure in another core's column, or a row that is dropped, would compare what was never measured."""
+    kept = json.loads(peers.TABLE.read_text(encoding="utf-8"))["rows"]
+    rows = {name: {b: tuple(row[b]) for b in peers.CPU} for name, row in kept.items()}
+    lines = peers.table({**rows, "targets": peers.TARGETS}).splitlines()
+    assert len(lines) == 2 + len(kept) + 1 and {line.count("|") for line in lines} == {11}
+    lite = next(line for line in lines if "LiteRT" in line).split("|")
+    assert [cell.strip() for cell in lite[2:11]] == ["1.086", "6.07", "63.3", "1.111", "3.92", "46.6", "", "", ""]
+
+
+def test_another_run_of_a_peer_needs_the_harness(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        peers.main(["--again", "ncnn"])
+    assert "--again needs --harness" in capsys.readouterr().err

@@ -1,0 +1,189 @@
+"""The table of targets: this tree beside LiteRT, ncnn, ONNX Runtime and the floor, on three cores.
+
+    python -m tests.evidence.peers                                  # this tree, by our own core model and caches
+    python -m tests.evidence.peers --harness DIR                    # A72 and N1 as the peers were measured, too
+    python -m tests.evidence.peers --harness DIR --again ncnn       # runs a peer once more, too
+
+Our own rows are always measured: the network is built untuned, run on the virtual board, and its caches followed on a
+second pass, when they are warm. The peers' rows are kept in ``tests/tables/peers.json``. A harness is a folder with
+``armcost.py``, ``apy.sh``, ``runners/`` and ``models/v1.onnx``: an aarch64 Python under qemu-aarch64, a plugin that
+counts blocks and simulates caches, llvm-mca 19 for prices. With one, our module for the Pi 4 and the Pi 5 is executed
+by TVM's own runtime and priced like the peers. There is no Cortex-A53 in llvm-mca that ranks kernels rightly
+(docs/predictor.md), so its column is our own core model's in any case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path(__file__).parent.parent / "tables" / "peers.json"
+BOARDS = {"rpi4": "A72", "rpi5": "N1", "rpi3": "A53"}
+CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
+# x floor, L1 misses in M, DRAM fills in MB: what this project set out for.
+TARGETS = {"rpi4": (1.045, 2.4, 38.0), "rpi5": (1.06, 2.0, 28.0), "rpi3": (1.40, 2.8, 44.0)}
+FLOOR = 568.740352e6  # multiply-adds of MobileNet v1 1.0-224
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network on one core.
+
+    Parameters
+    ----------
+    floor : float
+        Cycles of arithmetic over those of its multiply-adds at full rate.
+    l1_misses : float
+        Millions of lines a pass.
+    dram_fills : float
+        Megabytes a pass.
+    pointwise : (float, float)
+        Mean and worst of the pointwise layers that are kernels of their own, over their floors.
+    depthwise : float
+        Cycles a vector fmla of the worst depthwise layer that is one.
+    balance : float
+        The longest of four cores' shares over their mean, of the worst convolution, product or chain.
+    """
+
+    floor: float
+    l1_misses: float
+    dram_fills: float
+    pointwise: tuple[float, float]
+    depthwise: float
+    balance: float
+
+
+def measure(board: str, model: str = "v1") -> Row:
+    """A network of the registry, built untuned and run on a virtual board."""
+    from tvm_mobilenet import built, targets
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards.plan_runner import PlanRunner
+    from tvm_mobilenet.build import build
+    from tvm_mobilenet.layer import Layer
+    from tvm_mobilenet.network import load_network
+    from tvm_mobilenet.options import ModelOptions
+
+    target, options = targets.load(board), ModelOptions(model=model)
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        network = load_network(options)
+        build(options, target, output=Path(folder), network=network)
+        module = built.read(folder)
+        layers = {step.symbol: Layer.parse(step.layer) for step in module.plan.steps}
+        with open_board("virtual", target).load(module.library) as loaded:
+            runner = PlanRunner(loaded, module.plan, module.parameters())
+            batch = network.inputs(1)[0]
+            plain = runner.run(*batch).kernels
+            warm = [runner.run(*batch, memory=True).kernels for _ in range(2)][1]
+    rate = target.core.macs_per_cycle()
+    cycles = [float(k.cycles_on(1).value) for k in plain]
+    shares = [float(k.cycles_on(4).value) * 4 for k in plain]
+    ran = [layers[k.symbol] for k in plain]
+    over = [(la, c / (la.mult_adds / rate), s / c)
+            for la, c, s in zip(ran, cycles, shares, strict=True) if la.mult_adds]
+    points = [x for la, x, _ in over if la.kind == "pointwise"]
+    return Row(
+        sum(cycles) / (sum(la.mult_adds for la in ran) / rate),
+        sum(k.traffic.fills[0] for k in warm) / 1e6,
+        sum(k.traffic.fills[-1] for k in warm) * 64 / 1e6,
+        (sum(points) / len(points), max(points)),
+        max((x / target.core.fma_per_cycle for la, x, _ in over if la.kind == "depthwise"), default=0.0),
+        max(b for la, _, b in over if la.kind != "dense"),
+    )
+
+
+def by_harness(harness: Path, board: str) -> tuple[float, float, float]:
+    """Our module as the peers were measured: x floor, L1 misses in M, DRAM fills in MB."""
+    from tvm_mobilenet import built, targets
+    from tvm_mobilenet.build import build
+    from tvm_mobilenet.options import ModelOptions
+
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        model = ModelOptions(model=str(harness / "models" / "v1.onnx"))
+        build(model, targets.load(board), output=Path(folder))
+        command = ["runners/run_tvm.py", "{n}", str(Path(folder) / built.MODULE)]
+        return _priced(harness, "tvm_mobilenet", board, command)
+
+
+def again(harness: Path, runner: str, board: str) -> tuple[float, float, float]:
+    """A peer, run once more."""
+    return _priced(harness, runner, board, [f"runners/run_{runner}.py", "{n}"])
+
+
+def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[float, float, float]:
+    environment = {**os.environ, "ARMCOST_WORK": str(harness)}
+    environment.pop("PYTHONPATH", None)
+    arguments = ["run", "--name", name, "--cpu", CPU[board], "--cache", "--", "./apy.sh", *command]
+    done = subprocess.run([sys.executable, "armcost.py", *arguments], cwd=harness, env=environment,
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} for {board} in {harness}: exit code {done.returncode}: {done.stderr.strip()[-800:]}")
+    found = json.loads((harness / "out" / f"{name}.{CPU[board]}.json").read_text(encoding="utf-8"))
+    return found["cycles"] / found["bound"], found["l1miss"] / 1e6, found["dram_mb"]
+
+
+def table(rows: dict[str, dict[str, tuple[float, float, float]]]) -> str:
+    """Rows by name, each with what is known by board, as Markdown."""
+    lines = ["| v1 1.0-224 float32, one core | " + " | ".join(
+        f"{core}: x floor | L1 misses, M | DRAM fills, MB" for core in BOARDS.values()) + " |", "|---|" + "---|" * 9]
+    for name, known in rows.items():
+        cells = []
+        for board in BOARDS:
+            floor, misses, fills = known.get(board, (None,) * 3)
+            cells += [f"{floor:.3f}", f"{misses:.2f}", f"{fills:.1f}"] if floor else [""] * 3
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def layers_table(measured: dict[str, Row], others: dict[str, dict[str, float]]) -> str:
+    """What the layers of v1 reach on each core, and other networks over their floors."""
+    def line(name: str, cell) -> str:
+        return f"| {name} | " + " | ".join(cell(board) for board in measured) + " |"
+
+    lines = ["| by our core model | " + " | ".join(BOARDS[board] for board in measured) + " |",
+             "|---|" + "---|" * len(measured),
+             line("pointwise layers, x floor: mean (worst)",
+                  lambda b: f"{measured[b].pointwise[0]:.3f} ({measured[b].pointwise[1]:.3f})"),
+             line("depthwise layers, cycles a vector fmla: worst", lambda b: f"{measured[b].depthwise:.2f}"),
+             line("four cores, longest share over mean: worst layer", lambda b: f"{measured[b].balance:.3f}")]
+    lines += [line(f"{model} 1.0-224, x floor", lambda b, known=known: f"{known[b]:.3f}")
+              for model, known in others.items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.evidence.peers", description=__doc__.split("\n")[0])
+    parser.add_argument("--harness", type=Path, metavar="DIR", help="price A72 and N1 as the peers were, there")
+    parser.add_argument("--again", nargs="*", default=[], metavar="PEER", help="litert, ncnn, ort: run once more")
+    parser.add_argument("--models", nargs="*", default=["v2", "v3-large"], help="networks for the second table")
+    args = parser.parse_args(argv)
+    if args.again and not args.harness:
+        parser.error("--again needs --harness")
+    if args.harness and not (args.harness / "armcost.py").is_file():
+        parser.error(f"--harness {args.harness}: no armcost.py in it")
+    kept = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
+    peers = {name: {b: tuple(row[b]) for b in CPU} for name, row in kept.items()}
+    for name, row in kept.items():
+        if row["runner"] and row["runner"] in args.again:
+            peers[name] = {b: again(args.harness.resolve(), row["runner"], b) for b in CPU}
+    measured = {}
+    for board in BOARDS:
+        print(f"v1 on {board} ...", file=sys.stderr, flush=True)
+        measured[board] = measure(board)
+    rows = {**peers, "targets": TARGETS,
+            "this tree, by our core model": {b: (r.floor, r.l1_misses, r.dram_fills) for b, r in measured.items()}}
+    if args.harness:
+        rows["this tree, priced as the peers"] = {b: by_harness(args.harness.resolve(), b) for b in CPU}
+    print(table(rows) + "\n")
+    others = {model: {b: measure(b, model).floor for b in BOARDS} for model in args.models}
+    print(layers_table(measured, others))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
