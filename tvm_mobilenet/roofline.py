@@ -7,8 +7,8 @@ After Williams, Waterman and Patterson, "Roofline: an insightful visual performa
     DRAM      what no cache can have kept, over the target's bandwidth: parameters, where all of a network's
               are larger than the last cache, and of an activation what is larger than that cache
 
-Rates are those of the target's files; only the clock may be the board's own. Products with padding's zeros count, as the
-papers have it, so a kernel that skips them can lie a little below one.
+Rates are those of the target's files; only the clock may be the board's own. Products with padding's zeros count, as
+the papers have it, so a kernel that skips them can lie a little below one.
 """
 
 from __future__ import annotations

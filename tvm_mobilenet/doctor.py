@@ -1,0 +1,92 @@
+"""Find what keeps this machine or a board from working: every hop in turn, each ok or with its remedy.
+
+    python -m tvm_mobilenet.doctor
+    python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from . import console, options
+from .checks import DOUBTFUL, FAILED, SKIPPED, Checks
+
+
+def doctor(target, *, board: str | None = None, log: Path = options.OUTPUT / "tune_log.jsonl",
+           linker: str | None = None, show=lambda name: None) -> Checks:
+    """Check this machine, and the way to a board.
+
+    Parameters
+    ----------
+    target : targets.Target
+        What is built for, and what the board should be.
+    board : str, optional
+        As ``boards.open_board`` takes it; without one, or for the virtual one, this side alone.
+    log : path
+        The user's tune log.
+    linker : str, optional
+        In place of zig's.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The board's address is none.
+    """
+    from .boards import address
+    from .doctor_local import check_local
+
+    where = address.parse(board) if board else None
+    checks = Checks(show)
+    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+        check_local(checks, target, log, linker, Path(folder))
+        if where and where.kind != "virtual":
+            from .doctor_board import check_board
+
+            check_board(checks, where, target, Path(folder))
+    return checks
+
+
+def print_result(checks: Checks) -> None:
+    """A line for each check, remedies beneath."""
+    width = max(len(c.name) for c in checks.found)
+    for c in checks.found:
+        print(f"{c.status:11}  {c.name:{width}}  {c.text}".rstrip())
+        if c.remedy:
+            print(f"{'':11}  {'':{width}}  -> {c.remedy}")
+    counts = {s: sum(c.status == s for c in checks.found) for s in (FAILED, SKIPPED, DOUBTFUL)}
+    said = ", ".join(f"{n} {s.lower()}" for s, n in counts.items() if n)
+    print(f"{len(checks.found)} checks: {said or 'all ok'}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``doctor``."""
+    new = console.parser_for("doctor", __doc__.split("\n")[0])
+    options.add_target_options(new)
+    new.add_argument("--log", type=Path, metavar="FILE", default=options.OUTPUT / "tune_log.jsonl",
+                     help="your tune log (default: %(default)s)")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    target = options.load_target(args)
+    if target is None:
+        return 0
+    checks = doctor(target, board=args.board, log=args.log, linker=args.linker,
+                    show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None)
+    if args.json:
+        console.print_json({"target": target.name, "board": args.board, "checks": checks.found, "code": checks.code})
+    else:
+        print_result(checks)
+    return checks.code
+
+
+def main(argv: list[str] | None = None) -> int:
+    return console.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
