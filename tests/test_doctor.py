@@ -173,7 +173,7 @@ def test_another_server_at_the_port(monkeypatch):
 def shelf(served):
     """Where the tracker is, once the board is free: after a session it takes a moment to come back."""
     where = address.parse(f"{served}/here")
-    for _ in range(300):
+    for _ in range(600):
         with wire.Tracker(where.host, where.port) as tracker:
             if tracker.boards().get("here", {}).get("free"):
                 return served
@@ -195,7 +195,7 @@ def served(tmp_path_factory):
 
     try:
         start("tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1))
-        for _ in range(300):
+        for _ in range(1200):
             with socket.socket() as s:
                 if s.connect_ex(("127.0.0.1", port)) == 0:
                     break

@@ -28,7 +28,7 @@ HANDSHAKE_SECONDS = 5.0
 PING_SECONDS = 2.0  # between two looks at the tracker
 TAKEN_SECONDS = 6.0  # that a match key may be out without its client coming, before it is replaced
 _PREFIX = "tvm_mobilenet-agent-"
-PUT, UPDATE_INFO, PENDING = 3, 5, 7  # of tvm.rpc.base.TrackerCode
+PUT, UPDATE_INFO = 3, 5  # of tvm.rpc.base.TrackerCode
 
 
 class AgentServer:
@@ -183,7 +183,7 @@ class _Registration:
                 self._put()
                 self._say(f"tracker {self._tracker.where} has this board under {self._key!r}")
                 self._missed = 0.0
-            elif self.match_key in self._tracker.ask([PENDING])[0]:
+            elif self.match_key in self._tracker.ask([wire.PENDING])[0]:
                 self._taken = 0.0
             else:
                 self._taken = self._taken or time.monotonic()

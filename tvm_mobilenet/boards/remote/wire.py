@@ -17,7 +17,7 @@ from tvm_mobilenet.errors import BoardError
 
 MAGIC, TRACKER_MAGIC = 0xFF271, 0x2F271
 SUCCESS, DUPLICATE, MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
-REQUEST, SUMMARY = 4, 6  # of tvm.rpc.base.TrackerCode
+REQUEST, SUMMARY, PENDING = 4, 6, 7  # of tvm.rpc.base.TrackerCode
 CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 60.0  # for a board that another session holds
 SILENCE_SECONDS = 3.0  # after which a silent port is looked at more closely
@@ -191,7 +191,11 @@ class Tracker:
             raise
         except (OSError, ValueError) as e:
             raise BoardError(f"tracker {self.where} went away: {e}", "was it restarted? try again") from None
-        if not answer or answer[0] != 0:
+        if message[0] == PENDING:  # of all answers the only one without a code
+            return [answer]
+        if answer == 0:  # a code alone
+            return []
+        if not isinstance(answer, list) or not answer or answer[0] != 0:
             raise BoardError(f"tracker {self.where} refuses: {answer}", "try again")
         return answer[1:]
 
