@@ -76,6 +76,7 @@ class RemoteBoard:
             self._serve = self.session.do("looking for the agent", self._find_agent)
             self.facts = self.service("ping", {}) if self._serve else {}
             self._check_architecture()
+            self._check_versions()
         except BaseException:
             self.session.close()
             raise
@@ -87,6 +88,15 @@ class RemoteBoard:
                 f"{self.session.where} is {there}, target {self.target.name} is {self.target.architecture}",
                 "build with the --target of this board",
             )
+
+    def _check_versions(self) -> None:
+        ours, theirs = services.versions(), self.facts.get("versions", {})
+        for package in ("apache-tvm", "apache-tvm-ffi"):
+            if theirs and theirs.get(package) != ours[package]:
+                raise BoardError(
+                    f"{self.session.where} has {package} {theirs.get(package) or 'none'}, this machine {ours[package]}",
+                    f"on the board: pip install {package}=={ours[package]}, and start the agent again",
+                )
 
     def _find_agent(self):
         try:

@@ -97,7 +97,7 @@ class RemoteModule:
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         begin = address - self._starts[at] if at >= 0 else -1
         if begin < 0 or begin + nbytes > self._blocks[at].size:
-            raise BoardError(f"{nbytes} bytes at {address:#x} were not allocated")
+            raise BoardError(f"{nbytes} bytes at {address:#x} were not allocated", "memory comes from alloc")
         return self._blocks[at][begin : begin + nbytes].view(dtype).reshape(shape)
 
     def write(self, address: int, array: np.ndarray) -> None:
@@ -175,7 +175,7 @@ class RemoteModule:
             except AttributeError:
                 function = None
             if function is None:
-                raise BoardError(f"{self.path} has no kernel {symbol!r}")
+                raise BoardError(f"{self.path} has no kernel {symbol!r}", "build the module again")
             if cores:
                 self._session.rpc.get_function("runtime.config_threadpool")(1, cores)
             function(*tensors)

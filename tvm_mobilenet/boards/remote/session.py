@@ -99,13 +99,13 @@ class Session:
     def _open(self, host, port, key, limit, wait, waiting) -> None:
         import tvm.rpc
 
-        before, peer = _sockets(), wire.resolve(host, port)
+        before, peer = _descriptors(), wire.resolve(host, port)
         future = self._submit(tvm.rpc.connect, peer[0], port, key, limit)
         try:
             try:
                 self.rpc = future.result(min(wait, wire.SILENCE_SECONDS))
             except Late:
-                wire.diagnose(host, port, key)
+                wire.diagnose(host, port, patience=1.0)
                 waiting()
                 try:
                     self.rpc = future.result(wait)
@@ -118,12 +118,12 @@ class Session:
         except Exception as e:
             raise self._unopened(host, port, key, str(e)) from None
         finally:
-            self._socket = next((s for s in map(_socket_of, _sockets() - before) if s and _peer(s) == peer), None)
+            self._socket = _socket_to(peer, before)
         if self._socket is not None:
             wire.watch(self._socket)
 
     def _unopened(self, host: str, port: int, key: str, text: str) -> BoardError:
-        found = wire.diagnose(host, port, key)
+        found = wire.diagnose(host, port)
         if found == "server" or "mismatch" in text or "cannot find server that matches" in text:
             return BoardError(
                 f"{self.where}: the server there has another key than {key!r}" if key else
@@ -193,6 +193,8 @@ class Session:
             self._end(f"the server ended the session, whose time was up, while {what}")
         elif self._is_gone() or "kShutdown" in text or re.search(r"Socket.*Error|SockChannel", text):
             self._end(f"the connection was lost while {what}")
+        elif re.search(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign", text):
+            return BoardError(f"{self.where}: the board has too little memory, {what}", "a smaller network or batch")
         else:
             return BoardError(f"{self.where}: {what}: {_last_line(str(error))}", "the session goes on")
         return Lost(self.where, self.over, "does the server there still run? its log says more")
@@ -235,28 +237,26 @@ class Session:
         self.rpc = None
 
 
-def _sockets() -> set[int]:
-    """The descriptors of this process's sockets."""
+def _descriptors() -> set[int]:
+    """The open files of this process, without the one that lists them."""
     found = set()
     for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError, ValueError):
-            if os.path.exists(f"/dev/fd/{name}") or os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                found.add(int(name))
+        with contextlib.suppress(OSError):
+            os.fstat(int(name))
+            found.add(int(name))
     return found
 
 
-def _socket_of(descriptor: int) -> socket.socket | None:
-    try:
-        return socket.socket(fileno=os.dup(descriptor))
-    except OSError:
-        return None
-
-
-def _peer(connection: socket.socket) -> tuple | None:
-    try:
-        return connection.getpeername()[:2]
-    except OSError:
-        return None
+def _socket_to(peer: tuple, descriptors: set[int]) -> socket.socket | None:
+    """One more handle on the connection to a peer, of those that have come since."""
+    for descriptor in _descriptors() - descriptors:
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=os.dup(descriptor))
+            with contextlib.suppress(OSError):
+                if found.getpeername()[:2] == peer:
+                    return found
+            found.close()
+    return None
 
 
 def _last_line(text: str) -> str:

@@ -81,7 +81,7 @@ def watch(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def diagnose(host: str, port: int, key: str, patience: float = SILENCE_SECONDS) -> str:
+def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
     """What is wrong with a port at which no session was opened; what is sure raises.
 
     Returns

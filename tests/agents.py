@@ -1,0 +1,136 @@
+"""Real agents, trackers and servers of TVM's for tests, and kernels that misbehave."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ARM64 = Path(
+    os.environ.get("TVM_MOBILENET_ARM64")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet" / "arm64-python"
+)  # .ci/arm64-python makes it
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Agent:
+    """``python -m tvm_mobilenet.agent`` in a process of its own; ``url`` is where."""
+
+    def __init__(self, *options, python=(sys.executable,), module=("-m", "tvm_mobilenet.agent"), tmp=None, prefix=(),
+                 start=True):
+        self.temporary = tmp or tempfile.mkdtemp(prefix="agent-test-")
+        self._own = tmp is None
+        self._command = [*prefix, *map(str, python), *module, *options]
+        self.process = None
+        self.log = ""
+        if start:
+            self.start()
+
+    def start(self):
+        port = [] if "--port" in self._command else ["--port", "0"]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen([*self._command, *port], stdout=subprocess.PIPE, stderr=self._log,
+                                        env={**os.environ, "TMPDIR": str(self.temporary)}, text=True)
+        self.url = self.process.stdout.readline().strip()
+        assert self.url.startswith("rpc://"), self.read_log()
+        self.port = int(re.search(r":(\d+)", self.url)[1])
+        return self
+
+    def read_log(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        if self.process.poll() is None:
+            self.kill()
+        self.process.stdout.close()
+
+    def children(self) -> list[int]:
+        """Processes of the sessions."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
+
+    def leftovers(self) -> list[str]:
+        """Files and folders of sessions."""
+        return sorted(str(p) for p in Path(self.temporary).glob("tvm_mobilenet-agent-*/*") if p.name != "lock")
+
+    def is_clean(self, seconds: float = 8.0) -> bool:
+        """Whether no session's process and file is left; one that was just closed is given a moment."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not self.children() and not self.leftovers():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.stop()
+        if self._own:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def server_of_tvm(module: str, *options, port: int = 0):
+    """``python -m tvm.exec.rpc_server`` or ``rpc_tracker``, unchanged; its port."""
+    port = port or free_port()
+    command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", "--port", str(port),
+               "--port-end", str(port + 1), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+            assert process.poll() is None
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+KERNELS = r"""
+#include <stdint.h>
+#include <unistd.h>
+#define KERNEL(name) int __tvm_ffi_##name(void* self, const void* args, int n, void* result)
+typedef struct { void* data; int32_t device, id, ndim, dtype; int64_t *shape, *strides; uint64_t offset; } Tensor;
+typedef struct { int32_t type; int32_t padding; Tensor* tensor; } Any;
+static char* data(const void* args, int i) { /* a tensor object has its DLTensor behind a header of 24 bytes */
+  const Any* any = (const Any*)args + i;
+  Tensor* t = any->type == 7 ? any->tensor : (Tensor*)((char*)any->tensor + 24);
+  return t->data;
+}
+KERNEL(fine) { *(float*)data(args, n - 1) = 42; return 0; }
+KERNEL(endless) { for (volatile int i = 0;; i++) {} }
+KERNEL(crash) { *(volatile int*)0 = 1; return 0; }
+KERNEL(nap) { usleep(300000); *(float*)data(args, n - 1) = 42; return 0; }
+"""
+
+
+def compile_kernels(folder, compiler: str = "gcc") -> Path:
+    """A library of kernels that misbehave."""
+    source, library = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
+    source.write_text(KERNELS)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    return library

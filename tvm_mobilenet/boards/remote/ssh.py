@@ -1,0 +1,187 @@
+"""A board behind ssh: the system's ``ssh`` opens a tunnel to the agent there, which is started if none runs, and ended.
+
+The board needs Python 3.11 or newer with ``venv``, and a way to install TVM and numpy with pip; all else is copied. In
+``~/.cache/tvm_mobilenet`` there a virtual environment is made once for each version of this package, and used again.
+
+Everything goes over one ``ssh``: its standard streams are those of a small shell script on the board. When they close,
+for whatever reason, the script ends the agent that it started; the connection carries the tunnel as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import replace
+
+from tvm_mobilenet.boards.address import AGENT_PORT, Address
+from tvm_mobilenet.errors import BoardError, MissingDependencyError
+
+from .wheel import build_wheel
+
+START_SECONDS = 90.0
+INSTALL_SECONDS = 1200.0
+OPTIONS = (
+    "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
+    "-o", "ExitOnForwardFailure=yes",
+)  # fmt: skip
+_FOLDER = '${XDG_CACHE_HOME:-$HOME/.cache}/tvm_mobilenet'
+# Says RUNNING, READY or MISSING: an agent listens on $1 already; the environment of version $2 is there; it is not.
+_LOOK = f"""set -eu; venv="{_FOLDER}/$2"
+if python3 -c "import socket; socket.create_connection(('127.0.0.1', $1), 2)" 2>/dev/null; then echo RUNNING
+elif [ -e "$venv/complete" ]; then echo READY; else echo MISSING; fi"""
+# Takes the wheel, named $2 and $3 bytes long, from its input, and installs it in the environment $1.
+_INSTALL = f"""set -eu; umask 077; folder="{_FOLDER}"; mkdir -p "$folder"
+new=$(mktemp -d "$folder/.new-XXXXXX"); trap 'rm -rf "$new"' EXIT HUP INT TERM
+cat > "$new/$2"; [ "$(wc -c < "$new/$2")" -eq "$3" ] || {{ echo "the connection broke while copying" >&2; exit 71; }}
+rm -rf "$folder/$1"; python3 -m venv "$folder/$1"
+"$folder/$1/bin/python" -m pip install -q --disable-pip-version-check "$new/$2" >&2; touch "$folder/$1/complete" """
+# Starts an agent of the environment $1 and ends it when the input ends.
+_START = f"""venv="{_FOLDER}/$1"
+"$venv/bin/python" -m tvm_mobilenet.agent --port 0 </dev/null & agent=$!
+trap 'kill $agent 2>/dev/null' EXIT HUP INT TERM
+(while read -r line; do :; done; kill $agent 2>/dev/null) <&3 &
+wait $agent"""
+_HINTS = (
+    (r"Permission denied|Host key verification", "ssh must log in without questions: try `ssh HOST true` first"),
+    (r"Could not resolve|No route|refused|timed out", "is the board on, and the name and port right?"),
+    (r"python3: (command )?not found", "install python3 and python3-venv on the board"),
+    (r"ensurepip|python3-venv", "on the board: sudo apt install python3-venv"),
+    (r"No space left", "free some space on the board: the environment takes 600 MB"),
+    (r"No matching distribution|Could not find a version", "TVM has wheels for 64-bit Linux only, Python 3.11 to 3.13"),
+)
+
+
+class Tunnel:
+    """A way to the agent on a machine that ssh reaches; ``close`` it.
+
+    Parameters
+    ----------
+    address : Address
+        Of kind ``ssh``.
+    ssh : str, optional
+        The command, with options; the environment variable ``TVM_MOBILENET_SSH`` or ``ssh`` unless given.
+
+    Attributes
+    ----------
+    address : Address
+        Of this end: ``rpc://127.0.0.1:port``.
+
+    Raises
+    ------
+    BoardError
+        ssh does not get there, or no agent can be started.
+    """
+
+    def __init__(self, address: Address, ssh: str = ""):
+        from tvm_mobilenet import __version__
+        from tvm_mobilenet.console import say
+
+        self._there, self._ssh = address, shlex.split(ssh or os.environ.get("TVM_MOBILENET_SSH", "ssh"))
+        self._processes: list[subprocess.Popen] = []
+        try:
+            wheel = build_wheel()
+            version = f"{__version__}-{wheel[1]}"
+            found = self._run(_LOOK, str(AGENT_PORT), version, seconds=30).split()[-1:]
+            port = AGENT_PORT
+            if found != ["RUNNING"]:
+                if found != ["READY"]:
+                    say(f"{address.endpoint}: installing TVM and this package there, once; this takes some minutes")
+                    name, _, data = wheel
+                    self._run(_INSTALL, version, name, str(len(data)), data=data, seconds=INSTALL_SECONDS)
+                port = self._start(version)
+            local = self._forward(port)
+        except BaseException:
+            self.close()
+            raise
+        self.address = replace(address, kind="rpc", host="127.0.0.1", port=local, user="")
+
+    # ---- steps
+
+    def _command(self, *options: str) -> list[str]:
+        port = ("-p", str(self._there.port)) if self._there.port else ()
+        host = f"{self._there.user}@{self._there.host}" if self._there.user else self._there.host
+        return [*self._ssh, *OPTIONS, *port, *options, host]
+
+    def _run(self, script: str, *arguments: str, data: bytes = b"", seconds: float) -> str:
+        words = shlex.join(["sh", "-c", script, "tvm_mobilenet", *arguments])
+        try:
+            done = subprocess.run([*self._command(), words], input=data, capture_output=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise BoardError(f"{self._there.text}: no answer within {seconds:.0f} s", "is the board busy?") from None
+        except FileNotFoundError:
+            raise MissingDependencyError("ssh is not installed", "install openssh-client") from None
+        if done.returncode:
+            raise self._failed(done.stderr.decode(errors="replace"), done.returncode)
+        return done.stdout.decode(errors="replace")
+
+    def _start(self, version: str) -> int:
+        """Start the agent; its port there."""
+        words = shlex.join(["sh", "-c", f"exec 3<&0; {_START}", "tvm_mobilenet", version])
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the agent
+        process = subprocess.Popen(
+            [*self._command(), words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0
+        )
+        self._processes.append(process)
+        timer = threading.Timer(START_SECONDS, process.kill)
+        timer.start()
+        try:
+            line = process.stdout.readline().decode(errors="replace")
+        finally:
+            timer.cancel()
+        match = re.search(r"rpc://[^:]+:(\d+)", line)
+        if not match:
+            process.kill()
+            code = process.wait()
+            log.seek(0)
+            raise self._failed("the agent does not start: " + log.read().decode(errors="replace"), code)
+        return int(match[1])
+
+    def _forward(self, port: int) -> int:
+        """Open the tunnel; the port on this machine."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            local = free.getsockname()[1]
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                self._command("-N", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}"),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
+            )  # fmt: skip
+            self._processes.append(process)
+            end = time.monotonic() + START_SECONDS
+            while process.poll() is None and time.monotonic() < end:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", local), 1):
+                    return local
+                time.sleep(0.05)
+            process.kill()
+            code = process.wait()
+            log.seek(0)
+            raise self._failed(log.read().decode(errors="replace"), code)
+
+    def _failed(self, text: str, code: int) -> BoardError:
+        lines = [line for line in text.strip().splitlines() if line.strip()] or [f"exit code {code}"]
+        hint = next((h for pattern, h in _HINTS if re.search(pattern, text)), "try `ssh HOST true` first")
+        return BoardError(f"{self._there.text}: {' '.join(' '.join(lines[-4:]).split())[:600]}", hint)
+
+    def close(self) -> None:
+        """End the tunnel, and the agent if it was started here."""
+        for process in reversed(self._processes):
+            if process.stdin:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()  # the script there sees it and ends the agent
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdout:
+                process.stdout.close()
+        self._processes = []
