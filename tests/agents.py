@@ -24,6 +24,14 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def runs(pid: int) -> bool:
+    """Whether a process does; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Agent:
     """``python -m tvm_mobilenet.agent`` in a process of its own; ``url`` is where."""
 
@@ -72,7 +80,7 @@ class Agent:
         """Files and folders of sessions."""
         return sorted(str(p) for p in Path(self.temporary).glob("tvm_mobilenet-agent-*/*") if p.name != "lock")
 
-    def is_clean(self, seconds: float = 8.0) -> bool:
+    def is_clean(self, seconds: float = 20.0) -> bool:
         """Whether no session's process and file is left; one that was just closed is given a moment."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
