@@ -255,7 +255,7 @@ def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
     """Runs the module on a board; the difference that is allowed and the one that was found, of the spread."""
     from .boards import open_board
     from .boards.plan_runner import PlanRunner
-    from .verify import OUTPUT_TOLERANCE
+    from .output_check import OUTPUT_TOLERANCE
 
     allowed = OUTPUT_TOLERANCE * math.sqrt(max(1, len(module.plan.steps)))
     with open_board("virtual" if not target.is_host else "local", target).load(module.library) as loaded:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import console, fleet, options, prediction_error, tuning
+from . import console, fleet, known_layers, options, prediction_error, tuning
 from .layer import title
 from .tuning import TIME_LIMIT, TRIALS, Work
 
@@ -307,50 +307,6 @@ def write_charts(result: TuneResult, folder: Path) -> Path:
     return chart.write(result, folder, COLUMNS, cells, totals_of(result))
 
 
-def print_known(network, work: Work, as_json: bool) -> None:
-    """What is known of each layer (``--list``, ``--dry-run``)."""
-    from .search import Search
-
-    searching = Search(work.searches, work.near, lambda record, best: None)
-    tuning.resume(work, searching)
-    rows = []
-    for name, s in work.searches.items():
-        known = work.known.get(name)
-        record = known.record if known else None
-        rows.append(
-            {
-                "layer": name,
-                "count": s.count,
-                "points": s.size,
-                "trials": len(s.tried),
-                "floor": s.floor,
-                "cost": record and record.cost,
-                "predicted": record and record.predicted,
-                "source": str(known.source) if known else "default",
-                "decisions": record.decisions if record else s.space.default,
-            }
-        )
-    if as_json:
-        console.print_json(rows)
-        return
-    console.print_table(
-        ("layer", "count", "points", "trials", "cost", "x floor", "known from"),
-        [
-            (
-                title(r["layer"]),
-                r["count"],
-                r["points"],
-                r["trials"],
-                r["cost"],
-                r["cost"] / r["floor"] if r["cost"] and r["floor"] else None,
-                r["source"],
-            )
-            for r in rows
-        ],
-        f"{len(network.layers)} layers, {len(rows)} of them distinct",
-    )
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``tune``."""
     new = console.parser_for("tune", __doc__.split("\n")[0])
@@ -383,7 +339,8 @@ def _run(args: argparse.Namespace) -> int:
         from .network import load_network
 
         network = load_network(model).for_target(target)
-        print_known(network, tuning.prepare(network.counts, target, board, args.log, args.trials), args.json)
+        work = tuning.prepare(network.counts, target, board, args.log, args.trials)
+        known_layers.print_known(network, work, args.json)
         return 0
     output = options.output_folder(args, model, target)
     result = tune(

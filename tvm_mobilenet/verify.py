@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,12 @@ import numpy as np
 from . import console, options
 from .errors import TvmMobilenetError, VerificationError
 from .layer import Layer, title
+from .output_check import OutputCheck, check_output, relative
 
 # Of the standard deviation of the reference. A layer is one sum in float32: over 1,024 products its rounding is some
 # 1e-6. One weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
 LAYER_TOLERANCE = 5e-5
 CONSTANTS_TOLERANCE = 1e-6  # of a weight's spread: they are copies
-OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,6 @@ class LayerCheck:
     @property
     def ok(self) -> bool:
         return self.relative <= LAYER_TOLERANCE and self.constants <= CONSTANTS_TOLERANCE
-
-
-@dataclass(frozen=True)
-class OutputCheck:
-    """One output over all inputs, against the model's framework."""
-
-    name: str
-    max_difference: float
-    mean_difference: float
-    relative: float
-    cosine: float
-    top1: float
-    top5: float
-    gate: float
-
-    @property
-    def ok(self) -> bool:
-        return self.relative <= self.gate
 
 
 @dataclass(frozen=True)
@@ -240,7 +221,7 @@ def verify(
         if opened.measures:  # a prediction is made for any number of cores at once, a measurement is not
             cost_all = _costs(run(batch[0], False, target.cores)[0].kernels, target)[1]
         outputs = [
-            _check_output(name, [f[j] for f in found], [e[j] for e in expected], len(network.layers))
+            check_output(name, [f[j] for f in found], [e[j] for e in expected], len(network.layers))
             for j, (name, _) in enumerate(module.plan.outputs)
         ]
         if layers and not all(o.ok for o in outputs):  # what the first input does not show, another one does
@@ -306,43 +287,12 @@ def _check_layer(call, step, runner, decisions: dict) -> LayerCheck:
     expected = reference(call.layer, runner.read(operands[0]), call.weight, call.bias, second)
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
     packed = schedules.pack(call.layer, decisions, call.weight, call.bias)
-    differences = [_relative(c, p) for c, p in zip(constants, packed, strict=True)]
+    differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
     wrong, part = max(differences, default=0.0), ""
     if wrong > CONSTANTS_TOLERANCE and call.layer.parts:
         each = len(differences) // len(call.layer.parts)
         part = call.layer.parts[differences.index(wrong) // each].name
-    return LayerCheck(call.name, step.layer, call.source, _relative(runner.read(output), expected), wrong, part)
-
-
-def _relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference over the standard deviation; over the largest value where there is no deviation."""
-    spread = float(expected.std()) or float(np.abs(expected).max()) or 1.0
-    difference = float(np.abs(found.astype(np.float64) - expected).max())
-    return difference / spread if math.isfinite(difference) else math.inf
-
-
-def _check_output(name: str, found: list[np.ndarray], expected: list[np.ndarray], layers: int) -> OutputCheck:
-    f, e = np.stack(found).astype(np.float64), np.stack(expected).astype(np.float64)
-    if len(e) > 1 and np.ptp(e, axis=0).max() < 1e-3 * (e.std() or 1.0):
-        raise VerificationError(
-            f"the reference's output {name} is the same for every input, so it can show nothing",
-            "use weights that are trained, or leave out --weights for calibrated ones",
-        )
-    difference = np.abs(f - e)
-    flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
-    norm = np.linalg.norm(flat_f) * np.linalg.norm(flat_e)
-    best_f, best_e = np.argsort(-flat_f, 1), np.argsort(-flat_e, 1)
-    top5 = np.mean([len(set(a[:5]) & set(b[:5])) / min(5, len(a)) for a, b in zip(best_f, best_e, strict=True)])
-    return OutputCheck(
-        name,
-        float(difference.max()),
-        float(difference.mean()),
-        _relative(f, e),
-        float((flat_f * flat_e).sum() / norm) if norm else 1.0,
-        float(np.mean(best_f[:, 0] == best_e[:, 0])),
-        float(top5),
-        OUTPUT_TOLERANCE * math.sqrt(max(1, layers)),
-    )
+    return LayerCheck(call.name, step.layer, call.source, relative(runner.read(output), expected), wrong, part)
 
 
 def _classes(network, output: np.ndarray) -> list:

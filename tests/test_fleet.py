@@ -1,0 +1,180 @@
+"""Several boards at once: whatever they do, each candidate is counted once, and the log is that of one board."""
+
+import itertools
+import random
+import threading
+import time
+
+import pytest
+from agents import ARM64, Agent, server_of_tvm
+from test_remote import fault
+
+from tvm_mobilenet import fleet, targets, tuning
+from tvm_mobilenet.boards import address
+from tvm_mobilenet.candidate import Outcome
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.log import Journal, trials_of
+
+HOST = targets.load("host")
+LAYERS = ("pointwise m16 n16 k16 f32 relu6", "depthwise 8x8x16 3x3 p1,1,1,1 f32 relu6", "dense m1 n32 k16 f32")
+POINTS = 12  # of each layer's space, so that it is searched to its end
+
+
+class Run(fleet.Run):
+    """Really runs and checks on the board; the cost is the same everywhere, so that logs can be compared."""
+
+    def __init__(self):
+        super().__init__(30.0)
+
+    def __call__(self, board, candidate, library):
+        super().__call__(board, candidate, library)
+        cost = random.Random(candidate.layer + repr(sorted(candidate.decisions.items()))).uniform(1e-6, 2e-6)
+        return Outcome(cost, "s", False, 1e-7, cost)
+
+
+def prepared(board, log, trials=POINTS):
+    """The search of some layers, over the first points of their spaces."""
+    work = tuning.prepare({Layer.parse(name): 1 for name in LAYERS}, HOST, board, log, trials)
+    for layer in work.searches.values():
+        default = layer.space.default
+        layer.starts = [default, *(p for p in itertools.islice(layer.space.points(), POINTS) if p != default)][:POINTS]
+    work.near.clear()
+    return work
+
+
+def tuned(board: str, log, patience=60.0, seconds=300.0):
+    lines = []
+
+    def pool():
+        return fleet.Fleet(address.parse(board), HOST, fleet.Build(HOST), Run(), builders=1, say=lines.append,
+                           patience=patience)
+
+    work = prepared("shelf", log)
+    ended, new = tuning.search(work, None, seconds, 1, pool=pool)
+    return ended, new, lines
+
+
+def after_some_trials(log, act):
+    """Do something in the middle of a search."""
+    while sum(1 for _ in trials_of(log).records()) < 4:
+        time.sleep(0.05)
+    act()
+
+
+def lost(log) -> list[str]:
+    """Candidates that were blamed for what boards did."""
+    return [r.failure for r in trials_of(log).records() if r.failure.startswith(("Lost", "BoardError"))]
+
+
+def stripped(path):
+    """The log without what differs from run to run."""
+    return [{k: v for k, v in vars(r).items() if k not in ("seconds", "versions")} for r in Journal(path).records()]
+
+
+@pytest.mark.slow
+def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
+    with Agent() as alone:
+        assert tuned(alone.url, tmp_path / "one.jsonl")[:2] == ("done", POINTS * len(LAYERS))
+    stop, chance = threading.Event(), random.Random(0)
+    with server_of_tvm("rpc_tracker") as port:
+        options = ("--tracker", f"127.0.0.1:{port}", "--key", "shelf")
+        boards = [Agent(*options) for _ in range(10)]
+
+        def kill():
+            while not stop.wait(chance.uniform(0.5, 2.0)):
+                board = chance.choice(boards)
+                board.kill()
+                board.start()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "ten.jsonl")
+        finally:
+            stop.set()
+            killer.join()
+            for board in boards:
+                board.__exit__()
+    assert (ended, new) == ("done", POINTS * len(LAYERS)), lines
+    trials = [(r.layer, str(r.decisions)) for r in trials_of(tmp_path / "ten.jsonl").records()]
+    assert len(trials) == len(set(trials)) == POINTS * len(LAYERS), "a trial was lost or doubled"
+    assert not lost(tmp_path / "ten.jsonl")
+    assert stripped(tmp_path / "ten.jsonl") == stripped(tmp_path / "one.jsonl")
+
+
+def test_a_board_that_leaves_and_comes_back(tmp_path):
+    with Agent() as board:
+        port = board.port
+
+        def leave():
+            board.kill()
+            time.sleep(1.0)
+            board._command += ["--port", str(port)]
+            board.start()
+
+        leaver = threading.Thread(target=after_some_trials, args=(tmp_path / "log.jsonl", leave))
+        leaver.start()
+        ended, new, lines = tuned(board.url, tmp_path / "log.jsonl")
+        leaver.join()
+    assert (ended, new) == ("done", POINTS * len(LAYERS)), lines
+    assert not lost(tmp_path / "log.jsonl")
+
+
+def test_no_board_for_too_long_ends_the_search_and_loses_nothing(tmp_path):
+    with Agent() as board:
+        threading.Thread(target=after_some_trials, args=(tmp_path / "log.jsonl", board.kill)).start()
+        with fault("no board for 3 s"):
+            tuned(board.url, tmp_path / "log.jsonl", patience=3.0)
+    known = list(trials_of(tmp_path / "log.jsonl").records())
+    assert 4 <= len(known) < POINTS * len(LAYERS) and not lost(tmp_path / "log.jsonl")
+
+
+class Hot(Run):
+    """A board that gets hot when it runs, and cools down."""
+
+    states: tuple = ()
+    runs = 0
+
+    def __call__(self, board, candidate, library):
+        board.state = lambda: {"temperature_c": self.states.pop(0) if self.states else 50.0, "throttled": []}
+        self.runs += 1
+        return super().__call__(board, candidate, library)
+
+
+def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
+    from tvm_mobilenet.boards.remote import lender
+
+    monkeypatch.setattr(lender.time, "sleep", lambda seconds: None)
+    run, lines = Hot(), []
+    run.states = [85.0, 84.0, 84.0, 75.0, 65.0]
+    candidate = fleet.Candidate(LAYERS[2], prepared("x", tmp_path / "l").searches[LAYERS[2]].space.default)
+    with Agent() as board, fleet.Fleet(address.parse(board.url), HOST, fleet.Build(HOST), run, builders=1,
+                                       say=lines.append) as boards:
+        boards.submit(candidate)
+        (done,) = boards.wait(60)
+    assert done.value.cost and run.runs == 2 and any("cools down" in line for line in lines), (done, lines)
+
+
+# ---- a real aarch64 agent, under qemu
+
+arm64 = pytest.mark.skipif(not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
+
+
+@pytest.fixture(scope="module")
+def arm():
+    with Agent(python=(ARM64 / "bin" / "python",)) as running:
+        yield running
+
+
+@arm64
+def test_verify_and_tune_on_aarch64(arm, tmp_path, capsys):
+    from tvm_mobilenet import tune
+
+    arguments = ["--target", "arm", "--model", "v1", "--alpha", "0.25", "--resolution", "32", "--trials", "2",
+                 "--board", arm.url, "--log", str(tmp_path / "log.jsonl"), "--output", str(tmp_path / "o")]  # fmt: skip
+    assert tune.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "ms measured on 1 core" in said and "predictor" in said and "against rpc://" in said and "verified" in said
+    records = list(Journal(tmp_path / "log.jsonl").records())
+    assert records and all(not r.predicted and r.unit == "s" and r.board == arm.url for r in records)
+    assert arm.is_clean()
