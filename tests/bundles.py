@@ -18,8 +18,11 @@ EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 
 
 @functools.cache
-def made(target: str = "host", alpha: float = 0.25, resolution: int = 128, classes: int = 1000, embed: bool = False):
-    """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``."""
+def made(target="host", alpha: float = 0.25, resolution: int = 128, classes: int = 1000, embed: bool = False):
+    """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``.
+
+    ``target`` is a name, or a target of one's own.
+    """
     temporary = tempfile.TemporaryDirectory(prefix="tvm_mobilenet_test_")
     root = Path(temporary.name)
     (root / "work").mkdir()
@@ -32,7 +35,7 @@ def made(target: str = "host", alpha: float = 0.25, resolution: int = 128, class
     try:
         result = build.build(
             options,
-            targets.load(target),
+            targets.load(target) if isinstance(target, str) else target,
             output=root / "built",
             network=network,
             bundle=root / "bundle",

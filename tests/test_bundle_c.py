@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bundles
 import pytest
+from evidence import bundle as evidence
 
 from tvm_mobilenet import targets
 from tvm_mobilenet.runtime import link
@@ -196,3 +197,36 @@ def test_examples(host, tmp_path):
     )
     assert c.returncode == python.returncode == 0, c.stderr + python.stderr
     assert "thing" in c.stdout and c.stdout == python.stdout
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_process_holds_little_but_the_model(host, tmp_path, threads):
+    """Resident after the first run, libc included: weights, arena, the caller's own buffers and 2 MiB."""
+    program = evidence.compiled(host.folder, "resident", tmp_path / "resident")
+    resident, needed, _ = evidence.memory_and_open(host.folder, program, threads)
+    sizes = host.bundle.manifest["bytes"]
+    assert needed >= sizes["weights"] + sizes["arena"]
+    assert sizes["weights"] < resident <= needed + evidence.RESIDENT_BYTES
+
+
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed: apt-get install valgrind")
+def test_instructions_go_to_kernels(tmp_path):
+    """Counted, not timed: of one run on one thread, what is not in kernels."""
+    target = evidence.without_avx512()
+    if target is None:
+        pytest.skip("this machine has no AVX2")
+    made = bundles.made(target)
+    total, kernels = evidence.instructions(made.folder, made.work, tmp_path)
+    mult_adds = 13.6e6  # of v1 0.25-128, eight an instruction at best
+    assert mult_adds / 8 < total / evidence.RUNS < mult_adds
+    assert kernels >= (1 - evidence.OVERHEAD) * total
+
+
+def test_callgrind_is_read_as_it_counts():
+    """Calls are counted where they end, names are given once, and code without a name is a kernel's in the program."""
+    text = (
+        "ob=(1) /x/program\nfn=(1) mobilenet_run\n3 10\ncfn=(2) kernel\ncalls=1 0\n4 500\ncob=(2) /lib/libc.so\n"
+        "cfn=(3) memcpy\ncalls=1 0\n* 5\n+1 7\nfn=(2)\n1 300\ncfn=(4) 0x0000000000001234\ncalls=1 0\n+1 200\n"
+        "fn=(4)\n0 200\nob=(2)\nfn=(3)\n9 5\nfn=(5) 0x0000000000009999\n9 1\n"
+    )
+    assert evidence.shares(text, {"kernel"}, "program") == (523, 500)

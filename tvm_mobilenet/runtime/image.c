@@ -50,7 +50,8 @@ static uint8_t clip(int sum) {
 }
 
 static int scaled_side(int side, double scale, int least) {
-    int scaled = (int)nearbyint(side * scale); /* half to even, as Python rounds */
+    const double unit = 6755399441055744.0; /* 1.5 * 2^52: a sum with it has no bits for a fraction */
+    int scaled = (int)(side * scale + unit - unit); /* half to even, as Python rounds; libm would cost 360 KB */
     return scaled < least ? least : scaled;
 }
 
@@ -60,7 +61,7 @@ int mn_image_init(mn_image *i, int max_width, int max_height) {
     double shrink = (double)most * mn_model.image.crop / least;
     i->max_width = max_width;
     i->max_height = max_height;
-    i->most_taps = 2 * (int)ceil(reach() * (shrink > 1 ? shrink : 1) * 1.02) + 3;
+    i->most_taps = 2 * (int)(reach() * (shrink > 1 ? shrink : 1) * 1.02) + 5;
     i->coefficients = malloc(sizeof(int) * (size_t)w * (size_t)i->most_taps);
     i->row_coefficients = malloc(sizeof(int) * (size_t)i->most_taps);
     i->first = malloc(sizeof(int) * (size_t)w);

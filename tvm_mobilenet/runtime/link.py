@@ -18,7 +18,10 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from . import symbols
 
 SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "check.c")
-FLAGS = ("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections")
+FLAGS = (
+    *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
+    "-fno-math-errno",  # sqrt is an instruction: a model without exponentials needs no libm, nor its pages
+)
 _GLIBC = (2, 28)
 _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libmobilenet\.so")
 # LLVM's name of a feature, and what the kernel calls it (for x86 they are the same, but with dots for dashes)
@@ -95,7 +98,7 @@ def libraries(work: Path, target, linker, model: str, prefix: str, weights: byte
     _run(work, target, compiler, "-r", "-nostdlib", "-o", "model.o", "kernels.o", *(f"{u}.o" for u in units))
     symbols.own_names(work / "model.o", prefix)
     (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
-    libraries = ("-lm", "-lpthread")
+    libraries = ("-Wl,--as-needed", "-lm", "-lpthread")
     _run(
         work,
         target,

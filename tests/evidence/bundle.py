@@ -1,0 +1,208 @@
+"""Measures what docs/bundle.md says of a bundle on this machine: sizes, memory, time to open, overhead, TVM beside it.
+
+    python -m tests.evidence.bundle --alpha 0.25 --resolution 128
+
+Latency is measured in turns, a block of runs through the bundle and one through TVM's runtime, so that both see the
+same machine; the kernels are the same machine code. Each side's figure is its fastest run: of one thread its own CPU
+time, which other work on the machine takes no part of, of more the time that passed. The share of instructions
+outside the kernels is counted by valgrind, on one thread, of a build without AVX-512, which valgrind does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from elftools.elf.elffile import ELFFile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import bundles
+
+from tvm_mobilenet import targets
+from tvm_mobilenet.runtime import link
+
+RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2 << 20
+OVERHEAD, RUNS, BLOCK = 0.005, 4, 10
+_FUNCTION = re.compile(r"^(c?)fn=\((\d+)\)(?: (.*))?$")
+_OBJECT = re.compile(r"^(c?)ob=\((\d+)\)(?: (.*))?$")
+_COST = re.compile(r"^[+\-*\d]\S* (\d+)$")
+
+
+def without_avx512():
+    """The host's target for a CPU of AVX2, which valgrind can execute; None where this machine has none."""
+    host = targets.load("host")
+    if host.architecture != "x86_64" or host.core.vector_bytes < 32:
+        return None
+    core = dataclasses.replace(host.core, vector_registers=16, vector_bytes=32)
+    return dataclasses.replace(host, core=core, llvm_cpu="haswell")
+
+
+def runtime_bytes(work: Path) -> int:
+    """Code and constants of our own sources, from the objects that a bundle was linked from."""
+    total = 0
+    for unit in (*link.SOURCES, "main.c"):
+        with (work / f"{unit}.o").open("rb") as f:
+            sections = ELFFile(f).iter_sections()
+            total += sum(s["sh_size"] for s in sections if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS")
+    return total
+
+
+def compiled(folder: Path, program: str, out: Path) -> Path:
+    """A program of tests/c, linked with a bundle's shared library."""
+    command = ["gcc", "-O1", "-I", folder, "-o", out, bundles.C_TESTS / f"{program}.c", folder / "libmobilenet.so"]
+    subprocess.run([*map(str, command), f"-Wl,-rpath,{folder}"], check=True)
+    return out
+
+
+def memory_and_open(folder: Path, out: Path, threads: int = 1) -> tuple[int, int, float]:
+    """Resident bytes of a whole process after its first run, what its model needs, and milliseconds of an open.
+
+    What it needs: weights, arena and the caller's own input and output.
+    """
+    done = subprocess.run([out, folder, str(threads)], capture_output=True, text=True, check=True)
+    resident, needed, milliseconds = done.stdout.split()
+    return int(resident), int(needed), float(milliseconds)
+
+
+def instructions(folder: Path, work: Path, temporary: Path) -> tuple[int, int]:
+    """Instructions of one run from the first of `mobilenet_run` to its last, and those of them in kernels."""
+    program = temporary / "instructions"
+    sources = [work / s for s in (*link.SOURCES, "model.c")]
+    command = ["gcc", "-O2", "-fno-math-errno", "-I", work, "-o", program, bundles.C_TESTS / "instructions.c", *sources]
+    subprocess.run([*map(str, command), str(work / "kernels.o"), "-lm", "-lpthread"], check=True)
+    found = temporary / "callgrind.out"
+    command = ["valgrind", "--tool=callgrind", "--toggle-collect=mobilenet_run", f"--callgrind-out-file={found}"]
+    subprocess.run([*command, program, str(folder), str(RUNS)], capture_output=True, check=True)
+    with (work / "kernels.o").open("rb") as f:
+        symbols = ELFFile(f).get_section_by_name(".symtab").iter_symbols()
+        kernels = {s.name for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
+    return shares(found.read_text(encoding="utf-8"), kernels, program.name)
+
+
+def shares(text: str, kernels: set[str], program: str) -> tuple[int, int]:
+    """All and the kernels' own costs of callgrind's file: a line a place, after the function that it is in.
+
+    A kernel's task has no name that outlives LLVM; in ``program`` nothing else is without one.
+    """
+    names: dict[str, str] = {}
+    objects: dict[str, str] = {}
+    current, inside, inclusive, total, ours = "", "", False, 0, 0
+    for line in text.splitlines():
+        if m := _OBJECT.match(line):
+            path = objects.setdefault(m[2], m[3] or "")
+            inside = inside if m[1] else path
+        elif m := _FUNCTION.match(line):
+            name = names.setdefault(m[2], m[3] or "")
+            current = current if m[1] else name
+        elif line.startswith("calls="):
+            inclusive = True  # the next line is what the callee cost, counted there
+        elif m := _COST.match(line):
+            if not inclusive:
+                total += int(m[1])
+                unnamed = current.startswith("0x") and inside.endswith(f"/{program}")
+                ours += int(m[1]) if unnamed or current in kernels else 0
+            inclusive = False
+    return total, ours
+
+
+def latencies(made, threads: int, seconds: float) -> tuple[float, float]:
+    """Fastest run through the bundle and through TVM's runtime, in milliseconds: two processes that take turns."""
+    context = multiprocessing.get_context("spawn")
+    x = np.ascontiguousarray(made.network.inputs(1)[0][0])
+    library = str(next(made.built.glob("*.so")))
+    ends, processes = [], []
+    for serve, what in ((_serve_bundle, str(made.folder)), (_serve_tvm, library)):
+        end, theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(theirs, what, x, threads)))
+        processes[-1].start()
+        ends.append(end)
+    outputs = [end.recv() for end in ends]
+    assert np.allclose(*outputs, atol=1e-4)
+    best = [float("inf"), float("inf")]
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop:
+        for side, end in enumerate(ends):
+            time.sleep(0.005)  # the other's threads go to sleep
+            end.send(BLOCK)
+            best[side] = min(best[side], end.recv())
+    for end, process in zip(ends, processes, strict=True):
+        end.send(0)
+        process.join()
+    return 1e3 * best[0], 1e3 * best[1]
+
+
+def _serve_bundle(pipe, folder: str, x, threads: int) -> None:
+    raw = np.zeros(x.nbytes + 64, np.uint8)
+    aligned = raw[-raw.ctypes.data % 64 :][: x.nbytes].view(np.float32).reshape(x.shape)
+    aligned[...] = x
+    with bundles.python_interface().Mobilenet(folder, threads=threads) as net:
+        out = net.run(aligned)[0]
+        pipe.send(out)
+        run, handle = net._lib.mobilenet_run, net._handle  # the C interface itself, as TVM's is called by its own
+        given, found = ((ctypes.c_void_p * 1)(a.ctypes.data) for a in (aligned, out))
+        _answer(pipe, lambda: run(handle, given, found), threads)
+
+
+def _serve_tvm(pipe, library: str, x, threads: int) -> None:
+    import tvm
+    from tvm import relax
+
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    machine = relax.VirtualMachine(tvm.runtime.load_module(library), tvm.cpu())
+    given, run = tvm.runtime.tensor(x), machine["main"]
+    pipe.send(run(given).numpy())
+    _answer(pipe, lambda: run(given), threads)
+
+
+def _answer(pipe, run, threads: int) -> None:
+    """Seconds of the fastest of as many runs as the other side asks for, until it asks for none."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    while runs := pipe.recv():
+        run()
+        times = [clock()]
+        for _ in range(runs):
+            run()
+            times.append(clock())
+        pipe.send(min(b - a for a, b in itertools.pairwise(times)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--alpha", type=float, default=0.25)
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=20, help="for each number of threads")
+    args = parser.parse_args()
+    made = bundles.made(alpha=args.alpha, resolution=args.resolution)
+    print(f"runtime            {runtime_bytes(made.work)} bytes (at most {RUNTIME_BYTES})")
+    print(f"libmobilenet.so    {len(made.bundle.files['libmobilenet.so'])} bytes (at most {LIBRARY_BYTES})")
+    with tempfile.TemporaryDirectory() as temporary:
+        program = compiled(made.folder, "resident", Path(temporary) / "resident")
+        resident, needed, milliseconds = memory_and_open(made.folder, program)
+        print(
+            f"resident           {resident} bytes, {resident - needed} above need (at most {RESIDENT_BYTES})"
+        )
+        print(f"open               {milliseconds:.3f} ms, the fastest of 20 (at most 5)", flush=True)
+        if target := without_avx512():
+            narrow = bundles.made(target, args.alpha, args.resolution)
+            total, kernels = instructions(narrow.folder, narrow.work, Path(temporary))
+            share = 1 - kernels / total
+            print(f"outside kernels    {share:.3%} of {total // RUNS} instructions a run (at most {OVERHEAD:.1%})")
+    for threads in sorted({1, min(2, os.cpu_count() or 1)}):
+        ours, theirs = latencies(made, threads, args.seconds)
+        name = f"{threads} thread{'s' * (threads > 1)}"
+        print(f"{name:<18} {ours:.3f} ms, TVM's runtime {theirs:.3f}: ratio {ours / theirs:.3f}")
+
+
+if __name__ == "__main__":
+    main()
