@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import console, options
 from .benchmark import Benchmark
 from .errors import TvmMobilenetError
-
-ENGINES = ("litert", "ncnn", "onnxruntime")
 
 
 def bench(
@@ -80,8 +79,17 @@ def bench(
             raise TvmMobilenetError("--against: the virtual board runs no other engines",
                                     "measure on a board; figures of other engines are in docs/performance.md")
         return measured_rows.predicted(module, target, threads, show)
-    return measured_rows.measured(board, module, target, threads=threads, seconds=seconds, cool_down=cool_down,
-                                  cpus=cpus, peers={}, layers=layers, show=show)
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        others = {}
+        if against:
+            from . import peers
+            from .network import load_network
+
+            show(f"writing the network for {', '.join(against)}")
+            network = load_network(options.ModelOptions.from_data(module.info["model"]))
+            others = peers.contenders(network, against, Path(temporary))
+        return measured_rows.measured(board, module, target, threads=threads, seconds=seconds, cool_down=cool_down,
+                                      cpus=cpus, peers=others, layers=layers, show=show)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,6 +110,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --record")
     group.add_argument("--max-regress", type=options.percentage, default=0.05, metavar="PERCENT",
                        help="slower than --compare by more: exit code 6, with the layers that did it (default: 5%%)")
+    group.add_argument("--against", metavar="NAME,NAME",
+                       help="litert, ncnn, onnxruntime: the same network there, taking turns with ours")
     group = new.add_argument_group("output")
     group.add_argument("--record", type=Path, metavar="FILE", help="also write the JSON document there")
     form = group.add_mutually_exclusive_group()
@@ -112,9 +122,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import benchmark, benchmark_text, built, measured_rows, regression, targets
+    from . import benchmark, benchmark_text, built, measured_rows, peers, regression, targets
     from .boards import open_board
 
+    against = peers.parse(args.against) if args.against else ()
     old = benchmark.read(args.compare) if args.compare else None
     module = built.read(args.folder)
     target = targets.load(module.info["target"])
@@ -122,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)
         result = bench(args.folder, board=board, threads=args.threads, seconds=args.seconds, cool_down=args.cool_down,
-                       cpus=args.cpus, layers=not args.no_layers, target=target, show=console.say)
+                       cpus=args.cpus, against=against, layers=not args.no_layers, target=target, show=console.say)
     if args.record:
         benchmark.write(result, args.record)
     comparison = regression.compare(old, result, args.max_regress) if old else None
