@@ -116,6 +116,12 @@ def server_of_tvm(module: str, *options, port: int = 0):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for _ in range(200):  # its own process, which listens, dies a moment later
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                time.sleep(0.05)
+                continue
+            break
 
 
 KERNELS = r"""

@@ -102,6 +102,7 @@ def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
     assert stripped(tmp_path / "ten.jsonl") == stripped(tmp_path / "one.jsonl")
 
 
+@pytest.mark.slow
 def test_a_board_that_leaves_and_comes_back(tmp_path):
     with Agent() as board:
         port = board.port
@@ -120,6 +121,7 @@ def test_a_board_that_leaves_and_comes_back(tmp_path):
     assert not lost(tmp_path / "log.jsonl")
 
 
+@pytest.mark.slow
 def test_no_board_for_too_long_ends_the_search_and_loses_nothing(tmp_path):
     with Agent() as board:
         threading.Thread(target=after_some_trials, args=(tmp_path / "log.jsonl", board.kill)).start()
@@ -166,6 +168,7 @@ def arm():
         yield running
 
 
+@pytest.mark.slow
 @arm64
 def test_verify_and_tune_on_aarch64(arm, tmp_path, capsys):
     from tvm_mobilenet import tune

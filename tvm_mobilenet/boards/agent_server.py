@@ -26,7 +26,7 @@ from tvm_mobilenet.errors import BoardError
 
 HANDSHAKE_SECONDS = 5.0
 PING_SECONDS = 2.0  # between two looks at the tracker
-TAKEN_SECONDS = 6.0  # that a match key may be out without its client coming, before it is replaced
+TAKEN_SECONDS = 10.0  # that a match key may be out without its client coming, before it is replaced
 _PREFIX = "tvm_mobilenet-agent-"
 PUT, UPDATE_INFO = 3, 5  # of tvm.rpc.base.TrackerCode
 

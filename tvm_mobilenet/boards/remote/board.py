@@ -68,6 +68,8 @@ class RemoteBoard:
 
         where, key = (address.host, address.port), address.key
         if address.kind == "tracker":
+            import tvm.rpc  # noqa: F401 - it takes seconds, and a match key has to be used at once
+
             with wire.Tracker(*where) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
                 where = host, port

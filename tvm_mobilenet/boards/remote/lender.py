@@ -82,6 +82,8 @@ class Lender:
             if self._is_out(where):
                 raise BoardError(f"{where} is left out for a while")
             return RemoteBoard(self._address, self._target, wait=_WAIT_SECONDS, quiet=True)
+        import tvm.rpc  # noqa: F401 - it takes seconds, and a match key has to be used at once
+
         with wire.Tracker(self._address.host, self._address.port) as tracker:
             host, port, key = tracker.request(self._address.key, _WAIT_SECONDS)
         where = f"{host}:{port}"
