@@ -21,10 +21,9 @@ def target():
 
 def worse(space: Space) -> Space:
     """The same space with the smallest tile as its default."""
+    small = ("tile_m", "tile_n", "m_block")
     choices = {
-        name: dataclasses.replace(
-            choice, default=min(choice.candidates) if name in ("tile_m", "tile_n") else choice.default
-        )
+        name: dataclasses.replace(choice, default=min(choice.candidates) if name in small else choice.default)
         for name, choice in space.choices.items()
     }
     return dataclasses.replace(space, choices=choices)
@@ -63,7 +62,7 @@ def test_the_log_changes_the_built_bytes(network, tmp_path, target):
 
     layer = next(one for one in network.for_target(target).counts if one.kind == "pointwise")
     space = schedules.space(layer, target.core)
-    other = next(d for d in space.neighbours(space.default) if d["tile_m"] != space.default["tile_m"])
+    other = next(d for d in space.points() if d["tile_m"] != space.default["tile_m"])
     log = tmp_path / "log.jsonl"
     untuned = module(tmp_path / "none.jsonl", "a")
     Journal(log).append(Record(layer=layer.name, core=target.core.name, decisions=other, cost=1.0))

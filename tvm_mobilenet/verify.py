@@ -62,14 +62,13 @@ class VerifyResult:
     Attributes
     ----------
     cycles, cycles_all_cores : float or None
-        Of the whole network, predicted: arithmetic and memory, caches as each kernel finds them. None on a board that
-        measures.
+        Of the network, predicted: arithmetic and memory, caches as each kernel finds them. None when measured.
     milliseconds, milliseconds_all_cores : float or None
         The same as time on the target.
     classes : list of (str, float)
         The best five of the first input, with their logits, when the model classifies.
     arithmetic : float or None
-        As ``cycles``, if every load hit the first-level cache.
+        ``cycles`` without memory.
     """
 
     folder: Path
@@ -139,15 +138,12 @@ class VerifyResult:
                 f"(gate {LAYER_TOLERANCE:.0e})"
             )
         if self.milliseconds is not None:
-            label = "predicted" if self.cycles is not None else "measured"
+            label = "measured"
+            if self.cycles is not None:
+                label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
             lines.append(
                 f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
                 f"{self.cores} cores of {self.target} ({label})"
-            )
-        if self.arithmetic:
-            lines.append(
-                f"cost      {self.cycles / 1e6:.1f} M cycles predicted on 1 core: {self.arithmetic / 1e6:.1f} M of "
-                f"arithmetic, the rest memory, in the order of the network"
             )
         if self.classes:
             lines.append("photo     " + ", ".join(f"{name} {value:.2f}" for name, value in self.classes))
