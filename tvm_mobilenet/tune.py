@@ -336,7 +336,6 @@ def _run(args: argparse.Namespace) -> int:
     model, board = options.model_options(args), options.board_for(args, target)
     announce(model, target, board, args)
     if args.dry_run or args.list:
-        from .known import print_known
         from .network import load_network
 
         network = load_network(model).for_target(target)

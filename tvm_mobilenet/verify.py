@@ -138,8 +138,8 @@ class VerifyResult:
                 f"(gate {LAYER_TOLERANCE:.0e})"
             )
         if self.milliseconds is not None:
-            label = "measured"
-            if self.cycles is not None:
+            label = "measured" if self.cycles is None else "predicted"
+            if self.cycles and self.arithmetic:
                 label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
             lines.append(
                 f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
