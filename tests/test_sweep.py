@@ -272,7 +272,7 @@ def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
     command = ["-m", "tvm_mobilenet.sweep", "--target", "rpi4", "--alphas", "0.25", "--resolutions", "128,160",
                "--prices", str(tmp_path / "p.jsonl"), "--output", str(tmp_path / "built"), "--csv",
                str(tmp_path / "r.csv")]
-    done = run(*command, "--budget", "60ms", "--json")
+    done = run(*command, "--budget", "60ms", "--json", timeout=1200)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["chosen"]["resolution"] == 160 and document["verification"]["ok"]
