@@ -114,7 +114,8 @@ def server_of_tvm(module: str, *options, port: int = 0):
             assert process.poll() is None
         yield port
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for _ in range(200):  # its own process, which listens, dies a moment later
             with contextlib.suppress(OSError):
