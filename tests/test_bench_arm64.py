@@ -1,0 +1,56 @@
+"""bench, profile and doctor against an agent that is aarch64 itself: another architecture at the other end, and files
+that have to be sent. Slow under emulation: `python -m pytest -m slow tests/test_bench_arm64.py`."""
+
+import json
+
+import pytest
+from agents import ARM64, Agent
+
+from tvm_mobilenet import bench, benchmark, build, built, doctor, profile, targets
+from tvm_mobilenet.options import ModelOptions
+
+MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("arm64") / "rpi4"
+    build.build(MODEL, targets.load("rpi4"), output=found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def agent():
+    with Agent(python=(ARM64 / "bin" / "python",)) as running:
+        yield running
+
+
+def test_a_full_bench(folder, agent, capsys):
+    argv = [str(folder), "--board", agent.url, "--seconds", "0.2", "--threads", "1,2", "--cool-down", "0", "--json"]
+    assert bench.main(argv) == 0
+    found = benchmark.from_data(json.loads(capsys.readouterr().out))
+    assert not found.predicted and found.environment["board"]["architecture"] == "aarch64"
+    assert "asimd" in found.environment["board"]["features"], "of the emulated CPU, not of this machine's /proc/cpuinfo"
+    sizes = sum((folder / name).stat().st_size for name in (built.MODULE, built.PLAN, built.PARAMETERS))
+    assert found.upload["bytes"] == sizes and found.upload["seconds"] > 0
+    for row in found.rows:
+        assert len(row.layers) == len(built.read(folder).plan.steps) and row.rss_peak > row.rss_initial > 0
+    assert agent.is_clean(), "nothing of a session stays on the board"
+
+
+def test_a_profile_with_predictions_beside(folder, agent, capsys):
+    assert profile.main([str(folder), "--board", agent.url, "--seconds", "0.2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["is_predicted"] is False and found["seconds"] > 0
+    assert all(x["predicted"] > 0 and x["multiple"] > 1 for x in found["layers"] if x["mult_adds"])
+
+
+def test_doctor_reaches_every_hop(agent, tmp_path, capsys):
+    code = doctor.main(["--target", "rpi4", "--board", agent.url, "--log", str(tmp_path / "log.jsonl"), "--json"])
+    found = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
+    assert code == 0 and found["result"]["status"] == "ok" and "asimd" in found["features"]["text"], found
