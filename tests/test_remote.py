@@ -263,7 +263,7 @@ def test_disk_full(library, tmp_path):
         pytest.skip("file systems can be mounted by root only")
     try:
         with Agent(tmp=disk) as running, open_board(running.url, HOST) as board:
-            with fault("No space left"):
+            with fault("No space left|uploading big.bin"):
                 board.upload_bytes(bytes(3 << 20), "big.bin")
             assert not list(disk.rglob("*.bin")), "half a file is left"
             board.close()
@@ -301,7 +301,7 @@ def test_fifty_sessions_leave_nothing(agent, library):
         with open_board(agent.url, HOST):
             pass
     assert agent.is_clean()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert len(os.listdir("/proc/self/fd")) <= before[0] and threading.active_count() <= before[1]
     assert len(os.listdir(f"/proc/{agent.process.pid}/fd")) == theirs
 
 
@@ -324,6 +324,7 @@ import numpy as np
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import open_board
 seen = []
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGWINCH, lambda *_: seen.append(1))
 def resize():
     while True:
@@ -389,7 +390,10 @@ def far_away():
              f"tc qdisc add dev {name[:12]}a root netem delay 200ms loss 1%"]
     try:
         for step in steps:
-            subprocess.run(step.split(), check=True, capture_output=True)
+            done = subprocess.run(step.split(), capture_output=True, text=True)
+            if "qdisc kind is unknown" in done.stderr:
+                pytest.skip("this kernel has no netem")
+            done.check_returncode()
         yield name, there
     finally:
         subprocess.run(["ip", "netns", "delete", name], capture_output=True)

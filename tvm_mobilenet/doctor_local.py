@@ -168,7 +168,7 @@ def _shipped(target) -> str:
     path = shipped(target.core.name)
     if not path.is_file():
         return f"none for {target.core.name}: schedules take their defaults"
-    return f"{path.name}: {len(Journal(path).records())} records"
+    return f"{path.name}: {sum(1 for _ in Journal(path).records())} records"
 
 
 def _temporary() -> str:

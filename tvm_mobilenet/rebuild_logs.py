@@ -152,7 +152,7 @@ def _line(one: Shipped) -> str:
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     new = console.parser_for("rebuild_logs", __doc__.split("\n")[0])
-    new.add_argument("--target", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
+    new.add_argument("--targets", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
     new.add_argument("--trials", type=options.positive(int), default=TRIALS, help="a layer (default: %(default)s)")
     new.add_argument("--time-limit", type=options.time_span, default=7200.0, metavar="TIME",
                      help="of all searches together (default: 2h)")
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from . import targets
 
-    chosen = [targets.load(name) for name in args.target or TARGETS]
+    chosen = [targets.load(name) for name in args.targets or TARGETS]
     found = rebuild(chosen, ROUNDS[:1] if args.first else ROUNDS, folder=args.folder, output=args.output,
                     trials=args.trials, time_limit=args.time_limit, workers=args.jobs, debug=args.debug)
     for one in found:

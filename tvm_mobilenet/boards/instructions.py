@@ -139,7 +139,7 @@ def _fields64(mnemonic: str, operands: str):
         if _FLAGS_WRITTEN.match(mnemonic) and mnemonic[:3] in ("cmp", "cmn", "tst", "ccm", "fcm", "fcc"):
             sources, target = target + sources, []
         if kind.startswith(("fma_", "vmla", "dot")) and mnemonic not in ("fmadd", "fmsub", "fnmadd", "fnmsub"):
-            accumulator = target[0]
+            accumulator = target[0] if target else ""
         elif kind.startswith("fma_"):  # fmadd d, n, m, a
             accumulator = sources.pop() if len(sources) > 2 else ""
         elif _MERGES.match(mnemonic) or (kind in ("shuffle_q", "shuffle_d", "ins_gpr") and "[" in first):
