@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
                      help="of all searches together (default: 2h)")
     new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
     new.add_argument("--folder", type=Path, default=options.OUTPUT / "rebuild", help="of the trials")
-    new.add_argument("--output", type=Path, help="of the files; where they ship from unless given")
+    new.add_argument("--ship-to", type=Path, help="of the files; where they ship from unless given")
     new.add_argument("--first", action="store_true", help="only the four networks at full width and 224 pixels")
     return new
 
@@ -167,7 +167,7 @@ def _run(args: argparse.Namespace) -> None:
     from . import targets
 
     chosen = [targets.load(name) for name in args.targets or TARGETS]
-    found = rebuild(chosen, ROUNDS[:1] if args.first else ROUNDS, folder=args.folder, output=args.output,
+    found = rebuild(chosen, ROUNDS[:1] if args.first else ROUNDS, folder=args.folder, output=args.ship_to,
                     trials=args.trials, time_limit=args.time_limit, workers=args.jobs, debug=args.debug)
     for one in found:
         print(_line(one))
