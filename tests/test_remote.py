@@ -302,7 +302,7 @@ def test_fifty_sessions_leave_nothing(agent, library):
             pass
     assert agent.is_clean()
     assert len(os.listdir("/proc/self/fd")) <= before[0] and threading.active_count() <= before[1]
-    assert len(os.listdir(f"/proc/{agent.process.pid}/fd")) == theirs
+    assert len(os.listdir(f"/proc/{agent.process.pid}/fd")) <= theirs
 
 
 def test_a_thousand_measurements(agent, library):
@@ -370,7 +370,7 @@ def test_a_tracker_that_restarts(library):
             open_board(url, HOST)
         with server_of_tvm("rpc_tracker", port=port):
             end = time.monotonic() + 30
-            while time.monotonic() < end and running.read_log().count("tracker 127.0.0.1") < 2:
+            while time.monotonic() < end and running.read_log().count("has this board") < 2:
                 time.sleep(0.1)
             works(url, library)
         assert "trying again" in running.read_log()
