@@ -42,6 +42,14 @@ def works(url: str, library) -> None:
         assert out[0] == 42 and 0 < run.seconds.value < 1
 
 
+def registered(agent, times: int) -> None:
+    """Waits until an agent has told its trackers of itself so many times."""
+    end = time.monotonic() + 30
+    while agent.read_log().count("has this board") < times:
+        assert time.monotonic() < end, agent.read_log()
+        time.sleep(0.1)
+
+
 def fault(message: str):
     """An error of exit code 4 with these words and a hint."""
 
@@ -363,15 +371,14 @@ def test_a_tracker_that_restarts(library):
     with contextlib.ExitStack() as stack:
         with server_of_tvm("rpc_tracker", port=port):
             running = stack.enter_context(Agent("--tracker", f"127.0.0.1:{port}", "--key", "rpi4"))
+            registered(running, 1)
             works(url, library)
             with fault(r"no board with key 'rpi5'; it has: rpi4 \(1\)"):
                 open_board(url.replace("rpi4", "rpi5"), HOST)
         with fault("nothing listens"):
             open_board(url, HOST)
         with server_of_tvm("rpc_tracker", port=port):
-            end = time.monotonic() + 30
-            while time.monotonic() < end and running.read_log().count("has this board") < 2:
-                time.sleep(0.1)
+            registered(running, 2)
             works(url, library)
         assert "trying again" in running.read_log()
 
