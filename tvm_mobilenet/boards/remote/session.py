@@ -261,6 +261,7 @@ def _socket_to(peer: tuple, descriptors: set[int]) -> socket.socket | None:
 
 def _last_line(text: str) -> str:
     """The message of an error of TVM, without the stack that it prints before or after."""
+    text = re.sub(r"(?:RPCError: )?Error caught from RPC call:\s*", "", text)  # stands before the board's own words
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     worded = [line for line in lines if re.match(r"\w*Error\b|.*\bcheck failed", line, re.IGNORECASE)]
     return (worded or lines or ["no message"])[-1][:400]
