@@ -42,7 +42,8 @@ def decisions(layer: Layer, core) -> Space:
     most = compiled_registers(core)
 
     def best_tile(lanes: int) -> tuple[int, int]:
-        fits = [(a, b) for a in tiles_h for b in tiles_w if registers(a, b, lanes, vector) <= most]
+        tiles = [(a, b) for a in tiles_h for b in tiles_w if fits_tile(a, b, lanes)]
+        fits = [t for t in tiles if registers(*t, lanes, vector) <= most]
         return min(fits, key=lambda t: _loads(layer, *t))
 
     tile_h, tile_w = best_tile(vector)
@@ -89,6 +90,11 @@ def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
     return taps[0] * taps[1] > sets * core.l1d.ways
 
 
+def fits_tile(tile_h: int, tile_w: int, lanes: int) -> bool:
+    """Whether a tile's accumulators stay in registers whatever the core has; vectors of 64 bytes are soon too many."""
+    return tile_h * tile_w * lanes <= nest.TILE_FLOATS
+
+
 def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
     """Vector registers of a tile: its accumulators and a few for data; taps may be loaded again when they do not
     fit."""
@@ -113,6 +119,8 @@ def _refuse(d: Decisions, core) -> str:
     need = registers(d["tile_h"], d["tile_w"], d["lanes"], vector)
     if need > core.vector_registers:
         return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes needs {need} registers"
+    if not fits_tile(d["tile_h"], d["tile_w"], d["lanes"]):
+        return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes has more than {nest.TILE_FLOATS} accumulators"
     if d["c_block"] < d["lanes"] and d["lanes"] > vector:
         return "a block of channels is shorter than a vector"
     return ""

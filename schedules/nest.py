@@ -21,6 +21,7 @@ from tvm.tirx.script import builder as T
 from tvm_mobilenet.layer import Layer
 
 SYMBOL = "kernel"
+TILE_FLOATS = 256  # accumulators of a tile at most: 1 KiB
 
 
 def const(value, dtype: str = "float32"):
@@ -206,7 +207,7 @@ class Tile:
     """``rows`` x ``width`` accumulators, to be held in registers."""
 
     def __init__(self, rows: int, width: int, dtype: str = "float32"):
-        if rows * width * 4 > 1024:
+        if rows * width > TILE_FLOATS:
             raise ValueError(f"a tile of {rows} x {width} accumulators exceeds 1 KiB and would leave the registers")
         self.rows, self.width = rows, width
         self.tensor = Tensor(T.alloc_buffer((rows * width,), dtype), (rows, width))

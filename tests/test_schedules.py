@@ -1,5 +1,6 @@
 """Schedules: every decision record of every layer computes what the layer's definition says, whatever the shape."""
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -357,3 +358,15 @@ def test_the_name_of_a_layer_parses_back(layer, dtype):
 def test_a_name_that_is_none_says_where(name, token):
     with pytest.raises(ValueError, match=token):
         Layer.parse(name)
+
+
+@pytest.mark.parametrize("name", ["depthwise 14x14x480 3x3 p1,1,1,1 f32 hardswish", "pool 7x7x960 avg 7x7 f32",
+                                  "depthwise 28x28x120 5x5 p2,2,2,2 f32 relu", "pointwise m196 n512 k512 f32 relu6",
+                                  "conv 64x64x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6", "dense m1 n1000 k1024 f32"])
+def test_defaults_of_cores_with_long_vectors_are_kernels(name):
+    """AVX-512 has 32 registers of 64 bytes: what fits them may still be too large a tile for TVM."""
+    core = dataclasses.replace(targets.load("rpi4").core, vector_bytes=64)
+    layer = Layer.parse(name)
+    found = schedules.space(layer, core)
+    assert not found.valid(found.default)
+    assert schedules.kernel(layer, found.default)

@@ -163,7 +163,7 @@ class LocalModule:
         placed: dict[tuple, object] = {}
         tensors = []
         for a in args:
-            key = (a.__array_interface__["data"][0], a.nbytes)
+            key = (a.__array_interface__["data"][0], a.shape, a.dtype)  # one tensor may be read under two shapes
             if key not in placed:
                 placed[key] = tvm.runtime.tensor(np.ascontiguousarray(a))
             tensors.append(placed[key])
