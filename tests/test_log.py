@@ -40,6 +40,17 @@ def test_a_line_is_readable_and_comes_back(tmp_path):
     assert '"failure"' not in first
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_as_fast_the_one_with_less_traffic_wins(order):
+    """The A76 hides 350,000 L1 misses a layer as well as 100,000; its neighbours on the L2 do not."""
+    lean, greedy = record(6_587_441.0, memory=302_000.0), record(6_557_293.0, memory=735_000.0)
+    slow = record(6_700_000.0, memory=302_000.0)
+    (winner,) = log.best([lean, greedy, slow][::order]).values()
+    assert winner is lean
+    (winner,) = log.best([greedy, slow][::order]).values()  # a gain that traffic does not outweigh
+    assert winner is greedy
+
+
 @pytest.mark.parametrize(
     "fields", [{"unit": "s"}, {"predicted": False}, {"unit": "hours"}, {"failure": "no"}, {"decisions": [1]}]
 )

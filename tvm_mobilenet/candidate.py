@@ -34,7 +34,8 @@ class Candidate:
 class Outcome:
     """What a candidate that computes the right thing costs, and by how much of the output's spread it is off.
 
-    ``arithmetic``: of a predicted cost, what it would be if every load hit the first-level cache.
+    Of a predicted cost, ``arithmetic``: what it would be if every load hit the first-level cache; ``memory``: what the
+    traffic takes alone.
     """
 
     cost: float
@@ -43,6 +44,7 @@ class Outcome:
     difference: float
     cost_all_cores: float | None = None
     arithmetic: float | None = None
+    memory: float | None = None
 
 
 class WrongResult(Exception):
@@ -122,7 +124,7 @@ class Evaluate:
         if not cost.predicted:
             return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
         return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value),
-                       run.arithmetic_on(1).value)
+                       run.arithmetic_on(1).value, run.memory_on(1).value)
 
 
 _OPERANDS = ("data", "weight", "bias", "second")

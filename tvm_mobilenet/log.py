@@ -10,7 +10,7 @@ Two files lie side by side, because they have different readers:
 A line is appended with one `write` to a file opened with O_APPEND, under `flock`: two writers lose nothing, and a kill
 at any moment leaves at most one torn line at the end. The next writer moves that to ``NAME.torn``; a reader warns and
 goes on. A later line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules
-before older ones, then the lower cost. ``tidy`` leaves the lines that win.
+before older ones, then the lower score. ``tidy`` leaves the lines that win.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 from .errors import TvmMobilenetError
 
 LONGEST_LINE = 1 << 16  # bytes
+HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
 UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
 
 
@@ -63,6 +64,8 @@ class Record:
         As ``cost``, with all cores of that target.
     arithmetic : float or None
         Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
+    memory : float or None
+        Of a predicted cost on one core: what its memory traffic takes alone, hidden behind arithmetic or not.
     versions : dict of str to str
         Tools that built and ran it.
     failure : str
@@ -85,6 +88,7 @@ class Record:
     target: str = ""
     cost_all_cores: float | None = None
     arithmetic: float | None = None
+    memory: float | None = None
     versions: dict = field(default_factory=dict)
     failure: str = ""
     whole: bool = False
@@ -102,12 +106,20 @@ class Record:
     def key(self) -> tuple[str, str]:
         return self.layer, self.core
 
+    @property
+    def score(self) -> float:
+        """What records are ranked by: the cost, and a part of the memory time; infinite for a failure.
+
+        Of two candidates as fast by the model, the one that leaves the caches and the bus freer is the better choice.
+        """
+        return float("inf") if self.cost is None else self.cost + HIDDEN * (self.memory or 0.0)
+
     def to_json(self) -> str:
         """One line, without what is empty."""
         data = {
             name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
         }
-        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic"):
+        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "memory"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
         data |= {"decisions": self.decisions, "predicted": self.predicted}
@@ -263,8 +275,8 @@ def shipped(core: str) -> Path:
 
 
 def rank(record: Record) -> tuple:
-    """A sort key: measured before predicted, today's schedules before others, then the lower cost."""
-    return record.predicted, record.schedule != fingerprint(), record.cost
+    """A sort key: measured before predicted, today's schedules before others, then the lower score."""
+    return record.predicted, record.schedule != fingerprint(), record.score
 
 
 def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:

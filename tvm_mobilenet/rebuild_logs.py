@@ -8,7 +8,7 @@ each network's floor. Trials lie in the working folder, and the same command goe
 generation or the core model change.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
-cheaper than the default by more than ``GAIN`` on one core, memory included, and not dearer on all of them. What the
+of a lower score (``log.Record.score``) than the default by more than ``GAIN``, and not dearer on all cores. What the
 file knows of layers that were not searched stays.
 """
 
@@ -24,7 +24,7 @@ from . import console, log, options, tuning
 from .options import ModelOptions
 from .search import LayerSearch, identity
 
-GAIN = 0.003  # of the default's cost: less is hardly worth a line
+GAIN = 0.003  # of the default's score: less is hardly worth a line
 TARGETS = ("rpi4", "rpi5", "rpi3")  # a board of each core
 TRIALS = 24  # a layer
 FULL = tuple(ModelOptions(model=name) for name in ("v1", "v2", "v3-large", "v3-small"))
@@ -67,13 +67,13 @@ def winner(search: LayerSearch) -> log.Record | None:
         return None
 
     def better(record: log.Record) -> bool:
-        if record.cost is None or not record.whole or record.cost > (1 - GAIN) * default.cost:
+        if record.cost is None or not record.whole or record.score > (1 - GAIN) * default.score:
             return False
         return None in (record.cost_all_cores, default.cost_all_cores) or (
             record.cost_all_cores <= default.cost_all_cores
         )
 
-    best = min(filter(better, search.tried.values()), key=lambda r: r.cost, default=None)
+    best = min(filter(better, search.tried.values()), key=lambda r: r.score, default=None)
     return best and replace(best, default_cost=default.cost, seconds=0.0)
 
 

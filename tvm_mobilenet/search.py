@@ -69,7 +69,7 @@ class LayerSearch:
     best: Record | None = None
     stale: int = 0
     seconds: float = 0.0
-    curve: list[float] = field(default_factory=list)  # best cost after each trial
+    curve: list[float] = field(default_factory=list)  # best point's cost after each trial
 
     def __post_init__(self):
         listed = list(itertools.islice(self.space.points(), LISTED + 1))
@@ -116,7 +116,7 @@ class LayerSearch:
         self.tried[key] = record
         if record.cost is not None:
             self.confirmed.add(key)
-        self.best = min((r for r in self.tried.values() if r.cost is not None), key=lambda r: r.cost, default=None)
+        self.best = min((r for r in self.tried.values() if r.cost is not None), key=lambda r: r.score, default=None)
 
     def tell(self, record: Record) -> bool:
         """Take note of a trial; whether it is the best so far."""
@@ -126,7 +126,7 @@ class LayerSearch:
         if record.whole and record.cost is not None:
             self.confirmed.add(key)
         self.seconds += record.seconds
-        better = record.cost is not None and (self.best is None or record.cost < self.best.cost)
+        better = record.cost is not None and (self.best is None or record.score < self.best.score)
         if better:
             self.best = record
         self.stale = 0 if better else self.stale + 1
@@ -217,7 +217,7 @@ class LayerSearch:
 
     @property
     def _worst(self) -> float:
-        return max((r.cost for r in self.tried.values() if r.cost is not None), default=1.0)
+        return max((r.score for r in self.tried.values() if r.cost is not None), default=1.0)
 
     def _teach(self, record: Record) -> None:
         import optuna
@@ -228,7 +228,7 @@ class LayerSearch:
             name: self._choices[name].index(value) if name in self._ordered else value
             for name, value in record.decisions.items()
         }
-        value = record.cost if record.cost is not None else self._worst * 4
+        value = record.score if record.cost is not None else self._worst * 4
         self._study.add_trial(
             optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=value)
         )
