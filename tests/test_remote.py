@@ -383,37 +383,6 @@ def test_a_tracker_that_restarts(library):
         assert "trying again" in running.read_log()
 
 
-# ---- a bad link
-
-
-@pytest.fixture
-def far_away():
-    """A network namespace behind a link of 200 ms and 1 % loss."""
-    name, there, here = f"board{os.getpid()}", "10.203.77.2", "10.203.77.1"
-    steps = [f"ip netns add {name}", f"ip link add {name[:12]}a type veth peer name {name[:12]}b",
-             f"ip link set {name[:12]}b netns {name}", f"ip addr add {here}/24 dev {name[:12]}a",
-             f"ip link set {name[:12]}a up", f"ip netns exec {name} ip addr add {there}/24 dev {name[:12]}b",
-             f"ip netns exec {name} ip link set {name[:12]}b up", f"ip netns exec {name} ip link set lo up",
-             f"tc qdisc add dev {name[:12]}a root netem delay 200ms loss 1%"]
-    try:
-        for step in steps:
-            done = subprocess.run(step.split(), capture_output=True, text=True)
-            if "qdisc kind is unknown" in done.stderr:
-                pytest.skip("this kernel has no netem")
-            done.check_returncode()
-        yield name, there
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], capture_output=True)
-        subprocess.run(["ip", "link", "delete", f"{name[:12]}a"], capture_output=True)
-
-
-def test_a_link_with_delay_and_loss(far_away, library):
-    name, there = far_away
-    with Agent("--host", there, "--trust-network", prefix=("ip", "netns", "exec", name)) as running:
-        works(running.url, library)
-        assert running.is_clean(20)
-
-
 # ---- verbs
 
 

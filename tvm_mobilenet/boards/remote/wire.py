@@ -21,6 +21,7 @@ REQUEST, SUMMARY, PENDING = 4, 6, 7  # of tvm.rpc.base.TrackerCode
 CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 60.0  # for a board that another session holds
 SILENCE_SECONDS = 3.0  # after which a silent port is looked at more closely
+DEAD_SECONDS = 45  # without any sign of life until a connection is given up
 _NO_HOST = "is the name spelled right, and the board on?"
 _START = "start one there: python -m tvm_mobilenet.agent, or python -m tvm.exec.rpc_server"
 
@@ -73,10 +74,12 @@ def resolve(host: str, port: int) -> tuple[str, int]:
 
 
 def watch(connection: socket.socket) -> None:
-    """Let a connection notice within a minute that the other side is gone, and send small messages at once."""
+    """Let a connection notice after ``DEAD_SECONDS`` that the other side is gone, and send small messages at once."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6), ("TCP_USER_TIMEOUT", 45_000)):
+    step = max(1, DEAD_SECONDS // 9)
+    for option, value in (("TCP_KEEPIDLE", 2 * step), ("TCP_KEEPINTVL", step), ("TCP_KEEPCNT", 7),
+                          ("TCP_USER_TIMEOUT", 1000 * DEAD_SECONDS)):
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
