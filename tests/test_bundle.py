@@ -266,7 +266,8 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
     }
     from tvm_mobilenet import built
 
-    (tmp_path / "model.c").write_text(tables.source(built.read(host.built).plan, about, host.network.model.preprocess))
+    model = tables.source(built.read(host.built).plan, about, {}, host.network.model.preprocess)
+    (tmp_path / "model.c").write_text(model)
     command = [
         "gcc",
         "-I",

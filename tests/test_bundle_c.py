@@ -4,14 +4,15 @@ import hashlib
 import json
 import shutil
 import subprocess
+from math import prod
 from pathlib import Path
 
 import bundles
 import pytest
 from evidence import bundle as evidence
 
-from tvm_mobilenet import targets
-from tvm_mobilenet.runtime import link
+from tvm_mobilenet import built, targets
+from tvm_mobilenet.runtime import link, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
@@ -199,14 +200,38 @@ def test_examples(host, tmp_path):
     assert "thing" in c.stdout and c.stdout == python.stdout
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_process_holds_little_but_the_model(host, tmp_path, threads):
-    """Resident after the first run, libc included: weights, arena, the caller's own buffers and 2 MiB."""
-    program = evidence.compiled(host.folder, "resident", tmp_path / "resident")
-    resident, needed, _ = evidence.memory_and_open(host.folder, program, threads)
-    sizes = host.bundle.manifest["bytes"]
-    assert needed >= sizes["weights"] + sizes["arena"]
-    assert sizes["weights"] < resident <= needed + evidence.RESIDENT_BYTES
+@pytest.mark.parametrize(
+    "model", [{}, pytest.param({"alpha": 1.0, "resolution": 224}, marks=pytest.mark.slow)], ids=["small", "large"]
+)
+def test_a_process_holds_little_but_the_model(tmp_path, model):
+    """Resident after the first run, libc included: weights, arena, the caller's own buffers and 2 MB."""
+    made = bundles.made(**model)
+    program = evidence.compiled(made.folder, "resident", tmp_path / "resident")
+    manifest = made.bundle.manifest
+    sizes = manifest["bytes"]
+    ports = sum(4 * prod(shape) for _, shape, _ in (*manifest["inputs"], *manifest["outputs"]))
+    for threads in (1, 2, 4):
+        resident, needed, _ = evidence.memory_and_open(made.folder, program, threads)
+        arena = needed - ports - sizes["weights"]
+        assert sizes["arena"] <= arena <= sizes["arena"] + threads * (sizes["scratch"] + 4096)
+        assert sizes["weights"] < resident <= needed + evidence.RESIDENT_BYTES, threads
+
+
+def test_scratch_memory_lies_where_nothing_is_alive(host):
+    """It shares the arena with tensors that are no longer, or not yet, there."""
+    plan = built.read(host.built).plan
+    begins = tables.free_from(plan)
+    assert len(begins) == len(plan.steps) and min(begins) < plan.arena_bytes
+    for written, step in enumerate(plan.steps):
+        tensor = step.operands[-1]
+        alive = [written]
+        for later in range(written + 1, len(plan.steps)):
+            *read, out = plan.steps[later].operands
+            alive += [later for t in read if (t.space, t.offset) == ("arena", tensor.offset)]
+            if (out.space, out.offset) == ("arena", tensor.offset):
+                break
+        if tensor.space == "arena":
+            assert min(begins[written : alive[-1] + 1]) >= tensor.offset + tensor.nbytes
 
 
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed: apt-get install valgrind")

@@ -168,9 +168,10 @@ def make(
             digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
-        files |= link.libraries(
-            work, target, linker, tables.source(plan, about, preprocess), prefix, weights if embed_weights else None
-        )
+        kernels = {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
+        scratch = {name: int(f.attrs["scratch_bytes"]) for name, f in kernels.items()}
+        model = tables.source(plan, about, scratch, preprocess)
+        files |= link.libraries(work, target, linker, model, prefix, weights if embed_weights else None)
     manifest = {
         "format": FORMAT,
         "id": about["id"],

@@ -63,7 +63,6 @@ _HINTS = (
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
     (
         r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe",
-   
         "ship again; `current` is whole, old or new",
     ),
     (r"Permission denied \(|Host key", "ssh must log in without questions: try `ssh HOST true` first"),

@@ -14,8 +14,12 @@
 enum { MOST_MANIFEST = 4 << 20, MOST_LABELS = 16 << 20, MOST_DEPTH = 32 };
 
 static int path_of(char *path, size_t n, const char *folder, const char *name) {
-    if ((size_t)snprintf(path, n, "%s/%s", folder, name) < n) return 0;
-    return mn_fail(MOBILENET_ARGUMENT, "the folder's path is too long");
+    size_t before = strlen(folder), all = before + 1 + strlen(name) + 1;
+    if (all > n) return mn_fail(MOBILENET_ARGUMENT, "the folder's path is too long");
+    memcpy(path, folder, before); /* printf's pages of libc would be another 200 KB of the process */
+    path[before] = '/';
+    memcpy(path + before + 1, name, all - before - 1);
+    return 0;
 }
 
 static int open_file(const char *folder, const char *name, int *descriptor, uint64_t *bytes) {

@@ -25,26 +25,47 @@ void *mn_allocate(size_t n) {
     return posix_memalign(&at, MN_ALIGNMENT, n ? n : 1) ? NULL : at;
 }
 
-static int place_operands(mobilenet *m) {
+/* With the scratch memory of so many threads: each kernel's lies where the arena is free while that kernel runs. */
+static size_t arena_bytes(int threads) {
+    size_t most = (size_t)mn_model.arena_bytes;
+    for (const mn_step *s = mn_model.steps, *end = s + mn_model.step_count; s < end; s++) {
+        size_t n = (size_t)(s->scratch_at + s->scratch * (uint64_t)threads);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* Makes the arena large enough. */
+static int place_arena(mobilenet *m, int threads) {
     const mn_model_t *d = &mn_model;
-    m->arena = mn_allocate(d->arena_bytes);
+    size_t wanted = arena_bytes(threads);
+    if (m->arena && wanted <= m->info.arena_bytes) return 0;
+    char *arena = mn_allocate(wanted);
+    if (!arena) return mn_fail(MOBILENET_MEMORY, "no memory for %zu bytes of arena", wanted);
+    free(m->arena);
+    m->arena = arena;
+    m->info.arena_bytes = wanted;
+    for (uint32_t i = 0; i < d->operand_count; i++)
+        if (d->operands[i].space == MN_ARENA) m->tensors[i].data = arena + d->operands[i].offset;
+    return 0;
+}
+
+static int place_operands(mobilenet *m, int threads) {
+    const mn_model_t *d = &mn_model;
     m->tensors = calloc(d->operand_count + 1, sizeof *m->tensors);
     m->arguments = calloc(d->operand_count + 1, sizeof *m->arguments);
     m->port_buffers = calloc(d->inputs + d->outputs, sizeof *m->port_buffers);
-    if (!m->arena || !m->tensors || !m->arguments || !m->port_buffers)
-        return mn_fail(MOBILENET_MEMORY, "no memory for %llu bytes of arena", (unsigned long long)d->arena_bytes);
+    if (!m->tensors || !m->arguments || !m->port_buffers) return mn_fail(MOBILENET_MEMORY, "no memory for operands");
     for (uint32_t i = 0; i < d->inputs + d->outputs; i++)
         if (!(m->port_buffers[i] = mn_allocate(d->ports[i].bytes)))
             return mn_fail(MOBILENET_MEMORY, "no memory for %zu bytes of %s", d->ports[i].bytes, d->ports[i].name);
     for (uint32_t i = 0; i < d->operand_count; i++) {
         const mn_operand *o = &d->operands[i];
-        void *data = o->space == MN_ARENA        ? m->arena + o->offset
-                     : o->space == MN_PARAMETERS ? (char *)m->files.weights + o->offset
-                                                 : NULL;
+        void *data = o->space == MN_PARAMETERS ? (char *)m->files.weights + o->offset : NULL;
         m->tensors[i] = (mn_dltensor){data, 1, 0, o->ndim, o->code, o->bits, 1, o->dims, o->dims + o->ndim, 0};
         m->arguments[i] = (mn_any){7, 0, (uintptr_t)&m->tensors[i]};
     }
-    return 0;
+    return place_arena(m, threads);
 }
 
 static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o) {
@@ -55,16 +76,14 @@ static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o
         return mn_fail(MOBILENET_ARGUMENT, "threads must be 1 to %d, image sizes up to 65535", MN_MOST_THREADS);
     if ((code = mn_check_cpu()) || (code = mn_files_open(&m->files, folder))) return code;
     if (!(m->folder = strdup(folder))) return mn_fail(MOBILENET_MEMORY, "no memory");
-    if ((code = place_operands(m))) return code;
+    if ((code = place_operands(m, threads))) return code;
     if (d->image.wanted &&
         (code = mn_image_init(&m->image, o->max_width ? o->max_width : 8192, o->max_height ? o->max_height : 8192)))
         return code;
-    if ((code = mn_pool_init(&m->pool, o->spin_microseconds, !o->no_affinity)) ||
-        (code = mn_pool_threads(&m->pool, threads, d->scratch_bytes)))
-        return code;
+    if ((code = mn_pool_threads(&m->pool, threads))) return code;
     m->info = (mobilenet_info){d->model, d->target, d->id, (int)d->inputs, (int)d->outputs, d->ports,
                                d->ports + d->inputs, d->classes, (const char *const *)m->files.labels,
-                               d->image.wanted, threads, d->parameter_bytes, d->arena_bytes, d->scratch_bytes};
+                               d->image.wanted, threads, d->parameter_bytes, m->info.arena_bytes, d->scratch_bytes};
     return 0;
 }
 
@@ -74,8 +93,10 @@ int mobilenet_open(const char *folder, const mobilenet_options *options, mobilen
     *opened = NULL;
     mobilenet *m = calloc(1, sizeof *m);
     if (!m) return mn_fail(MOBILENET_MEMORY, "no memory");
+    if (!options) options = &defaults;
     pthread_mutex_init(&m->lock, NULL);
-    int code = open_all(m, folder, options ? options : &defaults);
+    mn_pool_init(&m->pool, options->spin_microseconds, !options->no_affinity);
+    int code = open_all(m, folder, options);
     if (code)
         mobilenet_close(m);
     else
@@ -104,7 +125,8 @@ int mobilenet_set_threads(mobilenet *m, int threads) {
     if (!m || threads < 1 || threads > MN_MOST_THREADS)
         return mn_fail(MOBILENET_ARGUMENT, "%d threads: 1 to %d", threads, MN_MOST_THREADS);
     pthread_mutex_lock(&m->lock);
-    int code = mn_pool_threads(&m->pool, threads, mn_model.scratch_bytes);
+    int code = place_arena(m, threads);
+    if (!code) code = mn_pool_threads(&m->pool, threads);
     m->info.threads = m->pool.threads;
     pthread_mutex_unlock(&m->lock);
     return code;
@@ -117,13 +139,15 @@ static int execute(mobilenet *m) {
     int code = 0;
     mn_pool_follow(&m->pool);
     mn_current = w;
-    m->pool.error[0] = 0;
-    for (; step < end && !code; step++) code = step->kernel(NULL, m->arguments + step->first, step->count, &result);
+    for (; step < end && !code; step++) {
+        m->pool.scratch = m->arena + step->scratch_at;
+        m->pool.scratch_bytes = (size_t)step->scratch;
+        code = step->kernel(NULL, m->arguments + step->first, step->count, &result);
+    }
     mn_current = before;
     if (!code) return 0;
     for (int i = 0; i < m->pool.threads; i++) m->pool.workers[i].used = 0, m->pool.workers[i].live = 0;
-    return mn_fail(MOBILENET_KERNEL, "kernel %s failed: %s", step[-1].name,
-                   m->pool.error[0] ? m->pool.error : "out of scratch memory");
+    return mn_fail(MOBILENET_KERNEL, "kernel %s failed: out of scratch memory", step[-1].name);
 }
 
 static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs) {

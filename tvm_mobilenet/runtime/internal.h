@@ -9,7 +9,7 @@
 #include "mobilenet.h"
 
 enum { MN_INPUT, MN_OUTPUT, MN_ARENA, MN_PARAMETERS };
-enum { MN_ALIGNMENT = 64, MN_WEIGHTS_HEADER = 64, MN_MOST_THREADS = 64 };
+enum { MN_ALIGNMENT = 64, MN_WEIGHTS_HEADER = 64, MN_MOST_THREADS = 64, MN_MOST_TAKEN = 16 };
 
 /* TVM's calling convention: an argument of 16 bytes, and DLPack's tensor. */
 typedef struct {
@@ -39,6 +39,8 @@ typedef struct {
     mn_kernel kernel;
     const char *name;
     uint16_t first, count;
+    uint64_t scratch_at; /* where the arena is free while the kernel runs: scratch memory of the first thread, */
+    uint64_t scratch;    /* so many bytes, then of the next */
 } mn_step;
 
 typedef struct {
@@ -47,7 +49,7 @@ typedef struct {
     const mn_operand *operands;
     const mobilenet_tensor *ports; /* inputs, then outputs */
     uint32_t step_count, operand_count, inputs, outputs;
-    uint64_t arena_bytes, scratch_bytes, parameter_bytes;
+    uint64_t arena_bytes, scratch_bytes, parameter_bytes; /* scratch_bytes: the most of a thread */
     int classes, has_labels, samples;
     double tolerance;
     const char *architecture;
@@ -65,12 +67,11 @@ typedef struct mn_pool mn_pool;
 typedef struct {
     mn_pool *pool;
     int slot, in_task, live;
-    char *scratch;
-    size_t used, size;
+    size_t used; /* of its scratch memory */
     struct {
         char *at;
         size_t before;
-    } taken[16];
+    } taken[MN_MOST_TAKEN];
     pthread_t thread;
     char padding[64];
 } mn_worker;
@@ -78,10 +79,12 @@ typedef struct {
 struct mn_pool {
     mn_task task;
     void *data;
+    char *scratch; /* of the first thread, for the kernel that runs */
+    size_t scratch_bytes;
     int tasks, threads, started, pin;
     int placed, cpu[MN_MOST_THREADS]; /* the CPU of each thread; the first is the caller's */
     int64_t spin_nanoseconds;
-    mn_worker *workers; /* MN_MOST_THREADS; the first is whoever calls run */
+    mn_worker *workers; /* one a thread; the first is whoever calls run */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     char padding_a[64];
@@ -89,11 +92,10 @@ struct mn_pool {
     atomic_int stop, sleeping;
     char padding_b[64];
     atomic_int remaining, waiting, failed;
-    char error[256];
 };
 
-int mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
-int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes);
+void mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
+int mn_pool_threads(mn_pool *p, int threads);
 void mn_pool_follow(mn_pool *p); /* the caller moved to a thread's CPU: they change places */
 void mn_pool_close(mn_pool *p);
 int mn_allowed_cpus(void);

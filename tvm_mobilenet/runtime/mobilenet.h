@@ -81,7 +81,7 @@ typedef struct {
     const char *const *labels; /* one a class, or NULL */
     int takes_images;       /* whether run_rgb works */
     int threads;
-    size_t weight_bytes, arena_bytes, scratch_bytes; /* mapped; all intermediates; one thread's own */
+    size_t weight_bytes, arena_bytes, scratch_bytes; /* mapped; all intermediates; of them a thread's own */
 } mobilenet_info;
 
 typedef struct {

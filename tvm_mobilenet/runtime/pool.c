@@ -8,7 +8,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -124,10 +126,11 @@ static int launch(mn_task task, void *data, int tasks) {
 static void *take(int device_type, int device, uint64_t n, int code, int bits) {
     (void)device_type, (void)device, (void)code, (void)bits;
     mn_worker *w = mn_current;
-    if (n > w->size) return NULL;
+    size_t have = w->pool->scratch_bytes;
+    if (n > have) return NULL;
     size_t bytes = ((size_t)n + MN_ALIGNMENT - 1) & ~(size_t)(MN_ALIGNMENT - 1);
-    if (w->live == 16 || bytes > w->size - w->used) return NULL;
-    w->taken[w->live].at = w->scratch + w->used;
+    if (w->live == MN_MOST_TAKEN || bytes > have - w->used) return NULL;
+    w->taken[w->live].at = w->pool->scratch + have * (size_t)w->slot + w->used;
     w->taken[w->live].before = w->used;
     w->used += bytes;
     return w->taken[w->live++].at;
@@ -147,25 +150,17 @@ void *__TVMBackendParallelLaunch = (void *)launch;
 void *__TVMBackendAllocWorkspace = (void *)take;
 void *__TVMBackendFreeWorkspace = (void *)give_back;
 
-void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
-void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
-    mn_pool *p = mn_current->pool;
-    pthread_mutex_lock(&p->lock);
-    size_t n = 0;
-    for (int i = -1; i < count; i++) {
-        const char *part = i < 0 ? kind : parts[i];
-        for (; part && *part && n < sizeof p->error - 1; part++) p->error[n++] = *part;
-        if (i < 0 && n + 2 < sizeof p->error) p->error[n++] = ':', p->error[n++] = ' ';
-    }
-    p->error[n] = 0;
-    pthread_mutex_unlock(&p->lock);
-}
-
 /* ---- starting and stopping */
+
+/* Of this thread. libc's own function for it lies far from all others, and its page would bring 60 KB in. */
+static int allowed(cpu_set_t *set) {
+    CPU_ZERO(set);
+    return syscall(SYS_sched_getaffinity, 0, sizeof *set, set) > 0;
+}
 
 int mn_allowed_cpus(void) {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set)) return 1;
+    if (!allowed(&set)) return 1;
     int n = CPU_COUNT(&set);
     return n < 1 ? 1 : n > MN_MOST_THREADS ? MN_MOST_THREADS : n;
 }
@@ -181,7 +176,7 @@ static void bind(mn_worker *w, int cpu) {
 static void choose_cpus(mn_pool *p) {
     cpu_set_t set;
     p->placed = 0;
-    if (!p->pin || p->threads < 2 || sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) < p->threads) return;
+    if (!p->pin || p->threads < 2 || !allowed(&set) || CPU_COUNT(&set) < p->threads) return;
     int here = sched_getcpu(), n = 1;
     for (int cpu = 0; cpu < CPU_SETSIZE && n < p->threads; cpu++)
         if (CPU_ISSET(cpu, &set) && cpu != here) p->cpu[n++] = cpu;
@@ -198,15 +193,12 @@ void mn_pool_follow(mn_pool *p) {
     p->cpu[0] = here;
 }
 
-int mn_pool_init(mn_pool *p, int spin_microseconds, int pinned) {
+void mn_pool_init(mn_pool *p, int spin_microseconds, int pinned) {
     p->spin_nanoseconds = spin_microseconds < 0 ? 0 : 1000 * (int64_t)(spin_microseconds ? spin_microseconds : 100);
     p->pin = pinned;
-    p->workers = calloc(MN_MOST_THREADS, sizeof *p->workers);
-    if (!p->workers) return mn_fail(MOBILENET_MEMORY, "no memory for threads");
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->done, NULL);
-    return 0;
 }
 
 static void stop(mn_pool *p) {
@@ -218,20 +210,15 @@ static void stop(mn_pool *p) {
     p->started = p->threads = 1;
 }
 
-int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes) {
+int mn_pool_threads(mn_pool *p, int threads) {
+    mn_worker *workers = calloc((size_t)threads, sizeof *workers);
+    if (!workers) return mn_fail(MOBILENET_MEMORY, "no memory for %d threads", threads);
     if (p->started > 1) stop(p);
-    p->started = p->threads = 1;
-    for (int i = 0; i < threads; i++) {
-        mn_worker *w = &p->workers[i];
-        w->pool = p;
-        w->slot = i;
-        if (scratch_bytes && !w->scratch) {
-            w->size = scratch_bytes + 16 * MN_ALIGNMENT;
-            w->scratch = mn_allocate(w->size);
-            if (!w->scratch) return mn_fail(MOBILENET_MEMORY, "no memory for %zu bytes of scratch", w->size);
-        }
-    }
+    free(p->workers);
+    p->workers = workers;
+    p->started = 1;
     p->threads = threads;
+    for (int i = 0; i < threads; i++) workers[i].pool = p, workers[i].slot = i;
     choose_cpus(p);
     for (int i = 1; i < threads; i++) {
         if (pthread_create(&p->workers[i].thread, NULL, work, &p->workers[i])) {
@@ -245,11 +232,8 @@ int mn_pool_threads(mn_pool *p, int threads, size_t scratch_bytes) {
 }
 
 void mn_pool_close(mn_pool *p) {
-    if (!p->workers) return;
     if (p->started > 1) stop(p);
-    for (int i = 0; i < MN_MOST_THREADS; i++) free(p->workers[i].scratch);
     free(p->workers);
-    p->workers = NULL;
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->wake);
     pthread_cond_destroy(&p->done);

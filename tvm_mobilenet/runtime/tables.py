@@ -6,14 +6,15 @@ import json
 
 import numpy as np
 
-from tvm_mobilenet.plan import Plan, Tensor
+from tvm_mobilenet.plan import ALIGNMENT, Plan, Tensor
 
 _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
 _CODES = {"i": 0, "u": 1, "f": 2}
+_MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
 _KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 
 
-def source(plan: Plan, about: dict, preprocess=None) -> str:
+def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) -> str:
     """The C source of a model's tables.
 
     Parameters
@@ -22,6 +23,9 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
     about : dict
         ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
         (bool), ``samples``, ``tolerance``, ``embedded`` (bool).
+    scratch : dict of str to int
+        Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
+        that is alive in the step.
     preprocess : models.preprocess.Preprocess, optional
         How an image becomes the input; none when the model takes no image.
     """
@@ -37,8 +41,14 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
         return shapes[tensor.shape]
 
     operands, steps, ports = [], [], []
-    for step in plan.steps:
-        steps.append(f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}}},")
+    free = free_from(plan)
+    for number, step in enumerate(plan.steps):
+        taken = scratch.get(step.symbol, 0)
+        taken = _aligned(taken + _MOST_TAKEN * ALIGNMENT) if taken else 0  # each piece of it begins at a line
+        steps.append(
+            f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}, "
+            f"{free[number] if taken else 0}, {taken}}},"
+        )
         for t in step.operands:
             dtype = np.dtype(t.dtype)
             operands.append(
@@ -77,6 +87,23 @@ def source(plan: Plan, about: dict, preprocess=None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def free_from(plan: Plan) -> list[int]:
+    """For each step, where in the arena nothing is alive any more."""
+    live: dict[int, int] = {}  # offset to end of the tensors that a later step reads
+    free = [0] * len(plan.steps)
+    for number in reversed(range(len(plan.steps))):
+        *read, written = plan.steps[number].operands
+        live |= {t.offset: t.offset + t.nbytes for t in (*read, written) if t.space == "arena"}
+        free[number] = _aligned(max(live.values(), default=0))
+        if written.space == "arena":
+            del live[written.offset]
+    return free
+
+
+def _aligned(n: int) -> int:
+    return -(-n // ALIGNMENT) * ALIGNMENT
 
 
 def _image(plan: Plan, p) -> str:
