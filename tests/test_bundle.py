@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -315,35 +314,3 @@ def test_own_names_keeps_what_a_program_calls(tmp_path):
     done = run("gcc", "-o", tmp_path / "y", tmp_path / "y.c", tmp_path / "x.o")
     assert done.returncode == 0, done.stderr
     assert run(tmp_path / "y").returncode == 0
-
-
-@pytest.mark.slow
-def test_same_input_same_bytes(host, tmp_path):
-    """Another process, other CPU capabilities and another number of threads give identical files."""
-    labels = tmp_path / "labels.txt"
-    labels.write_bytes(host.bundle.files["labels.txt"])
-    found = []
-    for i, settings in enumerate(
-        ({"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2"})
-    ):
-        done = run(
-            sys.executable,
-            "-m",
-            "tvm_mobilenet.build",
-            "--target",
-            "rpi4",
-            "--alpha",
-            "0.25",
-            "--resolution",
-            "32",
-            "--output",
-            tmp_path / f"o{i}",
-            "--bundle",
-            tmp_path / f"{i}.tar.gz",
-            "--labels",
-            labels,
-            env={**os.environ, **settings},
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(bundle.read(tmp_path / f"{i}.tar.gz").files)
-    assert {n for n in found[0] if found[0][n] != found[1][n]} == set()
