@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,14 +110,35 @@ def numbers(flag: str, text: str | None, kind: type) -> list:
         raise TvmMobilenetError(f"{flag} {text}: not {what} with commas between", f"for example {flag} 1,2") from None
 
 
-def choose(networks: Sequence, limits: Limits):
-    """The network with the highest published accuracy within the limits, the faster of equals; None if none fits.
+def fitting(networks: Sequence, limits: Limits) -> list:
+    """The networks within the limits: the highest published accuracy first, the faster of equals.
 
     Networks without a published accuracy come after all others, the one with more mult-adds first.
     """
     fit = [n for n in networks if not limits.misses(n)]
-    speed = {n: n.mult_adds if n.top1 is None else -n.latency(limits.cores) for n in fit}
-    return max(fit, default=None, key=lambda n: (n.top1 or 0.0, speed[n]))
+    return sorted(fit, key=lambda n: (-(n.top1 or 0.0), -n.mult_adds if n.top1 is None else n.latency(limits.cores)))
+
+
+def choose(networks: Sequence, limits: Limits, made: Callable) -> tuple:
+    """The best network within the limits that also fits when it is built, and what did not.
+
+    Parameters
+    ----------
+    made : callable
+        Builds a network; gives it back with the figures of what was built, which decide.
+
+    Returns
+    -------
+    (network or None, list)
+        With figures as built; those that were built and do not fit, with theirs.
+    """
+    over = []
+    for network in fitting(networks, limits):
+        final = made(network)
+        if not limits.misses(final):
+            return final, over
+        over.append(final)
+    return None, over
 
 
 def nearest(networks: Sequence, limits: Limits) -> tuple:

@@ -147,10 +147,10 @@ class Journal:
     path : path
         Made, with its folders, when the first record is appended.
     kind : type
-        Of the records: `Record`, or what a verb adds to it.
+        Of the records: `Record`, or another with its ``to_json`` and ``from_json``.
     """
 
-    def __init__(self, path: str | os.PathLike, kind: type[Record] = Record):
+    def __init__(self, path: str | os.PathLike, kind: type = Record):
         self.path, self._kind = Path(path), kind
 
     def append(self, record: Record) -> None:

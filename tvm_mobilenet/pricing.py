@@ -1,106 +1,113 @@
-"""What networks cost on a board without building them: each distinct kernel is run once, whichever networks share it.
+"""What networks cost on a board without their weights: each is run once, in the order of its plan, as in verification.
 
-The cost of a kernel depends on its layer, its decisions and the target alone. The numbers in its tensors change
-nothing: no loop bound, branch or address of a schedule depends on them. So weights need not be the model's, and no
-calibration is needed: a network is outlined with PyTorch's initial weights, and its kernels run on seeded operands.
+The cost of a kernel depends on its layer, its decisions, the target, and what the kernels before it left in the caches.
+The numbers in its tensors change nothing: no loop bound, branch or address of a schedule depends on them. So weights
+need not be the model's, and no calibration is needed: a network has PyTorch's initial weights and runs on zeros or
+noise. All else is what a build has: its layers, their decisions, its plan and its arena. What a sweep says of a network
+is therefore what its build will be found to cost, memory with it.
 
-Kernels run whole, as they do when a built module is verified, and memory is followed. Here each finds caches that hold
-its first operand, there what the kernels before it left: of a whole network that is a difference of 1 to 3 %.
-
-Outlines and kernels are jobs for worker processes. Every price is a line of a file, so that nothing is run twice, also
-after an interruption; a price counts as long as layer, decisions, target, board, schedules and core model are the same.
+Networks are jobs for worker processes. Every price is a line of a file, so that nothing is run twice, also after an
+interruption; a price counts as long as target, board, and everything that decides what is built are the same. Networks
+of other widths and resolutions have hardly a kernel in common (222 of the 234 of the 16 of v1 occur in one alone), so
+equal kernels are compiled once within a network, and no further.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, resources
 from pathlib import Path
 
+import numpy as np
+
 from .errors import BoardError
-from .log import Journal, Record, fingerprint, target_key
+from .log import Journal, consulted, fingerprint, target_key
 from .options import ModelOptions
 from .workers import Workers
 
-JOB_SECONDS = 300.0
+JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
+_BUILDS = ("layer.py", "network.py", "build.py", "plan.py", "pricing.py", "passes", "frontend", "models")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price(Record):
-    """A record that also says how large the kernel is: ``code_bytes``, instructions and read-only data."""
-
-    code_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A network as it would be built for a target: its kernels and its memory.
+class Price:
+    """A network on a target, as it would be built for it.
 
     Parameters
     ----------
-    options : ModelOptions
-    kernels : tuple of (str, dict, int)
-        Each distinct layer's name, its decisions, and how often it occurs.
-    sources : tuple of str
-        Where the decisions come from, in the same order.
+    model, alpha, resolution, classes, batch
+        As ``ModelOptions`` has them.
+    cost, cost_all_cores : float
+        In ``unit``: predicted cycles or measured seconds, on one core and on all.
+    arithmetic : float or None
+        Of a predicted ``cost``: what is left if every load hits the first-level cache.
+    kinds : dict of str to float
+        The part of ``cost`` of each kind of layer.
     mult_adds, parameters : int
         As the papers count them: no biases.
     parameters_bytes, arena_bytes, scratch_bytes : int
         As in the plan.
+    code_bytes : int
+        The kernels' instructions and read-only data.
+    target, board, basis : str
+        ``log.target_key``, what ran it, and ``basis_of`` at that time.
+    seconds : float
+        How long it took to find out.
     """
 
-    options: ModelOptions
-    kernels: tuple
-    sources: tuple
+    model: str
+    alpha: float
+    resolution: int
+    classes: int
+    batch: int
+    cost: float
+    cost_all_cores: float
+    unit: str
+    arithmetic: float | None
+    kinds: dict
     mult_adds: int
     parameters: int
     parameters_bytes: int
     arena_bytes: int
     scratch_bytes: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network costs: the sum of its kernels.
-
-    Parameters
-    ----------
-    cost, cost_all_cores : float
-        In ``unit``: predicted cycles or measured seconds, on one core and on all.
-    kinds : dict of str to float
-        The part of ``cost`` of each kind of layer.
-    """
-
-    outline: Outline
-    cost: float
-    cost_all_cores: float
-    unit: str
     code_bytes: int
-    kinds: dict
+    target: str = ""
+    board: str = ""
+    basis: str = ""
+    seconds: float = 0.0
+
+    @property
+    def options(self) -> ModelOptions:
+        return ModelOptions(model=self.model, alpha=self.alpha, resolution=self.resolution, classes=self.classes,
+                            batch=self.batch)
 
     @property
     def predicted(self) -> bool:
         return self.unit == "cycles"
 
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({**asdict(self), "seconds": round(self.seconds, 1)})
 
-@dataclass(frozen=True)
-class _OutlineJob:
-    options: ModelOptions
-
-
-@dataclass(frozen=True)
-class _KernelJob:
-    layer: str
-    decisions: str  # JSON
+    @classmethod
+    def from_json(cls, line: str) -> Price:
+        """The price of a line; a ValueError says what is wrong with it."""
+        data = json.loads(line)
+        try:
+            return cls(**data)
+        except TypeError as e:
+            raise ValueError(str(e)) from None
 
 
 class Bench:
-    """Does the jobs; made in the parent, called in the workers.
+    """Prices a network; made in the parent, called in the workers.
 
     Parameters
     ----------
@@ -124,35 +131,42 @@ class Bench:
         torch.set_num_threads(1)
         self._board = boards.open_board(self.board, self.target)
 
-    def __call__(self, job):
-        if isinstance(job, _OutlineJob):
-            return outline(job.options, self.target, self.log)
-        return self._price(job)
-
-    def _price(self, job: _KernelJob) -> Price:
-        from . import codegen, reference, schedules
-        from .layer import Layer
-        from .schedules import nest
+    def __call__(self, options: ModelOptions) -> Price:
+        from . import codegen
+        from .boards.plan_runner import PlanRunner, run_and_price
+        from .build import decide
+        from .passes.lower_layers import lower_layers
+        from .plan import plan_of
 
         start = time.monotonic()
-        layer, decisions = Layer.parse(job.layer), json.loads(job.decisions)
-        arguments = reference.kernel_arguments(layer, decisions, reference.random_arguments(layer))
+        whole = weightless(options)
+        network = whole.for_target(self.target)
+        layers = decide(network.counts, self.target, self.log)
+        decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
+        lowered = lower_layers(network.layers, network.interface, decisions)
+        plan, parameters = plan_of(lowered, network.interface)
+        kernels = {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
+        draw = np.random.default_rng(0)
+        inputs = [draw.standard_normal(t.shape).astype(t.dtype) for _, t in plan.inputs]
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
-            library = os.path.join(folder, "kernel.so")
-            kernels = {nest.SYMBOL: schedules.kernel(layer, decisions)}
+            library = os.path.join(folder, "kernels.so")
             codegen.compile_kernels(kernels, self.target, library, self.linker)
-            with self._board.load(library) as module:
-                if self.board == "virtual":
-                    run = module.call(nest.SYMBOL, arguments, tasks="all", memory=True)
-                    one, every = run.cost(1), run.cost(self.target.cores)
-                else:  # a measurement is of the cores that it ran on
-                    one = module.call(nest.SYMBOL, arguments, cores=1).cost(1)
-                    every = module.call(nest.SYMBOL, arguments, cores=self.target.cores).cost(self.target.cores)
             size = code_bytes(library)
-        return Price(layer=job.layer, core=self.target.core.name, decisions=decisions, cost=float(one.value),
-                     unit=one.unit, predicted=one.predicted, cost_all_cores=float(every.value), whole=True,
-                     arithmetic=run.arithmetic_on(1).value if one.predicted else None, code_bytes=size,
-                     seconds=time.monotonic() - start)
+            with self._board.load(library) as module:
+                run, one, every = run_and_price(PlanRunner(module, plan, parameters), self._board, inputs,
+                                                self.target.cores)
+        kinds: dict[str, float] = {}
+        for step, kernel in zip(plan.steps, run.kernels, strict=True):
+            kind = step.layer.split(" ", 1)[0]
+            kinds[kind] = kinds.get(kind, 0.0) + float(kernel.cost(1).value)
+        return Price(
+            model=options.model, alpha=options.alpha, resolution=options.resolution, classes=options.classes,
+            batch=options.batch, cost=float(one.value), cost_all_cores=float(every.value), unit=one.unit,
+            arithmetic=float(run.arithmetic) if one.predicted else None, kinds=kinds,
+            mult_adds=sum(c.layer.mult_adds for c in whole.layers),
+            parameters=sum(c.weight.size for c in whole.layers if c.weight is not None),
+            parameters_bytes=plan.parameters_bytes, arena_bytes=plan.arena_bytes, scratch_bytes=plan.scratch_bytes,
+            code_bytes=size, seconds=time.monotonic() - start)
 
 
 def weightless(options: ModelOptions):
@@ -170,25 +184,6 @@ def weightless(options: ModelOptions):
     return Network(options, None, module, passes.layers_of(module))
 
 
-def outline(options: ModelOptions, target, log: Path | None = None) -> Outline:
-    """A registry model as it would be built for a target; its weights are neither made nor loaded."""
-    from .build import decide
-    from .passes.lower_layers import lower_layers
-    from .plan import plan_of
-
-    whole = weightless(options)
-    network = whole.for_target(target)
-    layers = decide(network.counts, target, log)
-    decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
-    plan, _ = plan_of(lower_layers(network.layers, network.interface, decisions), network.interface)
-    counts = network.counts.values()
-    return Outline(
-        options, tuple((b.layer, b.decisions, n) for b, n in zip(layers, counts, strict=True)),
-        tuple(b.source for b in layers), sum(c.layer.mult_adds for c in whole.layers),
-        sum(c.weight.size for c in whole.layers if c.weight is not None),
-        plan.parameters_bytes, plan.arena_bytes, plan.scratch_bytes)
-
-
 def code_bytes(library: str | os.PathLike) -> int:
     """Bytes of instructions and read-only data in a shared object."""
     from elftools.elf.elffile import ELFFile
@@ -198,9 +193,17 @@ def code_bytes(library: str | os.PathLike) -> int:
         return sum(s.data_size for s in sections if s.name.startswith((".text", ".rodata")))
 
 
-def key_of(layer: str, decisions: dict) -> tuple[str, str]:
-    """What a price is kept under."""
-    return layer, json.dumps(decisions, sort_keys=True)
+def basis_of(target, log: Path | None = None) -> str:
+    """A short hash of what decides how a network is built and priced, besides the target: code, TVM, and tune logs."""
+    digest = hashlib.sha256(f"{fingerprint()} {metadata.version('apache-tvm')}".encode())
+    for name in _BUILDS:
+        place = resources.files("tvm_mobilenet") / name
+        files = [place] if place.is_file() else [f for f in place.iterdir() if f.name.endswith(".py")]
+        for file in sorted(files, key=lambda f: f.name):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for path in consulted(log or "", target.core.name)[0 if log else 1:]:
+        digest.update(path.read_bytes() if path.is_file() else b"\0")
+    return digest.hexdigest()[:12]
 
 
 def price_networks(
@@ -213,67 +216,62 @@ def price_networks(
     workers: int = 2,
     linker: str | None = None,
     debug: bool = False,
-    show: Callable[[int, int, int, int], None] = lambda outlined, networks, priced, kernels: None,
-) -> list[Cost]:
+    show: Callable[[int, int, list[str]], None] = lambda priced, networks, running: None,
+) -> list[Price]:
     """The cost of each network on a board.
 
     Parameters
     ----------
     networks : iterable of ModelOptions
+        Of the registry; weights and pictures play no part.
     target : targets.Target
     prices : path
         The file of prices: what is in it is not run again, what is run is added.
     log : path, optional
         The user's tune log, consulted before the shipped one.
     show : callable
-        Called now and then with how many networks are outlined, of how many, and how many kernels priced, of how many.
+        Called now and then with how many networks are priced, of how many, and the titles of those being run.
 
     Returns
     -------
-    list of Cost
+    list of Price
         In the order of ``networks``.
 
     Raises
     ------
     BoardError
-        A network cannot be outlined, or one of its kernels not be run.
+        A network cannot be run.
     """
     networks, journal = list(networks), Journal(prices, Price)
-    same = {"core": target.core.name, "target": target_key(target), "board": board, "schedule": fingerprint()}
-    known = {key_of(r.layer, r.decisions): r for r in journal.records()
-             if r.whole and all(getattr(r, name) == value for name, value in same.items())}
-    outlines: dict[ModelOptions, Outline] = {}
-    wanted: set = set()
-    waiting = deque(_OutlineJob(options) for options in dict.fromkeys(networks))
-    bench = Bench(target, board, linker, log)
-    with Workers(bench, workers if board == "virtual" else 1, JOB_SECONDS, debug) as pool:
+    same = {"target": target_key(target), "board": board, "basis": basis_of(target, log)}
+    known = {p.options: p for p in journal.records() if all(getattr(p, name) == value for name, value in same.items())}
+    wanted = list(dict.fromkeys(networks))
+    missing = [n for n in wanted if n not in known]
+    if not missing:
+        return [known[n] for n in networks]
+    waiting = deque(sorted(missing, key=_size, reverse=True))  # the largest first: then both workers end together
+    count = min(workers if board == "virtual" else 1, len(missing))
+    threads = 1 if board == "virtual" else target.cores
+    running: list[str] = []
+    with Workers(Bench(target, board, linker, log), count, JOB_SECONDS, debug, threads) as pool:
         while waiting or pool.busy:
             while waiting and pool.idle:
+                running.append(waiting[0].title)
                 pool.submit(waiting.popleft())
+            show(sum(n in known for n in wanted), len(wanted), running)
             for done in pool.wait(1.0):
+                running.remove(done.job.title)
                 if done.failure:
-                    what = done.job.options.title if isinstance(done.job, _OutlineJob) else done.job.layer
-                    raise BoardError(f"{what} on {target.name}: {done.failure}", "--debug shows what the worker wrote")
-                if isinstance(done.job, _OutlineJob):
-                    outlines[done.job.options] = done.value
-                    keys = {key_of(layer, decisions) for layer, decisions, _ in done.value.kernels} - wanted
-                    wanted |= keys
-                    waiting += [_KernelJob(*key) for key in sorted(keys - known.keys())]
-                else:
-                    price = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
-                    journal.append(price)
-                    known[key_of(price.layer, price.decisions)] = price
-            show(len(outlines), len(set(networks)), len(wanted & known.keys()), len(wanted))
-    return [_cost(outlines[options], known) for options in networks]
+                    raise BoardError(f"{done.job.title} on {target.name}: {done.failure}",
+                                     "--debug shows what the worker wrote")
+                price = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
+                journal.append(price)
+                known[done.job] = price
+    show(len(wanted), len(wanted), running)
+    return [known[n] for n in networks]
 
 
-def _cost(network: Outline, known: dict) -> Cost:
-    one = every = 0.0
-    kinds: dict[str, float] = {}
-    size = 0
-    for layer, decisions, count in network.kernels:
-        price = known[key_of(layer, decisions)]
-        one, every, size = one + count * price.cost, every + count * price.cost_all_cores, size + price.code_bytes
-        kind = layer.split(" ", 1)[0]
-        kinds[kind] = kinds.get(kind, 0.0) + count * price.cost
-    return Cost(network, one, every, price.unit, size, kinds)
+def _size(options: ModelOptions) -> int:
+    from .models import cost
+
+    return sum(c.mult_adds for c in cost.model_costs(options.model, options.alpha, options.resolution))

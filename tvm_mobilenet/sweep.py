@@ -1,7 +1,8 @@
 """Which MobileNet fits: latency, memory and published accuracy of a family's networks on a board, in one table.
 
-Each distinct kernel is run once on the board, whichever networks share it (pricing.py), and no network is built but the
-one that a budget chooses. What was run is kept, so an interrupted sweep goes on where it was.
+Each network is run once on the board, in the order of its plan as verification runs it, but with no weights of its own
+(pricing.py). What was run is kept, so an interrupted sweep goes on where it was. A budget builds and verifies what it
+chooses; should the built module not fit, the next best is taken.
 
     python -m tvm_mobilenet.sweep --target rpi4 --html out/sweep.html
     python -m tvm_mobilenet.sweep --target rpi4 --budget 60ms --cores 1 --min-accuracy 0.6
@@ -159,7 +160,7 @@ def sweep(networks: Sequence, target, board: str = "virtual", *, twins: bool = F
     wanted = list(dict.fromkeys([*networks, *(p for pair in pairs for p in pair)]))
     costs = dict(zip(wanted, pricing.price_networks(wanted, target, board, prices=prices, **how), strict=True))
     found = [
-        Twin(n.title, costs[p].outline.mult_adds / costs[n].outline.mult_adds, costs[p].cost / costs[n].cost,
+        Twin(n.title, costs[p].mult_adds / costs[n].mult_adds, costs[p].cost / costs[n].cost,
              costs[p].cost_all_cores / costs[n].cost_all_cores)
         for n, p in pairs
     ]
@@ -167,17 +168,20 @@ def sweep(networks: Sequence, target, board: str = "virtual", *, twins: bool = F
                        [_variant(costs[n], target) for n in networks], found)
 
 
-def _variant(cost, target) -> Variant:
+def _variant(price, target) -> Variant:
     from .models import registry
 
-    one = cost.outline
-    model = one.options
-    scale = 1e3 / target.clock_hz if cost.predicted else 1e3
-    top1, source = accuracies().get((registry.find(model.model).name, model.alpha, model.resolution), (None, ""))
+    scale = 1e3 / target.clock_hz if price.predicted else 1e3
+    top1, source = accuracies().get((registry.find(price.model).name, price.alpha, price.resolution), (None, ""))
     return Variant(
-        model.model, model.alpha, model.resolution, cost.cost * scale, cost.cost_all_cores * scale, cost.predicted,
-        one.mult_adds, one.parameters, one.parameters_bytes + cost.code_bytes,
-        one.parameters_bytes + one.arena_bytes + one.scratch_bytes * target.cores, top1, source)
+        price.model, price.alpha, price.resolution, price.cost * scale, price.cost_all_cores * scale, price.predicted,
+        price.mult_adds, price.parameters, price.parameters_bytes + price.code_bytes, _memory(price, target), top1,
+        source)
+
+
+def _memory(made, target) -> int:
+    """Bytes at the peak, of a price or of a built module."""
+    return made.parameters_bytes + made.arena_bytes + made.scratch_bytes * target.cores
 
 
 # ---- printing
@@ -241,7 +245,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--csv", type=Path, metavar="FILE", help="the table, with sources")
     new.add_argument("--html", type=Path, metavar="FILE", help="a report with plots, also against plain twins")
     new.add_argument("--prices", type=Path, default=PRICES, metavar="FILE",
-                     help="what each kernel cost; a sweep goes on from it (default: %(default)s)")
+                     help="what each network cost; a sweep goes on from it (default: %(default)s)")
     return new
 
 
@@ -291,42 +295,55 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _shown(progress):
-    def show(outlined: int, networks: int, priced: int, kernels: int) -> None:
-        progress.update(lambda: f"{outlined} of {networks} networks outlined, {priced} of {kernels} kernels priced")
+    def show(priced: int, networks: int, running: list[str]) -> None:
+        progress.update(lambda: f"{priced} of {networks} networks priced" + ("; running " * bool(running))
+                        + ", ".join(running))
 
     return show
 
 
 def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, board: str, document: dict) -> int:
-    """Name the best network that fits, build and verify it; or say by how much the nearest misses."""
+    """Build and verify the best network that fits, priced and built; or say by how much the nearest misses."""
     from .build import build
     from .network import load_network
     from .verify import verify
 
-    best = budget.choose(result.networks, limits)
+    done: dict = {}
+
+    def made(network: Variant) -> Variant:
+        model = options.ModelOptions(model=network.model, alpha=network.alpha, resolution=network.resolution)
+        console.say(f"build {model.title}")
+        loaded = load_network(model)
+        done["build"] = build(model, target, log=args.log, output=options.output_folder(args, model, target),
+                              linker=args.linker, network=loaded)
+        console.say(f"verify {done['build'].folder}")
+        found = done["verification"] = verify(done["build"].folder, board=board, network=loaded)
+        found.require()
+        final = dataclasses.replace(
+            network, milliseconds=found.milliseconds, milliseconds_all_cores=found.milliseconds_all_cores,
+            memory_bytes=_memory(done["build"], target))
+        for why in limits.misses(final):
+            console.say(f"{final.title} was priced at {network.latency(limits.cores):.2f} ms; built it has {why}")
+        return final
+
+    best, over = budget.choose(result.networks, limits, made)
+    document["built_and_over"] = over
     if best is None:
-        nearest, why = budget.nearest(result.networks, limits)
+        finals = {n.title: n for n in over}
+        nearest, why = budget.nearest([finals.get(n.title, n) for n in result.networks], limits)
         if args.json:
             console.print_json({**document, "chosen": None, "nearest": nearest.title, "misses": why})
         raise RegressionError(f"no network fits {limits}; the nearest, {nearest.title}: {', '.join(why)}",
                               "allow more, or sweep smaller --alphas and --resolutions")
-    if not args.json:
-        print(f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
-              f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
-              f"the best that fits {limits}", flush=True)
-    model = options.ModelOptions(model=best.model, alpha=best.alpha, resolution=best.resolution)
-    console.say(f"build {model.title}")
-    network = load_network(model)
-    made = build(model, target, log=args.log, output=options.output_folder(args, model, target), linker=args.linker,
-                 network=network)
-    console.say(f"verify {made.folder}")
-    checked = verify(made.folder, board=board, network=network)
+    checked = done["verification"]
     if args.json:
         verification = {**console.plain_data(checked), "ok": checked.ok}
-        console.print_json({**document, "chosen": best, "build": made, "verification": verification})
-    else:
-        print(made.summary(), checked.summary(), sep="\n")
-    checked.require()
+        console.print_json({**document, "chosen": best, "build": done["build"], "verification": verification})
+        return 0
+    print(f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
+          f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
+          f"the best that fits {limits}")
+    print(done["build"].summary(), checked.summary(), sep="\n", flush=True)
     return 0
 
 

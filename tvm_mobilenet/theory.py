@@ -109,8 +109,8 @@ def compare(**how) -> Theory:
         found = dict(zip(networks, pricing.price_networks(networks, target, **how), strict=True))
         costs[target.core.name] = found
         for n, cost in found.items():
-            floors[n.title][target.core.name] = cost.cost / (cost.outline.mult_adds / target.core.macs_per_cycle())
-    counts = {n: next(iter(costs.values()))[n].outline.mult_adds for n in networks}
+            floors[n.title][target.core.name] = cost.cost / (cost.mult_adds / target.core.macs_per_cycle())
+    counts = {n: next(iter(costs.values()))[n].mult_adds for n in networks}
 
     def pair(name: str, formula: float, first, second) -> Comparison:
         return Comparison(

@@ -63,7 +63,7 @@ class VerifyResult:
     ----------
     cycles, cycles_all_cores : float or None
         Of the network, predicted: arithmetic and memory, caches as each kernel finds them. None when measured.
-    milliseconds, milliseconds_all_cores : float or None
+    milliseconds, milliseconds_all_cores : float
         The same as time on the target.
     classes : list of (str, float)
         The best five of the first input, with their logits, when the model classifies.
@@ -80,8 +80,8 @@ class VerifyResult:
     layers: list[LayerCheck]
     cycles: float | None
     cycles_all_cores: float | None
-    milliseconds: float | None
-    milliseconds_all_cores: float | None
+    milliseconds: float
+    milliseconds_all_cores: float
     cores: int
     classes: list = field(default_factory=list)
     arithmetic: float | None = None
@@ -137,14 +137,13 @@ class VerifyResult:
                 f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
                 f"(gate {LAYER_TOLERANCE:.0e})"
             )
-        if self.milliseconds is not None:
-            label = "measured" if self.cycles is None else "predicted"
-            if self.cycles and self.arithmetic:
-                label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
-            lines.append(
-                f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
-                f"{self.cores} cores of {self.target} ({label})"
-            )
+        label = "measured" if self.cycles is None else "predicted"
+        if self.cycles and self.arithmetic:
+            label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
+        lines.append(
+            f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
+            f"{self.cores} cores of {self.target} ({label})"
+        )
         if self.classes:
             lines.append("photo     " + ", ".join(f"{name} {value:.2f}" for name, value in self.classes))
         return "\n".join(lines)
@@ -186,7 +185,7 @@ def verify(
     """
     from . import built, targets
     from .boards import open_board
-    from .boards.plan_runner import PlanRunner
+    from .boards.plan_runner import PlanRunner, run_and_price
 
     module = built.read(folder)
     target = target or targets.load(module.info["target"])
@@ -203,19 +202,13 @@ def verify(
         loaded = stack.enter_context(opened.load(module.library))
         runner = PlanRunner(loaded, module.plan, module.parameters())
 
-        def run(x, check: bool, cores: int | None = None, memory: bool = False):
-            checks: list[LayerCheck] = []
+        checks: list[LayerCheck] = []
 
-            def watch(step, _run, runner) -> None:
-                checks.append(_check_layer(calls[len(checks)], step, runner, decisions[step.layer]))
+        def watch(step, _run, runner) -> None:
+            checks.append(_check_layer(calls[len(checks)], step, runner, decisions[step.layer]))
 
-            return runner.run(*x, cores=cores, watch=watch if check else None, memory=memory), checks
-
-        runs, checks = run(batch[0], layers, 1 if opened.measures else None, memory=not opened.measures)
-        found = [runs.outputs, *(run(x, False)[0].outputs for x in batch[1:])]
-        cost, cost_all = _costs(runs.kernels, target)
-        if opened.measures:  # a prediction is made for any number of cores at once, a measurement is not
-            cost_all = _costs(run(batch[0], False, target.cores)[0].kernels, target)[1]
+        runs, cost, cost_all = run_and_price(runner, opened, batch[0], target.cores, watch if layers else None)
+        found = [runs.outputs, *(runner.run(*x).outputs for x in batch[1:])]
         outputs = [
             check_output(name, [f[j] for f in found], [e[j] for e in expected], len(network.layers))
             for j, (name, _) in enumerate(module.plan.outputs)
@@ -224,9 +217,9 @@ def verify(
             for x in batch[1:]:
                 if not all(c.ok for c in checks):
                     break
-                checks = run(x, True)[1]
-    predicted = cost is not None and cost.predicted
-    scale = None if cost is None else 1e3 / target.clock_hz if predicted else 1e3
+                checks.clear()
+                runner.run(*x, watch=watch)
+    scale = 1e3 / target.clock_hz if cost.predicted else 1e3
     return VerifyResult(
         Path(folder),
         target.name,
@@ -235,13 +228,13 @@ def verify(
         len(batch),
         outputs,
         checks,
-        cost.value if predicted else None,
-        cost_all.value if predicted else None,
-        cost and cost.value * scale,
-        cost_all and cost_all.value * scale,
+        cost.value if cost.predicted else None,
+        cost_all.value if cost.predicted else None,
+        cost.value * scale,
+        cost_all.value * scale,
         target.cores,
         _classes(network, found[0][0]),
-        sum(k.arithmetic_on(1).value for k in runs.kernels) if predicted else None,
+        runs.arithmetic if cost.predicted else None,
     )
 
 
@@ -263,15 +256,6 @@ def _calls_of(network, module) -> list:
             "verify it without naming a model, or build it again",
         )
     return calls
-
-
-def _costs(kernels: list, target) -> tuple:
-    """The sum of all kernels on one core and on all; (None, None) where the board does not say."""
-    try:
-        one, every = [k.cost(1) for k in kernels], [k.cost(target.cores) for k in kernels]
-    except NotImplementedError:
-        return None, None
-    return tuple(type(c[0])(sum(k.value for k in c)) if c else None for c in (one, every))
 
 
 def _check_layer(call, step, runner, decisions: dict) -> LayerCheck:

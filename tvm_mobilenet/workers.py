@@ -47,10 +47,10 @@ class Done:
 class _Worker:
     """One process, its connection, and what it is doing."""
 
-    def __init__(self, evaluate: Callable, folder: str, debug: bool):
+    def __init__(self, evaluate: Callable, folder: str, debug: bool, threads: int):
         ours, theirs = connection.Pipe()
         quiet = None if debug else subprocess.DEVNULL
-        environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": "1"}
+        environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": str(threads)}
         # Popen hands no other descriptor down, so the write end of its stdin stays with this process alone.
         self.process = subprocess.Popen(
             [
@@ -107,10 +107,14 @@ class Workers:
         Seconds that a job may take.
     debug : bool
         Let the workers write to this process's stderr.
+    threads : int
+        On which a worker may run a kernel, where it runs it on this machine.
     """
 
-    def __init__(self, evaluate: Callable, count: int = 2, timeout: float = 60.0, debug: bool = False):
-        self._evaluate, self._timeout, self._debug = evaluate, timeout, debug
+    def __init__(
+        self, evaluate: Callable, count: int = 2, timeout: float = 60.0, debug: bool = False, threads: int = 1
+    ):
+        self._evaluate, self._timeout, self._debug, self._threads = evaluate, timeout, debug, threads
         self._folder = tempfile.TemporaryDirectory(prefix="tvm_mobilenet-")
         self._workers: list[_Worker] = []
         try:
@@ -121,7 +125,7 @@ class Workers:
             raise
 
     def _new(self) -> _Worker:
-        return _Worker(self._evaluate, self._folder.name, self._debug)
+        return _Worker(self._evaluate, self._folder.name, self._debug, self._threads)
 
     @property
     def idle(self) -> int:

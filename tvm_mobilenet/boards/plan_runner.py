@@ -21,6 +21,16 @@ class PlanRun:
     outputs: list[np.ndarray]
     kernels: list
 
+    def cost(self, cores: int):
+        """The sum of all kernel calls on so many cores: a ``Measurement``."""
+        each = [k.cost(cores) for k in self.kernels]
+        return type(each[0])(sum(c.value for c in each))
+
+    @property
+    def arithmetic(self) -> float:
+        """Predicted cycles of one core, if every access hit the first-level cache."""
+        return sum(k.arithmetic_on(1).value for k in self.kernels)
+
 
 class PlanRunner:
     """A plan, its parameters and its arena in a module's memory.
@@ -93,3 +103,14 @@ class PlanRunner:
             if watch:
                 watch(step, kernels[-1], self)
         return PlanRun([self.read(t) for _, t in self._plan.outputs], kernels)
+
+
+def run_and_price(runner: PlanRunner, board, inputs, cores: int, watch=None) -> tuple:
+    """Run a plan once in its order and say what it costs: the run, its cost on one core and on ``cores``.
+
+    A prediction follows memory from call to call, caches empty at first, and is for any number of cores at once; a
+    measurement is not, and the plan is run again for it.
+    """
+    run = runner.run(*inputs, cores=1 if board.measures else None, memory=not board.measures, watch=watch)
+    every = runner.run(*inputs, cores=cores) if board.measures else run
+    return run, run.cost(1), every.cost(cores)
