@@ -314,4 +314,6 @@ def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
     texts = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
     assert "5 x pointwise m196 n512 k512 relu6" in texts and "dense m1 n1000 k1024" in texts
     assert all(f"{one.floor_multiple:.2f}" in texts for one in result.layers)
+    assert all(f"{one.floor_multiple:.2f}" in page.rpartition("<svg")[2] for one in result.layers)  # the phone's chart
+    assert page.count("<svg") == 2 and 'name="viewport"' in page
     assert drawn in page and "src=" not in page and "href=" not in page and "predicted" in page

@@ -303,6 +303,13 @@ def test_the_page_refers_to_nothing_outside_and_its_plots_hold_every_network(tmp
             assert 0 < float(mark.get("cx")) < width and 0 < float(mark.get("cy")) < height
 
 
+def test_numbers_of_a_column_have_equal_decimals():
+    assert report._aligned([109.06, 3.1]) == ["109.06", "3.10"]
+    assert report._aligned([70.9, 70.0, None]) == ["70.9", "70.0", "-"]
+    assert report._aligned([0.4636, 1234.0]) == ["0.464", "1,234.000"]
+    assert report._aligned(["v1", "v2"]) == ["v1", "v2"]
+
+
 @pytest.mark.parametrize("networks", [NETWORKS[:1], NETWORKS[-1:], NETWORKS[:2]])
 def test_a_report_of_few_networks(networks):
     page = report.html(dataclasses.replace(RESULT, networks=networks, twins=[]))

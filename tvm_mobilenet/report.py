@@ -1,6 +1,6 @@
 """The report of a sweep: one HTML file with plots and the table, which refers to nothing outside itself.
 
-Plots are SVG, drawn here, 520 units wide: on a phone one fills the width and its text stays readable, on a desktop two
+Plots are SVG, drawn here, 440 units wide: on a phone one fills the width and its text stays readable, on a desktop two
 stand side by side. Points carry their figures as tooltips; those on the Pareto front are labelled where there is room.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import budget, console
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 400, 58, 18, 16, 54
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 350, 54, 14, 16, 54
 COLOURS = ("#2f6f9f", "#d1495b", "#3f8f5f", "#b0762a", "#7c5aa6", "#4d4d4d", "#1b9aaa", "#a33b8f")
 INK, QUIET, GRID, FRONT = "#222222", "#666666", "#e4e4e4", "#222222"
 
@@ -93,7 +93,7 @@ def html(result, theory=None) -> str:
             "mult-adds are; below it, less is."))
     columns, rows = rows_of(result)
     front = {v.title for v in pareto(result.networks, 1)}
-    body = [_table(columns, [[c if isinstance(c, str) else console.number(c) for c in row] for row in rows], front)]
+    body = [_table(columns, list(zip(*map(_aligned, zip(*rows, strict=True)), strict=True)), front)]
     if theory is not None:
         body += ["<h2>What theory does not say</h2>", *(f"<p>{escape(line)}</p>" for line in theory.words()),
                  _table(*theory.table(), set())]
@@ -113,6 +113,13 @@ def html(result, theory=None) -> str:
 
 def _section(title: str, plot: str, words: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{plot}<p>{escape(words)}</p>\n</section>\n"
+
+
+def _aligned(column: Sequence) -> list[str]:
+    """A column's cells: numbers with as many decimals as give the smallest three digits, so that they align."""
+    sizes = [abs(v) for v in column if isinstance(v, float) and v]
+    decimals = max(0, 2 - math.floor(math.log10(min(sizes)))) if sizes else 0
+    return [f"{v:,.{decimals}f}" if isinstance(v, float) else console.number(v) for v in column]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: set) -> str:
@@ -143,7 +150,8 @@ def cost_plot(networks: Sequence, cores: int, how: str) -> tuple[str, str]:
     if len({p.x for p in points}) < 2:
         return axes.svg([], points, {p.name for p in points}), "One network: no line to fit."
     slope, intercept, explained = fit([p.x for p in points], [p.y for p in points])
-    ends = [(x, intercept + slope * x) for x in (max(0.0, -intercept / slope if slope else 0.0), axes.x1)]
+    last = min(axes.x1, (axes.y1 - intercept) / slope) if slope > 0 else axes.x1
+    ends = [(x, intercept + slope * x) for x in (max(0.0, -intercept / slope if slope else 0.0), last)]
     words = (f"The fitted line: {100 * slope:.3g} ms for each 100 M mult-adds, {intercept:+.2g} ms at none; it "
              f"explains {100 * explained:.2f} % of the variance.")
     return axes.svg([axes.line(ends, FRONT)], points, set()), words
@@ -260,7 +268,7 @@ def _legend(colour: dict[str, str]) -> tuple[list[str], int]:
     """Series by colour, as many rows as they need."""
     parts, x, row = [], LEFT, 0
     for name, shade in colour.items():
-        width = 26 + 8 * len(name)
+        width = 24 + 7.2 * len(name)
         if x + width > WIDTH:
             x, row = LEFT, row + 1
         y = HEIGHT + 8 + 20 * row
