@@ -30,7 +30,7 @@ UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and
 
 def decisions(layer: Layer, core) -> Space:
     n, ow, depth = layer.out_channels // layer.groups, layer.out_width, layer.channels // layer.groups
-    tiles_w, tiles_n, (tile_w, tile_n) = tiles(ow, n, 0, core)  # no loop of pairs: its k is not contiguous
+    tiles_w, tiles_n, (tile_w, tile_n) = tiles_of(layer, ow, core)
     panels = max(1, n // tile_n)
     blocks = sorted({b for t in tiles_n for b in divisors(max(1, n // t)) if b <= 64})
     enough = [b for b in divisors(panels) if b in blocks and layer.out_height * (panels // b) >= 12]
@@ -44,6 +44,16 @@ def decisions(layer: Layer, core) -> Space:
         },
         lambda d: _refuse(layer, d, core),
     )
+
+
+def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
+    """As ``pointwise.tiles``, of rows of ``width`` positions; no loop of pairs: their k is not contiguous."""
+    return tiles(width, layer.out_channels // layer.groups, 0, core, looped=not written_out(layer))
+
+
+def written_out(layer: Layer) -> bool:
+    """Whether a tile's products are all written out, without a loop."""
+    return layer.kernel[0] * layer.kernel[1] * (layer.channels // layer.groups) <= UNROLLED_TAPS
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
@@ -160,7 +170,7 @@ def convolve(
         for kw in sorted({k for taps in run.taps for k in taps}):
             nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
 
-    if taps_h * taps_w * depth <= UNROLLED_TAPS:
+    if written_out(layer):
         rows = runs(layer, 0, 1)
         nest.switch(h, [r.count for r in rows], lambda r, _: [tap_row(kh, depth) for kh in rows[r].taps[0]])
     else:

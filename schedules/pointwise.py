@@ -34,23 +34,23 @@ def decisions(layer: Layer, core) -> Space:
     tiles_m, tiles_n, best = tiles(m, n, k, core)
     lower = (64, 128, 256, 512) if layer.output_layout == "NHWC" else ()  # partial sums are kept in the output
     k_blocks = sorted({b for b in lower if b < k} | {k})
-    outer = "n" if n * k > m * k else "m"
     enough = NEARLY * tile_cycles(m, n, k, *best, core)
     near = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
     choices = [
-        (tile, n_block, k_block, m_block)
+        (tile, n_block, k_block, m_block, outer)
         for tile in (t for t, cycles in near.items() if cycles <= enough)
         for n_block in divisors(max(1, n // tile[1]), high=64)
         for m_block in divisors(max(1, m // tile[0]), high=512)
         for k_block in k_blocks
+        for outer in (("n", "m") if n > m else ("m", "n"))
     ]
     even = functools.cache(
-        lambda tile, n_block, m_block: max(EVEN, imbalance(_work(m, n, *tile, m_block, n_block, outer)))
+        lambda tile, n_block, m_block, outer: max(EVEN, imbalance(_work(m, n, *tile, m_block, n_block, outer)))
     )
-    (tile_m, tile_n), n_block, k_block, m_block = min(
+    (tile_m, tile_n), n_block, k_block, m_block, outer = min(
         choices,
         key=lambda c: (
-            even(c[0], c[1], c[3]),
+            even(c[0], c[1], *c[3:]),
             near[c[0]] * k + _memory_cycles(layer, core, *c[0], *c[1:]),
             -c[3],
         ),
@@ -75,30 +75,40 @@ def loop_choice(core) -> dict[str, Choice]:
     return {"loop": Choice(("tir", "paired"), "paired")} if inorder.pairs(core) else {}
 
 
-def tiles(m: int, n: int, k: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
-    """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles."""
+def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
+    """As ``tiles``, of rows of ``width`` positions."""
+    return tiles(width, layer.out_channels, layer.channels, core)
+
+
+def tiles(m: int, n: int, k: int, core, looped: bool = True) -> tuple[list[int], list[int], tuple[int, int]]:
+    """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles.
+
+    ``looped``: k is a loop; else all of it is written out.
+    """
     widths = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
     heights = [t for t in range(1, 13 if inorder.pairs(core) else 9) if t <= m]
-    fits = _fitting(heights, widths, k, core)
+    fits = _fitting(heights, widths, k, core, looped)
     return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core))
 
 
-def _fitting(heights: list[int], widths: list[int], k: int, core) -> list[tuple[int, int]]:
+def _fitting(heights: list[int], widths: list[int], k: int, core, looped: bool = True) -> list[tuple[int, int]]:
     """The tiles whose accumulators, weights and data the registers hold."""
 
     def most(a: int, b: int) -> int:
         own = inorder.pairs(core) and inorder.fits(a, b, k, k)
-        return core.vector_registers if own else compiled_registers(core)
+        return core.vector_registers if own else compiled_registers(core, looped)
 
     return [(a, b) for a in heights for b in widths if registers(a, b) <= most(a, b)]
 
 
-def compiled_registers(core) -> int:
-    """How many registers a tile's code by LLVM may count on: for cores that issue in order, it moves loads far ahead.
+def compiled_registers(core, looped: bool = True) -> int:
+    """How many registers a tile's code by LLVM may count on: it moves loads far ahead, for cores that issue in order
+    everywhere, for others in code without a loop, where it keeps biases and bounds of the loop around in registers too.
 
-    The stem in 6x16 tiles, 30 registers by count, spills and takes 2.6 cycles an fmla on a Cortex-A53; in 6x12, 1.8.
+    The stem in 6x16 tiles, 30 registers by count, spills and takes 2.6 cycles an fmla on a Cortex-A53, in 6x12 1.8; the
+    first chain of v1 takes 10.33 M cycles with it on a Cortex-A76, in 4x16 9.95 M.
     """
-    return core.vector_registers * 3 // 4 if core.in_order else core.vector_registers
+    return core.vector_registers * 3 // 4 if core.in_order or not looped else core.vector_registers
 
 
 def registers(tile_m: int, tile_n: int) -> int:
@@ -128,26 +138,42 @@ def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, core) -> float
     return cycles + (one(tail_m, tail_n) if tail_m and tail_n else 0)
 
 
-def _memory_cycles(layer: Layer, core, tile_m: int, tile_n: int, n_block: int, k_block: int, m_block: int) -> float:
+def _memory_cycles(
+    layer: Layer, core, tile_m: int, tile_n: int, n_block: int, k_block: int, m_block: int, outer: str
+) -> float:
     """What memory costs a nest with these blocks, to rank them for the default.
 
     While a block of panels lies in the L1, the data comes from the L2 once for each of them, the panels once for each
-    block of rows; every block of k but the first reads the output and writes it again.
-    Cycles: ``LINE_CYCLES`` a line from the L2, a load and a store a vector.
+    block of rows; every block of k but the first reads the output and writes it again. What is read again after more
+    than the last cache holds comes from DRAM.
+    Cycles: ``LINE_CYCLES`` a line from the L2, ``DRAM_CYCLES`` one from DRAM, a load and a store a vector.
     """
     m, n, k = layer.height, layer.out_channels, layer.channels
     columns, passes = min(n, n_block * tile_n), -(-k // k_block)
     ways = core.l1d.ways  # one is left to what streams past the panels
     if columns * min(k, k_block) * 4 > core.l1d.bytes * (ways - 1) // ways and (n_block > 1 or k_block > 64):
         return float("inf")
-    row_blocks = max(1, m // tile_m // m_block)
-    lines = (m * k * -(-n // columns) + n * k * row_blocks + passes * m * n) * 4 / core.l1d.line
-    return lines * LINE_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
+    row_blocks, column_blocks = max(1, m // tile_m // m_block), -(-n // columns)
+    lines = (m * k * column_blocks + n * k * row_blocks + passes * m * n) * 4 / core.l1d.line
+    rows = min(m, m_block * tile_m)
+    # The inner loop passes over all of one operand, which the cores read at the same time, for each block of the other,
+    # of which each core has its own; a block that nothing passes over twice streams by, a block of k at a time.
+    last = (core.l3 or core.l2).bytes / 4
+    steps, inner_steps, passed, block, own = row_blocks, column_blocks, n * k, m * k, rows * (k + min(n, columns))
+    if outer == "n":
+        steps, inner_steps, passed, block, own = column_blocks, row_blocks, m * k, n * k, columns * (k + rows)
+    if inner_steps == 1:
+        own = (columns if outer == "n" else rows) * min(k, k_block)
+    slow = block * (1 if SHARING * own <= last else inner_steps)
+    slow += passed * (1 if passed + SHARING * own <= last else steps)
+    return lines * LINE_CYCLES + slow * 4 / core.l1d.line * DRAM_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
 
 
 NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory
 EVEN = 1.05  # the longest share over the mean that counts as even
 LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
+DRAM_CYCLES = 20  # 5.5 GB/s at 1.5 GHz on a Pi 4 are 17 a line, 2.2 GB/s at 1.2 GHz on a Pi 3 35
+SHARING = 4  # cores share the last cache before DRAM
 PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
 
 
