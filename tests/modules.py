@@ -27,6 +27,13 @@ def small(target: str = "host") -> Path:
     return build.build(MODEL, targets.load(target), output=Path(_root().name) / target, network=_network(MODEL)).folder
 
 
+def small_of(*names: str) -> Path:
+    """The folder that has the small network for each of several targets, by its name."""
+    for name in names:
+        small(name)
+    return Path(_root().name)
+
+
 @functools.cache
 def tiny(target: str = "host", width: int = 16) -> Path:
     """A network of five layers from a file of the user's own; its dense layer has 64 times ``width`` weights."""

@@ -8,25 +8,18 @@ import math
 import random
 import statistics
 
+import modules
 import numpy as np
 import pytest
 
-from tvm_mobilenet import bench, benchmark, build, built, conditions, regression, targets, timing
+from tvm_mobilenet import bench, benchmark, built, conditions, regression, targets, timing
 from tvm_mobilenet.boards import facts, measure, measured_process, open_board, services
 from tvm_mobilenet.errors import BoardError, RegressionError, TvmMobilenetError
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
-
-MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A small network built for this machine and for the Raspberry Pi 4."""
-    network, folder = load_network(MODEL), tmp_path_factory.mktemp("bench")
-    for name in ("host", "rpi4"):
-        build.build(MODEL, targets.load(name), output=folder / name, network=network)
-    return folder
+def folders():
+    return modules.small_of("host", "rpi4")
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +61,16 @@ def test_warm_up_ends_when_times_settle_and_says_when_they_did_not(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(measured_process.time, "perf_counter", lambda: clock[0])
 
-    def run():
-        clock[0] += next(times)
+    def each(n, times=times):
+        took = [next(times) for _ in range(n)]
+        clock[0] += sum(took)
+        return took
 
-    found = measured_process.warm_up(run, 1000)
+    found = measured_process.warm_up(each, 1000)
     assert found == {"runs": 10, "seconds": pytest.approx(41.97), "first_seconds": 9.0, "steady": True,
                      "run_seconds": pytest.approx(2.99)}
     rising = iter(range(1, 1000))
-
-    def slower():
-        clock[0] += next(rising)
-
-    assert not measured_process.warm_up(slower, 60)["steady"]
+    assert not measured_process.warm_up(lambda n: each(n, rising), 60)["steady"]
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,21 @@
 """bench, profile and doctor against an agent that is aarch64 itself: another architecture at the other end, and files
-that have to be sent. Slow under emulation: `python -m pytest -m slow tests/test_bench_arm64.py`."""
+that have to be sent."""
 
 import json
 
+import modules
 import pytest
 from agents import ARM64, Agent
 
-from tvm_mobilenet import bench, benchmark, build, built, doctor, profile, targets
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet import bench, benchmark, built, doctor, profile
 
-MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64"),
-]
+pytestmark = pytest.mark.skipif(not (ARM64 / "stamp").exists(),
+                                reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    found = tmp_path_factory.mktemp("arm64") / "rpi4"
-    build.build(MODEL, targets.load("rpi4"), output=found)
-    return found
+def folder():
+    return modules.small("rpi4")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +25,7 @@ def agent():
 
 
 def test_a_full_bench(folder, agent, capsys):
-    argv = [str(folder), "--board", agent.url, "--seconds", "0.2", "--threads", "1,2", "--cool-down", "0", "--json"]
+    argv = [str(folder), "--board", agent.url, "--seconds", "0.2", "--cool-down", "0", "--json"]
     assert bench.main(argv) == 0
     found = benchmark.from_data(json.loads(capsys.readouterr().out))
     assert not found.predicted and found.environment["board"]["architecture"] == "aarch64"

@@ -4,15 +4,12 @@ import http.server
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import tomllib
 from pathlib import Path
 
 import pytest
+from agents import Agent, free_port, server_of_tvm
 
 from tvm_mobilenet import checks, doctor, doctor_board, doctor_local, targets
 from tvm_mobilenet.boards import address
@@ -133,12 +130,6 @@ def test_a_full_disk_is_a_doubt(monkeypatch, tmp_path):
 # ---- the way to a board
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def hops(where: str, target=HOST, folder: Path = Path("nowhere"), ready=()) -> dict:
     """The checks of a board alone."""
     run = checks.Checks(found=[checks.Check(name, "ok", "") for name in ready])
@@ -164,7 +155,7 @@ def test_another_server_at_the_port(monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         found = hops(f"tracker://127.0.0.1:{server.server_port}/rpi4")
-        assert found["port"].status == "ok" and "no TVM tracker" in found["tracker"].text
+        assert found["port"].status == "ok" and "an HTTP server answers" in found["tracker"].text
         assert found["key"].status == found["session"].status == "not reached"
         server.shutdown()
 
@@ -182,36 +173,10 @@ def shelf(served):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served():
     """A real tracker, and a real agent for this machine under the key ``here``; the tracker's address."""
-    folder, port = tmp_path_factory.mktemp("shelf"), free_port()
-    started = []
-
-    def start(*command):
-        started.append(subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True,
-                                        stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(folder)},
-                                        start_new_session=True))
-        return started[-1]
-
-    try:
-        start("tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1))
-        for _ in range(1200):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            threading.Event().wait(0.1)
-        agent = start("tvm_mobilenet.agent", "--port", "0", "--tracker", f"127.0.0.1:{port}", "--key", "here")
-        url = agent.stdout.readline().strip()
-        assert url.startswith("rpc://"), url
+    with server_of_tvm("rpc_tracker") as port, Agent("--tracker", f"127.0.0.1:{port}", "--key", "here"):
         yield f"tracker://127.0.0.1:{port}"
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 def test_every_hop_to_a_board_of_a_tracker(shelf, tmp_path, capsys):

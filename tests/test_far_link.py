@@ -6,11 +6,14 @@ import sys
 
 import modules
 import pytest
-from agents import Agent
+from agents import Agent, needs_root
 from far_link import FarLink
 
 VERB = "from tvm_mobilenet.boards.remote import wire; wire.DEAD_SECONDS = {}; from tvm_mobilenet import {} as verb; "
 DEAD_SECONDS = 9  # in place of 45, on both sides
+
+
+pytestmark = needs_root
 
 
 @pytest.fixture(scope="module")

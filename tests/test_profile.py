@@ -4,26 +4,20 @@ import itertools
 import json
 import statistics
 
+import modules
 import pytest
 
-from tvm_mobilenet import build, built, layer_profile, profile, targets
+from tvm_mobilenet import built, layer_profile, profile, targets
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
 from tvm_mobilenet.plan import Plan, Step, Tensor
 from tvm_mobilenet.roofline import rooflines
 
-MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
 RPI4 = targets.load("rpi4")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A small network built for this machine and for the Raspberry Pi 4."""
-    network, folder = load_network(MODEL), tmp_path_factory.mktemp("profile")
-    for name in ("host", "rpi4"):
-        build.build(MODEL, targets.load(name), output=folder / name, network=network)
-    return folder
+def folders():
+    return modules.small_of("host", "rpi4")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +108,7 @@ def test_prediction_stands_beside_measurement(folders, monkeypatch):
     steps = built.read(folders / "rpi4").plan.steps
 
     class Board:
-        measures, name = True, "a board"
+        measures, has_agent, name = True, True, "a board"
 
         def upload(self, path):
             return str(path)

@@ -116,9 +116,10 @@ def _peer_cells(peer) -> tuple:
 def _about(result: Benchmark) -> list[str]:
     """What it ran on, in a few lines."""
     facts, row = result.environment["board"], result.rows[0]
-    words = [facts.get("model") or facts.get("hostname"), facts.get("cpu"), f"{facts.get('cores')} cores",
-             facts.get("system"), facts.get("kernel"), facts.get("governor") and f"governor {facts['governor']}"]
-    lines = ["board     " + ", ".join(w for w in words if w)]
+    cores = facts.get("cores") and f"{facts['cores']} cores"
+    words = [facts.get("model") or facts.get("hostname"), facts.get("cpu"), cores, facts.get("system"),
+             facts.get("kernel"), facts.get("governor") and f"governor {facts['governor']}"]
+    lines = ["board     " + (", ".join(w for w in words if w) or "unknown")]
     if result.upload:
         lines.append(f"upload    {result.upload['bytes'] / (1 << 20):.1f} MiB in {result.upload['seconds']:.2f} s")
     if row.load_seconds is not None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from .boards import address as addresses
+from .boards.remote import plain
 from .checks import Checks, Doubt
 from .conditions import throttling
 from .doctor_local import LEAST_FREE, run_probe
@@ -62,8 +63,9 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
     runs: list = []
 
     def agent() -> str:
-        if not getattr(board, "has_agent", True):
-            board.service("facts", {})  # raises with the remedy
+        if not board.has_agent:
+            raise Doubt("TVM's own RPC server: nothing tells its versions, features, temperature, disk and memory",
+                        plain.REMEDY)
         facts.update(board.service("facts", {}))
         return ", ".join(str(facts[k]) for k in ("model", "cpu", "system", "kernel") if facts.get(k))
 
@@ -73,15 +75,16 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
         return f"{min(r.seconds.value for r, _ in runs) * 1e6:.3g} us on 1 thread"
 
     checks.run("agent", agent, ("session",))
-    checks.run("versions", lambda: _versions(facts), ("agent",))
-    checks.run("features", lambda: _features(facts, target), ("agent", "tvm"))
+    known = ("agent",) if facts else ("the agent",)
+    checks.run("versions", lambda: _versions(facts), known)
+    checks.run("features", lambda: _features(facts, target), (*known, "tvm"))
     checks.run("upload", lambda: _upload(board, folder), ("session",))
     checks.run("kernel", kernel, ("upload", "linker"))
     checks.run("result", lambda: f"right, {max(d for _, d in runs):.0e} of the spread off", ("kernel",))
     checks.run("timing noise", lambda: _noise([r.seconds.value for r, _ in runs]), ("kernel",))
-    checks.run("throttling", lambda: _throttling(board.service("state", {})), ("agent",))
-    checks.run("disk", lambda: _enough("temporary folder", facts["disk_free_bytes"], LEAST_FREE), ("agent",))
-    checks.run("memory", lambda: _enough("memory", facts["memory_available_bytes"], LEAST_MEMORY), ("agent",))
+    checks.run("throttling", lambda: _throttling(board.service("state", {})), known)
+    checks.run("disk", lambda: _enough("temporary folder", facts["disk_free_bytes"], LEAST_FREE), known)
+    checks.run("memory", lambda: _enough("memory", facts["memory_available_bytes"], LEAST_MEMORY), known)
 
 
 def _name(where) -> str:

@@ -119,9 +119,11 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
     from .predicted import predict
 
     plan, facts, notes, starts, passes = module.plan, {}, [], [], []
-    if board.measures:
+    if measured := board.measures:
+        from .boards.remote import plain
         from .measured_rows import Files, inputs_of
 
+        board = plain.serving(board)
         facts = board.service("facts", {})
         show(f"{threads} thread{'s' * (threads > 1)}: passing over {len(plan.steps)} kernels for {seconds:g} s")
         found = board.service("measure_layers", {**Files(board, module.folder).paths, "inputs": inputs_of(plan),
@@ -130,6 +132,8 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
         times = [max(0.0, statistics.median(each) - empty) for each in found["seconds"]]
         starts = found["starts"]
         passes = [[each[i] for each in found["seconds"]] for i in range(len(starts))]
+        if not board.has_agent:
+            notes.append(f"{plain.MISSING}; {plain.REMEDY}")
         if not found["steady"]:
             notes.append("the times had not settled when warm-up ended: end what else runs on the board")
         if slowed := found["state"].get("throttled"):
@@ -139,15 +143,15 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
     if target.core.model:
         show(f"predicting {len(plan.steps)} kernels on the virtual board")
         predicted = predict(module, target, [min(threads, target.cores)], clock)[min(threads, target.cores)]
-    if not board.measures:
+    if not measured:
         times, starts, passes = predicted, [_ends(predicted)], [predicted]
     if target.is_host:
         notes.append(f"this machine's ceilings are assumed: {target.core.fma_per_cycle:g} vectors of "
                      f"{target.core.vector_bytes} bytes a cycle at {(clock or target.clock_hz) / 1e9:g} GHz, "
                      f"{target.dram_bytes_per_second / 1e9:g} GB/s")
     layers = _layers(module, rooflines(plan, target, threads, clock), times, predicted)
-    return Profile(module.info["model"], target.name, board.name if board.measures else "virtual", threads,
-                   not board.measures, layers, kinds_of(layers), sum(times), {"board": facts}, notes, starts, passes)
+    return Profile(module.info["model"], target.name, board.name if measured else "virtual", threads,
+                   not measured, layers, kinds_of(layers), sum(times), {"board": facts}, notes, starts, passes)
 
 
 def _layers(module, ceilings: Sequence[Roofline], times, predicted) -> list[LayerProfile]:

@@ -53,7 +53,7 @@ def measured(
     board, module, target, *, threads: Sequence[int], seconds: float, cool_down: float, cpus: Sequence[int] | None,
     peers: dict[str, dict], layers: bool, show: Callable[[str], None],
 ) -> Benchmark:
-    """Measure a built module on an open board that has the services.
+    """Measure a built module on an open board: by its services, or by TVM's own means where there is no agent.
 
     Parameters
     ----------
@@ -65,7 +65,12 @@ def measured(
 
     The others are those of ``bench.bench``.
     """
+    from .boards.remote import plain
+
+    board = plain.serving(board)
     facts = board.service("facts", {})
+    if peers and not board.has_agent:  # before anything is sent
+        raise BoardError(f"{board.name}: --against needs the agent there", plain.REMEDY)
     files = Files(board, module.folder)
     if files.upload:
         show(f"sent {files.upload['bytes']:,} bytes in {files.upload['seconds']:.2f} s")
@@ -83,6 +88,8 @@ def measured(
         if layers:
             timed = board.service("measure_layers", {**common, **files.paths, "seconds": LAYERS_SHARE * seconds})
         rows.append(_row(count, ours, found["states"], module.plan, timed, facts, first=not i))
+        if not i and not board.has_agent:
+            rows[0].marks.append(Mark("agent", plain.MISSING, plain.REMEDY))
         results = iter(rest)
         for engine, contender in others.items():
             result = next(results) if "engine" in contender else contender

@@ -9,7 +9,6 @@ answer.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import select
@@ -21,13 +20,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvm_mobilenet.boards import services
+from tvm_mobilenet.boards import lifeline, services
 
 ENDED = "session ended: "  # how the last words to a client begin; ``remote.session`` looks for them
 GOODBYE_SECONDS = 3.0  # for a session to end by itself after its client has left
 _POLL_SECONDS = 0.5
 _CLOSED = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -88,9 +86,7 @@ class AgentSession:
         code = 1
         try:
             os.setpgid(0, 0)
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before that was set
-                os._exit(1)
+            lifeline.end_with(parent)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             for other in self.close_in_child:

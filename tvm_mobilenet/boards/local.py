@@ -29,12 +29,15 @@ class LocalRun:
     outputs : list of ndarray
     seconds : Seconds
         The fastest of the repeats.
+    samples : list of float
+        Seconds of each repeat.
     """
 
     symbol: str
     seconds: Seconds
     repeats: int
     outputs: list[np.ndarray] = field(default_factory=list)
+    samples: list[float] = field(default_factory=list)
 
     sampled = False
 
@@ -52,7 +55,7 @@ class LocalBoard:
         ``host``, or one of this machine's architecture.
     """
 
-    measures = True
+    measures = has_agent = True
 
     def __init__(self, target):
         from tvm_mobilenet.targets import host
@@ -174,10 +177,9 @@ class LocalModule:
         for a, t in zip(args, tensors, strict=True):
             if a.flags.writeable:
                 a[...] = t.numpy()
-        best, total, n = float("inf"), 0.0, 0
-        while total < _MINIMUM_SECONDS and n < _MOST_REPEATS:
+        samples: list[float] = []
+        while sum(samples) < _MINIMUM_SECONDS and len(samples) < _MOST_REPEATS:
             start = time.perf_counter()
             function(*tensors)
-            seconds = time.perf_counter() - start
-            best, total, n = min(best, seconds), total + seconds, n + 1
-        return LocalRun(symbol, Seconds(best), n, list(args[-1:]))
+            samples.append(time.perf_counter() - start)
+        return LocalRun(symbol, Seconds(min(samples)), len(samples), list(args[-1:]), samples)

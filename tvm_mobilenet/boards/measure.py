@@ -152,7 +152,7 @@ class Process:
         self._log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as the process
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tvm_mobilenet.boards.measured_process"],
+                [sys.executable, "-m", "tvm_mobilenet.boards.measured_process", str(os.getpid())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
                 start_new_session=True,
             )

@@ -41,8 +41,14 @@ def sample(run, number: int) -> float:
     return (time.perf_counter() - start) / number
 
 
-def warm_up(run, limit: float) -> dict:
+def warm_up(times, limit: float) -> dict:
     """Run until the medians of two windows in a row agree, or ``limit`` seconds are over.
+
+    Parameters
+    ----------
+    times : callable
+        ``times(n)`` runs n times and gives the seconds of each.
+    limit : float
 
     Returns
     -------
@@ -51,11 +57,11 @@ def warm_up(run, limit: float) -> dict:
         end).
     """
     start = time.perf_counter()
-    first = sample(run, 1)
+    (first,) = times(1)
     window = max(WINDOW_RUNS, min(1000, math.ceil(WINDOW_SECONDS / first)))
     before, runs = None, 1
     while True:
-        now = median(sample(run, 1) for _ in range(window))
+        now = median(times(window))
         runs += window
         steady = before is not None and abs(now - before) <= STEADY * before
         seconds = time.perf_counter() - start
@@ -101,7 +107,7 @@ class Measured:
 
     def warm_up(self, seconds: float, limit: float) -> dict:
         """As the function, with the ``number`` and ``repeat`` that follow from it."""
-        found = warm_up(self._engine.run, limit)
+        found = warm_up(lambda n: self.sample(1, n)["seconds"], limit)
         number, repeat = choose(found["run_seconds"], seconds)
         return {**found, "number": number, "repeat": repeat}
 
@@ -143,7 +149,7 @@ class Measured:
         from tvm_mobilenet.boards.plan_calls import PlanCalls
 
         calls = PlanCalls(module, plan, parameters, inputs, seed)
-        found = warm_up(calls.run, max(1.0, seconds / 2))
+        found = warm_up(lambda n: [sample(calls.run, 1) for _ in range(n)], max(1.0, seconds / 2))
         passes = max(5, min(1000, math.ceil(seconds / found["run_seconds"])))
         began, durations = calls.timed(passes)
         origin = began[0][0]
@@ -163,7 +169,10 @@ def _import(engine: str) -> None:
 
 
 def main() -> int:
-    """Answer commands until stdin ends."""
+    """Answer commands until stdin ends, or the process that asks does: its id is the first argument."""
+    from tvm_mobilenet.boards import lifeline
+
+    lifeline.end_with(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not get between the answers
     measured = Measured()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +53,8 @@ class RemoteModule:
         self._next = 1 << 20
         self._symbols: set[str] = set()  # of kernels that were found there
         self._threads = 0  # as they were set last
-        try:
-            remote = board.upload_bytes(kernels_alone(Path(path).read_bytes()), Path(path).name)
-            self._module = self._do("loading the module", self._session.rpc.load_module, remote)
-        except Lost:
-            raise
-        except BoardError as e:
-            text = e.message
-            if "wrong ELF class" in text or "cannot open shared object" in text or "invalid ELF" in text:
-                raise BoardError(
-                    f"{self._session.where}: {path} cannot be loaded there: it is built for {self.target.architecture}",
-                    "build with the --target of this board",
-                ) from None
-            raise
+        remote = board.upload_bytes(kernels_alone(Path(path).read_bytes()), Path(path).name)
+        self._module = load_library(board, remote, path)
 
     def __enter__(self) -> RemoteModule:
         return self
@@ -127,10 +117,10 @@ class RemoteModule:
         keys = [(address, tuple(shape), np.dtype(dtype).str) for address, shape, dtype in operands]
         *_, output = keys
         tensors = [self._place(key, self._view(*key)) for key in keys]
-        seconds, repeats = self._run(symbol, tensors, cores)
+        samples, repeats = self._run(symbol, tensors, cores)
         self._view(*output)[...] = self._do("downloading a result", tensors[-1].numpy)
         self._outdate(output[0], self._view(*output).nbytes, but=output)
-        return LocalRun(symbol, Seconds(seconds), repeats, [self._view(*output)])
+        return LocalRun(symbol, Seconds(min(samples)), repeats, [self._view(*output)], samples)
 
     def _place(self, key: tuple, values: np.ndarray):
         if key not in self._placed:
@@ -166,10 +156,10 @@ class RemoteModule:
         finally:
             if not self._session.over:
                 self._do("freeing memory", tensors.clear)
-        return [LocalRun(symbol, Seconds(seconds), repeats, list(args[-1:])) for seconds, repeats in runs]
+        return [LocalRun(symbol, Seconds(min(samples)), repeats, list(args[-1:]), samples) for samples, repeats in runs]
 
-    def _run(self, symbol: str, tensors: list, cores: int | None) -> tuple[float, int]:
-        """Run once, then measure: seconds of the fastest repeat, and how many runs there were in all.
+    def _run(self, symbol: str, tensors: list, cores: int | None) -> tuple[list[float], int]:
+        """Run once, then measure: seconds of each repeat, and how many runs there were in all.
 
         TVM's evaluator makes one run of its own before it measures; over a slow link each thing asked for costs.
         """
@@ -185,7 +175,7 @@ class RemoteModule:
         once = min(self._do(f"running kernel {symbol}", measured, 1, 1))
         number = max(1, math.ceil(REPEAT_SECONDS / max(once, 1e-7)))
         repeat = REPEATS if once < self._seconds / (4 * REPEATS) else 1
-        return min(once, *self._do(f"measuring kernel {symbol}", measured, number, repeat)), 3 + number * repeat
+        return self._do(f"measuring kernel {symbol}", measured, number, repeat), 3 + number * repeat
 
     def _find(self, symbol: str) -> None:
         try:
@@ -197,6 +187,27 @@ class RemoteModule:
     def _use(self, threads: int) -> None:
         self._session.rpc.get_function("runtime.config_threadpool")(1, threads)
         self._threads = threads
+
+
+def load_library(board, there: str, path):
+    """TVM's module of an uploaded shared object, ``path`` on this machine.
+
+    Raises
+    ------
+    BoardError
+        It cannot be loaded there.
+    """
+    try:
+        return board.session.do("loading the module", board.session.rpc.load_module, there)
+    except Lost:
+        raise
+    except BoardError as e:
+        if re.search("wrong ELF class|cannot open shared object|invalid ELF", e.message):
+            raise BoardError(
+                f"{board.where}: {path} cannot be loaded there: it is built for {board.target.architecture}",
+                "build with the --target of this board",
+            ) from None
+        raise
 
 
 def kernels_alone(library: bytes) -> bytes:

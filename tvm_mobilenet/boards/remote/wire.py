@@ -105,16 +105,11 @@ def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
             connection.settimeout(patience)
             connection.sendall(struct.pack("<ii", MAGIC, len(name)) + name)
             began = receive(connection, 4)
-        except TimeoutError:
-            if _speaks_http((host, port)):
-                raise BoardError(f"{where}: an HTTP server answers there", "is this the right port?") from None
-            return "busy"
-        except OSError:
-            if _speaks_http((host, port)):
-                raise BoardError(f"{where}: an HTTP server answers there", "is this the right port?") from None
-            return "closes"
+        except OSError as e:
+            _refuse_http(host, port)
+            return "busy" if isinstance(e, TimeoutError) else "closes"
     if began in (b"HTTP", b"<htm", b"<!DO"):
-        raise BoardError(f"{where}: an HTTP server answers there", "is this the right port?")
+        _refuse_http(host, port)
     if began == b"SSH-":
         raise BoardError(f"{where}: an SSH server answers there", "ssh://user@host reaches boards by ssh")
     if struct.unpack("<i", began)[0] in (SUCCESS, MISMATCH, DUPLICATE):
@@ -122,14 +117,16 @@ def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
     raise BoardError(f"{where}: what answers there is no TVM RPC server", "is this the right port?")
 
 
-def _speaks_http(address: tuple) -> bool:
+def _refuse_http(host: str, port: int) -> None:
     try:
-        with socket.create_connection(address, 2) as other:
-            other.settimeout(1)
+        with socket.create_connection((host, port), 2) as other:
+            other.settimeout(2)
             other.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return other.recv(5).startswith(b"HTTP")
+            if not other.recv(5).startswith(b"HTTP"):
+                return
     except OSError:
-        return False
+        return
+    raise BoardError(f"{host}:{port}: an HTTP server answers there", "is this the right port?")
 
 
 def receive(connection: socket.socket, count: int) -> bytes:
@@ -170,6 +167,7 @@ class Tracker:
                 raise ConnectionError("another magic number")
         except OSError:
             self.close()
+            _refuse_http(host, port)
             raise BoardError(
                 f"{self.where}: what listens there is no TVM tracker",
                 "start one: python -m tvm.exec.rpc_tracker; a board without a tracker is reached as rpc://HOST:PORT",

@@ -1,0 +1,116 @@
+"""Measuring where TVM's own RPC server runs, without the agent: the same requests, answered by what that server can do.
+
+The network runs in the server's process and is timed by TVM's ``time_evaluator``, which runs there, so the link is no
+part of a time. Each kernel is timed alone, with its operands in place, and finds them in the caches. What only the
+agent knows (memory, clock, temperature, throttling, CPUs) stays unknown, and other engines cannot run.
+"""
+
+from __future__ import annotations
+
+import statistics
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.boards.measure import ROUNDS
+from tvm_mobilenet.boards.measured_process import choose, warm_up
+from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.plan import read_plan
+
+from .module import load_library
+
+MISSING = ("TVM's own RPC server runs there: memory, clock, temperature and throttling are unknown, and each kernel is "
+           "timed alone")  # fmt: skip
+REMEDY = "on the board: python -m tvm_mobilenet.agent in its place"
+
+
+def serving(board):
+    """What answers requests to measure: the board, or a `PlainServer` where it has no agent."""
+    return board if getattr(board, "has_agent", True) else PlainServer(board)
+
+
+class PlainServer:
+    """A board without the agent that answers ``facts``, ``state``, ``measure`` and ``measure_layers``.
+
+    Requests and answers are those of ``boards.measure``; what cannot be known is None.
+    """
+
+    has_agent = False
+
+    def __init__(self, board):
+        self._board, self.name = board, board.name
+        self._files: dict[str, Path] = {}  # paths there to paths here
+
+    def upload(self, path) -> str:
+        """As ``RemoteBoard.upload``."""
+        there = self._board.upload(path)
+        self._files[there] = Path(path)
+        return there
+
+    def service(self, name: str, request: dict) -> dict:
+        """The answer to a request.
+
+        Raises
+        ------
+        BoardError
+            It needs the agent, or the module does not run there.
+        """
+        if name in ("facts", "state"):
+            return {"state": {}} if name == "facts" else {}
+        if name not in ("measure", "measure_layers"):
+            return self._board.service(name, request)  # which says that there is no agent
+        if request.get("cpus") or len(request.get("contenders", ())) > 1:
+            raise BoardError(f"{self._board.where}: --cpus and --against need the agent there", REMEDY)
+        return self._measure(request) if name == "measure" else self._measure_layers(request)
+
+    def _measure(self, request: dict) -> dict:
+        session, seconds = self._board.session, float(request["seconds"])
+        vm = self._load(request)
+
+        def times(repeat: int, number: int = 1) -> list[float]:
+            def evaluate():
+                timed = vm[0].time_evaluator("invoke_stateful", session.rpc.cpu(), number=number, repeat=repeat)
+                return list(timed("main").results)
+
+            return session.do("measuring the network", evaluate, seconds=60 + 10 * seconds)
+
+        warm = warm_up(times, float(request.get("warm_up_seconds", 5.0)))
+        number, repeat = choose(warm["run_seconds"], seconds)
+        rounds = [times(len(part), number) for part in np.array_split(np.arange(repeat), ROUNDS)]
+        session.do("freeing memory", vm.clear)
+        ours = {"warm_up": warm, "number": number, "repeat": repeat, "rounds": rounds, "version": "", "difference": 0.0,
+                **dict.fromkeys(("load_seconds", "rss_initial", "rss_loaded", "rss_peak"))}  # fmt: skip
+        return {"threads": request["threads"], "contenders": [ours], "states": [{}, {}]}
+
+    def _load(self, request: dict) -> list:
+        """A virtual machine there with its inputs, alone in a list: it is to be freed in the session's thread."""
+        session, there = self._board.session, request["contenders"][0]["module"]
+        library = [load_library(self._board, there, self._files[there])]
+        draw = np.random.default_rng(0)
+        inputs = [draw.standard_normal(shape).astype(dtype) for shape, dtype in request["inputs"]]
+
+        def load():
+            import tvm
+            from tvm.runtime.vm import VirtualMachine
+
+            device = session.rpc.cpu()
+            session.rpc.get_function("runtime.config_threadpool")(1, request["threads"])
+            vm = VirtualMachine(library.pop(), device)
+            vm.set_input("main", *(tvm.runtime.tensor(x, device) for x in inputs))
+            return [vm]
+
+        return session.do("starting the network", load)
+
+    def _measure_layers(self, request: dict) -> dict:
+        plan = read_plan(self._files[request["plan"]])
+        parameters = np.fromfile(self._files[request["parameters"]], np.uint8)
+        draw = np.random.default_rng(0)
+        inputs = [draw.standard_normal(shape).astype(dtype) for shape, dtype in request["inputs"]]
+        with self._board.load(self._files[request["module"]]) as module:
+            kernels = PlanRunner(module, plan, parameters).run(*inputs, cores=request["threads"]).kernels
+        times = [run.samples for run in kernels]
+        middle = [statistics.median(each) for each in times]
+        return {"threads": request["threads"], "seconds": times, "starts": [[0.0, *accumulate(middle[:-1])]],
+                "overhead_seconds": 0.0, "steady": True, "state": {}}  # fmt: skip
