@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,10 @@ class Row:
         Cycles a vector fmla of the worst depthwise layer that is one.
     balance : float
         The longest of four cores' shares over their mean, of the worst convolution, product or chain.
+    code_bytes : int
+        Instructions and read-only data of the whole module.
+    build_seconds : float
+        From the imported network to the module.
     """
 
     floor: float
@@ -57,22 +62,26 @@ class Row:
     pointwise: tuple[float, float]
     depthwise: float
     balance: float
+    code_bytes: int
+    build_seconds: float
 
 
-def measure(board: str, model: str = "v1") -> Row:
-    """A network of the registry, built untuned and run on a virtual board."""
+def measure(board: str, options) -> Row:
+    """A network (``ModelOptions``) of the registry, built with the decisions that ship and run on a virtual board."""
     from tvm_mobilenet import built, targets
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.boards.plan_runner import PlanRunner
     from tvm_mobilenet.build import build
     from tvm_mobilenet.layer import Layer
     from tvm_mobilenet.network import load_network
-    from tvm_mobilenet.options import ModelOptions
+    from tvm_mobilenet.pricing import code_bytes
 
-    target, options = targets.load(board), ModelOptions(model=model)
+    target = targets.load(board)
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         network = load_network(options)
+        start = time.monotonic()
         build(options, target, output=Path(folder), network=network)
+        seconds = time.monotonic() - start
         module = built.read(folder)
         layers = {step.symbol: Layer.parse(step.layer) for step in module.plan.steps}
         with open_board("virtual", target).load(module.library) as loaded:
@@ -80,6 +89,7 @@ def measure(board: str, model: str = "v1") -> Row:
             batch = network.inputs(1)[0]
             plain = runner.run(*batch).kernels
             warm = [runner.run(*batch, memory=True).kernels for _ in range(2)][1]
+        size = code_bytes(module.library) - module.plan.parameters_bytes
     rate = target.core.macs_per_cycle()
     cycles = [float(k.cycles_on(1).value) for k in plain]
     shares = [float(k.cycles_on(4).value) * 4 for k in plain]
@@ -94,12 +104,22 @@ def measure(board: str, model: str = "v1") -> Row:
         (sum(points) / len(points), max(points)),
         max((x / target.core.fma_per_cycle for la, x, _ in over if la.kind == "depthwise"), default=0.0),
         max(b for la, _, b in over if la.kind != "dense"),
+        size,
+        seconds,
     )
 
 
-def by_harness(harness: Path, board: str) -> tuple[float, float, float]:
-    """Our module as the peers were measured: x floor, L1 misses in M, DRAM fills in MB."""
+def by_harness(harness: Path, board: str) -> tuple[tuple[float, float, float], float]:
+    """Our module as the peers were measured: x floor, L1 misses in M, DRAM fills in MB; instructions outside kernels.
+
+    The last is a part of all instructions: the harness counts those of the whole process in a pass, the virtual board
+    those of the kernels.
+    """
+    import numpy as np
+
     from tvm_mobilenet import built, targets
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards.plan_runner import PlanRunner
     from tvm_mobilenet.build import build
     from tvm_mobilenet.options import ModelOptions
 
@@ -107,15 +127,21 @@ def by_harness(harness: Path, board: str) -> tuple[float, float, float]:
         model = ModelOptions(model=str(harness / "models" / "v1.onnx"))
         build(model, targets.load(board), output=Path(folder))
         command = ["runners/run_tvm.py", "{n}", str(Path(folder) / built.MODULE)]
-        return _priced(harness, "tvm_mobilenet", board, command)
+        figures, instructions = _priced(harness, "tvm_mobilenet", board, command)
+        module = built.read(folder)
+        with open_board("virtual", targets.load(board)).load(module.library) as loaded:
+            inputs = [np.zeros(t.shape, t.dtype) for _, t in module.plan.inputs]
+            ran = PlanRunner(loaded, module.plan, module.parameters()).run(*inputs).kernels
+        return figures, 1 - sum(k.instructions for k in ran) / instructions
 
 
 def again(harness: Path, runner: str, board: str) -> tuple[float, float, float]:
     """A peer, run once more."""
-    return _priced(harness, runner, board, [f"runners/run_{runner}.py", "{n}"])
+    return _priced(harness, runner, board, [f"runners/run_{runner}.py", "{n}"])[0]
 
 
-def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[float, float, float]:
+def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[tuple[float, float, float], float]:
+    """Figures as ``by_harness`` has them, and executed instructions of a pass."""
     environment = {**os.environ, "ARMCOST_WORK": str(harness)}
     environment.pop("PYTHONPATH", None)
     arguments = ["run", "--name", name, "--cpu", CPU[board], "--cache", "--", "./apy.sh", *command]
@@ -124,7 +150,7 @@ def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[f
     if done.returncode:
         raise SystemExit(f"{name} for {board} in {harness}: exit code {done.returncode}: {done.stderr.strip()[-800:]}")
     found = json.loads((harness / "out" / f"{name}.{CPU[board]}.json").read_text(encoding="utf-8"))
-    return found["cycles"] / found["bound"], found["l1miss"] / 1e6, found["dram_mb"]
+    return (found["cycles"] / found["bound"], found["l1miss"] / 1e6, found["dram_mb"]), found["instructions"]
 
 
 def table(rows: dict[str, dict[str, tuple[float, float, float]]]) -> str:
@@ -150,8 +176,10 @@ def layers_table(measured: dict[str, Row], others: dict[str, dict[str, float]]) 
              line("pointwise layers, x floor: mean (worst)",
                   lambda b: f"{measured[b].pointwise[0]:.3f} ({measured[b].pointwise[1]:.3f})"),
              line("depthwise layers, cycles a vector fmla: worst", lambda b: f"{measured[b].depthwise:.2f}"),
-             line("four cores, longest share over mean: worst layer", lambda b: f"{measured[b].balance:.3f}")]
-    lines += [line(f"{model} 1.0-224, x floor", lambda b, known=known: f"{known[b]:.3f}")
+             line("four cores, longest share over mean: worst layer", lambda b: f"{measured[b].balance:.3f}"),
+             line("code without weights, KB", lambda b: f"{measured[b].code_bytes / 1e3:.0f}"),
+             line("build, seconds", lambda b: f"{measured[b].build_seconds:.1f}")]
+    lines += [line(f"{model}, x floor", lambda b, known=known: f"{known[b]:.3f}")
               for model, known in others.items()]
     return "\n".join(lines)
 
@@ -160,7 +188,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.evidence.peers", description=__doc__.split("\n")[0])
     parser.add_argument("--harness", type=Path, metavar="DIR", help="price A72 and N1 as the peers were, there")
     parser.add_argument("--again", nargs="*", default=[], metavar="PEER", help="litert, ncnn, ort: run once more")
-    parser.add_argument("--models", nargs="*", default=["v2", "v3-large"], help="networks for the second table")
     args = parser.parse_args(argv)
     if args.again and not args.harness:
         parser.error("--again needs --harness")
@@ -171,17 +198,24 @@ def main(argv: list[str] | None = None) -> int:
     for name, row in kept.items():
         if row["runner"] and row["runner"] in args.again:
             peers[name] = {b: again(args.harness.resolve(), row["runner"], b) for b in CPU}
+    from tvm_mobilenet.options import ModelOptions
+
     measured = {}
     for board in BOARDS:
         print(f"v1 on {board} ...", file=sys.stderr, flush=True)
-        measured[board] = measure(board)
+        measured[board] = measure(board, ModelOptions())
     rows = {**peers, "targets": TARGETS,
             "this tree, by our core model": {b: (r.floor, r.l1_misses, r.dram_fills) for b, r in measured.items()}}
     if args.harness:
-        rows["this tree, priced as the peers"] = {b: by_harness(args.harness.resolve(), b) for b in CPU}
+        found = {b: by_harness(args.harness.resolve(), b) for b in CPU}
+        rows["this tree, priced as the peers"] = {b: figures for b, (figures, _) in found.items()}
     print(table(rows) + "\n")
-    others = {model: {b: measure(b, model).floor for b in BOARDS} for model in args.models}
-    print(layers_table(measured, others))
+    if args.harness:
+        for b, (_, outside) in found.items():
+            print(f"executed instructions outside kernels on {BOARDS[b]}: {outside:.2%}")
+        print()
+    more = ModelOptions(model="v2"), ModelOptions(model="v3-large"), ModelOptions(alpha=0.25, resolution=128)
+    print(layers_table(measured, {m.title: {b: measure(b, m).floor for b in BOARDS} for m in more}))
     return 0
 
 
