@@ -131,7 +131,8 @@ def test_the_command(saved, capsys, tmp_path):
     assert "rank 9" in out and "noise" in out
     assert verb.main(["--model", str(path), "--layer", "nowhere"]) == 2
     assert "'nowhere'" in capsys.readouterr().err
-    assert verb.main(["--model", str(path), "--output", str(tmp_path / "no" / "f.npz")]) == 2
+    (tmp_path / "file").touch()
+    assert verb.main(["--model", str(path), "--output", str(tmp_path / "file" / "f.npz")]) == 2
     assert "--output" in capsys.readouterr().err
 
 

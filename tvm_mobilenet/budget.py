@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from .errors import TvmMobilenetError
 
@@ -150,19 +147,3 @@ def nearest(networks: Sequence, limits: Limits) -> tuple:
 def accuracy(network) -> str:
     """A network's accuracy in words."""
     return "no published accuracy" if network.top1 is None else f"top-1 {100 * network.top1:.1f} % (published)"
-
-
-@contextmanager
-def written(path: Path) -> Iterator:
-    """A text file that appears whole or not at all, its folder made."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(temporary, path)
-    except OSError as e:
-        raise TvmMobilenetError(f"cannot write {path}: {e.strerror}", "choose another file") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from .layer import title
+from .whole_file import write_whole
 
 ROW, LEFT, BARS, GAP, CURVES, RIGHT, TOP = 22, 420, 360, 56, 220, 20, 62  # pixels: row height, label, bars, curves
 NARROW_ROW, NARROW_LEFT, NARROW_BARS, NARROW_RIGHT = 38, 4, 318, 38
@@ -97,11 +98,9 @@ def html(result, columns: Sequence[str], cells: Sequence[Sequence[str]], totals:
 
 def write(result, folder: Path, columns: Sequence[str], cells: Sequence[Sequence[str]], totals: Sequence[str]) -> Path:
     """Write ``tuning.svg`` and ``tuning.html``; the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tuning.svg").write_text(svg(result), encoding="utf-8")
-    page = folder / "tuning.html"
-    page.write_text(html(result, columns, cells, totals), encoding="utf-8")
-    return page
+    write_whole(folder / "tuning.svg", svg(result), "--output")
+    write_whole(folder / "tuning.html", html(result, columns, cells, totals), "--output")
+    return folder / "tuning.html"
 
 
 class _Row:

@@ -15,6 +15,7 @@ in the sum of squares, and each channel's can be found alone (``docs/factorisati
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from . import options as shared
 from .console import parser_for, print_json, print_table, run_verb, say
 from .errors import TvmMobilenetError
 from .options import ModelOptions
+from .whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -201,11 +203,9 @@ def _write(path: Path, calls: Sequence, rank: int) -> None:
     for call in calls:
         arrays[f"{call.source}.depthwise"], arrays[f"{call.source}.pointwise"] = factor(call.weight, rank)
         arrays[f"{call.source}.bias"] = call.bias
-    try:
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise TvmMobilenetError(f"--output {path}: {error.strerror}", "give a file in a folder that exists") from None
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    write_whole(path, packed.getvalue(), "--output")
 
 
 def _print(options: ModelOptions, results: Sequence[Factorisation]) -> None:

@@ -202,7 +202,8 @@ def basis_of(target, log: Path | None = None) -> str:
         for file in sorted(files, key=lambda f: f.name):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     for path in consulted(log or "", target.core.name)[0 if log else 1:]:
-        digest.update(path.read_bytes() if path.is_file() else b"\0")
+        if path.is_file():
+            digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

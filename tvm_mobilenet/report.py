@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from . import budget, console
+from .whole_file import write_whole
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 350, 54, 14, 16, 54
 COLOURS = ("#2f6f9f", "#d1495b", "#3f8f5f", "#b0762a", "#7c5aa6", "#4d4d4d", "#1b9aaa", "#a33b8f")
@@ -66,8 +67,7 @@ def fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float]:
 
 def write(result, path: Path, theory=None) -> None:
     """Write the page of a `SweepResult`, with the ratios of a `theory.Theory` if given."""
-    with budget.written(path) as file:
-        file.write(html(result, theory))
+    write_whole(path, html(result, theory), "--html")
 
 
 def html(result, theory=None) -> str:

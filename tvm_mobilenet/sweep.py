@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from . import budget, console, options
 from .errors import RegressionError
+from .whole_file import write_whole
 
 PRICES = options.OUTPUT / "sweep.jsonl"
 
@@ -218,10 +220,11 @@ def print_result(result: SweepResult) -> None:
 def write_csv(result: SweepResult, path: Path) -> None:
     """One row a network, in plain units, with the source of its accuracy."""
     names = [f.name for f in dataclasses.fields(Variant)]
-    with budget.written(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("target", "board", *names))
-        writer.writerows((result.target, result.board, *(getattr(v, n) for n in names)) for v in result.networks)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("target", "board", *names))
+    writer.writerows((result.target, result.board, *(getattr(v, n) for n in names)) for v in result.networks)
+    write_whole(path, text.getvalue(), "--csv")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,8 +9,8 @@ from pathlib import Path
 from .errors import TvmMobilenetError
 
 
-def write_whole(path: str | Path, text: str, flag: str) -> None:
-    """Write a text under a temporary name beside it, then rename; folders are made.
+def write_whole(path: str | Path, content: str | bytes, flag: str) -> None:
+    """Write a text (as UTF-8) or bytes under a temporary name beside it, then rename; folders are made.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def write_whole(path: str | Path, text: str, flag: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as e:
         raise TvmMobilenetError(f"cannot write {path}: {e.strerror}", f"choose another {flag}") from None
