@@ -314,3 +314,36 @@ def test_own_names_keeps_what_a_program_calls(tmp_path):
     done = run("gcc", "-o", tmp_path / "y", tmp_path / "y.c", tmp_path / "x.o")
     assert done.returncode == 0, done.stderr
     assert run(tmp_path / "y").returncode == 0
+
+
+# ---- Python on the board
+
+
+def test_a_library_for_another_machine_is_told_so(copy):
+    """The loader itself says that there is no such file."""
+    data = bytearray((copy / "libmobilenet.so").read_bytes())
+    data[18] = 0xB7 if data[18] != 0xB7 else 0x3E  # the ELF header's machine
+    (copy / "libmobilenet.so").write_bytes(data)
+    done = run(sys.executable, copy / "mobilenet.py", "x.ppm")
+    assert done.returncode == 1 and not done.stdout
+    assert "is built for" in done.stderr and "this Python is one of 64 bits" in done.stderr
+
+
+def test_python_without_pillow(host, tmp_path):
+    """Pictures of the formats that need none get the same scores; of others it is said what to do."""
+    pixels = np.random.default_rng(5).integers(0, 256, (90, 70, 3), np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    Image.fromarray(pixels).save(tmp_path / "b.ppm")
+    Image.fromarray(pixels).save(tmp_path / "c.png")
+    (tmp_path / "cut.ppm").write_bytes((tmp_path / "b.ppm").read_bytes()[:-9])
+    program = str(host.folder / "mobilenet.py")
+    bare = f"import runpy, sys; sys.modules['PIL'] = None; runpy.run_path({program!r}, None, '__main__')"
+    said = run(sys.executable, host.folder / "mobilenet.py", tmp_path / "c.png").stdout
+    assert said.count("thing") == 5
+    for name in ("a.npy", "b.ppm"):
+        assert run(sys.executable, "-c", bare, tmp_path / name).stdout == said
+    for name, words in (("c.png", "pip install pillow"), ("cut.ppm", "cut.ppm"), ("missing.ppm", "No such file")):
+        done = run(sys.executable, "-c", bare, tmp_path / name)
+        assert done.returncode == 1 and done.stderr.startswith("error: ") and words in done.stderr, done
+    done = run(sys.executable, host.folder / "mobilenet.py", tmp_path / "missing.jpg")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "missing.jpg" in done.stderr

@@ -51,6 +51,18 @@ def test_on_arm(target, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_largest_model_on_32_bits(tmp_path):
+    """v1 1.0-224 for ARMv7: tested by its own program, and small enough."""
+    command = bundles.emulator("armv7")
+    if command is None:
+        pytest.skip("needs apt-get install qemu-user libc6-armhf-cross")
+    made = bundles.made("armv7", alpha=1.0, resolution=224)
+    assert len(made.bundle.files["libmobilenet.so"]) <= 1_500_000
+    done = run(*command, made.folder / "mobilenet", "selftest", "--threads", 2)
+    assert done.returncode == 0 and done.stdout.startswith("passed"), done
+
+
+@pytest.mark.slow
 def test_a_core_without_the_features_is_told_so():
     """A Pi 5's build on a Pi 4: an error, not an illegal instruction."""
     command, made = emulated("rpi5")

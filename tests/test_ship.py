@@ -161,24 +161,42 @@ def test_a_connection_that_drops(bundle, sshd, tmp_path):
     assert current(tmp_path).startswith("0001-") and len(list((tmp_path / "versions").iterdir())) == 1
 
 
+def events(board) -> set[tuple[str, str]]:
+    """What shipments have done on a board so far: a shipment adds these one by one."""
+    versions, found = board / "versions", set()
+    with contextlib.suppress(OSError):  # what is listed may be gone before it is looked at
+        found |= {("begun", p.name) for p in versions.glob(".new-*")}
+        found |= {("arrives", p.parent.name) for p in versions.glob(".new-*/bundle.tar")}
+        found |= {("unpacked", p.parent.name) for p in versions.glob(".new-*/mobilenet")}
+        found |= {("numbered", p.parent.name) for p in versions.glob("[0-9]*-*/mobilenet")}
+    return found
+
+
 @pytest.mark.parametrize("over", ["local", "ssh"])
 def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
-    """With all its children, as a lost power supply here would: `current` works every time, before and after."""
+    """With all its children, as a lost power supply here would: as soon as the board shows something new, and then in
+    the middle of the self-test and of the switch. `current` works every time, before and after."""
     board = tmp_path / "board"
     bundle.write(tmp_path / "b.tar.gz")
     assert ship.ship(bundle, local(board)).ok
     port, ssh = sshd
     to = str(board) if over == "local" else f"ssh://{getpass.getuser()}@127.0.0.1:{port}{board}"
     command = [sys.executable, "-m", "tvm_mobilenet.ship", "--bundle", tmp_path / "b.tar.gz", "--to", to, "--ssh", ssh]
-    seen = set()
-    for i in range(8):
+    seen, changes = set(), 0
+    for kill_at, wait in ((1, 0), (2, 0), (2, 0.01), (3, 0), (3, 0.02), (3, 0.1), (3, 0.3), (4, 0)):
+        before, fresh = events(board), set()
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(0.35 + 0.09 * i)
-        os.killpg(process.pid, signal.SIGKILL)
+        while len(fresh) < kill_at and process.poll() is None:
+            fresh |= events(board) - before
+        time.sleep(wait)
+        changes += process.poll() is None and len(fresh) > 0
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         seen.add(current(board))
+    assert changes >= 4, "most were killed while something happened on the board"
     assert ship.ship(bundle, local(board)).ok and current(board) not in seen
 
 

@@ -3,9 +3,10 @@
     python -m tests.evidence.bundle --alpha 0.25 --resolution 128
 
 Latency is measured in turns, a block of runs through the bundle and one through TVM's runtime, so that both see the
-same machine; the kernels are the same machine code. Each side's figure is its fastest run: of one thread its own CPU
-time, which other work on the machine takes no part of, of more the time that passed. The share of instructions
-outside the kernels is counted by valgrind, on one thread, of a build without AVX-512, which valgrind does not know.
+same machine; the kernels are the same machine code. Of a block its fastest run counts: of one thread its own CPU
+time, which other work on the machine takes no part of, of more the time that passed. What is compared is the ratio
+within a turn. The share of instructions outside the kernels is counted by valgrind, on one thread, of a build without
+AVX-512, which valgrind does not know.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def shares(text: str, kernels: set[str], program: str) -> tuple[int, int]:
     return total, ours
 
 
-def latencies(made, threads: int, seconds: float) -> tuple[float, float]:
-    """Fastest run through the bundle and through TVM's runtime, in milliseconds: two processes that take turns."""
+def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
+    """Milliseconds through the bundle and through TVM's runtime, of each turn: two processes, one works at a time."""
     context = multiprocessing.get_context("spawn")
     x = np.ascontiguousarray(made.network.inputs(1)[0][0])
     library = str(next(made.built.glob("*.so")))
@@ -129,17 +130,27 @@ def latencies(made, threads: int, seconds: float) -> tuple[float, float]:
         ends.append(end)
     outputs = [end.recv() for end in ends]
     assert np.allclose(*outputs, atol=1e-4)
-    best = [float("inf"), float("inf")]
+    turns: list[tuple[float, float]] = []
     stop = time.monotonic() + seconds
     while time.monotonic() < stop:
-        for side, end in enumerate(ends):
+        took = [0.0, 0.0]
+        for side in (0, 1) if len(turns) % 2 else (1, 0):
             time.sleep(0.005)  # the other's threads go to sleep
-            end.send(BLOCK)
-            best[side] = min(best[side], end.recv())
+            ends[side].send(BLOCK)
+            took[side] = 1e3 * ends[side].recv()
+        turns.append((took[0], took[1]))
     for end, process in zip(ends, processes, strict=True):
         end.send(0)
         process.join()
-    return 1e3 * best[0], 1e3 * best[1]
+    return turns
+
+
+def ratio(turns: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Median of the turns' ratios, and the interval that holds the true one with 95 % (order statistics)."""
+    ratios = sorted(ours / theirs for ours, theirs in turns)
+    n = len(ratios)
+    off = round(0.98 * n**0.5)
+    return ratios[n // 2], ratios[max(0, n // 2 - off)], ratios[min(n - 1, n // 2 + off)]
 
 
 def _serve_bundle(pipe, folder: str, x, threads: int) -> None:
@@ -201,9 +212,15 @@ def main() -> None:
             share = 1 - kernels / total
             print(f"outside kernels    {share:.3%} of {total // RUNS} instructions a run (at most {OVERHEAD:.1%})")
     for threads in sorted({1, min(2, os.cpu_count() or 1)}):
-        ours, theirs = latencies(made, threads, args.seconds)
+        turns = latencies(made, threads, args.seconds)
+        ours, theirs = (min(side) for side in zip(*turns, strict=True))
+        middle, low, high = ratio(turns)
         name = f"{threads} thread{'s' * (threads > 1)}"
-        print(f"{name:<18} {ours:.3f} ms, TVM's runtime {theirs:.3f}: ratio {ours / theirs:.3f}")
+        print(
+            f"{name:<18} ratio to TVM's runtime {middle:.3f} ({low:.3f} to {high:.3f}, {len(turns)} turns); "
+            f"fastest {ours:.3f} ms, TVM's {theirs:.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

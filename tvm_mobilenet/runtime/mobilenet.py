@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import platform
+import re
 import sys
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
@@ -170,12 +171,16 @@ class Mobilenet:
 
 
 def _library(folder: Path):
+    library = folder / "libmobilenet.so"
     try:
-        wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]["architecture"]
-        lib = ctypes.CDLL(str(folder / "libmobilenet.so"))
-    except (OSError, ValueError, KeyError) as e:
-        if "wrong ELF class" in str(e) or "invalid ELF header" in str(e):
-            raise MobilenetError(f"{folder} is built for {wanted}, this Python runs on {platform.machine()}") from None
+        target = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]
+        wanted = f"{target['architecture']} ({target['name']})"
+        built, own = _machine(library), _machine("/proc/self/exe")
+        if own and built and built != own:  # the loader would say that there is no such file
+            here = f"this Python is one of {8 * ctypes.sizeof(c_void_p)} bits on {platform.machine()}"
+            raise MobilenetError(f"{folder} is built for {wanted}, {here}: build with another --target", 4)
+        lib = ctypes.CDLL(str(library.resolve()))
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
     lib.mobilenet_last_error.restype = c_char_p
@@ -189,6 +194,16 @@ def _library(folder: Path):
     return lib
 
 
+def _machine(path) -> bytes:
+    """Word size and machine of an ELF file; empty for others."""
+    try:
+        with open(path, "rb") as f:
+            header = f.read(20)
+    except OSError:
+        return b""
+    return header[4:5] + header[18:20] if header.startswith(b"\x7fELF") else b""
+
+
 def _port(t) -> tuple:
     return t.name.decode(), tuple(t.shape[: t.dimensions]), np.dtype(t.dtype.decode())
 
@@ -198,23 +213,45 @@ def _pointers(arrays):
 
 
 def _pixels(image) -> np.ndarray:
-    if isinstance(image, (str, Path)) and str(image).endswith(".npy"):
-        image = np.load(image, allow_pickle=False)
-    elif isinstance(image, (str, Path)):
-        from PIL import Image, ImageOps
-
-        with Image.open(image) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+    if isinstance(image, (str, Path)):
+        try:
+            image = _read(Path(image))
+        except (OSError, ValueError) as e:
+            raise MobilenetError(str(e) if str(image) in str(e) else f"{image}: {e}", 2) from None
     pixels = np.ascontiguousarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise MobilenetError(f"{pixels.dtype} {pixels.shape} is no image: (height, width, 3) uint8 is")
     return pixels
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
+def _read(path: Path):
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        data = path.read_bytes()
+        blank = rb"(?:\s|#[^\n]*\n)+"
+        head = re.match(b"P6" + blank + rb"(\d+)" + blank + rb"(\d+)" + blank + rb"255\s", data)
+        if not head:
+            raise ValueError("without Pillow only .npy and 8-bit .ppm can be read: pip install pillow") from None
+        width, height = map(int, head.groups())
+        return np.frombuffer(data, np.uint8, width * height * 3, head.end()).reshape(height, width, 3)
+    with Image.open(path) as opened:
+        return ImageOps.exif_transpose(opened).convert("RGB")
+
+
+def _main(paths: list[str]) -> None:
+    if not paths or paths[0].startswith("-"):
         sys.exit("usage: python3 mobilenet.py IMAGE ...")
-    with Mobilenet() as net:
-        for path in sys.argv[1:]:
-            for label, score in net.classify(path):
-                print(f"{score:8.3f}  {label}")
+    try:
+        with Mobilenet() as net:
+            for path in paths:
+                for label, score in net.classify(path):
+                    print(f"{score:8.3f}  {label}")
+    except MobilenetError as e:
+        sys.exit(f"error: {e}")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
