@@ -40,6 +40,22 @@ def test_only_what_is_cheaper_than_the_default_ships(tmp_path, monkeypatch):
     assert rebuild_logs.ship(one, file) == found, "the same trials give the same file"
 
 
+def test_what_was_not_tried_again_stays(tmp_path, monkeypatch):
+    """A search that time cut short after the defaults has refuted nothing."""
+    one = work(tmp_path, monkeypatch)
+    file = tmp_path / "shipped.jsonl"
+    known = Record(layer=NAMES[0], core="cortex-a72", decisions=BEST, cost=80.0, whole=True)
+    Journal(file).append(known)
+    search = one.searches[NAMES[0]]
+    default = dataclasses.replace(known, decisions=search.space.default, cost=100.0)
+    search.tell(default)
+    rebuild_logs.ship(one, file)
+    assert list(Journal(file).records()) == [known]
+    search.tell(dataclasses.replace(known, cost=101.0))  # tried again, and no better than the default any more
+    rebuild_logs.ship(one, file)
+    assert not list(Journal(file).records())
+
+
 def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatch):
     search = work(tmp_path, monkeypatch).searches[NAMES[0]]
     base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, cost_all_cores=30.0, whole=True)

@@ -9,7 +9,7 @@ generation or the core model change.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
 of a lower score (``log.Record.score``) than the default by more than ``GAIN``, and not dearer on all cores. What the
-file knows of layers that were not searched stays.
+file knows and the search did not come to stays.
 """
 
 from __future__ import annotations
@@ -78,11 +78,15 @@ def winner(search: LayerSearch) -> log.Record | None:
 
 
 def ship(work: tuning.Work, path: Path) -> Shipped:
-    """Write a core's file: winners of this search, and what it knew of other layers."""
+    """Write a core's file: winners of this search, and what it knew that was not tried again."""
     winners = {name: record for name, s in work.searches.items() if s.tried and (record := winner(s))}
 
+    def tried(record: log.Record) -> bool:
+        search = work.searches.get(record.layer)
+        return search is not None and identity(record.decisions) in search.tried
+
     def choose(records: list[log.Record]) -> list[log.Record]:
-        kept = {r.layer: r for r in records if not (r.layer in work.searches and work.searches[r.layer].tried)}
+        kept = {r.layer: r for r in records if not tried(r)}
         return [r for _, r in sorted((kept | winners).items())]
 
     log.Journal(path).rewrite(choose)
