@@ -1,7 +1,5 @@
 """The runtime as C: warnings are errors; sanitizers, threads, many runs, and two models at once."""
 
-import hashlib
-import json
 import shutil
 import subprocess
 from math import prod
@@ -11,7 +9,7 @@ import bundles
 import pytest
 from evidence import bundle as evidence
 
-from tvm_mobilenet import built, targets
+from tvm_mobilenet import built
 from tvm_mobilenet.runtime import link, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,28 +115,14 @@ def test_runs_allocate_nothing(host, tmp_path):
 
 def test_two_models_in_one_program(host, tmp_path):
     """Statically, all of the symbols of both; the second has its weights in the library, and needs no file of them."""
-    folder = shutil.copytree(host.folder, tmp_path / "second")
-    work = shutil.copytree(host.work, tmp_path / "work")
-    model = (work / "model.c").read_text()
-    assert " NULL,\n    {1," in model
-    model = model.replace(" NULL,\n    {1,", " mn_weights,\n    {1,").replace(
-        '#include "internal.h"', '#include "internal.h"\nextern const unsigned char mn_weights[];'
-    )
-    weights = (folder / "weights.bin").read_bytes()[64:]
-    for name, data in link.libraries(work, targets.load("host"), None, model, "second_", weights).items():
-        (folder / name).write_bytes(data)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "weights.bin").unlink()
-    del manifest["files"]["weights.bin"]
-    for name, entry in manifest["files"].items():
-        data = (folder / name).read_bytes()
-        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    text = json.dumps(manifest)
-    (folder / "manifest.json").write_text(text)
-    (folder / "manifest.sha256").write_text(hashlib.sha256(text.encode()).hexdigest())
-    for name, prefix in (("one", host.bundle.manifest["symbol_prefix"]), ("two", "second_")):
+    second = bundles.made(resolution=32, embed=True)
+    assert "weights.bin" not in second.bundle.files and second.bundle.manifest["bytes"]["weights"] > 1_000_000
+    assert len(second.bundle.files["libmobilenet.so"]) > second.bundle.manifest["bytes"]["weights"]
+    done = run(second.folder / "mobilenet", "selftest")
+    assert done.returncode == 0 and done.stdout.startswith("passed"), done
+    for name, made in (("one", host), ("two", second)):
         (tmp_path / f"{name}.c").write_text(
-            f'#define MOBILENET_PREFIX {prefix}\n#include "mobilenet.h"\n'
+            f'#define MOBILENET_PREFIX {made.bundle.manifest["symbol_prefix"]}\n#include "mobilenet.h"\n'
             f"int {name}(const char *folder) {{\n    mobilenet *m;\n    mobilenet_selftest_result r;\n"
             "    if (mobilenet_open(folder, 0, &m)) return 1;\n    int code = mobilenet_selftest(m, &r);\n"
             "    mobilenet_close(m);\n    return code;\n}\n"
@@ -155,12 +139,12 @@ def test_two_models_in_one_program(host, tmp_path):
         tmp_path / "both",
         *(tmp_path / f"{n}.c" for n in ("main", "one", "two")),
         host.folder / "libmobilenet.a",
-        folder / "libmobilenet.a",
+        second.folder / "libmobilenet.a",
         "-lm",
         "-lpthread",
     )
     assert done.returncode == 0, done.stderr
-    done = run(tmp_path / "both", host.folder, folder)
+    done = run(tmp_path / "both", host.folder, second.folder)
     assert done.returncode == 0, done
 
 

@@ -191,6 +191,7 @@ def make(
         "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs],
         "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
         "classes": classes,
+        "labels": "labels.txt" if labels else None,
         "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
         "error": {"allowed": tolerance, "found": float(f"{error:.1e}"), "unit": "of the spread of the outputs"},
         "versions": {**module.info["versions"], "tvm-mobilenet": _version(), "ziglang": version("ziglang")},

@@ -154,7 +154,7 @@ static int describe(const mobilenet *m) {
         for (int d = 0; d < t->dimensions; d++) printf("%s%lld", d ? " x " : " ", (long long)t->shape[d]);
         printf(", %zu bytes\n", t->bytes);
     }
-    printf("classes  %d%s\nmemory   %zu bytes of weights, %zu of arena, %zu of scratch a thread\n", info->classes,
+    printf("classes  %d%s\nmemory   %zu bytes of weights, %zu of arena (scratch of a thread: %zu)\n", info->classes,
            info->labels ? ", with labels" : "", info->weight_bytes, info->arena_bytes, info->scratch_bytes);
     return 0;
 }
