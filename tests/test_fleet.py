@@ -1,12 +1,13 @@
 """Several boards at once: whatever they do, each candidate is counted once, and the log is that of one board."""
 
+import contextlib
 import itertools
 import random
 import threading
 import time
 
 import pytest
-from agents import ARM64, Agent, server_of_tvm
+from agents import ARM64, Agent, free_port, server_of_tvm
 from test_remote import fault
 
 from tvm_mobilenet import fleet, targets, tuning
@@ -42,11 +43,11 @@ def prepared(board, log, trials=POINTS):
     return work
 
 
-def tuned(board: str, log, patience=60.0, seconds=300.0):
+def tuned(board: str, log, patience=300.0, seconds=3000.0, run=None):
     lines = []
 
     def pool():
-        return fleet.Fleet(address.parse(board), HOST, fleet.Build(HOST), Run(), builders=1, say=lines.append,
+        return fleet.Fleet(address.parse(board), HOST, fleet.Build(HOST), run or Run(), builders=1, say=lines.append,
                            patience=patience)
 
     work = prepared("shelf", log)
@@ -71,7 +72,6 @@ def stripped(path):
     return [{k: v for k, v in vars(r).items() if k not in ("seconds", "versions")} for r in Journal(path).records()]
 
 
-@pytest.mark.slow
 def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
     with Agent() as alone:
         assert tuned(alone.url, tmp_path / "one.jsonl")[:2] == ("done", POINTS * len(LAYERS))
@@ -81,7 +81,7 @@ def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
         boards = [Agent(*options) for _ in range(10)]
 
         def kill():
-            while not stop.wait(chance.uniform(0.5, 2.0)):
+            while not stop.wait(chance.uniform(1.0, 3.0)):
                 board = chance.choice(boards)
                 board.kill()
                 board.start()
@@ -102,7 +102,6 @@ def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
     assert stripped(tmp_path / "ten.jsonl") == stripped(tmp_path / "one.jsonl")
 
 
-@pytest.mark.slow
 def test_a_board_that_leaves_and_comes_back(tmp_path):
     with Agent() as board:
         port = board.port
@@ -121,7 +120,6 @@ def test_a_board_that_leaves_and_comes_back(tmp_path):
     assert not lost(tmp_path / "log.jsonl")
 
 
-@pytest.mark.slow
 def test_no_board_for_too_long_ends_the_search_and_loses_nothing(tmp_path):
     with Agent() as board:
         threading.Thread(target=after_some_trials, args=(tmp_path / "log.jsonl", board.kill)).start()
@@ -157,6 +155,70 @@ def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
     assert done.value.cost and run.runs == 2 and any("cools down" in line for line in lines), (done, lines)
 
 
+class HotAt(Run):
+    """One board that is hot, and stays so."""
+
+    where = ""
+
+    def __call__(self, board, candidate, library):
+        if board.where.endswith(self.where):
+            board.state = lambda: {"temperature_c": 90.0, "throttled": []}
+        return super().__call__(board, candidate, library)
+
+
+HANGS = """
+import os, signal
+from tvm_mobilenet import agent
+from tvm_mobilenet.boards import agent_session
+real = agent_session.register
+def register(folder):
+    import tvm_ffi
+    real(folder)
+    hang = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
+    tvm_ffi.register_global_func("tvm.rpc.server.upload", hang, override=True)
+agent_session.register = register
+agent.main()
+"""
+
+
+@pytest.mark.parametrize("how", ["hot", "hangs"])
+def test_a_board_that_stays_hot_or_hangs_is_left_out_and_others_do_its_work(how, tmp_path, monkeypatch):
+    from tvm_mobilenet.boards.remote import board as remote_board
+    from tvm_mobilenet.boards.remote import lender
+
+    monkeypatch.setattr(lender, "COOL_SECONDS", 0.5)
+    monkeypatch.setattr(remote_board, "UPLOAD_SECONDS", 5.0)
+    with server_of_tvm("rpc_tracker") as port:
+        options = ("--tracker", f"127.0.0.1:{port}", "--key", "shelf")
+        with Agent(*options, **({"module": ("-c", HANGS)} if how == "hangs" else {})) as bad, Agent(*options) as good:
+            run = HotAt()
+            run.where = f":{bad.port}" if how == "hot" else ":none"
+            ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl", run=run)
+            assert bad.is_clean() and good.is_clean()
+    assert (ended, new) == ("done", POINTS * len(LAYERS)) and not lost(tmp_path / "log.jsonl"), lines
+    why = "stays hot (90.0 °C)" if how == "hot" else "its sessions are lost one after the other"
+    assert any(f":{bad.port} is left out for 120 s" in line and why in line for line in lines), lines
+    assert not any(f":{good.port} is left out" in line for line in lines), lines
+
+
+def test_a_tracker_that_restarts_during_a_search(tmp_path):
+    port = free_port()
+    with contextlib.ExitStack() as trackers:
+        first = trackers.enter_context(contextlib.ExitStack())
+        first.enter_context(server_of_tvm("rpc_tracker", port=port))
+        with Agent("--tracker", f"127.0.0.1:{port}", "--key", "shelf"):
+
+            def restart():
+                first.close()
+                trackers.enter_context(server_of_tvm("rpc_tracker", port=port))
+
+            restarter = threading.Thread(target=after_some_trials, args=(tmp_path / "log.jsonl", restart))
+            restarter.start()
+            ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl")
+            restarter.join()
+    assert (ended, new) == ("done", POINTS * len(LAYERS)) and not lost(tmp_path / "log.jsonl"), lines
+
+
 # ---- a real aarch64 agent, under qemu
 
 arm64 = pytest.mark.skipif(not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
@@ -168,7 +230,6 @@ def arm():
         yield running
 
 
-@pytest.mark.slow
 @arm64
 def test_verify_and_tune_on_aarch64(arm, tmp_path, capsys):
     from tvm_mobilenet import tune

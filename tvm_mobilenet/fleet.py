@@ -5,7 +5,8 @@ Worker processes build, a thread for each board uploads, runs, checks and measur
 - the board left (its port is closed): the candidate is run elsewhere, and the board is taken back when it returns;
 - the kernel crashed its process, or never returned: after a second try elsewhere that is the candidate's failure;
 - the board loses session after session: it is left out for a while, with a message;
-- the board is hot or throttled: it cools down, and what it measured meanwhile is measured again.
+- the board is hot or throttled: it cools down, and what it measured meanwhile is measured again; if it stays hot,
+  elsewhere.
 
 No candidate is lost or counted twice: it is in exactly one of *building*, *ready*, *on a board* or *done*. When no
 board is left for ``PATIENCE`` seconds, the search ends with a message; its log is whole and the same command goes on.
@@ -300,6 +301,11 @@ class Fleet:
                 board = self._lose(board)
                 self._lost(job, e, self._lender.lost(e))
                 continue
+            if done is None:
+                job.avoid.add(board.where)
+                board = self._lose(board)
+                self._again(job)
+                continue
             self._done.put(done)
             if not self._lender.cool(board):
                 board = self._lose(board)
@@ -323,7 +329,8 @@ class Fleet:
                 self._changed.wait(0.2)
         return None
 
-    def _run_on(self, board, job: _Job) -> Done:
+    def _run_on(self, board, job: _Job) -> Done | None:
+        """What came out; None: the board stays too hot for it to count."""
         started = time.monotonic()
         outcome, failure = None, ""
         try:
@@ -332,7 +339,7 @@ class Fleet:
             while is_hot(board.state()) and time.monotonic() < end:
                 self._say(f"{board.where} is above {HOT_C:.0f} °C or throttled: it cools down, and measures again")
                 if not self._lender.cool(board):
-                    break
+                    return None
                 outcome = self._run(board, job.candidate, job.library)
             self._lender.well(board.where)
         except Lost:
@@ -354,6 +361,9 @@ class Fleet:
         if len(job.losses) >= (2 if error.crashed else TRIES):
             self._done.put(Done(job.candidate, None, f"Lost: {job.losses[-1]}, as on {len(job.losses)} tries", 0.0))
             return
+        self._again(job)
+
+    def _again(self, job: _Job) -> None:
         with self._changed:
             self._ready.insert(0, job)
             self._changed.notify_all()
