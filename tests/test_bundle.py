@@ -218,6 +218,22 @@ def test_a_file_that_is_not_the_one_that_was_built_is_refused(copy, name, how):
             net(copy)
 
 
+def test_the_manifest_says_what_the_bundle_is(host):
+    m, files = host.bundle.manifest, host.bundle.files
+    assert (m["model"]["model"], m["model"]["alpha"], m["model"]["resolution"]) == ("v1", 0.25, 128)
+    assert m["target"]["name"] == "host" and m["target"]["features"] == link.features(targets.load("host")) != []
+    assert m["preprocess"]["size"] == [128, 128] and m["preprocess"]["interpolation"] == "bicubic"
+    assert m["inputs"][0][1:] == [[1, 3, 128, 128], "float32"] and m["outputs"][0][1:] == [[1, 1000], "float32"]
+    assert m["labels"] in files and m["classes"] == len(files[m["labels"]].splitlines())
+    assert m["bytes"]["weights"] == len(files["weights.bin"]) - 64 and m["bytes"]["arena"] > 0
+    assert 0 < m["error"]["found"] < m["error"]["allowed"] < 1e-3
+    assert {"apache-tvm", "tvm-mobilenet", "ziglang"} <= m["versions"].keys()
+    assert len(m["decisions"]) > 10 and all(d["layer"] and d["decisions"] and d["source"] for d in m["decisions"])
+    assert m["files"].keys() == files.keys() - {"manifest.json", "manifest.sha256"}
+    for name, entry in m["files"].items():
+        assert entry == {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
+
+
 def test_weights_of_another_build_are_refused_at_open(copy):
     """Their size may well be right: the header says whose they are."""
     data = bytearray((copy / "weights.bin").read_bytes())
