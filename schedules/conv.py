@@ -20,7 +20,7 @@ import numpy as np
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
-from tvm_mobilenet.schedules.pointwise import registers, tiles
+from tvm_mobilenet.schedules.pointwise import SHARING, registers, tiles
 from tvm_mobilenet.schedules.window import Run, runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -33,13 +33,19 @@ def decisions(layer: Layer, core) -> Space:
     tiles_w, tiles_n, (tile_w, tile_n) = tiles_of(layer, ow, core)
     panels = max(1, n // tile_n)
     blocks = sorted({b for t in tiles_n for b in divisors(max(1, n // t)) if b <= 64})
-    enough = [b for b in divisors(panels) if b in blocks and layer.out_height * (panels // b) >= 12]
+    outer = "n" if n * depth > layer.height * layer.width * 4 else "h"
+    # Rows pass over a block of weights again and again: each core's stays in its part of the L2. Where not even a panel
+    # does, all cores read the same weights at the same time.
+    panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * 4
+    most = (core.l2.bytes // SHARING // panel if outer == "n" else 0) or panels
+    fits = [b for b in divisors(panels) if b in blocks and b <= most]
+    enough = [b for b in fits if layer.out_height * (panels // b) >= 12]
     return Space(
         {
             "tile_w": Choice(tuple(tiles_w), tile_w),
             "tile_n": Choice(tuple(tiles_n), tile_n),
             "n_block": Choice(tuple(blocks), max(enough, default=1)),
-            "outer": Choice(("n", "h"), "n" if n * depth > layer.height * layer.width * 4 else "h"),
+            "outer": Choice(("n", "h"), outer),
             "c_unroll": Choice(tuple(u for u in (1, 2, 4) if u <= depth), min(2, depth)),
         },
         lambda d: _refuse(layer, d, core),
