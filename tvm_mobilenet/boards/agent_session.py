@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import select
 import shutil
@@ -25,6 +26,7 @@ from tvm_mobilenet.boards import lifeline, services
 ENDED = "session ended: "  # how the last words to a client begin; ``remote.session`` looks for them
 GOODBYE_SECONDS = 3.0  # for a session to end by itself after its client has left
 _POLL_SECONDS = 0.5
+_NO_MEMORY = 12  # exit code of a session; ENOMEM
 _CLOSED = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)
 
 
@@ -104,6 +106,8 @@ class AgentSession:
             code = 0
         except BaseException as e:
             print(f"session: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
+            if isinstance(e, MemoryError) or re.search("bad_alloc|annot allocate memory", str(e)):
+                code = _NO_MEMORY
         finally:
             os._exit(code)
 
@@ -139,6 +143,8 @@ class AgentSession:
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
             return "closed by its client", False
+        if code == _NO_MEMORY:
+            return "the board ran out of memory", not left
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL): most likely the board ran out of memory", not left
         if code < 0:
@@ -152,6 +158,10 @@ class AgentSession:
         with contextlib.suppress(Exception):
             self.connection.settimeout(1.0)
             _ffi_api.ReturnException(self.connection.fileno(), f"{ENDED}{words}")
+            self.connection.shutdown(socket.SHUT_WR)
+            end = time.monotonic() + GOODBYE_SECONDS
+            while time.monotonic() < end and self.connection.recv(1 << 16):
+                pass  # closed with bytes unread, the connection would be reset, and the words with it
 
     def _kill(self) -> None:
         if self.pid:

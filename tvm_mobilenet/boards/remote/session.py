@@ -192,12 +192,24 @@ class Session:
         elif "RPCSessionTimeoutError" in text:
             self._end(f"the server ended the session, whose time was up, while {what}")
         elif self._is_gone() or "kShutdown" in text or re.search(r"Socket.*Error|SockChannel", text):
-            self._end(f"the connection was lost while {what}")
+            self._end(f"{self._last_words() or 'the connection was lost'} while {what}")
         elif re.search(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign", text):
             return BoardError(f"{self.where}: the board has too little memory, {what}", "a smaller network or batch")
         else:
             return BoardError(f"{self.where}: {what}: {_last_line(str(error))}", "the session goes on")
+        if "out of memory" in self.over:
+            return Lost(self.where, self.over, "a smaller network or batch, or a larger --memory-limit of the agent")
         return Lost(self.where, self.over, "does the server there still run? its log says more")
+
+    def _last_words(self) -> str:
+        """What the agent said last: a server whose memory ran out says good-bye first, and TVM reads no further."""
+        data = bytearray()
+        self._limit(2.0)
+        with contextlib.suppress(OSError, AttributeError):
+            while len(data) < 1 << 16 and (part := self._socket.recv(4096)):
+                data += part
+        found = re.search(rf"{ENDED}([ -~]*)".encode(), bytes(data))
+        return found[1].decode()[:300] if found else ""
 
     def _is_gone(self) -> bool:
         try:
