@@ -55,8 +55,8 @@ def decisions(layer: Layer, core) -> Space:
             choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
             choices[f"{i}.lanes"] = Choice((4, line) if whole_lines else (4,), lanes)
             continue
-        shape = part, stage.out_width, core
-        tiles_m, tiles_n, (tile_m, tile_n) = (conv if part.kind == "conv" else pointwise).tiles_of(*shape)
+        kind = conv if part.kind == "conv" else pointwise
+        tiles_m, tiles_n, (tile_m, tile_n) = kind.tiles_of(part, stage.out_width, core)
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
         if part.kind == "pointwise":

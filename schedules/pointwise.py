@@ -155,17 +155,14 @@ def _memory_cycles(
         return float("inf")
     row_blocks, column_blocks = max(1, m // tile_m // m_block), -(-n // columns)
     lines = (m * k * column_blocks + n * k * row_blocks + passes * m * n) * 4 / core.l1d.line
-    rows = min(m, m_block * tile_m)
     # The inner loop passes over all of one operand, which the cores read at the same time, for each block of the other,
     # of which each core has its own; a block that nothing passes over twice streams by, a block of k at a time.
+    axes = (m, min(m, m_block * tile_m), row_blocks), (n, columns, column_blocks)  # extent, block, blocks
+    (stepped, block, steps), (passed, inner, inner_steps) = axes if outer == "m" else axes[::-1]
+    own = block * (k + inner if inner_steps > 1 else min(k, k_block))
     last = (core.l3 or core.l2).bytes / 4
-    steps, inner_steps, passed, block, own = row_blocks, column_blocks, n * k, m * k, rows * (k + min(n, columns))
-    if outer == "n":
-        steps, inner_steps, passed, block, own = column_blocks, row_blocks, m * k, n * k, columns * (k + rows)
-    if inner_steps == 1:
-        own = (columns if outer == "n" else rows) * min(k, k_block)
-    slow = block * (1 if SHARING * own <= last else inner_steps)
-    slow += passed * (1 if passed + SHARING * own <= last else steps)
+    slow = stepped * k * (1 if SHARING * own <= last else inner_steps)
+    slow += passed * k * (1 if passed * k + SHARING * own <= last else steps)
     return lines * LINE_CYCLES + slow * 4 / core.l1d.line * DRAM_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
 
 
