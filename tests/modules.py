@@ -1,10 +1,10 @@
-"""Built modules that several test files share, each made once in a process."""
+"""Built modules and a benchmark that several test files share, each made once in a process."""
 
 import functools
 import tempfile
 from pathlib import Path
 
-from tvm_mobilenet import build, targets
+from tvm_mobilenet import bench, build, targets
 from tvm_mobilenet.network import load_network
 from tvm_mobilenet.options import ModelOptions
 
@@ -47,3 +47,9 @@ def tiny(target: str = "host", width: int = 16) -> Path:
     torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 32, 32),)), path)
     options = ModelOptions(model=str(path))
     return build.build(options, targets.load(target), output=path.with_suffix(""), network=load_network(options)).folder
+
+
+@functools.cache
+def measured():
+    """A benchmark of the small network on this machine."""
+    return bench.bench(small("host"), board="local", threads=(1, 2), seconds=0.3, cool_down=0)

@@ -62,7 +62,7 @@ def decide(layers, target, log: Path | None = None) -> list:
     """
     from . import built, schedules
 
-    logs = TuneLogs(consulted(log or "", target.core.name)[0 if log else 1 :], target)
+    logs = TuneLogs(consulted(log, target.core.name), target)
     found = []
     for layer in layers:
         known = logs.find(layer)

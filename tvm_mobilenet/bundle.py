@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import TvmMobilenetError, VerificationError
-from .plan import Plan
+from .plan import Plan, scratch_of
 from .reference import network_outputs
 from .runtime import link, tables
 
@@ -168,9 +168,7 @@ def make(
             digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
-        kernels = {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
-        scratch = {name: int(f.attrs["scratch_bytes"]) for name, f in kernels.items()}
-        model = tables.source(plan, about, scratch, preprocess)
+        model = tables.source(plan, about, scratch_of(lowered), preprocess)
         files |= link.libraries(work, target, linker, model, prefix, weights if embed_weights else None)
     manifest = {
         "format": FORMAT,

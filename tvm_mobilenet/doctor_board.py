@@ -75,7 +75,7 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
         return f"{min(r.seconds.value for r, _ in runs) * 1e6:.3g} us on 1 thread"
 
     checks.run("agent", agent, ("session",))
-    known = ("agent",) if facts else ("the agent",)
+    known = ("agent",) if facts else ("the agent",)  # no check is called so: those that need it are not reached
     checks.run("versions", lambda: _versions(facts), known)
     checks.run("features", lambda: _features(facts, target), (*known, "tvm"))
     checks.run("upload", lambda: _upload(board, folder), ("session",))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .layer import Layer, title
+from .plan import inputs_of
 from .roofline import Roofline, rooflines
 
 SCHEMA = "tvm_mobilenet.profile/1"
@@ -121,7 +122,7 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
     plan, facts, notes, starts, passes = module.plan, {}, [], [], []
     if measured := board.measures:
         from .boards.remote import plain
-        from .measured_rows import Files, inputs_of
+        from .measured_rows import Files
 
         board = plain.serving(board)
         facts = board.service("facts", {})

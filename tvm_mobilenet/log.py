@@ -310,9 +310,9 @@ class Known:
     source: Path
 
 
-def consulted(log: str | os.PathLike, core: str) -> list[Path]:
-    """The tune logs in the order in which they are consulted: the user's own, then the one that ships."""
-    return [Path(log), shipped(core)]
+def consulted(log: str | os.PathLike | None, core: str) -> list[Path]:
+    """The tune logs in the order in which they are consulted: the user's own, if any, then the one that ships."""
+    return [*([Path(log)] if log else []), shipped(core)]
 
 
 class TuneLogs:

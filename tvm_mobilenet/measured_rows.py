@@ -17,6 +17,7 @@ from . import built
 from .benchmark import Benchmark, LayerTime, Peer, Row
 from .conditions import Mark, load_mark, marks_of
 from .errors import BoardError, TvmMobilenetError
+from .plan import inputs_of
 from .timing import Statistics
 
 COOLED_C = 3.0  # a row begins no warmer than the first did, by this much
@@ -42,11 +43,6 @@ class Files:
         seconds = time.perf_counter() - start
         sent = [folder / file for name, file in names.items() if self.paths[name] != str(folder / file)]
         self.upload = {"bytes": sum(p.stat().st_size for p in sent), "seconds": seconds} if sent else None
-
-
-def inputs_of(plan) -> list:
-    """Normal values for every input of a plan, as the services take them: ``[shape, dtype]`` each."""
-    return [[list(t.shape), t.dtype] for _, t in plan.inputs]
 
 
 def measured(

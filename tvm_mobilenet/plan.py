@@ -133,7 +133,7 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
         nonlocal end
         array = c.value.numpy()
         place = Tensor("parameters", end, tuple(array.shape), str(array.dtype))
-        padded = np.zeros(_align(array.nbytes), np.uint8)
+        padded = np.zeros(align(array.nbytes), np.uint8)
         padded[: array.nbytes] = array.reshape(-1).view(np.uint8)
         parameters.append(padded)
         end += padded.nbytes
@@ -188,10 +188,30 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
     )
     inputs = tuple((p.name, Tensor("input", 0, p.shape, p.dtype, i)) for i, p in enumerate(interface.inputs))
     ports = tuple((name, tensor(value, shape, dtype)) for name, value, shape, dtype in outputs)
-    kernels = [f for g, f in lowered.functions.items() if g.name_hint != "main"]
-    scratch = max((int(f.attrs["scratch_bytes"]) for f in kernels), default=0)
+    scratch = max(scratch_of(lowered).values(), default=0)
     data = np.concatenate(parameters) if parameters else np.zeros(0, np.uint8)
     return Plan(steps, inputs, ports, arena, scratch, end), data
+
+
+def kernels_of(lowered) -> dict:
+    """The PrimFuncs of a lowered module, by symbol."""
+    return {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
+
+
+def scratch_of(lowered) -> dict[str, int]:
+    """The bytes of scratch memory that one thread takes in each kernel of a lowered module."""
+    return {symbol: int(f.attrs["scratch_bytes"]) for symbol, f in kernels_of(lowered).items()}
+
+
+def inputs_of(plan: Plan) -> list:
+    """Normal values for every input, as ``input_values`` and the services take them: ``[shape, dtype]`` each."""
+    return [[list(t.shape), t.dtype] for _, t in plan.inputs]
+
+
+def input_values(inputs, seed: int = 0) -> list[np.ndarray]:
+    """The values of inputs: of an ``.npy`` file where one is a path, else drawn for its ``[shape, dtype]``."""
+    draw = np.random.default_rng(seed)
+    return [np.load(x) if isinstance(x, str) else draw.standard_normal(x[0]).astype(x[1]) for x in inputs]
 
 
 def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:
@@ -203,7 +223,7 @@ def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
     placed: list[tuple[int, int, int, int]] = []
     offsets: dict[int, int] = {}
     for key, (size, first, last) in sorted(tensors.items(), key=lambda t: (-t[1][0], t[0])):
-        size, offset = _align(size), 0
+        size, offset = align(size), 0
         for start, stop, f, t in sorted(placed):
             if f <= last and first <= t:
                 if offset + size <= start:
@@ -218,5 +238,6 @@ def _shape(ty) -> tuple[int, ...]:
     return tuple(int(d) for d in ty.shape)
 
 
-def _align(nbytes: int) -> int:
+def align(nbytes: int) -> int:
+    """The next multiple of ``ALIGNMENT``."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT

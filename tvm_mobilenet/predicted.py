@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 
 def predict(module, target, threads: Sequence[int], clock_hz: float | None = None) -> dict[int, list[float]]:
     """Predicted seconds of each step of the plan, by number of threads.
@@ -25,11 +23,10 @@ def predict(module, target, threads: Sequence[int], clock_hz: float | None = Non
     """
     from .boards import open_board
     from .boards.plan_runner import PlanRunner
+    from .plan import input_values, inputs_of
 
-    draw = np.random.default_rng(0)
-    inputs = [draw.standard_normal(t.shape).astype(t.dtype) for _, t in module.plan.inputs]
     with open_board("virtual", target).load(module.library) as loaded:
         runner = PlanRunner(loaded, module.plan, module.parameters())
-        runs = runner.run(*inputs, cores=max(threads), memory=True).kernels
+        runs = runner.run(*input_values(inputs_of(module.plan)), cores=max(threads), memory=True).kernels
         hertz = clock_hz or target.clock_hz
         return {n: [run.cost(n).value / hertz for run in runs] for n in threads}

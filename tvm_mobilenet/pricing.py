@@ -25,8 +25,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 
-import numpy as np
-
 from .errors import BoardError
 from .log import Journal, consulted, fingerprint, target_key
 from .options import ModelOptions
@@ -136,7 +134,7 @@ class Bench:
         from .boards.plan_runner import PlanRunner, run_and_price
         from .build import decide
         from .passes.lower_layers import lower_layers
-        from .plan import plan_of
+        from .plan import input_values, inputs_of, kernels_of, plan_of
 
         start = time.monotonic()
         whole = weightless(options)
@@ -145,16 +143,13 @@ class Bench:
         decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
         lowered = lower_layers(network.layers, network.interface, decisions)
         plan, parameters = plan_of(lowered, network.interface)
-        kernels = {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
-        draw = np.random.default_rng(0)
-        inputs = [draw.standard_normal(t.shape).astype(t.dtype) for _, t in plan.inputs]
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
             library = os.path.join(folder, "kernels.so")
-            codegen.compile_kernels(kernels, self.target, library, self.linker)
+            codegen.compile_kernels(kernels_of(lowered), self.target, library, self.linker)
             size = code_bytes(library)
             with self._board.load(library) as module:
-                run, one, every = run_and_price(PlanRunner(module, plan, parameters), self._board, inputs,
-                                                self.target.cores)
+                run, one, every = run_and_price(PlanRunner(module, plan, parameters), self._board,
+                                                input_values(inputs_of(plan)), self.target.cores)
         kinds: dict[str, float] = {}
         for step, kernel in zip(plan.steps, run.kernels, strict=True):
             kind = step.layer.split(" ", 1)[0]
@@ -201,7 +196,7 @@ def basis_of(target, log: Path | None = None) -> str:
         files = [place] if place.is_file() else [f for f in place.iterdir() if f.name.endswith(".py")]
         for file in sorted(files, key=lambda f: f.name):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    for path in consulted(log or "", target.core.name)[0 if log else 1:]:
+    for path in consulted(log, target.core.name):
         if path.is_file():
             digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

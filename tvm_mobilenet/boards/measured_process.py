@@ -90,15 +90,13 @@ class Measured:
 
     def load(self, contender: dict, inputs: list, threads: int, seed: int = 0) -> dict:
         """``inputs``: paths of ``.npy`` files, or shapes and dtypes to draw normal values for."""
-        import numpy as np
-
         from tvm_mobilenet.boards.engines import ENGINES, PACKAGES, version
+        from tvm_mobilenet.plan import input_values
 
         engine = contender["engine"]
         if not version(engine):
             return {"missing": f"pip install {PACKAGES[engine]}"}
-        draw = np.random.default_rng(seed)
-        self._inputs = [np.load(x) if isinstance(x, str) else draw.standard_normal(x[0]).astype(x[1]) for x in inputs]
+        self._inputs = input_values(inputs, seed)
         _import(engine)
         initial, start = resident("VmRSS"), time.perf_counter()
         self._engine = ENGINES[engine](contender, self._inputs, threads)

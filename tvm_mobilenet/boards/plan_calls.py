@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.plan import ALIGNMENT, read_plan
+from tvm_mobilenet.plan import ALIGNMENT, input_values, read_plan
 
 
 class PlanCalls:
@@ -38,9 +38,7 @@ class PlanCalls:
                              "build the module again")
         spaces["parameters"][: data.size] = data
         ports = {(t.space, t.index): _block(t.nbytes) for _, t in (*self.plan.inputs, *self.plan.outputs)}
-        draw = np.random.default_rng(seed)
-        for (_, t), x in zip(self.plan.inputs, inputs, strict=True):
-            values = np.load(x) if isinstance(x, str) else draw.standard_normal(x[0]).astype(x[1])
+        for (_, t), values in zip(self.plan.inputs, input_values(inputs, seed), strict=True):
             ports[t.space, t.index].view(t.dtype)[:] = values.astype(t.dtype).ravel()
 
         def view(t):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tvm_mobilenet import codegen
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.plan import kernels_of
 
 from . import symbols
 
@@ -58,8 +59,7 @@ def kernels(lowered, target, path: Path) -> None:
     """
     import tvm
 
-    functions = {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
-    module = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(functions.items())})
+    module = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(kernels_of(lowered).items())})
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
         built = tvm.compile(module, target=codegen.tvm_target(target), tir_pipeline=codegen.lowering())
     built.mod.write_to_file(str(path))

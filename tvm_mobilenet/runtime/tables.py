@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from tvm_mobilenet.plan import ALIGNMENT, Plan, Tensor
+from tvm_mobilenet.plan import ALIGNMENT, Plan, Tensor, align
 
 _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
 _CODES = {"i": 0, "u": 1, "f": 2}
@@ -44,7 +44,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     free = free_from(plan)
     for number, step in enumerate(plan.steps):
         taken = scratch.get(step.symbol, 0)
-        taken = _aligned(taken + _MOST_TAKEN * ALIGNMENT) if taken else 0  # each piece of it begins at a line
+        taken = align(taken + _MOST_TAKEN * ALIGNMENT) if taken else 0  # each piece of it begins at a line
         steps.append(
             f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}, "
             f"{free[number] if taken else 0}, {taken}}},"
@@ -96,14 +96,10 @@ def free_from(plan: Plan) -> list[int]:
     for number in reversed(range(len(plan.steps))):
         *read, written = plan.steps[number].operands
         live |= {t.offset: t.offset + t.nbytes for t in (*read, written) if t.space == "arena"}
-        free[number] = _aligned(max(live.values(), default=0))
+        free[number] = align(max(live.values(), default=0))
         if written.space == "arena":
             del live[written.offset]
     return free
-
-
-def _aligned(n: int) -> int:
-    return -(-n // ALIGNMENT) * ALIGNMENT
 
 
 def _image(plan: Plan, p) -> str:

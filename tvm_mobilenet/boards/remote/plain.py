@@ -17,7 +17,7 @@ from tvm_mobilenet.boards.measure import ROUNDS
 from tvm_mobilenet.boards.measured_process import choose, warm_up
 from tvm_mobilenet.boards.plan_runner import PlanRunner
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.plan import read_plan
+from tvm_mobilenet.plan import input_values, read_plan
 
 from .module import load_library
 
@@ -28,7 +28,7 @@ REMEDY = "on the board: python -m tvm_mobilenet.agent in its place"
 
 def serving(board):
     """What answers requests to measure: the board, or a `PlainServer` where it has no agent."""
-    return board if getattr(board, "has_agent", True) else PlainServer(board)
+    return board if board.has_agent else PlainServer(board)
 
 
 class PlainServer:
@@ -88,8 +88,7 @@ class PlainServer:
         """A virtual machine there with its inputs, alone in a list: it is to be freed in the session's thread."""
         session, there = self._board.session, request["contenders"][0]["module"]
         library = [load_library(self._board, there, self._files[there])]
-        draw = np.random.default_rng(0)
-        inputs = [draw.standard_normal(shape).astype(dtype) for shape, dtype in request["inputs"]]
+        inputs = input_values(request["inputs"])
 
         def load():
             import tvm
@@ -106,8 +105,7 @@ class PlainServer:
     def _measure_layers(self, request: dict) -> dict:
         plan = read_plan(self._files[request["plan"]])
         parameters = np.fromfile(self._files[request["parameters"]], np.uint8)
-        draw = np.random.default_rng(0)
-        inputs = [draw.standard_normal(shape).astype(dtype) for shape, dtype in request["inputs"]]
+        inputs = input_values(request["inputs"])
         with self._board.load(self._files[request["module"]]) as module:
             kernels = PlanRunner(module, plan, parameters).run(*inputs, cores=request["threads"]).kernels
         times = [run.samples for run in kernels]
