@@ -43,8 +43,8 @@ def prepared(board, log, trials=POINTS):
     return work
 
 
-def tuned(board: str, log, patience=300.0, seconds=3000.0, run=None):
-    lines = []
+def tuned(board: str, log, patience=300.0, seconds=3000.0, run=None, lines=None):
+    lines = [] if lines is None else lines
 
     def pool():
         return fleet.Fleet(address.parse(board), HOST, fleet.Build(HOST), run or Run(), builders=1, say=lines.append,
@@ -155,14 +155,21 @@ def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
     assert done.value.cost and run.runs == 2 and any("cools down" in line for line in lines), (done, lines)
 
 
-class HotAt(Run):
-    """One board that is hot, and stays so."""
+class OneIsBad(Run):
+    """One board hangs, or is hot and stays so; the other gives it time to be found out, and is not done before."""
 
-    where = ""
+    def __init__(self, bad: str, hot: bool, lines: list):
+        super().__init__()
+        self.bad, self.hot, self.lines = bad, hot, lines
 
     def __call__(self, board, candidate, library):
-        if board.where.endswith(self.where):
-            board.state = lambda: {"temperature_c": 90.0, "throttled": []}
+        if board.where.endswith(self.bad):
+            if self.hot:
+                board.state = lambda: {"temperature_c": 90.0, "throttled": []}
+        else:
+            end = time.monotonic() + 5.0
+            while time.monotonic() < end and not any("is left out" in line for line in self.lines):
+                time.sleep(0.05)
         return super().__call__(board, candidate, library)
 
 
@@ -191,9 +198,8 @@ def test_a_board_that_stays_hot_or_hangs_is_left_out_and_others_do_its_work(how,
     with server_of_tvm("rpc_tracker") as port:
         options = ("--tracker", f"127.0.0.1:{port}", "--key", "shelf")
         with Agent(*options, **({"module": ("-c", HANGS)} if how == "hangs" else {})) as bad, Agent(*options) as good:
-            run = HotAt()
-            run.where = f":{bad.port}" if how == "hot" else ":none"
-            ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl", run=run)
+            run = OneIsBad(f":{bad.port}", how == "hot", lines := [])
+            ended, new, _ = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl", run=run, lines=lines)
             assert bad.is_clean() and good.is_clean()
     assert (ended, new) == ("done", POINTS * len(LAYERS)) and not lost(tmp_path / "log.jsonl"), lines
     why = "stays hot (90.0 °C)" if how == "hot" else "its sessions are lost one after the other"
