@@ -20,6 +20,7 @@ SUCCESS, DUPLICATE, MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
 REQUEST, SUMMARY, PENDING = 4, 6, 7  # of tvm.rpc.base.TrackerCode
 CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 60.0  # for a board that another session holds
+KNOWN_SECONDS = 3.0  # that a key may be missing at a tracker
 SILENCE_SECONDS = 3.0  # after which a silent port is looked at more closely
 DEAD_SECONDS = 45  # without any sign of life until a connection is given up
 _NO_HOST = "is the name spelled right, and the board on?"
@@ -215,12 +216,16 @@ class Tracker:
     def known(self, key: str) -> dict[str, dict]:
         """As ``boards``, among which there is one with this key.
 
+        TVM's own server leaves its tracker for a moment when somebody only connected to it: a key is looked for again.
+
         Raises
         ------
         BoardError
-            There is none.
+            There is none for some seconds.
         """
-        known = self.boards()
+        end = time.monotonic() + KNOWN_SECONDS
+        while key not in (known := self.boards()) and time.monotonic() < end:
+            time.sleep(0.2)
         if key not in known:
             there = ", ".join(f"{k} ({len(v['addresses'])})" for k, v in sorted(known.items())) or "none"
             raise BoardError(
