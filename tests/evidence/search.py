@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import random
 import statistics
 import sys
@@ -22,15 +23,39 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Six layers of each kind whose spaces have a hundred points or more, of all four networks at several widths.
 LAYERS = (
     "depthwise 14x14x120 5x5 p2,2,2,2 f32 hardswish",
-    "conv 96x96x3 n16 3x3 s2 p1,1,1,1 nchw f32 hardswish",
-    "pointwise m49 n256 k128 f32 relu6",
-    "dense m1 n1000 k256 f32",
     "depthwise 7x7x240 3x3 p1,1,1,1 f32 relu6",
-    "pointwise m196 n64 k192 f32",
-    "conv 64x64x3 n32 3x3 s2 p1,1,1,1 f32 relu6",
     "depthwise 14x14x64 3x3 s2 p1,1,1,1 f32 relu6",
+    "depthwise 28x28x64 3x3 s2 p1,1,1,1 f32 relu6",
+    "depthwise 14x14x128 3x3 p1,1,1,1 f32 relu6",
+    "depthwise 7x7x256 3x3 p1,1,1,1 f32 relu6",
+    "conv 96x96x3 n16 3x3 s2 p1,1,1,1 nchw f32 hardswish",
+    "conv 64x64x3 n32 3x3 s2 p1,1,1,1 f32 relu6",
+    "conv 128x128x3 n16 3x3 s2 p1,1,1,1 f32 relu6",
+    "conv 128x128x3 n24 3x3 s2 p1,1,1,1 f32 relu6",
+    "conv 128x128x3 n32 3x3 s2 p1,1,1,1 f32 relu6",
+    "conv 160x160x3 n16 3x3 s2 p1,1,1,1 f32 relu6",
+    "pointwise m49 n256 k128 f32 relu6",
+    "pointwise m196 n64 k192 f32",
+    "pointwise m196 n128 k64 f32 relu6",
+    "pointwise m49 n256 k256 f32 relu6",
+    "pointwise m49 n112 k336 f32",
+    "pointwise m784 n96 k16 f32 relu6",
+    "dense m1 n1000 k256 f32",
+    "dense m1 n1000 k512 f32",
+    "dense m1 n1000 k1024 f32",
+    "dense m1 n1000 k1280 f32",
+    "dense m1 n1024 k576 f32 hardswish",
+    "dense m1 n96 k24 f32 relu",
+    "chain depthwise 8x8x128 3x3 p1,1,1,1 f32 relu6 > pointwise m64 n128 k128 f32 relu6",
+    "chain depthwise 16x16x64 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m64 n128 k64 f32 relu6",
+    "chain depthwise 16x16x64 3x3 p1,1,1,1 f32 relu6 > pointwise m256 n64 k64 f32 relu6",
+    "chain depthwise 32x32x32 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m256 n64 k32 f32 relu6",
+    "chain depthwise 32x32x32 3x3 p1,1,1,1 f32 relu6 > pointwise m1024 n32 k32 f32 relu6",
+    "chain pointwise m3136 n48 k8 f32 relu6 > depthwise 56x56x48 3x3 s2 p1,1,1,1 f32 relu6"
+    " > pointwise m784 n16 k48 f32",
 )
 MOST = 140
 NEAR = 1.02
@@ -54,35 +79,40 @@ def cut(space, most: int = MOST):
         choices[name] = dataclasses.replace(choices[name], candidates=kept)
 
 
-def prices(target_name: str, path: str) -> None:
+def prices(target_name: str, path: str, jobs: str = "2") -> None:
     """Price every point of every layer; what is in the file already is not run again."""
+    with multiprocessing.get_context("spawn").Pool(int(jobs)) as pool:
+        for name, points in pool.imap_unordered(_prices, [(target_name, path, name) for name in LAYERS]):
+            print(name, points, file=sys.stderr, flush=True)
+
+
+def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
+    """Price the points of one layer; a line of the file each."""
     from tvm_mobilenet import schedules, targets
     from tvm_mobilenet.candidate import Candidate, Evaluate
     from tvm_mobilenet.layer import Layer
     from tvm_mobilenet.search import identity
 
+    target_name, path, name = work
     target, file = targets.load(target_name), Path(path)
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    known = {identity(r["decisions"]) for r in rows if r["layer"] == name}
+    space, points = cut(schedules.space(Layer.parse(name), target.core))
     evaluate = Evaluate(target)
     evaluate.prepare()
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    known = {(r["layer"], identity(r["decisions"])) for r in rows}
-    spaces = {r["layer"] for r in rows if r["default"]}
-    for name in LAYERS:
-        space, points = cut(schedules.space(Layer.parse(name), target.core))
-        default = [space.default] if name not in spaces else []
-        for point in [*default, *(p for p in points if p != space.default)]:
-            if (name, identity(point)) in known:
-                continue
-            start = time.process_time()
-            try:
-                cost, failure = evaluate(Candidate(name, point, True)).cost, ""
-            except Exception as error:
-                cost, failure = None, f"{type(error).__name__}: {error}"[:200]
-            row = {"layer": name, "core": target.core.name, "decisions": point, "cost": cost, "failure": failure,
-                   "default": point == space.default, "seconds": round(time.process_time() - start, 2)}
-            with open(file, "a", encoding="utf-8") as out:
-                out.write(json.dumps(row) + "\n")
-        print(name, len(points), file=sys.stderr, flush=True)
+    for point in points:
+        if identity(point) in known:
+            continue
+        start = time.process_time()
+        try:
+            cost, failure = evaluate(Candidate(name, point, True)).cost, ""
+        except Exception as error:
+            cost, failure = None, f"{type(error).__name__}: {error}"[:200]
+        row = {"layer": name, "core": target.core.name, "decisions": point, "cost": cost, "failure": failure,
+               "default": point == space.default, "seconds": round(time.process_time() - start, 2)}
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+    return name, len(points)
 
 
 # ---- the searches: each yields points, and is sent their costs
