@@ -19,6 +19,8 @@ ARM64 = Path(
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet" / "arm64-python"
 )  # .ci/arm64-python makes it
 
+_WITHOUT_TORCH = Path(__file__).with_name("without_torch")
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("TVM_MOBILENET_CI"),
                                 reason="file systems and network namespaces are made by root")
 
@@ -106,11 +108,16 @@ class Agent:
 
 @contextlib.contextmanager
 def server_of_tvm(module: str, *options, port: int = 0):
-    """``python -m tvm.exec.rpc_server`` or ``rpc_tracker``, unchanged; its port."""
+    """``python -m tvm.exec.rpc_server``, ``rpc_tracker`` or ``rpc_proxy``, unchanged; its port.
+
+    With ``--through-proxy`` the port is the proxy's, which listens before and after.
+    """
     port = port or free_port()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(_WITHOUT_TORCH), os.environ["PYTHONPATH"]))}
     command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", "--port", str(port),
                "--port-end", str(port + 1), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
+                               env=environment)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -122,7 +129,7 @@ def server_of_tvm(module: str, *options, port: int = 0):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for _ in range(200):  # its own process, which listens, dies a moment later
+        for _ in range(0 if "--through-proxy" in options else 200):  # its own process, which listens, dies a bit later
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 time.sleep(0.05)

@@ -102,10 +102,11 @@ def is_private(host: str) -> bool:
 
 def _run(args: argparse.Namespace) -> int:
     tracker = check(args)
-    import tvm.rpc
-
-    from .boards import services
+    from .boards import services, tvm_alone
     from .boards.agent_server import AgentServer
+
+    tvm_alone.import_tvm()
+    import tvm
 
     def log(line: str) -> None:
         console.say(f"{time.strftime('%H:%M:%S')} {line}")

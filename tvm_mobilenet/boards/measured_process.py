@@ -163,6 +163,10 @@ def _import(engine: str) -> None:
     """The engine's package and its libraries, so that initial memory counts them."""
     import importlib
 
+    from tvm_mobilenet.boards import tvm_alone
+
+    if engine == "tvm":
+        tvm_alone.import_tvm()
     importlib.import_module({"tvm": "tvm.runtime.vm", "litert": "ai_edge_litert.interpreter"}.get(engine, engine))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tvm_mobilenet.boards import services
+from tvm_mobilenet.boards import services, tvm_alone
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.errors import BoardError
 
@@ -28,8 +28,8 @@ class RemoteBoard:
         What is built for it.
     limit : float
         Seconds after which the server ends the session; 0: never.
-    wait : float
-        Seconds to wait while the board is busy.
+    wait : float, optional
+        Seconds to wait while the board is busy; ``wire.WAIT_SECONDS`` by default.
     quiet : bool
         Do not say so then.
 
@@ -41,9 +41,7 @@ class RemoteBoard:
 
     measures = True
 
-    def __init__(
-        self, address: Address, target, limit: float = 0.0, wait: float = wire.WAIT_SECONDS, quiet: bool = False
-    ):
+    def __init__(self, address: Address, target, limit: float = 0.0, wait: float | None = None, quiet: bool = False):
         self.address, self.target, self.name = address, target, address.text
         self._uploaded: dict[str, str] = {}
         self._tunnel = None
@@ -53,7 +51,7 @@ class RemoteBoard:
             self._tunnel = Tunnel(address)
             address = self._tunnel.address
         try:
-            self._open(address, limit, wait, quiet)
+            self._open(address, limit, wire.WAIT_SECONDS if wait is None else wait, quiet)
         except BaseException:
             if self._tunnel is not None:
                 self._tunnel.close()
@@ -68,8 +66,7 @@ class RemoteBoard:
 
         where, key = (address.host, address.port), address.key
         if address.kind == "tracker":
-            import tvm.rpc  # noqa: F401 - it takes seconds, and a match key has to be used at once
-
+            tvm_alone.import_tvm()  # it takes a second, and a match key has to be used at once
             with wire.Tracker(*where) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
                 where = host, port

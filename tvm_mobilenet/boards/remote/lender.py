@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tvm_mobilenet.boards import tvm_alone
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.errors import BoardError
 
@@ -61,6 +62,7 @@ class Lender:
                 tracker.known(address.key)
         else:
             wire.dial(self._address.host, self._address.port).close()
+        tvm_alone.import_tvm()  # here, where nothing runs beside; and a match key has to be used at once
 
     def count(self) -> int:
         """How many boards there are now."""
@@ -82,8 +84,6 @@ class Lender:
             if self._is_out(where):
                 raise BoardError(f"{where} is left out for a while")
             return RemoteBoard(self._address, self._target, wait=_WAIT_SECONDS, quiet=True)
-        import tvm.rpc  # noqa: F401 - it takes seconds, and a match key has to be used at once
-
         with wire.Tracker(self._address.host, self._address.port) as tracker:
             host, port, key = tracker.request(self._address.key, _WAIT_SECONDS)
         where = f"{host}:{port}"

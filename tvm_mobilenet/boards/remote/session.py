@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 
+from tvm_mobilenet.boards import tvm_alone
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 from . import wire
@@ -97,6 +98,7 @@ class Session:
             raise
 
     def _open(self, host, port, key, limit, wait, waiting) -> None:
+        tvm_alone.import_tvm()
         import tvm.rpc
 
         before, peer = _descriptors(), wire.resolve(host, port)
