@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -66,7 +67,13 @@ def again(harness: Path, peer: str, name: str, threads: int) -> dict:
     if "argmax=1" not in check:
         raise SystemExit(f"{peer} for {name}: its output is not PyTorch's: {check or said[-500:]}")
     return {"peer": peer, "core": core.name, "threads": threads, "check": check.removeprefix("CHECK "),
-            **summary(found, core, 2)}
+            "model": model_of(core), **summary(found, core, 2)}
+
+
+def model_of(core) -> str:
+    """Tells the figures apart that arithmetic is priced with: a kept run is of those that it names."""
+    figures = {k: v for k, v in core.model.items() if k not in ("memory", "calls")}
+    return hashlib.sha256(json.dumps([core.in_order, figures], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _system(harness: Path, cpu: str) -> Path:
@@ -250,6 +257,10 @@ def main(argv: list[str] | None = None) -> int:
                     kept["runs"] = [r for r, s in zip(kept["runs"], same, strict=True) if not s] + [run]
                     kept["runs"].sort(key=lambda r: (r["core"], r["peer"], r["threads"]))
                     keep(kept)
+    for run in kept["runs"]:
+        if run["model"] != model_of(targets.load(CORES[run["core"].removeprefix("cortex-")]).core):
+            print(f"{run['peer']}, {run['core']}, {run['threads']}: its arithmetic is of another core file than "
+                  "today's; execute it --again", file=sys.stderr)
     for table in (runs_table(kept["runs"]), *(t(kept["rows"], kept["runs"])
                                               for t in (rows_table, halves_text, coarser_table))):
         print(table + "\n")
