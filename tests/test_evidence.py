@@ -1,11 +1,13 @@
 """What is kept of the comparison with llvm-mca: no kernel dropped, and the agreement that the page claims."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.evidence import mca, peers
+from tests.evidence import mca, metaschedule, peers
+from tests.test_search import space
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -41,3 +43,21 @@ def test_another_run_of_a_peer_needs_the_harness(capsys):
     with pytest.raises(SystemExit, match="2"):
         peers.main(["--again", "ncnn"])
     assert "--again needs --harness" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("big", [True, False])
+def test_metaschedule_is_asked_as_the_other_ways_of_searching_are(big):
+    """The default first, valid points, none of them twice, failures borne; it ends when there are none left."""
+    one = space(big)
+    asking = metaschedule.evolution(one, seed=1, learned=False, population=64)
+    asked = [next(asking)]
+    assert asked[0] == one.default
+    while len(asked) < 40 + len(list(one.points())) * (not big):
+        point = asked[-1]
+        try:
+            asked.append(asking.send(None if point["unroll"] == 8 else float(point["tile_m"] * point["tile_n"])))
+        except StopIteration:
+            break
+    assert not any(one.valid(point) for point in asked) and len({json.dumps(p) for p in asked}) == len(asked)
+    assert len(asked) == 40 if big else len(asked) <= len(list(one.points()))
+    assert not {"tvm.s_tir.tensor_intrin", "xgboost"} & set(sys.modules), "imports of half a minute, or of no use"

@@ -7,7 +7,8 @@
 ``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those farthest from the
 default, the longest choice first. ``compare`` lets each way of searching ask for points one at a time, told their
 prices from the file, several times with other random numbers, and prints after how many trials it was within 2 % of the
-best point.
+best point. ``metaschedule`` says how MetaSchedule is made to choose among our points; its two ways with 20
+runs take half an hour. ``compare FILE MetaSchedule 10``: only the ways with that in their name, 10 runs of each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.evidence import metaschedule
 
 # Six layers of each kind whose spaces have a hundred points or more, of all four networks at several widths.
 LAYERS = (
@@ -61,6 +64,7 @@ MOST = 140
 NEAR = 1.02
 SEEDS = 20
 TRIALS = 64
+LEARNED = "MetaSchedule, XGBoost"
 
 
 def cut(space, most: int = MOST):
@@ -163,6 +167,8 @@ WAYS = {
     "TPE (default first)": lambda space, seed: sampler("tpe", space, seed),
     "evolution, NSGA-II of 12": lambda space, seed: sampler("nsga2", space, seed),
     "random": lambda space, seed: sampler("random", space, seed),
+    LEARNED: lambda space, seed: metaschedule.evolution(space, seed),
+    "MetaSchedule, no model": lambda space, seed: metaschedule.evolution(space, seed, learned=False),
 }
 
 
@@ -184,15 +190,19 @@ def trials_needed(way, space, costs: dict[str, float | None], seed: int) -> int:
     return TRIALS + 1
 
 
-def compare(path: str) -> None:
-    """A table on stdout: median and 90 % of the trials needed, layer by layer and for each way."""
+def compare(path: str, part: str = "", seeds: str = str(SEEDS)) -> None:
+    """A table on stdout: median and 90 % of the trials needed, of each layer by each way with ``part`` in its name."""
     from tvm_mobilenet import schedules, targets
     from tvm_mobilenet.layer import Layer
 
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
     core = next(t.core for t in map(targets.load, ("rpi3", "rpi4", "rpi5")) if t.core.name == rows[0]["core"])
-    print("| layer | points | default / best | " + " | ".join(WAYS) + " |\n" + "|---" * (3 + len(WAYS)) + "|")
-    totals: dict[str, list[int]] = {name: [] for name in WAYS}
+    ways = {label: way for label, way in WAYS.items() if part in label}
+    if LEARNED in ways and not metaschedule.has_xgboost():
+        del ways[LEARNED]
+    print("| layer | points | default / best | " + " | ".join(ways) + " |\n" + "|---" * (3 + len(ways)) + "|")
+    totals: dict[str, list[int]] = {label: [] for label in ways}
+    seconds = dict.fromkeys(ways, 0.0)
     for name in dict.fromkeys(r["layer"] for r in rows):
         space, points = cut(schedules.space(Layer.parse(name), core))
         costs = {json.dumps(r["decisions"], sort_keys=True): r["cost"] for r in rows if r["layer"] == name}
@@ -201,12 +211,16 @@ def compare(path: str) -> None:
             continue
         best = min(c for c in costs.values() if c)
         cells = [name, str(len(points)), f"{costs[json.dumps(space.default, sort_keys=True)] / best:.3f}"]
-        for label, way in WAYS.items():
-            needed = sorted(trials_needed(way, space, costs, seed) for seed in range(SEEDS))
+        for label, way in ways.items():
+            start = time.process_time()
+            needed = sorted(trials_needed(way, space, costs, seed) for seed in range(int(seeds)))
+            seconds[label] += time.process_time() - start
             totals[label] += needed
-            cells.append(f"{statistics.median(needed):g}, {needed[int(0.9 * SEEDS) - 1]}")
-        print("| " + " | ".join(cells) + " |")
+            cells.append(f"{statistics.median(needed):g}, {needed[int(0.9 * len(needed)) - 1]}")
+        print("| " + " | ".join(cells) + " |", flush=True)
     print("| all | | | " + " | ".join(f"{statistics.mean(t):.1f} on average" for t in totals.values()) + " |")
+    choosing = (f"{1e3 * seconds[label] / sum(t):.0f} ms" for label, t in totals.items())
+    print("| choosing, a trial | | | " + " | ".join(choosing) + " |")
 
 
 if __name__ == "__main__":
