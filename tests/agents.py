@@ -1,6 +1,7 @@
 """Real agents, trackers and servers of TVM's for tests, and kernels that misbehave."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -39,6 +40,30 @@ def runs(pid: int) -> bool:
         return False
 
 
+_WATCH = """
+import contextlib, os, signal, sys
+alive = set()
+for line in sys.stdin:
+    what, number = line.split()
+    (alive.add if what == "begins" else alive.discard)(int(number))
+for number in alive:
+    with contextlib.suppress(OSError):
+        os.kill(number, signal.SIGKILL)
+"""
+
+
+@functools.cache
+def _watcher() -> subprocess.Popen:
+    """Ends what tests started when this process ends without doing so: killed, say."""
+    return subprocess.Popen([sys.executable, "-S", "-c", _WATCH], stdin=subprocess.PIPE, bufsize=0,
+                            start_new_session=True)
+
+
+def _tell(what: str, number: int) -> None:
+    """A process begins or is over; a negative number: a process group."""
+    _watcher().stdin.write(f"{what} {number}\n".encode())
+
+
 class Agent:
     """``python -m tvm_mobilenet.agent`` in a process of its own; ``url`` is where."""
 
@@ -57,6 +82,7 @@ class Agent:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen([*self._command, *port], stdout=subprocess.PIPE, stderr=self._log,
                                         env={**os.environ, "TMPDIR": str(self.temporary)}, text=True)
+        _tell("begins", self.process.pid)
         self.url = self.process.stdout.readline().strip()
         assert self.url.startswith("rpc://"), self.read_log()
         self.port = int(re.search(r":(\d+)", self.url)[1])
@@ -69,6 +95,7 @@ class Agent:
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        _tell("over", self.process.pid)
 
     def stop(self):
         self.process.terminate()
@@ -102,6 +129,7 @@ class Agent:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.stop()
+        _tell("over", self.process.pid)  # it may have ended by itself
         if self._own:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
@@ -118,6 +146,7 @@ def server_of_tvm(module: str, *options, port: int = 0):
                "--port-end", str(port + 1), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
                                env=environment)
+    _tell("begins", -process.pid)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -129,6 +158,7 @@ def server_of_tvm(module: str, *options, port: int = 0):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _tell("over", -process.pid)
         for _ in range(0 if "--through-proxy" in options else 200):  # its own process, which listens, dies a bit later
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), 1).close()

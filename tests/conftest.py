@@ -1,10 +1,13 @@
-"""What all tests share: one thread a process, the checkout on the path of every process that a test starts, and random
-examples that are the same in every run."""
+"""What all tests share: one thread a process, the checkout on the path of every process that a test starts, random
+examples that are the same in every run, who runs which file when, and a folder for modules that several files need."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,3 +25,33 @@ _EVERY_RUN = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, 
 settings.register_profile("fixed", derandomize=True, database=None, **_EVERY_RUN)
 settings.register_profile("search", **_EVERY_RUN)
 settings.load_profile("fixed")
+
+# Files that take longest come first, so that no worker is left with one of them at the end. Those that wait for boards
+# most of their time alternate with those that compute.
+LONGEST = ("test_fleet", "test_board_faults", "test_matrix", "test_far_link", "test_plain_server", "test_verify",
+           "test_bench_arm64", "test_chain", "test_schedules", "test_remote_ssh", "test_build", "test_bundle_bytes",
+           "test_doctor", "test_bundle_c", "test_bench", "test_peers", "test_passes", "test_plan", "test_sweep")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than CPUs: tests of boards wait half of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+SHARED = "TVM_MOBILENET_TEST_MODULES"  # where all workers of a run find modules that one of them built
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SHARED, ""), ignore_errors=True)

@@ -1,7 +1,10 @@
-"""Built modules and a benchmark that several test files share, each made once in a process."""
+"""Built modules and a benchmark that several test files share: modules are made once in a run, by whichever of its
+processes needs one first, the benchmark once in a process. No test may change them."""
 
+import fcntl
 import functools
-import tempfile
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mobilenet import bench, build, targets
@@ -11,9 +14,19 @@ from tvm_mobilenet.options import ModelOptions
 MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
 
 
-@functools.cache
-def _root() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="tvm_mobilenet_test_")  # removed when the process ends
+def _root() -> Path:
+    return Path(os.environ["TVM_MOBILENET_TEST_MODULES"])  # of conftest.py
+
+
+def _once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder that ``make`` fills; if it fails, the next who asks tries again."""
+    done = folder.with_name(f"{folder.name}.done")
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
 
 
 @functools.cache
@@ -24,29 +37,34 @@ def _network(options: ModelOptions):
 @functools.cache
 def small(target: str = "host") -> Path:
     """MobileNet v1 0.25 at 32 pixels: 28 layers, 0.9 MB of parameters."""
-    return build.build(MODEL, targets.load(target), output=Path(_root().name) / target, network=_network(MODEL)).folder
+    return _once(_root() / target, lambda folder: build.build(MODEL, targets.load(target), output=folder,
+                                                              network=_network(MODEL)))
 
 
 def small_of(*names: str) -> Path:
     """The folder that has the small network for each of several targets, by its name."""
     for name in names:
         small(name)
-    return Path(_root().name)
+    return _root()
 
 
 @functools.cache
 def tiny(target: str = "host", width: int = 16) -> Path:
     """A network of five layers from a file of the user's own; its dense layer has 64 times ``width`` weights."""
+    return _once(_root() / f"tiny-{target}-{width}", lambda folder: _tiny(folder, target, width))
+
+
+def _tiny(folder: Path, target: str, width: int) -> None:
     import torch
     from torch import nn
 
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ReLU6(),
                         nn.Conv2d(8, 64, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, width))
-    path = Path(_root().name) / f"tiny-{target}-{width}.pt2"
+    path = folder.with_suffix(".pt2")
     torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 32, 32),)), path)
     options = ModelOptions(model=str(path))
-    return build.build(options, targets.load(target), output=path.with_suffix(""), network=load_network(options)).folder
+    build.build(options, targets.load(target), output=folder, network=load_network(options))
 
 
 @functools.cache

@@ -1,5 +1,5 @@
-"""bench, profile and doctor against an agent that is aarch64 itself: another architecture at the other end, and files
-that have to be sent."""
+"""bench, profile, doctor and tune against an agent that is aarch64 itself: another architecture at the other end, and
+files that have to be sent."""
 
 import json
 
@@ -7,7 +7,8 @@ import modules
 import pytest
 from agents import ARM64, Agent
 
-from tvm_mobilenet import bench, benchmark, built, doctor, profile
+from tvm_mobilenet import bench, benchmark, built, doctor, profile, tune
+from tvm_mobilenet.log import Journal
 
 pytestmark = pytest.mark.skipif(not (ARM64 / "stamp").exists(),
                                 reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
@@ -48,3 +49,14 @@ def test_doctor_reaches_every_hop(agent, tmp_path, capsys):
     code = doctor.main(["--target", "rpi4", "--board", agent.url, "--log", str(tmp_path / "log.jsonl"), "--json"])
     found = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
     assert code == 0 and found["result"]["status"] == "ok" and "asimd" in found["features"]["text"], found
+
+
+def test_tune_measures_and_verifies(agent, tmp_path, capsys):
+    arguments = ["--target", "arm", "--model", "v1", "--alpha", "0.25", "--resolution", "32", "--trials", "2",
+                 "--board", agent.url, "--log", str(tmp_path / "log.jsonl"), "--output", str(tmp_path / "o")]
+    assert tune.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "ms measured on 1 core" in said and "predictor" in said and "against rpc://" in said and "verified" in said
+    records = list(Journal(tmp_path / "log.jsonl").records())
+    assert records and all(not r.predicted and r.unit == "s" and r.board == agent.url for r in records)
+    assert agent.is_clean()

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from agents import ARM64, Agent, free_port, server_of_tvm
+from agents import Agent, free_port, server_of_tvm
 from test_remote import fault
 
 from tvm_mobilenet import fleet, targets, tuning
@@ -18,7 +18,7 @@ from tvm_mobilenet.log import Journal, trials_of
 
 HOST = targets.load("host")
 LAYERS = ("pointwise m16 n16 k16 f32 relu6", "depthwise 8x8x16 3x3 p1,1,1,1 f32 relu6", "dense m1 n32 k16 f32")
-POINTS = 12  # of each layer's space, so that it is searched to its end
+POINTS = 6  # of each layer's space, so that it is searched to its end
 
 
 class Run(fleet.Run):
@@ -33,25 +33,25 @@ class Run(fleet.Run):
         return Outcome(cost, "s", False, 1e-7, cost)
 
 
-def prepared(board, log, trials=POINTS):
+def prepared(board, log, points=POINTS):
     """The search of some layers, over the first points of their spaces."""
-    work = tuning.prepare({Layer.parse(name): 1 for name in LAYERS}, HOST, board, log, trials)
+    work = tuning.prepare({Layer.parse(name): 1 for name in LAYERS}, HOST, board, log, points)
     for layer in work.searches.values():
         default = layer.space.default
-        layer.starts = [default, *(p for p in itertools.islice(layer.space.points(), POINTS) if p != default)][:POINTS]
+        layer.starts = [default, *(p for p in itertools.islice(layer.space.points(), points) if p != default)][:points]
     work.near.clear()
     return work
 
 
-def tuned(board: str, log, patience=300.0, seconds=3000.0, run=None, lines=None):
+def tuned(board: str, log, patience=300.0, run=None, lines=None, points=POINTS):
     lines = [] if lines is None else lines
 
     def pool():
         return fleet.Fleet(address.parse(board), HOST, fleet.Build(HOST), run or Run(), builders=1, say=lines.append,
                            patience=patience)
 
-    work = prepared("shelf", log)
-    ended, new = tuning.search(work, None, seconds, 1, pool=pool)
+    work = prepared("shelf", log, points)
+    ended, new = tuning.search(work, None, 3000.0, 1, pool=pool)
     return ended, new, lines
 
 
@@ -73,8 +73,9 @@ def stripped(path):
 
 
 def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
+    points = 2 * POINTS
     with Agent() as alone:
-        assert tuned(alone.url, tmp_path / "one.jsonl")[:2] == ("done", POINTS * len(LAYERS))
+        assert tuned(alone.url, tmp_path / "one.jsonl", points=points)[:2] == ("done", points * len(LAYERS))
     stop, chance = threading.Event(), random.Random(0)
     with server_of_tvm("rpc_tracker") as port:
         options = ("--tracker", f"127.0.0.1:{port}", "--key", "shelf")
@@ -89,15 +90,15 @@ def test_ten_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path):
         killer = threading.Thread(target=kill)
         killer.start()
         try:
-            ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "ten.jsonl")
+            ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "ten.jsonl", points=points)
         finally:
             stop.set()
             killer.join()
             for board in boards:
                 board.__exit__()
-    assert (ended, new) == ("done", POINTS * len(LAYERS)), lines
+    assert (ended, new) == ("done", points * len(LAYERS)), lines
     trials = [(r.layer, str(r.decisions)) for r in trials_of(tmp_path / "ten.jsonl").records()]
-    assert len(trials) == len(set(trials)) == POINTS * len(LAYERS), "a trial was lost or doubled"
+    assert len(trials) == len(set(trials)) == points * len(LAYERS), "a trial was lost or doubled"
     assert not lost(tmp_path / "ten.jsonl")
     assert stripped(tmp_path / "ten.jsonl") == stripped(tmp_path / "one.jsonl")
 
@@ -151,7 +152,7 @@ def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
     with Agent() as board, fleet.Fleet(address.parse(board.url), HOST, fleet.Build(HOST), run, builders=1,
                                        say=lines.append) as boards:
         boards.submit(candidate)
-        (done,) = boards.wait(60)
+        (done,) = boards.wait(300)
     assert done.value.cost and run.runs == 2 and any("cools down" in line for line in lines), (done, lines)
 
 
@@ -167,7 +168,7 @@ class OneIsBad(Run):
             if self.hot:
                 board.state = lambda: {"temperature_c": 90.0, "throttled": []}
         else:
-            end = time.monotonic() + 5.0
+            end = time.monotonic() + 10.0
             while time.monotonic() < end and not any("is left out" in line for line in self.lines):
                 time.sleep(0.05)
         return super().__call__(board, candidate, library)
@@ -223,28 +224,3 @@ def test_a_tracker_that_restarts_during_a_search(tmp_path):
             ended, new, lines = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl")
             restarter.join()
     assert (ended, new) == ("done", POINTS * len(LAYERS)) and not lost(tmp_path / "log.jsonl"), lines
-
-
-# ---- a real aarch64 agent, under qemu
-
-arm64 = pytest.mark.skipif(not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
-
-
-@pytest.fixture(scope="module")
-def arm():
-    with Agent(python=(ARM64 / "bin" / "python",)) as running:
-        yield running
-
-
-@arm64
-def test_verify_and_tune_on_aarch64(arm, tmp_path, capsys):
-    from tvm_mobilenet import tune
-
-    arguments = ["--target", "arm", "--model", "v1", "--alpha", "0.25", "--resolution", "32", "--trials", "2",
-                 "--board", arm.url, "--log", str(tmp_path / "log.jsonl"), "--output", str(tmp_path / "o")]  # fmt: skip
-    assert tune.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "ms measured on 1 core" in said and "predictor" in said and "against rpc://" in said and "verified" in said
-    records = list(Journal(tmp_path / "log.jsonl").records())
-    assert records and all(not r.predicted and r.unit == "s" and r.board == arm.url for r in records)
-    assert arm.is_clean()

@@ -268,7 +268,7 @@ def test_the_agent_ends_in_order(library):
     with Agent() as running, open_board(running.url, HOST) as board:
         running.process.send_signal(signal.SIGTERM)
         with fault("the agent was ended|connection was lost"):
-            for _ in range(100):
+            for _ in range(1200):
                 board.service("ping", {})
                 time.sleep(0.05)
         assert running.process.wait(120) == 0

@@ -63,7 +63,7 @@ def test_an_agent_is_started_and_ended(behind, tmp_path):
             process.kill()
         with fault("connection was lost"):
             board.service("ping", {})
-    for _ in range(100):
+    for _ in range(600):
         if not Path(f"/proc/{pid}").exists():
             break
         time.sleep(0.1)

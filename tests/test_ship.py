@@ -67,7 +67,7 @@ def sshd(tmp_path_factory):
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", exist_ok=True)
     process = subprocess.Popen([server, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
-    for _ in range(100):
+    for _ in range(1200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             break
         time.sleep(0.05)
