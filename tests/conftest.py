@@ -40,11 +40,27 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """One more than CPUs: tests of boards wait half of their time."""
-    return len(os.sched_getaffinity(0)) + 1
+    """One more than CPUs: tests of boards wait half of their time. xdist's own variable says otherwise if it is set."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else len(os.sched_getaffinity(0)) + 1
 
 
 SHARED = "TVM_MOBILENET_TEST_MODULES"  # where all workers of a run find modules that one of them built
+
+
+@pytest.fixture(scope="session")
+def folders():
+    """The folder that has the small network for this machine and for the Pi 4."""
+    import modules
+
+    return modules.small_of("host", "rpi4")
+
+
+@pytest.fixture(scope="session")
+def measured():
+    """A benchmark of the small network on this machine."""
+    import modules
+
+    return modules.measured()
 
 
 def pytest_configure(config):

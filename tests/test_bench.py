@@ -7,23 +7,12 @@ import math
 import random
 import statistics
 
-import modules
 import numpy as np
 import pytest
 
 from tvm_mobilenet import bench, benchmark, built, conditions, targets, timing
 from tvm_mobilenet.boards import facts, measure, measured_process, open_board, services
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
-
-
-@pytest.fixture(scope="module")
-def folders():
-    return modules.small_of("host", "rpi4")
-
-
-@pytest.fixture(scope="module")
-def measured():
-    return modules.measured()
 
 
 def steady(seconds: float, n: int = 100) -> timing.Statistics:

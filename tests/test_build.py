@@ -116,7 +116,7 @@ def test_a_linker_of_ones_own_links_the_same_kernels(network, rpi4, tmp_path):
 
     from tvm_mobilenet.verify import verify
 
-    verify(result.folder, network=network, count=1).require()
+    verify(result.folder, network=network, count=2).require()
 
 
 def test_building_twice_gives_the_same_bytes(network, rpi4, tmp_path):

@@ -4,7 +4,6 @@ import itertools
 import json
 import statistics
 
-import modules
 import pytest
 
 from tvm_mobilenet import built, layer_profile, profile, targets
@@ -13,11 +12,6 @@ from tvm_mobilenet.plan import Plan, Step, Tensor
 from tvm_mobilenet.roofline import rooflines
 
 RPI4 = targets.load("rpi4")
-
-
-@pytest.fixture(scope="module")
-def folders():
-    return modules.small_of("host", "rpi4")
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,10 @@
 
 import dataclasses
 
-import modules
 import pytest
 
 from tvm_mobilenet import bench, benchmark, regression
 from tvm_mobilenet.errors import RegressionError, TvmMobilenetError
-
-
-@pytest.fixture(scope="module")
-def folders():
-    return modules.small_of("host", "rpi4")
-
-
-@pytest.fixture(scope="module")
-def measured():
-    return modules.measured()
 
 
 def changed(result, factors: dict, whole: float):

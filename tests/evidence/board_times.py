@@ -39,7 +39,6 @@ PASSES = Path(__file__).with_name("peer_passes.py")
 CORES = {"a53": "rpi3", "a72": "rpi4"}  # each by a board that has it
 PEERS = ("ncnn", "litert")
 THREADS = (1, 4)
-FLOOR = dict.fromkeys(("cortex-a53", "cortex-a72"), 568.740352e6 / 4)  # cycles of the multiply-adds
 SLICE = 2_000_000  # executed instructions of one thread, that of several their part
 # What the A53 of a Pi 3 says of itself where the harness's Pi 4 says: part, revision, main identity, clock in kHz.
 PI3 = (("0xd08", "0xd03"), ("CPU revision\t: 3", "CPU revision\t: 4"), ("410fd083", "410fd034"), ("1500000", "1200000"))
