@@ -36,6 +36,8 @@ from tvm_mobilenet.schedules.window import runs, source
 from tvm_mobilenet.layer import Layer
 
 STRIPS = (4, 8, 12)
+WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in the L1
+WIDTHS_IN_ORDER = (14, 8, 7, 6, 5, 4, 3, 2)  # loads count there, and the widest have the fewest
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -45,8 +47,9 @@ def decisions(layer: Layer, core) -> Space:
         if part.kind == "depthwise":
             tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= stage.out_width] or [1]
             fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= core.vector_registers]
-            whole = [t for t in fits if stage.out_width % t == 0 and t <= 8]
-            tile_w, lanes, line = max(whole or fits), 4, core.l1d.line // 4
+            wanted = WIDTHS_IN_ORDER if core.in_order else WIDTHS
+            tile_w = next((t for t in wanted if t in fits and stage.out_width % t == 0), max(fits))
+            lanes, line = 4, core.l1d.line // 4
             four = min(4, stage.out_width)
             held = depthwise.registers(1, four, line, 4) <= core.vector_registers
             whole_lines = held and part.channels >= line and four in tiles
@@ -158,6 +161,7 @@ class _Chain:
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
         self.d, self.f, self.stages = d, f, stages(layer)
+        self.apart = not any(name.endswith(".loop") for name in d)  # cores with a loop of their own lose by it
         last = self.stages[-1]
         # What each part writes: rings and blocks, and at the end the output, by rows.
         self.out = [f.scratch(_between(s, after.part)) for s, after in zip(self.stages, self.stages[1:], strict=False)]
@@ -214,6 +218,7 @@ class _Chain:
             lambda lane: (0, slot, column + left, c + lane),
             second,
             lambda lane: (row * positions + column, c + lane),
+            self.apart,
         )
 
     def _clear(self, i: int) -> None:
@@ -270,7 +275,7 @@ class _Chain:
 
         def tile(column, height, first, channels):
             acc = nest.Tile(height, channels)
-            acc.set(lambda _, lane: bias[first + lane])
+            acc.set_rows(bias, first, self.apart)
             pointwise.multiply(
                 acc,
                 k,
@@ -364,7 +369,7 @@ class _Chain:
                 with nest.serial(run.count) as t:
                     w = run.start + t * run.tile
                     acc = nest.Tile(run.tile, channels)
-                    acc.set(lambda _, lane: self.f[f"bias{i}"][first + lane])
+                    acc.set_rows(self.f[f"bias{i}"], first, self.apart)
                     conv.convolve(
                         part,
                         acc,

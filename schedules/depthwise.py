@@ -11,8 +11,8 @@ The nest::
         output = accumulators, through the epilogue
 
 A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value
-is
-loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs nothing.
+is loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs
+nothing.
 """
 
 from __future__ import annotations
@@ -39,26 +39,14 @@ def decisions(layer: Layer, core) -> Space:
         if v <= max(c, vector) and registers(1, 1, v, vector) <= core.vector_registers
     )
 
-    most = compiled_registers(core)
-
-    def best_tile(lanes: int) -> tuple[int, int]:
-        tiles = [(a, b) for a in tiles_h for b in tiles_w if fits_tile(a, b, lanes)]
-        fits = [t for t in tiles if registers(*t, lanes, vector) <= most]
-        return min(fits, key=lambda t: _loads(layer, *t))
-
-    tile_h, tile_w = best_tile(vector)
-    lanes = vector
-    # In order, loads take the place of fmla, and narrow tiles have the fewest: 14x14x512 on a Cortex-A53 takes 2.2
-    # cycles a multiply-add and 0.7 for lines that are read again, in tiles of whole lines 3.1.
-    if not core.in_order and widths[-1] == 4 * vector and evicts_itself(layer, tile_h, tile_w, core):
-        lanes = 4 * vector
-        tile_h, tile_w = best_tile(lanes)
+    tiles = [(a, b) for a in tiles_h for b in tiles_w if fits_tile(a, b, vector)]
+    wide = widths[-1] if widths[-1] == 4 * vector else None
+    tile_h, tile_w, lanes, inner = (_in_order if core.in_order else _out_of_order)(layer, core, tiles, vector, wide)
     # Tasks of whole cache lines that four cores can share evenly; blocks of channels all cost the same, rows do not.
     blocks = [b for b in divisors(c) if b % min(16, c) == 0 or b == c]
     rows = [min(tile_h, oh - r) for r in range(0, oh, tile_h)]
     even = [b for b in blocks if imbalance(rows * (c // b)) <= EVEN]
     c_block = max([b for b in even if (c // b) % 4 == 0] or even, default=blocks[0])
-    inner = "columns" if ow >= 2 * tile_w and not core.in_order else "channels"
     return Space(
         {
             "tile_h": Choice(tuple(tiles_h), tile_h),
@@ -72,22 +60,59 @@ def decisions(layer: Layer, core) -> Space:
 
 
 EVEN = 1.05  # the longest share over the mean that counts as even
+AHEAD = 20  # registers of an out-of-order core's tile: 2x7, 3x4; of 3x7 and more the A72 and A76 make 10 to 20 % less
+FEW = 6  # positions: a tile of fewer loads so often that whole lines of channels are better
+
+
+def _in_order(layer: Layer, core, tiles, vector: int, _: int | None) -> tuple[int, int, int, str]:
+    """Tile, lanes and inner loop: loads take the place of fmla here, and narrow tiles have the fewest. 14x14x512 on a
+    Cortex-A53 takes 2.2 cycles a multiply-add and 0.7 for lines that are read again, in tiles of whole lines 3.1."""
+    most = compiled_registers(core)
+    fits = [t for t in tiles if registers(*t, vector, vector) <= most]
+    return *min(fits, key=lambda t: _loads(layer, *t)), vector, "channels"
+
+
+def _out_of_order(layer: Layer, core, tiles, vector: int, wide: int | None) -> tuple[int, int, int, str]:
+    """Tile, lanes and inner loop: the fewest loads of the tiles whose lines stay in the L1 for the vectors of channels
+    that follow. Where such tiles are small, 1x2 positions of whole lines, along the row unless the next tile still
+    finds the columns that it shares with this one."""
+    held = lines_held(layer, core)
+    fits = [t for t in tiles if registers(*t, vector, vector) <= min(AHEAD, core.vector_registers)]
+    stay = [t for t in fits if lines_under(layer, *t) + t[0] * t[1] <= held]
+    best = min(stay or fits, key=lambda t: _loads(layer, *t))
+    if wide is None or (stay and best[0] * best[1] >= FEW) or best == (layer.out_height, layer.out_width):
+        return *best, vector, "channels"
+    two = min(2, layer.out_width)
+    return 1, two, wide, "channels" if lines_under(layer, 1, 2 * two) <= held else "columns"
+
+
+def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
+    """Positions of the input under one tile's window; a line of cache each, where channels fill one."""
+    height, width = (
+        (t - 1) * s + (k - 1) * d + 1
+        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
+    )
+    return height * width
+
+
+def lines_held(layer: Layer, core) -> int:
+    """Lines of one vector of channels, at different positions, that the sets of the L1 they fall into hold at once.
+
+    Positions are a multiple of the channels apart; with a power of two of them they share a few sets.
+    """
+    stride = layer.channels * 4
+    way = core.l1d.bytes // core.l1d.ways
+    sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
+    return sets * core.l1d.ways
 
 
 def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
     """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
 
-    Positions are a multiple of the channels apart; with a power of two of them they share a few sets. The next vector
-    of channels then finds the line gone, which it shares with the vector before: better to take the line whole at once.
+    The next vector of channels then finds the line gone, which it shares with the vector before: better to take the
+    line whole at once.
     """
-    stride = layer.channels * 4
-    way = core.l1d.bytes // core.l1d.ways
-    sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
-    taps = [
-        (t - 1) * s + (k - 1) * d + 1
-        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
-    ]
-    return taps[0] * taps[1] > sets * core.l1d.ways
+    return lines_under(layer, tile_h, tile_w) > lines_held(layer, core)
 
 
 def fits_tile(tile_h: int, tile_w: int, lanes: int) -> bool:

@@ -122,6 +122,24 @@ class Lanes:
     __radd__ = __add__
 
 
+_OPAQUE = """define linkonce_odr hidden i32 @mobilenet_opaque(i32 %value) alwaysinline nounwind {
+  %same = call i32 asm "", "=r,0"(i32 %value)
+  ret i32 %same
+}
+"""
+
+
+def opaque(value):
+    """The same value, as a variable of which LLVM does not know how it was made.
+
+    Where it knows, it addresses all rows of a tile from one register, out of reach of an instruction that loads or
+    stores a pair, and finds equal loads equal, which makes moves of registers of them: on the A76 a store of a pair
+    takes half of the vector pipes' time that two stores take, and a load none of it, which a move takes.
+    """
+    with T.attr(const(0, "int32"), "pragma_import_llvm", _OPAQUE):
+        return named(tirx.call_extern("int32", "mobilenet_opaque", value), "at")
+
+
 class Tensor:
     """A tensor in memory, row-major, read and written by its indices; one of them may be ``Lanes``.
 
@@ -129,11 +147,11 @@ class Tensor:
     TVM seconds, a thousand ramps a few milliseconds.
     """
 
-    def __init__(self, flat, shape: Sequence[int]):
-        self.flat, self.shape = flat, tuple(shape)
+    def __init__(self, flat, shape: Sequence[int], start=0):
+        self.flat, self.shape, self.start = flat, tuple(shape), start
 
     def _offset(self, index):
-        offset, stride, vector = 0, math.prod(self.shape), None
+        offset, stride, vector = self.start, math.prod(self.shape), None
         for i, extent in zip(index if isinstance(index, tuple) else (index,), self.shape, strict=True):
             stride //= extent
             if isinstance(i, Lanes):
@@ -141,6 +159,10 @@ class Tensor:
                 i = i.first
             offset = offset + i * stride
         return offset if vector is None or vector[1] == 1 else tirx.Ramp(offset, *vector)
+
+    def row(self, index) -> Tensor:
+        """The elements from an index on, as they lie in memory; what comes before is `opaque`."""
+        return Tensor(self.flat, (math.prod(self.shape),), opaque(self._offset(index)))
 
     def __getitem__(self, index):
         return self.flat[self._offset(index)]
@@ -217,6 +239,12 @@ class Tile:
         for row in range(self.rows):
             self.set_row(row, lambda lane, row=row: value(row, lane))
 
+    def set_rows(self, tensor: Tensor, first, apart: bool = False) -> None:
+        """Each row of accumulators becomes the elements of a tensor from ``first`` on; ``apart``: loaded for each."""
+        for row in range(self.rows):
+            at, place = (tensor.row(first), 0) if apart else (tensor, first)
+            self.set_row(row, lambda lane, at=at, place=place: at[place + lane])
+
     def set_row(self, row: int, value) -> None:
         for first, count in pieces(self.width):
             self.tensor[row, Lanes(first, count)] = broadcast(value(Lanes(first, count)), count)
@@ -283,15 +311,28 @@ def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) ->
     ]
 
 
-def store(layer: Layer, out: Tensor, value, width: int, index, second: Tensor | None = None, at_second=None) -> None:
+def store(
+    layer: Layer,
+    out: Tensor,
+    value,
+    width: int,
+    index,
+    second: Tensor | None = None,
+    at_second=None,
+    apart: bool = False,
+) -> None:
     """Write ``width`` neighbouring channels through the epilogue.
 
     ``value(lane)`` is what stands before it, ``index(lane)`` where it goes, ``at_second(lane)`` where the residual lies
-    (at ``index`` too unless given).
+    (at ``index`` too unless given). ``apart``: at an address of its own, see `opaque`.
     """
 
+    apart = apart and layer.output_layout == "NHWC" and width > 4
+    row = out.row(index(0)) if apart else out
+
     def element(lane):
-        out[index(lane)] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
+        place = lane if apart else index(lane)
+        row[place] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
 
     for first, count in pieces(width) if layer.output_layout == "NHWC" else [(v, 1) for v in range(width)]:
         element(Lanes(first, count) if count > 1 else first)

@@ -13,9 +13,8 @@ The nest::
 
 Register budget: the accumulators, one vector of weights a column of the tile, and two for data; what does not fit is no
 candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since
-panels
-a power of two apart fall into one way of the L1 and evict each other. Rows and columns that a tile does not divide get
-a smaller tile of their own, so nothing is padded and no test stands in an inner loop.
+panels a power of two apart fall into one way of the L1 and evict each other. Rows and columns that a tile does not
+divide get a smaller tile of their own, so nothing is padded and no test stands in an inner loop.
 """
 
 from __future__ import annotations
@@ -76,8 +75,15 @@ def loop_choice(core) -> dict[str, Choice]:
 
 
 def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
-    """As ``tiles``, of rows of ``width`` positions."""
-    return tiles(width, layer.out_channels, layer.channels, core)
+    """As ``tiles``, of rows of ``width`` positions; of pairs that are nearly as fast one that writes whole lines.
+
+    Two panels that share a line of the output both fetch it, where a row of output and its panels do not fit the L1.
+    """
+    m, n, k = width, layer.out_channels, layer.channels
+    tiles_m, tiles_n, best = tiles(m, n, k, core)
+    cycles = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
+    whole = [t for t in cycles if t[1] * 4 % core.l1d.line == 0 and cycles[t] <= NEARLY * cycles[best]]
+    return tiles_m, tiles_n, min(whole, key=cycles.get, default=best)
 
 
 def tiles(m: int, n: int, k: int, core, looped: bool = True) -> tuple[list[int], list[int], tuple[int, int]]:
@@ -262,9 +268,10 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
     data, weight, bias, out = f["data"], f["weight"], f["bias"], f["output"]
     blocks = -(-layer.channels // d["k_block"])
     acc = nest.Tile(height, width)
+    apart = "loop" not in d  # cores with a loop of their own lose by it
 
     def start():
-        acc.set(lambda i, lane: bias[column + lane])
+        acc.set_rows(bias, column, apart)
 
     def finish():
         for i in range(height):
@@ -275,6 +282,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
                 width,
                 lambda lane, i=i: nest.at(layer.output_layout, b, row + i, 0, column + lane),
                 f.get("second"),
+                apart=apart,
             )
 
     def keep():

@@ -56,7 +56,7 @@ def test_on_the_a72_saving_traffic_pays_and_less_so_with_a_larger_l2(run):
         costs[kib] = chain.cost(1).value / sum(p.cost(1).value for p in parts)
         assert chain.traffic.dram_fill_bytes < sum(p.traffic.dram_fill_bytes for p in parts)
         arithmetic = chain.arithmetic_on(1).value / sum(p.arithmetic_on(1).value for p in parts)
-        assert arithmetic > costs[kib], "the chain's gain is in memory"
+        assert kib > 512 or arithmetic > costs[kib], "the chain's gain is in memory"
     assert costs[512] < 0.95 and costs[512] < costs[4096] - 0.03
 
 

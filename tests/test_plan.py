@@ -15,7 +15,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
 from tvm_mobilenet.passes.fuse_chains import fuse_chains
 from tvm_mobilenet.passes.lower_layers import lower_layers
-from tvm_mobilenet.plan import ALIGNMENT, Plan, allocate, plan_of, read_plan
+from tvm_mobilenet.plan import ALIGNMENT, PAGE, Plan, allocate, plan_of, read_plan
 
 TARGET = targets.load("rpi4")
 
@@ -163,7 +163,7 @@ def test_the_arena_is_between_the_busiest_moment_and_everything_at_once(tensors)
     _, arena = allocate(tensors)
     aligned = {k: -(-n // ALIGNMENT) * ALIGNMENT for k, (n, _, _) in tensors.items()}
     busiest = max((sum(aligned[k] for k, (_, a, b) in tensors.items() if a <= t <= b) for t in range(30)), default=0)
-    assert busiest <= arena <= sum(aligned.values())
+    assert busiest <= arena <= sum(n + (PAGE if n >= PAGE else 0) for n in aligned.values())
 
 
 @given(st.lists(st.integers(1, 5000), min_size=2, max_size=20))
@@ -172,7 +172,15 @@ def test_a_chain_needs_no_more_than_its_largest_pair_rounded_up(sizes):
     _, arena = allocate({i: (n, i, i + 1) for i, n in enumerate(sizes)})
     aligned = [-(-n // ALIGNMENT) * ALIGNMENT for n in sizes]
     assert arena >= max(a + b for a, b in itertools.pairwise(aligned))
-    assert arena <= sum(sorted(aligned)[-3:])
+    assert arena <= sum(sorted(aligned)[-3:]) + 3 * PAGE
+
+
+def test_neighbours_begin_at_different_places_of_a_page():
+    """Activations are whole pages: without it the input and the output of a depthwise layer share their L1 sets."""
+    offsets, arena = allocate({i: (100 * PAGE, i, i + 1) for i in range(12)})
+    places = [offsets[i] % PAGE for i in range(12)]
+    assert len(set(places)) == 12 and all(abs(a - b) >= 16 * ALIGNMENT for a, b in itertools.pairwise(places))
+    assert arena <= 204 * PAGE
 
 
 # ---- as a file

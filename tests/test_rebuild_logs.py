@@ -70,6 +70,18 @@ def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatc
     assert rebuild_logs.winner(search).decisions == even.decisions
 
 
+def test_a_winner_that_cores_share_less_evenly_stays_at_home(tmp_path, monkeypatch):
+    """Time on all cores may hide it, where memory takes longer than any core's share of the arithmetic."""
+    search = work(tmp_path, monkeypatch).searches[NAMES[0]]
+    base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, balance=1.0, whole=True)
+    search.tell(base)
+    search.tell(dataclasses.replace(base, decisions=BEST, cost=80.0, balance=1.19))
+    assert rebuild_logs.winner(search) is None
+    even = dataclasses.replace(base, decisions={**BEST, "unroll": 2}, cost=81.0, balance=1.04)
+    search.tell(even)
+    assert rebuild_logs.winner(search).decisions == even.decisions
+
+
 def test_layers_count_by_their_share_of_each_networks_floor():
     small, large, both = (Layer.parse(f"pointwise m49 n{n} k64 f32") for n in (64, 640, 128))
     networks = [types.SimpleNamespace(for_target=lambda t, c=c: types.SimpleNamespace(counts=c))

@@ -35,7 +35,7 @@ class Outcome:
     """What a candidate that computes the right thing costs, and by how much of the output's spread it is off.
 
     Of a predicted cost, ``arithmetic``: what it would be if every load hit the first-level cache; ``memory``: what the
-    traffic takes alone.
+    traffic takes alone; ``balance``: the arithmetic of all cores over an even share of it.
     """
 
     cost: float
@@ -45,6 +45,7 @@ class Outcome:
     cost_all_cores: float | None = None
     arithmetic: float | None = None
     memory: float | None = None
+    balance: float | None = None
 
 
 class WrongResult(Exception):
@@ -123,8 +124,9 @@ class Evaluate:
         # A measurement here is one of a single thread (workers.py); a prediction is made for any number of cores.
         if not cost.predicted:
             return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
+        arithmetic, cores = run.arithmetic_on(1).value, self.target.cores
         return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value),
-                       run.arithmetic_on(1).value, run.memory_on(1).value)
+                       arithmetic, run.memory_on(1).value, cores * run.arithmetic_on(cores).value / arithmetic)
 
 
 _OPERANDS = ("data", "weight", "bias", "second")

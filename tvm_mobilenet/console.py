@@ -2,8 +2,7 @@
 
 On a terminal tables are drawn and progress is live; elsewhere, and with ``NO_COLOR``, both are plain lines. With
 ``--json`` stdout carries one JSON document and nothing else. A user's mistake is a message and what to do about it;
-           anything else
-is one line, and a traceback only with ``--debug``.
+anything else is one line, and a traceback only with ``--debug``. SIGTERM ends a verb as Ctrl-C does.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,8 @@ def run_verb(
     """
     parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
     args = parser.parse_args(argv)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _warnings_as_lines():
             return run(args) or 0

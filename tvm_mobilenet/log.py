@@ -64,6 +64,8 @@ class Record:
         As ``cost``, with all cores of that target.
     arithmetic : float or None
         Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
+    balance : float or None
+        Of a predicted cost: arithmetic on all cores over an even share of ``arithmetic``; 1 is even.
     memory : float or None
         Of a predicted cost on one core: what its memory traffic takes alone, hidden behind arithmetic or not.
     versions : dict of str to str
@@ -88,6 +90,7 @@ class Record:
     target: str = ""
     cost_all_cores: float | None = None
     arithmetic: float | None = None
+    balance: float | None = None
     memory: float | None = None
     versions: dict = field(default_factory=dict)
     failure: str = ""
@@ -119,7 +122,7 @@ class Record:
         data = {
             name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
         }
-        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "memory"):
+        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "balance", "memory"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
         data |= {"decisions": self.decisions, "predicted": self.predicted}

@@ -8,6 +8,7 @@ read; the constants lie in a file of their own, at the offsets that the plan nam
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,8 @@ from .errors import TvmMobilenetError
 
 VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector needs
+PAGE = 4096  # bytes: within a page an offset decides the set of any L1, whether by virtual or physical address
+STAGGER = 37 * ALIGNMENT  # from one step's tensor to the next, in a page; odd: 64 steps have their own places
 SPACES = ("input", "output", "arena", "parameters")
 
 
@@ -218,20 +221,30 @@ def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
     """Places in one arena for tensors of ``(bytes, first step, last step)``: offsets, and the arena's size.
 
     The largest first, each at the lowest offset where it meets none that is alive with it: the greedy-by-size order of
-    Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020.
+    Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020. Tensors of a page
+    and more begin at a place in a page that their step decides, ``STAGGER`` from that of the step before: most are
+    whole pages long, and where a layer's input and output begin alike, the same channels of both compete for the same
+    sets of the L1.
     """
     placed: list[tuple[int, int, int, int]] = []
     offsets: dict[int, int] = {}
     for key, (size, first, last) in sorted(tensors.items(), key=lambda t: (-t[1][0], t[0])):
-        size, offset = align(size), 0
+        size = align(size)
+        begin = functools.partial(_staggered, key) if size >= PAGE else int
+        offset = begin(0)
         for start, stop, f, t in sorted(placed):
             if f <= last and first <= t:
                 if offset + size <= start:
                     break
-                offset = max(offset, stop)
+                offset = begin(max(offset, stop))
         placed.append((offset, offset + size, first, last))
         offsets[key] = offset
     return offsets, max((stop for _, stop, _, _ in placed), default=0)
+
+
+def _staggered(step: int, offset: int) -> int:
+    """The next offset in the place that a step's tensor has in a page."""
+    return offset + (step * STAGGER - offset) % PAGE
 
 
 def _shape(ty) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ each network's floor. Trials lie in the working folder, and the same command goe
 generation or the core model change.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
-of a lower score (``log.Record.score``) than the default by more than ``GAIN``, and not dearer on all cores. What the
-file knows and the search did not come to stays.
+of a lower score (``log.Record.score``) than the default by more than ``GAIN``, and on all cores neither dearer nor less
+evenly shared. What the file knows and the search did not come to stays. So it is too when the command is interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .options import ModelOptions
 from .search import LayerSearch, identity
 
 GAIN = 0.003  # of the default's score: less is hardly worth a line
+EVEN = 1.05  # the longest share of the cores over the mean that counts as even, as in the schedules
 TARGETS = ("rpi4", "rpi5", "rpi3")  # a board of each core
 TRIALS = 24  # a layer
 FULL = tuple(ModelOptions(model=name) for name in ("v1", "v2", "v3-large", "v3-small"))
@@ -68,6 +69,8 @@ def winner(search: LayerSearch) -> log.Record | None:
 
     def better(record: log.Record) -> bool:
         if record.cost is None or not record.whole or record.score > (1 - GAIN) * default.score:
+            return False
+        if record.balance and default.balance and record.balance > max(EVEN, 1.02 * default.balance):
             return False
         return None in (record.cost_all_cores, default.cost_all_cores) or (
             record.cost_all_cores <= default.cost_all_cores

@@ -121,6 +121,7 @@ def search(
             predicted=found.predicted if found else not work.measured,
             cost_all_cores=found and found.cost_all_cores,
             arithmetic=found and found.arithmetic,
+            balance=found and found.balance,
             memory=found and found.memory,
             seconds=done.seconds,
             **facts,
