@@ -8,7 +8,6 @@ read; the constants lie in a file of their own, at the offsets that the plan nam
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +20,7 @@ from .errors import TvmMobilenetError
 VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector needs
 PAGE = 4096  # bytes: within a page an offset decides the set of any L1, whether by virtual or physical address
-STAGGER = 37 * ALIGNMENT  # from one step's tensor to the next, in a page; odd: 64 steps have their own places
+STAGGER = 37 * ALIGNMENT  # odd multiples of it are where tensors begin in a page; scratch memory begins at 0
 SPACES = ("input", "output", "arena", "parameters")
 
 
@@ -222,29 +221,38 @@ def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
 
     The largest first, each at the lowest offset where it meets none that is alive with it: the greedy-by-size order of
     Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020. Tensors of a page
-    and more begin at a place in a page that their step decides, ``STAGGER`` from that of the step before: most are
-    whole pages long, and where a layer's input and output begin alike, the same channels of both compete for the same
-    sets of the L1.
+    and more begin at a place in a page that their step decides (``place_in_page``).
     """
     placed: list[tuple[int, int, int, int]] = []
     offsets: dict[int, int] = {}
     for key, (size, first, last) in sorted(tensors.items(), key=lambda t: (-t[1][0], t[0])):
         size = align(size)
-        begin = functools.partial(_staggered, key) if size >= PAGE else int
-        offset = begin(0)
+        place = place_in_page(key) if size >= PAGE else None
+        offset = _next(0, place)
         for start, stop, f, t in sorted(placed):
             if f <= last and first <= t:
                 if offset + size <= start:
                     break
-                offset = begin(max(offset, stop))
+                offset = _next(max(offset, stop), place)
         placed.append((offset, offset + size, first, last))
         offsets[key] = offset
     return offsets, max((stop for _, stop, _, _ in placed), default=0)
 
 
-def _staggered(step: int, offset: int) -> int:
-    """The next offset in the place that a step's tensor has in a page."""
-    return offset + (step * STAGGER - offset) % PAGE
+def place_in_page(step: int) -> int:
+    """Where in a page the tensor that a step writes begins, in bytes.
+
+    Most activations are whole pages long and rows of channels a power of two: where what a layer reads begins as what it
+    writes does, its output or a chain's scratch memory, the same channels of both compete for the same sets of the L1.
+    Odd multiples of a line differ from scratch, and those of neighbouring steps by 10 lines, for rows of 512 to 4,096
+    bytes.
+    """
+    return (2 * step + 1) * STAGGER % PAGE
+
+
+def _next(offset: int, place: int | None) -> int:
+    """The next offset at a place in a page, if there is one."""
+    return offset if place is None else offset + (place - offset) % PAGE
 
 
 def _shape(ty) -> tuple[int, ...]:

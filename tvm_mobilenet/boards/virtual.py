@@ -34,7 +34,7 @@ from tvm_mobilenet.boards.imports import KernelError, RuntimeCall, Workspace, pr
 from tvm_mobilenet.boards.kernel_run import Counts, KernelRun, Part
 from tvm_mobilenet.boards.memory import Caches, Traffic
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.plan import PAGE, STAGGER
+from tvm_mobilenet.plan import PAGE, place_in_page
 
 BUDGET_INSTRUCTIONS = 20_000_000_000
 _TENSOR = 7  # kTVMFFIDLTensorPtr
@@ -188,7 +188,7 @@ class VirtualModule:
                     raise BoardError(f"kernel {symbol}: an argument of shape {a.shape} is not contiguous",
                                      "pass numpy.ascontiguousarray of it")
                 if key not in placed:
-                    place = STAGGER if a is args[-1] else 0  # as in a plan, where the step before wrote the first
+                    place = place_in_page(1 if a is args[-1] else 0)  # as in a plan of two steps
                     e.heap_next += (place - e.heap_next) % PAGE
                     placed[key] = self.alloc(max(a.nbytes, 1))
                     self.write(placed[key], a)
