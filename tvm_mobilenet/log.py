@@ -246,8 +246,8 @@ _REAL_BOARDS = {"address.py", "agent_server.py", "agent_session.py", "services.p
 
 @cache
 def fingerprint() -> str:
-    """A short hash of what a cost depends on besides layer, core and decisions: schedules, code generation, the virtual
-    board's model and the cores' data."""
+    """A short hash of what a cost depends on besides layer, core and decisions: schedules, code generation, where a
+    plan's tensors lie, the virtual board's model and the cores' data."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -259,7 +259,7 @@ def fingerprint() -> str:
     ]
     files = [file for folder in folders for file in folder.iterdir() if file.name.endswith((".py", ".c", ".toml"))]
     files = [file for file in files if file.name not in _REAL_BOARDS]
-    for file in sorted([*files, here / "codegen.py"], key=lambda file: file.name):
+    for file in sorted([*files, here / "codegen.py", here / "plan.py"], key=lambda file: file.name):
         if file.is_file():
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

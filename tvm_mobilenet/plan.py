@@ -20,7 +20,7 @@ from .errors import TvmMobilenetError
 VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector needs
 PAGE = 4096  # bytes: within a page an offset decides the set of any L1, whether by virtual or physical address
-STAGGER = 37 * ALIGNMENT  # odd multiples of it are where tensors begin in a page; scratch memory begins at 0
+STAGGER = 11 * ALIGNMENT  # see place_in_page
 SPACES = ("input", "output", "arena", "parameters")
 
 
@@ -242,12 +242,12 @@ def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
 def place_in_page(step: int) -> int:
     """Where in a page the tensor that a step writes begins, in bytes.
 
-    Most activations are whole pages long and rows of channels a power of two: where what a layer reads begins as what it
-    writes does, its output or a chain's scratch memory, the same channels of both compete for the same sets of the L1.
-    Odd multiples of a line differ from scratch, and those of neighbouring steps by 10 lines, for rows of 512 to 4,096
-    bytes.
+    Most activations are whole pages long, their rows of channels a power of two: where what a layer reads begins as
+    what it writes does, its output or a chain's scratch memory, the same channels of both compete for the same sets of
+    the L1. Scratch memory begins at 0, tensors at 11 lines and at 33, one step in two: in rows of 512 to 4,096 bytes
+    three different places. More of them would cost memory, for two tensors would not take turns at one offset.
     """
-    return (2 * step + 1) * STAGGER % PAGE
+    return (1 + step % 2 * 2) * STAGGER
 
 
 def _next(offset: int, place: int | None) -> int:
