@@ -35,7 +35,7 @@ class Outcome:
     """What a candidate that computes the right thing costs, and by how much of the output's spread it is off.
 
     Of a predicted cost, ``arithmetic``: what it would be if every load hit the first-level cache; ``memory``: what the
-    traffic takes alone; ``balance``: the arithmetic of all cores over an even share of it.
+    traffic takes at all levels, one after another; ``balance``: the arithmetic of all cores over an even share of it.
     """
 
     cost: float
@@ -125,8 +125,17 @@ class Evaluate:
         if not cost.predicted:
             return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
         arithmetic, cores = run.arithmetic_on(1).value, self.target.cores
-        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value),
-                       arithmetic, run.memory_on(1).value, cores * run.arithmetic_on(cores).value / arithmetic)
+        balance = cores * run.arithmetic_on(cores).value / arithmetic
+        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value), arithmetic,
+                       traffic_cycles(run, self.target), balance)
+
+
+def traffic_cycles(run, target) -> float:
+    """What a `boards.kernel_run.KernelRun` moves on one core, in cycles of each level's own bandwidth, added up."""
+    from .boards.memory_time import rates
+
+    one = rates(target.core, target).one
+    return sum(moved / rate for moved, rate in zip(run.traffic.bytes, one, strict=True))
 
 
 _OPERANDS = ("data", "weight", "bias", "second")

@@ -67,7 +67,8 @@ class Record:
     balance : float or None
         Of a predicted cost: arithmetic on all cores over an even share of ``arithmetic``; 1 is even.
     memory : float or None
-        Of a predicted cost on one core: what its memory traffic takes alone, hidden behind arithmetic or not.
+        Of a predicted cost on one core: what its traffic takes at all levels, one after another, hidden behind
+        arithmetic or not.
     versions : dict of str to str
         Tools that built and ran it.
     failure : str

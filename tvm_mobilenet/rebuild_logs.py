@@ -9,7 +9,8 @@ generation or the core model change.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
 of a lower score (``log.Record.score``) than the default by more than ``GAIN``, and on all cores neither dearer nor less
-evenly shared. What the file knows and the search did not come to stays. So it is too when the command is interrupted.
+evenly shared. What the file knows and the search did not come to stays, if it is valid. So it is too when the command
+is interrupted.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def ship(work: tuning.Work, path: Path) -> Shipped:
 
     def tried(record: log.Record) -> bool:
         search = work.searches.get(record.layer)
-        return search is not None and identity(record.decisions) in search.tried
+        return search is not None and (
+            identity(record.decisions) in search.tried or bool(search.space.valid(record.decisions))
+        )
 
     def choose(records: list[log.Record]) -> list[log.Record]:
         kept = {r.layer: r for r in records if not tried(r)}
