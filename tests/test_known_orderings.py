@@ -4,8 +4,12 @@ That a 6x8 tile beats 4x12 and that 4x8 on the A53 is a test of the core model a
 """
 
 import dataclasses
+from collections import Counter
 
+import numpy as np
 import pytest
+from capstone import CS_ARCH_ARM64, CS_MODE_ARM, Cs
+from elftools.elf.elffile import ELFFile
 
 from tvm_mobilenet import codegen, options, pricing, reference, schedules, targets
 from tvm_mobilenet.boards.virtual import VirtualBoard
@@ -16,6 +20,7 @@ CHAIN = "chain depthwise 56x56x64 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n64 k
 PARTS = CHAIN.removeprefix("chain ").split(" > ")
 POINTWISE = ("pointwise m784 n256 k128 f32 relu6", "pointwise m196 n512 k256 f32 relu6")
 DEPTHWISE = ("depthwise 14x14x512 3x3 p1,1,1,1 f32 relu6", "depthwise 56x56x128 3x3 s2 p1,1,1,1 f32 relu6")
+STAYS = "depthwise 28x28x256 3x3 p1,1,1,1 f32 relu6"
 
 
 def with_l2(kib: int):
@@ -29,7 +34,7 @@ def run(tmp_path_factory):
     """``run(layer, target)``: a whole run of the Pi 4's default kernel, memory followed through the target's caches;
     ``again``: the second of two on the same operands, as tuners measure."""
     path = tmp_path_factory.mktemp("orderings") / "kernels.so"
-    layers = {f"kernel{i}": Layer.parse(n) for i, n in enumerate((CHAIN, *PARTS, *POINTWISE, *DEPTHWISE))}
+    layers = {f"kernel{i}": Layer.parse(n) for i, n in enumerate((CHAIN, *PARTS, *POINTWISE, *DEPTHWISE, STAYS))}
     decisions = {s: schedules.space(layer, RPI4.core).default for s, layer in layers.items()}
     codegen.compile_kernels({s: schedules.kernel(layer, decisions[s]) for s, layer in layers.items()}, RPI4, path)
     symbols = {layer.name: s for s, layer in layers.items()}
@@ -81,6 +86,36 @@ def test_depthwise_layers_lie_about_what_autoscheduler_measured(run):
     within."""
     inside, outside = (gflops(run(name, again=True).cost(4), name) for name in DEPTHWISE)
     assert 2.4 <= outside <= 14.8 <= inside <= 48
+
+
+def test_a_depthwise_tile_stays_in_the_l1(run):
+    """The lines under its window are a power of two apart; read again for every vector of channels they would be four
+    times what there is to read and to write."""
+    layer = Layer.parse(STAYS)
+    lines = (np.prod(layer.input_shape) + np.prod(layer.output_shape)) * 4 / RPI4.core.l1d.line
+    assert lines < run(STAYS).traffic.l1_misses < 2 * lines
+
+
+def test_rows_are_stored_in_pairs_and_biases_loaded_where_that_is_cheaper(tmp_path):
+    """On the A76 a store of a pair takes half of the vector pipes' time of two stores, and a move of a bias half a
+    cycle that a load does not take (docs/performance.md); the A53's own loop does without."""
+    layer = Layer.parse(POINTWISE[1])
+    found = {}
+    for name in ("rpi5", "rpi3"):
+        target = targets.load(name)
+        kernel = schedules.kernel(layer, schedules.space(layer, target.core).default)
+        path = codegen.compile_kernels({"kernel": kernel}, target, tmp_path / f"{name}.so")
+        found[name] = Counter(vector_operations(path))
+    assert found["rpi5"]["stp q"] >= 8 and not found["rpi5"]["mov v"]
+    assert found["rpi3"]["stp q"] < found["rpi5"]["stp q"] and found["rpi3"]["str q"] > found["rpi5"]["str q"]
+
+
+def vector_operations(path):
+    """Mnemonic and kind of the first operand's register of all instructions of a shared object."""
+    with path.open("rb") as file:
+        text = ELFFile(file).get_section_by_name(".text")
+        for instruction in Cs(CS_ARCH_ARM64, CS_MODE_ARM).disasm(text.data(), text["sh_addr"]):
+            yield f"{instruction.mnemonic} {instruction.op_str[:1]}"
 
 
 def gflops(cost, name: str) -> float:

@@ -188,8 +188,9 @@ class VirtualModule:
                     raise BoardError(f"kernel {symbol}: an argument of shape {a.shape} is not contiguous",
                                      "pass numpy.ascontiguousarray of it")
                 if key not in placed:
-                    place = place_in_page(1 if a is args[-1] else 0)  # as in a plan of two steps
-                    e.heap_next += (place - e.heap_next) % PAGE
+                    if a is args[0] or a is args[-1]:  # constants lie anywhere
+                        place = place_in_page(int(a is args[-1]))  # as in a plan of two steps
+                        e.heap_next += (place - e.heap_next) % PAGE
                     placed[key] = self.alloc(max(a.nbytes, 1))
                     self.write(placed[key], a)
                 operands.append((placed[key], a.shape, a.dtype))
