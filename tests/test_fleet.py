@@ -201,7 +201,7 @@ def test_a_board_that_stays_hot_or_hangs_is_left_out_and_others_do_its_work(how,
         with Agent(*options, **({"module": ("-c", HANGS)} if how == "hangs" else {})) as bad, Agent(*options) as good:
             run = OneIsBad(f":{bad.port}", how == "hot", lines := [])
             ended, new, _ = tuned(f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl", run=run, lines=lines)
-            assert bad.is_clean(180.0) and good.is_clean(180.0)  # on a busy machine it took more than 60 s once
+            assert bad.is_clean() and good.is_clean()
     assert (ended, new) == ("done", POINTS * len(LAYERS)) and not lost(tmp_path / "log.jsonl"), lines
     why = "stays hot (90.0 °C)" if how == "hot" else "its sessions are lost one after the other"
     assert any(f":{bad.port} is left out for 120 s" in line and why in line for line in lines), lines

@@ -8,10 +8,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from capstone import CS_ARCH_ARM64, CS_MODE_ARM, Cs
 from elftools.elf.elffile import ELFFile
 
 from tvm_mobilenet import codegen, options, pricing, reference, schedules, targets
+from tvm_mobilenet.boards.instructions import disassemble
 from tvm_mobilenet.boards.virtual import VirtualBoard
 from tvm_mobilenet.layer import Layer
 
@@ -114,8 +114,9 @@ def vector_operations(path):
     """Mnemonic and kind of the first operand's register of all instructions of a shared object."""
     with path.open("rb") as file:
         text = ELFFile(file).get_section_by_name(".text")
-        for instruction in Cs(CS_ARCH_ARM64, CS_MODE_ARM).disasm(text.data(), text["sh_addr"]):
-            yield f"{instruction.mnemonic} {instruction.op_str[:1]}"
+        for instruction in disassemble("aarch64", text.data(), text["sh_addr"]):
+            mnemonic, _, operands = instruction.text.partition(" ")
+            yield f"{mnemonic} {operands[:1]}"
 
 
 def gflops(cost, name: str) -> float:

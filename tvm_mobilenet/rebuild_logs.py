@@ -26,7 +26,6 @@ from .options import ModelOptions
 from .search import LayerSearch, identity
 
 GAIN = 0.003  # of the default's score: less is hardly worth a line
-EVEN = 1.05  # the longest share of the cores over the mean that counts as even, as in the schedules
 TARGETS = ("rpi4", "rpi5", "rpi3")  # a board of each core
 TRIALS = 24  # a layer
 FULL = tuple(ModelOptions(model=name) for name in ("v1", "v2", "v3-large", "v3-small"))
@@ -68,6 +67,8 @@ def winner(search: LayerSearch) -> log.Record | None:
     if default is None or default.cost is None:
         return None
 
+    from .schedules.pointwise import EVEN
+
     def better(record: log.Record) -> bool:
         if record.cost is None or not record.whole or record.score > (1 - GAIN) * default.score:
             return False
@@ -85,14 +86,14 @@ def ship(work: tuning.Work, path: Path) -> Shipped:
     """Write a core's file: winners of this search, and what it knew that was not tried again."""
     winners = {name: record for name, s in work.searches.items() if s.tried and (record := winner(s))}
 
-    def tried(record: log.Record) -> bool:
+    def overtaken(record: log.Record) -> bool:
         search = work.searches.get(record.layer)
         return search is not None and (
             identity(record.decisions) in search.tried or bool(search.space.valid(record.decisions))
         )
 
     def choose(records: list[log.Record]) -> list[log.Record]:
-        kept = {r.layer: r for r in records if not tried(r)}
+        kept = {r.layer: r for r in records if not overtaken(r)}
         return [r for _, r in sorted((kept | winners).items())]
 
     log.Journal(path).rewrite(choose)

@@ -4,13 +4,13 @@
     python -m tests.evidence.peers --harness DIR                    # A72 and N1 as the peers were measured, too
     python -m tests.evidence.peers --harness DIR --again ncnn       # runs a peer once more, too
 
-Our own rows are always measured: the network is built untuned, run on the virtual board, and its caches followed on a
-second pass, when they are warm. The peers' rows are kept in ``tests/tables/peers.json``. A harness is a folder with
-``armcost.py``, ``apy.sh``, ``runners/`` and ``models/v1.onnx``: an aarch64 Python under qemu-aarch64, a plugin that
-counts blocks and simulates caches, llvm-mca 19 for prices. With one, our module for the Pi 4 and the Pi 5 is executed
-and priced like the peers: as the bundle that goes to devices, and by TVM's own runtime, which lays out memory itself.
-There is no Cortex-A53 in llvm-mca that ranks kernels rightly (docs/predictor.md), so its column is our own core model's
-in any case.
+Our own rows are always measured: the network is built with the decisions that ship, run on the virtual board, and its
+caches followed on a second pass, when they are warm. The peers' rows are kept in ``tests/tables/peers.json``. A harness
+is a folder with ``armcost.py``, ``apy.sh``, ``runners/`` and ``models/v1.onnx``: an aarch64 Python under qemu-aarch64,
+a plugin that counts blocks and simulates caches, llvm-mca 19 for prices. With one, our module for the Pi 4 and the Pi 5
+is executed and priced like the peers: as the bundle that goes to devices, and by TVM's own runtime, which lays out
+memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly (docs/predictor.md), so its column is our
+own core model's in any case.
 """
 
 from __future__ import annotations
