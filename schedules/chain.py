@@ -6,7 +6,8 @@ a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224), so
 The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise::
 
     parallel over strips of the last part's rows
-      for each row of the strip: produce(last part, row)
+      for each of the bands that its columns fall into        # usually one
+        for each row of the strip: produce(last part, row)
 
     produce(part, row):
       pointwise  produce(the part before, row) into one row, then for each m_block of its positions (half an L1), for
@@ -18,7 +19,10 @@ The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise
 
 A ring has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that read
 it need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a strip are
-computed twice, by it and the strip before.
+computed twice, by it and the strip before, and the columns that a window at a band's side reaches into the next.
+
+Bands are for caches: half the columns make rings half as wide. Each is code of its own, since its columns are
+constants, so there are as many as rings need to fit a core's share of the L2, and no more.
 """
 
 from __future__ import annotations
@@ -36,21 +40,25 @@ from tvm_mobilenet.schedules.window import runs, source
 from tvm_mobilenet.layer import Layer
 
 STRIPS = (4, 8, 12)
+BANDS = (1, 2, 4)
 WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in the L1
-WIDTHS_IN_ORDER = (14, 8, 7, 6, 5, 4, 3, 2)  # loads count there, and the widest have the fewest
 
 
 def decisions(layer: Layer, core) -> Space:
     choices: dict[str, Choice] = {}
-    for i, stage in enumerate(stages(layer)):
+    possible = tuple(b for b in BANDS if b <= stages(layer)[-1].out_width)
+    bands = bands_that_fit(layer, core) or possible[-1]
+    widths = [max(map(len, columns)) for columns in zip(*columns_of(layer, bands), strict=True)]
+    for i, (stage, width) in enumerate(zip(stages(layer), widths, strict=True)):
         part = stage.part
         if part.kind == "depthwise":
-            tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= stage.out_width] or [1]
+            tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= width] or [1]
             fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= core.vector_registers]
-            wanted = WIDTHS_IN_ORDER if core.in_order else WIDTHS
-            tile_w = next((t for t in wanted if t in fits and stage.out_width % t == 0), max(fits))
+            fewest = min(fits, key=lambda t: _row_loads(part, width, t))
+            divides = [t for t in WIDTHS if t in fits and width % t == 0]
+            tile_w = fewest if core.in_order or not divides else divides[0]  # in order, loads count
             lanes, line = 4, core.l1d.line // 4
-            four = min(4, stage.out_width)
+            four = min(4, width)
             held = depthwise.registers(1, four, line, 4) <= core.vector_registers
             whole_lines = held and part.channels >= line and four in tiles
             if not i and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
@@ -58,19 +66,32 @@ def decisions(layer: Layer, core) -> Space:
             choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
             choices[f"{i}.lanes"] = Choice((4, line) if whole_lines else (4,), lanes)
             continue
+        if part.kind == "pointwise":
+            blocks = _position_blocks(width)
+            half = [b for b in blocks if b * part.channels * 4 <= core.l1d.bytes // 2]
+            width = max(half, default=blocks[0])
+            choices |= {f"{i}.{name}": choice for name, choice in pointwise.loop_choice(core).items()}
+            choices[f"{i}.m_block"] = Choice(blocks, width)
         kind = conv if part.kind == "conv" else pointwise
-        tiles_m, tiles_n, (tile_m, tile_n) = kind.tiles_of(part, stage.out_width, core)
+        tiles_m, tiles_n, (tile_m, tile_n) = kind.tiles_of(part, width, core)
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
-        if part.kind == "pointwise":
-            blocks = _position_blocks(stage.out_width)
-            half = [b for b in blocks if b * part.channels * 4 <= core.l1d.bytes // 2]
-            choices |= {f"{i}.{name}": choice for name, choice in pointwise.loop_choice(core).items()}
-            choices[f"{i}.m_block"] = Choice(blocks, max(half, default=blocks[0]))
     rows = layer.output_shape[1] if layer.parts[-1].kind != "pointwise" else stages(layer)[-1].out_height
     strips = tuple(s for s in STRIPS if s <= rows) or (1,)
     choices["strips"] = Choice(strips, strips[0])
+    choices["bands"] = Choice(possible, bands)
     return Space(choices, lambda d: _refuse(layer, d, core))
+
+
+def _row_loads(part: Layer, width: int, tile: int) -> int:
+    """Vectors that a depthwise part loads for a row of its positions, in tiles; and biases."""
+    tiles, rest = divmod(width, tile)
+    rows, columns = part.kernel
+
+    def one(t: int) -> int:
+        return rows * ((t - 1) * part.stride[1] + columns) + rows * columns + t if t else 0
+
+    return tiles * one(tile) + one(rest)
 
 
 def _position_blocks(width: int) -> tuple[int, ...]:
@@ -116,20 +137,57 @@ def stages(layer: Layer) -> list[Stage]:
     return found
 
 
-def scratch_floats(layer: Layer) -> int:
-    """How many floats one strip keeps between the parts."""
+def columns_of(layer: Layer, bands: int) -> list[list[range]]:
+    """The columns that each part computes of each band: what the parts after it read of the image."""
     found = stages(layer)
-    return sum(int(np.prod(_between(stage, after.part))) for stage, after in pairwise(found))
+    width = found[-1].out_width
+    bands_of_parts = []
+    for band in range(bands):
+        columns = [range(width * band // bands, width * (band + 1) // bands)]
+        for stage, after in reversed(list(pairwise(found))):
+            read = _window(after.part, columns[0])
+            columns.insert(0, range(max(0, read.start), min(stage.out_width, read.stop)))
+        bands_of_parts.append(columns)
+    return bands_of_parts
 
 
-def _between(stage: Stage, after: Layer) -> tuple[int, int, int, int]:
-    """The shape of what one part hands to the next: a ring of rows for a depthwise part, a block of one row else."""
-    if after.kind != "depthwise":
-        return 1, 1, stage.out_width, stage.part.out_channels
-    _, left, _, right = after.padding
-    window = (after.kernel[0] - 1) * after.dilation[0] + 1
-    ring = 1 << (window - 1).bit_length()
-    return 1, ring, stage.out_width + left + right, stage.part.out_channels
+def _window(part: Layer, columns: range) -> range:
+    """The columns under a part's window at some of its own, padding among them."""
+    if part.kind == "pointwise":
+        return columns
+    reach = (part.kernel[1] - 1) * part.dilation[1] + 1
+    return range(source(part, 1, columns.start, 0), source(part, 1, columns.stop - 1, 0) + reach)
+
+
+def scratch_floats(layer: Layer, bands: int) -> int:
+    """How many floats one strip keeps between the parts."""
+    return sum(int(np.prod(shape)) for shape in _between(layer, bands))
+
+
+def _between(layer: Layer, bands: int) -> list[tuple[int, int, int, int]]:
+    """The shapes of what parts hand to the next, as wide as the widest band's: a ring of rows for a depthwise part, a
+    block of one row else."""
+    columns = columns_of(layer, bands)
+    shapes = []
+    for i, (part, after) in enumerate(pairwise(layer.parts)):
+        ring = (after.kernel[0] - 1) * after.dilation[0] + 1 if after.kind == "depthwise" else 1
+        shapes.append((1, ring, max(len(_window(after, band[i + 1])) for band in columns), part.out_channels))
+    return shapes
+
+
+def bands_that_fit(layer: Layer, core) -> int:
+    """The fewest bands with which the L2 holds what is read again: pointwise weights, and of each strip that runs at the
+    same time what lies between parts and the rows of the input under the first part's window; 0 where none do."""
+    weights = sum(int(np.prod(p.weight_shape)) for p in layer.parts if p.kind == "pointwise")
+    first, most = layer.parts[0], core.l2.bytes // 4
+    strips = pointwise.SHARING if core.l2.shared else 1
+
+    def floats(bands: int) -> int:
+        columns = max(len(_window(first, band[0])) for band in columns_of(layer, bands))
+        rows = (first.kernel[0] - 1) * first.dilation[0] + 1
+        return weights + strips * (scratch_floats(layer, bands) + rows * columns * first.channels)
+
+    return next((b for b in BANDS if b <= stages(layer)[-1].out_width and floats(b) <= most), 0)
 
 
 def pack(layer: Layer, d: Decisions, weight, bias) -> list[np.ndarray]:
@@ -164,11 +222,13 @@ class _Chain:
         self.apart = not any(name.endswith(".loop") for name in d)  # cores with a loop of their own lose by it
         last = self.stages[-1]
         # What each part writes: rings and blocks, and at the end the output, by rows.
-        self.out = [f.scratch(_between(s, after.part)) for s, after in zip(self.stages, self.stages[1:], strict=False)]
+        self.out = [f.scratch(shape) for shape in _between(layer, d["bands"])]
         self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.out_channels)))
         first = self.stages[0]
         shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.channels)
         self.input = nest.Tensor(f["data"].flat, shape)
+        self.bands = columns_of(layer, d["bands"])
+        self.columns = self.bands[0]  # of each part, in the band whose code is being written
 
     def run(self, strip) -> None:
         rows, strips = self.stages[-1].out_height, self.d["strips"]
@@ -180,14 +240,11 @@ class _Chain:
             self.first[i - 1] = (
                 T.max(0, source(part, 0, self.first[i], 0)) if part.kind == "depthwise" else self.first[i]
             )
-            if self._is_ring(i - 1):
-                self._clear(i - 1)
-        with nest.span(start, stop) as row:
-            self.produce(len(self.stages) - 1, row)
-
-    def _is_ring(self, i: int) -> bool:
-        """Whether a depthwise part reads what part i writes."""
-        return i + 1 < len(self.stages) and self.stages[i + 1].part.kind == "depthwise"
+        for self.columns in self.bands:
+            for i in range(len(self.stages) - 1):
+                self._clear(i)
+            with nest.span(start, stop) as row:
+                self.produce(len(self.stages) - 1, row)
 
     def produce(self, i: int, row) -> None:
         """Compute one row of part i, and of the parts before what it still lacks."""
@@ -198,14 +255,15 @@ class _Chain:
         if i == len(self.stages) - 1:
             return row
         ring = self.out[i].shape[1]
-        return 0 if ring == 1 else tirx.bitwise_and(row + ring, ring - 1)
+        return 0 if ring == 1 else tirx.truncmod(row + ring, ring)
 
-    def _left(self, i: int) -> int:
-        """Zero columns before the first in what part i writes."""
-        return self.stages[i + 1].part.padding[1] if self._is_ring(i) else 0
+    def _read(self, i: int) -> range:
+        """The columns of part i that the next part reads, padding among them: what part i writes begins with these."""
+        last = i == len(self.stages) - 1
+        return range(self.stages[i].out_width) if last else _window(self.stages[i + 1].part, self.columns[i + 1])
 
     def _store(self, i: int, row, column, value, width: int, c) -> None:
-        out, left = self.out[i], self._left(i)
+        out, left = self.out[i], self._read(i).start
         slot = self._slot(i, row)
         second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
         if second is not None:
@@ -215,19 +273,19 @@ class _Chain:
             out,
             value,
             width,
-            lambda lane: (0, slot, column + left, c + lane),
+            lambda lane: (0, slot, column - left, c + lane),
             second,
             lambda lane: (row * positions + column, c + lane),
             self.apart,
         )
 
     def _clear(self, i: int) -> None:
-        """Zero columns on both sides of a ring; they stay zero."""
-        _, ring, width, channels = self.out[i].shape
-        _, left, _, right = self.stages[i + 1].part.padding
-        for column in (*range(left), *range(width - right, width)):
-            with nest.serial(ring) as slot:
-                self._zeros(i, slot, column, channels)
+        """Zero columns on both sides of the image in a ring; they stay zero."""
+        _, ring, _, channels = self.out[i].shape
+        for at, column in enumerate(self._read(i)):
+            if not 0 <= column < self.stages[i].out_width:
+                with nest.serial(ring) as slot:
+                    self._zeros(i, slot, at, channels)
 
     def _zeros(self, i: int, slot, column, channels: int) -> None:
         whole, rest = divmod(channels, 4)
@@ -254,21 +312,21 @@ class _Chain:
         with nest.span(begin, top + window) as row:
 
             def zeros():
-                with nest.serial(stage.out_width) as column:
-                    self._zeros(i, self._slot(i, row), column + part.padding[1], stage.part.out_channels)
+                with nest.serial(len(self._read(i))) as at:
+                    self._zeros(i, self._slot(i, row), at, stage.part.out_channels)
 
             nest.either(tirx.all(row >= 0, row < stage.out_height), lambda: self.produce(i, row), zeros)
 
     def _pointwise(self, i: int, row) -> None:
-        stage, d = self.stages[i], self.d
-        k, n, width = stage.part.channels, stage.part.out_channels, stage.out_width
+        stage, d, columns = self.stages[i], self.d, self.columns[i]
+        k, n = stage.part.channels, stage.part.out_channels
         if i:
             self.produce(i - 1, row)
         weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
 
         def data(position, c):
             return (
-                self.out[i - 1][0, 0, position, c]
+                self.out[i - 1][0, 0, position - columns.start, c]
                 if i
                 else self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
             )
@@ -289,8 +347,9 @@ class _Chain:
 
         def panel(start, positions, first, channels):
             tiles, rest = divmod(positions, d[f"{i}.tile_m"])
-            with nest.serial(tiles) as t:
-                tile(start + t * d[f"{i}.tile_m"], d[f"{i}.tile_m"], first, channels)
+            if tiles:
+                with nest.serial(tiles) as t:
+                    tile(start + t * d[f"{i}.tile_m"], d[f"{i}.tile_m"], first, channels)
             if rest:
                 tile(start + tiles * d[f"{i}.tile_m"], rest, first, channels)
 
@@ -301,23 +360,26 @@ class _Chain:
             if rest:
                 panel(start, positions, panels * d[f"{i}.tile_n"], rest)
 
-        blocks, rest = divmod(width, d[f"{i}.m_block"])
-        with nest.serial(blocks) as piece:
-            block(piece * d[f"{i}.m_block"], d[f"{i}.m_block"])
+        blocks, rest = divmod(len(columns), d[f"{i}.m_block"])
+        if blocks:
+            with nest.serial(blocks) as piece:
+                block(columns.start + piece * d[f"{i}.m_block"], d[f"{i}.m_block"])
         if rest:
-            block(blocks * d[f"{i}.m_block"], rest)
+            block(columns.start + blocks * d[f"{i}.m_block"], rest)
 
     def _depthwise(self, i: int, row) -> None:
-        stage, d, tile = self.stages[i], self.d, self.d[f"{i}.tile_w"]
-        part, c_all = stage.part, stage.part.channels
+        d, tile, columns = self.d, self.d[f"{i}.tile_w"], self.columns[i]
+        part, c_all = self.stages[i].part, self.stages[i].part.channels
         weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
         top = source(part, 0, row, 0)
         if i:
             self._fill(i - 1, row)
+            taps_at = range(0, (part.kernel[0] - 1) * part.dilation[0] + 1, part.dilation[0])
+            slots = {y: nest.named(self._slot(i - 1, top + y), f"slot{i}") for y in taps_at}
 
         def data(y, x, lane, w, c):
             if i:
-                return self.out[i - 1][0, self._slot(i - 1, top + y), w * part.stride[1] + x, c + lane]
+                return self.out[i - 1][0, slots[y], (w - columns.start) * part.stride[1] + x, c + lane]
             return self.input[nest.at(part.input_layout, 0, top + y, source(part, 1, w, 0) + x, c + lane)]
 
         def positions(taps_h, taps_w, w):
@@ -345,16 +407,17 @@ class _Chain:
 
         if i:
             every_h, every_w = tuple(range(part.kernel[0])), tuple(range(part.kernel[1]))
-            tiles, rest = divmod(stage.out_width, tile)
-            with nest.serial(tiles) as t:
-                positions(every_h, [every_w] * tile, t * tile)
+            tiles, rest = divmod(len(columns), tile)
+            if tiles:
+                with nest.serial(tiles) as t:
+                    positions(every_h, [every_w] * tile, columns.start + t * tile)
             if rest:
-                positions(every_h, [every_w] * rest, tiles * tile)
+                positions(every_h, [every_w] * rest, columns.start + tiles * tile)
             return
         rows = runs(part, 0, 1)
 
         def line(r: int, _) -> None:
-            for run in runs(part, 1, tile):
+            for run in runs(part, 1, tile, columns):
                 with nest.serial(run.count) as t:
                     positions(rows[r].taps[0], run.taps, run.start + t * run.tile)
 
@@ -365,7 +428,7 @@ class _Chain:
         depth, n = part.kernel[0] * part.kernel[1] * part.channels, part.out_channels
 
         def panel(first, channels):
-            for run in runs(part, 1, d[f"{i}.tile_m"]):
+            for run in runs(part, 1, d[f"{i}.tile_m"], self.columns[i]):
                 with nest.serial(run.count) as t:
                     w = run.start + t * run.tile
                     acc = nest.Tile(run.tile, channels)

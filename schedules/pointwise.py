@@ -94,7 +94,7 @@ def tiles(m: int, n: int, k: int, core, looped: bool = True) -> tuple[list[int],
     widths = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
     heights = [t for t in range(1, 13 if inorder.pairs(core) else 9) if t <= m]
     fits = _fitting(heights, widths, k, core, looped)
-    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core))
+    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core, looped))
 
 
 def _fitting(heights: list[int], widths: list[int], k: int, core, looped: bool = True) -> list[tuple[int, int]]:
@@ -111,10 +111,13 @@ def compiled_registers(core, looped: bool = True) -> int:
     """How many registers a tile's code by LLVM may count on: it moves loads far ahead, for cores that issue in order
     everywhere, for others in code without a loop, where it keeps biases and bounds of the loop around in registers too.
 
-    The stem in 6x16 tiles, 30 registers by count, spills and takes 2.6 cycles an fmla on a Cortex-A53, in 6x12 1.8; the
-    first chain of v1 takes 10.33 M cycles with it on a Cortex-A76, in 4x16 9.95 M.
+    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M in
+    10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first chain of v1 takes 10.33 M cycles on a Cortex-A76
+    with 6x16, with 4x16 9.95 M.
     """
-    return core.vector_registers * 3 // 4 if core.in_order or not looped else core.vector_registers
+    if core.in_order:
+        return core.vector_registers * (12 if looped else 11) // 16
+    return core.vector_registers if looped else core.vector_registers * 3 // 4
 
 
 def registers(tile_m: int, tile_n: int) -> int:
@@ -123,15 +126,16 @@ def registers(tile_m: int, tile_n: int) -> int:
     return tile_m * vectors + vectors + 2
 
 
-def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, core) -> float:
+def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, core, looped: bool = True) -> float:
     """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles for the default."""
+    scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
 
     def one(rows: int, columns: int) -> float:
         vectors = -(-columns // 4)
         products = rows * vectors
         if inorder.pairs(core):
             paired = inorder.fits(rows, columns, k, k)
-            return inorder.cycles(rows, columns) if paired else products + 2 * vectors + rows
+            return inorder.cycles(rows, columns) if paired else products + 2 * vectors + scalar * rows
         chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators leave the pipe waiting
         loads = rows + (vectors + 1) // 2
         return max(products / core.fma_per_cycle, (products + loads + 1) / core.issue_width, products * chains) + 0.02

@@ -22,14 +22,15 @@ class Run:
     taps: tuple[tuple[int, ...], ...]
 
 
-def runs(layer: Layer, axis: int, tile: int) -> list[Run]:
-    """The runs of the output's rows (axis 0) or columns (axis 1) under tiles of ``tile`` positions."""
+def runs(layer: Layer, axis: int, tile: int, positions: range | None = None) -> list[Run]:
+    """The runs of the output's rows (axis 0) or columns (axis 1) under tiles of ``tile`` positions; of some of them."""
     size = (layer.height, layer.width)[axis]
     out = (layer.out_height, layer.out_width)[axis]
     stride, dilation, kernel, before = (p[axis] for p in (layer.stride, layer.dilation, layer.kernel, layer.padding))
     found: list[Run] = []
-    for start in range(0, out, tile):
-        length = min(tile, out - start)
+    positions = range(out) if positions is None else positions
+    for start in range(positions.start, positions.stop, tile):
+        length = min(tile, positions.stop - start)
         taps = tuple(
             tuple(k for k in range(kernel) if 0 <= (start + i) * stride - before + k * dilation < size)
             for i in range(length)

@@ -4,16 +4,15 @@ A tensor between two layers costs a write and a read of DRAM when the L2 does no
 reads its pointwise weights again for every block of positions, and its rings more than once. Among all ways to cut a
 network into chains the one is taken that moves its lines for the fewest cycles, counted from shapes and caches:
 
-- a tensor at a cut: written and read, ``DRAM_LINE`` a line if it takes more than half of the L2, else ``L2_LINE``;
+- a tensor at a cut: written and read, `dram_line` cycles a line if it takes more than half of the L2, else ``L2_LINE``;
 - a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of
   positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
-- rows at the seams of a chain's strips: computed twice;
+- rows at the seams of a chain's strips, columns at those of its bands: computed twice;
 - strips of unequal heights: cores that wait for the one with the highest.
 
-What one task keeps between the parts takes at most its share of the L2: a quarter of a shared one (four cores work at
-once), half of a core's own; and the pointwise weights of a chain at most half of the L2. No chain has more parts than
-``MOST_PARTS``.
+The L2 holds what the strips that run at once read again (``schedules.chain.bands_that_fit``), and pointwise weights take
+at most half of it. No chain has more parts than ``MOST_PARTS``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
 
 L2_LINE = 5  # cycles: what overlap and prefetching leave of the 15 to 20 that a line from the L2 takes
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
-DRAM_LINE = 17  # cycles: 64 bytes at the 5.5 GB/s that one core of a Pi 4 streams, at 1.5 GHz (targets/rpi4.toml)
 
 
 def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:
@@ -60,11 +58,17 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     return fused
 
 
+def dram_line(core) -> int:
+    """Cycles to move a line to or from DRAM at what one core streams: of a Pi 4 at 1.5 GHz 5.5 GB/s (targets/rpi4.toml),
+    of a Pi 3 at 1.2 GHz 2.2 GB/s (targets/rpi3.toml); boards differ, and chains are a core's."""
+    return 35 if core.in_order else 17
+
+
 def _cycles(parts: list[Layer], core) -> float:
     """Cycles that lines take to move in a chain, or a layer by itself, and for its output."""
     line = core.l1d.line
     out = int(np.prod(parts[-1].output_shape)) * 4
-    cycles = 2 * out / line * (DRAM_LINE if out > core.l2.bytes // 2 else L2_LINE)
+    cycles = 2 * out / line * (dram_line(core) if out > core.l2.bytes // 2 else L2_LINE)
     for part, after in zip(parts, [*parts[1:], None], strict=True):
         data, tensor = (int(np.prod(shape)) * 4 for shape in (part.input_shape, part.output_shape))
         if part.kind == "pointwise" and len(parts) == 1:
@@ -74,7 +78,7 @@ def _cycles(parts: list[Layer], core) -> float:
             cycles += int(np.prod(part.weight_shape)) * 4 / line * blocks * L2_LINE
         if after is not None and after.kind == "depthwise":
             cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
-    mult_adds = _repeated_mult_adds(parts)
+    mult_adds = _repeated_mult_adds(parts, core) if len(parts) > 1 else 0.0
     if len(parts) > 1:
         mult_adds += (_unevenness(parts) - 1) * sum(part.mult_adds for part in parts)
     return cycles + mult_adds / core.macs_per_cycle()
@@ -88,13 +92,17 @@ def _unevenness(parts: list[Layer]) -> float:
     return -(-rows // schedule.STRIPS[0]) * schedule.STRIPS[0] / rows
 
 
-def _repeated_mult_adds(parts: list[Layer]) -> float:
-    """What strips compute a second time, since a window at their first row reaches into the strip before."""
+def _repeated_mult_adds(parts: list[Layer], core) -> float:
+    """What strips and bands compute a second time, since a window at their side reaches into the next."""
     from tvm_mobilenet.schedules import chain as schedule
 
+    layer = Layer.chain(tuple(parts))
+    stages, bands = schedule.stages(layer), schedule.bands_that_fit(layer, core)
+    widths = [sum(map(len, columns)) for columns in zip(*schedule.columns_of(layer, bands), strict=True)]
     rows, repeated = 0, 0.0
-    for stage in reversed(schedule.stages(Layer.chain(tuple(parts)))):
+    for stage, width in zip(reversed(stages), reversed(widths), strict=True):
         repeated += (schedule.STRIPS[0] - 1) * rows * stage.part.mult_adds / stage.out_height
+        repeated += (width / stage.out_width - 1) * stage.part.mult_adds
         if stage.part.kind == "depthwise":
             rows = rows * stage.part.stride[0] + max(0, stage.part.kernel[0] - stage.part.stride[0])
     return repeated
@@ -117,8 +125,7 @@ def _fits(parts: list[Layer], core) -> bool:
     from tvm_mobilenet.schedules import chain as schedule
 
     weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * 4
-    scratch = schedule.scratch_floats(Layer.chain(tuple(parts))) * 4
-    return weights <= core.l2.bytes // 2 and scratch <= core.l2.bytes // (4 if core.l2.shared else 2)
+    return weights <= core.l2.bytes // 2 and schedule.bands_that_fit(Layer.chain(tuple(parts)), core) > 0
 
 
 def _streams(layer: Layer, first: bool) -> bool:
