@@ -53,18 +53,22 @@ def decisions(layer: Layer, core) -> Space:
         part = stage.part
         if part.kind == "depthwise":
             tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= width] or [1]
-            fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= core.vector_registers]
+            most = core.vector_registers
+            fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= most]
             fewest = min(fits, key=lambda t: _row_loads(part, width, t))
             divides = [t for t in WIDTHS if t in fits and width % t == 0]
             tile_w = fewest if core.in_order or not divides else divides[0]  # in order, loads count
-            lanes, line = 4, core.l1d.line // 4
+            line, lanes = core.l1d.line // 4, 4
+            pair = depthwise.PAIR
+            if core.fma_per_cycle > 1 and part.channels >= pair and depthwise.registers(1, tile_w, pair, 4) <= most:
+                lanes = pair
             four = min(4, width)
-            held = depthwise.registers(1, four, line, 4) <= core.vector_registers
+            held = depthwise.registers(1, four, line, 4) <= most
             whole_lines = held and part.channels >= line and four in tiles
             if not i and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
                 tile_w, lanes = four, line
             choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
-            choices[f"{i}.lanes"] = Choice((4, line) if whole_lines else (4,), lanes)
+            choices[f"{i}.lanes"] = Choice((4, pair, line) if whole_lines else (4, pair), lanes)
             continue
         if part.kind == "pointwise":
             blocks = _position_blocks(width)
@@ -80,6 +84,7 @@ def decisions(layer: Layer, core) -> Space:
     strips = tuple(s for s in STRIPS if s <= rows) or (1,)
     choices["strips"] = Choice(strips, strips[0])
     choices["bands"] = Choice(possible, bands)
+    choices["apart"] = nest.apart_choice(core)
     return Space(choices, lambda d: _refuse(layer, d, core))
 
 
@@ -219,7 +224,7 @@ class _Chain:
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
         self.d, self.f, self.stages = d, f, stages(layer)
-        self.apart = not any(name.endswith(".loop") for name in d)  # cores with a loop of their own lose by it
+        self.apart = d["apart"] != "none"
         last = self.stages[-1]
         # What each part writes: rings and blocks, and at the end the output, by rows.
         self.out = [f.scratch(shape) for shape in _between(layer, d["bands"])]
@@ -385,7 +390,7 @@ class _Chain:
         def positions(taps_h, taps_w, w):
             def channels(c, lanes):
                 acc = nest.Tile(len(taps_w), lanes)
-                acc.set(lambda _, lane: bias[c + lane])
+                acc.set_rows(bias, c, d["apart"] == "all")
                 depthwise.filter_tile(
                     part,
                     acc,

@@ -46,6 +46,7 @@ def decisions(layer: Layer, core) -> Space:
             "tile_n": Choice(tuple(tiles_n), tile_n),
             "n_block": Choice(tuple(blocks), max(enough, default=1)),
             "outer": Choice(("n", "h"), outer),
+            "apart": nest.apart_choice(core),
             "c_unroll": Choice(tuple(u for u in (1, 2, 4) if u <= depth), min(2, depth)),
         },
         lambda d: _refuse(layer, d, core),
@@ -120,7 +121,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
     n, depth = layer.out_channels // layer.groups, layer.channels // layer.groups
     first_n = group * n + column
     acc = nest.Tile(run.tile, width)
-    acc.set(lambda i, lane: f["bias"][first_n + lane])
+    acc.set_rows(f["bias"], first_n)
     convolve(
         layer,
         acc,
@@ -142,6 +143,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
             width,
             lambda lane, i=i: nest.at(layer.output_layout, b, h, w + i, first_n + lane),
             f.get("second"),
+            apart=d["apart"] != "none",
         )
 
 

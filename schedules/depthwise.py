@@ -54,6 +54,7 @@ def decisions(layer: Layer, core) -> Space:
             "lanes": Choice(widths, lanes),
             "c_block": Choice(tuple(blocks), c_block),
             "inner": Choice(("columns", "channels"), inner),
+            "apart": nest.apart_choice(core),
         },
         lambda d: _refuse(d, core),
     )
@@ -61,7 +62,8 @@ def decisions(layer: Layer, core) -> Space:
 
 EVEN = 1.05  # the longest share over the mean that counts as even
 AHEAD = 20  # registers of an out-of-order core's tile: 2x7, 3x4; of 3x7 and more the A72 and A76 make 10 to 20 % less
-FEW = 6  # positions: a tile of fewer loads so often that whole lines of channels are better
+PAIR = 8  # lanes of a vector pair, which one instruction stores where two fmla a cycle leave stores no pipe
+FEW, FEW_PAIRS = 6, 4  # positions: a tile of fewer loads so often that whole lines of channels are better
 
 
 def _in_order(layer: Layer, core, tiles, vector: int, _: int | None) -> tuple[int, int, int, str]:
@@ -77,11 +79,13 @@ def _out_of_order(layer: Layer, core, tiles, vector: int, wide: int | None) -> t
     that follow. Where such tiles are small, 1x2 positions of whole lines, along the row unless the next tile still
     finds the columns that it shares with this one."""
     held = lines_held(layer, core)
-    fits = [t for t in tiles if registers(*t, vector, vector) <= min(AHEAD, core.vector_registers)]
+    lanes = PAIR if core.fma_per_cycle > 1 and layer.channels >= PAIR else vector
+    most = min(AHEAD, core.vector_registers)
+    fits = [t for t in tiles if registers(*t, lanes, vector) <= most and fits_tile(*t, lanes)]
     stay = [t for t in fits if lines_under(layer, *t) + t[0] * t[1] <= held]
     best = min(stay or fits, key=lambda t: _loads(layer, *t))
-    if wide is None or (stay and best[0] * best[1] >= FEW) or best == (layer.out_height, layer.out_width):
-        return *best, vector, "channels"
+    if wide is None or (stay and best[0] * best[1] >= (FEW_PAIRS if lanes == PAIR else FEW)) or best == (layer.out_height, layer.out_width):
+        return *best, lanes, "channels"
     two = min(2, layer.out_width)
     return 1, two, wide, "channels" if lines_under(layer, 1, 2 * two) <= held else "columns"
 
@@ -183,22 +187,23 @@ def kernel(layer: Layer, d: Decisions):
             if d["inner"] == "columns":
                 channels(
                     lambda c, width: [
-                        across(run, lambda w, run: _tile(layer, f, row, run, b, h, w, c, width)) for run in columns
+                        across(run, lambda w, run: _tile(layer, d, f, row, run, b, h, w, c, width)) for run in columns
                     ]
                 )
             else:
                 for run in columns:
-                    across(run, lambda w, run: channels(lambda c, width: _tile(layer, f, row, run, b, h, w, c, width)))
+                    across(run, lambda w, run: channels(lambda c, width: _tile(layer, d, f, row, run, b, h, w, c, width)))
 
         nest.switch(tile_row, [r.count for r in rows], lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
     return f.prim_func
 
 
-def _tile(layer: Layer, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width: int) -> None:
+def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width: int) -> None:
     """The outputs of one tile at (h, w), ``width`` channels from c on."""
     data, weight, bias = f["data"], f["weight"], f["bias"]
     acc = nest.Tile(row.tile * column.tile, width)
-    acc.set(lambda i, lane: bias[c + lane])
+    apart = d["apart"] == "all"
+    acc.set_rows(bias, c, apart)
     filter_tile(
         layer,
         acc,
@@ -218,6 +223,7 @@ def _tile(layer: Layer, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width
                 width,
                 lambda lane, i=i, j=j: nest.at(layer.output_layout, b, h + i, w + j, c + lane),
                 f.get("second"),
+                apart=apart,
             )
 
 

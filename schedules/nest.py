@@ -19,6 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.schedules.choices import Choice
 
 SYMBOL = "kernel"
 TILE_FLOATS = 256  # accumulators of a tile at most: 1 KiB
@@ -138,6 +139,17 @@ def opaque(value):
     """
     with T.attr(const(0, "int32"), "pragma_import_llvm", _OPAQUE):
         return named(tirx.call_extern("int32", "mobilenet_opaque", value), "at")
+
+
+def apart_choice(core) -> Choice:
+    """Which rows of a tile are loaded or stored at an `opaque` address: none, biases and outputs, or partial sums and
+    depthwise tiles too.
+
+    All where moves and stores take a vector pipe from two fmla a cycle; on the A72 the latter cost 0.1 %. Loops for cores
+    that issue in order lose by any.
+    """
+    default = "none" if core.in_order else "ends" if core.fma_per_cycle <= 1 else "all"
+    return Choice(("none", "ends", "all"), default)
 
 
 class Tensor:
@@ -326,7 +338,6 @@ def store(
     ``value(lane)`` is what stands before it, ``index(lane)`` where it goes, ``at_second(lane)`` where the residual lies
     (at ``index`` too unless given). ``apart``: at an address of its own, see `opaque`.
     """
-
     apart = apart and layer.output_layout == "NHWC" and width > 4
     row = out.row(index(0)) if apart else out
 

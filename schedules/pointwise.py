@@ -63,6 +63,7 @@ def decisions(layer: Layer, core) -> Space:
             "m_block": Choice(_blocks(m, tiles_m), m_block),
             "outer": Choice(("n", "m"), outer),
             "k_unroll": Choice(tuple(u for u in (1, 2, 4, 8) if u <= k), min(4, k) if k != 3 else 2),
+            "apart": nest.apart_choice(core),
             **loop_choice(core),
         },
         lambda d: _refuse(layer, d, core),
@@ -272,7 +273,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
     data, weight, bias, out = f["data"], f["weight"], f["bias"], f["output"]
     blocks = -(-layer.channels // d["k_block"])
     acc = nest.Tile(height, width)
-    apart = "loop" not in d  # cores with a loop of their own lose by it
+    apart = d["apart"] != "none"
 
     def start():
         acc.set_rows(bias, column, apart)
@@ -291,7 +292,13 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
 
     def keep():
         for i in range(height):
-            nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
+            whole = d["apart"] == "all"
+            nest.write(
+                out.row((b, row + i, 0, column)) if whole else out,
+                lambda lane, i=i: acc[i, lane],
+                width,
+                lambda lane, i=i: lane if whole else (b, row + i, 0, column + lane),
+            )
 
     if blocks == 1:
         start()
