@@ -5,9 +5,8 @@ a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224), so
 
 The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise::
 
-    parallel over strips of the last part's rows
-      for each of the bands that its columns fall into        # usually one
-        for each row of the strip: produce(last part, row)
+    parallel over bands of the last part's columns x strips of its rows
+      for each row of the strip: produce(last part, row)
 
     produce(part, row):
       pointwise  produce(the part before, row) into one row, then for each m_block of its positions (half an L1), for
@@ -21,33 +20,30 @@ A ring has zero columns at its sides, and its rows outside of the image are fill
 it need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a strip are
 computed twice, by it and the strip before, and the columns that a window at a band's side reaches into the next.
 
-Bands are for caches: half the columns make rings half as wide. Each is code of its own, since its columns are
-constants, so there are as many as rings need to fit a core's share of the L2, and no more.
+Bands make rings narrower, so that a core's share of the L2 holds them, and four even tasks of 14 rows. Each is code of
+its own, since its columns are constants.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
+from tvm_mobilenet.schedules.strips import BANDS, CORES, STRIPS, between, columns_of, stages, tasks, window
 from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet.layer import Layer
 
-STRIPS = (4, 8, 12)
-BANDS = (1, 2, 4)
 WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in the L1
 
 
 def decisions(layer: Layer, core) -> Space:
     choices: dict[str, Choice] = {}
-    possible = tuple(b for b in BANDS if b <= stages(layer)[-1].out_width)
-    bands = bands_that_fit(layer, core) or possible[-1]
+    last = stages(layer)[-1]
+    possible = tuple(b for b in BANDS if b <= last.out_width)
+    strips, bands = tasks(layer, core) or (min(CORES, last.out_height), 1)
     widths = [max(map(len, columns)) for columns in zip(*columns_of(layer, bands), strict=True)]
     for i, (stage, width) in enumerate(zip(stages(layer), widths, strict=True)):
         part = stage.part
@@ -80,9 +76,7 @@ def decisions(layer: Layer, core) -> Space:
         tiles_m, tiles_n, (tile_m, tile_n) = kind.tiles_of(part, width, core)
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
-    rows = layer.output_shape[1] if layer.parts[-1].kind != "pointwise" else stages(layer)[-1].out_height
-    strips = tuple(s for s in STRIPS if s <= rows) or (1,)
-    choices["strips"] = Choice(strips, strips[0])
+    choices["strips"] = Choice(tuple(sorted({s for s in STRIPS if s <= last.out_height} | {strips})), strips)
     choices["bands"] = Choice(possible, bands)
     choices["apart"] = nest.apart_choice(core)
     return Space(choices, lambda d: _refuse(layer, d, core))
@@ -115,86 +109,6 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of a chain with the extents of its rows; a pointwise part by itself knows only how many positions it
-    has."""
-
-    part: Layer
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-
-
-def stages(layer: Layer) -> list[Stage]:
-    """The parts with their rows and columns.
-
-    Where a chain begins with a pointwise part, rows are not known: the next depthwise or conv part tells them, else the
-    pixels count as one row each.
-    """
-    found: list[Stage] = []
-    height, width = next(((p.height, p.width) for p in layer.parts if p.kind != "pointwise"), (layer.height, 1))
-    for part in layer.parts:
-        out = (height, width) if part.kind == "pointwise" else (part.out_height, part.out_width)
-        found.append(Stage(part, height, width, *out))
-        height, width = out
-    return found
-
-
-def columns_of(layer: Layer, bands: int) -> list[list[range]]:
-    """The columns that each part computes of each band: what the parts after it read of the image."""
-    found = stages(layer)
-    width = found[-1].out_width
-    bands_of_parts = []
-    for band in range(bands):
-        columns = [range(width * band // bands, width * (band + 1) // bands)]
-        for stage, after in reversed(list(pairwise(found))):
-            read = _window(after.part, columns[0])
-            columns.insert(0, range(max(0, read.start), min(stage.out_width, read.stop)))
-        bands_of_parts.append(columns)
-    return bands_of_parts
-
-
-def _window(part: Layer, columns: range) -> range:
-    """The columns under a part's window at some of its own, padding among them."""
-    if part.kind == "pointwise":
-        return columns
-    reach = (part.kernel[1] - 1) * part.dilation[1] + 1
-    return range(source(part, 1, columns.start, 0), source(part, 1, columns.stop - 1, 0) + reach)
-
-
-def scratch_floats(layer: Layer, bands: int) -> int:
-    """How many floats one strip keeps between the parts."""
-    return sum(int(np.prod(shape)) for shape in _between(layer, bands))
-
-
-def _between(layer: Layer, bands: int) -> list[tuple[int, int, int, int]]:
-    """The shapes of what parts hand to the next, as wide as the widest band's: a ring of rows for a depthwise part, a
-    block of one row else."""
-    columns = columns_of(layer, bands)
-    shapes = []
-    for i, (part, after) in enumerate(pairwise(layer.parts)):
-        ring = (after.kernel[0] - 1) * after.dilation[0] + 1 if after.kind == "depthwise" else 1
-        shapes.append((1, ring, max(len(_window(after, band[i + 1])) for band in columns), part.out_channels))
-    return shapes
-
-
-def bands_that_fit(layer: Layer, core) -> int:
-    """The fewest bands with which the L2 holds what is read again: pointwise weights, and of each strip that runs at the
-    same time what lies between parts and the rows of the input under the first part's window; 0 where none do."""
-    weights = sum(int(np.prod(p.weight_shape)) for p in layer.parts if p.kind == "pointwise")
-    first, most = layer.parts[0], core.l2.bytes // 4
-    strips = pointwise.SHARING if core.l2.shared else 1
-
-    def floats(bands: int) -> int:
-        columns = max(len(_window(first, band[0])) for band in columns_of(layer, bands))
-        rows = (first.kernel[0] - 1) * first.dilation[0] + 1
-        return weights + strips * (scratch_floats(layer, bands) + rows * columns * first.channels)
-
-    return next((b for b in BANDS if b <= stages(layer)[-1].out_width and floats(b) <= most), 0)
-
-
 def pack(layer: Layer, d: Decisions, weight, bias) -> list[np.ndarray]:
     """Weight and bias of every part, each as its own schedule packs them."""
     packed: list[np.ndarray] = []
@@ -214,8 +128,8 @@ def _constants(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    with nest.Kernel(nest.arguments(layer, _constants(layer))) as f, nest.parallel(d["strips"]) as strip:
-        _Chain(layer, d, f).run(strip)
+    with nest.Kernel(nest.arguments(layer, _constants(layer))) as f, nest.parallel(d["bands"] * d["strips"]) as task:
+        _Chain(layer, d, f).run(task)
     return f.prim_func
 
 
@@ -227,7 +141,7 @@ class _Chain:
         self.apart = d["apart"] != "none"
         last = self.stages[-1]
         # What each part writes: rings and blocks, and at the end the output, by rows.
-        self.out = [f.scratch(shape) for shape in _between(layer, d["bands"])]
+        self.out = [f.scratch(shape) for shape in between(layer, d["bands"])]
         self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.out_channels)))
         first = self.stages[0]
         shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.channels)
@@ -235,8 +149,9 @@ class _Chain:
         self.bands = columns_of(layer, d["bands"])
         self.columns = self.bands[0]  # of each part, in the band whose code is being written
 
-    def run(self, strip) -> None:
+    def run(self, task) -> None:
         rows, strips = self.stages[-1].out_height, self.d["strips"]
+        strip = nest.named(task % strips, "strip")
         start, stop = strip * rows // strips, (strip + 1) * rows // strips
         # The first row of each part that this strip needs.
         self.first: dict[int, object] = {len(self.stages) - 1: start}
@@ -245,11 +160,15 @@ class _Chain:
             self.first[i - 1] = (
                 T.max(0, source(part, 0, self.first[i], 0)) if part.kind == "depthwise" else self.first[i]
             )
-        for self.columns in self.bands:
+
+        def band(n: int, _) -> None:
+            self.columns = self.bands[n]
             for i in range(len(self.stages) - 1):
                 self._clear(i)
             with nest.span(start, stop) as row:
                 self.produce(len(self.stages) - 1, row)
+
+        nest.switch(task, [strips] * len(self.bands), band)
 
     def produce(self, i: int, row) -> None:
         """Compute one row of part i, and of the parts before what it still lacks."""
@@ -265,7 +184,7 @@ class _Chain:
     def _read(self, i: int) -> range:
         """The columns of part i that the next part reads, padding among them: what part i writes begins with these."""
         last = i == len(self.stages) - 1
-        return range(self.stages[i].out_width) if last else _window(self.stages[i + 1].part, self.columns[i + 1])
+        return range(self.stages[i].out_width) if last else window(self.stages[i + 1].part, self.columns[i + 1])
 
     def _store(self, i: int, row, column, value, width: int, c) -> None:
         out, left = self.out[i], self._read(i).start

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Decisions = dict[str, int | str | bool]
+EVEN = 1.05  # the longest share of four cores over the mean that counts as even
 
 
 @dataclass(frozen=True)

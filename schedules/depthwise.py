@@ -21,7 +21,7 @@ import math
 
 import numpy as np
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, imbalance
+from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, Space, divisors, imbalance
 from tvm_mobilenet.schedules.pointwise import compiled_registers
 from tvm_mobilenet.schedules.window import Run, runs, source
 
@@ -40,12 +40,17 @@ def decisions(layer: Layer, core) -> Space:
     )
 
     tiles = [(a, b) for a in tiles_h for b in tiles_w if fits_tile(a, b, vector)]
-    wide = widths[-1] if widths[-1] == 4 * vector else None
-    tile_h, tile_w, lanes, inner = (_in_order if core.in_order else _out_of_order)(layer, core, tiles, vector, wide)
-    # Tasks of whole cache lines that four cores can share evenly; blocks of channels all cost the same, rows do not.
-    blocks = [b for b in divisors(c) if b % min(16, c) == 0 or b == c]
+    if core.in_order:
+        tile_h, tile_w, lanes, inner = _in_order(layer, core, tiles, vector)
+    else:
+        wide = widths[-1] if widths[-1] == 4 * vector else None
+        tile_h, tile_w, lanes, inner = _out_of_order(layer, core, tiles, vector, wide)
+    # Tasks that four cores can share evenly, of whole cache lines if there are such, else of half ones; blocks of
+    # channels all cost the same, rows do not.
+    blocks = [b for b in divisors(c) if b % min(8, c) == 0 or b == c]
     rows = [min(tile_h, oh - r) for r in range(0, oh, tile_h)]
     even = [b for b in blocks if imbalance(rows * (c // b)) <= EVEN]
+    even = [b for b in even if b % 16 == 0 or b == c] or even
     c_block = max([b for b in even if (c // b) % 4 == 0] or even, default=blocks[0])
     return Space(
         {
@@ -60,16 +65,15 @@ def decisions(layer: Layer, core) -> Space:
     )
 
 
-EVEN = 1.05  # the longest share over the mean that counts as even
-AHEAD = 20  # registers of an out-of-order core's tile: 2x7, 3x4; of 3x7 and more the A72 and A76 make 10 to 20 % less
+AHEAD = 20  # registers of a tile: 2x7, 3x4; with 3x7 the A72 and A76 take 10 to 20 % more, with 4x4 in 5x5 the A53 13 %
 PAIR = 8  # lanes of a vector pair, which one instruction stores where two fmla a cycle leave stores no pipe
 FEW, FEW_PAIRS = 6, 4  # positions: a tile of fewer loads so often that whole lines of channels are better
 
 
-def _in_order(layer: Layer, core, tiles, vector: int, _: int | None) -> tuple[int, int, int, str]:
+def _in_order(layer: Layer, core, tiles, vector: int) -> tuple[int, int, int, str]:
     """Tile, lanes and inner loop: loads take the place of fmla here, and narrow tiles have the fewest. 14x14x512 on a
     Cortex-A53 takes 2.2 cycles a multiply-add and 0.7 for lines that are read again, in tiles of whole lines 3.1."""
-    most = compiled_registers(core)
+    most = min(AHEAD, compiled_registers(core))
     fits = [t for t in tiles if registers(*t, vector, vector) <= most]
     return *min(fits, key=lambda t: _loads(layer, *t)), vector, "channels"
 
@@ -84,7 +88,8 @@ def _out_of_order(layer: Layer, core, tiles, vector: int, wide: int | None) -> t
     fits = [t for t in tiles if registers(*t, lanes, vector) <= most and fits_tile(*t, lanes)]
     stay = [t for t in fits if lines_under(layer, *t) + t[0] * t[1] <= held]
     best = min(stay or fits, key=lambda t: _loads(layer, *t))
-    if wide is None or (stay and best[0] * best[1] >= (FEW_PAIRS if lanes == PAIR else FEW)) or best == (layer.out_height, layer.out_width):
+    enough = best[0] * best[1] >= (FEW_PAIRS if lanes == PAIR else FEW)
+    if wide is None or (stay and enough) or best == (layer.out_height, layer.out_width):
         return *best, lanes, "channels"
     two = min(2, layer.out_width)
     return 1, two, wide, "channels" if lines_under(layer, 1, 2 * two) <= held else "columns"
@@ -192,7 +197,9 @@ def kernel(layer: Layer, d: Decisions):
                 )
             else:
                 for run in columns:
-                    across(run, lambda w, run: channels(lambda c, width: _tile(layer, d, f, row, run, b, h, w, c, width)))
+                    across(
+                        run, lambda w, run: channels(lambda c, width: _tile(layer, d, f, row, run, b, h, w, c, width))
+                    )
 
         nest.switch(tile_row, [r.count for r in rows], lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
     return f.prim_func

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
+from tvm_mobilenet.schedules.choices import Choice
 
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.schedules.choices import Choice
 
 SYMBOL = "kernel"
 TILE_FLOATS = 256  # accumulators of a tile at most: 1 KiB
@@ -145,8 +145,8 @@ def apart_choice(core) -> Choice:
     """Which rows of a tile are loaded or stored at an `opaque` address: none, biases and outputs, or partial sums and
     depthwise tiles too.
 
-    All where moves and stores take a vector pipe from two fmla a cycle; on the A72 the latter cost 0.1 %. Loops for cores
-    that issue in order lose by any.
+    All where moves and stores take a vector pipe from two fmla a cycle; on the A72 the latter cost 0.1 %. Loops for
+    cores that issue in order lose by any.
     """
     default = "none" if core.in_order else "ends" if core.fma_per_cycle <= 1 else "all"
     return Choice(("none", "ends", "all"), default)

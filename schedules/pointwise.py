@@ -23,7 +23,7 @@ import functools
 
 import numpy as np
 from tvm_mobilenet.schedules import inorder, nest
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, imbalance
+from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, Space, divisors, imbalance
 
 from tvm_mobilenet.layer import Layer
 
@@ -112,8 +112,8 @@ def compiled_registers(core, looped: bool = True) -> int:
     """How many registers a tile's code by LLVM may count on: it moves loads far ahead, for cores that issue in order
     everywhere, for others in code without a loop, where it keeps biases and bounds of the loop around in registers too.
 
-    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M in
-    10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first chain of v1 takes 10.33 M cycles on a Cortex-A76
+    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
+    in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first chain of v1 takes 10.33 M cycles on a Cortex-A76
     with 6x16, with 4x16 9.95 M.
     """
     if core.in_order:
@@ -178,7 +178,6 @@ def _memory_cycles(
 
 
 NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory
-EVEN = 1.05  # the longest share over the mean that counts as even
 LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
 DRAM_CYCLES = 20  # 5.5 GB/s at 1.5 GHz on a Pi 4 are 17 a line, 2.2 GB/s at 1.2 GHz on a Pi 3 35
 SHARING = 4  # cores share the last cache before DRAM
@@ -292,13 +291,10 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, row, height, column, wi
 
     def keep():
         for i in range(height):
-            whole = d["apart"] == "all"
-            nest.write(
-                out.row((b, row + i, 0, column)) if whole else out,
-                lambda lane, i=i: acc[i, lane],
-                width,
-                lambda lane, i=i: lane if whole else (b, row + i, 0, column + lane),
-            )
+            if d["apart"] == "all":
+                nest.write(out.row((b, row + i, 0, column)), lambda lane, i=i: acc[i, lane], width, lambda lane: lane)
+            else:
+                nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
 
     if blocks == 1:
         start()

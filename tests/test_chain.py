@@ -10,6 +10,7 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schedules import TOLERANCE
+from tvm_mobilenet.schedules import strips
 
 from tvm_mobilenet import build, codegen, reference, schedules, targets, verify
 from tvm_mobilenet.layer import Layer
@@ -83,6 +84,47 @@ def test_a_chain_computes_its_layers_whatever_their_shapes_and_decisions(layer, 
     drawn = {name: draw.choice(choice.candidates) for name, choice in space.choices.items()}
     if not space.valid(drawn):
         assert difference(layer, drawn) < TOLERANCE
+
+
+def separable(width: int, channels: int) -> Layer:
+    """A stem and two blocks, the second with stride 2, of an image of ``width``."""
+    half = width // 2
+    rows = (half - 1) // 2 + 1
+    return Layer.chain((
+        Layer(kind="conv", height=width, width=width, channels=3, out_channels=channels, kernel=(3, 3), stride=(2, 2),
+              padding=(1, 1, 1, 1), activation="relu6", input_layout="NCHW"),
+        window(half, half, channels, 3, 1, (1, 1, 1, 1), "relu6"),
+        Layer(kind="pointwise", height=half * half, channels=channels, out_channels=2 * channels),
+        window(half, half, 2 * channels, 3, 2, (1, 1, 1, 1), "relu6"),
+        Layer(kind="pointwise", height=rows * rows, channels=2 * channels, out_channels=19, activation="relu")))
+
+
+@pytest.mark.parametrize("width", [20, 26, 34])
+@pytest.mark.parametrize("strips, bands", [(1, 4), (2, 2), (4, 2), (3, 1)])
+def test_bands_and_strips_cut_a_chain_anywhere(width, strips, bands):
+    layer = separable(width, 8)
+    decisions = schedules.space(layer, RPI4.core).default | {"strips": strips, "bands": bands}
+    assert difference(layer, decisions) < TOLERANCE
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4])
+def test_bands_cover_each_part_with_no_column_more_than_windows_reach(bands):
+    layer = separable(112, 16)
+    columns = strips.columns_of(layer, bands)
+    for part, stage in enumerate(strips.stages(layer)):
+        ranges = [band[part] for band in columns]
+        assert {c for r in ranges for c in r} == set(range(stage.out_width))
+        assert sum(map(len, ranges)) <= stage.out_width + (bands - 1) * 3
+    assert sum(len(band[-1]) for band in columns) == layer.parts[-1].height ** 0.5
+    kept = [strips.scratch_floats(layer, b) for b in (1, 2, 4)]
+    assert kept[0] > 1.8 * kept[1] > 3 * kept[2]
+
+
+def test_fourteen_rows_are_cut_both_ways_so_that_four_cores_have_as_much_each():
+    layer = Layer.chain((window(14, 14, 64, 3, 1, (1, 1, 1, 1), "relu6"),
+                         Layer(kind="pointwise", height=196, channels=64, out_channels=64)))
+    assert strips.tasks(layer, RPI4.core) == (2, 2)
+    assert strips.unevenness(layer, 2, 2) == 1 < strips.unevenness(layer, 4, 1)
 
 
 def test_the_name_of_a_chain_parses_back():

@@ -67,7 +67,7 @@ def winner(search: LayerSearch) -> log.Record | None:
     if default is None or default.cost is None:
         return None
 
-    from .schedules.pointwise import EVEN
+    from .schedules.choices import EVEN
 
     def better(record: log.Record) -> bool:
         if record.cost is None or not record.whole or record.score > (1 - GAIN) * default.score:

@@ -9,9 +9,9 @@ network into chains the one is taken that moves its lines for the fewest cycles,
   positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
 - rows at the seams of a chain's strips, columns at those of its bands: computed twice;
-- strips of unequal heights: cores that wait for the one with the highest.
+- tasks of unequal sizes: cores that wait for the one with the largest.
 
-The L2 holds what the strips that run at once read again (``schedules.chain.bands_that_fit``), and pointwise weights take
+The L2 holds what the strips that run at once read again (``schedules.strips.tasks``), and pointwise weights take
 at most half of it. No chain has more parts than ``MOST_PARTS``.
 """
 
@@ -59,9 +59,10 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
 
 
 def dram_line(core) -> int:
-    """Cycles to move a line to or from DRAM at what one core streams: of a Pi 4 at 1.5 GHz 5.5 GB/s (targets/rpi4.toml),
-    of a Pi 3 at 1.2 GHz 2.2 GB/s (targets/rpi3.toml); boards differ, and chains are a core's."""
-    return 35 if core.in_order else 17
+    """Cycles to move a line to or from DRAM at what one core streams, by targets/*.toml: of a Pi 3 at 1.2 GHz 2.2 GB/s,
+    of a Pi 4 at 1.5 GHz 5.5 GB/s, of a Pi 5, whose core has an L3, at 2.4 GHz 12 GB/s. Boards differ, chains are a
+    core's."""
+    return 35 if core.in_order else 13 if core.l3 else 17
 
 
 def _cycles(parts: list[Layer], core) -> float:
@@ -69,39 +70,37 @@ def _cycles(parts: list[Layer], core) -> float:
     line = core.l1d.line
     out = int(np.prod(parts[-1].output_shape)) * 4
     cycles = 2 * out / line * (dram_line(core) if out > core.l2.bytes // 2 else L2_LINE)
-    for part, after in zip(parts, [*parts[1:], None], strict=True):
-        data, tensor = (int(np.prod(shape)) * 4 for shape in (part.input_shape, part.output_shape))
-        if part.kind == "pointwise" and len(parts) == 1:
-            cycles += data / line * -(-part.out_channels // 32) * L2_LINE
-        elif part.kind == "pointwise":
-            blocks = -(-data // (core.l1d.bytes // 2))
-            cycles += int(np.prod(part.weight_shape)) * 4 / line * blocks * L2_LINE
+    if len(parts) == 1:
+        data = int(np.prod(parts[0].input_shape)) * 4
+        panels = -(-parts[0].out_channels // 32) if parts[0].kind == "pointwise" else 0
+        return cycles + data / line * panels * L2_LINE
+    from tvm_mobilenet.schedules import strips as schedule
+
+    layer = Layer.chain(tuple(parts))
+    strips, bands = schedule.tasks(layer, core)
+    columns = zip(*schedule.columns_of(layer, bands), strict=True)
+    for stage, widths, after in zip(schedule.stages(layer), columns, [*parts[1:], None], strict=True):
+        part = stage.part
+        if part.kind == "pointwise":
+            blocks = sum(-(-len(width) * part.channels * 4 // (core.l1d.bytes // 2)) for width in widths)
+            cycles += int(np.prod(part.weight_shape)) * 4 / line * stage.out_height * blocks * L2_LINE
         if after is not None and after.kind == "depthwise":
+            tensor = int(np.prod(part.output_shape)) * 4
             cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
-    mult_adds = _repeated_mult_adds(parts, core) if len(parts) > 1 else 0.0
-    if len(parts) > 1:
-        mult_adds += (_unevenness(parts) - 1) * sum(part.mult_adds for part in parts)
+    mult_adds = _repeated_mult_adds(layer, strips, bands)
+    mult_adds += (schedule.unevenness(layer, strips, bands) - 1) * layer.mult_adds
     return cycles + mult_adds / core.macs_per_cycle()
 
 
-def _unevenness(parts: list[Layer]) -> float:
-    """The longest share of four cores over the mean: strips are whole rows."""
-    from tvm_mobilenet.schedules import chain as schedule
-
-    rows = schedule.stages(Layer.chain(tuple(parts)))[-1].out_height
-    return -(-rows // schedule.STRIPS[0]) * schedule.STRIPS[0] / rows
-
-
-def _repeated_mult_adds(parts: list[Layer], core) -> float:
+def _repeated_mult_adds(layer: Layer, strips: int, bands: int) -> float:
     """What strips and bands compute a second time, since a window at their side reaches into the next."""
-    from tvm_mobilenet.schedules import chain as schedule
+    from tvm_mobilenet.schedules import strips as schedule
 
-    layer = Layer.chain(tuple(parts))
-    stages, bands = schedule.stages(layer), schedule.bands_that_fit(layer, core)
+    stages = schedule.stages(layer)
     widths = [sum(map(len, columns)) for columns in zip(*schedule.columns_of(layer, bands), strict=True)]
     rows, repeated = 0, 0.0
     for stage, width in zip(reversed(stages), reversed(widths), strict=True):
-        repeated += (schedule.STRIPS[0] - 1) * rows * stage.part.mult_adds / stage.out_height
+        repeated += (strips - 1) * rows * stage.part.mult_adds / stage.out_height
         repeated += (width / stage.out_width - 1) * stage.part.mult_adds
         if stage.part.kind == "depthwise":
             rows = rows * stage.part.stride[0] + max(0, stage.part.kernel[0] - stage.part.stride[0])
@@ -122,10 +121,10 @@ def _fits(parts: list[Layer], core) -> bool:
     """Whether what a chain keeps and reads again fits, and its last part writes what it has to write anyway."""
     if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
         return False
-    from tvm_mobilenet.schedules import chain as schedule
+    from tvm_mobilenet.schedules import strips as schedule
 
     weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * 4
-    return weights <= core.l2.bytes // 2 and schedule.bands_that_fit(Layer.chain(tuple(parts)), core) > 0
+    return weights <= core.l2.bytes // 2 and schedule.tasks(Layer.chain(tuple(parts)), core) is not None
 
 
 def _streams(layer: Layer, first: bool) -> bool:
