@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import os
 import random
+import signal
+import threading
+import time
 import types
 
 import pytest
 
 from tests.fake_board import Costs, cost_of
 from tests.test_search import BEST, NAMES, space
-from tvm_mobilenet import log, rebuild_logs, schedules, targets, tuning
+from tvm_mobilenet import candidate, console, log, pricing, rebuild_logs, schedules, targets, tuning
 from tvm_mobilenet.candidate import Candidate, Evaluate
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.log import Journal, Record
@@ -54,6 +58,35 @@ def test_what_was_not_tried_again_stays(tmp_path, monkeypatch):
     search.tell(dataclasses.replace(known, cost=101.0))  # tried again, and no better than the default any more
     rebuild_logs.ship(one, file)
     assert not list(Journal(file).records())
+
+
+def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch):
+    counts = {Layer.parse(n): 1 for n in NAMES[:2]}
+    network = types.SimpleNamespace(for_target=lambda target: types.SimpleNamespace(counts=counts))
+    monkeypatch.setattr(pricing, "weightless", lambda options: network)
+    monkeypatch.setattr(schedules, "space", lambda layer, core: space())
+    monkeypatch.setattr(candidate, "Evaluate", lambda target: Costs(tmp_path, delay=0.02))
+    evaluated = tmp_path / "evaluated"
+
+    def terminate():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (evaluated.exists() and evaluated.read_text().count("\n") > 20):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    sender = threading.Thread(target=terminate)
+    sender.start()
+    try:
+        code = console.run_verb(rebuild_logs.parser(), rebuild_logs._run, [
+            "--targets", "rpi4", "--folder", str(tmp_path / "trials"), "--ship-to", str(tmp_path / "shipped"),
+            "--time-limit", "10m"])
+    finally:
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+    assert code == console.INTERRUPTED
+    records = list(Journal(tmp_path / "shipped" / "cortex-a72.jsonl").records())
+    assert records and all(r.cost < r.default_cost for r in records)
 
 
 def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatch):
