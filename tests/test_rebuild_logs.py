@@ -115,6 +115,16 @@ def test_a_winner_that_cores_share_less_evenly_stays_at_home(tmp_path, monkeypat
     assert rebuild_logs.winner(search).decisions == even.decisions
 
 
+def test_a_winner_by_memory_alone_stays_at_home(tmp_path, monkeypatch):
+    search = work(tmp_path, monkeypatch).searches[NAMES[0]]
+    base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, memory=800.0, whole=True)
+    search.tell(base)
+    search.tell(dataclasses.replace(base, decisions=BEST, cost=100.5, memory=400.0))
+    assert rebuild_logs.winner(search) is None
+    search.tell(dataclasses.replace(base, decisions={**BEST, "unroll": 2}, cost=99.5, memory=400.0))
+    assert rebuild_logs.winner(search).cost == 99.5
+
+
 def test_layers_count_by_their_share_of_each_networks_floor():
     small, large, both = (Layer.parse(f"pointwise m49 n{n} k64 f32") for n in (64, 640, 128))
     networks = [types.SimpleNamespace(for_target=lambda t, c=c: types.SimpleNamespace(counts=c))

@@ -70,7 +70,9 @@ def winner(search: LayerSearch) -> log.Record | None:
     from .schedules.choices import EVEN
 
     def better(record: log.Record) -> bool:
-        if record.cost is None or not record.whole or record.score > (1 - GAIN) * default.score:
+        if record.cost is None or not record.whole or record.cost >= default.cost:
+            return False
+        if record.score > (1 - GAIN) * default.score:
             return False
         if record.balance and default.balance and record.balance > max(EVEN, 1.02 * default.balance):
             return False
