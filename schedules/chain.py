@@ -99,6 +99,8 @@ def _position_blocks(width: int) -> tuple[int, ...]:
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
+    if d["strips"] * d["bands"] < min(CORES, stages(layer)[-1].out_height):
+        return f"{d['strips']} strips x {d['bands']} bands leave cores without a task"
     for i, part in enumerate(layer.parts):
         if part.kind == "depthwise":
             need = depthwise.registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], 4)
