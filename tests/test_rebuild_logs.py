@@ -103,26 +103,22 @@ def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatc
     assert rebuild_logs.winner(search).decisions == even.decisions
 
 
-def test_a_winner_that_cores_share_less_evenly_stays_at_home(tmp_path, monkeypatch):
-    """Time on all cores may hide it, where memory takes longer than any core's share of the arithmetic."""
+@pytest.mark.parametrize("default, loses, wins", [
+    pytest.param({"balance": 1.0}, {"cost": 80.0, "balance": 1.19}, {"cost": 81.0, "balance": 1.04},
+                 id="cores share it less evenly, which memory may hide on all of them"),
+    pytest.param({"memory": 800.0}, {"cost": 100.5, "memory": 400.0}, {"cost": 99.5, "memory": 400.0},
+                 id="it wins by memory alone"),
+])
+def test_a_winner_stays_at_home_if(default, loses, wins, tmp_path, monkeypatch):
     search = work(tmp_path, monkeypatch).searches[NAMES[0]]
-    base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, balance=1.0, whole=True)
+    base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, whole=True, **default)
     search.tell(base)
-    search.tell(dataclasses.replace(base, decisions=BEST, cost=80.0, balance=1.19))
+    search.tell(dataclasses.replace(base, decisions=BEST, **loses))
     assert rebuild_logs.winner(search) is None
-    even = dataclasses.replace(base, decisions={**BEST, "unroll": 2}, cost=81.0, balance=1.04)
-    search.tell(even)
-    assert rebuild_logs.winner(search).decisions == even.decisions
-
-
-def test_a_winner_by_memory_alone_stays_at_home(tmp_path, monkeypatch):
-    search = work(tmp_path, monkeypatch).searches[NAMES[0]]
-    base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, memory=800.0, whole=True)
-    search.tell(base)
-    search.tell(dataclasses.replace(base, decisions=BEST, cost=100.5, memory=400.0))
-    assert rebuild_logs.winner(search) is None
-    search.tell(dataclasses.replace(base, decisions={**BEST, "unroll": 2}, cost=99.5, memory=400.0))
-    assert rebuild_logs.winner(search).cost == 99.5
+    better = dataclasses.replace(base, decisions={**BEST, "unroll": 2}, **wins)
+    search.tell(better)
+    found = rebuild_logs.winner(search)
+    assert (found.decisions, found.cost) == (better.decisions, better.cost)
 
 
 def test_layers_count_by_their_share_of_each_networks_floor():
