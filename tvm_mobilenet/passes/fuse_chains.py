@@ -23,6 +23,7 @@ import numpy as np
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
+from tvm_mobilenet.schedules.strips import columns_of, stages, tasks, unevenness
 
 L2_LINE = 5  # cycles: what overlap and prefetching leave of the 15 to 20 that a line from the L2 takes
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
@@ -46,8 +47,9 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
         while end == i or (end < len(calls) and _follows(calls[end - 1], calls[end], count, first=end - 1 == i)):
             end += 1
             parts = [c.layer for c in calls[i:end]]
-            if len(parts) == 1 or _fits(parts, core):
-                options.append((_cycles(parts, core) + best[end][0], end))
+            cycles = _layer_cycles(parts[0], core) if len(parts) == 1 else _chain_cycles(parts, core)
+            if cycles is not None:
+                options.append((cycles + best[end][0], end))
         best[i] = min(options)
     fused: list[LayerCall] = []
     i = 0
@@ -65,21 +67,32 @@ def dram_line(core) -> int:
     return 35 if core.in_order else 13 if core.l3 else 17
 
 
-def _cycles(parts: list[Layer], core) -> float:
-    """Cycles that lines take to move in a chain, or a layer by itself, and for its output."""
-    line = core.l1d.line
-    out = int(np.prod(parts[-1].output_shape)) * 4
-    cycles = 2 * out / line * (dram_line(core) if out > core.l2.bytes // 2 else L2_LINE)
-    if len(parts) == 1:
-        data = int(np.prod(parts[0].input_shape)) * 4
-        panels = -(-parts[0].out_channels // 32) if parts[0].kind == "pointwise" else 0
-        return cycles + data / line * panels * L2_LINE
-    from tvm_mobilenet.schedules import strips as schedule
+def _layer_cycles(layer: Layer, core) -> float:
+    """Cycles that lines take to move in a layer by itself, and for its output."""
+    lines = int(np.prod(layer.input_shape)) * 4 / core.l1d.line
+    panels = -(-layer.out_channels // 32) if layer.kind == "pointwise" else 0
+    return _output_cycles(layer, core) + lines * panels * L2_LINE
 
-    layer = Layer.chain(tuple(parts))
-    strips, bands = schedule.tasks(layer, core)
-    columns = zip(*schedule.columns_of(layer, bands), strict=True)
-    for stage, widths, after in zip(schedule.stages(layer), columns, [*parts[1:], None], strict=True):
+
+def _output_cycles(layer: Layer, core) -> float:
+    """Cycles to write a tensor and to read it."""
+    out = int(np.prod(layer.output_shape)) * 4
+    return 2 * out / core.l1d.line * (dram_line(core) if out > core.l2.bytes // 2 else L2_LINE)
+
+
+def _chain_cycles(parts: list[Layer], core) -> float | None:
+    """Cycles that lines take to move in a chain, and for its output; None where what it reads again does not fit, or
+    its last part does not write what has to be written anyway."""
+    if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
+        return None
+    layer, line = Layer.chain(tuple(parts)), core.l1d.line
+    weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * 4
+    if weights > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
+        return None
+    strips, bands = cut
+    columns = list(zip(*columns_of(layer, bands), strict=True))  # of each part, in each band
+    cycles = _output_cycles(parts[-1], core)
+    for stage, widths, after in zip(stages(layer), columns, [*parts[1:], None], strict=True):
         part = stage.part
         if part.kind == "pointwise":
             blocks = sum(-(-len(width) * part.channels * 4 // (core.l1d.bytes // 2)) for width in widths)
@@ -87,19 +100,16 @@ def _cycles(parts: list[Layer], core) -> float:
         if after is not None and after.kind == "depthwise":
             tensor = int(np.prod(part.output_shape)) * 4
             cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
-    mult_adds = _repeated_mult_adds(layer, strips, bands)
-    mult_adds += (schedule.unevenness(layer, strips, bands) - 1) * layer.mult_adds
+    mult_adds = _repeated_mult_adds(layer, strips, [sum(map(len, widths)) for widths in columns])
+    mult_adds += (unevenness(layer, strips, bands) - 1) * layer.mult_adds
     return cycles + mult_adds / core.macs_per_cycle()
 
 
-def _repeated_mult_adds(layer: Layer, strips: int, bands: int) -> float:
-    """What strips and bands compute a second time, since a window at their side reaches into the next."""
-    from tvm_mobilenet.schedules import strips as schedule
-
-    stages = schedule.stages(layer)
-    widths = [sum(map(len, columns)) for columns in zip(*schedule.columns_of(layer, bands), strict=True)]
+def _repeated_mult_adds(layer: Layer, strips: int, widths: list[int]) -> float:
+    """What strips and bands compute a second time, since a window at their side reaches into the next; ``widths`` are
+    the columns that each part computes in all bands."""
     rows, repeated = 0, 0.0
-    for stage, width in zip(reversed(stages), reversed(widths), strict=True):
+    for stage, width in zip(reversed(stages(layer)), reversed(widths), strict=True):
         repeated += (strips - 1) * rows * stage.part.mult_adds / stage.out_height
         repeated += (width / stage.out_width - 1) * stage.part.mult_adds
         if stage.part.kind == "depthwise":
@@ -115,16 +125,6 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
     return layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype == "float32"
-
-
-def _fits(parts: list[Layer], core) -> bool:
-    """Whether what a chain keeps and reads again fits, and its last part writes what it has to write anyway."""
-    if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
-        return False
-    from tvm_mobilenet.schedules import strips as schedule
-
-    weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * 4
-    return weights <= core.l2.bytes // 2 and schedule.tasks(Layer.chain(tuple(parts)), core) is not None
 
 
 def _streams(layer: Layer, first: bool) -> bool:
