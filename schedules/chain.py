@@ -30,8 +30,8 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
-from tvm_mobilenet.schedules.strips import BANDS, CORES, STRIPS, between, columns_of, stages, tasks, window
+from tvm_mobilenet.schedules.choices import CORES, Choice, Decisions, Space
+from tvm_mobilenet.schedules.strips import BANDS, STRIPS, between, columns_of, stages, tasks, window
 from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -48,23 +48,7 @@ def decisions(layer: Layer, core) -> Space:
     for i, (stage, width) in enumerate(zip(stages(layer), widths, strict=True)):
         part = stage.part
         if part.kind == "depthwise":
-            tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= width] or [1]
-            most = core.vector_registers
-            fits = [t for t in tiles if depthwise.registers(1, t, 4, 4) <= most]
-            fewest = min(fits, key=lambda t: _row_loads(part, width, t))
-            divides = [t for t in WIDTHS if t in fits and width % t == 0]
-            tile_w = fewest if core.in_order or not divides else divides[0]  # in order, loads count
-            line, lanes = core.l1d.line // 4, 4
-            pair = depthwise.PAIR
-            if core.fma_per_cycle > 1 and part.channels >= pair and depthwise.registers(1, tile_w, pair, 4) <= most:
-                lanes = pair
-            four = min(4, width)
-            held = depthwise.registers(1, four, line, 4) <= most
-            whole_lines = held and part.channels >= line and four in tiles
-            if not i and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
-                tile_w, lanes = four, line
-            choices[f"{i}.tile_w"] = Choice(tuple(tiles), tile_w)
-            choices[f"{i}.lanes"] = Choice((4, pair, line) if whole_lines else (4, pair), lanes)
+            choices[f"{i}.tile_w"], choices[f"{i}.lanes"] = _depthwise_tile(part, width, core, first=not i)
             continue
         if part.kind == "pointwise":
             blocks = _position_blocks(width)
@@ -82,15 +66,30 @@ def decisions(layer: Layer, core) -> Space:
     return Space(choices, lambda d: _refuse(layer, d, core))
 
 
+def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice, Choice]:
+    """Positions of a depthwise part's tile, in rows of ``width``, and lanes; ``first``: it reads the chain's input."""
+    tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= width] or [1]
+    vector, pair, line = 4, depthwise.PAIR, core.l1d.line // 4
+
+    def fits(tile: int, lanes: int) -> bool:
+        return depthwise.registers(1, tile, lanes, vector) <= core.vector_registers
+
+    narrow = [t for t in tiles if fits(t, vector)]
+    divides = [t for t in WIDTHS if t in narrow and width % t == 0]
+    # In order, loads count.
+    tile_w = min(narrow, key=lambda t: _row_loads(part, width, t)) if core.in_order or not divides else divides[0]
+    lanes = pair if core.fma_per_cycle > 1 and part.channels >= pair and fits(tile_w, pair) else vector
+    four = min(4, width)
+    whole_lines = fits(four, line) and part.channels >= line and four in tiles
+    if first and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
+        tile_w, lanes = four, line
+    return Choice(tuple(tiles), tile_w), Choice((vector, pair, line) if whole_lines else (vector, pair), lanes)
+
+
 def _row_loads(part: Layer, width: int, tile: int) -> int:
-    """Vectors that a depthwise part loads for a row of its positions, in tiles; and biases."""
+    """Vectors that a depthwise part loads for a row of its positions, in tiles."""
     tiles, rest = divmod(width, tile)
-    rows, columns = part.kernel
-
-    def one(t: int) -> int:
-        return rows * ((t - 1) * part.stride[1] + columns) + rows * columns + t if t else 0
-
-    return tiles * one(tile) + one(rest)
+    return tiles * depthwise.tile_loads(part, 1, tile) + (depthwise.tile_loads(part, 1, rest) if rest else 0)
 
 
 def _position_blocks(width: int) -> tuple[int, ...]:

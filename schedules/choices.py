@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Decisions = dict[str, int | str | bool]
-EVEN = 1.05  # the longest share of four cores over the mean that counts as even
+CORES = 4  # of a Raspberry Pi; they share the last cache before DRAM
+EVEN = 1.05  # the longest share of the cores over the mean that counts as even
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Space:
         return None if self.refuse(point) else point
 
 
-def imbalance(work: Sequence[float], cores: int = 4) -> float:
+def imbalance(work: Sequence[float], cores: int = CORES) -> float:
     """The longest share over the mean, where cores take equal numbers of neighbouring tasks, as TVM's runtime deals.
 
     ``work`` is what each task of a parallel region costs, in any unit.

@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
-from tvm_mobilenet.schedules.pointwise import SHARING, registers, tiles
+from tvm_mobilenet.schedules.choices import CORES, Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.pointwise import registers, tiles
 from tvm_mobilenet.schedules.window import Run, runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -37,7 +37,7 @@ def decisions(layer: Layer, core) -> Space:
     # Rows pass over a block of weights again and again: each core's stays in its part of the L2. Where not even a panel
     # does, all cores read the same weights at the same time.
     panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * 4
-    most = (core.l2.bytes // SHARING // panel if outer == "n" else 0) or panels
+    most = (core.l2.bytes // CORES // panel if outer == "n" else 0) or panels
     fits = [b for b in divisors(panels) if b in blocks and b <= most]
     enough = [b for b in fits if layer.out_height * (panels // b) >= 12]
     return Space(
@@ -46,7 +46,7 @@ def decisions(layer: Layer, core) -> Space:
             "tile_n": Choice(tuple(tiles_n), tile_n),
             "n_block": Choice(tuple(blocks), max(enough, default=1)),
             "outer": Choice(("n", "h"), outer),
-            "apart": nest.apart_choice(core),
+            "apart": nest.apart_choice(core, inner=False),
             "c_unroll": Choice(tuple(u for u in (1, 2, 4) if u <= depth), min(2, depth)),
         },
         lambda d: _refuse(layer, d, core),

@@ -59,7 +59,7 @@ def decisions(layer: Layer, core) -> Space:
             "lanes": Choice(widths, lanes),
             "c_block": Choice(tuple(blocks), c_block),
             "inner": Choice(("columns", "channels"), inner),
-            "apart": nest.apart_choice(core),
+            "apart": nest.apart_choice(core, ends=False),
         },
         lambda d: _refuse(d, core),
     )
@@ -138,14 +138,18 @@ def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
 def _loads(layer: Layer, tile_h: int, tile_w: int) -> float:
     """Loads a multiply-add, over the whole output with its tails."""
     loads = products = 0
-    kernel, stride = layer.kernel, layer.stride
     for row in runs(layer, 0, tile_h):
         for column in runs(layer, 1, tile_w):
-            window = [(t - 1) * s + k for t, s, k in zip((row.tile, column.tile), stride, kernel, strict=True)]
             many = row.count * column.count
-            loads += many * (window[0] * window[1] + kernel[0] * kernel[1] + row.tile * column.tile)
-            products += many * row.tile * column.tile * kernel[0] * kernel[1]
+            loads += many * tile_loads(layer, row.tile, column.tile)
+            products += many * row.tile * column.tile * layer.kernel[0] * layer.kernel[1]
     return loads / products
+
+
+def tile_loads(layer: Layer, tile_h: int, tile_w: int) -> int:
+    """Vectors that a tile loads: data under its window, taps, and biases."""
+    height, width = ((t - 1) * s + k for t, s, k in zip((tile_h, tile_w), layer.stride, layer.kernel, strict=True))
+    return height * width + layer.kernel[0] * layer.kernel[1] + tile_h * tile_w
 
 
 def _refuse(d: Decisions, core) -> str:

@@ -141,15 +141,17 @@ def opaque(value):
         return named(tirx.call_extern("int32", "mobilenet_opaque", value), "at")
 
 
-def apart_choice(core) -> Choice:
+def apart_choice(core, ends: bool = True, inner: bool = True) -> Choice:
     """Which rows of a tile are loaded or stored at an `opaque` address: none, biases and outputs, or partial sums and
-    depthwise tiles too.
+    depthwise tiles too; ``ends``, ``inner``: whether the kind of layer has any of the second, of the third.
 
     All where moves and stores take a vector pipe from two fmla a cycle; on the A72 the latter cost 0.1 %. Loops for
     cores that issue in order lose by any.
     """
-    default = "none" if core.in_order else "ends" if core.fma_per_cycle <= 1 else "all"
-    return Choice(("none", "ends", "all"), default)
+    candidates = ("none", *(("ends",) if ends else ()), *(("all",) if inner else ()))
+    if core.in_order:
+        return Choice(candidates, "none")
+    return Choice(candidates, candidates[-1] if core.fma_per_cycle > 1 else candidates[int(ends)])
 
 
 class Tensor:

@@ -23,7 +23,7 @@ import functools
 
 import numpy as np
 from tvm_mobilenet.schedules import inorder, nest
-from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, Space, divisors, imbalance
+from tvm_mobilenet.schedules.choices import CORES, EVEN, Choice, Decisions, Space, divisors, imbalance
 
 from tvm_mobilenet.layer import Layer
 
@@ -172,15 +172,14 @@ def _memory_cycles(
     (stepped, block, steps), (passed, inner, inner_steps) = axes if outer == "m" else axes[::-1]
     own = block * (k + inner if inner_steps > 1 else min(k, k_block))
     last = (core.l3 or core.l2).bytes / 4
-    slow = stepped * k * (1 if SHARING * own <= last else inner_steps)
-    slow += passed * k * (1 if passed * k + SHARING * own <= last else steps)
+    slow = stepped * k * (1 if CORES * own <= last else inner_steps)
+    slow += passed * k * (1 if passed * k + CORES * own <= last else steps)
     return lines * LINE_CYCLES + slow * 4 / core.l1d.line * DRAM_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
 
 
 NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory
 LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
 DRAM_CYCLES = 20  # 5.5 GB/s at 1.5 GHz on a Pi 4 are 17 a line, 2.2 GB/s at 1.2 GHz on a Pi 3 35
-SHARING = 4  # cores share the last cache before DRAM
 PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
 
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from tvm_mobilenet.schedules.choices import EVEN, imbalance
+from tvm_mobilenet.schedules.choices import CORES, EVEN, imbalance
 from tvm_mobilenet.schedules.window import source
 
 from tvm_mobilenet.layer import Layer
 
 STRIPS = (1, 2, 4, 8, 12)
 BANDS = (1, 2, 4)
-CORES = 4
 
 
 @dataclass(frozen=True)
