@@ -143,9 +143,9 @@ class _Chain:
         last = self.stages[-1]
         # What each part writes: rings and blocks, and at the end the output, by rows.
         self.out = [f.scratch(shape) for shape in between(layer, d["bands"])]
-        self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.out_channels)))
+        self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.output_row)))
         first = self.stages[0]
-        shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.channels)
+        shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
         self.input = nest.Tensor(f["data"].flat, shape)
         self.bands = columns_of(layer, d["bands"])
         self.columns = self.bands[0]  # of each part, in the band whose code is being written
@@ -192,7 +192,7 @@ class _Chain:
         slot = self._slot(i, row)
         second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
         if second is not None:
-            second = nest.Tensor(second.flat, (self.stages[i].out_height * positions, self.stages[i].part.out_channels))
+            second = nest.Tensor(second.flat, (self.stages[i].out_height * positions, self.stages[i].part.output_row))
         nest.store(
             self.stages[i].part,
             out,
@@ -248,6 +248,7 @@ class _Chain:
         if i:
             self.produce(i - 1, row)
         weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
+        paired = d.get(f"{i}.loop") == "paired" and (i or stage.part.input_layout == "NHWC")
 
         def data(position, c):
             return (
@@ -265,7 +266,7 @@ class _Chain:
                 min(4, k),
                 lambda m, c: data(column + m, c),
                 lambda c, lane: weight[first * k + c * channels + lane],
-                k if d.get(f"{i}.loop") == "paired" and (i or stage.part.input_layout == "NHWC") else 0,
+                stage.part.input_row if paired else 0,
             )
             for m in range(height):
                 self._store(i, row, column + m, lambda lane, m=m: acc[m, lane], channels, first)

@@ -107,9 +107,9 @@ def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
 def lines_held(layer: Layer, core) -> int:
     """Lines of one vector of channels, at different positions, that the sets of the L1 they fall into hold at once.
 
-    Positions are a multiple of the channels apart; with a power of two of them they share a few sets.
+    With a power of two of channels from one position to the next they share a few sets.
     """
-    stride = layer.channels * 4
+    stride = layer.input_row * 4
     way = core.l1d.bytes // core.l1d.ways
     sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
     return sets * core.l1d.ways

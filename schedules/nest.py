@@ -310,18 +310,12 @@ def epilogue(layer: Layer, x, residual):
 
 def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...], str]]:
     """A kernel's arguments: data, packed constants, second operand if any, output; name, shape and dtype of each."""
-    second = []
-    if layer.residual != "none":
-        second = [("second", layer.output_shape, layer.dtype)]
-    elif layer.op in ("add", "sub", "mul") and layer.kind == "elementwise":
-        second = [("second", layer.input_shape, layer.dtype)]
-    elif layer.op == "scale":
-        second = [("second", (layer.batch, 1, 1, layer.channels), layer.dtype)]
+    second = [("second", layer.second_buffer, layer.dtype)] if layer.second_buffer else []
     return [
-        ("data", layer.input_shape, layer.dtype),
+        ("data", layer.input_buffer, layer.dtype),
         *((n, s, layer.dtype) for n, s in constants),
         *second,
-        ("output", layer.output_shape, layer.dtype),
+        ("output", layer.output_buffer, layer.dtype),
     ]
 
 

@@ -51,6 +51,13 @@ def test_of_two_as_fast_the_one_with_less_traffic_wins(order):
     assert winner is greedy
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_all_cores_count_as_much_as_one(order):
+    even, alone = record(102.0, cost_all_cores=27.0), record(100.0, cost_all_cores=31.0)
+    assert log.best([even, alone][::order]) == {even.key: even}
+    assert record(100.0).score == record(100.0, cost_all_cores=25.0).score == 100.0
+
+
 @pytest.mark.parametrize(
     "fields", [{"unit": "s"}, {"predicted": False}, {"unit": "hours"}, {"failure": "no"}, {"decisions": [1]}]
 )

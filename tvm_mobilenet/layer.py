@@ -11,6 +11,7 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     depthwise 112x112x64 3x3 s2 p1,1,1,1 f32 relu6
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6
     dense m1 n1000 k1024 f32
+    pointwise m196 n512 k512 in544 out544 f32 relu6
     pool 7x7x1024 avg 7x7 f32
     elementwise 56x56x24 add f32
 
@@ -32,6 +33,15 @@ RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen f
 LAYOUTS = ("NHWC", "NCHW")
 DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8"}
 _SHORT = {v: k for k, v in DTYPES.items()}
+_NUMBERS = {
+    "m": "height",
+    "n": "out_channels",
+    "k": "channels",
+    "b": "batch",
+    "g": "groups",
+    "in": "input_pitch",
+    "out": "output_pitch",
+}
 _OPS = {
     "pool": ("avg", "max"),
     # unary: `none` (activation only). binary: second operand of the same shape. `scale`: second operand is one
@@ -66,6 +76,9 @@ class Layer:
         ``before`` the activation a tensor of the output's shape is added, ``after`` it, or ``none``.
     input_layout, output_layout : str
         ``NCHW`` where the network's own interface asks for it: a stem reads the image as it came.
+    input_pitch, output_pitch : int
+        Channels from one position to the next in memory, ``in`` and ``out`` in the name; 0: as many as there are.
+        `passes.pitch` sets them, NHWC alone has them. A residual lies as the output does.
     dtype : str
         ``float32``, ``float16`` or ``int8``.
     parts : tuple of Layer
@@ -88,6 +101,8 @@ class Layer:
     residual: str = "none"
     input_layout: str = "NHWC"
     output_layout: str = "NHWC"
+    input_pitch: int = 0
+    output_pitch: int = 0
     dtype: str = "float32"
     parts: tuple[Layer, ...] = ()
 
@@ -122,6 +137,10 @@ class Layer:
             refuse("kernel")
         if bool(self.parts) != (self.kind == "chain"):
             refuse("parts")
+        if self.input_pitch and (self.input_pitch <= self.channels or self.input_layout == "NCHW"):
+            refuse("input_pitch")
+        if self.output_pitch and (self.output_pitch <= self.out_channels or self.output_layout == "NCHW"):
+            refuse("output_pitch")
 
     @classmethod
     def chain(cls, parts: tuple[Layer, ...]) -> Layer:
@@ -136,6 +155,8 @@ class Layer:
             out_channels=last.out_channels,
             input_layout=first.input_layout,
             output_layout=last.output_layout,
+            input_pitch=first.input_pitch,
+            output_pitch=last.output_pitch,
             dtype=first.dtype,
             residual=last.residual,
             parts=tuple(parts),
@@ -164,6 +185,36 @@ class Layer:
         if self.parts:
             return self.parts[-1].output_shape
         return _in_layout((self.batch, self.out_height, self.out_width, self.out_channels), self.output_layout)
+
+    @property
+    def input_row(self) -> int:
+        """Elements from one position of the data to the next, in NHWC."""
+        return self.input_pitch or self.channels
+
+    @property
+    def output_row(self) -> int:
+        """Elements from one position of the output to the next, in NHWC."""
+        return self.output_pitch or self.out_channels
+
+    @property
+    def input_buffer(self) -> tuple[int, int, int, int]:
+        """The shape that the data takes in memory: ``input_shape``, its channels as many as its pitch."""
+        return (*self.input_shape[:3], self.input_row) if self.input_pitch else self.input_shape
+
+    @property
+    def output_buffer(self) -> tuple[int, int, int, int]:
+        """The shape that the output takes in memory: ``output_shape``, its channels as many as its pitch."""
+        return (*self.output_shape[:3], self.output_row) if self.output_pitch else self.output_shape
+
+    @property
+    def second_buffer(self) -> tuple[int, int, int, int] | None:
+        """The shape that a residual or second operand takes in memory, if the layer has one: the output's or the
+        data's, or one value a channel."""
+        if self.residual != "none":
+            return self.output_buffer
+        if self.op == "scale":
+            return (self.batch, 1, 1, self.channels)
+        return self.input_buffer if self.kind == "elementwise" and self.op != "none" else None
 
     @property
     def weight_shape(self) -> tuple | None:
@@ -217,6 +268,10 @@ class Layer:
             tokens.append("nchw")
         if self.output_layout == "NCHW":
             tokens.append("to_nchw")
+        if self.input_pitch:
+            tokens.append(f"in{self.input_pitch}")
+        if self.output_pitch:
+            tokens.append(f"out{self.output_pitch}")
         tokens.append(_SHORT[self.dtype])
         if self.residual == "before":
             tokens.append("add")
@@ -238,8 +293,8 @@ class Layer:
                 f.update(height=int(m[1]), width=int(m[2]), channels=int(m[3]))
             elif m := re.fullmatch(r"(\d+)x(\d+)", token):
                 f["kernel"] = (int(m[1]), int(m[2]))
-            elif m := re.fullmatch(r"([mnkbg])(\d+)", token):
-                f[{"m": "height", "n": "out_channels", "k": "channels", "b": "batch", "g": "groups"}[m[1]]] = int(m[2])
+            elif m := re.fullmatch(r"([mnkbg]|in|out)(\d+)", token):
+                f[_NUMBERS[m[1]]] = int(m[2])
             elif m := re.fullmatch(r"p(\d+),(\d+),(\d+),(\d+)", token):
                 f["padding"] = tuple(map(int, m.groups()))
             elif m := re.fullmatch(r"([sd])(\d+)(?:,(\d+))?", token):
@@ -266,6 +321,13 @@ class Layer:
 
     def replace(self, **changes) -> Layer:
         return dataclasses.replace(self, **changes)
+
+    def with_pitches(self, data: int, output: int) -> Layer:
+        """The layer with these pitches, 0 for none; of a chain, those of its ends."""
+        if not self.parts:
+            return self.replace(input_pitch=data, output_pitch=output)
+        first, *between, last = self.parts
+        return Layer.chain((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
 
 
 def title(name: str) -> str:

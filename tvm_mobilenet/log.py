@@ -28,6 +28,7 @@ from importlib import resources
 from pathlib import Path
 
 from .errors import TvmMobilenetError
+from .schedules.choices import CORES
 
 LONGEST_LINE = 1 << 16  # bytes
 HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
@@ -112,11 +113,15 @@ class Record:
 
     @property
     def score(self) -> float:
-        """What records are ranked by: the cost, and a part of the memory time; infinite for a failure.
+        """What records are ranked by: the cost on one core and on all, and a part of the memory time; infinite for a
+        failure.
 
         Of two candidates as fast by the model, the one that leaves the caches and the bus freer is the better choice.
         """
-        return float("inf") if self.cost is None else self.cost + HIDDEN * (self.memory or 0.0)
+        if self.cost is None:
+            return float("inf")
+        every = self.cost if self.cost_all_cores is None else CORES * self.cost_all_cores
+        return (self.cost + every) / 2 + HIDDEN * (self.memory or 0.0)
 
     def to_json(self) -> str:
         """One line, without what is empty."""

@@ -39,10 +39,12 @@ class Network:
         return dict(Counter(call.layer for call in self.layers))
 
     def for_target(self, target) -> Network:
-        """The same network with the layers that this target's core runs as chains."""
+        """The same network with the layers that this target's core runs as chains, and tensors at their pitches."""
         from .passes.fuse_chains import fuse_chains
+        from .passes.pitch import set_pitches
 
-        return dataclasses.replace(self, layers=fuse_chains(self.layers, self.interface, target.core))
+        calls = fuse_chains(self.layers, self.interface, target.core)
+        return dataclasses.replace(self, layers=set_pitches(calls, self.interface))
 
     @property
     def interface(self):

@@ -28,17 +28,21 @@ def reference(
 
     Parameters
     ----------
-    data : ``layer.input_shape`` float
+    data : ``layer.input_shape`` float, or as it lies in memory, ``layer.input_buffer``
     weight : ``layer.weight_shape`` float, for the kinds that have one; of a chain, a tuple of them
     bias : (out_channels,) float; of a chain, a tuple of them
     second : the residual or second operand, if the layer has one: ``layer.output_shape``, or (batch, 1, 1, channels)
-        for ``scale``
+        for ``scale``; or as it lies in memory
 
     Returns
     -------
     ndarray
         ``layer.output_shape`` float64
     """
+    if layer.input_pitch:
+        data = data[..., : layer.channels]
+    if second is not None and (layer.input_pitch if layer.residual == "none" else layer.output_pitch):
+        second = second[..., : layer.out_channels]
     if layer.parts:
         for i, part in enumerate(layer.parts):
             last = second if i == len(layer.parts) - 1 else None
@@ -199,6 +203,16 @@ def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndar
     """Operands as a kernel takes them, constants packed, a zeroed output last."""
     from . import schedules
 
-    second = [arguments["second"]] if "second" in arguments else []
+    second = [in_buffer(arguments["second"], layer.second_buffer)] if "second" in arguments else []
     packed = schedules.pack(layer, decisions, arguments.get("weight"), arguments.get("bias"))
-    return [arguments["data"], *packed, *second, np.zeros(layer.output_shape, layer.dtype)]
+    data = in_buffer(arguments["data"], layer.input_buffer)
+    return [data, *packed, *second, np.zeros(layer.output_buffer, layer.dtype)]
+
+
+def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array as it lies in memory, what stands between its rows not a number: nothing may read it."""
+    if array.shape == shape:
+        return array
+    buffer = np.full(shape, np.nan, array.dtype)
+    buffer[..., : array.shape[-1]] = array
+    return buffer

@@ -241,6 +241,7 @@ def verify(
 def _calls_of(network, module) -> list:
     """The network's layers, taken together in chains as they were when the module was built."""
     from .passes.fuse_chains import join
+    from .passes.pitch import set_pitches
 
     left, calls = list(network.layers), []
     for step in module.plan.steps:
@@ -248,9 +249,8 @@ def _calls_of(network, module) -> list:
         taken, left = left[:parts], left[parts:]
         if taken:
             calls.append(taken[0] if parts == 1 else join(taken))
-        if not taken or calls[-1].layer.name != step.layer:
-            break
-    if left or len(calls) != len(module.plan.steps) or calls[-1].layer.name != module.plan.steps[-1].layer:
+    calls = set_pitches(calls, network.interface)
+    if left or [call.layer.name for call in calls] != [step.layer for step in module.plan.steps]:
         raise TvmMobilenetError(
             f"{module.folder} was built from another network than {network.options.title}",
             "verify it without naming a model, or build it again",
@@ -272,7 +272,8 @@ def _check_layer(call, step, runner, decisions: dict) -> LayerCheck:
     if wrong > CONSTANTS_TOLERANCE and call.layer.parts:
         each = len(differences) // len(call.layer.parts)
         part = call.layer.parts[differences.index(wrong) // each].name
-    return LayerCheck(call.name, step.layer, call.source, relative(runner.read(output), expected), wrong, part)
+    found = runner.read(output)[..., : expected.shape[-1]]
+    return LayerCheck(call.name, step.layer, call.source, relative(found, expected), wrong, part)
 
 
 def _classes(network, output: np.ndarray) -> list:

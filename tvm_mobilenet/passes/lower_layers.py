@@ -17,7 +17,7 @@ from tvm import relax
 
 from tvm_mobilenet import schedules
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, second_shape, shape_of
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, shape_of
 
 
 def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Mapping[Layer, dict]) -> tvm.IRModule:
@@ -58,10 +58,10 @@ def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Ma
             for call in calls:
                 layer = call.layer
                 packed = schedules.pack(layer, decisions[layer], call.weight, call.bias)
-                operands = [view(call.inputs[0], layer.input_shape), *map(relax.const, packed)]
+                operands = [view(call.inputs[0], layer.input_buffer), *map(relax.const, packed)]
                 if len(call.inputs) > 1:
-                    operands.append(view(call.inputs[1], second_shape(layer)))
-                out = relax.TensorType(layer.output_shape, layer.dtype)
+                    operands.append(view(call.inputs[1], layer.second_buffer))
+                out = relax.TensorType(layer.output_buffer, layer.dtype)
                 values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
             outputs = [view(p.value, p.shape) for p in interface.outputs]
             result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])

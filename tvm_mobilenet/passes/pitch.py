@@ -1,0 +1,68 @@
+"""How far apart the positions of a tensor lie, so that the same channels of neighbours do not share sets of the L1.
+
+With 256 channels or a multiple of them, positions are 1 KiB or more apart, a power of two: a block of k of the rows
+that a product reads, or the window of a depthwise layer, falls into a few sets and evicts itself. Such tensors get a
+sixteenth more (`apart`), wherever all who write and read them can tell: the caller's own inputs and outputs stay dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall
+
+KINDS = ("conv", "depthwise", "pointwise", "pool", "elementwise", "chain")
+
+
+def apart(channels: int) -> int:
+    """The pitch of so many channels; 0 where they lie well as they are.
+
+    A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76. A multiple of 256 channels is one of 16 lines,
+    and comes back to its own sets after 8 or 16 positions; with a sixteenth more the next round begins 8 or 16 lines
+    further on, beside the blocks of 128 channels that the first one read.
+    """
+    return channels + channels // 16 if channels % 256 == 0 else 0
+
+
+def set_pitches(calls: Sequence[LayerCall], interface: Interface) -> list[LayerCall]:
+    """The calls, each tensor between them at the pitch of its channels."""
+    by_output = {call.output: call for call in calls}
+    outside = {port.value for port in interface.outputs}
+    spaced = {value for value, call in by_output.items() if value not in outside and _can_write(call.layer)}
+    alike: list[tuple[str, str]] = []  # values that lie alike in memory
+    for call in calls:
+        data, *second = call.inputs
+        if data in spaced and not _can_read(call.layer, by_output[data].layer):
+            spaced.discard(data)
+        if second and call.layer.op == "scale":
+            spaced.discard(second[0])
+        elif second:
+            alike.append((second[0], data if call.layer.residual == "none" else call.output))
+    while odd := {value for pair in alike for value in pair if value in spaced and not spaced.issuperset(pair)}:
+        spaced -= odd
+
+    def pitch(value: str, channels: int) -> int:
+        return apart(channels) if value in spaced else 0
+
+    return [
+        call.replace(
+            layer=call.layer.with_pitches(
+                pitch(call.inputs[0], call.layer.channels), pitch(call.output, call.layer.out_channels)
+            )
+        )
+        for call in calls
+    ]
+
+
+def _can_write(layer: Layer) -> bool:
+    """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
+    _, height, width, channels = layer.output_shape
+    return (
+        layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and bool(apart(channels))
+    )
+
+
+def _can_read(layer: Layer, writer: Layer) -> bool:
+    """Whether a layer reads another's output position by position."""
+    return layer.kind in KINDS and layer.input_layout == "NHWC" and layer.channels == writer.out_channels
