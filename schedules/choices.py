@@ -9,6 +9,7 @@ from dataclasses import dataclass
 Decisions = dict[str, int | str | bool]
 CORES = 4  # of a Raspberry Pi; they share the last cache before DRAM
 EVEN = 1.05  # the longest share of the cores over the mean that counts as even
+ALIKE = 1.02  # what is even to so much is not bought evener with anything else: estimates are no finer
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import functools
 
 import numpy as np
 from tvm_mobilenet.schedules import inorder, nest
-from tvm_mobilenet.schedules.choices import CORES, EVEN, Choice, Decisions, Space, divisors, imbalance
+from tvm_mobilenet.schedules.choices import ALIKE, CORES, Choice, Decisions, Space, divisors, imbalance
 
 from tvm_mobilenet.layer import Layer
 
@@ -37,28 +37,27 @@ def decisions(layer: Layer, core) -> Space:
     tiles_m, tiles_n, best = tiles(m, n, k, core)
     lower = (64, 128, 256, 512) if layer.output_layout == "NHWC" else ()  # partial sums are kept in the output
     k_blocks = sorted({b for b in lower if b < k} | {k})
-    enough = NEARLY * tile_cycles(m, n, k, *best, core)
-    near = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
+    cycles = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
+    half = best[0] * best[1] / 2  # of the best tile's accumulators; with fewer, 8x4 or 1x32, an A72 takes 5 % more
+    near = {t: c / cycles[best] for t, c in cycles.items() if c <= FAR * cycles[best] and t[0] * t[1] >= half}
     choices = [
         (tile, n_block, k_block, m_block, outer)
-        for tile in (t for t, cycles in near.items() if cycles <= enough)
+        for tile in near
         for n_block in divisors(max(1, n // tile[1]), high=64)
         for m_block in divisors(max(1, m // tile[0]), high=512)
         for k_block in k_blocks
         if not _too_short(k_block, k, tile[1], core)
         for outer in (("n", "m") if n > m else ("m", "n"))
     ]
-    even = functools.cache(
-        lambda tile, n_block, m_block, outer: max(EVEN, imbalance(_work(m, n, *tile, m_block, n_block, outer)))
+    uneven = functools.cache(
+        lambda tile, n_block, m_block, outer: max(ALIKE, imbalance(_work(layer, core, *tile, m_block, n_block, outer)))
     )
-    (tile_m, tile_n), n_block, k_block, m_block, outer = min(
-        choices,
-        key=lambda c: (
-            even(c[0], c[1], *c[3:]),
-            near[c[0]] * k + _memory_cycles(layer, core, *c[0], *c[1:]),
-            -c[3],
-        ),
-    )
+
+    def four_cores(tile, n_block, k_block, m_block, outer) -> float:
+        one = cycles[tile] * k + _memory_cycles(layer, core, *tile, n_block, k_block, m_block, outer)
+        return one * uneven(tile, n_block, m_block, outer) * (1 if near[tile] <= NEARLY else FAR)
+
+    (tile_m, tile_n), n_block, k_block, m_block, outer = min(choices, key=lambda c: (four_cores(*c), -c[3]))
     return Space(
         {
             "tile_m": Choice(tuple(tiles_m), tile_m),
@@ -187,7 +186,8 @@ def _memory_cycles(
     return lines * LINE_CYCLES + slow * 4 / core.l1d.line * DRAM_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
 
 
-NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory
+NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory and even tasks
+FAR = 1.05  # and up to so many times where they save as much, on four cores: this estimate is no finer
 LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
 DRAM_CYCLES = 20  # 5.5 GB/s at 1.5 GHz on a Pi 4 are 17 a line, 2.2 GB/s at 1.2 GHz on a Pi 3 35
 PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
@@ -198,16 +198,21 @@ def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:
     return tuple(sorted({d for t in tiles for d in divisors(max(1, extent // t)) if d <= 512}))
 
 
-def _work(m: int, n: int, tile_m: int, tile_n: int, m_block: int, n_block: int, outer: str) -> list[int]:
-    """Outputs of each task, in the order in which tasks are numbered; the last block of an axis has its rest."""
+def _work(layer: Layer, core, tile_m: int, tile_n: int, m_block: int, n_block: int, outer: str) -> list[float]:
+    """``tile_cycles`` of each task, in the order in which tasks are numbered; the last block of an axis has its rest.
+
+    Tails count by what they take: on an in-order core four columns of weights cost more than a third of twelve.
+    """
 
     def axis(extent: int, tile: int, block: int) -> list[int]:
         blocks = [tile * block] * max(1, extent // tile // block)
         return [*blocks[:-1], extent - sum(blocks[:-1])]
 
-    rows, columns = axis(m, tile_m, m_block), axis(n, tile_n, n_block)
-    slow, fast = (columns, rows) if outer == "n" else (rows, columns)
-    return [a * b for i, a in enumerate(slow) for b in (fast[::-1] if i % 2 else fast)]
+    rows, columns = axis(layer.height, tile_m, m_block), axis(layer.out_channels, tile_n, n_block)
+    block = functools.cache(lambda r, c: tile_cycles(r, c, layer.channels, tile_m, tile_n, core))
+    work = [[block(r, c) for r in rows] for c in columns]
+    work = work if outer == "n" else list(zip(*work, strict=True))
+    return [cycles for i, line in enumerate(work) for cycles in (line[::-1] if i % 2 else line)]
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
