@@ -12,7 +12,7 @@ The nest::
 
 A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value
 is loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs
-nothing.
+nothing. On cores that issue in order `loop` = paired leaves a tile to `schedules/inorder_depthwise.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, Space, divisors, imbalance
-from tvm_mobilenet.schedules.pointwise import compiled_registers
+from tvm_mobilenet.schedules import inorder, inorder_depthwise, nest
+from tvm_mobilenet.schedules.choices import CORES, EVEN, Choice, Decisions, Space, divisors, imbalance
+from tvm_mobilenet.schedules.pointwise import DRAM_CYCLES, compiled_registers
 from tvm_mobilenet.schedules.window import Run, runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -32,7 +32,8 @@ def decisions(layer: Layer, core) -> Space:
     oh, ow, c = layer.out_height, layer.out_width, layer.channels
     vector = core.vector_bytes // 4
     tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
-    tiles_w = [t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow]
+    looped = strips(layer, core)
+    tiles_w = sorted({t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow} | ({ow} if looped else set()))
     widths = tuple(
         v
         for v in (vector, 2 * vector, 4 * vector)
@@ -40,31 +41,44 @@ def decisions(layer: Layer, core) -> Space:
     )
 
     tiles = [(a, b) for a in tiles_h for b in tiles_w if fits_tile(a, b, vector)]
-    if core.in_order:
+    if looped:
+        tile_h, tile_w, lanes, inner = *_strip_tile(layer, core, tiles_h, tiles_w), vector, "channels"
+    elif core.in_order:
         tile_h, tile_w, lanes, inner = _in_order(layer, core, tiles, vector)
     else:
         wide = widths[-1] if widths[-1] == 4 * vector else None
         tile_h, tile_w, lanes, inner = _out_of_order(layer, core, tiles, vector, wide)
-    # Tasks that four cores can share evenly, of whole cache lines if there are such, else of half ones; blocks of
-    # channels all cost the same, rows do not.
-    blocks = [b for b in divisors(c) if b % min(8, c) == 0 or b == c]
-    rows = [min(tile_h, oh - r) for r in range(0, oh, tile_h)]
-    even = [b for b in blocks if imbalance(rows * (c // b)) <= EVEN]
-    even = [b for b in even if b % 16 == 0 or b == c] or even
-    c_block = max([b for b in even if (c // b) % 4 == 0] or even, default=blocks[0])
+    blocks = _blocks(c)
     return Space(
         {
             "tile_h": Choice(tuple(tiles_h), tile_h),
             "tile_w": Choice(tuple(tiles_w), tile_w),
             "lanes": Choice(widths, lanes),
-            "c_block": Choice(tuple(blocks), c_block),
+            "c_block": Choice(tuple(blocks), _block(layer, tile_h)),
             "inner": Choice(("columns", "channels"), inner),
             "apart": nest.apart_choice(core, ends=False),
+            **({"loop": Choice(inorder.LOOPS, "paired")} if looped else {}),
         },
-        lambda d: _refuse(d, core),
+        lambda d: _refuse(layer, d, core),
     )
 
 
+def _blocks(channels: int) -> list[int]:
+    return [b for b in divisors(channels) if b % min(8, channels) == 0 or b == channels]
+
+
+def _block(layer: Layer, tile_h: int) -> int:
+    """Channels of tasks that four cores can share evenly, of whole cache lines if there are such, else of half ones;
+    blocks of channels all cost the same, rows do not."""
+    c, oh = layer.channels, layer.out_height
+    rows = [min(tile_h, oh - r) for r in range(0, oh, tile_h)]
+    even = [b for b in _blocks(c) if imbalance(rows * (c // b)) <= EVEN]
+    even = [b for b in even if b % 16 == 0 or b == c] or even
+    return max([b for b in even if (c // b) % 4 == 0] or even, default=_blocks(c)[0])
+
+
+FILL_CYCLES = 2  # that a line from the L2 counts for strips
+SHORT = 7  # columns: in strips of fewer, what fills and drains them takes stride 2 beyond 2.2 cycles an fmla
 AHEAD = 20  # registers of a tile: 2x7, 3x4; with 3x7 the A72 and A76 take 10 to 20 % more, with 4x4 in 5x5 the A53 13 %
 PAIR = 8  # lanes of a vector pair, which one instruction stores where two fmla a cycle leave stores no pipe
 FEW, FEW_PAIRS = 6, 4  # positions: a tile of fewer loads so often that whole lines of channels are better
@@ -76,6 +90,32 @@ def _in_order(layer: Layer, core, tiles, vector: int) -> tuple[int, int, int, st
     most = min(AHEAD, compiled_registers(core))
     fits = [t for t in tiles if registers(*t, vector, vector) <= most]
     return *min(fits, key=lambda t: _loads(layer, *t)), vector, "channels"
+
+
+def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
+    """The strip with the fewest cycles and fills of lines. A line is filled again for each of its vectors of channels
+    as far as the L1 does not hold all that lie under a strip, and rows that two strips read come from DRAM twice where
+    the strips of all cores leave the L2. The stride 2 layer of 112x112x64 takes 1.86 cycles an fmla and 276 k misses in
+    whole rows of 4, in 3x7 2.15 and 71 k."""
+    held, size, line = lines_held(layer, core), layer.channels * 4, core.l1d.line
+    again = min(line // core.vector_bytes, -(-layer.channels // 4)) - 1
+
+    def cost(tile: tuple[int, int]) -> float:
+        cycles = fills = slow = 0.0
+        own = _block(layer, tile[0]) * 4
+        for row in runs(layer, 0, tile[0]):
+            whole = lines_under(layer, row.tile, layer.out_width)
+            if CORES * (whole + row.tile * layer.out_width) * own > core.l2.bytes:
+                slow += row.count * whole
+            for column in runs(layer, 1, tile[1]):
+                many, lines = row.count * column.count, lines_under(layer, row.tile, column.tile)
+                lines += row.tile * column.tile
+                cycles += many * inorder_depthwise.cycles(_strip(layer, row.taps, column.taps)) * layer.channels / 4
+                fills += many * lines * (1 + again * max(0, 1 - held / lines))
+        return cycles + (fills * FILL_CYCLES + slow * DRAM_CYCLES) * size / line
+
+    widths = [t for t in tiles_w if t >= min(SHORT, layer.out_width)]
+    return min(((a, b) for a in tiles_h for b in widths if not _refuse_strip(layer, a)), key=cost)
 
 
 def _out_of_order(layer: Layer, core, tiles, vector: int, wide: int | None) -> tuple[int, int, int, str]:
@@ -152,8 +192,36 @@ def tile_loads(layer: Layer, tile_h: int, tile_w: int) -> int:
     return height * width + layer.kernel[0] * layer.kernel[1] + tile_h * tile_w
 
 
-def _refuse(d: Decisions, core) -> str:
+def strips(layer: Layer, core) -> bool:
+    """Whether a layer can be computed in strips by ``schedules/inorder_depthwise.py``: whole vectors of channels, no
+    window apart or in padding alone, no epilogue but clamps, one row at least in registers."""
+    return (
+        inorder.pairs(core)
+        and layer.channels % 4 == 0
+        and (layer.input_layout, layer.output_layout, layer.dtype) == ("NHWC", "NHWC", "float32")
+        and layer.dilation == (1, 1)
+        and (layer.activation in inorder_depthwise.CLAMPS and layer.residual == "none")
+        and all(taps for axis in (0, 1) for run in runs(layer, axis, 1) for taps in run.taps)
+        and not _refuse_strip(layer, 1)
+    )
+
+
+def _refuse_strip(layer: Layer, rows: int) -> str:
+    inner = (tuple(range(k)) for k in layer.kernel)
+    return inorder_depthwise.refuse(_strip(layer, (next(inner),) * rows, (next(inner),)))
+
+
+def _strip(layer: Layer, taps_h, taps_w) -> inorder_depthwise.Strip:
+    clamps = inorder_depthwise.CLAMPS[layer.activation]
+    return inorder_depthwise.Strip(tuple(taps_h), tuple(taps_w), layer.stride, clamps)
+
+
+def _refuse(layer: Layer, d: Decisions, core) -> str:
     vector = core.vector_bytes // 4
+    if d.get("loop") == "paired":
+        if d["lanes"] != vector or d["c_block"] % vector:
+            return "the paired loop takes one vector of channels at a time"
+        return _refuse_strip(layer, d["tile_h"])
     need = registers(d["tile_h"], d["tile_w"], d["lanes"], vector)
     if need > core.vector_registers:
         return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes needs {need} registers"
@@ -212,6 +280,16 @@ def kernel(layer: Layer, d: Decisions):
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width: int) -> None:
     """The outputs of one tile at (h, w), ``width`` channels from c on."""
     data, weight, bias = f["data"], f["weight"], f["bias"]
+    if d.get("loop") == "paired":
+        inorder_depthwise.filter_strip(
+            _strip(layer, row.taps, column.taps),
+            lambda y, x: data[b, source(layer, 0, h, 0) + y, source(layer, 1, w, 0) + x, c],
+            lambda kh, kw: weight[kh, kw, nest.Lanes(c, width)],
+            bias[nest.Lanes(c, width)],
+            lambda i: f["output"][b, h + i, w, c],
+            (data.shape[-1] * 4, f["output"].shape[-1] * 4),
+        )
+        return
     acc = nest.Tile(row.tile * column.tile, width)
     apart = d["apart"] == "all"
     acc.set_rows(bias, c, apart)
