@@ -110,7 +110,7 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
             for column in runs(layer, 1, tile[1]):
                 many, lines = row.count * column.count, lines_under(layer, row.tile, column.tile)
                 lines += row.tile * column.tile
-                cycles += many * inorder_depthwise.cycles(_strip(layer, row.taps, column.taps)) * layer.channels / 4
+                cycles += many * inorder_depthwise.cycles(strip_of(layer, row.taps, column.taps)) * layer.channels / 4
                 fills += many * lines * (1 + again * max(0, 1 - held / lines))
         return cycles + (fills * FILL_CYCLES + slow * DRAM_CYCLES) * size / line
 
@@ -208,10 +208,11 @@ def strips(layer: Layer, core) -> bool:
 
 def _refuse_strip(layer: Layer, rows: int) -> str:
     inner = (tuple(range(k)) for k in layer.kernel)
-    return inorder_depthwise.refuse(_strip(layer, (next(inner),) * rows, (next(inner),)))
+    return inorder_depthwise.refuse(strip_of(layer, (next(inner),) * rows, (next(inner),)))
 
 
-def _strip(layer: Layer, taps_h, taps_w) -> inorder_depthwise.Strip:
+def strip_of(layer: Layer, taps_h, taps_w) -> inorder_depthwise.Strip:
+    """The strip of outputs whose rows and columns read these taps."""
     clamps = inorder_depthwise.CLAMPS[layer.activation]
     return inorder_depthwise.Strip(tuple(taps_h), tuple(taps_w), layer.stride, clamps)
 
@@ -282,7 +283,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, 
     data, weight, bias = f["data"], f["weight"], f["bias"]
     if d.get("loop") == "paired":
         inorder_depthwise.filter_strip(
-            _strip(layer, row.taps, column.taps),
+            strip_of(layer, row.taps, column.taps),
             lambda y, x: data[b, source(layer, 0, h, 0) + y, source(layer, 1, w, 0) + x, c],
             lambda kh, kw: weight[kh, kw, nest.Lanes(c, width)],
             bias[nest.Lanes(c, width)],
