@@ -70,11 +70,15 @@ def _blocks(channels: int) -> list[int]:
 def _block(layer: Layer, tile_h: int) -> int:
     """Channels of tasks that four cores can share evenly, of whole cache lines if there are such, else of half ones;
     blocks of channels all cost the same, rows do not."""
-    c, oh = layer.channels, layer.out_height
-    rows = [min(tile_h, oh - r) for r in range(0, oh, tile_h)]
-    even = [b for b in _blocks(c) if imbalance(rows * (c // b)) <= EVEN]
+    c = layer.channels
+    even = [b for b in _blocks(c) if _uneven(layer, tile_h, b) <= EVEN]
     even = [b for b in even if b % 16 == 0 or b == c] or even
     return max([b for b in even if (c // b) % 4 == 0] or even, default=_blocks(c)[0])
+
+
+def _uneven(layer: Layer, tile_h: int, c_block: int) -> float:
+    rows = [min(tile_h, layer.out_height - r) for r in range(0, layer.out_height, tile_h)]
+    return max(EVEN, imbalance(rows * (layer.channels // c_block)))
 
 
 FILL_CYCLES = 2  # that a line from the L2 counts for strips
@@ -102,17 +106,18 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
 
     def cost(tile: tuple[int, int]) -> float:
         cycles = fills = slow = 0.0
-        own = _block(layer, tile[0]) * 4
+        block = _block(layer, tile[0])
         for row in runs(layer, 0, tile[0]):
             whole = lines_under(layer, row.tile, layer.out_width)
-            if CORES * (whole + row.tile * layer.out_width) * own > core.l2.bytes:
+            if CORES * (whole + row.tile * layer.out_width) * block * 4 > core.l2.bytes:
                 slow += row.count * whole
             for column in runs(layer, 1, tile[1]):
                 many, lines = row.count * column.count, lines_under(layer, row.tile, column.tile)
                 lines += row.tile * column.tile
                 cycles += many * inorder_depthwise.cycles(strip_of(layer, row.taps, column.taps)) * layer.channels / 4
                 fills += many * lines * (1 + again * max(0, 1 - held / lines))
-        return cycles + (fills * FILL_CYCLES + slow * DRAM_CYCLES) * size / line
+        cycles += (fills * FILL_CYCLES + slow * DRAM_CYCLES) * size / line
+        return cycles * _uneven(layer, tile[0], block)
 
     widths = [t for t in tiles_w if t >= min(SHORT, layer.out_width)]
     return min(((a, b) for a in tiles_h for b in widths if not _refuse_strip(layer, a)), key=cost)
