@@ -29,7 +29,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
+from tvm_mobilenet.schedules import conv, depthwise, inorder, inorder_depthwise, nest, pointwise
 from tvm_mobilenet.schedules.choices import CORES, Choice, Decisions, Space
 from tvm_mobilenet.schedules.strips import BANDS, STRIPS, between, columns_of, stages, tasks, window
 from tvm_mobilenet.schedules.window import runs, source
@@ -49,6 +49,8 @@ def decisions(layer: Layer, core) -> Space:
         part = stage.part
         if part.kind == "depthwise":
             choices[f"{i}.tile_w"], choices[f"{i}.lanes"] = _depthwise_tile(part, width, core, first=not i)
+            if depthwise.strips(part, core):
+                choices[f"{i}.loop"] = Choice(inorder.LOOPS, "paired")
             continue
         if part.kind == "pointwise":
             blocks = _position_blocks(width)
@@ -68,8 +70,11 @@ def decisions(layer: Layer, core) -> Space:
 
 def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice, Choice]:
     """Positions of a depthwise part's tile, in rows of ``width``, and lanes; ``first``: it reads the chain's input."""
-    tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14) if t <= width] or [1]
+    tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14, 28) if t <= width] or [1]
     vector, pair, line = 4, depthwise.PAIR, core.l1d.line // 4
+    if depthwise.strips(part, core):
+        wide = [t for t in tiles if t <= depthwise.SHORT or not depthwise.evicts_itself(part, 1, t, core)]
+        return Choice(tuple(tiles), max(wide)), Choice((vector, pair), vector)
 
     def fits(tile: int, lanes: int) -> bool:
         return depthwise.registers(1, tile, lanes, vector) <= core.vector_registers
@@ -101,6 +106,10 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
     if d["strips"] * d["bands"] < min(CORES, stages(layer)[-1].out_height):
         return f"{d['strips']} strips x {d['bands']} bands leave cores without a task"
     for i, part in enumerate(layer.parts):
+        if d.get(f"{i}.loop") == "paired" and part.kind == "depthwise":
+            if d[f"{i}.lanes"] != 4:
+                return f"the paired loop of part {i} takes one vector of channels at a time"
+            continue
         if part.kind == "depthwise":
             need = depthwise.registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], 4)
         else:
@@ -251,11 +260,9 @@ class _Chain:
         paired = d.get(f"{i}.loop") == "paired" and (i or stage.part.input_layout == "NHWC")
 
         def data(position, c):
-            return (
-                self.out[i - 1][0, 0, position - columns.start, c]
-                if i
-                else self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
-            )
+            if i:
+                return self.out[i - 1][0, 0, position - columns.start, c]
+            return self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
 
         def tile(column, height, first, channels):
             acc = nest.Tile(height, channels)
@@ -297,6 +304,7 @@ class _Chain:
         d, tile, columns = self.d, self.d[f"{i}.tile_w"], self.columns[i]
         part, c_all = self.stages[i].part, self.stages[i].part.channels
         weight, bias = self.f[f"weight{i}"], self.f[f"bias{i}"]
+        read, out = self.out[i - 1] if i else self.input, self.out[i]
         top = source(part, 0, row, 0)
         if i:
             self._fill(i - 1, row)
@@ -305,11 +313,21 @@ class _Chain:
 
         def data(y, x, lane, w, c):
             if i:
-                return self.out[i - 1][0, slots[y], (w - columns.start) * part.stride[1] + x, c + lane]
-            return self.input[nest.at(part.input_layout, 0, top + y, source(part, 1, w, 0) + x, c + lane)]
+                return read[0, slots[y], (w - columns.start) * part.stride[1] + x, c + lane]
+            return read[nest.at(part.input_layout, 0, top + y, source(part, 1, w, 0) + x, c + lane)]
 
         def positions(taps_h, taps_w, w):
             def channels(c, lanes):
+                if d.get(f"{i}.loop") == "paired":
+                    inorder_depthwise.filter_strip(
+                        depthwise.strip_of(part, [taps_h], taps_w),
+                        lambda y, x: data(y, x, 0, w, c),
+                        lambda kh, kw: weight[kh, kw, nest.Lanes(c, lanes)],
+                        bias[nest.Lanes(c, lanes)],
+                        lambda _: out[0, self._slot(i, row), w - self._read(i).start, c],
+                        (read.shape[-1] * 4, out.shape[-1] * 4),
+                    )
+                    return
                 acc = nest.Tile(len(taps_w), lanes)
                 acc.set_rows(bias, c, d["apart"] == "all")
                 depthwise.filter_tile(

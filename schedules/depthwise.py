@@ -12,7 +12,7 @@ The nest::
 
 A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value
 is loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs
-nothing.
+nothing. On cores that issue in order `loop` = paired leaves a tile to `schedules/inorder_depthwise.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import inorder, inorder_depthwise, nest
 from tvm_mobilenet.schedules.choices import ALIKE, CORES, EVEN, Choice, Decisions, Space, divisors, imbalance
-from tvm_mobilenet.schedules.pointwise import compiled_registers
+from tvm_mobilenet.schedules.pointwise import DRAM_CYCLES, compiled_registers
 from tvm_mobilenet.schedules.window import Run, runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -32,7 +32,8 @@ def decisions(layer: Layer, core) -> Space:
     oh, ow, c = layer.out_height, layer.out_width, layer.channels
     vector = core.vector_bytes // 4
     tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
-    tiles_w = [t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow]
+    looped = strips(layer, core)
+    tiles_w = sorted({t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow} | ({ow} if looped else set()))
     widths = tuple(
         v
         for v in (vector, 2 * vector, 4 * vector)
@@ -46,28 +47,32 @@ def decisions(layer: Layer, core) -> Space:
             return _in_order(layer, core, tiles, vector)
         return _out_of_order(layer, core, tiles, vector, widths[-1] if widths[-1] == 4 * vector else None)
 
-    tile_h, tile_w, lanes, inner = tile_of(tiles)
-    even = _even_blocks(layer, tile_h)
-    if all(b % LINE and b != c for b in even) and (not core.in_order or layer.stride[0] > 1):
-        # Four cores share single rows: 28x28x120 5x5 takes an A72 9 % less. In order, at stride 1, loads weigh more.
-        # Seven positions leave the taps of 5x5 their registers: 14x14x120 takes an A72 8 % less, with 14 8 % more.
-        tile_h, tile_w, lanes, inner = tile_of([t for t in tiles if t[0] == 1 and t[1] <= 7])
-        even = _even_blocks(layer, tile_h)
-    blocks = _blocks(c)
-    c_block = max((b for b in even if (c // b) % CORES == 0), default=next(iter(even), c))
+    if looped:
+        tile_h, tile_w, lanes, inner = *_strip_tile(layer, core, tiles_h, tiles_w), vector, "channels"
+    else:
+        tile_h, tile_w, lanes, inner = tile_of(tiles)
+        uneven = all(b % LINE and b != c for b in _even_blocks(layer, tile_h))
+        if uneven and (not core.in_order or layer.stride[0] > 1):
+            # Four cores share single rows: 28x28x120 5x5 takes an A72 9 % less; in order, at stride 1, loads weigh
+            # more. Seven positions leave the taps of 5x5 their registers: 14x14x120 takes an A72 8 % less, with 14 8 %
+            # more.
+            tile_h, tile_w, lanes, inner = tile_of([t for t in tiles if t[0] == 1 and t[1] <= 7])
     return Space(
         {
             "tile_h": Choice(tuple(tiles_h), tile_h),
             "tile_w": Choice(tuple(tiles_w), tile_w),
             "lanes": Choice(widths, lanes),
-            "c_block": Choice(tuple(blocks), c_block),
+            "c_block": Choice(tuple(_blocks(c)), _block(layer, tile_h)),
             "inner": Choice(("columns", "channels"), inner),
             "apart": nest.apart_choice(core, ends=False),
+            **({"loop": Choice(inorder.LOOPS, "paired")} if looped else {}),
         },
-        lambda d: _refuse(d, core),
+        lambda d: _refuse(layer, d, core),
     )
 
 
+FILL_CYCLES = 2  # that a line from the L2 counts for strips
+SHORT = 7  # columns: in strips of fewer, what fills and drains them takes stride 2 beyond 2.2 cycles an fmla
 AHEAD = 20  # registers of a tile: 2x7, 3x4; with 3x7 the A72 and A76 take 10 to 20 % more, with 4x4 in 5x5 the A53 13 %
 PAIR = 8  # lanes of a vector pair, which one instruction stores where two fmla a cycle leave stores no pipe
 LINE = 16  # channels of a cache line
@@ -92,6 +97,12 @@ def _even_blocks(layer: Layer, tile_h: int) -> list[int]:
     return sorted(whole, key=lambda b: max(ALIKE, uneven[b])) or halves
 
 
+def _block(layer: Layer, tile_h: int) -> int:
+    """Channels of a task: even blocks in a number that four cores deal out without rows, if there are such."""
+    even = _even_blocks(layer, tile_h)
+    return max((b for b in even if (layer.channels // b) % CORES == 0), default=next(iter(even), layer.channels))
+
+
 def _work(layer: Layer, tile_h: int, c_block: int) -> list[int]:
     """Tap rows inside of the image, of each task in order: what rows cost; blocks of channels all cost the same."""
     return [sum(map(len, r.taps)) for r in runs(layer, 0, tile_h) for _ in range(r.count)] * (layer.channels // c_block)
@@ -103,6 +114,33 @@ def _in_order(layer: Layer, core, tiles, vector: int) -> tuple[int, int, int, st
     most = min(AHEAD, compiled_registers(core))
     fits = [t for t in tiles if registers(*t, vector, vector) <= most]
     return *min(fits, key=lambda t: _loads(layer, *t)), vector, "channels"
+
+
+def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
+    """The strip with the fewest cycles and fills of lines. A line is filled again for each of its vectors of channels
+    as far as the L1 does not hold all that lie under a strip, and rows that two strips read come from DRAM twice where
+    the strips of all cores leave the L2. The stride 2 layer of 112x112x64 takes 1.86 cycles an fmla and 276 k misses in
+    whole rows of 4, in 3x7 2.15 and 71 k."""
+    held, size, line = lines_held(layer, core), layer.channels * 4, core.l1d.line
+    again = min(line // core.vector_bytes, -(-layer.channels // 4)) - 1
+
+    def cost(tile: tuple[int, int]) -> float:
+        cycles = fills = slow = 0.0
+        block = _block(layer, tile[0])
+        for row in runs(layer, 0, tile[0]):
+            whole = lines_under(layer, row.tile, layer.out_width)
+            if CORES * (whole + row.tile * layer.out_width) * block * 4 > core.l2.bytes:
+                slow += row.count * whole
+            for column in runs(layer, 1, tile[1]):
+                many, lines = row.count * column.count, lines_under(layer, row.tile, column.tile)
+                lines += row.tile * column.tile
+                cycles += many * inorder_depthwise.cycles(strip_of(layer, row.taps, column.taps)) * layer.channels / 4
+                fills += many * lines * (1 + again * max(0, 1 - held / lines))
+        cycles += (fills * FILL_CYCLES + slow * DRAM_CYCLES) * size / line
+        return cycles * max(ALIKE, imbalance(_work(layer, tile[0], block)))
+
+    widths = [t for t in tiles_w if t >= min(SHORT, layer.out_width)]
+    return min(((a, b) for a in tiles_h for b in widths if not _refuse_strip(layer, a)), key=cost)
 
 
 def _out_of_order(layer: Layer, core, tiles, vector: int, wide: int | None) -> tuple[int, int, int, str]:
@@ -179,8 +217,37 @@ def tile_loads(layer: Layer, tile_h: int, tile_w: int) -> int:
     return height * width + layer.kernel[0] * layer.kernel[1] + tile_h * tile_w
 
 
-def _refuse(d: Decisions, core) -> str:
+def strips(layer: Layer, core) -> bool:
+    """Whether a layer can be computed in strips by ``schedules/inorder_depthwise.py``: whole vectors of channels, no
+    window apart or in padding alone, no epilogue but clamps, one row at least in registers."""
+    return (
+        inorder.pairs(core)
+        and layer.channels % 4 == 0
+        and (layer.input_layout, layer.output_layout, layer.dtype) == ("NHWC", "NHWC", "float32")
+        and layer.dilation == (1, 1)
+        and (layer.activation in inorder_depthwise.CLAMPS and layer.residual == "none")
+        and all(taps for axis in (0, 1) for run in runs(layer, axis, 1) for taps in run.taps)
+        and not _refuse_strip(layer, 1)
+    )
+
+
+def _refuse_strip(layer: Layer, rows: int) -> str:
+    inner = (tuple(range(k)) for k in layer.kernel)
+    return inorder_depthwise.refuse(strip_of(layer, (next(inner),) * rows, (next(inner),)))
+
+
+def strip_of(layer: Layer, taps_h, taps_w) -> inorder_depthwise.Strip:
+    """The strip of outputs whose rows and columns read these taps."""
+    clamps = inorder_depthwise.CLAMPS[layer.activation]
+    return inorder_depthwise.Strip(tuple(taps_h), tuple(taps_w), layer.stride, clamps)
+
+
+def _refuse(layer: Layer, d: Decisions, core) -> str:
     vector = core.vector_bytes // 4
+    if d.get("loop") == "paired":
+        if d["lanes"] != vector or d["c_block"] % vector:
+            return "the paired loop takes one vector of channels at a time"
+        return _refuse_strip(layer, d["tile_h"])
     need = registers(d["tile_h"], d["tile_w"], d["lanes"], vector)
     if need > core.vector_registers:
         return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes needs {need} registers"
@@ -239,6 +306,16 @@ def kernel(layer: Layer, d: Decisions):
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, h, w, c, width: int) -> None:
     """The outputs of one tile at (h, w), ``width`` channels from c on."""
     data, weight, bias = f["data"], f["weight"], f["bias"]
+    if d.get("loop") == "paired":
+        inorder_depthwise.filter_strip(
+            strip_of(layer, row.taps, column.taps),
+            lambda y, x: data[b, source(layer, 0, h, 0) + y, source(layer, 1, w, 0) + x, c],
+            lambda kh, kw: weight[kh, kw, nest.Lanes(c, width)],
+            bias[nest.Lanes(c, width)],
+            lambda i: f["output"][b, h + i, w, c],
+            (data.shape[-1] * 4, f["output"].shape[-1] * 4),
+        )
+        return
     acc = nest.Tile(row.tile * column.tile, width)
     apart = d["apart"] == "all"
     acc.set_rows(bias, c, apart)

@@ -29,6 +29,7 @@ STEP = 2  # of k a turn: a 64-bit load holds two
 GROUP = 3  # fmla between one load and the next
 READY = 5  # fmla between the load of an operand and its first use: a load, an insert 4 cycles later, 3 cycles of that
 NOP = "nop"
+LOOPS = ("tir", "paired")  # who writes an inner loop: LLVM, from TIR, or this module
 LONGEST_OFFSET = 32760  # of a 64-bit load from its base register
 
 
@@ -71,17 +72,26 @@ def multiply(acc: nest.Tile, depth: int, data, weight, row_floats: int) -> None:
     of weights lie one behind the other.
     """
     name, code = _function(acc.rows, acc.width // 4, row_floats * 4)
+    call(
+        name,
+        code,
+        tirx.address_of(acc.tensor.flat[0]),
+        tirx.address_of(data(0, 0)),
+        tirx.address_of(weight(0, 0)),
+        tirx.const(depth // STEP - 1, "int64"),
+    )
+
+
+def call(name: str, code: str, *arguments) -> None:
+    """Call a function of LLVM IR, which goes where the kernel goes."""
     with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", code):
-        T.evaluate(
-            tirx.call_extern(
-                "void",
-                name,
-                tirx.address_of(acc.tensor.flat[0]),
-                tirx.address_of(data(0, 0)),
-                tirx.address_of(weight(0, 0)),
-                tirx.const(depth // STEP - 1, "int64"),
-            )
-        )
+        T.evaluate(tirx.call_extern("void", name, *arguments))
+
+
+def assembly(text: str, constraints: list[str]) -> str:
+    """Lines of assembly as an operand of an LLVM call."""
+    escaped = text.replace("\n", "\\0A\\09")
+    return f'asm sideeffect "{escaped}", "{",".join(constraints)}"'
 
 
 @dataclass(frozen=True)
@@ -302,8 +312,7 @@ def _function(rows: int, vectors: int, row_bytes: int) -> tuple[str, str]:
     outputs = [f"={{v{i}}}" for i in range(count)] + ["=&r"] * 3
     clobbers = [f"~{{v{i}}}" for i in range(count, used)]
     clobbers += [f"~{{{x}}}" for x in ("x15", *loop.temporaries, "cc", "memory")]
-    constraints = ",".join([*outputs, *(str(i) for i in range(count + 3)), *clobbers])
-    text = loop.text().replace("\n", "\\0A\\09")
+    body = assembly(loop.text(), [*outputs, *(str(i) for i in range(count + 3)), *clobbers])
     kind = "{ " + ", ".join([vector] * count + [integer] * 3) + " }"
     arguments = "ptr %acc, ptr %data, ptr %weight, i64 %turns"
     lines = [f"define linkonce_odr hidden void @{name}({arguments}) alwaysinline nounwind {{"]
@@ -311,7 +320,7 @@ def _function(rows: int, vectors: int, row_bytes: int) -> tuple[str, str]:
         lines += [f"  %p{i} = getelementptr i8, ptr %acc, i64 {16 * i}", f"  %a{i} = load {vector}, ptr %p{i}, align 4"]
     lines += [f"  %{n}.at = ptrtoint ptr %{n} to i64" for n in ("data", "weight")]
     passed = [f"{vector} %a{i}" for i in range(count)] + ["i64 %data.at", "i64 %weight.at", "i64 %turns"]
-    lines.append(f'  %r = call {kind} asm sideeffect "{text}", "{constraints}"({", ".join(passed)})')
+    lines.append(f"  %r = call {kind} {body}({', '.join(passed)})")
     for i in range(count):
         lines += [f"  %r{i} = extractvalue {kind} %r, {i}", f"  store {vector} %r{i}, ptr %p{i}, align 4"]
     return name, "\n".join([*lines, "  ret void", "}", ""])

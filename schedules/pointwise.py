@@ -76,7 +76,7 @@ def decisions(layer: Layer, core) -> Space:
 
 def loop_choice(core) -> dict[str, Choice]:
     """Who writes the loop over k: LLVM, from TIR, or on cores that issue in order ``schedules/inorder.py``."""
-    return {"loop": Choice(("tir", "paired"), "paired")} if inorder.pairs(core) else {}
+    return {"loop": Choice(inorder.LOOPS, "paired")} if inorder.pairs(core) else {}
 
 
 def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
