@@ -2,7 +2,8 @@
 
 With 256 channels or a multiple of them, positions are 1 KiB or more apart, a power of two: a block of k of the rows
 that a product reads, or the window of a depthwise layer, falls into a few sets and evicts itself. Such tensors get a
-sixteenth more (`apart`), wherever all who write and read them can tell: the caller's own inputs and outputs stay dense.
+sixteenth more (`pitch_of`), wherever all who write and read them can tell: the caller's own inputs and outputs stay
+dense.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tvm_mobilenet.passes.layer_graph import Interface, LayerCall
 KINDS = ("conv", "depthwise", "pointwise", "pool", "elementwise", "chain")
 
 
-def apart(channels: int) -> int:
+def pitch_of(channels: int) -> int:
     """The pitch of so many channels; 0 where they lie well as they are.
 
     A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76. A multiple of 256 channels is one of 16 lines,
@@ -43,7 +44,7 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface) -> list[LayerC
         spaced -= odd
 
     def pitch(value: str, channels: int) -> int:
-        return apart(channels) if value in spaced else 0
+        return pitch_of(channels) if value in spaced else 0
 
     return [
         call.replace(
@@ -58,9 +59,7 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface) -> list[LayerC
 def _can_write(layer: Layer) -> bool:
     """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
     _, height, width, channels = layer.output_shape
-    return (
-        layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and bool(apart(channels))
-    )
+    return layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and pitch_of(channels) > 0
 
 
 def _can_read(layer: Layer, writer: Layer) -> bool:
