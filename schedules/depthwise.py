@@ -57,12 +57,14 @@ def decisions(layer: Layer, core) -> Space:
             # more. Seven positions leave the taps of 5x5 their registers: 14x14x120 takes an A72 8 % less, with 14 8 %
             # more.
             tile_h, tile_w, lanes, inner = tile_of([t for t in tiles if t[0] == 1 and t[1] <= 7])
+    c_block = _block(layer, tile_h)
+    lanes = min(lanes, max(c_block // vector, 1) * vector)
     return Space(
         {
             "tile_h": Choice(tuple(tiles_h), tile_h),
             "tile_w": Choice(tuple(tiles_w), tile_w),
             "lanes": Choice(widths, lanes),
-            "c_block": Choice(tuple(_blocks(c)), _block(layer, tile_h)),
+            "c_block": Choice(tuple(_blocks(c)), c_block),
             "inner": Choice(("columns", "channels"), inner),
             "apart": nest.apart_choice(core, ends=False),
             **({"loop": Choice(inorder.LOOPS, "paired")} if looped else {}),
