@@ -287,6 +287,7 @@ def test_other_decisions_give_other_tir():
 @settings(max_examples=300)
 @given(layer=st.one_of(*LAYERS.values()), core=st.sampled_from(sorted(CORES)))
 @example(layer=Layer.parse("depthwise 1x1x1 3x3 p1,1,1,1 f32"), core="cortex-a53")
+@example(layer=Layer.parse("depthwise 4x1x40 3x3 p1,1,1,1 f32"), core="cortex-a72")
 def test_the_default_is_valid_and_its_neighbours_are(layer, core):
     space = schedules.space(layer, CORES[core])
     assert space.valid(space.default) == ""
