@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
+from tvm_mobilenet.schedules import pointwise
 
 from tvm_mobilenet import codegen, options, pricing, reference, schedules, targets
 from tvm_mobilenet.boards.instructions import disassemble
@@ -94,6 +95,20 @@ def test_a_depthwise_tile_stays_in_the_l1(run):
     layer = Layer.parse(STAYS)
     lines = (np.prod(layer.input_shape) + np.prod(layer.output_shape)) * 4 / RPI4.core.l1d.line
     assert lines < run(STAYS).traffic.l1_misses < 2 * lines
+
+
+def test_passes_that_run_to_and_fro_find_in_the_l2_what_nearly_fits(tmp_path, monkeypatch):
+    """Rows and eight panels are a little more than the A53's L2: from one end each time, nothing of them is left."""
+    target, layer = targets.load("rpi3"), Layer.parse("pointwise m196 n512 k512 in544 out544 f32 relu6")
+    decisions = schedules.space(layer, target.core).default | {"k_block": 64, "n_block": 8}
+    kernels = {"to_and_fro": pointwise.kernel(layer, decisions)}
+    monkeypatch.setattr(pointwise, "_turned", lambda index, extent, back: index)
+    kernels["one_way"] = pointwise.kernel(layer, decisions)
+    path = codegen.compile_kernels(kernels, target, tmp_path / "kernels.so")
+    arguments = reference.kernel_arguments(layer, decisions, reference.random_arguments(layer))
+    with VirtualBoard(target).load(path) as module:
+        fills = {s: module.call(s, arguments, memory=True).traffic.dram_fill_bytes for s in kernels}
+    assert fills["to_and_fro"] < 0.75 * fills["one_way"]
 
 
 def test_rows_are_stored_in_pairs_and_biases_loaded_where_that_is_cheaper(tmp_path):
