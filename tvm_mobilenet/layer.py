@@ -197,24 +197,31 @@ class Layer:
         return self.output_pitch or self.out_channels
 
     @property
+    def second_shape(self) -> tuple[int, int, int, int] | None:
+        """The shape of a residual or second operand, if the layer has one: the output's or the data's, or one value a
+        channel."""
+        if self.residual != "none":
+            return self.output_shape
+        if self.op == "scale":
+            return (self.batch, 1, 1, self.channels)
+        return self.input_shape if self.kind == "elementwise" and self.op != "none" else None
+
+    @property
     def input_buffer(self) -> tuple[int, int, int, int]:
         """The shape that the data takes in memory: ``input_shape``, its channels as many as its pitch."""
-        return (*self.input_shape[:3], self.input_row) if self.input_pitch else self.input_shape
+        return _at_pitch(self.input_shape, self.input_pitch)
 
     @property
     def output_buffer(self) -> tuple[int, int, int, int]:
         """The shape that the output takes in memory: ``output_shape``, its channels as many as its pitch."""
-        return (*self.output_shape[:3], self.output_row) if self.output_pitch else self.output_shape
+        return _at_pitch(self.output_shape, self.output_pitch)
 
     @property
     def second_buffer(self) -> tuple[int, int, int, int] | None:
-        """The shape that a residual or second operand takes in memory, if the layer has one: the output's or the
-        data's, or one value a channel."""
+        """The shape that a residual or second operand takes in memory: it lies as the output or the data does."""
         if self.residual != "none":
             return self.output_buffer
-        if self.op == "scale":
-            return (self.batch, 1, 1, self.channels)
-        return self.input_buffer if self.kind == "elementwise" and self.op != "none" else None
+        return self.second_shape if self.op == "scale" else self.second_shape and self.input_buffer
 
     @property
     def weight_shape(self) -> tuple | None:
@@ -346,3 +353,7 @@ def _pair(p: tuple[int, int]) -> str:
 def _in_layout(nhwc: tuple[int, int, int, int], layout: str) -> tuple[int, int, int, int]:
     n, h, w, c = nhwc
     return (n, h, w, c) if layout == "NHWC" else (n, c, h, w)
+
+
+def _at_pitch(shape: tuple[int, int, int, int], pitch: int) -> tuple[int, int, int, int]:
+    return (*shape[:3], pitch) if pitch else shape

@@ -39,10 +39,9 @@ def reference(
     ndarray
         ``layer.output_shape`` float64
     """
-    if layer.input_pitch:
-        data = data[..., : layer.channels]
-    if second is not None and (layer.input_pitch if layer.residual == "none" else layer.output_pitch):
-        second = second[..., : layer.out_channels]
+    data = data[..., : layer.input_shape[-1]]
+    if second is not None:
+        second = second[..., : layer.second_shape[-1]]
     if layer.parts:
         for i, part in enumerate(layer.parts):
             last = second if i == len(layer.parts) - 1 else None
@@ -151,11 +150,7 @@ def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
     for call in network.layers:
         layer = call.layer
-        last = layer.parts[-1] if layer.parts else layer
-        second = None
-        if len(call.inputs) > 1:
-            shape = (last.batch, 1, 1, last.channels) if last.op == "scale" else last.output_shape
-            second = values[call.inputs[1]].reshape(shape)
+        second = values[call.inputs[1]].reshape(layer.second_shape) if len(call.inputs) > 1 else None
         data = values[call.inputs[0]].reshape(layer.input_shape)
         values[call.output] = reference(layer, data, call.weight, call.bias, second)
     return [values[port.value].reshape(port.shape) for port in ports.outputs]
@@ -190,12 +185,9 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
         fan_in = layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]
         arguments["weight"] = rng.standard_normal(layer.weight_shape) / np.sqrt(fan_in)
         arguments["bias"] = rng.standard_normal(layer.out_channels)
-    if layer.residual != "none":
-        arguments["second"] = rng.standard_normal(layer.output_shape)
-    elif layer.op == "scale":
-        arguments["second"] = rng.random((layer.batch, 1, 1, layer.channels))
-    elif layer.kind == "elementwise" and layer.op != "none":
-        arguments["second"] = rng.standard_normal(layer.input_shape)
+    if layer.second_shape:
+        draw = rng.random if layer.op == "scale" else rng.standard_normal
+        arguments["second"] = draw(layer.second_shape)
     return {name: a.astype(layer.dtype) for name, a in arguments.items()}
 
 

@@ -146,17 +146,12 @@ def write(calls: list[LayerCall], interface: Interface) -> tvm.IRModule:
                 if call.weight is not None:
                     args += [relax.const(call.weight), relax.const(call.bias)]
                 if len(call.inputs) > 1:
-                    args.append(view(call.inputs[1], second_shape(call.layer)))
+                    args.append(view(call.inputs[1], call.layer.second_shape))
                 values[call.output] = bb.emit(relax.Call(function, args), name_hint=call.output)
             outputs = [view(p.value, p.shape) for p in interface.outputs]
             result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])
         bb.emit_func_output(result)
     return bb.get()
-
-
-def second_shape(layer: Layer) -> tuple[int, ...]:
-    """The shape of a layer's residual or second operand."""
-    return (layer.batch, 1, 1, layer.channels) if layer.op == "scale" else layer.output_shape
 
 
 def _function(call: LayerCall) -> relax.Function:
@@ -165,7 +160,7 @@ def _function(call: LayerCall) -> relax.Function:
     if call.weight is not None:
         shapes |= {"weight": call.weight.shape, "bias": call.bias.shape}
     if len(call.inputs) > 1:
-        shapes["residual" if layer.residual != "none" else "second"] = second_shape(layer)
+        shapes["residual" if layer.residual != "none" else "second"] = layer.second_shape
     params = [relax.Var(name, relax.TensorType(shape, layer.dtype)) for name, shape in shapes.items()]
     with bb.function(call.name, params, private=True):
         with bb.dataflow():
