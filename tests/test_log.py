@@ -17,10 +17,10 @@ from tvm_mobilenet.log import Journal, Record, TornLineWarning, TuneLogs
 POINTWISE = "pointwise m196 n512 k512 f32 relu6"
 
 
-def record(cost=100.0, layer=POINTWISE, schedule="now", **fields) -> Record:
+def record(cost=100.0, layer=POINTWISE, schedule="now", core="cortex-a72", **fields) -> Record:
     if cost is None:
         fields.setdefault("failure", "wild: illegal instruction")
-    return Record(layer=layer, core="cortex-a72", decisions={"tile_m": 7}, cost=cost, schedule=schedule, **fields)
+    return Record(layer=layer, core=core, decisions={"tile_m": 7}, cost=cost, schedule=schedule, **fields)
 
 
 def test_a_line_is_readable_and_comes_back(tmp_path):
@@ -56,6 +56,15 @@ def test_all_cores_count_as_much_as_one(order):
     even, alone = record(102.0, cost_all_cores=27.0), record(100.0, cost_all_cores=31.0)
     assert log.best([even, alone][::order]) == {even.key: even}
     assert record(100.0).score == record(100.0, cost_all_cores=25.0).score == 100.0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("core, wins", [("cortex-a53", "few"), ("cortex-a72", "many")])
+def test_a_core_that_issues_in_order_waits_at_every_level(order, core, wins):
+    few = record(101.0, core=core, arithmetic=90.0, memory=14.0)  # three more than its slowest level alone
+    many = record(100.0, core=core, arithmetic=90.0, memory=16.0)
+    (winner,) = log.best([few, many][::order]).values()
+    assert winner is {"few": few, "many": many}[wins]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch)
         signal.signal(signal.SIGTERM, before)
     assert code == console.INTERRUPTED
     records = list(Journal(tmp_path / "shipped" / "cortex-a72.jsonl").records())
-    assert records and all(r.cost < r.default_cost for r in records)
+    assert records and all(r.cost <= (1 + rebuild_logs.DEARER) * r.default_cost for r in records)
 
 
 def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatch):
@@ -106,8 +106,8 @@ def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatc
 @pytest.mark.parametrize("default, loses, wins", [
     pytest.param({"balance": 1.0}, {"cost": 80.0, "balance": 1.19}, {"cost": 81.0, "balance": 1.04},
                  id="cores share it less evenly, which memory may hide on all of them"),
-    pytest.param({"memory": 800.0}, {"cost": 100.5, "memory": 400.0}, {"cost": 99.5, "memory": 400.0},
-                 id="it wins by memory alone"),
+    pytest.param({"memory": 800.0}, {"cost": 102.5, "memory": 400.0}, {"cost": 101.5, "memory": 400.0},
+                 id="it wins by memory, much dearer on one core"),
 ])
 def test_a_winner_stays_at_home_if(default, loses, wins, tmp_path, monkeypatch):
     search = work(tmp_path, monkeypatch).searches[NAMES[0]]
@@ -146,7 +146,7 @@ def test_shipped_records_are_valid_for_todays_schedules(path):
     for r in records:
         assert (r.core, r.board, r.unit, r.whole) == (target.core.name, "virtual", "cycles", True), r.layer
         assert r.target.split(" ")[0] == target.name and r.schedule and r.versions, r.layer
-        assert r.cost < r.default_cost and r.arithmetic <= r.cost, r.layer
+        assert r.cost <= (1 + rebuild_logs.DEARER) * r.default_cost and r.arithmetic <= r.cost, r.layer
         known = log.TuneLogs([path], target).find(Layer.parse(r.layer))
         assert known is not None and known.record == r, f"{r.layer}: {r.decisions} is not valid any more"
     assert all(json.loads(line) for line in lines)

@@ -35,6 +35,14 @@ HIDDEN = 0.125  # of memory time: what it costs although the model hides it behi
 UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
 
 
+@cache
+def _issues_in_order(core: str) -> bool:
+    """Whether the core of this name, of any board that ships, issues in order."""
+    from . import targets
+
+    return any(t.core.in_order for t in map(targets.load, targets.names()) if not t.is_host and t.core.name == core)
+
+
 class TornLineWarning(UserWarning):
     """A log has a line that is no record: most likely its writer was killed while writing."""
 
@@ -116,12 +124,17 @@ class Record:
         """What records are ranked by: the cost on one core and on all, and a part of the memory time; infinite for a
         failure.
 
-        Of two candidates as fast by the model, the one that leaves the caches and the bus freer is the better choice.
+        Of two candidates as fast by the model, the one that leaves the caches and the bus freer is the better choice. A
+        core that issues in order waits at every level: of memory time, all counts that is not in the cost yet, which
+        has the slowest level's alone.
         """
         if self.cost is None:
             return float("inf")
         every = self.cost if self.cost_all_cores is None else CORES * self.cost_all_cores
-        return (self.cost + every) / 2 + HIDDEN * (self.memory or 0.0)
+        mean, memory = (self.cost + every) / 2, self.memory or 0.0
+        if self.arithmetic is None or not _issues_in_order(self.core):
+            return mean + HIDDEN * memory
+        return mean + max(0.0, memory - (self.cost - self.arithmetic))
 
     def to_json(self) -> str:
         """One line, without what is empty."""
