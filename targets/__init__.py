@@ -132,8 +132,10 @@ class Target:
         if not 1e7 <= self.clock_hz <= 1e10:
             return f"clock_hz = {self.clock_hz}: not between 1e7 and 1e10; the unit is hertz"
         if self.dram_bytes_per_second > self.dram_bytes_per_second_all:
-            return (f"dram_bytes_per_second = {self.dram_bytes_per_second}: one core moves more than all together, "
-                    f"{self.dram_bytes_per_second_all}")
+            return (
+                f"dram_bytes_per_second = {self.dram_bytes_per_second}: one core moves more than all together, "
+                f"{self.dram_bytes_per_second_all}"
+            )
         if bad := [a for a in self.llvm_attributes if not isinstance(a, str) or a[:1] not in ("+", "-")]:
             return f"llvm_attributes: {bad[0]!r} begins with neither + nor -"
         if self.llvm_float_abi not in ("", "hard", "soft"):
@@ -147,8 +149,9 @@ class Target:
 
 def names() -> list[str]:
     """The boards that ship, sorted."""
-    return sorted(p.name.removesuffix(".toml") for p in resources.files(__package__).iterdir()
-                  if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in resources.files(__package__).iterdir() if p.name.endswith(".toml")
+    )
 
 
 def table_rows() -> list[tuple[str, ...]]:
@@ -156,10 +159,17 @@ def table_rows() -> list[tuple[str, ...]]:
     rows = [("target", "board", "core", "cores", "GHz", "memory", "code")]
     for target in map(load, names()):
         host = target.is_host
-        rows.append((target.name, target.title, target.core.name if not host else target.core.architecture,
-                     str(target.cores), "" if host else f"{target.clock_hz / 1e9:.1f}",
-                     "" if host else f"{target.memory_bytes / 2**30:.3g} GiB",
-                     "this machine's" if host else f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}"))
+        rows.append(
+            (
+                target.name,
+                target.title,
+                target.core.name if not host else target.core.architecture,
+                str(target.cores),
+                "" if host else f"{target.clock_hz / 1e9:.1f}",
+                "" if host else f"{target.memory_bytes / 2**30:.3g} GiB",
+                "this machine's" if host else f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}",
+            )
+        )
     return rows
 
 
@@ -181,8 +191,10 @@ def load(name: str) -> Target:
         path = folder / f"{name}.toml"
     else:
         near = difflib.get_close_matches(name, names(), 1, 0.4)
-        raise TvmMobilenetError(f"unknown target {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                                "targets: " + ", ".join(names()) + ", or the path of a .toml file")
+        raise TvmMobilenetError(
+            f"unknown target {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            "targets: " + ", ".join(names()) + ", or the path of a .toml file",
+        )
     data = _read(path)
     if "name" in data:
         raise TvmMobilenetError(f"{path}: unknown key 'name'; the name of a target is its file's")
@@ -212,8 +224,10 @@ def _load_core(core, folder, target_path) -> Core:
         path = Path(str(folder)) / core if core.endswith(".toml") else cores / f"{core}.toml"
         if not path.is_file():
             shipped = sorted(p.name.removesuffix(".toml") for p in cores.iterdir() if p.name.endswith(".toml"))
-            raise TvmMobilenetError(f"{target_path}: core = {core!r} does not exist",
-                                    f"cores: {', '.join(shipped)}, or the path of a .toml file beside the target's")
+            raise TvmMobilenetError(
+                f"{target_path}: core = {core!r} does not exist",
+                f"cores: {', '.join(shipped)}, or the path of a .toml file beside the target's",
+            )
         data = _read(path)
     data["name"] = Path(core).name.removesuffix(".toml")
     for level in ("l1d", "l2", "l3"):
@@ -229,10 +243,24 @@ def _read(path) -> dict:
         raise TvmMobilenetError(f"{path}: {e}", "it must be a TOML file") from None
 
 
-_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "dict": dict, "Cache": Cache,
-          "Cache | None": Cache}
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string", "dict": "a table",
-          "Cache": "a table", "Cache | None": "a table"}
+_TYPES = {
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "str": str,
+    "dict": dict,
+    "Cache": Cache,
+    "Cache | None": Cache,
+}
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a string",
+    "dict": "a table",
+    "Cache": "a table",
+    "Cache | None": "a table",
+}
 
 
 def _make(cls, data: dict, where: str):
@@ -240,17 +268,21 @@ def _make(cls, data: dict, where: str):
     for key, value in data.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, 1)
-            raise TvmMobilenetError(f"{where}: unknown key {key!r} = {value!r}"
-                                    + (f"; did you mean {near[0]!r}?" if near else ""),
-                                    "keys: " + ", ".join(f for f in fields if f != "name"))
+            raise TvmMobilenetError(
+                f"{where}: unknown key {key!r} = {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                "keys: " + ", ".join(f for f in fields if f != "name"),
+            )
         kind = str(fields[key].type)
         want = _TYPES.get(kind)
         if want and (not isinstance(value, want) or (isinstance(value, bool) and want is not bool)):
             raise TvmMobilenetError(f"{where}: {key} = {value!r} is not {_WORDS[kind]}")
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < float("inf"):
             raise TvmMobilenetError(f"{where}: {key} = {value!r} must be above zero and finite")
-    missing = [f.name for f in fields.values() if f.name not in data
-               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [
+        f.name
+        for f in fields.values()
+        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
         raise TvmMobilenetError(f"{where}: missing " + ", ".join(missing))
     made = cls(**data)

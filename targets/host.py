@@ -33,10 +33,18 @@ def core_data() -> dict:
     else:
         registers, nbytes = (32, 16) if architecture == "aarch64" else (16, 16)
     data = {
-        "title": f"the {architecture} core of this machine", "architecture": architecture, "llvm_cpu": "host",
-        "in_order": False, "issue_width": 4, "vector_registers": registers, "vector_bytes": nbytes,
-        "fma_per_cycle": 2.0, "fma_latency": 4, "fma_accumulate_latency": 4,
-        "l1d": {"bytes": 32768, "ways": 8}, "l2": {"bytes": 524288, "ways": 8},
+        "title": f"the {architecture} core of this machine",
+        "architecture": architecture,
+        "llvm_cpu": "host",
+        "in_order": False,
+        "issue_width": 4,
+        "vector_registers": registers,
+        "vector_bytes": nbytes,
+        "fma_per_cycle": 2.0,
+        "fma_latency": 4,
+        "fma_accumulate_latency": 4,
+        "l1d": {"bytes": 32768, "ways": 8},
+        "l2": {"bytes": 524288, "ways": 8},
     }
     data.update(_caches())
     return data
@@ -57,8 +65,8 @@ def _caches() -> dict:
         try:
             level, kind, size, ways, line, shared = (
                 (folder / name).read_text(encoding="utf-8").strip()
-                for name in ("level", "type", "size", "ways_of_associativity", "coherency_line_size",
-                             "shared_cpu_list"))
+                for name in ("level", "type", "size", "ways_of_associativity", "coherency_line_size", "shared_cpu_list")
+            )
             nbytes = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1], 0)
             cache = {"bytes": nbytes, "ways": max(int(ways), 1), "line": int(line), "shared": shared != "0"}
         except (OSError, ValueError):

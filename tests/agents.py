@@ -22,8 +22,10 @@ ARM64 = Path(
 
 _WITHOUT_TORCH = Path(__file__).with_name("without_torch")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("TVM_MOBILENET_CI"),
-                                reason="file systems and network namespaces are made by root")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 and not os.environ.get("TVM_MOBILENET_CI"),
+    reason="file systems and network namespaces are made by root",
+)
 
 
 def free_port() -> int:
@@ -55,8 +57,9 @@ for number in alive:
 @functools.cache
 def _watcher() -> subprocess.Popen:
     """Ends what tests started when this process ends without doing so: killed, say."""
-    return subprocess.Popen([sys.executable, "-S", "-c", _WATCH], stdin=subprocess.PIPE, bufsize=0,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-S", "-c", _WATCH], stdin=subprocess.PIPE, bufsize=0, start_new_session=True
+    )
 
 
 def _tell(what: str, number: int) -> None:
@@ -67,8 +70,9 @@ def _tell(what: str, number: int) -> None:
 class Agent:
     """``python -m tvm_mobilenet.agent`` in a process of its own; ``url`` is where."""
 
-    def __init__(self, *options, python=(sys.executable,), module=("-m", "tvm_mobilenet.agent"), tmp=None, prefix=(),
-                 start=True):
+    def __init__(
+        self, *options, python=(sys.executable,), module=("-m", "tvm_mobilenet.agent"), tmp=None, prefix=(), start=True
+    ):
         self.temporary = tmp or tempfile.mkdtemp(prefix="agent-test-")
         self._own = tmp is None
         self._command = [*prefix, *map(str, python), *module, *options]
@@ -80,8 +84,13 @@ class Agent:
     def start(self):
         port = [] if "--port" in self._command else ["--port", "0"]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen([*self._command, *port], stdout=subprocess.PIPE, stderr=self._log,
-                                        env={**os.environ, "TMPDIR": str(self.temporary)}, text=True)
+        self.process = subprocess.Popen(
+            [*self._command, *port],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+            text=True,
+        )
         _tell("begins", self.process.pid)
         self.url = self.process.stdout.readline().strip()
         assert self.url.startswith("rpc://"), self.read_log()
@@ -142,10 +151,21 @@ def server_of_tvm(module: str, *options, port: int = 0):
     """
     port = port or free_port()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(_WITHOUT_TORCH), os.environ["PYTHONPATH"]))}
-    command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", "--port", str(port),
-               "--port-end", str(port + 1), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
-                               env=environment)
+    command = [
+        sys.executable,
+        "-m",
+        f"tvm.exec.{module}",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--port-end",
+        str(port + 1),
+        *options,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0, env=environment
+    )
     _tell("begins", -process.pid)
     try:
         for _ in range(600):

@@ -19,6 +19,20 @@ def assemble(path, functions: dict[str, str], architecture: str = "aarch64", ext
         lines += [f".global {symbol}", f".type {symbol},%function", f"{symbol}:", body, f".size {symbol}, .-{symbol}"]
     source = path.with_suffix(".s")
     source.write_text("\n".join(lines) + "\n" + extra + "\n", encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", LINK[architecture], "-shared", "-nostdlib",
-                    str(source), "-o", str(path)], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            LINK[architecture],
+            "-shared",
+            "-nostdlib",
+            str(source),
+            "-o",
+            str(path),
+        ],
+        check=True,
+    )
     return path

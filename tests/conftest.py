@@ -20,17 +20,37 @@ if str(ROOT) not in sys.path:
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 # `pytest --hypothesis-profile search` draws new examples: for looking for bugs, not for judging a change.
-_EVERY_RUN = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much,
-                                                          HealthCheck.data_too_large]}
+_EVERY_RUN = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+}
 settings.register_profile("fixed", derandomize=True, database=None, **_EVERY_RUN)
 settings.register_profile("search", **_EVERY_RUN)
 settings.load_profile("fixed")
 
 # Files that take longest come first, so that no worker is left with one of them at the end. Those that wait for boards
 # most of their time alternate with those that compute.
-LONGEST = ("test_fleet", "test_board_faults", "test_matrix", "test_far_link", "test_plain_server", "test_verify",
-           "test_bench_arm64", "test_chain", "test_schedules", "test_remote_ssh", "test_build", "test_bundle_bytes",
-           "test_doctor", "test_bundle_c", "test_bench", "test_peers", "test_passes", "test_plan", "test_sweep")
+LONGEST = (
+    "test_fleet",
+    "test_board_faults",
+    "test_matrix",
+    "test_far_link",
+    "test_plain_server",
+    "test_verify",
+    "test_bench_arm64",
+    "test_chain",
+    "test_schedules",
+    "test_remote_ssh",
+    "test_build",
+    "test_bundle_bytes",
+    "test_doctor",
+    "test_bundle_c",
+    "test_bench",
+    "test_peers",
+    "test_passes",
+    "test_plan",
+    "test_sweep",
+)
 
 
 def pytest_collection_modifyitems(items):

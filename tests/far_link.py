@@ -41,8 +41,12 @@ class FarLink:
         try:
             for name in (self.here, self.there):
                 _ip("netns", "add", name)
-            self._relay = subprocess.Popen([sys.executable, __file__, self.here, self.there, *self._options], text=True,
-                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._relay = subprocess.Popen(
+                [sys.executable, __file__, self.here, self.there, *self._options],
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
             assert self._relay.stdout.readline() == "ready\n"
             for name, own in ((self.here, "10.203.77.1"), (self.there, self.address)):
                 _ip("-n", name, "link", "set", "lo", "up")

@@ -37,8 +37,10 @@ def _network(options: ModelOptions):
 @functools.cache
 def small(target: str = "host") -> Path:
     """MobileNet v1 0.25 at 32 pixels: 28 layers, 0.9 MB of parameters."""
-    return _once(_root() / target, lambda folder: build.build(MODEL, targets.load(target), output=folder,
-                                                              network=_network(MODEL)))
+    return _once(
+        _root() / target,
+        lambda folder: build.build(MODEL, targets.load(target), output=folder, network=_network(MODEL)),
+    )
 
 
 def small_of(*names: str) -> Path:
@@ -59,8 +61,17 @@ def _tiny(folder: Path, target: str, width: int) -> None:
     from torch import nn
 
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ReLU6(),
-                        nn.Conv2d(8, 64, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, width))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 64, 1),
+        nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, width),
+    )
     path = folder.with_suffix(".pt2")
     torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 32, 32),)), path)
     options = ModelOptions(model=str(path))

@@ -8,7 +8,9 @@ from tvm_mobilenet import targets
 from tvm_mobilenet.boards.emulator import Emulator
 from tvm_mobilenet.boards.virtual import VirtualBoard
 
-WAYS_TO_ADDRESS = LOAD_DATA + """
+WAYS_TO_ADDRESS = (
+    LOAD_DATA
+    + """
     stp x29, x30, [sp, #-32]!
     mov x29, sp
     str q0, [sp, #16]
@@ -44,6 +46,7 @@ WAYS_TO_ADDRESS = LOAD_DATA + """
     ldp x29, x30, [sp], #32
     mov w0, #0
     ret"""
+)
 TABLE = ".data\n.balign 64\ntable: " + "\n".join(f".quad {97 * i % 4096}" for i in range(301))
 
 
@@ -69,8 +72,14 @@ def test_every_way_to_address(monkeypatch, tmp_path):
     assert 1 <= hooks <= 6  # x18 and x21 are loaded in the block that uses them, and the arguments before
 
 
-@pytest.mark.parametrize("name", ["depthwise 14x14x24 5x5 s2 p1,2,1,2 f32 hardswish", "pointwise m49 n40 k72 f32 add",
-                                  "pool 28x28x24 avg 28x28 f32"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise 14x14x24 5x5 s2 p1,2,1,2 f32 hardswish",
+        "pointwise m49 n40 k72 f32 add",
+        "pool 28x28x24 avg 28x28 f32",
+    ],
+)
 def test_kernels(monkeypatch, tmp_path, name):
     from tvm_mobilenet.schedules import nest
 

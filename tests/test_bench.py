@@ -54,8 +54,13 @@ def test_warm_up_ends_when_times_settle_and_says_when_they_did_not(monkeypatch):
         return took
 
     found = measured_process.warm_up(each, 1000)
-    assert found == {"runs": 10, "seconds": pytest.approx(41.97), "first_seconds": 9.0, "steady": True,
-                     "run_seconds": pytest.approx(2.99)}
+    assert found == {
+        "runs": 10,
+        "seconds": pytest.approx(41.97),
+        "first_seconds": 9.0,
+        "steady": True,
+        "run_seconds": pytest.approx(2.99),
+    }
     rising = iter(range(1, 1000))
     assert not measured_process.warm_up(lambda n: each(n, rising), 60)["steady"]
 
@@ -83,8 +88,9 @@ def test_a_contender_that_crashes_hangs_or_reports_an_error_is_a_message_and_no_
     with pytest.raises(BoardError, match="tvm: load: "):
         services.call("measure", {**base, "contenders": [{"engine": "tvm", "module": str(wrong)}]})
     with pytest.raises(BoardError, match=r"no answer for 0\.05 s"):
-        services.call("measure", {**base, "limit_seconds": 0.05,
-                                  "contenders": [{"engine": "tvm", "module": str(wrong)}]})
+        services.call(
+            "measure", {**base, "limit_seconds": 0.05, "contenders": [{"engine": "tvm", "module": str(wrong)}]}
+        )
     process = measure.Process(1, None, str(tmp_path), "tvm", 30.0)
     os.kill(process._process.pid, 9)
     with pytest.raises(BoardError, match=r"SIGKILL \(out of memory"):
@@ -219,8 +225,10 @@ def test_what_the_system_does_not_tell_is_none(tmp_path, monkeypatch):
 
 def test_the_firmwares_flags_by_its_documentation():
     assert facts.decode_throttled(0x50005) == (["under-voltage", "throttled"], ["under-voltage", "throttled"])
-    assert facts.decode_throttled(0xE0008) == (["soft temperature limit"],
-                                               ["clock capped", "throttled", "soft temperature limit"])
+    assert facts.decode_throttled(0xE0008) == (
+        ["soft temperature limit"],
+        ["clock capped", "throttled", "soft temperature limit"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,8 +238,12 @@ def test_the_firmwares_flags_by_its_documentation():
         ({"sys/devices/platform/soc/soc:firmware/get_throttled": "50005"}, "throttled", "under-voltage", "supply"),
         ({"sys/devices/platform/soc/soc:firmware/get_throttled": "20000"}, "throttled", "for a moment", "cable|cool"),
         ({"sys/class/thermal/thermal_zone0/temp": "72000"}, "temperature", "from 52 to 72", "cool-down"),
-        ({"sys/devices/system/cpu/cpu2/cpufreq/scaling_cur_freq": "600000"}, "clock", "600 and 1500 MHz",
-         "governor is ondemand.*performance"),
+        (
+            {"sys/devices/system/cpu/cpu2/cpufreq/scaling_cur_freq": "600000"},
+            "clock",
+            "600 and 1500 MHz",
+            "governor is ondemand.*performance",
+        ),
     ],
 )
 def test_a_board_that_slows_down_while_measuring_marks_the_row(board_files, changes, kind, text, remedy):

@@ -10,8 +10,9 @@ from agents import ARM64, Agent
 from tvm_mobilenet import bench, benchmark, built, doctor, profile, tune
 from tvm_mobilenet.log import Journal
 
-pytestmark = pytest.mark.skipif(not (ARM64 / "stamp").exists(),
-                                reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
+pytestmark = pytest.mark.skipif(
+    not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64"
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,24 @@ def test_doctor_reaches_every_hop(agent, tmp_path, capsys):
 
 
 def test_tune_measures_and_verifies(agent, tmp_path, capsys):
-    arguments = ["--target", "arm", "--model", "v1", "--alpha", "0.25", "--resolution", "32", "--trials", "2",
-                 "--board", agent.url, "--log", str(tmp_path / "log.jsonl"), "--output", str(tmp_path / "o")]
+    arguments = [
+        "--target",
+        "arm",
+        "--model",
+        "v1",
+        "--alpha",
+        "0.25",
+        "--resolution",
+        "32",
+        "--trials",
+        "2",
+        "--board",
+        agent.url,
+        "--log",
+        str(tmp_path / "log.jsonl"),
+        "--output",
+        str(tmp_path / "o"),
+    ]
     assert tune.main(arguments) == 0
     said = capsys.readouterr().out
     assert "ms measured on 1 core" in said and "predictor" in said and "against rpc://" in said and "verified" in said

@@ -47,8 +47,13 @@ class Client:
         self._temporary = folder / "temporary"
         self._temporary.mkdir(exist_ok=True)
         code = f"{before}\nimport sys\nfrom tvm_mobilenet import {verb}\nsys.exit({verb}.main())"
-        self.process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE,
-                                        stderr=stderr, text=True, env={**os.environ, "TMPDIR": str(self._temporary)})
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "TMPDIR": str(self._temporary)},
+        )
 
     def until(self, words: str) -> None:
         """Wait for a line on stderr."""
@@ -266,8 +271,10 @@ def test_disk_full(tmp_path):
 
 @pytest.mark.parametrize("package", ["apache-tvm", "apache-tvm-ffi"])
 def test_other_versions(package, tmp_path):
-    code = ("from tvm_mobilenet.boards import services; real = services.versions\n"
-            f"services.versions = lambda: {{**real(), {package!r}: '0.26.0'}}")
+    code = (
+        "from tvm_mobilenet.boards import services; real = services.versions\n"
+        f"services.versions = lambda: {{**real(), {package!r}: '0.26.0'}}"
+    )
     with Agent(module=patched(code)) as running:
         client = bench(tmp_path, running.url)
         client.ends(rf"has {package} 0\.26\.0, this machine 0\.", f"pip install {package}==")
@@ -288,8 +295,18 @@ def test_a_terminal_that_is_resized_during_a_run(agent, tmp_path):
     ours, theirs = pty.openpty()
     drain = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
     drain.start()
-    client = Client(tmp_path, "verify", modules.tiny(), "--board", agent.url, "--inputs", "1", "--json", stderr=theirs,
-                    before="import os; os.setsid(); import fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0)")
+    client = Client(
+        tmp_path,
+        "verify",
+        modules.tiny(),
+        "--board",
+        agent.url,
+        "--inputs",
+        "1",
+        "--json",
+        stderr=theirs,
+        before="import os; os.setsid(); import fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0)",
+    )
     sizes = 0
     while client.process.poll() is None:
         sizes += 1

@@ -33,9 +33,23 @@ def counted(ours, tmp_path_factory):
         pytest.skip("needs apt-get install qemu-user libc6-arm64-cross")
     folder = tmp_path_factory.mktemp("counted")
     program, plugin = folder / "marked", executed.plugin(folder)
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", targets.load("rpi4").link_triple, "-I",
-                    str(ours.work), str(bundles.C_TESTS / "marked.c"), str(ours.folder / "libmobilenet.so"), "-o",
-                    str(program)], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            targets.load("rpi4").link_triple,
+            "-I",
+            str(ours.work),
+            str(bundles.C_TESTS / "marked.c"),
+            str(ours.folder / "libmobilenet.so"),
+            "-o",
+            str(program),
+        ],
+        check=True,
+    )
 
     def count(threads: int):
         output = folder / f"{threads}.counts"
@@ -95,13 +109,18 @@ def as_text(kernel) -> str:
         listing = listing_of(kernel.image, counts.first, counts.executed)
         block: list[int] = []
         for k in [*np.flatnonzero(counts.executed).tolist(), None]:
-            if block and (k != block[-1] + 1 or counts.executed[k] != counts.executed[block[0]]
-                          or listing[counts.first + 4 * block[-1]].branch):
+            if block and (
+                k != block[-1] + 1
+                or counts.executed[k] != counts.executed[block[0]]
+                or listing[counts.first + 4 * block[-1]].branch
+            ):
                 at = counts.first + 4 * block[0] - kernel.image.base
-                words = np.frombuffer(kernel.image.memory[at:at + 4 * len(block)], np.uint32)
+                words = np.frombuffer(kernel.image.memory[at : at + 4 * len(block)], np.uint32)
                 head = f"{counts.first + 4 * block[0]:x} {len(block)}"
-                lines += [f"b {head} " + " ".join(f"{w:08x}" for w in words),
-                          f"e {head} {counts.executed[block[0]]} {counts.taken[block[-1]]}"]
+                lines += [
+                    f"b {head} " + " ".join(f"{w:08x}" for w in words),
+                    f"e {head} {counts.executed[block[0]]} {counts.taken[block[-1]]}",
+                ]
                 block = []
             block.append(k)
     return "\n".join([*lines, "t 1 0"]) + "\n"
@@ -126,10 +145,12 @@ def test_a_wrong_count_is_a_wrong_price(written, tmp_path):
         right = [model.price(kernel.image, c) for p in kernel.parts for c in p.ran]
         assert cycles_of(text, tmp_path, core) == pytest.approx(sum(p.cycles - p.call_cycles for p in right), rel=1e-6)
     lines = text.splitlines()
-    hottest = max((k for k, line in enumerate(lines) if line[0] == "e"),
-                  key=lambda k: int(lines[k].split()[2]) * int(lines[k].split()[3]))
+    hottest = max(
+        (k for k, line in enumerate(lines) if line[0] == "e"),
+        key=lambda k: int(lines[k].split()[2]) * int(lines[k].split()[3]),
+    )
     right = cycles_of(text, tmp_path)
-    assert cycles_of("\n".join(lines[:hottest] + lines[hottest + 1:]), tmp_path) < 0.5 * right
+    assert cycles_of("\n".join(lines[:hottest] + lines[hottest + 1 :]), tmp_path) < 0.5 * right
     kind, address, n, times, taken = lines[hottest].split()
     lines[hottest] = f"{kind} {address} {n} {2 * int(times)} {2 * int(taken)}"
     assert cycles_of("\n".join(lines), tmp_path) > 1.5 * right
@@ -151,8 +172,11 @@ def test_counts_that_cannot_be_trusted_are_refused(written, tmp_path):
 def test_every_row_is_priced_by_a_run_of_its_own_core_and_threads():
     runs = KEPT["runs"]
     assert {(r["peer"], r["core"], r["threads"]) for r in runs} == {
-        (peer, core, threads) for peer in board_times.PEERS for core in (A53.name, A72.name)
-        for threads in board_times.THREADS}
+        (peer, core, threads)
+        for peer in board_times.PEERS
+        for core in (A53.name, A72.name)
+        for threads in board_times.THREADS
+    }
     for run in runs:
         assert all(len(slice_) == run["threads"] for slice_ in run["slices"])
         assert total(run)[:, 0].sum() > peers.FLOOR / A72.macs_per_cycle(), "less than its multiply-adds take"
@@ -197,8 +221,11 @@ def test_arithmetic_of_another_core_file_is_told(capsys, monkeypatch):
 
 
 def test_another_run_needs_the_harness(capsys, tmp_path):
-    for words, says in ((["--again"], "--again needs --harness"), (["--again", "mnn"], "--again mnn: known are"),
-                        (["--again", "--harness", str(tmp_path)], "no runners/common.py")):
+    for words, says in (
+        (["--again"], "--again needs --harness"),
+        (["--again", "mnn"], "--again mnn: known are"),
+        (["--again", "--harness", str(tmp_path)], "no runners/common.py"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             board_times.main(words)
         assert says in capsys.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 from tests.assembly import LOAD_DATA, assemble
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import PredictedCycles, Seconds, open_board
-from tvm_mobilenet.boards.virtual import KernelFault, VirtualBoard
+from tvm_mobilenet.boards.kernel_run import KernelFault
+from tvm_mobilenet.boards.virtual import VirtualBoard
 from tvm_mobilenet.errors import BoardError
 
 M, N, K = 28, 32, 16
@@ -25,8 +26,11 @@ def pointwise_relu6(parallel: bool):
     b = te.placeholder((N,), name="B")
     k = te.reduce_axis((0, K), name="k")
     c = te.compute((M, N), lambda i, j: te.sum(a[i, k] * w[j // TILE_N, k, j % TILE_N], axis=k), name="C")
-    d = te.compute((M, N), lambda i, j: te.max(te.min(c[i, j] + b[j], tirx.const(6.0, "float32")),
-                                               tirx.const(0.0, "float32")), name="D")
+    d = te.compute(
+        (M, N),
+        lambda i, j: te.max(te.min(c[i, j] + b[j], tirx.const(6.0, "float32")), tirx.const(0.0, "float32")),
+        name="D",
+    )
     s = Schedule(te.create_prim_func([a, w, b, d]))
     i, j = s.get_loops(s.get_sblock("D"))
     io, ii = s.split(i, [None, TILE_M])
@@ -59,13 +63,27 @@ def built(tmp_path_factory):
         if name not in paths:
             target = targets.load(name)
             folder = tmp_path_factory.mktemp(name)
-            mod = tvm.IRModule({k: pointwise_relu6(k == "parallel").with_attr("global_symbol", k)
-                                for k in ("serial", "parallel")})
+            mod = tvm.IRModule(
+                {k: pointwise_relu6(k == "parallel").with_attr("global_symbol", k) for k in ("serial", "parallel")}
+            )
             lib = tvm.compile(mod, target=tvm.target.Target(target.llvm_target()))
             lib.mod.write_to_file(str(folder / "k.o"))
             paths[name] = folder / "k.so"
-            subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", target.link_triple, "-shared",
-                            str(folder / "k.o"), "-o", str(paths[name])], check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "ziglang",
+                    "cc",
+                    "-target",
+                    target.link_triple,
+                    "-shared",
+                    str(folder / "k.o"),
+                    "-o",
+                    str(paths[name]),
+                ],
+                check=True,
+            )
         return paths[name]
 
     return build
@@ -103,7 +121,7 @@ def test_counts_are_those_of_the_loops(built):
             lanes = 0
             run = module.call(kernel, args)
             for address, times in run.executions():
-                i = disassemble("aarch64", bytes(image.memory[address:address + 4]), address)[0]
+                i = disassemble("aarch64", bytes(image.memory[address : address + 4]), address)[0]
                 lanes += times * {"fma_q": 4, "fma_d": 2, "fma_s": 1}.get(i.kind, 0)
             assert lanes == M * N * K
             assert sum(t for _, t in run.executions()) == run.instructions
@@ -155,7 +173,7 @@ def planted(path, tmp_path, old_bits, mask, flip):
     """A copy of a module with one instruction changed: the first whose masked bits match."""
     data = bytearray(path.read_bytes())
     for at in range(0, len(data) - 3, 4):
-        word, = struct.unpack_from("<I", data, at)
+        (word,) = struct.unpack_from("<I", data, at)
         if word & mask == old_bits:
             struct.pack_into("<I", data, at, word ^ flip)
             out = tmp_path / "planted.so"
@@ -197,12 +215,22 @@ def wild(tmp_path_factory):
     return assemble(tmp_path_factory.mktemp("wild") / "wild.so", WILD, extra="")
 
 
-@pytest.mark.parametrize("kernel,reason", [
-    ("null", "reads address 0x0"), ("wild_store", "writes address 0x12340000010"), ("own_code", "writes address"),
-    ("endless", "does not come to an end"), ("illegal", "illegal instruction"), ("system", "system call"),
-    ("dot_product", "illegal instruction"), ("breakpoint", "breakpoint"), ("jump", "jumps to address 0x77770000"),
-    ("error", "returned 0xffffffff"), ("stack", "writes address"),
-])
+@pytest.mark.parametrize(
+    "kernel,reason",
+    [
+        ("null", "reads address 0x0"),
+        ("wild_store", "writes address 0x12340000010"),
+        ("own_code", "writes address"),
+        ("endless", "does not come to an end"),
+        ("illegal", "illegal instruction"),
+        ("system", "system call"),
+        ("dot_product", "illegal instruction"),
+        ("breakpoint", "breakpoint"),
+        ("jump", "jumps to address 0x77770000"),
+        ("error", "returned 0xffffffff"),
+        ("stack", "writes address"),
+    ],
+)
 def test_wild_kernels(wild, kernel, reason):
     with VirtualBoard(targets.load("rpi4")).load(wild, budget=1_000_000) as module:
         with pytest.raises(KernelFault) as e:
@@ -237,7 +265,9 @@ def test_a_loop_longer_than_a_translation_block(tmp_path):
 
 
 def test_counts_of_nested_loops(tmp_path):
-    body = LOAD_DATA + """
+    body = (
+        LOAD_DATA
+        + """
     mov w2, #13
 1:  mov w3, #29
 2:  ldr s0, [x9]
@@ -248,6 +278,7 @@ def test_counts_of_nested_loops(tmp_path):
     b.ne 1b
     mov w0, #0
     ret"""
+    )
     path = assemble(tmp_path / "nest.so", {"nest": body})
     x, y = np.ones(4, np.float32), np.zeros(4, np.float32)
     with VirtualBoard(targets.load("rpi4")).load(path) as module:
@@ -272,7 +303,8 @@ def test_workspace_and_its_peak(tmp_path):
     ldp x29, x30, [sp], #32
     mov w0, #0
     ret"""
-    extra = "\n".join(f"""
+    extra = "\n".join(
+        f"""
 __TVMBackend{n}WorkspaceStub: adrp x9, __TVMBackend{n}Workspace
     ldr x9, [x9, :lo12:__TVMBackend{n}Workspace]
     br x9
@@ -281,18 +313,24 @@ __TVMBackend{n}WorkspaceStub: adrp x9, __TVMBackend{n}Workspace
 .global __TVMBackend{n}Workspace
 .align 3
 __TVMBackend{n}Workspace: .skip 8
-.text""" for n in ("Alloc", "Free"))
+.text"""
+        for n in ("Alloc", "Free")
+    )
     path = assemble(tmp_path / "workspace.so", {"scratch": body}, extra=extra)
     with VirtualBoard(targets.load("rpi4")).load(path) as module:
         run = module.call("scratch", [])
         again = module.call("scratch", [])
     assert run.workspace_bytes == 4096 == again.workspace_bytes
-    assert {c.name for p in run.parts for c in p.ran for c in c.calls} == {"TVMBackendAllocWorkspace",
-                                                                             "TVMBackendFreeWorkspace"}
+    assert {c.name for p in run.parts for c in p.ran for c in c.calls} == {
+        "TVMBackendAllocWorkspace",
+        "TVMBackendFreeWorkspace",
+    }
 
 
 def test_memcpy_and_libm(tmp_path):
-    body = LOAD_DATA + """
+    body = (
+        LOAD_DATA
+        + """
     stp x29, x30, [sp, #-32]!
     str x10, [sp, #16]
     ldr s0, [x9]
@@ -306,13 +344,16 @@ def test_memcpy_and_libm(tmp_path):
     ldp x29, x30, [sp], #32
     mov w0, #0
     ret"""
+    )
     path = assemble(tmp_path / "libm.so", {"e": body})
     x, y = np.array([1.5], np.float32), np.zeros(2, np.float32)
     with VirtualBoard(targets.load("rpi4")).load(path) as module:
         run = module.call("e", [x, y])
     assert y[0] == y[1] == pytest.approx(np.exp(np.float32(1.5)), rel=1e-6)
-    assert {(c.name, c.calls, c.bytes) for p in run.parts for r in p.ran for c in r.calls} == {("expf", 1, 0),
-                                                                                               ("memcpy", 1, 4)}
+    assert {(c.name, c.calls, c.bytes) for p in run.parts for r in p.ran for c in r.calls} == {
+        ("expf", 1, 0),
+        ("memcpy", 1, 4),
+    }
 
 
 @pytest.mark.parametrize("name", ["armv7", "rpi4"])

@@ -109,8 +109,9 @@ def test_it_runs_on_glibc_2_28_and_needs_one_function_of_tvm(rpi4):
 def test_a_linker_of_ones_own_links_the_same_kernels(network, rpi4, tmp_path):
     if not shutil.which(CROSS_GCC):
         pytest.skip(f"{CROSS_GCC} is not installed: apt-get install gcc-aarch64-linux-gnu")
-    result = build.build(network.options, targets.load("rpi4"), output=tmp_path / "gcc", network=network,
-                         linker=CROSS_GCC)
+    result = build.build(
+        network.options, targets.load("rpi4"), output=tmp_path / "gcc", network=network, linker=CROSS_GCC
+    )
     check_needs(result.folder / built.MODULE)
     assert result.folder.joinpath(built.PARAMETERS).read_bytes() == rpi4.folder.joinpath(built.PARAMETERS).read_bytes()
 
@@ -192,15 +193,21 @@ def test_a_linker_that_fails_leaves_what_was_there(copy, tmp_path):
 
 def test_a_linker_that_fails_leaves_nothing_half_written(tmp_path):
     with pytest.raises(TvmMobilenetError, match="not today"):
-        build.build(ModelOptions(), targets.load("rpi4"), output=tmp_path / "out", network=small(),
-                    linker=failing_linker(tmp_path))
+        build.build(
+            ModelOptions(),
+            targets.load("rpi4"),
+            output=tmp_path / "out",
+            network=small(),
+            linker=failing_linker(tmp_path),
+        )
     assert not list((tmp_path / "out").glob("*")) and not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_linker_that_is_not_there_is_named(tmp_path):
     with pytest.raises(MissingDependencyError, match="no-such-linker"):
-        build.build(ModelOptions(), targets.load("rpi4"), output=tmp_path / "out", network=small(),
-                    linker="no-such-linker")
+        build.build(
+            ModelOptions(), targets.load("rpi4"), output=tmp_path / "out", network=small(), linker="no-such-linker"
+        )
 
 
 def test_an_output_that_cannot_be_written_is_said(tmp_path):
@@ -234,8 +241,9 @@ def test_files_that_are_not_those_built_together_are_refused(copy, name, how):
     assert name in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}",
-                                  '{"plan": {"version": 1}, "layers": [], "info": {}, "files": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"plan": {"version": 1}, "layers": [], "info": {}, "files": {}}']
+)
 def test_a_plan_that_is_none_is_refused(copy, text):
     (copy / built.PLAN).write_text(text)
     with pytest.raises(TvmMobilenetError):
@@ -256,8 +264,21 @@ def test_a_folder_without_a_module_is_refused(tmp_path):
 
 
 def test_build_from_the_command_line(tmp_path, capsys):
-    code = build.main(["--alpha", "0.25", "--resolution", "32", "--target", "rpi3", "--json", "--output",
-                       str(tmp_path / "out"), "--log", str(tmp_path / "none.jsonl")])
+    code = build.main(
+        [
+            "--alpha",
+            "0.25",
+            "--resolution",
+            "32",
+            "--target",
+            "rpi3",
+            "--json",
+            "--output",
+            str(tmp_path / "out"),
+            "--log",
+            str(tmp_path / "none.jsonl"),
+        ]
+    )
     shown = capsys.readouterr()
     data = json.loads(shown.out)
     assert code == 0 and data["kernels"] <= 29 and data["target"] == "rpi3"

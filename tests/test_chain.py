@@ -23,8 +23,18 @@ HOST = tvm.target.Target({"kind": "llvm"})
 
 
 def window(h, w, c, kernel, stride, pad, activation):
-    return Layer(kind="depthwise", height=h, width=w, channels=c, out_channels=c, groups=c, kernel=(kernel, kernel),
-                 stride=(stride, stride), padding=pad, activation=activation)
+    return Layer(
+        kind="depthwise",
+        height=h,
+        width=w,
+        channels=c,
+        out_channels=c,
+        groups=c,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=pad,
+        activation=activation,
+    )
 
 
 @st.composite
@@ -48,9 +58,20 @@ def chains(draw):
         pad = draw(st.sampled_from([(half,) * 4, (max(0, half - 1),) * 2 + (half, half)]))
         if kind == "conv":
             n = draw(channels)
-            parts.append(Layer(kind=kind, height=h, width=w, channels=c, out_channels=n, kernel=(kernel, kernel),
-                               stride=(stride, stride), padding=pad, activation=draw(activations),
-                               input_layout=draw(st.sampled_from(["NCHW", "NHWC"]))))
+            parts.append(
+                Layer(
+                    kind=kind,
+                    height=h,
+                    width=w,
+                    channels=c,
+                    out_channels=n,
+                    kernel=(kernel, kernel),
+                    stride=(stride, stride),
+                    padding=pad,
+                    activation=draw(activations),
+                    input_layout=draw(st.sampled_from(["NCHW", "NHWC"])),
+                )
+            )
             c = n
         else:
             parts.append(window(h, w, c, kernel, stride, pad, draw(activations)))
@@ -94,13 +115,26 @@ def separable(width: int, channels: int) -> Layer:
     """A stem and two blocks, the second with stride 2, of an image of ``width``."""
     half = width // 2
     rows = (half - 1) // 2 + 1
-    return Layer.chain((
-        Layer(kind="conv", height=width, width=width, channels=3, out_channels=channels, kernel=(3, 3), stride=(2, 2),
-              padding=(1, 1, 1, 1), activation="relu6", input_layout="NCHW"),
-        window(half, half, channels, 3, 1, (1, 1, 1, 1), "relu6"),
-        Layer(kind="pointwise", height=half * half, channels=channels, out_channels=2 * channels),
-        window(half, half, 2 * channels, 3, 2, (1, 1, 1, 1), "relu6"),
-        Layer(kind="pointwise", height=rows * rows, channels=2 * channels, out_channels=19, activation="relu")))
+    return Layer.chain(
+        (
+            Layer(
+                kind="conv",
+                height=width,
+                width=width,
+                channels=3,
+                out_channels=channels,
+                kernel=(3, 3),
+                stride=(2, 2),
+                padding=(1, 1, 1, 1),
+                activation="relu6",
+                input_layout="NCHW",
+            ),
+            window(half, half, channels, 3, 1, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=half * half, channels=channels, out_channels=2 * channels),
+            window(half, half, 2 * channels, 3, 2, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=rows * rows, channels=2 * channels, out_channels=19, activation="relu"),
+        )
+    )
 
 
 @pytest.mark.parametrize("width", [20, 26, 34])
@@ -125,8 +159,12 @@ def test_bands_cover_each_part_with_no_column_more_than_windows_reach(bands):
 
 
 def test_fourteen_rows_are_cut_both_ways_so_that_four_cores_have_as_much_each():
-    layer = Layer.chain((window(14, 14, 64, 3, 1, (1, 1, 1, 1), "relu6"),
-                         Layer(kind="pointwise", height=196, channels=64, out_channels=64)))
+    layer = Layer.chain(
+        (
+            window(14, 14, 64, 3, 1, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=196, channels=64, out_channels=64),
+        )
+    )
     assert strips.tasks(layer, RPI4.core) == (2, 2)
     assert strips.unevenness(layer, 2, 2) == 1 < strips.unevenness(layer, 4, 1)
     space = schedules.space(layer, RPI4.core)
@@ -135,8 +173,12 @@ def test_fourteen_rows_are_cut_both_ways_so_that_four_cores_have_as_much_each():
 
 
 def test_the_name_of_a_chain_parses_back():
-    layer = Layer.chain((window(14, 14, 8, 3, 1, (1, 1, 1, 1), "relu6"),
-                         Layer(kind="pointwise", height=196, channels=8, out_channels=24)))
+    layer = Layer.chain(
+        (
+            window(14, 14, 8, 3, 1, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=196, channels=8, out_channels=24),
+        )
+    )
     assert Layer.parse(layer.name) == layer
     assert Layer.parse(layer.with_pitches(12, 32).name) == layer.with_pitches(12, 32) != layer
     assert layer.mult_adds == sum(part.mult_adds for part in layer.parts)
@@ -195,8 +237,9 @@ def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(s
 
 def test_the_executable_runs_chains_in_tvms_own_runtime(small, tmp_path):
     network, target = small
-    host = dataclasses.replace(targets.load("host"), core=dataclasses.replace(
-        targets.load("host").core, l2=target.core.l2))
+    host = dataclasses.replace(
+        targets.load("host"), core=dataclasses.replace(targets.load("host").core, l2=target.core.l2)
+    )
     if not any(c.layer.parts for c in network.for_target(host).layers):
         pytest.skip("this machine's caches make no chains of so small a network")
     build.build(network.options, host, output=tmp_path, network=network)

@@ -46,18 +46,31 @@ def test_the_figures_that_the_v1_paper_argues_with():
     # Written out here too, so that the data file cannot lose one.
     printed = {(f.row, f.quantity): f.printed for f in FIGURES if f.paper == "1704.04861"}
     for row, quantity, value in [
-        ("pointwise", "share_mult_adds", "94.86"), ("pointwise", "share_parameters", "74.59"),
-        ("depthwise", "share_mult_adds", "3.06"), ("depthwise", "share_parameters", "1.06"),
-        ("conv", "share_mult_adds", "1.19"), ("conv", "share_parameters", "0.02"),
-        ("dense", "share_mult_adds", "0.18"), ("dense", "share_parameters", "24.33"),
-        ("convolution", "mult_adds", "462"), ("convolution", "parameters", "2.36"),
-        ("depthwise separable", "mult_adds", "52.3"), ("alpha = 0.75", "mult_adds", "29.6"),
-        ("rho = 0.714", "mult_adds", "15.1"), ("Conv MobileNet", "mult_adds", "4866"),
-        ("Conv MobileNet", "parameters", "29.3"), ("MobileNet", "mult_adds", "569"), ("MobileNet", "parameters", "4.2"),
-        ("0.75 MobileNet", "mult_adds", "325"), ("Shallow MobileNet", "mult_adds", "307"),
-        ("Shallow MobileNet", "parameters", "2.9"), ("0.5 MobileNet-224", "mult_adds", "149"),
-        ("0.25 MobileNet-224", "mult_adds", "41"), ("0.25 MobileNet-224", "parameters", "0.5"),
-        ("1.0 MobileNet-192", "mult_adds", "418"), ("1.0 MobileNet-160", "mult_adds", "290"),
+        ("pointwise", "share_mult_adds", "94.86"),
+        ("pointwise", "share_parameters", "74.59"),
+        ("depthwise", "share_mult_adds", "3.06"),
+        ("depthwise", "share_parameters", "1.06"),
+        ("conv", "share_mult_adds", "1.19"),
+        ("conv", "share_parameters", "0.02"),
+        ("dense", "share_mult_adds", "0.18"),
+        ("dense", "share_parameters", "24.33"),
+        ("convolution", "mult_adds", "462"),
+        ("convolution", "parameters", "2.36"),
+        ("depthwise separable", "mult_adds", "52.3"),
+        ("alpha = 0.75", "mult_adds", "29.6"),
+        ("rho = 0.714", "mult_adds", "15.1"),
+        ("Conv MobileNet", "mult_adds", "4866"),
+        ("Conv MobileNet", "parameters", "29.3"),
+        ("MobileNet", "mult_adds", "569"),
+        ("MobileNet", "parameters", "4.2"),
+        ("0.75 MobileNet", "mult_adds", "325"),
+        ("Shallow MobileNet", "mult_adds", "307"),
+        ("Shallow MobileNet", "parameters", "2.9"),
+        ("0.5 MobileNet-224", "mult_adds", "149"),
+        ("0.25 MobileNet-224", "mult_adds", "41"),
+        ("0.25 MobileNet-224", "parameters", "0.5"),
+        ("1.0 MobileNet-192", "mult_adds", "418"),
+        ("1.0 MobileNet-160", "mult_adds", "290"),
         ("1.0 MobileNet-128", "mult_adds", "186"),
     ]:
         assert printed[row, quantity] == value
@@ -66,7 +79,11 @@ def test_the_figures_that_the_v1_paper_argues_with():
 
 def test_rounding_to_the_digits_printed():
     assert [papers.rounded(v, p) for v, p in ((1.906, "1.19"), (149.5, "149"), (0.26683, "0.27"), (4.209, "4.2"))] == [
-        "1.91", "150", "0.27", "4.2"]
+        "1.91",
+        "150",
+        "0.27",
+        "4.2",
+    ]
 
 
 # ---- the body tables
@@ -134,8 +151,14 @@ def test_v3_body(name):
     for row, (block, size, channels) in zip(rows[1:-1], blocks, strict=True):
         depthwise = next(m for m in block.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
         squeezed = any(type(m).__name__ == "SqueezeExcite" for m in block.modules())
-        ours = (f"{size}x{size}x{channels}", f"bneck {depthwise.kernel_size[0]}x{depthwise.kernel_size[1]}",
-                depthwise.in_channels, block.block[-1][0].out_channels, squeezed, depthwise.stride[0])
+        ours = (
+            f"{size}x{size}x{channels}",
+            f"bneck {depthwise.kernel_size[0]}x{depthwise.kernel_size[1]}",
+            depthwise.in_channels,
+            block.block[-1][0].out_channels,
+            squeezed,
+            depthwise.stride[0],
+        )
         printed = (row["input"], row["operator"], int(row["exp"]), int(row["out"]), row["se"] == "SE", int(row["s"]))
         assert ours == printed
         assert isinstance(block.block[0][2], activations[row["nl"]])
@@ -145,8 +168,7 @@ def test_v3_body(name):
     if name == "v3_small":
         misprint = erratum("1905.02244", "se")
         assert rows[-1]["se"] == misprint["printed"] and misprint["ours"] == ""
-    assert module.classifier[0].out_features == (
-        1280 if name == "v3_large" else 1024)
+    assert module.classifier[0].out_features == (1280 if name == "v3_large" else 1024)
 
 
 # ---- formulas against the graph
@@ -168,13 +190,18 @@ def test_formula_module_and_graph_agree_layer_by_layer(model):
     module = {c.name: c for c in cost.model_costs(model, alpha, resolution, 11)}
     graph = {c.source: c for c in result.layers if c.parameters}
     assert {n: (c.mult_adds, c.parameters) for n, c in module.items()} == {
-        n: (c.mult_adds, c.parameters) for n, c in graph.items()}
+        n: (c.mult_adds, c.parameters) for n, c in graph.items()
+    }
     assert result.mult_adds == sum(c.mult_adds for c in module.values())
 
 
-@pytest.mark.parametrize("model, alpha, resolution, mult_adds, parameters", [
-    ("v1", 1.0, 224, 568_740_352, 4_209_088),
-    pytest.param("v2", 1.0, 224, 300_774_272, 3_469_760, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model, alpha, resolution, mult_adds, parameters",
+    [
+        ("v1", 1.0, 224, 568_740_352, 4_209_088),
+        pytest.param("v2", 1.0, 224, 300_774_272, 3_469_760, marks=pytest.mark.slow),
+    ],
+)
 def test_whole_networks_from_the_graph(model, alpha, resolution, mult_adds, parameters):
     result = counted(options(model, alpha=alpha, resolution=resolution))
     assert (result.mult_adds, result.parameters) == (mult_adds, parameters) and result.agree
@@ -236,7 +263,6 @@ def test_a_file(tmp_path):
 def command(monkeypatch):
     monkeypatch.setattr(verb, "complexity", counted)
     return verb.main
-
 
 
 def test_json_and_plain(capsys, command):

@@ -30,14 +30,19 @@ def tile(rows, columns, steps=4):
     for k in range(steps):
         now, after = (b + vectors * (k % 2), b + vectors * ((k + 1) % 2))
         lines += [f"ldr q{after + v}, [x20, #{16 * (k * vectors + v)}]" for v in range(vectors)]
-        lines += [f"fmla v{r * vectors + v}.4s, v{now + v}.4s, v{a + r}.s[{k}]"
-                  for r in range(rows) for v in range(vectors)]
+        lines += [
+            f"fmla v{r * vectors + v}.4s, v{now + v}.4s, v{a + r}.s[{k}]" for r in range(rows) for v in range(vectors)
+        ]
     return "\n".join([*lines, "add x20, x20, #256", *(f"add x{r + 3}, x{r + 3}, #16" for r in range(rows))])
 
 
 LOOPS = {
-    "chain1": fma_chains(1), "chain2": fma_chains(2), "chain3": fma_chains(3), "chain4": fma_chains(4),
-    "chain8": fma_chains(8), "chain12": fma_chains(12),
+    "chain1": fma_chains(1),
+    "chain2": fma_chains(2),
+    "chain3": fma_chains(3),
+    "chain4": fma_chains(4),
+    "chain8": fma_chains(8),
+    "chain12": fma_chains(12),
     "multiplicand": "fmla v0.4s, v0.4s, v1.4s\n" * 8,
     "load_q": "\n".join(f"ldr q{i}, [x1, #{16 * i}]" for i in range(16)),
     "load_pq": "\n".join(f"ldp q{2 * i}, q{2 * i + 1}, [x1, #{32 * i}]" for i in range(8)),
@@ -50,7 +55,9 @@ LOOPS = {
     "pointer": "ldr x1, [x1]\n" * 8,
     "add_chain": "add x1, x1, #1\n" * 16,
     "write_back": "ldr q0, [x1], #16\nstr q0, [x3], #16\n" * 8,
-    "t4x8": tile(4, 8), "t6x8": tile(6, 8), "t4x12": tile(4, 12),
+    "t4x8": tile(4, 8),
+    "t6x8": tile(6, 8),
+    "t4x12": tile(4, 12),
 }
 FMA = {name: body.count("fmla") for name, body in LOOPS.items()}
 
@@ -66,7 +73,7 @@ def price(tmp_path_factory):
     def cycles(name, core):
         start, size, _ = next(f for f in image.functions() if f[2] == f"__tvm_ffi_{name}")
         at = start - image.base
-        code = disassemble("aarch64", bytes(image.memory[at + 4:at + size - 4]), start + 4)
+        code = disassemble("aarch64", bytes(image.memory[at + 4 : at + size - 4]), start + 4)
         return CoreModel(core).pipeline.cycles(tuple(code), True)
 
     yield cycles
@@ -92,10 +99,15 @@ def test_a_multiplicand_waits_the_whole_latency(price, core, latency):
     assert price("multiplicand", CORES[core]) == about(8 * latency)
 
 
-@pytest.mark.parametrize("loop,rates", [  # a cycle, measured on silicon: CORES.md
-    ("load_q", {"A53": 0.50, "A72": 1.00, "A76": 2.00}), ("load_pq", {"A53": 0.25, "A72": 0.50, "A76": 1.00}),
-    ("ld1_4", {"A53": 0.12, "A72": 0.25, "A76": 0.50}), ("store_q", {"A53": 1.00, "A72": 0.49, "A76": 1.00}),
-])
+@pytest.mark.parametrize(
+    "loop,rates",
+    [  # a cycle, measured on silicon: CORES.md
+        ("load_q", {"A53": 0.50, "A72": 1.00, "A76": 2.00}),
+        ("load_pq", {"A53": 0.25, "A72": 0.50, "A76": 1.00}),
+        ("ld1_4", {"A53": 0.12, "A72": 0.25, "A76": 0.50}),
+        ("store_q", {"A53": 1.00, "A72": 0.49, "A76": 1.00}),
+    ],
+)
 def test_rates_of_loads_and_stores(price, loop, rates):
     n = {"load_q": 16, "load_pq": 8, "ld1_4": 8, "store_q": 16}[loop]
     for core, rate in rates.items():
@@ -150,13 +162,16 @@ def test_every_core_prices_every_class():
         assert set(CLASSES) == set(pipeline.classes)
 
 
-@pytest.mark.parametrize("change,says", [
-    (lambda m: {**m, "classes": {k: v for k, v in m["classes"].items() if k != "dot_q"}}, "missing dot_q"),
-    (lambda m: {**m, "classes": {**m["classes"], "fma_z": {"uops": []}}}, "unknown class 'fma_z'"),
-    (lambda m: {**m, "classes": {**m["classes"], "alu": {"uops": ["I9"]}}}, "'I9'"),
-    (lambda m: {**m, "classes": {**m["classes"], "alu": {"cost": 3}}}, "unknown key 'cost'"),
-    (lambda m: {k: v for k, v in m.items() if k != "decode"}, "missing decode"),
-])
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (lambda m: {**m, "classes": {k: v for k, v in m["classes"].items() if k != "dot_q"}}, "missing dot_q"),
+        (lambda m: {**m, "classes": {**m["classes"], "fma_z": {"uops": []}}}, "unknown class 'fma_z'"),
+        (lambda m: {**m, "classes": {**m["classes"], "alu": {"uops": ["I9"]}}}, "'I9'"),
+        (lambda m: {**m, "classes": {**m["classes"], "alu": {"cost": 3}}}, "unknown key 'cost'"),
+        (lambda m: {k: v for k, v in m.items() if k != "decode"}, "missing decode"),
+    ],
+)
 def test_wrong_model_data_is_named(change, says):
     from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -236,11 +251,22 @@ def test_agrees_with_llvm_mca(price, name):
 
     tool = shutil.which("llvm-mca-19") or shutil.which("llvm-mca")
     for core, cpu in ((A72, "cortex-a72"), (A76, "neoverse-n1")):
-        out = [json.loads(subprocess.run([tool, "-mtriple=aarch64", f"-mcpu={cpu}", f"-iterations={n}", "-json"],
-                                         input=LOOPS[name] + "\n", capture_output=True, text=True, check=True).stdout)
-               for n in (20, 60)]
-        theirs = (out[1]["CodeRegions"][0]["SummaryView"]["TotalCycles"]
-                  - out[0]["CodeRegions"][0]["SummaryView"]["TotalCycles"]) / 40
+        out = [
+            json.loads(
+                subprocess.run(
+                    [tool, "-mtriple=aarch64", f"-mcpu={cpu}", f"-iterations={n}", "-json"],
+                    input=LOOPS[name] + "\n",
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
+            )
+            for n in (20, 60)
+        ]
+        theirs = (
+            out[1]["CodeRegions"][0]["SummaryView"]["TotalCycles"]
+            - out[0]["CodeRegions"][0]["SummaryView"]["TotalCycles"]
+        ) / 40
         assert price(name, core) == pytest.approx(theirs, rel=0.1, abs=1.1), cpu
 
 

@@ -42,8 +42,12 @@ def test_a_failed_check_names_its_remedy_and_what_rests_on_it_is_not_reached():
     assert not run.run("d", lambda: "never", ("c",))
     assert not run.run("e", lambda: "never", ("d",))
     assert [(c.status, c.text, c.remedy) for c in run.found] == [
-        ("ok", "fine", ""), ("doubtful", "slow", "a cable"), ("FAILED", "off", "switch it on"),
-        ("not reached", "needs: c", ""), ("not reached", "needs: d", "")]
+        ("ok", "fine", ""),
+        ("doubtful", "slow", "a cable"),
+        ("FAILED", "off", "switch it on"),
+        ("not reached", "needs: c", ""),
+        ("not reached", "needs: d", ""),
+    ]
     assert run.code == 4
 
 
@@ -183,9 +187,25 @@ def test_every_hop_to_a_board_of_a_tracker(shelf, tmp_path, capsys):
     log = tmp_path / "log.jsonl"
     code = doctor.main(["--target", "host", "--board", f"{shelf}/here", "--log", str(log), "--json"])
     found = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
-    names = ["name", "port", "tracker", "key", "free boards", "session", "agent", "versions", "features", "upload",
-             "kernel", "result", "timing noise", "throttling", "disk", "memory"]
-    assert list(found)[-len(names):] == names
+    names = [
+        "name",
+        "port",
+        "tracker",
+        "key",
+        "free boards",
+        "session",
+        "agent",
+        "versions",
+        "features",
+        "upload",
+        "kernel",
+        "result",
+        "timing noise",
+        "throttling",
+        "disk",
+        "memory",
+    ]
+    assert list(found)[-len(names) :] == names
     assert code == 0 and all(found[n]["status"] in ("ok", "doubtful") for n in names), found
     assert "here: 1" in found["tracker"]["text"] and "1 of 1" in found["free boards"]["text"]
     assert "MB/s" in found["upload"]["text"] and "right" in found["result"]["text"]
@@ -238,9 +258,11 @@ def test_a_wrong_result_noise_heat_and_little_room_are_told(tmp_path):
     with pytest.raises(checks.Doubt, match="50%"):
         doctor_board._noise([1.0, 1.5, 1.5, 1.5, 1.6])
     assert "1.0%" in doctor_board._noise([1.0, 1.01, 1.02])
-    for state, text in (({"throttled": ["under-voltage"]}, "under-voltage now"),
-                        ({"throttled_since_boot": ["throttled"]}, "since boot: throttled"),
-                        ({"temperature_c": 79.0}, "79 °C")):
+    for state, text in (
+        ({"throttled": ["under-voltage"]}, "under-voltage now"),
+        ({"throttled_since_boot": ["throttled"]}, "since boot: throttled"),
+        ({"temperature_c": 79.0}, "79 °C"),
+    ):
         with pytest.raises(checks.Doubt, match=re.escape(text)):
             doctor_board._throttling(state)
     with pytest.raises(checks.Doubt, match="memory: 5 MiB"):

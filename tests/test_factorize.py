@@ -47,8 +47,14 @@ def folded(norm):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 6), st.integers(1, 5), st.sampled_from([(3, 3), (5, 5), (1, 3), (2, 2)]), st.integers(1, 2),
-       st.integers(0, 2), st.integers(0, 2**31))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 5),
+    st.sampled_from([(3, 3), (5, 5), (1, 3), (2, 2)]),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(0, 2**31),
+)
 def test_two_convolutions_equal_the_composed_one(n, m, window, rank, pad, seed):
     draw = np.random.default_rng(seed)
     d, p = draw.standard_normal((m * rank, 1, *window)), draw.standard_normal((n, m * rank, 1, 1))
@@ -99,8 +105,13 @@ def test_impossible_requests():
 def saved(tmp_path_factory):
     """A network of a separable and an unstructured kernel, saved as people save theirs."""
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(32, 16, 3),
-                              torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 1))
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 16, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 8, 1),
+    )
     draw = np.random.default_rng(2)
     kernel = verb.compose(draw.standard_normal((32, 1, 3, 3)), draw.standard_normal((16, 32)), 32)
     net[2].weight.data = torch.from_numpy(kernel).float()

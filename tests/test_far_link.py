@@ -35,13 +35,15 @@ def command(link, agent, verb: str, *arguments, dead=45):
 
 
 def test_bench_and_verify_over_a_slow_link_that_loses_packets(link, agent):
-    done = subprocess.run(command(link, agent, "bench", modules.small(), "--seconds", "0.2", "--json"),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        command(link, agent, "bench", modules.small(), "--seconds", "0.2", "--json"), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["upload"]["seconds"] > 0.2 > found["rows"][0]["time"]["p50"], "the link is no part of what is measured"
-    done = subprocess.run(command(link, agent, "verify", modules.tiny(), "--inputs", "1", "--json"),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        command(link, agent, "verify", modules.tiny(), "--inputs", "1", "--json"), capture_output=True, text=True
+    )
     assert done.returncode == 0 and json.loads(done.stdout)["ok"], done.stderr
     assert link.counts()["lost"] >= 5, "nothing was lost: this was no bad link"
     assert agent.is_clean()
@@ -49,8 +51,12 @@ def test_bench_and_verify_over_a_slow_link_that_loses_packets(link, agent):
 
 def test_a_link_that_goes_dead(link, agent):
     """The last test: nothing comes through any more."""
-    client = subprocess.Popen(command(link, agent, "bench", modules.small(), "--seconds", "600", dead=DEAD_SECONDS),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    client = subprocess.Popen(
+        command(link, agent, "bench", modules.small(), "--seconds", "600", dead=DEAD_SECONDS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     lines = []
     while "measuring" not in "".join(lines[-1:]):
         lines.append(client.stderr.readline())

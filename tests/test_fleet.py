@@ -47,8 +47,9 @@ def tuned(board: str, log, patience=300.0, run=None, lines=None, points=POINTS):
     lines = [] if lines is None else lines
 
     def pool():
-        return fleet.Fleet(address.parse(board), HOST, fleet.Build(HOST), run or Run(), builders=1, say=lines.append,
-                           patience=patience)
+        return fleet.Fleet(
+            address.parse(board), HOST, fleet.Build(HOST), run or Run(), builders=1, say=lines.append, patience=patience
+        )
 
     work = prepared("shelf", log, points)
     ended, new = tuning.search(work, None, 3000.0, 1, pool=pool)
@@ -149,8 +150,10 @@ def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
     run, lines = Hot(), []
     run.states = [85.0, 84.0, 84.0, 75.0, 65.0]
     candidate = fleet.Candidate(LAYERS[2], prepared("x", tmp_path / "l").searches[LAYERS[2]].space.default)
-    with Agent() as board, fleet.Fleet(address.parse(board.url), HOST, fleet.Build(HOST), run, builders=1,
-                                       say=lines.append) as boards:
+    with (
+        Agent() as board,
+        fleet.Fleet(address.parse(board.url), HOST, fleet.Build(HOST), run, builders=1, say=lines.append) as boards,
+    ):
         boards.submit(candidate)
         (done,) = boards.wait(300)
     assert done.value.cost and run.runs == 2 and any("cools down" in line for line in lines), (done, lines)

@@ -72,6 +72,11 @@ def test_ruff_is_clean():
     assert done.returncode == 0, done.stdout
 
 
+def test_code_is_formatted():
+    done = run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".", cwd=ROOT)
+    assert done.returncode == 0, "ruff format . would change:\n" + done.stdout
+
+
 # ---- packaging
 
 

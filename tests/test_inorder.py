@@ -19,8 +19,15 @@ TILES = [t for t in product(range(1, 13), (4, 8, 12, 16, 24)) if inorder.fits(*t
 
 
 def record(layer: Layer, rows: int, width: int) -> dict:
-    return {**schedules.space(layer, A53.core).default, "tile_m": rows, "tile_n": width, "m_block": 1, "n_block": 1,
-            "k_block": layer.channels, "loop": "paired"}
+    return {
+        **schedules.space(layer, A53.core).default,
+        "tile_m": rows,
+        "tile_n": width,
+        "m_block": 1,
+        "n_block": 1,
+        "k_block": layer.channels,
+        "loop": "paired",
+    }
 
 
 def run(layer: Layer, decisions: dict, tmp_path, tasks="all"):
@@ -79,8 +86,9 @@ def test_default_of_a_core_that_issues_in_order_is_this_loop():
         assert "loop" not in schedules.space(layer, targets.load(board).core).choices
 
 
-@pytest.mark.parametrize("rows, width, depth, row",
-                         [(7, 12, 63, 63), (7, 10, 64, 64), (12, 24, 64, 64), (9, 8, 64, 2048)])
+@pytest.mark.parametrize(
+    "rows, width, depth, row", [(7, 12, 63, 63), (7, 10, 64, 64), (12, 24, 64, 64), (9, 8, 64, 2048)]
+)
 def test_what_the_loop_cannot_do_is_left_to_tir(rows, width, depth, row):
     """Odd k, ragged vectors, too many registers, rows out of reach."""
     assert not inorder.fits(rows, width, depth, row)
@@ -88,8 +96,11 @@ def test_what_the_loop_cannot_do_is_left_to_tir(rows, width, depth, row):
 
 def test_pointwise_layers_come_near_three_fmla_in_four_cycles(tmp_path):
     """What the loop is for: each layer of MobileNet v1 within 1.40 of the floor, epilogue and tails included."""
-    for name in ("pointwise m784 n256 k256 f32 relu6", "pointwise m196 n512 k512 f32 relu6",
-                 "pointwise m49 n1024 k1024 f32 relu6"):
+    for name in (
+        "pointwise m784 n256 k256 f32 relu6",
+        "pointwise m196 n512 k512 f32 relu6",
+        "pointwise m49 n1024 k1024 f32 relu6",
+    ):
         layer = Layer.parse(name)
         decisions = schedules.space(layer, A53.core).default
         library = codegen.compile_kernels({"kernel": schedules.kernel(layer, decisions)}, A53, tmp_path / "kernel.so")
@@ -101,10 +112,20 @@ def test_pointwise_layers_come_near_three_fmla_in_four_cycles(tmp_path):
 
 def test_the_same_code_in_every_process():
     """Decisions ship, code does not: it must not hang on the order of a set."""
-    code = "from tvm_mobilenet.schedules import inorder; import hashlib; " \
-           "print(hashlib.sha256(inorder._function(7, 3, 2048)[1].encode()).hexdigest())"
-    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={"PYTHONHASHSEED": seed, "PATH": ""}).stdout for seed in ("1", "2")}
+    code = (
+        "from tvm_mobilenet.schedules import inorder; import hashlib; "
+        "print(hashlib.sha256(inorder._function(7, 3, 2048)[1].encode()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert len(found) == 1
 
 

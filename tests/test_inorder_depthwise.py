@@ -13,9 +13,21 @@ from tvm_mobilenet.boards.virtual import VirtualBoard
 from tvm_mobilenet.layer import Layer
 
 A53 = targets.load("rpi3")
-KINDS = {"ldr d": "load_d", "ldr x": "load_x", "ins": "ins_gpr", "fmla": "fma_q", "mov v": "vmove", "mov x": "alu",
-         "fmaxnm": "fminmax_q", "fminnm": "fminmax_q", "str": "store_q", "add": "alu", "subs": "alu", "b.ne": "branch",
-         "nop": "nop"}
+KINDS = {
+    "ldr d": "load_d",
+    "ldr x": "load_x",
+    "ins": "ins_gpr",
+    "fmla": "fma_q",
+    "mov v": "vmove",
+    "mov x": "alu",
+    "fmaxnm": "fminmax_q",
+    "fminnm": "fminmax_q",
+    "str": "store_q",
+    "add": "alu",
+    "subs": "alu",
+    "b.ne": "branch",
+    "nop": "nop",
+}
 
 
 def run(name: str, tmp_path, tasks="all", **decisions):
@@ -43,7 +55,8 @@ def strips():
                 rows = [every] * height
                 rows[0] = left if height % 2 else every
                 yield inorder_depthwise.Strip(
-                    tuple(rows), tuple(columns), (stride, stride), inorder_depthwise.CLAMPS["relu6"])
+                    tuple(rows), tuple(columns), (stride, stride), inorder_depthwise.CLAMPS["relu6"]
+                )
 
 
 STRIPS = list(strips())
@@ -70,8 +83,12 @@ def issue_cycles(lines: list[str]) -> list[int]:
         written = re.sub(r"[qd](?=\d)", "v", first)
         sources = [written, *others] if kind in ("fma_q", "ins_gpr", "store_q") else others
         wants = ["".join(u.rstrip("01") for u in uop.split("|")[:1]) for uop in row["uops"]]
-        at = max([cycle, *(ready.get(s if s[0] != "v" or s != written or kind != "fma_q" else "acc" + s, 0)
-                           for s in sources)])
+        at = max(
+            [
+                cycle,
+                *(ready.get(s if s[0] != "v" or s != written or kind != "fma_q" else "acc" + s, 0) for s in sources),
+            ]
+        )
         while True:
             taken = (issued, units) if at == cycle else (0, {})
             room = {"V": 2, "I": 2, "L": 1, "B": 1}
@@ -128,16 +145,19 @@ def test_taps_stay_in_their_registers(strip):
             assert strip.resident <= int(written[1]) < 32, line
 
 
-@pytest.mark.parametrize("name", [
-    "depthwise 9x11x8 3x3 p1,1,1,1 f32 relu6",
-    "depthwise 10x13x12 3x3 s2 p1,1,1,1 f32 relu",
-    "depthwise 9x16x4 3x3 s2 p0,0,1,1 f32",
-    "depthwise 7x50x8 3x3 p1,1,1,1 f32 relu6",
-    "depthwise 6x101x4 3x3 s2 p1,1,1,1 b2 f32 relu6",
-    "depthwise 8x9x8 2x3 s1,2 f32 relu6",
-    "depthwise 9x9x4 3x2 s3 p1,0,1,1 f32 relu6",
-    "depthwise 5x1x4 3x1 p1,0,1,0 f32",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise 9x11x8 3x3 p1,1,1,1 f32 relu6",
+        "depthwise 10x13x12 3x3 s2 p1,1,1,1 f32 relu",
+        "depthwise 9x16x4 3x3 s2 p0,0,1,1 f32",
+        "depthwise 7x50x8 3x3 p1,1,1,1 f32 relu6",
+        "depthwise 6x101x4 3x3 s2 p1,1,1,1 b2 f32 relu6",
+        "depthwise 8x9x8 2x3 s1,2 f32 relu6",
+        "depthwise 9x9x4 3x2 s3 p1,0,1,1 f32 relu6",
+        "depthwise 5x1x4 3x1 p1,0,1,0 f32",
+    ],
+)
 @pytest.mark.parametrize("height", [1, 2, 3, 4])
 def test_every_strip_computes_its_layer(name, height, tmp_path):
     """Taps, borders, heights that rows do not divide, strips of whole rows and of less, with a loop and without."""
@@ -157,10 +177,20 @@ def test_a_wrong_register_is_found(tmp_path, monkeypatch):
     assert np.abs(found - expected()).max() > 1e-3
 
 
-@pytest.mark.parametrize("shape", [
-    "112x112x32 3x3", "112x112x64 3x3 s2", "56x56x128 3x3", "56x56x128 3x3 s2", "28x28x256 3x3", "28x28x256 3x3 s2",
-    "14x14x512 3x3", "14x14x512 3x3 s2", "7x7x1024 3x3",
-])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "112x112x32 3x3",
+        "112x112x64 3x3 s2",
+        "56x56x128 3x3",
+        "56x56x128 3x3 s2",
+        "28x28x256 3x3",
+        "28x28x256 3x3 s2",
+        "14x14x512 3x3",
+        "14x14x512 3x3 s2",
+        "7x7x1024 3x3",
+    ],
+)
 def test_layers_of_mobilenet_v1_take_at_most_two_cycles_and_a_fifth(shape, tmp_path):
     """What the loop is for: LLVM's code takes up to 3.0 cycles a vector fmla."""
     name = f"depthwise {shape} p1,1,1,1 f32 relu6"
@@ -170,11 +200,17 @@ def test_layers_of_mobilenet_v1_take_at_most_two_cycles_and_a_fifth(shape, tmp_p
     assert cycles <= 2.2 * layer.mult_adds / 4
 
 
-@pytest.mark.parametrize("name", [
-    "depthwise 14x14x16 5x5 p2,2,2,2 f32 relu", "depthwise 14x14x18 3x3 p1,1,1,1 f32",
-    "depthwise 14x14x16 3x3 p1,1,1,1 f32 hardswish", "depthwise 14x14x16 3x3 p1,1,1,1 f32 add relu",
-    "depthwise 14x14x16 3x3 p1,1,1,1 d2 f32", "depthwise 14x14x16 3x3 p1,1,1,1 nchw f32",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise 14x14x16 5x5 p2,2,2,2 f32 relu",
+        "depthwise 14x14x18 3x3 p1,1,1,1 f32",
+        "depthwise 14x14x16 3x3 p1,1,1,1 f32 hardswish",
+        "depthwise 14x14x16 3x3 p1,1,1,1 f32 add relu",
+        "depthwise 14x14x16 3x3 p1,1,1,1 d2 f32",
+        "depthwise 14x14x16 3x3 p1,1,1,1 nchw f32",
+    ],
+)
 def test_what_the_loop_cannot_do_is_left_to_tir(name):
     """Taps that fill the registers, ragged vectors, other epilogues, windows with holes, channels apart."""
     assert "loop" not in schedules.space(Layer.parse(name), A53.core).choices
@@ -192,11 +228,21 @@ def test_other_cores_have_no_such_choice_and_wide_tiles_are_refused():
 
 def test_the_same_code_in_every_process():
     """Decisions ship, code does not: it must not hang on the order of a set."""
-    code = "from tvm_mobilenet.schedules import inorder_depthwise as d; import hashlib; " \
-           "strip = d.Strip(((0, 1, 2),) * 2, ((1, 2),) + ((0, 1, 2),) * 8, (2, 2), d.CLAMPS['relu6']); " \
-           "print(hashlib.sha256(d._function(strip)[1].encode()).hexdigest())"
-    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={"PYTHONHASHSEED": seed, "PATH": ""}).stdout for seed in ("1", "2")}
+    code = (
+        "from tvm_mobilenet.schedules import inorder_depthwise as d; import hashlib; "
+        "strip = d.Strip(((0, 1, 2),) * 2, ((1, 2),) + ((0, 1, 2),) * 8, (2, 2), d.CLAMPS['relu6']); "
+        "print(hashlib.sha256(d._function(strip)[1].encode()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert len(found) == 1
 
 

@@ -20,16 +20,39 @@ from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.network import load_network
 from tvm_mobilenet.options import ModelOptions
 
-COLUMNS = ("model", "target", "board", "kernels", "difference / spread", "gate", "worst layer", "cosine", "top-1",
-           "arena MiB", "predicted Mcycles", "/ floor", "ms 1 core", "ms all cores", "build s", "verify s")
+COLUMNS = (
+    "model",
+    "target",
+    "board",
+    "kernels",
+    "difference / spread",
+    "gate",
+    "worst layer",
+    "cosine",
+    "top-1",
+    "arena MiB",
+    "predicted Mcycles",
+    "/ floor",
+    "ms 1 core",
+    "ms all cores",
+    "build s",
+    "verify s",
+)
 CORES = ("rpi3", "rpi4", "rpi5")
 ALPHAS, RESOLUTIONS = (0.25, 0.5, 0.75, 1.0), (128, 160, 192, 224)
 
 SMALL = [("v1", 0.25, 64), ("v2", 0.35, 64), ("v3-large", 0.35, 64), ("v3-small", 0.5, 64)]
 # Those of the papers' own tables first, then all widths at all resolutions.
 LARGE = [
-    ("v1", 1.0, 224), ("v2", 1.0, 224), ("v3-large", 1.0, 224), ("v3-small", 1.0, 224), ("v2", 0.5, 224),
-    ("v2", 1.4, 224), ("v1-shallow", 1.0, 224), ("v1-plain", 0.25, 224), ("v1-plain", 1.0, 224),
+    ("v1", 1.0, 224),
+    ("v2", 1.0, 224),
+    ("v3-large", 1.0, 224),
+    ("v3-small", 1.0, 224),
+    ("v2", 0.5, 224),
+    ("v2", 1.4, 224),
+    ("v1-shallow", 1.0, 224),
+    ("v1-plain", 0.25, 224),
+    ("v1-plain", 1.0, 224),
     *(("v1", a, r) for a in ALPHAS for r in RESOLUTIONS if (a, r) != (1.0, 224)),
 ]
 OTHERS = [("v1", 1.0, 224), ("v2", 1.0, 224), ("v3-large", 1.0, 224), ("v3-small", 1.0, 224), ("v1-plain", 0.25, 128)]
@@ -53,8 +76,15 @@ def row(net, target_name: str, folder: Path, board: str = "virtual") -> verify.V
     end = time.perf_counter()
     path = os.environ.get("TVM_MOBILENET_MATRIX")
     if path:
-        cells = [net.options.title, target_name, board, made.kernels, *_figures(result, net, target, made),
-                 f"{middle - start:.1f}", f"{end - middle:.1f}"]
+        cells = [
+            net.options.title,
+            target_name,
+            board,
+            made.kernels,
+            *_figures(result, net, target, made),
+            f"{middle - start:.1f}",
+            f"{end - middle:.1f}",
+        ]
         new = not Path(path).exists()
         with open(path, "a", encoding="utf-8") as file:
             file.write("\t".join(COLUMNS) + "\n" if new else "")
@@ -67,14 +97,25 @@ def row(net, target_name: str, folder: Path, board: str = "virtual") -> verify.V
 
 def _figures(result, net, target, made) -> list[str]:
     worst = max(result.outputs, key=lambda c: c.relative / c.gate)
-    figures = [f"{worst.relative:.1e}", f"{worst.gate:.1e}", f"{max(c.relative for c in result.layers):.1e}",
-               f"{worst.cosine:.8f}", f"{worst.top1:.0%}", f"{made.arena_bytes / (1 << 20):.2f}"]
+    figures = [
+        f"{worst.relative:.1e}",
+        f"{worst.gate:.1e}",
+        f"{max(c.relative for c in result.layers):.1e}",
+        f"{worst.cosine:.8f}",
+        f"{worst.top1:.0%}",
+        f"{made.arena_bytes / (1 << 20):.2f}",
+    ]
     if result.cycles is None:
         measured = (result.milliseconds, result.milliseconds_all_cores)
         return [*figures, "", "", *(f"{v:.2f}" if v else "" for v in measured)]
     floor = sum(call.layer.mult_adds for call in net.layers) / target.core.macs_per_cycle()
-    return [*figures, f"{result.cycles / 1e6:.1f}", f"{result.cycles / floor:.2f}", f"{result.milliseconds:.2f}",
-            f"{result.milliseconds_all_cores:.2f}"]
+    return [
+        *figures,
+        f"{result.cycles / 1e6:.1f}",
+        f"{result.cycles / floor:.2f}",
+        f"{result.milliseconds:.2f}",
+        f"{result.milliseconds_all_cores:.2f}",
+    ]
 
 
 # ---- what CI runs
@@ -115,12 +156,15 @@ def export(path: Path, name: str, alpha: float, resolution: int, pads=None) -> s
     return str(path)
 
 
-@pytest.mark.parametrize("name, alpha, resolution, pads", [
-    ("v2", 0.35, 64, None),
-    ("v1", 0.25, 64, [0, 0, 1, 1]),
-    pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.slow),
-    pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    "name, alpha, resolution, pads",
+    [
+        ("v2", 0.35, 64, None),
+        ("v1", 0.25, 64, [0, 0, 1, 1]),
+        pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.slow),
+        pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.slow),
+    ],
+)
 def test_onnx_files(name, alpha, resolution, pads, tmp_path):
     path = export(tmp_path / f"{name}{'-asymmetric' if pads else ''}.onnx", name, alpha, resolution, pads)
     net = network(path)

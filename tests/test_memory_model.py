@@ -12,7 +12,9 @@ from tvm_mobilenet.boards.virtual import VirtualBoard
 
 SCRATCH = (0x6000_0000, 0x100_0000, 16)
 KIB = 1024
-READ_THROUGH = LOAD_DATA + """
+READ_THROUGH = (
+    LOAD_DATA
+    + """
     ldr x12, [x10]
 1:  mov x13, x9
     ldr x14, [x10, #8]
@@ -24,7 +26,10 @@ READ_THROUGH = LOAD_DATA + """
     b.ne 1b
     mov w0, #0
     ret"""
-COPY = LOAD_DATA + """
+)
+COPY = (
+    LOAD_DATA
+    + """
     mov x12, #%d
 1:  ldp q0, q1, [x9], #32
     stp q0, q1, [x10], #32
@@ -32,11 +37,13 @@ COPY = LOAD_DATA + """
     b.ne 1b
     mov w0, #0
     ret"""
+)
 
 
 def caches(core="cortex-a72", cores=4) -> Caches:
-    made = Caches(next(t.core for t in map(targets.load, ("rpi4", "rpi3", "rpi5")) if t.core.name == core), cores,
-                  SCRATCH)
+    made = Caches(
+        next(t.core for t in map(targets.load, ("rpi4", "rpi3", "rpi5")) if t.core.name == core), cores, SCRATCH
+    )
     made.forget()
     return made
 
@@ -95,8 +102,9 @@ def test_what_crosses_a_line_touches_both():
     assert c.take()[0].l1_misses == 2
 
 
-@pytest.mark.parametrize("kib, times, l1, dram", [(16, 4, 256, 256), (256, 4, 4 * 4096, 4096),
-                                                 (2048, 3, 3 * 32768, 3 * 32768)])
+@pytest.mark.parametrize(
+    "kib, times, l1, dram", [(16, 4, 256, 256), (256, 4, 4 * 4096, 4096), (2048, 3, 3 * 32768, 3 * 32768)]
+)
 def test_a_loop_over_memory_misses_where_it_does_not_fit(tmp_path, kib, times, l1, dram):
     path = assemble(tmp_path / "read.so", {"read": READ_THROUGH})
     data = np.zeros(kib * KIB, np.uint8)

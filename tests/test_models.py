@@ -120,8 +120,13 @@ def test_refusals_say_what_and_what_to_do(call, words):
 
 
 def test_names_and_aliases():
-    for alias, name in [("v1", "mobilenet_v1"), ("V3-Large", "mobilenet_v3_large"), ("mobilenet-v2", "mobilenet_v2"),
-                        ("plain", "mobilenet_v1_plain"), ("v3_small", "mobilenet_v3_small")]:
+    for alias, name in [
+        ("v1", "mobilenet_v1"),
+        ("V3-Large", "mobilenet_v3_large"),
+        ("mobilenet-v2", "mobilenet_v2"),
+        ("plain", "mobilenet_v1_plain"),
+        ("v3_small", "mobilenet_v3_small"),
+    ]:
         assert registry.find(alias).name == name
     aliases = [a for e in registry.entries().values() for a in (e.name, *e.aliases)]
     assert len(aliases) == len(set(aliases))
@@ -140,8 +145,9 @@ def test_published_accuracies_are_of_models_that_exist():
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     keys = [(row["model"], float(row["alpha"]), int(row["resolution"])) for row in rows]
-    assert len(keys) == len(set(keys)) and {("mobilenet_v1", a, r) for a in (0.25, 0.5, 0.75, 1.0)
-                                            for r in (128, 160, 192, 224)} <= set(keys)
+    assert len(keys) == len(set(keys)) and {
+        ("mobilenet_v1", a, r) for a in (0.25, 0.5, 0.75, 1.0) for r in (128, 160, 192, 224)
+    } <= set(keys)
     for (name, alpha, resolution), row in zip(keys, rows, strict=True):
         assert registry.find(name).name == name and row["source"]
         registry.check_shape(alpha, resolution, 1000)

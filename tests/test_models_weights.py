@@ -17,8 +17,18 @@ from tvm_mobilenet.models.weights import load_weights
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 # 224 of each family, and the corners where maps are 1x1 or channels few
-MODELS = [("v1", 1.0, 224), ("v1", 0.25, 32), ("v1-shallow", 0.5, 128), ("v1-plain", 0.25, 96), SLOW("v2", 1.0, 224),
-          ("v2", 0.5, 96), ("v2", 1.4, 64), ("v3-large", 1.0, 224), SLOW("v3-small", 1.0, 224), ("v3-large", 1.0, 32)]
+MODELS = [
+    ("v1", 1.0, 224),
+    ("v1", 0.25, 32),
+    ("v1-shallow", 0.5, 128),
+    ("v1-plain", 0.25, 96),
+    SLOW("v2", 1.0, 224),
+    ("v2", 0.5, 96),
+    ("v2", 1.4, 64),
+    ("v3-large", 1.0, 224),
+    SLOW("v3-small", 1.0, 224),
+    ("v3-large", 1.0, 32),
+]
 
 
 def deviations(module, preprocess):
@@ -166,10 +176,14 @@ def without(state, key):
     [
         (lambda s: without(s, "features.0.0.weight"), ["1 missing: features.0.0.weight"]),
         (lambda s: {**s, "extra.weight": torch.zeros(1)}, ["1 unexpected: extra.weight"]),
-        (lambda s: {**s, "features.1.conv.1.weight": torch.zeros(4, 8, 1, 1)},
-         ["1 of the wrong shape: features.1.conv.1.weight is 4x8x1x1, must be 8x8x1x1"]),
-        (lambda s: {**s, "classifier.1.weight": torch.zeros(9, 1280), "classifier.1.bias": torch.zeros(9)},
-         ["only the classifier differs: --classes 9"]),
+        (
+            lambda s: {**s, "features.1.conv.1.weight": torch.zeros(4, 8, 1, 1)},
+            ["1 of the wrong shape: features.1.conv.1.weight is 4x8x1x1, must be 8x8x1x1"],
+        ),
+        (
+            lambda s: {**s, "classifier.1.weight": torch.zeros(9, 1280), "classifier.1.bias": torch.zeros(9)},
+            ["only the classifier differs: --classes 9"],
+        ),
         (lambda s: {**s, "classifier.1.bias": torch.full((5,), torch.nan)}, ["NaN in classifier.1.bias"]),
         (lambda s: {"epoch": 1}, ["holds no weights"]),
         (lambda s: [1, 2], ["holds no weights"]),

@@ -85,8 +85,10 @@ def test_tvms_proxy(capsys, monkeypatch):
 
 
 def test_tvms_server_of_tvms_tracker(capsys):
-    with server_of_tvm("rpc_tracker") as port, server_of_tvm("rpc_server", "--tracker", f"127.0.0.1:{port}",
-                                                             "--key", "pi"):
+    with (
+        server_of_tvm("rpc_tracker") as port,
+        server_of_tvm("rpc_server", "--tracker", f"127.0.0.1:{port}", "--key", "pi"),
+    ):
         end = time.monotonic() + 60
         while True:
             with wire.Tracker("127.0.0.1", port) as tracker:

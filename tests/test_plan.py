@@ -37,8 +37,9 @@ def networks():
     def get(name, alpha=1.0, resolution=224, chains=False):
         key = name, alpha, resolution, chains
         if key not in made:
-            made[key] = planned(registry.architecture(name, alpha), torch.zeros(1, 3, resolution, resolution),
-                                chains=chains)
+            made[key] = planned(
+                registry.architecture(name, alpha), torch.zeros(1, 3, resolution, resolution), chains=chains
+            )
         return made[key]
 
     return get
@@ -72,9 +73,16 @@ def check_no_value_is_lost(calls, plan: Plan) -> None:
             owner[cells(output)] = call.output
 
 
-@pytest.mark.parametrize("name, alpha, resolution, chains", [
-    ("v1", 1.0, 224, False), ("v1", 1.0, 224, True), ("v2", 0.5, 96, True), ("v2", 0.5, 96, False),
-    ("v3-large", 0.5, 96, False)])
+@pytest.mark.parametrize(
+    "name, alpha, resolution, chains",
+    [
+        ("v1", 1.0, 224, False),
+        ("v1", 1.0, 224, True),
+        ("v2", 0.5, 96, True),
+        ("v2", 0.5, 96, False),
+        ("v3-large", 0.5, 96, False),
+    ],
+)
 def test_no_value_is_overwritten_before_its_last_reader(networks, name, alpha, resolution, chains):
     calls, plan, _ = networks(name, alpha, resolution, chains)
     assert any(c.layer.parts for c in calls) is chains
@@ -100,9 +108,7 @@ def test_several_outputs_and_one_that_is_read_on():
 def test_v1_takes_hardly_more_than_its_largest_input_and_output(networks):
     """A Pi Zero has 512 MB for everything: two live activations are all that v1 needs."""
     calls, plan, _ = networks("v1")
-    pairs = [
-        sum(t.nbytes for t in (step.operands[0], step.operands[-1]) if t.space == "arena") for step in plan.steps
-    ]
+    pairs = [sum(t.nbytes for t in (step.operands[0], step.operands[-1]) if t.space == "arena") for step in plan.steps]
     taken = plan.arena_bytes + plan.scratch_bytes * TARGET.cores
     assert max(pairs) <= taken <= 1.1 * max(pairs)
     chained = networks("v1", chains=True)[1]  # what a chain keeps between its layers is scratch, one for each core

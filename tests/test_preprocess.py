@@ -74,8 +74,17 @@ def test_arrays(tmp_path):
         np.testing.assert_allclose(x.reshape(shape), array, rtol=1e-6)
 
 
-@pytest.mark.parametrize("array", [np.zeros((1, 3, 32, 32)), np.zeros((1, 64, 96, 3)), np.full((3, 64, 96), np.nan),
-                                   np.zeros((0, 3, 64, 96)), np.array(["a"]), np.zeros((3, 64, 96), complex)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((1, 3, 32, 32)),
+        np.zeros((1, 64, 96, 3)),
+        np.full((3, 64, 96), np.nan),
+        np.zeros((0, 3, 64, 96)),
+        np.array(["a"]),
+        np.zeros((3, 64, 96), complex),
+    ],
+)
 def test_arrays_that_do_not_fit(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(TvmMobilenetError, match=r"a\.npy"):
@@ -90,9 +99,19 @@ def test_files_that_are_no_images(tmp_path, name):
         load_image(tmp_path / name, RAW)
 
 
-@pytest.mark.parametrize("changes", [{"std": (0.5, 0, 0.5)}, {"mean": (1, 2)}, {"mean": (0, 0, float("inf"))},
-                                     {"crop": 0}, {"crop": 1.1}, {"layout": "CHWN"}, {"interpolation": "lanczos7"},
-                                     {"size": (0, 3)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"std": (0.5, 0, 0.5)},
+        {"mean": (1, 2)},
+        {"mean": (0, 0, float("inf"))},
+        {"crop": 0},
+        {"crop": 1.1},
+        {"layout": "CHWN"},
+        {"interpolation": "lanczos7"},
+        {"size": (0, 3)},
+    ],
+)
 def test_impossible_preprocessing_names_the_field(changes):
     with pytest.raises(TvmMobilenetError, match=next(iter(changes))):
         Preprocess(**{"size": (64, 96), **changes})

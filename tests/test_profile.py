@@ -110,11 +110,19 @@ def test_prediction_stands_beside_measurement(folders, monkeypatch):
         def service(self, name, request):
             if name == "facts":
                 return {"clock_hz": 0.75e9}
-            assert name == "measure_layers" and request["threads"] == 2 and request["inputs"] == [[[1, 3, 32, 32],
-                                                                                                   "float32"]]
+            assert (
+                name == "measure_layers"
+                and request["threads"] == 2
+                and request["inputs"] == [[[1, 3, 32, 32], "float32"]]
+            )
             seconds = [[2e-6 * (i + 1), 3e-6 * (i + 1), 9e-6 * (i + 1)] for i in range(len(steps))]
-            return {"seconds": seconds, "starts": [[1e-5 * i for i in range(len(steps))]], "overhead_seconds": 1e-6,
-                    "steady": False, "state": {"throttled": ["under-voltage"]}}
+            return {
+                "seconds": seconds,
+                "starts": [[1e-5 * i for i in range(len(steps))]],
+                "overhead_seconds": 1e-6,
+                "steady": False,
+                "state": {"throttled": ["under-voltage"]},
+            }
 
     found = profile.profile(folders / "rpi4", board=Board(), threads=2)
     assert [x.seconds for x in found.layers] == pytest.approx([3e-6 * (i + 1) - 1e-6 for i in range(len(steps))])
@@ -151,8 +159,19 @@ def test_on_the_command_line_one_document_and_a_trace(folders, tmp_path, capsys)
     assert profile.main([str(folders / "rpi4"), "--json", "--trace", str(path), "--threads", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == layer_profile.SCHEMA and found["threads"] == 2 and found["is_predicted"] is True
-    assert set(found["layers"][0]) >= {"name", "kind", "shape", "seconds", "share", "gflops", "roofline", "multiple",
-                                       "decisions", "source", "predicted"}
+    assert set(found["layers"][0]) >= {
+        "name",
+        "kind",
+        "shape",
+        "seconds",
+        "share",
+        "gflops",
+        "roofline",
+        "multiple",
+        "decisions",
+        "source",
+        "predicted",
+    }
     assert json.loads(path.read_text())["traceEvents"] and [p.name for p in path.parent.iterdir()] == ["trace.json"]
 
 

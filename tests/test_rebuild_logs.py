@@ -78,9 +78,20 @@ def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch)
     sender = threading.Thread(target=terminate)
     sender.start()
     try:
-        code = console.run_verb(rebuild_logs.parser(), rebuild_logs._run, [
-            "--targets", "rpi4", "--folder", str(tmp_path / "trials"), "--ship-to", str(tmp_path / "shipped"),
-            "--time-limit", "10m"])
+        code = console.run_verb(
+            rebuild_logs.parser(),
+            rebuild_logs._run,
+            [
+                "--targets",
+                "rpi4",
+                "--folder",
+                str(tmp_path / "trials"),
+                "--ship-to",
+                str(tmp_path / "shipped"),
+                "--time-limit",
+                "10m",
+            ],
+        )
     finally:
         sender.join()
         signal.signal(signal.SIGTERM, before)
@@ -103,12 +114,23 @@ def test_a_winner_that_is_dearer_on_all_cores_stays_at_home(tmp_path, monkeypatc
     assert rebuild_logs.winner(search).decisions == even.decisions
 
 
-@pytest.mark.parametrize("default, loses, wins", [
-    pytest.param({"balance": 1.0}, {"cost": 80.0, "balance": 1.19}, {"cost": 81.0, "balance": 1.04},
-                 id="cores share it less evenly, which memory may hide on all of them"),
-    pytest.param({"memory": 800.0}, {"cost": 102.5, "memory": 400.0}, {"cost": 101.5, "memory": 400.0},
-                 id="it wins by memory, much dearer on one core"),
-])
+@pytest.mark.parametrize(
+    "default, loses, wins",
+    [
+        pytest.param(
+            {"balance": 1.0},
+            {"cost": 80.0, "balance": 1.19},
+            {"cost": 81.0, "balance": 1.04},
+            id="cores share it less evenly, which memory may hide on all of them",
+        ),
+        pytest.param(
+            {"memory": 800.0},
+            {"cost": 102.5, "memory": 400.0},
+            {"cost": 101.5, "memory": 400.0},
+            id="it wins by memory, much dearer on one core",
+        ),
+    ],
+)
 def test_a_winner_stays_at_home_if(default, loses, wins, tmp_path, monkeypatch):
     search = work(tmp_path, monkeypatch).searches[NAMES[0]]
     base = Record(layer=NAMES[0], core="c", decisions=search.space.default, cost=100.0, whole=True, **default)
@@ -123,8 +145,10 @@ def test_a_winner_stays_at_home_if(default, loses, wins, tmp_path, monkeypatch):
 
 def test_layers_count_by_their_share_of_each_networks_floor():
     small, large, both = (Layer.parse(f"pointwise m49 n{n} k64 f32") for n in (64, 640, 128))
-    networks = [types.SimpleNamespace(for_target=lambda t, c=c: types.SimpleNamespace(counts=c))
-                for c in ({small: 2, both: 1}, {large: 1, both: 1})]
+    networks = [
+        types.SimpleNamespace(for_target=lambda t, c=c: types.SimpleNamespace(counts=c))
+        for c in ({small: 2, both: 1}, {large: 1, both: 1})
+    ]
     found = rebuild_logs.weights_of(networks, None)
     assert found[small] == pytest.approx(1e9 * 2 / (49 * 64 * 256)) and set(found) == {small, large, both}
     assert found[both] == pytest.approx(1e9 / (49 * 64 * 256) + 1e9 / (49 * 64 * 768))
@@ -142,7 +166,8 @@ def test_shipped_records_are_valid_for_todays_schedules(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     records = [Record.from_json(line) for line in lines]
     assert len({r.layer for r in records}) == len(records) and [r.layer for r in records] == sorted(
-        r.layer for r in records)
+        r.layer for r in records
+    )
     for r in records:
         assert (r.core, r.board, r.unit, r.whole) == (target.core.name, "virtual", "cycles", True), r.layer
         assert r.target.split(" ")[0] == target.name and r.schedule and r.versions, r.layer

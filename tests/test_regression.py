@@ -10,12 +10,17 @@ from tvm_mobilenet.errors import RegressionError, TvmMobilenetError
 
 def changed(result, factors: dict, whole: float):
     """The benchmark with layers slower by factors and the whole network by another."""
+
     def layer(t):
         f = factors.get(t.name, 1.0)
         return dataclasses.replace(t, p50=t.p50 * f, min=t.min * f)
 
-    rows = [dataclasses.replace(r, time=dataclasses.replace(r.time, p50=r.time.p50 * whole),
-                                layers=[layer(t) for t in r.layers]) for r in result.rows]
+    rows = [
+        dataclasses.replace(
+            r, time=dataclasses.replace(r.time, p50=r.time.p50 * whole), layers=[layer(t) for t in r.layers]
+        )
+        for r in result.rows
+    ]
     return dataclasses.replace(result, rows=rows)
 
 

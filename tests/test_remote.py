@@ -174,9 +174,11 @@ def test_a_kernel_that_crashes(agent, library):
 
 
 def test_the_client_is_killed(agent, library):
-    code = (f"import numpy as np; from tvm_mobilenet import targets; from tvm_mobilenet.boards import open_board\n"
-            f"m = open_board({agent.url!r}, targets.load('host')).load({str(library)!r}); print('ready', flush=True)\n"
-            f"m.call('endless', [np.zeros(1, np.float32)])")
+    code = (
+        f"import numpy as np; from tvm_mobilenet import targets; from tvm_mobilenet.boards import open_board\n"
+        f"m = open_board({agent.url!r}, targets.load('host')).load({str(library)!r}); print('ready', flush=True)\n"
+        f"m.call('endless', [np.zeros(1, np.float32)])"
+    )
     client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert client.stdout.readline() == b"ready\n"
     client.kill()

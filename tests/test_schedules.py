@@ -44,8 +44,14 @@ def geometry(draw, kernels, most_pixels=144):
     size = [max(s, r - sum(p), 1) for s, r, p in zip(side, reach, pads, strict=True)]
     assume(size[0] * size[1] <= most_pixels)
     (top, bottom), (left, right) = pads
-    return {"height": size[0], "width": size[1], "kernel": kernel, "padding": (top, left, bottom, right),
-            "stride": draw(st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 3)])), "dilation": dilation}
+    return {
+        "height": size[0],
+        "width": size[1],
+        "kernel": kernel,
+        "padding": (top, left, bottom, right),
+        "stride": draw(st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 3)])),
+        "dilation": dilation,
+    }
 
 
 def epilogues(residuals=RESIDUALS):
@@ -59,8 +65,14 @@ batches = st.sampled_from([1, 1, 2])
 @st.composite
 def pointwise(draw, kind="pointwise"):
     rows = st.integers(1, 3) if kind == "dense" else sizes(1, 3, 49, 50, 63)
-    return Layer(kind=kind, height=draw(rows), channels=draw(sizes(1, 3, 65, 130, 259)),
-                 out_channels=draw(sizes(1, 3, 97, 1001)), batch=draw(batches), **draw(epilogues()))
+    return Layer(
+        kind=kind,
+        height=draw(rows),
+        channels=draw(sizes(1, 3, 65, 130, 259)),
+        out_channels=draw(sizes(1, 3, 97, 1001)),
+        batch=draw(batches),
+        **draw(epilogues()),
+    )
 
 
 def dense():
@@ -75,8 +87,17 @@ def conv(draw):
     depth = draw(st.integers(1, 4) if taps > 9 else st.sampled_from([1, 2, 3, 5, 18, 21]))
     assume(taps * depth <= 50 or taps * depth > 160)  # those between are written out: many seconds of LLVM each
     n = draw(st.sampled_from([1, 2, 3, 4, 7, 8, 12, 20, 33]))
-    return Layer(kind="conv", channels=groups * depth, out_channels=groups * n, groups=groups, batch=draw(batches),
-                 input_layout=draw(layouts), output_layout=draw(layouts), **shape, **draw(epilogues()))
+    return Layer(
+        kind="conv",
+        channels=groups * depth,
+        out_channels=groups * n,
+        groups=groups,
+        batch=draw(batches),
+        input_layout=draw(layouts),
+        output_layout=draw(layouts),
+        **shape,
+        **draw(epilogues()),
+    )
 
 
 @st.composite
@@ -84,8 +105,17 @@ def depthwise(draw):
     c = draw(sizes(1, 3, 7, 13, 17, 48))
     shape = draw(geometry([(3, 3), (3, 3), (5, 5), (7, 7), (1, 3)]))
     assume(shape["kernel"] != (7, 7) or shape["width"] <= 9)
-    return Layer(kind="depthwise", channels=c, out_channels=c, groups=c, batch=draw(batches), **shape,
-                 input_layout=draw(layouts), output_layout=draw(layouts), **draw(epilogues()))
+    return Layer(
+        kind="depthwise",
+        channels=c,
+        out_channels=c,
+        groups=c,
+        batch=draw(batches),
+        **shape,
+        input_layout=draw(layouts),
+        output_layout=draw(layouts),
+        **draw(epilogues()),
+    )
 
 
 @st.composite
@@ -94,24 +124,50 @@ def pool(draw):
     shape = draw(geometry([(2, 2), (3, 3), (7, 7), (1, 2)], 225))
     for axis in (0, 1):  # a maximum over padding alone is minus infinity
         assume(max(shape["padding"][axis::2]) < shape["kernel"][axis] * shape["dilation"][axis])
-    layer = Layer(kind="pool", op=op, channels=c, out_channels=c, batch=draw(batches), **shape,
-                  input_layout=draw(layouts), output_layout=draw(layouts), **draw(epilogues()))
+    layer = Layer(
+        kind="pool",
+        op=op,
+        channels=c,
+        out_channels=c,
+        batch=draw(batches),
+        **shape,
+        input_layout=draw(layouts),
+        output_layout=draw(layouts),
+        **draw(epilogues()),
+    )
     return layer
 
 
 @st.composite
 def elementwise(draw):
     c, layout = draw(sizes(1, 3, 7, 13, 50)), draw(layouts)
-    return Layer(kind="elementwise", height=draw(sizes(1, 7)), width=draw(st.integers(1, 9)), channels=c,
-                 out_channels=c, op=draw(st.sampled_from(["none", "add", "sub", "mul", "scale"])), batch=draw(batches),
-                 input_layout=layout, output_layout=draw(layouts), activation=draw(st.sampled_from(ACTIVATIONS)))
+    return Layer(
+        kind="elementwise",
+        height=draw(sizes(1, 7)),
+        width=draw(st.integers(1, 9)),
+        channels=c,
+        out_channels=c,
+        op=draw(st.sampled_from(["none", "add", "sub", "mul", "scale"])),
+        batch=draw(batches),
+        input_layout=layout,
+        output_layout=draw(layouts),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+    )
 
 
 @st.composite
 def softmax(draw):
     c = draw(sizes(1, 3, 21, 1001))
-    return Layer(kind="softmax", height=draw(st.integers(1, 5)), width=draw(st.integers(1, 3)), channels=c,
-                 out_channels=c, batch=draw(batches), input_layout=draw(layouts), output_layout=draw(layouts))
+    return Layer(
+        kind="softmax",
+        height=draw(st.integers(1, 5)),
+        width=draw(st.integers(1, 3)),
+        channels=c,
+        out_channels=c,
+        batch=draw(batches),
+        input_layout=draw(layouts),
+        output_layout=draw(layouts),
+    )
 
 
 @st.composite
@@ -308,11 +364,14 @@ def test_invalid_decisions_are_refused_with_a_reason(layer, core, data):
     assert "colour" in space.valid({**space.default, "colour": 1})
 
 
-@pytest.mark.parametrize("record, reason", [
-    ({"tile_m": 8, "tile_n": 32}, "registers"),
-    ({"tile_m": 7, "tile_n": 8, "n_block": 21}, "n_block = 21 does not divide"),
-    ({"tile_m": 7, "tile_n": 8, "n_block": 1, "m_block": 3}, "m_block = 3 does not divide"),
-])
+@pytest.mark.parametrize(
+    "record, reason",
+    [
+        ({"tile_m": 8, "tile_n": 32}, "registers"),
+        ({"tile_m": 7, "tile_n": 8, "n_block": 21}, "n_block = 21 does not divide"),
+        ({"tile_m": 7, "tile_n": 8, "n_block": 1, "m_block": 3}, "m_block = 3 does not divide"),
+    ],
+)
 def test_combinations_that_do_not_go_together_say_why(record, reason):
     space = schedules.space(Layer.parse("pointwise m196 n512 k512 f32 relu6"), CORES["cortex-a72"])
     assert reason in space.valid({**space.default, **record})
@@ -339,8 +398,10 @@ def registry_layers(name: str, alpha: float) -> set[Layer]:
     return {call.layer for call in passes.layers_of(mod)}
 
 
-@pytest.mark.parametrize("name, alpha", [
-    ("v1", 0.25), ("v1-plain", 0.25), ("v1-shallow", 0.75), ("v2", 1.4), ("v3-large", 0.75), ("v3-small", 1.0)])
+@pytest.mark.parametrize(
+    "name, alpha",
+    [("v1", 0.25), ("v1-plain", 0.25), ("v1-shallow", 0.75), ("v2", 1.4), ("v3-large", 0.75), ("v3-small", 1.0)],
+)
 def test_the_default_of_every_layer_of_the_registry_is_valid_on_every_core(name, alpha):
     layers = registry_layers(name, alpha)
     assert len(layers) > 10
@@ -362,23 +423,34 @@ def test_the_name_of_a_layer_parses_back(layer, dtype):
     assert Layer.parse(layer.name) == layer
 
 
-@pytest.mark.parametrize("name, token", [
-    ("pointwise m196 n512 k512 f32 relu7", "relu7"),
-    ("conv 8x8x3 n8 3x3 q2 f32", "q2"),
-    ("pointwise n512 k512 f32", "height"),
-    ("depthwise 8x8x3 11x11 f32", "kernel"),
-    ("wavelet 8x8x3 f32", "wavelet"),
-    ("pool 8x8x32 max 2x2 in24 f32", "input_pitch"),
-    ("pool 8x8x32 max 2x2 to_nchw out48 f32", "output_pitch"),
-])
+@pytest.mark.parametrize(
+    "name, token",
+    [
+        ("pointwise m196 n512 k512 f32 relu7", "relu7"),
+        ("conv 8x8x3 n8 3x3 q2 f32", "q2"),
+        ("pointwise n512 k512 f32", "height"),
+        ("depthwise 8x8x3 11x11 f32", "kernel"),
+        ("wavelet 8x8x3 f32", "wavelet"),
+        ("pool 8x8x32 max 2x2 in24 f32", "input_pitch"),
+        ("pool 8x8x32 max 2x2 to_nchw out48 f32", "output_pitch"),
+    ],
+)
 def test_a_name_that_is_none_says_where(name, token):
     with pytest.raises(ValueError, match=token):
         Layer.parse(name)
 
 
-@pytest.mark.parametrize("name", ["depthwise 14x14x480 3x3 p1,1,1,1 f32 hardswish", "pool 7x7x960 avg 7x7 f32",
-                                  "depthwise 28x28x120 5x5 p2,2,2,2 f32 relu", "pointwise m196 n512 k512 f32 relu6",
-                                  "conv 64x64x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6", "dense m1 n1000 k1024 f32"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise 14x14x480 3x3 p1,1,1,1 f32 hardswish",
+        "pool 7x7x960 avg 7x7 f32",
+        "depthwise 28x28x120 5x5 p2,2,2,2 f32 relu",
+        "pointwise m196 n512 k512 f32 relu6",
+        "conv 64x64x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6",
+        "dense m1 n1000 k1024 f32",
+    ],
+)
 def test_defaults_of_cores_with_long_vectors_are_kernels(name):
     """AVX-512 has 32 registers of 64 bytes: what fits them may still be too large a tile for TVM."""
     core = dataclasses.replace(targets.load("rpi4").core, vector_bytes=64)

@@ -24,16 +24,39 @@ SMALL = ModelOptions(model="v1", alpha=0.25, resolution=32)
 
 
 def variant(alpha, resolution, ms, top1, memory=10e6, model="v1"):
-    return Variant(model, alpha, resolution, ms, ms / 3.5, True, int(ms * 5e6), 4_000_000, 16_000_000, int(memory),
-                   top1, "arXiv 1704.04861")
+    return Variant(
+        model,
+        alpha,
+        resolution,
+        ms,
+        ms / 3.5,
+        True,
+        int(ms * 5e6),
+        4_000_000,
+        16_000_000,
+        int(memory),
+        top1,
+        "arXiv 1704.04861",
+    )
 
 
 NETWORKS = [
-    variant(1.0, 224, 98.0, 0.709, 20e6), variant(0.75, 224, 57.0, 0.684, 12e6), variant(1.0, 160, 51.0, 0.680, 18e6),
-    variant(0.5, 224, 27.0, 0.633, 7e6), variant(0.75, 128, 29.0, 0.621, 11e6), variant(0.9, 128, 5.0, None, 1e6),
+    variant(1.0, 224, 98.0, 0.709, 20e6),
+    variant(0.75, 224, 57.0, 0.684, 12e6),
+    variant(1.0, 160, 51.0, 0.680, 18e6),
+    variant(0.5, 224, 27.0, 0.633, 7e6),
+    variant(0.75, 128, 29.0, 0.621, 11e6),
+    variant(0.9, 128, 5.0, None, 1e6),
 ]
-RESULT = SweepResult("rpi4", "Raspberry Pi 4B", "cortex-a72", 4, "virtual", NETWORKS,
-                     [Twin("v1 1-224", 8.55, 7.9, 7.5), Twin("v1 0.5-224", 8.2, 6.1, 5.9)])
+RESULT = SweepResult(
+    "rpi4",
+    "Raspberry Pi 4B",
+    "cortex-a72",
+    4,
+    "virtual",
+    NETWORKS,
+    [Twin("v1 1-224", 8.55, 7.9, 7.5), Twin("v1 0.5-224", 8.2, 6.1, 5.9)],
+)
 
 
 # ---- which networks
@@ -43,13 +66,18 @@ def test_the_sixteen_networks_of_the_paper_are_the_default():
     found = sweep.networks_of(["v1"], [], [])
     assert len(found) == 16
     assert {(n.alpha, n.resolution) for n in found} == {
-        (a, r) for a in (1.0, 0.75, 0.5, 0.25) for r in (224, 192, 160, 128)}
+        (a, r) for a in (1.0, 0.75, 0.5, 0.25) for r in (224, 192, 160, 128)
+    }
 
 
 def test_alphas_and_resolutions_given_replace_the_published_ones():
     found = sweep.networks_of(["v2", "v1-plain"], [0.9], [96, 64])
     assert [(n.model, n.alpha, n.resolution) for n in found] == [
-        ("v2", 0.9, 96), ("v2", 0.9, 64), ("v1-plain", 0.9, 96), ("v1-plain", 0.9, 64)]
+        ("v2", 0.9, 96),
+        ("v2", 0.9, 64),
+        ("v1-plain", 0.9, 96),
+        ("v1-plain", 0.9, 64),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +130,10 @@ def test_a_network_costs_what_the_built_module_is_predicted_to(priced, tmp_path)
     assert checked.arithmetic < checked.cycles
     assert sum(found.kinds.values()) == pytest.approx(found.cost)
     assert (found.parameters_bytes, found.arena_bytes, found.scratch_bytes) == (
-        made.parameters_bytes, made.arena_bytes, made.scratch_bytes)
+        made.parameters_bytes,
+        made.arena_bytes,
+        made.scratch_bytes,
+    )
     code = pricing.code_bytes(tmp_path / built.MODULE) - made.parameters_bytes  # TVM's executable is in it
     assert 0.8 * code < found.code_bytes <= code
     counted = formulas.model_costs("v1", 0.25, 32)
@@ -148,11 +179,27 @@ class Pool:
 
 
 def price_of(options, **values):
-    return pricing.Price(**{
-        "model": options.model, "alpha": options.alpha, "resolution": options.resolution, "classes": options.classes,
-        "batch": options.batch, "cost": 1e8, "cost_all_cores": 3e7, "unit": "cycles", "arithmetic": 9e7,
-        "kinds": {"pointwise": 1e8}, "mult_adds": 5 * 10**8, "parameters": 4_000_000, "parameters_bytes": 16_000_000,
-        "arena_bytes": 2_000_000, "scratch_bytes": 1000, "code_bytes": 300_000, **values})
+    return pricing.Price(
+        **{
+            "model": options.model,
+            "alpha": options.alpha,
+            "resolution": options.resolution,
+            "classes": options.classes,
+            "batch": options.batch,
+            "cost": 1e8,
+            "cost_all_cores": 3e7,
+            "unit": "cycles",
+            "arithmetic": 9e7,
+            "kinds": {"pointwise": 1e8},
+            "mult_adds": 5 * 10**8,
+            "parameters": 4_000_000,
+            "parameters_bytes": 16_000_000,
+            "arena_bytes": 2_000_000,
+            "scratch_bytes": 1000,
+            "code_bytes": 300_000,
+            **values,
+        }
+    )
 
 
 @pytest.fixture
@@ -205,8 +252,10 @@ def test_a_network_that_cannot_be_run_is_named(pool, tmp_path, monkeypatch):
         pricing.price_networks([SMALL], RPI4, prices=tmp_path / "p.jsonl")
 
 
-@pytest.mark.parametrize("name", ["pointwise m49 n64 k32 f32 relu6", "depthwise 14x14x32 3x3 p1,1,1,1 f32 hardswish",
-                                  "pool 7x7x64 avg 7x7 f32"])
+@pytest.mark.parametrize(
+    "name",
+    ["pointwise m49 n64 k32 f32 relu6", "depthwise 14x14x32 3x3 p1,1,1,1 f32 hardswish", "pool 7x7x64 avg 7x7 f32"],
+)
 def test_what_a_kernel_costs_does_not_depend_on_its_data(name, tmp_path):
     from tvm_mobilenet.schedules import nest
 
@@ -334,8 +383,16 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
         for n in networks:
             counts = sum(c.mult_adds for c in formulas.model_costs(n.model, n.alpha, n.resolution))
             cycles = counts / target.core.macs_per_cycle() + 1e6
-            found.append(price_of(n, cost=cycles, cost_all_cores=cycles / 2, mult_adds=counts,
-                                  arithmetic=0.9 * cycles, kinds={"pointwise": cycles}))
+            found.append(
+                price_of(
+                    n,
+                    cost=cycles,
+                    cost_all_cores=cycles / 2,
+                    mult_adds=counts,
+                    arithmetic=0.9 * cycles,
+                    kinds={"pointwise": cycles},
+                )
+            )
         return found
 
     monkeypatch.setattr(pricing, "price_networks", price)
@@ -356,9 +413,22 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
 
 @pytest.mark.slow
 def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
-    command = ["-m", "tvm_mobilenet.sweep", "--target", "rpi4", "--alphas", "0.25", "--resolutions", "128,160",
-               "--prices", str(tmp_path / "p.jsonl"), "--output", str(tmp_path / "built"), "--csv",
-               str(tmp_path / "r.csv")]
+    command = [
+        "-m",
+        "tvm_mobilenet.sweep",
+        "--target",
+        "rpi4",
+        "--alphas",
+        "0.25",
+        "--resolutions",
+        "128,160",
+        "--prices",
+        str(tmp_path / "p.jsonl"),
+        "--output",
+        str(tmp_path / "built"),
+        "--csv",
+        str(tmp_path / "r.csv"),
+    ]
     done = run(*command, "--budget", "60ms", "--json", timeout=1200)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

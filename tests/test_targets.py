@@ -40,8 +40,10 @@ def test_generic_arm_has_no_optional_features():
 
 
 def test_host_is_this_machine_and_listing_does_not_import_tvm():
-    code = ("import sys; from tvm_mobilenet import targets; rows = targets.table_rows(); "
-            "assert 'tvm' not in sys.modules; print(len(rows), targets.load('host').cores)")
+    code = (
+        "import sys; from tvm_mobilenet import targets; rows = targets.table_rows(); "
+        "assert 'tvm' not in sys.modules; print(len(rows), targets.load('host').cores)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert int(out[0]) == len(targets.names()) + 1 and int(out[1]) >= 1
 
@@ -81,44 +83,50 @@ def sub(pattern, replacement):
     return lambda s: re.sub(pattern, replacement, s, count=1, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("change,says", [
-    (lambda s: "colour = 3\n" + s, "unknown key 'colour' = 3"),
-    (sub("^clock_hz", "clock_khz"), "did you mean 'clock_hz'"),
-    (sub(r"^clock_hz.*$", ""), "missing clock_hz"),
-    (sub(r"^cores = .*", "cores = 0"), "cores = 0"),
-    (sub(r"^cores = .*", "cores = 2.5"), "cores = 2.5 is not a whole number"),
-    (sub(r"^cores = .*", "cores = true"), "cores = True is not a whole number"),
-    (sub(r"^cores = .*", "cores = 5000"), "cores = 5000"),
-    (sub(r"^clock_hz.*$", "clock_hz = 1500"), "clock_hz = 1500"),
-    (sub(r"^clock_hz.*$", "clock_hz = -1.5e9"), "must be above zero"),
-    (sub(r"^clock_hz.*$", "clock_hz = inf"), "finite"),
-    (sub(r"^memory_bytes.*$", 'memory_bytes = "2 GB"'), "memory_bytes = '2 GB'"),
-    (sub(r"^dram_bytes_per_second =.*$", "dram_bytes_per_second = 9e9"), "more than all together"),
-    (sub(r"^llvm_triple.*$", 'llvm_triple = "x86_64-linux-gnu"'), "llvm_triple = 'x86_64-linux-gnu'"),
-    (sub(r"^link_triple.*$", 'link_triple = "arm-linux-gnueabihf"'), "link_triple"),
-    (sub(r"^rpc_key", 'llvm_attributes = "neon"\nrpc_key'), "is not a list"),
-    (sub(r"^rpc_key", 'llvm_attributes = ["neon"]\nrpc_key'), "begins with neither"),
-    (sub(r"^core = .*$", 'core = "cortex-a99"'), "core = 'cortex-a99' does not exist"),
-    (sub(r"^rpc_key", 'llvm_float_abi = "firm"\nrpc_key'), "llvm_float_abi = 'firm'"),
-    (sub(r"^core = .*$", "core = 72"), "core = 72"),
-    (lambda s: s + "\nnonsense", "my.toml"),
-])
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (lambda s: "colour = 3\n" + s, "unknown key 'colour' = 3"),
+        (sub("^clock_hz", "clock_khz"), "did you mean 'clock_hz'"),
+        (sub(r"^clock_hz.*$", ""), "missing clock_hz"),
+        (sub(r"^cores = .*", "cores = 0"), "cores = 0"),
+        (sub(r"^cores = .*", "cores = 2.5"), "cores = 2.5 is not a whole number"),
+        (sub(r"^cores = .*", "cores = true"), "cores = True is not a whole number"),
+        (sub(r"^cores = .*", "cores = 5000"), "cores = 5000"),
+        (sub(r"^clock_hz.*$", "clock_hz = 1500"), "clock_hz = 1500"),
+        (sub(r"^clock_hz.*$", "clock_hz = -1.5e9"), "must be above zero"),
+        (sub(r"^clock_hz.*$", "clock_hz = inf"), "finite"),
+        (sub(r"^memory_bytes.*$", 'memory_bytes = "2 GB"'), "memory_bytes = '2 GB'"),
+        (sub(r"^dram_bytes_per_second =.*$", "dram_bytes_per_second = 9e9"), "more than all together"),
+        (sub(r"^llvm_triple.*$", 'llvm_triple = "x86_64-linux-gnu"'), "llvm_triple = 'x86_64-linux-gnu'"),
+        (sub(r"^link_triple.*$", 'link_triple = "arm-linux-gnueabihf"'), "link_triple"),
+        (sub(r"^rpc_key", 'llvm_attributes = "neon"\nrpc_key'), "is not a list"),
+        (sub(r"^rpc_key", 'llvm_attributes = ["neon"]\nrpc_key'), "begins with neither"),
+        (sub(r"^core = .*$", 'core = "cortex-a99"'), "core = 'cortex-a99' does not exist"),
+        (sub(r"^rpc_key", 'llvm_float_abi = "firm"\nrpc_key'), "llvm_float_abi = 'firm'"),
+        (sub(r"^core = .*$", "core = 72"), "core = 72"),
+        (lambda s: s + "\nnonsense", "my.toml"),
+    ],
+)
 def test_wrong_values_of_a_target_are_named(tmp_path, change, says):
     with pytest.raises(TvmMobilenetError) as e:
         targets.load(copied(tmp_path, change))
     assert says in str(e.value) and "my.toml" in str(e.value)
 
 
-@pytest.mark.parametrize("change,says", [
-    (sub(r"^vector_bytes.*$", "vector_bytes = 24"), "vector_bytes = 24"),
-    (sub(r"^architecture.*$", 'architecture = "mips"'), "architecture = 'mips'"),
-    (sub(r"^fma_accumulate_latency.*$", "fma_accumulate_latency = 9"), "above fma_latency"),
-    (sub(r"^fma_per_cycle.*$", "fma_per_cycle = 8.0"), "above issue_width"),
-    (sub(r"^ways = 2$", "ways = 3"), "not a multiple"),
-    (sub(r"^ways = 2$", "ways = 2\nline = 48"), "not a power of two"),
-    (sub(r"^ways = 2$", "ways = 2\nbanks = 4"), "unknown key 'banks'"),
-    (sub(r"^in_order.*$", "in_order = 1"), "in_order = 1 is not true or false"),
-])
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (sub(r"^vector_bytes.*$", "vector_bytes = 24"), "vector_bytes = 24"),
+        (sub(r"^architecture.*$", 'architecture = "mips"'), "architecture = 'mips'"),
+        (sub(r"^fma_accumulate_latency.*$", "fma_accumulate_latency = 9"), "above fma_latency"),
+        (sub(r"^fma_per_cycle.*$", "fma_per_cycle = 8.0"), "above issue_width"),
+        (sub(r"^ways = 2$", "ways = 3"), "not a multiple"),
+        (sub(r"^ways = 2$", "ways = 2\nline = 48"), "not a power of two"),
+        (sub(r"^ways = 2$", "ways = 2\nbanks = 4"), "unknown key 'banks'"),
+        (sub(r"^in_order.*$", "in_order = 1"), "in_order = 1 is not true or false"),
+    ],
+)
 def test_wrong_values_of_a_core_are_named(tmp_path, change, says):
     with pytest.raises(TvmMobilenetError) as e:
         targets.load(copied(tmp_path, core=change))

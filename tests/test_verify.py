@@ -43,7 +43,6 @@ def family(request, tmp_path_factory):
     return SimpleNamespace(network=network, folder=folder, steps=module.plan.steps, executed=executed)
 
 
-
 def positions(family) -> dict[str, int]:
     """The first, a middle and the last layer, by their number."""
     return {"first": 0, "middle": len(family.steps) // 2, "last": len(family.steps) - 1}

@@ -111,9 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         console.say(f"{time.strftime('%H:%M:%S')} {line}")
 
-    with AgentServer(
-        args.host, args.port, args.key, tracker, args.session_limit, args.memory_limit, say=log
-    ) as server:
+    with AgentServer(args.host, args.port, args.key, tracker, args.session_limit, args.memory_limit, say=log) as server:
         signal.signal(signal.SIGTERM, server.stop)
         signal.signal(signal.SIGINT, server.stop)
         console.say(f"agent {__version__} with TVM {tvm.__version__} on {socket.gethostname()}")

@@ -70,14 +70,26 @@ def bench(
     target = target or targets.load(module.info["target"])
     if isinstance(board, str):
         with open_board(board, target) as opened:
-            return bench(folder, board=opened, threads=threads, seconds=seconds, cool_down=cool_down, cpus=cpus,
-                         against=against, layers=layers, target=target, show=show)
+            return bench(
+                folder,
+                board=opened,
+                threads=threads,
+                seconds=seconds,
+                cool_down=cool_down,
+                cpus=cpus,
+                against=against,
+                layers=layers,
+                target=target,
+                show=show,
+            )
     from . import measured_rows
 
     if not board.measures:
         if against:
-            raise TvmMobilenetError("--against: the virtual board runs no other engines",
-                                    "measure on a board; figures of other engines are in docs/performance.md")
+            raise TvmMobilenetError(
+                "--against: the virtual board runs no other engines",
+                "measure on a board; figures of other engines are in docs/performance.md",
+            )
         return measured_rows.predicted(module, target, threads, show)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         others = {}
@@ -88,8 +100,18 @@ def bench(
             show(f"writing the network for {', '.join(against)}")
             network = load_network(options.ModelOptions.from_data(module.info["model"]))
             others = peers.contenders(network, against, Path(temporary))
-        return measured_rows.measured(board, module, target, threads=threads, seconds=seconds, cool_down=cool_down,
-                                      cpus=cpus, peers=others, layers=layers, show=show)
+        return measured_rows.measured(
+            board,
+            module,
+            target,
+            threads=threads,
+            seconds=seconds,
+            cool_down=cool_down,
+            cpus=cpus,
+            peers=others,
+            layers=layers,
+            show=show,
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,18 +122,34 @@ def parser() -> argparse.ArgumentParser:
     group = new.add_argument_group("measuring")
     group.add_argument("--threads", type=options.counts, default=(1,), metavar="N,N", help="a row each (default: 1)")
     group.add_argument("--seconds", type=options.positive(float), default=3.0, help="a row (default: %(default)s)")
-    group.add_argument("--cool-down", type=options.time_span, default=2.0, metavar="TIME",
-                       help="between rows at least; until the board is as warm as before (default: 2s)")
+    group.add_argument(
+        "--cool-down",
+        type=options.time_span,
+        default=2.0,
+        metavar="TIME",
+        help="between rows at least; until the board is as warm as before (default: 2s)",
+    )
     group.add_argument("--cpus", type=options.numbers, metavar="N,N", help="that may be used (default: all)")
     group.add_argument("--no-layers", action="store_true", help="time whole runs alone")
-    group.add_argument("--check-timing", action="store_true",
-                       help="only compare these timings with TVM's time_evaluator: 20 rounds in which both take turns")
+    group.add_argument(
+        "--check-timing",
+        action="store_true",
+        help="only compare these timings with TVM's time_evaluator: 20 rounds in which both take turns",
+    )
     group = new.add_argument_group("comparing")
     group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --record")
-    group.add_argument("--max-regress", type=options.percentage, default=0.05, metavar="PERCENT",
-                       help="slower than --compare by more: exit code 6, with the layers that did it (default: 5%%)")
-    group.add_argument("--against", metavar="NAME,NAME",
-                       help="litert, ncnn, onnxruntime: the same network there, taking turns with ours")
+    group.add_argument(
+        "--max-regress",
+        type=options.percentage,
+        default=0.05,
+        metavar="PERCENT",
+        help="slower than --compare by more: exit code 6, with the layers that did it (default: 5%%)",
+    )
+    group.add_argument(
+        "--against",
+        metavar="NAME,NAME",
+        help="litert, ncnn, onnxruntime: the same network there, taking turns with ours",
+    )
     group = new.add_argument_group("output")
     group.add_argument("--record", type=Path, metavar="FILE", help="also write the JSON document there")
     form = group.add_mutually_exclusive_group()
@@ -132,8 +170,18 @@ def _run(args: argparse.Namespace) -> int:
     with open_board(options.board_for(args, target), target) as board:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)
-        result = bench(args.folder, board=board, threads=args.threads, seconds=args.seconds, cool_down=args.cool_down,
-                       cpus=args.cpus, against=against, layers=not args.no_layers, target=target, show=console.say)
+        result = bench(
+            args.folder,
+            board=board,
+            threads=args.threads,
+            seconds=args.seconds,
+            cool_down=args.cool_down,
+            cpus=args.cpus,
+            against=against,
+            layers=not args.no_layers,
+            target=target,
+            show=console.say,
+        )
     if args.record:
         benchmark.write(result, args.record)
     comparison = regression.compare(old, result, args.max_regress) if old else None
@@ -154,11 +202,13 @@ def _check_timing(args: argparse.Namespace, board, module, measured_rows) -> int
     if args.json:
         console.print_json(found)
         return 0
-    print(f"ours / time_evaluator  {found['median']:.4f}, the median of {len(found['ratios'])} rounds from "
-          f"{min(found['ratios']):.4f} to {max(found['ratios']):.4f}\n"
-          f"ours                   {found['ours'] * 1e3:.4g} ms\n"
-          f"time_evaluator         {found['time_evaluator'] * 1e3:.4g} ms, number={found['number']}, "
-          f"repeat={found['repeat']}")
+    print(
+        f"ours / time_evaluator  {found['median']:.4f}, the median of {len(found['ratios'])} rounds from "
+        f"{min(found['ratios']):.4f} to {max(found['ratios']):.4f}\n"
+        f"ours                   {found['ours'] * 1e3:.4g} ms\n"
+        f"time_evaluator         {found['time_evaluator'] * 1e3:.4g} ms, number={found['number']}, "
+        f"repeat={found['repeat']}"
+    )
     return 0
 
 

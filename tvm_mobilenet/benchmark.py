@@ -172,8 +172,12 @@ def from_data(data: object, where: str = "benchmark") -> Benchmark:
 
 
 _NESTED = {
-    (Benchmark, "rows"): Row, (Benchmark, "peers"): Peer, (Row, "time"): Statistics, (Row, "layers"): LayerTime,
-    (Row, "marks"): Mark, (Peer, "time"): Statistics,
+    (Benchmark, "rows"): Row,
+    (Benchmark, "peers"): Peer,
+    (Row, "time"): Statistics,
+    (Row, "layers"): LayerTime,
+    (Row, "marks"): Mark,
+    (Peer, "time"): Statistics,
 }
 
 
@@ -184,8 +188,9 @@ def _make(cls, data: object, path: str):
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if unknown := set(data) - set(fields):
         raise KeyError(f"unknown field {path}{sorted(unknown)[0]}")
-    needed = {n for n, f in fields.items()
-              if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    needed = {
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     if missing := needed - set(data):
         raise KeyError(f"no field {path}{sorted(missing)[0]}")
     values = {}

@@ -15,8 +15,25 @@ from .regression import Comparison
 
 COLUMNS = ("threads", "min", "mean", "p50", "p90", "p99", "deviation", "runs", "MiB initial", "MiB peak", "°C", "MHz")
 LAYER_COLUMNS = ("layer", "what", "ms", "share %")
-CSV_COLUMNS = ("kind", "threads", "name", "layer", "min_s", "mean_s", "p50_s", "p90_s", "p99_s", "max_s",
-               "deviation_s", "samples", "outliers", "rss_initial_bytes", "rss_peak_bytes", "ratio", "marks")
+CSV_COLUMNS = (
+    "kind",
+    "threads",
+    "name",
+    "layer",
+    "min_s",
+    "mean_s",
+    "p50_s",
+    "p90_s",
+    "p99_s",
+    "max_s",
+    "deviation_s",
+    "samples",
+    "outliers",
+    "rss_initial_bytes",
+    "rss_peak_bytes",
+    "ratio",
+    "marks",
+)
 SLOWEST = 5  # layers shown below the table
 
 
@@ -31,20 +48,29 @@ def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> 
         for mark in row.marks:
             print(f"! {row.threads} thread{'s' * (row.threads > 1)}: {mark.text}\n    {mark.remedy}")
     if slowest := _slowest(result.rows[0]):
-        table(LAYER_COLUMNS, slowest, f"\nslowest of {len(result.rows[0].layers)} kernel calls, {result.how} on "
-              f"{result.rows[0].threads} thread{'s' * (result.rows[0].threads > 1)}; profile shows all")
+        table(
+            LAYER_COLUMNS,
+            slowest,
+            f"\nslowest of {len(result.rows[0].layers)} kernel calls, {result.how} on "
+            f"{result.rows[0].threads} thread{'s' * (result.rows[0].threads > 1)}; profile shows all",
+        )
     if result.peers:
-        table(("engine", "threads", "version", "p50 ms", "x ours", "quartiles", "difference", "MiB peak"),
-              [_peer_cells(peer) for peer in result.peers], "\nother engines, taking turns with ours")
+        table(
+            ("engine", "threads", "version", "p50 ms", "x ours", "quartiles", "difference", "MiB peak"),
+            [_peer_cells(peer) for peer in result.peers],
+            "\nother engines, taking turns with ours",
+        )
         for peer in result.peers:
             if peer.missing:
                 print(f"! {peer.engine}: {peer.missing}")
     for line in _about(result):
         print(line)
     if comparison:
-        table(("threads", "before ms", "after ms", "change %"),
-              [(str(r.threads), r.before * 1e3, r.after * 1e3, f"{(r.ratio - 1) * 100:+.1f}") for r in comparison.rows],
-              "\nagainst the older benchmark, medians")
+        table(
+            ("threads", "before ms", "after ms", "change %"),
+            [(str(r.threads), r.before * 1e3, r.after * 1e3, f"{(r.ratio - 1) * 100:+.1f}") for r in comparison.rows],
+            "\nagainst the older benchmark, medians",
+        )
         for note in comparison.notes:
             print(f"! {note}")
 
@@ -82,8 +108,15 @@ def _cells(row: Row) -> tuple:
     clock = _span([s.get("clock_hz") for s in row.states], 1e6)
     times = (t.min, t.mean, t.p50, t.p90, t.p99, t.deviation)
     marked = str(row.threads) + ("!" if row.marks else "")
-    return (marked, *(None if v is None else v * scale for v in times), row.number * row.repeat or None,
-            _mib(row.rss_initial), _mib(row.rss_peak), warmth, clock)
+    return (
+        marked,
+        *(None if v is None else v * scale for v in times),
+        row.number * row.repeat or None,
+        _mib(row.rss_initial),
+        _mib(row.rss_peak),
+        warmth,
+        clock,
+    )
 
 
 def _span(values: Sequence[float | None], unit: float) -> str:
@@ -109,27 +142,36 @@ def _peer_cells(peer) -> tuple:
         return (peer.engine, peer.threads, "-", None, None, "-", "-", None)
     spread = f"{peer.ratio_low:.3f}-{peer.ratio_high:.3f}"
     off = "another size" if peer.difference is None else f"{peer.difference:.1e}"
-    return (peer.engine, peer.threads, peer.version, peer.time.p50 * 1e3, peer.ratio, spread, off,
-            _mib(peer.rss_peak))
+    return (peer.engine, peer.threads, peer.version, peer.time.p50 * 1e3, peer.ratio, spread, off, _mib(peer.rss_peak))
 
 
 def _about(result: Benchmark) -> list[str]:
     """What it ran on, in a few lines."""
     facts, row = result.environment["board"], result.rows[0]
     cores = facts.get("cores") and f"{facts['cores']} cores"
-    words = [facts.get("model") or facts.get("hostname"), facts.get("cpu"), cores, facts.get("system"),
-             facts.get("kernel"), facts.get("governor") and f"governor {facts['governor']}"]
+    words = [
+        facts.get("model") or facts.get("hostname"),
+        facts.get("cpu"),
+        cores,
+        facts.get("system"),
+        facts.get("kernel"),
+        facts.get("governor") and f"governor {facts['governor']}",
+    ]
     lines = ["board     " + (", ".join(w for w in words if w) or "unknown")]
     if result.upload:
         lines.append(f"upload    {result.upload['bytes'] / (1 << 20):.1f} MiB in {result.upload['seconds']:.2f} s")
     if row.load_seconds is not None:
         warm = row.warm_up
-        lines.append(f"start     loaded in {row.load_seconds * 1e3:.0f} ms, the first run took "
-                     f"{warm['first_seconds'] * 1e3:.3g} ms, settled after {warm['runs']} runs")
+        lines.append(
+            f"start     loaded in {row.load_seconds * 1e3:.0f} ms, the first run took "
+            f"{warm['first_seconds'] * 1e3:.3g} ms, settled after {warm['runs']} runs"
+        )
         tells = row.states[0].get("throttling_from")
         slowed = any(mark.kind == "throttled" for each in result.rows for mark in each.marks)
-        lines.append("throttled " + (f"{'yes' if slowed else 'no'}, says {tells}" if tells else
-                                     "unknown: nothing on this system tells"))
+        lines.append(
+            "throttled "
+            + (f"{'yes' if slowed else 'no'}, says {tells}" if tells else "unknown: nothing on this system tells")
+        )
     return lines
 
 

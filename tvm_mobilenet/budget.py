@@ -60,8 +60,10 @@ def limits_of(args, target) -> Limits | None:
         A value without a unit or with a wrong one, an accuracy outside 0..1, cores that the target has not.
     """
     if args.cores not in ("1", str(target.cores), "all"):
-        raise TvmMobilenetError(f"--cores {args.cores}: {target.name} has {target.cores}, latencies are of 1 and all",
-                                f"give 1 or {target.cores}")
+        raise TvmMobilenetError(
+            f"--cores {args.cores}: {target.name} has {target.cores}, latencies are of 1 and all",
+            f"give 1 or {target.cores}",
+        )
     accuracy = None
     if args.min_accuracy is not None:
         text = args.min_accuracy.strip()

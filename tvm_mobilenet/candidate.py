@@ -127,8 +127,16 @@ class Evaluate:
             return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
         arithmetic, cores = run.arithmetic_on(1).value, self.target.cores
         balance = cores * run.arithmetic_on(cores).value / arithmetic
-        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, float(all_cores.value), arithmetic,
-                       traffic_cycles(run, self.target), balance)
+        return Outcome(
+            float(cost.value),
+            cost.unit,
+            cost.predicted,
+            difference,
+            float(all_cores.value),
+            arithmetic,
+            traffic_cycles(run, self.target),
+            balance,
+        )
 
 
 def traffic_cycles(run, target) -> float:

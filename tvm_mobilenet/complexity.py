@@ -284,8 +284,10 @@ def _document(result: Complexity) -> dict:
     return {
         **result.__dict__,
         "agree": result.agree,
-        "kinds": [dict(zip(("kind", "mult_adds", "percent", "parameters", "percent_parameters"), row, strict=True))
-                  for row in result.kinds],
+        "kinds": [
+            dict(zip(("kind", "mult_adds", "percent", "parameters", "percent_parameters"), row, strict=True))
+            for row in result.kinds
+        ],
         "blocks": [{**block.__dict__, "ratio": block.ratio} for block in result.blocks],
         "layers": [{**layer.__dict__, "intensity": layer.intensity} for layer in result.layers],
     }
@@ -295,8 +297,17 @@ def _print_layers(result: Complexity) -> None:
     print_table(
         ("layer", "from", "formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%"),
         [
-            (c.layer, c.source, c.formula, c.mult_adds, c.parameters, c.weight_bytes / 1e3, c.activation_bytes / 1e3,
-             c.intensity, 100 * c.mult_adds / max(1, result.mult_adds))
+            (
+                c.layer,
+                c.source,
+                c.formula,
+                c.mult_adds,
+                c.parameters,
+                c.weight_bytes / 1e3,
+                c.activation_bytes / 1e3,
+                c.intensity,
+                100 * c.mult_adds / max(1, result.mult_adds),
+            )
             for c in result.layers
         ],
         f"{result.model}: mult-adds by the paper's formula and as counted in the graph",
@@ -353,9 +364,7 @@ def _run_paper(args: argparse.Namespace) -> int:
         )
         return 1 if wrong else 0
     for paper in dict.fromkeys(f.paper for f in chosen):
-        rows = [
-            (f.table, f.row, _quantity(f.quantity), f.printed, *_judgement(f)) for f in chosen if f.paper == paper
-        ]
+        rows = [(f.table, f.row, _quantity(f.quantity), f.printed, *_judgement(f)) for f in chosen if f.paper == paper]
         title = f"\n{paper if '/' in paper else 'arXiv ' + paper}"
         print_table(("table", "row", "quantity", "printed", "ours", ""), rows, title)
     print("\nerrata")

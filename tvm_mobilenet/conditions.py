@@ -44,37 +44,71 @@ def marks_of(states: Sequence[dict], time: Statistics, steady: bool, clock_hz: i
     marks = throttling(states)
     clocks = [s["clock_hz"] for s in states if s.get("clock_hz")]
     if clocks and min(clocks) < (1 - CLOCK_MOVED) * max(clocks):
-        marks.append(Mark("clock", f"the clock moved between {_mhz(min(clocks))} and {_mhz(max(clocks))} MHz",
-                          _governor_remedy(states)))
+        marks.append(
+            Mark(
+                "clock",
+                f"the clock moved between {_mhz(min(clocks))} and {_mhz(max(clocks))} MHz",
+                _governor_remedy(states),
+            )
+        )
     elif clocks and clock_hz and max(clocks) < (1 - CLOCK_MOVED) * clock_hz:
-        marks.append(Mark("clock", f"the clock stayed at {_mhz(max(clocks))} of {_mhz(clock_hz)} MHz",
-                          _governor_remedy(states)))
+        marks.append(
+            Mark("clock", f"the clock stayed at {_mhz(max(clocks))} of {_mhz(clock_hz)} MHz", _governor_remedy(states))
+        )
     warmth = [s["temperature_c"] for s in states if s.get("temperature_c") is not None]
     if warmth and warmth[-1] - warmth[0] > WARMED_C:
-        marks.append(Mark("temperature", f"it warmed from {warmth[0]:.0f} to {warmth[-1]:.0f} °C",
-                          "a longer --cool-down, or a heat sink"))
+        marks.append(
+            Mark(
+                "temperature",
+                f"it warmed from {warmth[0]:.0f} to {warmth[-1]:.0f} °C",
+                "a longer --cool-down, or a heat sink",
+            )
+        )
     if not steady:
-        marks.append(Mark("warm-up", "the times had not settled when warm-up ended",
-                          "end what else runs on the board, or measure longer with --seconds"))
+        marks.append(
+            Mark(
+                "warm-up",
+                "the times had not settled when warm-up ended",
+                "end what else runs on the board, or measure longer with --seconds",
+            )
+        )
     if time.outliers > max(1, MANY_OUTLIERS * time.samples):
-        marks.append(Mark("outliers", f"{time.outliers} of {time.samples} samples lie far above the median, the worst "
-                          f"at {time.max / time.p50:.1f} times it", "end what else runs on the board, measure again"))
+        marks.append(
+            Mark(
+                "outliers",
+                f"{time.outliers} of {time.samples} samples lie far above the median, the worst "
+                f"at {time.max / time.p50:.1f} times it",
+                "end what else runs on the board, measure again",
+            )
+        )
     return marks
 
 
 def throttling(states: Sequence[dict]) -> list[Mark]:
     """Whether the board was slowed down meanwhile."""
     seen = dict.fromkeys(flag for s in states for flag in s.get("throttled") or ())
-    marks = [Mark("throttled", f"{flag} while measuring",
-                  FIRMWARE_REMEDIES.get(flag, "cool the board: a heat sink or fan, or a longer --cool-down"))
-             for flag in seen]
+    marks = [
+        Mark(
+            "throttled",
+            f"{flag} while measuring",
+            FIRMWARE_REMEDIES.get(flag, "cool the board: a heat sink or fan, or a longer --cool-down"),
+        )
+        for flag in seen
+    ]
     before, after = (set(s.get("throttled_since_boot") or ()) for s in (states[0], states[-1]))
-    marks += [Mark("throttled", f"{flag} for a moment while measuring", FIRMWARE_REMEDIES.get(flag, "cool the board"))
-              for flag in sorted(after - before - set(seen))]
+    marks += [
+        Mark("throttled", f"{flag} for a moment while measuring", FIRMWARE_REMEDIES.get(flag, "cool the board"))
+        for flag in sorted(after - before - set(seen))
+    ]
     counts = [s["throttle_events"] for s in states if s.get("throttle_events") is not None]
     if counts and counts[-1] > counts[0]:
-        marks.append(Mark("throttled", f"{counts[-1] - counts[0]} throttle events while measuring",
-                          "cool the machine, or a longer --cool-down"))
+        marks.append(
+            Mark(
+                "throttled",
+                f"{counts[-1] - counts[0]} throttle events while measuring",
+                "cool the machine, or a longer --cool-down",
+            )
+        )
     return marks
 
 
@@ -83,8 +117,11 @@ def load_mark(facts: dict) -> Mark | None:
     load, cores = facts.get("state", {}).get("load"), facts.get("cores") or 1
     if load is None or load <= BUSY * cores:
         return None
-    return Mark("load", f"{load:.1f} tasks were running on {cores} cores before the measurement",
-                "end what else runs on the board")
+    return Mark(
+        "load",
+        f"{load:.1f} tasks were running on {cores} cores before the measurement",
+        "end what else runs on the board",
+    )
 
 
 def _governor_remedy(states: Sequence[dict]) -> str:

@@ -1,7 +1,7 @@
 """Find what keeps this machine or a board from working: every hop in turn, each ok or with its remedy.
 
-    python -m tvm_mobilenet.doctor
-    python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4
+python -m tvm_mobilenet.doctor
+python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from . import console, options
 from .checks import DOUBTFUL, FAILED, SKIPPED, Checks
 
 
-def doctor(target, *, board: str | None = None, log: Path = options.OUTPUT / "tune_log.jsonl",
-           linker: str | None = None, show=lambda name: None) -> Checks:
+def doctor(
+    target,
+    *,
+    board: str | None = None,
+    log: Path = options.OUTPUT / "tune_log.jsonl",
+    linker: str | None = None,
+    show=lambda name: None,
+) -> Checks:
     """Check this machine, and the way to a board.
 
     Parameters
@@ -65,8 +71,13 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``doctor``."""
     new = console.parser_for("doctor", __doc__.split("\n")[0])
     options.add_target_options(new)
-    new.add_argument("--log", type=Path, metavar="FILE", default=options.OUTPUT / "tune_log.jsonl",
-                     help="your tune log (default: %(default)s)")
+    new.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        default=options.OUTPUT / "tune_log.jsonl",
+        help="your tune log (default: %(default)s)",
+    )
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return new
 
@@ -75,8 +86,13 @@ def _run(args: argparse.Namespace) -> int:
     target = options.load_target(args)
     if target is None:
         return 0
-    checks = doctor(target, board=args.board, log=args.log, linker=args.linker,
-                    show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None)
+    checks = doctor(
+        target,
+        board=args.board,
+        log=args.log,
+        linker=args.linker,
+        show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None,
+    )
     if args.json:
         console.print_json({"target": target.name, "board": args.board, "checks": checks.found, "code": checks.code})
     else:

@@ -64,8 +64,9 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
 
     def agent() -> str:
         if not board.has_agent:
-            raise Doubt("TVM's own RPC server: nothing tells its versions, features, temperature, disk and memory",
-                        plain.REMEDY)
+            raise Doubt(
+                "TVM's own RPC server: nothing tells its versions, features, temperature, disk and memory", plain.REMEDY
+            )
         facts.update(board.service("facts", {}))
         return ", ".join(str(facts[k]) for k in ("model", "cpu", "system", "kernel") if facts.get(k))
 
@@ -122,8 +123,10 @@ def _free(where) -> str:
     with wire.Tracker(where.host, where.port) as tracker:
         found = tracker.known(where.key)[where.key]
     if not found["free"]:
-        raise Doubt(f"none of {len(found['addresses'])}, {found['pending']} clients wait before you",
-                    "wait for other sessions to end; on the board, the agent's --session-limit ends forgotten ones")
+        raise Doubt(
+            f"none of {len(found['addresses'])}, {found['pending']} clients wait before you",
+            "wait for other sessions to end; on the board, the agent's --session-limit ends forgotten ones",
+        )
     return f"{found['free']} of {len(found['addresses'])}"
 
 
@@ -133,8 +136,10 @@ def _versions(facts: dict) -> str:
     here, there = versions(), facts["versions"]
     for package in ("apache-tvm", "apache-tvm-ffi", "tvm_mobilenet"):
         if here[package] != there.get(package):
-            raise BoardError(f"{package} {there.get(package) or 'missing'} there, {here[package]} here",
-                             f"on the board: pip install '{package.replace('_', '-')}=={here[package]}'")
+            raise BoardError(
+                f"{package} {there.get(package) or 'missing'} there, {here[package]} here",
+                f"on the board: pip install '{package.replace('_', '-')}=={here[package]}'",
+            )
     return ", ".join(f"{p} {v}" for p, v in here.items() if p != "numpy") + " on both sides"
 
 
@@ -144,8 +149,10 @@ def _features(facts: dict, target) -> str:
     wanted = link.features(target)
     has = {f.replace(".", "").replace("_", "") for f in facts["features"]}  # x86 kernels write avx512_vnni
     if missing := [f for f in wanted if f.replace("_", "") not in has]:
-        raise BoardError(f"{target.name}'s code needs {', '.join(missing)}, which {facts['cpu'] or 'the CPU'} lacks",
-                         "build with the --target of this board; `arm` needs no optional feature")
+        raise BoardError(
+            f"{target.name}'s code needs {', '.join(missing)}, which {facts['cpu'] or 'the CPU'} lacks",
+            "build with the --target of this board; `arm` needs no optional feature",
+        )
     return ", ".join(wanted) + " are there" if wanted else f"{target.name}'s code needs none"
 
 
@@ -165,8 +172,10 @@ def _noise(seconds: list[float]) -> str:
     ordered = sorted(seconds)
     spread = ordered[len(ordered) // 2] / ordered[0] - 1
     if spread > NOISE:
-        raise Doubt(f"the median of {len(ordered)} timings is {spread:.0%} above the fastest",
-                    "end what else runs on the board; governor performance; compare by --compare with repeats")
+        raise Doubt(
+            f"the median of {len(ordered)} timings is {spread:.0%} above the fastest",
+            "end what else runs on the board; governor performance; compare by --compare with repeats",
+        )
     return f"the median of {len(ordered)} timings is {spread:.1%} above the fastest"
 
 

@@ -102,8 +102,10 @@ def _ffi() -> str:
     """In a process of its own: versions of tvm-ffi that do not fit crash in it."""
     done = subprocess.run([sys.executable, "-c", ROUND_TRIP], capture_output=True, text=True, timeout=120)
     if done.returncode:
-        raise MissingDependencyError(f"saving a module ends with code {done.returncode}: tvm-ffi does not fit TVM",
-                                     f"pip install 'apache-tvm-ffi=={PINS['apache-tvm-ffi']}'")
+        raise MissingDependencyError(
+            f"saving a module ends with code {done.returncode}: tvm-ffi does not fit TVM",
+            f"pip install 'apache-tvm-ffi=={PINS['apache-tvm-ffi']}'",
+        )
     return "a module is saved and read again"
 
 
@@ -152,8 +154,9 @@ def _writable(log: Path) -> str:
         with log.open("ab") if log.exists() else tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as e:
-        raise TvmMobilenetError(f"{log} cannot be written: {e.strerror}",
-                                "choose another --log, or change who may write there") from None
+        raise TvmMobilenetError(
+            f"{log} cannot be written: {e.strerror}", "choose another --log, or change who may write there"
+        ) from None
     _room(folder)
     if not log.exists():
         return f"{log} can be written; there is none yet"

@@ -127,8 +127,10 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
         board = plain.serving(board)
         facts = board.service("facts", {})
         show(f"{threads} thread{'s' * (threads > 1)}: passing over {len(plan.steps)} kernels for {seconds:g} s")
-        found = board.service("measure_layers", {**Files(board, module.folder).paths, "inputs": inputs_of(plan),
-                                                 "threads": threads, "seconds": seconds})
+        found = board.service(
+            "measure_layers",
+            {**Files(board, module.folder).paths, "inputs": inputs_of(plan), "threads": threads, "seconds": seconds},
+        )
         empty = found["overhead_seconds"]
         times = [max(0.0, statistics.median(each) - empty) for each in found["seconds"]]
         starts = found["starts"]
@@ -147,12 +149,26 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
     if not measured:
         times, starts, passes = predicted, [_ends(predicted)], [predicted]
     if target.is_host:
-        notes.append(f"this machine's ceilings are assumed: {target.core.fma_per_cycle:g} vectors of "
-                     f"{target.core.vector_bytes} bytes a cycle at {(clock or target.clock_hz) / 1e9:g} GHz, "
-                     f"{target.dram_bytes_per_second / 1e9:g} GB/s")
+        notes.append(
+            f"this machine's ceilings are assumed: {target.core.fma_per_cycle:g} vectors of "
+            f"{target.core.vector_bytes} bytes a cycle at {(clock or target.clock_hz) / 1e9:g} GHz, "
+            f"{target.dram_bytes_per_second / 1e9:g} GB/s"
+        )
     layers = _layers(module, rooflines(plan, target, threads, clock), times, predicted)
-    return Profile(module.info["model"], target.name, board.name if measured else "virtual", threads,
-                   not measured, layers, kinds_of(layers), sum(times), {"board": facts}, notes, starts, passes)
+    return Profile(
+        module.info["model"],
+        target.name,
+        board.name if measured else "virtual",
+        threads,
+        not measured,
+        layers,
+        kinds_of(layers),
+        sum(times),
+        {"board": facts},
+        notes,
+        starts,
+        passes,
+    )
 
 
 def _layers(module, ceilings: Sequence[Roofline], times, predicted) -> list[LayerProfile]:
@@ -161,10 +177,24 @@ def _layers(module, ceilings: Sequence[Roofline], times, predicted) -> list[Laye
     for i, (step, ceiling, t) in enumerate(zip(module.plan.steps, ceilings, times, strict=True)):
         layer, b = Layer.parse(step.layer), built_layers[step.layer]
         _, _, shape = title(step.layer).partition(" ")
-        found.append(LayerProfile(
-            i, step.name, layer.kind, shape, step.layer, t, t / whole if whole else 0.0, layer.mult_adds,
-            _gflops(layer.mult_adds, t), ceiling, t / ceiling.seconds if ceiling.seconds else None, b.decisions,
-            b.source, predicted[i] if predicted else None))
+        found.append(
+            LayerProfile(
+                i,
+                step.name,
+                layer.kind,
+                shape,
+                step.layer,
+                t,
+                t / whole if whole else 0.0,
+                layer.mult_adds,
+                _gflops(layer.mult_adds, t),
+                ceiling,
+                t / ceiling.seconds if ceiling.seconds else None,
+                b.decisions,
+                b.source,
+                predicted[i] if predicted else None,
+            )
+        )
     return found
 
 
@@ -175,9 +205,17 @@ def kinds_of(layers: Sequence[LayerProfile]) -> list[KindProfile]:
         own = [layer for layer in layers if layer.kind == kind]
         seconds, least = sum(x.seconds for x in own), sum(x.roofline.seconds for x in own)
         predicted = None if any(x.predicted is None for x in own) else sum(x.predicted for x in own)
-        found.append(KindProfile(kind, len(own), seconds, sum(x.share for x in own),
-                                 _gflops(sum(x.mult_adds for x in own), seconds), seconds / least if least else None,
-                                 predicted))
+        found.append(
+            KindProfile(
+                kind,
+                len(own),
+                seconds,
+                sum(x.share for x in own),
+                _gflops(sum(x.mult_adds for x in own), seconds),
+                seconds / least if least else None,
+                predicted,
+            )
+        )
     return sorted(found, key=lambda k: -k.seconds)
 
 
@@ -201,11 +239,36 @@ def trace(profile: Profile) -> dict:
     named = {"process_name": f"{profile.target}, board {profile.board}", "thread_name": f"kernels, {profile.how}"}
     events = [{"ph": "M", "pid": 1, "tid": 1, "name": key, "args": {"name": value}} for key, value in named.items()]
     for n, (starts, took) in enumerate(zip(profile.starts, profile.passes, strict=True)):
-        events.append({"ph": "X", "pid": 1, "tid": 1, "name": f"run {n}", "cat": "run", "ts": starts[0] * 1e6,
-                       "dur": (starts[-1] + took[-1] - starts[0]) * 1e6, "args": {}})
+        events.append(
+            {
+                "ph": "X",
+                "pid": 1,
+                "tid": 1,
+                "name": f"run {n}",
+                "cat": "run",
+                "ts": starts[0] * 1e6,
+                "dur": (starts[-1] + took[-1] - starts[0]) * 1e6,
+                "args": {},
+            }
+        )
         for layer, start, t in zip(profile.layers, starts, took, strict=True):
-            arguments = {"what": layer.layer, "decisions": layer.decisions, "from": layer.source,
-                         "binds": layer.binds, "mult_adds": layer.mult_adds}
-            events.append({"ph": "X", "pid": 1, "tid": 1, "name": layer.name, "cat": layer.kind, "ts": start * 1e6,
-                           "dur": t * 1e6, "args": arguments})
+            arguments = {
+                "what": layer.layer,
+                "decisions": layer.decisions,
+                "from": layer.source,
+                "binds": layer.binds,
+                "mult_adds": layer.mult_adds,
+            }
+            events.append(
+                {
+                    "ph": "X",
+                    "pid": 1,
+                    "tid": 1,
+                    "name": layer.name,
+                    "cat": layer.kind,
+                    "ts": start * 1e6,
+                    "dur": t * 1e6,
+                    "args": arguments,
+                }
+            )
     return {"traceEvents": events, "displayTimeUnit": "ms"}

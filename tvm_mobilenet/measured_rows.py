@@ -46,8 +46,17 @@ class Files:
 
 
 def measured(
-    board, module, target, *, threads: Sequence[int], seconds: float, cool_down: float, cpus: Sequence[int] | None,
-    peers: dict[str, dict], layers: bool, show: Callable[[str], None],
+    board,
+    module,
+    target,
+    *,
+    threads: Sequence[int],
+    seconds: float,
+    cool_down: float,
+    cpus: Sequence[int] | None,
+    peers: dict[str, dict],
+    layers: bool,
+    show: Callable[[str], None],
 ) -> Benchmark:
     """Measure a built module on an open board: by its services, or by TVM's own means where there is no agent.
 
@@ -90,8 +99,17 @@ def measured(
         for engine, contender in others.items():
             result = next(results) if "engine" in contender else contender
             beside.append(_peer(engine, count, result, ours))
-    return _benchmark(module, target, board.name, False, facts, rows, beside, files.upload,
-                      {"seconds": seconds, "cool_down": cool_down, "cpus": list(cpus) if cpus else None})
+    return _benchmark(
+        module,
+        target,
+        board.name,
+        False,
+        facts,
+        rows,
+        beside,
+        files.upload,
+        {"seconds": seconds, "cool_down": cool_down, "cpus": list(cpus) if cpus else None},
+    )
 
 
 def predicted(module, target, threads: Sequence[int], show: Callable[[str], None]) -> Benchmark:
@@ -99,15 +117,23 @@ def predicted(module, target, threads: Sequence[int], show: Callable[[str], None
     from .predicted import predict
 
     if wrong := [n for n in threads if n > target.cores]:
-        raise TvmMobilenetError(f"--threads {wrong[0]}: target {target.name} has {target.cores} cores",
-                                "predictions are made for a thread a core")
+        raise TvmMobilenetError(
+            f"--threads {wrong[0]}: target {target.name} has {target.cores} cores",
+            "predictions are made for a thread a core",
+        )
     show(f"running {len(module.plan.steps)} kernels on the virtual board")
     rows = []
     for count, times in predict(module, target, threads).items():
         layers = [LayerTime(s.name, s.layer, t, t) for s, t in zip(module.plan.steps, times, strict=True)]
         rows.append(Row(count, Statistics.of([sum(times)]), layers=layers))
-    facts = {"model": target.title, "architecture": target.architecture, "cpu": target.core.title,
-             "cores": target.cores, "clock_hz": target.clock_hz, "memory_bytes": target.memory_bytes}
+    facts = {
+        "model": target.title,
+        "architecture": target.architecture,
+        "cpu": target.core.title,
+        "cores": target.cores,
+        "clock_hz": target.clock_hz,
+        "memory_bytes": target.memory_bytes,
+    }
     return _benchmark(module, target, "virtual", True, facts, rows, [], None, {})
 
 
@@ -116,15 +142,35 @@ def _benchmark(module, target, board, is_predicted, facts, rows, peers, upload, 
 
     plan = module.plan
     return Benchmark(
-        model=module.info["model"], target=target.name, board=board, predicted=is_predicted,
+        model=module.info["model"],
+        target=target.name,
+        board=board,
+        predicted=is_predicted,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        module={"folder": str(module.folder), "sha256": built.file_hash(module.library), "bytes": module.module_bytes,
-                "arena_bytes": plan.arena_bytes, "scratch_bytes": plan.scratch_bytes,
-                "parameters_bytes": plan.parameters_bytes, "versions": module.info.get("versions", {})},
-        environment={"board": facts, "client": {"versions": versions(), "python": platform.python_version(),
-                                                "kernel": platform.release(), "architecture": platform.machine(),
-                                                "hostname": platform.node(), "command": sys.argv[1:]}},
-        rows=rows, peers=peers, upload=upload, options=options,
+        module={
+            "folder": str(module.folder),
+            "sha256": built.file_hash(module.library),
+            "bytes": module.module_bytes,
+            "arena_bytes": plan.arena_bytes,
+            "scratch_bytes": plan.scratch_bytes,
+            "parameters_bytes": plan.parameters_bytes,
+            "versions": module.info.get("versions", {}),
+        },
+        environment={
+            "board": facts,
+            "client": {
+                "versions": versions(),
+                "python": platform.python_version(),
+                "kernel": platform.release(),
+                "architecture": platform.machine(),
+                "hostname": platform.node(),
+                "command": sys.argv[1:],
+            },
+        },
+        rows=rows,
+        peers=peers,
+        upload=upload,
+        options=options,
     )
 
 
@@ -140,28 +186,41 @@ def _row(count: int, ours: dict, states: list[dict], plan, timed: dict | None, f
     if timed is not None:
         less = timed["overhead_seconds"]
         for step, times in zip(plan.steps, timed["seconds"], strict=True):
-            layers.append(LayerTime(step.name, step.layer, max(0.0, statistics.median(times) - less),
-                                    max(0.0, min(times) - less)))
-    return Row(count, found, ours["number"], len(samples), {k: v for k, v in ours["warm_up"].items()},
-               ours["load_seconds"], ours["rss_initial"], ours["rss_loaded"], ours["rss_peak"], layers, samples, states,
-               marks)
+            layers.append(
+                LayerTime(step.name, step.layer, max(0.0, statistics.median(times) - less), max(0.0, min(times) - less))
+            )
+    return Row(
+        count,
+        found,
+        ours["number"],
+        len(samples),
+        {k: v for k, v in ours["warm_up"].items()},
+        ours["load_seconds"],
+        ours["rss_initial"],
+        ours["rss_loaded"],
+        ours["rss_peak"],
+        layers,
+        samples,
+        states,
+        marks,
+    )
 
 
 def _peer(engine: str, count: int, result: dict, ours: dict) -> Peer:
     if why := result.get("missing") or result.get("failed"):
         return Peer(engine, count, missing=why)
-    ratios = sorted(statistics.median(theirs) / statistics.median(own)
-                    for theirs, own in zip(result["rounds"], ours["rounds"], strict=True))
+    ratios = sorted(
+        statistics.median(theirs) / statistics.median(own)
+        for theirs, own in zip(result["rounds"], ours["rounds"], strict=True)
+    )
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     time_of = Statistics.of([s for each in result["rounds"] for s in each])
-    return Peer(engine, count, result["version"], time_of, middle, low, high, result["difference"],
-                result["rss_peak"])
+    return Peer(engine, count, result["version"], time_of, middle, low, high, result["difference"], result["rss_peak"])
 
 
 def _sent(board, contender: dict) -> dict:
     """A contender with its files on the board."""
-    return {key: board.upload(value) if key in ("model", "param", "bin") else value
-            for key, value in contender.items()}
+    return {key: board.upload(value) if key in ("model", "param", "bin") else value for key, value in contender.items()}
 
 
 def _cool_down(board, first: dict, seconds: float, show: Callable[[str], None]) -> None:
@@ -183,11 +242,23 @@ def check_timing(board, module, threads: int, seconds: float, rounds: int = 20) 
     dict
         ``ratios``: ours over TVM's, one a round; ``median``; ``ours``, ``time_evaluator``: seconds a run, medians.
     """
-    found = board.service("check_timing", {
-        "module": Files(board, module.folder).paths["module"], "inputs": inputs_of(module.plan), "threads": threads,
-        "seconds": seconds, "rounds": rounds})
+    found = board.service(
+        "check_timing",
+        {
+            "module": Files(board, module.folder).paths["module"],
+            "inputs": inputs_of(module.plan),
+            "threads": threads,
+            "seconds": seconds,
+            "rounds": rounds,
+        },
+    )
     if len(found["ours"]) != rounds:
         raise BoardError(f"{board.name}: {len(found['ours'])} rounds of {rounds}", "the agent is of another version")
     ratios = [a / b for a, b in zip(found["ours"], found["time_evaluator"], strict=True)]
-    return {"median": statistics.median(ratios), "ratios": ratios, "number": found["number"],
-            "repeat": found["repeat"], **{k: statistics.median(found[k]) for k in ("ours", "time_evaluator")}}
+    return {
+        "median": statistics.median(ratios),
+        "ratios": ratios,
+        "number": found["number"],
+        "repeat": found["repeat"],
+        **{k: statistics.median(found[k]) for k in ("ours", "time_evaluator")},
+    }

@@ -115,22 +115,34 @@ def _onnx(calls, folder: Path) -> dict:
         if layer.weight_shape:
             dense = layer.kind == "dense" and call is calls[-1]  # one in the middle is a convolution of one pixel
             array = call.weight if dense else _square(call)
-            weights += [numpy_helper.from_array(np.ascontiguousarray(a, np.float32), f"{call.name}.{part}")
-                        for part, a in (("weight", array), ("bias", call.bias))]
+            weights += [
+                numpy_helper.from_array(np.ascontiguousarray(a, np.float32), f"{call.name}.{part}")
+                for part, a in (("weight", array), ("bias", call.bias))
+            ]
             operands = [x, f"{call.name}.weight", f"{call.name}.bias"]
             if dense:
                 operands[0] = node("Flatten", [x], f"{call.name}.flat")
                 x = node("Gemm", operands, f"{call.name}.out", transB=1)
             else:
-                x = node("Conv", operands, f"{call.name}.out", kernel_shape=list(layer.kernel), group=layer.groups,
-                         strides=list(layer.stride), pads=list(layer.padding))
+                x = node(
+                    "Conv",
+                    operands,
+                    f"{call.name}.out",
+                    kernel_shape=list(layer.kernel),
+                    group=layer.groups,
+                    strides=list(layer.stride),
+                    pads=list(layer.padding),
+                )
         elif layer.kind == "pool":
             x = node("GlobalAveragePool", [x], f"{call.name}.out")
         if len(call.inputs) > 1:
             x = node("Add", [x, values[call.inputs[1]]], f"{call.name}.sum")
         if layer.activation != "none":
-            x = node("Relu" if layer.activation == "relu" else "Clip",
-                     [x] if layer.activation == "relu" else [x, "zero", "six"], f"{call.name}.act")
+            x = node(
+                "Relu" if layer.activation == "relu" else "Clip",
+                [x] if layer.activation == "relu" else [x, "zero", "six"],
+                f"{call.name}.act",
+            )
         values[call.output] = x
     out = helper.make_tensor_value_info(values[calls[-1].output], TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "network", [port], [out], weights)
@@ -174,10 +186,16 @@ def _ncnn(calls, folder: Path) -> dict:
                 x = layer_line("InnerProduct", call.name, [x], f"0={layer.out_channels} 1=1 2={size}{act}")
             else:
                 (kh, kw), (sh, sw), (top, left, bottom, right) = layer.kernel, layer.stride, layer.padding
-                kind, group = ("ConvolutionDepthWise", f" 7={layer.groups}") if layer.groups > 1 else (
-                    "Convolution", "")
-                x = layer_line(kind, call.name, [x], f"0={layer.out_channels} 1={kw} 11={kh} 3={sw} 13={sh} 4={left} "
-                               f"14={top} 15={right} 16={bottom} 5=1 6={size}{group}{act}")
+                kind, group = (
+                    ("ConvolutionDepthWise", f" 7={layer.groups}") if layer.groups > 1 else ("Convolution", "")
+                )
+                x = layer_line(
+                    kind,
+                    call.name,
+                    [x],
+                    f"0={layer.out_channels} 1={kw} 11={kh} 3={sw} 13={sh} 4={left} "
+                    f"14={top} 15={right} 16={bottom} 5=1 6={size}{group}{act}",
+                )
             data += bytes(4) + np.ascontiguousarray(call.weight, "<f4").tobytes()  # a tag of zero: float32 follows
             data += np.ascontiguousarray(call.bias, "<f4").tobytes()
         elif layer.kind == "pool":

@@ -47,8 +47,11 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
     channels, height, width = shape
     values = {name: (tensor((1, height, width, channels)), (height, width))}
     graph.inputs = [values[name][0]]
-    acts = {"none": s.ActivationFunctionType.NONE, "relu": s.ActivationFunctionType.RELU,
-            "relu6": s.ActivationFunctionType.RELU6}
+    acts = {
+        "none": s.ActivationFunctionType.NONE,
+        "relu": s.ActivationFunctionType.RELU,
+        "relu6": s.ActivationFunctionType.RELU6,
+    }
     for call in calls:
         layer = call.layer
         x, (h, w) = values[call.inputs[0]]
@@ -56,24 +59,41 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
             given = s.FullyConnectedOptionsT()
             given.fusedActivationFunction = acts[layer.activation]
             weight = tensor(call.weight.shape, call.weight.astype(np.float32))
-            x = operator(ops.FULLY_CONNECTED, [x, weight, tensor(call.bias.shape, call.bias.astype(np.float32))],
-                         (1, layer.out_channels), kinds.FullyConnectedOptions, given)
+            x = operator(
+                ops.FULLY_CONNECTED,
+                [x, weight, tensor(call.bias.shape, call.bias.astype(np.float32))],
+                (1, layer.out_channels),
+                kinds.FullyConnectedOptions,
+                given,
+            )
         elif layer.kind == "pool":
             given, (h, w) = s.ReducerOptionsT(), (1, 1)
-            x = operator(ops.MEAN, [x, tensor((2,), np.array([1, 2], np.int32))], (1, layer.channels),
-                         kinds.ReducerOptions, given)
+            x = operator(
+                ops.MEAN,
+                [x, tensor((2,), np.array([1, 2], np.int32))],
+                (1, layer.channels),
+                kinds.ReducerOptions,
+                given,
+            )
         elif layer.weight_shape:
             top, left, bottom, right = layer.padding
-            same = [max(0, (-(-size // stride) - 1) * stride + k - size)
-                    for size, stride, k in zip((h, w), layer.stride, layer.kernel, strict=True)]
+            same = [
+                max(0, (-(-size // stride) - 1) * stride + k - size)
+                for size, stride, k in zip((h, w), layer.stride, layer.kernel, strict=True)
+            ]
             padding = s.Padding.SAME
             if (top, left, bottom, right) != (same[0] // 2, same[1] // 2, -(-same[0] // 2), -(-same[1] // 2)):
                 padding = s.Padding.VALID
                 edges = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
                 h, w = h + top + bottom, w + left + right
                 if edges.any():
-                    x = operator(ops.PAD, [x, tensor((4, 2), edges)], (1, h, w, layer.channels), kinds.PadOptions,
-                                 s.PadOptionsT())
+                    x = operator(
+                        ops.PAD,
+                        [x, tensor((4, 2), edges)],
+                        (1, h, w, layer.channels),
+                        kinds.PadOptions,
+                        s.PadOptionsT(),
+                    )
             weight = call.weight if call.weight.ndim == 4 else call.weight[:, :, None, None]
             if layer.kind == "depthwise":
                 code, kind, given = ops.DEPTHWISE_CONV_2D, kinds.DepthwiseConv2DOptions, s.DepthwiseConv2DOptionsT()
@@ -86,9 +106,17 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
             given.fusedActivationFunction = acts[layer.activation]
             if layer.kind != "pointwise":  # which keeps the size of what it reads
                 h, w = layer.out_height, layer.out_width
-            x = operator(code, [x, tensor(weight.shape, weight.astype(np.float32)),
-                                tensor(call.bias.shape, call.bias.astype(np.float32))], (1, h, w, layer.out_channels),
-                         kind, given)
+            x = operator(
+                code,
+                [
+                    x,
+                    tensor(weight.shape, weight.astype(np.float32)),
+                    tensor(call.bias.shape, call.bias.astype(np.float32)),
+                ],
+                (1, h, w, layer.out_channels),
+                kind,
+                given,
+            )
         if len(call.inputs) > 1:
             given = s.AddOptionsT()
             operands = [x, values[call.inputs[1]][0]]

@@ -83,8 +83,9 @@ class Price:
 
     @property
     def options(self) -> ModelOptions:
-        return ModelOptions(model=self.model, alpha=self.alpha, resolution=self.resolution, classes=self.classes,
-                            batch=self.batch)
+        return ModelOptions(
+            model=self.model, alpha=self.alpha, resolution=self.resolution, classes=self.classes, batch=self.batch
+        )
 
     @property
     def predicted(self) -> bool:
@@ -148,20 +149,32 @@ class Bench:
             codegen.compile_kernels(kernels_of(lowered), self.target, library, self.linker)
             size = code_bytes(library)
             with self._board.load(library) as module:
-                run, one, every = run_and_price(PlanRunner(module, plan, parameters), self._board,
-                                                input_values(inputs_of(plan)), self.target.cores)
+                run, one, every = run_and_price(
+                    PlanRunner(module, plan, parameters), self._board, input_values(inputs_of(plan)), self.target.cores
+                )
         kinds: dict[str, float] = {}
         for step, kernel in zip(plan.steps, run.kernels, strict=True):
             kind = step.layer.split(" ", 1)[0]
             kinds[kind] = kinds.get(kind, 0.0) + float(kernel.cost(1).value)
         return Price(
-            model=options.model, alpha=options.alpha, resolution=options.resolution, classes=options.classes,
-            batch=options.batch, cost=float(one.value), cost_all_cores=float(every.value), unit=one.unit,
-            arithmetic=float(run.arithmetic) if one.predicted else None, kinds=kinds,
+            model=options.model,
+            alpha=options.alpha,
+            resolution=options.resolution,
+            classes=options.classes,
+            batch=options.batch,
+            cost=float(one.value),
+            cost_all_cores=float(every.value),
+            unit=one.unit,
+            arithmetic=float(run.arithmetic) if one.predicted else None,
+            kinds=kinds,
             mult_adds=sum(c.layer.mult_adds for c in whole.layers),
             parameters=sum(c.weight.size for c in whole.layers if c.weight is not None),
-            parameters_bytes=plan.parameters_bytes, arena_bytes=plan.arena_bytes, scratch_bytes=plan.scratch_bytes,
-            code_bytes=size, seconds=time.monotonic() - start)
+            parameters_bytes=plan.parameters_bytes,
+            arena_bytes=plan.arena_bytes,
+            scratch_bytes=plan.scratch_bytes,
+            code_bytes=size,
+            seconds=time.monotonic() - start,
+        )
 
 
 def weightless(options: ModelOptions):
@@ -258,8 +271,9 @@ def price_networks(
             for done in pool.wait(1.0):
                 running.remove(done.job.title)
                 if done.failure:
-                    raise BoardError(f"{done.job.title} on {target.name}: {done.failure}",
-                                     "--debug shows what the worker wrote")
+                    raise BoardError(
+                        f"{done.job.title} on {target.name}: {done.failure}", "--debug shows what the worker wrote"
+                    )
                 price = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
                 journal.append(price)
                 known[done.job] = price

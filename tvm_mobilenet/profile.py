@@ -21,8 +21,9 @@ from .whole_file import write_whole
 VIEWS = ("order", "slowest", "kind")
 
 
-def profile(folder: str | Path, *, board="virtual", threads: int = 1, seconds: float = 2.0, target=None,
-            show=lambda line: None) -> Profile:
+def profile(
+    folder: str | Path, *, board="virtual", threads: int = 1, seconds: float = 2.0, target=None, show=lambda line: None
+) -> Profile:
     """Profile a built module.
 
     Parameters
@@ -51,15 +52,19 @@ def profile(folder: str | Path, *, board="virtual", threads: int = 1, seconds: f
         with open_board(board, target) as opened:
             return profile(folder, board=opened, threads=threads, seconds=seconds, target=target, show=show)
     if not board.measures and threads > target.cores:
-        raise TvmMobilenetError(f"--threads {threads}: target {target.name} has {target.cores} cores",
-                                "predictions are made for a thread a core")
+        raise TvmMobilenetError(
+            f"--threads {threads}: target {target.name} has {target.cores} cores",
+            "predictions are made for a thread a core",
+        )
     return layer_profile.profile_of(board, module, target, threads, seconds, show)
 
 
 def print_result(result: Profile, view: str) -> None:
     """One view as a table, and the whole."""
-    heading = (f"{options.ModelOptions.from_data(result.model).title} on {result.target}, board {result.board}, "
-               f"{result.threads} thread{'s' * (result.threads > 1)}: {result.how}")
+    heading = (
+        f"{options.ModelOptions.from_data(result.model).title} on {result.target}, board {result.board}, "
+        f"{result.threads} thread{'s' * (result.threads > 1)}: {result.how}"
+    )
     beside = not result.is_predicted and all(x.predicted is not None for x in result.layers)
     if view == "kind":
         columns, items = ("kind", "calls"), result.kinds
@@ -73,13 +78,26 @@ def print_result(result: Profile, view: str) -> None:
     rows = []
     for item, cumulated in zip(items, _cumulated(items), strict=True):
         predicted = (item.predicted * 1e3,) if beside else ()
-        rows.append((*begin(item), item.seconds * 1e3, _percent(item.share), _percent(cumulated), item.gflops,
-                     item.multiple, *predicted, *end(item)))
+        rows.append(
+            (
+                *begin(item),
+                item.seconds * 1e3,
+                _percent(item.share),
+                _percent(cumulated),
+                item.gflops,
+                item.multiple,
+                *predicted,
+                *end(item),
+            )
+        )
     console.print_table(columns, rows, heading)
     least = sum(x.roofline.seconds for x in result.layers)
     bound = {name: sum(x.share for x in result.layers if x.binds == name) for name in ("compute", "L2", "DRAM")}
-    print(f"whole     {result.seconds * 1e3:.4g} ms {result.how}, {result.seconds / least:.2f} x the roofline; "
-          + "of the time bound by " + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share))
+    print(
+        f"whole     {result.seconds * 1e3:.4g} ms {result.how}, {result.seconds / least:.2f} x the roofline; "
+        + "of the time bound by "
+        + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share)
+    )
     for note in result.notes:
         print(f"! {note}")
 
@@ -105,8 +123,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
     new.add_argument("--threads", type=options.positive(int), default=1, help="default: %(default)s")
-    new.add_argument("--seconds", type=options.positive(float), default=2.0,
-                     help="to pass over the layers for, where they are measured (default: %(default)s)")
+    new.add_argument(
+        "--seconds",
+        type=options.positive(float),
+        default=2.0,
+        help="to pass over the layers for, where they are measured (default: %(default)s)",
+    )
     new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
     new.add_argument("--trace", type=Path, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
@@ -119,8 +141,9 @@ def _run(args: argparse.Namespace) -> int:
 
     target = targets.load(built.read(args.folder).info["target"])
     with open_board(options.board_for(args, target), target) as board:
-        result = profile(args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target,
-                         show=console.say)
+        result = profile(
+            args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target, show=console.say
+        )
     if args.trace:
         write_whole(args.trace, json.dumps(trace(result)), "--trace")
     console.print_json(result) if args.json else print_result(result, args.view)

@@ -100,11 +100,21 @@ def ship(work: tuning.Work, path: Path) -> Shipped:
         return [r for _, r in sorted((kept | winners).items())]
 
     log.Journal(path).rewrite(choose)
-    costs = [(s.count * s.default_cost, s.count * getattr(winners.get(n), "cost", s.default_cost))
-             for n, s in work.searches.items() if s.default_cost]
+    costs = [
+        (s.count * s.default_cost, s.count * getattr(winners.get(n), "cost", s.default_cost))
+        for n, s in work.searches.items()
+        if s.default_cost
+    ]
     default, tuned = map(sum, zip(*costs, strict=True)) if costs else (0.0, 0.0)
-    return Shipped(work.target.core.name, path, len(costs), sum(len(s.tried) for s in work.searches.values()),
-                   sum(1 for _ in log.Journal(path).records()), default, tuned)
+    return Shipped(
+        work.target.core.name,
+        path,
+        len(costs),
+        sum(len(s.tried) for s in work.searches.values()),
+        sum(1 for _ in log.Journal(path).records()),
+        default,
+        tuned,
+    )
 
 
 def rebuild(
@@ -168,8 +178,13 @@ def parser() -> argparse.ArgumentParser:
     new = console.parser_for("rebuild_logs", __doc__.split("\n")[0])
     new.add_argument("--targets", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
     new.add_argument("--trials", type=options.positive(int), default=TRIALS, help="a layer (default: %(default)s)")
-    new.add_argument("--time-limit", type=options.time_span, default=7200.0, metavar="TIME",
-                     help="of all searches together (default: 2h)")
+    new.add_argument(
+        "--time-limit",
+        type=options.time_span,
+        default=7200.0,
+        metavar="TIME",
+        help="of all searches together (default: 2h)",
+    )
     new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
     new.add_argument("--folder", type=Path, default=options.OUTPUT / "rebuild", help="of the trials")
     new.add_argument("--ship-to", type=Path, help="of the files; where they ship from unless given")
@@ -181,8 +196,16 @@ def _run(args: argparse.Namespace) -> None:
     from . import targets
 
     chosen = [targets.load(name) for name in args.targets or TARGETS]
-    found = rebuild(chosen, ROUNDS[:1] if args.first else ROUNDS, folder=args.folder, output=args.ship_to,
-                    trials=args.trials, time_limit=args.time_limit, workers=args.jobs, debug=args.debug)
+    found = rebuild(
+        chosen,
+        ROUNDS[:1] if args.first else ROUNDS,
+        folder=args.folder,
+        output=args.ship_to,
+        trials=args.trials,
+        time_limit=args.time_limit,
+        workers=args.jobs,
+        debug=args.debug,
+    )
     for one in found:
         print(_line(one))
 

@@ -67,13 +67,16 @@ class Comparison:
             return
         lines = []
         for row in self.slower:
-            lines.append(f"{row.threads} thread{'s' * (row.threads > 1)}: {row.before * 1e3:.4g} to "
-                         f"{row.after * 1e3:.4g} ms, {row.ratio - 1:+.1%}; {self.max_regress:.1%} is allowed")
+            lines.append(
+                f"{row.threads} thread{'s' * (row.threads > 1)}: {row.before * 1e3:.4g} to "
+                f"{row.after * 1e3:.4g} ms, {row.ratio - 1:+.1%}; {self.max_regress:.1%} is allowed"
+            )
             lines += [f"  {culprit}" for culprit in row.culprits]
             if not row.culprits:
                 lines.append("  no layer stands out: all of it, or what lies between the layers")
-        raise RegressionError("slower than before\n  " + "\n  ".join(lines),
-                              "; ".join(self.notes) or "the layers above are where to look")
+        raise RegressionError(
+            "slower than before\n  " + "\n  ".join(lines), "; ".join(self.notes) or "the layers above are where to look"
+        )
 
 
 def compare(old: Benchmark, new: Benchmark, max_regress: float) -> Comparison:
@@ -87,19 +90,27 @@ def compare(old: Benchmark, new: Benchmark, max_regress: float) -> Comparison:
     for what in ("predicted", "target"):
         if getattr(old, what) != getattr(new, what):
             words = (f"{old.how} on target {old.target}", f"{new.how} on target {new.target}")
-            raise TvmMobilenetError(f"--compare: the old benchmark was {words[0]}, this is {words[1]}",
-                                    "compare benchmarks of one target and one kind of board")
-    same = [k for k in ("model", "alpha", "resolution", "batch", "classes", "features")
-            if old.model.get(k) != new.model.get(k)]
+            raise TvmMobilenetError(
+                f"--compare: the old benchmark was {words[0]}, this is {words[1]}",
+                "compare benchmarks of one target and one kind of board",
+            )
+    same = [
+        k
+        for k in ("model", "alpha", "resolution", "batch", "classes", "features")
+        if old.model.get(k) != new.model.get(k)
+    ]
     if same:
         raise TvmMobilenetError(
             f"--compare: the old benchmark is of {same[0]} {old.model.get(same[0])}, this of {new.model.get(same[0])}",
-            "compare benchmarks of one network")
+            "compare benchmarks of one network",
+        )
     before = {row.threads: row for row in old.rows}
     rows = [_change(before[row.threads], row, max_regress) for row in new.rows if row.threads in before]
     if not rows:
-        raise TvmMobilenetError(f"--compare: the old benchmark has {sorted(before)} threads, this has "
-                                f"{[r.threads for r in new.rows]}", "measure the same --threads")
+        raise TvmMobilenetError(
+            f"--compare: the old benchmark has {sorted(before)} threads, this has {[r.threads for r in new.rows]}",
+            "measure the same --threads",
+        )
     return Comparison(rows, _notes(old, new), max_regress)
 
 
@@ -108,7 +119,8 @@ def _change(old: Row, new: Row, max_regress: float) -> RowChange:
     before = {(t.name, t.layer): t.p50 for t in old.layers}
     changes = [LayerChange(t.name, t.layer, before.get((t.name, t.layer)), t.p50) for t in new.layers] if before else []
     culprits = [
-        c for c in changes
+        c
+        for c in changes
         if c.delta > WORTH_A_LOOK * max(lost, 0.0) and (c.before is None or c.after > (1 + max_regress) * c.before)
     ]
     return RowChange(new.threads, old.time.p50, new.time.p50, sorted(culprits, key=lambda c: -c.delta))
@@ -122,8 +134,11 @@ def _notes(old: Benchmark, new: Benchmark) -> list[str]:
         if a != b:
             notes.append(f"the board's {key} was {a or 'unknown'}, is {b or 'unknown'}")
     a, b = (x.environment.get("board", {}).get("versions", {}) for x in (old, new))
-    notes += [f"{name} was {a.get(name)}, is {b.get(name)}" for name in sorted(a.keys() | b.keys())
-              if a.get(name) != b.get(name)]
+    notes += [
+        f"{name} was {a.get(name)}, is {b.get(name)}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
     doubtful = [str(r.threads) for r in (*old.rows, *new.rows) if any(m.kind == "throttled" for m in r.marks)]
     if doubtful:
         notes.append(f"throttled while measuring {', '.join(dict.fromkeys(doubtful))} threads")

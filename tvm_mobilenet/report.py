@@ -72,7 +72,7 @@ def write(result, path: Path, theory=None) -> None:
 
 def html(result, theory=None) -> str:
     """The page."""
-    from .sweep import label_of, rows_of
+    from .sweep_text import label_of, rows_of
 
     title = escape(f"MobileNets on {result.title}")
     how = "predicted" if all(v.predicted for v in result.networks) else "measured"
@@ -80,23 +80,34 @@ def html(result, theory=None) -> str:
     for cores in dict.fromkeys((1, result.cores)):
         name = "1 core" if cores == 1 else f"{cores} cores"
         if any(v.top1 is not None for v in result.networks):
-            sections.append(_section(
-                f"Latency and accuracy, {name}", accuracy_plot(result.networks, cores, how),
-                "Up and to the left is better. The dashed line is the Pareto front: no network is both faster and more "
-                "accurate than those on it."))
+            sections.append(
+                _section(
+                    f"Latency and accuracy, {name}",
+                    accuracy_plot(result.networks, cores, how),
+                    "Up and to the left is better. The dashed line is the Pareto front: no network is both faster "
+                    "and more accurate than those on it.",
+                )
+            )
         plot, words = cost_plot(result.networks, cores, how)
         sections.append(_section(f"Latency and mult-adds, {name}", plot, words))
     if result.twins:
-        sections.append(_section(
-            "Cost saved and time saved by separable convolutions", twins_plot(result),
-            "Each point is a network against its twin with plain convolutions. On the line, time would be saved as "
-            "mult-adds are; below it, less is."))
+        sections.append(
+            _section(
+                "Cost saved and time saved by separable convolutions",
+                twins_plot(result),
+                "Each point is a network against its twin with plain convolutions. On the line, time would be saved as "
+                "mult-adds are; below it, less is.",
+            )
+        )
     columns, rows = rows_of(result)
     front = {v.title for v in pareto(result.networks, 1)}
     body = [_table(columns, list(zip(*map(_aligned, zip(*rows, strict=True)), strict=True)), front)]
     if theory is not None:
-        body += ["<h2>What theory does not say</h2>", *(f"<p>{escape(line)}</p>" for line in theory.words()),
-                 _table(*theory.table(), set())]
+        body += [
+            "<h2>What theory does not say</h2>",
+            *(f"<p>{escape(line)}</p>" for line in theory.words()),
+            _table(*theory.table(), set()),
+        ]
     sources = sorted({v.source for v in result.networks if v.source})
     links = ", ".join(f'<a href="{escape(s)}">{escape(s)}</a>' if s.startswith("http") else escape(s) for s in sources)
     if links:
@@ -126,7 +137,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: set) -> 
     head = "".join(f"<th>{escape(c)}</th>" for c in columns)
     lines = "".join(
         "<tr>" + "".join(f"<td{' class=front' if row[0] in bold else ''}>{escape(c)}</td>" for c in row) + "</tr>\n"
-        for row in rows)
+        for row in rows
+    )
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{lines}</table></div>\n'
 
 
@@ -152,8 +164,10 @@ def cost_plot(networks: Sequence, cores: int, how: str) -> tuple[str, str]:
     slope, intercept, explained = fit([p.x for p in points], [p.y for p in points])
     last = min(axes.x1, (axes.y1 - intercept) / slope) if slope > 0 else axes.x1
     ends = [(x, intercept + slope * x) for x in (max(0.0, -intercept / slope if slope else 0.0), last)]
-    words = (f"The fitted line: {100 * slope:.3g} ms for each 100 M mult-adds, {intercept:+.2g} ms at none; it "
-             f"explains {100 * explained:.2f} % of the variance.")
+    words = (
+        f"The fitted line: {100 * slope:.3g} ms for each 100 M mult-adds, {intercept:+.2g} ms at none; it "
+        f"explains {100 * explained:.2f} % of the variance."
+    )
     return axes.svg([axes.line(ends, FRONT)], points, set()), words
 
 
@@ -162,7 +176,8 @@ def twins_plot(result) -> str:
     every = f"{result.cores} cores"
     points = [
         Point(t.mult_adds, y, series, t.model, f"{t.model}: {t.mult_adds:.2f} x mult-adds, {y:.2f} x time on {series}")
-        for t in result.twins for series, y in {"1 core": t.one_core, every: t.all_cores}.items()
+        for t in result.twins
+        for series, y in {"1 core": t.one_core, every: t.all_cores}.items()
     ]
     axes = _Axes(points, "plain / separable, mult-adds", "plain / separable, time", zero=True)
     end = min(axes.x1, axes.y1)
@@ -172,9 +187,13 @@ def twins_plot(result) -> str:
 def _points(networks: Sequence, x, y) -> list[Point]:
     by_model = len({n.model for n in networks}) > 1
     return [
-        Point(x(n), y(n), n.model if by_model else f"alpha {n.alpha:g}", n.title,
-              f"{n.title}: {n.milliseconds:.3g} ms on 1 core, {n.mult_adds / 1e6:.4g} M mult-adds, "
-              f"{budget.accuracy(n)}")
+        Point(
+            x(n),
+            y(n),
+            n.model if by_model else f"alpha {n.alpha:g}",
+            n.title,
+            f"{n.title}: {n.milliseconds:.3g} ms on 1 core, {n.mult_adds / 1e6:.4g} M mult-adds, {budget.accuracy(n)}",
+        )
         for n in networks
     ]
 
@@ -215,12 +234,15 @@ class _Axes:
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 20 * rows}" role="img" '
             f'aria-label="{escape(" against ".join(reversed(self.titles)))}" font-family="system-ui, sans-serif" '
-            f'font-size="14" fill="{INK}">']
+            f'font-size="14" fill="{INK}">'
+        ]
         parts += [*self._grid(), *under]
         for p in points:
             x, y = self.at(p.x, p.y)
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour[p.series]}" fill-opacity=".85">'
-                         f"<title>{escape(p.tip)}</title></circle>")
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour[p.series]}" fill-opacity=".85">'
+                f"<title>{escape(p.tip)}</title></circle>"
+            )
         parts += self._labels(points, labelled)
         return "\n".join([*parts, *legend, "</svg>"]) + "\n"
 

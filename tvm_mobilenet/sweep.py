@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from . import budget, console, options
 from .errors import RegressionError
-from .whole_file import write_whole
+from .sweep_text import print_result, write_csv
 
 PRICES = options.OUTPUT / "sweep.jsonl"
 
@@ -126,14 +125,18 @@ def networks_of(families: Sequence[str], alphas: Sequence[float], resolutions: S
         published = [(a, r) for name, a, r in accuracies() if name == entry.name] or [(1.0, 224)]
         pairs = published
         if alphas or resolutions:
-            pairs = [(a, r) for a in alphas or dict.fromkeys(a for a, _ in published)
-                     for r in resolutions or dict.fromkeys(r for _, r in published)]
+            pairs = [
+                (a, r)
+                for a in alphas or dict.fromkeys(a for a, _ in published)
+                for r in resolutions or dict.fromkeys(r for _, r in published)
+            ]
         found += [options.ModelOptions(model=entry.aliases[0], alpha=a, resolution=r) for a, r in pairs]
     return list(dict.fromkeys(found))
 
 
-def sweep(networks: Sequence, target, board: str = "virtual", *, twins: bool = False, prices: Path = PRICES,
-          **how) -> SweepResult:
+def sweep(
+    networks: Sequence, target, board: str = "virtual", *, twins: bool = False, prices: Path = PRICES, **how
+) -> SweepResult:
     """The cost of networks on a board beside their published accuracy.
 
     Parameters
@@ -157,17 +160,32 @@ def sweep(networks: Sequence, target, board: str = "virtual", *, twins: bool = F
     separable = [n for n in networks if n.model == "v1"]
     largest = max((n.resolution for n in separable), default=0)
     pairs = [(n, dataclasses.replace(n, model="v1-plain")) for n in separable if n.resolution == largest and twins]
-    pairs += [(n, p) for n in separable for p in networks
-              if p == dataclasses.replace(n, model="v1-plain") and (n, p) not in pairs]
+    pairs += [
+        (n, p)
+        for n in separable
+        for p in networks
+        if p == dataclasses.replace(n, model="v1-plain") and (n, p) not in pairs
+    ]
     wanted = list(dict.fromkeys([*networks, *(p for pair in pairs for p in pair)]))
     costs = dict(zip(wanted, pricing.price_networks(wanted, target, board, prices=prices, **how), strict=True))
     found = [
-        Twin(n.title, costs[p].mult_adds / costs[n].mult_adds, costs[p].cost / costs[n].cost,
-             costs[p].cost_all_cores / costs[n].cost_all_cores)
+        Twin(
+            n.title,
+            costs[p].mult_adds / costs[n].mult_adds,
+            costs[p].cost / costs[n].cost,
+            costs[p].cost_all_cores / costs[n].cost_all_cores,
+        )
         for n, p in pairs
     ]
-    return SweepResult(target.name, target.title, target.core.name, target.cores, board,
-                       [_variant(costs[n], target) for n in networks], found)
+    return SweepResult(
+        target.name,
+        target.title,
+        target.core.name,
+        target.cores,
+        board,
+        [_variant(costs[n], target) for n in networks],
+        found,
+    )
 
 
 def _variant(price, target) -> Variant:
@@ -176,9 +194,19 @@ def _variant(price, target) -> Variant:
     scale = 1e3 / target.clock_hz if price.predicted else 1e3
     top1, source = accuracies().get((registry.find(price.model).name, price.alpha, price.resolution), (None, ""))
     return Variant(
-        price.model, price.alpha, price.resolution, price.cost * scale, price.cost_all_cores * scale, price.predicted,
-        price.mult_adds, price.parameters, price.parameters_bytes + price.code_bytes, _memory(price, target), top1,
-        source)
+        price.model,
+        price.alpha,
+        price.resolution,
+        price.cost * scale,
+        price.cost_all_cores * scale,
+        price.predicted,
+        price.mult_adds,
+        price.parameters,
+        price.parameters_bytes + price.code_bytes,
+        _memory(price, target),
+        top1,
+        source,
+    )
 
 
 def _memory(made, target) -> int:
@@ -186,53 +214,16 @@ def _memory(made, target) -> int:
     return made.parameters_bytes + made.arena_bytes + made.scratch_bytes * target.cores
 
 
-# ---- printing
-
-
-def rows_of(result: SweepResult) -> tuple[tuple[str, ...], list[tuple]]:
-    """The headings and rows of the table."""
-    columns = ("network", "ms, 1 core", f"ms, {result.cores} cores", "mult-adds, M", "parameters, M", "module, MB",
-               "memory, MB", "top-1, %")
-    return columns, [
-        (v.title, v.milliseconds, v.milliseconds_all_cores, v.mult_adds / 1e6, v.parameters / 1e6,
-         v.module_bytes / 1e6, v.memory_bytes / 1e6, None if v.top1 is None else round(100 * v.top1, 1))
-        for v in result.networks
-    ]
-
-
-def label_of(result: SweepResult) -> str:
-    """Where and how the latencies were found."""
-    how = "predicted" if all(v.predicted for v in result.networks) else "measured"
-    return f"{result.title} ({result.cores} x {result.core}), {result.board} board, latencies {how}"
-
-
-def print_result(result: SweepResult) -> None:
-    """The table of networks, and of the twins."""
-    console.print_table(*rows_of(result), label_of(result))
-    if result.twins:
-        console.print_table(
-            ("network", "x mult-adds", "x time, 1 core", f"x time, {result.cores} cores"),
-            [(t.model, t.mult_adds, t.one_core, t.all_cores) for t in result.twins],
-            "\nhow many times dearer with plain convolutions",
-        )
-
-
-def write_csv(result: SweepResult, path: Path) -> None:
-    """One row a network, in plain units, with the source of its accuracy."""
-    names = [f.name for f in dataclasses.fields(Variant)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("target", "board", *names))
-    writer.writerows((result.target, result.board, *(getattr(v, n) for n in names)) for v in result.networks)
-    write_whole(path, text.getvalue(), "--csv")
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sweep``."""
     new = console.parser_for("sweep", __doc__.split("\n")[0])
     group = new.add_argument_group("networks")
-    group.add_argument("--families", default="v1", metavar="NAME,NAME",
-                       help="v1, v1-plain, v1-shallow, v2, v3-large, v3-small (default: %(default)s)")
+    group.add_argument(
+        "--families",
+        default="v1",
+        metavar="NAME,NAME",
+        help="v1, v1-plain, v1-shallow, v2, v3-large, v3-small (default: %(default)s)",
+    )
     group.add_argument("--alphas", metavar="A,B", help="width multipliers (default: those with a published accuracy)")
     group.add_argument("--resolutions", metavar="A,B", help="multiples of 32 (default: likewise)")
     options.add_target_options(new)
@@ -241,14 +232,23 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--cores", metavar="N", default="1", help="1 or all of the target's (default: %(default)s)")
     group.add_argument("--memory", metavar="SIZE", help="such as 64MB: parameters, arena and scratch")
     group.add_argument("--min-accuracy", metavar="TOP1", help="such as 0.6 or 60%%")
-    new.add_argument("--theory", action="store_true", help="the papers' ratios of mult-adds beside those of cycles on "
-                     "three cores, and stop; with --html, in the report as well")
+    new.add_argument(
+        "--theory",
+        action="store_true",
+        help="the papers' ratios of mult-adds beside those of cycles on "
+        "three cores, and stop; with --html, in the report as well",
+    )
     new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
     options.add_output_options(new)
     new.add_argument("--csv", type=Path, metavar="FILE", help="the table, with sources")
     new.add_argument("--html", type=Path, metavar="FILE", help="a report with plots, also against plain twins")
-    new.add_argument("--prices", type=Path, default=PRICES, metavar="FILE",
-                     help="what each network cost; a sweep goes on from it (default: %(default)s)")
+    new.add_argument(
+        "--prices",
+        type=Path,
+        default=PRICES,
+        metavar="FILE",
+        help="what each network cost; a sweep goes on from it (default: %(default)s)",
+    )
     return new
 
 
@@ -266,8 +266,11 @@ def _run(args: argparse.Namespace) -> int:
             theory.print_result(found)
         if not args.html:
             return 0
-    networks = networks_of(args.families.split(","), budget.numbers("--alphas", args.alphas, float),
-                           budget.numbers("--resolutions", args.resolutions, int))
+    networks = networks_of(
+        args.families.split(","),
+        budget.numbers("--alphas", args.alphas, float),
+        budget.numbers("--resolutions", args.resolutions, int),
+    )
     target = options.load_target(args)
     if target is None:
         return 0
@@ -299,8 +302,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _shown(progress):
     def show(priced: int, networks: int, running: list[str]) -> None:
-        progress.update(lambda: f"{priced} of {networks} networks priced" + ("; running " * bool(running))
-                        + ", ".join(running))
+        progress.update(
+            lambda: f"{priced} of {networks} networks priced" + ("; running " * bool(running)) + ", ".join(running)
+        )
 
     return show
 
@@ -317,14 +321,23 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
         model = options.ModelOptions(model=network.model, alpha=network.alpha, resolution=network.resolution)
         console.say(f"build {model.title}")
         loaded = load_network(model)
-        done["build"] = build(model, target, log=args.log, output=options.output_folder(args, model, target),
-                              linker=args.linker, network=loaded)
+        done["build"] = build(
+            model,
+            target,
+            log=args.log,
+            output=options.output_folder(args, model, target),
+            linker=args.linker,
+            network=loaded,
+        )
         console.say(f"verify {done['build'].folder}")
         found = done["verification"] = verify(done["build"].folder, board=board, network=loaded)
         found.require()
         final = dataclasses.replace(
-            network, milliseconds=found.milliseconds, milliseconds_all_cores=found.milliseconds_all_cores,
-            memory_bytes=_memory(done["build"], target))
+            network,
+            milliseconds=found.milliseconds,
+            milliseconds_all_cores=found.milliseconds_all_cores,
+            memory_bytes=_memory(done["build"], target),
+        )
         for why in limits.misses(final):
             console.say(f"{final.title} was priced at {network.latency(limits.cores):.2f} ms; built it has {why}")
         return final
@@ -336,16 +349,20 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
         nearest, why = budget.nearest([finals.get(n.title, n) for n in result.networks], limits)
         if args.json:
             console.print_json({**document, "chosen": None, "nearest": nearest.title, "misses": why})
-        raise RegressionError(f"no network fits {limits}; the nearest, {nearest.title}: {', '.join(why)}",
-                              "allow more, or sweep smaller --alphas and --resolutions")
+        raise RegressionError(
+            f"no network fits {limits}; the nearest, {nearest.title}: {', '.join(why)}",
+            "allow more, or sweep smaller --alphas and --resolutions",
+        )
     checked = done["verification"]
     if args.json:
         verification = {**console.plain_data(checked), "ok": checked.ok}
         console.print_json({**document, "chosen": best, "build": done["build"], "verification": verification})
         return 0
-    print(f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
-          f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
-          f"the best that fits {limits}")
+    print(
+        f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
+        f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
+        f"the best that fits {limits}"
+    )
     print(done["build"].summary(), checked.summary(), sep="\n", flush=True)
     return 0
 

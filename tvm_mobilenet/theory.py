@@ -65,14 +65,28 @@ class Theory:
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Headings and rows."""
         cores = list(self.kinds)
-        columns = ("", "formula", "mult-adds", *(f"cycles, {c.removeprefix('cortex-').upper()}" for c in cores),
-                   *(f"4 cores, {c.removeprefix('cortex-').upper()}" for c in cores))
-        rows = [(c.name, f"{c.formula:.3f}", f"{c.mult_adds:.3f}", *(f"{c.cycles[core]:.3f}" for core in cores),
-                 *(f"{c.cycles_all_cores[core]:.3f}" for core in cores)) for c in self.comparisons]
+        columns = (
+            "",
+            "formula",
+            "mult-adds",
+            *(f"cycles, {c.removeprefix('cortex-').upper()}" for c in cores),
+            *(f"4 cores, {c.removeprefix('cortex-').upper()}" for c in cores),
+        )
+        rows = [
+            (
+                c.name,
+                f"{c.formula:.3f}",
+                f"{c.mult_adds:.3f}",
+                *(f"{c.cycles[core]:.3f}" for core in cores),
+                *(f"{c.cycles_all_cores[core]:.3f}" for core in cores),
+            )
+            for c in self.comparisons
+        ]
         return columns, rows
 
     def words(self) -> list[str]:
         """The reasons, with the figures that show them."""
+
         def spread(network, of: dict) -> str:
             values = (f"{v:.2f} on {c.removeprefix('cortex-').upper()}" for c, v in of[network.title].items())
             return f"{network.title} {', '.join(values)}"
@@ -97,8 +111,9 @@ class Theory:
             f"{spread(_small(128), self.arithmetic)}. The weights do not shrink with the map and are fetched for fewer "
             f"products. On four cores a map of few rows does not divide evenly as well, and the slowest share counts: "
             f"faster by {spread(_small(128), self.speedups)}.",
-            "Where cycles of v1 1.0-224 go: " + "; ".join(
-                f"{kind} {min(v):.0%} to {max(v):.0%}" for kind, v in shares.items() if max(v)) + ".",
+            "Where cycles of v1 1.0-224 go: "
+            + "; ".join(f"{kind} {min(v):.0%} to {max(v):.0%}" for kind, v in shares.items() if max(v))
+            + ".",
         ]
 
 
@@ -129,9 +144,12 @@ def compare(**how) -> Theory:
 
     def pair(name: str, formula: float, first, second) -> Comparison:
         return Comparison(
-            name, formula, counts[first] / counts[second],
+            name,
+            formula,
+            counts[first] / counts[second],
             {core: c[first].cost / c[second].cost for core, c in costs.items()},
-            {core: c[first].cost_all_cores / c[second].cost_all_cores for core, c in costs.items()})
+            {core: c[first].cost_all_cores / c[second].cost_all_cores for core, c in costs.items()},
+        )
 
     comparisons = [pair("separable / plain", _blocks_formula(), BASE, PLAIN)]
     comparisons += [pair(f"alpha {a:g} / 1", a**2, _narrow(a), BASE) for a in ALPHAS]

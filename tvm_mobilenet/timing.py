@@ -40,8 +40,15 @@ class Statistics:
         spread = median(abs(s - middle) for s in ordered)
         limit = max(middle + DEVIATIONS * spread, 1.05 * middle)
         return cls(
-            len(ordered), ordered[0], fmean(ordered), middle, percentile(ordered, 0.9), percentile(ordered, 0.99),
-            ordered[-1], stdev(ordered) if len(ordered) > 1 else None, sum(s > limit for s in ordered),
+            len(ordered),
+            ordered[0],
+            fmean(ordered),
+            middle,
+            percentile(ordered, 0.9),
+            percentile(ordered, 0.99),
+            ordered[-1],
+            stdev(ordered) if len(ordered) > 1 else None,
+            sum(s > limit for s in ordered),
         )
 
 

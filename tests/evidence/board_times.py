@@ -46,27 +46,47 @@ PI3 = (("0xd08", "0xd03"), ("CPU revision\t: 3", "CPU revision\t: 4"), ("410fd08
 
 # ---- executed
 
+
 def again(harness: Path, peer: str, name: str, threads: int) -> dict:
     """Executes a peer for a core, and prices its arithmetic: a run as the table keeps it."""
     core = targets.load(CORES[name]).core
     root = harness / "arm64"
     variables = {
-        "PYTHONPATH": f"{harness}/site:{root}/site", "PYTHONHOME": f"{root}/usr", "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": 1,
-        "OMP_WAIT_POLICY": "passive", "LD_LIBRARY_PATH": f"{root}/site/ncnn.libs"}
+        "PYTHONPATH": f"{harness}/site:{root}/site",
+        "PYTHONHOME": f"{root}/usr",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": 1,
+        "OMP_WAIT_POLICY": "passive",
+        "LD_LIBRARY_PATH": f"{root}/site/ncnn.libs",
+    }
     emulator = ["setarch", "-R", "qemu-aarch64", "-cpu", core.llvm_cpu, "-L", str(_system(harness, core.llvm_cpu))]
     emulator += [word for key, value in variables.items() for word in ("-E", f"{key}={value}")]
     command = [str(root / "usr" / "bin" / "python3.11"), str(PASSES), peer, str(threads)]
     with tempfile.TemporaryDirectory(prefix="board-times-") as folder:
         output = Path(folder) / "counts"
-        said = executed.run(executed.plugin(Path(folder)), core, emulator, command, output, SLICE // threads,
-                            env={**os.environ, "ARMCOST_WORK": str(harness)})
+        said = executed.run(
+            executed.plugin(Path(folder)),
+            core,
+            emulator,
+            command,
+            output,
+            SLICE // threads,
+            env={**os.environ, "ARMCOST_WORK": str(harness)},
+        )
         found = executed.read(output)
     check = next((line for line in said.splitlines() if line.startswith("CHECK")), "")
     if "argmax=1" not in check:
         raise SystemExit(f"{peer} for {name}: its output is not PyTorch's: {check or said[-500:]}")
-    return {"peer": peer, "core": core.name, "threads": threads, "check": check.removeprefix("CHECK "),
-            "model": model_of(core), **summary(found, core, 2)}
+    return {
+        "peer": peer,
+        "core": core.name,
+        "threads": threads,
+        "check": check.removeprefix("CHECK "),
+        "model": model_of(core),
+        **summary(found, core, 2),
+    }
 
 
 def model_of(core) -> str:
@@ -108,15 +128,24 @@ def summary(found: executed.Execution, core, passes: int) -> dict:
 
 # ---- priced
 
+
 def parts(run: dict, together: int = 1) -> list[tuple[Part, list[float]]]:
     """A run's slices as parts of a kernel, and the arithmetic of their tasks; so many slices as one."""
     every = np.array(run["slices"], float) * 1e3  # (slices, threads, 3)
     found = []
     for k in range(0, len(every), together):
-        cycles, inner, dram = every[k:k + together].sum(axis=0).T
+        cycles, inner, dram = every[k : k + together].sum(axis=0).T
         empty = np.zeros(0, np.int64)
-        ran = [Counts(0, empty, empty, traffic=Traffic((a / LINE, b / LINE), (0.0, 0.0)),
-                      private=Traffic((a / LINE, 0.0), (0.0, 0.0))) for a, b in zip(inner, dram, strict=True)]
+        ran = [
+            Counts(
+                0,
+                empty,
+                empty,
+                traffic=Traffic((a / LINE, b / LINE), (0.0, 0.0)),
+                private=Traffic((a / LINE, 0.0), (0.0, 0.0)),
+            )
+            for a, b in zip(inner, dram, strict=True)
+        ]
         shared = Traffic((0.0, dram.sum() / LINE), (0.0, 0.0))
         found.append((Part("parallel" if len(ran) > 1 else "serial", ran, len(ran), shared=shared), list(cycles)))
     return found
@@ -135,8 +164,9 @@ def target_of(row: dict, exposed: float | None = None):
 def priced(row: dict, run: dict, exposed: float | None = None, together: int = 1) -> tuple[float, float, float]:
     """Milliseconds of a row: predicted, and of the longest threads the arithmetic and the traffic alone."""
     target = target_of(row, exposed)
-    times = [part_time(part, costs, None, row["threads"], target.core, target, True)
-             for part, costs in parts(run, together)]
+    times = [
+        part_time(part, costs, None, row["threads"], target.core, target, True) for part, costs in parts(run, together)
+    ]
     return tuple(1e3 / target.clock_hz * sum(getattr(t, k) for t in times) for k in ("whole", "arithmetic", "memory"))
 
 
@@ -172,30 +202,40 @@ def halves(rows: list[dict], runs: list[dict]) -> list[tuple[float, float, float
 
 # ---- printed
 
+
 def rows_table(rows: list[dict], runs: list[dict]) -> str:
     """Every row with what is predicted for it, as Markdown."""
-    lines = ["| peer | threads | board, clock | board, ms | arithmetic | memory | predicted, ms | error |"
-             " memory the board implies |", "|---|" + "---|" * 8]
+    lines = [
+        "| peer | threads | board, clock | board, ms | arithmetic | memory | predicted, ms | error |"
+        " memory the board implies |",
+        "|---|" + "---|" * 8,
+    ]
     for row in rows:
         whole, arithmetic, memory = priced(row, run_of(row, runs))
         lines.append(
             f"| {row['peer']} | {row['threads']} | {row['board']}, {row['clock_hz'] / 1e9:.1f} GHz | {row['ms']:g} | "
             f"{arithmetic:.1f} | {memory:.1f} | {whole:.1f} | {whole / row['ms'] - 1:+.0%} | "
-            f"{(row['ms'] - arithmetic) / memory:.2f} x |")
+            f"{(row['ms'] - arithmetic) / memory:.2f} x |"
+        )
     return "\n".join(lines)
 
 
 def runs_table(runs: list[dict]) -> str:
     """What was executed, as Markdown."""
-    lines = ["| peer | core | threads | instructions, M | arithmetic, M cycles: all, longest | balance | below L1, MB |"
-             " DRAM, MB | slices |", "|---|" + "---|" * 8]
+    lines = [
+        "| peer | core | threads | instructions, M | arithmetic, M cycles: all, longest | balance | below L1, MB |"
+        " DRAM, MB | slices |",
+        "|---|" + "---|" * 8,
+    ]
     for run in runs:
         every = np.array(run["slices"], float) * 1e3
         cycles, inner, dram = every.sum(axis=0).sum(axis=0) / 1e6
         longest = every[:, :, 0].max(axis=1).sum() / 1e6
-        lines.append(f"| {run['peer']} | {run['core']} | {run['threads']} | {run['instructions'] / 1e6:.1f} | "
-                     f"{cycles:.1f}, {longest:.1f} | {longest * run['threads'] / cycles:.2f} | {inner:.0f} | {dram:.0f}"
-                     f" | {len(every)} |")
+        lines.append(
+            f"| {run['peer']} | {run['core']} | {run['threads']} | {run['instructions'] / 1e6:.1f} | "
+            f"{cycles:.1f}, {longest:.1f} | {longest * run['threads'] / cycles:.2f} | {inner:.0f} | {dram:.0f}"
+            f" | {len(every)} |"
+        )
     return "\n".join(lines)
 
 
@@ -203,17 +243,21 @@ def halves_text(rows: list[dict], runs: list[dict]) -> str:
     """What ``exposed`` is worth on rows that it was not fitted on, in words."""
     exposed, fitted, other = np.array(halves(rows, runs)).T
     as_is = np.abs(errors(rows, runs))
-    return (f"Mean error of all rows, exposed as the cores' files have it: {as_is.mean():.0%}. Fitted on half of the "
-            f"rows, in all {len(exposed)} ways to halve them: exposed {np.median(exposed):.2f} in the median, "
-            f"{exposed.min():.2f} to {exposed.max():.2f}; mean error of the fitted half {fitted.mean():.0%}, of the "
-            f"other half {other.mean():.0%}, {other.min():.0%} to {other.max():.0%}.")
+    return (
+        f"Mean error of all rows, exposed as the cores' files have it: {as_is.mean():.0%}. Fitted on half of the "
+        f"rows, in all {len(exposed)} ways to halve them: exposed {np.median(exposed):.2f} in the median, "
+        f"{exposed.min():.2f} to {exposed.max():.2f}; mean error of the fitted half {fitted.mean():.0%}, of the "
+        f"other half {other.mean():.0%}, {other.min():.0%} to {other.max():.0%}."
+    )
 
 
 def coarser_table(rows: list[dict], runs: list[dict]) -> str:
     """What is predicted where so many slices are one part, the whole network at last."""
     steps = (1, 4, 16, 10**6)
-    lines = ["| peer, threads, board | " + " | ".join(f"{k} slices" if k < 10**6 else "all" for k in steps) + " |",
-             "|---|" + "---|" * len(steps)]
+    lines = [
+        "| peer, threads, board | " + " | ".join(f"{k} slices" if k < 10**6 else "all" for k in steps) + " |",
+        "|---|" + "---|" * len(steps),
+    ]
     for row in rows:
         cells = [f"{priced(row, run_of(row, runs), together=k)[0]:.1f}" for k in steps]
         lines.append(f"| {row['peer']}, {row['threads']}, {row['board']} | " + " | ".join(cells) + " |")
@@ -226,8 +270,13 @@ def keep(kept: dict) -> None:
     for run in kept["runs"]:
         head = json.dumps({k: v for k, v in run.items() if k != "slices"})[:-1]
         runs.append(f'{head}, "slices": [\n' + ",\n".join(map(json.dumps, run["slices"])) + "]}")
-    text = (f'{{"about": {json.dumps(kept["about"])},\n"rows": [\n' + ",\n".join(map(json.dumps, kept["rows"]))
-            + '],\n"runs": [\n' + ",\n".join(runs) + "]}\n")
+    text = (
+        f'{{"about": {json.dumps(kept["about"])},\n"rows": [\n'
+        + ",\n".join(map(json.dumps, kept["rows"]))
+        + '],\n"runs": [\n'
+        + ",\n".join(runs)
+        + "]}\n"
+    )
     work = TABLE.with_suffix(".tmp")
     work.write_text(text, encoding="utf-8")
     work.replace(TABLE)
@@ -258,10 +307,15 @@ def main(argv: list[str] | None = None) -> int:
                     keep(kept)
     for run in kept["runs"]:
         if run["model"] != model_of(targets.load(CORES[run["core"].removeprefix("cortex-")]).core):
-            print(f"{run['peer']}, {run['core']}, {run['threads']}: its arithmetic is of another core file than "
-                  "today's; execute it --again", file=sys.stderr)
-    for table in (runs_table(kept["runs"]), *(t(kept["rows"], kept["runs"])
-                                              for t in (rows_table, halves_text, coarser_table))):
+            print(
+                f"{run['peer']}, {run['core']}, {run['threads']}: its arithmetic is of another core file than "
+                "today's; execute it --again",
+                file=sys.stderr,
+            )
+    for table in (
+        runs_table(kept["runs"]),
+        *(t(kept["rows"], kept["runs"]) for t in (rows_table, halves_text, coarser_table)),
+    ):
         print(table + "\n")
     return 0
 

@@ -87,7 +87,7 @@ def _images(words: dict[int, int]) -> list[Image]:
             base, end = int(run[0]), int(run[-1]) + 4
             memory = bytearray(end - base)
             for a in run.tolist():
-                memory[a - base:a - base + 4] = words[a].to_bytes(4, "little")
+                memory[a - base : a - base + 4] = words[a].to_bytes(4, "little")
             images.append(Image("", "aarch64", base, memory, (base, end), {}, ()))
     return images
 
@@ -110,8 +110,9 @@ def read(path: Path) -> Execution:
                 for k, word in enumerate(rest[2:]):
                     at, found = int(rest[0], 16) + 4 * k, int(word, 16)
                     if words.setdefault(at, found) != found:
-                        raise SystemExit(f"{path}: at {at:#x} is {found:08x} and was {words[at]:08x}: "
-                                         "two codes, one place")
+                        raise SystemExit(
+                            f"{path}: at {at:#x} is {found:08x} and was {words[at]:08x}: two codes, one place"
+                        )
             elif kind == "s":
                 thread, number, *moved = map(int, rest)
                 part = slices[number].setdefault(thread, Slice())
@@ -130,8 +131,21 @@ def read(path: Path) -> Execution:
 def plugin(folder: Path) -> Path:
     """``executed.c``, compiled for this machine."""
     built = folder / "executed.so"
-    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden",
-               "-fno-sanitize=all", "-Wl,-z,lazy", str(SOURCE), "-o", str(built)]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fno-sanitize=all",
+        "-Wl,-z,lazy",
+        str(SOURCE),
+        "-o",
+        str(built),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{SOURCE.name} did not compile: {done.stderr.strip()[-1500:]}")

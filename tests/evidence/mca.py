@@ -65,9 +65,19 @@ def mca(regions: list[list[str]], cpu: str, iterations: int) -> list[dict]:
     lines = []
     for i, region in enumerate(regions):
         lines += [f"# LLVM-MCA-BEGIN r{i}", *region, "# LLVM-MCA-END"]
-    r = subprocess.run([os.environ.get("LLVM_MCA", "llvm-mca-19"), "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+all",
-                        f"-iterations={iterations}", "--json"], input="\n".join(lines) + "\n", capture_output=True,
-                       text=True)
+    r = subprocess.run(
+        [
+            os.environ.get("LLVM_MCA", "llvm-mca-19"),
+            "-mtriple=aarch64",
+            f"-mcpu={cpu}",
+            "-mattr=+all",
+            f"-iterations={iterations}",
+            "--json",
+        ],
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+    )
     if r.returncode:
         raise RuntimeError(r.stderr.strip()[:300])
     views = {c["Name"]: c["SummaryView"] for c in json.loads(r.stdout)["CodeRegions"]}
@@ -106,16 +116,22 @@ def compare(name: str, target, cpu: str, plain) -> dict:
     codes = {tuple(i.text for i in t.trace.instructions): None for t in chosen}
     regions = [[part for text in code for part in split(text)] for code in codes]
     slower = CoreModel.of(plain)
-    row = {"layer": name, "decisions": decisions, "ours": sum(t.total for t in chosen),
-           "not_forwarded": sum(slower.trace_cycles(run.image, t.trace) * t.trace.count for t in chosen)}
+    row = {
+        "layer": name,
+        "decisions": decisions,
+        "ours": sum(t.total for t in chosen),
+        "not_forwarded": sum(slower.trace_cycles(run.image, t.trace) * t.trace.count for t in chosen),
+    }
     try:
         short, long = mca(regions, cpu, 20), mca(regions, cpu, 60)
     except RuntimeError as e:
         return {**row, "llvm_mca": None, "why": str(e)}
     price = {}
     for code, a, b in zip(codes, short, long, strict=True):
-        price[code] = ((b["TotalCycles"] - a["TotalCycles"]) / 40,
-                       max(a["BlockRThroughput"], a["TotaluOps"] / a["Iterations"] / a["DispatchWidth"]))
+        price[code] = (
+            (b["TotalCycles"] - a["TotalCycles"]) / 40,
+            max(a["BlockRThroughput"], a["TotaluOps"] / a["Iterations"] / a["DispatchWidth"]),
+        )
     theirs = sum(price[tuple(i.text for i in t.trace.instructions)][not t.trace.loop] * t.trace.count for t in chosen)
     return {**row, "llvm_mca": theirs}
 
@@ -126,15 +142,18 @@ def main(name: str, output: str) -> None:
     target, cpu, path = targets.load(name), CPU[name], Path(output)
     rows = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.is_file() else []
     done, plain = {r["layer"] for r in rows}, not_forwarding(target.core)
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                          cwd=Path(__file__).parent)
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     for layer in layers():
         if layer in done:
             continue
         rows.append({**compare(layer, target, cpu, plain), "commit": head.stdout.strip()})
         text = ",\n".join(json.dumps(r) for r in rows)
-        path.write_text(f'{{"cpu": "{cpu}", "tool": "llvm-mca 19", "covered": {COVERED}, "kernels": [\n{text}\n]}}\n',
-                        encoding="utf-8")
+        path.write_text(
+            f'{{"cpu": "{cpu}", "tool": "llvm-mca 19", "covered": {COVERED}, "kernels": [\n{text}\n]}}\n',
+            encoding="utf-8",
+        )
         r = rows[-1]
         print(layer, f"{r['ours'] / r['llvm_mca']:.3f}" if r["llvm_mca"] else r["why"], file=sys.stderr, flush=True)
 

@@ -124,8 +124,9 @@ def _extensions(points: Points, seed: int):
     return Refuse(), Another(), Indices()
 
 
-def evolution(space, seed: int, learned: bool = True, batch: int = BATCH, population: int = POPULATION,
-              greedy: float = GREEDY) -> Iterator[dict]:
+def evolution(
+    space, seed: int, learned: bool = True, batch: int = BATCH, population: int = POPULATION, greedy: float = GREEDY
+) -> Iterator[dict]:
     """MetaSchedule's evolutionary search, the default first; yields points, is sent their costs.
 
     ``learned``: its XGBoost model, taught with the decisions' indices, tells which of the evolved points to measure;

@@ -140,8 +140,13 @@ def module_of(name: str, schedule, weight: np.ndarray) -> Module:
     import tvm
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    maps = [a for inst in schedule.trace.insts if inst.kind.name == "TransformLayout" for a in inst.inputs
-            if isinstance(a, tvm.tirx.IndexMap)]
+    maps = [
+        a
+        for inst in schedule.trace.insts
+        if inst.kind.name == "TransformLayout"
+        for a in inst.inputs
+        if isinstance(a, tvm.tirx.IndexMap)
+    ]
     if maps:
         weight = maps[-1].map_tensor(tvm.runtime.tensor(weight)).numpy()
     unpacked = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(schedule.mod)
@@ -195,8 +200,13 @@ def own_space(name: str, target, workers, trials: int, batch: int) -> dict:
         best = min(costs, default=best)
         print(f"{name}: {len(costs) + len(failures)} trials, best {best:.0f}", file=sys.stderr, flush=True)
     tried = len(costs) + len(failures)
-    return {"best": best, "tried": tried, "failures": failures, "build and run": built / tried,
-            "search": (time.perf_counter() - start - built) / tried}
+    return {
+        "best": best,
+        "tried": tried,
+        "failures": failures,
+        "build and run": built / tried,
+        "search": (time.perf_counter() - start - built) / tried,
+    }
 
 
 def ours(name: str, target, workers, trials: int) -> dict:
@@ -211,11 +221,23 @@ def ours(name: str, target, workers, trials: int) -> dict:
     while (point := search.ask()) is not None:
         workers.submit(Candidate(name, point, True))
         (done,) = workers.wait()
-        search.tell(Record(layer=name, core=target.core.name, decisions=point, cost=done.value, failure=done.failure,
-                           seconds=done.seconds))
+        search.tell(
+            Record(
+                layer=name,
+                core=target.core.name,
+                decisions=point,
+                cost=done.value,
+                failure=done.failure,
+                seconds=done.seconds,
+            )
+        )
     tried = len(search.tried)
-    return {"default": search.default_cost, "best": min(r.cost for r in search.tried.values() if r.cost),
-            "tried": tried, "build and run": search.seconds / tried}
+    return {
+        "default": search.default_cost,
+        "best": min(r.cost for r in search.tried.values() if r.cost),
+        "tried": tried,
+        "build and run": search.seconds / tried,
+    }
 
 
 def main(argv=None) -> None:
@@ -232,17 +254,22 @@ def main(argv=None) -> None:
     if not has_xgboost():
         raise SystemExit(3)
     target = targets.load(arguments.target)
-    print("| layer | MetaSchedule, best | failed | s a trial: search, build and run | our default | our best | "
-          "s a trial |\n" + "|---" * 7 + "|")
+    print(
+        "| layer | MetaSchedule, best | failed | s a trial: search, build and run | our default | our best | "
+        "s a trial |\n" + "|---" * 7 + "|"
+    )
     with Workers(Evaluate(target), 1, timeout=120) as workers:
         for name in arguments.layer or LAYERS:
             mine = ours(name, target, workers, arguments.trials)
             its = own_space(name, target, workers, arguments.trials, arguments.batch)
             for failure in dict.fromkeys(its["failures"]):
                 print(f"{name}: {failure[:300]}", file=sys.stderr)
-            print(f"| {name} | {its['best'] / mine['best']:.2f} | {len(its['failures'])} of {its['tried']} | "
-                  f"{its['search']:.2f}, {its['build and run']:.2f} | {mine['default'] / mine['best']:.3f} | "
-                  f"{mine['best']:.0f} cycles | {mine['build and run']:.2f} |", flush=True)
+            print(
+                f"| {name} | {its['best'] / mine['best']:.2f} | {len(its['failures'])} of {its['tried']} | "
+                f"{its['search']:.2f}, {its['build and run']:.2f} | {mine['default'] / mine['best']:.3f} | "
+                f"{mine['best']:.0f} cycles | {mine['build and run']:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

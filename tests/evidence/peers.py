@@ -95,8 +95,9 @@ def measure(board: str, options) -> Row:
     cycles = [float(k.cycles_on(1).value) for k in plain]
     shares = [float(k.cycles_on(4).value) * 4 for k in plain]
     ran = [layers[k.symbol] for k in plain]
-    over = [(la, c / (la.mult_adds / rate), s / c)
-            for la, c, s in zip(ran, cycles, shares, strict=True) if la.mult_adds]
+    over = [
+        (la, c / (la.mult_adds / rate), s / c) for la, c, s in zip(ran, cycles, shares, strict=True) if la.mult_adds
+    ]
     points = [x for la, x, _ in over if la.kind == "pointwise"]
     return Row(
         sum(cycles) / (sum(la.mult_adds for la in ran) / rate),
@@ -137,8 +138,9 @@ def by_harness(harness: Path, board: str) -> Executed:
         model = ModelOptions(model=str(harness / "models" / "v1.onnx"))
         packed = Path(folder) / "bundle"
         build(model, targets.load(board), output=Path(folder), bundle=packed)
-        by_tvm, instructions = _priced(harness, "tvm_mobilenet", board,
-                            ["./apy.sh", "runners/run_tvm.py", "{n}", str(Path(folder) / built.MODULE)])
+        by_tvm, instructions = _priced(
+            harness, "tvm_mobilenet", board, ["./apy.sh", "runners/run_tvm.py", "{n}", str(Path(folder) / built.MODULE)]
+        )
         run = f'exec setarch -R qemu-aarch64 -cpu $CPU -L {harness}/sysroot-$CPU $QEMU_EXTRA "$@"'
         program = [str(packed / "mobilenet"), "bench", "--threads", "1", "--runs", "{n}"]
         bundle, _ = _priced(harness, "bundle", board, ["sh", "-c", run, "sh", *program])
@@ -159,8 +161,9 @@ def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[t
     environment = {**os.environ, "ARMCOST_WORK": str(harness)}
     environment.pop("PYTHONPATH", None)
     arguments = ["run", "--name", name, "--cpu", CPU[board], "--cache", "--", *command]
-    done = subprocess.run([sys.executable, "armcost.py", *arguments], cwd=harness, env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "armcost.py", *arguments], cwd=harness, env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{name} for {board} in {harness}: exit code {done.returncode}: {done.stderr.strip()[-800:]}")
     found = json.loads((harness / "out" / f"{name}.{CPU[board]}.json").read_text(encoding="utf-8"))
@@ -169,8 +172,12 @@ def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[t
 
 def table(rows: dict[str, dict[str, tuple[float, float, float]]]) -> str:
     """Rows by name, each with what is known by board, as Markdown."""
-    lines = ["| v1 1.0-224 float32, one core | " + " | ".join(
-        f"{core}: x floor | L1 misses, M | DRAM fills, MB" for core in BOARDS.values()) + " |", "|---|" + "---|" * 9]
+    lines = [
+        "| v1 1.0-224 float32, one core | "
+        + " | ".join(f"{core}: x floor | L1 misses, M | DRAM fills, MB" for core in BOARDS.values())
+        + " |",
+        "|---|" + "---|" * 9,
+    ]
     for name, known in rows.items():
         cells = []
         for board in BOARDS:
@@ -182,19 +189,23 @@ def table(rows: dict[str, dict[str, tuple[float, float, float]]]) -> str:
 
 def layers_table(measured: dict[str, Row], others: dict[str, dict[str, float]]) -> str:
     """What the layers of v1 reach on each core, and other networks over their floors."""
+
     def line(name: str, cell) -> str:
         return f"| {name} | " + " | ".join(cell(board) for board in measured) + " |"
 
-    lines = ["| by our core model | " + " | ".join(BOARDS[board] for board in measured) + " |",
-             "|---|" + "---|" * len(measured),
-             line("pointwise layers, x floor: mean (worst)",
-                  lambda b: f"{measured[b].pointwise[0]:.3f} ({measured[b].pointwise[1]:.3f})"),
-             line("depthwise layers, cycles a vector fmla: worst", lambda b: f"{measured[b].depthwise:.2f}"),
-             line("four cores, longest share over mean: worst layer", lambda b: f"{measured[b].balance:.3f}"),
-             line("code without weights, KB", lambda b: f"{measured[b].code_bytes / 1e3:.0f}"),
-             line("build, seconds", lambda b: f"{measured[b].build_seconds:.1f}")]
-    lines += [line(f"{model}, x floor", lambda b, known=known: f"{known[b]:.3f}")
-              for model, known in others.items()]
+    lines = [
+        "| by our core model | " + " | ".join(BOARDS[board] for board in measured) + " |",
+        "|---|" + "---|" * len(measured),
+        line(
+            "pointwise layers, x floor: mean (worst)",
+            lambda b: f"{measured[b].pointwise[0]:.3f} ({measured[b].pointwise[1]:.3f})",
+        ),
+        line("depthwise layers, cycles a vector fmla: worst", lambda b: f"{measured[b].depthwise:.2f}"),
+        line("four cores, longest share over mean: worst layer", lambda b: f"{measured[b].balance:.3f}"),
+        line("code without weights, KB", lambda b: f"{measured[b].code_bytes / 1e3:.0f}"),
+        line("build, seconds", lambda b: f"{measured[b].build_seconds:.1f}"),
+    ]
+    lines += [line(f"{model}, x floor", lambda b, known=known: f"{known[b]:.3f}") for model, known in others.items()]
     return "\n".join(lines)
 
 
@@ -218,8 +229,11 @@ def main(argv: list[str] | None = None) -> int:
     for board in BOARDS:
         print(f"v1 on {board} ...", file=sys.stderr, flush=True)
         measured[board] = measure(board, ModelOptions())
-    rows = {**peers, "targets": TARGETS,
-            "this tree, by our core model": {b: (r.floor, r.l1_misses, r.dram_fills) for b, r in measured.items()}}
+    rows = {
+        **peers,
+        "targets": TARGETS,
+        "this tree, by our core model": {b: (r.floor, r.l1_misses, r.dram_fills) for b, r in measured.items()},
+    }
     if args.harness:
         found = {b: by_harness(args.harness.resolve(), b) for b in CPU}
         rows["this tree, priced as the peers"] = {b: ran.bundle for b, ran in found.items()}

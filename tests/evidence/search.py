@@ -112,8 +112,15 @@ def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
             cost, failure = evaluate(Candidate(name, point, True)).cost, ""
         except Exception as error:
             cost, failure = None, f"{type(error).__name__}: {error}"[:200]
-        row = {"layer": name, "core": target.core.name, "decisions": point, "cost": cost, "failure": failure,
-               "default": point == space.default, "seconds": round(time.process_time() - start, 2)}
+        row = {
+            "layer": name,
+            "core": target.core.name,
+            "decisions": point,
+            "cost": cost,
+            "failure": failure,
+            "default": point == space.default,
+            "seconds": round(time.process_time() - start, 2),
+        }
         with open(file, "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
     return name, len(points)
@@ -143,9 +150,11 @@ def sampler(kind: str, space, seed: int) -> Iterator[dict]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = {"tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6),
-            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=12)}[kind]()
+    made = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6),
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=12),
+    }[kind]()
     study = optuna.create_study(sampler=made)
     study.enqueue_trial({n: c.candidates.index(c.default) for n, c in space.choices.items()})
     tried: dict[str, float] = {}

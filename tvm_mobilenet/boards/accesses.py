@@ -22,14 +22,26 @@ from tvm_mobilenet.boards import native
 from tvm_mobilenet.boards.instructions import Instruction, disassemble
 
 _SLOT = np.dtype([("reg", np.int32), ("extend", np.int32)])
-_ACCESS = np.dtype([("offset", np.int64), ("term", np.uint32), ("terms", np.uint32), ("bytes", np.uint32),
-                    ("at", np.uint32), ("written", np.uint64)])
+_ACCESS = np.dtype(
+    [
+        ("offset", np.int64),
+        ("term", np.uint32),
+        ("terms", np.uint32),
+        ("bytes", np.uint32),
+        ("at", np.uint32),
+        ("written", np.uint64),
+    ]
+)
 _TERM = np.dtype([("slot", np.int64), ("factor", np.int64)])
 _MOST_SLOTS = 64  # native.c
 _LONGEST = 512  # instructions of a block, at most
 _EXTENDS = {"": 0, "sxtw": 1, "uxtw": 2}
-_UC = {"sp": a64.UC_ARM64_REG_SP, "x29": a64.UC_ARM64_REG_X29, "x30": a64.UC_ARM64_REG_X30,
-       **{f"x{i}": a64.UC_ARM64_REG_X0 + i for i in range(29)}}
+_UC = {
+    "sp": a64.UC_ARM64_REG_SP,
+    "x29": a64.UC_ARM64_REG_X29,
+    "x30": a64.UC_ARM64_REG_X30,
+    **{f"x{i}": a64.UC_ARM64_REG_X0 + i for i in range(29)},
+}
 
 
 class UnknownAccess(Exception):
@@ -208,10 +220,10 @@ def _size(text: str) -> tuple[int, str]:
         first, *others = m[4].split(", ")
         lanes, element = re.match(r"v\d+\.(\d*)([bhsd])$", first).groups()
         one = _BYTES[element] * (int(lanes) if lanes and not m[3] else 1)
-        return one * (1 + len(others)), text[m.end():]
+        return one * (1 + len(others)), text[m.end() :]
     if not (m := _PLAIN.match(text)):
         raise UnknownAccess(text)
-    register, rest = m[3], text[m.end():]
+    register, rest = m[3], text[m.end() :]
     nbytes = _NARROW[m[2]] if m[2] else _BYTES[register if register in _BYTES else register[0]]
     if m[1][2:] in ("p", "np"):
         return 2 * nbytes, rest.partition(", ")[2]
@@ -249,14 +261,15 @@ class Follower:
         self.again = self._unknown()
         self._again[[(a - self.base) // 4 for a in self.again]] = 1
         self._translate = native.TRANSLATE(self._met)  # ctypes keeps no reference
-        self.struct = native.FollowStruct(self.base, self._programs.ctypes.data, self._again.ctypes.data, None, read,
-                                          self._translate, 0)
+        self.struct = native.FollowStruct(
+            self.base, self._programs.ctypes.data, self._again.ctypes.data, None, read, self._translate, 0
+        )
 
     def _instructions(self, start: int, end: int) -> list[Instruction]:
         known, at = self._image.listing, start - self._image.base
         missing = [a for a in range(start, end, 4) if a not in known]
         if missing:
-            found = disassemble("aarch64", bytes(self._image.memory[at:at + end - start]), start)
+            found = disassemble("aarch64", bytes(self._image.memory[at : at + end - start]), start)
             known.update((i.address, i) for i in found)
         return [known[a] for a in range(start, end, 4)]
 
@@ -301,8 +314,11 @@ class Follower:
                 break
         if len(slots) > _MOST_SLOTS:
             raise UnknownAccess(f"{start:#x}: {len(slots)} registers")
-        arrays = (np.array([(_UC[r], _EXTENDS[e]) for r, e in slots], _SLOT), np.array(accesses, _ACCESS),
-                  np.array(terms, _TERM))
+        arrays = (
+            np.array([(_UC[r], _EXTENDS[e]) for r, e in slots], _SLOT),
+            np.array(accesses, _ACCESS),
+            np.array(terms, _TERM),
+        )
         program = native.ProgramStruct(*(a.ctypes.data for a in arrays), len(slots), len(accesses))
         self._kept.append((program, arrays))
         return program

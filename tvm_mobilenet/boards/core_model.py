@@ -70,8 +70,10 @@ class CoreModel:
         counts : kernel_run.Counts
         """
         listing = listing_of(image, counts.first, counts.executed)
-        priced = tuple(PricedTrace(t, self.trace_cycles(image, t))
-                       for t in traces(listing, counts.first, counts.executed, counts.taken))
+        priced = tuple(
+            PricedTrace(t, self.trace_cycles(image, t))
+            for t in traces(listing, counts.first, counts.executed, counts.taken)
+        )
         calls = sum(self.call_cycles(c) for c in counts.calls)
         return Price(sum(p.total for p in priced) + calls, priced, calls)
 
@@ -97,7 +99,7 @@ def listing_of(image, first: int, executed: np.ndarray) -> dict[int, Instruction
     for run in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
         if len(run):
             start = first + 4 * int(run[0]) - image.base
-            code = bytes(image.memory[start:start + 4 * len(run)])
+            code = bytes(image.memory[start : start + 4 * len(run)])
             known.update((i.address, i) for i in disassemble(image.architecture, code, start + image.base))
     return {a: known[a] for a in (first + 4 * where).tolist()}
 
@@ -105,4 +107,4 @@ def listing_of(image, first: int, executed: np.ndarray) -> dict[int, Instruction
 def _word(image, i: Instruction):
     # a branch's distance does not matter to its price, and linking moves it
     at = i.address - image.base
-    return i.branch if i.branch else bytes(image.memory[at:at + 4])
+    return i.branch if i.branch else bytes(image.memory[at : at + 4])

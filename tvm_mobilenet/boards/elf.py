@@ -104,8 +104,11 @@ def read_image(path: str | Path, base: int, provide) -> Image:
 def _read(elf: ELFFile, path: Path, base: int, provide) -> Image:
     machine = _MACHINES.get(elf["e_machine"])
     if machine is None or elf["e_type"] != "ET_DYN":
-        raise BoardError(f"{path}: machine {elf['e_machine']}, type {elf['e_type']}: the virtual board executes shared "
-                         "objects for AArch64 and 32-bit ARM", "build for a target such as rpi4 or armv7")
+        raise BoardError(
+            f"{path}: machine {elf['e_machine']}, type {elf['e_type']}: the virtual board executes shared "
+            "objects for AArch64 and 32-bit ARM",
+            "build for a target such as rpi4 or armv7",
+        )
     loads = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
     end = max(s["p_vaddr"] + s["p_memsz"] for s in loads)
     memory = bytearray(-(-end // PAGE) * PAGE)
@@ -113,9 +116,10 @@ def _read(elf: ELFFile, path: Path, base: int, provide) -> Image:
     for s in loads:
         data = s.data()
         if len(data) != s["p_filesz"]:
-            raise BoardError(f"{path} is truncated: a segment of {s['p_filesz']} bytes has {len(data)}",
-                             "build the module again")
-        memory[s["p_vaddr"]:s["p_vaddr"] + len(data)] = data
+            raise BoardError(
+                f"{path} is truncated: a segment of {s['p_filesz']} bytes has {len(data)}", "build the module again"
+            )
+        memory[s["p_vaddr"] : s["p_vaddr"] + len(data)] = data
         if s["p_flags"] & 1:
             code.append((base + s["p_vaddr"], base + s["p_vaddr"] + s["p_memsz"]))
     symbols, functions = {}, {}
@@ -133,8 +137,9 @@ def _read(elf: ELFFile, path: Path, base: int, provide) -> Image:
             table = elf.get_section(section["sh_link"])
             for r in section.iter_relocations():
                 _relocate(r, table, machine, memory, base, symbols, provide, imports, path)
-    image = Image(str(path), machine, base, memory, (min(c[0] for c in code), max(c[1] for c in code)), symbols,
-                  tuple(imports))
+    image = Image(
+        str(path), machine, base, memory, (min(c[0] for c in code), max(c[1] for c in code)), symbols, tuple(imports)
+    )
     image._functions = sorted((a, size, name) for a, (size, name) in functions.items())
     return image
 
@@ -142,8 +147,11 @@ def _read(elf: ELFFile, path: Path, base: int, provide) -> Image:
 def _relocate(r, table, machine, memory, base, symbols, provide, imports, path):
     kind, offset = r["r_info_type"], r["r_offset"]
     form = "<Q" if machine == "aarch64" else "<I"
-    addend = r["r_addend"] if "r_addend" in r.entry else (
-        0 if kind in _BIND[machine] else struct.unpack_from(form, memory, offset)[0])
+    addend = (
+        r["r_addend"]
+        if "r_addend" in r.entry
+        else (0 if kind in _BIND[machine] else struct.unpack_from(form, memory, offset)[0])
+    )
     if kind in _RELATIVE[machine]:
         value = base + addend
     elif kind in _ABSOLUTE[machine] + _BIND[machine]:
@@ -155,6 +163,8 @@ def _relocate(r, table, machine, memory, base, symbols, provide, imports, path):
             imports.append(symbol.name)
             value = address + addend if address else 0
     else:
-        raise BoardError(f"{path}: relocation type {kind} at {offset:#x} is not one that a module has",
-                         "link with the target's default linker")
+        raise BoardError(
+            f"{path}: relocation type {kind} at {offset:#x} is not one that a module has",
+            "link with the target's default linker",
+        )
     struct.pack_into(form, memory, offset, value & (1 << 8 * struct.calcsize(form)) - 1)

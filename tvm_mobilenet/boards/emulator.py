@@ -37,18 +37,31 @@ _HEAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESER
 _RETURN = 0  # index of the entry point that a called function returns to
 _STUB_BYTES = 16
 
-_ACCESS = {uc_const.UC_MEM_READ_UNMAPPED: "reads", uc_const.UC_MEM_READ_PROT: "reads",
-           uc_const.UC_MEM_WRITE_UNMAPPED: "writes", uc_const.UC_MEM_WRITE_PROT: "writes",
-           uc_const.UC_MEM_FETCH_UNMAPPED: "jumps to", uc_const.UC_MEM_FETCH_PROT: "jumps to"}
+_ACCESS = {
+    uc_const.UC_MEM_READ_UNMAPPED: "reads",
+    uc_const.UC_MEM_READ_PROT: "reads",
+    uc_const.UC_MEM_WRITE_UNMAPPED: "writes",
+    uc_const.UC_MEM_WRITE_PROT: "writes",
+    uc_const.UC_MEM_FETCH_UNMAPPED: "jumps to",
+    uc_const.UC_MEM_FETCH_PROT: "jumps to",
+}
 _REGISTERS = {
-    "aarch64": {"pc": a64.UC_ARM64_REG_PC, "sp": a64.UC_ARM64_REG_SP, "lr": a64.UC_ARM64_REG_X30,
-                **{i: a64.UC_ARM64_REG_X0 + i for i in range(8)},
-                **{f"v{i}": a64.UC_ARM64_REG_S0 + i for i in range(8)},
-                **{f"d{i}": a64.UC_ARM64_REG_D0 + i for i in range(8)}},
-    "armv7": {"pc": a32.UC_ARM_REG_PC, "sp": a32.UC_ARM_REG_SP, "lr": a32.UC_ARM_REG_LR,
-              **{i: a32.UC_ARM_REG_R0 + i for i in range(4)},
-              **{f"v{i}": a32.UC_ARM_REG_S0 + i for i in range(8)},
-              **{f"d{i}": a32.UC_ARM_REG_D0 + i for i in range(8)}},
+    "aarch64": {
+        "pc": a64.UC_ARM64_REG_PC,
+        "sp": a64.UC_ARM64_REG_SP,
+        "lr": a64.UC_ARM64_REG_X30,
+        **{i: a64.UC_ARM64_REG_X0 + i for i in range(8)},
+        **{f"v{i}": a64.UC_ARM64_REG_S0 + i for i in range(8)},
+        **{f"d{i}": a64.UC_ARM64_REG_D0 + i for i in range(8)},
+    },
+    "armv7": {
+        "pc": a32.UC_ARM_REG_PC,
+        "sp": a32.UC_ARM_REG_SP,
+        "lr": a32.UC_ARM_REG_LR,
+        **{i: a32.UC_ARM_REG_R0 + i for i in range(4)},
+        **{f"v{i}": a32.UC_ARM_REG_S0 + i for i in range(8)},
+        **{f"d{i}": a32.UC_ARM_REG_D0 + i for i in range(8)},
+    },
 }
 
 
@@ -93,8 +106,9 @@ class Emulator:
             svc = b"\x01\x00\x00\xd4"
         else:
             self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_ARM)
-            self.uc.ctl_set_cpu_model(getattr(a32, f"UC_CPU_ARM_{cpu_model}" if cpu_model == "MAX"
-                                              else f"UC_CPU_ARM_CORTEX_{cpu_model}"))
+            self.uc.ctl_set_cpu_model(
+                getattr(a32, f"UC_CPU_ARM_{cpu_model}" if cpu_model == "MAX" else f"UC_CPU_ARM_CORTEX_{cpu_model}")
+            )
             svc = b"\x00\x00\x00\xef"
         self.uc.mem_map(STUBS, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self.uc.mem_write(STUBS, svc * (PAGE // 4))
@@ -140,8 +154,9 @@ class Emulator:
             uclib.uc_hook_del(self.uc._uch, handle)
         self._watching = []
         if caches is not None:
-            self._watching.append(self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access",
-                                             caches.struct))
+            self._watching.append(
+                self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access", caches.struct)
+            )
         self.caches = caches
         self.uc.ctl_flush_tb()  # translated code has the hooks, or their absence, built in
 
@@ -158,8 +173,15 @@ class Emulator:
     def _hook(self, kind: int, function: str, user: ctypes.Structure, first: int = 1, last: int = 0):
         handle = ctypes.c_size_t()
         callback = ctypes.cast(getattr(native.library(), function), ctypes.c_void_p)
-        status = uclib.uc_hook_add(self.uc._uch, ctypes.byref(handle), kind, callback, ctypes.byref(user),
-                                   ctypes.c_uint64(first), ctypes.c_uint64(last))
+        status = uclib.uc_hook_add(
+            self.uc._uch,
+            ctypes.byref(handle),
+            kind,
+            callback,
+            ctypes.byref(user),
+            ctypes.c_uint64(first),
+            ctypes.c_uint64(last),
+        )
         if status:
             raise unicorn.UcError(status)
         return handle
@@ -193,7 +215,7 @@ class Emulator:
         start = address - HEAP
         if start < 0 or start + nbytes > HEAP_BYTES:
             raise MemoryError(f"{address:#x} is not in the emulated heap")
-        return self.heap[start:start + nbytes]
+        return self.heap[start : start + nbytes]
 
     def text(self, address: int, longest: int = 4096) -> str:
         """The zero-terminated string at an address."""

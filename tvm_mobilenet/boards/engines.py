@@ -104,8 +104,9 @@ class Ncnn:
         self._net.opt = option
         if self._net.load_param(contender["param"]) or self._net.load_model(contender["bin"]):
             raise ValueError(f"ncnn cannot read {contender['param']}")
-        self._feed = [(name, ncnn.Mat(np.ascontiguousarray(x[0])))
-                      for name, x in zip(contender["inputs"], inputs, strict=True)]
+        self._feed = [
+            (name, ncnn.Mat(np.ascontiguousarray(x[0]))) for name, x in zip(contender["inputs"], inputs, strict=True)
+        ]
         self._names = contender["outputs"]
 
     def run(self) -> None:

@@ -41,18 +41,25 @@ def _trace(priced: PricedTrace, share: float, model: CoreModel, run, lines: int)
     multiply_adds = sum(n for k, n in kinds.items() if k.startswith(("fma", "vmla", "dot")))
     function, offset = run.image.function_at(instructions[0].address)
     where = f"{function}+{offset:#x}" if function else f"{instructions[0].address - run.image.base:#x}"
-    out = [f"hottest {'loop' if priced.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
-           f"{len(instructions)} instructions in {priced.cycles:.2f} cycles",
-           f"multiply-adds: {multiply_adds} instructions" + (f", {priced.cycles / multiply_adds:.3f} cycles each"
-                                                             if multiply_adds else ""),
-           "classes: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common())]
+    out = [
+        f"hottest {'loop' if priced.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
+        f"{len(instructions)} instructions in {priced.cycles:.2f} cycles",
+        f"multiply-adds: {multiply_adds} instructions"
+        + (f", {priced.cycles / multiply_adds:.3f} cycles each" if multiply_adds else ""),
+        "classes: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common()),
+    ]
     bounds = model.pipeline.bounds(instructions)
     out.append("bounds, in cycles: " + ", ".join(f"{name} {value:.1f}" for name, value in bounds.items()))
     name, value = max(bounds.items(), key=lambda b: b[1])
     if priced.cycles > 1.05 * value:
-        out.append(f"bound by none alone: {priced.cycles - value:.1f} cycles above {name} are lost to "
-                   + ("operands that are not ready and to instructions that do not pair" if model.core.in_order
-                      else "their interplay"))
+        out.append(
+            f"bound by none alone: {priced.cycles - value:.1f} cycles above {name} are lost to "
+            + (
+                "operands that are not ready and to instructions that do not pair"
+                if model.core.in_order
+                else "their interplay"
+            )
+        )
     else:
         out.append(f"bound by {name}")
     text = [f"  {i.address - run.image.base:6x}  {i.kind:<10} {i.text}" for i in instructions]

@@ -28,8 +28,22 @@ FLAGS = {  # bits of get_throttled; 16 above each stands the same "since boot"
 SINCE_BOOT = 16
 # Linux, arch/arm64/include/uapi/asm/hwcap.h
 HWCAP_AARCH64 = {
-    0: "fp", 1: "asimd", 3: "aes", 4: "pmull", 5: "sha1", 6: "sha2", 7: "crc32", 8: "atomics", 9: "fphp",
-    10: "asimdhp", 12: "asimdrdm", 15: "lrcpc", 17: "sha3", 20: "asimddp", 22: "sve", 23: "asimdfhm",
+    0: "fp",
+    1: "asimd",
+    3: "aes",
+    4: "pmull",
+    5: "sha1",
+    6: "sha2",
+    7: "crc32",
+    8: "atomics",
+    9: "fphp",
+    10: "asimdhp",
+    12: "asimdrdm",
+    15: "lrcpc",
+    17: "sha3",
+    20: "asimddp",
+    22: "sve",
+    23: "asimdfhm",
 }
 HWCAP2_AARCH64 = {1: "sve2", 13: "i8mm", 14: "bf16"}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
@@ -101,8 +115,12 @@ def features() -> list[str]:
             getauxval = ctypes.CDLL(None).getauxval
             getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
             words = getauxval(_AT_HWCAP), getauxval(_AT_HWCAP2)
-            return sorted(name for word, names in zip(words, (HWCAP_AARCH64, HWCAP2_AARCH64), strict=True)
-                          for bit, name in names.items() if word >> bit & 1)
+            return sorted(
+                name
+                for word, names in zip(words, (HWCAP_AARCH64, HWCAP2_AARCH64), strict=True)
+                for bit, name in names.items()
+                if word >> bit & 1
+            )
         except (OSError, AttributeError):
             pass
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("proc/cpuinfo"), re.MULTILINE)
@@ -186,8 +204,9 @@ def _throttling() -> tuple[list[str], list[str], int | None, str]:
             source = source or "hwmon"
             if _read(monitor / "in0_lcrit_alarm") == "1":
                 now.append("under-voltage")
-    counts = [_number(_read(p))
-              for p in ROOT.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")]
+    counts = [
+        _number(_read(p)) for p in ROOT.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    ]
     counted = [c for c in counts if c is not None]
     return now, [], sum(counted) if counted else None, source or ("event counters" if counted else "")
 

@@ -55,12 +55,19 @@ def traces(listing: dict[int, Instruction], first: int, executed: np.ndarray, ta
     """
     blocks = _blocks(listing, first, executed, taken)
     found: list[Trace] = []
-    back = sorted(((a, t) for a, b in blocks.items() for t in b.edges if t <= a and t in blocks),
-                  key=lambda e: (e[0] - e[1], e[0]))
+    back = sorted(
+        ((a, t) for a, b in blocks.items() for t in b.edges if t <= a and t in blocks),
+        key=lambda e: (e[0] - e[1], e[0]),
+    )
     for latch, header in back:
         while (path := _path(blocks, header, latch)) is not None:
-            count = min([blocks[latch].edges[header], *(blocks[a].left for a in path),
-                         *(blocks[a].edges[b] for a, b in itertools.pairwise(path))])
+            count = min(
+                [
+                    blocks[latch].edges[header],
+                    *(blocks[a].left for a in path),
+                    *(blocks[a].edges[b] for a, b in itertools.pairwise(path)),
+                ]
+            )
             blocks[latch].edges[header] -= count
             _take(blocks, path, count)
             found.append(_trace(blocks, path, count, True))
@@ -73,8 +80,7 @@ def traces(listing: dict[int, Instruction], first: int, executed: np.ndarray, ta
                 if not after:
                     break
                 path.append(max(after)[1])
-            count = min([*(blocks[a].left for a in path),
-                         *(blocks[a].edges[b] for a, b in itertools.pairwise(path))])
+            count = min([*(blocks[a].left for a in path), *(blocks[a].edges[b] for a, b in itertools.pairwise(path))])
             _take(blocks, path, count)
             found.append(_trace(blocks, path, count, False))
     return found
@@ -121,8 +127,9 @@ def _path(blocks, header, latch) -> list[int] | None:
     path = [header]
     while path[-1] != latch:
         edges = blocks[path[-1]].edges
-        after = [(n, t) for t, n in edges.items()
-                 if n > 0 and path[-1] < t <= latch and t in blocks and blocks[t].left > 0]
+        after = [
+            (n, t) for t, n in edges.items() if n > 0 and path[-1] < t <= latch and t in blocks and blocks[t].left > 0
+        ]
         if not after:
             return None
         path.append(max(after)[1])

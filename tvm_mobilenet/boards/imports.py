@@ -15,9 +15,22 @@ import numpy as np
 
 from tvm_mobilenet.boards.emulator import SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS
 
-_FLOAT_FUNCTIONS = {"exp": np.exp, "tanh": np.tanh, "log": np.log, "sqrt": np.sqrt, "floor": np.floor,
-                    "ceil": np.ceil, "round": np.round, "rint": np.rint, "fabs": np.abs, "log2": np.log2,
-                    "exp2": np.exp2, "sin": np.sin, "cos": np.cos, "erf": np.vectorize(math.erf)}
+_FLOAT_FUNCTIONS = {
+    "exp": np.exp,
+    "tanh": np.tanh,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+    "rint": np.rint,
+    "fabs": np.abs,
+    "log2": np.log2,
+    "exp2": np.exp2,
+    "sin": np.sin,
+    "cos": np.cos,
+    "erf": np.vectorize(math.erf),
+}
 _FLOAT_FUNCTIONS_2 = {"pow": np.power, "fmax": np.fmax, "fmin": np.fmin, "fmod": np.fmod}
 
 _PAGE = 4096
@@ -87,19 +100,33 @@ def provided(workspace, launch, record) -> dict:
         text = "".join(e.text(p) for i in range(min(n, 64)) if (p := e.pointer(parts + step * i)))
         raise KernelError(f"{e.text(kind)}: {text}")
 
-    handlers = {"__TVMBackendAllocWorkspace": allocate, "__TVMBackendFreeWorkspace": free,
-                "__TVMBackendParallelLaunch": parallel, "TVMBackendAllocWorkspace": allocate,
-                "TVMBackendFreeWorkspace": free, "TVMBackendParallelLaunch": parallel, "memcpy": move, "memmove": move,
-                "memset": fill, "TVMFFIErrorSetRaisedFromCStrParts": raised, "__aeabi_memcpy": move,
-                "__aeabi_memcpy4": move, "__aeabi_memcpy8": move}
+    handlers = {
+        "__TVMBackendAllocWorkspace": allocate,
+        "__TVMBackendFreeWorkspace": free,
+        "__TVMBackendParallelLaunch": parallel,
+        "TVMBackendAllocWorkspace": allocate,
+        "TVMBackendFreeWorkspace": free,
+        "TVMBackendParallelLaunch": parallel,
+        "memcpy": move,
+        "memmove": move,
+        "memset": fill,
+        "TVMFFIErrorSetRaisedFromCStrParts": raised,
+        "__aeabi_memcpy": move,
+        "__aeabi_memcpy4": move,
+        "__aeabi_memcpy8": move,
+    }
     for name, function in _FLOAT_FUNCTIONS.items():
         handlers[name] = _float(name, function, 1, True, record)
         handlers[name + "f"] = _float(name + "f", function, 1, False, record)
     for name, function in _FLOAT_FUNCTIONS_2.items():
         handlers[name] = _float(name, function, 2, True, record)
         handlers[name + "f"] = _float(name + "f", function, 2, False, record)
-    for name, signed, rest in (("__divsi3", True, False), ("__udivsi3", False, False), ("__modsi3", True, True),
-                               ("__umodsi3", False, True)):
+    for name, signed, rest in (
+        ("__divsi3", True, False),
+        ("__udivsi3", False, False),
+        ("__modsi3", True, True),
+        ("__umodsi3", False, True),
+    ):
         handlers[name] = _divide(name, signed, rest, record)
     return handlers
 

@@ -14,14 +14,75 @@ from dataclasses import dataclass
 import capstone
 
 CLASSES = (
-    "fma_q", "fma_d", "fma_s", "fadd_q", "fadd_d", "fmul_q", "fmul_d", "fminmax_q", "fminmax_d", "fdiv_q", "fdiv_d",
-    "fcvt_q", "fcvt_d", "fcmp", "vint_q", "vint_d", "vmul_q", "vmul_d", "vmla_q", "vmla_d", "vshift_q", "vshift_d",
-    "dot_q", "dot_d", "shuffle_q", "shuffle_d", "table", "dup_gpr", "ins_gpr", "to_gpr", "vmove", "load_x", "load_px",
-    "load_q", "load_d", "load_pq", "load_pd", "load_m1", "load_m2", "load_m3", "load_m4", "load_lane", "load_rep",
-    "load_zip", "store_x", "store_px", "store_q", "store_d", "store_pq", "store_pd", "store_m1", "store_m2",
-    "store_m3", "store_m4", "store_lane", "store_zip", "prefetch", "alu", "alu_lsl", "alu_shift",
-    "mul", "mull", "madd", "div",
-    "branch", "call", "nop", "barrier", "unknown",
+    "fma_q",
+    "fma_d",
+    "fma_s",
+    "fadd_q",
+    "fadd_d",
+    "fmul_q",
+    "fmul_d",
+    "fminmax_q",
+    "fminmax_d",
+    "fdiv_q",
+    "fdiv_d",
+    "fcvt_q",
+    "fcvt_d",
+    "fcmp",
+    "vint_q",
+    "vint_d",
+    "vmul_q",
+    "vmul_d",
+    "vmla_q",
+    "vmla_d",
+    "vshift_q",
+    "vshift_d",
+    "dot_q",
+    "dot_d",
+    "shuffle_q",
+    "shuffle_d",
+    "table",
+    "dup_gpr",
+    "ins_gpr",
+    "to_gpr",
+    "vmove",
+    "load_x",
+    "load_px",
+    "load_q",
+    "load_d",
+    "load_pq",
+    "load_pd",
+    "load_m1",
+    "load_m2",
+    "load_m3",
+    "load_m4",
+    "load_lane",
+    "load_rep",
+    "load_zip",
+    "store_x",
+    "store_px",
+    "store_q",
+    "store_d",
+    "store_pq",
+    "store_pd",
+    "store_m1",
+    "store_m2",
+    "store_m3",
+    "store_m4",
+    "store_lane",
+    "store_zip",
+    "prefetch",
+    "alu",
+    "alu_lsl",
+    "alu_shift",
+    "mul",
+    "mull",
+    "madd",
+    "div",
+    "branch",
+    "call",
+    "nop",
+    "barrier",
+    "unknown",
 )
 
 
@@ -79,7 +140,7 @@ def disassemble(architecture: str, code: bytes, address: int) -> list[Instructio
             result.append(parse(a, mnemonic, operands))
         at = 4 * len(result)
         if at < len(code):
-            word = int.from_bytes(code[at:at + 4], "little")
+            word = int.from_bytes(code[at : at + 4], "little")
             result.append(Instruction(address + at, f".inst {word:#010x}", "unknown"))
             at += 4
     return result
@@ -88,10 +149,14 @@ def disassemble(architecture: str, code: bytes, address: int) -> list[Instructio
 # ---- AArch64
 
 _REG64 = re.compile(r"\b(?:([wx])(\d+)|([vqdshb])(\d+)|(sp|wsp)|(fp)|(lr))\b")
-_MERGES = re.compile(r"(bsl|bit|bif|movk|bfi|bfxil|bfm|bfc|tbx|sri|sli|sqxtn2|uqxtn2|sqxtun2|xtn2|fcvtn2|shrn2|rshrn2|"
-                     r"sqrshrn2|sqrshrun2|sqshrn2|uqrshrn2|[us]r?sra|[us]aba|[us]adalp)$")
-_FLAGS_READ = re.compile(r"(csel|csinc|csinv|csneg|cset|csetm|cinc|cinv|cneg|ccmp|ccmn|fcsel|fccmp|adc|adcs|sbc|sbcs|"
-                         r"b\..*|ngc)$")
+_MERGES = re.compile(
+    r"(bsl|bit|bif|movk|bfi|bfxil|bfm|bfc|tbx|sri|sli|sqxtn2|uqxtn2|sqxtun2|xtn2|fcvtn2|shrn2|rshrn2|"
+    r"sqrshrn2|sqrshrun2|sqshrn2|uqrshrn2|[us]r?sra|[us]aba|[us]adalp)$"
+)
+_FLAGS_READ = re.compile(
+    r"(csel|csinc|csinv|csneg|cset|csetm|cinc|cinv|cneg|ccmp|ccmn|fcsel|fccmp|adc|adcs|sbc|sbcs|"
+    r"b\..*|ngc)$"
+)
 _FLAGS_WRITTEN = re.compile(r"(cmp|cmn|tst|ccmp|ccmn|fcmp|fcmpe|fccmp|adds|subs|ands|bics|adcs|sbcs|negs)$")
 
 
@@ -121,7 +186,7 @@ def _fields64(mnemonic: str, operands: str):
             address_at = operands.index("[", operands.index("}") + 2)
         data, where = _registers64(operands[:address_at]), _registers64(operands[address_at:])
         reads += where
-        if "]!" in operands or operands[operands.rindex("]"):].strip("], "):
+        if "]!" in operands or operands[operands.rindex("]") :].strip("], "):
             base = where[0]
         if kind.startswith("load"):
             writes += data
@@ -152,15 +217,25 @@ def _fields64(mnemonic: str, operands: str):
         writes.append("nzcv")
     branch = ""
     if kind in ("branch", "call"):
-        branch = ("call" if mnemonic in ("bl", "blr") else "indirect" if mnemonic in ("ret", "br") else
-                  "always" if mnemonic == "b" else "cond")
+        branch = (
+            "call"
+            if mnemonic in ("bl", "blr")
+            else "indirect"
+            if mnemonic in ("ret", "br")
+            else "always"
+            if mnemonic == "b"
+            else "cond"
+        )
     return kind, tuple(reads), tuple(dict.fromkeys(writes)), accumulator, base, branch
 
 
 def _parse64(address: int, mnemonic: str, operands: str) -> Instruction:
-    direct = mnemonic[0] in "bct" and "#0x" in operands and (
-        mnemonic in ("b", "bl", "cbz", "cbnz", "tbz", "tbnz") or mnemonic.startswith("b."))
-    target = int(operands[operands.rindex("#") + 1:], 16) if direct else -1
+    direct = (
+        mnemonic[0] in "bct"
+        and "#0x" in operands
+        and (mnemonic in ("b", "bl", "cbz", "cbnz", "tbz", "tbnz") or mnemonic.startswith("b."))
+    )
+    target = int(operands[operands.rindex("#") + 1 :], 16) if direct else -1
     if direct and mnemonic[0] == "b":
         kind, reads, writes, accumulator, base, branch = _fields64(mnemonic, "")
     else:
@@ -169,16 +244,29 @@ def _parse64(address: int, mnemonic: str, operands: str) -> Instruction:
     return Instruction(address, text, kind, reads, writes, accumulator, base, branch, target)
 
 
-_KINDS64 = [(re.compile(p + r"$"), k) for p, k in (
-    (r"fml[as]|fmlal2?|fmlsl2?|fn?madd|fn?msub|bfml.*", "fma"), (r"(f(add|sub|abd|addp|recps|rsqrts))", "fadd"),
-    (r"f(mul|mulx|nmul)", "fmul"), (r"f(max|min)(nm)?p?v?", "fminmax"), (r"fdiv|fsqrt", "fdiv"),
-    (r"fcvt\w*|[su]cvtf|frint\w*|frecpe|frsqrte", "fcvt"), (r"fcmp\w*|fccmp\w*|fcsel|fac\w\w|fcm\w\w|facg[te]", "fcmp"),
-    (r"fabs|fneg", "vint"), (r"[su]dot|usdot|sudot|bfdot|[su]mmla", "dot"), (r"tbl|tbx", "table"),
-)]
-_INTEGER_VECTOR = re.compile(r"[su]?q?(add|sub|max|min|abd|hadd|rhadd|neg|abs)\w*|and|orr|eor|bic|orn|mvn|not|bsl|bit"
-                             r"|bif|cm\w\w|cmtst|[us]aba\w*|[us]adalp|addv|cnt")
-_SHIFT_VECTOR = re.compile(r"[su]?q?r?(shl|shr|sra|shrn|shrun|rshr|rshrn|rshrun|xtn|xtun|shll)2?|sshll2?|ushll2?|"
-                           r"sxtl2?|uxtl2?|sqr?shru?n2?|sli|sri|[us]r?sra")
+_KINDS64 = [
+    (re.compile(p + r"$"), k)
+    for p, k in (
+        (r"fml[as]|fmlal2?|fmlsl2?|fn?madd|fn?msub|bfml.*", "fma"),
+        (r"(f(add|sub|abd|addp|recps|rsqrts))", "fadd"),
+        (r"f(mul|mulx|nmul)", "fmul"),
+        (r"f(max|min)(nm)?p?v?", "fminmax"),
+        (r"fdiv|fsqrt", "fdiv"),
+        (r"fcvt\w*|[su]cvtf|frint\w*|frecpe|frsqrte", "fcvt"),
+        (r"fcmp\w*|fccmp\w*|fcsel|fac\w\w|fcm\w\w|facg[te]", "fcmp"),
+        (r"fabs|fneg", "vint"),
+        (r"[su]dot|usdot|sudot|bfdot|[su]mmla", "dot"),
+        (r"tbl|tbx", "table"),
+    )
+]
+_INTEGER_VECTOR = re.compile(
+    r"[su]?q?(add|sub|max|min|abd|hadd|rhadd|neg|abs)\w*|and|orr|eor|bic|orn|mvn|not|bsl|bit"
+    r"|bif|cm\w\w|cmtst|[us]aba\w*|[us]adalp|addv|cnt"
+)
+_SHIFT_VECTOR = re.compile(
+    r"[su]?q?r?(shl|shr|sra|shrn|shrun|rshr|rshrn|rshrun|xtn|xtun|shll)2?|sshll2?|ushll2?|"
+    r"sxtl2?|uxtl2?|sqr?shru?n2?|sli|sri|[us]r?sra"
+)
 _MULTIPLY_VECTOR = re.compile(r"mul|[su]mull2?|pmull?2?|sqr?dmulh|sqdmull2?")
 _ACCUMULATE_VECTOR = re.compile(r"ml[as]|[su]ml[as]l2?|sqdml[as]l2?")
 _SHUFFLE = re.compile(r"dup|ins|mov|ext|zip[12]|uzp[12]|trn[12]|rev\d*|movi|mvni|fmov")
@@ -218,8 +306,13 @@ def _kind64(mnemonic: str, operands: str) -> str:
             return "ins_gpr" if "[" in first else "dup_gpr"
         if mnemonic in ("movi", "mvni") or (mnemonic in ("mov", "fmov") and "[" not in operands):
             return "vmove"
-        for pattern, kind in ((_ACCUMULATE_VECTOR, "vmla"), (_MULTIPLY_VECTOR, "vmul"), (_SHIFT_VECTOR, "vshift"),
-                              (_SHUFFLE, "shuffle"), (_INTEGER_VECTOR, "vint")):
+        for pattern, kind in (
+            (_ACCUMULATE_VECTOR, "vmla"),
+            (_MULTIPLY_VECTOR, "vmul"),
+            (_SHIFT_VECTOR, "vshift"),
+            (_SHUFFLE, "shuffle"),
+            (_INTEGER_VECTOR, "vint"),
+        ):
             if pattern.fullmatch(mnemonic):
                 return kind + wide
         return "unknown"
@@ -246,7 +339,7 @@ def _kind64(mnemonic: str, operands: str) -> str:
 def _memory_kind(mnemonic: str, operands: str, vector: bool) -> str:
     verb = "load" if mnemonic[:2] == "ld" else "store"
     if "{" in operands:
-        inside = operands[operands.index("{") + 1:operands.index("}")]
+        inside = operands[operands.index("{") + 1 : operands.index("}")]
         n = inside.count(",") + 1
         if mnemonic.endswith("r") and verb == "load":
             return "load_rep"

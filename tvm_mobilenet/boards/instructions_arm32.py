@@ -10,10 +10,12 @@ from tvm_mobilenet.boards.instructions import Instruction
 _ALIAS32 = {"sb": "r9", "sl": "r10", "fp": "r11", "ip": "r12"}
 _REG32 = re.compile(r"\b(?:(r\d+|sb|sl|fp|ip|sp|lr|pc)|([sdq])(\d+))\b(?!\[\d+\]-)")
 _CONDITION = re.compile(r"(eq|ne|hs|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le|cs|cc)$")
-_BASE32 = re.compile(r"(and|eor|sub|rsb|add|adc|sbc|rsc|tst|teq|cmp|cmn|orr|mov|bic|mvn|movw|movt|lsl|lsr|asr|ror|rrx|"
-                     r"mul|mla|mls|umull|smull|umlal|smlal|smulbb|smmul|sdiv|udiv|ldrd|strd|ldrb|strb|ldrh|strh|ldrsb|ldrsh|"
-                     r"ldr|str|ldm|ldmda|ldmdb|ldmib|stm|stmda|stmdb|stmib|push|pop|bl|blx|bx|b|uxtb|uxth|sxtb|sxth|ubfx|"
-                     r"sbfx|bfi|bfc|clz|pld|rsbs|nop|dmb|svc|udf|uxtah|sxtah|uxtab|pkhbt|rev|sel|trap)(s?)")
+_BASE32 = re.compile(
+    r"(and|eor|sub|rsb|add|adc|sbc|rsc|tst|teq|cmp|cmn|orr|mov|bic|mvn|movw|movt|lsl|lsr|asr|ror|rrx|"
+    r"mul|mla|mls|umull|smull|umlal|smlal|smulbb|smmul|sdiv|udiv|ldrd|strd|ldrb|strb|ldrh|strh|ldrsb|ldrsh|"
+    r"ldr|str|ldm|ldmda|ldmdb|ldmib|stm|stmda|stmdb|stmib|push|pop|bl|blx|bx|b|uxtb|uxth|sxtb|sxth|ubfx|"
+    r"sbfx|bfi|bfc|clz|pld|rsbs|nop|dmb|svc|udf|uxtah|sxtah|uxtab|pkhbt|rev|sel|trap)(s?)"
+)
 
 
 def _registers32(text: str) -> list[str]:
@@ -40,7 +42,7 @@ def _fields32(mnemonic: str, operands: str):
     first, _, rest = operands.partition(",")
     if kind.startswith(("load", "store", "prefetch")):
         if "{" in operands and name[:3] in ("ldm", "stm", "pop", "pus", "vld", "vst", "vpu", "vpo"):
-            inside = operands[operands.index("{"):operands.index("}")]
+            inside = operands[operands.index("{") : operands.index("}")]
             outside = operands.replace(inside, "")
             data, where = _registers32(inside), _registers32(outside)
             if name in ("push", "pop", "vpush", "vpop"):
@@ -91,8 +93,17 @@ def parse(address: int, mnemonic: str, operands: str) -> Instruction:
     """The instruction that capstone prints as ``mnemonic operands``."""
     direct = mnemonic[0] == "b" and operands.startswith("#0x") and not mnemonic.startswith(("bic", "bf"))
     kind, reads, writes, accumulator, base, branch = _fields32(mnemonic, "" if direct else operands)
-    return Instruction(address, f"{mnemonic} {operands}".strip(), kind, reads, writes, accumulator, base, branch,
-                       int(operands[1:], 16) if direct else -1)
+    return Instruction(
+        address,
+        f"{mnemonic} {operands}".strip(),
+        kind,
+        reads,
+        writes,
+        accumulator,
+        base,
+        branch,
+        int(operands[1:], 16) if direct else -1,
+    )
 
 
 def _kind32(name: str, dtype: str, operands: str) -> str:
@@ -106,8 +117,8 @@ def _kind32(name: str, dtype: str, operands: str) -> str:
         return f"{'load' if name == 'vldr' else 'store'}_d"
     if name.startswith(("vld", "vst", "vpush", "vpop")):
         verb = "load" if name.startswith(("vld", "vpop")) else "store"
-        count = len(_registers32(operands[operands.index("{"):operands.index("}")]))
-        if "[" in operands[:operands.index("}")]:
+        count = len(_registers32(operands[operands.index("{") : operands.index("}")]))
+        if "[" in operands[: operands.index("}")]:
             return "load_rep" if "[]" in operands else f"{verb}_lane"
         if re.match(r"v(ld|st)[234]", name):
             return f"{verb}_zip"
@@ -137,17 +148,30 @@ def _kind32(name: str, dtype: str, operands: str) -> str:
     return "alu" if _BASE32.fullmatch(name) and name not in ("svc", "udf", "trap") else "unknown"
 
 
-_KINDS32 = [(re.compile(p + r"$"), f, i) for p, f, i in (
-    (r"vf?n?m[l][as]|vfm[as]|vfnm[as]", "fma", "vmla"), (r"vml[as]l", "", "vmla"),
-    (r"v(add|sub|abd|padd)", "fadd", "vint"),
-    (r"vn?mull?|vqr?dmulh", "fmul", "vmul"), (r"vp?(max|min)(nm)?", "fminmax", "vint"), (r"vdiv|vsqrt", "fdiv", "fdiv"),
-    (r"vcvt\w*|vrint\w*|vrecpe|vrsqrte", "fcvt", "fcvt"), (r"vrecps|vrsqrts", "fadd", "fadd"),
-    (r"v(abs|neg|and|orr|eor|bic|orn|mvn|bsl|bit|bif|ceq|cge|cgt|cle|clt|tst|qadd|qsub|hadd|addl|subl|addw|paddl|padal)",
-     "vint", "vint"),
-    (r"v(shl|shr|sra|shrn|shll|qshrn|qrshrn|qrshrun|movl|movn|qmovn|qmovun|rshr|sli|sri|qshl|rshrn)",
-     "vshift", "vshift"),
-    (r"v(ext|zip|uzp|trn|rev16|rev32|rev64|swp|dup)", "shuffle", "shuffle"),
-)]
+_KINDS32 = [
+    (re.compile(p + r"$"), f, i)
+    for p, f, i in (
+        (r"vf?n?m[l][as]|vfm[as]|vfnm[as]", "fma", "vmla"),
+        (r"vml[as]l", "", "vmla"),
+        (r"v(add|sub|abd|padd)", "fadd", "vint"),
+        (r"vn?mull?|vqr?dmulh", "fmul", "vmul"),
+        (r"vp?(max|min)(nm)?", "fminmax", "vint"),
+        (r"vdiv|vsqrt", "fdiv", "fdiv"),
+        (r"vcvt\w*|vrint\w*|vrecpe|vrsqrte", "fcvt", "fcvt"),
+        (r"vrecps|vrsqrts", "fadd", "fadd"),
+        (
+            r"v(abs|neg|and|orr|eor|bic|orn|mvn|bsl|bit|bif|ceq|cge|cgt|cle|clt|tst|qadd|qsub|hadd|addl|subl|addw|paddl|padal)",
+            "vint",
+            "vint",
+        ),
+        (
+            r"v(shl|shr|sra|shrn|shll|qshrn|qrshrn|qrshrun|movl|movn|qmovn|qmovun|rshr|sli|sri|qshl|rshrn)",
+            "vshift",
+            "vshift",
+        ),
+        (r"v(ext|zip|uzp|trn|rev16|rev32|rev64|swp|dup)", "shuffle", "shuffle"),
+    )
+]
 
 
 def _vector_kind32(name: str, dtype: str, operands: str, wide: str) -> str:

@@ -11,6 +11,26 @@ from tvm_mobilenet.boards import PredictedCycles
 from tvm_mobilenet.boards.imports import RuntimeCall
 from tvm_mobilenet.boards.memory import Traffic
 from tvm_mobilenet.boards.memory_time import PartTime, part_time
+from tvm_mobilenet.errors import BoardError
+
+
+class KernelFault(BoardError):
+    """A kernel ran wild or reported an error.
+
+    Attributes
+    ----------
+    kernel, reason, instruction : str
+    address : int
+        As in the module's file, to be found in a disassembly.
+    symbol : str
+        Function and offset, ``conv_compute_+0x40``.
+    """
+
+    def __init__(self, kernel: str, reason: str, address: int = 0, symbol: str = "", instruction: str = ""):
+        where = f" at {address:#x} ({symbol}: {instruction})" if address else ""
+        super().__init__(f"kernel {kernel}: {reason}{where}", "the module stays usable; other kernels can still be run")
+        self.kernel, self.reason, self.address = kernel, reason, address
+        self.symbol, self.instruction = symbol, instruction
 
 
 @dataclass(frozen=True)
@@ -45,8 +65,11 @@ class Counts:
 
     def same(self, other: Counts) -> bool:
         """Whether both executed the same instructions equally often."""
-        return (self.first == other.first and np.array_equal(self.executed, other.executed)
-                and np.array_equal(self.taken, other.taken))
+        return (
+            self.first == other.first
+            and np.array_equal(self.executed, other.executed)
+            and np.array_equal(self.taken, other.taken)
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ class Part:
         every = self.of_tasks(values)
         entering = max(0.0, values[0] + values[1] - pair) if pair is not None else 0.0
         share = -(-self.tasks // cores)
-        parts = (every[i:i + share] for i in range(0, self.tasks, share))
+        parts = (every[i : i + share] for i in range(0, self.tasks, share))
         return [float(p.sum()) - entering * (len(p) - 1) for p in parts]
 
 
@@ -117,8 +140,9 @@ class KernelRun:
     @property
     def instructions(self) -> int:
         """Executed in the module, all tasks together."""
-        return round(sum(p.shares([c.instructions for c in p.ran], 1, p.pair and p.pair.instructions)[0]
-                         for p in self.parts))
+        return round(
+            sum(p.shares([c.instructions for c in p.ran], 1, p.pair and p.pair.instructions)[0] for p in self.parts)
+        )
 
     @property
     def workspace_bytes(self) -> int:
@@ -130,8 +154,13 @@ class KernelRun:
         """Lines moved at each level on one core; None where memory was not followed."""
         if not self.followed:
             return None
-        sides = ([[float(p.of_tasks(v).sum()) for v in zip(*(getattr(c.traffic, side) for c in p.ran), strict=True)]
-                  for p in self.parts] for side in ("fills", "writebacks"))
+        sides = (
+            [
+                [float(p.of_tasks(v).sum()) for v in zip(*(getattr(c.traffic, side) for c in p.ran), strict=True)]
+                for p in self.parts
+            ]
+            for side in ("fills", "writebacks")
+        )
         return Traffic(*(tuple(map(sum, zip(*side, strict=True))) for side in sides))
 
     @property
@@ -172,8 +201,10 @@ class KernelRun:
         return all(c.traffic is not None for p in self.parts for c in p.ran)
 
     def _times(self, cores: int, core, memory: bool) -> list[PartTime]:
-        return [part_time(p, costs, pair, cores, core, self.target, memory)
-                for p, (costs, pair) in zip(self.parts, self._priced(core), strict=True)]
+        return [
+            part_time(p, costs, pair, cores, core, self.target, memory)
+            for p, (costs, pair) in zip(self.parts, self._priced(core), strict=True)
+        ]
 
     def _priced(self, core) -> list[tuple[list[float], float | None]]:
         """Of every part: the cycles of each task that ran, and of the pair."""
@@ -183,8 +214,12 @@ class KernelRun:
             model = CoreModel.of(core)
             known: dict[tuple, float] = {}  # equal tasks cost the same
             self._cycles[id(core)] = [
-                ([_once(known, model, self.image, c) for c in p.ran],
-                 p.pair and _once(known, model, self.image, p.pair)) for p in self.parts]
+                (
+                    [_once(known, model, self.image, c) for c in p.ran],
+                    p.pair and _once(known, model, self.image, p.pair),
+                )
+                for p in self.parts
+            ]
         return self._cycles[id(core)]
 
     def executions(self, symbol: str | None = None) -> list[tuple[int, int]]:

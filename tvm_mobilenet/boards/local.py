@@ -62,8 +62,10 @@ class LocalBoard:
 
         here = host.core_data()["architecture"]
         if target.architecture != here:
-            raise BoardError(f"target {target.name} is {target.architecture}, this machine {here}",
-                             "use the virtual board, or target host")
+            raise BoardError(
+                f"target {target.name} is {target.architecture}, this machine {here}",
+                "use the virtual board, or target host",
+            )
         self.target, self.name = target, "local"
 
     def load(self, path) -> LocalModule:

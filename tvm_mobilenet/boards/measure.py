@@ -58,9 +58,11 @@ def measure(request: dict) -> dict:
     with tempfile.TemporaryDirectory(prefix="measure-") as folder, contextlib.ExitStack() as opened:
         for contender in request["contenders"]:
             process = opened.enter_context(
-                contextlib.closing(Process(threads, request.get("cpus"), folder, contender["engine"], limit)))
-            result = process.ask("load", contender=contender, inputs=request["inputs"], threads=threads,
-                                 fatal=not results)
+                contextlib.closing(Process(threads, request.get("cpus"), folder, contender["engine"], limit))
+            )
+            result = process.ask(
+                "load", contender=contender, inputs=request["inputs"], threads=threads, fatal=not results
+            )
             results.append(result)
             if "missing" in result or "failed" in result:
                 continue
@@ -153,7 +155,10 @@ class Process:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tvm_mobilenet.boards.measured_process", str(os.getpid())],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment,
                 start_new_session=True,
             )
         except OSError as e:
@@ -164,8 +169,9 @@ class Process:
                 os.sched_setaffinity(self._process.pid, cpus)
             except OSError as e:
                 self.close()
-                raise BoardError(f"CPUs {cpus} cannot be used: {e}",
-                                 f"there are {sorted(os.sched_getaffinity(0))}") from None
+                raise BoardError(
+                    f"CPUs {cpus} cannot be used: {e}", f"there are {sorted(os.sched_getaffinity(0))}"
+                ) from None
 
     def ask(self, command: str, fatal: bool = True, **arguments) -> dict:
         """One command's answer; with ``fatal`` off a failure is an answer, ``{"failed": why}``."""

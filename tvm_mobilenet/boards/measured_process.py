@@ -100,8 +100,12 @@ class Measured:
         _import(engine)
         initial, start = resident("VmRSS"), time.perf_counter()
         self._engine = ENGINES[engine](contender, self._inputs, threads)
-        return {"version": version(engine), "load_seconds": time.perf_counter() - start, "rss_initial": initial,
-                "rss_loaded": resident("VmRSS")}
+        return {
+            "version": version(engine),
+            "load_seconds": time.perf_counter() - start,
+            "rss_initial": initial,
+            "rss_loaded": resident("VmRSS"),
+        }
 
     def warm_up(self, seconds: float, limit: float) -> dict:
         """As the function, with the ``number`` and ``repeat`` that follow from it."""

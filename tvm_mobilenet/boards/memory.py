@@ -35,8 +35,12 @@ class Traffic:
     writebacks: tuple[float, ...]
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(*(tuple(a + b for a, b in zip(x, y, strict=True))
-                         for x, y in ((self.fills, other.fills), (self.writebacks, other.writebacks))))
+        return Traffic(
+            *(
+                tuple(a + b for a, b in zip(x, y, strict=True))
+                for x, y in ((self.fills, other.fills), (self.writebacks, other.writebacks))
+            )
+        )
 
     @property
     def bytes(self) -> tuple[float, ...]:
@@ -101,12 +105,13 @@ class Caches:
     def touch(self, address: int, nbytes: int, written: bool):
         """A range of memory is read or written by code that is not emulated."""
         if nbytes:
-            native.library().touch(ctypes.byref(self.struct), ctypes.c_uint64(address), ctypes.c_uint64(nbytes),
-                                   ctypes.c_uint64(written))
+            native.library().touch(
+                ctypes.byref(self.struct), ctypes.c_uint64(address), ctypes.c_uint64(nbytes), ctypes.c_uint64(written)
+            )
 
     def take(self) -> tuple[Traffic, Traffic, np.ndarray]:
         """Since the last take: traffic of one core, of this thread's private caches, its requests of shared ones."""
-        log = self._log[:self.struct.logged].copy()
+        log = self._log[: self.struct.logged].copy()
         self.struct.logged = 0
         one, many = self._tally()
         return one, many, log
@@ -117,16 +122,24 @@ class Caches:
         starts = np.cumsum([0, *map(len, logs)]).astype(np.uint64)
         at = np.empty(len(logs) + 1, np.uint64)
         self._tally()
-        native.library().share(ctypes.byref(self.struct), ctypes.c_void_p(log.ctypes.data),
-                               ctypes.c_void_p(starts.ctypes.data), ctypes.c_void_p(at.ctypes.data),
-                               ctypes.c_uint64(len(logs)))
+        native.library().share(
+            ctypes.byref(self.struct),
+            ctypes.c_void_p(log.ctypes.data),
+            ctypes.c_void_p(starts.ctypes.data),
+            ctypes.c_void_p(at.ctypes.data),
+            ctypes.c_uint64(len(logs)),
+        )
         return self._tally()[1]
 
     def _tally(self) -> tuple[Traffic, Traffic]:
         found = []
         for levels in (self.struct.one, self.struct.many):
-            found.append(Traffic(tuple(levels[k].fills for k in range(self.levels)),
-                                 tuple(levels[k].writebacks for k in range(self.levels))))
+            found.append(
+                Traffic(
+                    tuple(levels[k].fills for k in range(self.levels)),
+                    tuple(levels[k].writebacks for k in range(self.levels)),
+                )
+            )
             for k in range(self.levels):
                 levels[k].fills = levels[k].writebacks = 0
         return found[0], found[1]

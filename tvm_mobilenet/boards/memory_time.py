@@ -48,11 +48,13 @@ def rates(core, target) -> _Rates:
         inner = [table["l1_fill_bytes_per_cycle"]] + ([table["l2_fill_bytes_per_cycle"]] if core.l3 else [])
         every = [table["l1_fill_bytes_per_cycle_all"]] + ([table["l2_fill_bytes_per_cycle_all"]] if core.l3 else [])
         one = (*inner, target.dram_bytes_per_second / target.clock_hz)
-        return _Rates(one, (*every, target.dram_bytes_per_second_all / target.clock_hz), table["exposed"],
-                      table["wake_cycles"])
+        return _Rates(
+            one, (*every, target.dram_bytes_per_second_all / target.clock_hz), table["exposed"], table["wake_cycles"]
+        )
     except KeyError as e:
-        raise TvmMobilenetError(f"core {core.name}: [model.memory]: missing {e.args[0]}",
-                                "see targets/cores/cortex-a72.toml") from None
+        raise TvmMobilenetError(
+            f"core {core.name}: [model.memory]: missing {e.args[0]}", "see targets/cores/cortex-a72.toml"
+        ) from None
 
 
 def part_time(part, costs: list[float], pair: float | None, cores: int, core, target, memory: bool) -> PartTime:
@@ -97,7 +99,9 @@ def _bytes(part, parallel: bool) -> np.ndarray:
     for c in part.ran:
         row = list(c.traffic.bytes)
         if parallel and part.shared is not None:
-            row = [b if k == len(row) - 1 or s else p
-                   for k, (b, p, s) in enumerate(zip(row, c.private.bytes, part.shared.bytes, strict=True))]
+            row = [
+                b if k == len(row) - 1 or s else p
+                for k, (b, p, s) in enumerate(zip(row, c.private.bytes, part.shared.bytes, strict=True))
+            ]
         rows.append(row)
     return np.array(rows, float).T

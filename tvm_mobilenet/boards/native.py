@@ -27,10 +27,21 @@ _U64_POINTER = ctypes.POINTER(ctypes.c_uint64)
 class CountsStruct(ctypes.Structure):
     """``Counts`` of native.c."""
 
-    _fields_ = (("base", _U64), ("end", _U64), ("entered", _U64_POINTER), ("left", _U64_POINTER),
-                ("taken", _U64_POINTER), ("previous_end", _U64), ("executed_bytes", _U64), ("budget_bytes", _U64),
-                ("low", _U64), ("high", _U64), ("exhausted", _U64), ("stop", ctypes.c_void_p),
-                ("follow", ctypes.c_void_p))
+    _fields_ = (
+        ("base", _U64),
+        ("end", _U64),
+        ("entered", _U64_POINTER),
+        ("left", _U64_POINTER),
+        ("taken", _U64_POINTER),
+        ("previous_end", _U64),
+        ("executed_bytes", _U64),
+        ("budget_bytes", _U64),
+        ("low", _U64),
+        ("high", _U64),
+        ("exhausted", _U64),
+        ("stop", ctypes.c_void_p),
+        ("follow", ctypes.c_void_p),
+    )
 
 
 class LevelStruct(ctypes.Structure):
@@ -42,16 +53,30 @@ class LevelStruct(ctypes.Structure):
 class MemoryStruct(ctypes.Structure):
     """``Memory`` of native.c."""
 
-    _fields_ = (("one", LevelStruct * 3), ("many", LevelStruct * 3), ("levels", _U64), ("shared", _U64),
-                ("scratch", _U64), ("stride", _U64), ("slots", _U64), ("log", ctypes.c_void_p), ("logged", _U64),
-                ("room", _U64))
+    _fields_ = (
+        ("one", LevelStruct * 3),
+        ("many", LevelStruct * 3),
+        ("levels", _U64),
+        ("shared", _U64),
+        ("scratch", _U64),
+        ("stride", _U64),
+        ("slots", _U64),
+        ("log", ctypes.c_void_p),
+        ("logged", _U64),
+        ("room", _U64),
+    )
 
 
 class ProgramStruct(ctypes.Structure):
     """``Program`` of native.c."""
 
-    _fields_ = (("slots", ctypes.c_void_p), ("accesses", ctypes.c_void_p), ("terms", ctypes.c_void_p),
-                ("slot_count", _U64), ("access_count", _U64))
+    _fields_ = (
+        ("slots", ctypes.c_void_p),
+        ("accesses", ctypes.c_void_p),
+        ("terms", ctypes.c_void_p),
+        ("slot_count", _U64),
+        ("access_count", _U64),
+    )
 
 
 TRANSLATE = ctypes.CFUNCTYPE(None, _U64)
@@ -60,8 +85,15 @@ TRANSLATE = ctypes.CFUNCTYPE(None, _U64)
 class FollowStruct(ctypes.Structure):
     """``Follow`` of native.c."""
 
-    _fields_ = (("base", _U64), ("programs", ctypes.c_void_p), ("again", ctypes.c_void_p), ("memory", ctypes.c_void_p),
-                ("read", ctypes.c_void_p), ("translate", TRANSLATE), ("block_end", _U64))
+    _fields_ = (
+        ("base", _U64),
+        ("programs", ctypes.c_void_p),
+        ("again", ctypes.c_void_p),
+        ("memory", ctypes.c_void_p),
+        ("read", ctypes.c_void_p),
+        ("translate", TRANSLATE),
+        ("block_end", _U64),
+    )
 
 
 class Counter:
@@ -125,8 +157,9 @@ def library() -> ctypes.CDLL:
     try:
         version = metadata.version("ziglang")
     except metadata.PackageNotFoundError:
-        raise MissingDependencyError("the virtual board needs ziglang",
-                                     "pip install 'tvm-mobilenet[compile]'") from None
+        raise MissingDependencyError(
+            "the virtual board needs ziglang", "pip install 'tvm-mobilenet[compile]'"
+        ) from None
     key = hashlib.sha256(f"{source}{version}{platform.platform()}".encode()).hexdigest()[:16]
     folder = _cache_folder()
     path = folder / f"native-{key}.so"
@@ -134,19 +167,35 @@ def library() -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             (Path(work) / "native.c").write_text(source, encoding="utf-8")
             built = Path(work) / "native.so"
-            command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-nostdlib", "-fPIC",
-                       "-fno-sanitize=all", str(Path(work) / "native.c"), "-o", str(built)]
+            command = [
+                sys.executable,
+                "-m",
+                "ziglang",
+                "cc",
+                "-O2",
+                "-shared",
+                "-nostdlib",
+                "-fPIC",
+                "-fno-sanitize=all",
+                str(Path(work) / "native.c"),
+                "-o",
+                str(built),
+            ]
             r = subprocess.run(command, capture_output=True, text=True)
             if r.returncode:
-                raise BoardError(f"the emulator's counters did not compile: {r.stderr.strip()[-2000:]}",
-                                 "python -m ziglang cc --version must work; reinstall ziglang")
+                raise BoardError(
+                    f"the emulator's counters did not compile: {r.stderr.strip()[-2000:]}",
+                    "python -m ziglang cc --version must work; reinstall ziglang",
+                )
             os.replace(built, path)
     return ctypes.CDLL(str(path))
 
 
 def _cache_folder() -> Path:
-    choices = [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
-               Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}"]
+    choices = [
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
+        Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}",
+    ]
     for folder in choices:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -154,5 +203,7 @@ def _cache_folder() -> Path:
                 return folder
         except OSError:
             continue
-    raise BoardError(f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
-                     "set XDG_CACHE_HOME to a folder that can be written")
+    raise BoardError(
+        f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
+        "set XDG_CACHE_HOME to a folder that can be written",
+    )

@@ -133,6 +133,17 @@ class Pipeline:
         retired = np.zeros(max(self.window, 1), np.int64)
         regs = np.array(registers or [0], np.int32)
         native.library().simulate(
-            self._machine.ctypes, len(instructions), ops.ctypes, self._uops.ctypes, regs.ctypes, iterations,
-            state[0].ctypes, state[1].ctypes, ends.ctypes, taken.ctypes, ctypes.c_int64(_HORIZON), retired.ctypes)
+            self._machine.ctypes,
+            len(instructions),
+            ops.ctypes,
+            self._uops.ctypes,
+            regs.ctypes,
+            iterations,
+            state[0].ctypes,
+            state[1].ctypes,
+            ends.ctypes,
+            taken.ctypes,
+            ctypes.c_int64(_HORIZON),
+            retired.ctypes,
+        )
         return ends

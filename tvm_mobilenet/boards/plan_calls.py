@@ -34,8 +34,9 @@ class PlanCalls:
         spaces = {"arena": _block(self.plan.arena_bytes), "parameters": _block(self.plan.parameters_bytes)}
         data = np.fromfile(parameters, np.uint8) if self.plan.parameters_bytes else np.zeros(0, np.uint8)
         if data.size != self.plan.parameters_bytes:
-            raise BoardError(f"{parameters}: {data.size} bytes, the plan has {self.plan.parameters_bytes}",
-                             "build the module again")
+            raise BoardError(
+                f"{parameters}: {data.size} bytes, the plan has {self.plan.parameters_bytes}", "build the module again"
+            )
         spaces["parameters"][: data.size] = data
         ports = {(t.space, t.index): _block(t.nbytes) for _, t in (*self.plan.inputs, *self.plan.outputs)}
         for (_, t), values in zip(self.plan.inputs, input_values(inputs, seed), strict=True):
@@ -46,8 +47,9 @@ class PlanCalls:
             return tvm.runtime.from_dlpack(space[t.offset : t.offset + t.nbytes].view(t.dtype).reshape(t.shape))
 
         self._keep = spaces, ports, library
-        self._calls = [(_kernel(library, s.symbol, Path(module)), [view(t) for t in s.operands])
-                       for s in self.plan.steps]
+        self._calls = [
+            (_kernel(library, s.symbol, Path(module)), [view(t) for t in s.operands]) for s in self.plan.steps
+        ]
         self._empty = tvm.get_global_func("runtime.NumThreads")
 
     def run(self) -> None:

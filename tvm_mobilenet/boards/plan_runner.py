@@ -45,8 +45,10 @@ class PlanRunner:
 
     def __init__(self, module, plan: Plan, parameters: np.ndarray):
         self._module, self._plan = module, plan
-        self._base = {"parameters": module.alloc(max(1, plan.parameters_bytes)),
-                      "arena": module.alloc(max(1, plan.arena_bytes))}
+        self._base = {
+            "parameters": module.alloc(max(1, plan.parameters_bytes)),
+            "arena": module.alloc(max(1, plan.arena_bytes)),
+        }
         if plan.parameters_bytes:
             module.write(self._base["parameters"], parameters)
         self._ports = {(t.space, t.index): module.alloc(t.nbytes) for _, t in (*plan.inputs, *plan.outputs)}
@@ -64,8 +66,13 @@ class PlanRunner:
         """Overwrite a tensor."""
         self._module.write(self._address(tensor), np.ascontiguousarray(array, tensor.dtype))
 
-    def run(self, *inputs: np.ndarray, cores: int | None = None, memory: bool = False,
-            watch: Callable[[Step, object, PlanRunner], None] | None = None) -> PlanRun:
+    def run(
+        self,
+        *inputs: np.ndarray,
+        cores: int | None = None,
+        memory: bool = False,
+        watch: Callable[[Step, object, PlanRunner], None] | None = None,
+    ) -> PlanRun:
         """Run all steps.
 
         Parameters
@@ -92,8 +99,9 @@ class PlanRunner:
             raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(wanted)}")
         for array, (name, tensor) in zip(inputs, wanted, strict=True):
             if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
-                raise TvmMobilenetError(f"input {name}: {array.dtype} {array.shape}, the model takes {tensor.dtype} "
-                                        f"{tensor.shape}")
+                raise TvmMobilenetError(
+                    f"input {name}: {array.dtype} {array.shape}, the model takes {tensor.dtype} {tensor.shape}"
+                )
             self.write(tensor, array)
         kernels = []
         for step in self._plan.steps:

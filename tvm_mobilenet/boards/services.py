@@ -111,8 +111,13 @@ def serve(name: str, request_json: str) -> str:
 
         print(traceback.format_exc(), file=sys.stderr, flush=True)  # into the agent's log
         text = " ".join(str(e).split())[:500]
-        return json.dumps({"error": f"service {name}: {type(e).__name__}: {text}", "hint": "see the agent's log",
-                           "code": BoardError.exit_code})
+        return json.dumps(
+            {
+                "error": f"service {name}: {type(e).__name__}: {text}",
+                "hint": "see the agent's log",
+                "code": BoardError.exit_code,
+            }
+        )
 
 
 def answer(text: str, where: str) -> dict:

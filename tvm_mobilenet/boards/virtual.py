@@ -31,7 +31,7 @@ import numpy as np
 
 from tvm_mobilenet.boards.emulator import MODULE, SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS, Emulator, Fault
 from tvm_mobilenet.boards.imports import KernelError, RuntimeCall, Workspace, provided
-from tvm_mobilenet.boards.kernel_run import Counts, KernelRun, Part
+from tvm_mobilenet.boards.kernel_run import Counts, KernelFault, KernelRun, Part
 from tvm_mobilenet.boards.memory import Caches, Traffic
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.plan import PAGE, place_in_page
@@ -41,25 +41,6 @@ _TENSOR = 7  # kTVMFFIDLTensorPtr
 _DTYPE_CODES = {"i": 0, "u": 1, "f": 2}
 _MAXIMUM_ITERATIONS = 1 << 20
 _MOST_BOUNDARY_RUNS = 12
-
-
-class KernelFault(BoardError):
-    """A kernel ran wild or reported an error.
-
-    Attributes
-    ----------
-    kernel, reason, instruction : str
-    address : int
-        As in the module's file, to be found in a disassembly.
-    symbol : str
-        Function and offset, ``conv_compute_+0x40``.
-    """
-
-    def __init__(self, kernel: str, reason: str, address: int = 0, symbol: str = "", instruction: str = ""):
-        where = f" at {address:#x} ({symbol}: {instruction})" if address else ""
-        super().__init__(f"kernel {kernel}: {reason}{where}", "the module stays usable; other kernels can still be run")
-        self.kernel, self.reason, self.address = kernel, reason, address
-        self.symbol, self.instruction = symbol, instruction
 
 
 class VirtualBoard:
@@ -75,8 +56,10 @@ class VirtualBoard:
 
     def __init__(self, target):
         if target.architecture not in ("aarch64", "armv7"):
-            raise BoardError(f"target {target.name}: the virtual board has no {target.architecture} core",
-                             "use the local board for this machine")
+            raise BoardError(
+                f"target {target.name}: the virtual board has no {target.architecture} core",
+                "use the local board for this machine",
+            )
         self.target, self.name = target, "virtual"
 
     def load(self, path, budget: int = BUDGET_INSTRUCTIONS) -> VirtualModule:
@@ -103,14 +86,13 @@ class VirtualModule:
         self._calls: dict[str, list[int]] = {}
         self._caches: Caches | None = None
         handlers = provided(self._workspace, self._launch, self._record)
-        self._emulator = Emulator(path, handlers, target.architecture,
-                                  target.core.model.get("emulated_cpu", "MAX"))
+        self._emulator = Emulator(path, handlers, target.architecture, target.core.model.get("emulated_cpu", "MAX"))
         image = self._emulator.image
         for name in handlers:
             if name in image.symbols and name.startswith("__TVM"):  # a pointer that TVM's loader fills in
                 entry = self._emulator.entry_point(name)
                 at = image.symbols[name] - MODULE
-                image.memory[at:at + image.pointer_bytes] = entry.to_bytes(image.pointer_bytes, "little")
+                image.memory[at : at + image.pointer_bytes] = entry.to_bytes(image.pointer_bytes, "little")
         self._emulator.restore_image()
 
     def __enter__(self):
@@ -132,8 +114,11 @@ class VirtualModule:
     def kernels(self) -> list[str]:
         """Names that ``call`` accepts."""
         prefix = "__tvm_ffi_"
-        return sorted(s.removeprefix(prefix) for s in self.image.symbols
-                      if s.startswith(prefix) and s not in ("__tvm_ffi_main", "__tvm_ffi__library_bin"))
+        return sorted(
+            s.removeprefix(prefix)
+            for s in self.image.symbols
+            if s.startswith(prefix) and s not in ("__tvm_ffi_main", "__tvm_ffi__library_bin")
+        )
 
     # ---- arrays that stay in emulated memory
 
@@ -154,8 +139,9 @@ class VirtualModule:
 
     # ---- calls
 
-    def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None,
-             memory: bool = False) -> KernelRun:
+    def call(
+        self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None, memory: bool = False
+    ) -> KernelRun:
         """Runs a kernel on arrays of this process.
 
         Parameters
@@ -185,8 +171,10 @@ class VirtualModule:
             for a in args:
                 key = (a.__array_interface__["data"][0], a.nbytes)
                 if not a.flags.c_contiguous:
-                    raise BoardError(f"kernel {symbol}: an argument of shape {a.shape} is not contiguous",
-                                     "pass numpy.ascontiguousarray of it")
+                    raise BoardError(
+                        f"kernel {symbol}: an argument of shape {a.shape} is not contiguous",
+                        "pass numpy.ascontiguousarray of it",
+                    )
                 if key not in placed:
                     if a is args[0] or a is args[-1]:  # constants lie anywhere
                         place = place_in_page(int(a is args[-1]))  # as in a plan of two steps
@@ -215,16 +203,18 @@ class VirtualModule:
             self._caches = Caches(self.target.core, cores, (SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS))
         return self._caches
 
-    def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None,
-                memory: bool = False) -> KernelRun:
+    def call_at(
+        self, symbol: str, operands, tasks: str = "all", cores: int | None = None, memory: bool = False
+    ) -> KernelRun:
         """As ``call``, on arrays in emulated memory: ``(address, shape, dtype)`` each."""
         if tasks not in ("all", "sample"):
             raise ValueError(f"tasks = {tasks!r}: all or sample")
         e = self._emulator
         address = self.image.symbols.get(f"__tvm_ffi_{symbol}")
         if address is None:
-            raise BoardError(f"{self.image.path} has no kernel {symbol!r}",
-                             "it has " + (", ".join(self.kernels[:8]) or "none"))
+            raise BoardError(
+                f"{self.image.path} has no kernel {symbol!r}", "it has " + (", ".join(self.kernels[:8]) or "none")
+            )
         self._tasks, self._cores = tasks, cores or self.target.cores
         self._parts: list[Part] = []
         self._in_task = False
@@ -258,11 +248,12 @@ class VirtualModule:
             dtype = np.dtype(dtype)
             n = len(shape)
             dims = e.allocate(max(16 * n, 8))
-            strides = [int(np.prod(shape[i + 1:], dtype=np.int64)) for i in range(n)]
+            strides = [int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(n)]
             self.write(dims, np.array([*shape, *strides], np.int64))
             form = "<QiiiBBHQQQ" if wide else "<IiiiBBHIIxxxxQ"
-            tensor = struct.pack(form, address, 1, 0, n, _DTYPE_CODES[dtype.kind], 8 * dtype.itemsize, 1, dims,
-                                 dims + 8 * n, 0)
+            tensor = struct.pack(
+                form, address, 1, 0, n, _DTYPE_CODES[dtype.kind], 8 * dtype.itemsize, 1, dims, dims + 8 * n, 0
+            )
             at = e.allocate(len(tensor))
             self.write(at, np.frombuffer(tensor, np.uint8))
             values += struct.pack("<iIQ", _TENSOR, 0, at)
@@ -327,8 +318,7 @@ class VirtualModule:
             beyond(last // 2)
         for _ in range(_MOST_BOUNDARY_RUNS):  # where iterations differ, find from which one on
             known = sorted(ran)
-            gap = next(((a, b) for a, b in itertools.pairwise(known)
-                        if b - a > 1 and not ran[a].same(ran[b])), None)
+            gap = next(((a, b) for a, b in itertools.pairwise(known) if b - a > 1 and not ran[a].same(ran[b])), None)
             if gap is None:
                 break
             beyond(sum(gap) // 2)
@@ -338,8 +328,10 @@ class VirtualModule:
             cold = self._counted(function, data, 0, _MAXIMUM_ITERATIONS)
             self._counted(function, data, max(last // 2 - 1, 0), _MAXIMUM_ITERATIONS)
             warm = self._counted(function, data, last // 2, _MAXIMUM_ITERATIONS) if last else cold
-            ran = {i: replace(c, traffic=(warm if i else cold).traffic, private=(warm if i else cold).private)
-                   for i, c in ran.items()}
+            ran = {
+                i: replace(c, traffic=(warm if i else cold).traffic, private=(warm if i else cold).private)
+                for i, c in ran.items()
+            }
             self._share()
         return Part("parallel", [ran[i] for i in sorted(ran)], last + 1, tuple(sorted(ran)), pair)
 
@@ -363,8 +355,9 @@ class VirtualModule:
         e = self._emulator
         mark = e.heap_next
         group = e.allocate(16)
-        self.write(group, np.frombuffer(struct.pack("<Qi4x" if self.image.pointer_bytes == 8 else "<Ii8x", 0, tasks),
-                                        np.uint8))
+        self.write(
+            group, np.frombuffer(struct.pack("<Qi4x" if self.image.pointer_bytes == 8 else "<Ii8x", 0, tasks), np.uint8)
+        )
         code = e.call(function, [task, group, data], self.budget)
         if not self._in_task:
             e.heap_next = mark
@@ -383,8 +376,9 @@ class VirtualModule:
         if self._emulator.caches:
             one, private, log = self._emulator.caches.take()
             self._logs.append(log)
-        return Counts(first, executed, taken, calls, self._workspace.peak if workspace is None else workspace, one,
-                      private)
+        return Counts(
+            first, executed, taken, calls, self._workspace.peak if workspace is None else workspace, one, private
+        )
 
     def _described(self, symbol: str, fault: Fault) -> KernelFault:
         image = self.image
@@ -395,5 +389,5 @@ class VirtualModule:
         if 0 <= at < len(image.memory) - 4:
             from tvm_mobilenet.boards.instructions import disassemble
 
-            text = disassemble(image.architecture, bytes(image.memory[at:at + 4]), at)[0].text
+            text = disassemble(image.architecture, bytes(image.memory[at : at + 4]), at)[0].text
         return KernelFault(symbol, fault.reason, at if at >= 0 else fault.address, where, text)

@@ -40,9 +40,7 @@ def pointwise(inputs: float, outputs: float, size: float) -> float:
     return inputs * outputs * size**2
 
 
-def separable(
-    kernel: float, inputs: float, outputs: float, size: float, alpha: float = 1.0, rho: float = 1.0
-) -> float:
+def separable(kernel: float, inputs: float, outputs: float, size: float, alpha: float = 1.0, rho: float = 1.0) -> float:
     """Mult-adds of a depthwise separable block under the two multipliers (equation 7)."""
     return depthwise(kernel, alpha * inputs, rho * size) + pointwise(alpha * inputs, alpha * outputs, rho * size)
 

@@ -50,8 +50,12 @@ def seed_weights(module: nn.Module, preprocess: Preprocess, seed: int = 0) -> No
 
 def draw_weights(module: nn.Module, seed: int) -> None:
     """Draw every weight with variance 2 / fan-in, batch norm's gamma in 0.7..1.3 and beta around 0.2."""
-    branches = {id(bn) for block in module.modules() if getattr(block, "residual", False)
-                for bn in [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)][-1:]}
+    branches = {
+        id(bn)
+        for block in module.modules()
+        if getattr(block, "residual", False)
+        for bn in [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)][-1:]
+    }
     for name, layer in module.named_modules():
         draw = _generator(seed, name)
         if isinstance(layer, nn.BatchNorm2d):

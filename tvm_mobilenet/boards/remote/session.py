@@ -114,7 +114,9 @@ class Session:
                 except Late:
                     raise wire.Silent(
                         f"{self.where}: no session within {wait:.0f} s: the board is busy with another one, or this is "
-                        "no RPC server", "wait for the other session to end, or restart the server there") from None
+                        "no RPC server",
+                        "wait for the other session to end, or restart the server there",
+                    ) from None
         except TvmMobilenetError:
             raise
         except Exception as e:
@@ -128,12 +130,16 @@ class Session:
         found = wire.diagnose(host, port)
         if found == "server" or "mismatch" in text or "cannot find server that matches" in text:
             return BoardError(
-                f"{self.where}: the server there has another key than {key!r}" if key else
-                f"{self.where}: the server there has a key",
+                f"{self.where}: the server there has another key than {key!r}"
+                if key
+                else f"{self.where}: the server there has a key",
                 f"rpc://{self.where}/KEY for a server that was started with --key KEY; boards of a tracker are reached "
-                "as tracker://HOST:PORT/KEY")
-        return BoardError(f"{self.where}: what answers there is no TVM RPC server",
-                          "is this the right port? A tracker is reached as tracker://HOST:PORT/KEY")
+                "as tracker://HOST:PORT/KEY",
+            )
+        return BoardError(
+            f"{self.where}: what answers there is no TVM RPC server",
+            "is this the right port? A tracker is reached as tracker://HOST:PORT/KEY",
+        )
 
     # ---- calls
 

@@ -31,7 +31,7 @@ OPTIONS = (
     "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
     "-o", "ExitOnForwardFailure=yes",
 )  # fmt: skip
-_FOLDER = '${XDG_CACHE_HOME:-$HOME/.cache}/tvm_mobilenet'
+_FOLDER = "${XDG_CACHE_HOME:-$HOME/.cache}/tvm_mobilenet"
 # Says RUNNING, READY or MISSING: an agent listens on $1 already; the environment of version $2 is there; it is not.
 _LOOK = f"""set -eu; venv="{_FOLDER}/$2"
 if python3 -c "import socket; socket.create_connection(('127.0.0.1', $1), 2)" 2>/dev/null; then echo RUNNING

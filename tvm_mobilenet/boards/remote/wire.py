@@ -79,8 +79,12 @@ def watch(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     step = max(1, DEAD_SECONDS // 9)
-    for option, value in (("TCP_KEEPIDLE", 2 * step), ("TCP_KEEPINTVL", step), ("TCP_KEEPCNT", 7),
-                          ("TCP_USER_TIMEOUT", 1000 * DEAD_SECONDS)):
+    for option, value in (
+        ("TCP_KEEPIDLE", 2 * step),
+        ("TCP_KEEPINTVL", step),
+        ("TCP_KEEPCNT", 7),
+        ("TCP_USER_TIMEOUT", 1000 * DEAD_SECONDS),
+    ):
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
