@@ -27,9 +27,9 @@ def run(*command):
     [
         "arm",
         "armv7",
-        pytest.param("rpi3", marks=pytest.mark.slow),
-        pytest.param("rpi4", marks=pytest.mark.slow),
-        pytest.param("rpi5", marks=pytest.mark.slow),
+        pytest.param("rpi3", marks=pytest.mark.full),
+        pytest.param("rpi4", marks=pytest.mark.full),
+        pytest.param("rpi5", marks=pytest.mark.full),
     ],
 )
 def test_on_arm(target, tmp_path):
@@ -50,7 +50,7 @@ def test_on_arm(target, tmp_path):
     assert shipped.ok, shipped.error
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_largest_model_on_32_bits(tmp_path):
     """v1 1.0-224 for ARMv7: tested by its own program, and small enough."""
     command = bundles.emulator("armv7")
@@ -62,7 +62,7 @@ def test_the_largest_model_on_32_bits(tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("passed"), done
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_core_without_the_features_is_told_so():
     """A Pi 5's build on a Pi 4: an error, not an illegal instruction."""
     command, made = emulated("rpi5")

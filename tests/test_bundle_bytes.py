@@ -47,11 +47,11 @@ def started(folder: Path, out: Path, settings: dict[str, str], arguments: tuple[
     "arguments",
     [
         ("--target", "rpi4", "--alpha", "0.25", "--resolution", "32", "--classes", "10"),
-        pytest.param(("--target", "armv7"), marks=pytest.mark.slow),
+        pytest.param(("--target", "armv7"), marks=pytest.mark.full),
         pytest.param(
-            ("--target", "host", "--model", "v2", "--alpha", "0.5", "--resolution", "96"), marks=pytest.mark.slow
+            ("--target", "host", "--model", "v2", "--alpha", "0.5", "--resolution", "96"), marks=pytest.mark.full
         ),
-        pytest.param(("--target", "rpi5", "--model", "v3-small", "--resolution", "128"), marks=pytest.mark.slow),
+        pytest.param(("--target", "rpi5", "--model", "v3-small", "--resolution", "128"), marks=pytest.mark.full),
     ],
     ids=" ".join,
 )

@@ -185,7 +185,7 @@ def test_examples(host, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model", [{}, pytest.param({"alpha": 1.0, "resolution": 224}, marks=pytest.mark.slow)], ids=["small", "large"]
+    "model", [{}, pytest.param({"alpha": 1.0, "resolution": 224}, marks=pytest.mark.full)], ids=["small", "large"]
 )
 def test_a_process_holds_little_but_the_model(tmp_path, model):
     """Resident after the first run, libc included: weights, arena, the caller's own buffers and 2 MB."""

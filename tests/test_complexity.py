@@ -199,7 +199,7 @@ def test_formula_module_and_graph_agree_layer_by_layer(model):
     "model, alpha, resolution, mult_adds, parameters",
     [
         ("v1", 1.0, 224, 568_740_352, 4_209_088),
-        pytest.param("v2", 1.0, 224, 300_774_272, 3_469_760, marks=pytest.mark.slow),
+        pytest.param("v2", 1.0, 224, 300_774_272, 3_469_760, marks=pytest.mark.full),
     ],
 )
 def test_whole_networks_from_the_graph(model, alpha, resolution, mult_adds, parameters):

@@ -65,8 +65,8 @@ def small_graph(path, **options):
     [
         ("v1", {"dynamo": True}),
         ("v3-small", {"dynamo": False, "opset_version": 13, "training": torch.onnx.TrainingMode.PRESERVE}),
-        pytest.param("v2", {"dynamo": False, "opset_version": 11}, marks=pytest.mark.slow),
-        pytest.param("v3-small", {"dynamo": True, "opset_version": 20}, marks=pytest.mark.slow),
+        pytest.param("v2", {"dynamo": False, "opset_version": 11}, marks=pytest.mark.full),
+        pytest.param("v3-small", {"dynamo": True, "opset_version": 20}, marks=pytest.mark.full),
     ],
     ids=lambda v: "-".join(str(i) for i in v.values()) if isinstance(v, dict) else v,
 )

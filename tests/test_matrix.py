@@ -3,7 +3,7 @@
 CI runs one small row a family and core. The whole takes most of an hour; its table is written where an environment
 variable says:
 
-    TVM_MOBILENET_MATRIX=matrix.tsv python -m pytest -m slow tests/test_matrix.py
+    TVM_MOBILENET_MATRIX=matrix.tsv python -m pytest -m full tests/test_matrix.py
 """
 
 import functools
@@ -161,8 +161,8 @@ def export(path: Path, name: str, alpha: float, resolution: int, pads=None) -> s
     [
         ("v2", 0.35, 64, None),
         ("v1", 0.25, 64, [0, 0, 1, 1]),
-        pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.slow),
-        pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.slow),
+        pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.full),
+        pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.full),
     ],
 )
 def test_onnx_files(name, alpha, resolution, pads, tmp_path):
@@ -175,14 +175,14 @@ def test_onnx_files(name, alpha, resolution, pads, tmp_path):
 # ---- the whole
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("target", CORES)
 @pytest.mark.parametrize("name, alpha, resolution", LARGE)
 def test_the_matrix(name, alpha, resolution, target, tmp_path):
     row(network(name, alpha, resolution), target, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("target, board", [("armv7", "virtual"), ("host", "local")])
 @pytest.mark.parametrize("name, alpha, resolution", OTHERS)
 def test_32_bit_arm_and_this_machine(name, alpha, resolution, target, board, tmp_path):

@@ -14,7 +14,7 @@ from tvm_mobilenet.models.preprocess import evaluation_batch
 from tvm_mobilenet.models.seeded import natural_images, seed_weights
 from tvm_mobilenet.models.weights import load_weights
 
-SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+SLOW = functools.partial(pytest.param, marks=pytest.mark.full)
 
 # 224 of each family, and the corners where maps are 1x1 or channels few
 MODELS = [

@@ -411,7 +411,7 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
 # ---- the verb
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
     command = [
         "-m",
