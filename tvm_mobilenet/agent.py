@@ -21,6 +21,7 @@ import time
 from . import __version__, console, options
 from .boards.address import AGENT_PORT, TRACKER_PORT
 from .errors import MissingDependencyError, TvmMobilenetError
+from .flags import refuse
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -73,6 +74,9 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
             f"--host {args.host}: whoever reaches this address could run any code here as this user",
             "leave --host out and come by --board ssh://…; or add --trust-network if all in this network may do so",
         )
+    if is_private(args.host):
+        why = f"only this machine reaches {args.host}, so it changes nothing"
+        refuse(args, ("--trust-network",), why, "leave it out, or add the --host that others reach, such as 0.0.0.0")
     if not args.tracker:
         return None
     if not args.key:

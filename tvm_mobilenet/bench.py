@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import console, options
+from . import console, flags, options
 from .benchmark import Benchmark
 from .errors import TvmMobilenetError
 
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--check-timing",
         action="store_true",
-        help="only compare these timings with TVM's time_evaluator: 20 rounds in which both take turns",
+        help="only compare these timings with TVM's time_evaluator: 20 rounds of turns, 10 s at least",
     )
     group = new.add_argument_group("comparing")
     group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --record")
@@ -163,11 +163,15 @@ def _run(args: argparse.Namespace) -> int:
     from . import benchmark, benchmark_text, built, measured_rows, peers, regression, targets
     from .boards import open_board
 
+    flags.refuse_for_bench(args)
     against = peers.parse(args.against) if args.against else ()
     old = benchmark.read(args.compare) if args.compare else None
     module = built.read(args.folder)
     target = targets.load(module.info["target"])
-    with open_board(options.board_for(args, target), target) as board:
+    address = options.board_for(args, target)
+    if address == "virtual":
+        flags.refuse_for_predictions(args, ("--seconds", "--cool-down", "--cpus", "--no-layers"))
+    with open_board(address, target) as board:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)
         result = bench(

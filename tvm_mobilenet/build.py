@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from . import console, options
+from .flags import refuse
 from .layer import title
 from .log import TuneLogs, consulted
 
@@ -184,6 +185,8 @@ def _run(args: argparse.Namespace) -> int:
     target = options.load_target(args)
     if target is None:
         return 0
+    if args.bundle is None:
+        refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args)
     output = options.output_folder(args, model, target)
     console.say(f"build {model.title} for {target.name} into {output}")

@@ -19,8 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import options as shared
+from . import papers_text
 from .console import parser_for, print_json, print_table, run_verb, say
 from .errors import TvmMobilenetError
+from .flags import refuse
 from .layer import Layer
 from .models import cost
 from .options import ModelOptions
@@ -153,33 +155,48 @@ def formula(layer: Layer) -> int:
     return 0
 
 
-def variant(text: str, options: ModelOptions) -> ModelOptions:
-    """The options of ``--compare``: ``MODEL``, ``MODEL:ALPHA`` or ``MODEL:ALPHA-PIXELS``, the rest as in ``options``.
+def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset()) -> ModelOptions:
+    """The options of ``--compare``: ``MODEL``, ``MODEL:ALPHA``, ``MODEL:ALPHA-PIXELS`` or a file.
+
+    Parameters
+    ----------
+    options : ModelOptions
+        The model it is beside; what the text leaves open is as there.
+    given : frozenset of str
+        The flags of the command line: of those a file takes ``--resolution`` and ``--batch``.
 
     Raises
     ------
     TvmMobilenetError
         If it is none of these.
     """
-    if Path(text).suffix in (".onnx", ".pt2"):
+    from .models.registry import check_shape
+
+    if ModelOptions(model=text).is_file:
         if not Path(text).is_file():
             raise TvmMobilenetError(f"--compare {text}: no such file", "give the path of a file that exists")
-        return replace(options, model=text, weights=None)
+        shared_flags = {"--resolution": "resolution", "--batch": "batch"}
+        return ModelOptions(
+            model=text, **{name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
+        )
     model, _, size = text.partition(":")
     alpha, _, resolution = size.partition("-")
+    example = "for example v2:0.5-160"
     try:
         changes = {"alpha": float(alpha)} if alpha else {}
-        changes |= {"resolution": shared.resolution(resolution)} if resolution else {}
-        if changes.get("alpha", 1) <= 0:
-            raise ValueError
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        reason = error if isinstance(error, argparse.ArgumentTypeError) else "alpha must be a number above 0"
-        raise TvmMobilenetError(f"--compare {text}: {reason}", "for example v2:0.5-160") from None
+        changes |= {"resolution": shared.image_size(resolution)} if resolution else {}
+        check_shape(changes.get("alpha", 1.0), changes.get("resolution", 224), 1)
+    except argparse.ArgumentTypeError as error:
+        raise TvmMobilenetError(f"--compare {text}: {error}", example) from None
+    except ValueError:
+        raise TvmMobilenetError(f"--compare {text}: alpha and pixels must be numbers", example) from None
+    except TvmMobilenetError as error:
+        raise TvmMobilenetError(f"--compare {text}: {error.message}", error.hint) from None
     return replace(options, model=model, weights=None, **changes)
 
 
 def _calls(options: ModelOptions) -> list:
-    """The graph's layers. A registry model is imported as it is built: its weights' values do not matter here."""
+    """The graph's layers. The values of weights do not matter here, but a checkpoint must be this network's."""
     from . import frontend, passes
     from .models import registry
     from .network import load_network
@@ -188,9 +205,13 @@ def _calls(options: ModelOptions) -> list:
         return load_network(options).layers
     import torch
 
+    from .models.weights import load_weights
+
     registry.check_shape(options.alpha, options.resolution, options.classes)
     module = registry.architecture(options.model, options.alpha, options.classes, options.features or None)
-    example = torch.zeros(options.batch, 3, options.resolution, options.resolution)
+    if options.weights:
+        load_weights(module, options.weights)
+    example = torch.zeros(options.batch, 3, *options.size)
     return passes.layers_of(passes.run(frontend.from_torch(module.eval().requires_grad_(False), example)))
 
 
@@ -233,7 +254,8 @@ def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
         multiplied = None
         if (first := base.get(before.source)) and (second := base.get(call.source)):
             shape = first.kernel[0], first.inputs, second.outputs, first.size[0]
-            multiplied = options.batch * cost.separable(*shape, options.alpha, options.resolution / 224)
+            rho = math.sqrt(math.prod(options.size)) / 224
+            multiplied = options.batch * cost.separable(*shape, options.alpha, rho)
         blocks.append(
             Block(
                 source=before.source,
@@ -252,7 +274,7 @@ def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, count, print."""
     parser = parser_for("complexity", __doc__.split("\n")[0])
-    shared.add_model_options(parser, inputs=False)
+    shared.add_model_options(parser, inputs=False, seed=False)  # counts are the same for all weights
     parser.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
     parser.add_argument(
         "--paper", nargs="?", const="all", choices=("all", *PAPERS), help="the papers' figures beside ours, and errata"
@@ -263,9 +285,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.paper:
-        return _run_paper(args)
+        others = args.given - {"--paper", "--json", "--debug"}
+        refuse(args, sorted(others), "--paper shows the papers' figures, of no model in particular", "leave it out")
+        return papers_text.show(PAPERS.get(args.paper), args.json)
     chosen = shared.model_options(args)
-    others = [variant(args.compare, chosen)] if args.compare else []
+    others = [variant(args.compare, chosen, args.given)] if args.compare else []
     results = []
     for options in (chosen, *others):
         say(f"importing {options.title}")
@@ -347,48 +371,6 @@ def _print_comparison(one: Complexity, other: Complexity) -> None:
         first, second = (of.get(kind, 0) / 1e6 for of in kinds)
         rows.append((f"{kind}, M mult-adds", first, second, second / first if first else None))
     print_table(("", one.model, other.model, "ratio"), rows)
-
-
-def _run_paper(args: argparse.Namespace) -> int:
-    from . import papers
-
-    chosen = papers.figures(None if args.paper == "all" else PAPERS[args.paper])
-    shown = {f.paper for f in chosen}
-    wrong = [f for f in chosen if not f.reproduced and not f.reason]
-    if args.json:
-        print_json(
-            {
-                "figures": [{**f.__dict__, "reproduced": f.reproduced} for f in chosen],
-                "errata": [e for e in papers.errata() if e["paper"] in shown],
-            }
-        )
-        return 1 if wrong else 0
-    for paper in dict.fromkeys(f.paper for f in chosen):
-        rows = [(f.table, f.row, _quantity(f.quantity), f.printed, *_judgement(f)) for f in chosen if f.paper == paper]
-        title = f"\n{paper if '/' in paper else 'arXiv ' + paper}"
-        print_table(("table", "row", "quantity", "printed", "ours", ""), rows, title)
-    print("\nerrata")
-    for e in papers.errata():
-        if e["paper"] in shown:
-            place = f"{e['paper']} table {e['table']}, {e['row']}, {_quantity(e['quantity'])}"
-            print(f"  {place}: {e['printed']}, ours {e['ours']}: {e['reason']}")
-    good = sum(f.reproduced for f in chosen)
-    errata = len(chosen) - good - len(wrong)
-    print(f"\n{good} of {len(chosen)} figures reproduced, {errata} errata, {len(wrong)} unexplained")
-    return 1 if wrong else 0
-
-
-def _judgement(f) -> tuple[str, str]:
-    from .papers import rounded
-
-    if f.reproduced:
-        return f.printed, ""
-    return rounded(f.ours, "0.000"), "erratum" if f.reason else "DIFFERS"
-
-
-def _quantity(name: str) -> str:
-    unit = {"mult_adds": ", M", "parameters": ", M"}.get(name, ", %" if name.startswith("share_") else "")
-    return name.removeprefix("share_").replace("_", "-") + unit
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from . import flags
 from .errors import MissingDependencyError, TvmMobilenetError
 
 INTERRUPTED = 130
@@ -86,9 +87,7 @@ def missing_dependency(error: BaseException) -> MissingDependencyError | None:
 
 def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:
     """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
-    return argparse.ArgumentParser(
-        prog=f"python -m tvm_mobilenet.{verb}", description=description, allow_abbrev=False, **kwargs
-    )
+    return flags.Parser(prog=f"python -m tvm_mobilenet.{verb}", description=description, allow_abbrev=False, **kwargs)
 
 
 def say(text: str) -> None:

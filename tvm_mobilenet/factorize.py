@@ -27,6 +27,7 @@ import numpy as np
 from . import options as shared
 from .console import parser_for, print_json, print_table, run_verb, say
 from .errors import TvmMobilenetError
+from .flags import refuse
 from .options import ModelOptions
 from .whole_file import write_whole
 
@@ -184,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if not args.output:
+        refuse(args, ("--rank",), "it is of the factors that --output writes", "add --output FILE.npz")
     options = shared.model_options(args)
     say(f"importing {options.title}")
     calls = standard_convolutions(options, args.layer)

@@ -143,10 +143,7 @@ def load_network(options: ModelOptions) -> Network:
 
     model = None
     if options.is_file:
-        if options.model.endswith(".onnx"):
-            module = frontend.from_onnx(options.model, batch=options.batch)
-        else:
-            module = frontend.from_pt2(options.model)
+        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=options.layout)
     else:
         import torch
 

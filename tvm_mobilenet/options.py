@@ -11,6 +11,7 @@ from .errors import TvmMobilenetError
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 LAYOUTS = ("NCHW", "NHWC")
+REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 BOARDS = (
     "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
     "(default: local for this machine, else virtual)"
@@ -25,18 +26,19 @@ class ModelOptions:
     ----------
     model : str
         A name of the registry (``v1``, ``mobilenet_v2``, …), or the path of an ``.onnx`` or ``.pt2`` file.
-    alpha : float
-        Width multiplier.
-    resolution : int
-        Height and width of the input.
-    classes : int
-        Of the classifier.
+    alpha : float, optional
+        Width multiplier; 1 unless given. A file has none.
+    resolution : int or (int, int), optional
+        Of the input: height and width, or both in one; 224 unless given. For a file: what fixes sizes that it leaves
+        open, None for none.
+    classes : int, optional
+        Of the classifier; 1000 unless given. A file has its own.
     weights : path, optional
         A checkpoint; without one, seeded weights with calibrated statistics.
-    seed : int
-        Of those.
-    batch : int
-        Inputs at once; a dynamic batch of a file is fixed to it.
+    seed : int, optional
+        Of those; 0 unless given.
+    batch : int, optional
+        Inputs at once; 1 unless given. For a file: what fixes a batch that it leaves open, None for 1.
     features : bool
         The backbone without pool and classifier.
     input : path, optional
@@ -50,18 +52,26 @@ class ModelOptions:
     """
 
     model: str = "v1"
-    alpha: float = 1.0
-    resolution: int = 224
-    classes: int = 1000
+    alpha: float | None = None
+    resolution: int | tuple[int, int] | None = None
+    classes: int | None = None
     weights: Path | None = None
-    seed: int = 0
-    batch: int = 1
+    seed: int | None = None
+    batch: int | None = None
     features: bool = False
     input: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     layout: str = "NCHW"
     labels: Path | None = None
+
+    def __post_init__(self):
+        if isinstance(self.resolution, list | tuple):
+            height, width = self.resolution
+            object.__setattr__(self, "resolution", height if height == width else (height, width))
+        for name, default in REGISTRY.items() if not self.is_file else ():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
 
     @classmethod
     def from_data(cls, data: dict, **changes) -> ModelOptions:
@@ -71,6 +81,8 @@ class ModelOptions:
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):
             values[name] = tuple(values[name]) if values.get(name) else None
+        if cls(model=values["model"]).is_file:  # builds of an older version hold the registry's values for a file too
+            values = {name: value for name, value in values.items() if name not in REGISTRY or values["alpha"] is None}
         return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
 
     @property
@@ -78,29 +90,44 @@ class ModelOptions:
         return Path(self.model).suffix in (".onnx", ".pt2")
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the input; None: as a file has them."""
+        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+    @property
+    def size_text(self) -> str:
+        """``224``, ``192x256``, or empty."""
+        return "x".join(map(str, dict.fromkeys(self.size or ())))
+
+    @property
     def title(self) -> str:
-        """For people: ``v1 1.0-224``, or the file's name."""
-        return Path(self.model).name if self.is_file else f"{self.model} {self.alpha:g}-{self.resolution}"
+        """For people: ``v1 1.0-224``, or the file's name, with the size that was chosen for it."""
+        if self.is_file:
+            return f"{Path(self.model).name} {self.size_text}".rstrip()
+        return f"{self.model} {self.alpha:g}-{self.size_text}"
 
     @property
     def slug(self) -> str:
         """For file names: ``v1-1.0-224``."""
         parts = (
-            [Path(self.model).stem]
+            [Path(self.model).stem, *([self.size_text] if self.size else [])]
             if self.is_file
-            else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), str(self.resolution)]
+            else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), self.size_text]
         )
         if not self.is_file and self.classes != 1000:
             parts.append(f"c{self.classes}")
         if self.features:
             parts.append("features")
-        if self.batch != 1:
+        if self.batch not in (None, 1):
             parts.append(f"b{self.batch}")
         return re.sub(r"[^\w.]+", "-", "-".join(parts))
 
 
-def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True) -> None:
-    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input."""
+def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True) -> None:
+    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input.
+
+    Their defaults are None where a file has its own: `ModelOptions` fills in those of a network by name.
+    """
     default = ModelOptions()
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -109,26 +136,27 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True) -> N
         metavar="NAME|FILE",
         help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx or .pt2 file (default: %(default)s)",
     )
-    group.add_argument(
-        "--alpha", type=positive(float), default=default.alpha, help="width multiplier (default: %(default)s)"
-    )
+    group.add_argument("--alpha", type=positive(float), help=f"width multiplier (default: {default.alpha})")
     group.add_argument(
         "--resolution",
-        type=resolution,
-        default=default.resolution,
-        metavar="PIXELS",
-        help="height and width of the input, a multiple of 32 (default: %(default)s)",
+        type=image_size,
+        metavar="PIXELS|HxW",
+        help="height and width of the input: a multiple of 32, or what fixes the sizes that a file leaves open "
+        f"(default: {default.resolution}, or as the file has it)",
     )
-    group.add_argument("--classes", type=positive(int), default=default.classes, help="default: %(default)s")
+    group.add_argument("--classes", type=positive(int), help=f"default: {default.classes}")
     group.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
         help=".pth or .safetensors with torchvision's (v2, v3) or timm's (v1) keys; seeded weights without",
     )
-    group.add_argument("--seed", type=int, default=default.seed, help="of the weights made without --weights")
+    if seed:
+        group.add_argument("--seed", type=int, help=f"of the weights made without --weights (default: {default.seed})")
     group.add_argument(
-        "--batch", type=positive(int), default=default.batch, help="images at once (default: %(default)s)"
+        "--batch",
+        type=positive(int),
+        help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
     )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if inputs:
@@ -148,13 +176,16 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True) -> N
 
 
 def model_options(args: argparse.Namespace) -> ModelOptions:
-    """The options a user gave; files must exist.
+    """The options a user gave; files must exist, and every flag must have an effect.
 
     Raises
     ------
     TvmMobilenetError
-        A file that does not exist.
+        A file that does not exist, a flag that the model has no use for, a size that makes no network.
     """
+    from .flags import refuse_for_model
+    from .models.registry import check_shape
+
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
     options = ModelOptions(**values)
     files = {"--weights": options.weights, "--input": options.input, "--labels": options.labels}
@@ -163,6 +194,9 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     for flag, path in files.items():
         if path is not None and not path.is_file():
             raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    refuse_for_model(args, options)
+    if not options.is_file:
+        check_shape(options.alpha, options.resolution, options.classes)
     return options
 
 
@@ -273,14 +307,12 @@ def percentage(text: str) -> float:
     return value / 100
 
 
-def resolution(text: str) -> int:
-    """An argparse type: a positive multiple of 32."""
-    value = int(text)
-    if value <= 0 or value % 32:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a positive multiple of 32; try {max(32, round(value / 32) * 32)}"
-        )
-    return value
+def image_size(text: str) -> int | tuple[int, int]:
+    """An argparse type: pixels, or ``192x256`` for height and width."""
+    sides = tuple(int(part) for part in text.lower().split("x"))
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; try 224, or 192x256 for height and width")
+    return sides[0] if len(set(sides)) == 1 else sides
 
 
 def three(text: str) -> tuple[float, ...]:

@@ -187,7 +187,7 @@ def weightless(options: ModelOptions):
 
     registry.check_shape(options.alpha, options.resolution, options.classes)
     model = registry.architecture(options.model, options.alpha, options.classes).eval().requires_grad_(False)
-    example = torch.zeros(options.batch, 3, options.resolution, options.resolution)
+    example = torch.zeros(options.batch, 3, *options.size)
     module = passes.run(frontend.from_torch(model, example))
     return Network(options, None, module, passes.layers_of(module))
 

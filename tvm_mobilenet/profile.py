@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import console, options
 from .errors import TvmMobilenetError
+from .flags import refuse, refuse_for_predictions
 from .layer_profile import LayerProfile, Profile, trace
 from .whole_file import write_whole
 
@@ -139,8 +140,13 @@ def _run(args: argparse.Namespace) -> int:
     from . import built, targets
     from .boards import open_board
 
+    if args.json:
+        refuse(args, ("--view",), "it is how the table is ordered; the JSON document has every layer", "leave it out")
     target = targets.load(built.read(args.folder).info["target"])
-    with open_board(options.board_for(args, target), target) as board:
+    address = options.board_for(args, target)
+    if address == "virtual":
+        refuse_for_predictions(args, ("--seconds",))
+    with open_board(address, target) as board:
         result = profile(
             args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target, show=console.say
         )

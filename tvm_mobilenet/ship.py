@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import console
 from .errors import BoardError, TvmMobilenetError
+from .flags import refuse
 
 KEEP = 3
 _LOST = 255  # ssh's own exit code
@@ -260,8 +261,12 @@ def _run(args: argparse.Namespace) -> int:
         raise TvmMobilenetError(
             "either --bundle FILE or --rollback", "python -m tvm_mobilenet.build --bundle FILE makes one"
         )
+    if args.rollback:
+        refuse(args, ("--keep", "--threads", "--runner"), "--rollback copies and tests nothing", "leave it out")
     if args.keep < 1:
         raise TvmMobilenetError(f"--keep {args.keep}: at least the new version has to stay")
+    if not any(text.startswith("ssh://") for text in args.to):
+        refuse(args, ("--ssh",), "no --to is behind ssh", "leave it out, or --to ssh://USER@HOST/FOLDER")
     places = [Destination.parse(text, args.ssh) for text in args.to]
     if args.rollback:
         one = rollback

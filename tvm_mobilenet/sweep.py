@@ -23,6 +23,7 @@ from pathlib import Path
 
 from . import budget, console, options
 from .errors import RegressionError
+from .flags import refuse_for_sweep
 from .sweep_text import print_result, write_csv
 
 PRICES = options.OUTPUT / "sweep.jsonl"
@@ -253,6 +254,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    refuse_for_sweep(args)
     how = {"prices": args.prices, "log": args.log, "workers": args.jobs, "linker": args.linker, "debug": args.debug}
     found = None
     if args.theory:

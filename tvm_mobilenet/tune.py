@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import console, fleet, known_layers, options, prediction_error, tuning
+from .flags import refuse
 from .layer import title
 from .tuning import TIME_LIMIT, TRIALS, Work
 
@@ -334,6 +335,9 @@ def _run(args: argparse.Namespace) -> int:
     if (target := options.load_target(args)) is None:
         return 0
     model, board = options.model_options(args), options.board_for(args, target)
+    if board == "local" and args.jobs > 1:
+        why = "on this machine one candidate is built and measured at a time: two would disturb each other"
+        refuse(args, ("--jobs",), why, "leave it out")
     announce(model, target, board, args)
     if args.dry_run or args.list:
         from .network import load_network
@@ -351,7 +355,7 @@ def _run(args: argparse.Namespace) -> int:
         output=output,
         trials=args.trials,
         time_limit=args.time_limit,
-        workers=1 if board == "local" else args.jobs,  # two at once would disturb what they measure
+        workers=1 if board == "local" else args.jobs,
         linker=args.linker,
         debug=args.debug,
     )

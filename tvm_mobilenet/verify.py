@@ -20,6 +20,7 @@ import numpy as np
 
 from . import console, options
 from .errors import TvmMobilenetError, VerificationError
+from .flags import refuse
 from .layer import Layer, title
 from .output_check import OutputCheck, check_output, relative
 
@@ -317,6 +318,8 @@ def _run(args: argparse.Namespace) -> int:
     from .boards import open_board
     from .network import load_network
 
+    if args.input:
+        refuse(args, ("--inputs",), "it is the number of photographs, in whose place --input stands", "leave out one")
     module = built.read(args.folder)
     target = targets.load(module.info["target"])
     board = options.board_for(args, target)

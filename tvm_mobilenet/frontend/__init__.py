@@ -17,28 +17,44 @@ if TYPE_CHECKING:
 __all__ = ["from_onnx", "from_pt2", "from_torch", "load"]
 
 
-def from_torch(model, example_input=None) -> tvm.IRModule:
+def from_torch(
+    model,
+    example_input=None,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    layout: str = "NCHW",
+) -> tvm.IRModule:
     """See `torch_program.from_torch`."""
     from tvm_mobilenet.frontend import torch_program
 
-    return torch_program.from_torch(model, example_input)
+    return torch_program.from_torch(model, example_input, batch, size, layout)
 
 
-def from_pt2(path: str | Path) -> tvm.IRModule:
+def from_pt2(
+    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NCHW"
+) -> tvm.IRModule:
     """See `torch_program.from_pt2`."""
     from tvm_mobilenet.frontend import torch_program
 
-    return torch_program.from_pt2(path)
+    return torch_program.from_pt2(path, batch, size, layout)
 
 
-def from_onnx(path: str | Path, batch: int = 1) -> tvm.IRModule:
+def from_onnx(
+    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NCHW"
+) -> tvm.IRModule:
     """See `onnx_file.from_onnx`."""
     from tvm_mobilenet.frontend import onnx_file
 
-    return onnx_file.from_onnx(path, batch)
+    return onnx_file.from_onnx(path, batch, size, layout)
 
 
-def load(model, example_input=None, batch: int = 1) -> tvm.IRModule:
+def load(
+    model,
+    example_input=None,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    layout: str = "NCHW",
+) -> tvm.IRModule:
     """The Relax module of a file or a PyTorch model.
 
     Parameters
@@ -47,8 +63,10 @@ def load(model, example_input=None, batch: int = 1) -> tvm.IRModule:
         A ``.onnx`` or ``.pt2`` file, or a model.
     example_input : torch.Tensor, optional
         For an ``nn.Module``: ``(N, C, H, W)`` float32.
-    batch : int
-        For an ONNX file with a dynamic batch.
+    batch, size : int, (int, int), optional
+        For a file or an ExportedProgram: images at once, height and width, where it leaves them open.
+    layout : str
+        ``NCHW`` or ``NHWC``: for a file whose graph does not tell where an image has its channels.
 
     Raises
     ------
@@ -56,12 +74,12 @@ def load(model, example_input=None, batch: int = 1) -> tvm.IRModule:
         For a file of another kind, and for whatever its importer refuses.
     """
     if not isinstance(model, str | Path):
-        return from_torch(model, example_input)
+        return from_torch(model, example_input, batch, size, layout)
     suffix = Path(model).suffix.lower()
     if suffix == ".onnx":
-        return from_onnx(model, batch)
+        return from_onnx(model, batch, size, layout)
     if suffix == ".pt2":
-        return from_pt2(model)
+        return from_pt2(model, batch, size, layout)
     if suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt"):
         raise TvmMobilenetError(
             f"{model} holds weights, not a model", "pass it as --weights beside --model, or save a .pt2 or .onnx file"

@@ -1,8 +1,9 @@
 """ONNX files to Relax, as PyTorch's and TensorFlow's exporters write them.
 
-Before TVM's importer sees the graph, a dynamic batch is fixed and everything that depends on constants and shapes only
-is computed (`onnx_fold`): what is left are the operators of the network. Clip and Pad, which TVM imports as TIR,
-become Relax operators; what TVM cannot import becomes an opaque call, which the passes report with everything else.
+Before TVM's importer sees the graph, sizes that it leaves open are fixed (`onnx_inputs`) and everything that depends on
+constants and shapes only is computed (`onnx_fold`): what is left are the operators of the network. Clip and Pad, which
+TVM imports as TIR, become Relax operators; what TVM cannot import becomes an opaque call, which the passes report with
+everything else.
 """
 
 from __future__ import annotations
@@ -17,31 +18,37 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend.imported import check_input, finished, opaque
+from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
+from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
 
 OLDEST_OPSET = 11
 
 
-def from_onnx(path: str | Path, batch: int = 1) -> tvm.IRModule:
+def from_onnx(
+    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NCHW"
+) -> tvm.IRModule:
     """The Relax module of an ONNX file.
 
     Parameters
     ----------
     path : str or Path
         float32, opset 11 or newer.
-    batch : int
-        Takes the place of a dynamic first dimension.
+    batch, size : int, (int, int), optional
+        Images at once, height and width, where the file leaves them open.
+    layout : str
+        Where an image has its channels, if the graph does not tell.
 
     Raises
     ------
     TvmMobilenetError
-        For a file that is missing, truncated, no ONNX, too old, not float32, of the wrong rank, or lacks initialisers.
+        For a file that is missing, truncated, no ONNX, too old, not float32, of the wrong rank, or lacks initialisers;
+        for sizes that are open, or not the ones given.
     """
     path = Path(path)
     model = _load(path)
     opset = _check(model, path)
-    _fix_batch(model.graph, batch)
+    fix_inputs(model.graph, batch, size, layout, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = fold(model)
@@ -146,21 +153,6 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     del graph.input[:]
     graph.input.extend(inputs)
     return opset
-
-
-def _fix_batch(graph: onnx.GraphProto, batch: int) -> None:
-    for value in graph.input:
-        tensor = value.type.tensor_type
-        dims = tensor.shape.dim
-        if dims and dims[0].dim_value < 1:
-            dims[0].dim_value = batch
-        shape = [d.dim_value if d.dim_value > 0 else (d.dim_param or "?") for d in dims]
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-        check_input(value.name, shape, dtype)
-    # the shapes that the file notes for other values may hold the dynamic batch: they are inferred again
-    del graph.value_info[:]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
 
 
 def _range(inputs, attrs: dict) -> tuple[float, float]:

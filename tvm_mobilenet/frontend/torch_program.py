@@ -16,10 +16,19 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend import sizes
 from tvm_mobilenet.frontend.imported import check_input, finished, opaque
 
+_UNBOUNDED = 1 << 32  # PyTorch has an infinity of its own for integers
 
-def from_torch(model: torch.nn.Module | torch.export.ExportedProgram, example_input=None) -> tvm.IRModule:
+
+def from_torch(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    example_input=None,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    layout: str = "NCHW",
+) -> tvm.IRModule:
     """The Relax module of a PyTorch model, in inference mode, its parameters bound.
 
     Parameters
@@ -27,6 +36,8 @@ def from_torch(model: torch.nn.Module | torch.export.ExportedProgram, example_in
     model : torch.nn.Module or ExportedProgram
     example_input : torch.Tensor or tuple of torch.Tensor
         ``(N, C, H, W)`` float32; fixes the shapes. Not needed for an ExportedProgram.
+    batch, size, layout
+        For an ExportedProgram, as in `from_pt2`.
 
     Raises
     ------
@@ -48,29 +59,98 @@ def from_torch(model: torch.nn.Module | torch.export.ExportedProgram, example_in
         finally:
             model.train(training)
     else:
-        program = model
+        program = _fixed(model, batch, size, layout, "the program")
     return _import(program)
 
 
-def from_pt2(path: str | Path) -> tvm.IRModule:
-    """The Relax module of an ExportedProgram saved with ``torch.export.save``."""
+def from_pt2(
+    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NCHW"
+) -> tvm.IRModule:
+    """The Relax module of an ExportedProgram saved with ``torch.export.save``.
+
+    Parameters
+    ----------
+    batch, size : int, (int, int), optional
+        Images at once, height and width, where the program leaves them open.
+    layout : str
+        Where an image has its channels, if the program does not tell.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The file holds no program, or sizes that are open or not the ones given.
+    """
     path = Path(path)
+    return _import(_fixed(load_program(path), batch, size, layout, path))
+
+
+def load_program(path: Path) -> torch.export.ExportedProgram:
+    """A saved ExportedProgram."""
     if not path.is_file():
         raise TvmMobilenetError(f"{path}: no such file", "give the path of a .pt2 file")
     try:
-        program = torch.export.load(path)
+        return torch.export.load(path)
     except Exception as e:
         raise TvmMobilenetError(
             f"{path}: not a saved ExportedProgram ({str(e).splitlines()[0]})",
             "save it with torch.export.save(program, path)",
         ) from e
-    return _import(program)
+
+
+def _inputs(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
+    """The nodes of what the user passes, in order."""
+    wanted = set(program.graph_signature.user_inputs)
+    return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+
+
+def _fixed(
+    program: torch.export.ExportedProgram,
+    batch: int | None,
+    size: tuple[int, int] | None,
+    layout: str,
+    path: Path | str,
+) -> torch.export.ExportedProgram:
+    """The program at one size: where dimensions are open it is exported again with them fixed."""
+    values = {node.name: node.meta["val"] for node in _inputs(program)}
+    values = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    dims = {name: tuple(_dim(d, program.range_constraints) for d in value.shape) for name, value in values.items()}
+    fixed = sizes.fix(
+        [sizes.Input(name, shape, sizes.layout_of(shape, layout)) for name, shape in dims.items()], batch, size, path
+    )
+    if not any(isinstance(d, sizes.Free) for shape in dims.values() for d in shape):
+        return program
+    example = [torch.zeros(shape, dtype=value.dtype) for shape, value in zip(fixed, values.values(), strict=True)]
+    args, kwargs = torch.utils._pytree.tree_unflatten(example, program.call_spec.in_spec)
+    try:
+        return torch.export.export(program.module(), args, kwargs)
+    except Exception as e:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in fixed)
+        raise TvmMobilenetError(
+            f"{path} does not run at {shapes}: {str(e).splitlines()[0]}",
+            "choose another --batch or --resolution, or export the model at that size",
+        ) from e
+
+
+def _dim(dim: int | torch.SymInt, ranges: dict) -> int | sizes.Free:
+    """A dimension as the program has it. Two as the lower end is PyTorch's own: it stands for one as well."""
+    if isinstance(dim, int):
+        return dim
+    expression = dim.node.expr
+    (symbol,) = expression.free_symbols
+    offset = int(expression.subs(symbol, 0))
+    factor = int(expression.coeff(symbol))
+    whole, base = (ranges.get(e) for e in (expression, symbol))
+    lows, highs = [], []
+    for found, scale, plus in ((whole, 1, 0), (base, factor, offset)):
+        if found is not None:
+            lows += [int(found.lower) * scale + plus] if found.lower > 2 else []
+            highs += [int(found.upper) * scale + plus] if found.upper < _UNBOUNDED else []
+    return sizes.Free(str(symbol), factor, offset, max(lows, default=None), min(highs, default=None))
 
 
 def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
-    for node in program.graph.nodes:
-        if node.name in program.graph_signature.user_inputs:
-            value = node.meta["val"]
+    for node in _inputs(program):
+        if isinstance(value := node.meta["val"], torch.Tensor):
             shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
             check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
     importer = ExportedProgramImporter()

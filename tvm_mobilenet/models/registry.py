@@ -37,8 +37,9 @@ class Entry:
     crop: float
     interpolation: str
 
-    def preprocess(self, resolution: int) -> Preprocess:
-        return Preprocess((resolution, resolution), self.mean, self.std, self.crop, self.interpolation)
+    def preprocess(self, resolution: int | tuple[int, int]) -> Preprocess:
+        size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        return Preprocess(size, self.mean, self.std, self.crop, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ModelSpec:
     module: torch.nn.Module
     name: str
     alpha: float
-    resolution: int
+    resolution: int | tuple[int, int]
     num_classes: int
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ class ModelSpec:
     @property
     def title(self) -> str:
         """As people write it: ``mobilenet_v1 1.0-224``."""
-        return f"{self.name} {self.alpha}-{self.resolution}"
+        return f"{self.name} {self.alpha}-{'x'.join(map(str, dict.fromkeys(self.preprocess.size)))}"
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -122,20 +123,21 @@ def find(name: str) -> Entry:
     raise TvmMobilenetError(f"there is no model {name!r}", f"{guess}Known: {', '.join(names())}")
 
 
-def check_shape(alpha: float, resolution: int, num_classes: int) -> None:
+def check_shape(alpha: float, resolution: int | tuple[int, int], num_classes: int) -> None:
     """Refuse what makes no network.
 
     Raises
     ------
     TvmMobilenetError
-        For alpha <= 0, a resolution that is no multiple of 32, fewer than one class.
+        For alpha <= 0, a height or width that is no multiple of 32, fewer than one class.
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise TvmMobilenetError(f"alpha {alpha} must be above 0", "the papers use 0.25, 0.5, 0.75, 1.0 and 1.4")
-    if resolution != int(resolution) or resolution < 32 or resolution % 32:
-        down = max(32, int(resolution) // 32 * 32)
-        near = " or ".join(str(r) for r in dict.fromkeys((down, down + 32)))
-        raise TvmMobilenetError(f"resolution {resolution} is not a multiple of 32", f"the nearest are {near}")
+    for side in (resolution,) if isinstance(resolution, int | float) else resolution:
+        if side != int(side) or side < 32 or side % 32:
+            down = max(32, int(side) // 32 * 32)
+            near = " or ".join(str(r) for r in dict.fromkeys((down, down + 32)))
+            raise TvmMobilenetError(f"resolution {side} is not a multiple of 32", f"the nearest are {near}")
     if num_classes < 1:
         raise TvmMobilenetError(f"{num_classes} classes", "ask for at least one, or for feature maps with --features")
 
@@ -172,7 +174,7 @@ def architecture(
 def create(
     name: str,
     alpha: float = 1.0,
-    resolution: int = 224,
+    resolution: int | tuple[int, int] = 224,
     num_classes: int = 1000,
     weights: str | Path | None = None,
     features: bool | tuple[int, ...] | None = None,
@@ -189,8 +191,8 @@ def create(
         A name or alias of the registry.
     alpha : float
         Width multiplier.
-    resolution : int
-        Height and width of the input in pixels, a multiple of 32.
+    resolution : int or (int, int)
+        Height and width of the input in pixels, each a multiple of 32.
     num_classes : int
         Size of the classifier's output.
     weights : path, optional
@@ -225,7 +227,7 @@ def create(
         module=module.eval().requires_grad_(False),
         name=entry.name,
         alpha=alpha,
-        resolution=int(resolution),
+        resolution=resolution if isinstance(resolution, tuple) else int(resolution),
         num_classes=num_classes,
         preprocess=chosen.replace(**(preprocess or {})),
         labels=read_labels(labels, num_classes) if labels else (),

@@ -1,0 +1,102 @@
+"""The inputs of an ONNX graph, all sizes fixed.
+
+A file may leave dimensions open, with a name (``dim_param``) or without, or even the rank. Where an image has its
+channels, and how many, then follows from what reads it: the first convolution, through transposes and operators that
+keep the shape.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tvm_mobilenet.frontend import sizes
+from tvm_mobilenet.frontend.imported import check_input
+
+# Operators whose output has the shape of their first input, or of the other that is no constant.
+_KEEPS_SHAPE = {
+    "Add", "BatchNormalization", "Cast", "Clip", "DequantizeLinear", "Div", "Dropout", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Mul", "Pad", "QuantizeLinear", "Relu", "Sigmoid", "Sub", "Tanh",
+}  # fmt: skip
+
+
+def fix_inputs(
+    graph: onnx.GraphProto, batch: int | None, size: tuple[int, int] | None, layout: str, path: Path
+) -> None:
+    """Fix the dimensions of every input, in place; shapes that the file notes for other values are dropped.
+
+    Parameters
+    ----------
+    batch, size : int, (int, int), optional
+        Images at once, height and width, as the user gave them.
+    layout : str
+        Where an image has its channels, if the graph does not tell.
+
+    Raises
+    ------
+    TvmMobilenetError
+        As `sizes.fix`, and for an input that no image network has.
+    """
+    inputs = [_input(graph, value, layout) for value in graph.input]
+    for value, dims in zip(graph.input, sizes.fix(inputs, batch, size, path), strict=True):
+        tensor = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        check_input(value.name, dims, dtype)
+        tensor.shape.CopyFrom(onnx.TensorShapeProto(dim=[{"dim_value": d} for d in dims]))
+    # they may hold the dimensions that were open: they are inferred again
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def _input(graph: onnx.GraphProto, value: onnx.ValueInfoProto, default: str) -> sizes.Input:
+    """An input as the graph has it; its channels are filled in where a convolution tells them."""
+    shape = value.type.tensor_type.shape
+    dims = [_dim(d) for d in shape.dim]
+    axis, channels, rank = _channels(graph, value.name)
+    if not value.type.tensor_type.HasField("shape") and rank:
+        dims = [sizes.Free() for _ in range(rank)]
+    if axis is None or len(dims) != 4:
+        return sizes.Input(value.name, tuple(dims), sizes.layout_of(dims, default))
+    if isinstance(dims[axis], sizes.Free) and dims[axis].allows(channels):
+        dims[axis] = channels
+    layout = next((name for name, places in sizes.PLACES.items() if places[0] == axis), default)
+    return sizes.Input(value.name, tuple(dims), layout)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | sizes.Free:
+    """A dimension: PyTorch's exporters write ``8*height`` where it must be a multiple."""
+    if dim.dim_value > 0:
+        return dim.dim_value
+    multiple = re.fullmatch(r"(\d+)\s*\*\s*(\w+)", dim.dim_param)
+    return sizes.Free(multiple[2], int(multiple[1])) if multiple else sizes.Free(dim.dim_param)
+
+
+def _channels(graph: onnx.GraphProto, name: str) -> tuple[int | None, int, int]:
+    """Axis and number of an input's channels, and its rank, as the first convolution has them; (None, 0, rank or 0)."""
+    weights = {i.name: tuple(i.dims) for i in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            weights[node.output[0]] = tuple(attribute.t.dims)
+    orders: dict[str, tuple[int, ...] | None] = {
+        name: None
+    }  # of a value: the input's axes in its order; None: the same
+    rank = 0
+    for node in graph.node:
+        found = next((i for i in node.input if i in orders), None)
+        if found is None:
+            continue
+        order, attributes = orders[found], {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Conv" and node.input[0] == found and len(weights.get(node.input[1], ())) == 4:
+            axis = 1 if order is None else order[1]
+            return axis, weights[node.input[1]][1] * attributes.get("group", 1), 4
+        if node.op_type == "Transpose" and "perm" in attributes:
+            perm = attributes["perm"]
+            rank = len(perm)
+            orders[node.output[0]] = tuple(p if order is None else order[p] for p in perm)
+        elif node.op_type in _KEEPS_SHAPE:
+            orders[node.output[0]] = order
+    return None, 0, rank
