@@ -82,8 +82,6 @@ def test_this_side_is_whole_and_says_so(tmp_path, capsys):
 def test_the_pins_are_the_projects():
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {f"{p}=={v}" for p, v in doctor_local.PINS.items()} == {d for d in pins["dependencies"] if "==" in d}
-    for extra, packages in (("compile", doctor_local.COMPILE), ("rpc", doctor_local.RPC)):
-        assert {re.split(r"[>=]", d)[0] for d in pins["optional-dependencies"][extra]} == set(packages)
 
 
 def test_another_ffi_or_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
@@ -91,10 +89,10 @@ def test_another_ffi_or_a_missing_package_is_named_with_the_command_that_install
     monkeypatch.setattr(doctor_local, "_version", lambda p: "0.1.15" if p == "apache-tvm-ffi" else real(p))
     with pytest.raises(MissingDependencyError, match=r"apache-tvm-ffi 0\.1\.15 is installed") as e:
         doctor_local._pinned(doctor_local.PINS)
-    assert e.value.hint == "pip install 'apache-tvm-ffi==0.1.14.post1'" and e.value.exit_code == 3
+    assert e.value.hint.endswith(" -m pip install apache-tvm-ffi==0.1.14.post1") and e.value.exit_code == 3
     monkeypatch.setattr(doctor_local, "_version", lambda p: None if p == "unicorn" else "1")
-    with pytest.raises(MissingDependencyError, match="not installed: unicorn") as e:
-        doctor_local._installed(doctor_local.COMPILE, "compile")
+    with pytest.raises(MissingDependencyError, match="compiling needs unicorn, which is not installed") as e:
+        doctor_local._installed("compiling", "compile")
     assert "[compile]" in e.value.hint
 
 

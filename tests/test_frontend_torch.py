@@ -98,11 +98,13 @@ def test_what_cannot_be_imported_is_refused(model, x, message):
         frontend.from_torch(model, x)
 
 
-def test_a_dynamic_batch_in_a_program_is_named():
-    batch = torch.export.Dim("batch", min=1, max=8)
-    program = torch.export.export(small().eval(), (X,), dynamic_shapes=({0: batch},))
-    with pytest.raises(TvmMobilenetError, match="not fixed"):
-        frontend.from_torch(program)
+def test_a_dynamic_batch_in_a_program_is_fixed():
+    batch, model = torch.export.Dim("batch", min=1, max=8), small().eval()
+    program = torch.export.export(model, (X,), dynamic_shapes=({0: batch},))
+    assert_close(passes.run(frontend.from_torch(program, batch=2)), model, X)
+    assert passes.interface_of(passes.run(frontend.load(program))).inputs[0].shape == (1, 3, 8, 8)
+    with pytest.raises(TvmMobilenetError, match="--batch 9: the batch of 'x' in the program can be 1 to 8, not 9|input"):
+        frontend.load(program, batch=9)
 
 
 @pytest.mark.parametrize(

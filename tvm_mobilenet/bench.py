@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import console, flags, options
+from . import console, flags, options, packages
 from .benchmark import Benchmark
 from .errors import TvmMobilenetError
 
@@ -171,6 +171,11 @@ def _run(args: argparse.Namespace) -> int:
     address = options.board_for(args, target)
     if address == "virtual":
         flags.refuse_for_predictions(args, ("--seconds", "--cool-down", "--cpus", "--no-layers"))
+    packages.require("bench", *packages.for_board(address))
+    if against:
+        model = options.ModelOptions.from_data(module.info["model"])
+        packages.require("bench --against", *packages.for_model(model))
+        peers.require(against, address)
     with open_board(address, target) as board:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from . import console, options
+from . import console, options, packages
 from .flags import refuse
 from .layer import title
 from .log import TuneLogs, consulted
@@ -189,6 +189,11 @@ def _run(args: argparse.Namespace) -> int:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args)
     output = options.output_folder(args, model, target)
+    wanted = packages.for_model(model) + packages.for_linking(args.linker)
+    if args.bundle:  # it is run, compared and looked into
+        board = "local" if target.is_host else "virtual"
+        wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)
+    packages.require("build --bundle" if args.bundle else "build", *wanted)
     console.say(f"build {model.title} for {target.name} into {output}")
     result = build(
         model,

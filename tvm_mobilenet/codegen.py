@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import packages
 from .errors import MissingDependencyError, TvmMobilenetError
 from .targets import Target
 
@@ -165,8 +166,6 @@ def linker_command(target: Target, linker: str | None = None) -> list[str]:
     try:
         import ziglang  # noqa: F401
     except ImportError:
-        raise MissingDependencyError(
-            "the linker, ziglang, is not installed", "pip install 'tvm-mobilenet[compile]'"
-        ) from None
+        raise packages.missing("linking", ["ziglang"]) from None
     triple = ["-target", target.link_triple] if target.link_triple else []
     return [sys.executable, "-m", "ziglang", "cc", *triple]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import options as shared
-from . import papers_text
+from . import packages, papers_text
 from .console import parser_for, print_json, print_table, run_verb, say
 from .errors import TvmMobilenetError
 from .flags import refuse
@@ -292,6 +292,7 @@ def _run(args: argparse.Namespace) -> int:
     others = [variant(args.compare, chosen, args.given)] if args.compare else []
     results = []
     for options in (chosen, *others):
+        packages.require("complexity", *packages.for_model(options))
         say(f"importing {options.title}")
         results.append(complexity(options))
     if args.json:

@@ -21,18 +21,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import flags
+from . import flags, packages
 from .errors import MissingDependencyError, TvmMobilenetError
 
 INTERRUPTED = 130
-EXTRAS = {  # packages, and the extra that brings them; the base installation has none
-    **dict.fromkeys(("tvm", "tvm_ffi", "numpy", "rich"), ""),
-    **dict.fromkeys(
-        ("torch", "onnx", "safetensors", "PIL", "ziglang", "unicorn", "capstone", "elftools", "optuna"), "compile"
-    ),
-    **dict.fromkeys(("tornado", "psutil", "cloudpickle"), "rpc"),
-    **dict.fromkeys(("onnxruntime", "onnxscript", "hypothesis", "pytest"), "test"),
-}
 
 
 def run_verb(
@@ -79,10 +71,7 @@ def run_verb(
 def missing_dependency(error: BaseException) -> MissingDependencyError | None:
     """The error of a package that an extra would have installed, or None when ``error`` is another."""
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if name not in EXTRAS:
-        return None
-    extra = f"[{EXTRAS[name]}]" if EXTRAS[name] else ""
-    return MissingDependencyError(f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet{extra}'")
+    return packages.missing("this", [name]) if name in packages.MODULES else None
 
 
 def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:

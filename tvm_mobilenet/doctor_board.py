@@ -136,9 +136,11 @@ def _versions(facts: dict) -> str:
     here, there = versions(), facts["versions"]
     for package in ("apache-tvm", "apache-tvm-ffi", "tvm_mobilenet"):
         if here[package] != there.get(package):
+            ours = package == "tvm_mobilenet"  # which is on no index
+            install = "--board ssh://user@host installs this one there; docs/boards.md tells how to by hand"
             raise BoardError(
                 f"{package} {there.get(package) or 'missing'} there, {here[package]} here",
-                f"on the board: pip install '{package.replace('_', '-')}=={here[package]}'",
+                install if ours else f"on the board: pip install '{package}=={here[package]}'",
             )
     return ", ".join(f"{p} {v}" for p, v in here.items() if p != "numpy") + " on both sides"
 

@@ -9,15 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import __version__
+from . import __version__, packages
 from .checks import Checks, Doubt
 from .errors import MissingDependencyError, TvmMobilenetError
 
 ROUND_TRIP = "import tvm; m = tvm.IRModule(); assert tvm.ir.load_json(tvm.ir.save_json(m)) is not None"
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}  # pyproject.toml's; a test compares
-COMPILE = ("torch", "onnx", "safetensors", "pillow", "ziglang", "unicorn", "capstone", "pyelftools", "optuna")
-RPC = ("tornado", "psutil", "cloudpickle")
-ENGINES = ("onnxruntime", "ai-edge-litert", "ncnn")
 PROBE = "pointwise m32 n32 k32 f32 relu6"  # a kernel for every target, built and run in moments
 LEAST_FREE = 512 << 20  # bytes of disk for logs, modules and temporary files
 
@@ -38,8 +35,8 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     """
     checks.run("python", _python)
     checks.run("packages", lambda: _pinned(PINS))
-    checks.run("packages to compile", lambda: _installed(COMPILE, "compile"))
-    checks.run("packages for trackers", lambda: _optional(RPC, "rpc"))
+    checks.run("packages to compile", lambda: _installed("compiling", "compile"))
+    checks.run("packages for trackers", lambda: _optional("TVM's tracker", "rpc"))
     checks.run("other engines", lambda: _engines())
     checks.run("tvm", _tvm, ("packages",))
     checks.run("ffi", _ffi, ("tvm",))
@@ -68,25 +65,28 @@ def _pinned(pins: dict[str, str]) -> str:
     for package, pin in pins.items():
         if (found := _version(package)) != pin:
             why = f"{package} {found} is installed, {pin} is needed" if found else f"{package} is not installed"
-            raise MissingDependencyError(why, f"pip install '{package}=={pin}'")
+            raise MissingDependencyError(why, packages.pip_install(f"{package}=={pin}"))
     return ", ".join(f"{p} {v}" for p, v in pins.items())
 
 
-def _installed(packages: tuple[str, ...], extra: str) -> str:
-    if missing := [p for p in packages if _version(p) is None]:
-        raise MissingDependencyError(f"not installed: {', '.join(missing)}", f"pip install 'tvm-mobilenet[{extra}]'")
-    return ", ".join(f"{p} {_version(p)}" for p in packages)
+def _installed(what: str, extra: str) -> str:
+    """What an extra brings, all installed."""
+    modules = {name: one.distribution for name, one in packages.MODULES.items() if one.extra == extra}
+    if absent := [name for name, distribution in modules.items() if _version(distribution) is None]:
+        raise packages.missing(what, absent)
+    return ", ".join(f"{p} {_version(p)}" for p in modules.values())
 
 
-def _optional(packages: tuple[str, ...], extra: str) -> str:
+def _optional(what: str, extra: str) -> str:
     try:
-        return _installed(packages, extra)
+        return _installed(what, extra)
     except MissingDependencyError as e:
-        raise Doubt(f"{e.message}; needed to start TVM's tracker here", e.hint) from None
+        raise Doubt(e.message, e.hint) from None
 
 
 def _engines() -> str:
-    found = [f"{p} {_version(p)}" for p in ENGINES if _version(p)]
+    known = [packages.MODULES[name].distribution for name in packages.ENGINES.values() if name != "tvm"]
+    found = [f"{p} {_version(p)}" for p in known if _version(p)]
     return ", ".join(found) or "none installed here: bench --against has nothing to run on this machine"
 
 
@@ -94,7 +94,7 @@ def _tvm() -> str:
     import tvm
 
     if not tvm.runtime.enabled("llvm"):
-        raise MissingDependencyError("TVM here has no LLVM", f"pip install 'apache-tvm=={PINS['apache-tvm']}'")
+        raise MissingDependencyError("TVM here has no LLVM", packages.pip_install(f"apache-tvm=={PINS['apache-tvm']}"))
     return f"{tvm.__version__}, with LLVM {tvm.get_global_func('target.llvm_version_major')()}"
 
 
@@ -104,7 +104,7 @@ def _ffi() -> str:
     if done.returncode:
         raise MissingDependencyError(
             f"saving a module ends with code {done.returncode}: tvm-ffi does not fit TVM",
-            f"pip install 'apache-tvm-ffi=={PINS['apache-tvm-ffi']}'",
+            packages.pip_install(f"apache-tvm-ffi=={PINS['apache-tvm-ffi']}"),
         )
     return "a module is saved and read again"
 

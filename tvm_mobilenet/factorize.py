@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from . import options as shared
+from . import packages
 from .console import parser_for, print_json, print_table, run_verb, say
 from .errors import TvmMobilenetError
 from .flags import refuse
@@ -188,6 +189,7 @@ def _run(args: argparse.Namespace) -> None:
     if not args.output:
         refuse(args, ("--rank",), "it is of the factors that --output writes", "add --output FILE.npz")
     options = shared.model_options(args)
+    packages.require("factorize", *packages.for_model(options))
     say(f"importing {options.title}")
     calls = standard_convolutions(options, args.layer)
     results = [_factorisation(call) for call in calls]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import MissingDependencyError, TvmMobilenetError
+from . import packages
+from .errors import TvmMobilenetError
 from .options import ModelOptions
 
 
@@ -114,9 +115,7 @@ class Network:
             try:
                 import onnxruntime
             except ImportError:
-                raise MissingDependencyError(
-                    "comparing with an ONNX file needs onnxruntime", "pip install 'tvm-mobilenet[compile]'"
-                ) from None
+                raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
             session = onnxruntime.InferenceSession(self.options.model, providers=["CPUExecutionProvider"])
             names = [i.name for i in session.get_inputs()]
             found = [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]

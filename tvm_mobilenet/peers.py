@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import TvmMobilenetError
+from . import console, packages
+from .errors import MissingDependencyError, TvmMobilenetError
 
 ENGINES = ("litert", "ncnn", "onnxruntime")
 _KINDS = ("conv", "depthwise", "pointwise", "dense", "pool")
@@ -46,11 +47,41 @@ def contenders(network, engines: Sequence[str], folder: Path) -> dict[str, dict]
         except Unknown as e:
             found[engine] = {"missing": f"{network.options.title} cannot be written for {engine}: {e}"}
         except ModuleNotFoundError as e:
-            found[engine] = {"missing": f"to write its file: pip install {_NEEDS.get(e.name, e.name)}"}
+            name = (e.name or "").split(".")[0]
+            if name not in packages.MODULES:
+                raise
+            found[engine] = {"missing": f"to write its file: {packages.remedy(name)}"}
     return found
 
 
-_NEEDS = {"ai_edge_litert": "ai-edge-litert", "flatbuffers": "ai-edge-litert"}
+def require(engines: Sequence[str], board: str) -> None:
+    """Say which engines cannot run before anything is measured.
+
+    Parameters
+    ----------
+    engines : sequence of str
+        Of ``ENGINES``.
+    board : str
+        As ``--board`` says it: of this machine it is known what is installed.
+
+    Raises
+    ------
+    MissingDependencyError
+        None of them can.
+    """
+    needs = {engine: [*_WRITES_WITH[engine]] for engine in engines}
+    for engine in engines if board == "local" else ():
+        needs[engine].append(packages.ENGINES[engine])
+    errors = []
+    for engine, modules in needs.items():
+        try:
+            packages.require(f"bench --against {engine}", *modules)
+        except MissingDependencyError as e:
+            errors.append(e)
+    if len(errors) == len(engines):
+        raise errors[0]
+    for error in errors:
+        console.say(f"warning: {error}")
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -219,3 +250,4 @@ def _litert(calls, folder: Path) -> dict:
 
 
 _WRITERS = {"onnxruntime": _onnx, "ncnn": _ncnn, "litert": _litert}
+_WRITES_WITH = {"onnxruntime": ("onnx",), "ncnn": (), "litert": ("ai_edge_litert", "flatbuffers")}

@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import console, options
+from . import console, options, packages
 from .errors import TvmMobilenetError
 from .flags import refuse, refuse_for_predictions
 from .layer_profile import LayerProfile, Profile, trace
@@ -146,6 +146,8 @@ def _run(args: argparse.Namespace) -> int:
     address = options.board_for(args, target)
     if address == "virtual":
         refuse_for_predictions(args, ("--seconds",))
+    # what is measured stands beside what the virtual board predicts
+    packages.require("profile", *packages.for_board("virtual" if target.core.model else address))
     with open_board(address, target) as board:
         result = profile(
             args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target, show=console.say

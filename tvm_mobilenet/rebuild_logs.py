@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import console, log, options, tuning
+from . import console, log, options, packages, tuning
 from .options import ModelOptions
 from .search import LayerSearch, identity
 
@@ -195,6 +195,8 @@ def parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from . import targets
 
+    wanted = packages.for_model(options.ModelOptions()) + packages.for_board("virtual") + packages.SEARCH
+    packages.require("rebuild_logs", *wanted)
     chosen = [targets.load(name) for name in args.targets or TARGETS]
     found = rebuild(
         chosen,

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from . import console
-from .errors import BoardError, TvmMobilenetError
+from .errors import BoardError, MissingDependencyError, TvmMobilenetError
 from .flags import refuse
 
 KEEP = 3
@@ -268,6 +269,11 @@ def _run(args: argparse.Namespace) -> int:
     if not any(text.startswith("ssh://") for text in args.to):
         refuse(args, ("--ssh",), "no --to is behind ssh", "leave it out, or --to ssh://USER@HOST/FOLDER")
     places = [Destination.parse(text, args.ssh) for text in args.to]
+    for place in places:
+        if place.command and not shutil.which(place.command[0]):
+            raise MissingDependencyError(
+                f"{place.command[0]} is not installed here", "install openssh-client, or name another with --ssh"
+            )
     if args.rollback:
         one = rollback
     else:

@@ -21,7 +21,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from . import budget, console, options
+from . import budget, console, options, packages
 from .errors import RegressionError
 from .flags import refuse_for_sweep
 from .sweep_text import print_result, write_csv
@@ -253,6 +253,13 @@ def parser() -> argparse.ArgumentParser:
     return new
 
 
+def needs(board: str, linker: str | None, builds: bool) -> tuple[str, ...]:
+    """The modules of a sweep; ``builds``: it ends with a build and its verification."""
+    model = options.ModelOptions()
+    compare = packages.for_comparing(model) if builds else packages.for_model(model)
+    return (*compare, *packages.for_board(board), *packages.for_linking(linker), "elftools")
+
+
 def _run(args: argparse.Namespace) -> int:
     refuse_for_sweep(args)
     how = {"prices": args.prices, "log": args.log, "workers": args.jobs, "linker": args.linker, "debug": args.debug}
@@ -260,6 +267,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.theory:
         from . import theory
 
+        packages.require("sweep --theory", *needs("virtual", args.linker, False))
         with console.Progress() as progress:
             found = theory.compare(show=_shown(progress), **how)
         if args.json:
@@ -278,6 +286,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     limits = budget.limits_of(args, target)
     board = options.board_for(args, target)
+    packages.require("sweep", *needs(board, args.linker, bool(limits)))
     console.say(f"sweep {len(networks)} networks on {target.name} ({target.title}), {board} board")
     console.say(f"  prices   {args.prices}")
     with console.Progress() as progress:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import console, fleet, known_layers, options, prediction_error, tuning
+from . import console, fleet, known_layers, options, packages, prediction_error, tuning
 from .flags import refuse
 from .layer import title
 from .tuning import TIME_LIMIT, TRIALS, Work
@@ -242,6 +242,14 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
     return lambda searching: progress.update(lambda: line(searching), ("layer", "trials", "best", "x floor", ""), rows)
 
 
+def needs(model: options.ModelOptions, target, board: str, linker: str | None) -> tuple[str, ...]:
+    """The modules of a whole run: search, build and verification."""
+    # what a real board measured is compared with what the virtual one predicts
+    run = packages.for_board("virtual" if target.core.model else board)
+    run += packages.for_linking(linker) + packages.SEARCH
+    return packages.for_comparing(model) + run
+
+
 def announce(model: options.ModelOptions, target, board: str, args: argparse.Namespace) -> None:
     """Say what is about to happen, before anything slow does."""
     console.say(f"tune {model.title} for {target.name} ({target.title}: {target.cores} x {target.core.name})")
@@ -338,8 +346,10 @@ def _run(args: argparse.Namespace) -> int:
     if board == "local" and args.jobs > 1:
         why = "on this machine one candidate is built and measured at a time: two would disturb each other"
         refuse(args, ("--jobs",), why, "leave it out")
+    stops = args.dry_run or args.list
+    packages.require("tune", *(packages.for_model(model) if stops else needs(model, target, board, args.linker)))
     announce(model, target, board, args)
-    if args.dry_run or args.list:
+    if stops:
         from .network import load_network
 
         network = load_network(model).for_target(target)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import console, options
+from . import console, options, packages
 from .errors import TvmMobilenetError, VerificationError
 from .flags import refuse
 from .layer import Layer, title
@@ -324,6 +324,7 @@ def _run(args: argparse.Namespace) -> int:
     target = targets.load(module.info["target"])
     board = options.board_for(args, target)
     model = options.ModelOptions.from_data(module.info["model"], input=args.input)
+    packages.require("verify", *packages.for_comparing(model), *packages.for_board(board))
     with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
         network = load_network(model)
         result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target)

@@ -11,7 +11,7 @@ from importlib import metadata
 
 import numpy as np
 
-PACKAGES = {"tvm": "apache-tvm", "onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "ncnn": "ncnn"}
+from tvm_mobilenet import packages
 
 
 class Tvm:
@@ -132,6 +132,6 @@ ENGINES = {"tvm": Tvm, "onnxruntime": OnnxRuntime, "litert": LiteRt, "ncnn": Ncn
 def version(engine: str) -> str:
     """Of an engine's package, empty when it is not installed."""
     try:
-        return metadata.version(PACKAGES[engine])
+        return metadata.version(packages.MODULES[packages.ENGINES[engine]].distribution)
     except metadata.PackageNotFoundError:
         return ""

@@ -90,12 +90,13 @@ class Measured:
 
     def load(self, contender: dict, inputs: list, threads: int, seed: int = 0) -> dict:
         """``inputs``: paths of ``.npy`` files, or shapes and dtypes to draw normal values for."""
-        from tvm_mobilenet.boards.engines import ENGINES, PACKAGES, version
+        from tvm_mobilenet import packages
+        from tvm_mobilenet.boards.engines import ENGINES, version
         from tvm_mobilenet.plan import input_values
 
         engine = contender["engine"]
         if not version(engine):
-            return {"missing": f"pip install {PACKAGES[engine]}"}
+            return {"missing": packages.remedy(packages.ENGINES[engine])}
         self._inputs = input_values(inputs, seed)
         _import(engine)
         initial, start = resident("VmRSS"), time.perf_counter()

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.errors import BoardError, MissingDependencyError
+from tvm_mobilenet import packages
+from tvm_mobilenet.errors import BoardError
 
 _U64 = ctypes.c_uint64
 _U64_POINTER = ctypes.POINTER(ctypes.c_uint64)
@@ -157,9 +158,7 @@ def library() -> ctypes.CDLL:
     try:
         version = metadata.version("ziglang")
     except metadata.PackageNotFoundError:
-        raise MissingDependencyError(
-            "the virtual board needs ziglang", "pip install 'tvm-mobilenet[compile]'"
-        ) from None
+        raise packages.missing("the virtual board", ["ziglang"]) from None
     key = hashlib.sha256(f"{source}{version}{platform.platform()}".encode()).hexdigest()[:16]
     folder = _cache_folder()
     path = folder / f"native-{key}.so"

@@ -69,7 +69,7 @@ def _input(graph: onnx.GraphProto, value: onnx.ValueInfoProto, default: str) -> 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | sizes.Free:
     """A dimension: PyTorch's exporters write ``8*height`` where it must be a multiple."""
-    if dim.dim_value > 0:
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
         return dim.dim_value
     multiple = re.fullmatch(r"(\d+)\s*\*\s*(\w+)", dim.dim_param)
     return sizes.Free(multiple[2], int(multiple[1])) if multiple else sizes.Free(dim.dim_param)

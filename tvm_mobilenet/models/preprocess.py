@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
+from tvm_mobilenet import packages
+from tvm_mobilenet.errors import TvmMobilenetError
 
 LAYOUTS = ("NCHW", "NHWC")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -175,7 +176,7 @@ def _pillow():
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise MissingDependencyError("reading images needs Pillow", "pip install pillow, or give a .npy file") from None
+        raise packages.missing("reading images", ["PIL"]) from None
     return Image, ImageOps
 
 

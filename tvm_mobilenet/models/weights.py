@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
+from tvm_mobilenet import packages
+from tvm_mobilenet.errors import TvmMobilenetError
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
@@ -99,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        raise MissingDependencyError(f"{path} needs safetensors", "pip install safetensors") from None
+        raise packages.missing(f"reading {path}", ["safetensors"]) from None
     try:
         return load_file(path)
     except Exception as e:  # SafetensorError, OSError

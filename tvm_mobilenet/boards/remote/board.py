@@ -128,7 +128,7 @@ class RemoteBoard:
         if not self._serve:
             raise BoardError(
                 f"{self.session.where}: no {name!r} there: it is TVM's own RPC server, without this project's agent",
-                "on the board: pip install tvm-mobilenet, then python -m tvm_mobilenet.agent in its place",
+                "--board ssh://user@host installs and starts the agent by itself; docs/boards.md tells how to by hand",
             )
         asked = float(request.get("seconds", 0.0)) * max(1, len(request.get("contenders", ())))
         text = self.session.do(

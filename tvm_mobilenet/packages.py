@@ -1,0 +1,181 @@
+"""Packages that the base installation lacks: which one brings each module, and the command that installs it here.
+
+Verbs ask first for all that they will need (``require``), so that none works for minutes and then stops. A remedy works
+as it is typed: it names the Python that runs, and the checkout where there is one, because this project is on no index.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import MissingDependencyError
+
+
+@dataclass(frozen=True)
+class Package:
+    """What brings a module: the distribution that pip knows, and the extra of pyproject.toml; empty: the base."""
+
+    distribution: str
+    extra: str
+
+
+MODULES = {  # by the name that is imported; a test holds them against pyproject.toml
+    "tvm": Package("apache-tvm", ""),
+    "tvm_ffi": Package("apache-tvm-ffi", ""),
+    "numpy": Package("numpy", ""),
+    "rich": Package("rich", ""),
+    "torch": Package("torch", "compile"),
+    "onnx": Package("onnx", "compile"),
+    "onnxruntime": Package("onnxruntime", "compile"),
+    "safetensors": Package("safetensors", "compile"),
+    "PIL": Package("pillow", "compile"),
+    "ziglang": Package("ziglang", "compile"),
+    "unicorn": Package("unicorn", "compile"),
+    "capstone": Package("capstone", "compile"),
+    "elftools": Package("pyelftools", "compile"),
+    "optuna": Package("optuna", "compile"),
+    "tornado": Package("tornado", "rpc"),
+    "psutil": Package("psutil", "rpc"),
+    "cloudpickle": Package("cloudpickle", "rpc"),
+    "ncnn": Package("ncnn", "peers"),
+    "ai_edge_litert": Package("ai-edge-litert", "peers"),
+    "flatbuffers": Package("ai-edge-litert", "peers"),  # it comes with that
+    "onnxscript": Package("onnxscript", "test"),
+    "hypothesis": Package("hypothesis", "test"),
+    "pytest": Package("pytest", "test"),
+    "xdist": Package("pytest-xdist", "test"),
+}
+VIRTUAL = ("ziglang", "unicorn", "capstone", "elftools")  # the virtual board
+SEARCH = ("optuna",)
+ENGINES = {"tvm": "tvm", "onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "ncnn": "ncnn"}  # that bench runs
+_SLOW = ("torch", "tvm")  # importing them takes seconds, and whoever needs them imports them first of all
+
+
+def for_model(model) -> tuple[str, ...]:
+    """The modules that read a model: a ``ModelOptions``."""
+    if Path(model.model).suffix.lower() == ".onnx":
+        return ("tvm", "onnx")
+    weights = str(model.weights or "").lower().endswith(".safetensors")
+    return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
+
+
+def for_comparing(model) -> tuple[str, ...]:
+    """The modules that compute what a model should give: layers by PyTorch, a file by its framework, photographs."""
+    whole = ("onnxruntime",) if Path(model.model).suffix.lower() == ".onnx" else ()
+    return (*for_model(model), "torch", *whole, "PIL")
+
+
+def for_board(address: str) -> tuple[str, ...]:
+    """The modules that run kernels on a board, as ``--board`` says it."""
+    return ("tvm", *VIRTUAL) if address == "virtual" else ("tvm",)
+
+
+def for_linking(linker: str | None) -> tuple[str, ...]:
+    """The modules that link kernels: none with a linker of the user's own."""
+    return ("tvm",) if linker else ("tvm", "ziglang")
+
+
+def require(what: str, *modules: str) -> None:
+    """Make sure that modules can be imported, before anything slow begins.
+
+    Parameters
+    ----------
+    what : str
+        That needs them, for the message: ``tune``.
+
+    Raises
+    ------
+    MissingDependencyError
+        Some cannot; all are named, with one command that installs them.
+    """
+    wanted = dict.fromkeys(modules)
+    if absent := {name: why for name in wanted if (why := _absence(name))}:
+        raise missing(what, absent)
+
+
+def missing(what: str, modules: Iterable[str] | dict[str, str]) -> MissingDependencyError:
+    """The error of modules that are not there; every error that names an extra is made here.
+
+    Parameters
+    ----------
+    what : str
+        That needs them.
+    modules : iterable of str, or dict of str to str
+        Names that are imported; with the reason where importing one failed otherwise.
+    """
+    reasons = modules if isinstance(modules, dict) else dict.fromkeys(modules, "not installed")
+    distributions = dict.fromkeys(MODULES[name].distribution for name in reasons)
+    broken = [f"; {name} cannot be imported: {why}" for name, why in reasons.items() if why != "not installed"]
+    state = "" if broken else f", which {'are' if len(distributions) > 1 else 'is'} not installed here"
+    return MissingDependencyError(f"{what} needs {', '.join(distributions)}{state}{''.join(broken)}", remedy(*reasons))
+
+
+def remedy(*modules: str) -> str:
+    """The command that installs what brings modules into the Python that runs."""
+    root = checkout()
+    if root is None:
+        return pip_install(*dict.fromkeys(_requirement(name) for name in modules))
+    extras = ",".join(dict.fromkeys(MODULES[name].extra for name in modules if MODULES[name].extra))
+    where = _short(root) + (f"[{extras}]" if extras else "")
+    return pip_install("-e", where, "-c", _short(root / "constraints.txt"))
+
+
+def pip_install(*words: str) -> str:
+    """The command of a ``pip install`` into the Python that runs, as a shell takes it."""
+    python = shlex.quote(_short(Path(sys.executable)))
+    ensure = "" if importlib.util.find_spec("pip") else f"{python} -m ensurepip && "
+    return f"{ensure}{python} -m pip install {shlex.join(words)}"
+
+
+def checkout() -> Path | None:
+    """The folder of this project's checkout, when that is what runs; None for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return root if re.search(r'^name = "tvm-mobilenet"$', text, re.MULTILINE) else None
+
+
+def _absence(name: str) -> str:
+    """Why a module cannot be imported; empty when it can."""
+    try:
+        if importlib.util.find_spec(name) is None:
+            return "not installed"
+        if name not in _SLOW:
+            importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        return "not installed" if e.name in (None, name) else f"it needs {e.name}, which is not installed"
+    except Exception as e:  # a library that it needs is missing, or it is built for another version of one
+        return " ".join(f"{type(e).__name__}: {e}".split())[:200]
+    return ""
+
+
+def _requirement(name: str) -> str:
+    """A module's distribution with the versions that this project asks for, as its metadata has them."""
+    distribution = MODULES[name].distribution
+    try:
+        lines = importlib.metadata.requires("tvm-mobilenet") or []
+    except importlib.metadata.PackageNotFoundError:
+        lines = []
+    plain = distribution.replace("_", "-").lower()
+    for line in lines:
+        if (match := re.match(r"([\w.-]+)\s*([^;\[]*)", line)) and match[1].replace("_", "-").lower() == plain:
+            return distribution + match[2].strip().strip("()").replace(" ", "")
+    return distribution
+
+
+def _short(path: Path) -> str:
+    """A path as one types it: from the current folder where it is inside that."""
+    path = Path(os.path.abspath(path))
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
