@@ -114,7 +114,11 @@ def verb(monkeypatch):
         (BoardError("lost"), 4, "error: lost\n"),
         (VerificationError("off"), 5, "error: off\n"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 3, "needs torch, which is not installed here\n"),
-        (ModuleNotFoundError("No module named 'tvm'", name="tvm"), 3, "needs apache-tvm, which is not installed here\n"),
+        (
+            ModuleNotFoundError("No module named 'tvm'", name="tvm"),
+            3,
+            "needs apache-tvm, which is not installed here\n",
+        ),
         (ModuleNotFoundError("No module named 'tornado'", name="tornado.web"), 3, "-m pip install "),
         (ModuleNotFoundError("No module named 'tvm_mobilenet.x'", name="tvm_mobilenet.x"), 1, "--debug"),
         (ValueError("odd\nthing"), 1, "error: ValueError: odd thing\n"),

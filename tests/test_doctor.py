@@ -55,7 +55,12 @@ def test_a_failed_check_names_its_remedy_and_what_rests_on_it_is_not_reached():
     "error, text, remedy, code",
     [
         (TvmMobilenetError("what", "do"), "what", "do", 2),
-        (ModuleNotFoundError("No module named 'unicorn'", name="unicorn"), "'unicorn' is not", r"\[compile\]", 3),
+        (
+            ModuleNotFoundError("No module named 'unicorn'", name="unicorn"),
+            "needs unicorn, which is not",
+            r"\[compile\]",
+            3,
+        ),
         (ValueError("odd\nthing"), "ValueError: odd thing", "--debug", 4),
     ],
 )

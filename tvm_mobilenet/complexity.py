@@ -290,9 +290,9 @@ def _run(args: argparse.Namespace) -> int:
         return papers_text.show(PAPERS.get(args.paper), args.json)
     chosen = shared.model_options(args)
     others = [variant(args.compare, chosen, args.given)] if args.compare else []
+    packages.require("complexity", *(name for options in (chosen, *others) for name in packages.for_model(options)))
     results = []
     for options in (chosen, *others):
-        packages.require("complexity", *packages.for_model(options))
         say(f"importing {options.title}")
         results.append(complexity(options))
     if args.json:
