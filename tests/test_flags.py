@@ -185,9 +185,17 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
         options.model_options(tune.parser().parse_args(argv))
 
 
+def test_mean_and_std_are_refused_where_there_is_no_image(tmp_path):
+    net = nn.Sequential(nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 5, 8, 8),)), tmp_path / "five.pt2")
+    args = tune.parser().parse_args(["--model", str(tmp_path / "five.pt2"), "--mean", "0.5", "--std", "0.5"])
+    with pytest.raises(TvmMobilenetError, match=r"--mean, --std: five\.pt2 takes 1x5x8x8, no single image"):
+        load_network(options.model_options(args))
+
+
 # ---- the other flags of every verb
 
-# Where a flag would have no effect, it is refused: verb, command line, what is said. FOLDER is a module built for rpi4.
+# Where a flag would have no effect, it is refused: verb, command line, what is said. FOLDER: a module built for rpi4.
 POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
     ("tune", ["--target", "host", "--jobs", "4"], "--jobs: on this machine"),
@@ -230,7 +238,7 @@ def test_a_flag_that_would_have_no_effect_is_refused(verb, argv, words, files, c
     monkeypatch.chdir(files)
     (files / "x.npy").touch()
     main = importlib.import_module(f"tvm_mobilenet.{verb}").main
-    assert main([str(modules.small("rpi4")) if word == "FOLDER" else word for word in argv]) == 2
+    assert main([str(modules.tiny("rpi4")) if word == "FOLDER" else word for word in argv]) == 2
     out, err = capsys.readouterr()
     assert words in err and len(err.strip().splitlines()) >= 2 and not out, err
 

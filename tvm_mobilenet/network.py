@@ -162,4 +162,12 @@ def load_network(options: ModelOptions) -> Network:
         )
         module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
     module = passes.run(module)
-    return Network(options, model, module, passes.layers_of(module))
+    network = Network(options, model, module, passes.layers_of(module))
+    given = [f"--{name}" for name in ("mean", "std") if getattr(options, name) is not None]
+    if given and network._preprocess() is None:
+        shapes = " and ".join("x".join(map(str, port.shape)) for port in network.interface.inputs)
+        raise TvmMobilenetError(
+            f"{', '.join(given)}: {options.title} takes {shapes}, no single image of three channels",
+            "leave it out; where the channels come last, say --layout NHWC",
+        )
+    return network
