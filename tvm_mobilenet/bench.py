@@ -63,11 +63,11 @@ def bench(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built, targets
+    from . import built
     from .boards import open_board
 
     module = built.read(folder)
-    target = target or targets.load(module.info["target"])
+    target = target or module.target
     if isinstance(board, str):
         with open_board(board, target) as opened:
             return bench(
@@ -160,13 +160,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import benchmark, benchmark_text, built, measured_rows, peers, regression, targets
+    from . import benchmark, benchmark_text, built, measured_rows, peers, regression
     from .boards import open_board
 
     against = peers.parse(args.against) if args.against else ()
     old = benchmark.read(args.compare) if args.compare else None
     module = built.read(args.folder)
-    target = targets.load(module.info["target"])
+    target = module.target
     with open_board(options.board_for(args, target), target) as board:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)

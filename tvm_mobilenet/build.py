@@ -133,7 +133,7 @@ def build(
         "core": target.core.name,
         "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
     }
-    module = built.write(folder, plan, parameters, layers, info)
+    module = built.write(folder, plan, parameters, layers, info, target)
     if bundle is not None:
         from .bundle import make
 

@@ -43,11 +43,11 @@ def profile(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built, layer_profile, targets
+    from . import built, layer_profile
     from .boards import open_board
 
     module = built.read(folder)
-    target = target or targets.load(module.info["target"])
+    target = target or module.target
     if isinstance(board, str):
         with open_board(board, target) as opened:
             return profile(folder, board=opened, threads=threads, seconds=seconds, target=target, show=show)
@@ -136,10 +136,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built, targets
+    from . import built
     from .boards import open_board
 
-    target = targets.load(built.read(args.folder).info["target"])
+    target = built.read(args.folder).target
     with open_board(options.board_for(args, target), target) as board:
         result = profile(
             args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target, show=console.say
