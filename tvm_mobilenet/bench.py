@@ -18,6 +18,7 @@ from pathlib import Path
 from . import console, options
 from .benchmark import Benchmark
 from .errors import TvmMobilenetError
+from .whole_file import output_file
 
 
 def bench(
@@ -151,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         help="litert, ncnn, onnxruntime: the same network there, taking turns with ours",
     )
     group = new.add_argument_group("output")
-    group.add_argument("--record", type=Path, metavar="FILE", help="also write the JSON document there")
+    group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document there")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
     form.add_argument("--csv", action="store_true", help="rows of threads, then of layers, as CSV")

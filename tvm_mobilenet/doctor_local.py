@@ -19,6 +19,7 @@ COMPILE = ("torch", "onnx", "safetensors", "pillow", "ziglang", "unicorn", "caps
 RPC = ("tornado", "psutil", "cloudpickle")
 ENGINES = ("onnxruntime", "ai-edge-litert", "ncnn")
 PROBE = "pointwise m32 n32 k32 f32 relu6"  # a kernel for every target, built and run in moments
+HOST_SECONDS = 180.0  # for a process to start, and to build and run the probe
 LEAST_FREE = 512 << 20  # bytes of disk for logs, modules and temporary files
 
 
@@ -46,6 +47,7 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     checks.run("linker", lambda: _link(target, linker, folder), ("tvm", "packages to compile"))
     if target.core.model:
         checks.run("emulator", lambda: _emulate(target, folder), ("linker",))
+    checks.run("host", _host, ("tvm", "packages to compile"))
     checks.run("your tune log", lambda: _writable(log))
     checks.run("shipped tune log", lambda: _shipped(target))
     checks.run("temporary folder", _temporary)
@@ -148,6 +150,31 @@ def _emulate(target, folder: Path) -> str:
     return f"runs it right ({difference:.0e} of the spread off): {run.cost(1).value:,.0f} cycles predicted"
 
 
+def _host() -> str:
+    """A layer built for this machine at its level, run in a process of its own: it may end with a signal."""
+    from . import schedules, targets
+    from .candidate import Candidate, Evaluate
+    from .errors import BoardError
+    from .layer import Layer
+    from .targets import host
+    from .workers import Workers
+
+    target = targets.load("host")
+    decisions = schedules.space(Layer.parse(PROBE), target.core).default
+    with Workers(Evaluate(target, "local"), 1) as workers:
+        workers.submit(Candidate(PROBE, decisions, whole=True))
+        (done,) = workers.wait(HOST_SECONDS) or (None,)
+    if done is None or done.failure:
+        raise BoardError(
+            f"a layer built for {target.core.name}: {done.failure if done else f'nothing after {HOST_SECONDS:g} s'}",
+            f"{host.VARIABLE} set to a lower level builds for that; build for a board with --target",
+        )
+    return (
+        f"{target.core.name} ({8 * target.core.vector_bytes}-bit vectors): builds and runs a layer right "
+        f"({done.value.difference:.0e} of the spread off) in {done.value.cost * 1e6:.3g} us"
+    )
+
+
 def _writable(log: Path) -> str:
     folder = next(p for p in (log.parent, *log.absolute().parents) if p.is_dir())
     try:
@@ -162,7 +189,7 @@ def _writable(log: Path) -> str:
         return f"{log} can be written; there is none yet"
     from .log import Journal
 
-    return f"{log}: {len(Journal(log).records())} records"
+    return f"{log}: {sum(1 for _ in Journal(log).records())} records"
 
 
 def _shipped(target) -> str:

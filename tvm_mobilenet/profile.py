@@ -16,7 +16,7 @@ from pathlib import Path
 from . import console, options
 from .errors import TvmMobilenetError
 from .layer_profile import LayerProfile, Profile, trace
-from .whole_file import write_whole
+from .whole_file import output_file, write_whole
 
 VIEWS = ("order", "slowest", "kind")
 
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
         help="to pass over the layers for, where they are measured (default: %(default)s)",
     )
     new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
-    new.add_argument("--trace", type=Path, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
+    new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
     return new
 

@@ -113,9 +113,22 @@ def output_file(text: str) -> Path:
     return Path(text)
 
 
+def folder_to_write(text: str) -> Path:
+    """An argparse type: a folder to write to, which need not exist yet."""
+    real = Path(os.path.realpath(text))
+    try:
+        there = next(p for p in (real, *real.parents) if p.exists())
+        if not there.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r} is no folder: {there} is there already")
+    except OSError as e:
+        raise argparse.ArgumentTypeError(f"{text!r}: {e.strerror}") from None
+    return Path(text)
+
+
 def journal_file(text: str) -> Path:
     """An argparse type: a file to append to and to read again, beside which others are made."""
-    for path in (text, Path(text).with_suffix(".trials.jsonl"), Path(text).with_suffix(".torn")):
+    for suffix in ("", ".trials.jsonl", ".torn"):
+        path = Path(text).with_suffix(suffix) if suffix else text
         if why := refusal(path, regular=True):
             raise argparse.ArgumentTypeError(
                 f"{str(path)!r}: {why}; give a regular file, or a name that does not exist yet"
