@@ -109,6 +109,12 @@ class Target:
         """Whether it is this machine."""
         return self.llvm_triple == _HOST
 
+    def facts(self) -> dict:
+        """All that it says of the board, the core's as a dict in it: equal for equal boards, wherever it was read."""
+        data = asdict(self)
+        del data["file"]
+        return data
+
     def llvm_target(self) -> dict:
         """The dict that ``tvm.target.Target`` takes. For the host this imports tvm, to ask LLVM for its triple."""
         triple, cpu = self.llvm_triple, self.llvm_cpu or self.core.llvm_cpu
@@ -197,13 +203,6 @@ def load(name: str) -> Target:
         f"unknown target {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
         "targets: " + ", ".join(names()) + ", or the path of a .toml file",
     )
-
-
-def facts(target: Target) -> dict:
-    """All that a target says of its board, as plain data: equal for equal boards, wherever they were read."""
-    data = asdict(target)
-    del data["file"]
-    return data
 
 
 def _load(path, folder) -> Target:

@@ -53,9 +53,12 @@ def toml(path) -> dict:
 
 def target(data: dict, where: str) -> Target:
     """A target of plain data, ``core`` a `Core` or its data; ``where`` names the data in errors."""
-    data = _with_cpu(data)
+    data = dict(data)
     if isinstance(data.get("core"), dict):
         data["core"] = core(data["core"], f"{where}: [core]")
+    if data.get("llvm_cpu") == "host" and isinstance(data.get("core"), Core):
+        data["core"] = at_level(data["core"])
+        data["llvm_cpu"] = data["core"].llvm_cpu
     if "llvm_attributes" in data:
         if not isinstance(data["llvm_attributes"], list):
             raise TvmMobilenetError(f"{where}: llvm_attributes = {data['llvm_attributes']!r} is not a list")
@@ -65,22 +68,24 @@ def target(data: dict, where: str) -> Target:
 
 def core(data: dict, where: str) -> Core:
     """A core of plain data; ``where`` names the data in errors."""
-    data = _with_cpu(data)
+    data = dict(data)
     for level in ("l1d", "l2", "l3"):
         if isinstance(data.get(level), dict):
             data[level] = _make(Cache, data[level], f"{where}: [{level}]")
     if odd := _odd(data.get("model", {}), "model"):
         raise TvmMobilenetError(f"{where}: {odd} is neither a number, a string, true or false, a list nor a table")
-    return _make(Core, data, where)
+    made = _make(Core, data, where)
+    return at_level(made) if made.llvm_cpu == "host" else made
 
 
-def _with_cpu(data: dict) -> dict:
-    """The data with LLVM's CPU by name: ``host`` is that of this machine at its level."""
-    if data.get("llvm_cpu") != "host":
-        return dict(data)
+def at_level(core: Core) -> Core:
+    """A core whose CPU is ``host`` for LLVM, as one of this machine's level; tune records of levels never mix."""
     from tvm_mobilenet.targets import host
 
-    return {**data, "llvm_cpu": host.level().llvm_cpu}
+    level = host.level()
+    if core.name.endswith(f"-{level.name}"):
+        return core
+    return dataclasses.replace(core, name=f"{core.name}-{level.name}", llvm_cpu=level.llvm_cpu)
 
 
 def _odd(value: object, where: str) -> str:

@@ -53,8 +53,10 @@ def changes(target: Target) -> str:
     except TvmMobilenetError as e:
         return "" if _is_this_machine(target) else f"that cannot be read: {e.message}"
     then, now = _flat(to_data(target)), _flat(to_data(now))
-    skipped = {"file", *(("cores", "core.title") if _is_this_machine(target) else ("name", "core.name"))}
+    skipped = {"file", *(("cores", "core.cpus", "core.title") if _is_this_machine(target) else ("name", "core.name"))}
     differing = [key for key in {**then, **now} if key not in skipped and then.get(key) != now.get(key)]
+    if "core.name" in differing:  # the rest follows from it
+        differing = ["core.name"]
     told = [f"{key} was {then.get(key, 'not set')!r}, is {now.get(key, 'not set')!r}" for key in differing[:SHOWN]]
     more = len(differing) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more > 0 else "")

@@ -81,7 +81,7 @@ class BuiltModule:
             warnings.warn(
                 f"{target.file or 'target ' + target.name} has changed since {self.folder} was built, which is used as "
                 f"it was built: {changes}",
-                stacklevel=2,
+                stacklevel=3,  # functools is between
             )
         return target
 

@@ -47,7 +47,7 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     checks.run("linker", lambda: _link(target, linker, folder), ("tvm", "packages to compile"))
     if target.core.model:
         checks.run("emulator", lambda: _emulate(target, folder), ("linker",))
-    checks.run("host", _host, ("tvm", "packages to compile"))
+    checks.run("host", lambda: _host(folder), ("tvm", "packages to compile"))
     checks.run("your tune log", lambda: _writable(log))
     checks.run("shipped tune log", lambda: _shipped(target))
     checks.run("temporary folder", _temporary)
@@ -150,28 +150,43 @@ def _emulate(target, folder: Path) -> str:
     return f"runs it right ({difference:.0e} of the spread off): {run.cost(1).value:,.0f} cycles predicted"
 
 
-def _host() -> str:
-    """A layer built for this machine at its level, run in a process of its own: it may end with a signal."""
-    from . import schedules, targets
-    from .candidate import Candidate, Evaluate
+class RunProbe:
+    """Runs the probe on this machine; made in doctor's process, called in a worker, which may end with a signal."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __call__(self, folder: Path) -> tuple[float, float]:
+        """Seconds, and by how much of its spread the result is off."""
+        from .boards import open_board
+
+        with open_board("local", self.target) as board:
+            run, difference = run_probe(board, self.target, folder)
+        return run.seconds.value, difference
+
+
+def _host(folder: Path) -> str:
+    """A layer is built for this machine at its level and run."""
+    from . import targets
     from .errors import BoardError
-    from .layer import Layer
     from .targets import host
     from .workers import Workers
 
-    target = targets.load("host")
-    decisions = schedules.space(Layer.parse(PROBE), target.core).default
-    with Workers(Evaluate(target, "local"), 1) as workers:
-        workers.submit(Candidate(PROBE, decisions, whole=True))
-        (done,) = workers.wait(HOST_SECONDS) or (None,)
-    if done is None or done.failure:
+    target, place = targets.load("host"), folder / "host"
+    _link(target, None, place)
+    with Workers(RunProbe(target), 1) as workers:
+        workers.submit(place)
+        done = workers.wait(HOST_SECONDS)
+    failure = done[0].failure if done else f"nothing after {HOST_SECONDS:g} s"
+    if failure:
         raise BoardError(
-            f"a layer built for {target.core.name}: {done.failure if done else f'nothing after {HOST_SECONDS:g} s'}",
+            f"a layer built for {target.core.name}: {failure}",
             f"{host.VARIABLE} set to a lower level builds for that; build for a board with --target",
         )
+    seconds, difference = done[0].value
     return (
-        f"{target.core.name} ({8 * target.core.vector_bytes}-bit vectors): builds and runs a layer right "
-        f"({done.value.difference:.0e} of the spread off) in {done.value.cost * 1e6:.3g} us"
+        f"{target.core.name}, vectors of {target.core.vector_bytes} bytes: builds and runs a layer right "
+        f"({difference:.0e} of the spread off) in {seconds * 1e6:.3g} us"
     )
 
 

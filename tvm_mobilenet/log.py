@@ -193,9 +193,7 @@ def target_key(target) -> str:
     """A target's name and a short hash of all its facts: costs compare only within one."""
     import hashlib
 
-    from .targets import facts
-
-    return f"{target.name} {hashlib.sha256(repr(facts(target)).encode()).hexdigest()[:8]}"
+    return f"{target.name} {hashlib.sha256(repr(target.facts()).encode()).hexdigest()[:8]}"
 
 
 def target_name(key: str) -> str:
