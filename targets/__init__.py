@@ -245,7 +245,7 @@ def _load_core(core, folder, target_path) -> Core | str:
 
     levels = [level.name for known in host.LEVELS.values() for level in known]
     return _distinct(
-        made, [*shipped, *levels], lambda name: _load_core(name, cores, target_path) if name in shipped else None
+        made, [*shipped, *levels, _HOST], lambda name: _load_core(name, cores, target_path) if name in shipped else None
     )
 
 

@@ -225,19 +225,16 @@ def test_what_is_no_regular_file_is_refused_before_any_work(tmp_path, monkeypatc
     for place, word in places.items():
         flags = ["--log", place]
         for verb in (tune, build, sweep, doctor):
-            with pytest.raises(SystemExit) as e:
-                verb.main([*flags, "--target", "rpi4"])
+            assert verb.main([*flags, "--target", "rpi4"]) == 2
             told = capsys.readouterr().err
-            assert e.value.code == 2 and word in told and place in told and "regular file" in told, told
-        with pytest.raises(SystemExit):
-            sweep.main(["--prices", place])
+            assert word in told and place in told and "regular file" in told, told
+        assert sweep.main(["--prices", place]) == 2
         for act in (lambda p: list(Journal(p).records()), log.tidy, lambda p: Journal(p).append(Record(**GOOD))):
             with pytest.raises(TvmMobilenetError, match="tune log"):
                 act(place)
     capsys.readouterr()
-    with pytest.raises(SystemExit):  # what lies beside it is written to as well
-        (tmp_path / "beside.trials.jsonl").symlink_to("/dev/full")
-        tune.main(["--log", "beside.jsonl"])
+    (tmp_path / "beside.trials.jsonl").symlink_to("/dev/full")  # what lies beside it is written to as well
+    assert tune.main(["--log", "beside.jsonl"]) == 2
     assert "beside.trials.jsonl" in capsys.readouterr().err
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and os.stat("/dev/null").st_ino == null.st_ino
 

@@ -7,7 +7,6 @@ place. What is no regular file is never replaced: devices, pipes and ``/dev/stdo
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import os
@@ -107,31 +106,50 @@ def refusal(path: str | Path, regular: bool = False) -> str:
 
 
 def output_file(text: str) -> Path:
-    """An argparse type: a file to write."""
+    """An argparse type: a file to write.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Nothing can be written there.
+    """
     if why := refusal(text):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {why}")
+        raise TvmMobilenetError(f"cannot write {text}: {why}", "choose another file")
     return Path(text)
 
 
 def folder_to_write(text: str) -> Path:
-    """An argparse type: a folder to write to, which need not exist yet."""
+    """An argparse type: a folder to write to, which need not exist yet.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is something else.
+    """
     real = Path(os.path.realpath(text))
     try:
         there = next(p for p in (real, *real.parents) if p.exists())
-        if not there.is_dir():
-            raise argparse.ArgumentTypeError(f"{text!r} is no folder: {there} is there already")
+        why = "" if there.is_dir() else f"{there} is no folder"
     except OSError as e:
-        raise argparse.ArgumentTypeError(f"{text!r}: {e.strerror}") from None
+        why = e.strerror
+    if why:
+        raise TvmMobilenetError(f"cannot write to {text}: {why}", "choose another folder")
     return Path(text)
 
 
 def journal_file(text: str) -> Path:
-    """An argparse type: a file to append to and to read again, beside which others are made."""
+    """An argparse type: a file to append to and to read again, beside which others are made.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One of them is no regular file.
+    """
     for suffix in ("", ".trials.jsonl", ".torn"):
         path = Path(text).with_suffix(suffix) if suffix else text
         if why := refusal(path, regular=True):
-            raise argparse.ArgumentTypeError(
-                f"{str(path)!r}: {why}; give a regular file, or a name that does not exist yet"
+            raise TvmMobilenetError(
+                f"{path} cannot be appended to: {why}", "give a regular file, or a name that does not exist yet"
             )
     return Path(text)
 
