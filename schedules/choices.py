@@ -51,7 +51,7 @@ class Space:
             unknown = sorted(set(decisions) - set(self.choices))
             return f"missing {missing}, unknown {unknown}"
         for name, value in decisions.items():
-            if value not in self.choices[name].candidates:
+            if not any(value == c and type(value) is type(c) for c in self.choices[name].candidates):  # True is no 1
                 return f"{name} = {value!r} is not among {self.choices[name].candidates}"
         return self.refuse(decisions)
 

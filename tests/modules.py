@@ -53,10 +53,20 @@ def small_of(*names: str) -> Path:
 @functools.cache
 def tiny(target: str = "host", width: int = 16) -> Path:
     """A network of five layers from a file of the user's own; its dense layer has 64 times ``width`` weights."""
-    return _once(_root() / f"tiny-{target}-{width}", lambda folder: _tiny(folder, target, width))
+    options = tiny_options(width)
+    return _once(
+        _root() / f"tiny-{target}-{width}",
+        lambda folder: build.build(options, targets.load(target), output=folder, network=load_network(options)),
+    )
 
 
-def _tiny(folder: Path, target: str, width: int) -> None:
+@functools.cache
+def tiny_options(width: int = 16) -> ModelOptions:
+    """The file of that network."""
+    return ModelOptions(model=str(_once(_root() / f"tiny-{width}.pt2", lambda path: _write_tiny(path, width))))
+
+
+def _write_tiny(path: Path, width: int) -> None:
     import torch
     from torch import nn
 
@@ -72,10 +82,7 @@ def _tiny(folder: Path, target: str, width: int) -> None:
         nn.Flatten(),
         nn.Linear(64, width),
     )
-    path = folder.with_suffix(".pt2")
     torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 32, 32),)), path)
-    options = ModelOptions(model=str(path))
-    build.build(options, targets.load(target), output=folder, network=load_network(options))
 
 
 @functools.cache

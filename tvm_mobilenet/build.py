@@ -17,6 +17,7 @@ from pathlib import Path
 from . import console, options
 from .layer import title
 from .log import TuneLogs, consulted
+from .whole_file import folder_to_write, output_file
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def build(
         "core": target.core.name,
         "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
     }
-    module = built.write(folder, plan, parameters, layers, info)
+    module = built.write(folder, plan, parameters, layers, info, target)
     if bundle is not None:
         from .bundle import make
 
@@ -163,6 +164,11 @@ def print_result(result: BuildResult) -> None:
     print(result.summary())
 
 
+def bundle_path(text: str) -> Path:
+    """An argparse type: where a bundle is packed, an archive or a folder."""
+    return (output_file if text.endswith((".tar.gz", ".tgz")) else folder_to_write)(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``build``."""
     new = console.parser_for("build", __doc__.split("\n")[0])
@@ -172,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     group = new.add_argument_group("bundle")
     group.add_argument(
         "--bundle",
-        type=Path,
+        type=bundle_path,
         metavar="FILE.tar.gz|FOLDER",
         help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)",
     )

@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import tarfile
 import tempfile
@@ -28,10 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
+from . import json_text
 from .errors import TvmMobilenetError, VerificationError
 from .plan import Plan, scratch_of
 from .reference import network_outputs
 from .runtime import link, tables
+from .whole_file import write_whole
 
 FORMAT = 1
 PROGRAMS = ("libmobilenet.so", "mobilenet")
@@ -75,10 +76,7 @@ class Bundle:
                     (path / name).write_bytes(data)
                     (path / name).chmod(0o755 if name in PROGRAMS else 0o644)
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(gzip.compress(self.archive(), 6, mtime=0))
-            os.replace(temporary, path)
+            write_whole(path, gzip.compress(self.archive(), 6, mtime=0), "--bundle")
         except OSError as e:
             raise TvmMobilenetError(f"cannot write the bundle {path}: {e}", "choose another --bundle") from None
 
@@ -179,6 +177,8 @@ def make(
         "target": {
             "name": target.name,
             "title": target.title,
+            "core": target.core.name,
+            "llvm_cpu": target.llvm_cpu or target.core.llvm_cpu,
             "architecture": target.architecture,
             "features": about["features"],
             "cores": target.cores,
@@ -220,7 +220,7 @@ def read(path: str | Path) -> Bundle:
         text = files["manifest.json"]
         if hashlib.sha256(text).hexdigest() != files["manifest.sha256"][:64].decode():
             raise ValueError("the manifest's hash differs")
-        manifest = json.loads(text)
+        manifest = json_text.parse(text.decode())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}, this reads {FORMAT}")
         for name, entry in manifest["files"].items():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import MissingDependencyError, TvmMobilenetError
 from .targets import Target
+from .whole_file import replacing
 
 # What a kernel calls of libm, zig links in for 32-bit ARM from a library with debug information: 1 MB without the last.
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections", "-Wl,--strip-debug")
@@ -140,9 +141,8 @@ def link(
     """Link objects for a target; write to a temporary name beside ``path``, then rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    command = [*linker_command(target, linker), *options, "-o", str(temporary), *objects]
-    try:
+    with replacing(path) as new:
+        command = [*linker_command(target, linker), *options, "-o", str(new), *objects]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise TvmMobilenetError(
@@ -150,9 +150,6 @@ def link(
                 f"{done.stderr.strip()[-800:]}",
                 "command: " + " ".join(command),
             )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

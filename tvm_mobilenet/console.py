@@ -49,7 +49,11 @@ def run_verb(
         The arguments; those of the process by default.
     """
     parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except TvmMobilenetError as error:  # of an argument's type
+        say(f"error: {error}")
+        return error.exit_code
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import console, options
 from .checks import DOUBTFUL, FAILED, SKIPPED, Checks
+from .whole_file import journal_file
 
 
 def doctor(
@@ -73,9 +74,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_target_options(new)
     new.add_argument(
         "--log",
-        type=Path,
+        type=journal_file,
         metavar="FILE",
-        default=options.OUTPUT / "tune_log.jsonl",
+        default=str(options.OUTPUT / "tune_log.jsonl"),
         help="your tune log (default: %(default)s)",
     )
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")

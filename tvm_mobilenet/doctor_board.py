@@ -144,15 +144,15 @@ def _versions(facts: dict) -> str:
 
 
 def _features(facts: dict, target) -> str:
+    from .boards import needs
     from .runtime import link
 
-    wanted = link.features(target)
-    has = {f.replace(".", "").replace("_", "") for f in facts["features"]}  # x86 kernels write avx512_vnni
-    if missing := [f for f in wanted if f.replace("_", "") not in has]:
+    if missing := needs.missing(target, facts["features"]):
         raise BoardError(
             f"{target.name}'s code needs {', '.join(missing)}, which {facts['cpu'] or 'the CPU'} lacks",
             "build with the --target of this board; `arm` needs no optional feature",
         )
+    wanted = link.features(target)
     return ", ".join(wanted) + " are there" if wanted else f"{target.name}'s code needs none"
 
 

@@ -19,6 +19,7 @@ COMPILE = ("torch", "onnx", "safetensors", "pillow", "ziglang", "unicorn", "caps
 RPC = ("tornado", "psutil", "cloudpickle")
 ENGINES = ("onnxruntime", "ai-edge-litert", "ncnn")
 PROBE = "pointwise m32 n32 k32 f32 relu6"  # a kernel for every target, built and run in moments
+HOST_SECONDS = 180.0  # for a process to start, and to build and run the probe
 LEAST_FREE = 512 << 20  # bytes of disk for logs, modules and temporary files
 
 
@@ -46,6 +47,7 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     checks.run("linker", lambda: _link(target, linker, folder), ("tvm", "packages to compile"))
     if target.core.model:
         checks.run("emulator", lambda: _emulate(target, folder), ("linker",))
+    checks.run("host", lambda: _host(folder), ("tvm", "packages to compile"))
     checks.run("your tune log", lambda: _writable(log))
     checks.run("shipped tune log", lambda: _shipped(target))
     checks.run("temporary folder", _temporary)
@@ -148,6 +150,46 @@ def _emulate(target, folder: Path) -> str:
     return f"runs it right ({difference:.0e} of the spread off): {run.cost(1).value:,.0f} cycles predicted"
 
 
+class RunProbe:
+    """Runs the probe on this machine; made in doctor's process, called in a worker, which may end with a signal."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __call__(self, folder: Path) -> tuple[float, float]:
+        """Seconds, and by how much of its spread the result is off."""
+        from .boards import open_board
+
+        with open_board("local", self.target) as board:
+            run, difference = run_probe(board, self.target, folder)
+        return run.seconds.value, difference
+
+
+def _host(folder: Path) -> str:
+    """A layer is built for this machine at its level and run."""
+    from . import targets
+    from .errors import BoardError
+    from .targets import host
+    from .workers import Workers
+
+    target, place = targets.load("host"), folder / "host"
+    _link(target, None, place)
+    with Workers(RunProbe(target), 1) as workers:
+        workers.submit(place)
+        done = workers.wait(HOST_SECONDS)
+    failure = done[0].failure if done else f"nothing after {HOST_SECONDS:g} s"
+    if failure:
+        raise BoardError(
+            f"a layer built for {target.core.name}: {failure}",
+            f"{host.VARIABLE} set to a lower level builds for that; build for a board with --target",
+        )
+    seconds, difference = done[0].value
+    return (
+        f"{target.core.name}, vectors of {target.core.vector_bytes} bytes: builds and runs a layer right "
+        f"({difference:.0e} of the spread off) in {seconds * 1e6:.3g} us"
+    )
+
+
 def _writable(log: Path) -> str:
     folder = next(p for p in (log.parent, *log.absolute().parents) if p.is_dir())
     try:
@@ -162,7 +204,7 @@ def _writable(log: Path) -> str:
         return f"{log} can be written; there is none yet"
     from .log import Journal
 
-    return f"{log}: {len(Journal(log).records())} records"
+    return f"{log}: {sum(1 for _ in Journal(log).records())} records"
 
 
 def _shipped(target) -> str:

@@ -28,7 +28,7 @@ from . import options as shared
 from .console import parser_for, print_json, print_table, run_verb, say
 from .errors import TvmMobilenetError
 from .options import ModelOptions
-from .whole_file import write_whole
+from .whole_file import output_file, write_whole
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(model="v1-plain")
     parser.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
     parser.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
-    parser.add_argument("--output", type=Path, metavar="FILE.npz", help="write the depthwise and pointwise weights")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE.npz", help="write the depthwise and pointwise weights"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return run_verb(parser, _run, argv)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import TvmMobilenetError
+from .whole_file import folder_to_write, journal_file
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 LAYOUTS = ("NCHW", "NHWC")
@@ -189,12 +190,12 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """``--output``, ``--log``, ``--json``."""
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
+    group.add_argument("--output", type=folder_to_write, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
     group.add_argument(
         "--log",
-        type=Path,
+        type=journal_file,
         metavar="FILE",
-        default=OUTPUT / "tune_log.jsonl",
+        default=str(OUTPUT / "tune_log.jsonl"),
         help="your tune log; consulted before the one that ships (default: %(default)s)",
     )
     group.add_argument("--json", action="store_true", help="one JSON document on stdout")

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import console, options
 from .errors import TvmMobilenetError
 from .layer_profile import LayerProfile, Profile, trace
-from .whole_file import write_whole
+from .whole_file import output_file, write_whole
 
 VIEWS = ("order", "slowest", "kind")
 
@@ -43,11 +43,11 @@ def profile(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built, layer_profile, targets
+    from . import built, layer_profile
     from .boards import open_board
 
     module = built.read(folder)
-    target = target or targets.load(module.info["target"])
+    target = target or module.target
     if isinstance(board, str):
         with open_board(board, target) as opened:
             return profile(folder, board=opened, threads=threads, seconds=seconds, target=target, show=show)
@@ -130,16 +130,16 @@ def parser() -> argparse.ArgumentParser:
         help="to pass over the layers for, where they are measured (default: %(default)s)",
     )
     new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
-    new.add_argument("--trace", type=Path, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
+    new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
     return new
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built, targets
+    from . import built
     from .boards import open_board
 
-    target = targets.load(built.read(args.folder).info["target"])
+    target = built.read(args.folder).target
     with open_board(options.board_for(args, target), target) as board:
         result = profile(
             args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target, show=console.say

@@ -24,6 +24,7 @@ from pathlib import Path
 from . import budget, console, options
 from .errors import RegressionError
 from .sweep_text import print_result, write_csv
+from .whole_file import journal_file, output_file
 
 PRICES = options.OUTPUT / "sweep.jsonl"
 
@@ -240,12 +241,12 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
     options.add_output_options(new)
-    new.add_argument("--csv", type=Path, metavar="FILE", help="the table, with sources")
-    new.add_argument("--html", type=Path, metavar="FILE", help="a report with plots, also against plain twins")
+    new.add_argument("--csv", type=output_file, metavar="FILE", help="the table, with sources")
+    new.add_argument("--html", type=output_file, metavar="FILE", help="a report with plots, also against plain twins")
     new.add_argument(
         "--prices",
-        type=Path,
-        default=PRICES,
+        type=journal_file,
+        default=str(PRICES),
         metavar="FILE",
         help="what each network cost; a sweep goes on from it (default: %(default)s)",
     )

@@ -42,6 +42,11 @@ class Work:
     def measured(self) -> bool:
         return self.board != "virtual"
 
+    def refuses(self, record: Record) -> bool:
+        """Whether a record of one of these layers on this core is of decisions that today's schedule does not take."""
+        search = self.searches.get(record.layer) if record.core == self.target.core.name else None
+        return search is not None and bool(search.space.valid(record.decisions))
+
 
 def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -> Work:
     """The search of a network's layers, with all that was tried before.
@@ -149,7 +154,7 @@ def search(
         _warn_of_failures(work)
     finally:
         if work.log.exists():
-            tidy(work.log)
+            tidy(work.log, work.refuses)
     return ended, sum(len(layer.tried) for layer in work.searches.values()) - before
 
 

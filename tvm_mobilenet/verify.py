@@ -183,12 +183,12 @@ def verify(
     BoardError
         The board cannot be reached, or a kernel ran wild.
     """
-    from . import built, targets
+    from . import built
     from .boards import open_board
     from .boards.plan_runner import PlanRunner, run_and_price
 
     module = built.read(folder)
-    target = target or targets.load(module.info["target"])
+    target = target or module.target
     if network is None:
         from .network import load_network
 
@@ -313,12 +313,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built, targets
+    from . import built
     from .boards import open_board
     from .network import load_network
 
     module = built.read(args.folder)
-    target = targets.load(module.info["target"])
+    target = module.target
     board = options.board_for(args, target)
     model = options.ModelOptions.from_data(module.info["model"], input=args.input)
     with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch

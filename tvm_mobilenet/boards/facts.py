@@ -47,6 +47,34 @@ HWCAP_AARCH64 = {
 }
 HWCAP2_AARCH64 = {1: "sve2", 13: "i8mm", 14: "bf16"}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
+# Intel's manual, volume 2A, CPUID: leaf 1, leaf 7 and leaf 80000001 as glibc numbers them; eax, ebx, ecx, edx
+CPUID_X86_64 = {
+    (0, 2): {
+        0: "pni",
+        9: "ssse3",
+        12: "fma",
+        13: "cx16",
+        19: "sse4_1",
+        20: "sse4_2",
+        22: "movbe",
+        23: "popcnt",
+        26: "xsave",
+        28: "avx",
+        29: "f16c",
+    },
+    (1, 1): {
+        3: "bmi1",
+        5: "avx2",
+        8: "bmi2",
+        16: "avx512f",
+        17: "avx512dq",
+        28: "avx512cd",
+        30: "avx512bw",
+        31: "avx512vl",
+    },
+    (1, 2): {11: "avx512_vnni"},
+    (2, 2): {0: "lahf_lm", 5: "abm"},
+}
 
 
 def facts(request: dict | None = None) -> dict:
@@ -124,7 +152,24 @@ def features() -> list[str]:
         except (OSError, AttributeError):
             pass
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("proc/cpuinfo"), re.MULTILINE)
-    return sorted(found[1].split()) if found else []
+    if found or platform.machine() != "x86_64" or Path("/") != ROOT:
+        return sorted(found[1].split()) if found else []
+    return _cpuid()  # no /proc here
+
+
+def _cpuid() -> list[str]:
+    """Those of ``CPUID_X86_64`` that are usable, by glibc 2.33 or later (sys/platform/x86.h); empty without it."""
+    try:
+        leaf = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf
+    except (OSError, AttributeError):
+        return []
+    leaf.restype, leaf.argtypes = ctypes.POINTER(ctypes.c_uint * 8), [ctypes.c_uint]
+    return sorted(
+        name
+        for (number, register), names in CPUID_X86_64.items()
+        for bit, name in names.items()
+        if leaf(number).contents[4 + register] >> bit & 1  # after the four words of the CPU, what the system lets use
+    )
 
 
 def decode_throttled(word: int) -> tuple[list[str], list[str]]:

@@ -20,7 +20,8 @@ static const struct {
     const char *name;
     int word, bit;
     unsigned saved;
-} known[] = {{"avx", 0, 28, 0x6},       {"fma", 0, 12, 0x6},       {"f16c", 0, 29, 0x6},     {"avx2", 1, 5, 0x6},
+} known[] = {{"ssse3", 0, 9, 0},         {"sse4_1", 0, 19, 0},      {"sse4_2", 0, 20, 0},    {"popcnt", 0, 23, 0},
+             {"avx", 0, 28, 0x6},       {"fma", 0, 12, 0x6},       {"f16c", 0, 29, 0x6},     {"avx2", 1, 5, 0x6},
              {"bmi2", 1, 8, 0},         {"avx512f", 1, 16, 0xe6},  {"avx512dq", 1, 17, 0xe6}, {"avx512bw", 1, 30, 0xe6},
              {"avx512vl", 1, 31, 0xe6}, {"avx512vnni", 2, 11, 0xe6}};
 

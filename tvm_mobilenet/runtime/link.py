@@ -25,7 +25,7 @@ FLAGS = (
 )
 _GLIBC = (2, 28)
 _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libmobilenet\.so")
-# LLVM's name of a feature, and what the kernel calls it (for x86 they are the same, but with dots for dashes)
+# LLVM's name of a feature, and what the kernel calls it
 _FEATURES = {
     "aarch64": {
         "neon": ("asimd",),
@@ -37,8 +37,11 @@ _FEATURES = {
     },
     "armv7": {"neon": ("neon",), "vfp4": ("vfpv4",), "hwdiv-arm": ("idiva",)},
     "x86_64": {
-        n: (n,)
-        for n in ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni")
+        n: (n.replace(".", "_"),)
+        for n in (
+            *("ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi2"),
+            *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"),
+        )
     },
 }
 
