@@ -32,7 +32,7 @@ from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import conv, depthwise, inorder, inorder_depthwise, nest, pointwise
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, line_channels
 from tvm_mobilenet.schedules.strips import BANDS, between, blocks_of, columns_of, stages, strips_of, tasks, window
-from tvm_mobilenet.schedules.window import runs, source
+from tvm_mobilenet.schedules.window import evicts_itself, runs, source
 
 from tvm_mobilenet.layer import Layer
 
@@ -75,7 +75,7 @@ def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice,
     tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14, 28) if t <= width] or [1]
     vector, line = core.lanes(part.dtype), line_channels(part, core)
     if depthwise.strips(part, core):
-        wide = [t for t in tiles if t <= depthwise.SHORT or not depthwise.evicts_itself(part, 1, t, core)]
+        wide = [t for t in tiles if t <= depthwise.SHORT or not evicts_itself(part, 1, t, core)]
         return Choice(tuple(tiles), max(wide)), Choice((vector, 2 * vector), vector)
 
     def fits(tile: int, lanes: int) -> bool:
@@ -88,7 +88,7 @@ def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice,
     lanes = max(v for v in (vector, depthwise.pair_of(part, core)) if fits(tile_w, v))
     four = min(4, width)
     whole_lines = fits(four, line) and part.channels >= line > vector and four in tiles
-    if first and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
+    if first and whole_lines and evicts_itself(part, 1, tile_w, core):
         tile_w, lanes = four, line
     several = {vector, 2 * vector, *[line] * whole_lines}
     return Choice(tuple(tiles), tile_w), Choice(tuple(sorted(several)), lanes)

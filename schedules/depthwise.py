@@ -33,7 +33,7 @@ from tvm_mobilenet.schedules.choices import (
     line_cycles,
 )
 from tvm_mobilenet.schedules.pointwise import DRAM, compiled_registers
-from tvm_mobilenet.schedules.window import Run, runs, source
+from tvm_mobilenet.schedules.window import Run, lines_held, lines_under, runs, source
 
 from tvm_mobilenet.layer import Layer
 
@@ -201,40 +201,10 @@ def _out_of_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[i
 
 
 def pair_of(layer: Layer, core) -> int:
-    """Lanes of a tile: of a pair of vectors, which one instruction stores, where two fmla a cycle leave stores no pipe;
-    else of one."""
-    vector = core.lanes(layer.dtype)
-    pair = core.fma_per_cycle > 1 and 2 * vector in lanes_of(layer, core)
-    return 2 * vector if pair else vector
-
-
-def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
-    """Positions of the input under one tile's window; a line of cache each, where channels fill one."""
-    height, width = (
-        (t - 1) * s + (k - 1) * d + 1
-        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
-    )
-    return height * width
-
-
-def lines_held(layer: Layer, core) -> int:
-    """Lines of one vector of channels, at different positions, that the sets of the L1 they fall into hold at once.
-
-    With a power of two of channels from one position to the next they share a few sets.
-    """
-    stride = layer.input_row * layer.bytes
-    way = core.l1d.bytes // core.l1d.ways
-    sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
-    return sets * core.l1d.ways
-
-
-def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
-    """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
-
-    The next vector of channels then finds the line gone, which it shares with the vector before: better to take the
-    line whole at once.
-    """
-    return lines_under(layer, tile_h, tile_w) > lines_held(layer, core)
+    """Lanes of a tile: of a pair of NEON's vectors, which one instruction stores, where two fmla a cycle leave stores
+    no pipe; else of one vector. Pairs of AVX2's, which are stored one by one, take 10 to 20 % more."""
+    vector, stored = core.lanes(layer.dtype), core.architecture == "aarch64" and core.vector_bytes == 16
+    return 2 * vector if stored and core.fma_per_cycle > 1 and 2 * vector in lanes_of(layer, core) else vector
 
 
 def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:

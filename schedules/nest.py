@@ -4,8 +4,7 @@ A schedule writes its loops down as they run, in TIR: `with nest.serial(n) as i:
 `for`
 is unrolled code. That is how tails and borders cost nothing inside: each variant of a tile is generated with its own
 constant sizes, and LLVM finds every accumulator of a tile in a register, since all indices into it are constants.
-Accumulators stay in scope `global` and in buffers of at most 1 KiB: TVM puts larger ones on the heap (shown by running
-it).
+Accumulators stay in scope `global` and in buffers below 1 KiB: TVM puts larger ones on the heap (shown by running it).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tvm_mobilenet.layer import BYTES, Layer
 
 SYMBOL = "kernel"
 VECTOR = 4  # lanes of a vector where decisions do not say: NEON's, of float32
-BUFFER_BYTES = 1024  # of accumulators at most; a larger tile has several buffers
+BUFFER_BYTES = 1023  # of accumulators at most; a larger tile has several buffers
 
 
 def const(value, dtype: str = "float32"):
