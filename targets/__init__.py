@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import BYTES
 
 ARCHITECTURES = ("aarch64", "armv7", "x86_64")
 _HOST = "host"
@@ -55,15 +56,25 @@ class Core:
     fma_latency: int
     fma_accumulate_latency: int  # from accumulator to accumulator, with forwarding
     vector_load_bytes: int = 16  # that one cycle of a load moves into a vector register
+    l2_line_cycles: float = 5.0  # for 64 bytes, of their latency what overlap and prefetching leave
+    dram_line_cycles: float = 13.0  # for 64 bytes, as one core streams
     l1d: Cache
     l2: Cache
     l3: Cache | None = None
+    cpus: int = 1  # that share a kernel's tasks; a target says how many it has
     model: dict = field(default_factory=dict, compare=False, hash=False)  # what the core model alone reads
+
+    def lanes(self, dtype: str = "float32") -> int:
+        """How many values a vector register holds."""
+        return self.vector_bytes // BYTES[dtype]
 
     def macs_per_cycle(self, dtype: str = "float32") -> float:
         """Multiply-adds a cycle at the arithmetic floor."""
-        lanes = self.vector_bytes // {"float32": 4, "float16": 2, "int8": 1}[dtype]
-        return self.fma_per_cycle * lanes
+        return self.fma_per_cycle * self.lanes(dtype)
+
+    def sharers(self, cache: Cache) -> int:
+        """How many CPUs have their data in one cache of a level at the same time."""
+        return self.cpus if cache.shared else 1
 
     def problem(self) -> str:
         """``key = value: why`` of an impossible value, or the empty string."""
@@ -100,6 +111,10 @@ class Target:
     rpc_key: str = ""
     file: str = field(default="", compare=False)  # the absolute path of one's own TOML file; no fact of the board
 
+    def __post_init__(self):
+        # Schedules get the core alone.
+        object.__setattr__(self, "core", replace(self.core, cpus=self.cores))
+
     @property
     def architecture(self) -> str:
         return self.core.architecture
@@ -110,9 +125,14 @@ class Target:
         return self.llvm_triple == _HOST
 
     def facts(self) -> dict:
-        """All that it says of the board, the core's as a dict in it: equal for equal boards, wherever it was read."""
+        """All that a cost depends on, the core's as a dict in it: equal for equal boards, wherever it was read.
+
+        What only defaults read is left out.
+        """
         data = asdict(self)
         del data["file"]
+        for name in ("l2_line_cycles", "dram_line_cycles", "cpus"):
+            del data["core"][name]
         return data
 
     def llvm_target(self) -> dict:
@@ -237,7 +257,10 @@ def _load_core(core, folder, target_path) -> Core | str:
             f"{target_path}: core = {core!r} does not exist",
             f"cores: {', '.join(shipped)}, or the path of a .toml file beside the target's",
         )
-    made = reading.core({**reading.toml(path), "name": Path(path.name).stem}, str(path))
+    data = reading.toml(path)
+    if "cpus" in data:
+        raise TvmMobilenetError(f"{path}: cpus = {data['cpus']!r}: a target says how many, as cores", "leave it out")
+    made = reading.core({**data, "name": Path(path.name).stem}, str(path))
     if not core.endswith(".toml"):
         return made
 

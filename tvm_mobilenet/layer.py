@@ -32,6 +32,7 @@ ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
 DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8"}
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _SHORT = {v: k for k, v in DTYPES.items()}
 _NUMBERS = {
     "m": "height",
@@ -185,6 +186,11 @@ class Layer:
         if self.parts:
             return self.parts[-1].output_shape
         return _in_layout((self.batch, self.out_height, self.out_width, self.out_channels), self.output_layout)
+
+    @property
+    def bytes(self) -> int:
+        """Of one element."""
+        return BYTES[self.dtype]
 
     @property
     def input_row(self) -> int:

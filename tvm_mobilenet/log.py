@@ -27,9 +27,8 @@ from pathlib import Path
 from . import json_text
 from .journal import Journal, cut, typed
 from .journal import TornLineWarning as TornLineWarning  # of readers of tune logs
-from .schedules.choices import CORES
 
-LONGEST_LINE = 1 << 16  # bytes
+CORES = 4  # of the boards of records that do not say how many
 HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
 UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
 
@@ -67,6 +66,8 @@ class Record:
         The board's name and a hash of its facts (``target_key``): what was built for.
     cost_all_cores : float or None
         As ``cost``, with all cores of that target.
+    cores : int
+        How many those are.
     arithmetic : float or None
         Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
     balance : float or None
@@ -95,6 +96,7 @@ class Record:
     schedule: str = ""
     target: str = ""
     cost_all_cores: float | None = None
+    cores: int = CORES
     arithmetic: float | None = None
     balance: float | None = None
     memory: float | None = None
@@ -126,7 +128,7 @@ class Record:
         """
         if self.cost is None:
             return float("inf")
-        every = self.cost if self.cost_all_cores is None else CORES * self.cost_all_cores
+        every = self.cost if self.cost_all_cores is None else self.cores * self.cost_all_cores
         mean, memory = (self.cost + every) / 2, self.memory or 0.0
         if self.arithmetic is None or not _issues_in_order(self.core):
             return mean + HIDDEN * memory
@@ -140,6 +142,8 @@ class Record:
         for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "balance", "memory"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
+        if self.cores == CORES:  # as in the logs that were written before records said it
+            del data["cores"]
         data |= {"decisions": self.decisions, "predicted": self.predicted}
         if self.failure:
             data["failure"] = cut(self.failure, 4096)
@@ -153,6 +157,8 @@ class Record:
         record = cls(**typed(cls, json_text.parse(line), {"cost": None}))
         if record.cost is not None and record.cost <= 0:
             raise ValueError(f"cost = {record.cost:g} is not above zero")
+        if record.cores < 1:
+            raise ValueError(f"cores = {record.cores} is below one")
         for name in ("default_cost", "cost_all_cores", "arithmetic", "balance", "memory", "seconds"):
             if (getattr(record, name) or 0) < 0:
                 raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
@@ -190,7 +196,7 @@ def fingerprint() -> str:
 
 
 def target_key(target) -> str:
-    """A target's name and a short hash of all its facts: costs compare only within one."""
+    """A target's name and a short hash of the facts that costs depend on: costs compare only within one."""
     import hashlib
 
     return f"{target.name} {hashlib.sha256(repr(target.facts()).encode()).hexdigest()[:8]}"

@@ -44,7 +44,7 @@ class Network:
         from .passes.pitch import set_pitches
 
         calls = fuse_chains(self.layers, self.interface, target.core)
-        return dataclasses.replace(self, layers=set_pitches(calls, self.interface))
+        return dataclasses.replace(self, layers=set_pitches(calls, self.interface, target.core))
 
     @property
     def interface(self):

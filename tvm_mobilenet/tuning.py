@@ -125,6 +125,7 @@ def search(
             unit=found.unit if found else "s" if work.measured else "cycles",
             predicted=found.predicted if found else not work.measured,
             cost_all_cores=found and found.cost_all_cores,
+            cores=work.target.cores,
             arithmetic=found and found.arithmetic,
             balance=found and found.balance,
             memory=found and found.memory,

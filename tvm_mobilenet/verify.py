@@ -239,17 +239,20 @@ def verify(
 
 
 def _calls_of(network, module) -> list:
-    """The network's layers, taken together in chains as they were when the module was built."""
+    """The network's layers, in the chains and at the pitches that they were built with."""
     from .passes.fuse_chains import join
-    from .passes.pitch import set_pitches
 
     left, calls = list(network.layers), []
     for step in module.plan.steps:
-        parts = len(Layer.parse(step.layer).parts) or 1
+        built = Layer.parse(step.layer)
+        parts = len(built.parts) or 1
         taken, left = left[:parts], left[parts:]
         if taken:
-            calls.append(taken[0] if parts == 1 else join(taken))
-    calls = set_pitches(calls, network.interface)
+            call = taken[0] if parts == 1 else join(taken)
+            pitches = built.input_pitch, built.output_pitch
+            with contextlib.suppress(ValueError):  # another network's do not fit this one's channels
+                call = call.replace(layer=call.layer.with_pitches(*pitches))
+            calls.append(call)
     if left or [call.layer.name for call in calls] != [step.layer for step in module.plan.steps]:
         raise TvmMobilenetError(
             f"{module.folder} was built from another network than {network.options.title}",
