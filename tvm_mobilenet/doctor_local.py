@@ -125,9 +125,10 @@ def _link(target, linker: str | None, folder: Path) -> str:
 def run_probe(board, target, folder: Path) -> tuple:
     """The probe's run on a board, and by how much of its spread it is off; a BoardError when it is wrong."""
     from . import schedules
-    from .candidate import Operands, WrongResult, compare
+    from .candidate import Operands
     from .errors import BoardError
     from .layer import Layer
+    from .output_check import WrongResult, require_right
     from .schedules import nest
 
     layer = Layer.parse(PROBE)
@@ -135,7 +136,7 @@ def run_probe(board, target, folder: Path) -> tuple:
     with board.load(folder / "kernel.so") as module:
         run = module.call(nest.SYMBOL, arguments)
     try:
-        return run, compare(run.outputs[-1], expected, True)
+        return run, require_right(run.outputs[-1], expected)
     except WrongResult as e:
         raise BoardError(f"{board.name}: {e}", "is it the target's core? if so, report it with this table") from None
 
@@ -162,7 +163,7 @@ def _writable(log: Path) -> str:
         return f"{log} can be written; there is none yet"
     from .log import Journal
 
-    return f"{log}: {len(Journal(log).records())} records"
+    return f"{log}: {sum(1 for _ in Journal(log).records())} records"
 
 
 def _shipped(target) -> str:
