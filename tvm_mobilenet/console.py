@@ -61,7 +61,8 @@ def run_verb(
         with _warnings_as_lines():
             return run(args) or 0
     except KeyboardInterrupt:
-        say(interrupted.words(parser.prog.rpartition(".")[2], args))
+        words = interrupted.words(parser.prog.rpartition(".")[2], args)
+        say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
