@@ -312,7 +312,7 @@ def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
     page = tune.write_charts(result, tmp_path / "out").read_text()
     drawn = (tmp_path / "out" / "tuning.svg").read_text()
     texts = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
-    assert "5 x pointwise m196 n512 k512 relu6" in texts and "dense m1 n1000 k1024" in texts
+    assert "5 x pointwise m196 n512 k512 f32 relu6" in texts and "dense m1 n1000 k1024 f32" in texts
     assert all(f"{one.floor_multiple:.2f}" in texts for one in result.layers)
     assert all(f"{one.floor_multiple:.2f}" in page.rpartition("<svg")[2] for one in result.layers)  # the phone's chart
     assert page.count("<svg") == 2 and 'name="viewport"' in page

@@ -56,7 +56,7 @@ def test_a_failed_check_names_its_remedy_and_what_rests_on_it_is_not_reached():
     [
         (TvmMobilenetError("what", "do"), "what", "do", 2),
         (ModuleNotFoundError("No module named 'unicorn'", name="unicorn"), "'unicorn' is not", r"\[compile\]", 3),
-        (ValueError("odd\nthing"), "ValueError: odd thing", "--debug", 4),
+        (ValueError("odd\nthing"), "odd thing", "--debug", 1),
     ],
 )
 def test_every_failure_becomes_a_line_with_a_remedy(error, text, remedy, code):

@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from . import console, options
-from .layer import title
 from .log import TuneLogs, consulted
+from .table import Layers, Words
 from .whole_file import folder_to_write, output_file
 
 
@@ -157,11 +157,11 @@ def build(
 def print_result(result: BuildResult) -> None:
     """The layers and where their decisions come from, then the whole."""
     console.print_table(
-        ("layer", "decisions", "from"),
-        [(title(b.layer), " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
+        (Layers("layer"), Words("decisions"), "from"),
+        [(b.layer, " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
         f"{result.model} for {result.target}",
     )
-    print(result.summary())
+    console.print_text(result.summary(), indent=10)
 
 
 def bundle_path(text: str) -> Path:

@@ -255,15 +255,12 @@ def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
     """Runs the module on a board; the difference that is allowed and the one that was found, of the spread."""
     from .boards import open_board
     from .boards.plan_runner import PlanRunner
-    from .output_check import OUTPUT_TOLERANCE
+    from .output_check import OUTPUT_TOLERANCE, relative
 
     allowed = OUTPUT_TOLERANCE * math.sqrt(max(1, len(module.plan.steps)))
     with open_board("virtual" if not target.is_host else "local", target).load(module.library) as loaded:
         found = PlanRunner(loaded, module.plan, module.parameters()).run(*batch[0]).outputs
-    error = max(
-        float(np.abs(f.astype(np.float64) - e).max() / (e.std() or 1.0))
-        for f, e in zip(found, expected[0], strict=True)
-    )
+    error = max(relative(f, e) for f, e in zip(found, expected[0], strict=True))
     if not error <= allowed:
         raise VerificationError(
             f"the machine code differs from PyTorch by {error:.2e} of the spread, {allowed:.2e} is allowed",

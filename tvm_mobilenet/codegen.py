@@ -143,7 +143,12 @@ def link(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
         command = [*linker_command(target, linker), *options, "-o", str(new), *objects]
-        done = subprocess.run(command, capture_output=True, text=True)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        except OSError as e:
+            raise MissingDependencyError(
+                f"the linker {command[0]} cannot be run: {e.strerror}", "leave out --linker to use zig's"
+            ) from None
         if done.returncode:
             raise TvmMobilenetError(
                 f"linking {path.name} for {target.name} failed with exit code {done.returncode}: "

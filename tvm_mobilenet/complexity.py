@@ -19,13 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import options as shared
-from .console import parser_for, print_json, print_table, run_verb, say
+from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
 from .layer import Layer
 from .models import cost
 from .options import ModelOptions
+from .table import Detail, Layers
 
 PAPERS = {"v1": "1704.04861", "v2": "1801.04381", "v3": "1905.02244", "release": "tensorflow/models"}
+COUNTS = ("formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%")
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
@@ -295,7 +297,7 @@ def _document(result: Complexity) -> dict:
 
 def _print_layers(result: Complexity) -> None:
     print_table(
-        ("layer", "from", "formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%"),
+        (Layers("layer"), Detail("from"), *COUNTS),
         [
             (
                 c.layer,
@@ -323,13 +325,15 @@ def _print_layers(result: Complexity) -> None:
         [(kind, m, f"{ms:.2f}", p, f"{ps:.2f}") for kind, m, ms, p, ps in result.kinds],
         "\nshare by kind",
     )
-    print(
+    print_text(
         f"\n{result.model}: {result.mult_adds / 1e6:,.2f} M mult-adds, {result.parameters / 1e6:,.3f} M parameters "
         f"(weights of convolutions and classifier), {result.weight_bytes / 1e6:,.2f} MB weights and biases, "
         f"{result.activation_bytes / 1e6:,.2f} MB activations read and written"
     )
     differ = [layer.layer for layer in result.layers if layer.formula != layer.mult_adds]
-    print("formula and graph agree in every layer" if not differ else f"formula and graph differ: {', '.join(differ)}")
+    print_text(
+        "formula and graph agree in every layer" if not differ else f"formula and graph differ: {', '.join(differ)}"
+    )
 
 
 def _print_comparison(one: Complexity, other: Complexity) -> None:
@@ -371,7 +375,7 @@ def _run_paper(args: argparse.Namespace) -> int:
     for e in papers.errata():
         if e["paper"] in shown:
             place = f"{e['paper']} table {e['table']}, {e['row']}, {_quantity(e['quantity'])}"
-            print(f"  {place}: {e['printed']}, ours {e['ours']}: {e['reason']}")
+            print_text(f"  {place}: {e['printed']}, ours {e['ours']}: {e['reason']}", 4)
     good = sum(f.reproduced for f in chosen)
     errata = len(chosen) - good - len(wrong)
     print(f"\n{good} of {len(chosen)} figures reproduced, {errata} errata, {len(wrong)} unexplained")

@@ -32,6 +32,7 @@ def check_board(checks: Checks, where: addresses.Address, target, folder: Path) 
     folder : path
         Holds the probe, ``kernel.so``, built for the target.
     """
+    checks.unforeseen = BoardError.exit_code  # whatever a board says, it is the board's
     last: tuple[str, ...] = ()
     if where.kind in ("rpc", "tracker"):
         checks.run("name", lambda: _name(where))

@@ -93,8 +93,14 @@ def _engines() -> str:
 
 
 def _tvm() -> str:
-    import tvm
-
+    try:
+        import tvm
+    except ModuleNotFoundError:
+        raise
+    except Exception as e:  # a library of TVM's that does not load here
+        raise MissingDependencyError(
+            f"TVM does not load: {' '.join(str(e).split())[:200]}", f"pip install 'apache-tvm=={PINS['apache-tvm']}'"
+        ) from None
     if not tvm.runtime.enabled("llvm"):
         raise MissingDependencyError("TVM here has no LLVM", f"pip install 'apache-tvm=={PINS['apache-tvm']}'")
     return f"{tvm.__version__}, with LLVM {tvm.get_global_func('target.llvm_version_major')()}"
@@ -102,10 +108,14 @@ def _tvm() -> str:
 
 def _ffi() -> str:
     """In a process of its own: versions of tvm-ffi that do not fit crash in it."""
-    done = subprocess.run([sys.executable, "-c", ROUND_TRIP], capture_output=True, text=True, timeout=120)
-    if done.returncode:
+    try:
+        code = subprocess.run([sys.executable, "-c", ROUND_TRIP], capture_output=True, timeout=120).returncode
+        how = f"ends with code {code}"
+    except subprocess.TimeoutExpired:
+        code, how = 1, "does not end"
+    if code:
         raise MissingDependencyError(
-            f"saving a module ends with code {done.returncode}: tvm-ffi does not fit TVM",
+            f"saving a module {how}: tvm-ffi does not fit TVM",
             f"pip install 'apache-tvm-ffi=={PINS['apache-tvm-ffi']}'",
         )
     return "a module is saved and read again"
@@ -118,7 +128,10 @@ def _link(target, linker: str | None, folder: Path) -> str:
 
     layer = Layer.parse(PROBE)
     kernel = schedules.kernel(layer, schedules.space(layer, target.core).default)
-    path = codegen.compile_kernels({nest.SYMBOL: kernel}, target, folder / "kernel.so", linker)
+    try:
+        path = codegen.compile_kernels({nest.SYMBOL: kernel}, target, folder / "kernel.so", linker)
+    except TvmMobilenetError as e:  # it is there, but it does not work
+        raise MissingDependencyError(e.message, e.hint) from None
     command = codegen.linker_command(target, linker)
     name = "zig" if "ziglang" in command else Path(command[0]).name
     return f"{name} links for {target.architecture}: a library of {path.stat().st_size:,} bytes"
@@ -127,9 +140,10 @@ def _link(target, linker: str | None, folder: Path) -> str:
 def run_probe(board, target, folder: Path) -> tuple:
     """The probe's run on a board, and by how much of its spread it is off; a BoardError when it is wrong."""
     from . import schedules
-    from .candidate import Operands, WrongResult, compare
+    from .candidate import Operands
     from .errors import BoardError
     from .layer import Layer
+    from .output_check import WrongResult, require_right
     from .schedules import nest
 
     layer = Layer.parse(PROBE)
@@ -137,7 +151,7 @@ def run_probe(board, target, folder: Path) -> tuple:
     with board.load(folder / "kernel.so") as module:
         run = module.call(nest.SYMBOL, arguments)
     try:
-        return run, compare(run.outputs[-1], expected, True)
+        return run, require_right(run.outputs[-1], expected)
     except WrongResult as e:
         raise BoardError(f"{board.name}: {e}", "is it the target's core? if so, report it with this table") from None
 

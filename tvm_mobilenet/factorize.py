@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from . import options as shared
-from .console import parser_for, print_json, print_table, run_verb, say
+from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
 from .options import ModelOptions
+from .table import Layers
 from .whole_file import output_file, write_whole
 
 
@@ -222,11 +223,11 @@ def _print(options: ModelOptions, results: Sequence[Factorisation]) -> None:
         rows.append(("", "", "noise", *percent(result.noise)))
         rows.append(("", "", "mult-adds", *percent(result.cost)))
     print_table(
-        ("from", "layer", "%", *(f"rank {r}" for r in range(1, ranks + 1))),
+        ("from", Layers("layer"), "%", *(f"rank {r}" for r in range(1, ranks + 1))),
         rows,
         f"{options.title}: the nearest depthwise separable kernel by rank",
     )
-    print(
+    print_text(
         "\nerror: what it leaves of the kernel's norm; noise: the same for a kernel without structure;"
         "\nmult-adds: of the two convolutions, with as many depthwise filters a channel as the rank, against the one."
         "\nA kernel separates where its error lies far below the noise's at a rank that costs less than 100 %."

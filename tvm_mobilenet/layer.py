@@ -343,15 +343,6 @@ class Layer:
         return Layer.chain((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
 
 
-def title(name: str) -> str:
-    """A layer's name, short enough for a table: of a chain its input, the kinds of its parts, its output's channels."""
-    if not name.startswith("chain "):
-        return name
-    parts = Layer.parse(name).parts
-    size = f"{parts[0].height}x{parts[0].width}x{parts[0].channels}"
-    return f"chain {size} {' > '.join(part.kind for part in parts)} n{parts[-1].out_channels}"
-
-
 def _pair(p: tuple[int, int]) -> str:
     return str(p[0]) if p[0] == p[1] else f"{p[0]},{p[1]}"
 

@@ -210,6 +210,7 @@ def load_target(args: argparse.Namespace):
     """The target asked for, or None after ``--target list`` has been answered."""
     from . import targets
     from .console import print_json, print_table
+    from .table import Detail
 
     if args.target != "list":
         return targets.load(args.target)
@@ -218,7 +219,7 @@ def load_target(args: argparse.Namespace):
         print_json(known)
     else:
         print_table(
-            ("target", "board", "core", "cores", "MHz", "triple"),
+            ("target", "board", "core", "cores", "MHz", Detail("triple")),
             [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known],
         )
     return None

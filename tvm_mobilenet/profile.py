@@ -16,6 +16,7 @@ from pathlib import Path
 from . import console, options
 from .errors import TvmMobilenetError
 from .layer_profile import LayerProfile, Profile, trace
+from .table import Detail, Layers
 from .whole_file import output_file, write_whole
 
 VIEWS = ("order", "slowest", "kind")
@@ -70,11 +71,18 @@ def print_result(result: Profile, view: str) -> None:
         columns, items = ("kind", "calls"), result.kinds
         begin, end = (lambda k: (k.kind, k.calls)), (lambda k: ())
     else:
-        columns = ("layer", "kind", "shape")
+        columns = ("layer", Layers("what"))
         items = sorted(result.layers, key=lambda x: -x.seconds) if view == "slowest" else result.layers
-        begin, end = (lambda x: (x.name, x.kind, x.shape)), _built
-    columns += ("ms", "share %", "cumulated %", "GFLOPS", "x roofline", *(["predicted ms"] if beside else []))
-    columns += () if view == "kind" else ("binds", "from", "decisions")
+        begin, end = (lambda x: (x.name, x.layer)), _built
+    columns += (
+        "ms",
+        "share %",
+        Detail("cumulated %"),
+        Detail("GFLOPS"),
+        "x roofline",
+        *(["predicted ms"] if beside else []),
+    )
+    columns += () if view == "kind" else ("binds", Detail("from"), Detail("decisions"))
     rows = []
     for item, cumulated in zip(items, _cumulated(items), strict=True):
         predicted = (item.predicted * 1e3,) if beside else ()
@@ -93,13 +101,14 @@ def print_result(result: Profile, view: str) -> None:
     console.print_table(columns, rows, heading)
     least = sum(x.roofline.seconds for x in result.layers)
     bound = {name: sum(x.share for x in result.layers if x.binds == name) for name in ("compute", "L2", "DRAM")}
-    print(
+    console.print_text(
         f"whole     {result.seconds * 1e3:.4g} ms {result.how}, {result.seconds / least:.2f} x the roofline; "
         + "of the time bound by "
-        + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share)
+        + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share),
+        indent=10,
     )
     for note in result.notes:
-        print(f"! {note}")
+        console.print_text(f"! {note}", indent=2)
 
 
 def _built(x: LayerProfile) -> tuple:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .errors import VerificationError
 from .layer import Layer
+from .output_check import relative, spread_of
 
 ROUNDING = 2.0**-20  # of an output's spread; a build may differ by a few hundred times as much
 AGREEMENT = 1e-3  # of the spread: a framework's own float32 against float64, over a whole network
@@ -140,8 +141,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as float32."""
-    spread = float(values.std()) or float(np.abs(values).max()) or 1.0
-    step = math.ldexp(1.0, math.frexp(spread * ROUNDING)[1])
+    step = math.ldexp(1.0, math.frexp(spread_of(values) * ROUNDING)[1])
     return (np.round(values / step) * step).astype(np.float32)
 
 
@@ -160,7 +160,7 @@ def _require_agreement(network, batch: list, found: list) -> None:
     expected, name = network.reference(batch)
     for ours, theirs in zip(found, expected, strict=True):
         for port, a, b in zip(network.interface.outputs, ours, theirs, strict=True):
-            difference = float(np.abs(a - b).max()) / (float(b.std()) or 1.0)
+            difference = relative(a, b)
             if not difference <= AGREEMENT:
                 raise VerificationError(
                     f"output {port.name}: the imported layers differ from {name} by {difference:.2e} of the spread, "

@@ -359,12 +359,13 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
         verification = {**console.plain_data(checked), "ok": checked.ok}
         console.print_json({**document, "chosen": best, "build": done["build"], "verification": verification})
         return 0
-    print(
+    console.print_text(
         f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
         f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
-        f"the best that fits {limits}"
+        f"the best that fits {limits}",
+        indent=10,
     )
-    print(done["build"].summary(), checked.summary(), sep="\n", flush=True)
+    console.print_text(f"{done['build'].summary()}\n{checked.summary()}", indent=10)
     return 0
 
 

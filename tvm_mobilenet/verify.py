@@ -20,8 +20,9 @@ import numpy as np
 
 from . import console, options
 from .errors import TvmMobilenetError, VerificationError
-from .layer import Layer, title
+from .layer import Layer
 from .output_check import OutputCheck, check_output, relative
+from .table import Detail, Layers
 
 # Of the standard deviation of the reference. A layer is one sum in float32: over 1,024 products its rounding is some
 # 1e-6. One weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
@@ -141,7 +142,8 @@ class VerifyResult:
         if self.cycles and self.arithmetic:
             label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
         lines.append(
-            f"latency   {self.milliseconds:.1f} ms on 1 core, {self.milliseconds_all_cores:.1f} ms on "
+            f"latency   {console.number(self.milliseconds)} ms on 1 core, "
+            f"{console.number(self.milliseconds_all_cores)} ms on "
             f"{self.cores} cores of {self.target} ({label})"
         )
         if self.classes:
@@ -275,7 +277,7 @@ def _check_layer(call, step, runner, decisions: dict) -> LayerCheck:
     if wrong > CONSTANTS_TOLERANCE and call.layer.parts:
         each = len(differences) // len(call.layer.parts)
         part = call.layer.parts[differences.index(wrong) // each].name
-    found = runner.read(output)[..., : expected.shape[-1]]
+    found = runner.read(output)
     return LayerCheck(call.name, step.layer, call.source, relative(found, expected), wrong, part)
 
 
@@ -291,11 +293,11 @@ def _classes(network, output: np.ndarray) -> list:
 def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(
-        ("layer", "what", "from", "difference / spread", ""),
-        [(c.name, title(c.layer), c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
+        ("layer", Layers("what"), Detail("from"), "difference / spread", ""),
+        [(c.name, c.layer, c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
         f"{result.folder} on the {result.board} board",
     )
-    print(result.summary())
+    console.print_text(result.summary(), indent=10)
 
 
 def parser() -> argparse.ArgumentParser:
