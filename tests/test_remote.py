@@ -254,15 +254,14 @@ def test_interrupted_during_a_run(agent, library):
 # ---- verbs
 
 
-def test_verbs_end_with_code_4_before_anything_slow(tmp_path, capsys):
-    from tvm_mobilenet import tune
+def test_verbs_end_with_code_4_before_anything_slow(tmp_path, capsys, monkeypatch):
+    from tvm_mobilenet import network, tune
 
     url = f"rpc://127.0.0.1:{free_port()}"
-    started = time.monotonic()
+    monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))
     assert tune.main(["--board", url, "--log", str(tmp_path / "log.jsonl"), "--output", str(tmp_path / "o")]) == 4
     assert "nothing listens" in capsys.readouterr().err and not list(tmp_path.iterdir())
     assert tune.main(["--board", "tracker://shelf", "--dry-run"]) == 2
-    assert time.monotonic() - started < 60
     assert verify.main([str(tmp_path), "--board", url]) == 2, "no module there"
 
 
