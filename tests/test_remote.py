@@ -37,7 +37,7 @@ def works(url: str, library) -> None:
     with open_board(url, HOST) as board, board.load(library) as module:
         out = np.zeros(1, np.float32)
         run = module.call("fine", [out])
-        assert out[0] == 42 and 0 < run.seconds.value < 1
+        assert out[0] == 42 and run.seconds.value > 0
 
 
 def fault(message: str):
