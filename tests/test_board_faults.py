@@ -65,7 +65,7 @@ class Client:
 
     def ends(self, words: str, remedy: str) -> None:
         """It says these words, and what to do; its exit code is 4."""
-        out, err = self.process.communicate(timeout=300)
+        out, err = self.process.communicate(timeout=1200)
         assert self.process.returncode == 4, err
         found = re.search(rf"error: .*(?:{words}).*\n  (.*)", err)
         assert found and re.search(remedy, found[1]), err
@@ -122,7 +122,7 @@ def test_a_tracker_that_restarts(tmp_path):
         bench(tmp_path, url).ends("nothing listens there", "start one")
         with server_of_tvm("rpc_tracker", port=port):
             wait_for(lambda: running.read_log().count("has this board") == 2, running.read_log())
-            assert bench(tmp_path, url).process.wait(300) == 0
+            assert bench(tmp_path, url).process.wait(1200) == 0
         assert running.is_clean()
 
 
@@ -277,7 +277,7 @@ def test_other_architecture(agent, tmp_path):
 
 
 def test_a_terminal_that_is_resized_during_a_run(agent, tmp_path):
-    """On a real pseudo terminal, whose size changes a hundred times a second."""
+    """On a real pseudo terminal, whose size changes thirty times a second."""
     ours, theirs = pty.openpty()
     drain = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
     drain.start()
@@ -297,9 +297,9 @@ def test_a_terminal_that_is_resized_during_a_run(agent, tmp_path):
     while client.process.poll() is None:
         sizes += 1
         fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 20 + sizes % 50, 80, 0, 0))
-        time.sleep(0.01)
+        time.sleep(0.03)
     os.close(theirs)
-    assert client.process.returncode == 0 and json.loads(client.process.stdout.read())["ok"] and sizes > 50
+    assert client.process.returncode == 0 and json.loads(client.process.stdout.read())["ok"] and sizes > 20
     os.close(ours)
     assert agent.is_clean()
 

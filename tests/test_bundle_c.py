@@ -22,7 +22,7 @@ def host():
 
 
 def run(*command, **kwargs):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
 
 
 def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:

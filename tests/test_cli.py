@@ -20,7 +20,7 @@ VERBS = sorted(__main__.verbs())
 LAYERS = {"pointwise m196 n512 k512 f32 relu6": 5, "dense m1 n1000 k1024 f32": 1}
 
 
-def run(*command, timeout=120, **kwargs):
+def run(*command, timeout=1200, **kwargs):
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=timeout, **kwargs)
 
 

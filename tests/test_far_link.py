@@ -69,7 +69,7 @@ def test_a_link_that_goes_dead(link, agent, asking, options):
     if asking == "state":
         wait_for(lambda: not agent.measuring(), "the first row goes on")
     link.cut()
-    out, err = client.communicate(timeout=300)
+    out, err = client.communicate(timeout=1200)
     assert client.returncode == 4 and not out, err
     assert f"the connection was lost while asking for {asking}" in err and "does the server there still run?" in err
     assert agent.is_clean(), "the session of a client that is gone goes on"

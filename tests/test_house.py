@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def run(*command, **kwargs):
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, **kwargs)
 
 
 def tracked() -> list[Path]:

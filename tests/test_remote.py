@@ -246,7 +246,7 @@ with open_board(sys.argv[1], targets.load("host")) as board, board.load(sys.argv
 
 def test_interrupted_during_a_run(agent, library):
     command = [sys.executable, "-c", INTERRUPTED, agent.url, library]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr, done.stderr
     assert agent.is_clean()
 
