@@ -31,7 +31,7 @@ def copy(host, tmp_path):
 
 
 def run(*command, **kwargs):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
 
 
 def net(folder, **kwargs):

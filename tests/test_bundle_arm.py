@@ -19,7 +19,7 @@ def emulated(target: str):
 
 
 def run(*command):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200)
 
 
 @pytest.mark.parametrize(

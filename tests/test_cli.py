@@ -2,17 +2,15 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
 import pytest
 
 from tests.fake_board import Costs, Fails, cost_of
-from tvm_mobilenet import __main__, console, options, tune
+from tvm_mobilenet import __main__, console, options, tune, tuning
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.log import Journal, trials_of
@@ -22,7 +20,7 @@ VERBS = sorted(__main__.verbs())
 LAYERS = {"pointwise m196 n512 k512 f32 relu6": 5, "dense m1 n1000 k1024 f32": 1}
 
 
-def run(*command, timeout=120, **kwargs):
+def run(*command, timeout=1200, **kwargs):
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=timeout, **kwargs)
 
 
@@ -30,16 +28,13 @@ def run(*command, timeout=120, **kwargs):
 
 
 def test_help_lists_the_verbs_at_once():
-    seconds = []
-    for _ in range(3):
-        before = os.times()
-        done = run("-m", "tvm_mobilenet", "--help")
-        after = os.times()
-        seconds.append(after.children_user - before.children_user + after.children_system - before.children_system)
-    assert done.returncode == 0 and not done.stderr
+    """No second of a computer's time is the same as another's: what counts is that nothing large is imported."""
+    done = run("-X", "importtime", "-m", "tvm_mobilenet", "--help")
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "tvm_mobilenet" in imported
+    assert not {"numpy", "torch", "tvm", "optuna", "rich", "onnx"} & imported
     assert {"tune", "build", "verify"} <= set(VERBS)
     assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
-    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -147,10 +142,12 @@ def test_every_extra_named_in_a_hint_exists():
         (["--target", "rpi4", "--model", "nowhere.onnx"], "--model nowhere.onnx: no such file"),
     ],
 )
-def test_a_users_mistake_is_named_before_anything_slow(argv, text, capsys):
-    start = time.monotonic()
+def test_a_users_mistake_is_named_before_anything_slow(argv, text, capsys, monkeypatch):
+    from tvm_mobilenet import network
+
+    monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))
     assert tune.main(argv) == 2
-    assert text in capsys.readouterr().err and time.monotonic() - start < 2
+    assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -251,12 +248,13 @@ def test_tune_beats_a_bad_default_and_logs_what_won(network, tmp_path, capsys):
     assert "predicted on 1 core" in out and "pointwise m196 n512 k512 f32 relu6" in out and "x floor" in out
 
 
-def test_tune_again_does_nothing_twice(network, tmp_path):
+def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
     tuned(network, tmp_path)
     before = (tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text()
-    start = time.monotonic()
-    again = tuned(network, tmp_path)
-    assert again.new_trials == 0 and again.ended == "done" and time.monotonic() - start < 1
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "Workers", lambda *_: pytest.fail("workers are started for nothing"))
+        again = tuned(network, tmp_path)
+    assert again.new_trials == 0 and again.ended == "done"
     assert before == ((tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text())
     more = tuned(network, tmp_path, trials=40)
     assert more.new_trials == 20

@@ -30,7 +30,7 @@ TARGET = targets.load("rpi4")
 CHECKER = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["v1", *(pytest.param(f, marks=pytest.mark.full) for f in ("v2", "v3-small"))])
 def family(request, tmp_path_factory):
     """A network built for the Raspberry Pi 4, and which instructions each of its steps executes."""
     network = load_network(FAMILIES[request.param])
@@ -195,7 +195,7 @@ def test_a_wild_kernel_is_an_error_of_the_board_and_names_it(copy, word, reason)
 # ---- one weight
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 def test_one_weight_a_hundredth_of_its_spread_off_is_found_in_its_layer(copy, where, seed):
     step = positions(copy.family)[where]
