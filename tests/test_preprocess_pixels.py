@@ -211,7 +211,7 @@ def program():
 
 
 def test_c_gives_the_same_pixels():
-    """As it is compiled for a bundle: every picture, network, way of resizing; grey and BGR; rows with gaps; batches."""
+    """As compiled for a bundle: every picture, network, way of resizing; grey and BGR; rows with gaps; batches."""
     expect(CASES, ask([str(program()[0])], CASES))
 
 

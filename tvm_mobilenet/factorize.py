@@ -188,7 +188,8 @@ def _run(args: argparse.Namespace) -> None:
     say(f"importing {options.title}")
     if options.weights is None and not options.is_file:
         say(
-            "note: weights are seeded random numbers: none separates better than noise; give trained ones with --weights FILE"
+            "note: weights are seeded random numbers: none separates better than noise; "
+            "give trained ones with --weights FILE"
         )
     calls = standard_convolutions(options, args.layer)
     results = [_factorisation(call) for call in calls]

@@ -1,9 +1,9 @@
-"""Whether a network's input is an image, and how one becomes it: what the graph says, what the user says, what is assumed.
+"""Whether a network's input is an image, and how one becomes it.
 
-The graph says where the channels are: a convolution or pool of it reads them in a known place, and everything between the
-input and that operator either keeps the axes or permutes them. Of a graph without either, the shape says it: images have
-3 or 1 channels. All else (mean, std, resize, crop, interpolation, the order of channels) stands in no file. It is given by
-flags, or known because the registry's own network has seeded weights; otherwise it is assumed, and `Image.assumed` says so.
+The graph says where the channels are: a convolution or pool reads them in a known place, and the operators between the
+input and that one keep the axes or permute them. Where a graph has neither, the shape says it: images have 3 or 1
+channels. All else (mean, std, resize, crop, interpolation, the order of channels) stands in no file. Flags give it, or
+it is known because the registry's own network has seeded weights; otherwise it is assumed, and `Image.assumed` says so.
 """
 
 from __future__ import annotations

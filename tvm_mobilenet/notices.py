@@ -1,4 +1,4 @@
-"""What a person must know before taking a network's answers for real: seeded weights, and preprocessing that is assumed.
+"""What a person must know before taking a network's answers for real: seeded weights, preprocessing that is assumed.
 
 One sentence each on stderr, by every verb that shows classes or makes something that will.
 """

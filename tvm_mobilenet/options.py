@@ -152,7 +152,7 @@ def add_image_options(group) -> None:
     group.add_argument(
         "--resize",
         choices=preprocess.RESIZES,
-        help="shortest: images keep their proportions, as Resize(256); squash: as Resize((224, 224)) (default: shortest)",
+        help="shortest (default): images keep their proportions, as Resize(256); squash: as Resize((224, 224))",
     )
     group.add_argument(
         "--crop",

@@ -16,8 +16,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from . import console, options
 from .errors import TvmMobilenetError, VerificationError
 from .layer import Layer, title

@@ -29,16 +29,18 @@ LICENCE = "imagenet_labels.LICENSE.txt"
 
 @dataclass(frozen=True)
 class BestClass:
-    """A class with its score, and its probability where that is known."""
+    """A class with its score, and its probability where that is known; ``alone``: the network has one output."""
 
     index: int
     label: str
     score: float
     probability: float | None
+    alone: bool = False
 
     def __str__(self) -> str:
+        kind, name = "output" if self.alone else "class", self.label and f" ({self.label})"
         probability = "" if self.probability is None else f", {self.probability:.1%}"
-        return f"class {self.index}{self.label and f' ({self.label})'} {self.score:.2f}{probability}"
+        return f"{kind} {self.index}{name} {self.score:.2f}{probability}"
 
 
 def best_classes(scores: np.ndarray, kind: str, labels: tuple[str, ...] = (), count: int = 5) -> list[BestClass]:
@@ -58,7 +60,11 @@ def best_classes(scores: np.ndarray, kind: str, labels: tuple[str, ...] = (), co
         probabilities = powers / powers.sum()
     return [
         BestClass(
-            int(i), labels[i] if labels else "", float(scores[i]), None if kind == "value" else float(probabilities[i])
+            int(i),
+            labels[i] if labels else "",
+            float(scores[i]),
+            None if kind == "value" else float(probabilities[i]),
+            len(scores) == 1,
         )
         for i in np.argsort(-scores, kind="stable")[:count]
     ]

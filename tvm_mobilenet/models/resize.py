@@ -1,10 +1,10 @@
-"""From a picture of any size to the pixels that a network takes: the definition that Python here and C on the device share.
+"""From a picture of any size to the pixels that a network takes, as Python here and C on the device both compute them.
 
 Resizing is Pillow 13's, to the bit. Pixel ``i`` of ``n`` lies at ``(i + 1/2) * m / n`` among ``m`` source pixels
 (half-pixel centres). ``bilinear`` (a triangle 2 wide) and ``bicubic`` (Keys' cubic, a = -1/2, 4 wide) are antialiased:
-where a side shrinks, their filter is as many times wider. The width is resized first, then the height; the other way round
-where the height loses more than twice as many pixels as the width. Each pass is a weighted sum in fixed point (22 bits),
-rounded to 8 bits and clipped. ``nearest`` takes the source pixel that the centre lies in.
+where a side shrinks, their filter is as many times wider. The width is resized first, then the height; the other way
+round where the height loses more than twice as many pixels as the width. Each pass is a weighted sum in fixed point
+(22 bits), rounded to 8 bits and clipped. ``nearest`` takes the source pixel that the centre lies in.
 
 Only the pixels that the crop keeps are computed, so that a picture of 1 x 5000 needs no picture of 256 x 1280000.
 ``runtime/image.c`` is the same in C; ``tests/test_preprocess_pixels.py`` holds the two and Pillow against each other.
@@ -76,15 +76,15 @@ def scaled_size(picture: tuple[int, int], size: tuple[int, int], crop: float, re
         sides = [side * factor for side in picture]
     if max(sides) > LARGEST:
         raise TvmMobilenetError(
-            f"a picture of {picture[1]} x {picture[0]} is too narrow: resized so that its shorter side fits the network, "
-            f"its longer one would have {max(sides):,.0f} pixels",
+            f"a picture of {picture[1]} x {picture[0]} is too narrow: where its shorter side fits the network, its "
+            f"longer one has {max(sides):,.0f} pixels",
             "--resize squash gives up its proportions; or cut it",
         )
     return tuple(max(wanted, round(side)) for wanted, side in zip(size, sides, strict=True))
 
 
 def _taps(source: int, scaled: int, begin: int, count: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """For ``count`` pixels of ``scaled`` from ``begin``: the first source pixel, (count,), and weights, (count, taps)."""
+    """For ``count`` pixels of ``scaled``, from ``begin``: first source pixel, (count,), and weights, (count, taps)."""
     scale = source / scaled
     if interpolation == "nearest":
         steps = np.full(begin + count, scale)

@@ -68,7 +68,7 @@ static int place_operands(mobilenet *m, int threads) {
     return place_arena(m, threads);
 }
 
-static const char *const scores[] = {"logits", "softmax", "sigmoid", "value"};
+static const char *const scores_are[] = {"logits", "softmax", "sigmoid", "value"};
 
 static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o) {
     const mn_model_t *d = &mn_model;
@@ -86,7 +86,7 @@ static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o
     m->info = (mobilenet_info){d->model, d->target, d->id, (int)d->inputs, (int)d->outputs, d->ports,
                                d->ports + d->inputs, d->classes, (const char *const *)m->files.labels,
                                d->image.wanted, threads, d->parameter_bytes, m->info.arena_bytes, d->scratch_bytes,
-                               d->seeded, scores[d->scores], d->preprocess, d->labels_source};
+                               d->seeded, scores_are[d->scores], d->preprocess, d->labels_source};
     return 0;
 }
 
