@@ -60,10 +60,11 @@ def clean(done) -> None:
     ]
 
 
-def test_no_warnings(host, tmp_path):
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=CLANG)])
+def test_no_warnings(host, tmp_path, compiler):
     for source in (*link.SOURCES, "model.c", "main.c"):
         done = run(
-            "gcc",
+            compiler,
             "-std=gnu11",
             "-O2",
             "-Wall",

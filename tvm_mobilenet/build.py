@@ -32,6 +32,10 @@ class BuildResult:
         Calls of kernels a run.
     module_bytes, parameters_bytes, arena_bytes : int
         Sizes of the module (parameters included), of the parameters alone, and of all intermediates.
+    seeded : bool
+        The weights are random numbers.
+    preprocess : dict or None
+        How an image becomes the input, and which of that is assumed; None when it takes no images.
     """
 
     folder: Path
@@ -43,6 +47,8 @@ class BuildResult:
     parameters_bytes: int
     arena_bytes: int
     scratch_bytes: int
+    seeded: bool = False
+    preprocess: dict | None = None
 
     def summary(self) -> str:
         """For people, one line."""
@@ -114,8 +120,10 @@ def build(
 
     if network is None:
         from .network import load_network
+        from .notices import announce
 
         network = load_network(model)
+        announce(network)
     network = network.for_target(target)
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     try:
@@ -132,6 +140,8 @@ def build(
         "model": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(model).items()},
         "target": target.name,
         "core": target.core.name,
+        "seeded": network.seeded,
+        "preprocess": network.image and network.image.to_data(),
         "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
     }
     module = built.write(folder, plan, parameters, layers, info, target)
@@ -151,6 +161,8 @@ def build(
         plan.parameters_bytes,
         plan.arena_bytes,
         plan.scratch_bytes,
+        info["seeded"],
+        info["preprocess"],
     )
 
 

@@ -4,7 +4,7 @@
 ``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes
 ``weights.bin``     the constants, mapped by the library
 ``selftest.bin``    inputs, and the outputs of PyTorch in float64 for them
-``labels.txt``      one class a line, where they are known
+``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
 ``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256`` its own hash
 
 Equal inputs give equal bytes: nothing in a bundle says where or when it was made.
@@ -29,7 +29,9 @@ import numpy as np
 
 from . import json_text
 from .errors import TvmMobilenetError, VerificationError
-from .plan import Plan, scratch_of
+from .models import labels as class_names
+from .models.preprocess import FIELDS
+from .plan import scratch_of
 from .reference import network_outputs
 from .runtime import link, tables
 from .whole_file import write_whole
@@ -125,17 +127,21 @@ def make(
     batch = network.inputs(samples)
     expected = network_outputs(network, batch)
     tolerance, error = _check(module, target, batch, expected)
-    preprocess = network._preprocess() if len(plan.inputs) == 1 else None
-    classes = plan.outputs[0][1].shape[-1] if _classifies(plan) and not network.options.features else 0
-    labels = network.labels if classes else ()
+    image = network.image
+    labels = network.labels
+    assumed_labels = bool(labels) and network.options.labels is None
     weights_hash = hashlib.sha256(weights).hexdigest()
     about = {
         "model": network.options.title,
         "target": target.name,
         "architecture": target.architecture,
         "features": link.features(target),
-        "classes": classes,
+        "classes": network.classes,
         "labels": bool(labels),
+        "labels_source": _labels_source(network),
+        "scores": network.scores,
+        "seeded": network.seeded,
+        "preprocess": _in_words(image),
         "samples": len(batch),
         "tolerance": tolerance,
         "embedded": embed_weights,
@@ -151,6 +157,8 @@ def make(
     }
     if labels:
         files["labels.txt"] = "".join(" ".join(label.split()) + "\n" for label in labels).encode()
+    if assumed_labels:
+        files[class_names.LICENCE] = class_names.licence().encode()
     if not embed_weights:
         files["weights.bin"] = (
             b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
@@ -166,7 +174,7 @@ def make(
             digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
-        model = tables.source(plan, about, scratch_of(lowered), preprocess)
+        model = tables.source(plan, about, scratch_of(lowered), image and image.preprocess)
         files |= link.libraries(work, target, linker, model, prefix, weights if embed_weights else None)
     manifest = {
         "format": FORMAT,
@@ -183,13 +191,14 @@ def make(
             "features": about["features"],
             "cores": target.cores,
         },
-        "preprocess": None
-        if preprocess is None
-        else {k: getattr(preprocess, k) for k in ("size", "mean", "std", "crop", "interpolation", "layout")},
+        "seeded": network.seeded,
+        "preprocess": image and image.to_data(),
         "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs],
         "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
-        "classes": classes,
+        "classes": network.classes,
+        "scores": network.scores,
         "labels": "labels.txt" if labels else None,
+        "labels_source": _labels_source(network) or None,
         "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
         "error": {"allowed": tolerance, "found": float(f"{error:.1e}"), "unit": "of the spread of the outputs"},
         "versions": {**module.info["versions"], "tvm-mobilenet": _version(), "ziglang": version("ziglang")},
@@ -247,8 +256,19 @@ def _version() -> str:
     return __version__
 
 
-def _classifies(plan: Plan) -> bool:
-    return len(plan.outputs) == 1 and len(plan.outputs[0][1].shape) == 2
+def _labels_source(network) -> str:
+    if not network.labels or network.options.labels is not None:
+        return "given with --labels" if network.labels else ""
+    return f"{class_names.SOURCE}; assumed for {network.classes} classes"
+
+
+def _in_words(image) -> str:
+    """How an image becomes the input, for who asks the program."""
+    if image is None:
+        return "takes no images"
+    p = image.preprocess
+    assumed = f"; assumed: {', '.join(image.assumed).replace('_', ' ')}" if image.assumed else ""
+    return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
 
 
 def _check(module, target, batch: list, expected: list) -> tuple[float, float]:

@@ -189,6 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     options = shared.model_options(args)
     say(f"importing {options.title}")
+    if options.weights is None and not options.is_file:
+        say(
+            "note: weights are seeded random numbers: none separates better than noise; "
+            "give trained ones with --weights FILE"
+        )
     calls = standard_convolutions(options, args.layer)
     results = [_factorisation(call) for call in calls]
     if args.output:

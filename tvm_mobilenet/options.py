@@ -11,7 +11,6 @@ from .errors import TvmMobilenetError
 from .whole_file import folder_to_write, journal_file
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
-LAYOUTS = ("NCHW", "NHWC")
 BOARDS = (
     "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
     "(default: local for this machine, else virtual)"
@@ -42,10 +41,9 @@ class ModelOptions:
         The backbone without pool and classifier.
     input : path, optional
         An image to run; the shipped photograph by default.
-    mean, std : (float, float, float), optional
-        Of the normalisation, for pixels scaled to 0..1; the registry's by default.
-    layout : str
-        ``NCHW`` or ``NHWC``: how a model from a file takes its image.
+    mean, std, resize, crop, interpolation, layout, channel_order : optional
+        How an image becomes the input, as fields of ``models.preprocess.Preprocess``. None: the registry's, what the
+        graph says, or a default that is announced as assumed.
     labels : path, optional
         Class names, one a line.
     """
@@ -61,7 +59,11 @@ class ModelOptions:
     input: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    layout: str = "NCHW"
+    resize: str | None = None
+    crop: float | None = None
+    interpolation: str | None = None
+    layout: str | None = None
+    channel_order: str | None = None
     labels: Path | None = None
 
     @classmethod
@@ -133,19 +135,40 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True) -> N
     )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if inputs:
-        group = parser.add_argument_group("input")
-        group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
-        group.add_argument(
-            "--mean", type=three, metavar="R,G,B", help="of pixels scaled to 0..1 (default: the model's)"
-        )
-        group.add_argument("--std", type=three, metavar="R,G,B")
-        group.add_argument(
-            "--layout",
-            choices=LAYOUTS,
-            default=default.layout,
-            help="how a model from a file takes its image (default: %(default)s)",
-        )
-        group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+        add_image_options(parser.add_argument_group("input"))
+
+
+def add_image_options(group) -> None:
+    """How an image becomes the input, and what its classes are called."""
+    from .models import preprocess
+
+    group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
+    group.add_argument(
+        "--mean",
+        type=channel_values,
+        metavar="R,G,B",
+        help="of pixels scaled to 0..1, one number or one a channel (default: the model's; of a file, 0.5)",
+    )
+    group.add_argument("--std", type=channel_values, metavar="R,G,B")
+    group.add_argument(
+        "--resize",
+        choices=preprocess.RESIZES,
+        help="shortest (default): images keep their proportions, as Resize(256); squash: as Resize((224, 224))",
+    )
+    group.add_argument(
+        "--crop",
+        type=fraction,
+        metavar="FRACTION",
+        help="share of the resized image that is kept, its centre (default: 0.875; with --resize squash, 1)",
+    )
+    group.add_argument(
+        "--interpolation", choices=preprocess.INTERPOLATIONS, help="default: the model's; of a file, bilinear"
+    )
+    group.add_argument(
+        "--layout", choices=preprocess.LAYOUTS, help="of the input of a file (default: as its graph reads it)"
+    )
+    group.add_argument("--channel-order", choices=preprocess.CHANNEL_ORDERS, help="default: RGB")
+    group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
 
 
 def model_options(args: argparse.Namespace) -> ModelOptions:
@@ -285,12 +308,20 @@ def resolution(text: str) -> int:
     return value
 
 
-def three(text: str) -> tuple[float, ...]:
+def channel_values(text: str) -> tuple[float, ...]:
     """An argparse type: one number for all channels, or three with commas."""
     values = tuple(float(part) for part in text.split(","))
     if len(values) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text!r} is neither one number nor three")
-    return values * 3 if len(values) == 1 else values
+    return values
+
+
+def fraction(text: str) -> float:
+    """An argparse type: above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1; the usual is 0.875")
+    return value
 
 
 def time_span(text: str) -> float:

@@ -314,6 +314,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
     """Build and verify the best network that fits, priced and built; or say by how much the nearest misses."""
     from .build import build
     from .network import load_network
+    from .notices import announce
     from .verify import verify
 
     done: dict = {}
@@ -322,6 +323,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
         model = options.ModelOptions(model=network.model, alpha=network.alpha, resolution=network.resolution)
         console.say(f"build {model.title}")
         loaded = load_network(model)
+        announce(loaded)
         done["build"] = build(
             model,
             target,

@@ -139,8 +139,10 @@ def tune(
     pool, boards = fleet.of(board, target, linker, workers, debug)
     if network is None:
         from .network import load_network
+        from .notices import announce as announce_network
 
         network = load_network(model)
+        announce_network(network)
     work = tuning.prepare(network.for_target(target).counts, target, board, log, trials)
     with console.Progress() as progress:
         show = show_search(work, progress, time_limit)
@@ -253,8 +255,10 @@ def _run(args: argparse.Namespace) -> int:
     announce(model, target, board, args)
     if args.dry_run or args.list:
         from .network import load_network
+        from .notices import announce as announce_network
 
         network = load_network(model).for_target(target)
+        announce_network(network)
         work = tuning.prepare(network.counts, target, board, args.log, args.trials)
         known_layers.print_known(network, work, args.json)
         return 0

@@ -16,8 +16,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from . import console, options
 from .errors import TvmMobilenetError, VerificationError
 from .layer import Layer
@@ -66,8 +64,10 @@ class VerifyResult:
         Of the network, predicted: arithmetic and memory, caches as each kernel finds them. None when measured.
     milliseconds, milliseconds_all_cores : float
         The same as time on the target.
-    classes : list of (str, float)
-        The best five of the first input, with their logits, when the model classifies.
+    classes : list of models.labels.BestClass
+        The best five of the first input, when the model classifies.
+    seeded : bool
+        The weights are random numbers: classes mean nothing.
     arithmetic : float or None
         ``cycles`` without memory.
     """
@@ -86,6 +86,7 @@ class VerifyResult:
     cores: int
     classes: list = field(default_factory=list)
     arithmetic: float | None = None
+    seeded: bool = False
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -147,7 +148,9 @@ class VerifyResult:
             f"{self.cores} cores of {self.target} ({label})"
         )
         if self.classes:
-            lines.append("photo     " + ", ".join(f"{name} {value:.2f}" for name, value in self.classes))
+            lines.append("photo     " + "; ".join(map(str, self.classes)))
+            if self.seeded:
+                lines[-1] += "; of seeded weights, which mean nothing"
         return "\n".join(lines)
 
 
@@ -188,6 +191,7 @@ def verify(
     from . import built
     from .boards import open_board
     from .boards.plan_runner import PlanRunner, run_and_price
+    from .models.labels import best_classes
 
     module = built.read(folder)
     target = target or module.target
@@ -235,8 +239,9 @@ def verify(
         cost.value * scale,
         cost_all.value * scale,
         target.cores,
-        _classes(network, found[0][0]),
+        best_classes(found[0][0][0], network.scores, network.labels) if network.classes else [],
         runs.arithmetic if cost.predicted else None,
+        network.seeded,
     )
 
 
@@ -281,15 +286,6 @@ def _check_layer(call, step, runner, decisions: dict) -> LayerCheck:
     return LayerCheck(call.name, step.layer, call.source, relative(found, expected), wrong, part)
 
 
-def _classes(network, output: np.ndarray) -> list:
-    """The best five classes of one output, by label where there are labels."""
-    if output.ndim != 2 or network.options.features:
-        return []
-    labels = network.labels
-    best = np.argsort(-output[0])[:5]
-    return [(labels[i] if labels else f"class {i}", float(output[0, i])) for i in best]
-
-
 def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(
@@ -321,6 +317,7 @@ def _run(args: argparse.Namespace) -> int:
     from . import built
     from .boards import open_board
     from .network import load_network
+    from .notices import announce
 
     module = built.read(args.folder)
     target = module.target
@@ -328,6 +325,7 @@ def _run(args: argparse.Namespace) -> int:
     model = options.ModelOptions.from_data(module.info["model"], input=args.input)
     with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
         network = load_network(model)
+        announce(network)
         result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target)
     console.print_json({**console.plain_data(result), "ok": result.ok}) if args.json else print_result(result)
     result.require()

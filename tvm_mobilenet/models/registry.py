@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
-from .preprocess import Preprocess, load_image, read_labels, sample_images
+from .labels import read_labels
+from .preprocess import Preprocess, load_image, sample_images
 
 if TYPE_CHECKING:
     import numpy

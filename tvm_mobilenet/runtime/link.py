@@ -18,9 +18,10 @@ from tvm_mobilenet.plan import kernels_of
 
 from . import symbols
 
-SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "check.c")
+SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "scores.c", "check.c")
 FLAGS = (
     *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
+    "-ffp-contract=off",  # an image's pixels are the same on every CPU, with fused multiply-adds or without
     "-fno-math-errno",  # sqrt is an instruction: a model without exponentials needs no libm, nor its pages
 )
 _GLIBC = (2, 28)
