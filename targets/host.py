@@ -85,7 +85,7 @@ def flags() -> set[str]:
     """What this machine's CPU has, as the kernel names it; empty where nothing tells."""
     from tvm_mobilenet.boards import facts
 
-    return set(facts.features())
+    return set(facts.features(Path("/")))
 
 
 def machine() -> Level:

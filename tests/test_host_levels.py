@@ -33,7 +33,7 @@ KINDS = (
 def cpu(monkeypatch, machine: str, flags) -> None:
     """Let this be another machine."""
     monkeypatch.setattr(host.platform, "machine", lambda: machine)
-    monkeypatch.setattr(facts, "features", lambda: list(flags))
+    monkeypatch.setattr(facts, "features", lambda *_: list(flags))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_build_of_a_higher_level_is_refused_by_name(monkeypatch, capsys):
     if not HERE[at].flags:
         pytest.skip(f"nothing is lower than {HERE[at].name}")
     less = [flag for flag in facts.features() if flag not in set(OWN.flags) - set(HERE[at - 1].flags)]
-    monkeypatch.setattr(facts, "features", lambda: less)
+    monkeypatch.setattr(facts, "features", lambda *_: less)
     monkeypatch.delenv(host.VARIABLE, raising=False)
     for verb in (verify, bench, profile):
         assert verb.main([str(folder)]) == 4

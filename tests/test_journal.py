@@ -327,14 +327,14 @@ def test_records_of_levels_do_not_mix(tmp_path, monkeypatch):
     from tvm_mobilenet.boards import facts
 
     monkeypatch.setattr(host.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(facts, "features", lambda: list(host._V4))
+    monkeypatch.setattr(facts, "features", lambda *_: list(host._V4))
     machines = {}
     for name in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
         monkeypatch.setenv(host.VARIABLE, name)
         machines[name] = targets.load("host")
     monkeypatch.delenv(host.VARIABLE)
     own = targets.load("host")
-    monkeypatch.setattr(facts, "features", lambda: list(host._V3))
+    monkeypatch.setattr(facts, "features", lambda *_: list(host._V3))
     other = targets.load("host")
     path = tmp_path / "log.jsonl"
     for cost, target in enumerate((*machines.values(),), 1):

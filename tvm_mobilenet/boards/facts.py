@@ -136,9 +136,10 @@ def state(request: dict | None = None) -> dict:
     }
 
 
-def features() -> list[str]:
-    """The CPU's optional features, by the names of /proc/cpuinfo, sorted."""
-    if platform.machine() == "aarch64" and Path("/") == ROOT:  # what the process is told: true in emulators too
+def features(root: Path | None = None) -> list[str]:
+    """The CPU's optional features, by the names of /proc/cpuinfo, sorted. ``root``: ``/`` for this very machine."""
+    root = ROOT if root is None else root
+    if platform.machine() == "aarch64" and Path("/") == root:  # what the process is told: true in emulators too
         try:
             getauxval = ctypes.CDLL(None).getauxval
             getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
@@ -151,8 +152,8 @@ def features() -> list[str]:
             )
         except (OSError, AttributeError):
             pass
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("proc/cpuinfo"), re.MULTILINE)
-    if found or platform.machine() != "x86_64" or Path("/") != ROOT:
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
+    if found or platform.machine() != "x86_64" or Path("/") != root:
         return sorted(found[1].split()) if found else []
     return _cpuid()  # no /proc here
 

@@ -63,7 +63,7 @@ class LocalBoard:
     measures = has_agent = True
 
     def __init__(self, target):
-        from tvm_mobilenet.boards import facts, needs
+        from tvm_mobilenet.boards import needs
         from tvm_mobilenet.targets import host
 
         here = host.architecture()
@@ -72,7 +72,7 @@ class LocalBoard:
                 f"target {target.name} is {target.architecture}, this machine {here}",
                 "use the virtual board, or target host",
             )
-        needs.check(target, facts.features(), "this machine")
+        needs.check(target, host.flags(), "this machine")
         self.target, self.name = target, "local"
 
     def load(self, path) -> LocalModule:
