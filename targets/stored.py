@@ -18,8 +18,10 @@ SHOWN = 3  # differences that are told
 
 
 def to_data(target: Target) -> dict:
-    """A target and its core as JSON has them, without what is not set."""
-    return _present(dataclasses.asdict(target))
+    """A target and its core as JSON has them, without what is not set or follows from the rest."""
+    data = _present(dataclasses.asdict(target))
+    del data["core"]["cpus"]
+    return data
 
 
 def from_data(data: object, where: str) -> Target:
@@ -53,7 +55,7 @@ def changes(target: Target) -> str:
     except TvmMobilenetError as e:
         return "" if _is_this_machine(target) else f"that cannot be read: {e.message}"
     then, now = _flat(to_data(target)), _flat(to_data(now))
-    skipped = {"file", *(("cores", "core.cpus", "core.title") if _is_this_machine(target) else ("name", "core.name"))}
+    skipped = {"file", *(("cores", "core.title") if _is_this_machine(target) else ("name", "core.name"))}
     differing = [key for key in {**then, **now} if key not in skipped and then.get(key) != now.get(key)]
     if "core.name" in differing:  # the rest follows from it
         differing = ["core.name"]

@@ -14,9 +14,10 @@ from tvm_mobilenet.targets import host
 
 from tvm_mobilenet import bench, build, built, codegen, doctor_local, profile, schedules, targets, verify
 from tvm_mobilenet.boards import facts, needs, open_board
-from tvm_mobilenet.candidate import Operands, compare
+from tvm_mobilenet.candidate import Operands
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.output_check import require_right
 
 HERE = host.LEVELS[host.architecture()]
 OWN = host.machine()
@@ -153,7 +154,7 @@ def test_each_kind_of_layer_is_right_at_each_level_of_this_machine(monkeypatch, 
     library = codegen.compile_kernels({nest.SYMBOL: schedules.kernel(layer, decisions)}, target, tmp_path / "k.so")
     with open_board("local", target).load(library) as module:
         output = module.call(nest.SYMBOL, arguments).outputs[-1]
-    compare(output[..., : expected.shape[-1]], expected, True)
+    require_right(output, expected)
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,14 @@ def test_a_core_that_issues_in_order_waits_at_every_level(order, core, wins):
     assert winner is {"few": few, "many": many}[wins]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_so_does_a_core_of_ones_own_that_issues_in_order(order):
+    costs = ((101.0, 14.0), (100.0, 16.0))
+    few, many = (record(c, core="my-a35", arithmetic=90.0, memory=m, in_order=True) for c, m in costs)
+    (winner,) = log.best([Record.from_json(r.to_json()) for r in [few, many][::order]]).values()
+    assert winner == few
+
+
 @pytest.mark.parametrize(
     "fields", [{"unit": "s"}, {"predicted": False}, {"unit": "hours"}, {"failure": "no"}, {"decisions": [1]}]
 )

@@ -81,6 +81,8 @@ class Record:
         Of a trial: why it has no cost.
     whole : bool
         All of the kernel's tasks were run and all of its output found right, not only a sample.
+    in_order : bool
+        The core issues in order; of a core that ships its name says so too, as in records of before.
     seconds : float
         Of a trial: how long building, running and checking took.
     """
@@ -103,6 +105,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     failure: str = ""
     whole: bool = False
+    in_order: bool = False
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -130,7 +133,7 @@ class Record:
             return float("inf")
         every = self.cost if self.cost_all_cores is None else self.cores * self.cost_all_cores
         mean, memory = (self.cost + every) / 2, self.memory or 0.0
-        if self.arithmetic is None or not _issues_in_order(self.core):
+        if self.arithmetic is None or not (self.in_order or _issues_in_order(self.core)):
             return mean + HIDDEN * memory
         return mean + max(0.0, memory - (self.cost - self.arithmetic))
 
@@ -162,6 +165,8 @@ class Record:
         for name in ("default_cost", "cost_all_cores", "arithmetic", "balance", "memory", "seconds"):
             if (getattr(record, name) or 0) < 0:
                 raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
+        if record.cores < 1:
+            raise ValueError(f"cores = {record.cores} is not above zero")
         return record
 
 

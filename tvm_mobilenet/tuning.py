@@ -108,6 +108,7 @@ def search(
     best_log, trial_log = Journal(work.log), trials_of(work.log)
     facts = {
         "core": work.target.core.name,
+        "in_order": work.target.core.in_order,
         "target": target_key(work.target),
         "board": work.board,
         "schedule": fingerprint(),
