@@ -163,7 +163,7 @@ def test_a_network_that_takes_no_images(tmp_path):
     expected = one.network.reference([(x,)])[0][0][0][0]
     assert done.returncode == 0 and f"class {expected.argmax()}" in done.stdout.splitlines()[0]
     done = run(one.folder / "mobilenet", "classify", tmp_path / "x.ppm")
-    assert done.returncode == 1 and "takes no images, but arrays" in done.stderr
+    assert done.returncode == 1 and "takes no images: give its input as a .npy" in done.stderr
 
 
 @pytest.mark.full

@@ -104,6 +104,7 @@ static int classify(mobilenet *m, const char *path, int top) {
     if (!code && channels) {
         size_t room = (n - at) / (size_t)channels / (size_t)(width > 0 ? width : 1);
         if (width < 1 || height < 1 || room < (size_t)height) code = fail("the picture is cut off");
+        else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of float32");
         else if (channels == 1 && !(rgb = coloured(data + at, (size_t)width * (size_t)height))) code = fail("no memory");
         else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
     } else if (!code) {
