@@ -52,7 +52,7 @@ def test_the_library_shows_its_interface_and_nothing_else(host):
         assert not elf.has_dwarf_info(strict=True)
     plain = {s for s in shown if s.startswith("mobilenet_")}
     assert "mobilenet_open" in plain and shown == plain | {prefix + s for s in plain}
-    assert needed <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
+    assert {n for n in needed if not n.startswith("ld-linux-")} <= {"libc.so.6", "libm.so.6", "libpthread.so.0"}
 
 
 def test_sizes(host):
@@ -251,7 +251,7 @@ def test_a_file_that_is_not_the_one_that_was_built_is_refused(copy, name, how):
 def test_the_manifest_says_what_the_bundle_is(host):
     m, files = host.bundle.manifest, host.bundle.files
     assert (m["model"]["model"], m["model"]["alpha"], m["model"]["resolution"]) == ("v1", 0.25, 128)
-    assert m["target"]["name"] == "host" and m["target"]["features"] == link.features(targets.load("host")) != []
+    assert m["target"]["name"] == "host" and m["target"]["features"] == link.features(targets.load("host"))
     assert m["preprocess"]["size"] == [128, 128] and m["preprocess"]["interpolation"] == "bicubic"
     assert m["inputs"][0][1:] == [[1, 3, 128, 128], "float32"] and m["outputs"][0][1:] == [[1, 1000], "float32"]
     assert m["labels"] in files and m["classes"] == len(files[m["labels"]].splitlines())

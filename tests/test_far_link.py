@@ -6,7 +6,7 @@ import sys
 
 import modules
 import pytest
-from agents import Agent, needs_root, wait_for
+from agents import Agent, needs_root
 from far_link import FarLink
 
 VERB = "from tvm_mobilenet.boards.remote import wire; wire.DEAD_SECONDS = {}; from tvm_mobilenet import {} as verb; "
@@ -29,8 +29,12 @@ def agent(link):
         yield found
 
 
+# A client that says when it waits between two rows.
+SAYS = "import sys, time; real = time.sleep; time.sleep = lambda s: (print('waits', s, file=sys.stderr), real(s)); "
+
+
 def command(link, agent, verb: str, *arguments, dead=45):
-    code = VERB.format(dead, verb) + "import sys; sys.exit(verb.main())"
+    code = SAYS + VERB.format(dead, verb) + "import sys; sys.exit(verb.main())"
     return [*link.inside(link.here), sys.executable, "-c", code, *map(str, arguments), "--board", agent.url]
 
 
@@ -51,23 +55,25 @@ def test_bench_and_verify_over_a_slow_link_that_loses_packets(link, agent):
 
 
 @pytest.mark.parametrize(
-    "asking, options",
+    "when, asking, options",
     [
-        ("state", ["--threads", "1,2", "--no-layers", "--seconds", "0.1", "--cool-down", "8"]),
-        pytest.param("measure", ["--seconds", "600"], marks=pytest.mark.full),
+        ("waits 8", "state", ["--threads", "1,2", "--no-layers", "--seconds", "0.1", "--cool-down", "8"]),
+        pytest.param("measuring", "measure", ["--seconds", "600"], marks=pytest.mark.full),
     ],
     ids=["between two runs", "during a run"],
 )
-def test_a_link_that_goes_dead(link, agent, asking, options):
+def test_a_link_that_goes_dead(link, agent, when, asking, options):
     client = subprocess.Popen(
         command(link, agent, "bench", modules.tiny(), *options, dead=DEAD_SECONDS),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(agent.measuring, "nothing measures")
-    if asking == "state":
-        wait_for(lambda: not agent.measuring(), "the first row goes on")
+    lines = [""]
+    while when not in lines[-1]:
+        lines.append(client.stderr.readline())
+        assert lines[-1], lines
+    assert agent.children()
     link.cut()
     out, err = client.communicate(timeout=1200)
     assert client.returncode == 4 and not out, err
