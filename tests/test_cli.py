@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import types
@@ -120,6 +121,13 @@ def test_errors_become_messages_and_exit_codes(verb, capsys, error, code, text):
     assert verb(error) == code
     out, err = capsys.readouterr()
     assert text in err and not out and "Traceback" not in err
+
+
+def test_the_documented_exit_codes_are_those_of_the_errors():
+    page = (Path(__file__).parent.parent / "docs" / "terminal.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page.partition("## Exit codes")[2], re.M)}
+    known = {one.exit_code for one in (TvmMobilenetError, *TvmMobilenetError.__subclasses__())}
+    assert documented == {0, 1, console.INTERRUPTED} | known
 
 
 def test_debug_shows_the_traceback(verb):

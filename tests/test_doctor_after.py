@@ -36,7 +36,6 @@ def test_after_each_verb_that_writes(healthy, tmp_path):
     model = ["--model", str(modules.tiny("host").with_suffix(".pt2"))]
     verbs = {
         "tune": (tune, [*model, "--target", "host", "--trials", "1", "--output", OUT]),
-        "tune again": (tune, [*model, "--target", "host", "--trials", "1", "--output", OUT]),
         "build": (build, [*model, "--target", "host", "--output", OUT, "--bundle", "net.tar.gz"]),
         "verify": (verify_verb, [OUT, "--inputs", "1"]),
         "bench": (bench, [OUT, "--threads", "1", "--seconds", "0.1", "--record", "bench.json"]),

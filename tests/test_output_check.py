@@ -106,6 +106,7 @@ def test_this_machine_rejects_one_wrong_value():
     rejects_what_is_planted("local", targets.load("host"))
 
 
+@pytest.mark.full  # a fleet of one; what follows is a fleet of two
 def test_a_board_over_rpc_rejects_one_wrong_value():
     with Agent() as agent:
         rejects_what_is_planted(agent.url, targets.load("host"))
