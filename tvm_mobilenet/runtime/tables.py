@@ -22,7 +22,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     plan : Plan
     about : dict
         ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
-        (bool), ``samples``, ``tolerance``, ``embedded`` (bool).
+        (bool), ``samples``, ``tolerance``, ``units`` (of each output), ``embedded`` (bool).
     scratch : dict of str to int
         Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
         that is alive in the step.
@@ -73,6 +73,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         "static const mobilenet_tensor ports[] = {",
         *ports,
         "};",
+        f"static const double units[] = {{{', '.join(repr(float(u)) for u in about['units'])}}};",
     ]
     text = ", ".join(_quoted(about[k]) for k in ("model", "target", "id", "weights_sha256"))
     lines += [
@@ -80,7 +81,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         f"    {text},",
         f"    steps, operands, ports, {len(plan.steps)}, {len(operands)}, {len(plan.inputs)}, {len(plan.outputs)},",
         f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
-        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {about['tolerance']!r},",
+        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {about['tolerance']!r}, units,",
         f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
         f"    {_image(plan, preprocess)},",
         "};",
