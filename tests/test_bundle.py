@@ -307,6 +307,7 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
         "labels": True,
         "samples": 2,
         "tolerance": 1e-4,
+        "units": [1.0],
         "embedded": False,
         "labels_source": "",
         "preprocess": "",

@@ -16,7 +16,6 @@ import gzip
 import hashlib
 import io
 import json
-import math
 import re
 import tarfile
 import tempfile
@@ -28,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from . import json_text
-from .errors import TvmMobilenetError, VerificationError
+from .errors import TvmMobilenetError
 from .models import labels as class_names
 from .models.preprocess import FIELDS
 from .plan import scratch_of
@@ -124,9 +123,10 @@ def make(
 
     module = built.read(folder)
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
-    batch = network.inputs(samples)
+    checked = _checked(module, network, target, samples)
+    batch, tolerance = checked.inputs, max(o.gate for o in checked.outputs)
     expected = network_outputs(network, batch)
-    tolerance, error = _check(module, target, batch, expected)
+    error = max(o.relative for o in checked.outputs)
     image = network.image
     labels = network.labels
     assumed_labels = bool(labels) and network.options.labels is None
@@ -144,6 +144,7 @@ def make(
         "preprocess": _in_words(image),
         "samples": len(batch),
         "tolerance": tolerance,
+        "units": [o.unit for o in checked.outputs],
         "embedded": embed_weights,
         "weights_sha256": weights_hash,
     }
@@ -200,7 +201,11 @@ def make(
         "labels": "labels.txt" if labels else None,
         "labels_source": _labels_source(network) or None,
         "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
-        "error": {"allowed": tolerance, "found": float(f"{error:.1e}"), "unit": "of the spread of the outputs"},
+        "error": {
+            "allowed": tolerance,
+            "found": float(f"{error:.1e}"),
+            "unit": "of the scale of the outputs' last sums",
+        },
         "versions": {**module.info["versions"], "tvm-mobilenet": _version(), "ziglang": version("ziglang")},
         "decisions": [vars(layer) for layer in module.layers],
         "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in sorted(files.items())},
@@ -271,19 +276,15 @@ def _in_words(image) -> str:
     return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
 
 
-def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
-    """Runs the module on a board; the difference that is allowed and the one that was found, of the spread."""
-    from .boards import open_board
-    from .boards.plan_runner import PlanRunner
-    from .output_check import OUTPUT_TOLERANCE, relative
+def _checked(module, network, target, samples: int):
+    """The module, run on a board and found right by the rule of `verify`: a ``machine_check.Found``.
 
-    allowed = OUTPUT_TOLERANCE * math.sqrt(max(1, len(module.plan.steps)))
-    with open_board("virtual" if not target.is_host else "local", target).load(module.library) as loaded:
-        found = PlanRunner(loaded, module.plan, module.parameters()).run(*batch[0]).outputs
-    error = max(relative(f, e) for f, e in zip(found, expected[0], strict=True))
-    if not error <= allowed:
-        raise VerificationError(
-            f"the machine code differs from PyTorch by {error:.2e} of the spread, {allowed:.2e} is allowed",
-            f"python -m tvm_mobilenet.verify {module.folder} names the layer",
-        )
-    return allowed, error
+    Its inputs become the self-test: photographs, and noise where they leave the outputs as they are.
+    """
+    from .boards import open_board
+    from .machine_check import check
+
+    with open_board("virtual" if not target.is_host else "local", target) as board:
+        found = check(module, network, board, network.inputs(samples), visible=True)
+    found.require()
+    return found

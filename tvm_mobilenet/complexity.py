@@ -251,16 +251,21 @@ def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
 # ---- printing
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, count, print."""
-    parser = parser_for("complexity", __doc__.split("\n")[0])
-    shared.add_model_options(parser, inputs=False)
-    parser.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``complexity``."""
+    new = parser_for("complexity", __doc__.split("\n")[0])
+    shared.add_model_options(new, inputs=False)
+    new.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
+    new.add_argument(
         "--paper", nargs="?", const="all", choices=("all", *PAPERS), help="the papers' figures beside ours, and errata"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    return run_verb(parser, _run, argv)
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, count, print."""
+    return run_verb(parser(), _run, argv)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from . import interrupted, table, titles
+from .arguments import VerbParser
 from .errors import MissingDependencyError, TvmMobilenetError
 
 INTERRUPTED = 130
@@ -94,11 +95,9 @@ def missing_dependency(error: BaseException) -> MissingDependencyError | None:
     return MissingDependencyError(f"the package {name!r} is not installed", f"pip install 'tvm-mobilenet{extra}'")
 
 
-def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:
+def parser_for(verb: str, description: str, **kwargs) -> VerbParser:
     """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
-    return argparse.ArgumentParser(
-        prog=f"python -m tvm_mobilenet.{verb}", description=description, allow_abbrev=False, **kwargs
-    )
+    return VerbParser(verb, description, **kwargs)
 
 
 def say(text: str) -> None:

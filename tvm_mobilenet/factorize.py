@@ -172,18 +172,21 @@ def _by_channel(kernel: np.ndarray) -> np.ndarray:
 # ---- printing
 
 
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``factorize``."""
+    new = parser_for("factorize", __doc__.split("\n")[0])
+    shared.add_model_options(new, inputs=False)
+    new.set_defaults(model="v1-plain")
+    new.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
+    new.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
+    new.add_argument("--output", type=output_file, metavar="FILE.npz", help="write the depthwise and pointwise weights")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, factor, print."""
-    parser = parser_for("factorize", __doc__.split("\n")[0])
-    shared.add_model_options(parser, inputs=False)
-    parser.set_defaults(model="v1-plain")
-    parser.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
-    parser.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
-    parser.add_argument(
-        "--output", type=output_file, metavar="FILE.npz", help="write the depthwise and pointwise weights"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    return run_verb(parser, _run, argv)
+    return run_verb(parser(), _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -51,6 +51,10 @@ _OPS = {
 }
 
 
+class ImpossibleLayerError(ValueError):
+    """Values that make no layer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """Shape, dtype and epilogue of one fused operator.
@@ -109,7 +113,9 @@ class Layer:
 
     def __post_init__(self):
         def refuse(field: str):
-            raise ValueError(f"layer: {field} = {getattr(self, field)!r} does not fit {self!r}")
+            changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name != "parts"]
+            rest = ", ".join(f"{f.name} {getattr(self, f.name)}" for f in changed if f.name != field)
+            raise ImpossibleLayerError(f"layer: {field} = {getattr(self, field)!r} does not fit {rest}")
 
         for field, allowed in (
             ("kind", KINDS),

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .errors import MissingDependencyError, TvmMobilenetError
+from .errors import TvmMobilenetError
 from .images import Image, channel_axis, image_of
 from .models import labels
 from .options import ModelOptions
@@ -145,25 +145,14 @@ class Network:
         list of lists of ndarray
             The outputs for each of the inputs.
         """
-        if self.options.model.endswith(".onnx"):
-            try:
-                import onnxruntime
-            except ImportError:
-                raise MissingDependencyError(
-                    "comparing with an ONNX file needs onnxruntime", "pip install 'tvm-mobilenet[compile]'"
-                ) from None
-            session = onnxruntime.InferenceSession(self.options.model, providers=["CPUExecutionProvider"])
-            names = [i.name for i in session.get_inputs()]
-            found = [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
-            return found, f"ONNX Runtime {onnxruntime.__version__}"
-        import torch
+        found = self.framework(inputs)
+        return found.values, found.name
 
-        module = self.model.module if self.model is not None else torch.export.load(self.options.model).module()
-        with torch.no_grad():
-            found = [module(*map(torch.from_numpy, x)) for x in inputs]
-        return [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in found], (
-            f"PyTorch {torch.__version__.split('+')[0]}"
-        )
+    def framework(self, inputs: list[tuple[np.ndarray, ...]]):
+        """As `reference`, also before a last softmax or activation: a ``framework.Outputs``."""
+        from . import framework
+
+        return framework.run(self.options, self.model, inputs)
 
 
 def load_network(options: ModelOptions) -> Network:
@@ -178,10 +167,7 @@ def load_network(options: ModelOptions) -> Network:
 
     model = None
     if options.is_file:
-        if options.model.endswith(".onnx"):
-            module = frontend.from_onnx(options.model, batch=options.batch)
-        else:
-            module = frontend.from_pt2(options.model)
+        module = frontend.load(options.model, batch=options.batch)
     else:
         import torch
 

@@ -78,7 +78,11 @@ class ModelOptions:
 
     @property
     def is_file(self) -> bool:
-        return Path(self.model).suffix in (".onnx", ".pt2")
+        return Path(self.model).suffix.lower() in (".onnx", ".pt2")
+
+    @property
+    def is_onnx(self) -> bool:
+        return Path(self.model).suffix.lower() == ".onnx"
 
     @property
     def title(self) -> str:
@@ -177,17 +181,52 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     Raises
     ------
     TvmMobilenetError
-        A file that does not exist.
+        A model that nobody knows, a file that does not exist or cannot be read.
     """
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
     options = ModelOptions(**values)
-    files = {"--weights": options.weights, "--input": options.input, "--labels": options.labels}
-    if options.is_file:
-        files["--model"] = Path(options.model)
-    for flag, path in files.items():
-        if path is not None and not path.is_file():
-            raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    check_model(options.model)
+    for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
+        check_file(flag, path)
     return options
+
+
+def check_model(model: str, flag: str = "--model") -> None:
+    """Refuse what names neither a network of the registry nor a file that can be read.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It says which there are, or what to do with the file.
+    """
+    from .frontend import files
+    from .models import registry
+
+    if registry.is_known(model):
+        return
+    if files.looks_like_a_file(model) or Path(model).is_dir():
+        files.kind_of(model, flag)
+    else:
+        registry.find(model)
+
+
+def check_file(flag: str, path: Path | None) -> None:
+    """Refuse a path of a flag that is no file that can be read; None is well.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names flag, path and reason.
+    """
+    from .frontend import files
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise TvmMobilenetError(f"{flag} {path} is a folder", "give the path of a file")
+    if not path.is_file():
+        raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    files.readable(path, flag)
 
 
 def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> None:
@@ -270,7 +309,7 @@ def positive(kind: type):
             raise ValueError
         return value
 
-    parse.__name__ = f"{kind.__name__} above zero"
+    parse.__doc__ = f"An argparse type: a {'whole number' if kind is int else 'number'} above zero"
     return parse
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend.files import kind_of
 
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["from_onnx", "from_pt2", "from_torch", "load"]
+__all__ = ["from_onnx", "from_pt2", "from_torch", "kind_of", "load"]
 
 
 def from_torch(model, example_input=None) -> tvm.IRModule:
@@ -57,16 +57,4 @@ def load(model, example_input=None, batch: int = 1) -> tvm.IRModule:
     """
     if not isinstance(model, str | Path):
         return from_torch(model, example_input)
-    suffix = Path(model).suffix.lower()
-    if suffix == ".onnx":
-        return from_onnx(model, batch)
-    if suffix == ".pt2":
-        return from_pt2(model)
-    if suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt"):
-        raise TvmMobilenetError(
-            f"{model} holds weights, not a model", "pass it as --weights beside --model, or save a .pt2 or .onnx file"
-        )
-    raise TvmMobilenetError(
-        f"{model}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
-        "give an .onnx or a .pt2 file",
-    )
+    return from_onnx(model, batch) if kind_of(model) == "onnx" else from_pt2(model)

@@ -53,6 +53,7 @@ typedef struct {
     uint64_t arena_bytes, scratch_bytes, parameter_bytes; /* scratch_bytes: the most of a thread */
     int classes, has_labels, samples, scores, seeded; /* scores: an MN_ of below */
     double tolerance;
+    const double *units; /* of each output: what its differences are measured in */
     const char *architecture;
     const char *features; /* names with blanks between */
     const unsigned char *embedded; /* the weights, or NULL for a file */

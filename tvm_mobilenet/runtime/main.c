@@ -162,7 +162,7 @@ static int selftest(mobilenet *m) {
     const mobilenet_info *info = mobilenet_describe(m);
     int code = mobilenet_selftest(m, &r);
     if (code && code != MOBILENET_WRONG) return fail(mobilenet_last_error());
-    printf("%s  %s for %s (%s): difference %.2e of the spread (allowed %.2e) on %d inputs, %.2f ms with %d threads, "
+    printf("%s  %s for %s (%s): difference %.2e of the scale (allowed %.2e) on %d inputs, %.2f ms with %d threads, "
            "%.1f MB resident\n", code ? "WRONG" : "passed", info->model, info->target, info->id, r.difference, r.allowed,
            r.samples, r.milliseconds, info->threads, (double)r.resident_bytes / 1e6);
     return code ? fail(mobilenet_last_error()) : 0;

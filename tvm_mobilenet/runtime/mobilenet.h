@@ -97,7 +97,7 @@ typedef struct {
 
 typedef struct {
     int samples;
-    float difference, allowed; /* largest difference to PyTorch over the spread of its output */
+    float difference, allowed; /* largest difference to PyTorch, of the scale of its output */
     double milliseconds;       /* a run, the median */
     size_t resident_bytes;     /* of this process, after the first run */
 } mobilenet_selftest_result;

@@ -23,8 +23,8 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     plan : Plan
     about : dict
         ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
-        (bool), ``labels_source``, ``samples``, ``tolerance``, ``embedded`` (bool), ``scores`` (of
-        ``models.labels.SCORES``), ``seeded`` (bool), ``preprocess`` (in words).
+        (bool), ``labels_source``, ``samples``, ``tolerance``, ``units`` (of each output), ``embedded`` (bool),
+        ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool), ``preprocess`` (in words).
     scratch : dict of str to int
         Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
         that is alive in the step.
@@ -75,6 +75,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         "static const mobilenet_tensor ports[] = {",
         *ports,
         "};",
+        f"static const double units[] = {{{', '.join(repr(float(u)) for u in about['units'])}}};",
     ]
     told = ("model", "target", "id", "weights_sha256", "preprocess", "labels_source")
     text = ", ".join(_quoted(about[k]) for k in told)
@@ -84,7 +85,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         f"    steps, operands, ports, {len(plan.steps)}, {len(operands)}, {len(plan.inputs)}, {len(plan.outputs)},",
         f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
         f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {_SCORES[about['scores']]}, "
-        f"{int(about['seeded'])}, {about['tolerance']!r},",
+        f"{int(about['seeded'])}, {about['tolerance']!r}, units,",
         f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
         f"    {_image(plan, preprocess)},",
         "};",
