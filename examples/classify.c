@@ -24,7 +24,7 @@ int main(int argc, char **argv) {
     mobilenet_class best[3];
     if (mobilenet_run_rgb(m, rgb, width, height, 0, scores)) fprintf(stderr, "%s\n", mobilenet_last_error());
     for (int i = 0, n = mobilenet_top(m, scores, 3, best); i < n; i++)
-        printf("%.3f %s\n", best[i].score, best[i].label ? best[i].label : "");
+        printf("%.3f class %d %s\n", best[i].score, best[i].index, best[i].label ? best[i].label : "");
     mobilenet_close(m);
     fclose(f);
     free(scores);

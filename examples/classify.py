@@ -6,5 +6,5 @@ sys.path.insert(0, sys.argv[1])
 from mobilenet import Mobilenet
 
 with Mobilenet(sys.argv[1]) as net:
-    for label, score in net.classify(sys.argv[2], top=3):
-        print(f"{score:.3f} {label}")
+    for best in net.top(net.run_image(sys.argv[2]), 3):
+        print(f"{best.score:.3f} class {best.index} {best.label}")

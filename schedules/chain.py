@@ -30,9 +30,9 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import conv, depthwise, inorder, inorder_depthwise, nest, pointwise
-from tvm_mobilenet.schedules.choices import CORES, Choice, Decisions, Space
-from tvm_mobilenet.schedules.strips import BANDS, STRIPS, between, columns_of, stages, tasks, window
-from tvm_mobilenet.schedules.window import runs, source
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, line_channels
+from tvm_mobilenet.schedules.strips import BANDS, between, blocks_of, columns_of, stages, strips_of, tasks, window
+from tvm_mobilenet.schedules.window import evicts_itself, runs, source
 
 from tvm_mobilenet.layer import Layer
 
@@ -43,7 +43,7 @@ def decisions(layer: Layer, core) -> Space:
     choices: dict[str, Choice] = {}
     last = stages(layer)[-1]
     possible = tuple(b for b in BANDS if b <= last.out_width)
-    strips, bands = tasks(layer, core) or (min(CORES, last.out_height), 1)
+    strips, bands = tasks(layer, core) or (min(core.cpus, last.out_height), 1)
     widths = [max(map(len, columns)) for columns in zip(*columns_of(layer, bands), strict=True)]
     for i, (stage, width) in enumerate(zip(stages(layer), widths, strict=True)):
         part = stage.part
@@ -53,8 +53,8 @@ def decisions(layer: Layer, core) -> Space:
                 choices[f"{i}.loop"] = Choice(inorder.LOOPS, "paired")
             continue
         if part.kind == "pointwise":
-            blocks = _position_blocks(width)
-            half = [b for b in blocks if b * part.channels * 4 <= core.l1d.bytes // 2]
+            blocks = blocks_of(width)
+            half = [b for b in blocks if b * part.channels * part.bytes <= core.l1d.bytes // 2]
             width = max(half, default=blocks[0])
             choices |= {f"{i}.{name}": choice for name, choice in pointwise.loop_choice(core).items()}
             choices[f"{i}.m_block"] = Choice(blocks, width)
@@ -62,19 +62,21 @@ def decisions(layer: Layer, core) -> Space:
         tiles_m, tiles_n, (tile_m, tile_n) = kind.tiles_of(part, width, core)
         choices[f"{i}.tile_m"] = Choice(tuple(tiles_m), tile_m)
         choices[f"{i}.tile_n"] = Choice(tuple(tiles_n), tile_n)
-    choices["strips"] = Choice(tuple(sorted({s for s in STRIPS if s <= last.out_height} | {strips})), strips)
+    several = {s for s in strips_of(core.cpus) if s <= last.out_height} | {strips}
+    choices["strips"] = Choice(tuple(sorted(several)), strips)
     choices["bands"] = Choice(possible, bands)
     choices["apart"] = nest.apart_choice(core)
+    choices |= nest.vector_choice(layer, core)
     return Space(choices, lambda d: _refuse(layer, d, core))
 
 
 def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice, Choice]:
     """Positions of a depthwise part's tile, in rows of ``width``, and lanes; ``first``: it reads the chain's input."""
     tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14, 28) if t <= width] or [1]
-    vector, pair, line = 4, depthwise.PAIR, core.l1d.line // 4
+    vector, line = core.lanes(part.dtype), line_channels(part, core)
     if depthwise.strips(part, core):
-        wide = [t for t in tiles if t <= depthwise.SHORT or not depthwise.evicts_itself(part, 1, t, core)]
-        return Choice(tuple(tiles), max(wide)), Choice((vector, pair), vector)
+        wide = [t for t in tiles if t <= depthwise.SHORT or not evicts_itself(part, 1, t, core)]
+        return Choice(tuple(tiles), max(wide)), Choice((vector, 2 * vector), vector)
 
     def fits(tile: int, lanes: int) -> bool:
         return depthwise.registers(1, tile, lanes, vector) <= core.vector_registers
@@ -83,12 +85,13 @@ def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice,
     divides = [t for t in WIDTHS if t in narrow and width % t == 0]
     # In order, loads count.
     tile_w = min(narrow, key=lambda t: _row_loads(part, width, t)) if core.in_order or not divides else divides[0]
-    lanes = pair if core.fma_per_cycle > 1 and part.channels >= pair and fits(tile_w, pair) else vector
+    lanes = max(v for v in (vector, depthwise.pair_of(part, core)) if fits(tile_w, v))
     four = min(4, width)
-    whole_lines = fits(four, line) and part.channels >= line and four in tiles
-    if first and whole_lines and depthwise.evicts_itself(part, 1, tile_w, core):
+    whole_lines = fits(four, line) and part.channels >= line > vector and four in tiles
+    if first and whole_lines and evicts_itself(part, 1, tile_w, core):
         tile_w, lanes = four, line
-    return Choice(tuple(tiles), tile_w), Choice((vector, pair, line) if whole_lines else (vector, pair), lanes)
+    several = {vector, 2 * vector, *[line] * whole_lines}
+    return Choice(tuple(tiles), tile_w), Choice(tuple(sorted(several)), lanes)
 
 
 def _row_loads(part: Layer, width: int, tile: int) -> int:
@@ -97,23 +100,19 @@ def _row_loads(part: Layer, width: int, tile: int) -> int:
     return tiles * depthwise.tile_loads(part, 1, tile) + (depthwise.tile_loads(part, 1, rest) if rest else 0)
 
 
-def _position_blocks(width: int) -> tuple[int, ...]:
-    """How many positions of a row a pointwise part takes at a time: the row in 1, 2, 3, 4 or 8 pieces."""
-    return tuple(sorted({-(-width // pieces) for pieces in (1, 2, 3, 4, 8)}))
-
-
 def _refuse(layer: Layer, d: Decisions, core) -> str:
-    if d["strips"] * d["bands"] < min(CORES, stages(layer)[-1].out_height):
+    if d["strips"] * d["bands"] < min(core.cpus, stages(layer)[-1].out_height):
         return f"{d['strips']} strips x {d['bands']} bands leave cores without a task"
+    vector = core.lanes(layer.dtype)
     for i, part in enumerate(layer.parts):
         if d.get(f"{i}.loop") == "paired" and part.kind == "depthwise":
-            if d[f"{i}.lanes"] != 4:
+            if d[f"{i}.lanes"] != vector:
                 return f"the paired loop of part {i} takes one vector of channels at a time"
             continue
         if part.kind == "depthwise":
-            need = depthwise.registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], 4)
+            need = depthwise.registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], vector)
         else:
-            need = pointwise.registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"])
+            need = pointwise.registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"], vector)
         if need > core.vector_registers:
             return f"the tile of part {i} needs {need} registers"
     return ""
@@ -138,7 +137,8 @@ def _constants(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    with nest.Kernel(nest.arguments(layer, _constants(layer))) as f, nest.parallel(d["bands"] * d["strips"]) as task:
+    signature = nest.arguments(layer, _constants(layer))
+    with nest.Kernel(signature, d) as f, nest.parallel(d["bands"] * d["strips"]) as task:
         _Chain(layer, d, f).run(task)
     return f.prim_func
 
@@ -202,7 +202,7 @@ class _Chain:
         second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
         if second is not None:
             second = nest.Tensor(second.flat, (self.stages[i].out_height * positions, self.stages[i].part.output_row))
-        nest.store(
+        self.f.store(
             self.stages[i].part,
             out,
             value,
@@ -222,17 +222,13 @@ class _Chain:
                     self._zeros(i, slot, at, channels)
 
     def _zeros(self, i: int, slot, column, channels: int) -> None:
-        whole, rest = divmod(channels, 4)
+        lanes = self.f.vector
+        whole, rest = divmod(channels, lanes)
         if whole:
             with nest.serial(whole) as c:
-                nest.write(
-                    self.out[i],
-                    lambda lane: nest.broadcast(nest.const(0.0), 4),
-                    4,
-                    lambda lane: (0, slot, column, c * 4 + lane),
-                )
+                self.out[i][0, slot, column, nest.Lanes(c * lanes, lanes)] = nest.broadcast(nest.const(0.0), lanes)
         for c in range(rest):
-            self.out[i][0, slot, column, whole * 4 + c] = nest.const(0.0)
+            self.out[i][0, slot, column, whole * lanes + c] = nest.const(0.0)
 
     def _fill(self, i: int, reader_row) -> None:
         """Produce the rows of part i that a row of its reader needs and no row before it did.
@@ -265,7 +261,7 @@ class _Chain:
             return self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
 
         def tile(column, height, first, channels):
-            acc = nest.Tile(height, channels)
+            acc = self.f.tile(height, channels)
             acc.set_rows(bias, first, self.apart)
             pointwise.multiply(
                 acc,
@@ -325,10 +321,10 @@ class _Chain:
                         lambda kh, kw: weight[kh, kw, nest.Lanes(c, lanes)],
                         bias[nest.Lanes(c, lanes)],
                         lambda _: out[0, self._slot(i, row), w - self._read(i).start, c],
-                        (read.shape[-1] * 4, out.shape[-1] * 4),
+                        (read.shape[-1] * part.bytes, out.shape[-1] * part.bytes),
                     )
                     return
-                acc = nest.Tile(len(taps_w), lanes)
+                acc = self.f.tile(len(taps_w), lanes)
                 acc.set_rows(bias, c, d["apart"] == "all")
                 depthwise.filter_tile(
                     part,
@@ -375,7 +371,7 @@ class _Chain:
             for run in runs(part, 1, d[f"{i}.tile_m"], self.columns[i]):
                 with nest.serial(run.count) as t:
                     w = run.start + t * run.tile
-                    acc = nest.Tile(run.tile, channels)
+                    acc = self.f.tile(run.tile, channels)
                     acc.set_rows(self.f[f"bias{i}"], first, self.apart)
                     conv.convolve(
                         part,

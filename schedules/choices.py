@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Decisions = dict[str, int | str | bool]
-CORES = 4  # of a Raspberry Pi; they share the last cache before DRAM
-EVEN = 1.05  # the longest share of the cores over the mean that counts as even
+SHARES = 3  # tasks a CPU where nothing else says how many: one that comes late costs a third of a share
+EVEN = 1.05  # the longest share of the CPUs over the mean that counts as even
 ALIKE = 1.02  # what is even to so much is not bought evener with anything else: estimates are no finer
 
 
@@ -51,7 +51,7 @@ class Space:
             unknown = sorted(set(decisions) - set(self.choices))
             return f"missing {missing}, unknown {unknown}"
         for name, value in decisions.items():
-            if value not in self.choices[name].candidates:
+            if not any(value == c and type(value) is type(c) for c in self.choices[name].candidates):  # True is no 1
                 return f"{name} = {value!r} is not among {self.choices[name].candidates}"
         return self.refuse(decisions)
 
@@ -87,13 +87,23 @@ class Space:
         return None if self.refuse(point) else point
 
 
-def imbalance(work: Sequence[float], cores: int = CORES) -> float:
-    """The longest share over the mean, where cores take equal numbers of neighbouring tasks, as TVM's runtime deals.
+def imbalance(work: Sequence[float], cpus: int) -> float:
+    """The longest share over the mean, where CPUs take equal numbers of neighbouring tasks, as TVM's runtime deals.
 
     ``work`` is what each task of a parallel region costs, in any unit.
     """
-    share = -(-len(work) // cores)
-    return max(sum(work[i : i + share]) for i in range(0, len(work), share)) * cores / sum(work)
+    share = -(-len(work) // cpus)
+    return max(sum(work[i : i + share]) for i in range(0, len(work), share)) * cpus / sum(work)
+
+
+def line_channels(layer, core) -> int:
+    """Channels of a cache line, or of a vector where that is longer: what is read and written at once at least."""
+    return max(core.l1d.line // layer.bytes, core.lanes(layer.dtype))
+
+
+def line_cycles(core, cycles: float) -> float:
+    """Cycles that a line of this core takes, at so many for 64 bytes."""
+    return cycles * core.l1d.line / 64
 
 
 def divisors(n: int, low: int = 1, high: int | None = None) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ The nest::
     parallel over rows x blocks of n_block panels, `outer` says which runs slowest
       for each panel of tile_n output channels
         for each tile of tile_w columns
-          accumulators = bias                                # tile_w * tile_n / 4 registers
+          accumulators = bias                                # tile_w * tile_n / lanes registers
           for each tap row, tap column, input channel        # few: unrolled; many: loops, channels unrolled by c_unroll
             accumulators += data(h', w', c) * weight(tap, c, n)
           output = accumulators, through the epilogue
@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import CORES, Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, divisors
 from tvm_mobilenet.schedules.pointwise import registers, tiles
 from tvm_mobilenet.schedules.window import Run, runs, source
 
@@ -34,12 +34,12 @@ def decisions(layer: Layer, core) -> Space:
     panels = max(1, n // tile_n)
     blocks = sorted({b for t in tiles_n for b in divisors(max(1, n // t)) if b <= 64})
     outer = "n" if n * depth > layer.height * layer.width * 4 else "h"
-    # Rows pass over a block of weights again and again: each core's stays in its part of the L2. Where not even a panel
-    # does, all cores read the same weights at the same time.
-    panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * 4
-    most = (core.l2.bytes // CORES // panel if outer == "n" else 0) or panels
+    # Rows pass over a block of weights again and again: each CPU's stays in its part of the L2, a quarter of its own
+    # beside rows and outputs. Where not even a panel does, all CPUs read the same weights at the same time.
+    panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * layer.bytes
+    most = (core.l2.bytes // max(4, core.sharers(core.l2)) // panel if outer == "n" else 0) or panels
     fits = [b for b in divisors(panels) if b in blocks and b <= most]
-    enough = [b for b in fits if layer.out_height * (panels // b) >= 12]
+    enough = [b for b in fits if layer.out_height * layer.groups * (panels // b) >= SHARES * core.cpus]
     return Space(
         {
             "tile_w": Choice(tuple(tiles_w), tile_w),
@@ -48,6 +48,7 @@ def decisions(layer: Layer, core) -> Space:
             "outer": Choice(("n", "h"), outer),
             "apart": nest.apart_choice(core, inner=False),
             "c_unroll": Choice(tuple(u for u in (1, 2, 4) if u <= depth), min(2, depth)),
+            **nest.vector_choice(layer, core),
         },
         lambda d: _refuse(layer, d, core),
     )
@@ -55,7 +56,7 @@ def decisions(layer: Layer, core) -> Space:
 
 def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
     """As ``pointwise.tiles``, of rows of ``width`` positions; no loop of pairs: their k is not contiguous."""
-    return tiles(width, layer.out_channels // layer.groups, 0, core, looped=not written_out(layer))
+    return tiles(width, layer.out_channels // layer.groups, 0, layer, core, looped=not written_out(layer))
 
 
 def written_out(layer: Layer) -> bool:
@@ -64,8 +65,8 @@ def written_out(layer: Layer) -> bool:
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
-    if registers(d["tile_w"], d["tile_n"]) > core.vector_registers:
-        return f"a {d['tile_w']}x{d['tile_n']} tile needs {registers(d['tile_w'], d['tile_n'])} registers"
+    if (need := registers(d["tile_w"], d["tile_n"], core.lanes(layer.dtype))) > core.vector_registers:
+        return f"a {d['tile_w']}x{d['tile_n']} tile needs {need} registers"
     panels = layer.out_channels // layer.groups // d["tile_n"]
     if panels % d["n_block"]:
         return f"n_block = {d['n_block']} does not divide {panels} panels"
@@ -97,7 +98,7 @@ def kernel(layer: Layer, d: Decisions):
             ("bias", (layer.out_channels,)),
         ],
     )
-    with nest.Kernel(signature) as f, nest.parallel(layer.batch * rows * blocks) as task:
+    with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * rows * blocks) as task:
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
         b, h = line // rows, line % rows
@@ -120,7 +121,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
     """The outputs of one tile of columns at (h, w), ``width`` channels of a group from ``column`` on."""
     n, depth = layer.out_channels // layer.groups, layer.channels // layer.groups
     first_n = group * n + column
-    acc = nest.Tile(run.tile, width)
+    acc = f.tile(run.tile, width)
     acc.set_rows(f["bias"], first_n)
     convolve(
         layer,
@@ -136,7 +137,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
         group,
     )
     for i in range(run.tile):
-        nest.store(
+        f.store(
             layer,
             f["output"],
             lambda lane, i=i: acc[i, lane],

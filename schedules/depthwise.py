@@ -21,94 +21,122 @@ import math
 
 import numpy as np
 from tvm_mobilenet.schedules import inorder, inorder_depthwise, nest
-from tvm_mobilenet.schedules.choices import ALIKE, CORES, EVEN, Choice, Decisions, Space, divisors, imbalance
-from tvm_mobilenet.schedules.pointwise import DRAM_CYCLES, compiled_registers
-from tvm_mobilenet.schedules.window import Run, runs, source
+from tvm_mobilenet.schedules.choices import (
+    ALIKE,
+    EVEN,
+    Choice,
+    Decisions,
+    Space,
+    divisors,
+    imbalance,
+    line_channels,
+    line_cycles,
+)
+from tvm_mobilenet.schedules.pointwise import DRAM, compiled_registers
+from tvm_mobilenet.schedules.window import Run, lines_held, lines_under, runs, source
 
 from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:
     oh, ow, c = layer.out_height, layer.out_width, layer.channels
-    vector = core.vector_bytes // 4
+    vector = core.lanes(layer.dtype)
     tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
     looped = strips(layer, core)
     tiles_w = sorted({t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow} | ({ow} if looped else set()))
-    widths = tuple(
-        v
-        for v in (vector, 2 * vector, 4 * vector)
-        if v <= max(c, vector) and registers(1, 1, v, vector) <= core.vector_registers
-    )
-
-    tiles = [(a, b) for a in tiles_h for b in tiles_w if fits_tile(a, b, vector)]
+    widths = lanes_of(layer, core)
+    tiles = [(a, b) for a in tiles_h for b in tiles_w]
 
     def tile_of(tiles) -> tuple[int, int, int, str]:
-        if core.in_order:
-            return _in_order(layer, core, tiles, vector)
-        return _out_of_order(layer, core, tiles, vector, widths[-1] if widths[-1] == 4 * vector else None)
+        return (_in_order if core.in_order else _out_of_order)(layer, core, tiles, widths)
 
     if looped:
         tile_h, tile_w, lanes, inner = *_strip_tile(layer, core, tiles_h, tiles_w), vector, "channels"
     else:
         tile_h, tile_w, lanes, inner = tile_of(tiles)
-        uneven = all(b % LINE and b != c for b in _even_blocks(layer, tile_h))
-        if uneven and (not core.in_order or layer.stride[0] > 1):
-            # Four cores share single rows: 28x28x120 5x5 takes an A72 9 % less; in order, at stride 1, loads weigh
-            # more. Seven positions leave the taps of 5x5 their registers: 14x14x120 takes an A72 8 % less, with 14 8 %
-            # more.
+        uneven = all(b % line_channels(layer, core) and b != c for b in _even_blocks(layer, tile_h, core))
+        tasks = len(_work(layer, tile_h, _blocks(layer, core)[0]))
+        few = tasks < core.cpus and _cycles(layer, core) / tasks > HANDED
+        if uneven and (not core.in_order or layer.stride[0] > 1 or few):
+            # All CPUs share single rows: 28x28x120 5x5 takes an A72 9 % less; in order, at stride 1, loads weigh more.
+            # Seven positions leave the taps of 5x5 their registers: 14x14x120 takes an A72 8 % less, with 14 8 % more.
             tile_h, tile_w, lanes, inner = tile_of([t for t in tiles if t[0] == 1 and t[1] <= 7])
     c_block = _block(layer, tile_h, core)
-    lanes = min(lanes, max(c_block // vector, 1) * vector)
+    lanes = max((v for v in widths if v <= min(lanes, c_block)), default=widths[0])
     return Space(
         {
             "tile_h": Choice(tuple(tiles_h), tile_h),
             "tile_w": Choice(tuple(tiles_w), tile_w),
             "lanes": Choice(widths, lanes),
-            "c_block": Choice(tuple(_blocks(c)), c_block),
+            "c_block": Choice(tuple(_blocks(layer, core)), c_block),
             "inner": Choice(("columns", "channels"), inner),
             "apart": nest.apart_choice(core, ends=False),
             **({"loop": Choice(inorder.LOOPS, "paired")} if looped else {}),
+            **nest.vector_choice(layer, core),
         },
         lambda d: _refuse(layer, d, core),
+    )
+
+
+def lanes_of(layer: Layer, core) -> tuple[int, ...]:
+    """Channels that a tile may take at a time: a vector, two, four or those of a cache line, as registers allow."""
+    vector = core.lanes(layer.dtype)
+    return tuple(
+        v
+        for v in sorted({vector, 2 * vector, 4 * vector, line_channels(layer, core)})
+        if v <= max(layer.channels, vector) and registers(1, 1, v, vector) <= core.vector_registers
     )
 
 
 FILL_CYCLES = 2  # that a line from the L2 counts for strips
 SHORT = 7  # columns: in strips of fewer, what fills and drains them takes stride 2 beyond 2.2 cycles an fmla
 AHEAD = 20  # registers of a tile: 2x7, 3x4; with 3x7 the A72 and A76 take 10 to 20 % more, with 4x4 in 5x5 the A53 13 %
-PAIR = 8  # lanes of a vector pair, which one instruction stores where two fmla a cycle leave stores no pipe
-LINE = 16  # channels of a cache line
+HANDED = 30_000  # cycles that a task should take to be worth another CPU: handing it over takes some microseconds
 FEW, FEW_PAIRS = 6, 4  # positions: a tile of fewer loads so often that whole lines of channels are better
 
 
-def _blocks(channels: int) -> list[int]:
-    """How many channels a task may take: half a line of cache at least."""
-    return [b for b in divisors(channels) if b % min(LINE // 2, channels) == 0 or b == channels]
+def _blocks(layer: Layer, core) -> list[int]:
+    """How many channels a task may take: half a line of cache at least, or a vector."""
+    channels, least = layer.channels, max(line_channels(layer, core) // 2, core.lanes(layer.dtype))
+    return [b for b in divisors(channels) if b % min(least, channels) == 0 or b == channels]
 
 
-def _even_blocks(layer: Layer, tile_h: int) -> list[int]:
-    """Blocks of channels that four cores share evenly, the best first.
+def _even_blocks(layer: Layer, tile_h: int, core) -> list[int]:
+    """Blocks of channels that all CPUs share evenly, the best first.
 
     Of whole cache lines the most even ones, within ``ALIKE``, and of them the largest; where no such are even, of half
     lines the largest; half a line only in place of shares over 1.1: in 80x80x32 it takes an A53 56 % more.
     """
-    uneven = {b: imbalance(_work(layer, tile_h, b)) for b in _blocks(layer.channels)}
+    line, blocks = line_channels(layer, core), _blocks(layer, core)
+    uneven = {b: imbalance(_work(layer, tile_h, b), core.cpus) for b in blocks}
     even = sorted((b for b in uneven if uneven[b] <= EVEN), reverse=True)
-    whole = [b for b in even if b % LINE == 0 or b == layer.channels]
-    halves = even if max(even, default=0) > LINE or uneven[layer.channels] > 1.1 else []
+    whole = [b for b in even if b % line == 0 or b == layer.channels]
+    halves = even if max(even, default=0) > line or uneven[layer.channels] > 1.1 else []
     return sorted(whole, key=lambda b: max(ALIKE, uneven[b])) or halves
 
 
 def _block(layer: Layer, tile_h: int, core) -> int:
-    """Channels of a task: even blocks in a number that four cores deal out without rows, if there are such.
+    """Channels of a task: even blocks in a number that all CPUs deal out without rows, if there are such.
 
     Of those the largest whose rows under a tile lie in a quarter of the L1, where the next row of tiles finds them
     again, or else the smallest. 14x14x512 takes an A72 13.8 k misses in blocks of 32, of 128 19.8 k, as many cycles.
+    Where none are even, and tasks are long but fewer than CPUs, those with the shortest longest share.
     """
-    even = _even_blocks(layer, tile_h)
-    dealt = [b for b in even if (layer.channels // b) % CORES == 0] or even[:1] or [layer.channels]
+    even = _even_blocks(layer, tile_h, core)
+    dealt = [b for b in even if (layer.channels // b) % core.cpus == 0] or even[:1]
+    tasks = len(_work(layer, tile_h, layer.channels))
+    if not dealt and tasks < core.cpus and _cycles(layer, core) / tasks > HANDED and not strips(layer, core):
+        blocks = sorted(_blocks(layer, core), reverse=True)
+        dealt = [min(blocks, key=lambda b: imbalance(_work(layer, tile_h, b), core.cpus))]
+    dealt = dealt or [layer.channels]
     lines = lines_under(layer, tile_h, layer.out_width)
-    return max((b for b in dealt if lines * b * 4 <= core.l1d.bytes // 4), default=min(dealt))
+    return max((b for b in dealt if lines * b * layer.bytes <= core.l1d.bytes // 4), default=min(dealt))
+
+
+def _cycles(layer: Layer, core) -> float:
+    """About what a layer takes on one CPU: multiply-adds, and lines from and to DRAM."""
+    lines = (math.prod(layer.input_shape) + math.prod(layer.output_shape)) * layer.bytes / core.l1d.line
+    return layer.mult_adds / core.macs_per_cycle(layer.dtype) + lines * line_cycles(core, core.l2_line_cycles) * DRAM
 
 
 def _work(layer: Layer, tile_h: int, c_block: int) -> list[int]:
@@ -116,10 +144,10 @@ def _work(layer: Layer, tile_h: int, c_block: int) -> list[int]:
     return [sum(map(len, r.taps)) for r in runs(layer, 0, tile_h) for _ in range(r.count)] * (layer.channels // c_block)
 
 
-def _in_order(layer: Layer, core, tiles, vector: int) -> tuple[int, int, int, str]:
+def _in_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[int, int, int, str]:
     """Tile, lanes and inner loop: loads take the place of fmla here, and narrow tiles have the fewest. 14x14x512 on a
     Cortex-A53 takes 2.2 cycles a multiply-add and 0.7 for lines that are read again, in tiles of whole lines 3.1."""
-    most = min(AHEAD, compiled_registers(core))
+    vector, most = widths[0], min(AHEAD, compiled_registers(core))
     fits = [t for t in tiles if registers(*t, vector, vector) <= most]
     return *min(fits, key=lambda t: _loads(layer, *t)), vector, "channels"
 
@@ -129,77 +157,54 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
     as far as the L1 does not hold all that lie under a strip, and rows that two strips read come from DRAM twice where
     the strips of all cores leave the L2. The stride 2 layer of 112x112x64 takes 1.86 cycles an fmla and 276 k misses in
     whole rows of 4, in 3x7 2.15 and 71 k."""
-    held, size, line = lines_held(layer, core), layer.channels * 4, core.l1d.line
-    again = min(line // core.vector_bytes, -(-layer.channels // 4)) - 1
+    held, size, line = lines_held(layer, core), layer.channels * layer.bytes, core.l1d.line
+    vectors = -(-layer.channels // core.lanes(layer.dtype))
+    again = min(line // core.vector_bytes, vectors) - 1
+    fill = line_cycles(core, FILL_CYCLES)
+    slowly = line_cycles(core, core.l2_line_cycles) * DRAM
 
     def cost(tile: tuple[int, int]) -> float:
         cycles = fills = slow = 0.0
         block = _block(layer, tile[0], core)
         for row in runs(layer, 0, tile[0]):
             whole = lines_under(layer, row.tile, layer.out_width)
-            if CORES * (whole + row.tile * layer.out_width) * block * 4 > core.l2.bytes:
+            at_once = core.sharers(core.l2) * (whole + row.tile * layer.out_width) * block
+            if at_once * layer.bytes > core.l2.bytes:
                 slow += row.count * whole
             for column in runs(layer, 1, tile[1]):
                 many, lines = row.count * column.count, lines_under(layer, row.tile, column.tile)
                 lines += row.tile * column.tile
-                cycles += many * inorder_depthwise.cycles(strip_of(layer, row.taps, column.taps)) * layer.channels / 4
+                cycles += many * inorder_depthwise.cycles(strip_of(layer, row.taps, column.taps)) * vectors
                 fills += many * lines * (1 + again * max(0, 1 - held / lines))
-        cycles += (fills * FILL_CYCLES + slow * DRAM_CYCLES) * size / line
-        return cycles * max(ALIKE, imbalance(_work(layer, tile[0], block)))
+        cycles += (fills * fill + slow * slowly) * size / line
+        return cycles * max(ALIKE, imbalance(_work(layer, tile[0], block), core.cpus))
 
     widths = [t for t in tiles_w if t >= min(SHORT, layer.out_width)]
     return min(((a, b) for a in tiles_h for b in widths if not _refuse_strip(layer, a)), key=cost)
 
 
-def _out_of_order(layer: Layer, core, tiles, vector: int, wide: int | None) -> tuple[int, int, int, str]:
+def _out_of_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[int, int, int, str]:
     """Tile, lanes and inner loop: the fewest loads of the tiles whose lines stay in the L1 for the vectors of channels
     that follow. Where such tiles are small, 1x2 positions of whole lines, along the row unless the next tile still
     finds the columns that it shares with this one."""
-    held = lines_held(layer, core)
-    lanes = PAIR if core.fma_per_cycle > 1 and layer.channels >= PAIR else vector
-    most = min(AHEAD, core.vector_registers)
-    fits = [t for t in tiles if registers(*t, lanes, vector) <= most and fits_tile(*t, lanes)]
+    held, vector, line = lines_held(layer, core), widths[0], line_channels(layer, core)
+    lanes, most = pair_of(layer, core), min(AHEAD, core.vector_registers)
+    fits = [t for t in tiles if registers(*t, lanes, vector) <= most]
     stay = [t for t in fits if lines_under(layer, *t) + t[0] * t[1] <= held]
     best = min(stay or fits, key=lambda t: _loads(layer, *t))
-    enough = best[0] * best[1] >= (FEW_PAIRS if lanes == PAIR else FEW)
-    if wide is None or (stay and enough) or best == (layer.out_height, layer.out_width):
-        return *best, lanes, "channels"
+    enough = best[0] * best[1] >= (FEW_PAIRS if lanes > vector else FEW)
     two = min(2, layer.out_width)
-    return 1, two, wide, "channels" if lines_under(layer, 1, 2 * two) <= held else "columns"
+    wide = line in widths and line > vector and registers(1, two, line, vector) <= core.vector_registers
+    if not wide or (stay and enough) or best == (layer.out_height, layer.out_width):
+        return *best, lanes, "channels"
+    return 1, two, line, "channels" if lines_under(layer, 1, 2 * two) <= held else "columns"
 
 
-def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
-    """Positions of the input under one tile's window; a line of cache each, where channels fill one."""
-    height, width = (
-        (t - 1) * s + (k - 1) * d + 1
-        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
-    )
-    return height * width
-
-
-def lines_held(layer: Layer, core) -> int:
-    """Lines of one vector of channels, at different positions, that the sets of the L1 they fall into hold at once.
-
-    With a power of two of channels from one position to the next they share a few sets.
-    """
-    stride = layer.input_row * 4
-    way = core.l1d.bytes // core.l1d.ways
-    sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
-    return sets * core.l1d.ways
-
-
-def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
-    """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
-
-    The next vector of channels then finds the line gone, which it shares with the vector before: better to take the
-    line whole at once.
-    """
-    return lines_under(layer, tile_h, tile_w) > lines_held(layer, core)
-
-
-def fits_tile(tile_h: int, tile_w: int, lanes: int) -> bool:
-    """Whether a tile's accumulators stay in registers whatever the core has; vectors of 64 bytes are soon too many."""
-    return tile_h * tile_w * lanes <= nest.TILE_FLOATS
+def pair_of(layer: Layer, core) -> int:
+    """Lanes of a tile: of a pair of NEON's vectors, which one instruction stores, where two fmla a cycle leave stores
+    no pipe; else of one vector. Pairs of AVX2's, which are stored one by one, take 10 to 20 % more."""
+    vector, stored = core.lanes(layer.dtype), core.architecture == "aarch64" and core.vector_bytes == 16
+    return 2 * vector if stored and core.fma_per_cycle > 1 and 2 * vector in lanes_of(layer, core) else vector
 
 
 def registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
@@ -230,7 +235,7 @@ def strips(layer: Layer, core) -> bool:
     window apart or in padding alone, no epilogue but clamps, one row at least in registers."""
     return (
         inorder.pairs(core)
-        and layer.channels % 4 == 0
+        and layer.channels % core.lanes(layer.dtype) == 0
         and (layer.input_layout, layer.output_layout, layer.dtype) == ("NHWC", "NHWC", "float32")
         and layer.dilation == (1, 1)
         and (layer.activation in inorder_depthwise.CLAMPS and layer.residual == "none")
@@ -251,7 +256,7 @@ def strip_of(layer: Layer, taps_h, taps_w) -> inorder_depthwise.Strip:
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
-    vector = core.vector_bytes // 4
+    vector = core.lanes(layer.dtype)
     if d.get("loop") == "paired":
         if d["lanes"] != vector or d["c_block"] % vector:
             return "the paired loop takes one vector of channels at a time"
@@ -259,8 +264,6 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
     need = registers(d["tile_h"], d["tile_w"], d["lanes"], vector)
     if need > core.vector_registers:
         return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes needs {need} registers"
-    if not fits_tile(d["tile_h"], d["tile_w"], d["lanes"]):
-        return f"a {d['tile_h']}x{d['tile_w']} tile of {d['lanes']} lanes has more than {nest.TILE_FLOATS} accumulators"
     if d["c_block"] < d["lanes"] and d["lanes"] > vector:
         return "a block of channels is shorter than a vector"
     return ""
@@ -279,7 +282,7 @@ def kernel(layer: Layer, d: Decisions):
     rows, columns = runs(layer, 0, d["tile_h"]), runs(layer, 1, d["tile_w"])
     row_tiles = sum(r.count for r in rows)
     signature = nest.arguments(layer, [("weight", (*layer.kernel, layer.channels)), ("bias", (layer.channels,))])
-    with nest.Kernel(signature) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
+    with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
         b, first, tile_row = task // (row_tiles * c_blocks), task // row_tiles % c_blocks * c_block, task % row_tiles
 
         def channels(body):
@@ -321,10 +324,10 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, 
             lambda kh, kw: weight[kh, kw, nest.Lanes(c, width)],
             bias[nest.Lanes(c, width)],
             lambda i: f["output"][b, h + i, w, c],
-            (data.shape[-1] * 4, f["output"].shape[-1] * 4),
+            (data.shape[-1] * layer.bytes, f["output"].shape[-1] * layer.bytes),
         )
         return
-    acc = nest.Tile(row.tile * column.tile, width)
+    acc = f.tile(row.tile * column.tile, width)
     apart = d["apart"] == "all"
     acc.set_rows(bias, c, apart)
     filter_tile(
@@ -339,7 +342,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, 
     )
     for i in range(row.tile):
         for j in range(column.tile):
-            nest.store(
+            f.store(
                 layer,
                 f["output"],
                 lambda lane, n=i * column.tile + j: acc[n, lane],

@@ -12,20 +12,21 @@ The nest::
 from __future__ import annotations
 
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, divisors
 
 from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:
-    vector = core.vector_bytes // 4
+    vector = core.lanes(layer.dtype)
     lanes = [v for v in (vector, 2 * vector, 4 * vector) if v <= layer.channels] or [min(vector, layer.channels)]
     blocks = [b for b in divisors(layer.height * layer.width) if b <= 4096]
-    enough = [b for b in blocks if layer.height * layer.width // b >= 12]
+    enough = [b for b in blocks if layer.height * layer.width // b >= SHARES * core.cpus]
     return Space(
         {
             "lanes": Choice(tuple(lanes), lanes[-1]),
             "p_block": Choice(tuple(blocks), max(enough, default=1)),
+            **nest.vector_choice(layer, core),
         },
         lambda d: "",
     )
@@ -35,7 +36,7 @@ def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
     positions, lanes, c = layer.height * layer.width, d["lanes"], layer.channels
     blocks = positions // d["p_block"]
-    with nest.Kernel(nest.arguments(layer, [])) as f, nest.parallel(layer.batch * blocks) as task:
+    with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * blocks) as task:
         b = task // blocks
         with nest.serial(d["p_block"]) as p:
             position = task % blocks * d["p_block"] + p
@@ -63,9 +64,7 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":
-        nest.write(
-            out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: (b, h, w, c + lane)
-        )
+        f.write(out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: (b, h, w, c + lane))
     else:
         for lane in range(width):
             out[nest.at(layer.output_layout, b, h, w, c + lane)] = nest.activate(layer.activation, value(lane))

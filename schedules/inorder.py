@@ -30,12 +30,14 @@ GROUP = 3  # fmla between one load and the next
 READY = 5  # fmla between the load of an operand and its first use: a load, an insert 4 cycles later, 3 cycles of that
 NOP = "nop"
 LOOPS = ("tir", "paired")  # who writes an inner loop: LLVM, from TIR, or this module
+VECTOR_BYTES, REGISTERS = 16, 32  # of the instruction set that it is written in: AArch64's NEON
 LONGEST_OFFSET = 32760  # of a 64-bit load from its base register
 
 
 def pairs(core) -> bool:
-    """Whether a core gains by this loop."""
-    return core.in_order and core.architecture == "aarch64" and core.vector_load_bytes < core.vector_bytes
+    """Whether a core has this loop's instructions and gains by it."""
+    neon = core.architecture == "aarch64" and core.vector_bytes == VECTOR_BYTES and core.vector_registers == REGISTERS
+    return neon and core.in_order and core.vector_load_bytes < core.vector_bytes
 
 
 def fits(rows: int, width: int, depth: int, row_floats: int) -> bool:
@@ -45,7 +47,7 @@ def fits(rows: int, width: int, depth: int, row_floats: int) -> bool:
         and depth % STEP == 0
         and depth >= 2 * STEP
         and row_floats % 2 == 0
-        and registers(rows, width) <= 32
+        and registers(rows, width) <= REGISTERS
         and (rows - 1) * row_floats * 4 + 2 * STEP * 4 <= LONGEST_OFFSET
         and cycles(rows, width) <= 1.5 * rows * (width // 4)
         and bool(_plan(rows, width // 4))
@@ -75,7 +77,7 @@ def multiply(acc: nest.Tile, depth: int, data, weight, row_floats: int) -> None:
     call(
         name,
         code,
-        tirx.address_of(acc.tensor.flat[0]),
+        tirx.address_of(acc.tensors[0].flat[0]),
         tirx.address_of(data(0, 0)),
         tirx.address_of(weight(0, 0)),
         tirx.const(depth // STEP - 1, "int64"),

@@ -4,7 +4,7 @@ A schedule writes its loops down as they run, in TIR: `with nest.serial(n) as i:
 `for`
 is unrolled code. That is how tails and borders cost nothing inside: each variant of a tile is generated with its own
 constant sizes, and LLVM finds every accumulator of a tile in a register, since all indices into it are constants.
-Accumulators stay in scope `global` and at most 1 KiB: TVM puts larger ones on the heap (shown by running it).
+Accumulators stay in scope `global` and in buffers below 1 KiB: TVM puts larger ones on the heap (shown by running it).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules.choices import Choice
+from tvm_mobilenet.schedules.choices import Choice, Decisions
 
-from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.layer import BYTES, Layer
 
 SYMBOL = "kernel"
-TILE_FLOATS = 256  # accumulators of a tile at most: 1 KiB
+VECTOR = 4  # lanes of a vector where decisions do not say: NEON's, of float32
+BUFFER_BYTES = 1023  # of accumulators at most; a larger tile has several buffers
 
 
 def const(value, dtype: str = "float32"):
@@ -104,12 +105,6 @@ def unrolled(extent: int, by: int, step) -> None:
         step(turns * by + u)
 
 
-def write(tensor: Tensor, value, width: int, index) -> None:
-    """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
-    for first, count in pieces(width):
-        tensor[index(Lanes(first, count))] = value(Lanes(first, count))
-
-
 @dataclass(frozen=True)
 class Lanes:
     """``count`` neighbouring indices from ``first`` on, read or written as one vector."""
@@ -186,10 +181,14 @@ class Tensor:
 
 
 class Kernel:
-    """A PrimFunc under construction: ``with Kernel(...) as k: ...`` and then ``k.prim_func``."""
+    """A PrimFunc under construction: ``with Kernel(...) as k: ...`` and then ``k.prim_func``.
 
-    def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]]):
+    ``decisions`` say how many lanes its vectors have, see `vector_choice`.
+    """
+
+    def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]], decisions: Decisions):
         self._arguments = arguments
+        self.vector = decisions.get("vector", VECTOR)
         self.tensors: dict[str, Tensor] = {}
         self.scratch_bytes = 0
 
@@ -217,8 +216,44 @@ class Kernel:
     def scratch(self, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
         """Memory that one task of a parallel region has to itself, for as long as it runs."""
         size = math.prod(shape)
-        self.scratch_bytes += size * {"float32": 4, "float16": 2, "int8": 1}[dtype]
+        self.scratch_bytes += size * BYTES[dtype]
         return Tensor(T.alloc_buffer((size,), dtype), shape)
+
+    def tile(self, rows: int, width: int, dtype: str = "float32") -> Tile:
+        """``rows`` x ``width`` accumulators."""
+        return Tile(rows, width, self.vector, dtype)
+
+    def write(self, tensor: Tensor, value, width: int, index) -> None:
+        """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
+        for first, count in pieces(width, self.vector):
+            tensor[index(Lanes(first, count))] = value(Lanes(first, count))
+
+    def store(
+        self,
+        layer: Layer,
+        out: Tensor,
+        value,
+        width: int,
+        index,
+        second: Tensor | None = None,
+        at_second=None,
+        apart: bool = False,
+    ) -> None:
+        """Write ``width`` neighbouring channels through the epilogue.
+
+        ``value(lane)`` is what stands before it, ``index(lane)`` where it goes, ``at_second(lane)`` where the residual
+        lies (at ``index`` too unless given). ``apart``: at an address of its own, see `opaque`.
+        """
+        together = layer.output_layout == "NHWC"
+        apart = apart and together and width > self.vector
+        row = out.row(index(0)) if apart else out
+
+        def element(lane):
+            place = lane if apart else index(lane)
+            row[place] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
+
+        for first, count in pieces(width, self.vector) if together else [(v, 1) for v in range(width)]:
+            element(Lanes(first, count) if count > 1 else first)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -227,11 +262,17 @@ class Kernel:
         return self.tensors.get(name)
 
 
-def pieces(width: int) -> list[tuple[int, int]]:
+def vector_choice(layer: Layer, core) -> dict[str, Choice]:
+    """How many lanes a vector has, in records of cores that do not have NEON's: kernels are made from records alone."""
+    lanes = core.lanes(layer.dtype)
+    return {} if lanes == VECTOR else {"vector": Choice((lanes,), lanes)}
+
+
+def pieces(width: int, vector: int) -> list[tuple[int, int]]:
     """Vectors that cover ``width`` lanes: (first lane, lanes) each; LLVM splits those longer than a register."""
-    if width in (4, 8, 16):
+    if width in (vector, 2 * vector, 4 * vector):
         return [(0, width)]
-    return [(v, min(4, width - v)) for v in range(0, width, 4)]
+    return [(v, min(vector, width - v)) for v in range(0, width, vector)]
 
 
 def broadcast(value, count: int):
@@ -240,13 +281,15 @@ def broadcast(value, count: int):
 
 
 class Tile:
-    """``rows`` x ``width`` accumulators, to be held in registers."""
+    """``rows`` x ``width`` accumulators in vectors of ``vector`` lanes, to be held in registers."""
 
-    def __init__(self, rows: int, width: int, dtype: str = "float32"):
-        if rows * width > TILE_FLOATS:
-            raise ValueError(f"a tile of {rows} x {width} accumulators exceeds 1 KiB and would leave the registers")
-        self.rows, self.width = rows, width
-        self.tensor = Tensor(T.alloc_buffer((rows * width,), dtype), (rows, width))
+    def __init__(self, rows: int, width: int, vector: int, dtype: str = "float32"):
+        self.rows, self.width, self.vector = rows, width, vector
+        self._each = max(1, BUFFER_BYTES // (width * BYTES[dtype]))  # rows of a buffer
+        if width * BYTES[dtype] > BUFFER_BYTES:
+            raise ValueError(f"{width} accumulators in a row exceed {BUFFER_BYTES} bytes and would leave the registers")
+        counts = [min(self._each, rows - first) for first in range(0, rows, self._each)]
+        self.tensors = [Tensor(T.alloc_buffer((count * width,), dtype), (count, width)) for count in counts]
 
     def set(self, value) -> None:
         """Each accumulator becomes ``value(row, lane)``."""
@@ -260,15 +303,21 @@ class Tile:
             self.set_row(row, lambda lane, at=at, place=place: at[place + lane])
 
     def set_row(self, row: int, value) -> None:
-        for first, count in pieces(self.width):
-            self.tensor[row, Lanes(first, count)] = broadcast(value(Lanes(first, count)), count)
+        tensor, place = self._row(row)
+        for first, count in pieces(self.width, self.vector):
+            tensor[place, Lanes(first, count)] = broadcast(value(Lanes(first, count)), count)
 
     def add_product(self, row: int, left, right) -> None:
         """A row of accumulators += left(lane) * right(lane)."""
-        self.set_row(row, lambda lane: self.tensor[row, lane] + left(lane) * right(lane))
+        self.set_row(row, lambda lane: self[row, lane] + left(lane) * right(lane))
+
+    def _row(self, row: int) -> tuple[Tensor, int]:
+        return self.tensors[row // self._each], row % self._each
 
     def __getitem__(self, index):
-        return self.tensor[index]
+        row, lane = index
+        tensor, place = self._row(row)
+        return tensor[place, lane]
 
 
 def at(layout: str, b, h, w, c) -> tuple:
@@ -317,29 +366,3 @@ def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) ->
         *second,
         ("output", layer.output_buffer, layer.dtype),
     ]
-
-
-def store(
-    layer: Layer,
-    out: Tensor,
-    value,
-    width: int,
-    index,
-    second: Tensor | None = None,
-    at_second=None,
-    apart: bool = False,
-) -> None:
-    """Write ``width`` neighbouring channels through the epilogue.
-
-    ``value(lane)`` is what stands before it, ``index(lane)`` where it goes, ``at_second(lane)`` where the residual lies
-    (at ``index`` too unless given). ``apart``: at an address of its own, see `opaque`.
-    """
-    apart = apart and layer.output_layout == "NHWC" and width > 4
-    row = out.row(index(0)) if apart else out
-
-    def element(lane):
-        place = lane if apart else index(lane)
-        row[place] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
-
-    for first, count in pieces(width) if layer.output_layout == "NHWC" else [(v, 1) for v in range(width)]:
-        element(Lanes(first, count) if count > 1 else first)

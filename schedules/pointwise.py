@@ -6,8 +6,8 @@ The nest::
       for each block of k                                    # the block's panels stay in L1
         for each tile of tile_m rows
           for each panel of tile_n columns
-            accumulators = zeros, or the output so far       # tile_m * tile_n / 4 registers
-            for k in the block, unrolled by k_unroll         # tile_n / 4 loads of weights, tile_m of data
+            accumulators = zeros, or the output so far       # tile_m * tile_n / lanes registers
+            for k in the block, unrolled by k_unroll         # tile_n / lanes loads of weights, tile_m of data
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
 
@@ -27,37 +27,47 @@ import functools
 
 import numpy as np
 from tvm_mobilenet.schedules import inorder, nest
-from tvm_mobilenet.schedules.choices import ALIKE, CORES, Choice, Decisions, Space, divisors, imbalance
+from tvm_mobilenet.schedules.choices import ALIKE, Choice, Decisions, Space, divisors, imbalance, line_cycles
 
 from tvm_mobilenet.layer import Layer
 
 
 def decisions(layer: Layer, core) -> Space:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    tiles_m, tiles_n, best = tiles(m, n, k, core)
+    tiles_m, tiles_n, best = tiles(m, n, k, layer, core)
     lower = (64, 128, 256, 512) if layer.output_layout == "NHWC" else ()  # partial sums are kept in the output
     k_blocks = sorted({b for b in lower if b < k} | {k})
-    cycles = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
+    cycles = {t: tile_cycles(m, n, k, *t, layer, core) for t in _fitting(tiles_m, tiles_n, k, layer, core)}
     half = best[0] * best[1] / 2  # of the best tile's accumulators; with fewer, 8x4 or 1x32, an A72 takes 5 % more
-    near = {t: c / cycles[best] for t, c in cycles.items() if c <= FAR * cycles[best] and t[0] * t[1] >= half}
-    choices = [
-        (tile, n_block, k_block, m_block, outer)
-        for tile in near
-        for n_block in divisors(max(1, n // tile[1]), high=64)
-        for m_block in divisors(max(1, m // tile[0]), high=512)
-        for k_block in k_blocks
-        if not _too_short(k_block, k, tile[1], core)
-        for outer in (("n", "m") if n > m else ("m", "n"))
-    ]
+    slower = {t: c / cycles[best] for t, c in cycles.items()}
+    near = [t for t in cycles if slower[t] <= FAR and t[0] * t[1] >= half]
     uneven = functools.cache(
-        lambda tile, n_block, m_block, outer: max(ALIKE, imbalance(_work(layer, core, *tile, m_block, n_block, outer)))
+        lambda tile, n_block, m_block, outer: max(
+            ALIKE, imbalance(_work(layer, core, *tile, m_block, n_block, outer), core.cpus)
+        )
     )
 
-    def four_cores(tile, n_block, k_block, m_block, outer) -> float:
+    def all_cpus(tile, n_block, k_block, m_block, outer) -> float:
         one = cycles[tile] * k + _memory_cycles(layer, core, *tile, n_block, k_block, m_block, outer)
-        return one * uneven(tile, n_block, m_block, outer) * (1 if near[tile] <= NEARLY else FAR)
+        return one * uneven(tile, n_block, m_block, outer) * (1 if slower[tile] <= NEARLY else FAR)
 
-    (tile_m, tile_n), n_block, k_block, m_block, outer = min(choices, key=lambda c: (four_cores(*c), -c[3]))
+    def choice_of(tiles):
+        choices = (
+            (tile, n_block, k_block, m_block, outer)
+            for tile in tiles
+            for n_block in divisors(max(1, n // tile[1]), high=64)
+            for m_block in divisors(max(1, m // tile[0]), high=512)
+            for k_block in k_blocks
+            if not _too_short(layer, k_block, tile[1], core)
+            for outer in (("n", "m") if n > m else ("m", "n"))
+        )
+        return min(choices, key=lambda c: (all_cpus(*c), -c[3]))
+
+    chosen = choice_of(near)
+    tasks = (m // chosen[0][0] // chosen[3]) * (n // chosen[0][1] // chosen[1])
+    if tasks < core.cpus and all_cpus(*chosen) > LONG * core.cpus:  # smaller tiles give all CPUs something to do
+        chosen = choice_of(cycles)
+    (tile_m, tile_n), n_block, k_block, m_block, outer = chosen
     return Space(
         {
             "tile_m": Choice(tuple(tiles_m), tile_m),
@@ -69,6 +79,7 @@ def decisions(layer: Layer, core) -> Space:
             "k_unroll": Choice(tuple(u for u in (1, 2, 4, 8) if u <= k), min(4, k) if k != 3 else 2),
             "apart": nest.apart_choice(core),
             **loop_choice(core),
+            **nest.vector_choice(layer, core),
         },
         lambda d: _refuse(layer, d, core),
     )
@@ -85,31 +96,36 @@ def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tupl
     Two panels that share a line of the output both fetch it, where a row of output and its panels do not fit the L1.
     """
     m, n, k = width, layer.out_channels, layer.channels
-    tiles_m, tiles_n, best = tiles(m, n, k, core)
-    cycles = {t: tile_cycles(m, n, k, *t, core) for t in _fitting(tiles_m, tiles_n, k, core)}
-    whole = [t for t in cycles if t[1] * 4 % core.l1d.line == 0 and cycles[t] <= NEARLY * cycles[best]]
+    tiles_m, tiles_n, best = tiles(m, n, k, layer, core)
+    cycles = {t: tile_cycles(m, n, k, *t, layer, core) for t in _fitting(tiles_m, tiles_n, k, layer, core)}
+    whole = [t for t in cycles if t[1] * layer.bytes % core.l1d.line == 0 and cycles[t] <= NEARLY * cycles[best]]
     return tiles_m, tiles_n, min(whole, key=cycles.get, default=best)
 
 
-def tiles(m: int, n: int, k: int, core, looped: bool = True) -> tuple[list[int], list[int], tuple[int, int]]:
+def tiles(
+    m: int, n: int, k: int, layer: Layer, core, looped: bool = True
+) -> tuple[list[int], list[int], tuple[int, int]]:
     """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles.
 
-    ``looped``: k is a loop; else all of it is written out.
+    ``layer`` says of which dtype; ``looped``: k is a loop; else all of it is written out.
     """
-    widths = [t for t in (4, 8, 12, 16, 24, 32) if t <= n] or [n]
+    vector = core.lanes(layer.dtype)
+    widths = [t * vector for t in VECTORS if t * vector <= n] or [n]
     heights = [t for t in range(1, 13 if inorder.pairs(core) else 9) if t <= m]
-    fits = _fitting(heights, widths, k, core, looped)
-    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, core, looped))
+    fits = _fitting(heights, widths, k, layer, core, looped)
+    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, layer, core, looped))
 
 
-def _fitting(heights: list[int], widths: list[int], k: int, core, looped: bool = True) -> list[tuple[int, int]]:
+def _fitting(
+    heights: list[int], widths: list[int], k: int, layer: Layer, core, looped: bool = True
+) -> list[tuple[int, int]]:
     """The tiles whose accumulators, weights and data the registers hold."""
 
     def most(a: int, b: int) -> int:
         own = inorder.pairs(core) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core, looped)
 
-    return [(a, b) for a in heights for b in widths if registers(a, b) <= most(a, b)]
+    return [(a, b) for a in heights for b in widths if registers(a, b, core.lanes(layer.dtype)) <= most(a, b)]
 
 
 def compiled_registers(core, looped: bool = True) -> int:
@@ -125,18 +141,19 @@ def compiled_registers(core, looped: bool = True) -> int:
     return core.vector_registers if looped else core.vector_registers * 3 // 4
 
 
-def registers(tile_m: int, tile_n: int) -> int:
-    """Vector registers of a tile: accumulators, a row of weights, two for data."""
-    vectors = -(-tile_n // 4)
+def registers(tile_m: int, tile_n: int, vector: int) -> int:
+    """Vector registers of a tile: accumulators, a row of weights, two for data; ``vector``: lanes of a register."""
+    vectors = -(-tile_n // vector)
     return tile_m * vectors + vectors + 2
 
 
-def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, core, looped: bool = True) -> float:
+def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, core, looped: bool = True) -> float:
     """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles for the default."""
     scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
+    lanes = core.lanes(layer.dtype)
 
     def one(rows: int, columns: int) -> float:
-        vectors = -(-columns // 4)
+        vectors = -(-columns // lanes)
         products = rows * vectors
         if inorder.pairs(core):
             paired = inorder.fits(rows, columns, k, k)
@@ -161,35 +178,43 @@ def _memory_cycles(
     While a block of panels lies in the L1, the data comes from the L2 once for each of them, the panels once for each
     block of rows; every block of k but the first reads the output and writes it again. What is read again after more
     than the last cache holds comes from DRAM.
-    Cycles: ``LINE_CYCLES`` a line from the L2, ``DRAM_CYCLES`` one from DRAM, a load and a store a vector.
+    Cycles: `Core.l2_line_cycles` a line from the L2, ``DRAM`` times as many one from DRAM, a load and a store a vector.
     """
     m, n, k = layer.height, layer.out_channels, layer.channels
     columns, passes = min(n, n_block * tile_n), -(-k // k_block)
-    l1, panels, rows = core.l1d, columns * min(k, k_block) * 4, tile_m * min(k, k_block) * 4
+    l1, size, vector = core.l1d, layer.bytes, core.lanes(layer.dtype)
+    panels, rows = columns * min(k, k_block) * size, tile_m * min(k, k_block) * size
     # One way is left to what streams past the panels; where that is more, it takes some of them with it each time.
     if panels > l1.bytes * (l1.ways - 1) // l1.ways and (n_block > 1 or k_block > 64):
         return float("inf")
     evicted = min(1.0, max(0, panels + 2 * rows - l1.bytes) / panels)  # by a tile's rows and the next's
     row_blocks, column_blocks = max(1, m // tile_m // m_block), -(-n // columns)
     again = max(row_blocks, evicted * m / tile_m)
-    lines = (m * k * column_blocks + n * k * again + passes * m * n) * 4 / core.l1d.line
+    lines = (m * k * column_blocks + n * k * again + passes * m * n) * size / l1.line
     # The inner loop passes over all of one operand, which the cores read at the same time, for each block of the other,
     # of which each core has its own; a block that nothing passes over twice streams by, a block of k at a time.
     axes = (m, min(m, m_block * tile_m), row_blocks), (n, columns, column_blocks)  # extent, block, blocks
     (stepped, block, steps), (passed, inner, inner_steps) = axes if outer == "m" else axes[::-1]
     own = block * (k + inner if inner_steps > 1 else min(k, k_block))
-    last = (core.l3 or core.l2).bytes / 4 * 15 / 16  # one way of sixteen is left to outputs that stream by
-    slow = stepped * k * (1 if CORES * own <= last else inner_steps)
+    cache = core.l3 or core.l2
+    last, own = (
+        cache.bytes / size * (cache.ways - 1) / cache.ways,
+        own * core.sharers(cache),
+    )  # outputs stream by in a way
+    slow = stepped * k * (1 if own <= last else inner_steps)
     # Passes run to and fro, so that each finds in the cache what the one before read last, as much as fits.
     held = passed * (k if outer == "m" else layer.input_row)
-    slow += passed * k * (1 + (steps - 1) * min(1.0, max(0.0, held + CORES * own - last) / held))
-    return lines * LINE_CYCLES + slow * 4 / core.l1d.line * DRAM_CYCLES + (passes - 1) * m * n / 4 * PARTIAL_CYCLES
+    slow += passed * k * (1 + (steps - 1) * min(1.0, max(0.0, held + own - last) / held))
+    line = line_cycles(core, core.l2_line_cycles)
+    return lines * line + slow * size / l1.line * line * DRAM + (passes - 1) * m * n / vector * PARTIAL_CYCLES
 
 
 NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory and even tasks
-FAR = 1.05  # and up to so many times where they save as much, on four cores: this estimate is no finer
-LINE_CYCLES = 5  # of the 15 to 20 that a line from the L2 takes, what is left after overlap and prefetching
-DRAM_CYCLES = 20  # 5.5 GB/s at 1.5 GHz on a Pi 4 are 17 a line, 2.2 GB/s at 1.2 GHz on a Pi 3 35
+LONG = 70_000  # cycles of a CPU's share, from which on smaller and slower tiles pay if they leave no CPU idle
+FAR = 1.05  # and up to so many times where they save as much, on all CPUs: this estimate is no finer
+DRAM = 4  # lines from the L2 that one from DRAM counts as: 2.6 to 7 on the boards, which differ where cores do not
+VECTORS = (1, 2, 3, 4, 6, 8)  # of a tile's row
+WIDE = 4  # vectors; a tile of so many moves more partial sums than short blocks of k spare
 PARTIAL_CYCLES = 3  # to load and to store one vector of partial sums: CORES.md, ldr q and str q of the Cortex-A72
 
 
@@ -209,7 +234,7 @@ def _work(layer: Layer, core, tile_m: int, tile_n: int, m_block: int, n_block: i
         return [*blocks[:-1], extent - sum(blocks[:-1])]
 
     rows, columns = axis(layer.height, tile_m, m_block), axis(layer.out_channels, tile_n, n_block)
-    block = functools.cache(lambda r, c: tile_cycles(r, c, layer.channels, tile_m, tile_n, core))
+    block = functools.cache(lambda r, c: tile_cycles(r, c, layer.channels, tile_m, tile_n, layer, core))
     work = [[block(r, c) for r in rows] for c in columns]
     work = work if outer == "n" else list(zip(*work, strict=True))
     return [cycles for i, line in enumerate(work) for cycles in (line[::-1] if i % 2 else line)]
@@ -217,23 +242,23 @@ def _work(layer: Layer, core, tile_m: int, tile_n: int, m_block: int, n_block: i
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    if registers(d["tile_m"], d["tile_n"]) > core.vector_registers:
-        return f"a {d['tile_m']}x{d['tile_n']} tile needs {registers(d['tile_m'], d['tile_n'])} registers"
+    if (need := registers(d["tile_m"], d["tile_n"], core.lanes(layer.dtype))) > core.vector_registers:
+        return f"a {d['tile_m']}x{d['tile_n']} tile needs {need} registers"
     if (n // d["tile_n"]) % d["n_block"]:
         return f"n_block = {d['n_block']} does not divide {n // d['tile_n']} panels"
     if (m // d["tile_m"]) % d["m_block"]:
         return f"m_block = {d['m_block']} does not divide {m // d['tile_m']} tiles"
-    if _too_short(d["k_block"], k, d["tile_n"], core):
+    if _too_short(layer, d["k_block"], d["tile_n"], core):
         return f"blocks of {d['k_block']} of k move more partial sums of wide tiles than they spare in the L1"
     if d["k_block"] < k and layer.output_layout == "NCHW":
         return "partial sums are kept in an output that is channels-last"
     return ""
 
 
-def _too_short(k_block: int, k: int, tile_n: int, core) -> bool:
+def _too_short(layer: Layer, k_block: int, tile_n: int, core) -> bool:
     """Whether a wide tile's partial sums, between blocks of k, cost more than short blocks spare in the L1: in blocks
     of 64, v1 takes 2 % more cycles on the Cortex-A72 by llvm-mca."""
-    return not core.in_order and k_block < min(k, 128) and tile_n >= 16
+    return not core.in_order and k_block < min(layer.channels, 128) and tile_n >= WIDE * core.lanes(layer.dtype)
 
 
 def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
@@ -257,7 +282,7 @@ def kernel(layer: Layer, d: Decisions):
     panels, tail_n = divmod(n, tile_n)
     m_blocks, n_blocks = rows // d["m_block"], panels // d["n_block"]
     signature = nest.arguments(layer, [("weight", (n * k,)), ("bias", (n,))])
-    with nest.Kernel(signature) as f, nest.parallel(m_blocks * n_blocks) as task:
+    with nest.Kernel(signature, d) as f, nest.parallel(m_blocks * n_blocks) as task:
         inner = m_blocks if d["outer"] == "n" else n_blocks
         back = nest.named(task // inner % 2, "back")  # every other pass over the inner blocks and k runs backwards
         ahead, step = task // inner, _turned(task % inner, inner, back)
@@ -304,7 +329,7 @@ def _tile(
     """One tile of ``height`` x ``width`` over one block of k, of whose blocks it is the one that comes ``order``-th."""
     data, weight, bias, out = f["data"], f["weight"], f["bias"], f["output"]
     blocks = -(-layer.channels // d["k_block"])
-    acc = nest.Tile(height, width)
+    acc = f.tile(height, width)
     apart = d["apart"] != "none"
 
     def start():
@@ -312,7 +337,7 @@ def _tile(
 
     def finish():
         for i in range(height):
-            nest.store(
+            f.store(
                 layer,
                 out,
                 lambda lane, i=i: acc[i, lane],
@@ -325,9 +350,9 @@ def _tile(
     def keep():
         for i in range(height):
             if d["apart"] == "all":
-                nest.write(out.row((b, row + i, 0, column)), lambda lane, i=i: acc[i, lane], width, lambda lane: lane)
+                f.write(out.row((b, row + i, 0, column)), lambda lane, i=i: acc[i, lane], width, lambda lane: lane)
             else:
-                nest.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
+                f.write(out, lambda lane, i=i: acc[i, lane], width, lambda lane, i=i: (b, row + i, 0, column + lane))
 
     if blocks == 1:
         start()

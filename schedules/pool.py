@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, line_channels
 from tvm_mobilenet.schedules.window import source
 
 from tvm_mobilenet.layer import Layer
@@ -26,15 +26,17 @@ LOWEST = -3.4028234663852886e38
 
 def decisions(layer: Layer, core) -> Space:
     c = layer.channels
-    vector = core.vector_bytes // 4
-    blocks = [b for b in divisors(c) if b % min(4 * vector, c) == 0 or b == c]
+    vector = core.lanes(layer.dtype)
+    blocks = [b for b in divisors(c) if b % min(line_channels(layer, core), c) == 0 or b == c]
     positions = layer.batch * layer.out_height * layer.out_width
     lanes = [v for v in (vector, 2 * vector, 4 * vector, 8 * vector) if v <= c] or [c]
+    c_block = max((b for b in blocks if positions * (c // b) >= core.cpus), default=blocks[0])
     return Space(
         {
-            "lanes": Choice(tuple(lanes), lanes[min(2, len(lanes) - 1)]),
-            "c_block": Choice(tuple(blocks), max([b for b in blocks if positions * (c // b) >= 4], default=blocks[0])),
+            "lanes": Choice(tuple(lanes), max((v for v in lanes[:3] if v <= c_block), default=lanes[0])),
+            "c_block": Choice(tuple(blocks), c_block),
             "unroll": Choice((1, 7), 1),
+            **nest.vector_choice(layer, core),
         },
         lambda d: "",
     )
@@ -45,7 +47,7 @@ def kernel(layer: Layer, d: Decisions):
     c_block, lanes = d["c_block"], d["lanes"]
     c_blocks = layer.channels // c_block
     oh, ow = layer.out_height, layer.out_width
-    with nest.Kernel(nest.arguments(layer, [])) as f, nest.parallel(layer.batch * oh * ow * c_blocks) as task:
+    with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * oh * ow * c_blocks) as task:
         first = task % c_blocks * c_block
         position = task // c_blocks
         b, h, w = position // (oh * ow), position // ow % oh, position % ow
@@ -61,7 +63,7 @@ def kernel(layer: Layer, d: Decisions):
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) -> None:
     data = f["data"]
     maximum = layer.op == "max"
-    acc = nest.Tile(1, width)
+    acc = f.tile(1, width)
     acc.set(lambda i, lane: nest.const(LOWEST if maximum else 0.0))
     (top, rows), (left, columns) = _inside(layer, 0, h), _inside(layer, 1, w)
 
@@ -81,7 +83,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
             with T.serial(0, columns) as kw:
                 element(kh, kw)
     share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]))
-    nest.store(
+    f.store(
         layer,
         f["output"],
         lambda lane: acc[0, lane] * share,

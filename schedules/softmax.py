@@ -21,10 +21,10 @@ def decisions(layer: Layer, core) -> Space:
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
     positions = layer.height * layer.width
-    with nest.Kernel(nest.arguments(layer, [])) as f, nest.parallel(layer.batch * positions) as task:
+    with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * positions) as task:
         b, h, w = task // positions, task % positions // layer.width, task % layer.width
         data, out = f["data"], f["output"]
-        top, total = nest.Tile(1, 1), nest.Tile(1, 1)
+        top, total = f.tile(1, 1), f.tile(1, 1)
 
         def x(c):
             return data[nest.at(layer.input_layout, b, h, w, c)]

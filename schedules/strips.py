@@ -11,13 +11,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from tvm_mobilenet.schedules.choices import CORES, EVEN, imbalance
+from tvm_mobilenet.schedules.choices import EVEN, imbalance
 from tvm_mobilenet.schedules.window import source
 
 from tvm_mobilenet.layer import Layer
 
-STRIPS = (1, 2, 4, 8, 12)
 BANDS = (1, 2, 4)
+
+
+def strips_of(cpus: int) -> set[int]:
+    """How many strips so many CPUs may share: by bands of 1, 2 and 4, and two and three strips a CPU."""
+    return {*(-(-cpus // bands) for bands in BANDS), 2 * cpus, 3 * cpus}
+
+
+def blocks_of(width: int) -> tuple[int, ...]:
+    """How many positions of a row a pointwise part takes at a time: the row in 1, 2, 3, 4 or 8 pieces."""
+    return tuple(sorted({-(-width // pieces) for pieces in (1, 2, 3, 4, 8)}))
 
 
 @dataclass(frozen=True)
@@ -86,36 +95,37 @@ def between(layer: Layer, bands: int) -> list[tuple[int, int, int, int]]:
 
 
 def tasks(layer: Layer, core) -> tuple[int, int] | None:
-    """Strips and bands for four cores: the fewest bands, and even tasks if there are any; none where nothing fits.
+    """Strips and bands for all CPUs: the fewest bands, and even tasks if there are any; none where nothing fits.
 
     The L2 has to hold what is read again: pointwise weights, and of each task that runs at the same time what lies
     between parts and the rows of the input under the first part's window.
     """
     weights = sum(int(np.prod(p.weight_shape)) for p in layer.parts if p.kind == "pointwise")
-    first, most = layer.parts[0], core.l2.bytes // 4
-    at_once, last = CORES if core.l2.shared else 1, stages(layer)[-1]
+    first, most = layer.parts[0], core.l2.bytes // layer.bytes
+    at_once, last = core.sharers(core.l2), stages(layer)[-1]
 
     def floats(bands: int) -> int:
         columns = max(len(window(first, band[0])) for band in columns_of(layer, bands))
         rows = (first.kernel[0] - 1) * first.dilation[0] + 1
         return weights + at_once * (scratch_floats(layer, bands) + rows * columns * first.channels)
 
+    cuts = [(-(-core.cpus // b), b) for b in BANDS]
     fits = [
-        (max(EVEN, unevenness(layer, CORES // b, b)), b)
-        for b in BANDS
-        if b <= last.out_width and CORES // b <= last.out_height and floats(b) <= most
+        (max(EVEN, unevenness(layer, strips, bands, core.cpus)), bands, strips)
+        for strips, bands in cuts
+        if bands <= last.out_width and strips <= last.out_height and floats(bands) <= most
     ]
     if not fits:
         return None
-    _, bands = min(fits)
-    return CORES // bands, bands
+    _, bands, strips = min(fits)
+    return strips, bands
 
 
-def unevenness(layer: Layer, strips: int, bands: int) -> float:
-    """The longest share of four cores over the mean."""
+def unevenness(layer: Layer, strips: int, bands: int, cpus: int) -> float:
+    """The longest share of so many CPUs over the mean."""
     last = stages(layer)[-1]
     rows, columns = (
         [size * (i + 1) // pieces - size * i // pieces for i in range(pieces)]
         for size, pieces in ((last.out_height, strips), (last.out_width, bands))
     )
-    return imbalance([r * c for c in columns for r in rows])
+    return imbalance([r * c for c in columns for r in rows], cpus)

@@ -7,6 +7,7 @@ first tile, the inner ones, the last whole one, the rest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm_mobilenet.layer import Layer
@@ -46,3 +47,32 @@ def runs(layer: Layer, axis: int, tile: int, positions: range | None = None) -> 
 def source(layer: Layer, axis: int, position, tap):
     """The input's index that a tap of an output position reads."""
     return position * layer.stride[axis] - layer.padding[axis] + tap * layer.dilation[axis]
+
+
+def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
+    """Positions of the input under one tile's window; a line of cache each, where channels fill one."""
+    height, width = (
+        (t - 1) * s + (k - 1) * d + 1
+        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
+    )
+    return height * width
+
+
+def lines_held(layer: Layer, core) -> int:
+    """Lines of one vector of channels, at different positions, that the sets of the L1 they fall into hold at once.
+
+    With a power of two of channels from one position to the next they share a few sets.
+    """
+    stride = layer.input_row * layer.bytes
+    way = core.l1d.bytes // core.l1d.ways
+    sets = way // math.gcd(stride, way) if stride >= core.l1d.line else way // core.l1d.line
+    return sets * core.l1d.ways
+
+
+def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
+    """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
+
+    The next vector of channels then finds the line gone, which it shares with the vector before: better to take the
+    line whole at once.
+    """
+    return lines_under(layer, tile_h, tile_w) > lines_held(layer, core)

@@ -2,19 +2,20 @@
 
 ``load("rpi4")`` or ``load("path/to/my.toml")`` gives a frozen ``Target``; unknown keys and impossible values are
 refused with file, key and value. A schedule reads ``target.core.vector_registers``; it never asks which board it is
-on.
+on. What `build` writes carries its target's facts (``stored``), and ``reading`` checks them as it checks a file's.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import difflib
-import tomllib
-from dataclasses import dataclass, field
+import os
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import BYTES
 
 ARCHITECTURES = ("aarch64", "armv7", "x86_64")
 _HOST = "host"
@@ -55,15 +56,25 @@ class Core:
     fma_latency: int
     fma_accumulate_latency: int  # from accumulator to accumulator, with forwarding
     vector_load_bytes: int = 16  # that one cycle of a load moves into a vector register
+    l2_line_cycles: float = 5.0  # for 64 bytes, of their latency what overlap and prefetching leave
+    dram_line_cycles: float = 13.0  # for 64 bytes, as one core streams
     l1d: Cache
     l2: Cache
     l3: Cache | None = None
+    cpus: int = 1  # that share a kernel's tasks; a target says how many it has
     model: dict = field(default_factory=dict, compare=False, hash=False)  # what the core model alone reads
+
+    def lanes(self, dtype: str = "float32") -> int:
+        """How many values a vector register holds."""
+        return self.vector_bytes // BYTES[dtype]
 
     def macs_per_cycle(self, dtype: str = "float32") -> float:
         """Multiply-adds a cycle at the arithmetic floor."""
-        lanes = self.vector_bytes // {"float32": 4, "float16": 2, "int8": 1}[dtype]
-        return self.fma_per_cycle * lanes
+        return self.fma_per_cycle * self.lanes(dtype)
+
+    def sharers(self, cache: Cache) -> int:
+        """How many CPUs have their data in one cache of a level at the same time."""
+        return self.cpus if cache.shared else 1
 
     def problem(self) -> str:
         """``key = value: why`` of an impossible value, or the empty string."""
@@ -98,6 +109,11 @@ class Target:
     llvm_float_abi: str = ""  # `hard` or `soft`; TVM passes floats in integer registers on 32-bit Arm unless told
     link_triple: str = ""  # zig's name of machine, system and glibc
     rpc_key: str = ""
+    file: str = field(default="", compare=False)  # the absolute path of one's own TOML file; no fact of the board
+
+    def __post_init__(self):
+        # Schedules get the core alone.
+        object.__setattr__(self, "core", replace(self.core, cpus=self.cores))
 
     @property
     def architecture(self) -> str:
@@ -108,16 +124,24 @@ class Target:
         """Whether it is this machine."""
         return self.llvm_triple == _HOST
 
+    def facts(self) -> dict:
+        """All that a cost depends on, the core's as a dict in it: equal for equal boards, wherever it was read.
+
+        What only defaults read is left out.
+        """
+        data = asdict(self)
+        del data["file"]
+        for name in ("l2_line_cycles", "dram_line_cycles", "cpus"):
+            del data["core"][name]
+        return data
+
     def llvm_target(self) -> dict:
-        """The dict that ``tvm.target.Target`` takes. For the host this imports tvm, to ask LLVM what the host is."""
+        """The dict that ``tvm.target.Target`` takes. For the host this imports tvm, to ask LLVM for its triple."""
         triple, cpu = self.llvm_triple, self.llvm_cpu or self.core.llvm_cpu
-        if _HOST in (triple, cpu):
+        if triple == _HOST:
             import tvm
 
-            if triple == _HOST:
-                triple = str(tvm.get_global_func("target.llvm_get_system_triple")())
-            if cpu == _HOST:
-                cpu = str(tvm.get_global_func("target.llvm_get_system_cpu")())
+            triple = str(tvm.get_global_func("target.llvm_get_system_triple")())
         d = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": self.cores}
         if self.llvm_float_abi:
             d["mfloat-abi"] = self.llvm_float_abi
@@ -163,11 +187,11 @@ def table_rows() -> list[tuple[str, ...]]:
             (
                 target.name,
                 target.title,
-                target.core.name if not host else target.core.architecture,
+                target.core.name,
                 str(target.cores),
                 "" if host else f"{target.clock_hz / 1e9:.1f}",
                 "" if host else f"{target.memory_bytes / 2**30:.3g} GiB",
-                "this machine's" if host else f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}",
+                f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}",
             )
         )
     return rows
@@ -176,116 +200,87 @@ def table_rows() -> list[tuple[str, ...]]:
 def load(name: str) -> Target:
     """The target of a shipped name or of a TOML file's path.
 
+    A file of one's own may be named like a board or a core that ships. Unless it says the same, a hash of its facts is
+    added to the name, so that builds, tune records and logs of the two stay apart.
+
     Raises
     ------
     TvmMobilenetError
-        Unknown name (the nearest is suggested), missing file, unknown key, impossible value.
+        Unknown name (the nearest is suggested), missing file, unknown key, impossible value; for the host, a level that
+        this machine lacks.
     """
     if name.endswith(".toml"):
         path = Path(name)
-        folder = path.parent
         if not path.is_file():
             raise TvmMobilenetError(f"target file {name!r} does not exist", "give the path of a target's TOML file")
-    elif name in names():
+        own = _load(path, path.parent)
+        return replace(_distinct(own, names(), load), file=os.path.abspath(path))
+    if name in names():
         folder = resources.files(__package__)
-        path = folder / f"{name}.toml"
-    else:
-        near = difflib.get_close_matches(name, names(), 1, 0.4)
-        raise TvmMobilenetError(
-            f"unknown target {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-            "targets: " + ", ".join(names()) + ", or the path of a .toml file",
-        )
-    data = _read(path)
-    if "name" in data:
-        raise TvmMobilenetError(f"{path}: unknown key 'name'; the name of a target is its file's")
-    data["name"] = Path(name).name.removesuffix(".toml")
+        return _load(folder / f"{name}.toml", folder)
+    near = difflib.get_close_matches(name, names(), 1, 0.4)
+    raise TvmMobilenetError(
+        f"unknown target {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        "targets: " + ", ".join(names()) + ", or the path of a .toml file",
+    )
+
+
+def _load(path, folder) -> Target:
+    from tvm_mobilenet.targets import reading
+
+    data = reading.toml(path)
     data["core"] = _load_core(data.get("core"), folder, path)
-    if data["core"].name == _HOST:
+    if data["core"] is _HOST:
         from tvm_mobilenet.targets import host
 
+        data["core"] = reading.core(host.core_data(), "this machine")
         data["cores"] = host.cores()
         data.setdefault("link_triple", f"{data['core'].architecture}-linux-gnu.2.28")
-    if "llvm_attributes" in data:
-        if not isinstance(data["llvm_attributes"], list):
-            raise TvmMobilenetError(f"{path}: llvm_attributes = {data['llvm_attributes']!r} is not a list")
-        data["llvm_attributes"] = tuple(data["llvm_attributes"])
-    return _make(Target, data, str(path))
+        if data.get("llvm_cpu") == _HOST:
+            del data["llvm_cpu"]
+    return reading.target({**data, "name": Path(path.name).stem}, str(path))
 
 
-def _load_core(core, folder, target_path) -> Core:
+def _load_core(core, folder, target_path) -> Core | str:
+    """The core of a file that ships or lies beside the target's; ``host`` for that of this machine."""
+    from tvm_mobilenet.targets import reading
+
     if not isinstance(core, str):
         raise TvmMobilenetError(f"{target_path}: core = {core!r} is not the name of a core or the path of its file")
     if core == _HOST:
-        from tvm_mobilenet.targets import host
+        return _HOST
+    cores = resources.files(__package__) / "cores"
+    shipped = sorted(p.name.removesuffix(".toml") for p in cores.iterdir() if p.name.endswith(".toml"))
+    path = Path(str(folder)) / core if core.endswith(".toml") else cores / f"{core}.toml"
+    if not path.is_file():
+        raise TvmMobilenetError(
+            f"{target_path}: core = {core!r} does not exist",
+            f"cores: {', '.join(shipped)}, or the path of a .toml file beside the target's",
+        )
+    data = reading.toml(path)
+    if "cpus" in data:
+        raise TvmMobilenetError(f"{path}: cpus = {data['cpus']!r}: a target says how many, as cores", "leave it out")
+    made = reading.core({**data, "name": Path(path.name).stem}, str(path))
+    if not core.endswith(".toml"):
+        return made
 
-        path, data = "this machine", host.core_data()
-    else:
-        cores = resources.files(__package__) / "cores"
-        path = Path(str(folder)) / core if core.endswith(".toml") else cores / f"{core}.toml"
-        if not path.is_file():
-            shipped = sorted(p.name.removesuffix(".toml") for p in cores.iterdir() if p.name.endswith(".toml"))
-            raise TvmMobilenetError(
-                f"{target_path}: core = {core!r} does not exist",
-                f"cores: {', '.join(shipped)}, or the path of a .toml file beside the target's",
-            )
-        data = _read(path)
-    data["name"] = Path(core).name.removesuffix(".toml")
-    for level in ("l1d", "l2", "l3"):
-        if isinstance(data.get(level), dict):
-            data[level] = _make(Cache, data[level], f"{path}: [{level}]")
-    return _make(Core, data, str(path))
+    from tvm_mobilenet.targets import host
 
-
-def _read(path) -> dict:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise TvmMobilenetError(f"{path}: {e}", "it must be a TOML file") from None
+    levels = [level.name for known in host.LEVELS.values() for level in known]
+    return _distinct(
+        made, [*shipped, *levels, _HOST], lambda name: _load_core(name, cores, target_path) if name in shipped else None
+    )
 
 
-_TYPES = {
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "str": str,
-    "dict": dict,
-    "Cache": Cache,
-    "Cache | None": Cache,
-}
-_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a string",
-    "dict": "a table",
-    "Cache": "a table",
-    "Cache | None": "a table",
-}
+def _distinct(own, taken, load):
+    """One's own target or core under a name that no other one of ``taken`` has; ``load`` gives that of a name."""
+    import hashlib
 
-
-def _make(cls, data: dict, where: str):
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key, value in data.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            raise TvmMobilenetError(
-                f"{where}: unknown key {key!r} = {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                "keys: " + ", ".join(f for f in fields if f != "name"),
-            )
-        kind = str(fields[key].type)
-        want = _TYPES.get(kind)
-        if want and (not isinstance(value, want) or (isinstance(value, bool) and want is not bool)):
-            raise TvmMobilenetError(f"{where}: {key} = {value!r} is not {_WORDS[kind]}")
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < float("inf"):
-            raise TvmMobilenetError(f"{where}: {key} = {value!r} must be above zero and finite")
-    missing = [
-        f.name
-        for f in fields.values()
-        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise TvmMobilenetError(f"{where}: missing " + ", ".join(missing))
-    made = cls(**data)
-    if problem := made.problem():
-        raise TvmMobilenetError(f"{where}: {problem}")
-    return made
+    if own.name not in taken:
+        return own
+    with contextlib.suppress(TvmMobilenetError):  # of the host, whatever its variable holds
+        other = load(own.name)
+        if other is not None and asdict(other) == asdict(own):
+            return own
+    digest = hashlib.sha256(repr(asdict(own)).encode()).hexdigest()[:8]
+    return replace(own, name=f"{own.name}-{digest}")

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,9 +30,12 @@ needs_root = pytest.mark.skipif(
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port below those that the system gives to connections: until a server has it, none of them takes it."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", random.SystemRandom().randrange(max(1024, lowest - 10_000), lowest)))
+            return s.getsockname()[1]
 
 
 def runs(pid: int) -> bool:
@@ -40,6 +44,13 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def wait_for(condition, what: str, seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
 
 
 _WATCH = """
@@ -109,7 +120,7 @@ class Agent:
     def stop(self):
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
+            self.process.wait(120)
         if self.process.poll() is None:
             self.kill()
         self.process.stdout.close()
@@ -119,11 +130,19 @@ class Agent:
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in found.split()]
 
+    def measuring(self) -> list[int]:
+        """The processes in which the sessions measure."""
+        found = []
+        for session in self.children():
+            with contextlib.suppress(OSError):
+                found += map(int, Path(f"/proc/{session}/task/{session}/children").read_text().split())
+        return found
+
     def leftovers(self) -> list[str]:
         """Files and folders of sessions."""
         return sorted(str(p) for p in Path(self.temporary).glob("tvm_mobilenet-agent-*/*") if p.name != "lock")
 
-    def is_clean(self, seconds: float = 60.0) -> bool:
+    def is_clean(self, seconds: float = 300.0) -> bool:
         """Whether no session's process and file is left; one that was just closed is given a moment."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -168,7 +187,7 @@ def server_of_tvm(module: str, *options, port: int = 0):
     )
     _tell("begins", -process.pid)
     try:
-        for _ in range(600):
+        while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.1)
@@ -179,7 +198,7 @@ def server_of_tvm(module: str, *options, port: int = 0):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _tell("over", -process.pid)
-        for _ in range(0 if "--through-proxy" in options else 200):  # its own process, which listens, dies a bit later
+        for _ in range(0 if "--through-proxy" in options else 2000):  # its own process, which listens, dies a bit later
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 time.sleep(0.05)

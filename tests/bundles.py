@@ -1,11 +1,12 @@
-"""Bundles that several test modules share, each made once in a process."""
+"""Bundles that several test files share, each made once in a run. No test may change them."""
 
 import functools
 import importlib.util
 import shutil
-import tempfile
 import types
 from pathlib import Path
+
+import modules
 
 from tvm_mobilenet import build, bundle, targets
 from tvm_mobilenet.network import load_network
@@ -23,34 +24,39 @@ def made(target="host", alpha: float = 0.25, resolution: int = 128, classes: int
 
     ``target`` is a name, or a target of one's own.
     """
-    temporary = tempfile.TemporaryDirectory(prefix="tvm_mobilenet_test_")
-    root = Path(temporary.name)
-    (root / "work").mkdir()
-    labels = root / "labels.txt"
-    labels.write_text("".join(f"thing {i}\n" for i in range(classes)))
+    target = targets.load(target) if isinstance(target, str) else target
+    root = modules.root() / f"bundle-{target.name}-{target.llvm_cpu}-{alpha}-{resolution}-{classes}-{embed}"
+    labels = _labels(classes)
     options = ModelOptions(alpha=alpha, resolution=resolution, classes=classes, labels=labels)
     network = load_network(options)
-    real = bundle.make
-    bundle.make = functools.partial(real, work=root / "work")
-    try:
-        result = build.build(
-            options,
-            targets.load(target) if isinstance(target, str) else target,
-            output=root / "built",
-            network=network,
-            bundle=root / "bundle",
-            embed_weights=embed,
-        )
-    finally:
-        bundle.make = real
+
+    def make(root: Path) -> None:
+        (root / "work").mkdir(parents=True, exist_ok=True)
+        real = bundle.make
+        bundle.make = functools.partial(real, work=root / "work")
+        try:
+            build.build(
+                options, target, output=root / "built", network=network, bundle=root / "bundle", embed_weights=embed
+            )
+        finally:
+            bundle.make = real
+
+    modules.once(root, make)
     return types.SimpleNamespace(
         bundle=bundle.read(root / "bundle"),
         folder=root / "bundle",
         work=root / "work",
         network=network,
-        built=result.folder,
-        keep=temporary,
+        built=root / "built",
     )
+
+
+def _labels(classes: int) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "labels.txt").write_text("".join(f"thing {i}\n" for i in range(classes)))
+
+    return modules.once(modules.root() / f"labels-{classes}", make) / "labels.txt"
 
 
 @functools.cache

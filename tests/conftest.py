@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from cpu_time import CpuTimes
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -83,7 +84,12 @@ def measured():
     return modules.measured()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cpu-times", action="store_true", help="print CPU-seconds by test file, and the dearest tests")
+
+
 def pytest_configure(config):
+    config.pluginmanager.register(CpuTimes(), "tvm_mobilenet_cpu_times")
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")
 

@@ -1,9 +1,12 @@
 """Built modules and a benchmark that several test files share: modules are made once in a run, by whichever of its
 processes needs one first, the benchmark once in a process. No test may change them."""
 
+import atexit
 import fcntl
 import functools
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +17,15 @@ from tvm_mobilenet.options import ModelOptions
 MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
 
 
-def _root() -> Path:
-    return Path(os.environ["TVM_MOBILENET_TEST_MODULES"])  # of conftest.py
+def root() -> Path:
+    """The folder of a run of the tests, which conftest.py makes; of this process where no tests run."""
+    if "TVM_MOBILENET_TEST_MODULES" not in os.environ:
+        folder = os.environ["TVM_MOBILENET_TEST_MODULES"] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(os.environ["TVM_MOBILENET_TEST_MODULES"])
 
 
-def _once(folder: Path, make: Callable[[Path], object]) -> Path:
+def once(folder: Path, make: Callable[[Path], object]) -> Path:
     """The folder that ``make`` fills; if it fails, the next who asks tries again."""
     done = folder.with_name(f"{folder.name}.done")
     with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
@@ -37,8 +44,8 @@ def _network(options: ModelOptions):
 @functools.cache
 def small(target: str = "host") -> Path:
     """MobileNet v1 0.25 at 32 pixels: 28 layers, 0.9 MB of parameters."""
-    return _once(
-        _root() / target,
+    return once(
+        root() / target,
         lambda folder: build.build(MODEL, targets.load(target), output=folder, network=_network(MODEL)),
     )
 
@@ -47,16 +54,26 @@ def small_of(*names: str) -> Path:
     """The folder that has the small network for each of several targets, by its name."""
     for name in names:
         small(name)
-    return _root()
+    return root()
 
 
 @functools.cache
 def tiny(target: str = "host", width: int = 16) -> Path:
     """A network of five layers from a file of the user's own; its dense layer has 64 times ``width`` weights."""
-    return _once(_root() / f"tiny-{target}-{width}", lambda folder: _tiny(folder, target, width))
+    options = tiny_options(width)
+    return once(
+        root() / f"tiny-{target}-{width}",
+        lambda folder: build.build(options, targets.load(target), output=folder, network=load_network(options)),
+    )
 
 
-def _tiny(folder: Path, target: str, width: int) -> None:
+@functools.cache
+def tiny_options(width: int = 16) -> ModelOptions:
+    """The file of that network."""
+    return ModelOptions(model=str(once(root() / f"tiny-{width}.pt2", lambda path: _write_tiny(path, width))))
+
+
+def _write_tiny(path: Path, width: int) -> None:
     import torch
     from torch import nn
 
@@ -72,10 +89,7 @@ def _tiny(folder: Path, target: str, width: int) -> None:
         nn.Flatten(),
         nn.Linear(64, width),
     )
-    path = folder.with_suffix(".pt2")
     torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 32, 32),)), path)
-    options = ModelOptions(model=str(path))
-    build.build(options, targets.load(target), output=folder, network=load_network(options))
 
 
 @functools.cache

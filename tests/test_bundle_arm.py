@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import bundles
+import numpy as np
 import pytest
 
 from tvm_mobilenet import ship
@@ -19,7 +20,7 @@ def emulated(target: str):
 
 
 def run(*command):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,11 @@ def test_on_arm(target, tmp_path):
         image.convert("RGB").save(tmp_path / "x.ppm")
     found = run(*command, program, "classify", tmp_path / "x.ppm")
     logits = made.network.reference(made.network.inputs(1))[0][0][0][0]
-    assert found.stdout.split("\n")[0].split(maxsplit=1)[1] == f"thing {logits.argmax()}"
+    score, share, _, name = found.stdout.split("\n")[0].split(maxsplit=3)
+    softmax = 1 / np.exp(logits - logits.max()).sum()
+    assert name == f"class {logits.argmax()}  thing {logits.argmax()}"
+    assert abs(float(score) - logits.max()) < 1e-3 and abs(float(share) / 100 - softmax) < 1e-3
+    assert "weights are seeded random numbers" in found.stderr
     shipped = ship.ship(made.bundle, ship.Destination.parse(str(tmp_path / "board")), runner=" ".join(command))
     assert shipped.ok, shipped.error
 

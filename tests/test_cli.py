@@ -2,17 +2,16 @@
 
 import importlib
 import json
-import os
+import re
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
 import pytest
 
 from tests.fake_board import Costs, Fails, cost_of
-from tvm_mobilenet import __main__, console, options, tune
+from tvm_mobilenet import __main__, console, options, tune, tuning
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.log import Journal, trials_of
@@ -22,7 +21,7 @@ VERBS = sorted(__main__.verbs())
 LAYERS = {"pointwise m196 n512 k512 f32 relu6": 5, "dense m1 n1000 k1024 f32": 1}
 
 
-def run(*command, timeout=120, **kwargs):
+def run(*command, timeout=1200, **kwargs):
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=timeout, **kwargs)
 
 
@@ -30,16 +29,13 @@ def run(*command, timeout=120, **kwargs):
 
 
 def test_help_lists_the_verbs_at_once():
-    seconds = []
-    for _ in range(3):
-        before = os.times()
-        done = run("-m", "tvm_mobilenet", "--help")
-        after = os.times()
-        seconds.append(after.children_user - before.children_user + after.children_system - before.children_system)
-    assert done.returncode == 0 and not done.stderr
+    """No second of a computer's time is the same as another's: what counts is that nothing large is imported."""
+    done = run("-X", "importtime", "-m", "tvm_mobilenet", "--help")
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "tvm_mobilenet" in imported
+    assert not {"numpy", "torch", "tvm", "optuna", "rich", "onnx"} & imported
     assert {"tune", "build", "verify"} <= set(VERBS)
     assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
-    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -131,6 +127,13 @@ def test_errors_become_messages_and_exit_codes(verb, capsys, error, code, text):
     assert text in err and not out and "Traceback" not in err
 
 
+def test_the_documented_exit_codes_are_those_of_the_errors():
+    page = (Path(__file__).parent.parent / "docs" / "terminal.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page.partition("## Exit codes")[2], re.M)}
+    known = {one.exit_code for one in (TvmMobilenetError, *TvmMobilenetError.__subclasses__())}
+    assert documented == {0, 1, console.INTERRUPTED} | known
+
+
 def test_debug_shows_the_traceback(verb):
     with pytest.raises(ValueError, match="odd"):
         verb(ValueError("odd"), "--debug")
@@ -145,10 +148,12 @@ def test_debug_shows_the_traceback(verb):
         (["--target", "rpi4", "--resolution", "100"], "100 is not a multiple of 32\n  the nearest are 96 or 128"),
     ],
 )
-def test_a_users_mistake_is_named_before_anything_slow(argv, text, capsys):
-    start = time.monotonic()
+def test_a_users_mistake_is_named_before_anything_slow(argv, text, capsys, monkeypatch):
+    from tvm_mobilenet import network
+
+    monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))
     assert tune.main(argv) == 2
-    assert text in capsys.readouterr().err and time.monotonic() - start < 2
+    assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -250,12 +255,13 @@ def test_tune_beats_a_bad_default_and_logs_what_won(network, tmp_path, capsys):
     assert "predicted on 1 core" in out and "pointwise m196 n512 k512 f32 relu6" in out and "x floor" in out
 
 
-def test_tune_again_does_nothing_twice(network, tmp_path):
+def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
     tuned(network, tmp_path)
     before = (tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text()
-    start = time.monotonic()
-    again = tuned(network, tmp_path)
-    assert again.new_trials == 0 and again.ended == "done" and time.monotonic() - start < 1
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "Workers", lambda *_: pytest.fail("workers are started for nothing"))
+        again = tuned(network, tmp_path)
+    assert again.new_trials == 0 and again.ended == "done"
     assert before == ((tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text())
     more = tuned(network, tmp_path, trials=40)
     assert more.new_trials == 20
@@ -311,7 +317,7 @@ def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
     page = tune.write_charts(result, tmp_path / "out").read_text()
     drawn = (tmp_path / "out" / "tuning.svg").read_text()
     texts = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
-    assert "5 x pointwise m196 n512 k512 relu6" in texts and "dense m1 n1000 k1024" in texts
+    assert "5 x pointwise m196 n512 k512 f32 relu6" in texts and "dense m1 n1000 k1024 f32" in texts
     assert all(f"{one.floor_multiple:.2f}" in texts for one in result.layers)
     assert all(f"{one.floor_multiple:.2f}" in page.rpartition("<svg")[2] for one in result.layers)  # the phone's chart
     assert page.count("<svg") == 2 and 'name="viewport"' in page

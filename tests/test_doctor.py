@@ -61,7 +61,7 @@ def test_a_failed_check_names_its_remedy_and_what_rests_on_it_is_not_reached():
             r"\[compile\]",
             3,
         ),
-        (ValueError("odd\nthing"), "ValueError: odd thing", "--debug", 4),
+        (ValueError("odd\nthing"), "odd thing", "--debug", 1),
     ],
 )
 def test_every_failure_becomes_a_line_with_a_remedy(error, text, remedy, code):
@@ -171,7 +171,7 @@ def test_another_server_at_the_port(monkeypatch):
 def shelf(served):
     """Where the tracker is, once the board is free: after a session it takes a moment to come back."""
     where = address.parse(f"{served}/here")
-    for _ in range(600):
+    for _ in range(6000):
         with wire.Tracker(where.host, where.port) as tracker:
             if tracker.boards().get("here", {}).get("free"):
                 return served
@@ -209,7 +209,7 @@ def test_every_hop_to_a_board_of_a_tracker(shelf, tmp_path, capsys):
         "memory",
     ]
     assert list(found)[-len(names) :] == names
-    assert code == 0 and all(found[n]["status"] in ("ok", "doubtful") for n in names), found
+    assert not {n: c for n, c in found.items() if c["status"] in ("FAILED", "not reached")} and code == 0
     assert "here: 1" in found["tracker"]["text"] and "1 of 1" in found["free boards"]["text"]
     assert "MB/s" in found["upload"]["text"] and "right" in found["result"]["text"]
 

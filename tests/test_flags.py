@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from tvm_mobilenet import __main__, agent, flags, frontend, options, tune
+from tvm_mobilenet.arguments import VerbParser
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
 from tvm_mobilenet.network import load_network
@@ -31,7 +32,7 @@ def parser_of(verb, monkeypatch):
 
 
 def test_a_flag_is_given_when_it_is_typed_also_with_its_default():
-    parser = flags.Parser()
+    parser = VerbParser("test", "A test.")
     parser.add_argument("--one", type=int, default=1)
     parser.add_argument("--two", action="store_true")
     parser.add_argument("--three", action="append")
@@ -105,10 +106,14 @@ VALUES = {  # of every flag of the groups "model" and "input": another value tha
     "--input": "image.png",
     "--mean": "0.1,0.2,0.3",
     "--std": "0.7",
+    "--resize": "squash",
+    "--crop": "0.5",
+    "--interpolation": "nearest",
     "--layout": "NHWC",
+    "--channel-order": "BGR",
     "--labels": "labels.txt",
 }
-FOR_FILES = {"--alpha", "--classes", "--weights", "--seed", "--features"}  # refused whatever the file
+FOR_FILES = {"--alpha", "--classes", "--weights", "--seed", "--features", "--layout"}  # these read NCHW
 REFUSED = {
     "registry": {"--layout"},
     "checkpoint": {"--layout", "--seed", "--alpha", "--classes"},
@@ -152,8 +157,8 @@ def test_every_flag_of_the_model_has_an_effect_or_is_refused(kind, outcome):
     plain = outcome(base)
     groups = [g for g in tune.parser()._action_groups if g.title in ("model", "input")]
     for flag in [flag for group in groups for action in group._group_actions for flag in action.option_strings]:
-        if (flag == "--model" and kind != "registry") or (flag == "--layout" and "." in kind):
-            continue  # checkpoints and files are of one network; of a file's layout tests of images tell
+        if flag == "--model" and kind != "registry":
+            continue  # checkpoints and files are of one network
         value = VALUES[flag]  # a new flag needs one
         instead = {flag, "--classes"} if flag == "--features" else {flag}
         rest = [word for i, word in enumerate(base) if not instead & {word, base[i - 1]}]
@@ -171,9 +176,7 @@ def test_every_flag_of_the_model_has_an_effect_or_is_refused(kind, outcome):
     ("argv", "words"),
     [
         (["--features", "--classes", "7"], "--classes: --features leaves out the classifier"),
-        (["--features", "--labels", "labels.txt"], "--labels: --features leaves out the classifier"),
         (["--weights", "v1.pth", "--seed", "0"], "--seed: it makes the weights where no --weights are given"),
-        (["--layout", "NHWC"], "v1 takes its image as NCHW"),
         (["--resolution", "100"], "100 is not a multiple of 32"),
         (["--resolution", "64x100"], "100 is not a multiple of 32"),
         (["--model", "fixed.onnx", "--alpha", "1.0"], "--alpha: fixed.onnx is a whole network"),
@@ -183,14 +186,6 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
     monkeypatch.chdir(files)
     with pytest.raises(TvmMobilenetError, match=words):
         options.model_options(tune.parser().parse_args(argv))
-
-
-def test_mean_and_std_are_refused_where_there_is_no_image(tmp_path):
-    net = nn.Sequential(nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
-    torch.export.save(torch.export.export(net, (torch.zeros(1, 5, 8, 8),)), tmp_path / "five.pt2")
-    args = tune.parser().parse_args(["--model", str(tmp_path / "five.pt2"), "--mean", "0.5", "--std", "0.5"])
-    with pytest.raises(TvmMobilenetError, match=r"--mean, --std: five\.pt2 takes 1x5x8x8, no single image"):
-        load_network(options.model_options(args))
 
 
 # ---- the other flags of every verb

@@ -102,7 +102,13 @@ def test_headless_maps_are_the_network_s_own():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: registry.create("mobilenet_v9"), ["mobilenet_v9", "did you mean mobilenet_v"]),
+        (lambda: registry.create("mobilenet_v9"), ["mobilenet_v9", "v1, v1-plain", ".onnx"]),
+        (lambda: registry.create("mobilnet_v2"), ["did you mean v2?"]),
+        (lambda: registry.create("resnet18"), ["resnet18", "v3-small", "any other network", "FILE.onnx"]),
+        (lambda: registry.create("MobileNetV3"), ["v3-large or --model v3-small"]),
+        (lambda: registry.create("v3"), ["v3-large or --model v3-small"]),
+        (lambda: registry.create("mobilenetv2_140"), ["--model v2 --alpha 1.4?"]),
+        (lambda: registry.create("mobilenet_v1_0.25_128"), ["--model v1 --alpha 0.25 --resolution 128?"]),
         (lambda: registry.create("v1", alpha=0), ["alpha 0"]),
         (lambda: registry.create("v1", alpha=float("nan")), ["alpha nan"]),
         (lambda: registry.create("v1", resolution=225), ["225", "multiple of 32", "224 or 256"]),
@@ -124,6 +130,9 @@ def test_names_and_aliases():
         ("v1", "mobilenet_v1"),
         ("V3-Large", "mobilenet_v3_large"),
         ("mobilenet-v2", "mobilenet_v2"),
+        ("MobileNetV2", "mobilenet_v2"),
+        ("MobileNet v3 Large", "mobilenet_v3_large"),
+        ("mobilenetv1-plain", "mobilenet_v1_plain"),
         ("plain", "mobilenet_v1_plain"),
         ("v3_small", "mobilenet_v3_small"),
     ]:

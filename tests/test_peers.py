@@ -2,17 +2,18 @@
 
 import importlib.util
 
+import modules
 import numpy as np
 import pytest
 
-from tvm_mobilenet import bench, benchmark_text, build, peers, targets
+from tvm_mobilenet import bench, benchmark_text, peers
 from tvm_mobilenet.boards import engines, measure
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.network import load_network
 from tvm_mobilenet.options import ModelOptions
 
 FAMILIES = {
-    "v1": ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10),
+    "v1": modules.MODEL,
     "v2": ModelOptions(model="v2", alpha=0.35, resolution=64, classes=10),
     "v3": ModelOptions(model="v3-small", alpha=0.5, resolution=32, classes=10),
 }
@@ -47,7 +48,7 @@ def test_a_network_that_cannot_be_written_says_which_layer(networks, engine, tmp
     assert "hardswish" in found["missing"] and not list(tmp_path.iterdir())
 
 
-def test_engines_take_turns_and_their_ratio_is_of_each_round(networks, tmp_path, monkeypatch, capsys):
+def test_engines_take_turns_and_their_ratio_is_of_each_round(monkeypatch, capsys):
     """onnxruntime runs; one that is not installed on the board is told with the command that installs it."""
     order = []
     ask = measure.Process.ask
@@ -60,8 +61,9 @@ def test_engines_take_turns_and_their_ratio_is_of_each_round(networks, tmp_path,
         return ask(self, command, **arguments)
 
     monkeypatch.setattr(measure.Process, "ask", watched)
-    build.build(FAMILIES["v1"], targets.load("host"), output=tmp_path / "host", network=networks["v1"])
-    found = bench.bench(tmp_path / "host", board="local", seconds=0.3, against=["onnxruntime", "ncnn"], layers=False)
+    found = bench.bench(
+        modules.small("host"), board="local", seconds=0.3, against=["onnxruntime", "ncnn"], layers=False
+    )
     assert len(order) == 2 * measure.ROUNDS and order[::2] != order[1::2]
     assert {frozenset(order[i : i + 2]) for i in range(0, len(order), 2)} == {frozenset({"tvm", "onnxruntime"})}
     assert order[0] != order[2], "each goes first in its turn"

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
-from tvm_mobilenet.models.preprocess import Preprocess, evaluation_batch, load_image, read_labels, sample_images
+from tvm_mobilenet.models.labels import read_labels
+from tvm_mobilenet.models.preprocess import Preprocess, evaluation_batch, load_image, sample_images
 
 RAW = Preprocess((64, 96), mean=0, std=1)  # pixels in 0..1
 

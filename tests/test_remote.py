@@ -37,7 +37,7 @@ def works(url: str, library) -> None:
     with open_board(url, HOST) as board, board.load(library) as module:
         out = np.zeros(1, np.float32)
         run = module.call("fine", [out])
-        assert out[0] == 42 and 0 < run.seconds.value < 1
+        assert out[0] == 42 and run.seconds.value > 0
 
 
 def fault(message: str):
@@ -246,7 +246,7 @@ with open_board(sys.argv[1], targets.load("host")) as board, board.load(sys.argv
 
 def test_interrupted_during_a_run(agent, library):
     command = [sys.executable, "-c", INTERRUPTED, agent.url, library]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr, done.stderr
     assert agent.is_clean()
 
@@ -254,15 +254,14 @@ def test_interrupted_during_a_run(agent, library):
 # ---- verbs
 
 
-def test_verbs_end_with_code_4_before_anything_slow(tmp_path, capsys):
-    from tvm_mobilenet import tune
+def test_verbs_end_with_code_4_before_anything_slow(tmp_path, capsys, monkeypatch):
+    from tvm_mobilenet import network, tune
 
     url = f"rpc://127.0.0.1:{free_port()}"
-    started = time.monotonic()
+    monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))
     assert tune.main(["--board", url, "--log", str(tmp_path / "log.jsonl"), "--output", str(tmp_path / "o")]) == 4
     assert "nothing listens" in capsys.readouterr().err and not list(tmp_path.iterdir())
     assert tune.main(["--board", "tracker://shelf", "--dry-run"]) == 2
-    assert time.monotonic() - started < 60
     assert verify.main([str(tmp_path), "--board", url]) == 2, "no module there"
 
 

@@ -1,5 +1,6 @@
 """The search: worth its time only if it beats the defaults, finds what is there, and never does its work twice."""
 
+import itertools
 import json
 import random
 import signal
@@ -57,7 +58,7 @@ def search(path, layer_searches, evaluate, **fields) -> Search:
             seconds=done.seconds,
         )
 
-    with Workers(evaluate, 2, timeout=20) as workers:
+    with Workers(evaluate, 2, timeout=300) as workers:
         one.ended = one.run(workers, record_of, Candidate)
     return one
 
@@ -125,10 +126,10 @@ def test_time_of_earlier_runs_counts(tmp_path):
 
 
 def test_a_time_limit_ends_the_search(tmp_path):
-    start = time.monotonic()
-    one = search(tmp_path / "log", layers(trials=1000), Costs(delay=0.2), time_limit=2)
-    assert one.ended == "time" and time.monotonic() - start < 6
-    assert 3 <= sum(len(layer.tried) for layer in one.layers.values()) <= 25
+    """By a clock that goes on by a second whenever it is looked at, which is once a trial."""
+    clock = itertools.count().__next__
+    one = search(tmp_path / "log", layers(trials=1000), Costs(), time_limit=10, clock=clock)
+    assert one.ended == "time" and sum(len(layer.tried) for layer in one.layers.values()) == 9
 
 
 def test_a_point_refuted_as_a_whole_gives_way_to_the_next():
@@ -167,7 +168,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(tmp_path):
             break
         kills += 1
         run.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        run.wait(60)
+        run.wait()
     assert run.returncode == 0 and kills >= 2
     done = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     tried = Counter((one["layer"], json.dumps(one["decisions"])) for one in done)
@@ -178,7 +179,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(tmp_path):
 
 def test_two_searches_into_one_log_lose_nothing(tmp_path):
     runs = [subprocess.Popen([sys.executable, "-c", RUN, tmp_path], stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait() for run in runs] == [0, 0]
     assert len(list(Journal(tmp_path / "log").records())) == 180
 
 

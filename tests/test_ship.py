@@ -183,7 +183,10 @@ def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
     to = str(board) if over == "local" else f"ssh://{getpass.getuser()}@127.0.0.1:{port}{board}"
     command = [sys.executable, "-m", "tvm_mobilenet.ship", "--bundle", tmp_path / "b.tar.gz", "--to", to, "--ssh", ssh]
     seen, changes = set(), 0
-    for kill_at, wait in ((1, 0), (2, 0), (2, 0.01), (3, 0), (3, 0.02), (3, 0.1), (3, 0.3), (4, 0)):
+    moments = [(1, 0), (2, 0), (2, 0.01), (3, 0), (3, 0.02), (3, 0.1), (3, 0.3), (4, 0)]
+    for number, (kill_at, wait) in enumerate(5 * moments):
+        if changes >= 4 and number >= len(moments):
+            break  # a busy machine sees some moments too late, and tries them again
         before, fresh = events(board), set()
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

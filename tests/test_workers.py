@@ -21,7 +21,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(pids, seconds=10) -> bool:
+def gone(pids, seconds=120) -> bool:
     end = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
@@ -33,23 +33,23 @@ def all_of(workers, jobs):
     while waiting or workers.busy:
         while waiting and workers.idle:
             workers.submit(waiting.pop(0))
-        done += workers.wait(30)
+        done += workers.wait(300)
     return {one.job: one for one in done}
 
 
 def test_every_job_gets_its_own_result():
-    with Workers(Jobs(), 2, timeout=10) as workers:
+    with Workers(Jobs(), 2, timeout=300) as workers:
         done = all_of(workers, [("square", i) for i in range(20)])
         assert {job[1]: one.value for job, one in done.items()} == {i: i * i for i in range(20)}
 
 
 def test_failures_are_results_and_the_pool_goes_on():
-    with Workers(Jobs(), 2, timeout=0.5) as workers:
+    with Workers(Jobs(), 2, timeout=3) as workers:
         first = [worker.process.pid for worker in workers._workers]
-        done = all_of(workers, [("raise",), ("die",), ("sleep", 60), ("square", 3), ("square", 4)])
+        done = all_of(workers, [("raise",), ("die",), ("sleep", 600), ("square", 3), ("square", 4)])
         assert done[("raise",)].failure == "ValueError: built nothing"
         assert "SIGSEGV" in done[("die",)].failure
-        assert "timeout" in done[("sleep", 60)].failure and done[("sleep", 60)].seconds < 5
+        assert "timeout" in done[("sleep", 600)].failure and done[("sleep", 600)].seconds < 300
         assert [done[("square", i)].value for i in (3, 4)] == [9, 16]
         assert gone(set(first) - {worker.process.pid for worker in workers._workers})
 
@@ -57,7 +57,7 @@ def test_failures_are_results_and_the_pool_goes_on():
 def test_a_worker_that_cannot_start_is_an_error():
     with Workers(Unable(), 1) as workers, pytest.raises(TvmMobilenetError, match="no such thing as tvm"):
         workers.submit(("square", 1))
-        workers.wait(60)
+        workers.wait(600)
 
 
 def test_temporary_files_of_workers_are_removed():
@@ -91,15 +91,15 @@ def test_nothing_outlives_the_parent(tmp_path, how):
         env={**os.environ, "TMPDIR": str(temporary)},
     )
     files = [tmp_path / "pids0", tmp_path / "pids1"]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not all(file.exists() and len(file.read_text().split()) == 2 for file in files) and time.monotonic() < end:
         time.sleep(0.05)
     pids = [int(pid) for file in files for pid in file.read_text().split()]
     assert len(pids) == 4 and all(map(alive, pids))
     parent.send_signal(how)
-    parent.wait(60)
+    parent.wait(300)
     assert gone(pids)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while list(temporary.iterdir()) and time.monotonic() < end:
         time.sleep(0.05)
     assert not list(temporary.iterdir())

@@ -18,6 +18,7 @@ from pathlib import Path
 from . import console, flags, options, packages
 from .benchmark import Benchmark
 from .errors import TvmMobilenetError
+from .whole_file import output_file
 
 
 def bench(
@@ -63,11 +64,11 @@ def bench(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built, targets
+    from . import built
     from .boards import open_board
 
     module = built.read(folder)
-    target = target or targets.load(module.info["target"])
+    target = target or module.target
     if isinstance(board, str):
         with open_board(board, target) as opened:
             return bench(
@@ -151,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         help="litert, ncnn, onnxruntime: the same network there, taking turns with ours",
     )
     group = new.add_argument_group("output")
-    group.add_argument("--record", type=Path, metavar="FILE", help="also write the JSON document there")
+    group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document there")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
     form.add_argument("--csv", action="store_true", help="rows of threads, then of layers, as CSV")
@@ -160,14 +161,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import benchmark, benchmark_text, built, measured_rows, peers, regression, targets
+    from . import benchmark, benchmark_text, built, measured_rows, peers, regression
     from .boards import open_board
 
     flags.refuse_for_bench(args)
     against = peers.parse(args.against) if args.against else ()
     old = benchmark.read(args.compare) if args.compare else None
     module = built.read(args.folder)
-    target = targets.load(module.info["target"])
+    target = module.target
     address = options.board_for(args, target)
     if address == "virtual":
         flags.refuse_for_predictions(args, ("--seconds", "--cool-down", "--cpus", "--no-layers"))

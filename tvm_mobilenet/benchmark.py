@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import json_text
 from .conditions import Mark
 from .console import plain_data
 from .errors import TvmMobilenetError
@@ -151,7 +152,7 @@ def read(path: str | Path) -> Benchmark:
         It cannot be read, is none, or of another version.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json_text.parse(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
         why = f"cannot read {path}: {e.strerror}"
         raise TvmMobilenetError(why, "give a file that `bench --record` wrote") from None

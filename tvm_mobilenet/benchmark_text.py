@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from . import console
 from .benchmark import Benchmark, Row
-from .layer import title
 from .options import ModelOptions
 from .regression import Comparison
+from .table import Layers
 
 COLUMNS = ("threads", "min", "mean", "p50", "p90", "p99", "deviation", "runs", "MiB initial", "MiB peak", "°C", "MHz")
-LAYER_COLUMNS = ("layer", "what", "ms", "share %")
+LAYER_COLUMNS = ("layer", Layers("what"), "ms", "share %")
 CSV_COLUMNS = (
     "kind",
     "threads",
@@ -46,7 +46,7 @@ def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> 
     table(COLUMNS, [_cells(row) for row in result.rows], _title(result))
     for row in result.rows:
         for mark in row.marks:
-            print(f"! {row.threads} thread{'s' * (row.threads > 1)}: {mark.text}\n    {mark.remedy}")
+            console.print_text(f"! {row.threads} thread{'s' * (row.threads > 1)}: {mark.text}\n    {mark.remedy}", 4)
     if slowest := _slowest(result.rows[0]):
         table(
             LAYER_COLUMNS,
@@ -62,9 +62,8 @@ def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> 
         )
         for peer in result.peers:
             if peer.missing:
-                print(f"! {peer.engine}: {peer.missing}")
-    for line in _about(result):
-        print(line)
+                console.print_text(f"! {peer.engine}: {peer.missing}", 4)
+    console.print_text("\n".join(_about(result)), 10)
     if comparison:
         table(
             ("threads", "before ms", "after ms", "change %"),
@@ -72,7 +71,7 @@ def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> 
             "\nagainst the older benchmark, medians",
         )
         for note in comparison.notes:
-            print(f"! {note}")
+            console.print_text(f"! {note}", 4)
 
 
 def as_csv(result: Benchmark) -> str:
@@ -134,7 +133,7 @@ def _mib(nbytes: int | None) -> float | None:
 def _slowest(row: Row) -> list[tuple]:
     whole = sum(t.p50 for t in row.layers)
     found = sorted(row.layers, key=lambda t: -t.p50)[:SLOWEST]
-    return [(t.name, title(t.layer), t.p50 * 1e3, t.p50 / whole * 100 if whole else None) for t in found]
+    return [(t.name, t.layer, t.p50 * 1e3, t.p50 / whole * 100 if whole else None) for t in found]
 
 
 def _peer_cells(peer) -> tuple:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from . import console, options, packages
 from .flags import refuse
-from .layer import title
 from .log import TuneLogs, consulted
+from .table import Layers, Words
+from .whole_file import folder_to_write, output_file
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class BuildResult:
         Calls of kernels a run.
     module_bytes, parameters_bytes, arena_bytes : int
         Sizes of the module (parameters included), of the parameters alone, and of all intermediates.
+    seeded : bool
+        The weights are random numbers.
+    preprocess : dict or None
+        How an image becomes the input, and which of that is assumed; None when it takes no images.
     """
 
     folder: Path
@@ -43,6 +48,8 @@ class BuildResult:
     parameters_bytes: int
     arena_bytes: int
     scratch_bytes: int
+    seeded: bool = False
+    preprocess: dict | None = None
 
     def summary(self) -> str:
         """For people, one line."""
@@ -114,8 +121,10 @@ def build(
 
     if network is None:
         from .network import load_network
+        from .notices import announce
 
         network = load_network(model)
+        announce(network)
     network = network.for_target(target)
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     try:
@@ -132,9 +141,11 @@ def build(
         "model": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(model).items()},
         "target": target.name,
         "core": target.core.name,
+        "seeded": network.seeded,
+        "preprocess": network.image and network.image.to_data(),
         "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
     }
-    module = built.write(folder, plan, parameters, layers, info)
+    module = built.write(folder, plan, parameters, layers, info, target)
     if bundle is not None:
         from .bundle import make
 
@@ -151,17 +162,24 @@ def build(
         plan.parameters_bytes,
         plan.arena_bytes,
         plan.scratch_bytes,
+        info["seeded"],
+        info["preprocess"],
     )
 
 
 def print_result(result: BuildResult) -> None:
     """The layers and where their decisions come from, then the whole."""
     console.print_table(
-        ("layer", "decisions", "from"),
-        [(title(b.layer), " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
+        (Layers("layer"), Words("decisions"), "from"),
+        [(b.layer, " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
         f"{result.model} for {result.target}",
     )
-    print(result.summary())
+    console.print_text(result.summary(), indent=10)
+
+
+def bundle_path(text: str) -> Path:
+    """An argparse type: where a bundle is packed, an archive or a folder."""
+    return (output_file if text.endswith((".tar.gz", ".tgz")) else folder_to_write)(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     group = new.add_argument_group("bundle")
     group.add_argument(
         "--bundle",
-        type=Path,
+        type=bundle_path,
         metavar="FILE.tar.gz|FOLDER",
         help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)",
     )

@@ -2,7 +2,10 @@
 
 ``module.so``       the kernels and TVM's executable, parameters bound
 ``parameters.bin``  the constants once more, as the plan wants them
-``plan.json``       what it is, how it was built, and the plan
+``plan.json``       what it is, how and for which target it was built, and the plan
+
+The target's facts travel, not its name alone: every verb that opens a build uses them, whatever its TOML file says now
+or the host's level is now. Only a build of a version before that is opened by its target's name.
 
 ``plan.json`` is written last and holds the hashes of the other two, so a folder that is half written, mixed or changed
 is refused.
@@ -12,14 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from . import json_text, targets
 from .errors import TvmMobilenetError
 from .plan import Plan
+from .whole_file import replacing
 
 MODULE, PARAMETERS, PLAN = "module.so", "parameters.bin", "plan.json"
 
@@ -40,13 +46,44 @@ class BuiltModule:
     Attributes
     ----------
     info : dict
-        ``model`` (the options it was made with), ``target``, ``versions``.
+        ``model`` (the options it was made with), ``target`` and ``core`` (their names), ``versions``.
+    target_data : dict or None
+        The facts of its target (``targets.stored``); None: it is of a version before they travelled.
     """
 
     folder: Path
     plan: Plan
     layers: tuple[BuiltLayer, ...]
     info: dict
+    target_data: dict | None = None
+
+    @cached_property
+    def target(self) -> targets.Target:
+        """What it was built for; a warning says how today's target of the same name or file differs.
+
+        Raises
+        ------
+        TvmMobilenetError
+            Its facts are impossible; or it is of an earlier version, and there is no target of its name any more.
+        """
+        from .targets import stored
+
+        if self.target_data is None:
+            try:
+                return targets.load(self.info["target"])
+            except TvmMobilenetError as e:
+                raise TvmMobilenetError(
+                    f"{self.folder} was built by a version that kept its target's name alone: {e.message}",
+                    "build it again",
+                ) from None
+        target = stored.from_data(self.target_data, str(self.folder / PLAN))
+        if changes := stored.changes(target):
+            warnings.warn(
+                f"{target.file or 'target ' + target.name} has changed since {self.folder} was built, which is used as "
+                f"it was built: {changes}",
+                stacklevel=3,  # functools is between
+            )
+        return target
 
     @property
     def library(self) -> Path:
@@ -63,19 +100,25 @@ class BuiltModule:
         return np.memmap(self.folder / PARAMETERS, np.uint8, "r")
 
 
-def write(folder: Path, plan: Plan, parameters: np.ndarray, layers: list[BuiltLayer], info: dict) -> BuiltModule:
+def write(
+    folder: Path, plan: Plan, parameters: np.ndarray, layers: list[BuiltLayer], info: dict, target: targets.Target
+) -> BuiltModule:
     """Put parameters and plan beside a module that is there already."""
-    temporary = folder / f".{PARAMETERS}.{os.getpid()}.tmp"
-    try:
-        parameters.tofile(temporary)
-        os.replace(temporary, folder / PARAMETERS)
-        files = {name: file_hash(folder / name) for name in (MODULE, PARAMETERS)}
-        data = {"info": info, "files": files, "layers": [vars(layer) for layer in layers], "plan": plan.to_data()}
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        os.replace(temporary, folder / PLAN)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return BuiltModule(folder, plan, tuple(layers), info)
+    from .targets import stored
+
+    with replacing(folder / PARAMETERS) as new:
+        parameters.tofile(new)
+    files = {name: file_hash(folder / name) for name in (MODULE, PARAMETERS)}
+    data = {
+        "info": info,
+        "files": files,
+        "target": stored.to_data(target),
+        "layers": [vars(layer) for layer in layers],
+        "plan": plan.to_data(),
+    }
+    with replacing(folder / PLAN) as new:
+        new.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    return BuiltModule(folder, plan, tuple(layers), info, data["target"])
 
 
 def read(folder: str | Path, check: bool = True) -> BuiltModule:
@@ -88,7 +131,7 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
     """
     folder = Path(folder)
     try:
-        data = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        data = json_text.parse((folder / PLAN).read_text(encoding="utf-8"))
         layers = tuple(BuiltLayer(**layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -105,7 +148,7 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
                 f"{path} is not the file that was built with {folder / PLAN}: its hash differs",
                 "build the module again",
             )
-    return BuiltModule(folder, plan, layers, info)
+    return BuiltModule(folder, plan, layers, info, data.get("target"))
 
 
 def file_hash(path: Path) -> str:

@@ -4,7 +4,7 @@
 ``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes
 ``weights.bin``     the constants, mapped by the library
 ``selftest.bin``    inputs, and the outputs of PyTorch in float64 for them
-``labels.txt``      one class a line, where they are known
+``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
 ``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256`` its own hash
 
 Equal inputs give equal bytes: nothing in a bundle says where or when it was made.
@@ -16,8 +16,6 @@ import gzip
 import hashlib
 import io
 import json
-import math
-import os
 import re
 import tarfile
 import tempfile
@@ -28,10 +26,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import TvmMobilenetError, VerificationError
-from .plan import Plan, scratch_of
+from . import json_text
+from .errors import TvmMobilenetError
+from .models import labels as class_names
+from .models.preprocess import FIELDS
+from .plan import scratch_of
 from .reference import network_outputs
 from .runtime import link, tables
+from .whole_file import write_whole
 
 FORMAT = 1
 PROGRAMS = ("libmobilenet.so", "mobilenet")
@@ -75,10 +77,7 @@ class Bundle:
                     (path / name).write_bytes(data)
                     (path / name).chmod(0o755 if name in PROGRAMS else 0o644)
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(gzip.compress(self.archive(), 6, mtime=0))
-            os.replace(temporary, path)
+            write_whole(path, gzip.compress(self.archive(), 6, mtime=0), "--bundle")
         except OSError as e:
             raise TvmMobilenetError(f"cannot write the bundle {path}: {e}", "choose another --bundle") from None
 
@@ -124,22 +123,28 @@ def make(
 
     module = built.read(folder)
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
-    batch = network.inputs(samples)
+    checked = _checked(module, network, target, samples)
+    batch, tolerance = checked.inputs, max(o.gate for o in checked.outputs)
     expected = network_outputs(network, batch)
-    tolerance, error = _check(module, target, batch, expected)
-    preprocess = network._preprocess() if len(plan.inputs) == 1 else None
-    classes = plan.outputs[0][1].shape[-1] if _classifies(plan) and not network.options.features else 0
-    labels = network.labels if classes else ()
+    error = max(o.relative for o in checked.outputs)
+    image = network.image
+    labels = network.labels
+    assumed_labels = bool(labels) and network.options.labels is None
     weights_hash = hashlib.sha256(weights).hexdigest()
     about = {
         "model": network.options.title,
         "target": target.name,
         "architecture": target.architecture,
         "features": link.features(target),
-        "classes": classes,
+        "classes": network.classes,
         "labels": bool(labels),
+        "labels_source": _labels_source(network),
+        "scores": network.scores,
+        "seeded": network.seeded,
+        "preprocess": _in_words(image),
         "samples": len(batch),
         "tolerance": tolerance,
+        "units": [o.unit for o in checked.outputs],
         "embedded": embed_weights,
         "weights_sha256": weights_hash,
     }
@@ -153,6 +158,8 @@ def make(
     }
     if labels:
         files["labels.txt"] = "".join(" ".join(label.split()) + "\n" for label in labels).encode()
+    if assumed_labels:
+        files[class_names.LICENCE] = class_names.licence().encode()
     if not embed_weights:
         files["weights.bin"] = (
             b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
@@ -168,7 +175,7 @@ def make(
             digest.update((source / file).read_bytes())
         digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
         about["id"] = digest.hexdigest()[:16]
-        model = tables.source(plan, about, scratch_of(lowered), preprocess)
+        model = tables.source(plan, about, scratch_of(lowered), image and image.preprocess)
         files |= link.libraries(work, target, linker, model, prefix, weights if embed_weights else None)
     manifest = {
         "format": FORMAT,
@@ -179,19 +186,26 @@ def make(
         "target": {
             "name": target.name,
             "title": target.title,
+            "core": target.core.name,
+            "llvm_cpu": target.llvm_cpu or target.core.llvm_cpu,
             "architecture": target.architecture,
             "features": about["features"],
             "cores": target.cores,
         },
-        "preprocess": None
-        if preprocess is None
-        else {k: getattr(preprocess, k) for k in ("size", "mean", "std", "crop", "interpolation", "layout")},
+        "seeded": network.seeded,
+        "preprocess": image and image.to_data(),
         "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs],
         "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
-        "classes": classes,
+        "classes": network.classes,
+        "scores": network.scores,
         "labels": "labels.txt" if labels else None,
+        "labels_source": _labels_source(network) or None,
         "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
-        "error": {"allowed": tolerance, "found": float(f"{error:.1e}"), "unit": "of the spread of the outputs"},
+        "error": {
+            "allowed": tolerance,
+            "found": float(f"{error:.1e}"),
+            "unit": "of the scale of the outputs' last sums",
+        },
         "versions": {**module.info["versions"], "tvm-mobilenet": _version(), "ziglang": version("ziglang")},
         "decisions": [vars(layer) for layer in module.layers],
         "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in sorted(files.items())},
@@ -220,7 +234,7 @@ def read(path: str | Path) -> Bundle:
         text = files["manifest.json"]
         if hashlib.sha256(text).hexdigest() != files["manifest.sha256"][:64].decode():
             raise ValueError("the manifest's hash differs")
-        manifest = json.loads(text)
+        manifest = json_text.parse(text.decode())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}, this reads {FORMAT}")
         for name, entry in manifest["files"].items():
@@ -247,26 +261,30 @@ def _version() -> str:
     return __version__
 
 
-def _classifies(plan: Plan) -> bool:
-    return len(plan.outputs) == 1 and len(plan.outputs[0][1].shape) == 2
+def _labels_source(network) -> str:
+    if not network.labels or network.options.labels is not None:
+        return "given with --labels" if network.labels else ""
+    return f"{class_names.SOURCE}; assumed for {network.classes} classes"
 
 
-def _check(module, target, batch: list, expected: list) -> tuple[float, float]:
-    """Runs the module on a board; the difference that is allowed and the one that was found, of the spread."""
+def _in_words(image) -> str:
+    """How an image becomes the input, for who asks the program."""
+    if image is None:
+        return "takes no images"
+    p = image.preprocess
+    assumed = f"; assumed: {', '.join(image.assumed).replace('_', ' ')}" if image.assumed else ""
+    return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
+
+
+def _checked(module, network, target, samples: int):
+    """The module, run on a board and found right by the rule of `verify`: a ``machine_check.Found``.
+
+    Its inputs become the self-test: photographs, and noise where they leave the outputs as they are.
+    """
     from .boards import open_board
-    from .boards.plan_runner import PlanRunner
-    from .output_check import OUTPUT_TOLERANCE
+    from .machine_check import check
 
-    allowed = OUTPUT_TOLERANCE * math.sqrt(max(1, len(module.plan.steps)))
-    with open_board("virtual" if not target.is_host else "local", target).load(module.library) as loaded:
-        found = PlanRunner(loaded, module.plan, module.parameters()).run(*batch[0]).outputs
-    error = max(
-        float(np.abs(f.astype(np.float64) - e).max() / (e.std() or 1.0))
-        for f, e in zip(found, expected[0], strict=True)
-    )
-    if not error <= allowed:
-        raise VerificationError(
-            f"the machine code differs from PyTorch by {error:.2e} of the spread, {allowed:.2e} is allowed",
-            f"python -m tvm_mobilenet.verify {module.folder} names the layer",
-        )
-    return allowed, error
+    with open_board("virtual" if not target.is_host else "local", target) as board:
+        found = check(module, network, board, network.inputs(samples), visible=True)
+    found.require()
+    return found

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOLERANCE = 1e-4  # of the reference's standard deviation; float32 sums over 1,000 terms differ by about 1e-6
+from .output_check import require_right
+
 LAYERS_KEPT = 4  # operands and reference of so many layers stay in memory
 
 
@@ -46,10 +47,6 @@ class Outcome:
     arithmetic: float | None = None
     memory: float | None = None
     balance: float | None = None
-
-
-class WrongResult(Exception):
-    """A candidate's machine code computes something other than its layer."""
 
 
 class Operands:
@@ -120,8 +117,7 @@ class Evaluate:
                 follow = {} if self._board.measures else {"memory": True}
                 run = module.call(nest.SYMBOL, arguments, tasks="all" if candidate.whole else "sample", **follow)
                 cost, all_cores = run.cost(1), run.cost()
-        output = run.outputs[-1][..., : expected.shape[-1]]
-        difference = compare(output, expected, candidate.whole)
+        difference = require_right(run.outputs[-1], expected, sample=not candidate.whole)
         # A measurement here is one of a single thread (workers.py); a prediction is made for any number of cores.
         if not cost.predicted:
             return Outcome(float(cost.value), cost.unit, cost.predicted, difference)
@@ -148,31 +144,3 @@ def traffic_cycles(run, target) -> float:
 
 
 _OPERANDS = ("data", "weight", "bias", "second")
-
-
-def compare(output: np.ndarray, expected: np.ndarray, whole: bool) -> float:
-    """The largest difference of what was written, as a fraction of the reference's standard deviation.
-
-    Parameters
-    ----------
-    output : array
-        Not a number where nothing was written.
-    expected : array of the same shape, float64
-    whole : bool
-        Everything must have been written.
-
-    Raises
-    ------
-    WrongResult
-        Above ``TOLERANCE``, or nothing was written, or not everything although ``whole``.
-    """
-    written = ~np.isnan(output)
-    if not written.any() or (whole and not written.all()):
-        raise WrongResult(f"wrong result: {written.sum()} of {output.size} values are numbers")
-    spread = float(expected.std()) or float(np.abs(expected).max()) or 1.0
-    off = np.abs(np.where(written, output, expected) - expected)
-    difference = float(off.max()) / spread
-    if not difference <= TOLERANCE:
-        where = tuple(int(i) for i in np.unravel_index(int(off.argmax()), off.shape))
-        raise WrongResult(f"wrong result: {difference:.3g} of the output's spread off at {where}")
-    return difference

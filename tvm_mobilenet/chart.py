@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from .layer import title
+from .titles import short_titles
 from .whole_file import write_whole
 
 ROW, LEFT, BARS, GAP, CURVES, RIGHT, TOP = 22, 420, 360, 56, 220, 20, 62  # pixels: row height, label, bars, curves
+LETTER = 7  # pixels, of a label
 NARROW_ROW, NARROW_LEFT, NARROW_BARS, NARROW_RIGHT = 38, 4, 318, 38
 STYLE = """
 :root{color-scheme:light}
@@ -36,7 +37,8 @@ def svg(result, narrow: bool = False) -> str:
     labels above the bars, no curves.
     """
     step, left, bars, down = (NARROW_ROW, NARROW_LEFT, NARROW_BARS, 16) if narrow else (ROW, LEFT, BARS, 0)
-    rows = [_Row(layer) for layer in result.layers]
+    names = short_titles([layer.layer for layer in result.layers], LEFT // LETTER)
+    rows = [_Row(layer, name) for layer, name in zip(result.layers, names, strict=True)]
     most = max([1.5, *(value for row in rows for value in (row.untuned, row.tuned) if value is not None)])
     most = min(most, 6.0)
     width = left + bars + (NARROW_RIGHT if narrow else GAP + CURVES + RIGHT)
@@ -106,9 +108,9 @@ def write(result, folder: Path, columns: Sequence[str], cells: Sequence[Sequence
 class _Row:
     """A layer's label, its costs over its floor, and its finite curve."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, name: str):
         base = layer.floor or layer.tuned
-        self.label = (f"{layer.count} x " if layer.count > 1 else "") + title(layer.layer).replace(" f32", "")
+        self.label = (f"{layer.count} x " if layer.count > 1 else "") + name
         self.untuned = layer.untuned / base if layer.untuned and base else None
         self.tuned = layer.tuned / base if layer.tuned and base else None
         self.curve = [cost for cost in layer.curve if math.isfinite(cost)]

@@ -6,12 +6,14 @@ try first.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .errors import BoardError, MissingDependencyError, TvmMobilenetError
+from .errors import MissingDependencyError, TvmMobilenetError
 
 OK, DOUBTFUL, FAILED, SKIPPED = "ok", "doubtful", "FAILED", "not reached"
+BUG = 1  # the exit code of what nobody foresaw, in every verb
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,16 @@ class Checks:
     found : list of Check
     show : callable
         Gets each check's name before it runs.
+    debug : bool
+        Print the traceback of an error that nobody foresaw.
+    unforeseen : int
+        The exit code of such an error; every other error brings its own.
     """
 
     show: Callable[[str], None] = lambda name: None
     found: list[Check] = field(default_factory=list)
+    debug: bool = False
+    unforeseen: int = BUG
 
     def run(self, name: str, check: Callable[[], str], needs: tuple[str, ...] = ()) -> bool:
         """One check: ``check()`` returns what it found, raises a `Doubt`, or an error with a remedy.
@@ -77,8 +85,11 @@ class Checks:
             known = missing_dependency(e) or MissingDependencyError(str(e), "install it again")
             self.found.append(Check(name, FAILED, known.message, known.hint, known.exit_code))
         except Exception as e:
-            text = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-            self.found.append(Check(name, FAILED, text, "doctor --debug shows where", BoardError.exit_code))
+            if self.debug:
+                traceback.print_exc()
+            text = " ".join(str(e).split())[:200] or "it ended without a word"
+            remedy = "a bug, most likely: doctor --debug shows where"
+            self.found.append(Check(name, FAILED, text, remedy, self.unforeseen))
         return self.found[-1].status in (OK, DOUBTFUL)
 
     @property

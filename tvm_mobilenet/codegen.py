@@ -16,6 +16,7 @@ from pathlib import Path
 from . import packages
 from .errors import MissingDependencyError, TvmMobilenetError
 from .targets import Target
+from .whole_file import replacing
 
 # What a kernel calls of libm, zig links in for 32-bit ARM from a library with debug information: 1 MB without the last.
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections", "-Wl,--strip-debug")
@@ -141,19 +142,20 @@ def link(
     """Link objects for a target; write to a temporary name beside ``path``, then rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    command = [*linker_command(target, linker), *options, "-o", str(temporary), *objects]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
+    with replacing(path) as new:
+        command = [*linker_command(target, linker), *options, "-o", str(new), *objects]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        except OSError as e:
+            raise MissingDependencyError(
+                f"the linker {command[0]} cannot be run: {e.strerror}", "leave out --linker to use zig's"
+            ) from None
         if done.returncode:
             raise TvmMobilenetError(
                 f"linking {path.name} for {target.name} failed with exit code {done.returncode}: "
                 f"{done.stderr.strip()[-800:]}",
                 "command: " + " ".join(command),
             )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

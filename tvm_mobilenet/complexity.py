@@ -20,14 +20,16 @@ from pathlib import Path
 
 from . import options as shared
 from . import packages, papers_text
-from .console import parser_for, print_json, print_table, run_verb, say
+from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
 from .flags import refuse
 from .layer import Layer
 from .models import cost
 from .options import ModelOptions
+from .table import Detail, Layers
 
 PAPERS = {"v1": "1704.04861", "v2": "1801.04381", "v3": "1905.02244", "release": "tensorflow/models"}
+COUNTS = ("formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%")
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
@@ -271,16 +273,21 @@ def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
 # ---- printing
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, count, print."""
-    parser = parser_for("complexity", __doc__.split("\n")[0])
-    shared.add_model_options(parser, inputs=False, seed=False)  # counts are the same for all weights
-    parser.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``complexity``."""
+    new = parser_for("complexity", __doc__.split("\n")[0])
+    shared.add_model_options(new, inputs=False, seed=False)  # counts are the same for all weights
+    new.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
+    new.add_argument(
         "--paper", nargs="?", const="all", choices=("all", *PAPERS), help="the papers' figures beside ours, and errata"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    return run_verb(parser, _run, argv)
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, count, print."""
+    return run_verb(parser(), _run, argv)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -320,7 +327,7 @@ def _document(result: Complexity) -> dict:
 
 def _print_layers(result: Complexity) -> None:
     print_table(
-        ("layer", "from", "formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%"),
+        (Layers("layer"), Detail("from"), *COUNTS),
         [
             (
                 c.layer,
@@ -348,13 +355,15 @@ def _print_layers(result: Complexity) -> None:
         [(kind, m, f"{ms:.2f}", p, f"{ps:.2f}") for kind, m, ms, p, ps in result.kinds],
         "\nshare by kind",
     )
-    print(
+    print_text(
         f"\n{result.model}: {result.mult_adds / 1e6:,.2f} M mult-adds, {result.parameters / 1e6:,.3f} M parameters "
         f"(weights of convolutions and classifier), {result.weight_bytes / 1e6:,.2f} MB weights and biases, "
         f"{result.activation_bytes / 1e6:,.2f} MB activations read and written"
     )
     differ = [layer.layer for layer in result.layers if layer.formula != layer.mult_adds]
-    print("formula and graph agree in every layer" if not differ else f"formula and graph differ: {', '.join(differ)}")
+    print_text(
+        "formula and graph agree in every layer" if not differ else f"formula and graph differ: {', '.join(differ)}"
+    )
 
 
 def _print_comparison(one: Complexity, other: Complexity) -> None:

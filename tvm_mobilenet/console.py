@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,10 +22,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import flags, packages
+from . import interrupted, packages, table, titles
+from .arguments import VerbParser
 from .errors import MissingDependencyError, TvmMobilenetError
 
 INTERRUPTED = 130
+_NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
 
 
 def run_verb(
@@ -42,14 +45,21 @@ def run_verb(
         The arguments; those of the process by default.
     """
     parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
-    args = parser.parse_args(argv)
+    with contextlib.suppress(AttributeError, ValueError):  # a terminal that has no °
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        args = parser.parse_args(argv)
+    except TvmMobilenetError as error:  # of an argument's type
+        say(f"error: {error}")
+        return error.exit_code
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _warnings_as_lines():
             return run(args) or 0
     except KeyboardInterrupt:
-        say("interrupted")
+        words = interrupted.words(parser.prog.rpartition(".")[2], args)
+        say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,9 +84,9 @@ def missing_dependency(error: BaseException) -> MissingDependencyError | None:
     return packages.missing("this", [name]) if name in packages.MODULES else None
 
 
-def parser_for(verb: str, description: str, **kwargs) -> argparse.ArgumentParser:
+def parser_for(verb: str, description: str, **kwargs) -> VerbParser:
     """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
-    return flags.Parser(prog=f"python -m tvm_mobilenet.{verb}", description=description, allow_abbrev=False, **kwargs)
+    return VerbParser(verb, description, **kwargs)
 
 
 def say(text: str) -> None:
@@ -111,31 +121,43 @@ def plain_data(value: object) -> object:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> None:
-    """A table on stdout; numbers stand right, under their units."""
+    """A table on stdout, as wide as the terminal (`table`), or whole in a pipe; numbers stand right, under their units.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Headings; ``table.Layers``, ``table.Detail`` and ``table.Words`` say what a column holds.
+    """
     cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
-    right = [all(not isinstance(row[i], str) or row[i] in ("", "-") for row in rows) for i in range(len(columns))]
-    if not is_plain(sys.stdout):
-        from rich import box, console, markup, table
-
-        drawn = table.Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-        for column, is_right in zip(columns, right, strict=True):
-            drawn.add_column(column, justify="right" if is_right else "left")
-        for row in cells:
-            drawn.add_row(*map(markup.escape, row))
-        console.Console(highlight=False).print(drawn)
-        return
+    right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(columns))]
     if title:
-        print(title)
-    print("\n".join(table_lines(columns, cells, right)), flush=True)
+        print_text(title)
+    print("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))), flush=True)
 
 
-def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """The plain lines of a table."""
-    widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
-    return [
-        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in [columns, *cells]
-    ]
+def print_text(text: str, indent: int = 0) -> None:
+    """Lines on stdout; on a terminal broken at blanks, each after its first part ``indent`` blanks further in."""
+    for line in text.split("\n"):
+        print("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)), flush=True)
+
+
+def terminal_width(stream) -> int | None:
+    """Characters of a line on the terminal that a stream is; None: it is none.
+
+    The terminal's own word counts. ``COLUMNS`` does where a terminal does not know its size.
+    """
+    return terminal_size(stream)[0] if stream.isatty() else None
+
+
+def terminal_size(stream) -> tuple[int, int]:
+    """Columns and lines of the terminal that a stream is, 80 and 24 if nobody knows."""
+    try:
+        found = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        found = (0, 0)
+    asked = (os.environ.get(name, "") for name in ("COLUMNS", "LINES"))
+    assumed = (int(text) if text.isdecimal() and 0 < int(text) < 10_000 else 0 for text in asked)
+    return tuple(known or said or usual for known, said, usual in zip(found, assumed, (80, 24), strict=True))
 
 
 def number(value: object) -> str:
@@ -158,15 +180,15 @@ class Progress:
     """A live table on a terminal; elsewhere a plain line every so many seconds. On stderr; use as a context."""
 
     def __init__(self, every: float = 10.0):
-        self._every, self._last, self._live = every, float("-inf"), None
+        self._every, self._last, self._live, self._stream = every, float("-inf"), None, None
 
     def __enter__(self) -> Progress:
         if not is_plain(sys.stderr):
             from rich import console, live
 
-            self._live = live.Live(
-                console=console.Console(stderr=True, highlight=False), refresh_per_second=4, transient=True
-            )
+            stream = self._stream = sys.stderr  # while it is live, sys.stderr prints above it
+            here = console.Console(file=stream, highlight=False, force_terminal=True)
+            self._live = live.Live(_View("", stream), console=here, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -175,17 +197,48 @@ class Progress:
             self._live.stop()
 
     def update(self, line: Callable[[], str], columns: Sequence[str] = (), rows: Callable[[], list] = list) -> None:
-        """Show how things stand: ``line()`` in one line, ``rows()`` of a table under it where there is room."""
-        if self._live:
-            from rich import box, console, markup, table, text
+        """Show how things stand: ``rows()`` of a table, the most telling first, and under it ``line()``.
 
-            drawn = table.Table(*columns, box=box.SIMPLE_HEAD)
-            for row in rows()[: max(3, self._live.console.height - 8)]:
-                drawn.add_row(*(markup.escape(cell if isinstance(cell, str) else number(cell)) for cell in row))
-            self._live.update(console.Group(drawn, text.Text(line())) if columns else text.Text(line()))
+        On a screen too small for both, the line stays and the rows that have no room are counted.
+        """
+        if self._live:
+            self._live.update(_View(line(), self._stream, columns, rows()))
         elif time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
             say(line())
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What `Progress` shows, made anew for the size that the terminal has whenever it is drawn."""
+
+    line: str
+    stream: object
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence] = ()
+
+    def __rich_console__(self, console, options):
+        from rich import text
+
+        width, height = terminal_size(self.stream)
+        yield text.Text("\n".join(self.lines(width, height)), no_wrap=True, overflow="crop", end="")
+
+    def lines(self, width: int, height: int) -> list[str]:
+        """At most ``height - 1`` lines: a full screen would scroll."""
+        said = table.wrapped(self.line, width)
+        room = height - 1 - len(said)
+        if not self.columns or not self.rows:
+            return said[: max(1, height - 1)]
+        cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
+        right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(self.columns))]
+        found = table.lines(self.columns, cells, right, width, note=False)
+        head = len(found) - len(cells)  # one line a row, or there is no room for a table
+        if max(map(len, found)) > width or head > 3 or room < head + 1:
+            return said[: max(1, height - 1)]
+        if len(cells) > room - head:
+            shown = max(0, room - head - 1)
+            found = [*found[: head + shown], f"{titles.MARK} and {len(cells) - shown} more"]
+        return [*found, *said]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from . import console, options
 from .checks import DOUBTFUL, FAILED, SKIPPED, Checks
+from .errors import TvmMobilenetError
+from .whole_file import journal_file
 
 
 def doctor(
@@ -22,8 +24,9 @@ def doctor(
     log: Path = options.OUTPUT / "tune_log.jsonl",
     linker: str | None = None,
     show=lambda name: None,
+    debug: bool = False,
 ) -> Checks:
-    """Check this machine, and the way to a board.
+    """Check this machine, and the way to a board. The exit code is `Checks.code`: that of the first check that failed.
 
     Parameters
     ----------
@@ -45,8 +48,8 @@ def doctor(
     from .doctor_local import check_local
 
     where = address.parse(board) if board else None
-    checks = Checks(show)
-    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+    checks = Checks(show, debug=debug)
+    with _scratch() as folder:
         check_local(checks, target, log, linker, Path(folder))
         if where and where.kind != "virtual":
             from .doctor_board import check_board
@@ -55,12 +58,21 @@ def doctor(
     return checks
 
 
+def _scratch() -> tempfile.TemporaryDirectory:
+    try:
+        return tempfile.TemporaryDirectory(prefix="doctor-")
+    except OSError as e:
+        raise TvmMobilenetError(
+            f"no temporary folder can be made: {e.strerror}", "make room, or set TMPDIR to a folder that can be written"
+        ) from None
+
+
 def print_result(checks: Checks) -> None:
     """A line for each check, remedies beneath."""
     width = max(len(c.name) for c in checks.found)
     for c in checks.found:
-        print(f"{c.status:11}  {c.name:{width}}  {c.text}".rstrip())
-        if c.remedy:
+        console.print_text(f"{c.status:11}  {c.name:{width}}  {c.text}".rstrip(), 11 + width + 4)
+        if c.remedy:  # not broken into lines: it may be a command, to be copied
             print(f"{'':11}  {'':{width}}  -> {c.remedy}")
     counts = {s: sum(c.status == s for c in checks.found) for s in (FAILED, SKIPPED, DOUBTFUL)}
     said = ", ".join(f"{n} {s.lower()}" for s, n in counts.items() if n)
@@ -73,9 +85,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_target_options(new)
     new.add_argument(
         "--log",
-        type=Path,
+        type=journal_file,
         metavar="FILE",
-        default=options.OUTPUT / "tune_log.jsonl",
+        default=str(options.OUTPUT / "tune_log.jsonl"),
         help="your tune log (default: %(default)s)",
     )
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -92,6 +104,7 @@ def _run(args: argparse.Namespace) -> int:
         log=args.log,
         linker=args.linker,
         show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None,
+        debug=args.debug,
     )
     if args.json:
         console.print_json({"target": target.name, "board": args.board, "checks": checks.found, "code": checks.code})

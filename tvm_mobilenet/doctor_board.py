@@ -32,6 +32,7 @@ def check_board(checks: Checks, where: addresses.Address, target, folder: Path) 
     folder : path
         Holds the probe, ``kernel.so``, built for the target.
     """
+    checks.unforeseen = BoardError.exit_code  # whatever a board says, it is the board's
     last: tuple[str, ...] = ()
     if where.kind in ("rpc", "tracker"):
         checks.run("name", lambda: _name(where))
@@ -146,15 +147,15 @@ def _versions(facts: dict) -> str:
 
 
 def _features(facts: dict, target) -> str:
+    from .boards import needs
     from .runtime import link
 
-    wanted = link.features(target)
-    has = {f.replace(".", "").replace("_", "") for f in facts["features"]}  # x86 kernels write avx512_vnni
-    if missing := [f for f in wanted if f.replace("_", "") not in has]:
+    if missing := needs.missing(target, facts["features"]):
         raise BoardError(
             f"{target.name}'s code needs {', '.join(missing)}, which {facts['cpu'] or 'the CPU'} lacks",
             "build with the --target of this board; `arm` needs no optional feature",
         )
+    wanted = link.features(target)
     return ", ".join(wanted) + " are there" if wanted else f"{target.name}'s code needs none"
 
 

@@ -16,6 +16,7 @@ from .errors import MissingDependencyError, TvmMobilenetError
 ROUND_TRIP = "import tvm; m = tvm.IRModule(); assert tvm.ir.load_json(tvm.ir.save_json(m)) is not None"
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}  # pyproject.toml's; a test compares
 PROBE = "pointwise m32 n32 k32 f32 relu6"  # a kernel for every target, built and run in moments
+HOST_SECONDS = 180.0  # for a process to start, and to build and run the probe
 LEAST_FREE = 512 << 20  # bytes of disk for logs, modules and temporary files
 
 
@@ -43,6 +44,7 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     checks.run("linker", lambda: _link(target, linker, folder), ("tvm", "packages to compile"))
     if target.core.model:
         checks.run("emulator", lambda: _emulate(target, folder), ("linker",))
+    checks.run("host", lambda: _host(folder), ("tvm", "packages to compile"))
     checks.run("your tune log", lambda: _writable(log))
     checks.run("shipped tune log", lambda: _shipped(target))
     checks.run("temporary folder", _temporary)
@@ -91,8 +93,15 @@ def _engines() -> str:
 
 
 def _tvm() -> str:
-    import tvm
-
+    try:
+        import tvm
+    except ModuleNotFoundError:
+        raise
+    except Exception as e:  # a library of TVM's that does not load here
+        raise MissingDependencyError(
+            f"TVM does not load: {' '.join(str(e).split())[:200]}",
+            packages.pip_install(f"apache-tvm=={PINS['apache-tvm']}"),
+        ) from None
     if not tvm.runtime.enabled("llvm"):
         raise MissingDependencyError("TVM here has no LLVM", packages.pip_install(f"apache-tvm=={PINS['apache-tvm']}"))
     return f"{tvm.__version__}, with LLVM {tvm.get_global_func('target.llvm_version_major')()}"
@@ -100,10 +109,14 @@ def _tvm() -> str:
 
 def _ffi() -> str:
     """In a process of its own: versions of tvm-ffi that do not fit crash in it."""
-    done = subprocess.run([sys.executable, "-c", ROUND_TRIP], capture_output=True, text=True, timeout=120)
-    if done.returncode:
+    try:
+        code = subprocess.run([sys.executable, "-c", ROUND_TRIP], capture_output=True, timeout=120).returncode
+        how = f"ends with code {code}"
+    except subprocess.TimeoutExpired:
+        code, how = 1, "does not end"
+    if code:
         raise MissingDependencyError(
-            f"saving a module ends with code {done.returncode}: tvm-ffi does not fit TVM",
+            f"saving a module {how}: tvm-ffi does not fit TVM",
             packages.pip_install(f"apache-tvm-ffi=={PINS['apache-tvm-ffi']}"),
         )
     return "a module is saved and read again"
@@ -116,7 +129,10 @@ def _link(target, linker: str | None, folder: Path) -> str:
 
     layer = Layer.parse(PROBE)
     kernel = schedules.kernel(layer, schedules.space(layer, target.core).default)
-    path = codegen.compile_kernels({nest.SYMBOL: kernel}, target, folder / "kernel.so", linker)
+    try:
+        path = codegen.compile_kernels({nest.SYMBOL: kernel}, target, folder / "kernel.so", linker)
+    except TvmMobilenetError as e:  # it is there, but it does not work
+        raise MissingDependencyError(e.message, e.hint) from None
     command = codegen.linker_command(target, linker)
     name = "zig" if "ziglang" in command else Path(command[0]).name
     return f"{name} links for {target.architecture}: a library of {path.stat().st_size:,} bytes"
@@ -125,9 +141,10 @@ def _link(target, linker: str | None, folder: Path) -> str:
 def run_probe(board, target, folder: Path) -> tuple:
     """The probe's run on a board, and by how much of its spread it is off; a BoardError when it is wrong."""
     from . import schedules
-    from .candidate import Operands, WrongResult, compare
+    from .candidate import Operands
     from .errors import BoardError
     from .layer import Layer
+    from .output_check import WrongResult, require_right
     from .schedules import nest
 
     layer = Layer.parse(PROBE)
@@ -135,7 +152,7 @@ def run_probe(board, target, folder: Path) -> tuple:
     with board.load(folder / "kernel.so") as module:
         run = module.call(nest.SYMBOL, arguments)
     try:
-        return run, compare(run.outputs[-1], expected, True)
+        return run, require_right(run.outputs[-1], expected)
     except WrongResult as e:
         raise BoardError(f"{board.name}: {e}", "is it the target's core? if so, report it with this table") from None
 
@@ -146,6 +163,46 @@ def _emulate(target, folder: Path) -> str:
     with open_board("virtual", target) as board:
         run, difference = run_probe(board, target, folder)
     return f"runs it right ({difference:.0e} of the spread off): {run.cost(1).value:,.0f} cycles predicted"
+
+
+class RunProbe:
+    """Runs the probe on this machine; made in doctor's process, called in a worker, which may end with a signal."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __call__(self, folder: Path) -> tuple[float, float]:
+        """Seconds, and by how much of its spread the result is off."""
+        from .boards import open_board
+
+        with open_board("local", self.target) as board:
+            run, difference = run_probe(board, self.target, folder)
+        return run.seconds.value, difference
+
+
+def _host(folder: Path) -> str:
+    """A layer is built for this machine at its level and run."""
+    from . import targets
+    from .errors import BoardError
+    from .targets import host
+    from .workers import Workers
+
+    target, place = targets.load("host"), folder / "host"
+    _link(target, None, place)
+    with Workers(RunProbe(target), 1) as workers:
+        workers.submit(place)
+        done = workers.wait(HOST_SECONDS)
+    failure = done[0].failure if done else f"nothing after {HOST_SECONDS:g} s"
+    if failure:
+        raise BoardError(
+            f"a layer built for {target.core.name}: {failure}",
+            f"{host.VARIABLE} set to a lower level builds for that; build for a board with --target",
+        )
+    seconds, difference = done[0].value
+    return (
+        f"{target.core.name}, vectors of {target.core.vector_bytes} bytes: builds and runs a layer right "
+        f"({difference:.0e} of the spread off) in {seconds * 1e6:.3g} us"
+    )
 
 
 def _writable(log: Path) -> str:
@@ -162,7 +219,7 @@ def _writable(log: Path) -> str:
         return f"{log} can be written; there is none yet"
     from .log import Journal
 
-    return f"{log}: {len(Journal(log).records())} records"
+    return f"{log}: {sum(1 for _ in Journal(log).records())} records"
 
 
 def _shipped(target) -> str:

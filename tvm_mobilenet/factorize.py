@@ -26,11 +26,12 @@ import numpy as np
 
 from . import options as shared
 from . import packages
-from .console import parser_for, print_json, print_table, run_verb, say
+from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
 from .flags import refuse
 from .options import ModelOptions
-from .whole_file import write_whole
+from .table import Layers
+from .whole_file import output_file, write_whole
 
 
 @dataclass(frozen=True)
@@ -173,16 +174,21 @@ def _by_channel(kernel: np.ndarray) -> np.ndarray:
 # ---- printing
 
 
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``factorize``."""
+    new = parser_for("factorize", __doc__.split("\n")[0])
+    shared.add_model_options(new, inputs=False)
+    new.set_defaults(model="v1-plain")
+    new.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
+    new.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
+    new.add_argument("--output", type=output_file, metavar="FILE.npz", help="write the depthwise and pointwise weights")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, factor, print."""
-    parser = parser_for("factorize", __doc__.split("\n")[0])
-    shared.add_model_options(parser, inputs=False)
-    parser.set_defaults(model="v1-plain")
-    parser.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
-    parser.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
-    parser.add_argument("--output", type=Path, metavar="FILE.npz", help="write the depthwise and pointwise weights")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    return run_verb(parser, _run, argv)
+    return run_verb(parser(), _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -191,6 +197,11 @@ def _run(args: argparse.Namespace) -> None:
     options = shared.model_options(args)
     packages.require("factorize", *packages.for_model(options))
     say(f"importing {options.title}")
+    if options.weights is None and not options.is_file:
+        say(
+            "note: weights are seeded random numbers: none separates better than noise; "
+            "give trained ones with --weights FILE"
+        )
     calls = standard_convolutions(options, args.layer)
     results = [_factorisation(call) for call in calls]
     if args.output:
@@ -225,11 +236,11 @@ def _print(options: ModelOptions, results: Sequence[Factorisation]) -> None:
         rows.append(("", "", "noise", *percent(result.noise)))
         rows.append(("", "", "mult-adds", *percent(result.cost)))
     print_table(
-        ("from", "layer", "%", *(f"rank {r}" for r in range(1, ranks + 1))),
+        ("from", Layers("layer"), "%", *(f"rank {r}" for r in range(1, ranks + 1))),
         rows,
         f"{options.title}: the nearest depthwise separable kernel by rank",
     )
-    print(
+    print_text(
         "\nerror: what it leaves of the kernel's norm; noise: the same for a kernel without structure;"
         "\nmult-adds: of the two convolutions, with as many depthwise filters a channel as the rank, against the one."
         "\nA kernel separates where its error lies far below the noise's at a rank that costs less than 100 %."

@@ -12,37 +12,13 @@ from collections.abc import Iterable
 from .errors import TvmMobilenetError
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose result also says which flags were given: ``given``, a frozenset of ``--flag``."""
-
-    def parse_args(self, args=None, namespace=None):
-        """As argparse does."""
-        found = super().parse_args(args, namespace)
-        found.given = self._given(args)
-        return found
-
-    def _given(self, args) -> frozenset[str]:
-        """Parsed once more without defaults: what is there then was given, also a value that equals its default."""
-        defaults, kept = self._defaults, [(action, action.default) for action in self._actions]
-        self._defaults = {}
-        try:
-            for action in self._actions:
-                action.default = argparse.SUPPRESS
-            found = vars(super().parse_args(args))
-        finally:
-            self._defaults = defaults
-            for action, default in kept:
-                action.default = default
-        return frozenset(flag for a in self._actions if a.dest in found for flag in a.option_strings)
-
-
 def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) -> None:
     """Refuse flags that would have no effect.
 
     Parameters
     ----------
     args : Namespace
-        Of a `Parser`.
+        Of a parser of `arguments`, which has ``given``.
     flags : iterable of str
         Such as ``--rank``; those that the user did not give are fine.
     why : str
@@ -96,19 +72,12 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
             "leave it out; these flags are for networks by name, such as --model v2",
         )
         return
-    if getattr(args, "layout", None) == "NHWC":
-        refuse(
-            args,
-            ("--layout",),
-            f"{model.model} takes its image as NCHW",
-            "leave it out; --layout NHWC is for files of models that take channels last",
-        )
     if model.weights is not None:
         refuse(args, ("--seed",), "it makes the weights where no --weights are given", "leave out one of the two")
     if model.features:
         refuse(
             args,
-            ("--classes", "--labels"),
+            ("--classes",),
             "--features leaves out the classifier, so there are no classes",
             "leave out --features, or this",
         )

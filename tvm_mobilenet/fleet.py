@@ -27,9 +27,10 @@ from .boards.address import Address, parse
 from .boards.remote import wire
 from .boards.remote.lender import HOT_C, Lender, is_hot
 from .boards.remote.session import Lost
-from .candidate import Candidate, Operands, Outcome, WrongResult, compare
+from .candidate import Candidate, Operands, Outcome
 from .console import say
 from .errors import BoardError, TvmMobilenetError
+from .output_check import WrongResult, require_right
 from .workers import Done, Workers
 
 PATIENCE = 120.0  # seconds without any board
@@ -98,7 +99,7 @@ class Run:
         cores = board.target.cores
         with board.load(library, seconds=self.seconds) as module:
             one, *every = module.call_on(nest.SYMBOL, arguments, (1, cores) if cores > 1 else (1,))
-        difference = compare(one.outputs[-1], expected, True)
+        difference = require_right(one.outputs[-1], expected)
         seconds, all_cores = float(one.seconds.value), float(every[0].seconds.value) if every else None
         return Outcome(seconds, one.seconds.unit, one.seconds.predicted, difference, all_cores)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from . import console, tuning
-from .layer import title
 from .search import Search
+from .table import Detail, Layers
 from .tuning import Work
 
 
@@ -12,39 +14,41 @@ def print_known(network, work: Work, as_json: bool) -> None:
     """What is known of each layer (``--list``, ``--dry-run``)."""
     searching = Search(work.searches, work.near, lambda record, best: None)
     tuning.resume(work, searching)
-    rows = []
-    for name, s in work.searches.items():
-        known = work.known.get(name)
-        record = known.record if known else None
-        rows.append(
-            {
-                "layer": name,
-                "count": s.count,
-                "points": s.size,
-                "trials": len(s.tried),
-                "floor": s.floor,
-                "cost": record and record.cost,
-                "predicted": record and record.predicted,
-                "source": str(known.source) if known else "default",
-                "decisions": record.decisions if record else s.space.default,
-            }
-        )
-    if as_json:
-        console.print_json(rows)
-        return
+    rows = [row_of(s, work.known.get(name)) for name, s in work.searches.items()]
+    console.print_json(rows) if as_json else print_rows(rows, len(network.layers))
+
+
+def row_of(search, known) -> dict:
+    """What is known of one layer, a `log.Known` or None, and of its search."""
+    record = known.record if known else None
+    return {
+        "layer": search.name,
+        "count": search.count,
+        "points": search.size,
+        "trials": len(search.tried),
+        "floor": search.floor,
+        "cost": record and record.cost,
+        "predicted": record and record.predicted,
+        "source": str(known.source) if known else "default",
+        "decisions": record.decisions if record else search.space.default,
+    }
+
+
+def print_rows(rows: list[dict], layers: int) -> None:
+    """The table of ``--list``; ``layers``: how many the network has in all."""
     console.print_table(
-        ("layer", "count", "points", "trials", "cost", "x floor", "known from"),
+        (Layers("layer"), "count", Detail("points"), "trials", "cost", "x floor", "known from"),
         [
             (
-                title(r["layer"]),
+                r["layer"],
                 r["count"],
                 r["points"],
                 r["trials"],
                 r["cost"],
                 r["cost"] / r["floor"] if r["cost"] and r["floor"] else None,
-                r["source"],
+                Path(r["source"]).name,
             )
             for r in rows
         ],
-        f"{len(network.layers)} layers, {len(rows)} of them distinct",
+        f"{layers} layers, {len(rows)} of them distinct",
     )

@@ -32,6 +32,7 @@ ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
 DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8"}
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _SHORT = {v: k for k, v in DTYPES.items()}
 _NUMBERS = {
     "m": "height",
@@ -48,6 +49,10 @@ _OPS = {
     # value a channel, (batch, 1, 1, channels): squeeze-and-excite.
     "elementwise": ("none", "add", "sub", "mul", "scale"),
 }
+
+
+class ImpossibleLayerError(ValueError):
+    """Values that make no layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,9 @@ class Layer:
 
     def __post_init__(self):
         def refuse(field: str):
-            raise ValueError(f"layer: {field} = {getattr(self, field)!r} does not fit {self!r}")
+            changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name != "parts"]
+            rest = ", ".join(f"{f.name} {getattr(self, f.name)}" for f in changed if f.name != field)
+            raise ImpossibleLayerError(f"layer: {field} = {getattr(self, field)!r} does not fit {rest}")
 
         for field, allowed in (
             ("kind", KINDS),
@@ -185,6 +192,11 @@ class Layer:
         if self.parts:
             return self.parts[-1].output_shape
         return _in_layout((self.batch, self.out_height, self.out_width, self.out_channels), self.output_layout)
+
+    @property
+    def bytes(self) -> int:
+        """Of one element."""
+        return BYTES[self.dtype]
 
     @property
     def input_row(self) -> int:
@@ -335,15 +347,6 @@ class Layer:
             return self.replace(input_pitch=data, output_pitch=output)
         first, *between, last = self.parts
         return Layer.chain((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
-
-
-def title(name: str) -> str:
-    """A layer's name, short enough for a table: of a chain its input, the kinds of its parts, its output's channels."""
-    if not name.startswith("chain "):
-        return name
-    parts = Layer.parse(name).parts
-    size = f"{parts[0].height}x{parts[0].width}x{parts[0].channels}"
-    return f"chain {size} {' > '.join(part.kind for part in parts)} n{parts[-1].out_channels}"
 
 
 def _pair(p: tuple[int, int]) -> str:

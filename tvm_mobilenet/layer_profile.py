@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .layer import Layer, title
+from .layer import Layer
 from .plan import inputs_of
 from .roofline import Roofline, rooflines
+from .titles import title
 
 SCHEMA = "tvm_mobilenet.profile/1"
 

@@ -7,30 +7,28 @@ Two files lie side by side, because they have different readers:
 ``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it: to go on where it
                        was interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
 
-A line is appended with one `write` to a file opened with O_APPEND, under `flock`: two writers lose nothing, and a kill
-at any moment leaves at most one torn line at the end. The next writer moves that to ``NAME.torn``; a reader warns and
-goes on. A later line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules
-before older ones, then the lower score. ``tidy`` leaves the lines that win.
+Both are journals (``journal``): writers at once lose nothing, and a line that is no record is skipped and kept. A later
+line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules before older ones,
+then the lower score. ``tidy`` leaves the lines that win.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from .errors import TvmMobilenetError
-from .schedules.choices import CORES
+from . import json_text
+from .journal import Journal, cut, typed
+from .journal import TornLineWarning as TornLineWarning  # of readers of tune logs
 
-LONGEST_LINE = 1 << 16  # bytes
+CORES = 4  # of the boards of records that do not say how many
 HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
 UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
 
@@ -40,11 +38,8 @@ def _issues_in_order(core: str) -> bool:
     """Whether the core of this name, of any board that ships, issues in order."""
     from . import targets
 
-    return any(t.core.in_order for t in map(targets.load, targets.names()) if not t.is_host and t.core.name == core)
-
-
-class TornLineWarning(UserWarning):
-    """A log has a line that is no record: most likely its writer was killed while writing."""
+    boards = [targets.load(name) for name in targets.names() if name != "host"]
+    return any(t.core.in_order for t in boards if t.core.name == core)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +66,8 @@ class Record:
         The board's name and a hash of its facts (``target_key``): what was built for.
     cost_all_cores : float or None
         As ``cost``, with all cores of that target.
+    cores : int
+        How many those are.
     arithmetic : float or None
         Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
     balance : float or None
@@ -84,13 +81,15 @@ class Record:
         Of a trial: why it has no cost.
     whole : bool
         All of the kernel's tasks were run and all of its output found right, not only a sample.
+    in_order : bool
+        The core issues in order; of a core that ships its name says so too, as in records of before.
     seconds : float
         Of a trial: how long building, running and checking took.
     """
 
     layer: str
     core: str
-    decisions: dict
+    decisions: dict[str, int | str | bool]
     cost: float | None
     unit: str = "cycles"
     predicted: bool = True
@@ -99,12 +98,14 @@ class Record:
     schedule: str = ""
     target: str = ""
     cost_all_cores: float | None = None
+    cores: int = CORES
     arithmetic: float | None = None
     balance: float | None = None
     memory: float | None = None
-    versions: dict = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     failure: str = ""
     whole: bool = False
+    in_order: bool = False
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -130,9 +131,9 @@ class Record:
         """
         if self.cost is None:
             return float("inf")
-        every = self.cost if self.cost_all_cores is None else CORES * self.cost_all_cores
+        every = self.cost if self.cost_all_cores is None else self.cores * self.cost_all_cores
         mean, memory = (self.cost + every) / 2, self.memory or 0.0
-        if self.arithmetic is None or not _issues_in_order(self.core):
+        if self.arithmetic is None or not (self.in_order or _issues_in_order(self.core)):
             return mean + HIDDEN * memory
         return mean + max(0.0, memory - (self.cost - self.arithmetic))
 
@@ -144,7 +145,11 @@ class Record:
         for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "balance", "memory"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
+        if self.cores == CORES:  # as in the logs that were written before records said it
+            del data["cores"]
         data |= {"decisions": self.decisions, "predicted": self.predicted}
+        if self.failure:
+            data["failure"] = cut(self.failure, 4096)
         if self.seconds:
             data["seconds"] = round(self.seconds, 3)
         return json.dumps(data)
@@ -152,107 +157,17 @@ class Record:
     @classmethod
     def from_json(cls, line: str) -> Record:
         """The record of a line; a ValueError says what is wrong with it."""
-        data = json.loads(line)
-        if not isinstance(data, dict):
-            raise ValueError("not a JSON object")
-        try:
-            return cls(**{"cost": None, **data})
-        except TypeError as e:
-            raise ValueError(str(e)) from None
-
-
-class Journal:
-    """A file of records that several processes append to at once.
-
-    Parameters
-    ----------
-    path : path
-        Made, with its folders, when the first record is appended.
-    kind : type
-        Of the records: `Record`, or another with its ``to_json`` and ``from_json``.
-    """
-
-    def __init__(self, path: str | os.PathLike, kind: type = Record):
-        self.path, self._kind = Path(path), kind
-
-    def append(self, record: Record) -> None:
-        """Write one record: all of it or, when killed, a torn end that the next writer sets aside."""
-        line = record.to_json().encode() + b"\n"
-        with self._locked() as fd:
-            written = os.write(fd, line)
-            if written != len(line):
-                raise TvmMobilenetError(
-                    f"{self.path}: only {written} of {len(line)} bytes written", "is the disk full?"
-                )
-
-    def records(self) -> Iterator[Record]:
-        """The records in the order they were written; a line that is none is skipped with a `TornLineWarning`."""
-        try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as e:
-            raise TvmMobilenetError(f"tune log {self.path}: {e.strerror}", "give a file that can be read") from None
-        for number, line in enumerate(text.split(b"\n"), 1):
-            if line.strip():
-                try:
-                    yield self._kind.from_json(line.decode())
-                except ValueError as e:
-                    warnings.warn(f"{self.path}:{number}: no record, skipped: {e}", TornLineWarning, stacklevel=2)
-
-    def rewrite(self, choose: Callable[[list[Record]], Iterable[Record]]) -> None:
-        """Replace the file at once by what ``choose`` keeps of its records; writers wait meanwhile."""
-        with self._locked():
-            kept = "".join(record.to_json() + "\n" for record in choose(list(self.records())))
-            new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            try:
-                with open(new, "w", encoding="utf-8") as file:
-                    file.write(kept)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(new, self.path)
-            finally:
-                new.unlink(missing_ok=True)
-
-    @contextmanager
-    def _locked(self):
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fd = self._open_locked()
-        except OSError as e:
-            raise TvmMobilenetError(f"tune log {self.path}: {e.strerror}", "choose another with --log") from None
-        try:
-            self._set_torn_end_aside(fd)
-            yield fd
-        finally:
-            os.close(fd)  # gives up the lock
-
-    def _open_locked(self) -> int:
-        while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
-                    return fd
-            except FileNotFoundError:
-                pass
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)  # it was replaced while this process waited: take the new file
-
-    def _set_torn_end_aside(self, fd: int) -> None:
-        size = os.fstat(fd).st_size
-        end = os.pread(fd, LONGEST_LINE, max(0, size - LONGEST_LINE))
-        tail = end[end.rfind(b"\n") + 1 :]
-        if tail:
-            torn = self.path.with_suffix(".torn")
-            with open(torn, "ab") as file:
-                file.write(tail + b"\n")
-            os.ftruncate(fd, size - len(tail))
-            warnings.warn(
-                f"{self.path}: its last line was torn; {len(tail)} bytes moved to {torn}", TornLineWarning, stacklevel=2
-            )
+        record = cls(**typed(cls, json_text.parse(line), {"cost": None}))
+        if record.cost is not None and record.cost <= 0:
+            raise ValueError(f"cost = {record.cost:g} is not above zero")
+        if record.cores < 1:
+            raise ValueError(f"cores = {record.cores} is below one")
+        for name in ("default_cost", "cost_all_cores", "arithmetic", "balance", "memory", "seconds"):
+            if (getattr(record, name) or 0) < 0:
+                raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
+        if record.cores < 1:
+            raise ValueError(f"cores = {record.cores} is not above zero")
+        return record
 
 
 def trials_of(path: str | os.PathLike) -> Journal:
@@ -260,7 +175,8 @@ def trials_of(path: str | os.PathLike) -> Journal:
     return Journal(Path(path).with_suffix(".trials.jsonl"))
 
 
-_REAL_BOARDS = {"address.py", "agent_server.py", "agent_session.py", "services.py"}  # in boards/: no cost depends on it
+# In boards/: no cost depends on them.
+_REAL_BOARDS = {"address.py", "agent_server.py", "agent_session.py", "needs.py", "services.py"}
 
 
 @cache
@@ -285,10 +201,15 @@ def fingerprint() -> str:
 
 
 def target_key(target) -> str:
-    """A target's name and a short hash of all its facts: costs compare only within one."""
+    """A target's name and a short hash of the facts that costs depend on: costs compare only within one."""
     import hashlib
 
-    return f"{target.name} {hashlib.sha256(repr(dataclasses.asdict(target)).encode()).hexdigest()[:8]}"
+    return f"{target.name} {hashlib.sha256(repr(target.facts()).encode()).hexdigest()[:8]}"
+
+
+def target_name(key: str) -> str:
+    """The name in a ``target_key``."""
+    return key.rpartition(" ")[0] or key
 
 
 def shipped(core: str) -> Path:
@@ -310,15 +231,18 @@ def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
     return winners
 
 
-def tidy(path: str | os.PathLike) -> None:
-    """Leave one line a layer, core, target and kind of cost, sorted, so that a diff of the log says what changed."""
+def tidy(path: str | os.PathLike, refuses: Callable[[Record], bool] = lambda record: False) -> None:
+    """Leave one line a layer, core, target and kind of cost, sorted, so that a diff of the log says what changed.
+
+    Lines that are no records stay. So does the best of those that ``refuses`` says no schedule takes, beside the best
+    of the others: nothing that cannot be built with wins over what can.
+    """
 
     def choose(records: list[Record]) -> list[Record]:
         groups: dict[tuple, list[Record]] = {}
         for record in records:
-            groups.setdefault((record.core, record.layer, record.target.split(" ")[0], record.predicted), []).append(
-                record
-            )
+            key = record.core, record.layer, target_name(record.target), record.predicted, refuses(record)
+            groups.setdefault(key, []).append(record)
         return [winner for key in sorted(groups) for winner in best(groups[key]).values()]
 
     Journal(path).rewrite(choose)
@@ -356,7 +280,7 @@ class TuneLogs:
         for path in paths:
             records = sorted(
                 (r for r in Journal(path).records() if r.core == core.name and r.cost is not None),
-                key=lambda r: (r.predicted, r.target.split(" ")[0] != target.name, *rank(r)),
+                key=lambda r: (r.predicted, target_name(r.target) != target.name, *rank(r)),
             )
             for record in records:
                 self._by_layer.setdefault(record.layer, []).append(Known(record, Path(path)))

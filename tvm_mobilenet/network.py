@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from . import packages
 from .errors import TvmMobilenetError
+from .images import Image, channel_axis, image_of
+from .models import labels
 from .options import ModelOptions
 
 
@@ -27,12 +29,15 @@ class Network:
         After ``passes.run``.
     layers : list of passes.LayerCall
         In execution order.
+    channels_at : int or None
+        The axis of the input that the graph reads as channels, as ``images.channel_axis`` finds it.
     """
 
     options: ModelOptions
     model: object
     module: object
     layers: list
+    channels_at: int | None = None
 
     @property
     def counts(self) -> dict:
@@ -45,7 +50,7 @@ class Network:
         from .passes.pitch import set_pitches
 
         calls = fuse_chains(self.layers, self.interface, target.core)
-        return dataclasses.replace(self, layers=set_pitches(calls, self.interface))
+        return dataclasses.replace(self, layers=set_pitches(calls, self.interface, target.core))
 
     @property
     def interface(self):
@@ -55,15 +60,60 @@ class Network:
         return passes.interface_of(self.module)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """One name a class, or none when they are unknown."""
-        if self.model is not None:
-            return self.model.labels
-        if self.options.labels is None:
-            return ()
-        from .models.preprocess import read_labels
+    def seeded(self) -> bool:
+        """Whether the weights are random numbers: no checkpoint was given, and no file."""
+        return self.model is not None and self.options.weights is None
 
-        return read_labels(self.options.labels, self.interface.outputs[0].shape[-1])
+    @cached_property
+    def image(self) -> Image | None:
+        """How an image becomes the input; None when the inputs are no image."""
+        return image_of(self.options, self.model, self.interface.inputs, self.channels_at)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the output has a score for; 0 when the network does not classify."""
+        outputs = self.interface.outputs
+        return outputs[0].shape[1] if len(outputs) == 1 and len(outputs[0].shape) == 2 and not self._features else 0
+
+    @property
+    def _features(self) -> bool:
+        return self.options.features and self.model is not None
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """One name a class: those of ``--labels``, else ImageNet's for 1,000 and 1,001 classes of weights that are
+        trained; none when they are unknown.
+
+        Raises
+        ------
+        TvmMobilenetError
+            ``--labels`` for a network that does not classify, or with another number of names.
+        """
+        path, classes = self.options.labels, self.classes
+        if path is None:
+            return () if self.seeded else labels.imagenet_labels(classes)
+        if not classes:
+            shapes = ", ".join(str(p.shape) for p in self.interface.outputs)
+            raise TvmMobilenetError(
+                f"--labels {path}: {self.options.title} does not classify, it gives {shapes}", "leave out --labels"
+            )
+        return labels.read_labels(path, classes)
+
+    @property
+    def scores(self) -> str:
+        """What the scores of classes are, read off the last layer: one of ``labels.SCORES``."""
+        made = {call.output: call for call in self.layers}
+        call = made.get(self.interface.outputs[0].value)
+        while call is not None:
+            layer = (call.layer.parts or (call.layer,))[-1]
+            if layer.kind == "softmax":
+                return "softmax" if self.classes > 1 else "value"
+            if layer.activation == "sigmoid":
+                return "sigmoid"
+            if (layer.kind, layer.op, layer.activation) != ("elementwise", "none", "none"):
+                break
+            call = made.get(call.inputs[0])
+        return "logits" if self.classes > 1 else "value"
 
     def inputs(self, count: int = 2) -> list[tuple[np.ndarray, ...]]:
         """What to run the network on: ``--input``, else photographs and crops of them; noise where it takes no image.
@@ -76,32 +126,16 @@ class Network:
         from .models.preprocess import evaluation_batch, load_image
 
         ports = self.interface.inputs
-        preprocess = self._preprocess()
-        if preprocess is None:
-            if self.options.input is not None:
-                raise TvmMobilenetError(
-                    f"{self.options.title} takes {[p.shape for p in ports]}, no single image", "leave out --input"
-                )
+        if self.image is None:
             draw = np.random.default_rng(0)
             return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]
-        batch = ports[0].shape[0]
+        preprocess, batch = self.image.preprocess, ports[0].shape[0]
         if self.options.input is not None:
             images = load_image(self.options.input, preprocess)
             images = np.concatenate([images] * -(-batch // len(images)))
         else:
             images = evaluation_batch(preprocess, count * batch)
         return [(np.ascontiguousarray(images[i : i + batch]),) for i in range(0, len(images) - batch + 1, batch)]
-
-    def _preprocess(self):
-        from .models.preprocess import Preprocess
-
-        if self.model is not None:
-            return self.model.preprocess
-        ports, nhwc = self.interface.inputs, self.options.layout == "NHWC"
-        if len(ports) != 1 or len(ports[0].shape) != 4 or ports[0].shape[3 if nhwc else 1] != 3:
-            return None
-        changes = {k: getattr(self.options, k) for k in ("mean", "std") if getattr(self.options, k) is not None}
-        return Preprocess(ports[0].shape[1:3] if nhwc else ports[0].shape[2:], layout=self.options.layout, **changes)
 
     def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
         """What the model's own framework computes in float32, and its name: PyTorch, or ONNX Runtime for ONNX.
@@ -111,23 +145,14 @@ class Network:
         list of lists of ndarray
             The outputs for each of the inputs.
         """
-        if self.options.model.endswith(".onnx"):
-            try:
-                import onnxruntime
-            except ImportError:
-                raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
-            session = onnxruntime.InferenceSession(self.options.model, providers=["CPUExecutionProvider"])
-            names = [i.name for i in session.get_inputs()]
-            found = [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
-            return found, f"ONNX Runtime {onnxruntime.__version__}"
-        import torch
+        found = self.framework(inputs)
+        return found.values, found.name
 
-        module = self.model.module if self.model is not None else torch.export.load(self.options.model).module()
-        with torch.no_grad():
-            found = [module(*map(torch.from_numpy, x)) for x in inputs]
-        return [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in found], (
-            f"PyTorch {torch.__version__.split('+')[0]}"
-        )
+    def framework(self, inputs: list[tuple[np.ndarray, ...]]):
+        """As `reference`, also before a last softmax or activation: a ``framework.Outputs``."""
+        from . import framework
+
+        return framework.run(self.options, self.model, inputs)
 
 
 def load_network(options: ModelOptions) -> Network:
@@ -136,19 +161,19 @@ def load_network(options: ModelOptions) -> Network:
     Raises
     ------
     TvmMobilenetError
-        A model, file or operator that is not supported.
+        A model, file or operator that is not supported; labels, or flags for images, that do not fit it.
     """
     from . import frontend, passes
 
     model = None
     if options.is_file:
-        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=options.layout)
+        layout = options.layout or "NCHW"
+        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=layout)
     else:
         import torch
 
         from .models import registry
 
-        changes = {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name) is not None}
         model = registry.create(
             options.model,
             options.alpha,
@@ -156,18 +181,11 @@ def load_network(options: ModelOptions) -> Network:
             options.classes,
             options.weights,
             True if options.features else None,
-            preprocess=changes,
-            labels=options.labels,
             seed=options.seed,
         )
         module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
+    channels_at = channel_axis(module)
     module = passes.run(module)
-    network = Network(options, model, module, passes.layers_of(module))
-    given = [f"--{name}" for name in ("mean", "std") if getattr(options, name) is not None]
-    if given and network._preprocess() is None:
-        shapes = " and ".join("x".join(map(str, port.shape)) for port in network.interface.inputs)
-        raise TvmMobilenetError(
-            f"{', '.join(given)}: {options.title} takes {shapes}, no single image of three channels",
-            "leave it out; where the channels come last, say --layout NHWC",
-        )
+    network = Network(options, model, module, passes.layers_of(module), channels_at)
+    network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
     return network

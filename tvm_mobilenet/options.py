@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import TvmMobilenetError
+from .whole_file import folder_to_write, journal_file
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
-LAYOUTS = ("NCHW", "NHWC")
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 BOARDS = (
     "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
@@ -43,10 +43,9 @@ class ModelOptions:
         The backbone without pool and classifier.
     input : path, optional
         An image to run; the shipped photograph by default.
-    mean, std : (float, float, float), optional
-        Of the normalisation, for pixels scaled to 0..1; the registry's by default.
-    layout : str
-        ``NCHW`` or ``NHWC``: how a model from a file takes its image.
+    mean, std, resize, crop, interpolation, layout, channel_order : optional
+        How an image becomes the input, as fields of ``models.preprocess.Preprocess``. None: the registry's, what the
+        graph says, or a default that is announced as assumed.
     labels : path, optional
         Class names, one a line.
     """
@@ -62,7 +61,11 @@ class ModelOptions:
     input: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    layout: str = "NCHW"
+    resize: str | None = None
+    crop: float | None = None
+    interpolation: str | None = None
+    layout: str | None = None
+    channel_order: str | None = None
     labels: Path | None = None
 
     def __post_init__(self):
@@ -87,7 +90,11 @@ class ModelOptions:
 
     @property
     def is_file(self) -> bool:
-        return Path(self.model).suffix in (".onnx", ".pt2")
+        return Path(self.model).suffix.lower() in (".onnx", ".pt2")
+
+    @property
+    def is_onnx(self) -> bool:
+        return Path(self.model).suffix.lower() == ".onnx"
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -160,19 +167,40 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed
     )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if inputs:
-        group = parser.add_argument_group("input")
-        group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
-        group.add_argument(
-            "--mean", type=three, metavar="R,G,B", help="of pixels scaled to 0..1 (default: the model's)"
-        )
-        group.add_argument("--std", type=three, metavar="R,G,B")
-        group.add_argument(
-            "--layout",
-            choices=LAYOUTS,
-            default=default.layout,
-            help="how a model from a file takes its image (default: %(default)s)",
-        )
-        group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+        add_image_options(parser.add_argument_group("input"))
+
+
+def add_image_options(group) -> None:
+    """How an image becomes the input, and what its classes are called."""
+    from .models import preprocess
+
+    group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
+    group.add_argument(
+        "--mean",
+        type=channel_values,
+        metavar="R,G,B",
+        help="of pixels scaled to 0..1, one number or one a channel (default: the model's; of a file, 0.5)",
+    )
+    group.add_argument("--std", type=channel_values, metavar="R,G,B")
+    group.add_argument(
+        "--resize",
+        choices=preprocess.RESIZES,
+        help="shortest (default): images keep their proportions, as Resize(256); squash: as Resize((224, 224))",
+    )
+    group.add_argument(
+        "--crop",
+        type=fraction,
+        metavar="FRACTION",
+        help="share of the resized image that is kept, its centre (default: 0.875; with --resize squash, 1)",
+    )
+    group.add_argument(
+        "--interpolation", choices=preprocess.INTERPOLATIONS, help="default: the model's; of a file, bilinear"
+    )
+    group.add_argument(
+        "--layout", choices=preprocess.LAYOUTS, help="of the input of a file (default: as its graph reads it)"
+    )
+    group.add_argument("--channel-order", choices=preprocess.CHANNEL_ORDERS, help="default: RGB")
+    group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
 
 
 def model_options(args: argparse.Namespace) -> ModelOptions:
@@ -181,19 +209,18 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     Raises
     ------
     TvmMobilenetError
-        A file that does not exist, a flag that the model has no use for, a size that makes no network.
+        A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
+        size that makes no network.
     """
     from .flags import refuse_for_model
+    from .frontend.files import check_file, check_model
     from .models.registry import check_shape
 
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
     options = ModelOptions(**values)
-    files = {"--weights": options.weights, "--input": options.input, "--labels": options.labels}
-    if options.is_file:
-        files["--model"] = Path(options.model)
-    for flag, path in files.items():
-        if path is not None and not path.is_file():
-            raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    check_model(options.model)
+    for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
+        check_file(flag, path)
     refuse_for_model(args, options)
     if not options.is_file:
         check_shape(options.alpha, options.resolution, options.classes)
@@ -223,12 +250,12 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """``--output``, ``--log``, ``--json``."""
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
+    group.add_argument("--output", type=folder_to_write, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
     group.add_argument(
         "--log",
-        type=Path,
+        type=journal_file,
         metavar="FILE",
-        default=OUTPUT / "tune_log.jsonl",
+        default=str(OUTPUT / "tune_log.jsonl"),
         help="your tune log; consulted before the one that ships (default: %(default)s)",
     )
     group.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -243,6 +270,7 @@ def load_target(args: argparse.Namespace):
     """The target asked for, or None after ``--target list`` has been answered."""
     from . import targets
     from .console import print_json, print_table
+    from .table import Detail
 
     if args.target != "list":
         return targets.load(args.target)
@@ -251,7 +279,7 @@ def load_target(args: argparse.Namespace):
         print_json(known)
     else:
         print_table(
-            ("target", "board", "core", "cores", "MHz", "triple"),
+            ("target", "board", "core", "cores", "MHz", Detail("triple")),
             [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known],
         )
     return None
@@ -279,7 +307,7 @@ def positive(kind: type):
             raise ValueError
         return value
 
-    parse.__name__ = f"{kind.__name__} above zero"
+    parse.__doc__ = f"An argparse type: a {'whole number' if kind is int else 'number'} above zero"
     return parse
 
 
@@ -315,12 +343,20 @@ def image_size(text: str) -> int | tuple[int, int]:
     return sides[0] if len(set(sides)) == 1 else sides
 
 
-def three(text: str) -> tuple[float, ...]:
+def channel_values(text: str) -> tuple[float, ...]:
     """An argparse type: one number for all channels, or three with commas."""
     values = tuple(float(part) for part in text.split(","))
     if len(values) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text!r} is neither one number nor three")
-    return values * 3 if len(values) == 1 else values
+    return values
+
+
+def fraction(text: str) -> float:
+    """An argparse type: above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1; the usual is 0.875")
+    return value
 
 
 def time_span(text: str) -> float:

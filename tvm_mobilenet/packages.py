@@ -62,7 +62,7 @@ _SLOW = ("torch", "tvm")  # importing them takes seconds, and whoever needs them
 
 def for_model(model) -> tuple[str, ...]:
     """The modules that read a model: a ``ModelOptions``."""
-    if Path(model.model).suffix.lower() == ".onnx":
+    if model.is_onnx:
         return ("tvm", "onnx")
     weights = str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
@@ -70,7 +70,7 @@ def for_model(model) -> tuple[str, ...]:
 
 def for_comparing(model) -> tuple[str, ...]:
     """The modules that compute what a model should give: layers by PyTorch, a file by its framework, photographs."""
-    whole = ("onnxruntime",) if Path(model.model).suffix.lower() == ".onnx" else ()
+    whole = ("onnxruntime",) if model.is_onnx else ()
     return (*for_model(model), "torch", *whole, "PIL")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .console import print_json, print_table
+from .console import print_json, print_table, print_text
 
 
 def show(paper: str | None, as_json: bool) -> int:
@@ -28,7 +28,7 @@ def show(paper: str | None, as_json: bool) -> int:
     for e in papers.errata():
         if e["paper"] in shown:
             place = f"{e['paper']} table {e['table']}, {e['row']}, {_quantity(e['quantity'])}"
-            print(f"  {place}: {e['printed']}, ours {e['ours']}: {e['reason']}")
+            print_text(f"  {place}: {e['printed']}, ours {e['ours']}: {e['reason']}", 4)
     good = sum(f.reproduced for f in chosen)
     errata = len(chosen) - good - len(wrong)
     print(f"\n{good} of {len(chosen)} figures reproduced, {errata} errata, {len(wrong)} unexplained")

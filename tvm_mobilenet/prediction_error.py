@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 
 from .candidate import Candidate, Evaluate
-from .layer import title
 from .log import fingerprint, target_key, trials_of
 from .search import identity
+from .titles import title
 from .workers import Workers
 
 TIME_LIMIT = 90.0  # seconds of prediction; layers that are not reached are left out

@@ -25,8 +25,10 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 
+from . import json_text
 from .errors import BoardError
-from .log import Journal, consulted, fingerprint, target_key
+from .journal import Journal, typed
+from .log import UNITS, consulted, fingerprint, target_key
 from .options import ModelOptions
 from .workers import Workers
 
@@ -69,7 +71,7 @@ class Price:
     cost_all_cores: float
     unit: str
     arithmetic: float | None
-    kinds: dict
+    kinds: dict[str, float]
     mult_adds: int
     parameters: int
     parameters_bytes: int
@@ -98,11 +100,10 @@ class Price:
     @classmethod
     def from_json(cls, line: str) -> Price:
         """The price of a line; a ValueError says what is wrong with it."""
-        data = json.loads(line)
-        try:
-            return cls(**data)
-        except TypeError as e:
-            raise ValueError(str(e)) from None
+        price = cls(**typed(cls, json_text.parse(line)))
+        if price.unit not in UNITS or min(price.cost, price.cost_all_cores, price.alpha, price.resolution) <= 0:
+            raise ValueError(f"cost {price.cost:g} and {price.cost_all_cores:g} {price.unit} of {price.options.title}")
+        return price
 
 
 class Bench:
@@ -251,7 +252,7 @@ def price_networks(
     BoardError
         A network cannot be run.
     """
-    networks, journal = list(networks), Journal(prices, Price)
+    networks, journal = list(networks), Journal(prices, Price, "--prices")
     same = {"target": target_key(target), "board": board, "basis": basis_of(target, log)}
     known = {p.options: p for p in journal.records() if all(getattr(p, name) == value for name, value in same.items())}
     wanted = list(dict.fromkeys(networks))

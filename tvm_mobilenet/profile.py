@@ -17,7 +17,8 @@ from . import console, options, packages
 from .errors import TvmMobilenetError
 from .flags import refuse, refuse_for_predictions
 from .layer_profile import LayerProfile, Profile, trace
-from .whole_file import write_whole
+from .table import Detail, Layers
+from .whole_file import output_file, write_whole
 
 VIEWS = ("order", "slowest", "kind")
 
@@ -44,11 +45,11 @@ def profile(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built, layer_profile, targets
+    from . import built, layer_profile
     from .boards import open_board
 
     module = built.read(folder)
-    target = target or targets.load(module.info["target"])
+    target = target or module.target
     if isinstance(board, str):
         with open_board(board, target) as opened:
             return profile(folder, board=opened, threads=threads, seconds=seconds, target=target, show=show)
@@ -71,11 +72,18 @@ def print_result(result: Profile, view: str) -> None:
         columns, items = ("kind", "calls"), result.kinds
         begin, end = (lambda k: (k.kind, k.calls)), (lambda k: ())
     else:
-        columns = ("layer", "kind", "shape")
+        columns = ("layer", Layers("what"))
         items = sorted(result.layers, key=lambda x: -x.seconds) if view == "slowest" else result.layers
-        begin, end = (lambda x: (x.name, x.kind, x.shape)), _built
-    columns += ("ms", "share %", "cumulated %", "GFLOPS", "x roofline", *(["predicted ms"] if beside else []))
-    columns += () if view == "kind" else ("binds", "from", "decisions")
+        begin, end = (lambda x: (x.name, x.layer)), _built
+    columns += (
+        "ms",
+        "share %",
+        Detail("cumulated %"),
+        Detail("GFLOPS"),
+        "x roofline",
+        *(["predicted ms"] if beside else []),
+    )
+    columns += () if view == "kind" else ("binds", Detail("from"), Detail("decisions"))
     rows = []
     for item, cumulated in zip(items, _cumulated(items), strict=True):
         predicted = (item.predicted * 1e3,) if beside else ()
@@ -94,13 +102,14 @@ def print_result(result: Profile, view: str) -> None:
     console.print_table(columns, rows, heading)
     least = sum(x.roofline.seconds for x in result.layers)
     bound = {name: sum(x.share for x in result.layers if x.binds == name) for name in ("compute", "L2", "DRAM")}
-    print(
+    console.print_text(
         f"whole     {result.seconds * 1e3:.4g} ms {result.how}, {result.seconds / least:.2f} x the roofline; "
         + "of the time bound by "
-        + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share)
+        + ", ".join(f"{name} {share:.0%}" for name, share in bound.items() if share),
+        indent=10,
     )
     for note in result.notes:
-        print(f"! {note}")
+        console.print_text(f"! {note}", indent=2)
 
 
 def _built(x: LayerProfile) -> tuple:
@@ -131,18 +140,18 @@ def parser() -> argparse.ArgumentParser:
         help="to pass over the layers for, where they are measured (default: %(default)s)",
     )
     new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
-    new.add_argument("--trace", type=Path, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
+    new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
     return new
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built, targets
+    from . import built
     from .boards import open_board
 
     if args.json:
         refuse(args, ("--view",), "it is how the table is ordered; the JSON document has every layer", "leave it out")
-    target = targets.load(built.read(args.folder).info["target"])
+    target = built.read(args.folder).target
     address = options.board_for(args, target)
     if address == "virtual":
         refuse_for_predictions(args, ("--seconds",))

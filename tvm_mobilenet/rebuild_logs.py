@@ -24,6 +24,7 @@ from pathlib import Path
 from . import console, log, options, packages, tuning
 from .options import ModelOptions
 from .search import LayerSearch, identity
+from .whole_file import folder_to_write
 
 GAIN = 0.003  # of the default's score: less is hardly worth a line
 DEARER = 0.02  # of the default's cost on one core, for what it gains on four and in the caches
@@ -186,8 +187,8 @@ def parser() -> argparse.ArgumentParser:
         help="of all searches together (default: 2h)",
     )
     new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
-    new.add_argument("--folder", type=Path, default=options.OUTPUT / "rebuild", help="of the trials")
-    new.add_argument("--ship-to", type=Path, help="of the files; where they ship from unless given")
+    new.add_argument("--folder", type=folder_to_write, default=str(options.OUTPUT / "rebuild"), help="of the trials")
+    new.add_argument("--ship-to", type=folder_to_write, help="of the files; where they ship from unless given")
     new.add_argument("--first", action="store_true", help="only the four networks at full width and 224 pixels")
     return new
 

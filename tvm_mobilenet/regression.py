@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .benchmark import Benchmark, Row
 from .errors import RegressionError, TvmMobilenetError
-from .layer import title
+from .titles import title
 
 WORTH_A_LOOK = 0.05  # of what the network lost
 

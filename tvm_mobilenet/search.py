@@ -99,6 +99,11 @@ class LayerSearch:
         return len(self.tried) + len(self.running) >= self.most
 
     @property
+    def searched(self) -> bool:
+        """Whether no trial is left, nor one still running."""
+        return len(self.tried) >= self.most
+
+    @property
     def gain(self) -> float:
         """Cycles that the next trial is expected to save the network, a second of search."""
         started = len(self.tried) + len(self.running)

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from . import console
 from .errors import BoardError, MissingDependencyError, TvmMobilenetError
 from .flags import refuse
+from .table import Words
 
 KEEP = 3
 _LOST = 255  # ssh's own exit code
@@ -228,7 +229,7 @@ def rollback(to: Destination) -> Shipped:
 def print_result(results: list[Shipped]) -> None:
     """A row a board."""
     console.print_table(
-        ("board", "current", "self-test"),
+        ("board", "current", Words("self-test")),
         [(r.to, r.version or "unchanged", r.selftest or "FAILED: " + r.error.replace("\n", " ")) for r in results],
     )
 

@@ -25,6 +25,7 @@ from . import budget, console, options, packages
 from .errors import RegressionError
 from .flags import refuse_for_sweep
 from .sweep_text import print_result, write_csv
+from .whole_file import journal_file, output_file
 
 PRICES = options.OUTPUT / "sweep.jsonl"
 
@@ -241,12 +242,12 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
     options.add_output_options(new)
-    new.add_argument("--csv", type=Path, metavar="FILE", help="the table, with sources")
-    new.add_argument("--html", type=Path, metavar="FILE", help="a report with plots, also against plain twins")
+    new.add_argument("--csv", type=output_file, metavar="FILE", help="the table, with sources")
+    new.add_argument("--html", type=output_file, metavar="FILE", help="a report with plots, also against plain twins")
     new.add_argument(
         "--prices",
-        type=Path,
-        default=PRICES,
+        type=journal_file,
+        default=str(PRICES),
         metavar="FILE",
         help="what each network cost; a sweep goes on from it (default: %(default)s)",
     )
@@ -324,6 +325,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
     """Build and verify the best network that fits, priced and built; or say by how much the nearest misses."""
     from .build import build
     from .network import load_network
+    from .notices import announce
     from .verify import verify
 
     done: dict = {}
@@ -332,6 +334,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
         model = options.ModelOptions(model=network.model, alpha=network.alpha, resolution=network.resolution)
         console.say(f"build {model.title}")
         loaded = load_network(model)
+        announce(loaded)
         done["build"] = build(
             model,
             target,
@@ -369,12 +372,13 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
         verification = {**console.plain_data(checked), "ok": checked.ok}
         console.print_json({**document, "chosen": best, "build": done["build"], "verification": verification})
         return 0
-    print(
+    console.print_text(
         f"\nchosen    {best.title}: {best.latency(limits.cores):.1f} ms on {limits.cores} "
         f"core{'s' if limits.cores > 1 else ''}, {best.memory_bytes / 1e6:.1f} MB, {budget.accuracy(best)}; "
-        f"the best that fits {limits}"
+        f"the best that fits {limits}",
+        indent=10,
     )
-    print(done["build"].summary(), checked.summary(), sep="\n", flush=True)
+    console.print_text(f"{done['build'].summary()}\n{checked.summary()}", indent=10)
     return 0
 
 

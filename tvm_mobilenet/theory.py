@@ -161,7 +161,7 @@ def compare(**how) -> Theory:
 def print_result(found: Theory) -> None:
     """The table and the reasons."""
     console.print_table(*found.table(), "ratios: the papers' formula, mult-adds counted, cycles predicted")
-    print("", *found.words(), sep="\n")
+    console.print_text("\n".join(["", *found.words()]))
 
 
 def _narrow(alpha: float) -> options.ModelOptions:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import console, fleet, known_layers, options, packages, prediction_error, tuning
 from .flags import refuse
-from .layer import title
+from .tune_text import print_result, show_search, write_charts
 from .tuning import TIME_LIMIT, TRIALS, Work
 
 
@@ -140,8 +140,10 @@ def tune(
     pool, boards = fleet.of(board, target, linker, workers, debug)
     if network is None:
         from .network import load_network
+        from .notices import announce as announce_network
 
         network = load_network(model)
+        announce_network(network)
     work = tuning.prepare(network.for_target(target).counts, target, board, log, trials)
     with console.Progress() as progress:
         show = show_search(work, progress, time_limit)
@@ -212,36 +214,6 @@ def result_of(
     )
 
 
-def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:
-    """What shows how a search stands, for ``tuning.search``."""
-    layers = list(work.searches.values())
-
-    def line(searching) -> str:
-        tried, done = sum(len(layer.tried) for layer in layers), sum(layer.done for layer in layers)
-        costs = [(layer.count * layer.best.cost, layer.count * layer.floor) for layer in layers if layer.best]
-        cost, floor = (sum(c) for c in zip(*costs, strict=True)) if costs else (0.0, 0.0)
-        state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
-        if len(costs) == len(layers) and floor:
-            state += f", {cost / floor:.2f} x the floor"
-        left = console.duration(max(0.0, time_limit - searching.spent))
-        return f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
-
-    def rows() -> list:
-        heavy = sorted(layers, key=lambda s: -s.count * (s.best.cost if s.best else float("inf")))
-        return [
-            (
-                title(s.name),
-                f"{len(s.tried)}/{s.most}",
-                s.best and s.best.cost,
-                s.best.cost / s.floor if s.best and s.floor else None,
-                "done" if s.done else "running" if s.running else "",
-            )
-            for s in heavy
-        ]
-
-    return lambda searching: progress.update(lambda: line(searching), ("layer", "trials", "best", "x floor", ""), rows)
-
-
 def needs(model: options.ModelOptions, target, board: str, linker: str | None) -> tuple[str, ...]:
     """The modules of a whole run: search, build and verification."""
     # what a real board measured is compared with what the virtual one predicts
@@ -260,60 +232,6 @@ def announce(model: options.ModelOptions, target, board: str, args: argparse.Nam
     console.say(f"  search   at most {limits}")
     console.say(f"  log      {args.log}")
     console.say(f"  output   {options.output_folder(args, model, target)}")
-
-
-COLUMNS = ("layer", "count", "decisions", "trials", "untuned", "tuned", "x floor")
-
-
-def rows_of(result: TuneResult) -> list[tuple]:
-    """A row of ``COLUMNS`` for each distinct layer."""
-    rows = []
-    for one in result.layers:
-        decisions = " ".join(f"{name}={value}" for name, value in one.decisions.items())
-        rows.append((title(one.layer), one.count, decisions, one.trials, one.untuned, one.tuned, one.floor_multiple))
-    return rows
-
-
-def totals_of(result: TuneResult) -> list[str]:
-    """The whole network in a few lines."""
-    label = "predicted" if result.predicted else "measured"
-    lines = []
-    costs = {
-        "untuned": result.untuned,
-        "tuned": result.tuned,
-        "of it": result.arithmetic,  # what the papers on kernels speak of
-        "floor": result.floor,
-    }
-    for name, cost in costs.items():
-        if cost is not None:
-            multiple = f", {cost / result.floor:.2f} x the floor" if result.floor and name != "floor" else ""
-            ms = console.number(result.milliseconds(cost))
-            what = " of arithmetic" if name == "of it" else ""
-            lines.append(f"{name:9} {console.number(cost)} {result.unit}{what}, {ms} ms {label} on 1 core{multiple}")
-    if result.tuned_all_cores is not None:
-        ms = console.number(result.milliseconds(result.tuned_all_cores))
-        lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
-    parts = (result.prediction, result.build, result.verification)
-    lines += [part.summary() for part in parts if hasattr(part, "summary")]
-    if result.ended == "time":
-        lines.append("the time limit ended the search; a larger --time-limit goes on where it stopped")
-    return lines
-
-
-def print_result(result: TuneResult) -> None:
-    """The table of layers and the whole, on stdout."""
-    unit = "predicted cycles, arithmetic and memory" if result.predicted else "seconds"
-    title = f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once"
-    console.print_table(COLUMNS, rows_of(result), title)
-    print("", *totals_of(result), sep="\n")
-
-
-def write_charts(result: TuneResult, folder: Path) -> Path:
-    """``tuning.svg`` and ``tuning.html`` in the output folder; the page's path."""
-    from . import chart
-
-    cells = [[cell if isinstance(cell, str) else console.number(cell) for cell in row] for row in rows_of(result)]
-    return chart.write(result, folder, COLUMNS, cells, totals_of(result))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -351,8 +269,10 @@ def _run(args: argparse.Namespace) -> int:
     announce(model, target, board, args)
     if stops:
         from .network import load_network
+        from .notices import announce as announce_network
 
         network = load_network(model).for_target(target)
+        announce_network(network)
         work = tuning.prepare(network.counts, target, board, args.log, args.trials)
         known_layers.print_known(network, work, args.json)
         return 0

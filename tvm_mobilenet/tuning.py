@@ -42,6 +42,11 @@ class Work:
     def measured(self) -> bool:
         return self.board != "virtual"
 
+    def refuses(self, record: Record) -> bool:
+        """Whether a record of one of these layers on this core is of decisions that today's schedule does not take."""
+        search = self.searches.get(record.layer) if record.core == self.target.core.name else None
+        return search is not None and bool(search.space.valid(record.decisions))
+
 
 def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -> Work:
     """The search of a network's layers, with all that was tried before.
@@ -103,6 +108,7 @@ def search(
     best_log, trial_log = Journal(work.log), trials_of(work.log)
     facts = {
         "core": work.target.core.name,
+        "in_order": work.target.core.in_order,
         "target": target_key(work.target),
         "board": work.board,
         "schedule": fingerprint(),
@@ -120,6 +126,7 @@ def search(
             unit=found.unit if found else "s" if work.measured else "cycles",
             predicted=found.predicted if found else not work.measured,
             cost_all_cores=found and found.cost_all_cores,
+            cores=work.target.cores,
             arithmetic=found and found.arithmetic,
             balance=found and found.balance,
             memory=found and found.memory,
@@ -149,7 +156,7 @@ def search(
         _warn_of_failures(work)
     finally:
         if work.log.exists():
-            tidy(work.log)
+            tidy(work.log, work.refuses)
     return ended, sum(len(layer.tried) for layer in work.searches.values()) - before
 
 

@@ -47,6 +47,34 @@ HWCAP_AARCH64 = {
 }
 HWCAP2_AARCH64 = {1: "sve2", 13: "i8mm", 14: "bf16"}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
+# Intel's manual, volume 2A, CPUID: leaf 1, leaf 7 and leaf 80000001 as glibc numbers them; eax, ebx, ecx, edx
+CPUID_X86_64 = {
+    (0, 2): {
+        0: "pni",
+        9: "ssse3",
+        12: "fma",
+        13: "cx16",
+        19: "sse4_1",
+        20: "sse4_2",
+        22: "movbe",
+        23: "popcnt",
+        26: "xsave",
+        28: "avx",
+        29: "f16c",
+    },
+    (1, 1): {
+        3: "bmi1",
+        5: "avx2",
+        8: "bmi2",
+        16: "avx512f",
+        17: "avx512dq",
+        28: "avx512cd",
+        30: "avx512bw",
+        31: "avx512vl",
+    },
+    (1, 2): {11: "avx512_vnni"},
+    (2, 2): {0: "lahf_lm", 5: "abm"},
+}
 
 
 def facts(request: dict | None = None) -> dict:
@@ -108,9 +136,10 @@ def state(request: dict | None = None) -> dict:
     }
 
 
-def features() -> list[str]:
-    """The CPU's optional features, by the names of /proc/cpuinfo, sorted."""
-    if platform.machine() == "aarch64" and Path("/") == ROOT:  # what the process is told: true in emulators too
+def features(root: Path | None = None) -> list[str]:
+    """The CPU's optional features, by the names of /proc/cpuinfo, sorted. ``root``: ``/`` for this very machine."""
+    root = ROOT if root is None else root
+    if platform.machine() == "aarch64" and Path("/") == root:  # what the process is told: true in emulators too
         try:
             getauxval = ctypes.CDLL(None).getauxval
             getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
@@ -123,8 +152,25 @@ def features() -> list[str]:
             )
         except (OSError, AttributeError):
             pass
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("proc/cpuinfo"), re.MULTILINE)
-    return sorted(found[1].split()) if found else []
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
+    if found or platform.machine() != "x86_64" or Path("/") != root:
+        return sorted(found[1].split()) if found else []
+    return _cpuid()  # no /proc here
+
+
+def _cpuid() -> list[str]:
+    """Those of ``CPUID_X86_64`` that are usable, by glibc 2.33 or later (sys/platform/x86.h); empty without it."""
+    try:
+        leaf = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf
+    except (OSError, AttributeError):
+        return []
+    leaf.restype, leaf.argtypes = ctypes.POINTER(ctypes.c_uint * 8), [ctypes.c_uint]
+    return sorted(
+        name
+        for (number, register), names in CPUID_X86_64.items()
+        for bit, name in names.items()
+        if leaf(number).contents[4 + register] >> bit & 1  # after the four words of the CPU, what the system lets use
+    )
 
 
 def decode_throttled(word: int) -> tuple[list[str], list[str]]:

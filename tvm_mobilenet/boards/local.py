@@ -53,19 +53,26 @@ class LocalBoard:
     ----------
     target : targets.Target
         ``host``, or one of this machine's architecture.
+
+    Raises
+    ------
+    BoardError
+        Its code is for another architecture, or needs what this machine's CPU lacks.
     """
 
     measures = has_agent = True
 
     def __init__(self, target):
+        from tvm_mobilenet.boards import needs
         from tvm_mobilenet.targets import host
 
-        here = host.core_data()["architecture"]
+        here = host.architecture()
         if target.architecture != here:
             raise BoardError(
                 f"target {target.name} is {target.architecture}, this machine {here}",
                 "use the virtual board, or target host",
             )
+        needs.check(target, host.flags(), "this machine")
         self.target, self.name = target, "local"
 
     def load(self, path) -> LocalModule:

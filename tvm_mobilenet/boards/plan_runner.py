@@ -66,6 +66,11 @@ class PlanRunner:
         """Overwrite a tensor."""
         self._module.write(self._address(tensor), np.ascontiguousarray(array, tensor.dtype))
 
+    def call(self, step: Step, cores: int | None = None, memory: bool = False):
+        """Run one step on what its operands hold; ``cores`` and ``memory`` as for `run`."""
+        operands = [(self._address(t), t.shape, t.dtype) for t in step.operands]
+        return self._module.call_at(step.symbol, operands, cores=cores, **({"memory": True} if memory else {}))
+
     def run(
         self,
         *inputs: np.ndarray,
@@ -105,9 +110,7 @@ class PlanRunner:
             self.write(tensor, array)
         kernels = []
         for step in self._plan.steps:
-            operands = [(self._address(t), t.shape, t.dtype) for t in step.operands]
-            options = {"memory": True} if memory else {}
-            kernels.append(self._module.call_at(step.symbol, operands, cores=cores, **options))
+            kernels.append(self.call(step, cores, memory))
             if watch:
                 watch(step, kernels[-1], self)
         return PlanRun([self.read(t) for _, t in self._plan.outputs], kernels)

@@ -25,10 +25,12 @@ GLOBAL = "tvm_mobilenet.serve"  # the name under which an agent's RPC server has
 
 
 def ping(request: dict) -> dict:
-    """What answers: ``versions`` of package name to version, ``architecture``, ``python``, ``pid``, ``services``."""
+    """What answers: ``versions`` of package name to version, ``architecture``, ``features``, ``python``, ``pid``,
+    ``services``."""
     return {
         "versions": versions(),
         "architecture": platform.machine(),
+        "features": facts.features(),
         "python": platform.python_version(),
         "pid": os.getpid(),
         "services": sorted(SERVICES),

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend.files import kind_of
 
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["from_onnx", "from_pt2", "from_torch", "load"]
+__all__ = ["from_onnx", "from_pt2", "from_torch", "kind_of", "load"]
 
 
 def from_torch(
@@ -75,16 +75,5 @@ def load(
     """
     if not isinstance(model, str | Path):
         return from_torch(model, example_input, batch, size, layout)
-    suffix = Path(model).suffix.lower()
-    if suffix == ".onnx":
-        return from_onnx(model, batch, size, layout)
-    if suffix == ".pt2":
-        return from_pt2(model, batch, size, layout)
-    if suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt"):
-        raise TvmMobilenetError(
-            f"{model} holds weights, not a model", "pass it as --weights beside --model, or save a .pt2 or .onnx file"
-        )
-    raise TvmMobilenetError(
-        f"{model}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
-        "give an .onnx or a .pt2 file",
-    )
+    load_file = from_onnx if kind_of(model) == "onnx" else from_pt2
+    return load_file(model, batch, size, layout)

@@ -12,8 +12,8 @@ from tvm import relax
 from tvm_mobilenet.errors import TvmMobilenetError
 
 
-def finished(mod: tvm.IRModule, noted: dict[str, str]) -> tvm.IRModule:
-    """The module with ``sources`` on ``main``.
+def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] = ()) -> tvm.IRModule:
+    """The module with ``sources`` on ``main``, and ``outputs``, their names, where they have any.
 
     Parameters
     ----------
@@ -29,7 +29,8 @@ def finished(mod: tvm.IRModule, noted: dict[str, str]) -> tvm.IRModule:
         current = noted.get(binding.var.name, current)
         if current:
             sources[binding.var.name] = current
-    return tvm.IRModule({**dict(mod.functions.items()), mod.get_global_var("main"): main.with_attr("sources", sources)})
+    attrs = {"sources": sources, **({"outputs": list(outputs)} if outputs else {})}
+    return tvm.IRModule({**dict(mod.functions.items()), mod.get_global_var("main"): main.with_attrs(attrs)})
 
 
 def check_input(name: str, shape: list, dtype: str) -> None:

@@ -7,19 +7,28 @@ gives a ``main`` that does.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
+import torch._export.serde.schema
 import tvm
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import sizes
+from tvm_mobilenet.frontend.files import kind_of
 from tvm_mobilenet.frontend.imported import check_input, finished, opaque
 
 _UNBOUNDED = 1 << 32  # PyTorch has an infinity of its own for integers
+_SCHEMA = re.compile(r"[Ss]chema version[^.]*\.?")
 
 
 def from_torch(
@@ -85,16 +94,63 @@ def from_pt2(
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
-    """A saved ExportedProgram."""
-    if not path.is_file():
-        raise TvmMobilenetError(f"{path}: no such file", "give the path of a .pt2 file")
+    """A saved ExportedProgram.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The file is missing, none, or one of another version of torch's schema.
+    """
+    kind_of(path)
+    _check_schema(path)
+    with _quiet():
+        try:
+            return torch.export.load(path)
+        except Exception as e:
+            text = _SCHEMA.search(f"{e} {e.__cause__ or ''} {e.__context__ or ''}")
+            reason = "torch cannot read it" + (f": {text[0]}" if text else "")
+            if not zipfile.is_zipfile(path):
+                reason = "it is no zip archive; the file may be truncated"
+            raise TvmMobilenetError(
+                f"{path}: not a whole saved ExportedProgram: {reason}",
+                "save it with torch.export.save(torch.export.export(model.eval(), (example,)), path)",
+            ) from e
+
+
+def _check_schema(path: Path) -> None:
+    """Refuse a program that a torch with another schema saved, naming both."""
     try:
-        return torch.export.load(path)
-    except Exception as e:
+        with zipfile.ZipFile(path) as archive:
+            names = [
+                n for n in archive.namelist() if n.endswith(("models/model.json", "serialized_exported_program.json"))
+            ]
+            program = json.loads(archive.read(names[0])) if names else {}
+        saved = program.get("schema_version")
+        saved = (saved["major"], saved["minor"]) if isinstance(saved, dict) else saved
+        by = str(program.get("torch_version") or "another version")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        return  # torch says what is wrong
+    known = tuple(torch._export.serde.schema.SCHEMA_VERSION)
+    if saved is not None and saved[0] != known[0]:
         raise TvmMobilenetError(
-            f"{path}: not a saved ExportedProgram ({str(e).splitlines()[0]})",
-            "save it with torch.export.save(program, path)",
-        ) from e
+            f"{path} was saved by torch {by} with schema version {saved[0]}.{saved[1]}; torch {torch.__version__} here "
+            f"reads {known[0]}.x",
+            f"save it again with torch {torch.__version__.split('+')[0]}, export the model to ONNX, or install the torch "
+            f"it was saved with: {packages.pip_install('torch==' + by.split('+')[0])}",
+        )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without torch's own warnings, which say the same at length, with a traceback."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _inputs(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
@@ -149,8 +205,9 @@ def _dim(dim: int | torch.SymInt, ranges: dict) -> int | sizes.Free:
 
 
 def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
-    for node in _inputs(program):
-        if isinstance(value := node.meta["val"], torch.Tensor):
+    for node in program.graph.nodes:
+        if node.name in program.graph_signature.user_inputs:
+            value = node.meta["val"]
             shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
             check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
     importer = ExportedProgramImporter()
@@ -168,7 +225,7 @@ def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
             no_bind_return_tuple=False,
             custom_convert_map=None,
         )
-    return finished(mod, sources)
+    return finished(mod, sources, _output_names(program))
 
 
 def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, str]):
@@ -201,3 +258,21 @@ def _source(node: torch.fx.Node) -> str:
 def _returns_tensor(program: torch.export.ExportedProgram) -> bool:
     spec = program.call_spec.out_spec
     return spec is not None and spec.is_leaf()
+
+
+def _output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The outputs' names, by their place in a dictionary, dataclass or nested list: ``logits``, ``boxes.0``.
+
+    None for a single tensor, or a plain list of them: these are numbered.
+    """
+    from torch.utils import _pytree as pytree
+
+    spec = program.call_spec.out_spec
+    if spec is None or spec.is_leaf() or (spec.type in (tuple, list) and all(c.is_leaf() for c in spec.children())):
+        return ()
+    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(spec.num_leaves)), spec))
+    (output,) = program.graph.find_nodes(op="output")
+    tensors = [isinstance(a, torch.fx.Node) for a in pytree.tree_leaves(output.args[0])]
+    tensors = tensors[len(tensors) - len(leaves) :]
+    names = [re.sub(r"\W+", ".", pytree.keystr(path)).strip(".") for path, _ in leaves]
+    return tuple(name for name, tensor in zip(names, tensors, strict=True) if tensor)

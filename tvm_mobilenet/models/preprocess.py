@@ -1,13 +1,14 @@
 """From an image file to a network's input, and the inputs that a build is verified on.
 
-Pillow is imported only when an image is read; ``.npy`` needs only numpy.
+``resize`` is the definition of a resized pixel; this module reads files, converts colours and normalises. Pillow is
+imported only when an image is read; ``.npy`` needs only numpy.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,8 +18,14 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 
+from .resize import INTERPOLATIONS, RESIZES, resize_and_crop
+
 LAYOUTS = ("NCHW", "NHWC")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+CHANNEL_ORDERS = ("RGB", "BGR")
+# What a user can say of a network's images; the flag of each is its name with dashes.
+FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_order")
+MOST_PIXELS = 65_535  # a side that images are resized to
+_LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
 
 
 @dataclass(frozen=True)
@@ -29,14 +36,20 @@ class Preprocess:
     ----------
     size : (int, int)
         Height and width of the input in pixels.
-    mean, std : three floats
-        Of R, G and B, for pixels scaled to 0..1: the input is ``(pixel / 255 - mean) / std``.
+    mean, std : one number, or one a channel
+        For pixels scaled to 0..1, in the order of the network's channels: the input is ``(pixel / 255 - mean) / std``.
     crop : float
-        The image is scaled until its shorter side is ``size / crop``, then the centre is cut out.
+        Share of the resized image that the network sees: it is resized to ``size / crop``, then the centre is cut out.
     interpolation : str
-        ``nearest``, ``bilinear`` or ``bicubic``.
+        ``nearest``, ``bilinear`` or ``bicubic``; see ``resize``.
     layout : str
         ``NCHW`` or ``NHWC``.
+    resize : str
+        ``shortest``: the image keeps its proportions, its shorter side fits; ``squash``: both sides are made to fit.
+    channels : int
+        3 for colours, 1 for grey (ITU-R 601, converted before resizing).
+    channel_order : str
+        ``RGB`` or ``BGR``.
 
     Raises
     ------
@@ -45,26 +58,49 @@ class Preprocess:
     """
 
     size: tuple[int, int]
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
     crop: float = 0.875
     interpolation: str = "bilinear"
     layout: str = "NCHW"
+    resize: str = "shortest"
+    channels: int = 3
+    channel_order: str = "RGB"
 
     def __post_init__(self):
+        if self.channels not in (1, 3):
+            raise TvmMobilenetError(f"channels {self.channels!r}: an image has 3, or 1 of grey")
         for field in ("mean", "std"):
             value = tuple(float(v) for v in np.atleast_1d(getattr(self, field)))
-            value = value * 3 if len(value) == 1 else value
-            if len(value) != 3 or not all(map(math.isfinite, value)) or (field == "std" and min(value) <= 0):
-                wants = "one or three numbers" + (" above 0" if field == "std" else "")
-                raise TvmMobilenetError(f"{field} {getattr(self, field)!r} must be {wants}", "for example 0.5,0.5,0.5")
+            value = value * self.channels if len(value) == 1 else value
+            if (
+                len(value) != self.channels
+                or not all(map(math.isfinite, value))
+                or (field == "std" and min(value) <= 0)
+            ):
+                wants = "one number" if self.channels == 1 else "one or three numbers"
+                wants += " above 0" if field == "std" else ""
+                raise TvmMobilenetError(
+                    f"{field} {getattr(self, field)!r} must be {wants}, for the network has {self.channels} channel(s)",
+                    "for example " + ",".join(["0.5"] * self.channels),
+                )
             object.__setattr__(self, field, value)
         object.__setattr__(self, "size", tuple(int(v) for v in self.size))
         if len(self.size) != 2 or min(self.size) < 1:
             raise TvmMobilenetError(f"size {self.size!r} must be a height and a width in pixels")
         if not 0 < self.crop <= 1:
             raise TvmMobilenetError(f"crop {self.crop!r} must be above 0 and at most 1", "the usual is 0.875")
-        for field, allowed in (("interpolation", INTERPOLATIONS), ("layout", LAYOUTS)):
+        if max(self.size) / self.crop > MOST_PIXELS:
+            raise TvmMobilenetError(
+                f"crop {self.crop!r} of {max(self.size)} pixels: images would be resized to more than {MOST_PIXELS:,}",
+                "the usual is 0.875",
+            )
+        for field, allowed in (
+            ("interpolation", INTERPOLATIONS),
+            ("layout", LAYOUTS),
+            ("resize", RESIZES),
+            ("channel_order", CHANNEL_ORDERS),
+        ):
             if getattr(self, field) not in allowed:
                 raise TvmMobilenetError(f"{field} {getattr(self, field)!r}", f"one of {', '.join(allowed)}")
 
@@ -74,13 +110,51 @@ class Preprocess:
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         h, w = self.size
-        return (1, 3, h, w) if self.layout == "NCHW" else (1, h, w, 3)
+        return (1, self.channels, h, w) if self.layout == "NCHW" else (1, h, w, self.channels)
+
+    @property
+    def colours(self) -> str:
+        """``RGB``, ``BGR`` or ``grey``."""
+        return self.channel_order if self.channels == 3 else "grey"
+
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """The pixels of an image that the network sees.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8
+            RGB.
+
+        Returns
+        -------
+        numpy.ndarray
+            (height, width, channels) uint8, in the network's order of channels.
+        """
+        image = grey(image) if self.channels == 1 else image
+        image = resize_and_crop(image, self.size, self.crop, self.resize, self.interpolation)
+        return image[..., ::-1] if self.channel_order == "BGR" else image
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """From (..., H, W, 3) pixels in 0..1 to (N, 3, H, W) or (N, H, W, 3) float32; three axes are one image."""
+        """From (..., H, W, C) pixels in 0..1 to (N, C, H, W) or (N, H, W, C) float32; three axes are one image."""
         x = (np.asarray(pixels, np.float64) - self.mean) / self.std
         x = x if x.ndim == 4 else x[None]
         return np.ascontiguousarray(x if self.layout == "NHWC" else x.transpose(0, 3, 1, 2), np.float32)
+
+    def told(self, fields: Collection[str] = FIELDS) -> str:
+        """Some of the fields in words for a person: ``mean 0.5, std 0.5, resize shortest``."""
+        values = {"mean": _numbers(self.mean), "std": _numbers(self.std), "crop": f"{self.crop:g}"}
+        names = [f for f in FIELDS if f in fields and (f != "channel_order" or self.channels == 3)]
+        return ", ".join(f"{f.replace('_', ' ')} {values.get(f, getattr(self, f))}" for f in names)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """From (H, W, 3) RGB to (H, W, 1), both uint8, as Pillow's ``convert("L")``."""
+    r, g, b = (image[..., i].astype(np.uint32) * weight for i, weight in enumerate(_LUMA))
+    return ((r + g + b + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{v:g}" for v in (values[:1] if len(set(values)) == 1 else values))
 
 
 def sample_images() -> list[Path]:
@@ -95,7 +169,8 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
     Parameters
     ----------
     path : path
-        Anything Pillow reads, or ``.npy``: a (H, W, 3) uint8 image, or an input that is preprocessed already.
+        Anything Pillow reads, or ``.npy``: a (H, W, 3), (H, W, 1) or (H, W) uint8 image, or an input that is
+        preprocessed already.
 
     Returns
     -------
@@ -112,7 +187,7 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
         raise TvmMobilenetError(f"there is no input file {path}", "give a .jpg, .png or .npy file")
     if path.suffix.lower() == ".npy":
         return _load_array(path, preprocess)
-    return preprocess.normalise(_pixels(_centre(_open(path), preprocess)))
+    return preprocess.normalise(preprocess.pixels(read_image(path)) / 255.0)
 
 
 def evaluation_batch(model, n: int = 8) -> np.ndarray:
@@ -127,49 +202,24 @@ def evaluation_batch(model, n: int = 8) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (n, 3, H, W) float32 (or (n, H, W, 3)); the same for the same arguments.
+        (n, C, H, W) float32 (or (n, H, W, C)); the same for the same arguments.
     """
     preprocess = getattr(model, "preprocess", model)
     if n < 1:
         raise TvmMobilenetError(f"an evaluation batch of {n} inputs", "ask for at least one")
-    photos = [_open(path) for path in sample_images()]
+    photos = [read_image(path) for path in sample_images()]
     draw = np.random.Generator(np.random.PCG64(20170417))
     batch = []
     for i in range(n):
         photo = photos[i % len(photos)]
         if i >= len(photos):
-            side = int(min(photo.size) * (0.4 + 0.6 * draw.random()))
-            left, top = (int(draw.random() * (full - side + 1)) for full in photo.size)
-            photo = photo.crop((left, top, left + side, top + side))
-        pixels = _pixels(_centre(photo, preprocess if i < len(photos) else preprocess.replace(crop=1.0)))
+            height, width = photo.shape[:2]
+            side = int(min(height, width) * (0.4 + 0.6 * draw.random()))
+            left, top = (int(draw.random() * (full - side + 1)) for full in (width, height))
+            photo = photo[top : top + side, left : left + side]
+        pixels = (preprocess if i < len(photos) else preprocess.replace(crop=1.0)).pixels(photo)
         batch.append(pixels[:, ::-1] if i // len(photos) % 2 else pixels)
-    return preprocess.normalise(np.stack(batch))
-
-
-def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
-    """Class names: one a line, a JSON list, or a JSON object from index to name.
-
-    Raises
-    ------
-    TvmMobilenetError
-        If the file cannot be read or has another number of names.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        labels = json.loads(text) if str(path).lower().endswith(".json") else text.splitlines()
-        if isinstance(labels, dict):
-            labels = [labels[str(i)] for i in range(len(labels))]
-        labels = tuple(str(name[-1] if isinstance(name, list) else name).strip() for name in labels)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise TvmMobilenetError(
-            f"labels {path}: {type(e).__name__}: {e}",
-            "a text file with one class a line, a JSON list, or a JSON object from index to name",
-        ) from None
-    while labels and not labels[-1]:
-        labels = labels[:-1]
-    if len(labels) != num_classes:
-        raise TvmMobilenetError(f"labels {path} has {len(labels)} names, the model {num_classes} classes")
-    return labels
+    return preprocess.normalise(np.stack(batch) / 255.0)
 
 
 def _pillow():
@@ -180,28 +230,26 @@ def _pillow():
     return Image, ImageOps
 
 
-def _open(path: Path):
+def read_image(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 RGB: upright as EXIF says, grey in three equal channels, no transparency.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read, or its pixels have more than 16 bits.
+    """
     image_module, ops = _pillow()
     try:
         with image_module.open(path) as image:
-            return ops.exif_transpose(image).convert("RGB")
+            deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+            image = ops.exif_transpose(image)
+            if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
+                image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError("its pixels have 32 bits; save it with 8")
+            return np.asarray(image.convert("RGB"), np.uint8)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as e:
         raise TvmMobilenetError(f"{path} cannot be read as an image: {e}", "give a .jpg, .png or .npy file") from None
-
-
-def _centre(image, preprocess: Preprocess):
-    """Scale so that the centre of ``crop`` has the network's size, and cut it out."""
-    image_module, _ = _pillow()
-    height, width = preprocess.size
-    scale = max(height / preprocess.crop / image.height, width / preprocess.crop / image.width)
-    scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(scaled, image_module.Resampling[preprocess.interpolation.upper()])
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _pixels(image) -> np.ndarray:
-    return np.asarray(image, np.uint8) / 255.0  # (H, W, 3) in 0..1
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
@@ -209,14 +257,15 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise TvmMobilenetError(f"{path} cannot be read as an array: {e}", "write it with numpy.save") from None
-    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
-        image_module, _ = _pillow()
-        return preprocess.normalise(_pixels(_centre(image_module.fromarray(array), preprocess)))
+    image = array[..., None] if array.ndim == 2 else array
+    if array.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3) and image.size:
+        image = np.broadcast_to(image, (*image.shape[:2], 3))
+        return preprocess.normalise(preprocess.pixels(image) / 255.0)
     array = array if array.ndim == 4 else array[None]
     if array.dtype.kind not in "fiu" or array.shape[1:] != preprocess.input_shape[1:] or not len(array):
         raise TvmMobilenetError(
             f"{path} holds {array.dtype} {array.shape}, the model wants float32 {preprocess.input_shape}",
-            "save the preprocessed input, or a (height, width, 3) uint8 image",
+            "save the preprocessed input, or a (height, width, 3) or (height, width) uint8 image",
         )
     array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():

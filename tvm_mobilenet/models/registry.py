@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
-from .preprocess import Preprocess, load_image, read_labels, sample_images
+from .labels import read_labels
+from .preprocess import Preprocess, load_image, sample_images
 
 if TYPE_CHECKING:
     import numpy
@@ -36,6 +38,11 @@ class Entry:
     std: tuple[float, ...]
     crop: float
     interpolation: str
+
+    @property
+    def short(self) -> str:
+        """The name for command lines: ``v3-large``."""
+        return self.aliases[0]
 
     def preprocess(self, resolution: int | tuple[int, int]) -> Preprocess:
         size = (resolution, resolution) if isinstance(resolution, int) else resolution
@@ -104,23 +111,78 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Entry:
-    """The model of a name or alias, in any case and with ``-`` or ``_``.
+    """The model of a name or alias: in any case, with or without ``-``, ``_``, blanks, or ``MobileNet`` before it.
 
     Raises
     ------
     TvmMobilenetError
-        If there is none; the hint names the nearest.
+        If there is none; the hint says which there are, and names the nearest.
     """
+    known = _by_plain_name()
+    plain = _plain(name)
+    if plain in known:
+        return known[plain]
+    if family := [e.name for key, e in known.items() if plain and key in _several(plain)]:
+        raise TvmMobilenetError(
+            f"{name!r} may be {' or '.join(dict.fromkeys(family))}", "say which: --model v3-large or --model v3-small"
+        )
+    if sized := _with_size(name):
+        raise TvmMobilenetError(f"there is no model {name!r}", f"did you mean {sized}?")
+    names_ = ", ".join(_short_names())
+    near = [n for n in difflib.get_close_matches(plain, known, 3, 0.6) if _digits(n) == _digits(plain)]
+    if near or plain.startswith(("mobilenet", "v")):
+        guess = f"did you mean {known[near[0]].short}? " if near else ""
+        raise TvmMobilenetError(
+            f"there is no model {name!r}", f"{guess}Known: {names_}; any other builds from an .onnx or .pt2 file"
+        )
+    raise TvmMobilenetError(
+        f"there is no model {name!r}: the MobileNets {names_} are known by name",
+        "any other network builds from a file: --model FILE.onnx or --model FILE.pt2",
+    )
 
-    def plain(s: str) -> str:
-        return s.strip().lower().replace("-", "_").replace(" ", "_")
 
-    known = {plain(n): e for e in entries().values() for n in (e.name, *e.aliases)}
-    if plain(name) in known:
-        return known[plain(name)]
-    near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.4)
-    guess = f"did you mean {known[near[0]].name}? " if near else ""
-    raise TvmMobilenetError(f"there is no model {name!r}", f"{guess}Known: {', '.join(names())}")
+def is_known(name: str) -> bool:
+    """Whether `find` finds a model of this name."""
+    return _plain(name) in _by_plain_name()
+
+
+def _plain(name: str) -> str:
+    """A name as people spell it, reduced to letters and digits: ``MobileNet V2`` and ``mobilenet-v2`` are the same."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@functools.cache
+def _by_plain_name() -> dict[str, Entry]:
+    found = {}
+    for entry in entries().values():
+        for name in (entry.name, *entry.aliases):
+            found[_plain(name)] = found[_plain("mobilenet" + _plain(name).removeprefix("mobilenet"))] = entry
+    return found
+
+
+def _digits(plain: str) -> str:
+    return re.sub(r"\D", "", plain)
+
+
+def _several(plain: str) -> set[str]:
+    """The plain names that a family's name may mean: of mobilenetv3 the large and the small one."""
+    return {plain + size for size in ("large", "small")}
+
+
+def _with_size(name: str) -> str:
+    """Flags for a name that carries width and size, as timm and TensorFlow write them; empty for any other."""
+    found = re.fullmatch(r"(.+?)[-_ ]?(\d\.\d+|\d{2,3})(?:[-_ ](\d{2,3}))?", name.strip())
+    if not found or not is_known(found[1]):
+        return ""
+    alpha, size = float(found[2]), found[3]
+    if "." not in found[2] and size is None and alpha > 140:
+        alpha, size = 1.0, found[2]
+    alpha = alpha if "." in found[2] else alpha / 100 if alpha > 1 else alpha
+    return f"--model {find(found[1]).short} --alpha {alpha:g}" + f" --resolution {size}" * bool(size)
+
+
+def _short_names() -> list[str]:
+    return [e.short for e in entries().values()]
 
 
 def check_shape(alpha: float, resolution: int | tuple[int, int], num_classes: int) -> None:

@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port, write
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
@@ -88,7 +88,7 @@ class ChannelsLast:
             if method is None:
                 raise Unsupported("no layer computes it")
             return method(value)
-        except Unsupported as e:
+        except (Unsupported, ImpossibleLayerError) as e:
             args = [f for a in value.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
             shapes = ", ".join(str(list(static_shape(a))) for a in args if isinstance(a.ty, relax.TensorType))
             self.problems.append(f"{name} at {self.where}, {shapes or 'no tensors'}: {e}")
@@ -114,6 +114,7 @@ class ChannelsLast:
         n, c, h, w = x.shape
         out, groups = weight.shape[0], int(attrs.groups)
         kernel, window = tuple(weight.shape[2:]), _window(attrs)
+        _check_window(kernel, window, (h, w))
         plain = kernel == (1, 1) and window == _window(None) and groups == 1
         if groups == c == out and c > 1:
             x, kind = self._nhwc(x), "depthwise"
@@ -182,6 +183,7 @@ class ChannelsLast:
         n, c, h, w = x.shape
         window = _window(call.attrs)
         kernel = tuple(int(k) for k in call.attrs.pool_size)
+        _check_window(kernel, window, (h, w))
         layer = Layer(
             kind="pool", op=op, height=h, width=w, channels=c, out_channels=c, batch=n, kernel=kernel, **window
         )
@@ -353,6 +355,19 @@ def _four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     if len(shape) == 4:
         return shape
     return (1, prod(shape[:-1]), 1, shape[-1]) if shape else (1, 1, 1, 1)
+
+
+def _check_window(kernel: tuple, window: dict, size: tuple) -> None:
+    """Refuse pads that cut instead of adding, and a kernel that its data, pads included, has no room for."""
+    top, left, bottom, right = window["padding"]
+    if min(window["padding"]) < 0:
+        raise Unsupported(f"negative pads {list(window['padding'])} (top, left, bottom, right) cut the data; slice it")
+    room = size[0] + top + bottom, size[1] + left + right
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, window["dilation"], strict=True))
+    if reach[0] > room[0] or reach[1] > room[1]:
+        raise Unsupported(
+            f"its kernel reaches over {reach[0]}x{reach[1]}, the data with its pads is {room[0]}x{room[1]}"
+        )
 
 
 def _window(attrs) -> dict:

@@ -4,7 +4,8 @@ A tensor between two layers costs a write and a read of DRAM when the L2 does no
 reads its pointwise weights again for every block of positions, and its rings more than once. Among all ways to cut a
 network into chains the one is taken that moves its lines for the fewest cycles, counted from shapes and caches:
 
-- a tensor at a cut: written and read, `dram_line` cycles a line if it takes more than half of the L2, else ``L2_LINE``;
+- a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.Core.dram_line_cycles`),
+  else from the L2 (``l2_line_cycles``);
 - a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of
   positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
@@ -23,9 +24,9 @@ import numpy as np
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
+from tvm_mobilenet.schedules.choices import line_cycles
 from tvm_mobilenet.schedules.strips import columns_of, stages, tasks, unevenness
 
-L2_LINE = 5  # cycles: what overlap and prefetching leave of the 15 to 20 that a line from the L2 takes
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
 
 
@@ -37,7 +38,7 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     calls, interface
         Of a module of layers.
     core : targets.Core
-        Its L2 decides.
+        Its L2 and CPUs decide.
     """
     count = uses(list(calls), interface)
     # From the end: the cheapest way to cut what follows call i, and where its first chain ends.
@@ -60,24 +61,22 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     return fused
 
 
-def dram_line(core) -> int:
-    """Cycles to move a line to or from DRAM at what one core streams, by targets/*.toml: of a Pi 3 at 1.2 GHz 2.2 GB/s,
-    of a Pi 4 at 1.5 GHz 5.5 GB/s, of a Pi 5, whose core has an L3, at 2.4 GHz 12 GB/s. Boards differ, chains are a
-    core's."""
-    return 35 if core.in_order else 13 if core.l3 else 17
+def _line(core, dram: bool = False) -> float:
+    """Cycles to move a line from the L2, or from or to DRAM."""
+    return line_cycles(core, core.dram_line_cycles if dram else core.l2_line_cycles)
 
 
 def _layer_cycles(layer: Layer, core) -> float:
     """Cycles that lines take to move in a layer by itself, and for its output."""
-    lines = int(np.prod(layer.input_shape)) * 4 / core.l1d.line
+    lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
     panels = -(-layer.out_channels // 32) if layer.kind == "pointwise" else 0
-    return _output_cycles(layer, core) + lines * panels * L2_LINE
+    return _output_cycles(layer, core) + lines * panels * _line(core)
 
 
 def _output_cycles(layer: Layer, core) -> float:
     """Cycles to write a tensor and to read it."""
-    out = int(np.prod(layer.output_shape)) * 4
-    return 2 * out / core.l1d.line * (dram_line(core) if out > core.l2.bytes // 2 else L2_LINE)
+    out = int(np.prod(layer.output_shape)) * layer.bytes
+    return 2 * out / core.l1d.line * _line(core, dram=out > core.l2.bytes // 2)
 
 
 def _chain_cycles(parts: list[Layer], core) -> float | None:
@@ -85,8 +84,8 @@ def _chain_cycles(parts: list[Layer], core) -> float | None:
     its last part does not write what has to be written anyway."""
     if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
         return None
-    layer, line = Layer.chain(tuple(parts)), core.l1d.line
-    weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * 4
+    layer, line, size = Layer.chain(tuple(parts)), core.l1d.line, parts[0].bytes
+    weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * size
     if weights > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
         return None
     strips, bands = cut
@@ -95,14 +94,14 @@ def _chain_cycles(parts: list[Layer], core) -> float | None:
     for stage, widths, after in zip(stages(layer), columns, [*parts[1:], None], strict=True):
         part = stage.part
         if part.kind == "pointwise":
-            blocks = sum(-(-len(width) * part.channels * 4 // (core.l1d.bytes // 2)) for width in widths)
-            cycles += int(np.prod(part.weight_shape)) * 4 / line * stage.out_height * blocks * L2_LINE
+            blocks = sum(-(-len(width) * part.channels * size // (core.l1d.bytes // 2)) for width in widths)
+            cycles += int(np.prod(part.weight_shape)) * size / line * stage.out_height * blocks * _line(core)
         if after is not None and after.kind == "depthwise":
-            tensor = int(np.prod(part.output_shape)) * 4
-            cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * L2_LINE
+            tensor = int(np.prod(part.output_shape)) * size
+            cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * _line(core)
     mult_adds = _repeated_mult_adds(layer, strips, [sum(map(len, widths)) for widths in columns])
-    mult_adds += (unevenness(layer, strips, bands) - 1) * layer.mult_adds
-    return cycles + mult_adds / core.macs_per_cycle()
+    mult_adds += (unevenness(layer, strips, bands, core.cpus) - 1) * layer.mult_adds
+    return cycles + mult_adds / core.macs_per_cycle(layer.dtype)
 
 
 def _repeated_mult_adds(layer: Layer, strips: int, widths: list[int]) -> float:

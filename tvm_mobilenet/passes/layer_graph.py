@@ -110,8 +110,10 @@ def read(mod: tvm.IRModule) -> tuple[list[LayerCall], Interface]:
     if fields is None:
         fields = tuple(result.fields) if isinstance(result, relax.Tuple) else None
     inputs = tuple(Port(p.name, shape_of(p), str(p.ty.dtype), p.name) for p in main.params)
+    called = [str(name) for name in (main.attrs or {}).get("outputs", ())]
     outputs = tuple(
-        Port(f"output{i}", shape_of(f), str(f.ty.dtype), names[f]) for i, f in enumerate(fields or (result,))
+        Port(called[i] if called else f"output{i}", shape_of(f), str(f.ty.dtype), names[f])
+        for i, f in enumerate(fields or (result,))
     )
     return calls, Interface(inputs, outputs, fields is not None)
 

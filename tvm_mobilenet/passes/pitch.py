@@ -1,36 +1,40 @@
 """How far apart the positions of a tensor lie, so that the same channels of neighbours do not share sets of the L1.
 
-With 256 channels or a multiple of them, positions are 1 KiB or more apart, a power of two: a block of k of the rows
-that a product reads, or the window of a depthwise layer, falls into a few sets and evicts itself. Such tensors get a
-sixteenth more (`pitch_of`), wherever all who write and read them can tell: the caller's own inputs and outputs stay
-dense.
+With 16 lines of channels or a multiple of them (256 of float32), positions are a power of two apart: a block of k of
+the rows that a product reads, or the window of a depthwise layer, falls into a few sets and evicts itself. Such tensors
+get a sixteenth more (`pitch_of`), wherever all who write and read them can tell: the caller's own inputs and outputs
+stay dense.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.layer import BYTES, Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall
 
 KINDS = ("conv", "depthwise", "pointwise", "pool", "elementwise", "chain")
 
 
-def pitch_of(channels: int) -> int:
-    """The pitch of so many channels; 0 where they lie well as they are.
+ROUND = 16  # lines
 
-    A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76. A multiple of 256 channels is one of 16 lines,
-    and comes back to its own sets after 8 or 16 positions; with a sixteenth more the next round begins 8 or 16 lines
-    further on, beside the blocks of 128 channels that the first one read.
+
+def pitch_of(channels: int, line: int, dtype: str = "float32") -> int:
+    """The pitch of so many channels in lines of ``line`` bytes; 0 where they lie well as they are.
+
+    A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76, 64 on most x86. A multiple of 16 lines comes
+    back to its own sets after 4 to 16 positions; with a sixteenth more the next round begins as many lines further on,
+    beside the blocks of 8 lines that the first one read.
     """
-    return channels + channels // 16 if channels % 256 == 0 else 0
+    return channels + channels // ROUND if channels * BYTES[dtype] % (ROUND * line) == 0 else 0
 
 
-def set_pitches(calls: Sequence[LayerCall], interface: Interface) -> list[LayerCall]:
-    """The calls, each tensor between them at the pitch of its channels."""
+def set_pitches(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:
+    """The calls, each tensor between them at the pitch of its channels on this core."""
+    line = core.l1d.line
     by_output = {call.output: call for call in calls}
     outside = {port.value for port in interface.outputs}
-    spaced = {value for value, call in by_output.items() if value not in outside and _can_write(call.layer)}
+    spaced = {value for value, call in by_output.items() if value not in outside and _can_write(call.layer, line)}
     alike: list[tuple[str, str]] = []  # values that lie alike in memory
     for call in calls:
         data, *second = call.inputs
@@ -44,7 +48,7 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface) -> list[LayerC
         spaced -= odd
 
     def pitch(value: str, channels: int) -> int:
-        return pitch_of(channels) if value in spaced else 0
+        return pitch_of(channels, line) if value in spaced else 0
 
     return [
         call.replace(
@@ -56,10 +60,10 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface) -> list[LayerC
     ]
 
 
-def _can_write(layer: Layer) -> bool:
+def _can_write(layer: Layer, line: int) -> bool:
     """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
     _, height, width, channels = layer.output_shape
-    return layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and pitch_of(channels) > 0
+    return layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and pitch_of(channels, line) > 0
 
 
 def _can_read(layer: Layer, writer: Layer) -> bool:

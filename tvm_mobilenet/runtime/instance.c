@@ -68,6 +68,8 @@ static int place_operands(mobilenet *m, int threads) {
     return place_arena(m, threads);
 }
 
+static const char *const scores_are[] = {"logits", "softmax", "sigmoid", "value"};
+
 static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o) {
     const mn_model_t *d = &mn_model;
     int code, threads = o->threads ? o->threads : mn_allowed_cpus();
@@ -83,7 +85,8 @@ static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o
     if ((code = mn_pool_threads(&m->pool, threads))) return code;
     m->info = (mobilenet_info){d->model, d->target, d->id, (int)d->inputs, (int)d->outputs, d->ports,
                                d->ports + d->inputs, d->classes, (const char *const *)m->files.labels,
-                               d->image.wanted, threads, d->parameter_bytes, m->info.arena_bytes, d->scratch_bytes};
+                               d->image.wanted, threads, d->parameter_bytes, m->info.arena_bytes, d->scratch_bytes,
+                               d->seeded, scores_are[d->scores], d->preprocess, d->labels_source};
     return 0;
 }
 
@@ -181,7 +184,7 @@ int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs)
 
 int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, float *input) {
     if (!m || !rgb || !input) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or input");
-    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images");
+    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images, but arrays: mobilenet_run");
     pthread_mutex_lock(&m->lock);
     int code = mn_image_load(&m->image, rgb, width, height, stride, input);
     pthread_mutex_unlock(&m->lock);
@@ -190,7 +193,7 @@ int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height
 
 int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, float *scores) {
     if (!m || !rgb || !scores) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or place for the scores");
-    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images");
+    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images, but arrays: mobilenet_run");
     if (m->info.outputs != 1) return mn_fail(MOBILENET_ARGUMENT, "this model has several outputs: use mobilenet_run");
     pthread_mutex_lock(&m->lock);
     const void *input = m->port_buffers[0];
@@ -199,16 +202,4 @@ int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, s
     if (!code) code = run_locked(m, &input, &output);
     pthread_mutex_unlock(&m->lock);
     return code;
-}
-
-int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best) {
-    if (!m || !scores || !best || k < 1) return 0;
-    int have = 0;
-    for (int i = 0; i < m->info.classes; i++) {
-        if (have == k && !(scores[i] > best[k - 1].score)) continue;
-        int at = have < k ? have++ : k - 1;
-        for (; at && scores[i] > best[at - 1].score; at--) best[at] = best[at - 1];
-        best[at] = (mobilenet_class){i, scores[i], m->info.labels ? m->info.labels[i] : NULL};
-    }
-    return have;
 }

@@ -9,6 +9,7 @@
 #include "mobilenet.h"
 
 enum { MN_INPUT, MN_OUTPUT, MN_ARENA, MN_PARAMETERS };
+enum { MN_LOGITS, MN_SOFTMAX, MN_SIGMOID, MN_VALUE }; /* what the scores of classes are */
 enum { MN_ALIGNMENT = 64, MN_WEIGHTS_HEADER = 64, MN_MOST_THREADS = 64, MN_MOST_TAKEN = 16 };
 
 /* TVM's calling convention: an argument of 16 bytes, and DLPack's tensor. */
@@ -44,19 +45,21 @@ typedef struct {
 } mn_step;
 
 typedef struct {
-    const char *model, *target, *id, *weights_sha256;
+    const char *model, *target, *id, *weights_sha256, *preprocess, *labels_source;
     const mn_step *steps;
     const mn_operand *operands;
     const mobilenet_tensor *ports; /* inputs, then outputs */
     uint32_t step_count, operand_count, inputs, outputs;
     uint64_t arena_bytes, scratch_bytes, parameter_bytes; /* scratch_bytes: the most of a thread */
-    int classes, has_labels, samples;
+    int classes, has_labels, samples, scores, seeded; /* scores: an MN_ of below */
     double tolerance;
+    const double *units; /* of each output: what its differences are measured in */
     const char *architecture;
     const char *features; /* names with blanks between */
     const unsigned char *embedded; /* the weights, or NULL for a file */
     struct {
         int wanted, height, width, nhwc, batch, kernel; /* kernel: 0 nearest, 1 bilinear, 2 bicubic */
+        int channels, squash, bgr;                      /* channels: 3, or 1 of grey */
         double crop, mean[3], std[3];
     } image;
 } mn_model_t;
@@ -125,9 +128,9 @@ int mn_read(const char *folder, const char *name, size_t most, char **text, size
 /* ---- image.c */
 typedef struct {
     int max_width, max_height, most_taps;
-    int *coefficients, *first, *count;     /* horizontal, for each column that is kept */
+    int *coefficients, *first, *count; /* horizontal, for each column that is kept */
     int *row_coefficients;
-    uint8_t *ring;
+    uint8_t *line, *ring, *out;        /* a row of the source; rows resized in width; a row of the input */
     float table[3][256];
 } mn_image;
 int mn_image_init(mn_image *i, int max_width, int max_height);

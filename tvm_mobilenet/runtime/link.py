@@ -18,14 +18,15 @@ from tvm_mobilenet.plan import kernels_of
 
 from . import symbols
 
-SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "check.c")
+SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "scores.c", "check.c")
 FLAGS = (
     *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
+    "-ffp-contract=off",  # an image's pixels are the same on every CPU, with fused multiply-adds or without
     "-fno-math-errno",  # sqrt is an instruction: a model without exponentials needs no libm, nor its pages
 )
 _GLIBC = (2, 28)
 _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libmobilenet\.so")
-# LLVM's name of a feature, and what the kernel calls it (for x86 they are the same, but with dots for dashes)
+# LLVM's name of a feature, and what the kernel calls it
 _FEATURES = {
     "aarch64": {
         "neon": ("asimd",),
@@ -37,8 +38,11 @@ _FEATURES = {
     },
     "armv7": {"neon": ("neon",), "vfp4": ("vfpv4",), "hwdiv-arm": ("idiva",)},
     "x86_64": {
-        n: (n,)
-        for n in ("avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni")
+        n: (n.replace(".", "_"),)
+        for n in (
+            *("ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi2"),
+            *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"),
+        )
     },
 }
 

@@ -11,7 +11,10 @@
 
 static const char usage[] =
     "usage: mobilenet classify FILE | bench | selftest | info   [--folder F] [--threads N] [--runs N] [--top K]\n"
-    "  FILE  a .ppm (P6), a .npy (uint8 height x width x 3, or a preprocessed float32 input), or raw float32 input\n";
+    "  FILE  a .ppm (P6) or .pgm (P5), a .npy (uint8 height x width x 3 or height x width, or a preprocessed float32\n"
+    "        input), or raw float32 input\n";
+
+static const char seeded[] = "weights are seeded random numbers: classes mean nothing; build with --weights FILE";
 
 static int fail(const char *what) {
     fprintf(stderr, "error: %s\n", what);
@@ -36,8 +39,8 @@ static unsigned char *read_file(const char *path, size_t *n) {
     return data;
 }
 
-/* P6, width, height, 255, with comments between; returns where the pixels begin, or 0. */
-static size_t ppm(const unsigned char *d, size_t n, int *width, int *height) {
+/* P6 or P5, width, height, 255, with comments between; returns where the pixels begin, or 0. */
+static size_t ppm(const unsigned char *d, size_t n, int *width, int *height, int channels) {
     int numbers[3] = {0};
     size_t at = 2;
     for (int i = 0; i < 3; i++) {
@@ -48,42 +51,62 @@ static size_t ppm(const unsigned char *d, size_t n, int *width, int *height) {
     *width = numbers[0];
     *height = numbers[1];
     at++;
-    return numbers[2] == 255 && at <= n && (n - at) / 3 / (size_t)(*width > 0 ? *width : 1) >= (size_t)*height ? at : 0;
+    return numbers[2] == 255 && at <= n && (n - at) / (size_t)channels / (size_t)(*width > 0 ? *width : 1) >= (size_t)*height ? at : 0;
 }
 
-/* numpy's header is a Python dict in text; returns where the data begins, or 0. */
-static size_t npy(const unsigned char *d, size_t n, int *image, int *width, int *height) {
+/* numpy's header is a Python dict in text; returns where the data begins, or 0. Channels: 0 for what is no image. */
+static size_t npy(const unsigned char *d, size_t n, int *channels, int *width, int *height) {
     char header[512] = "";
     size_t length = n < 12 ? 0 : d[8] | (size_t)d[9] << 8, begin = 10;
     if (n >= 12 && d[6] > 1) length |= (size_t)d[10] << 16 | (size_t)d[11] << 24, begin = 12;
     if (!length || length > n - begin || length >= sizeof header) return 0;
     memcpy(header, d + begin, length);
-    char *shape = strstr(header, "'shape': (");
-    *image = strstr(header, "'|u1'") && shape && sscanf(shape, "'shape': (%d, %d, 3)", height, width) == 2;
-    if (strstr(header, "True") || (!*image && !strstr(header, "'<f4'"))) return 0;
+    char *shape = strstr(header, "'shape': ("), end[2] = "";
+    *channels = 1;
+    int found = shape ? sscanf(shape, "'shape': (%d, %d, %d%1[)]", height, width, channels, end) : 0;
+    int flat = found == 2 && sscanf(shape, "'shape': (%*d, %*d%1[)]", end) == 1;
+    if (!strstr(header, "'|u1'") || !(flat || (found == 4 && (*channels == 1 || *channels == 3)))) *channels = 0;
+    if (strstr(header, "True") || (!*channels && !strstr(header, "'<f4'"))) return 0;
     return begin + length;
+}
+
+/* Grey pixels as RGB, which the library takes; NULL: no memory. */
+static unsigned char *coloured(const unsigned char *grey, size_t pixels) {
+    unsigned char *rgb = malloc(3 * pixels + 1);
+    for (size_t i = 0; rgb && i < pixels; i++) rgb[3 * i] = rgb[3 * i + 1] = rgb[3 * i + 2] = grey[i];
+    return rgb;
+}
+
+static void print_class(const mobilenet_info *info, const mobilenet_class *c) {
+    printf("%9.4f  ", c->score);
+    if (c->probability >= 0) printf("%6.2f %%  ", 100.0 * c->probability);
+    printf("%s %d%s%s\n", info->classes == 1 ? "output" : "class", c->index, c->label ? "  " : "", c->label ? c->label : "");
 }
 
 static int classify(mobilenet *m, const char *path, int top) {
     const mobilenet_info *info = mobilenet_describe(m);
     if (info->inputs != 1 || info->outputs != 1 || !info->classes) return fail("this model classifies no images");
     size_t n = 0, at = 0, wanted = info->input[0].bytes;
-    int width = 0, height = 0, image = 0, code = 0;
-    unsigned char *data = read_file(path, &n);
+    int width = 0, height = 0, channels = 0, code = 0;
+    unsigned char *rgb = NULL, *data = read_file(path, &n);
     float *scores = malloc(info->output[0].bytes), *input = aligned_alloc(64, (wanted + 63) / 64 * 64);
     mobilenet_class *best = calloc((size_t)top, sizeof *best);
     if (!data || !scores || !input || !best) {
         fprintf(stderr, "error: %s: %s\n", path, strerror(errno));
         code = 1;
-    } else if (n > 2 && !memcmp(data, "P6", 2)) {
-        if (!(at = ppm(data, n, &width, &height))) code = fail("not a whole P6 picture of 8 bits");
-        image = 1;
+    } else if (n > 2 && (!memcmp(data, "P6", 2) || !memcmp(data, "P5", 2))) {
+        channels = data[1] == '6' ? 3 : 1;
+        if (!(at = ppm(data, n, &width, &height, channels))) code = fail("not a whole P6 or P5 picture of 8 bits");
     } else if (n > 6 && !memcmp(data, "\x93NUMPY", 6)) {
-        if (!(at = npy(data, n, &image, &width, &height))) code = fail("not a .npy of uint8 height x width x 3 or float32");
+        if (!(at = npy(data, n, &channels, &width, &height)))
+            code = fail("not a .npy of uint8 height x width x 3 or height x width, or float32");
     }
-    if (!code && image) {
-        if (width < 1 || height < 1 || (n - at) / 3 / (size_t)width < (size_t)height) code = fail("the picture is cut off");
-        else if (mobilenet_run_rgb(m, data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
+    if (!code && channels) {
+        size_t room = (n - at) / (size_t)channels / (size_t)(width > 0 ? width : 1);
+        if (width < 1 || height < 1 || room < (size_t)height) code = fail("the picture is cut off");
+        else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of float32");
+        else if (channels == 1 && !(rgb = coloured(data + at, (size_t)width * (size_t)height))) code = fail("no memory");
+        else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
     } else if (!code) {
         const void *in = input;
         void *out = scores;
@@ -93,9 +116,9 @@ static int classify(mobilenet *m, const char *path, int top) {
         } else if (memcpy(input, data + at, wanted), mobilenet_run(m, &in, &out))
             code = fail(mobilenet_last_error());
     }
-    for (int i = 0, k = code ? 0 : mobilenet_top(m, scores, top, best); i < k; i++)
-        best[i].label ? printf("%9.4f  %s\n", best[i].score, best[i].label)
-                      : printf("%9.4f  class %d\n", best[i].score, best[i].index);
+    if (!code && info->seeded) fprintf(stderr, "note: %s\n", seeded);
+    for (int i = 0, k = code ? 0 : mobilenet_top(m, scores, top, best); i < k; i++) print_class(info, &best[i]);
+    free(rgb);
     free(data);
     free(scores);
     free(input);
@@ -139,7 +162,7 @@ static int selftest(mobilenet *m) {
     const mobilenet_info *info = mobilenet_describe(m);
     int code = mobilenet_selftest(m, &r);
     if (code && code != MOBILENET_WRONG) return fail(mobilenet_last_error());
-    printf("%s  %s for %s (%s): difference %.2e of the spread (allowed %.2e) on %d inputs, %.2f ms with %d threads, "
+    printf("%s  %s for %s (%s): difference %.2e of the scale (allowed %.2e) on %d inputs, %.2f ms with %d threads, "
            "%.1f MB resident\n", code ? "WRONG" : "passed", info->model, info->target, info->id, r.difference, r.allowed,
            r.samples, r.milliseconds, info->threads, (double)r.resident_bytes / 1e6);
     return code ? fail(mobilenet_last_error()) : 0;
@@ -154,8 +177,13 @@ static int describe(const mobilenet *m) {
         for (int d = 0; d < t->dimensions; d++) printf("%s%lld", d ? " x " : " ", (long long)t->shape[d]);
         printf(", %zu bytes\n", t->bytes);
     }
-    printf("classes  %d%s\nmemory   %zu bytes of weights, %zu of arena (scratch of a thread: %zu)\n", info->classes,
-           info->labels ? ", with labels" : "", info->weight_bytes, info->arena_bytes, info->scratch_bytes);
+    printf("image    %s\n", info->preprocess);
+    if (info->classes) printf("classes  %d, scores: %s\n", info->classes, info->scores);
+    else puts("classes  none");
+    if (info->labels) printf("labels   %s\n", info->labels_source);
+    if (info->seeded) printf("weights  %s\n", seeded + strlen("weights are "));
+    printf("memory   %zu bytes of weights, %zu of arena (scratch of a thread: %zu)\n", info->weight_bytes, info->arena_bytes,
+           info->scratch_bytes);
     return 0;
 }
 

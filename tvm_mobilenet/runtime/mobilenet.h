@@ -82,17 +82,22 @@ typedef struct {
     int takes_images;       /* whether run_rgb works */
     int threads;
     size_t weight_bytes, arena_bytes, scratch_bytes; /* mapped; all intermediates; of them a thread's own */
+    int seeded;                /* 1: the weights are random numbers, classes mean nothing */
+    const char *scores;        /* "logits", "softmax" (probabilities), "sigmoid" (each by itself), "value" (no class) */
+    const char *preprocess;    /* how an image becomes the input, in words; and which of it is assumed */
+    const char *labels_source; /* where the labels come from, or "" */
 } mobilenet_info;
 
 typedef struct {
     int index;
-    float score;       /* the model's output for the class: a logit */
+    float score;       /* the model's output for the class: see mobilenet_info.scores */
+    float probability; /* 0 to 1: the score's softmax, unless the model ends in one; -1: unknown */
     const char *label; /* or NULL */
 } mobilenet_class;
 
 typedef struct {
     int samples;
-    float difference, allowed; /* largest difference to PyTorch over the spread of its output */
+    float difference, allowed; /* largest difference to PyTorch, of the scale of its output */
     double milliseconds;       /* a run, the median */
     size_t resident_bytes;     /* of this process, after the first run */
 } mobilenet_selftest_result;
@@ -106,7 +111,8 @@ MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 /* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe. No copy when aligned to 64 bytes. */
 MOBILENET_API int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs);
 
-/* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): resized, cropped and normalised as the model wants it. */
+/* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): made grey for a model of one channel, resized, cropped and
+ * normalised as the model wants it. Grey rows are RGB rows of three equal values. */
 MOBILENET_API int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
                                     float *scores);
 
@@ -114,7 +120,7 @@ MOBILENET_API int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width,
 MOBILENET_API int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
                                        float *input);
 
-/* The best k classes, best first. Returns how many there are. */
+/* The best k classes of the first input of a batch, best first. Returns how many there are. */
 MOBILENET_API int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best);
 
 MOBILENET_API int mobilenet_set_threads(mobilenet *m, int threads);

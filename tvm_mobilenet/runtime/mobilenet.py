@@ -1,8 +1,8 @@
 """MobileNet on the board, from Python: this file, ctypes and numpy; Pillow for reading pictures, if it is there.
 
 with Mobilenet() as net:                      # the bundle is this file's folder
-    for label, score in net.classify("photo.jpg"):
-        print(f"{score:8.3f}  {label}")
+    for best in net.top(net.run_image("photo.jpg")):
+        print(best.index, best.label, best.score, best.probability)
 
 python3 mobilenet.py photo.jpg
 """
@@ -16,8 +16,11 @@ import re
 import sys
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+SEEDED = "weights are seeded random numbers: classes mean nothing; build with --weights FILE"
 
 
 class _Options(Structure):
@@ -50,11 +53,15 @@ class _Info(Structure):
         ("weight_bytes", c_size_t),
         ("arena_bytes", c_size_t),
         ("scratch_bytes", c_size_t),
+        ("seeded", c_int),
+        ("scores", c_char_p),
+        ("preprocess", c_char_p),
+        ("labels_source", c_char_p),
     ]
 
 
 class _Class(Structure):
-    _fields_ = [("index", c_int), ("score", c_float), ("label", c_char_p)]
+    _fields_ = [("index", c_int), ("score", c_float), ("probability", c_float), ("label", c_char_p)]
 
 
 class _Selftest(Structure):
@@ -65,6 +72,18 @@ class _Selftest(Structure):
         ("milliseconds", c_double),
         ("resident_bytes", c_size_t),
     ]
+
+
+class Best(NamedTuple):
+    """A class: its number, its name ("" when unknown), the model's output for it, and that as a probability, 0 to 1.
+
+    The probability is the score's softmax, unless the model ends in one or in a sigmoid; None when nobody knows it.
+    """
+
+    index: int
+    label: str
+    score: float
+    probability: float | None
 
 
 class MobilenetError(Exception):
@@ -99,6 +118,10 @@ class Mobilenet:
         info = self._lib.mobilenet_describe(handle).contents
         self.model, self.target = info.model.decode(), info.target.decode()
         self.classes = info.classes
+        self.seeded = bool(info.seeded)  # the weights are random numbers: classes mean nothing
+        self.scores = info.scores.decode()  # "logits", "softmax", "sigmoid" or "value"
+        self.preprocessing = info.preprocess.decode()
+        self.labels_source = info.labels_source.decode()
         self.inputs = [_port(info.input[i]) for i in range(info.inputs)]  # (name, shape, dtype) each
         self.outputs = [_port(info.output[i]) for i in range(info.outputs)]
 
@@ -129,7 +152,7 @@ class Mobilenet:
         return found
 
     def run_image(self, image) -> np.ndarray:
-        """The scores for an image: a file that Pillow reads, a Pillow image, or (height, width, 3) uint8."""
+        """The scores for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8."""
         pixels = _pixels(image)
         scores = np.empty(self.outputs[0][1], np.float32)
         height, width = pixels.shape[:2]
@@ -145,10 +168,25 @@ class Mobilenet:
         return out
 
     def classify(self, image, top: int = 5) -> list[tuple[str, float]]:
-        """The best classes of an image with their scores, best first."""
-        scores, best = self.run_image(image), (_Class * top)()
-        count = self._lib.mobilenet_top(self._open(), scores.ctypes.data, top, best)
-        return [(c.label.decode() if c.label else f"class {c.index}", c.score) for c in best[:count]]
+        """The best classes of an image with their scores, best first: labels, or ``class 57`` where there are none."""
+        return [(best.label or f"class {best.index}", best.score) for best in self.top(self.run_image(image), top)]
+
+    def top(self, scores: np.ndarray, count: int = 5) -> list[Best]:
+        """The best classes of one output (the first of a batch), best first."""
+        scores = np.ascontiguousarray(scores, np.float32)
+        if not self.classes or scores.size < self.classes:
+            raise MobilenetError(f"scores of shape {scores.shape}, the model has {self.classes} classes")
+        best = (_Class * min(max(count, 0), self.classes))()
+        found = self._lib.mobilenet_top(self._open(), scores.ctypes.data, len(best), best)
+        return [
+            Best(
+                c.index,
+                (c.label or b"").decode(errors="replace"),
+                c.score,
+                c.probability if c.probability >= 0 else None,
+            )
+            for c in best[:found]
+        ]
 
     def set_threads(self, threads: int) -> None:
         """How many threads share the work from now on."""
@@ -213,32 +251,54 @@ def _pointers(arrays):
 
 
 def _pixels(image) -> np.ndarray:
-    if isinstance(image, (str, Path)):
-        try:
+    try:
+        if isinstance(image, (str, Path)):
             image = _read(Path(image))
-        except (OSError, ValueError) as e:
-            raise MobilenetError(str(e) if str(image) in str(e) else f"{image}: {e}", 2) from None
-    pixels = np.ascontiguousarray(image)
+        elif hasattr(image, "convert"):
+            image = _upright(image)
+    except (OSError, ValueError) as e:
+        raise MobilenetError(str(e) if str(image) in str(e) else f"{image}: {e}", 2) from None
+    pixels = np.asarray(image)
+    if pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2:] == (1,)):  # grey
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, 2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise MobilenetError(f"{pixels.dtype} {pixels.shape} is no image: (height, width, 3) uint8 is")
-    return pixels
+        raise MobilenetError(
+            f"{pixels.dtype} {pixels.shape} is no image: (height, width, 3) or (height, width) uint8 is"
+        )
+    return np.ascontiguousarray(pixels)
 
 
 def _read(path: Path):
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError:
         data = path.read_bytes()
         blank = rb"(?:\s|#[^\n]*\n)+"
-        head = re.match(b"P6" + blank + rb"(\d+)" + blank + rb"(\d+)" + blank + rb"255\s", data)
+        head = re.match(b"P([56])" + blank + rb"(\d+)" + blank + rb"(\d+)" + blank + rb"255\s", data)
         if not head:
-            raise ValueError("without Pillow only .npy and 8-bit .ppm can be read: pip install pillow") from None
-        width, height = map(int, head.groups())
-        return np.frombuffer(data, np.uint8, width * height * 3, head.end()).reshape(height, width, 3)
+            raise ValueError(
+                "without Pillow only .npy and 8-bit .ppm and .pgm can be read: pip install pillow"
+            ) from None
+        kind, width, height = map(int, head.groups())
+        channels = 3 if kind == 6 else 1
+        return np.frombuffer(data, np.uint8, width * height * channels, head.end()).reshape(height, width, channels)
     with Image.open(path) as opened:
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        return _upright(opened)
+
+
+def _upright(opened):
+    """A Pillow image as RGB, turned as EXIF says; of grey with 16 bits the high byte, as Pillow takes it of colours."""
+    from PIL import Image, ImageOps
+
+    deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
+    image = ImageOps.exif_transpose(opened)
+    if deep:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; save it with 8")
+    return image.convert("RGB")
 
 
 def _main(paths: list[str]) -> None:
@@ -247,8 +307,13 @@ def _main(paths: list[str]) -> None:
     try:
         with Mobilenet() as net:
             for path in paths:
-                for label, score in net.classify(path):
-                    print(f"{score:8.3f}  {label}")
+                scores = net.run_image(path)
+                if net.seeded:
+                    print(f"note: {SEEDED}", file=sys.stderr)
+                for best in net.top(scores):
+                    known = "" if best.probability is None else f"{100 * best.probability:6.2f} %  "
+                    kind = "output" if net.classes == 1 else "class"
+                    print(f"{best.score:9.4f}  {known}{kind} {best.index}{best.label and f'  {best.label}'}")
     except MobilenetError as e:
         sys.exit(f"error: {e}")
 

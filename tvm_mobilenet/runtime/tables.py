@@ -12,6 +12,7 @@ _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "par
 _CODES = {"i": 0, "u": 1, "f": 2}
 _MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
 _KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
+_SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOID", "value": "MN_VALUE"}
 
 
 def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) -> str:
@@ -22,7 +23,8 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     plan : Plan
     about : dict
         ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
-        (bool), ``samples``, ``tolerance``, ``embedded`` (bool).
+        (bool), ``labels_source``, ``samples``, ``tolerance``, ``units`` (of each output), ``embedded`` (bool),
+        ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool), ``preprocess`` (in words).
     scratch : dict of str to int
         Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
         that is alive in the step.
@@ -73,14 +75,17 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         "static const mobilenet_tensor ports[] = {",
         *ports,
         "};",
+        f"static const double units[] = {{{', '.join(repr(float(u)) for u in about['units'])}}};",
     ]
-    text = ", ".join(_quoted(about[k]) for k in ("model", "target", "id", "weights_sha256"))
+    told = ("model", "target", "id", "weights_sha256", "preprocess", "labels_source")
+    text = ", ".join(_quoted(about[k]) for k in told)
     lines += [
         "const mn_model_t mn_model = {",
         f"    {text},",
         f"    steps, operands, ports, {len(plan.steps)}, {len(operands)}, {len(plan.inputs)}, {len(plan.outputs)},",
         f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
-        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {about['tolerance']!r},",
+        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {_SCORES[about['scores']]}, "
+        f"{int(about['seeded'])}, {about['tolerance']!r}, units,",
         f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
         f"    {_image(plan, preprocess)},",
         "};",
@@ -105,10 +110,11 @@ def free_from(plan: Plan) -> list[int]:
 def _image(plan: Plan, p) -> str:
     if p is None:
         return "{0}"
-    three = ["{" + ", ".join(map(repr, v)) + "}" for v in (p.mean, p.std)]
+    values = ["{" + ", ".join(map(repr, v)) + "}" for v in (p.mean, p.std)]
     return (
         f"{{1, {p.size[0]}, {p.size[1]}, {int(p.layout == 'NHWC')}, {plan.inputs[0][1].shape[0]}, "
-        f"{_KERNELS[p.interpolation]}, {p.crop!r}, {three[0]}, {three[1]}}}"
+        f"{_KERNELS[p.interpolation]}, {p.channels}, {int(p.resize == 'squash')}, {int(p.channel_order == 'BGR')}, "
+        f"{p.crop!r}, {values[0]}, {values[1]}}}"
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tvm_mobilenet.boards import services, tvm_alone
+from tvm_mobilenet.boards import needs, services, tvm_alone
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.errors import BoardError
 
@@ -87,6 +87,7 @@ class RemoteBoard:
                 f"{self.session.where} is {there}, target {self.target.name} is {self.target.architecture}",
                 "build with the --target of this board",
             )
+        needs.check(self.target, self.facts.get("features", ()), self.session.where)
 
     def _check_versions(self) -> None:
         ours, theirs = services.versions(), self.facts.get("versions", {})

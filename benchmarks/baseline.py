@@ -1,0 +1,191 @@
+"""The whole way from model to machine code, recorded, so that a change of the code's structure can be held against it.
+
+Of each network and target it records: a hash of every kernel's machine code, of the plan and of the constants, the
+predicted cycles on one core and on all, and the bytes of code. Symbol names and the fields that a linker fills in are
+left out of the hashes, and so is the wrapper that checks a kernel's arguments (it has a hash of its own).
+
+    python -m benchmarks.baseline write benchmarks/data/baseline.json
+    python -m benchmarks.baseline compare benchmarks/data/baseline.json      # exit code 5 where anything differs
+
+``--models v1,v2`` and ``--targets rpi4`` take a part of it; ``--no-cycles`` leaves out the virtual board, which takes
+most of the time. Targets of this machine are built for x86-64-v3 wherever they are built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["TVM_MOBILENET_HOST_CPU"] = "x86-64-v3"
+MODELS = ("v1", "v2", "v3-large", "v3-small", "v1-plain", "onnx")
+TARGETS = ("rpi3", "rpi4", "rpi5", "armv7", "host")
+WRAPPER = "__tvm_ffi_"
+
+
+def code_of(object_file: Path) -> tuple[bytes, bytes]:
+    """The instructions of an object file outside of wrappers and those of the wrappers, relocated fields set to zero.
+
+    Functions of parallel regions have no symbol, so a kernel's own code is all that no wrapper's symbol covers.
+    """
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.relocation import RelocationSection
+
+    with object_file.open("rb") as file:
+        elf = ELFFile(file)
+        code = {i: bytearray(s.data()) for i, s in enumerate(elf.iter_sections()) if s["sh_flags"] & 4}
+        for section in elf.iter_sections():
+            if isinstance(section, RelocationSection) and section["sh_info"] in code:
+                for relocation in section.iter_relocations():
+                    at = relocation["r_offset"]
+                    code[section["sh_info"]][at : at + 4] = bytes(4)
+        symbols = [s for s in elf.get_section_by_name(".symtab").iter_symbols() if s.name.startswith(WRAPPER)]
+    wrappers = b""
+    for symbol in sorted(symbols, key=lambda s: s["st_value"], reverse=True):
+        section, start = code.get(symbol["st_shndx"]), symbol["st_value"] & ~1
+        if section is not None:
+            wrappers += bytes(section[start : start + symbol["st_size"]])
+            del section[start : start + symbol["st_size"]]
+    return b"".join(map(bytes, code.values())), wrappers
+
+
+def hash_of(*parts: bytes) -> str:
+    """A short hash of pieces of data, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
+
+
+def kernel_hashes(function, target, known: dict) -> tuple[str, str]:
+    """The hashes of a PrimFunc's code and of the wrapper around it, compiled alone; equal functions once."""
+    import tvm
+    import tvm_ffi
+
+    from tvm_mobilenet import codegen
+
+    alone = function.without_attr("layer").with_attr("global_symbol", "kernel")
+    key = target.name, tvm_ffi.structural_hash(alone, map_free_vars=True)
+    if key not in known:
+        module = tvm.IRModule({"kernel": alone})
+        built = tvm.compile(module, target=codegen.tvm_target(target), tir_pipeline=codegen.lowering())
+        with tempfile.TemporaryDirectory(prefix="baseline-") as folder:
+            path = Path(folder) / "kernel.o"
+            built.mod.write_to_file(str(path))
+            known[key] = tuple(map(hash_of, code_of(path)))
+    return known[key]
+
+
+def onnx_file(folder: Path) -> str:
+    """MobileNet v2 0.5-96 as PyTorch exports it to ONNX."""
+    import torch
+
+    from tvm_mobilenet.models import registry
+
+    path = folder / "v2.onnx"
+    model = registry.create("v2", 0.5, 96, 10, seed=0)
+    torch.onnx.export(model.module, torch.zeros(1, 3, 96, 96), str(path), dynamo=False, opset_version=17)
+    return str(path)
+
+
+def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
+    """What a network is on a target."""
+    from tvm_mobilenet import boards, codegen, pricing
+    from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
+    from tvm_mobilenet.build import decide
+    from tvm_mobilenet.network import load_network
+    from tvm_mobilenet.options import ModelOptions
+    from tvm_mobilenet.passes.lower_layers import lower_layers
+    from tvm_mobilenet.plan import input_values, inputs_of, kernels_of, plan_of
+
+    if name == "onnx":
+        whole = load_network(ModelOptions(model=onnx_file(folder)))
+    else:
+        import torch
+
+        torch.manual_seed(0)
+        whole = pricing.weightless(ModelOptions(model=name))
+    network = whole.for_target(target)
+    layers = decide(network.counts, target)
+    decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
+    lowered = lower_layers(network.layers, network.interface, decisions)
+    plan, parameters = plan_of(lowered, network.interface)
+    kernels = kernels_of(lowered)
+    hashes = {symbol: kernel_hashes(function, target, known) for symbol, function in kernels.items()}
+    steps = [
+        [hashes[s.symbol][0], *([o.space, o.offset, list(o.shape), o.dtype, o.index] for o in s.operands)]
+        for s in plan.steps
+    ]
+    found = {
+        "kernels": [[hashes[s.symbol][0], hashes[s.symbol][1], s.layer] for s in plan.steps],
+        "plan": hash_of(json.dumps(steps).encode()),
+        "arena_bytes": plan.arena_bytes,
+        "scratch_bytes": plan.scratch_bytes,
+        "parameters": hash_of(parameters.tobytes()),
+        "parameters_bytes": plan.parameters_bytes,
+    }
+    if not target.is_host:
+        library = folder / "kernels.so"
+        codegen.compile_kernels(kernels, target, library)
+        found["code_bytes"] = pricing.code_bytes(library)
+        if cycles:
+            with boards.open_board("virtual", target) as board, board.load(library) as module:
+                values = input_values(inputs_of(plan))
+                run, one, every = run_and_price(PlanRunner(module, plan, parameters), board, values, target.cores)
+            found |= {"cycles": one.value, "cycles_all_cores": every.value, "compute_cycles": run.arithmetic}
+    return found
+
+
+def differences(before: dict, after: dict) -> list[str]:
+    """What two records of one network and target differ in, one line each."""
+    told = []
+    for at, (old, new) in enumerate(zip(before["kernels"], after["kernels"], strict=False)):
+        if old[0] != new[0]:
+            told.append(f"step {at}: other code: {old[2]} -> {new[2]}")
+        elif old[1] != new[1]:
+            told.append(f"step {at}: other wrapper: {new[2]}")
+    if len(before["kernels"]) != len(after["kernels"]):
+        told.append(f"{len(before['kernels'])} -> {len(after['kernels'])} steps")
+    return told + [
+        f"{field}: {before[field]} -> {after[field]}"
+        for field in before
+        if field != "kernels" and field in after and before[field] != after[field]
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the record, or compare with one."""
+    from tvm_mobilenet import targets
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baseline", description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("write", "compare"))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--no-cycles", action="store_true")
+    args = parser.parse_args(argv)
+    before = json.loads(args.file.read_text()) if args.file.exists() else {}
+    if args.what == "compare" and not before:
+        parser.error(f"{args.file} does not exist")
+    after, known, differ = dict(before), {}, 0
+    for target in map(targets.load, args.targets.split(",")):
+        for name in args.models.split(","):
+            with tempfile.TemporaryDirectory(prefix="baseline-") as folder:
+                found = record(name, target, Path(folder), not args.no_cycles, known)
+            key = f"{name} {target.name}"
+            lines = differences(before.get(key, found), found)
+            differ += bool(lines)
+            print(f"{key}: {len(found['kernels'])} kernels" + "".join(f"\n  {line}" for line in lines), flush=True)
+            after[key] = found
+            if args.what == "write":
+                args.file.parent.mkdir(parents=True, exist_ok=True)
+                args.file.write_text(json.dumps(after, indent=0) + "\n")
+    return 5 if args.what == "compare" and differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

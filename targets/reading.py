@@ -1,0 +1,129 @@
+"""From plain data to a target: what a TOML file and a build's ``plan.json`` must hold, checked alike.
+
+Every value has its field's type and is possible; unknown and missing keys are refused. An error says where it stands,
+the key and the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+
+from tvm_mobilenet.targets import Cache, Core, Target
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+_NAME = re.compile(
+    r"[^\W][^/\x00-\x1f\x7f]{0,99}"
+)  # of a file, without its suffix; it becomes part of other files' names
+_TYPES = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a string"),
+    "dict": (dict, "a table"),
+    "Cache": (Cache, "a table"),
+    "Cache | None": (Cache, "a table"),
+    "Core": (Core, "a table"),
+    "tuple[str, ...]": (tuple, "a list"),
+}
+
+
+def toml(path) -> dict:
+    """The table of a TOML file; a target or core takes its name from its file's.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read, or is none.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise TvmMobilenetError(f"{path}: {e}", "it must be a TOML file") from None
+    except OSError as e:
+        raise TvmMobilenetError(f"{path}: {e.strerror}", "give a TOML file that can be read") from None
+    for key in ("name", "file"):
+        if key in data:
+            raise TvmMobilenetError(f"{path}: unknown key {key!r}; the name is the file's")
+    return data
+
+
+def target(data: dict, where: str) -> Target:
+    """A target of plain data, ``core`` a `Core` or its data; ``where`` names the data in errors."""
+    data = dict(data)
+    if isinstance(data.get("core"), dict):
+        data["core"] = core(data["core"], f"{where}: [core]")
+    if data.get("llvm_cpu") == "host" and isinstance(data.get("core"), Core):
+        data["core"] = at_level(data["core"])
+        data["llvm_cpu"] = data["core"].llvm_cpu
+    if "llvm_attributes" in data:
+        if not isinstance(data["llvm_attributes"], list):
+            raise TvmMobilenetError(f"{where}: llvm_attributes = {data['llvm_attributes']!r} is not a list")
+        data["llvm_attributes"] = tuple(data["llvm_attributes"])
+    return _make(Target, data, where)
+
+
+def core(data: dict, where: str) -> Core:
+    """A core of plain data; ``where`` names the data in errors."""
+    data = dict(data)
+    for level in ("l1d", "l2", "l3"):
+        if isinstance(data.get(level), dict):
+            data[level] = _make(Cache, data[level], f"{where}: [{level}]")
+    if odd := _odd(data.get("model", {}), "model"):
+        raise TvmMobilenetError(f"{where}: {odd} is neither a number, a string, true or false, a list nor a table")
+    made = _make(Core, data, where)
+    return at_level(made) if made.llvm_cpu == "host" else made
+
+
+def at_level(core: Core) -> Core:
+    """A core whose CPU is ``host`` for LLVM, as one of this machine's level; tune records of levels never mix."""
+    from tvm_mobilenet.targets import host
+
+    level = host.level()
+    if core.name.endswith(f"-{level.name}"):
+        return core
+    return dataclasses.replace(core, name=f"{core.name}-{level.name}", llvm_cpu=level.llvm_cpu)
+
+
+def _odd(value: object, where: str) -> str:
+    """Where a value is of a type that JSON does not have, or the empty string."""
+    if isinstance(value, dict):
+        return next(filter(None, (_odd(v, f"{where}.{k}") for k, v in value.items())), "")
+    if isinstance(value, list):
+        return next(filter(None, (_odd(v, where) for v in value)), "")
+    return "" if isinstance(value, (str, int, float)) else f"{where} = {value!r}"
+
+
+def _make(cls, data: dict, where: str):
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            raise TvmMobilenetError(
+                f"{where}: unknown key {key!r} = {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                "keys: " + ", ".join(f for f in fields if f not in ("name", "file")),
+            )
+        want, word = _TYPES[str(fields[key].type)]
+        if not isinstance(value, want) or (isinstance(value, bool) and want is not bool):
+            raise TvmMobilenetError(f"{where}: {key} = {value!r} is not {word}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < float("inf"):
+            raise TvmMobilenetError(f"{where}: {key} = {value!r} must be above zero and finite")
+        if key == "name" and not _NAME.fullmatch(value):
+            raise TvmMobilenetError(
+                f"{where}: name = {value!r}",
+                "it begins with a letter or digit, and has no / and 100 characters at most",
+            )
+    missing = [
+        f.name
+        for f in fields.values()
+        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise TvmMobilenetError(f"{where}: missing " + ", ".join(missing))
+    made = cls(**data)
+    if problem := made.problem():
+        raise TvmMobilenetError(f"{where}: {problem}")
+    return made

@@ -1,0 +1,175 @@
+"""What kind of model a file is, and what to do with one that cannot be read. Reads the file's head alone."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+KINDS = {".onnx": "onnx", ".pt2": "pt2"}
+_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".tar")
+_TO_ONNX = "python -m tf2onnx.convert --opset 13 --output model.onnx"
+_OTHERS = {  # kinds of file that cannot be read yet, and how each becomes one that can
+    ".tflite": ("a TensorFlow Lite file", f"convert it: {_TO_ONNX} --tflite"),
+    ".lite": ("a TensorFlow Lite file", f"convert it: {_TO_ONNX} --tflite"),
+    ".h5": ("a Keras file", f"save it as ONNX: model.export('model.onnx', format='onnx'), or {_TO_ONNX} --keras"),
+    ".hdf5": ("a Keras file", f"save it as ONNX: model.export('model.onnx', format='onnx'), or {_TO_ONNX} --keras"),
+    ".keras": ("a Keras file", "save it as ONNX: keras.models.load_model(FILE).export('model.onnx', format='onnx')"),
+    ".pb": ("a TensorFlow graph", f"convert it: {_TO_ONNX} --graphdef FILE --inputs NAMES --outputs NAMES, or"),
+    ".mlmodel": ("a Core ML file", "export the model to ONNX from where it was trained"),
+    ".param": ("an ncnn file", "export the model to ONNX from where it was trained"),
+    ".mnn": ("an MNN file", "export the model to ONNX from where it was trained"),
+    ".xml": ("an OpenVINO file", "export the model to ONNX from where it was trained"),
+    ".engine": ("a TensorRT engine", "export the model to ONNX from where it was trained"),
+    ".trt": ("a TensorRT engine", "export the model to ONNX from where it was trained"),
+    ".ort": ("ONNX Runtime's own format", "give the .onnx file that it was made from"),
+    ".npz": ("an archive of arrays", "give an .onnx or .pt2 file: weights alone are no model"),
+    ".gz": ("an archive", "unpack it and give the .onnx or .pt2 file"),
+    ".zip": ("an archive", "unpack it and give the .onnx or .pt2 file"),
+    ".py": (
+        "a Python program",
+        "save the model: torch.export.save(torch.export.export(model, (example,)), 'model.pt2')",
+    ),
+}
+_SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Whether what a user calls a model is meant as a file: it is one, or has a file's suffix or a folder in it."""
+    path = Path(text)
+    suffix = path.suffix.lower()
+    return "/" in text or suffix in {*KINDS, *_WEIGHTS, *_OTHERS} or path.is_file()
+
+
+def kind_of(path: str | Path, flag: str = "") -> str:
+    """The kind of a model file: ``onnx`` or ``pt2``.
+
+    Parameters
+    ----------
+    path : path
+    flag : str
+        What the user gave it with, for the message: ``--model``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is no such file, it cannot be read, is empty, or of another kind.
+    """
+    path = Path(path)
+    name, suffix = f"{flag} {path}".strip(), path.suffix.lower()
+    if path.is_dir():
+        raise TvmMobilenetError(f"{name} is a folder, not a model", _folder_hint(path))
+    if not path.is_file():
+        raise TvmMobilenetError(f"{name}: no such file", _near(path))
+    readable(path, flag)
+    if suffix in KINDS:
+        return KINDS[suffix]
+    if suffix in _WEIGHTS and _is_torchscript(path):
+        raise TvmMobilenetError(f"{name} holds a TorchScript program, which cannot be read", f"save the model: {_SAVE}")
+    if suffix in _WEIGHTS:
+        raise TvmMobilenetError(
+            f"{name} holds weights, not a model",
+            "pass it as --weights beside --model v1, v2, v3-large or v3-small; for a model of your own save "
+            f"{_SAVE}, or an .onnx file",
+        )
+    if suffix in _OTHERS:
+        what, hint = _OTHERS[suffix]
+        hint = f"{hint} {path}" if hint.endswith(("--tflite", "--keras")) else hint
+        hint = f"{hint} {_TO_ONNX} --saved-model FOLDER" if hint.endswith(", or") else hint
+        raise TvmMobilenetError(f"{name} is {what}; .onnx and .pt2 files are read", hint)
+    raise TvmMobilenetError(
+        f"{name}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
+        "give an .onnx or a .pt2 file" + _guess(path),
+    )
+
+
+def readable(path: Path, flag: str = "") -> None:
+    """Refuse a file that cannot be opened or is empty.
+
+    Raises
+    ------
+    TvmMobilenetError
+        With the system's reason.
+    """
+    name = f"{flag} {path}".strip()
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError as e:
+        reason = (e.strerror or "it cannot be opened").lower()
+        raise TvmMobilenetError(f"{name} cannot be read: {reason}", "check its owner and mode with ls -l") from None
+    if not first:
+        raise TvmMobilenetError(f"{name} is empty", "export or copy it again")
+
+
+def check_model(model: str, flag: str = "--model") -> None:
+    """Refuse what names neither a network of the registry nor a file that can be read.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It says which there are, or what to do with the file.
+    """
+    from tvm_mobilenet.models import registry
+
+    if registry.is_known(model):
+        return
+    if looks_like_a_file(model) or Path(model).is_dir():
+        kind_of(model, flag)
+    else:
+        registry.find(model)
+
+
+def check_file(flag: str, path: Path | None) -> None:
+    """Refuse a path of a flag that is no file that can be read; None is well.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names flag, path and reason.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise TvmMobilenetError(f"{flag} {path} is a folder", "give the path of a file")
+    if not path.is_file():
+        raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    readable(path, flag)
+
+
+def _folder_hint(path: Path) -> str:
+    if (path / "plan.json").is_file():
+        return "it holds a module that is built already: verify, bench and profile take it"
+    if (path / "saved_model.pb").is_file():
+        return f"convert the SavedModel: {_TO_ONNX} --saved-model {path}"
+    if inside := sorted(p for suffix in KINDS for p in path.glob(f"*{suffix}")):
+        return f"give the file: {inside[0]}"
+    return "give the path of an .onnx or .pt2 file"
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}; paths begin at {Path.cwd()}"
+    names = [p.name for p in path.parent.iterdir()]
+    same = [n for n in names if n.lower() == path.name.lower()]
+    near = same or difflib.get_close_matches(path.name, names, 1, 0.7)
+    return f"did you mean {path.parent / near[0]}?" if near else "give the path of a file that exists"
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _guess(path: Path) -> str:
+    """What the content of a file without a known suffix may be."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("models/model.json") for name in archive.namelist()):
+                return "; this one looks like an ExportedProgram: rename it to .pt2"
+    return ""

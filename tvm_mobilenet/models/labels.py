@@ -1,0 +1,114 @@
+"""Class names, a user's or ImageNet's own, and what the scores of classes say.
+
+A network gives one number a class. Whether those are logits or probabilities already is read off its last layer; a
+softmax of a softmax would be wrong, and so would one of outputs that are probabilities each by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+# What a network's numbers are, and so how a class's probability follows.
+SCORES = {
+    "logits": "a softmax of them gives probabilities",
+    "softmax": "probabilities that add up to 1: the network ends in a softmax",
+    "sigmoid": "a probability each by itself: the network ends in a sigmoid",
+    "value": "one number, of which no probability is known",
+}
+BACKGROUND = "background"  # TensorFlow's MobileNets have it before ImageNet's thousand
+SOURCE = "ImageNet's, from torchvision 0.29.1 (BSD 3-Clause)"
+LICENCE = "imagenet_labels.LICENSE.txt"
+
+
+@dataclass(frozen=True)
+class BestClass:
+    """A class with its score, and its probability where that is known; ``alone``: the network has one output."""
+
+    index: int
+    label: str
+    score: float
+    probability: float | None
+    alone: bool = False
+
+    def __str__(self) -> str:
+        kind, name = "output" if self.alone else "class", self.label and f" ({self.label})"
+        probability = "" if self.probability is None else f", {self.probability:.1%}"
+        return f"{kind} {self.index}{name} {self.score:.2f}{probability}"
+
+
+def best_classes(scores: np.ndarray, kind: str, labels: tuple[str, ...] = (), count: int = 5) -> list[BestClass]:
+    """The classes with the highest scores, best first.
+
+    Parameters
+    ----------
+    scores : (classes,) float
+        Of one input.
+    kind : str
+        One of ``SCORES``.
+    """
+    scores = np.asarray(scores, np.float64)
+    probabilities = scores
+    if kind == "logits":
+        powers = np.exp(scores - scores.max())
+        probabilities = powers / powers.sum()
+    return [
+        BestClass(
+            int(i),
+            labels[i] if labels else "",
+            float(scores[i]),
+            None if kind == "value" else float(probabilities[i]),
+            len(scores) == 1,
+        )
+        for i in np.argsort(-scores, kind="stable")[:count]
+    ]
+
+
+def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
+    """Class names: one a line, a JSON list, or a JSON object from index to name.
+
+    Raises
+    ------
+    TvmMobilenetError
+        If the file cannot be read or has another number of names.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        labels = json.loads(text) if str(path).lower().endswith(".json") else text.splitlines()
+        if isinstance(labels, dict):
+            labels = [labels[str(i)] for i in range(len(labels))]
+        labels = tuple(str(name[-1] if isinstance(name, list) else name).strip() for name in labels)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise TvmMobilenetError(
+            f"labels {path}: {type(e).__name__}: {e}",
+            "a text file with one class a line, a JSON list, or a JSON object from index to name",
+        ) from None
+    while labels and not labels[-1]:
+        labels = labels[:-1]
+    if len(labels) != num_classes:
+        one = "one output: a name for it" if num_classes == 1 else f"{num_classes} classes: a name for each"
+        raise TvmMobilenetError(f"labels {path} has {len(labels)} names, the model {num_classes} classes", one)
+    return labels
+
+
+def imagenet_labels(num_classes: int) -> tuple[str, ...]:
+    """ImageNet's names for 1,000 classes, with ``background`` first for 1,001; none for other numbers."""
+    if num_classes not in (1000, 1001):
+        return ()
+    names = tuple(_data("imagenet_labels.txt").splitlines())
+    return names if num_classes == 1000 else (BACKGROUND, *names)
+
+
+def licence() -> str:
+    """Under which ImageNet's names are distributed, and where they come from."""
+    return _data(LICENCE)
+
+
+def _data(name: str) -> str:
+    return (resources.files(__package__) / "data" / name).read_text(encoding="utf-8")
