@@ -163,9 +163,8 @@ def variant(text: str, options: ModelOptions) -> ModelOptions:
     TvmMobilenetError
         If it is none of these.
     """
-    if Path(text).suffix in (".onnx", ".pt2"):
-        if not Path(text).is_file():
-            raise TvmMobilenetError(f"--compare {text}: no such file", "give the path of a file that exists")
+    if looks_like_a_file(text):
+        shared.check_model(text, "--compare")
         return replace(options, model=text, weights=None)
     model, _, size = text.partition(":")
     alpha, _, resolution = size.partition("-")
