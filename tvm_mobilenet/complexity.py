@@ -171,6 +171,7 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     TvmMobilenetError
         If it is none of these.
     """
+    from .frontend.files import looks_like_a_file
     from .models.registry import check_shape
 
     if looks_like_a_file(text):
