@@ -132,8 +132,12 @@ def test_a_layout_that_contradicts_the_graph_is_refused(tmp_path, shape, channel
     other = "NCHW" if layout == "NHWC" else "NHWC"
     with pytest.raises(TvmMobilenetError, match=rf"--layout {layout}.*reads as {other}"):
         load_network(ModelOptions(model=model, layout=layout))
+
+
+def test_a_layout_that_the_registrys_networks_have_not_is_refused():
+    """At once, before weights are made."""
     with pytest.raises(TvmMobilenetError, match="--layout NHWC"):
-        load_network(ModelOptions(alpha=0.25, resolution=32, layout="NHWC"))
+        load_network(ModelOptions(layout="NHWC"))
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 16, 16), (1, 2, 16, 16), (1, 4, 3, 3), (1, 16)])
@@ -144,10 +148,12 @@ def test_a_network_that_takes_no_images(tmp_path, shape):
     network = load_network(ModelOptions(model=model))
     assert network.image is None and network.inputs(2)[1][0].shape == shape
     assert any("takes no images" in sentence and str(shape) in sentence for sentence in notices.notices(network))
+    with pytest.raises(TvmMobilenetError, match="--std"):
+        load_network(ModelOptions(model=model, std=(0.5,)))
     for flag in ({"mean": (0.5,)}, {"crop": 1.0}, {"resize": "squash"}, {"layout": "NCHW"}, {"input": tmp_path}):
         name = next(iter(flag)).replace("_", "-")
         with pytest.raises(TvmMobilenetError, match=rf"--{name}: net.pt2 takes .* no image") as caught:
-            load_network(ModelOptions(model=model, **flag))
+            _ = dataclasses.replace(network, options=ModelOptions(model=model, **flag)).image
         assert "leave out" in caught.value.hint
 
 
@@ -165,13 +171,14 @@ def test_a_files_preprocessing_is_assumed_and_said(tmp_path):
     for field in network.image.assumed:
         assert f"--{field.replace('_', '-')}" in sentence
     given = {"mean": (0.1, 0.2, 0.3), "std": (1.0,), "resize": "squash", "interpolation": "bicubic"}
-    some = load_network(ModelOptions(model=model, **given))
+    some = dataclasses.replace(network, options=ModelOptions(model=model, **given))
     assert some.image.assumed == ("crop", "channel_order")
     assert "--mean" not in notices.notices(some)[0]
     p, data = some.image.preprocess, some.image.to_data()
     assert (p.mean, p.std, p.crop, p.interpolation, p.resize) == ((0.1, 0.2, 0.3), (1.0,) * 3, 1.0, "bicubic", "squash")
     assert data["assumed"] == ["crop", "channel_order"] and json.loads(json.dumps(data))["channels"] == 3
-    whole = load_network(ModelOptions(model=model, **given, crop=0.9, channel_order="BGR"))
+    more = ModelOptions(model=model, **given, crop=0.9, channel_order="BGR")
+    whole = dataclasses.replace(network, options=more)
     assert whole.image.assumed == () and notices.notices(whole) == []
 
 
@@ -180,10 +187,12 @@ def test_one_channel(tmp_path):
     network = load_network(ModelOptions(model=model, mean=(0.1307,), std=(0.3081,)))
     assert network.image.preprocess.mean == (0.1307,) and "channel_order" not in network.image.assumed
     assert network.inputs(1)[0][0].shape == (1, 1, 28, 28)
-    with pytest.raises(TvmMobilenetError, match=r"mean .* one number"):
-        load_network(ModelOptions(model=model, mean=(0.1, 0.2, 0.3)))
-    with pytest.raises(TvmMobilenetError, match="--channel-order"):
-        load_network(ModelOptions(model=model, channel_order="RGB"))
+    for flag, words in (
+        ({"mean": (0.1, 0.2, 0.3)}, "mean .* one number"),
+        ({"channel_order": "RGB"}, "--channel-order"),
+    ):
+        with pytest.raises(TvmMobilenetError, match=words):
+            _ = dataclasses.replace(network, options=ModelOptions(model=model, **flag)).image
 
 
 def checkpoint(tmp_path, classes: int = 1000):
@@ -202,7 +211,7 @@ def test_a_checkpoints_preprocessing_is_assumed_and_seeded_weights_are_said(tmp_
     said = notices.notices(trained)
     assert len(said) == 2 and "0.485,0.456,0.406" in said[0] and "ImageNet" in said[1] and "BSD 3-Clause" in said[1]
     assert len(trained.labels) == 1000 and trained.labels[281] == "tabby"
-    seeded = load_network(dataclasses.replace(own, weights=None))
+    seeded = dataclasses.replace(trained, options=dataclasses.replace(own, weights=None))
     assert seeded.seeded and seeded.image.assumed == () and seeded.labels == ()
     assert notices.notices(seeded) == [notices.SEEDED] and "seeded random numbers" in notices.SEEDED
 
@@ -232,8 +241,9 @@ def test_labels_that_do_not_fit_are_refused_before_anything_slow(tmp_path):
     maps = exported(tmp_path, (1, 3, 16, 16), nn.Conv2d(3, 4, 3), name="maps")
     with pytest.raises(TvmMobilenetError, match="does not classify"):
         load_network(dataclasses.replace(two, model=maps))
-    with pytest.raises(TvmMobilenetError, match="does not classify"):
-        load_network(ModelOptions(alpha=0.25, resolution=32, features=True, labels=tmp_path / "two.txt"))
+    for flags, words in (({"features": True}, "does not classify"), ({"classes": 3}, "2 names, the model 3 classes")):
+        with pytest.raises(TvmMobilenetError, match=words):
+            load_network(ModelOptions(labels=tmp_path / "two.txt", **flags))
 
 
 @pytest.mark.parametrize(

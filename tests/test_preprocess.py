@@ -138,7 +138,15 @@ def test_labels(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"0": ["n01", "cat"], "1": ["n02", "dog"]}))
     assert read_labels(tmp_path / "a.txt", 2) == read_labels(tmp_path / "a.json", 2) == ("cat", "dog")
     (tmp_path / "bad.json").write_text('{"1": "cat"}')
-    for path, n in [("a.txt", 3), ("missing.txt", 2), ("bad.json", 1)]:
-        with pytest.raises(TvmMobilenetError, match=path):
+    (tmp_path / "latin.txt").write_bytes("H\xfctte\n".encode("latin-1"))
+    (tmp_path / "number.json").write_text("3")
+    (tmp_path / "numbers.json").write_text("[1, 2]")
+    (tmp_path / "cut.json").write_text('["cat",')
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert read_labels(tmp_path / "bom.txt", 2) == ("cat", "dog")
+    wrong = [("a.txt", 3), ("missing.txt", 2), ("bad.json", 1), ("latin.txt", 1), ("number.json", 1), ("cut.json", 1)]
+    for path, n in [*wrong, ("numbers.json", 2), (".", 1)]:
+        with pytest.raises(TvmMobilenetError, match=path) as caught:
             read_labels(tmp_path / path, n)
+        assert "Error" not in str(caught.value) and caught.value.hint
     assert registry.create("v1", 0.25, 32, 2, labels=tmp_path / "a.txt").labels == ("cat", "dog")

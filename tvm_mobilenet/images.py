@@ -75,6 +75,20 @@ def channel_axis(module) -> int | None:
     return None
 
 
+def check_registry(options: ModelOptions) -> None:
+    """Refuse flags that no network of the registry can have, before one is made.
+
+    Raises
+    ------
+    TvmMobilenetError
+        ``--layout NHWC``.
+    """
+    if options.layout not in (None, "NCHW"):
+        raise TvmMobilenetError(
+            f"--layout {options.layout}: {options.title} takes (N, 3, H, W), which is NCHW", "leave out --layout"
+        )
+
+
 def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | None:
     """How an image becomes a network's input, or None when its inputs are no image.
 

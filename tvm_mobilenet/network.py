@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from .errors import TvmMobilenetError
-from .images import Image, channel_axis, image_of
+from .images import Image, channel_axis, check_registry, image_of
 from .models import labels
 from .options import ModelOptions
 
@@ -89,15 +89,9 @@ class Network:
         TvmMobilenetError
             ``--labels`` for a network that does not classify, or with another number of names.
         """
-        path, classes = self.options.labels, self.classes
-        if path is None:
-            return () if self.seeded else labels.imagenet_labels(classes)
-        if not classes:
-            shapes = ", ".join(str(p.shape) for p in self.interface.outputs)
-            raise TvmMobilenetError(
-                f"--labels {path}: {self.options.title} does not classify, it gives {shapes}", "leave out --labels"
-            )
-        return labels.read_labels(path, classes)
+        if self.options.labels is None:
+            return () if self.seeded else labels.imagenet_labels(self.classes)
+        return _labels(self.options, self.classes)
 
     @property
     def scores(self) -> str:
@@ -155,6 +149,15 @@ class Network:
         return framework.run(self.options, self.model, inputs)
 
 
+def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
+    if not classes:
+        raise TvmMobilenetError(
+            f"--labels {options.labels}: {options.title} does not classify, its output is no one row of numbers",
+            "leave out --labels",
+        )
+    return labels.read_labels(options.labels, classes)
+
+
 def load_network(options: ModelOptions) -> Network:
     """Make or read a model, import it and run the passes.
 
@@ -174,6 +177,9 @@ def load_network(options: ModelOptions) -> Network:
 
         from .models import registry
 
+        check_registry(options)  # this and labels before weights are made
+        if options.labels is not None:
+            _labels(options, 0 if options.features else options.classes)
         model = registry.create(
             options.model,
             options.alpha,

@@ -28,7 +28,7 @@ def notices(network) -> list[str]:
             flags = ", ".join("--" + f.replace("_", "-") for f in FIELDS if f in image.assumed)
             found.append(
                 f"preprocessing is assumed, {title} does not say it: {image.preprocess.told(image.assumed)}; "
-                f"say how the network was trained with {flags}"
+                f"{flags} say how the network was trained"
             )
     if network.labels and network.options.labels is None:
         found.append(f"labels are assumed for {network.classes} classes: {labels.SOURCE}; --labels FILE gives others")

@@ -22,6 +22,7 @@ SCORES = {
     "sigmoid": "a probability each by itself: the network ends in a sigmoid",
     "value": "one number, of which no probability is known",
 }
+_WANTED = "a text file with one class a line, a JSON list, or a JSON object from index to name"
 BACKGROUND = "background"  # TensorFlow's MobileNets have it before ImageNet's thousand
 SOURCE = "ImageNet's, from torchvision 0.29.1 (BSD 3-Clause)"
 LICENCE = "imagenet_labels.LICENSE.txt"
@@ -79,22 +80,32 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
         If the file cannot be read or has another number of names.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
         labels = json.loads(text) if str(path).lower().endswith(".json") else text.splitlines()
         if isinstance(labels, dict):
             labels = [labels[str(i)] for i in range(len(labels))]
-        labels = tuple(str(name[-1] if isinstance(name, list) else name).strip() for name in labels)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise TvmMobilenetError(
-            f"labels {path}: {type(e).__name__}: {e}",
-            "a text file with one class a line, a JSON list, or a JSON object from index to name",
-        ) from None
+        labels = tuple(_name(label) for label in labels)
+    except OSError as e:
+        raise TvmMobilenetError(f"labels {path}: {e.strerror}", _WANTED) from None
+    except KeyError as e:
+        raise TvmMobilenetError(f"labels {path}: there is no class {e}", _WANTED) from None
+    except (ValueError, TypeError, IndexError, RecursionError):
+        kind = "JSON of names" if str(path).lower().endswith(".json") else "text in UTF-8"
+        raise TvmMobilenetError(f"labels {path}: no {kind}", _WANTED) from None
     while labels and not labels[-1]:
         labels = labels[:-1]
     if len(labels) != num_classes:
         one = "one output: a name for it" if num_classes == 1 else f"{num_classes} classes: a name for each"
         raise TvmMobilenetError(f"labels {path} has {len(labels)} names, the model {num_classes} classes", one)
     return labels
+
+
+def _name(label) -> str:
+    """A name, or the last of Keras's pairs of identifier and name."""
+    name = label[-1] if isinstance(label, list) else label
+    if not isinstance(name, str):
+        raise TypeError
+    return name.strip()
 
 
 def imagenet_labels(num_classes: int) -> tuple[str, ...]:
