@@ -47,12 +47,8 @@ def decisions(layer: Layer, core) -> Space:
         )
     )
 
-    def all_cpus(tile, n_block, k_block, m_block, outer) -> float:
-        one = cycles[tile] * k + _memory_cycles(layer, core, *tile, n_block, k_block, m_block, outer)
-        return one * uneven(tile, n_block, m_block, outer) * (1 if slower[tile] <= NEARLY else FAR)
-
-    def choice_of(tiles):
-        choices = (
+    def blocks_of(tiles):
+        return (
             (tile, n_block, k_block, m_block, outer)
             for tile in tiles
             for n_block in divisors(max(1, n // tile[1]), high=64)
@@ -61,12 +57,25 @@ def decisions(layer: Layer, core) -> Space:
             if not _too_short(layer, k_block, tile[1], core)
             for outer in (("n", "m") if n > m else ("m", "n"))
         )
-        return min(choices, key=lambda c: (all_cpus(*c), -c[3]))
 
-    chosen = choice_of(near)
+    def choice_of(tiles) -> tuple[float, tuple]:
+        """The choice that takes all CPUs the fewest cycles, summed up, and how many."""
+        best = float("inf"), 0, ()
+        for choice in blocks_of(tiles):
+            tile, n_block, k_block, m_block, outer = choice
+            one = cycles[tile] * k + _memory_cycles(layer, core, *tile, n_block, k_block, m_block, outer)
+            far = 1 if slower[tile] <= NEARLY else FAR
+            if best[2] and one * ALIKE * far > best[0]:
+                continue  # however even it is
+            cost = one * uneven(tile, n_block, m_block, outer) * far, -m_block
+            if not best[2] or cost < best[:2]:
+                best = *cost, choice
+        return best[0], best[2]
+
+    cost, chosen = choice_of(near)
     tasks = (m // chosen[0][0] // chosen[3]) * (n // chosen[0][1] // chosen[1])
-    if tasks < core.cpus and all_cpus(*chosen) > LONG * core.cpus:  # smaller tiles give all CPUs something to do
-        chosen = choice_of(cycles)
+    if tasks < core.cpus and cost > LONG * core.cpus:  # smaller tiles give all CPUs something to do
+        cost, chosen = choice_of(cycles)
     (tile_m, tile_n), n_block, k_block, m_block, outer = chosen
     return Space(
         {
