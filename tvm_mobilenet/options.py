@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import TvmMobilenetError
 from .whole_file import folder_to_write, journal_file
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
