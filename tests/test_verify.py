@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 from tests.planting import CHECKER, Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, built, machine_check, output_check, targets, verify
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
-from tvm_mobilenet.layer import Layer, title
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.network import load_network
 from tvm_mobilenet.options import ModelOptions
 
@@ -187,7 +187,7 @@ def test_the_command_ends_with_0_5_or_4_and_says_why(copy, capsys):
     assert verify.main([str(copy.folder), "--inputs", "2"]) == 0
     shown = capsys.readouterr().out
     assert "verified" in shown and "cosine" in shown and "top-1 100%" in shown
-    assert all(title(step.layer) in shown for step in copy.family.steps)
+    assert all(step.layer in shown for step in copy.family.steps)
 
     step = positions(copy.family)["middle"]
     copy.weight(step, 0.01)

@@ -16,7 +16,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from . import options as shared
 from . import packages, papers_text
@@ -172,11 +171,11 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     TvmMobilenetError
         If it is none of these.
     """
+    from .frontend.files import looks_like_a_file
     from .models.registry import check_shape
 
-    if ModelOptions(model=text).is_file:
-        if not Path(text).is_file():
-            raise TvmMobilenetError(f"--compare {text}: no such file", "give the path of a file that exists")
+    if looks_like_a_file(text):
+        shared.check_model(text, "--compare")
         shared_flags = {"--resolution": "resolution", "--batch": "batch"}
         return ModelOptions(
             model=text, **{name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}

@@ -135,8 +135,8 @@ def _check_schema(path: Path) -> None:
         raise TvmMobilenetError(
             f"{path} was saved by torch {by} with schema version {saved[0]}.{saved[1]}; torch {torch.__version__} here "
             f"reads {known[0]}.x",
-            f"save it again with torch {torch.__version__.split('+')[0]}, export the model to ONNX, or take the torch "
-            f"it was saved with: {packages.pip_install('torch==' + by.split('+')[0])}",
+            f"save it again with torch {torch.__version__.split('+')[0]}, export the model to ONNX, or install the "
+            f"torch it was saved with: {packages.pip_install('torch==' + by.split('+')[0])}",
         )
 
 
