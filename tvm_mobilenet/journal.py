@@ -105,6 +105,8 @@ class Journal:
                 if len(line) > LONGEST_LINE:
                     raise ValueError(f"{len(line):,} bytes, a line has {LONGEST_LINE:,} at most")
                 found.append(self._kind.from_json(line.decode("utf-8-sig")))
+            except UnicodeDecodeError as e:
+                unread.append((number, line, f"byte {e.start + 1} is no UTF-8"))
             except ValueError as e:
                 unread.append((number, line, cut(str(e), 160)))
         return found, unread

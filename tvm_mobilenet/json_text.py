@@ -17,6 +17,8 @@ def parse(text: str) -> object:
         return json.loads(text, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"no JSON at character {e.pos + 1}: {e.msg}") from None
 
 
 def _refuse(constant: str):
