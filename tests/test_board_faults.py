@@ -111,6 +111,7 @@ def test_wrong_key(tmp_path):
         works(tmp_path, running)
 
 
+@pytest.mark.full
 def test_a_tracker_that_restarts(tmp_path):
     port = free_port()
     url = f"tracker://127.0.0.1:{port}/rpi4"

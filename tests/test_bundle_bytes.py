@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import modules
 import pytest
 
 from tvm_mobilenet import bundle
@@ -44,21 +43,18 @@ def started(folder: Path, out: Path, settings: dict[str, str], arguments: tuple[
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--target", "rpi4", "--model", "tiny"),
-        pytest.param(("--target", "armv7"), marks=pytest.mark.full),
-        pytest.param(
-            ("--target", "host", "--model", "v2", "--alpha", "0.5", "--resolution", "96"), marks=pytest.mark.full
-        ),
-        pytest.param(("--target", "rpi5", "--model", "v3-small", "--resolution", "128"), marks=pytest.mark.full),
+        ("--target", "rpi4", "--alpha", "0.25", "--resolution", "32", "--classes", "10"),
+        ("--target", "armv7"),
+        ("--target", "host", "--model", "v2", "--alpha", "0.5", "--resolution", "96"),
+        ("--target", "rpi5", "--model", "v3-small", "--resolution", "128"),
     ],
     ids=" ".join,
 )
 def test_same_input_same_bytes(tmp_path, arguments):
-    """Of a user's own file with five layers, or of a network of the registry."""
-    arguments = [str(modules.tiny("rpi4").with_suffix(".pt2")) if word == "tiny" else word for word in arguments]
     builds = [
         started(tmp_path / "a", tmp_path / "a.tar.gz", PLAIN | numpy_without_its_fast_paths(), arguments),
         started(tmp_path / "another place", tmp_path / "b.tar.gz", OWN, arguments),

@@ -213,19 +213,22 @@ def test_what_two_layers_read_is_never_kept_inside_a_chain(small):
     assert {v for v in read if read.count(v) > 1} <= written | {p.name for p in network.interface.inputs}
 
 
-def test_a_larger_l2_makes_other_chains():
-    network = load_network(ModelOptions(model="v1", resolution=224))
-    names = [[c.layer.name for c in network.for_target(targets.load(board)).layers] for board in ("rpi3", "rpi4")]
+@pytest.fixture(scope="module")
+def large():
+    return load_network(ModelOptions(model="v1", resolution=224))
+
+
+def test_a_larger_l2_makes_other_chains(large):
+    names = [[c.layer.name for c in large.for_target(targets.load(board)).layers] for board in ("rpi3", "rpi4")]
     assert names[0] != names[1]
-    assert min(map(len, names)) < len(network.layers)
+    assert min(map(len, names)) < len(large.layers)
 
 
-def test_a_huge_l2_makes_no_chain_that_takes_minutes_to_build():
-    network = load_network(ModelOptions(model="v1", resolution=224))
+def test_a_huge_l2_makes_no_chain_that_takes_minutes_to_build(large):
     target = targets.load("rpi4")
     l2 = dataclasses.replace(target.core.l2, bytes=1 << 25)
-    large = dataclasses.replace(target, core=dataclasses.replace(target.core, l2=l2))
-    lengths = [len(layer.parts) for layer in network.for_target(large).counts if layer.kind == "chain"]
+    wide = dataclasses.replace(target, core=dataclasses.replace(target.core, l2=l2))
+    lengths = [len(layer.parts) for layer in large.for_target(wide).counts if layer.kind == "chain"]
     assert lengths and max(lengths) <= MOST_PARTS
 
 
