@@ -29,8 +29,9 @@ from tvm_mobilenet.built import BuiltLayer
 from tvm_mobilenet.checks import Check, Checks
 from tvm_mobilenet.conditions import Mark
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.labels import BestClass
+from tvm_mobilenet.network_ends import OutputCheck
 from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.output_check import OutputCheck
 from tvm_mobilenet.roofline import Roofline
 from tvm_mobilenet.timing import Statistics
 
@@ -128,7 +129,7 @@ def verify_result() -> verify.VerifyResult:
         109.1,
         33.2,
         4,
-        [("tabby cat", 3.47), ("tiger cat", 3.17)],
+        [BestClass(281, "tabby cat", 3.47, 0.214), BestClass(282, "tiger cat", 3.17, 0.159)],
         1.48e8,
     )
 
