@@ -24,12 +24,13 @@ _TRIPLES = {"aarch64": ("aarch64", "arm64"), "armv7": ("arm",), "x86_64": ("x86_
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """One level of cache; ``shared`` by all cores or one a core."""
+    """One level of cache; ``shared`` by all CPUs, or by so many as ``cpus`` says, or one a CPU."""
 
     bytes: int
     ways: int
     line: int = 64
     shared: bool = False
+    cpus: int | None = None
 
     def problem(self) -> str:
         """``key = value: why`` of an impossible value, or the empty string."""
@@ -74,7 +75,7 @@ class Core:
 
     def sharers(self, cache: Cache) -> int:
         """How many CPUs have their data in one cache of a level at the same time."""
-        return self.cpus if cache.shared else 1
+        return min(self.cpus, cache.cpus or self.cpus) if cache.shared else 1
 
     def problem(self) -> str:
         """``key = value: why`` of an impossible value, or the empty string."""
@@ -131,8 +132,12 @@ class Target:
         """
         data = asdict(self)
         del data["file"]
+        core = data["core"]
         for name in ("l2_line_cycles", "dram_line_cycles", "cpus"):
-            del data["core"][name]
+            del core[name]
+        for level in ("l1d", "l2", "l3"):
+            if core[level]:
+                del core[level]["cpus"]
         return data
 
     def llvm_target(self) -> dict:

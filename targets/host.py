@@ -181,6 +181,7 @@ def _caches() -> dict:
             )
             nbytes = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1], 0)
             sets, rest = divmod(nbytes, int(ways) * int(line))
+            sharers = _count(shared)
         except (OSError, ValueError, ZeroDivisionError):
             continue
         plausible = sets > 0 and not rest and not int(line) & (int(line) - 1)  # virtual machines tell odd things
@@ -189,6 +190,13 @@ def _caches() -> dict:
                 "bytes": nbytes,
                 "ways": int(ways),
                 "line": int(line),
-                "shared": shared != "0",
+                "shared": sharers > 1,
+                "cpus": sharers,
             }
     return found
+
+
+def _count(numbers: str) -> int:
+    """How many CPUs a list of the kernel's names, such as ``0-3,64-67``."""
+    ends = [part.split("-") for part in numbers.split(",")]
+    return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)

@@ -20,6 +20,7 @@ _NAME = re.compile(
 )  # of a file, without its suffix; it becomes part of other files' names
 _TYPES = {
     "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
     "float": ((int, float), "a number"),
     "bool": (bool, "true or false"),
     "str": (str, "a string"),

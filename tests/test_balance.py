@@ -15,15 +15,15 @@ def unevenness(layer: Layer, core) -> float:
     d = schedules.space(layer, core).default
     if layer.kind == "pointwise":
         tasks = ("tile_m", "tile_n", "m_block", "n_block", "outer")
-        return imbalance(pointwise._work(layer, core, *(d[name] for name in tasks)))
+        return imbalance(pointwise._work(layer, core, *(d[name] for name in tasks)), core.cpus)
     if layer.kind == "depthwise":
-        return imbalance(depthwise._work(layer, d["tile_h"], d["c_block"]))
-    return strips.unevenness(layer, d["strips"], d["bands"])
+        return imbalance(depthwise._work(layer, d["tile_h"], d["c_block"]), core.cpus)
+    return strips.unevenness(layer, d["strips"], d["bands"], core.cpus)
 
 
 def test_shares_are_runs_of_neighbours_and_the_longest_counts():
-    assert imbalance([1] * 8) == 1 and imbalance([1] * 5) == pytest.approx(8 / 5)
-    assert imbalance([3, 1, 1, 1], cores=2) == pytest.approx(4 / 3)
+    assert imbalance([1] * 8, 4) == 1 and imbalance([1] * 5, 4) == pytest.approx(8 / 5)
+    assert imbalance([3, 1, 1, 1], 2) == pytest.approx(4 / 3)
 
 
 @pytest.mark.parametrize("model", ["v1", "v2", "v3-large", "v3-small"])

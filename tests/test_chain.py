@@ -173,7 +173,7 @@ def test_fourteen_rows_are_cut_both_ways_so_that_four_cores_have_as_much_each():
         )
     )
     assert strips.tasks(layer, RPI4.core) == (2, 2)
-    assert strips.unevenness(layer, 2, 2) == 1 < strips.unevenness(layer, 4, 1)
+    assert strips.unevenness(layer, 2, 2, 4) == 1 < strips.unevenness(layer, 4, 1, 4)
     space = schedules.space(layer, RPI4.core)
     assert "without a task" in space.valid(space.default | {"strips": 1, "bands": 2})
     assert not space.valid(space.default | {"strips": 4, "bands": 1})

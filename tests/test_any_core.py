@@ -1,0 +1,357 @@
+"""Any core: schedules read lanes, lines, caches and the number of CPUs, so whatever computer somebody has, an untuned
+build is a point of its own space, is code that LLVM compiles, and computes the layer."""
+
+import dataclasses
+import functools
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from tvm import tirx
+from tvm_mobilenet.schedules import choices, nest, strips
+from tvm_mobilenet.targets import Cache, host
+
+from tvm_mobilenet import codegen, frontend, log, passes, reference, schedules, targets
+from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models import registry
+from tvm_mobilenet.passes.fuse_chains import fuse_chains
+from tvm_mobilenet.passes.pitch import pitch_of, set_pitches
+
+RPI4 = targets.load("rpi4")
+KIB, MIB = 1 << 10, 1 << 20
+FACTORS = {
+    "vector_bytes": (8, 16, 32, 64),
+    "vector_registers": (16, 32),
+    "architecture": ("aarch64", "x86_64", "armv7"),
+    "in_order": (False, True),
+    "fma_per_cycle": (1.0, 2.0),
+    "vector_load_bytes": (8, 64),
+    "line": (32, 64, 128),  # of a small core, of most, of Apple's and some of IBM's
+    "l1d": ((16 * KIB, 4), (32 * KIB, 8), (48 * KIB, 12), (64 * KIB, 2)),
+    "l2": ((128 * KIB, 4), (512 * KIB, 1), (1280 * KIB, 10), (4 * MIB, 16)),
+    "shared": (False, True),
+    "l3": (None, (2 * MIB, 16), (36 * MIB, 12)),
+    "cpus": (1, 2, 6, 16, 64),
+}
+# Every family once, at other widths and resolutions.
+NETWORKS = (
+    ("v1", 1.0, 224),
+    ("v1-plain", 0.5, 160),
+    ("v1-shallow", 0.25, 128),
+    ("v2", 1.4, 224),
+    ("v3-large", 1.0, 224),
+    ("v3-small", 0.75, 96),
+)
+
+
+def cover(factors: dict, seed: int = 0) -> list[dict]:
+    """Choices of a value for each factor, such that every two values of two factors meet: a pairwise cover."""
+
+    def pairs(row: dict) -> set:
+        return set(itertools.combinations(sorted(row.items(), key=lambda item: list(factors).index(item[0])), 2))
+
+    draw = random.Random(seed)
+    missing = set()
+    for (a, these), (b, those) in itertools.combinations(factors.items(), 2):
+        missing |= {((a, x), (b, y)) for x in these for y in those}
+    rows = []
+    while missing:
+        start = dict(min(missing, key=repr))
+        tries = []
+        for _ in range(60):
+            row = {name: start.get(name, draw.choice(values)) for name, values in factors.items()}
+            for name in draw.sample(sorted(set(factors) - set(start)), len(factors) - len(start)):
+                row[name] = max(factors[name], key=lambda v, n=name, r=row: len(pairs({**r, n: v}) & missing))
+            tries.append(row)
+        best = max(tries, key=lambda row: len(pairs(row) & missing))
+        missing -= pairs(best)
+        rows.append(best)
+    return rows
+
+
+def target_of(**facts) -> targets.Target:
+    """An invented board of one of ``FACTORS``' rows, or of some of them."""
+    facts = {name: values[0] for name, values in FACTORS.items()} | {"line": 64, "cpus": 4} | facts
+    cpus, line, shared = facts.pop("cpus"), facts.pop("line"), facts.pop("shared")
+    caches = {
+        name: facts[name] and Cache(bytes=facts[name][0], ways=facts[name][1], line=line, shared=together)
+        for name, together in (("l1d", False), ("l2", shared), ("l3", True))
+    }
+    core = dataclasses.replace(RPI4.core, name="invented", issue_width=4, **{**facts, **caches})
+    assert not core.problem() and not any(cache.problem() for cache in caches.values() if cache)
+    return dataclasses.replace(RPI4, name="invented", core=core, cores=cpus)
+
+
+ROWS = cover(FACTORS)
+
+
+@functools.cache
+def calls_of(name: str, alpha: float, resolution: int):
+    """The layers of a network of the registry, and its interface; weights do not matter."""
+    model = registry.architecture(name, alpha).eval().requires_grad_(False)
+    mod = passes.run(frontend.from_torch(model, torch.zeros(1, 3, resolution, resolution)))
+    return passes.layers_of(mod), passes.interface_of(mod)
+
+
+def tasks_of(kernel: tirx.PrimFunc) -> int:
+    """Iterations of its parallel region."""
+
+    def found(statement) -> int:
+        if isinstance(statement, tirx.For):
+            return int(statement.extent) if int(statement.kind) == tirx.ForKind.PARALLEL else 1
+        if isinstance(statement, tirx.SeqStmt):
+            return max(map(found, statement.seq))
+        return found(statement.body) if hasattr(statement, "body") else 1
+
+    return found(kernel.body)
+
+
+# ---- defaults are points of their spaces
+
+
+def test_the_cores_cover_every_two_facts():
+    for (a, these), (b, those) in itertools.combinations(FACTORS.items(), 2):
+        assert {(row[a], row[b]) for row in ROWS} == set(itertools.product(these, those)), (a, b)
+    assert len(ROWS) <= 30
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_every_layer_of_the_registry_has_a_valid_default_on_any_core(row):
+    """By itself, and in the chains and at the pitches that the passes choose for this core."""
+    core = target_of(**ROWS[row]).core
+    layers = {}
+    for network in NETWORKS:
+        calls, interface = calls_of(*network)
+        fused = set_pitches(fuse_chains(calls, interface, core), interface, core)
+        assert [p.name for c in fused for p in (c.layer.with_pitches(0, 0).parts or (c.layer.with_pitches(0, 0),))] == [
+            c.layer.name for c in calls
+        ]
+        layers |= dict.fromkeys(c.layer for c in (*fused, *calls))
+    assert len(layers) > 150
+    for layer in layers:
+        space = schedules.space(layer, core)  # which refuses a default that is no candidate
+        assert space.valid(space.default) == "", (layer.name, core)
+        pitches = {pitch - channels for pitch, channels in ((layer.input_pitch, layer.channels),) if pitch}
+        assert all(more * layer.bytes % core.l1d.line == 0 for more in pitches), (layer.name, core.l1d.line)
+
+
+@pytest.mark.parametrize("vector_bytes", FACTORS["vector_bytes"])
+@pytest.mark.parametrize("cpus", (1, 64))
+def test_a_chain_that_another_core_made_is_valid_too(vector_bytes, cpus):
+    """Layers are named in logs and by users: a chain need not be one that the passes would make here."""
+    layer = Layer.parse(CHAIN)
+    core = target_of(vector_bytes=vector_bytes, cpus=cpus, l2=(128 * KIB, 4)).core
+    space = schedules.space(layer, core)
+    assert space.valid(space.default) == ""
+    assert all(space.valid(near) == "" for near in itertools.islice(space.neighbours(space.default), 20))
+
+
+def test_vectors_are_said_only_where_they_are_not_neons():
+    """What was logged for Arm boards stays what it was; a kernel of another width is another record."""
+    layer = Layer.parse("pointwise m49 n64 k32 f32 relu6")
+    said = {b: schedules.space(layer, target_of(vector_bytes=b).core).default.get("vector") for b in (8, 16, 32, 64)}
+    assert said == {8: 2, 16: None, 32: 8, 64: 16} and nest.VECTOR == 4
+
+
+# ---- as many tasks as CPUs have use for
+
+
+@pytest.mark.parametrize("vector_bytes, registers", [(32, 16), (64, 32)])
+@pytest.mark.parametrize("network", ["v1", "v3-large"])
+def test_sixty_four_cpus_have_something_to_do(network, vector_bytes, registers):
+    """A layer that takes one CPU long leaves none of many without a task, but for what does not divide."""
+    facts = {"vector_bytes": vector_bytes, "vector_registers": registers, "fma_per_cycle": 2.0}
+    core = target_of(**facts, architecture="x86_64", l2=(1280 * KIB, 10), l3=(36 * MIB, 12), cpus=64).core
+    calls, interface = calls_of(network, 1.0, 224)
+    idle = {}
+    for layer in {c.layer for c in set_pitches(fuse_chains(calls, interface, core), interface, core)}:
+        if layer.mult_adds / core.macs_per_cycle() > 200_000:
+            count = tasks_of(schedules.kernel(layer, schedules.space(layer, core).default))
+            if count < 3 * core.cpus // 4:
+                idle[layer.name] = count
+    assert not idle
+
+
+def test_the_classifier_of_many_cpus_is_cut_smaller():
+    layer = Layer.parse("dense m1 n1000 k1024 f32")
+    counts = [
+        tasks_of(schedules.kernel(layer, schedules.space(layer, core).default))
+        for core in (target_of(vector_bytes=64, vector_registers=32, cpus=n).core for n in (1, 4, 64))
+    ]
+    assert counts[0] >= 1 and counts[1] >= 4 and counts[2] >= 48, counts
+
+
+def test_chains_are_cut_for_the_cpus_there_are():
+    layer = Layer.parse(CHAIN.replace("32x32", "128x128").replace("16x16", "64x64").replace("m64", "m1024"))
+    layer = Layer.parse(layer.name.replace("m256", "m4096"))
+    for cpus in (1, 3, 16, 64):
+        core = target_of(l2=(4 * MIB, 16), cpus=cpus).core
+        d = schedules.space(layer, core).default
+        rows = layer.parts[-1].height ** 0.5
+        assert min(cpus, rows) <= d["strips"] * d["bands"] <= cpus + 3, (cpus, d)
+        assert strips.unevenness(layer, d["strips"], d["bands"], cpus) < 2
+    alone = target_of(cpus=1, l2=(4 * MIB, 16)).core
+    assert strips.tasks(layer, alone) == (1, 1)  # nothing is computed twice for nobody
+
+
+def test_shares_of_one_cpu_are_even_and_too_few_tasks_are_not():
+    assert choices.imbalance([3, 1, 1], 1) == 1
+    assert choices.imbalance([1] * 4, 64) == 16
+
+
+# ---- a core knows how many CPUs share it
+
+
+def test_a_targets_core_knows_how_many_cpus_there_are(tmp_path):
+    assert RPI4.core.cpus == RPI4.cores == 4 and targets.load("host").core.cpus == host.cores()
+    more = dataclasses.replace(RPI4, cores=64)
+    assert more.core.cpus == 64 and dataclasses.replace(more, core=RPI4.core).core.cpus == 64
+    assert schedules.space(Layer.parse(CHAIN), more.core) is not schedules.space(Layer.parse(CHAIN), RPI4.core)
+    assert more.core.sharers(Cache(bytes=MIB, ways=16, shared=True, cpus=2)) == 2
+    assert RPI4.core.sharers(RPI4.core.l2) == 4 and RPI4.core.sharers(RPI4.core.l1d) == 1
+    for name in ("cores/cortex-a72.toml", "rpi4.toml"):
+        text = (targets.resources.files(targets.__name__) / name).read_text()
+        (tmp_path / name.rpartition("/")[2]).write_text(text.replace('"cortex-a72"\ncores', '"cortex-a72.toml"\ncores'))
+    core = tmp_path / "cortex-a72.toml"
+    core.write_text(core.read_text().replace("in_order", "cpus = 8\nin_order"))
+    with pytest.raises(TvmMobilenetError, match="a target says how many, as cores"):
+        targets.load(str(tmp_path / "rpi4.toml"))
+
+
+def test_what_only_defaults_read_is_no_part_of_a_targets_key():
+    """Costs do not depend on it, and what was logged before it was there stays of this target."""
+    core = dataclasses.replace(RPI4.core, l2_line_cycles=9.0, dram_line_cycles=99.0)
+    assert log.target_key(dataclasses.replace(RPI4, core=core)) == log.target_key(RPI4)
+    assert log.target_key(dataclasses.replace(RPI4, cores=2)) != log.target_key(RPI4)
+
+
+def test_a_record_says_how_many_cores_if_not_four():
+    record = log.Record(layer="l", core="c", decisions={}, cost=64.0, cost_all_cores=2.0, cores=64)
+    assert record.score == (64 + 128) / 2 and log.Record.from_json(record.to_json()) == record
+    assert "cores" not in dataclasses.replace(record, cores=4).to_json().replace("cost_all_cores", "")
+
+
+def test_a_list_of_cpus_is_counted():
+    assert [host._count(text) for text in ("0", "0-3", "0,32", "0-3,64-67")] == [1, 4, 2, 8]
+
+
+@pytest.mark.parametrize("line, pitch", [(32, 136), (64, 272), (128, 544)])
+def test_a_pitch_is_a_line_for_every_sixteen(line, pitch):
+    channels = 16 * line // 4
+    assert pitch_of(channels, line) == pitch == channels + line // 4 and not pitch_of(channels // 2, line)
+
+
+# ---- kernels: lowered and compiled for every width and level, run where they can be
+
+CHAIN = (
+    "chain conv 32x32x3 n24 3x3 s2 p1,1,1,1 nchw f32 relu6 > depthwise 16x16x24 3x3 p1,1,1,1 f32 relu6 > "
+    "pointwise m256 n40 k24 f32 > depthwise 16x16x40 5x5 s2 p2,2,2,2 f32 hardswish > pointwise m64 n24 k40 f32 relu6"
+)
+SAMPLE = (
+    "conv 16x16x3 n24 3x3 s2 p1,1,1,1 nchw f32 relu6",
+    "conv 6x6x12 n20 3x3 p1,1,1,1 g2 f32 relu",
+    "depthwise 14x14x40 3x3 p1,1,1,1 f32 relu6",
+    "depthwise 14x14x72 5x5 s2 p2,2,2,2 f32 hardswish",
+    "pointwise m49 n72 k40 in48 out80 f32 add relu6",
+    "pointwise m13 n150 k130 f32 hardswish add_after",
+    "dense m1 n101 k67 f32",
+    "pool 7x7x40 avg 7x7 f32",
+    "elementwise 7x7x40 add f32 relu",
+    "softmax 1x1x101 f32",
+    CHAIN,
+)
+LEVELS = {  # LLVM's CPU and the core that the host has then; the widest register that its code should name
+    "x86-64-v2": ({"vector_bytes": 16}, "xmm"),
+    "x86-64-v3": ({"vector_bytes": 32, "fma_per_cycle": 2.0, "cpus": 64}, "ymm"),
+    "x86-64-v4": ({"vector_bytes": 64, "vector_registers": 32, "fma_per_cycle": 2.0, "cpus": 1}, "zmm"),
+}
+
+
+def built(layer: Layer, decisions: dict, cpu: str):
+    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu}
+    module = tvm.IRModule({"kernel": schedules.kernel(layer, decisions)})
+    return tvm.compile(module, target=tvm.target.Target(target), tir_pipeline=codegen.lowering())
+
+
+def check(layer: Layer, decisions: dict, run) -> None:
+    """What ``run(arguments)`` leaves in the last of them is what the layer's definition says."""
+    operands = reference.random_arguments(layer)
+    arguments = reference.kernel_arguments(layer, decisions, operands)
+    arguments[-1][...] = np.nan
+    found = run(arguments)[..., : layer.output_shape[-1]]
+    expected = reference.reference(layer, **operands)
+    assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max()), (layer.name, decisions)
+
+
+def runs_here(level: str) -> bool:
+    here = host.LEVELS.get(host.architecture(), ())
+    return level in {one.name for one in here if not one.lacks(host.flags())}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_run(level):
+    facts, widest = LEVELS[level]
+    core = target_of(architecture="x86_64", **facts).core
+    texts = {}
+    for layer in map(Layer.parse, SAMPLE):
+        decisions = schedules.space(layer, core).default
+        module = built(layer, decisions, level)
+        texts[layer.name] = module.mod.inspect_source("s")
+        if runs_here(level):
+
+            def run(arguments, module=module):
+                tensors = [tvm.runtime.tensor(a) for a in arguments]
+                module["kernel"](*tensors)
+                return tensors[-1].numpy()
+
+            check(layer, decisions, run)
+    vectors = [text for name, text in texts.items() if not name.startswith("softmax")]
+    assert all(widest in text for text in vectors)
+    wider = {"xmm": "ymm", "ymm": "zmm", "zmm": "none"}[widest]
+    assert not any(wider in text for text in vectors)
+    # Accumulators that leave the registers for good are allocated anew in each tile: only chains keep rows.
+    assert [name for name, text in texts.items() if "AllocWorkspace" in text and not name.startswith("chain")] == []
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"vector_bytes": 8, "in_order": True, "line": 32, "cpus": 3},
+        {"vector_bytes": 32, "vector_registers": 32, "line": 128, "cpus": 64, "fma_per_cycle": 2.0},
+        {"vector_bytes": 64, "vector_registers": 16, "in_order": True, "cpus": 2},
+    ],
+    ids=lambda facts: f"{facts['vector_bytes']}-bytes",
+)
+def test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too(facts):
+    """Width is of the code, not of the machine: LLVM splits what is too long and pads what is too short."""
+    core = target_of(architecture="x86_64", **facts).core
+    for layer in map(Layer.parse, SAMPLE):
+        decisions = schedules.space(layer, core).default
+        kernel = tvm.compile(
+            tvm.IRModule({"kernel": schedules.kernel(layer, decisions)}),
+            target=tvm.target.Target({"kind": "llvm", "opt-level": 1}),
+        )["kernel"]
+
+        def run(arguments, kernel=kernel):
+            tensors = [tvm.runtime.tensor(a) for a in arguments]
+            kernel(*tensors)
+            return tensors[-1].numpy()
+
+        check(layer, decisions, run)
+
+
+@pytest.mark.parametrize("cpus, vector_bytes", [(1, 16), (64, 16), (6, 8), (4, 32)])
+def test_kernels_of_aarch64_are_right_for_any_number_of_cpus(cpus, vector_bytes, tmp_path):
+    target = target_of(cpus=cpus, vector_bytes=vector_bytes, vector_registers=32, fma_per_cycle=2.0)
+    layers = {f"k{i}": Layer.parse(name) for i, name in enumerate(SAMPLE)}
+    decisions = {symbol: schedules.space(layer, target.core).default for symbol, layer in layers.items()}
+    kernels = {symbol: schedules.kernel(layer, decisions[symbol]) for symbol, layer in layers.items()}
+    library = codegen.compile_kernels(kernels, RPI4, tmp_path / "kernels.so")
+    with VirtualBoard(RPI4).load(library) as module:
+        for symbol, layer in layers.items():
+            check(layer, decisions[symbol], lambda arguments, s=symbol: module.call(s, arguments).outputs[-1])
