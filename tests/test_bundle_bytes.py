@@ -58,7 +58,7 @@ def started(folder: Path, out: Path, settings: dict[str, str], arguments: tuple[
 )
 def test_same_input_same_bytes(tmp_path, arguments):
     """Of a user's own file with five layers, or of a network of the registry."""
-    arguments = [str(modules.tiny("rpi4").with_suffix(".pt2")) if word == "tiny" else word for word in arguments]
+    arguments = [modules.tiny_options().model if word == "tiny" else word for word in arguments]
     builds = [
         started(tmp_path / "a", tmp_path / "a.tar.gz", PLAIN | numpy_without_its_fast_paths(), arguments),
         started(tmp_path / "another place", tmp_path / "b.tar.gz", OWN, arguments),

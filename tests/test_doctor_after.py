@@ -33,7 +33,7 @@ def healthy(tmp_path, monkeypatch, capsys):
 
 def test_after_each_verb_that_writes(healthy, tmp_path):
     assert "there is none yet" in healthy()["your tune log"]
-    model = ["--model", str(modules.tiny("host").with_suffix(".pt2"))]
+    model = ["--model", modules.tiny_options().model]
     verbs = {
         "tune": (tune, [*model, "--target", "host", "--trials", "1", "--output", OUT]),
         "build": (build, [*model, "--target", "host", "--output", OUT, "--bundle", "net.tar.gz"]),
