@@ -29,8 +29,8 @@ from tvm_mobilenet.built import BuiltLayer
 from tvm_mobilenet.checks import Check, Checks
 from tvm_mobilenet.conditions import Mark
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.network_ends import OutputCheck
 from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.output_check import OutputCheck
 from tvm_mobilenet.roofline import Roofline
 from tvm_mobilenet.timing import Statistics
 
