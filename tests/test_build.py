@@ -112,7 +112,7 @@ def test_a_linker_of_ones_own_links_the_same_kernels(tmp_path):
     if not shutil.which(CROSS_GCC):
         pytest.skip(f"{CROSS_GCC} is not installed: apt-get install gcc-aarch64-linux-gnu")
     zigs, target = modules.tiny("rpi4"), targets.load("rpi4")
-    network = load_network(ModelOptions(model=str(zigs.with_suffix(".pt2"))))
+    network = load_network(modules.tiny_options())
     result = build.build(network.options, target, output=tmp_path / "gcc", network=network, linker=CROSS_GCC)
     check_needs(result.folder / built.MODULE)
     assert result.folder.joinpath(built.PARAMETERS).read_bytes() == zigs.joinpath(built.PARAMETERS).read_bytes()

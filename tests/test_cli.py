@@ -61,12 +61,16 @@ def test_an_unknown_verb_suggests_the_nearest():
     assert done.returncode == 2 and "did you mean 'tune'?" in done.stderr and not done.stdout
 
 
+OWN = {  # of the shared flags, those that mean something else on purpose: factors of v1-plain's kernels, in one file
+    ("tvm_mobilenet.factorize", "--model"),
+    ("tvm_mobilenet.factorize", "--output"),
+}
+
+
 def test_the_shared_flags_are_the_same_in_every_verb_that_has_them():
     parsers = [importlib.import_module(f"tvm_mobilenet.{verb}") for verb in VERBS]
     seen: dict[str, tuple] = {}
     for module in parsers:
-        if not hasattr(module, "parser"):
-            continue
         for action in module.parser()._actions:
             for flag in action.option_strings:
                 if flag in (
@@ -79,6 +83,8 @@ def test_the_shared_flags_are_the_same_in_every_verb_that_has_them():
                     "--linker",
                 ):
                     now = action.metavar, action.choices, str(action.default)
+                    if (module.__name__, flag) in OWN:
+                        continue
                     assert seen.setdefault(flag, now) == now, f"{module.__name__} {flag}"
     assert "--model" in seen
 
@@ -180,7 +186,7 @@ def test_options_become_a_model():
     args = tune.parser().parse_args(argv)
     model = options.model_options(args)
     assert (model.title, model.slug) == ("v2 0.5-160", "v2-0.5-160")
-    assert model.mean == (0.5, 0.5, 0.5) and model.std == (0.1, 0.2, 0.3)
+    assert model.mean == (0.5,) and model.std == (0.1, 0.2, 0.3)
     assert ModelOptions(model="my net.onnx").slug == "my-net" and ModelOptions(classes=10).slug == "v1-1.0-224-c10"
     assert [options.time_span(t) for t in ("90", "90s", "7m", "0.5h")] == [90, 90, 420, 1800]
 

@@ -16,11 +16,11 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from . import options as shared
 from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
+from .frontend.files import looks_like_a_file
 from .layer import Layer
 from .models import cost
 from .options import ModelOptions
@@ -164,18 +164,15 @@ def variant(text: str, options: ModelOptions) -> ModelOptions:
         If it is none of these.
     """
     if looks_like_a_file(text):
-        shared.check_model(text, "--compare")
-        return replace(options, model=text, weights=None)
+        return replace(options, model=shared.check_model(text, "--compare"), weights=None)
     model, _, size = text.partition(":")
     alpha, _, resolution = size.partition("-")
     try:
-        changes = {"alpha": float(alpha)} if alpha else {}
+        changes = {"alpha": shared.positive(float)(alpha)} if alpha else {}
         changes |= {"resolution": shared.resolution(resolution)} if resolution else {}
-        if changes.get("alpha", 1) <= 0:
-            raise ValueError
     except (ValueError, argparse.ArgumentTypeError) as error:
-        reason = error if isinstance(error, argparse.ArgumentTypeError) else "alpha must be a number above 0"
-        raise TvmMobilenetError(f"--compare {text}: {reason}", "for example v2:0.5-160") from None
+        why = error if isinstance(error, argparse.ArgumentTypeError) else "alpha and resolution are numbers above 0"
+        raise TvmMobilenetError(f"--compare {text}: {why}", "for example v2:0.5-160") from None
     return replace(options, model=model, weights=None, **changes)
 
 

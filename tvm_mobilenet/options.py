@@ -191,8 +191,8 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     return options
 
 
-def check_model(model: str, flag: str = "--model") -> None:
-    """Refuse what names neither a network of the registry nor a file that can be read.
+def check_model(model: str, flag: str = "--model") -> str:
+    """The model, unless it names neither a network of the registry nor a file that can be read.
 
     Raises
     ------
@@ -202,12 +202,9 @@ def check_model(model: str, flag: str = "--model") -> None:
     from .frontend import files
     from .models import registry
 
-    if registry.is_known(model):
-        return
-    if files.looks_like_a_file(model) or Path(model).is_dir():
-        files.kind_of(model, flag)
-    else:
-        registry.find(model)
+    if not registry.is_known(model):
+        files.kind_of(model, flag) if files.looks_like_a_file(model) or Path(model).is_dir() else registry.find(model)
+    return model
 
 
 def check_file(flag: str, path: Path | None) -> None:
@@ -297,7 +294,8 @@ def board_for(args: argparse.Namespace, target) -> str:
     """
     from .boards import address
 
-    return address.parse(args.board or ("local" if target.is_host else "virtual")).text
+    default = "local" if target.is_host else "virtual"
+    return address.parse(default if args.board is None else args.board).text
 
 
 def positive(kind: type):
@@ -330,7 +328,10 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def percentage(text: str) -> float:
-    """An argparse type: ``5%`` or ``5``, as 0.05."""
+    """An argparse type: a percentage such as 5%
+
+    Returned as a fraction, 0.05; the sign may be left out.
+    """
     value = float(text.removesuffix("%"))
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no percentage; try 5%")

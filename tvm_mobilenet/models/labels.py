@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 
 # What a network's numbers are, and so how a class's probability follows.
 SCORES = {
@@ -86,7 +86,7 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
         labels = tuple(str(name[-1] if isinstance(name, list) else name).strip() for name in labels)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(
-            f"labels {path}: {type(e).__name__}: {e}",
+            f"labels {path}: {reason(e)}",
             "a text file with one class a line, a JSON list, or a JSON object from index to name",
         ) from None
     while labels and not labels[-1]:
