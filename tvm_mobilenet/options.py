@@ -202,6 +202,8 @@ def check_model(model: str, flag: str = "--model") -> str:
     from .frontend import files
     from .models import registry
 
+    if not model.strip():
+        raise TvmMobilenetError(f"{flag} is empty", "give a name such as v2, or the path of an .onnx or .pt2 file")
     if not registry.is_known(model):
         files.kind_of(model, flag) if files.looks_like_a_file(model) or Path(model).is_dir() else registry.find(model)
     return model
