@@ -22,6 +22,7 @@ from . import packages, papers_text
 from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
 from .flags import refuse
+from .frontend.files import looks_like_a_file
 from .layer import Layer
 from .models import cost
 from .options import ModelOptions
@@ -171,7 +172,6 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     TvmMobilenetError
         If it is none of these.
     """
-    from .frontend.files import looks_like_a_file
     from .models.registry import check_shape
 
     if looks_like_a_file(text):
