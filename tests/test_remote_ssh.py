@@ -84,6 +84,7 @@ def test_ssh_that_does_not_get_there(behind, monkeypatch):
     assert "ssh must log in without questions" in e.info.value.hint
 
 
+@pytest.mark.full  # it needs the package index
 def test_installing_on_a_board(behind, tmp_path):
     """The real thing: a virtual environment, our wheel, TVM from the package index."""
     url, cache = behind
