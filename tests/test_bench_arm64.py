@@ -57,7 +57,7 @@ def test_tune_measures_and_verifies(agent, tmp_path, capsys):
         "--target",
         "arm",
         "--model",
-        str(modules.tiny("rpi4").with_suffix(".pt2")),
+        modules.tiny_options().model,
         "--trials",
         "2",
         "--board",
