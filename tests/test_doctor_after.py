@@ -19,6 +19,7 @@ def healthy(tmp_path, monkeypatch, capsys):
     """In a folder of its own: ``healthy()`` runs doctor there, with the arguments a user would give: none."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor_local, "ROUND_TRIP", "")  # what takes seconds, and does not look at any file
+    monkeypatch.setattr(doctor_local, "_host", lambda folder: "")
 
     def call() -> dict:
         capsys.readouterr()
@@ -100,6 +101,7 @@ def found_by(monkeypatch, name: str, error: Exception) -> int:
 )
 def test_the_exit_code_is_that_of_the_first_failure(name, error, code, monkeypatch, capsys):
     monkeypatch.setattr(doctor_local, "_ffi", lambda: "")
+    monkeypatch.setattr(doctor_local, "_host", lambda folder: "")
     assert found_by(monkeypatch, name, error) == code
     out = capsys.readouterr().out
     assert "FAILED" in out and "Error" not in out and "Traceback" not in out, "no names of Python's classes"
