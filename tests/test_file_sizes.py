@@ -276,3 +276,10 @@ def test_a_network_by_name_need_not_be_square():
     found = run_in_torch(network.module, *image)[0]
     expected = network.reference([image])[0][0][0]
     assert np.abs(found - expected).max() <= 1e-4 * expected.std()
+
+
+def test_a_build_of_an_older_version_is_read_as_it_was_built():
+    """It holds the registry's values for a file too, which had no effect then."""
+    old = {"model": "net.onnx", "alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}
+    assert ModelOptions.from_data(old) == ModelOptions(model="net.onnx")
+    assert ModelOptions.from_data({**old, "model": "v1", "alpha": 0.5}) == ModelOptions(alpha=0.5)

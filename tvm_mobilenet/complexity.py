@@ -22,7 +22,6 @@ from . import packages, papers_text
 from .console import parser_for, print_json, print_table, print_text, run_verb, say
 from .errors import TvmMobilenetError
 from .flags import refuse
-from .frontend.files import looks_like_a_file
 from .layer import Layer
 from .models import cost
 from .options import ModelOptions
@@ -172,10 +171,11 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     TvmMobilenetError
         If it is none of these.
     """
+    from .frontend.files import check_model, looks_like_a_file
     from .models.registry import check_shape
 
     if looks_like_a_file(text):
-        shared.check_model(text, "--compare")
+        check_model(text, "--compare")
         shared_flags = {"--resolution": "resolution", "--batch": "batch"}
         return ModelOptions(
             model=text, **{name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
