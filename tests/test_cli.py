@@ -65,8 +65,6 @@ def test_the_shared_flags_are_the_same_in_every_verb_that_has_them():
     parsers = [importlib.import_module(f"tvm_mobilenet.{verb}") for verb in VERBS]
     seen: dict[str, tuple] = {}
     for module in parsers:
-        if not hasattr(module, "parser"):
-            continue
         for action in module.parser()._actions:
             for flag in action.option_strings:
                 if module.__name__ == "tvm_mobilenet.factorize" and flag in ("--model", "--output"):

@@ -300,4 +300,4 @@ def test_wrong_comparisons(text):
 
 def test_unknown_family(capsys, command):
     assert command(["--model", "mobilenet_v7"]) == 2
-    assert "did you mean" in capsys.readouterr().err
+    assert "v3-large" in capsys.readouterr().err

@@ -221,7 +221,7 @@ def test_all_unsupported_operators_are_listed(tmp_path):
 def test_files_that_are_no_model_are_refused(tmp_path):
     whole = small_graph(tmp_path / "whole.onnx").read_bytes()
     for name, content, message in [
-        ("empty.onnx", b"", "not an ONNX model|not a whole"),
+        ("empty.onnx", b"", "is empty"),
         ("text.onnx", b"hello, I am a text file, and no model at all", "not an ONNX model|not a whole"),
         ("cut.onnx", whole[: len(whole) // 2], "not a whole|not an ONNX"),
     ]:

@@ -113,7 +113,11 @@ def test_a_dynamic_batch_in_a_program_is_fixed():
         ("missing.pt2", None, "no such file"),
         ("broken.pt2", b"PK\x03\x04 not a program", "not a saved ExportedProgram"),
         ("weights.pth", b"", "holds weights"),
-        ("model.tflite", b"", "cannot tell"),
+        ("model.tflite", b"", "TensorFlow Lite file(.|\n)*tf2onnx"),
+        ("model.keras", b"", "Keras file(.|\n)*ONNX"),
+        ("model.xyz", b"x", "cannot tell"),
+        ("model", b"x", "cannot tell"),
+        ("empty.PT2", b"", "is empty"),
     ],
 )
 def test_files_that_hold_no_model_are_refused(tmp_path, name, content, message):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 
@@ -61,6 +62,13 @@ class VerbParser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """What argparse found, in a sentence."""
+        message = message.removeprefix("argument ")
+        for action in self._actions:
+            if action.required and not action.option_strings and message.endswith(f" {action.dest}"):
+                message = f"{action.dest.upper()} is missing: {action.help}"
+        if found := re.fullmatch(r"(\S+): expected (one argument|at least one argument|\d+ arguments)", message):
+            named = [a.metavar for a in self._actions if found[1].split("/")[0] in a.option_strings and a.metavar]
+            message = f"{found[1]} needs a value" + f", {named[0]}" * bool(named)
         self._end(message, f"python -m tvm_mobilenet.{self.verb} --help lists what it takes")
 
     def _end(self, message: str, hint: str):
@@ -78,7 +86,6 @@ class VerbParser(argparse.ArgumentParser):
         others = [] if near else [verb for verb, flags in _flags_of_verbs().items() if word in flags]
         if others:
             return f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it; {help_}"
-        near = near or nearest(word, self.flags, 0.6)
         return f"did you mean {near}?" if near else help_
 
     def _get_value(self, action, arg_string):
@@ -86,7 +93,7 @@ class VerbParser(argparse.ArgumentParser):
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as e:
             kind = self._registry_get("type", action.type, action.type)
-            text = (kind.__doc__ or "").partition("An argparse type: ")[2].split("\n")[0].rstrip(".")
+            text = (kind.__doc__ or "").partition("An argparse type: ")[2].split("\n")[0].rstrip(".").replace("``", "")
             wanted = _KINDS.get(kind) or text
             if isinstance(e.__context__, argparse.ArgumentTypeError) or not wanted:
                 raise

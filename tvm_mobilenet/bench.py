@@ -95,11 +95,11 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         others = {}
         if against:
-            from . import peers
+            from . import model_files, peers
             from .network import load_network
 
             show(f"writing the network for {', '.join(against)}")
-            network = load_network(options.ModelOptions.from_data(module.info["model"]))
+            network = load_network(model_files.from_build(module))
             others = peers.contenders(network, against, Path(temporary))
         return measured_rows.measured(
             board,

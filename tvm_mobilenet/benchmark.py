@@ -14,7 +14,7 @@ from pathlib import Path
 from . import json_text
 from .conditions import Mark
 from .console import plain_data
-from .errors import TvmMobilenetError
+from .errors import TvmMobilenetError, reason
 from .timing import Statistics
 from .whole_file import write_whole
 
@@ -157,7 +157,9 @@ def read(path: str | Path) -> Benchmark:
         why = f"cannot read {path}: {e.strerror}"
         raise TvmMobilenetError(why, "give a file that `bench --record` wrote") from None
     except ValueError as e:
-        raise TvmMobilenetError(f"{path} is no benchmark: {e}", "give a file that `bench --record` wrote") from None
+        raise TvmMobilenetError(
+            f"{path} is no benchmark: {reason(e)}", "give a file that `bench --record` wrote"
+        ) from None
     return from_data(data, str(path))
 
 

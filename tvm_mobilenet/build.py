@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -114,8 +114,8 @@ def build(
     TvmMobilenetError
         A model that cannot be imported, a missing linker, an output that cannot be written.
     """
-    from . import built, codegen, passes
-    from .errors import TvmMobilenetError
+    from . import built, codegen, model_files, passes
+    from .errors import TvmMobilenetError, reason
     from .passes.lower_layers import lower_layers
     from .plan import plan_of
 
@@ -130,7 +130,7 @@ def build(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise TvmMobilenetError(f"cannot write to {folder}: {e}", "choose another --output") from None
+        raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
     layers = decide(network.counts, target, log)
     decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
     interface = passes.interface_of(network.module)
@@ -138,7 +138,7 @@ def build(
     plan, parameters = plan_of(lowered, interface)
     codegen.build_executable(lowered, target, folder / built.MODULE, linker)
     info = {
-        "model": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(model).items()},
+        "model": model_files.to_data(model, folder),
         "target": target.name,
         "core": target.core.name,
         "seeded": network.seeded,

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from . import json_text, targets
-from .errors import TvmMobilenetError
+from .errors import TvmMobilenetError, reason
 from .plan import Plan
 from .whole_file import replacing
 
@@ -130,13 +130,15 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
         It is none, or its files are not those that were built together.
     """
     folder = Path(folder)
+    if not (folder / PLAN).is_file():
+        raise TvmMobilenetError(f"{folder} holds no built module: {_lacks(folder)}", _remedy(folder))
     try:
         data = json_text.parse((folder / PLAN).read_text(encoding="utf-8"))
         layers = tuple(BuiltLayer(**layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(
-            f"{folder} holds no built module: {type(e).__name__}: {e}",
+            f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",
             "python -m tvm_mobilenet.build --output FOLDER makes one",
         ) from None
     for name, expected in files.items() if check else ():
@@ -149,6 +151,25 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
                 "build the module again",
             )
     return BuiltModule(folder, plan, layers, info, data.get("target"))
+
+
+def _lacks(folder: Path) -> str:
+    if folder.is_dir():
+        return f"there is no {PLAN} in it"
+    return "it is a file" if folder.exists() else "there is no such folder"
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder that is no build: the builds that lie near, or how to make one."""
+    if (folder / "manifest.json").is_file() or folder.name.endswith((".tar.gz", ".tgz")):
+        return "it is a bundle: give the folder that `build --output` wrote, or run ./mobilenet there"
+    if folder.suffix.lower() in (".onnx", ".pt2"):
+        return f"build it first: python -m tvm_mobilenet.build --model {folder}"
+    near = [folder, folder.parent, Path("out")]
+    found = sorted({str(p.parent) for place in near if place.is_dir() for p in place.glob(f"*/{PLAN}")})
+    if found:
+        return f"built modules near it: {', '.join(found[:5])}" + f" and {len(found) - 5} more" * (len(found) > 5)
+    return "python -m tvm_mobilenet.build --output FOLDER makes one"
 
 
 def file_hash(path: Path) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from . import json_text
-from .errors import TvmMobilenetError
+from .errors import TvmMobilenetError, reason
 from .models import labels as class_names
 from .models.preprocess import FIELDS
 from .plan import scratch_of
@@ -79,7 +79,7 @@ class Bundle:
                 return
             write_whole(path, gzip.compress(self.archive(), 6, mtime=0), "--bundle")
         except OSError as e:
-            raise TvmMobilenetError(f"cannot write the bundle {path}: {e}", "choose another --bundle") from None
+            raise TvmMobilenetError(f"cannot write the bundle {path}: {reason(e)}", "choose another --bundle") from None
 
 
 def make(
@@ -243,7 +243,7 @@ def read(path: str | Path) -> Bundle:
         kept = {name: files[name] for name in (*manifest["files"], "manifest.json", "manifest.sha256")}
     except (OSError, ValueError, KeyError, TypeError, EOFError, tarfile.TarError) as e:
         raise TvmMobilenetError(
-            f"{path} is no whole bundle: {type(e).__name__}: {e}",
+            f"{path} is no whole bundle: {reason(e)}",
             "python -m tvm_mobilenet.build --bundle FILE makes one",
         ) from None
     return Bundle(manifest, kept)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from . import interrupted, packages, table, titles
 from .arguments import VerbParser
-from .errors import MissingDependencyError, TvmMobilenetError
+from .errors import MissingDependencyError, TvmMobilenetError, reason
 
 INTERRUPTED = 130
 _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
@@ -68,6 +68,8 @@ def run_verb(
         if args.debug:
             raise
         error = missing_dependency(error) or error
+        if isinstance(error, OSError) and error.filename is not None:
+            error = TvmMobilenetError(f"{error.filename}: {reason(error)}", "check the path, its owner and its mode")
         if isinstance(error, TvmMobilenetError):
             say(f"error: {error}")
             return error.exit_code

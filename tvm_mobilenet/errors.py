@@ -5,6 +5,17 @@ failed, 6 slower than asked. A traceback is printed only with ``--debug``.
 """
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed, for a sentence: the system's own words for a file, without names of Python classes."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]!r}" if error.args else "something is missing in it"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "it is damaged").rstrip(":")
+
+
 class TvmMobilenetError(Exception):
     """A mistake or a lack that the user can mend.
 

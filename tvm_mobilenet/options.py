@@ -294,7 +294,8 @@ def board_for(args: argparse.Namespace, target) -> str:
     """
     from .boards import address
 
-    return address.parse(args.board or ("local" if target.is_host else "virtual")).text
+    default = "local" if target.is_host else "virtual"
+    return address.parse(default if args.board is None else args.board).text
 
 
 def positive(kind: type):
@@ -327,7 +328,10 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def percentage(text: str) -> float:
-    """An argparse type: ``5%`` or ``5``, as 0.05."""
+    """An argparse type: a percentage such as 5%
+
+    Returned as a fraction, 0.05; the sign may be left out.
+    """
     value = float(text.removesuffix("%"))
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no percentage; try 5%")

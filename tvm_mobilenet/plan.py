@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import TvmMobilenetError
+from .errors import TvmMobilenetError, reason
 
 VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector needs
@@ -96,7 +96,7 @@ class Plan:
             ports = [tuple((n, tensor(t)) for n, t in data[side]) for side in ("inputs", "outputs")]
             return cls(steps, *ports, data["arena_bytes"], data["scratch_bytes"], data["parameters_bytes"])
         except (KeyError, TypeError, ValueError) as e:
-            raise TvmMobilenetError(f"not a plan: {type(e).__name__}: {e}", "build it again") from None
+            raise TvmMobilenetError(f"not a plan: {reason(e)}", "build it again") from None
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -104,7 +104,7 @@ def read_plan(path: str | Path) -> Plan:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise TvmMobilenetError(f"{path}: {e}", "build the module first") from None
+        raise TvmMobilenetError(f"{path}: {reason(e)}", "build the module first") from None
     return Plan.from_data(data.get("plan", data))
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from . import console
-from .errors import BoardError, MissingDependencyError, TvmMobilenetError
+from .errors import BoardError, MissingDependencyError, TvmMobilenetError, reason
 from .flags import refuse
 from .table import Words
 
@@ -129,7 +129,7 @@ class Destination:
             url = urlsplit(text)
             host, port = url.hostname, url.port
         except ValueError as e:
-            raise TvmMobilenetError(f"--to {text}: {e}", "ssh://user@host/folder") from None
+            raise TvmMobilenetError(f"--to {text}: {reason(e)}", "ssh://user@host/folder") from None
         folder = unquote(url.path).rstrip("/")
         if (
             url.scheme != "ssh"
@@ -171,7 +171,7 @@ class Destination:
                 f"{self.text}: no answer within {timeout:.0f} s", "ship again; `current` is whole, old or new"
             ) from None
         except OSError as e:
-            raise BoardError(f"{self.text}: {e}", "ssh must be installed here") from None
+            raise BoardError(f"{self.text}: {reason(e)}", "ssh must be installed here") from None
         out, words = (t.decode(errors="replace").strip() for t in (done.stdout, done.stderr))
         if done.returncode:
             what = "\n".join(filter(None, (out, words))) or f"exit code {done.returncode}"

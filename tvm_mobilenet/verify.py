@@ -136,7 +136,7 @@ def verify(
     BoardError
         The board cannot be reached, or a kernel ran wild.
     """
-    from . import built
+    from . import built, model_files
     from .boards import open_board
     from .models.labels import best_classes
 
@@ -145,7 +145,7 @@ def verify(
     if network is None:
         from .network import load_network
 
-        network = load_network(options.ModelOptions.from_data(module.info["model"]))
+        network = load_network(model_files.from_build(module))
     batch = network.inputs(count) if inputs is None else inputs
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_board(board, target)) if isinstance(board, str) else board
@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built
+    from . import built, model_files
     from .boards import open_board
     from .network import load_network
     from .notices import announce
@@ -209,7 +209,7 @@ def _run(args: argparse.Namespace) -> int:
     module = built.read(args.folder)
     target = module.target
     board = options.board_for(args, target)
-    model = options.ModelOptions.from_data(module.info["model"], input=args.input)
+    model = model_files.from_build(module, input=args.input)
     packages.require("verify", *packages.for_comparing(model), *packages.for_board(board))
     with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
         network = load_network(model)

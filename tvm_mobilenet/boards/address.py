@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from tvm_mobilenet.errors import BoardError, TvmMobilenetError
+from tvm_mobilenet.arguments import nearest
+from tvm_mobilenet.errors import TvmMobilenetError
 
 AGENT_PORT = 9090  # what ``python -m tvm.exec.rpc_server`` takes, and
 TRACKER_PORT = 9190  # ``python -m tvm.exec.rpc_tracker``
+KINDS = ("virtual", "local", "rpc", "tracker", "ssh")
 SYNTAX = "virtual, local, rpc://host:port, tracker://host:port/key or ssh://user@host"
 
 
@@ -65,21 +67,21 @@ def parse(text: str) -> Address:
 
     Raises
     ------
-    BoardError
-        There is no such kind of board.
     TvmMobilenetError
-        Something of the address is missing or wrong.
+        There is no such kind of board, or something of the address is missing or wrong.
     """
     if text in ("virtual", "local"):
         return Address(text, text)
     kind, found, _ = text.partition("://")
     if not found or kind not in ("rpc", "tracker", "ssh"):
-        raise BoardError(f"unknown kind of board {text!r}", SYNTAX)
+        near = nearest(kind.lower(), KINDS)
+        guess = f"; did you mean {near}{'://' * (near in KINDS[2:])}?" if near else ""
+        raise TvmMobilenetError(f"--board {text}: unknown kind of board {kind!r}{guess}", SYNTAX)
     try:
         url = urlsplit(text)
         host, port = url.hostname or "", url.port
-    except ValueError as e:
-        raise TvmMobilenetError(f"--board {text}: {e}", SYNTAX) from None
+    except ValueError:
+        raise TvmMobilenetError(f"--board {text}: no host and port; a port is a number up to 65535", SYNTAX) from None
     key, user = unquote(url.path.strip("/")), unquote(url.username or "")
     if not host or host.startswith("-") or user.startswith("-") or url.query or url.fragment or url.password:
         what = "no host" if not host else "only user, host, port and key make an address"

@@ -63,8 +63,8 @@ def kind_of(path: str | Path, flag: str = "") -> str:
         raise TvmMobilenetError(f"{name} is a folder, not a model", _folder_hint(path))
     if not path.is_file():
         raise TvmMobilenetError(f"{name}: no such file", _near(path))
-    readable(path, flag)
     if suffix in KINDS:
+        readable(path, flag)
         return KINDS[suffix]
     if suffix in _WEIGHTS and _is_torchscript(path):
         raise TvmMobilenetError(f"{name} holds a TorchScript program, which cannot be read", f"save the model: {_SAVE}")

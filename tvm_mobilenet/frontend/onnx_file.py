@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
@@ -102,10 +102,12 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as e:
-        message = (str(e) or type(e).__name__).splitlines()[0]
+        external = "external data" in str(e) or "should be stored in" in str(e)
         raise TvmMobilenetError(
-            f"{path}: not a whole ONNX file ({message})",
-            "the file may be truncated, or its external data (.onnx.data) may be missing beside it",
+            f"{path}: not a whole ONNX file" + (f": {reason(e)}" if external or isinstance(e, OSError) else ""),
+            "its external data (.onnx.data) may be missing beside it"
+            if external
+            else "the file may be truncated, or of another kind: export or copy it again",
         ) from e
     if not model.ir_version or not model.graph.node or not model.graph.output:
         raise TvmMobilenetError(f"{path}: not an ONNX model, it holds no graph", "the file may be truncated")

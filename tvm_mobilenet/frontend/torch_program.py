@@ -105,14 +105,15 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     _check_schema(path)
     with _quiet():
         try:
-            return torch.export.load(path)
+            with path.open("rb") as file:  # of a path it takes the suffix .pt2 alone, not .PT2
+                return torch.export.load(file)
         except Exception as e:
             text = _SCHEMA.search(f"{e} {e.__cause__ or ''} {e.__context__ or ''}")
             reason = "torch cannot read it" + (f": {text[0]}" if text else "")
             if not zipfile.is_zipfile(path):
                 reason = "it is no zip archive; the file may be truncated"
             raise TvmMobilenetError(
-                f"{path}: not a whole saved ExportedProgram: {reason}",
+                f"{path}: not a saved ExportedProgram: {reason}",
                 "save it with torch.export.save(torch.export.export(model.eval(), (example,)), path)",
             ) from e
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 
 from .resize import INTERPOLATIONS, RESIZES, resize_and_crop
 
@@ -249,14 +249,16 @@ def read_image(path: Path) -> np.ndarray:
                 raise ValueError("its pixels have 32 bits; save it with 8")
             return np.asarray(image.convert("RGB"), np.uint8)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as e:
-        raise TvmMobilenetError(f"{path} cannot be read as an image: {e}", "give a .jpg, .png or .npy file") from None
+        raise TvmMobilenetError(
+            f"{path} cannot be read as an image: {reason(e)}", "give a .jpg, .png or .npy file"
+        ) from None
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
-        raise TvmMobilenetError(f"{path} cannot be read as an array: {e}", "write it with numpy.save") from None
+        raise TvmMobilenetError(f"{path} cannot be read as an array: {reason(e)}", "write it with numpy.save") from None
     image = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3) and image.size:
         image = np.broadcast_to(image, (*image.shape[:2], 3))

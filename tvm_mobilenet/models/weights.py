@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
@@ -33,9 +34,10 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as e:  # torch raises a dozen kinds for a damaged or foreign pickle
-            first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+            whole = zipfile.is_zipfile(path) or "pickle" in str(e).lower()
             raise TvmMobilenetError(
-                f"{path} cannot be read as weights: {first[:200]}",
+                f"{path} cannot be read as weights: "
+                + ("it holds more than weights" if whole and "weights_only" in str(e) else "torch did not write it"),
                 "save weights only: torch.save(model.state_dict(), path), or as .safetensors",
             ) from None
     return unwrap(state, path)
@@ -104,7 +106,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except Exception as e:  # SafetensorError, OSError
-        raise TvmMobilenetError(f"{path} cannot be read as weights: {e}", "is the download complete?") from None
+        raise TvmMobilenetError(f"{path} cannot be read as weights: {reason(e)}", "is the download complete?") from None
 
 
 def _shape(tensor: torch.Tensor) -> str:
