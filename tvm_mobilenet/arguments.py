@@ -64,8 +64,9 @@ class VerbParser(argparse.ArgumentParser):
         """What argparse found, in a sentence."""
         message = message.removeprefix("argument ")
         for action in self._actions:
-            if action.required and not action.option_strings and message.endswith(f" {action.dest}"):
-                message = f"{action.dest.upper()} is missing: {action.help}"
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            if action.required and re.search(rf"required: (.*, )?{re.escape(name)}(,|$)", message):
+                message = f"{name if name.startswith('-') else name.upper()} is missing: {action.help}"
         if found := re.fullmatch(r"(\S+): expected (one argument|at least one argument|\d+ arguments)", message):
             named = [a.metavar for a in self._actions if found[1].split("/")[0] in a.option_strings and a.metavar]
             message = f"{found[1]} needs a value" + f", {named[0]}" * bool(named)

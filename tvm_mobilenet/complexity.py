@@ -171,11 +171,11 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     TvmMobilenetError
         If it is none of these.
     """
-    from .frontend.files import looks_like_a_file
+    from .frontend.files import check_model, looks_like_a_file
     from .models.registry import check_shape
 
     if looks_like_a_file(text):
-        shared.check_model(text, "--compare")
+        check_model(text, "--compare")
         shared_flags = {"--resolution": "resolution", "--batch": "batch"}
         return ModelOptions(
             model=text, **{name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}

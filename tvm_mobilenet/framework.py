@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from . import packages
+from .errors import TvmMobilenetError
 
 # operators that may stand between the last function and the output, and those functions; names of ONNX and of ATen
 _VIEWS = {
@@ -26,8 +27,9 @@ _FUNCTIONS = {
     "HardSigmoid": "hardsigmoid",
     "Relu": "relu",
     "Clip": "clip",
+    "HardSwish": "hardswish",
     **{name: "softmax" for name in ("softmax", "_softmax")},
-    **{name: name for name in ("sigmoid", "hardsigmoid", "relu")},
+    **{name: name for name in ("sigmoid", "hardsigmoid", "relu", "silu", "hardswish")},
     **{name: "clip" for name in ("clamp", "clamp_min", "hardtanh", "relu6", "hardtanh_")},
     "relu_": "relu",
 }
@@ -44,7 +46,8 @@ class Outputs:
     before : list of lists of (ndarray or None)
         The same without the last function; None for an output that has none.
     functions : tuple of str
-        The function of each output: ``softmax``, ``sigmoid``, ``hardsigmoid``, ``relu``, ``clip``; empty for none.
+        The function of each output: ``softmax``, ``sigmoid``, ``hardsigmoid``, ``relu``, ``clip``, ``silu``,
+        ``hardswish``; empty for none.
     name : str
         Of the framework, with its version.
     """
@@ -147,10 +150,17 @@ def _onnx(path: Path, inputs: list) -> Outputs:
 
     def outputs(model: str | bytes) -> list:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        names = [i.name for i in session.get_inputs()]
-        return [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
+        options.log_severity_level = 4  # what it refuses is told below
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            names = [i.name for i in session.get_inputs()]
+            return [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
+        except Exception as e:  # of a dozen classes of its own
+            text = " ".join(str(e).split()).split(" : ", 2)[-1]
+            raise TvmMobilenetError(
+                f"{path} cannot be verified: ONNX Runtime, the reference, does not run it: {text[:300]}",
+                "mend the model so that ONNX Runtime runs it, or export it as a .pt2 file",
+            ) from e
 
     values = outputs(str(path))
     model = onnx.load(path)

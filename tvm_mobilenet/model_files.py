@@ -27,11 +27,11 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
         given = data[name]
         if given is None or (name == "model" and not options.is_file):
             continue
-        path = Path(given).absolute()
+        path = Path(os.path.abspath(given))
         data[name] = str(path)
         files[name] = {
             "given": str(given),
-            "from_build": os.path.relpath(path, folder.absolute()),
+            "from_build": os.path.relpath(path, folder),
             "sha256": file_hash(path) if path.is_file() else None,
         }
     return {**data, "files": files}
@@ -63,7 +63,8 @@ def _find(name: str, path: Path, kept: dict, folder: Path) -> Path:
     """A file at the first place that has it unchanged, else at the first that has it."""
     from .built import file_hash
 
-    places = list(dict.fromkeys((path, Path(os.path.normpath(folder / kept["from_build"])), folder / path.name)))
+    beside = (os.path.abspath(folder / kept["from_build"]), os.path.abspath(folder / path.name))
+    places = list(dict.fromkeys((path, *map(Path, beside))))
     there = [place for place in places if place.is_file()]
     for place in there:
         if kept["sha256"] is None or file_hash(place) == kept["sha256"]:

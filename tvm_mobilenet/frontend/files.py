@@ -114,6 +114,8 @@ def check_model(model: str, flag: str = "--model") -> None:
     """
     from tvm_mobilenet.models import registry
 
+    if not model.strip():
+        raise TvmMobilenetError(f"{flag} is empty", "give a name such as v2, or the path of an .onnx or .pt2 file")
     if registry.is_known(model):
         return
     if looks_like_a_file(model) or Path(model).is_dir():
@@ -153,8 +155,10 @@ def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}; paths begin at {Path.cwd()}"
     names = [p.name for p in path.parent.iterdir()]
-    same = [n for n in names if n.lower() == path.name.lower()]
-    near = same or difflib.get_close_matches(path.name, names, 1, 0.7)
+    near = [n for n in names if n.lower() == path.name.lower()]
+    if not near:
+        stems = {Path(n).stem: n for n in names if Path(n).suffix == path.suffix}
+        near = [stems[s] for s in difflib.get_close_matches(path.stem, stems, 1, 0.7)]
     return f"did you mean {path.parent / near[0]}?" if near else "give the path of a file that exists"
 
 

@@ -26,9 +26,9 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import sizes
 from tvm_mobilenet.frontend.files import kind_of
 from tvm_mobilenet.frontend.imported import check_input, finished, opaque
+from tvm_mobilenet.frontend.pytree_types import register_unknown
 
 _UNBOUNDED = 1 << 32  # PyTorch has an infinity of its own for integers
-_SCHEMA = re.compile(r"[Ss]chema version[^.]*\.?")
 
 
 def from_torch(
@@ -102,24 +102,26 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         The file is missing, none, or one of another version of torch's schema.
     """
     kind_of(path)
-    _check_schema(path)
-    with _quiet():
+    _prepare(path)
+    with _warnings_of_torch() as said:
         try:
             with path.open("rb") as file:  # of a path it takes the suffix .pt2 alone, not .PT2
                 return torch.export.load(file)
         except Exception as e:
-            text = _SCHEMA.search(f"{e} {e.__cause__ or ''} {e.__context__ or ''}")
-            reason = "torch cannot read it" + (f": {text[0]}" if text else "")
-            if not zipfile.is_zipfile(path):
-                reason = "it is no zip archive; the file may be truncated"
+            reason = "it is no zip archive; the file may be truncated"
+            if zipfile.is_zipfile(path):
+                why = said[-1].strip().splitlines()[-1][:200] if said else ""
+                reason = "torch cannot read it" + f": {why}" * bool(why)
+                if "archive_format" in why:
+                    reason = "it is an archive of another kind, as torch.save and torch.jit.save write them"
             raise TvmMobilenetError(
                 f"{path}: not a saved ExportedProgram: {reason}",
                 "save it with torch.export.save(torch.export.export(model.eval(), (example,)), path)",
             ) from e
 
 
-def _check_schema(path: Path) -> None:
-    """Refuse a program that a torch with another schema saved, naming both."""
+def _prepare(path: Path) -> None:
+    """Refuse a program that a torch with another schema saved, naming both; make known the classes that it names."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [
@@ -129,6 +131,7 @@ def _check_schema(path: Path) -> None:
         saved = program.get("schema_version")
         saved = (saved["major"], saved["minor"]) if isinstance(saved, dict) else saved
         by = str(program.get("torch_version") or "another version")
+        register_unknown(program)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return  # torch says what is wrong
     known = tuple(torch._export.serde.schema.SCHEMA_VERSION)
@@ -136,22 +139,32 @@ def _check_schema(path: Path) -> None:
         raise TvmMobilenetError(
             f"{path} was saved by torch {by} with schema version {saved[0]}.{saved[1]}; torch {torch.__version__} here "
             f"reads {known[0]}.x",
-            f"save it again with torch {torch.__version__.split('+')[0]}, export the model to ONNX, or install the "
-            f"torch it was saved with: {packages.pip_install('torch==' + by.split('+')[0])}",
+            f"save it again with torch {torch.__version__.split('+')[0]}, or export the model to ONNX"
+            + f"; or install the torch that saved it: {packages.pip_install('torch==' + by.split('+')[0])}"
+            * (by[:1].isdigit()),
         )
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Without torch's own warnings, which say the same at length, with a traceback."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def _warnings_of_torch():
+    """Torch's own warnings, tracebacks of what it tried, as a list of texts: what matters of them is in the error."""
+    said: list[str] = []
+
+    class Keep(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            said.append(str(record.exc_info[1]) if record.exc_info else record.getMessage())
+            return False
+
+    keep, loggers = Keep(), [logging.getLogger(n) for n in ("torch.export", "torch.export.pt2_archive._package")]
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            yield said
     finally:
-        logging.disable(before)
+        for logger in loggers:
+            logger.removeFilter(keep)
 
 
 def _inputs(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
@@ -217,6 +230,11 @@ def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
         warnings.simplefilter("ignore")
         # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
         program = program.run_decompositions()
+        names = _output_names(program)
+        (output,) = program.graph.find_nodes(op="output")  # None and numbers beside tensors are no outputs
+        output.args = (tuple(a for a in output.args[0] if isinstance(a, torch.fx.Node)),)
+        if not output.args[0]:
+            raise TvmMobilenetError("the program returns no tensor", "export a model that returns its outputs")
         for name in {n.target.__name__ for n in program.graph.nodes if n.op == "call_function"}:
             importer.convert_map[name] = _recording(importer.convert_map.get(name), importer, sources)
         mod = importer.from_exported_program(
@@ -226,7 +244,7 @@ def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
             no_bind_return_tuple=False,
             custom_convert_map=None,
         )
-    return finished(mod, sources, _output_names(program))
+    return finished(mod, sources, names)
 
 
 def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, str]):
@@ -275,5 +293,10 @@ def _output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     (output,) = program.graph.find_nodes(op="output")
     tensors = [isinstance(a, torch.fx.Node) for a in pytree.tree_leaves(output.args[0])]
     tensors = tensors[len(tensors) - len(leaves) :]
-    names = [re.sub(r"\W+", ".", pytree.keystr(path)).strip(".") for path, _ in leaves]
-    return tuple(name for name, tensor in zip(names, tensors, strict=True) if tensor)
+    names: list[str] = []
+    for (path, _), tensor in zip(leaves, tensors, strict=True):
+        name = re.sub(r"\W+", ".", pytree.keystr(path)).strip(".")
+        name = f"output{name}" if name[:1].isdigit() else name or "output"
+        if tensor:
+            names.append(next(n for n in (name, *(f"{name}.{i}" for i in range(2, 10**6))) if n not in names))
+    return tuple(names)
