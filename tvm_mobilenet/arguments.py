@@ -69,7 +69,7 @@ class VerbParser(argparse.ArgumentParser):
                 message = f"{name if name.startswith('-') else name.upper()} is missing: {action.help}"
         if found := re.fullmatch(r"(\S+): expected (one argument|at least one argument|\d+ arguments)", message):
             named = [a.metavar for a in self._actions if found[1].split("/")[0] in a.option_strings and a.metavar]
-            message = f"{found[1]} needs a value" + f", {named[0]}" * bool(named)
+            message = f"{found[1]} needs a value" + "".join(f", {name}" for name in named)
         self._end(message, f"python -m tvm_mobilenet.{self.verb} --help lists what it takes")
 
     def _end(self, message: str, hint: str):

@@ -141,7 +141,7 @@ def _prepare(path: Path) -> None:
             f"reads {known[0]}.x",
             f"save it again with torch {torch.__version__.split('+')[0]}, or export the model to ONNX"
             + f"; or install the torch that saved it: {packages.pip_install('torch==' + by.split('+')[0])}"
-            * by[:1].isdigit(),
+            * (by[:1].isdigit()),
         )
 
 
