@@ -164,7 +164,7 @@ def test_vectors_are_said_only_where_they_are_not_neons():
 @pytest.mark.parametrize("vector_bytes, registers", [(32, 16), (64, 32)])
 @pytest.mark.parametrize("network", ["v1", "v3-large"])
 def test_sixty_four_cpus_have_something_to_do(network, vector_bytes, registers):
-    """A layer that takes one CPU long leaves none of many without a task, but for what does not divide."""
+    """A layer that takes one CPU long leaves most of many a task: fewer only for the sake of better tiles."""
     facts = {"vector_bytes": vector_bytes, "vector_registers": registers, "fma_per_cycle": 2.0}
     core = target_of(**facts, architecture="x86_64", l2=(1280 * KIB, 10), l3=(36 * MIB, 12), cpus=64).core
     calls, interface = calls_of(network, 1.0, 224)
@@ -172,7 +172,7 @@ def test_sixty_four_cpus_have_something_to_do(network, vector_bytes, registers):
     for layer in {c.layer for c in set_pitches(fuse_chains(calls, interface, core), interface, core)}:
         if layer.mult_adds / core.macs_per_cycle() > 200_000:
             count = tasks_of(schedules.kernel(layer, schedules.space(layer, core).default))
-            if count < 3 * core.cpus // 4:
+            if count < core.cpus // 2:
                 idle[layer.name] = count
     assert not idle
 
