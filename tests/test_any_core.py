@@ -318,6 +318,7 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
     assert [name for name, text in texts.items() if "AllocWorkspace" in text and not name.startswith("chain")] == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "facts",
     [
@@ -345,7 +346,10 @@ def test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too(facts):
         check(layer, decisions, run)
 
 
-@pytest.mark.parametrize("cpus, vector_bytes", [(1, 16), (64, 16), (6, 8), (4, 32)])
+@pytest.mark.parametrize(
+    "cpus, vector_bytes",
+    [(64, 16), *(pytest.param(*more, marks=pytest.mark.full) for more in ((1, 16), (6, 8), (4, 32)))],
+)
 def test_kernels_of_aarch64_are_right_for_any_number_of_cpus(cpus, vector_bytes, tmp_path):
     target = target_of(cpus=cpus, vector_bytes=vector_bytes, vector_registers=32, fma_per_cycle=2.0)
     layers = {f"k{i}": Layer.parse(name) for i, name in enumerate(SAMPLE)}

@@ -10,7 +10,7 @@ from tvm_mobilenet import targets
 from tvm_mobilenet.boards import PredictedCycles, Seconds, open_board
 from tvm_mobilenet.boards.kernel_run import KernelFault
 from tvm_mobilenet.boards.virtual import VirtualBoard
-from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 M, N, K = 28, 32, 16
 TILE_M, TILE_N = 7, 8
@@ -364,7 +364,7 @@ def test_floats_are_passed_as_the_boards_libraries_expect(tmp_path, name):
 
     from tvm_mobilenet.codegen import compile_kernels
 
-    with nest.Kernel([("x", (37,), "float32"), ("y", (37,), "float32")]) as f, nest.serial(37) as i:
+    with nest.Kernel([("x", (37,), "float32"), ("y", (37,), "float32")], {}) as f, nest.serial(37) as i:
         f["y"][i] = exp(f["x"][i])
     target = targets.load(name)
     compile_kernels({"exp": f.prim_func}, target, tmp_path / "exp.so")
@@ -422,5 +422,5 @@ def test_the_local_board_runs_and_measures(built):
 
 def test_boards_by_name():
     assert isinstance(open_board("virtual", targets.load("rpi4")), VirtualBoard)
-    with pytest.raises(BoardError, match="quantum"):
+    with pytest.raises(TvmMobilenetError, match="quantum"):
         open_board("quantum", targets.load("rpi4"))

@@ -83,7 +83,7 @@ def test_alphas_and_resolutions_given_replace_the_published_ones():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--families", "v3-lrage"], "did you mean mobilenet_v3_large"),
+        (["--families", "v3-lrage"], "did you mean v3-large"),
         (["--alphas", "0"], "alpha 0.0 must be above 0"),
         (["--alphas", "-1,0.5"], "alpha -1.0 must be above 0"),
         (["--alphas", "half"], "--alphas half: not numbers"),

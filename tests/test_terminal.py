@@ -353,7 +353,7 @@ def test_a_terminal_that_is_resized_while_tune_runs(tmp_path):
 
 def test_ctrl_c_says_that_trials_are_kept_and_how_to_go_on(tmp_path):
     log = tmp_path / "log.jsonl"
-    with Terminal(search(log, 30, 0.05), 80, 24) as terminal:
+    with Terminal(search(log, 2000, 0.05), 80, 24) as terminal:
         terminal.read(b"tuning: 1")
         os.kill(terminal.process.pid, signal.SIGINT)
         output = terminal.read()

@@ -127,9 +127,11 @@ class RemoteBoard:
             There is no agent, the service fails, or the session ends.
         """
         if not self._serve:
+            from . import plain
+
             raise BoardError(
                 f"{self.session.where}: no {name!r} there: it is TVM's own RPC server, without this project's agent",
-                "--board ssh://user@host installs and starts the agent by itself; docs/boards.md tells how to by hand",
+                f"{plain.REMEDY}; --board ssh://user@host installs and starts it by itself",
             )
         asked = float(request.get("seconds", 0.0)) * max(1, len(request.get("contenders", ())))
         text = self.session.do(
