@@ -144,7 +144,7 @@ def make(
         "preprocess": _in_words(image),
         "samples": len(batch),
         "tolerance": tolerance,
-        "units": [o.unit for o in checked.outputs],
+        "units": [float(f"{o.unit:.3g}") for o in checked.outputs],  # as every CPU finds them
         "embedded": embed_weights,
         "weights_sha256": weights_hash,
     }
