@@ -56,6 +56,13 @@ def test_on_arm(target, tmp_path):
 
 
 @pytest.mark.full
+def test_no_wake_up_is_lost():
+    """Threads that meet 60,000 times: a barrier missing between two atomics stopped one of 300 such runs for ever."""
+    command, made = emulated("arm")
+    assert run(*command, made.folder / "mobilenet", "bench", "--runs", 2000, "--threads", 3).returncode == 0
+
+
+@pytest.mark.full
 def test_the_largest_model_on_32_bits(tmp_path):
     """v1 1.0-224 for ARMv7: tested by its own program, and small enough."""
     command = bundles.emulator("armv7")

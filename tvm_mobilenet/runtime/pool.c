@@ -115,7 +115,9 @@ static int launch(mn_task task, void *data, int tasks) {
             continue;
         }
         pthread_mutex_lock(&p->lock);
-        atomic_store(&p->waiting, 1);
+        /* Not a store: before the load of `remaining` it needs a full barrier. The STLR of a store has none after it,
+         * and emulators on x86 let the LDAR overtake it: the last worker then sees nobody waiting. */
+        atomic_exchange(&p->waiting, 1);
         while (atomic_load(&p->remaining)) pthread_cond_wait(&p->done, &p->lock);
         atomic_store(&p->waiting, 0);
         pthread_mutex_unlock(&p->lock);
