@@ -66,7 +66,7 @@ def kernel_hashes(function, target, known: dict) -> tuple[str, str]:
     import tvm
     import tvm_ffi
 
-    from tvm_mobilenet import codegen
+    from tvm_mobilenet.compiler import codegen
 
     alone = function.without_attr("layer").with_attr("global_symbol", "kernel")
     key = target.name, tvm_ffi.structural_hash(alone, map_free_vars=True)
@@ -94,13 +94,15 @@ def onnx_file(folder: Path) -> str:
 
 def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
     """What a network is on a target."""
-    from tvm_mobilenet import boards, codegen, pricing
+    from tvm_mobilenet import boards
     from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
-    from tvm_mobilenet.build import decide
-    from tvm_mobilenet.network import load_network
-    from tvm_mobilenet.options import ModelOptions
-    from tvm_mobilenet.passes.lower_layers import lower_layers
-    from tvm_mobilenet.plan import input_values, inputs_of, kernels_of, plan_of
+    from tvm_mobilenet.compiler import codegen
+    from tvm_mobilenet.compiler.decide import decide
+    from tvm_mobilenet.compiler.lower import lower_layers
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.compiler.plan import input_values, inputs_of, kernels_of, plan_of
+    from tvm_mobilenet.models.options import ModelOptions
+    from tvm_mobilenet.survey import estimates as pricing
 
     if name == "onnx":
         whole = load_network(ModelOptions(model=onnx_file(folder)))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from tvm_mobilenet.schedules import inorder, inorder_depthwise, nest
+from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import (
     ALIKE,
     EVEN,
@@ -32,6 +32,8 @@ from tvm_mobilenet.schedules.choices import (
     line_channels,
     line_cycles,
 )
+from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
+from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.pointwise import DRAM, compiled_registers
 from tvm_mobilenet.schedules.window import Run, lines_held, lines_under, runs, source
 

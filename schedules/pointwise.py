@@ -26,8 +26,9 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from tvm_mobilenet.schedules import inorder, nest
+from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import ALIKE, Choice, Decisions, Space, divisors, imbalance, line_cycles
+from tvm_mobilenet.schedules.in_order import pointwise as inorder
 
 from tvm_mobilenet.layer import Layer
 

@@ -18,6 +18,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_mobilenet.targets import cpu
+
 from tvm_mobilenet.errors import TvmMobilenetError
 
 VARIABLE = "TVM_MOBILENET_HOST_CPU"
@@ -36,7 +38,7 @@ class Level:
     llvm_cpu : str
         LLVM's CPU that uses this and no more.
     flags : tuple of str
-        What the CPU must have, as ``boards.facts.features`` names it; those of lower levels included.
+        What the CPU must have, as ``targets.cpu.features`` names it; those of lower levels included.
     fma_per_cycle : float
         Vector multiply-adds a cycle; half as many where a multiply-add is two instructions.
     """
@@ -83,9 +85,7 @@ def architecture() -> str:
 
 def flags() -> set[str]:
     """What this machine's CPU has, as the kernel names it; empty where nothing tells."""
-    from tvm_mobilenet.boards import facts
-
-    return set(facts.features(Path("/")))
+    return set(cpu.features())
 
 
 def machine() -> Level:

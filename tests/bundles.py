@@ -8,9 +8,10 @@ from pathlib import Path
 
 import modules
 
-from tvm_mobilenet import build, bundle, targets
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet import build, targets
+from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.models.options import ModelOptions
 
 RUNTIME = Path(bundle.__file__).parent / "runtime"
 C_TESTS = Path(__file__).parent / "c"

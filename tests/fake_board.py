@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from tvm_mobilenet.candidate import Outcome
+from tvm_mobilenet.tuning.candidate import Outcome
 
 
 class Jobs:

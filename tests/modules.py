@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mobilenet import bench, build, targets
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.models.options import ModelOptions
 
 MODEL = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10)
 

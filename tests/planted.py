@@ -1,7 +1,8 @@
 """Kernels with an error planted in them: what every board's comparison must reject. Made where candidates are built,
 in this process or in a worker."""
 
-from tvm_mobilenet import candidate, fleet, schedules
+from tvm_mobilenet import schedules
+from tvm_mobilenet.tuning import candidate, fleet
 
 LAYERS = (  # of each kind that may have a row pitch
     "pointwise m16 n16 k32 in34 out17 f32 relu6",

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from tvm_mobilenet import built, verify
+from tvm_mobilenet import verify
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import VerificationError
 
 CHECKER = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)

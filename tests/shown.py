@@ -7,33 +7,22 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
-from tvm_mobilenet import (
-    benchmark,
-    benchmark_text,
-    build,
-    complexity,
-    doctor,
-    factorize,
-    known_layers,
-    layer_profile,
-    ship,
-    sweep,
-    sweep_text,
-    tune,
-    tune_text,
-    verify,
-)
+from tvm_mobilenet import build, complexity, doctor, factorize, ship, sweep, tune, verify
 from tvm_mobilenet import profile as profile_verb
-from tvm_mobilenet.benchmark import LayerTime, Row
-from tvm_mobilenet.built import BuiltLayer
-from tvm_mobilenet.checks import Check, Checks
-from tvm_mobilenet.conditions import Mark
+from tvm_mobilenet.checking.network_ends import OutputCheck
+from tvm_mobilenet.cli import tune_text
+from tvm_mobilenet.compiler.module import BuiltLayer
+from tvm_mobilenet.diagnosis.checks import Check, Checks
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.measuring import benchmark, benchmark_text, layer_profile
+from tvm_mobilenet.measuring.benchmark import LayerTime, Row
+from tvm_mobilenet.measuring.conditions import Mark
+from tvm_mobilenet.measuring.roofline import Roofline
+from tvm_mobilenet.measuring.statistics import Statistics
 from tvm_mobilenet.models.labels import BestClass
-from tvm_mobilenet.network_ends import OutputCheck
-from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.roofline import Roofline
-from tvm_mobilenet.timing import Statistics
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.survey import sweep_text
+from tvm_mobilenet.tuning import known_layers
 
 V1 = (  # each distinct layer, and how often v1 1.0-224 has it
     ("chain conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6 > depthwise 112x112x32 3x3 p1,1,1,1 f32 relu6 > "

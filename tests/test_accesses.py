@@ -5,8 +5,8 @@ import pytest
 
 from tests.assembly import LOAD_DATA, assemble
 from tvm_mobilenet import targets
-from tvm_mobilenet.boards.emulator import Emulator
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.boards.virtual.emulator import Emulator
 
 WAYS_TO_ADDRESS = (
     LOAD_DATA
@@ -83,7 +83,9 @@ def test_every_way_to_address(monkeypatch, tmp_path):
 def test_kernels(monkeypatch, tmp_path, name):
     from tvm_mobilenet.schedules import nest
 
-    from tvm_mobilenet import codegen, reference, schedules
+    from tvm_mobilenet import schedules
+    from tvm_mobilenet.checking import reference
+    from tvm_mobilenet.compiler import codegen
     from tvm_mobilenet.layer import Layer
 
     layer, target = Layer.parse(name), targets.load("rpi4")

@@ -11,16 +11,20 @@ import pytest
 import torch
 import tvm
 from tvm import tirx
-from tvm_mobilenet.schedules import choices, nest, strips
+from tvm_mobilenet.schedules import choices, nest
+from tvm_mobilenet.schedules import row_tiles as strips
 from tvm_mobilenet.targets import Cache, host
+from tvm_mobilenet.tune_logs import log
 
-from tvm_mobilenet import codegen, frontend, log, passes, reference, schedules, targets
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet import frontend, passes, schedules, targets
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
+from tvm_mobilenet.compiler.row_pitch import pitch_of, set_pitches
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models import registry
-from tvm_mobilenet.passes.fuse_chains import fuse_chains
-from tvm_mobilenet.passes.pitch import pitch_of, set_pitches
 
 RPI4 = targets.load("rpi4")
 KIB, MIB = 1 << 10, 1 << 20

@@ -1,13 +1,17 @@
 """Four cores share every layer evenly: without it the slowest share, not the arithmetic, is what a user waits for."""
 
 import pytest
-from tvm_mobilenet.schedules import depthwise, pointwise, strips
+from tvm_mobilenet.schedules import depthwise, pointwise
+from tvm_mobilenet.schedules import row_tiles as strips
 from tvm_mobilenet.schedules.choices import EVEN, imbalance
 
-from tvm_mobilenet import codegen, options, reference, schedules, targets
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.cli import options
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.network import load_network
 
 
 def unevenness(layer: Layer, core) -> float:

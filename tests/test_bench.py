@@ -10,9 +10,13 @@ import statistics
 import numpy as np
 import pytest
 
-from tvm_mobilenet import bench, benchmark, built, conditions, targets, timing
-from tvm_mobilenet.boards import facts, measure, measured_process, open_board, services
+from tvm_mobilenet import bench, targets
+from tvm_mobilenet.boards import open_board
+from tvm_mobilenet.boards.agent import facts, measure, measured_process, services
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
+from tvm_mobilenet.measuring import benchmark, conditions
+from tvm_mobilenet.measuring import statistics as timing
 
 
 def steady(seconds: float, n: int = 100) -> timing.Statistics:
@@ -162,7 +166,7 @@ def test_predictions_are_labelled_and_sum_up(folders, capsys):
 
 
 def test_table_markdown_and_csv_have_the_same_figures(measured, capsys):
-    from tvm_mobilenet import benchmark_text
+    from tvm_mobilenet.measuring import benchmark_text
 
     p50 = f"{measured.rows[0].time.p50 * 1e3:.4g}"
     benchmark_text.show(measured, "table")
@@ -272,7 +276,7 @@ def test_throttling_is_seen_in_a_whole_run(board_files, folders, monkeypatch, ca
     monkeypatch.setattr(measure, "state", state)
     found = bench.bench(folders / "host", board="local", seconds=0.1, layers=False)
     assert {"throttled", "clock"} <= {m.kind for m in found.rows[0].marks}
-    from tvm_mobilenet import benchmark_text
+    from tvm_mobilenet.measuring import benchmark_text
 
     benchmark_text.show(found, "table")
     out = capsys.readouterr().out
@@ -288,7 +292,7 @@ def test_unsteady_warm_up_outliers_and_load_are_marked():
 
 
 def test_rows_wait_until_the_board_is_as_cool_as_before(folders, monkeypatch):
-    from tvm_mobilenet import measured_rows
+    from tvm_mobilenet.measuring import measured_rows
 
     warmth, slept, said = iter([70.0, 60.0, 52.0]), [], []
     monkeypatch.setattr(measured_rows.time, "sleep", slept.append)
@@ -306,7 +310,7 @@ def test_rows_wait_until_the_board_is_as_cool_as_before(folders, monkeypatch):
 
 def test_the_comparison_with_time_evaluator_takes_turns_in_one_process(folders):
     with open_board("local", targets.load("host")) as board:
-        from tvm_mobilenet import measured_rows
+        from tvm_mobilenet.measuring import measured_rows
 
         found = measured_rows.check_timing(board, built.read(folders / "host"), 1, 0.5, rounds=6)
     assert len(found["ratios"]) == 6 and found["median"] == statistics.median(found["ratios"])

@@ -6,9 +6,11 @@ import json
 import modules
 import pytest
 from agents import ARM64, Agent
+from tvm_mobilenet.tune_logs.log import Journal
 
-from tvm_mobilenet import bench, benchmark, built, doctor, profile, tune
-from tvm_mobilenet.log import Journal
+from tvm_mobilenet import bench, doctor, profile, tune
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.measuring import benchmark
 
 pytestmark = pytest.mark.skipif(
     not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64"

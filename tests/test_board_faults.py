@@ -27,7 +27,7 @@ import pytest
 import test_remote
 from agents import KERNELS, Agent, compile_kernels, free_port, needs_root, runs, server_of_tvm, wait_for
 
-from tvm_mobilenet import built
+from tvm_mobilenet.compiler import module as built
 
 
 @pytest.fixture(scope="module")

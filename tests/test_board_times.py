@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.evidence import board_times, executed, peers
-from tvm_mobilenet import built, targets
+from tvm_mobilenet import targets
 from tvm_mobilenet.boards import open_board
-from tvm_mobilenet.boards.core_model import CoreModel, listing_of
+from tvm_mobilenet.boards.cost.core_model import CoreModel, listing_of
 from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.compiler import module as built
 
 A53, A72 = (targets.load(n).core for n in ("rpi3", "rpi4"))
 KEPT = json.loads(board_times.TABLE.read_text(encoding="utf-8"))

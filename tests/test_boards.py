@@ -8,8 +8,8 @@ import pytest
 from tests.assembly import LOAD_DATA, assemble
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import PredictedCycles, Seconds, open_board
-from tvm_mobilenet.boards.kernel_run import KernelFault
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.boards.virtual.kernel_run import KernelFault
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 M, N, K = 28, 32, 16
@@ -112,7 +112,7 @@ def test_right_results(built, name, kernel):
 
 def test_counts_are_those_of_the_loops(built):
     """Every multiply-add of the kernel is an executed fmla, by the disassembly and the counts alone."""
-    from tvm_mobilenet.boards.instructions import disassemble
+    from tvm_mobilenet.boards.cost.instructions import disassemble
 
     args, _ = operands()
     with VirtualBoard(targets.load("rpi4")).load(built("rpi4")) as module:
@@ -362,7 +362,7 @@ def test_floats_are_passed_as_the_boards_libraries_expect(tmp_path, name):
     from tvm.tirx import exp
     from tvm_mobilenet.schedules import nest
 
-    from tvm_mobilenet.codegen import compile_kernels
+    from tvm_mobilenet.compiler.codegen import compile_kernels
 
     with nest.Kernel([("x", (37,), "float32"), ("y", (37,), "float32")], {}) as f, nest.serial(37) as i:
         f["y"][i] = exp(f["x"][i])

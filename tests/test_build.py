@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
+from tvm_mobilenet.tune_logs.log import Journal, Record
 
-from tvm_mobilenet import build, built, console, options, schedules, targets
+from tvm_mobilenet import build, schedules, targets
+from tvm_mobilenet.cli import options
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.network import Network, load_network
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, Record
-from tvm_mobilenet.network import Network, load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal import console
 
 CROSS_GCC = "aarch64-linux-gnu-gcc"
 MODEL = ModelOptions(alpha=0.25, resolution=32)

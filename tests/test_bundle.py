@@ -13,12 +13,14 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from evidence import bundle as evidence
 from PIL import Image
+from tvm_mobilenet.targets import features
 
-from tvm_mobilenet import bundle, targets
+from tvm_mobilenet import targets
+from tvm_mobilenet.bundle import link, symbols, tables
+from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.preprocess import load_image, sample_images
-from tvm_mobilenet.reference import network_outputs
-from tvm_mobilenet.runtime import link, symbols, tables
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +92,9 @@ def test_outputs_are_those_of_the_model(host):
 
 def test_outputs_are_those_of_the_board(host):
     """The very same bits as the module that was verified: a bundle has no arithmetic of its own."""
-    from tvm_mobilenet import built
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.boards.plan_runner import PlanRunner
+    from tvm_mobilenet.compiler import module as built
 
     module, x = built.read(host.built), host.network.inputs(1)[0]
     with open_board("local", targets.load("host")).load(module.library) as loaded:
@@ -251,7 +253,7 @@ def test_a_file_that_is_not_the_one_that_was_built_is_refused(copy, name, how):
 def test_the_manifest_says_what_the_bundle_is(host):
     m, files = host.bundle.manifest, host.bundle.files
     assert (m["model"]["model"], m["model"]["alpha"], m["model"]["resolution"]) == ("v1", 0.25, 128)
-    assert m["target"]["name"] == "host" and m["target"]["features"] == link.features(targets.load("host"))
+    assert m["target"]["name"] == "host" and m["target"]["features"] == features.features(targets.load("host"))
     assert m["preprocess"]["size"] == [128, 128] and m["preprocess"]["interpolation"] == "bicubic"
     assert m["inputs"][0][1:] == [[1, 3, 128, 128], "float32"] and m["outputs"][0][1:] == [[1, 1000], "float32"]
     assert m["labels"] in files and m["classes"] == len(files[m["labels"]].splitlines())
@@ -312,7 +314,7 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
         "labels_source": "",
         "preprocess": "",
     }
-    from tvm_mobilenet import built
+    from tvm_mobilenet.compiler import module as built
 
     model = tables.source(built.read(host.built).plan, about, {}, host.network.model.preprocess)
     (tmp_path / "model.c").write_text(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tvm_mobilenet import bundle
+from tvm_mobilenet.bundle import pack as bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("tvm_mobilenet", "schedules", "targets", "tune_logs", "tests/tables")

@@ -9,8 +9,8 @@ import bundles
 import pytest
 from evidence import bundle as evidence
 
-from tvm_mobilenet import built
-from tvm_mobilenet.runtime import link, tables
+from tvm_mobilenet.bundle import link, tables
+from tvm_mobilenet.compiler import module as built
 
 ROOT = Path(__file__).resolve().parent.parent
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")

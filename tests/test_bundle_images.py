@@ -13,10 +13,11 @@ from test_images import classifier, exported
 from test_preprocess_pixels import picture
 from torch import nn
 
-from tvm_mobilenet import build, bundle, targets
+from tvm_mobilenet import build, targets
+from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import load_image, sample_images
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
 
 
 def run(*command):

@@ -10,13 +10,15 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schedules import TOLERANCE
-from tvm_mobilenet.schedules import strips
+from tvm_mobilenet.schedules import row_tiles as strips
 
-from tvm_mobilenet import build, codegen, reference, schedules, targets, verify
+from tvm_mobilenet import build, schedules, targets, verify
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler.fuse_blocks import MOST_PARTS, fuse_chains
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.passes.fuse_chains import MOST_PARTS, fuse_chains
+from tvm_mobilenet.models.options import ModelOptions
 
 RPI4 = targets.load("rpi4")
 HOST = tvm.target.Target({"kind": "llvm", "opt-level": 1})

@@ -9,13 +9,16 @@ import types
 from pathlib import Path
 
 import pytest
+from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 from tests.fake_board import Costs, Fails, cost_of
-from tvm_mobilenet import __main__, console, options, tune, tuning
+from tvm_mobilenet import __main__, tune
+from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, trials_of
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.tuning import session as tuning
 
 VERBS = sorted(__main__.verbs())
 LAYERS = {"pointwise m196 n512 k512 f32 relu6": 5, "dense m1 n1000 k1024 f32": 1}
@@ -102,7 +105,7 @@ def verb(monkeypatch):
                 raise error
             return error
 
-        return console.run_verb(console.parser_for("test", "A test."), work, argv)
+        return entry.run_verb(entry.parser_for("test", "A test."), work, argv)
 
     return call
 
@@ -137,7 +140,7 @@ def test_the_documented_exit_codes_are_those_of_the_errors():
     page = (Path(__file__).parent.parent / "docs" / "terminal.md").read_text()
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page.partition("## Exit codes")[2], re.M)}
     known = {one.exit_code for one in (TvmMobilenetError, *TvmMobilenetError.__subclasses__())}
-    assert documented == {0, 1, console.INTERRUPTED} | known
+    assert documented == {0, 1, entry.INTERRUPTED} | known
 
 
 def test_debug_shows_the_traceback(verb):
@@ -155,7 +158,7 @@ def test_debug_shows_the_traceback(verb):
     ],
 )
 def test_a_users_mistake_is_named_before_anything_slow(argv, text, capsys, monkeypatch):
-    from tvm_mobilenet import network
+    from tvm_mobilenet.compiler import network
 
     monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))
     assert tune.main(argv) == 2
@@ -275,7 +278,7 @@ def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mult_adds", [0, 1e9])
 def test_a_candidate_that_is_wrong_as_a_whole_does_not_win(network, tmp_path, monkeypatch, mult_adds):
-    from tvm_mobilenet import tuning
+    from tvm_mobilenet.tuning import session as tuning
 
     monkeypatch.setattr(tuning, "WHOLE_MULT_ADDS", mult_adds)
     best = {"tile_m": 7, "tile_n": 8, "unroll": 4, "order": "m"}
@@ -299,7 +302,7 @@ def test_a_layer_of_which_nothing_runs_is_named(network, tmp_path):
 
 
 def test_another_target_or_schedule_starts_anew(network, tmp_path, monkeypatch):
-    from tvm_mobilenet import tuning
+    from tvm_mobilenet.tuning import session as tuning
 
     tuned(network, tmp_path)
     monkeypatch.setattr(tuning, "fingerprint", lambda: "changed")

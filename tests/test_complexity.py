@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from tvm_mobilenet import complexity as verb
-from tvm_mobilenet import papers
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.models import cost, registry
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models import cost, papers, registry
+from tvm_mobilenet.models.options import ModelOptions
 
 FIGURES = papers.figures()
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.assembly import assemble
 from tvm_mobilenet import targets
-from tvm_mobilenet.boards.core_model import CoreModel, listing_of
-from tvm_mobilenet.boards.flow import traces
-from tvm_mobilenet.boards.instructions import CLASSES, disassemble
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet.boards.cost.core_model import CoreModel, listing_of
+from tvm_mobilenet.boards.cost.flow import traces
+from tvm_mobilenet.boards.cost.instructions import CLASSES, disassemble
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
 
 A53, A72, A76 = (targets.load(n).core for n in ("rpi3", "rpi4", "rpi5"))
 CORES = {"A53": A53, "A72": A72, "A76": A76}
@@ -270,7 +270,7 @@ def test_agrees_with_llvm_mca(price, name):
 
 
 def test_explanation_names_the_loop_and_its_bound(tmp_path):
-    from tvm_mobilenet.boards.explain import explain
+    from tvm_mobilenet.boards.cost.explain import explain
 
     bodies = {"arithmetic": fma_chains(12), "loads": LOOPS["load_q"], "chain": fma_chains(1)}
     functions = {n: f"mov x2, #50\n1:\n{b}\nsubs x2, x2, #1\n b.ne 1b\n mov w0, #0\n ret" for n, b in bodies.items()}

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from agents import Agent, free_port, server_of_tvm
 
-from tvm_mobilenet import checks, doctor, doctor_board, doctor_local, targets
-from tvm_mobilenet.boards import address
-from tvm_mobilenet.boards.remote import wire
+from tvm_mobilenet import doctor, targets
+from tvm_mobilenet.boards import address, wire
+from tvm_mobilenet.diagnosis import board as doctor_board
+from tvm_mobilenet.diagnosis import checks
+from tvm_mobilenet.diagnosis import local as doctor_local
 from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -227,7 +229,7 @@ def test_a_board_of_another_architecture(shelf):
 
 
 def test_versions_and_features_that_differ(monkeypatch):
-    from tvm_mobilenet.boards import services
+    from tvm_mobilenet.boards.agent import services
 
     here = services.versions()
     with pytest.raises(BoardError, match=r"apache-tvm-ffi 0\.1\.9 there") as e:

@@ -4,12 +4,14 @@ import contextlib
 import json
 
 import pytest
+from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 import tests.modules as modules
-from tvm_mobilenet import bench, build, checks, complexity, doctor, doctor_local, factorize, profile, ship, sweep, tune
+from tvm_mobilenet import bench, build, complexity, doctor, factorize, profile, ship, sweep, tune
 from tvm_mobilenet import verify as verify_verb
+from tvm_mobilenet.diagnosis import checks
+from tvm_mobilenet.diagnosis import local as doctor_local
 from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError
-from tvm_mobilenet.log import Journal, trials_of
 
 OUT = "out/net-host"
 
@@ -70,7 +72,7 @@ def test_a_log_of_any_length_is_counted(healthy, tmp_path):
 
 
 def doctor_local_shipped():
-    from tvm_mobilenet.log import shipped
+    from tvm_mobilenet.tune_logs.log import shipped
 
     return shipped("cortex-a72")
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from tvm_mobilenet import factorize as verb
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
+from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import evaluation_batch
-from tvm_mobilenet.options import ModelOptions
 
 
 def as_torch(*arrays):

@@ -13,10 +13,10 @@ from torch import nn
 from torch.export import Dim
 
 from tvm_mobilenet import build, frontend, passes, verify
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import sizes
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
 
 RNG = np.random.default_rng(0)
 

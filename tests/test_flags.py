@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tvm_mobilenet import __main__, agent, flags, frontend, options, tune
-from tvm_mobilenet.arguments import VerbParser
+from tvm_mobilenet import __main__, agent, frontend, tune
+from tvm_mobilenet.cli import flags, options
+from tvm_mobilenet.cli.arguments import VerbParser
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
-from tvm_mobilenet.network import load_network
 
 VERBS = sorted(__main__.verbs())
 

@@ -10,12 +10,14 @@ import time
 import pytest
 from agents import Agent, free_port, server_of_tvm
 from test_remote import fault
+from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
-from tvm_mobilenet import fleet, targets, tuning
+from tvm_mobilenet import targets
 from tvm_mobilenet.boards import address
-from tvm_mobilenet.candidate import Outcome
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, trials_of
+from tvm_mobilenet.tuning import fleet
+from tvm_mobilenet.tuning import session as tuning
+from tvm_mobilenet.tuning.candidate import Outcome
 
 HOST = targets.load("host")
 LAYERS = ("pointwise m16 n16 k16 f32 relu6", "depthwise 8x8x16 3x3 p1,1,1,1 f32 relu6", "dense m1 n32 k16 f32")

@@ -10,14 +10,17 @@ import sys
 import modules
 import pytest
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.targets import host
+from tvm_mobilenet.targets import cpu, host
 
-from tvm_mobilenet import bench, build, built, codegen, doctor_local, profile, schedules, targets, verify
-from tvm_mobilenet.boards import facts, needs, open_board
-from tvm_mobilenet.candidate import Operands
+from tvm_mobilenet import bench, build, profile, schedules, targets, verify
+from tvm_mobilenet.boards import needs, open_board
+from tvm_mobilenet.checking.outputs import require_right
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.diagnosis import local as doctor_local
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.output_check import require_right
+from tvm_mobilenet.tuning.candidate import Operands
 
 HERE = host.LEVELS[host.architecture()]
 OWN = host.machine()
@@ -113,13 +116,13 @@ def test_levels_are_llvms_own():
 
 
 def test_without_proc_the_cpu_is_asked_itself(monkeypatch):
-    if facts.platform.machine() != "x86_64" or not facts._cpuid():
+    if cpu.platform.machine() != "x86_64" or not cpu._cpuid():
         pytest.skip("glibc tells the CPU's features on x86-64 from 2.33 on")
     monkeypatch.delenv(host.VARIABLE, raising=False)
-    before = host.machine(), set(facts.features())
-    monkeypatch.setattr(facts, "_read", lambda path: "")
-    assert host.machine() == before[0] and set(facts.features()) <= before[1]
-    monkeypatch.setattr(facts, "_cpuid", list)
+    before = host.machine(), set(cpu.features())
+    monkeypatch.setattr(cpu, "_text", lambda path: "")
+    assert host.machine() == before[0] and set(cpu.features()) <= before[1]
+    monkeypatch.setattr(cpu, "_cpuid", list)
     assert host.machine() == HERE[0]
     if len(HERE) > 1:
         monkeypatch.setenv(host.VARIABLE, HERE[-1].name)
@@ -185,7 +188,7 @@ def test_a_build_keeps_its_level_whatever_the_variable_says_later(lower, monkeyp
 
 
 def test_bench_profile_and_bundle_use_the_stored_level(lower, monkeypatch, capsys):
-    from tvm_mobilenet import bundle
+    from tvm_mobilenet.bundle import pack as bundle
 
     monkeypatch.setenv(host.VARIABLE, "nonsense")
     assert bench.main([str(lower / "built"), "--seconds", "0.1", "--no-layers"]) == 0
@@ -202,7 +205,7 @@ def test_a_build_of_a_higher_level_is_refused_by_name(monkeypatch, capsys):
     at = next(i for i, level in enumerate(HERE) if level.name == built.read(folder).target.core.name)
     if not HERE[at].flags:
         pytest.skip(f"nothing is lower than {HERE[at].name}")
-    less = [flag for flag in facts.features() if flag not in set(OWN.flags) - set(HERE[at - 1].flags)]
+    less = [flag for flag in cpu.features() if flag not in set(OWN.flags) - set(HERE[at - 1].flags)]
     monkeypatch.setattr(facts, "features", lambda *_: less)
     monkeypatch.delenv(host.VARIABLE, raising=False)
     for verb in (verify, bench, profile):

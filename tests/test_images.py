@@ -10,12 +10,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from tvm_mobilenet import bundle, notices, options, targets
+from tvm_mobilenet import targets
+from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.cli import notices, options
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import labels, registry
+from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import FIELDS
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
 
 
 def exported(tmp_path, shape, *layers, name: str = "net") -> str:
@@ -103,7 +105,7 @@ def test_layout_is_read_off_the_graph(tmp_path, shape, channels, before, layout,
 @pytest.mark.parametrize("before", [(Last(),), (Half(), Last()), (Last(), Half(), nn.ZeroPad2d(1))])
 def test_layout_behind_arithmetic_and_pads(tmp_path, before):
     from tvm_mobilenet.frontend import from_pt2
-    from tvm_mobilenet.images import channel_axis
+    from tvm_mobilenet.models.images import channel_axis
 
     model = exported(tmp_path, (1, 16, 24, 3), *before, *classifier(3, 2))
     assert channel_axis(from_pt2(model)) == 3

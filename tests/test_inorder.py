@@ -7,11 +7,14 @@ from itertools import groupby, product
 
 import numpy as np
 import pytest
-from tvm_mobilenet.schedules import inorder, pointwise
+from tvm_mobilenet.schedules import pointwise
+from tvm_mobilenet.schedules.in_order import pointwise as inorder
 
-from tvm_mobilenet import codegen, reference, schedules, targets
-from tvm_mobilenet.boards.core_model import CoreModel
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards.cost.core_model import CoreModel
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.layer import Layer
 
 A53 = targets.load("rpi3")

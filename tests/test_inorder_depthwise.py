@@ -6,10 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from tvm_mobilenet.schedules import inorder_depthwise, inorder_issue
+from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
+from tvm_mobilenet.schedules.in_order import issue as inorder_issue
 
-from tvm_mobilenet import codegen, reference, schedules, targets
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.layer import Layer
 
 A53 = targets.load("rpi3")

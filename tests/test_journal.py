@@ -12,11 +12,14 @@ import time
 import warnings
 
 import pytest
+from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs.journal import LONGEST_LINE, Journal, TornLineWarning, cut
+from tvm_mobilenet.tune_logs.log import Record, TuneLogs, trials_of
 
-from tvm_mobilenet import build, doctor, log, pricing, sweep, tune, tuning
+from tvm_mobilenet import build, doctor, sweep, tune
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.journal import LONGEST_LINE, Journal, TornLineWarning, cut
-from tvm_mobilenet.log import Record, TuneLogs, trials_of
+from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.tuning import session as tuning
 
 GOOD = {"layer": "pointwise m49 n16 k16 f32", "core": "cortex-a72", "decisions": {"tile_m": 1}, "cost": 100.0}
 PREDICTED = {**GOOD, "predicted": True}
@@ -326,7 +329,7 @@ def test_records_of_levels_do_not_mix(tmp_path, monkeypatch):
     from tvm_mobilenet.targets import host
 
     from tvm_mobilenet import targets
-    from tvm_mobilenet.boards import facts
+    from tvm_mobilenet.boards.agent import facts
 
     monkeypatch.setattr(host.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(facts, "features", lambda *_: list(host._V4))

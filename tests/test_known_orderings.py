@@ -11,10 +11,14 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from tvm_mobilenet.schedules import pointwise
 
-from tvm_mobilenet import codegen, options, pricing, reference, schedules, targets
-from tvm_mobilenet.boards.instructions import disassemble
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards.cost.instructions import disassemble
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.cli import options
+from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.survey import estimates as pricing
 
 RPI4 = targets.load("rpi4")
 CHAIN = "chain depthwise 56x56x64 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n64 k64 f32 relu6"

@@ -9,10 +9,10 @@ import time
 import warnings
 
 import pytest
+from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs.log import Journal, Record, TornLineWarning, TuneLogs
 
-from tvm_mobilenet import log
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.log import Journal, Record, TornLineWarning, TuneLogs
 
 POINTWISE = "pointwise m196 n512 k512 f32 relu6"
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from tvm_mobilenet import build, targets, verify
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.models.options import ModelOptions
 
 COLUMNS = (
     "model",

@@ -7,8 +7,8 @@ import pytest
 
 from tests.assembly import LOAD_DATA, assemble
 from tvm_mobilenet import targets
-from tvm_mobilenet.boards.memory import Caches, Traffic
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.boards.virtual.memory import Caches, Traffic
 
 SCRATCH = (0x6000_0000, 0x100_0000, 16)
 KIB = 1024
@@ -182,7 +182,8 @@ def test_tasks_side_by_side_fetch_what_they_share_once():
 def test_costs_of_several_cores_share_the_memory(tmp_path):
     from tvm_mobilenet.schedules import nest
 
-    from tvm_mobilenet import codegen, schedules
+    from tvm_mobilenet import schedules
+    from tvm_mobilenet.compiler import codegen
     from tvm_mobilenet.layer import Layer
 
     layer = Layer.parse("depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6")
@@ -190,7 +191,7 @@ def test_costs_of_several_cores_share_the_memory(tmp_path):
     path = tmp_path / "k.so"
     decisions = schedules.space(layer, target.core).default
     codegen.compile_kernels({nest.SYMBOL: schedules.kernel(layer, decisions)}, target, path)
-    from tvm_mobilenet import reference
+    from tvm_mobilenet.checking import reference
 
     arguments = reference.kernel_arguments(layer, decisions, reference.random_arguments(layer))
     with VirtualBoard(target).load(path) as module:

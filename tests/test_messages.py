@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 
 from tests import test_sure_networks as sure
 from tvm_mobilenet import __main__ as command
-from tvm_mobilenet import built, console, errors, frontend, network, targets, verify
+from tvm_mobilenet import errors, frontend, targets, verify
 from tvm_mobilenet.build import build
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.cli import entry
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler import network
+from tvm_mobilenet.models.options import ModelOptions
 
 CLASSES = re.compile(r"\b[A-Z]\w*(Error|Exception)\b|Traceback|Errno|<class|a bug, most likely|object at 0x")
 
@@ -208,7 +211,7 @@ def test_an_error_of_the_system_is_a_sentence(capsys):
     def fails(_):
         raise PermissionError(13, "Permission denied", "/root/secret")
 
-    assert console.run_verb(console.parser_for("verify", ""), fails, []) == 2
+    assert entry.run_verb(entry.parser_for("verify", ""), fails, []) == 2
     assert capsys.readouterr().err.startswith("error: /root/secret: permission denied\n  check")
     assert errors.reason(KeyError("plan")) == "it lacks 'plan'"
     assert errors.reason(ValueError()) == "it is damaged"
@@ -334,7 +337,7 @@ def test_a_convolution_that_is_none_is_refused_by_its_name(tmp_path, attributes,
 
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 def test_pads_that_onnx_finds_by_itself_are_its_own(tmp_path, auto_pad):
-    from tvm_mobilenet.reference import network_outputs
+    from tvm_mobilenet.checking.reference import network_outputs
 
     for size, kernel, stride in [(15, 2, 2), (15, 3, 2), (16, 5, 3), (4, 7, 1), (16, 1, 2)]:
         if auto_pad == "VALID" and kernel > size:

@@ -5,11 +5,14 @@ import pytest
 from agents import ARM64, Agent, server_of_tvm
 
 from tests import planted
-from tvm_mobilenet import fleet, output_check, schedules, targets
-from tvm_mobilenet.boards import address, measure
-from tvm_mobilenet.candidate import Candidate
+from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards import address
+from tvm_mobilenet.boards.agent import measure
+from tvm_mobilenet.checking import outputs as output_check
+from tvm_mobilenet.checking.outputs import WrongResult
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.output_check import WrongResult
+from tvm_mobilenet.tuning import fleet
+from tvm_mobilenet.tuning.candidate import Candidate
 
 LAYERS = [Layer.parse(name) for name in planted.LAYERS]
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import modules
 import pytest
 from tvm_mobilenet.targets import stored
+from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs.log import Journal, Record
 
-from tvm_mobilenet import bench, build, built, log, profile, targets, verify
+from tvm_mobilenet import bench, build, profile, targets, verify
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.log import Journal, Record
 
 FOLDER = Path(targets.__file__).parent
 L2 = 3 << 20  # of no core that ships

@@ -15,8 +15,11 @@ from pathlib import Path
 import modules
 import pytest
 
-from tvm_mobilenet import built, codegen, network, packages, peers
+from tvm_mobilenet import packages
+from tvm_mobilenet.compiler import codegen, network
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import MissingDependencyError
+from tvm_mobilenet.peers import files as peers
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -209,7 +212,7 @@ def hidden(monkeypatch, tmp_path):
     monkeypatch.setattr(codegen, "link", reached)
     monkeypatch.setattr("tvm_mobilenet.boards.open_board", reached)
     monkeypatch.setattr("tvm_mobilenet.tuning.search", reached)
-    monkeypatch.setattr("tvm_mobilenet.pricing.price_networks", reached)
+    monkeypatch.setattr("tvm_mobilenet.survey.estimates.price_networks", reached)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(b"not looked into")
     (tmp_path / "net.pt2").write_bytes(b"not looked into")

@@ -6,11 +6,13 @@ import modules
 import numpy as np
 import pytest
 
-from tvm_mobilenet import bench, benchmark_text, peers
-from tvm_mobilenet.boards import engines, measure
+from tvm_mobilenet import bench
+from tvm_mobilenet.boards.agent import engines, measure
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.measuring import benchmark_text
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.peers import files as peers
 
 FAMILIES = {
     "v1": modules.MODEL,

@@ -8,11 +8,11 @@ from torch import nn
 
 from tvm_mobilenet import frontend, passes, schedules, targets
 from tvm_mobilenet.build import build
+from tvm_mobilenet.checking.reference import kernel_arguments, random_arguments, reference
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.compiler.row_pitch import pitch_of, set_pitches
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
-from tvm_mobilenet.passes.pitch import pitch_of, set_pitches
-from tvm_mobilenet.reference import kernel_arguments, random_arguments, reference
+from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.verify import verify
 
 RPI4 = targets.load("rpi4")

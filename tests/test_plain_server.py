@@ -8,8 +8,10 @@ import modules
 import pytest
 from agents import free_port, server_of_tvm
 
-from tvm_mobilenet import bench, benchmark, built, doctor, profile, verify
-from tvm_mobilenet.boards.remote import wire
+from tvm_mobilenet import bench, doctor, profile, verify
+from tvm_mobilenet.boards import wire
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.measuring import benchmark
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_mobilenet import frontend, passes, schedules, targets
+from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
+from tvm_mobilenet.compiler.lower import lower_layers
+from tvm_mobilenet.compiler.plan import ALIGNMENT, PAGE, Plan, allocate, plan_of, read_plan
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
-from tvm_mobilenet.passes.fuse_chains import fuse_chains
-from tvm_mobilenet.passes.lower_layers import lower_layers
-from tvm_mobilenet.plan import ALIGNMENT, PAGE, Plan, allocate, plan_of, read_plan
 
 TARGET = targets.load("rpi4")
 

@@ -16,11 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tvm_mobilenet import codegen, targets
+from tvm_mobilenet import targets
+from tvm_mobilenet.bundle import link
+from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.preprocess import Preprocess, grey
 from tvm_mobilenet.models.resize import INTERPOLATIONS, RESIZES, resize_and_crop, scaled_size
-from tvm_mobilenet.runtime import link
 
 WIDTH_FIRST = int(PIL.__version__.split(".")[0]) < 13  # older Pillows resize the width first, whatever the proportions
 # Height and width of pictures, and of networks: up, down, one pixel, thin, much taller than wide.

@@ -5,10 +5,12 @@ import json
 
 import pytest
 
-from tvm_mobilenet import built, layer_profile, profile, targets
+from tvm_mobilenet import profile, targets
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.plan import Plan, Step, Tensor
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.plan import Plan, Step, Tensor
-from tvm_mobilenet.roofline import rooflines
+from tvm_mobilenet.measuring import layer_profile
+from tvm_mobilenet.measuring.roofline import rooflines
 
 RPI4 = targets.load("rpi4")
 
@@ -87,7 +89,7 @@ def test_shares_gflops_and_multiples_follow_from_the_times(predicted):
 def test_a_layer_of_large_sums_is_near_its_roofline():
     """The model of the core and the ceiling must speak of the same machine: no layer far below, a large one near."""
     from tvm_mobilenet import schedules
-    from tvm_mobilenet.candidate import Candidate, Evaluate
+    from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
 
     layer = Layer.parse("pointwise m49 n256 k256 f32 relu6")
     evaluate = Evaluate(RPI4)

@@ -10,13 +10,18 @@ import time
 import types
 
 import pytest
+from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.fake_board import Costs, cost_of
 from tests.test_search import BEST, NAMES, space
-from tvm_mobilenet import candidate, console, log, pricing, rebuild_logs, schedules, targets, tuning
-from tvm_mobilenet.candidate import Candidate, Evaluate
+from tvm_mobilenet import rebuild_logs, schedules, targets
+from tvm_mobilenet.cli import entry
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, Record
+from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.tuning import candidate
+from tvm_mobilenet.tuning import session as tuning
+from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
 
 SHIPPED = sorted(log.shipped("").parent.glob("*.jsonl"))
 
@@ -78,7 +83,7 @@ def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch)
     sender = threading.Thread(target=terminate)
     sender.start()
     try:
-        code = console.run_verb(
+        code = entry.run_verb(
             rebuild_logs.parser(),
             rebuild_logs._run,
             [
@@ -95,7 +100,7 @@ def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch)
     finally:
         sender.join()
         signal.signal(signal.SIGTERM, before)
-    assert code == console.INTERRUPTED
+    assert code == entry.INTERRUPTED
     records = list(Journal(tmp_path / "shipped" / "cortex-a72.jsonl").records())
     assert records and all(r.cost <= (1 + rebuild_logs.DEARER) * r.default_cost for r in records)
 

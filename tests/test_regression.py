@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from tvm_mobilenet import bench, benchmark, regression
+from tvm_mobilenet import bench
 from tvm_mobilenet.errors import RegressionError, TvmMobilenetError
+from tvm_mobilenet.measuring import benchmark, regression
 
 
 def changed(result, factors: dict, whole: float):

@@ -136,7 +136,7 @@ def test_no_such_host():
 
 
 def test_a_board_that_is_busy_is_waited_for(agent, library, monkeypatch, capsys):
-    from tvm_mobilenet.boards.remote import wire
+    from tvm_mobilenet.boards import wire
 
     monkeypatch.setattr(wire, "SILENCE_SECONDS", 0.5)
     with open_board(agent.url, HOST) as first:
@@ -255,7 +255,8 @@ def test_interrupted_during_a_run(agent, library):
 
 
 def test_verbs_end_with_code_4_before_anything_slow(tmp_path, capsys, monkeypatch):
-    from tvm_mobilenet import network, tune
+    from tvm_mobilenet import tune
+    from tvm_mobilenet.compiler import network
 
     url = f"rpc://127.0.0.1:{free_port()}"
     monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))

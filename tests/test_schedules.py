@@ -13,8 +13,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tvm_mobilenet.schedules.choices import Choice, Space
 
-from tvm_mobilenet import codegen, frontend, passes, reference, schedules, targets
-from tvm_mobilenet.boards.virtual import VirtualBoard
+from tvm_mobilenet import frontend, passes, schedules, targets
+from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.layer import ACTIVATIONS, RESIDUALS, Layer
 from tvm_mobilenet.models import registry
 

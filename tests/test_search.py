@@ -11,13 +11,13 @@ from collections import Counter
 
 import pytest
 from tvm_mobilenet.schedules.choices import Choice, Space
+from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.fake_board import Costs, cost_of
-from tvm_mobilenet.candidate import Candidate
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, Record
-from tvm_mobilenet.search import LayerSearch, Search, near
-from tvm_mobilenet.workers import Workers
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.search import LayerSearch, Search, near
+from tvm_mobilenet.tuning.workers import Workers
 
 NAMES = ["pointwise m196 n512 k512 f32 relu6", "pointwise m784 n256 k256 f32 relu6", "dense m1 n1000 k1024 f32"]
 BEST = {"tile_m": 7, "tile_n": 8, "unroll": 4, "order": "m"}

@@ -12,11 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.planting import Copy, instructions, minus, with_executed
-from tvm_mobilenet import build, targets, tolerance, verify
+from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.checking import tolerance
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import VerificationError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
 
 TARGET = targets.load("rpi4")
 node = helper.make_node

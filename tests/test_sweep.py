@@ -9,15 +9,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.test_cli import run
-from tvm_mobilenet import budget, built, pricing, report, sweep, targets, theory
+from tvm_mobilenet import sweep, targets
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.log import Journal, Record
 from tvm_mobilenet.models import cost as formulas
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.survey import budget, report, theory
+from tvm_mobilenet.survey import estimates as pricing
 from tvm_mobilenet.sweep import SweepResult, Twin, Variant
-from tvm_mobilenet.workers import Done
+from tvm_mobilenet.tuning.workers import Done
 
 RPI4 = targets.load("rpi4")
 SMALL = ModelOptions(model="v1", alpha=0.25, resolution=32)
@@ -117,7 +120,7 @@ def test_a_network_costs_what_the_built_module_is_predicted_to(priced, tmp_path)
     """With other weights, input and code around the kernels, a price is what verification finds on the module that
     ships: arithmetic and memory, on one core and on all."""
     from tvm_mobilenet.build import build
-    from tvm_mobilenet.network import load_network
+    from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.verify import verify
 
     _, found = priced
@@ -259,8 +262,10 @@ def test_a_network_that_cannot_be_run_is_named(pool, tmp_path, monkeypatch):
 def test_what_a_kernel_costs_does_not_depend_on_its_data(name, tmp_path):
     from tvm_mobilenet.schedules import nest
 
-    from tvm_mobilenet import codegen, reference, schedules
+    from tvm_mobilenet import schedules
     from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.checking import reference
+    from tvm_mobilenet.compiler import codegen
     from tvm_mobilenet.layer import Layer
 
     layer = Layer.parse(name)

@@ -16,11 +16,14 @@ import pytest
 import shown
 from hypothesis import given
 from hypothesis import strategies as st
+from tvm_mobilenet.tune_logs.log import Journal, shipped
 
-from tvm_mobilenet import __main__, console, interrupted, pricing, table, targets, titles
+from tvm_mobilenet import __main__, targets
+from tvm_mobilenet.cli import entry, interrupted
 from tvm_mobilenet.layer import ACTIVATIONS, Layer
-from tvm_mobilenet.log import Journal, shipped
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.terminal import console, table, titles
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).with_name("golden")
@@ -251,8 +254,8 @@ from tests.fake_board import Costs
 from tests.test_search import space
 from tvm_mobilenet import console, schedules, targets, tune
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, shipped
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.tune_logs.log import Journal, shipped
+from tvm_mobilenet.models.options import ModelOptions
 schedules.space = lambda layer, core: space()
 names = [f"pointwise m{{m}} n512 k{{k}} f32 relu6" for m in (196, 49, 16, 4) for k in range(64, 72)]
 network = types.SimpleNamespace(counts={{Layer.parse(n): 1 for n in names}}, layers=names, options=ModelOptions())
@@ -262,7 +265,7 @@ def run(args):
                        evaluate=Costs(delay={delay}), finish=lambda *a: (None, None))
     tune.print_result(result)
 parser = tune.parser()
-sys.exit(console.run_verb(parser, run, ["--log", {log!r}]))
+sys.exit(entry.run_verb(parser, run, ["--log", {log!r}]))
 """
 
 
@@ -357,7 +360,7 @@ def test_ctrl_c_says_that_trials_are_kept_and_how_to_go_on(tmp_path):
         terminal.read(b"tuning: 1")
         os.kill(terminal.process.pid, signal.SIGINT)
         output = terminal.read()
-        assert terminal.process.wait() == console.INTERRUPTED and "Traceback" not in output
+        assert terminal.process.wait() == entry.INTERRUPTED and "Traceback" not in output
     trials = log.with_suffix(".trials.jsonl")
     said = re.sub(r"\s+", " ", output[output.index("interrupted: ") :])
     assert said.startswith(f"interrupted: all trials so far are kept in {trials}; the same command goes on from there")
@@ -390,7 +393,7 @@ def test_where_two_latencies_differ_the_line_says_why(printed):
 def test_where_they_agree_nothing_is_said():
     import dataclasses
 
-    from tvm_mobilenet import tune_text
+    from tvm_mobilenet.cli import tune_text
 
     one = shown.tune_result()
     same = dataclasses.replace(

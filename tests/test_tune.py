@@ -5,11 +5,12 @@ import types
 
 import pytest
 from tvm_mobilenet.schedules.choices import Space
+from tvm_mobilenet.tune_logs.log import Journal, Record, trials_of
 
-from tvm_mobilenet import build, built, schedules, targets, tune
+from tvm_mobilenet import build, schedules, targets, tune
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.log import Journal, Record, trials_of
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
 
 LAYER = Layer.parse("pointwise m49 n64 k64 f32 relu6")
 
@@ -48,7 +49,7 @@ def test_a_deliberately_worse_default_is_beaten(monkeypatch, tmp_path, target):
 
 @pytest.fixture(scope="module")
 def network():
-    from tvm_mobilenet.network import load_network
+    from tvm_mobilenet.compiler.network import load_network
 
     return load_network(ModelOptions(alpha=0.25, resolution=32))
 

@@ -2,10 +2,11 @@
 
 import pytest
 from agents import ARM64, Agent, server_of_tvm
+from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
-from tvm_mobilenet import pricing, targets, tune
-from tvm_mobilenet.log import Journal, trials_of
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet import targets, tune
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.survey import estimates as pricing
 
 
 def measures_every_layer(model: ModelOptions, target, board: str, log) -> None:

@@ -9,11 +9,14 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from tests.planting import CHECKER, Copy, instructions, minus, some, with_executed
-from tvm_mobilenet import build, built, machine_check, output_check, targets, verify
+from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.checking import machine_check
+from tvm_mobilenet.checking import outputs as output_check
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.network import load_network
-from tvm_mobilenet.options import ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
 
 FAMILIES = {
     "v1": ModelOptions(model="v1", alpha=0.25, resolution=64),

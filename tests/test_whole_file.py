@@ -9,9 +9,10 @@ import threading
 
 import pytest
 
-from tvm_mobilenet import bench, build, factorize, profile, sweep, whole_file
+from tvm_mobilenet import bench, build, factorize, profile, sweep
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.whole_file import refusal, replacing, write_whole
+from tvm_mobilenet.files import whole_file
+from tvm_mobilenet.files.whole_file import refusal, replacing, write_whole
 
 
 def facts(path) -> tuple:
@@ -82,7 +83,7 @@ def test_devices_and_pipes_are_written_to_not_replaced(tmp_path):
         write_whole("/dev/full", "x", "--html")
 
 
-STDOUT = "import sys; from tvm_mobilenet.whole_file import write_whole; print('before'); "
+STDOUT = "import sys; from tvm_mobilenet.files.whole_file import write_whole; print('before'); "
 STDOUT += "write_whole(sys.argv[1], 'report\\n', '--html'); print('after')"
 
 

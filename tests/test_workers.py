@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_board import Jobs, Unable
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.workers import Workers
+from tvm_mobilenet.tuning.workers import Workers
 
 
 def alive(pid: int) -> bool:
@@ -73,7 +73,7 @@ PARENT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.fake_board import Jobs
-from tvm_mobilenet.workers import Workers
+from tvm_mobilenet.tuning.workers import Workers
 with Workers(Jobs(), 2, timeout=500) as workers:
     workers.submit(("child", sys.argv[1] + "0"))
     workers.submit(("child", sys.argv[1] + "1"))

@@ -7,23 +7,12 @@ by reading the files, not by importing them: help is there at once, and needs no
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import sys
-from pathlib import Path
 
-from . import __version__
-
-
-def verbs() -> dict[str, str]:
-    """The verbs and what they do, by name."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        source = path.read_text(encoding="utf-8")
-        if "\ndef main(argv" in source:
-            found[path.stem] = (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
-    return found
+from tvm_mobilenet import __version__
+from tvm_mobilenet.cli.verbs import verbs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module = importlib.import_module(f".{verb}", __package__)
     except ModuleNotFoundError as error:
-        from .console import missing_dependency, say
+        from tvm_mobilenet.packages import missing_dependency
+        from tvm_mobilenet.terminal.console import say
 
         missing = missing_dependency(error)
         if missing is None:

@@ -18,17 +18,19 @@ import struct
 import sys
 import time
 
-from . import __version__, console, options
-from .boards.address import AGENT_PORT, TRACKER_PORT
-from .errors import MissingDependencyError, TvmMobilenetError
-from .flags import refuse
+from tvm_mobilenet import __version__
+from tvm_mobilenet.boards.address import AGENT_PORT, TRACKER_PORT
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
+from tvm_mobilenet.terminal import console
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``agent``."""
-    new = console.parser_for("agent", __doc__.split("\n")[0])
+    new = entry.parser_for("agent", __doc__.split("\n")[0])
     new.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: %(default)s)")
     new.add_argument("--port", type=int, default=AGENT_PORT, help="0: any free one (default: %(default)s)")
     new.add_argument("--key", default="", metavar="NAME", help="such as rpi4; clients must name it")
@@ -106,8 +108,8 @@ def is_private(host: str) -> bool:
 
 def _run(args: argparse.Namespace) -> int:
     tracker = check(args)
-    from .boards import services, tvm_alone
-    from .boards.agent_server import AgentServer
+    from tvm_mobilenet.boards.agent import services, tvm_alone
+    from tvm_mobilenet.boards.agent.server import AgentServer
 
     tvm_alone.import_tvm()
     import tvm
@@ -131,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

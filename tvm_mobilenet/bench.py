@@ -15,10 +15,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import console, flags, options, packages
-from .benchmark import Benchmark
-from .errors import TvmMobilenetError
-from .whole_file import output_file
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import entry, flags, options
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import output_file
+from tvm_mobilenet.measuring.benchmark import Benchmark
+from tvm_mobilenet.terminal import console
 
 
 def bench(
@@ -64,8 +66,8 @@ def bench(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built
-    from .boards import open_board
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.compiler import module as built
 
     module = built.read(folder)
     target = target or module.target
@@ -83,7 +85,7 @@ def bench(
                 target=target,
                 show=show,
             )
-    from . import measured_rows
+    from tvm_mobilenet.measuring import measured_rows
 
     if not board.measures:
         if against:
@@ -95,8 +97,9 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         others = {}
         if against:
-            from . import model_files, peers
-            from .network import load_network
+            from tvm_mobilenet.compiler import model_files
+            from tvm_mobilenet.compiler.network import load_network
+            from tvm_mobilenet.peers import files as peers
 
             show(f"writing the network for {', '.join(against)}")
             network = load_network(model_files.from_build(module))
@@ -117,7 +120,7 @@ def bench(
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``bench``."""
-    new = console.parser_for("bench", __doc__.split("\n")[0])
+    new = entry.parser_for("bench", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
     group = new.add_argument_group("measuring")
@@ -161,8 +164,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import benchmark, benchmark_text, built, measured_rows, peers, regression
-    from .boards import open_board
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.measuring import benchmark, benchmark_text, measured_rows, regression
+    from tvm_mobilenet.peers import files as peers
 
     flags.refuse_for_bench(args)
     against = peers.parse(args.against) if args.against else ()
@@ -223,7 +228,7 @@ def _check_timing(args: argparse.Namespace, board, module, measured_rows) -> int
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

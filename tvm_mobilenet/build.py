@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from . import console, options, packages
-from .flags import refuse
-from .log import TuneLogs, consulted
-from .table import Layers, Words
-from .whole_file import folder_to_write, output_file
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.compiler.decide import decide
+from tvm_mobilenet.files.whole_file import folder_to_write, output_file
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Layers, Words
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,6 @@ class BuildResult:
         )
 
 
-def decide(layers, target, log: Path | None = None) -> list:
-    """The decisions of each layer: the user's log's, else the shipped one's, else the schedule's default.
-
-    Returns
-    -------
-    list of built.BuiltLayer
-        In the order of ``layers``.
-    """
-    from . import built, schedules
-
-    logs = TuneLogs(consulted(log, target.core.name), target)
-    found = []
-    for layer in layers:
-        known = logs.find(layer)
-        decisions = known.record.decisions if known else schedules.space(layer, target.core).default
-        found.append(built.BuiltLayer(layer.name, decisions, str(known.source.name) if known else "default"))
-    return found
-
-
 def build(
     model: options.ModelOptions,
     target,
@@ -114,14 +97,16 @@ def build(
     TvmMobilenetError
         A model that cannot be imported, a missing linker, an output that cannot be written.
     """
-    from . import built, codegen, model_files, passes
-    from .errors import TvmMobilenetError, reason
-    from .passes.lower_layers import lower_layers
-    from .plan import plan_of
+    from tvm_mobilenet import passes
+    from tvm_mobilenet.compiler import codegen, model_files
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.lower import lower_layers
+    from tvm_mobilenet.compiler.plan import plan_of
+    from tvm_mobilenet.errors import TvmMobilenetError, reason
 
     if network is None:
-        from .network import load_network
-        from .notices import announce
+        from tvm_mobilenet.cli.notices import announce
+        from tvm_mobilenet.compiler.network import load_network
 
         network = load_network(model)
         announce(network)
@@ -147,7 +132,7 @@ def build(
     }
     module = built.write(folder, plan, parameters, layers, info, target)
     if bundle is not None:
-        from .bundle import make
+        from tvm_mobilenet.bundle.pack import make
 
         make(folder, lowered=lowered, network=network, target=target, linker=linker, embed_weights=embed_weights).write(
             bundle
@@ -184,7 +169,7 @@ def bundle_path(text: str) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``build``."""
-    new = console.parser_for("build", __doc__.split("\n")[0])
+    new = entry.parser_for("build", __doc__.split("\n")[0])
     options.add_model_options(new, inputs=True)
     options.add_target_options(new, board=False)
     options.add_output_options(new)
@@ -227,7 +212,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

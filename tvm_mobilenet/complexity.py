@@ -17,15 +17,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from . import options as shared
-from . import packages, papers_text
-from .console import parser_for, print_json, print_table, print_text, run_verb, say
-from .errors import TvmMobilenetError
-from .flags import refuse
-from .layer import Layer
-from .models import cost
-from .options import ModelOptions
-from .table import Detail, Layers
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import options as shared
+from tvm_mobilenet.cli import papers_text
+from tvm_mobilenet.cli.entry import parser_for, run_verb
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models import cost
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal.console import print_json, print_table, print_text, say
+from tvm_mobilenet.terminal.table import Detail, Layers
 
 PAPERS = {"v1": "1704.04861", "v2": "1801.04381", "v3": "1905.02244", "release": "tensorflow/models"}
 COUNTS = ("formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%")
@@ -171,8 +173,8 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     TvmMobilenetError
         If it is none of these.
     """
-    from .frontend.files import check_model, looks_like_a_file
-    from .models.registry import check_shape
+    from tvm_mobilenet.frontend.files import check_model, looks_like_a_file
+    from tvm_mobilenet.models.registry import check_shape
 
     if looks_like_a_file(text):
         check_model(text, "--compare")
@@ -198,15 +200,15 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
 
 def _calls(options: ModelOptions) -> list:
     """The graph's layers. The values of weights do not matter here, but a checkpoint must be this network's."""
-    from . import frontend, passes
-    from .models import registry
-    from .network import load_network
+    from tvm_mobilenet import frontend, passes
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.models import registry
 
     if options.is_file:
         return load_network(options).layers
     import torch
 
-    from .models.weights import load_weights
+    from tvm_mobilenet.models.weights import load_weights
 
     registry.check_shape(options.alpha, options.resolution, options.classes)
     module = registry.architecture(options.model, options.alpha, options.classes, options.features or None)

@@ -11,10 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import console, options
-from .checks import DOUBTFUL, FAILED, SKIPPED, Checks
-from .errors import TvmMobilenetError
-from .whole_file import journal_file
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.diagnosis.checks import DOUBTFUL, FAILED, SKIPPED, Checks
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import journal_file
+from tvm_mobilenet.terminal import console
 
 
 def doctor(
@@ -44,15 +45,15 @@ def doctor(
     TvmMobilenetError
         The board's address is none.
     """
-    from .boards import address
-    from .doctor_local import check_local
+    from tvm_mobilenet.boards import address
+    from tvm_mobilenet.diagnosis.local import check_local
 
     where = address.parse(board) if board else None
     checks = Checks(show, debug=debug)
     with _scratch() as folder:
         check_local(checks, target, log, linker, Path(folder))
         if where and where.kind != "virtual":
-            from .doctor_board import check_board
+            from tvm_mobilenet.diagnosis.board import check_board
 
             check_board(checks, where, target, Path(folder))
     return checks
@@ -81,7 +82,7 @@ def print_result(checks: Checks) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``doctor``."""
-    new = console.parser_for("doctor", __doc__.split("\n")[0])
+    new = entry.parser_for("doctor", __doc__.split("\n")[0])
     options.add_target_options(new)
     new.add_argument(
         "--log",
@@ -114,7 +115,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

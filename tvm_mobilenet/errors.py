@@ -4,6 +4,11 @@ Every verb ends with one of these codes: 0 done, 2 usage, 3 a package or tool is
 failed, 6 slower than asked. A traceback is printed only with ``--debug``.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 def reason(error: BaseException) -> str:
     """Why something failed, for a sentence: the system's own words for a file, without names of Python classes."""
@@ -60,3 +65,8 @@ class RegressionError(TvmMobilenetError):
     """A measurement is slower than asked."""
 
     exit_code = 6
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word that is most like another; empty when none is."""
+    return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), "")

@@ -24,14 +24,15 @@ from pathlib import Path
 
 import numpy as np
 
-from . import options as shared
-from . import packages
-from .console import parser_for, print_json, print_table, print_text, run_verb, say
-from .errors import TvmMobilenetError
-from .flags import refuse
-from .options import ModelOptions
-from .table import Layers
-from .whole_file import output_file, write_whole
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import options as shared
+from tvm_mobilenet.cli.entry import parser_for, run_verb
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import output_file, write_whole
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal.console import print_json, print_table, print_text, say
+from tvm_mobilenet.terminal.table import Layers
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def factorize(options: ModelOptions, layer: str | None = None) -> list[Factorisa
 
 def standard_convolutions(options: ModelOptions, layer: str | None = None) -> list:
     """The calls of a model's graph that are convolutions over more than one pixel and one group."""
-    from .network import load_network
+    from tvm_mobilenet.compiler.network import load_network
 
     calls = load_network(options).layers
     found = [c for c in calls if c.layer.kind == "conv" and c.layer.groups == 1 and math.prod(c.layer.kernel) > 1]

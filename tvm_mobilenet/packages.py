@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import MissingDependencyError
+from tvm_mobilenet.errors import MissingDependencyError
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,12 @@ def remedy(*modules: str) -> str:
     extras = ",".join(dict.fromkeys(MODULES[name].extra for name in modules if MODULES[name].extra))
     where = _short(root) + (f"[{extras}]" if extras else "")
     return pip_install("-e", where, "-c", _short(root / "constraints.txt"))
+
+
+def missing_dependency(error: BaseException) -> MissingDependencyError | None:
+    """The error of a package that an extra would have installed, or None when ``error`` is another."""
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return missing("this", [name]) if name in MODULES else None
 
 
 def pip_install(*words: str) -> str:

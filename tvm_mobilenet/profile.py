@@ -13,12 +13,14 @@ import json
 import sys
 from pathlib import Path
 
-from . import console, options, packages
-from .errors import TvmMobilenetError
-from .flags import refuse, refuse_for_predictions
-from .layer_profile import LayerProfile, Profile, trace
-from .table import Detail, Layers
-from .whole_file import output_file, write_whole
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli.flags import refuse, refuse_for_predictions
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import output_file, write_whole
+from tvm_mobilenet.measuring.layer_profile import LayerProfile, Profile, trace
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Detail, Layers
 
 VIEWS = ("order", "slowest", "kind")
 
@@ -45,8 +47,9 @@ def profile(
     BoardError
         The board cannot be reached, or the module does not run there.
     """
-    from . import built, layer_profile
-    from .boards import open_board
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.measuring import layer_profile
 
     module = built.read(folder)
     target = target or module.target
@@ -129,7 +132,7 @@ def _cumulated(items) -> list[float]:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``profile``."""
-    new = console.parser_for("profile", __doc__.split("\n")[0])
+    new = entry.parser_for("profile", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
     new.add_argument("--threads", type=options.positive(int), default=1, help="default: %(default)s")
@@ -146,8 +149,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built
-    from .boards import open_board
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.compiler import module as built
 
     if args.json:
         refuse(args, ("--view",), "it is how the table is ordered; the JSON document has every layer", "leave it out")
@@ -168,7 +171,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

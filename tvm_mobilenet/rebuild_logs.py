@@ -21,10 +21,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import console, log, options, packages, tuning
-from .options import ModelOptions
-from .search import LayerSearch, identity
-from .whole_file import folder_to_write
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.files.whole_file import folder_to_write
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tuning import session as tuning
+from tvm_mobilenet.tuning.search import LayerSearch, identity
 
 GAIN = 0.003  # of the default's score: less is hardly worth a line
 DEARER = 0.02  # of the default's cost on one core, for what it gains on four and in the caches
@@ -69,7 +73,7 @@ def winner(search: LayerSearch) -> log.Record | None:
     if default is None or default.cost is None:
         return None
 
-    from .schedules.choices import EVEN
+    from tvm_mobilenet.schedules.choices import EVEN
 
     def better(record: log.Record) -> bool:
         if record.cost is None or not record.whole or record.cost > (1 + DEARER) * default.cost:
@@ -143,9 +147,9 @@ def rebuild(
     time_limit : float
         Seconds of search in all, those of interrupted runs included: half of it for the first round.
     """
-    from .candidate import Evaluate
-    from .pricing import weightless
-    from .tune import show_search
+    from tvm_mobilenet.survey.estimates import weightless
+    from tvm_mobilenet.tune import show_search
+    from tvm_mobilenet.tuning.candidate import Evaluate
 
     targets, rounds, outlines, done = list(targets), list(rounds), {}, {}
     for k, networks in enumerate(rounds):
@@ -176,7 +180,7 @@ def _line(one: Shipped) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    new = console.parser_for("rebuild_logs", __doc__.split("\n")[0])
+    new = entry.parser_for("rebuild_logs", __doc__.split("\n")[0])
     new.add_argument("--targets", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
     new.add_argument("--trials", type=options.positive(int), default=TRIALS, help="a layer (default: %(default)s)")
     new.add_argument(
@@ -194,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from . import targets
+    from tvm_mobilenet import targets
 
     wanted = packages.for_model(options.ModelOptions()) + packages.for_board("virtual") + packages.SEARCH
     packages.require("rebuild_logs", *wanted)
@@ -214,7 +218,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

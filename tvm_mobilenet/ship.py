@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from . import console
-from .errors import BoardError, MissingDependencyError, TvmMobilenetError, reason
-from .flags import refuse
-from .table import Words
+from tvm_mobilenet.cli import entry
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError, reason
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Words
 
 KEEP = 3
 _LOST = 255  # ssh's own exit code
@@ -236,7 +237,7 @@ def print_result(results: list[Shipped]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``ship``."""
-    new = console.parser_for("ship", __doc__.split("\n")[0])
+    new = entry.parser_for("ship", __doc__.split("\n")[0])
     new.add_argument("--bundle", type=Path, metavar="FILE", help="what `build --bundle` wrote")
     new.add_argument(
         "--to",
@@ -278,7 +279,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.rollback:
         one = rollback
     else:
-        from . import bundle
+        from tvm_mobilenet.bundle import pack as bundle
 
         whole = bundle.read(args.bundle)
 
@@ -292,7 +293,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,14 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from . import budget, console, options, packages
-from .errors import RegressionError
-from .flags import refuse_for_sweep
-from .sweep_text import print_result, write_csv
-from .whole_file import journal_file, output_file
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli.flags import refuse_for_sweep
+from tvm_mobilenet.errors import RegressionError
+from tvm_mobilenet.files.whole_file import journal_file, output_file
+from tvm_mobilenet.survey import budget
+from tvm_mobilenet.survey.sweep_text import print_result, write_csv
+from tvm_mobilenet.terminal import console
 
 PRICES = options.OUTPUT / "sweep.jsonl"
 
@@ -115,7 +118,7 @@ def networks_of(families: Sequence[str], alphas: Sequence[float], resolutions: S
     TvmMobilenetError
         An unknown family (the nearest is suggested), alpha not above 0, a resolution that is no multiple of 32.
     """
-    from .models import registry
+    from tvm_mobilenet.models import registry
 
     for alpha in alphas:
         registry.check_shape(alpha, 224, 1000)
@@ -156,7 +159,7 @@ def sweep(
     TvmMobilenetError
         A network that there is not, a kernel that does not run.
     """
-    from . import pricing
+    from tvm_mobilenet.survey import estimates as pricing
 
     networks = list(networks)
     separable = [n for n in networks if n.model == "v1"]
@@ -191,7 +194,7 @@ def sweep(
 
 
 def _variant(price, target) -> Variant:
-    from .models import registry
+    from tvm_mobilenet.models import registry
 
     scale = 1e3 / target.clock_hz if price.predicted else 1e3
     top1, source = accuracies().get((registry.find(price.model).name, price.alpha, price.resolution), (None, ""))
@@ -218,7 +221,7 @@ def _memory(made, target) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sweep``."""
-    new = console.parser_for("sweep", __doc__.split("\n")[0])
+    new = entry.parser_for("sweep", __doc__.split("\n")[0])
     group = new.add_argument_group("networks")
     group.add_argument(
         "--families",
@@ -266,7 +269,7 @@ def _run(args: argparse.Namespace) -> int:
     how = {"prices": args.prices, "log": args.log, "workers": args.jobs, "linker": args.linker, "debug": args.debug}
     found = None
     if args.theory:
-        from . import theory
+        from tvm_mobilenet.survey import theory
 
         packages.require("sweep --theory", *needs("virtual", args.linker, False))
         with console.Progress() as progress:
@@ -296,7 +299,7 @@ def _run(args: argparse.Namespace) -> int:
         write_csv(result, args.csv)
         console.say(f"table: {args.csv}")
     if args.html:
-        from . import report
+        from tvm_mobilenet.survey import report
 
         report.write(result, args.html, found)
         console.say(f"report: {args.html}")
@@ -323,10 +326,10 @@ def _shown(progress):
 
 def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, board: str, document: dict) -> int:
     """Build and verify the best network that fits, priced and built; or say by how much the nearest misses."""
-    from .build import build
-    from .network import load_network
-    from .notices import announce
-    from .verify import verify
+    from tvm_mobilenet.build import build
+    from tvm_mobilenet.cli.notices import announce
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.verify import verify
 
     done: dict = {}
 
@@ -383,7 +386,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import console, fleet, known_layers, options, packages, prediction_error, tuning
-from .flags import refuse
-from .tune_text import print_result, show_search, write_charts
-from .tuning import TIME_LIMIT, TRIALS, Work
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.cli.tune_text import print_result, show_search, write_charts
+from tvm_mobilenet.measuring import prediction_error
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.tuning import fleet, known_layers
+from tvm_mobilenet.tuning import session as tuning
+from tvm_mobilenet.tuning.session import TIME_LIMIT, TRIALS, Work
 
 
 @dataclass(frozen=True)
@@ -134,13 +139,13 @@ def tune(
         A model or target that does not fit, a log that cannot be written, a build that does not verify.
     """
     if evaluate is None:
-        from .candidate import Evaluate
+        from tvm_mobilenet.tuning.candidate import Evaluate
 
         evaluate = Evaluate(target, board, linker)
     pool, boards = fleet.of(board, target, linker, workers, debug)
     if network is None:
-        from .network import load_network
-        from .notices import announce as announce_network
+        from tvm_mobilenet.cli.notices import announce as announce_network
+        from tvm_mobilenet.compiler.network import load_network
 
         network = load_network(model)
         announce_network(network)
@@ -156,7 +161,7 @@ def tune(
 
 def build_and_verify(network, target, log: Path, output: Path, linker: str | None, board: str) -> tuple:
     """The module with the logs' decisions, and its comparison with PyTorch."""
-    from . import build, verify
+    from tvm_mobilenet import build, verify
 
     console.say(f"building into {output}")
     built = build.build(network.options, target, log=log, output=output, linker=linker, network=network)
@@ -236,7 +241,7 @@ def announce(model: options.ModelOptions, target, board: str, args: argparse.Nam
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``tune``."""
-    new = console.parser_for("tune", __doc__.split("\n")[0])
+    new = entry.parser_for("tune", __doc__.split("\n")[0])
     options.add_model_options(new)
     options.add_target_options(new)
     group = new.add_argument_group("search")
@@ -268,8 +273,8 @@ def _run(args: argparse.Namespace) -> int:
     packages.require("tune", *(packages.for_model(model) if stops else needs(model, target, board, args.linker)))
     announce(model, target, board, args)
     if stops:
-        from .network import load_network
-        from .notices import announce as announce_network
+        from tvm_mobilenet.cli.notices import announce as announce_network
+        from tvm_mobilenet.compiler.network import load_network
 
         network = load_network(model).for_target(target)
         announce_network(network)
@@ -297,7 +302,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import console, options, packages
-from .flags import refuse
-from .machine_check import LAYER_TOLERANCE, LayerCheck, check, first_wrong, require
-from .network_ends import OutputCheck
-from .table import Detail, Layers
+from tvm_mobilenet import packages
+from tvm_mobilenet.checking.machine_check import LAYER_TOLERANCE, LayerCheck, check, first_wrong, require
+from tvm_mobilenet.checking.network_ends import OutputCheck
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Detail, Layers
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,15 @@ def verify(
     BoardError
         The board cannot be reached, or a kernel ran wild.
     """
-    from . import built, model_files
-    from .boards import open_board
-    from .models.labels import best_classes
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.compiler import model_files
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.models.labels import best_classes
 
     module = built.read(folder)
     target = target or module.target
     if network is None:
-        from .network import load_network
+        from tvm_mobilenet.compiler.network import load_network
 
         network = load_network(model_files.from_build(module))
     batch = network.inputs(count) if inputs is None else inputs
@@ -183,7 +186,7 @@ def print_result(result: VerifyResult) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``verify``."""
-    new = console.parser_for("verify", __doc__.split("\n")[0])
+    new = entry.parser_for("verify", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
     new.add_argument(
@@ -199,10 +202,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import built, model_files
-    from .boards import open_board
-    from .network import load_network
-    from .notices import announce
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.cli.notices import announce
+    from tvm_mobilenet.compiler import model_files
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.network import load_network
 
     if args.input:
         refuse(args, ("--inputs",), "it is the number of photographs, in whose place --input stands", "leave out one")
@@ -221,7 +225,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.run_verb(parser(), _run, argv)
+    return entry.run_verb(parser(), _run, argv)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ import numpy as np
 
 from tests.evidence import executed
 from tvm_mobilenet import targets
-from tvm_mobilenet.boards.kernel_run import Counts, Part
-from tvm_mobilenet.boards.memory import LINE, Traffic
-from tvm_mobilenet.boards.memory_time import part_time
+from tvm_mobilenet.boards.cost.memory_time import part_time
+from tvm_mobilenet.boards.virtual.kernel_run import Counts, Part
+from tvm_mobilenet.boards.virtual.memory import LINE, Traffic
 
 TABLE = Path(__file__).parent.parent / "tables" / "board_times.json"
 PASSES = Path(__file__).with_name("peer_passes.py")

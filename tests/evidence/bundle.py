@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import bundles
 
 from tvm_mobilenet import targets
-from tvm_mobilenet.runtime import link
+from tvm_mobilenet.bundle import link
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
 OVERHEAD, RUNS, BLOCK = 0.005, 4, 10

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards.core_model import CoreModel
-from tvm_mobilenet.boards.elf import Image
-from tvm_mobilenet.boards.kernel_run import Counts
-from tvm_mobilenet.boards.memory import Traffic
+from tvm_mobilenet.boards.cost.core_model import CoreModel
+from tvm_mobilenet.boards.virtual.elf import Image
+from tvm_mobilenet.boards.virtual.kernel_run import Counts
+from tvm_mobilenet.boards.virtual.memory import Traffic
 
 SOURCE = Path(__file__).with_suffix(".c")
 MARK = 0x7E570000  # getpgid(MARK + 1) begins, + 2 begins another pass, + 3 ends

@@ -94,9 +94,11 @@ def compare(name: str, target, cpu: str, plain) -> dict:
     """One kernel: cycles by both over the same traces; ``plain``: the core as ``not_forwarding`` has it."""
     from tvm_mobilenet.schedules import nest
 
-    from tvm_mobilenet import codegen, reference, schedules
-    from tvm_mobilenet.boards.core_model import CoreModel
-    from tvm_mobilenet.boards.virtual import VirtualBoard
+    from tvm_mobilenet import schedules
+    from tvm_mobilenet.boards.cost.core_model import CoreModel
+    from tvm_mobilenet.boards.virtual.board import VirtualBoard
+    from tvm_mobilenet.checking import reference
+    from tvm_mobilenet.compiler import codegen
     from tvm_mobilenet.layer import Layer
 
     layer = Layer.parse(name)

@@ -77,7 +77,7 @@ def workload(layer):
 
 def operands(layer) -> tuple[list[np.ndarray], np.ndarray]:
     """Arguments of ``workload``, and what should come out."""
-    from tvm_mobilenet import reference
+    from tvm_mobilenet.checking import reference
 
     given = reference.random_arguments(layer)
     expected = reference.reference(layer, given["data"], given["weight"], given["bias"])
@@ -104,7 +104,7 @@ class Evaluate:
     """``candidate.Evaluate``, and the same for MetaSchedule's modules; called in workers."""
 
     def __init__(self, target):
-        from tvm_mobilenet.candidate import Evaluate as Ours
+        from tvm_mobilenet.tuning.candidate import Evaluate as Ours
 
         self.target, self.ours = target, Ours(target)
 
@@ -117,9 +117,9 @@ class Evaluate:
         import tvm
         from tvm_mobilenet.schedules.nest import SYMBOL
 
-        from tvm_mobilenet import codegen
+        from tvm_mobilenet.checking.outputs import require_right
+        from tvm_mobilenet.compiler import codegen
         from tvm_mobilenet.layer import Layer
-        from tvm_mobilenet.output_check import require_right
 
         (data, _, bias, out), expected = operands(Layer.parse(job.layer))
         main = tvm.ir.load_json(job.text)["main"].with_attr("global_symbol", SYMBOL)
@@ -157,7 +157,7 @@ def own_space(name: str, target, workers, trials: int, batch: int) -> dict:
     """The best cost of so many trials of MetaSchedule's on a layer, and the seconds they took."""
     from tvm.s_tir import meta_schedule as ms
 
-    from tvm_mobilenet import codegen
+    from tvm_mobilenet.compiler import codegen
     from tvm_mobilenet.layer import Layer
 
     layer = Layer.parse(name)
@@ -211,11 +211,12 @@ def own_space(name: str, target, workers, trials: int, batch: int) -> dict:
 
 def ours(name: str, target, workers, trials: int) -> dict:
     """The default's cost, and the best of so many trials of our search, from nothing."""
+    from tvm_mobilenet.tune_logs.log import Record
+
     from tvm_mobilenet import schedules
-    from tvm_mobilenet.candidate import Candidate
     from tvm_mobilenet.layer import Layer
-    from tvm_mobilenet.log import Record
-    from tvm_mobilenet.search import LayerSearch
+    from tvm_mobilenet.tuning.candidate import Candidate
+    from tvm_mobilenet.tuning.search import LayerSearch
 
     search = LayerSearch(name, schedules.space(Layer.parse(name), target.core), trials=trials)
     while (point := search.ask()) is not None:
@@ -243,7 +244,7 @@ def ours(name: str, target, workers, trials: int) -> dict:
 def main(argv=None) -> None:
     """A table on stdout: MetaSchedule's best of its own space beside our default and our best."""
     from tvm_mobilenet import targets
-    from tvm_mobilenet.workers import Workers
+    from tvm_mobilenet.tuning.workers import Workers
 
     parser = argparse.ArgumentParser(prog="python -m tests.evidence.metaschedule_space")
     parser.add_argument("target", help="a board, such as rpi4")

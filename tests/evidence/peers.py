@@ -69,13 +69,14 @@ class Row:
 
 def measure(board: str, options) -> Row:
     """A network (``ModelOptions``) of the registry, built with the decisions that ship and run on a virtual board."""
-    from tvm_mobilenet import built, targets
+    from tvm_mobilenet import targets
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.boards.plan_runner import PlanRunner
     from tvm_mobilenet.build import build
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.layer import Layer
-    from tvm_mobilenet.network import load_network
-    from tvm_mobilenet.pricing import code_bytes
+    from tvm_mobilenet.survey.estimates import code_bytes
 
     target = targets.load(board)
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
@@ -128,11 +129,12 @@ def by_harness(harness: Path, board: str) -> Executed:
     """Build, pack and run our module there."""
     import numpy as np
 
-    from tvm_mobilenet import built, targets
+    from tvm_mobilenet import targets
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.boards.plan_runner import PlanRunner
     from tvm_mobilenet.build import build
-    from tvm_mobilenet.options import ModelOptions
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.models.options import ModelOptions
 
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         model = ModelOptions(model=str(harness / "models" / "v1.onnx"))
@@ -223,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, row in kept.items():
         if row["runner"] and row["runner"] in args.again:
             peers[name] = {b: again(args.harness.resolve(), row["runner"], b) for b in CPU}
-    from tvm_mobilenet.options import ModelOptions
+    from tvm_mobilenet.models.options import ModelOptions
 
     measured = {}
     for board in BOARDS:

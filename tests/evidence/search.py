@@ -93,9 +93,9 @@ def prices(target_name: str, path: str, jobs: str = "2") -> None:
 def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
     """Price the points of one layer; a line of the file each."""
     from tvm_mobilenet import schedules, targets
-    from tvm_mobilenet.candidate import Candidate, Evaluate
     from tvm_mobilenet.layer import Layer
-    from tvm_mobilenet.search import identity
+    from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
+    from tvm_mobilenet.tuning.search import identity
 
     target_name, path, name = work
     target, file = targets.load(target_name), Path(path)
@@ -131,8 +131,9 @@ def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
 
 def shipped(space, seed: int, use_proposals: bool = True, use_neighbours: bool = True) -> Iterator[dict]:
     """``search.LayerSearch``; without Optuna's proposals, or without neighbours."""
-    from tvm_mobilenet.log import Record
-    from tvm_mobilenet.search import LayerSearch
+    from tvm_mobilenet.tune_logs.log import Record
+
+    from tvm_mobilenet.tuning.search import LayerSearch
 
     one = LayerSearch("layer", space, trials=TRIALS)
     one._random = random.Random(seed)

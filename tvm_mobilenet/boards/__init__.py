@@ -6,32 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tvm_mobilenet.boards.interface import Measurement, PredictedCycles, Seconds
 
-
-@dataclass(frozen=True, order=True)
-class Measurement:
-    """What a kernel or a network costs. ``Seconds`` and ``PredictedCycles`` never compare with each other."""
-
-    value: float
-
-    unit = ""
-    predicted = False
-
-
-@dataclass(frozen=True, order=True)
-class Seconds(Measurement):
-    """Wall time measured on a real board, in seconds."""
-
-    unit = "s"
-
-
-@dataclass(frozen=True, order=True)
-class PredictedCycles(Measurement):
-    """Cycles of one core, predicted by the core model from executed code."""
-
-    unit = "cycles"
-    predicted = True
+__all__ = ["Measurement", "PredictedCycles", "Seconds", "open_board", "reach"]
 
 
 def open_board(kind: str, target):
@@ -52,7 +29,7 @@ def open_board(kind: str, target):
 
     where = address.parse(kind)
     if where.kind == "virtual":
-        from tvm_mobilenet.boards.virtual import VirtualBoard
+        from tvm_mobilenet.boards.virtual.board import VirtualBoard
 
         return VirtualBoard(target)
     if where.kind == "local":
@@ -72,8 +49,7 @@ def reach(kind: str) -> int:
     TvmMobilenetError, BoardError
         The address is wrong, or nobody answers there.
     """
-    from tvm_mobilenet.boards import address
-    from tvm_mobilenet.boards.remote import wire
+    from tvm_mobilenet.boards import address, wire
 
     where = address.parse(kind)
     if where.kind == "rpc":

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from tvm_mobilenet.arguments import nearest
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, nearest
 
 AGENT_PORT = 9090  # what ``python -m tvm.exec.rpc_server`` takes, and
 TRACKER_PORT = 9190  # ``python -m tvm.exec.rpc_tracker``

@@ -85,7 +85,7 @@ class LocalBoard:
 
     def service(self, name: str, request: dict) -> dict:
         """What a service answers (``services``); it runs in this process."""
-        from tvm_mobilenet.boards import services
+        from tvm_mobilenet.boards.agent import services
 
         return services.call(name, request)
 

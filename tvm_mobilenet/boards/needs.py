@@ -14,17 +14,15 @@ def missing(target, flags: Iterable[str]) -> list[str]:
     ----------
     target : targets.Target
     flags : iterable of str
-        The CPU's, as ``facts.features`` names them.
+        The CPU's, as ``targets.cpu.features`` names them.
     """
-    from tvm_mobilenet.targets import host
+    from tvm_mobilenet.targets import features, host
 
     has = {_plain(flag) for flag in flags}
     level = host.of_llvm_cpu(target.llvm_cpu or target.core.llvm_cpu)
     wanted = list(level.flags) if level else []
     if level is None or target.llvm_attributes:
-        from tvm_mobilenet.runtime import link
-
-        wanted += link.features(target)
+        wanted += features.features(target)
     return [flag for flag in wanted if _plain(flag) not in has]
 
 

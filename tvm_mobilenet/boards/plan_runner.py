@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet.compiler.plan import Plan, Step, Tensor
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.plan import Plan, Step, Tensor
 
 
 @dataclass(frozen=True)

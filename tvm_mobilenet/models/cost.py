@@ -140,7 +140,7 @@ def model_costs(name: str, alpha: float = 1.0, resolution: int = 224, num_classe
     """The costs of a registry model's layers; takes milliseconds, no weights are made."""
     import torch
 
-    from . import registry
+    from tvm_mobilenet.models import registry
 
     registry.check_shape(alpha, resolution, num_classes)
     with torch.device("meta"):

@@ -17,8 +17,7 @@ import numpy as np
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-
-from .resize import INTERPOLATIONS, RESIZES, resize_and_crop
+from tvm_mobilenet.models.resize import INTERPOLATIONS, RESIZES, resize_and_crop
 
 LAYOUTS = ("NCHW", "NHWC")
 CHANNEL_ORDERS = ("RGB", "BGR")

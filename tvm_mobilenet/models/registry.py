@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet.errors import TvmMobilenetError
-
-from .labels import read_labels
-from .preprocess import Preprocess, load_image, sample_images
+from tvm_mobilenet.models.labels import read_labels
+from tvm_mobilenet.models.preprocess import Preprocess, load_image, sample_images
 
 if TYPE_CHECKING:
     import numpy
@@ -220,15 +219,15 @@ def architecture(
     entry = find(name)
     check_shape(alpha, 224, num_classes)
     if entry.module == "v1":
-        from .v1 import MobileNetV1
+        from tvm_mobilenet.models.v1 import MobileNetV1
 
         variant = entry.name.removeprefix("mobilenet_v1").strip("_") or "separable"
         return MobileNetV1(alpha, num_classes, features, variant)
     if entry.module == "v2":
-        from .v2 import MobileNetV2
+        from tvm_mobilenet.models.v2 import MobileNetV2
 
         return MobileNetV2(alpha, num_classes, features)
-    from .v3 import MobileNetV3
+    from tvm_mobilenet.models.v3 import MobileNetV3
 
     return MobileNetV3(entry.name.removeprefix("mobilenet_v3_"), alpha, num_classes, features)
 
@@ -278,11 +277,11 @@ def create(
     chosen = entry.preprocess(resolution)
     module = architecture(name, alpha, num_classes, features)
     if weights is None:
-        from .seeded import seed_weights
+        from tvm_mobilenet.models.seeded import seed_weights
 
         seed_weights(module, chosen, seed)
     else:
-        from .weights import load_weights
+        from tvm_mobilenet.models.weights import load_weights
 
         load_weights(module, weights)
     return ModelSpec(

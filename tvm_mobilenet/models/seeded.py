@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .preprocess import Preprocess
+from tvm_mobilenet.models.preprocess import Preprocess
 
 IMAGES = 10
 LEAVES = 150  # of each calibration image

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .blocks import Features, MobileNet
+from tvm_mobilenet.models.blocks import Features, MobileNet
 
 # (stride, output channels) of each depthwise separable block, grouped by the resolution of its output.
 STAGES = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .blocks import Features, MobileNet, conv_bn, make_divisible
+from tvm_mobilenet.models.blocks import Features, MobileNet, conv_bn, make_divisible
 
 # t: expansion, c: output channels, n: repeats, s: stride of the first of them
 BOTTLENECKS = [

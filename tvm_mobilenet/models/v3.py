@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .blocks import Features, MobileNet, conv_bn, make_divisible
+from tvm_mobilenet.models.blocks import Features, MobileNet, conv_bn, make_divisible
 
 NORM = {"eps": 1e-3, "momentum": 0.01}
 RE, HS = nn.ReLU, nn.Hardswish

@@ -6,12 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from tvm_mobilenet.boards import needs, services, tvm_alone
+from tvm_mobilenet.boards import needs, wire
 from tvm_mobilenet.boards.address import Address
+from tvm_mobilenet.boards.agent import services, tvm_alone
+from tvm_mobilenet.boards.remote.session import Session
 from tvm_mobilenet.errors import BoardError
-
-from . import wire
-from .session import Session
 
 UPLOAD_SECONDS = 600.0
 SERVICE_SECONDS = 660.0  # besides what a request asks to measure for; the board ends its own processes before
@@ -46,7 +45,7 @@ class RemoteBoard:
         self._uploaded: dict[str, str] = {}
         self._tunnel = None
         if address.kind == "ssh":
-            from .ssh import Tunnel
+            from tvm_mobilenet.boards.remote.ssh import Tunnel
 
             self._tunnel = Tunnel(address)
             address = self._tunnel.address
@@ -58,7 +57,7 @@ class RemoteBoard:
             raise
 
     def _open(self, address: Address, limit: float, wait: float, quiet: bool) -> None:
-        from tvm_mobilenet.console import say
+        from tvm_mobilenet.terminal.console import say
 
         def busy() -> None:
             if not quiet:
@@ -127,7 +126,7 @@ class RemoteBoard:
             There is no agent, the service fails, or the session ends.
         """
         if not self._serve:
-            from . import plain
+            from tvm_mobilenet.boards.remote import plain
 
             raise BoardError(
                 f"{self.session.where}: no {name!r} there: it is TVM's own RPC server, without this project's agent",
@@ -164,7 +163,7 @@ class RemoteBoard:
         BoardError
             It cannot be loaded there.
         """
-        from .module import RemoteModule
+        from tvm_mobilenet.boards.remote.module import RemoteModule
 
         return RemoteModule(self, path, **options)
 

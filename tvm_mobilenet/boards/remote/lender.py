@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from tvm_mobilenet.boards import tvm_alone
+from tvm_mobilenet.boards import wire
 from tvm_mobilenet.boards.address import Address
+from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet.boards.remote.board import RemoteBoard
+from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError
-
-from . import wire
-from .board import RemoteBoard
-from .session import Lost
 
 HOT_C, COOL_C = 80.0, 70.0  # degrees Celsius; a Raspberry Pi lowers its clock from 80 on
 COOL_SECONDS = 180.0  # at most, for a board to cool down; then it is left out
@@ -53,7 +52,7 @@ class Lender:
         self._closed = False
         self._tunnel = None
         if address.kind == "ssh":
-            from .ssh import Tunnel
+            from tvm_mobilenet.boards.remote.ssh import Tunnel
 
             self._tunnel = Tunnel(address)
             self._address = self._tunnel.address

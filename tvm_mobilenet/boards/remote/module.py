@@ -16,9 +16,8 @@ import numpy as np
 
 from tvm_mobilenet.boards import Seconds
 from tvm_mobilenet.boards.local import LocalRun
+from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError
-
-from .session import Lost
 
 RUN_SECONDS = 60.0  # for the first run of a kernel, and for measuring it
 REPEATS = 5

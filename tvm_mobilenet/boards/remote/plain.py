@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards.measure import ROUNDS
-from tvm_mobilenet.boards.measured_process import choose, warm_up
+from tvm_mobilenet.boards.agent.measure import ROUNDS
+from tvm_mobilenet.boards.agent.measured_process import choose, warm_up
 from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.boards.remote.module import load_library
+from tvm_mobilenet.compiler.plan import input_values, read_plan
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.plan import input_values, read_plan
-
-from .module import load_library
 
 MISSING = ("TVM's own RPC server runs there: memory, clock, temperature and throttling are unknown, and each kernel is "
            "timed alone")  # fmt: skip

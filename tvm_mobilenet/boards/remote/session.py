@@ -20,10 +20,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 
-from tvm_mobilenet.boards import tvm_alone
+from tvm_mobilenet.boards import wire
+from tvm_mobilenet.boards.agent import tvm_alone
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
-
-from . import wire
 
 CALL_SECONDS = 60.0
 GRACE_SECONDS = 2.0  # between the caller's patience and the socket's own limit, which also ends what nobody waits for

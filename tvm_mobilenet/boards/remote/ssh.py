@@ -21,9 +21,8 @@ import time
 from dataclasses import replace
 
 from tvm_mobilenet.boards.address import AGENT_PORT, Address
+from tvm_mobilenet.boards.remote.wheel import build_wheel
 from tvm_mobilenet.errors import BoardError, MissingDependencyError
-
-from .wheel import build_wheel
 
 START_SECONDS = 90.0
 INSTALL_SECONDS = 1200.0
@@ -81,7 +80,7 @@ class Tunnel:
 
     def __init__(self, address: Address, ssh: str = ""):
         from tvm_mobilenet import __version__
-        from tvm_mobilenet.console import say
+        from tvm_mobilenet.terminal.console import say
 
         self._there, self._ssh = address, shlex.split(ssh or os.environ.get("TVM_MOBILENET_SSH", "ssh"))
         self._processes: list[subprocess.Popen] = []

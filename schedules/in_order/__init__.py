@@ -1,0 +1,1 @@
+"""Loops for cores that issue in order: loads beside multiply-adds, two instructions a cycle."""

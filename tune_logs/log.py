@@ -1,0 +1,314 @@
+"""The tune log: decisions by layer and core, with what they cost and how that was found.
+
+Two files lie side by side, because they have different readers:
+
+``NAME.jsonl``         the best decisions, one line a layer and core. People read it, diff it and ship it; builds read
+                       it.
+``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it: to go on where it
+                       was interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
+
+Both are journals (``journal``): writers at once lose nothing, and a line that is no record is skipped and kept. A later
+line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules before older ones,
+then the lower score. ``tidy`` leaves the lines that win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from tvm_mobilenet.tune_logs.journal import Journal, cut, typed
+from tvm_mobilenet.tune_logs.journal import TornLineWarning as TornLineWarning
+
+from tvm_mobilenet.files import json_text
+
+CORES = 4  # of the boards of records that do not say how many
+HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
+UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
+
+
+@cache
+def _issues_in_order(core: str) -> bool:
+    """Whether the core of this name, of any board that ships, issues in order."""
+    from tvm_mobilenet import targets
+
+    boards = [targets.load(name) for name in targets.names() if name != "host"]
+    return any(t.core.in_order for t in boards if t.core.name == core)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Decisions of one layer on one core, and what they cost.
+
+    Parameters
+    ----------
+    layer, core : str
+        Names: of the layer (``Layer.name``, which says shape, dtype and epilogue) and of the core.
+    decisions : dict
+        As ``schedules.kernel`` takes them.
+    cost : float or None
+        In ``unit``: predicted cycles of one core, or measured seconds. None: the candidate failed, see ``failure``.
+    unit : str
+        ``cycles`` (predicted) or ``s`` (measured).
+    default_cost : float or None
+        What the layer's default decisions cost on the same board.
+    board : str
+        What ran it: ``virtual``, or a remote board's name.
+    schedule : str
+        ``fingerprint()`` of the schedules and the core model at that time; costs compare only within one.
+    target : str
+        The board's name and a hash of its facts (``target_key``): what was built for.
+    cost_all_cores : float or None
+        As ``cost``, with all cores of that target.
+    cores : int
+        How many those are.
+    arithmetic : float or None
+        Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
+    balance : float or None
+        Of a predicted cost: arithmetic on all cores over an even share of ``arithmetic``; 1 is even.
+    memory : float or None
+        Of a predicted cost on one core: what its traffic takes at all levels, one after another, hidden behind
+        arithmetic or not.
+    versions : dict of str to str
+        Tools that built and ran it.
+    failure : str
+        Of a trial: why it has no cost.
+    whole : bool
+        All of the kernel's tasks were run and all of its output found right, not only a sample.
+    in_order : bool
+        The core issues in order; of a core that ships its name says so too, as in records of before.
+    seconds : float
+        Of a trial: how long building, running and checking took.
+    """
+
+    layer: str
+    core: str
+    decisions: dict[str, int | str | bool]
+    cost: float | None
+    unit: str = "cycles"
+    predicted: bool = True
+    default_cost: float | None = None
+    board: str = "virtual"
+    schedule: str = ""
+    target: str = ""
+    cost_all_cores: float | None = None
+    cores: int = CORES
+    arithmetic: float | None = None
+    balance: float | None = None
+    memory: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    failure: str = ""
+    whole: bool = False
+    in_order: bool = False
+    seconds: float = 0.0
+
+    def __post_init__(self):
+        if UNITS.get(self.unit) is not self.predicted:
+            raise ValueError(f"unit {self.unit!r} with predicted = {self.predicted!r}")
+        if not isinstance(self.decisions, dict) or not isinstance(self.layer, str) or not isinstance(self.core, str):
+            raise ValueError(f"layer {self.layer!r}, core {self.core!r}, decisions {self.decisions!r}")
+        if (self.cost is None) != bool(self.failure):
+            raise ValueError(f"cost {self.cost!r} with failure {self.failure!r}")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.layer, self.core
+
+    @property
+    def score(self) -> float:
+        """What records are ranked by: the cost on one core and on all, and a part of the memory time; infinite for a
+        failure.
+
+        Of two candidates as fast by the model, the one that leaves the caches and the bus freer is the better choice. A
+        core that issues in order waits at every level: of memory time, all counts that is not in the cost yet, which
+        has the slowest level's alone.
+        """
+        if self.cost is None:
+            return float("inf")
+        every = self.cost if self.cost_all_cores is None else self.cores * self.cost_all_cores
+        mean, memory = (self.cost + every) / 2, self.memory or 0.0
+        if self.arithmetic is None or not (self.in_order or _issues_in_order(self.core)):
+            return mean + HIDDEN * memory
+        return mean + max(0.0, memory - (self.cost - self.arithmetic))
+
+    def to_json(self) -> str:
+        """One line, without what is empty."""
+        data = {
+            name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
+        }
+        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "balance", "memory"):
+            if name in data:
+                data[name] = float(f"{data[name]:.7g}")
+        if self.cores == CORES:  # as in the logs that were written before records said it
+            del data["cores"]
+        data |= {"decisions": self.decisions, "predicted": self.predicted}
+        if self.failure:
+            data["failure"] = cut(self.failure, 4096)
+        if self.seconds:
+            data["seconds"] = round(self.seconds, 3)
+        return json.dumps(data)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """The record of a line; a ValueError says what is wrong with it."""
+        record = cls(**typed(cls, json_text.parse(line), {"cost": None}))
+        if record.cost is not None and record.cost <= 0:
+            raise ValueError(f"cost = {record.cost:g} is not above zero")
+        if record.cores < 1:
+            raise ValueError(f"cores = {record.cores} is below one")
+        for name in ("default_cost", "cost_all_cores", "arithmetic", "balance", "memory", "seconds"):
+            if (getattr(record, name) or 0) < 0:
+                raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
+        if record.cores < 1:
+            raise ValueError(f"cores = {record.cores} is not above zero")
+        return record
+
+
+def trials_of(path: str | os.PathLike) -> Journal:
+    """The journal of trials beside a tune log."""
+    return Journal(Path(path).with_suffix(".trials.jsonl"))
+
+
+# In boards/: no cost depends on them.
+
+
+@cache
+def fingerprint() -> str:
+    """A short hash of what a cost depends on besides layer, core and decisions: schedules, code generation, where a
+    plan's tensors lie, the virtual board's model and the cores' data."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    here = resources.files("tvm_mobilenet")
+    folders = {
+        "schedules": resources.files("tvm_mobilenet.schedules"),
+        "in_order": resources.files("tvm_mobilenet.schedules") / "in_order",
+        "cost": here / "boards" / "cost",
+        "virtual": here / "boards" / "virtual",
+        "cores": resources.files("tvm_mobilenet.targets") / "cores",
+    }
+    files = {f"{name}/{file.name}": file for name, folder in folders.items() for file in folder.iterdir()}
+    files |= {name: here / name for name in ("compiler/codegen.py", "compiler/plan.py", "boards/plan_runner.py")}
+    for name, file in sorted(files.items()):
+        if file.is_file() and name.endswith((".py", ".c", ".toml")):
+            digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def target_key(target) -> str:
+    """A target's name and a short hash of the facts that costs depend on: costs compare only within one."""
+    import hashlib
+
+    return f"{target.name} {hashlib.sha256(repr(target.facts()).encode()).hexdigest()[:8]}"
+
+
+def target_name(key: str) -> str:
+    """The name in a ``target_key``."""
+    return key.rpartition(" ")[0] or key
+
+
+def shipped(core: str) -> Path:
+    """The path of the log that ships for a core; it need not exist."""
+    return Path(str(resources.files("tvm_mobilenet.tune_logs") / f"{core}.jsonl"))
+
+
+def rank(record: Record) -> tuple:
+    """A sort key: measured before predicted, today's schedules before others, then the lower score."""
+    return record.predicted, record.schedule != fingerprint(), record.score
+
+
+def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """The record that wins for each layer and core."""
+    winners: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if record.cost is not None and (record.key not in winners or rank(record) < rank(winners[record.key])):
+            winners[record.key] = record
+    return winners
+
+
+def tidy(path: str | os.PathLike, refuses: Callable[[Record], bool] = lambda record: False) -> None:
+    """Leave one line a layer, core, target and kind of cost, sorted, so that a diff of the log says what changed.
+
+    Lines that are no records stay. So does the best of those that ``refuses`` says no schedule takes, beside the best
+    of the others: nothing that cannot be built with wins over what can.
+    """
+
+    def choose(records: list[Record]) -> list[Record]:
+        groups: dict[tuple, list[Record]] = {}
+        for record in records:
+            key = record.core, record.layer, target_name(record.target), record.predicted, refuses(record)
+            groups.setdefault(key, []).append(record)
+        return [winner for key in sorted(groups) for winner in best(groups[key]).values()]
+
+    Journal(path).rewrite(choose)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the logs know of a layer: its decisions and where they come from."""
+
+    record: Record
+    source: Path
+
+
+def consulted(log: str | os.PathLike | None, core: str) -> list[Path]:
+    """The tune logs in the order in which they are consulted: the user's own, if any, then the one that ships."""
+    return [*([Path(log)] if log else []), shipped(core)]
+
+
+class TuneLogs:
+    """Several logs, consulted in order: the first that knows a layer decides, but a measured record beats a predicted
+    one.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Most often those of ``consulted``. Files need not exist.
+    target : targets.Target
+        Its core decides which records count and, with today's schedules, which are still valid; of one log's records
+        those of this very target come first, then those of others with the same core.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike], target):
+        self._core = core = target.core
+        self._by_layer: dict[str, list[Known]] = {}
+        for path in paths:
+            records = sorted(
+                (r for r in Journal(path).records() if r.core == core.name and r.cost is not None),
+                key=lambda r: (r.predicted, target_name(r.target) != target.name, *rank(r)),
+            )
+            for record in records:
+                self._by_layer.setdefault(record.layer, []).append(Known(record, Path(path)))
+        for known in self._by_layer.values():
+            known.sort(key=lambda k: k.record.predicted)  # stable: the order of the logs stays
+        self._checked: dict[str, Known | None] = {}
+
+    def find(self, layer) -> Known | None:
+        """What is known of a layer and still valid for today's schedule, or None; what is not is named in a warning."""
+        if layer.name not in self._checked:
+            self._checked[layer.name] = next(filter(self._valid, self._by_layer.get(layer.name, ())), None)
+        return self._checked[layer.name]
+
+    def layers(self) -> list[str]:
+        """The names of all layers that a log knows, valid or not."""
+        return sorted(self._by_layer)
+
+    def _valid(self, known: Known) -> bool:
+        from tvm_mobilenet import schedules
+        from tvm_mobilenet.layer import Layer
+
+        record = known.record
+        try:
+            reason = schedules.space(Layer.parse(record.layer), self._core).valid(record.decisions)
+        except ValueError as e:
+            reason = str(e)
+        if reason:
+            warnings.warn(f"{known.source}: {record.layer} on {record.core}: {reason}; skipped", stacklevel=3)
+        return not reason

@@ -1,0 +1,1 @@
+"""The board's side of RPC: what an agent serves, measures and tells."""

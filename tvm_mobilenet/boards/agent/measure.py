@@ -1,0 +1,249 @@
+"""Services that measure: whole networks, one or several in turn, and every kernel call of a plan.
+
+Each contender has a process of its own (`measured_process`); they take turns in rounds, so that what the machine does
+besides meets all alike. Between the rounds the board says how it stands: its clock, temperature and throttling.
+Samples come back raw; what they say is the caller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tvm_mobilenet.boards.agent.facts import state
+from tvm_mobilenet.errors import BoardError
+
+ROUNDS = 10
+LIMIT_SECONDS = 600.0  # of one command: then a contender hangs
+SETTLE_SECONDS = 0.02  # between two contenders: the threads of the one before stop spinning
+
+
+def measure(request: dict) -> dict:
+    """Time whole runs of one network, or of several contenders in turn.
+
+    Parameters
+    ----------
+    request : dict
+        ``contenders``: a list of dicts with ``engine`` (tvm, onnxruntime, litert, ncnn) and its files, as
+        ``boards.engines`` takes them. ``inputs``: paths of ``.npy`` files on the board, or ``[shape, dtype]`` for
+        normal values. ``threads``; ``cpus``: that they may use, all by default. ``seconds``: to measure each for;
+        ``warm_up_seconds``: at most, until steady; ``limit_seconds``: after which one that does not answer hangs.
+
+    Returns
+    -------
+    dict
+        ``contenders``: for each ``missing`` (the command that installs it), ``failed`` (what it reported), or
+        ``version``, ``load_seconds``, ``warm_up`` (``runs``, ``seconds``, ``first_seconds``, ``steady``), ``number``
+        (runs a sample), ``rounds`` (a list of samples each: seconds a run), ``rss_initial``, ``rss_loaded``,
+        ``rss_peak`` (bytes) and ``difference`` (of its outputs from the first contender's, the largest, over their
+        standard deviation; None where sizes differ). ``states``: of the board, after warm-up and after every round.
+
+    Raises
+    ------
+    BoardError
+        The first contender failed, or one hangs or its process ended.
+    """
+    limit = float(request.get("limit_seconds", LIMIT_SECONDS))
+    seconds, threads = float(request.get("seconds", 3.0)), int(request.get("threads", 1))
+    results: list[dict] = []
+    running: list[tuple[dict, Process]] = []
+    with tempfile.TemporaryDirectory(prefix="measure-") as folder, contextlib.ExitStack() as opened:
+        for contender in request["contenders"]:
+            process = opened.enter_context(
+                contextlib.closing(Process(threads, request.get("cpus"), folder, contender["engine"], limit))
+            )
+            result = process.ask(
+                "load", contender=contender, inputs=request["inputs"], threads=threads, fatal=not results
+            )
+            results.append(result)
+            if "missing" in result or "failed" in result:
+                continue
+            running.append((result, process))
+            warm = process.ask("warm_up", seconds=seconds, limit=float(request.get("warm_up_seconds", 5.0)))
+            result.update(number=warm.pop("number"), repeat=warm.pop("repeat"), warm_up=warm, rounds=[])
+        states = [state()]
+        for i in range(ROUNDS):
+            for result, process in running[i % len(running) :] + running[: i % len(running)]:
+                if len(running) > 1:
+                    time.sleep(SETTLE_SECONDS)
+                each = max(1, round(result["repeat"] * (i + 1) / ROUNDS) - round(result["repeat"] * i / ROUNDS))
+                result["rounds"].append(process.ask("sample", number=result["number"], repeat=each)["seconds"])
+            states.append(state())
+        for i, (result, process) in enumerate(running):
+            path = os.path.join(folder, f"{i}.npz")
+            process.ask("outputs", path=path)
+            result["difference"] = _difference(path, os.path.join(folder, "0.npz"))
+            result.update(process.ask("memory"))
+    return {"threads": threads, "contenders": results, "states": states}
+
+
+def measure_layers(request: dict) -> dict:
+    """Time every kernel call of a built module, each where it stands in the network.
+
+    Parameters
+    ----------
+    request : dict
+        ``module``, ``plan``, ``parameters``: paths on the board. ``inputs``, ``threads``, ``cpus``, ``seconds``,
+        ``limit_seconds`` as `measure` takes them.
+
+    Returns
+    -------
+    dict
+        As ``measured_process.Measured.layers`` gives it, with the board's ``state`` after it.
+    """
+    threads, limit = int(request.get("threads", 1)), float(request.get("limit_seconds", LIMIT_SECONDS))
+    files = {name: request[name] for name in ("module", "plan", "parameters", "inputs")}
+    with (
+        tempfile.TemporaryDirectory(prefix="measure-") as folder,
+        contextlib.closing(Process(threads, request.get("cpus"), folder, "tvm", limit)) as process,
+    ):
+        found = process.ask("layers", **files, seconds=float(request.get("seconds", 1.0)))
+    return {"threads": threads, **found, "state": state()}
+
+
+def check_timing(request: dict) -> dict:
+    """Time the same calls as `measure` does and as TVM's ``time_evaluator`` does, in one process, taking turns.
+
+    Parameters
+    ----------
+    request : dict
+        ``module``: its path on the board. ``inputs``, ``threads``, ``limit_seconds`` as `measure` takes them;
+        ``seconds``: in all; ``rounds``.
+
+    Returns
+    -------
+    dict
+        ``ours``, ``time_evaluator``: a median for each round, seconds a run. ``number``, ``repeat``: of a round.
+    """
+    threads, limit = int(request.get("threads", 1)), float(request.get("limit_seconds", LIMIT_SECONDS))
+    rounds, seconds = int(request.get("rounds", 20)), float(request.get("seconds", 10.0))
+    contender = {"engine": "tvm", "module": request["module"]}
+    with (
+        tempfile.TemporaryDirectory(prefix="measure-") as folder,
+        contextlib.closing(Process(threads, request.get("cpus"), folder, "tvm", limit)) as process,
+    ):
+        process.ask("load", contender=contender, inputs=request["inputs"], threads=threads)
+        warm = process.ask("warm_up", seconds=seconds / (2 * rounds), limit=5.0)
+        chosen = {"number": warm["number"], "repeat": warm["repeat"]}
+        return {**chosen, **process.ask("check", rounds=rounds, **chosen)}
+
+
+class Process:
+    """A measured process: started with its threads set, asked one thing at a time, killed when it does not answer."""
+
+    def __init__(self, threads: int, cpus: list[int] | None, folder: str, name: str, limit: float):
+        package = Path(__file__).resolve().parents[3]  # the folder that holds tvm_mobilenet
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+            "TVM_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        if cpus:
+            environment["TVM_BIND_THREADS"] = "0"  # TVM's pool would choose CPUs of its own
+        self._name, self._limit = name, limit
+        self._log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as the process
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tvm_mobilenet.boards.agent.measured_process", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as e:
+            self._log.close()
+            raise BoardError(f"a process to measure in cannot be started: {e}", "is the board out of memory?") from None
+        if cpus:
+            try:
+                os.sched_setaffinity(self._process.pid, cpus)
+            except OSError as e:
+                self.close()
+                raise BoardError(
+                    f"CPUs {cpus} cannot be used: {e}", f"there are {sorted(os.sched_getaffinity(0))}"
+                ) from None
+
+    def ask(self, command: str, fatal: bool = True, **arguments) -> dict:
+        """One command's answer; with ``fatal`` off a failure is an answer, ``{"failed": why}``."""
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError):
+            pass  # it ended: the answer says so
+        line = self._line()
+        answer = json.loads(line) if line else {"error": self._end()}
+        if "error" not in answer:
+            return answer
+        if not fatal:
+            return {"failed": answer["error"]}
+        raise BoardError(f"{self._name}: {command}: {answer['error']}", self._remedy)
+
+    _remedy = "verify checks the module; the board's own messages, if it wrote any, stand above"
+
+    def _line(self) -> bytes:
+        """The next line of its answers; empty when it ended or took too long."""
+        data, deadline, fd = b"", time.monotonic() + self._limit, self._process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            while not data.endswith(b"\n"):
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    self._kill()
+                    self._process.wait()
+                    self._hung = True
+                    return b""
+                piece = os.read(fd, 1 << 16)
+                if not piece:
+                    return b""
+                data += piece
+        return data
+
+    _hung = False
+
+    def _end(self) -> str:
+        if self._hung:
+            return f"no answer for {self._limit:g} s; it was ended"
+        code = self._process.wait()
+        self._log.seek(0)
+        last = " ".join(self._log.read().decode(errors="replace").split())[-300:]
+        why = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            why += " (out of memory?)"
+        return f"its process {why}" + (f": {last}" if last else "")
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it and wait; nothing of it is left."""
+        self._kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _difference(path: str, first: str) -> float | None:
+    """The largest difference of two files' outputs over the first's standard deviation; None: of other sizes."""
+    import numpy as np
+
+    from tvm_mobilenet.checking.outputs import relative
+
+    worst = 0.0
+    with np.load(path) as found, np.load(first) as expected:
+        for name in expected.files:
+            if found[name].size != expected[name].size:
+                return None
+            worst = max(worst, relative(found[name].reshape(expected[name].shape), expected[name]))
+    return worst

@@ -1,0 +1,198 @@
+"""The process in which one contender is loaded and timed, apart from everything else: its memory is the contender's
+alone, its threads are set before any library starts them.
+
+It is started by `measure` and takes one JSON command a line on stdin, one JSON answer a line goes to stdout:
+
+    load      the contender, its inputs, its threads: how long it took, resident memory before and after
+    warm_up   run until steady: how often and how long that was, and how many runs make a sample
+    sample    so many samples of so many runs each: seconds a run
+    check     our samples and those of TVM's time_evaluator, taking turns
+    layers    passes over the plan's kernel calls in order, each timed
+    outputs   written to a file
+    memory    the peak of resident memory
+
+Whole runs are timed one by one where they are long beside the clock's own cost, so that percentiles are of inferences.
+Layers are timed where they stand in the network: each finds the caches as the one before it left them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+SAMPLE_SECONDS = 200e-6  # a sample is at least that long: reading the clock twice costs less than a thousandth of it
+STEADY = 0.02  # the medians of two windows differ by less
+WINDOW_SECONDS, WINDOW_RUNS = 0.05, 3
+FEWEST_SAMPLES, MOST_SAMPLES = 10, 5000
+TRACED_PASSES = 10
+
+
+def sample(run, number: int) -> float:
+    """Seconds of one run, the mean of ``number`` in a row."""
+    start = time.perf_counter()
+    for _ in range(number):
+        run()
+    return (time.perf_counter() - start) / number
+
+
+def warm_up(times, limit: float) -> dict:
+    """Run until the medians of two windows in a row agree, or ``limit`` seconds are over.
+
+    Parameters
+    ----------
+    times : callable
+        ``times(n)`` runs n times and gives the seconds of each.
+    limit : float
+
+    Returns
+    -------
+    dict
+        ``runs``, ``seconds``, ``first_seconds`` (the very first run), ``steady``, ``run_seconds`` (a median run at the
+        end).
+    """
+    start = time.perf_counter()
+    (first,) = times(1)
+    window = max(WINDOW_RUNS, min(1000, math.ceil(WINDOW_SECONDS / first)))
+    before, runs = None, 1
+    while True:
+        now = median(times(window))
+        runs += window
+        steady = before is not None and abs(now - before) <= STEADY * before
+        seconds = time.perf_counter() - start
+        if steady or seconds >= limit:
+            return {"runs": runs, "seconds": seconds, "first_seconds": first, "steady": steady, "run_seconds": now}
+        before = now
+
+
+def choose(run_seconds: float, seconds: float) -> tuple[int, int]:
+    """How many runs make a sample, and how many samples fill ``seconds``: (number, repeat)."""
+    number = max(1, math.ceil(SAMPLE_SECONDS / run_seconds))
+    return number, max(FEWEST_SAMPLES, min(MOST_SAMPLES, math.ceil(seconds / (number * run_seconds))))
+
+
+def resident(kind: str) -> int | None:
+    """Bytes of memory of this process: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    try:
+        found = re.search(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+class Measured:
+    """One contender and what is asked of it; each public method is a command."""
+
+    def load(self, contender: dict, inputs: list, threads: int, seed: int = 0) -> dict:
+        """``inputs``: paths of ``.npy`` files, or shapes and dtypes to draw normal values for."""
+        from tvm_mobilenet import packages
+        from tvm_mobilenet.boards.agent.engines import ENGINES, version
+        from tvm_mobilenet.compiler.plan import input_values
+
+        engine = contender["engine"]
+        if not version(engine):
+            return {"missing": packages.remedy(packages.ENGINES[engine])}
+        self._inputs = input_values(inputs, seed)
+        _import(engine)
+        initial, start = resident("VmRSS"), time.perf_counter()
+        self._engine = ENGINES[engine](contender, self._inputs, threads)
+        return {
+            "version": version(engine),
+            "load_seconds": time.perf_counter() - start,
+            "rss_initial": initial,
+            "rss_loaded": resident("VmRSS"),
+        }
+
+    def warm_up(self, seconds: float, limit: float) -> dict:
+        """As the function, with the ``number`` and ``repeat`` that follow from it."""
+        found = warm_up(lambda n: self.sample(1, n)["seconds"], limit)
+        number, repeat = choose(found["run_seconds"], seconds)
+        return {**found, "number": number, "repeat": repeat}
+
+    def sample(self, number: int, repeat: int) -> dict:
+        """``seconds``: of a run, ``repeat`` times."""
+        run = self._engine.run
+        return {"seconds": [sample(run, number) for _ in range(repeat)]}
+
+    def check(self, number: int, repeat: int, rounds: int) -> dict:
+        """``ours``, ``time_evaluator``: seconds a run, the median of ``repeat`` samples, for each round."""
+        evaluate = self._engine.time_evaluator(number, repeat)
+        found: dict[str, list[float]] = {"ours": [], "time_evaluator": []}
+        for i in range(rounds):
+            for name in sorted(found, reverse=bool(i % 2)):  # each goes first as often as the other
+                samples = evaluate() if name == "time_evaluator" else self.sample(number, repeat)["seconds"]
+                found[name].append(median(samples))
+        return found
+
+    def outputs(self, path: str) -> dict:
+        """Write the outputs of the last run as ``.npz``, in order."""
+        import numpy as np
+
+        np.savez(path, *self._engine.outputs())
+        return {}
+
+    def memory(self) -> dict:
+        """``rss_peak``: bytes."""
+        return {"rss_peak": resident("VmHWM")}
+
+    def layers(self, module: str, plan: str, parameters: str, inputs: list, seconds: float, seed: int = 0) -> dict:
+        """Time every kernel call of a plan.
+
+        Returns
+        -------
+        dict
+            ``seconds``: for each step, its time in each pass. ``starts``: for each of the first passes, when each step
+            began, seconds since the first. ``overhead_seconds``: what timing an empty call shows.
+        """
+        from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
+
+        calls = PlanCalls(module, plan, parameters, inputs, seed)
+        found = warm_up(lambda n: [sample(calls.run, 1) for _ in range(n)], max(1.0, seconds / 2))
+        passes = max(5, min(1000, math.ceil(seconds / found["run_seconds"])))
+        began, durations = calls.timed(passes)
+        origin = began[0][0]
+        return {
+            "seconds": [[row[i] / 1e9 for row in durations] for i in range(len(durations[0]))],
+            "starts": [[(t - origin) / 1e9 for t in row] for row in began[:TRACED_PASSES]],
+            "overhead_seconds": calls.overhead(),
+            "steady": found["steady"],
+        }
+
+
+def _import(engine: str) -> None:
+    """The engine's package and its libraries, so that initial memory counts them."""
+    import importlib
+
+    from tvm_mobilenet.boards.agent import tvm_alone
+
+    if engine == "tvm":
+        tvm_alone.import_tvm()
+    importlib.import_module({"tvm": "tvm.runtime.vm", "litert": "ai_edge_litert.interpreter"}.get(engine, engine))
+
+
+def main() -> int:
+    """Answer commands until stdin ends, or the process that asks does: its id is the first argument."""
+    from tvm_mobilenet.boards.agent import lifeline
+
+    lifeline.end_with(int(sys.argv[1]))
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not get between the answers
+    measured = Measured()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(measured, request.pop("command"))(**request)
+        except Exception as e:
+            answer = {"error": f"{type(e).__name__}: {' '.join(str(e).split())[:500]}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

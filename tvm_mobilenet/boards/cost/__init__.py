@@ -1,0 +1,1 @@
+"""The cost model: what executed instructions take on a core."""

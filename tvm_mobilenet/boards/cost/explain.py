@@ -1,0 +1,69 @@
+"""Says in words what a kernel's hottest loop does and what bounds it, from the core model's own figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tvm_mobilenet.boards.cost.core_model import CoreModel, PricedTrace
+
+
+def explain(run, core=None, lines: int = 40) -> str:
+    """The hottest trace of a run with its ports, its bound and its instructions.
+
+    Parameters
+    ----------
+    run : kernel_run.KernelRun
+    core : targets.Core, optional
+        Another core to price the same execution for.
+    lines : int
+        Instructions shown at most; a longer loop is cut in its middle.
+    """
+    core = core or run.target.core
+    model = CoreModel.of(core)
+    total: dict[tuple, tuple[float, PricedTrace]] = {}
+    whole = 0.0
+    for part in run.parts:
+        for counts in part.ran:
+            price = model.price(run.image, counts)
+            whole += price.cycles
+            for p in price.traces:
+                key = tuple(i.address for i in p.trace.instructions), p.trace.loop
+                total[key] = total.get(key, (0.0, p))[0] + p.total, p
+    if not total:
+        return f"{run.symbol}: nothing was executed"
+    cycles, hottest = max(total.values(), key=lambda t: t[0])
+    return f"{run.symbol} on {core.title}, predicted\n" + _trace(hottest, cycles / whole, model, run, lines)
+
+
+def _trace(priced: PricedTrace, share: float, model: CoreModel, run, lines: int) -> str:
+    instructions = priced.trace.instructions
+    kinds = Counter(i.kind for i in instructions)
+    multiply_adds = sum(n for k, n in kinds.items() if k.startswith(("fma", "vmla", "dot")))
+    function, offset = run.image.function_at(instructions[0].address)
+    where = f"{function}+{offset:#x}" if function else f"{instructions[0].address - run.image.base:#x}"
+    out = [
+        f"hottest {'loop' if priced.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
+        f"{len(instructions)} instructions in {priced.cycles:.2f} cycles",
+        f"multiply-adds: {multiply_adds} instructions"
+        + (f", {priced.cycles / multiply_adds:.3f} cycles each" if multiply_adds else ""),
+        "classes: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common()),
+    ]
+    bounds = model.pipeline.bounds(instructions)
+    out.append("bounds, in cycles: " + ", ".join(f"{name} {value:.1f}" for name, value in bounds.items()))
+    name, value = max(bounds.items(), key=lambda b: b[1])
+    if priced.cycles > 1.05 * value:
+        out.append(
+            f"bound by none alone: {priced.cycles - value:.1f} cycles above {name} are lost to "
+            + (
+                "operands that are not ready and to instructions that do not pair"
+                if model.core.in_order
+                else "their interplay"
+            )
+        )
+    else:
+        out.append(f"bound by {name}")
+    text = [f"  {i.address - run.image.base:6x}  {i.kind:<10} {i.text}" for i in instructions]
+    if len(text) > lines:
+        half = lines // 2
+        text = [*text[:half], f"          ... {len(text) - 2 * half} more ...", *text[-half:]]
+    return "\n".join(out + text)

@@ -1,0 +1,349 @@
+"""One emulated CPU with its memory: runs functions of an image and counts what executes.
+
+Memory as seen by the code: the module's image, a page of entry points for the functions it imports, a stack, and a heap
+for arrays. The heap is the host's own memory, mapped in, so that arrays go in and out as NumPy views. Whatever the code
+does wrong ends in a ``Fault`` and leaves this process and the emulator usable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+
+import numpy as np
+import unicorn
+from unicorn import arm64_const as a64
+from unicorn import arm_const as a32
+from unicorn import unicorn_const as uc_const
+from unicorn.unicorn_py3.unicorn import uclib
+
+from tvm_mobilenet.boards.cost import native
+from tvm_mobilenet.boards.virtual.accesses import Follower, UnknownAccess
+from tvm_mobilenet.boards.virtual.elf import PAGE, Image, read_image
+from tvm_mobilenet.errors import BoardError
+
+STUBS = 0x0010_0000
+MODULE = 0x0040_0000
+STACK_TOP = 0x0FF0_0000
+STACK_BYTES = 0x0040_0000
+HEAP = 0x1000_0000
+HEAP_BYTES = 0x6000_0000  # reserved, not used: the host gives pages as they are touched
+ALIGNMENT = 64  # what TVM's allocator gives
+SCRATCH_BYTES = 0x0100_0000  # of one thread
+SCRATCH_SLOTS = 16
+SCRATCH = HEAP + HEAP_BYTES - SCRATCH_BYTES * SCRATCH_SLOTS  # the heap's end: scratch memory of each thread
+_HEAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+_RETURN = 0  # index of the entry point that a called function returns to
+_STUB_BYTES = 16
+
+_ACCESS = {
+    uc_const.UC_MEM_READ_UNMAPPED: "reads",
+    uc_const.UC_MEM_READ_PROT: "reads",
+    uc_const.UC_MEM_WRITE_UNMAPPED: "writes",
+    uc_const.UC_MEM_WRITE_PROT: "writes",
+    uc_const.UC_MEM_FETCH_UNMAPPED: "jumps to",
+    uc_const.UC_MEM_FETCH_PROT: "jumps to",
+}
+_REGISTERS = {
+    "aarch64": {
+        "pc": a64.UC_ARM64_REG_PC,
+        "sp": a64.UC_ARM64_REG_SP,
+        "lr": a64.UC_ARM64_REG_X30,
+        **{i: a64.UC_ARM64_REG_X0 + i for i in range(8)},
+        **{f"v{i}": a64.UC_ARM64_REG_S0 + i for i in range(8)},
+        **{f"d{i}": a64.UC_ARM64_REG_D0 + i for i in range(8)},
+    },
+    "armv7": {
+        "pc": a32.UC_ARM_REG_PC,
+        "sp": a32.UC_ARM_REG_SP,
+        "lr": a32.UC_ARM_REG_LR,
+        **{i: a32.UC_ARM_REG_R0 + i for i in range(4)},
+        **{f"v{i}": a32.UC_ARM_REG_S0 + i for i in range(8)},
+        **{f"d{i}": a32.UC_ARM_REG_D0 + i for i in range(8)},
+    },
+}
+
+
+class Fault(Exception):
+    """The code did something that no correct kernel does; ``address`` is where."""
+
+    def __init__(self, reason: str, address: int):
+        super().__init__(reason)
+        self.reason = reason
+        self.address = address
+
+
+class Emulator:
+    """Executes functions of one shared object.
+
+    Parameters
+    ----------
+    path : str or Path
+        The shared object.
+    provide : dict
+        Imported function's name to ``handler(emulator)``, which reads arguments, acts on memory and sets the result.
+    architecture : str
+        ``aarch64`` or ``armv7``; a shared object of the other is refused.
+    cpu_model : str
+        ``A53``, ``A72`` or ``MAX`` for AArch64, ``A15``, ``A7`` or ``MAX`` for 32-bit ARM: what the emulated core can
+        execute. An instruction that the board's core lacks is a fault here too.
+    """
+
+    def __init__(self, path, provide: dict, architecture: str, cpu_model: str = "MAX"):
+        self._handlers: list = [None]
+        self._names = ["return"]
+        self._provide = provide
+        self._stub_of: dict[str, int] = {}
+        self.image: Image = read_image(path, MODULE, self.entry_point)
+        arch = self.image.architecture
+        if arch != architecture:
+            raise BoardError(f"{path} is for {arch}, the target is {architecture}", "build it for this target")
+        self._registers = _REGISTERS[arch]
+        if arch == "aarch64":
+            self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+            self.uc.ctl_set_cpu_model(getattr(a64, f"UC_CPU_ARM64_{cpu_model}"))
+            svc = b"\x01\x00\x00\xd4"
+        else:
+            self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_ARM)
+            self.uc.ctl_set_cpu_model(
+                getattr(a32, f"UC_CPU_ARM_{cpu_model}" if cpu_model == "MAX" else f"UC_CPU_ARM_CORTEX_{cpu_model}")
+            )
+            svc = b"\x00\x00\x00\xef"
+        self.uc.mem_map(STUBS, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        self.uc.mem_write(STUBS, svc * (PAGE // 4))
+        self.uc.mem_map(MODULE, len(self.image.memory), unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        self.restore_image()
+        low, high = self.image.code[0] & ~0xFFF, -(-self.image.code[1] // 0x1000) * 0x1000
+        self.uc.mem_protect(low, high - low, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        self.uc.mem_map(STACK_TOP - STACK_BYTES, STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        self._heap = mmap.mmap(-1, HEAP_BYTES, flags=_HEAP_FLAGS)
+        self.heap = np.frombuffer(self._heap, np.uint8)
+        self.uc.mem_map_ptr(HEAP, HEAP_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE, self.heap.ctypes.data)
+        self.heap_next = HEAP
+        self.heap_peak = HEAP
+        if arch == "armv7":
+            self.uc.reg_write(a32.UC_ARM_REG_C1_C0_2, self.uc.reg_read(a32.UC_ARM_REG_C1_C0_2) | 0xF << 20)
+            self.uc.reg_write(a32.UC_ARM_REG_FPEXC, 1 << 30)
+        self._stopped_by: str | int | None = None
+        self._bad_access = ""
+        self.uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupted)
+        self.uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._invalid_access)
+        self.counter = native.Counter(self.image.code, ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value)
+        self._hook(unicorn.UC_HOOK_BLOCK, "count_block", self.counter.struct)
+
+        self._watching: list = []
+        self._follower: Follower | None = None
+        self.caches = None
+
+    def watch_memory(self, caches, every: bool = False):
+        """From now on every load and store goes through these caches; through none: ``None``.
+
+        Block by block where the code allows it; ``every`` access by a hook of its own on request, to compare with.
+        """
+        if caches is not None and not every and self.image.architecture == "aarch64" and self._follower is None:
+            self._follow_blocks()
+        if self._follower is not None and not every and not self._watching:
+            self._follower.struct.memory = ctypes.addressof(caches.struct) if caches is not None else None
+            self.caches = caches
+            return
+        if (caches is None) == (self.caches is None):
+            self.caches = caches
+            return
+        for handle in self._watching:
+            uclib.uc_hook_del(self.uc._uch, handle)
+        self._watching = []
+        if caches is not None:
+            self._watching.append(
+                self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access", caches.struct)
+            )
+        self.caches = caches
+        self.uc.ctl_flush_tb()  # translated code has the hooks, or their absence, built in
+
+    def _follow_blocks(self):
+        try:
+            self._follower = Follower(self.image, ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value)
+        except UnknownAccess:
+            return  # every access has its hook then
+        for address in self._follower.again:
+            self._hook(unicorn.UC_HOOK_CODE, "follow_again", self._follower.struct, address, address)
+        self.counter.struct.follow = ctypes.addressof(self._follower.struct)
+        self.uc.ctl_flush_tb()
+
+    def _hook(self, kind: int, function: str, user: ctypes.Structure, first: int = 1, last: int = 0):
+        handle = ctypes.c_size_t()
+        callback = ctypes.cast(getattr(native.library(), function), ctypes.c_void_p)
+        status = uclib.uc_hook_add(
+            self.uc._uch,
+            ctypes.byref(handle),
+            kind,
+            callback,
+            ctypes.byref(user),
+            ctypes.c_uint64(first),
+            ctypes.c_uint64(last),
+        )
+        if status:
+            raise unicorn.UcError(status)
+        return handle
+
+    def close(self):
+        """Gives all memory back. The emulator cannot be used after it."""
+        if self.uc is not None:
+            self.uc = None  # before the heap, which it points into
+            self.heap = None
+            with contextlib.suppress(BufferError):  # a view that the caller still holds keeps it alive
+                self._heap.close()
+            self._heap = None
+
+    # ---- memory
+
+    def restore_image(self):
+        """Puts the module's code and data back as they were linked."""
+        self.uc.mem_write(MODULE, bytes(self.image.memory))
+
+    def allocate(self, nbytes: int) -> int:
+        """Address of ``nbytes`` of the heap, 64-byte aligned. Raises MemoryError."""
+        start = -(-self.heap_next // ALIGNMENT) * ALIGNMENT
+        if start + nbytes > SCRATCH:
+            raise MemoryError(f"{nbytes} bytes do not fit into the emulated heap")
+        self.heap_next = start + nbytes + ALIGNMENT  # what a malloc's header keeps apart
+        self.heap_peak = max(self.heap_peak, self.heap_next)
+        return start
+
+    def view(self, address: int, nbytes: int) -> np.ndarray:
+        """The heap's bytes at an address, as a view: writing to it writes the emulated memory."""
+        start = address - HEAP
+        if start < 0 or start + nbytes > HEAP_BYTES:
+            raise MemoryError(f"{address:#x} is not in the emulated heap")
+        return self.heap[start : start + nbytes]
+
+    def text(self, address: int, longest: int = 4096) -> str:
+        """The zero-terminated string at an address."""
+        data = bytearray()
+        while len(data) < longest:
+            c = self.uc.mem_read(address + len(data), 1)[0]
+            if not c:
+                break
+            data.append(c)
+        return data.decode(errors="replace")
+
+    def pointer(self, address: int) -> int:
+        return int.from_bytes(self.uc.mem_read(address, self.image.pointer_bytes), "little")
+
+    # ---- functions the code imports
+
+    def entry_point(self, name: str) -> int:
+        """Address that calls the provided function ``name``; calling one that is not provided is a fault."""
+        if name not in self._stub_of:
+            self._stub_of[name] = len(self._handlers)
+            self._handlers.append(self._provide.get(name))
+            self._names.append(name)
+        return STUBS + _STUB_BYTES * self._stub_of[name]
+
+    def argument(self, i: int) -> int:
+        """Integer argument ``i`` (0 to 7, 0 to 3 on 32-bit ARM) of the import being called."""
+        return self.uc.reg_read(self._registers[i])
+
+    def set_result(self, value: int):
+        self.uc.reg_write(self._registers[0], value & (1 << 8 * self.image.pointer_bytes) - 1)
+
+    def float_register(self, i: int, double: bool = False):
+        """Floating-point argument ``i`` as its bits."""
+        return self.uc.reg_read(self._registers[f"{'d' if double else 'v'}{i}"])
+
+    def set_float_register(self, bits: int, double: bool = False):
+        self.uc.reg_write(self._registers["d0" if double else "v0"], bits)
+
+    # ---- running
+
+    def call(self, address: int, arguments: list[int], budget: int) -> int:
+        """Calls a function and returns its integer result.
+
+        Parameters
+        ----------
+        address : int
+        arguments : list of int
+            Up to four integers or pointers.
+        budget : int
+            Instructions after which it counts as running wild.
+
+        Raises
+        ------
+        Fault
+        """
+        depth_sp = self.uc.reg_read(self._registers["sp"]) if self._running else STACK_TOP - 256
+        self.uc.reg_write(self._registers["sp"], depth_sp & ~15)
+        self.uc.reg_write(self._registers["lr"], STUBS)
+        for i, value in enumerate(arguments):
+            self.uc.reg_write(self._registers[i], value)
+        pc = address
+        if not self._running:
+            self.counter.arm(budget)
+        self._running += 1
+        try:
+            while True:
+                self._stopped_by, self._bad_access = None, ""
+                try:
+                    self.uc.emu_start(pc, 0xFFFF_FFFC)
+                except unicorn.UcError as e:
+                    raise Fault(self._reason(e), self._pc()) from None
+                if self.counter.struct.exhausted:
+                    raise Fault("it does not come to an end within the budget of instructions", self._pc())
+                if not isinstance(self._stopped_by, int):
+                    raise Fault(self._stopped_by or "execution stopped", self._pc())
+                if self._follower is not None and self._follower.failure is not None:
+                    raise Fault(f"its memory cannot be followed: {self._follower.failure}", self._pc())
+                if self._stopped_by == _RETURN:
+                    return self.uc.reg_read(self._registers[0])
+                pc = self._imported(self._stopped_by)
+        finally:
+            self._running -= 1
+
+    _running = 0
+
+    def _imported(self, index: int) -> int:
+        back = self.uc.reg_read(self._registers["lr"])
+        handler = self._handlers[index]
+        if handler is None:
+            raise Fault(f"it calls {self._names[index]}, which the virtual board does not provide", back - 4)
+        try:
+            handler(self)
+        except (unicorn.UcError, MemoryError) as e:
+            raise Fault(f"{self._names[index]}: {e}", back - 4) from None
+        return back
+
+    def saved(self):
+        """The registers, to be given to ``restore`` after a nested call."""
+        return self.uc.context_save()
+
+    def restore(self, context):
+        self.uc.context_restore(context)
+
+    def _pc(self) -> int:
+        return self.uc.reg_read(self._registers["pc"])
+
+    def _interrupted(self, uc, number, _):
+        pc = self._pc()
+        if number == 2 and STUBS < pc <= STUBS + PAGE:
+            self._stopped_by = (pc - 4 - STUBS) // _STUB_BYTES
+            if self._stopped_by >= len(self._handlers):
+                self._stopped_by = "it jumps among the entry points of imported functions"
+        elif number == 2:
+            self._stopped_by = "system call"
+        else:
+            self._stopped_by = f"exception {number}: breakpoint or illegal instruction"
+        uc.emu_stop()
+
+    def _invalid_access(self, uc, access, address, size, value, _):
+        self._bad_access = f"{_ACCESS.get(access, 'accesses')} address {address:#x}"
+        if access != uc_const.UC_MEM_FETCH_UNMAPPED:
+            self._bad_access += f" ({size} bytes)"
+        return False
+
+    def _reason(self, e: unicorn.UcError) -> str:
+        if self._bad_access:
+            protected = e.errno in (uc_const.UC_ERR_READ_PROT, uc_const.UC_ERR_WRITE_PROT, uc_const.UC_ERR_FETCH_PROT)
+            return self._bad_access + (", which is protected" if protected else ", where no memory is")
+        if e.errno in (uc_const.UC_ERR_INSN_INVALID, uc_const.UC_ERR_EXCEPTION):
+            return "illegal instruction, or one that this core does not have"
+        return str(e)

@@ -1,0 +1,1 @@
+"""What goes to a device: packed, compiled, linked."""

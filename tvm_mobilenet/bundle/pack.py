@@ -1,0 +1,295 @@
+"""A bundle: what goes to a device, which needs nothing there but libc.
+
+``libmobilenet.so``, ``libmobilenet.a``  the kernels and our runtime (runtime/), linked for the target
+``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes
+``weights.bin``     the constants, mapped by the library
+``selftest.bin``    inputs, and the outputs of PyTorch in float64 for them
+``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
+``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256`` its own hash
+
+Equal inputs give equal bytes: nothing in a bundle says where or when it was made.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.bundle import link, tables
+from tvm_mobilenet.checking.reference import network_outputs
+from tvm_mobilenet.compiler.plan import scratch_of
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.whole_file import write_whole
+from tvm_mobilenet.models import labels as class_names
+from tvm_mobilenet.models.preprocess import FIELDS
+
+FORMAT = 1
+PROGRAMS = ("libmobilenet.so", "mobilenet")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and found whole.
+
+    Attributes
+    ----------
+    manifest : dict
+    files : dict of str to bytes
+        Its files by name, the manifest and its hash included.
+    """
+
+    manifest: dict
+    files: dict
+
+    @property
+    def name(self) -> str:
+        """Folder name in the archive: model and target."""
+        return self.manifest["name"]
+
+    def archive(self) -> bytes:
+        """As an uncompressed tar file of the files alone; the same bytes for the same files."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, data in sorted(self.files.items()):
+                entry = tarfile.TarInfo(f"{self.name}/{name}")
+                entry.size, entry.mode = len(data), 0o755 if name in PROGRAMS else 0o644
+                tar.addfile(entry, io.BytesIO(data))
+        return out.getvalue()
+
+    def write(self, path: Path) -> None:
+        """A ``.tar.gz``, or a folder when the path does not end so."""
+        try:
+            if not path.name.endswith((".tar.gz", ".tgz")):
+                path.mkdir(parents=True, exist_ok=True)
+                for name, data in self.files.items():
+                    (path / name).write_bytes(data)
+                    (path / name).chmod(0o755 if name in PROGRAMS else 0o644)
+                return
+            write_whole(path, gzip.compress(self.archive(), 6, mtime=0), "--bundle")
+        except OSError as e:
+            raise TvmMobilenetError(f"cannot write the bundle {path}: {reason(e)}", "choose another --bundle") from None
+
+
+def make(
+    folder: Path,
+    *,
+    lowered,
+    network,
+    target,
+    linker: str | None = None,
+    embed_weights: bool = False,
+    samples: int = 2,
+    work: Path | None = None,
+) -> Bundle:
+    """The bundle of a built module.
+
+    Parameters
+    ----------
+    folder : path
+        What `build` wrote; its very machine code is run on a board and compared with PyTorch first.
+    lowered : tvm.IRModule
+        What it was built from.
+    network : Network
+    target : targets.Target
+    linker : str, optional
+        In place of zig's.
+    embed_weights : bool
+        The weights become part of the library; there is no ``weights.bin``.
+    samples : int
+        Inputs that travel for the self-test.
+    work : path, optional
+        A folder that keeps sources and objects, for a build with other compiler flags.
+
+    Raises
+    ------
+    VerificationError
+        The machine code does not compute what PyTorch computes.
+    TvmMobilenetError
+        A file cannot be linked, or needs more than libc.
+    """
+    from tvm_mobilenet.compiler import module as built
+
+    module = built.read(folder)
+    plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
+    checked = _checked(module, network, target, samples)
+    batch, tolerance = checked.inputs, max(o.gate for o in checked.outputs)
+    expected = network_outputs(network, batch)
+    units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # as every CPU finds them
+    error = max(  # against float64, which is the same on every CPU; a framework's float32 is not
+        float(np.abs(found.astype(np.float64) - right).max()) / unit
+        for values, wanted in zip(checked.values, expected, strict=True)
+        for found, right, unit in zip(values, wanted, units, strict=True)
+    )
+    image = network.image
+    labels = network.labels
+    assumed_labels = bool(labels) and network.options.labels is None
+    weights_hash = hashlib.sha256(weights).hexdigest()
+    about = {
+        "model": network.options.title,
+        "target": target.name,
+        "architecture": target.architecture,
+        "features": features.features(target),
+        "classes": network.classes,
+        "labels": bool(labels),
+        "labels_source": _labels_source(network),
+        "scores": network.scores,
+        "seeded": network.seeded,
+        "preprocess": _in_words(image),
+        "samples": len(batch),
+        "tolerance": tolerance,
+        "units": units,
+        "embedded": embed_weights,
+        "weights_sha256": weights_hash,
+    }
+    name = f"mobilenet-{network.options.slug}-{target.name}"
+    prefix = re.sub(r"\W", "_", f"{network.options.slug}_{target.name}_")
+    prefix = prefix if prefix[0].isalpha() else f"m{prefix}"
+    files = {
+        "selftest.bin": b"".join(
+            np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True) for a in (*x, *y)
+        )
+    }
+    if labels:
+        files["labels.txt"] = "".join(" ".join(label.split()) + "\n" for label in labels).encode()
+    if assumed_labels:
+        files[class_names.LICENCE] = class_names.licence().encode()
+    if not embed_weights:
+        files["weights.bin"] = (
+            b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
+        )
+    source = resources.files("tvm_mobilenet.runtime")
+    for file in ("mobilenet.h", "mobilenet.py"):
+        files[file] = (source / file).read_bytes()
+    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
+        work = work or Path(temporary)
+        link.kernels(lowered, target, work / "kernels.o")
+        digest = hashlib.sha256((work / "kernels.o").read_bytes() + weights_hash.encode())
+        for file in (*link.SOURCES, "internal.h", "mobilenet.h", "main.c"):
+            digest.update((source / file).read_bytes())
+        digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
+        about["id"] = digest.hexdigest()[:16]
+        model = tables.source(plan, about, scratch_of(lowered), image and image.preprocess)
+        files |= link.libraries(work, target, linker, model, prefix, weights if embed_weights else None)
+    manifest = {
+        "format": FORMAT,
+        "id": about["id"],
+        "name": name,
+        "symbol_prefix": prefix,
+        "model": _model(network.options),
+        "target": {
+            "name": target.name,
+            "title": target.title,
+            "core": target.core.name,
+            "llvm_cpu": target.llvm_cpu or target.core.llvm_cpu,
+            "architecture": target.architecture,
+            "features": about["features"],
+            "cores": target.cores,
+        },
+        "seeded": network.seeded,
+        "preprocess": image and image.to_data(),
+        "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs],
+        "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
+        "classes": network.classes,
+        "scores": network.scores,
+        "labels": "labels.txt" if labels else None,
+        "labels_source": _labels_source(network) or None,
+        "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
+        "error": {
+            "allowed": tolerance,
+            "found": float(f"{error:.1e}"),
+            "unit": "of the scale of the outputs' last sums",
+        },
+        "versions": {**module.info["versions"], "tvm-mobilenet": _version(), "ziglang": version("ziglang")},
+        "decisions": [vars(layer) for layer in module.layers],
+        "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in sorted(files.items())},
+    }
+    text = (json.dumps(manifest, indent=1) + "\n").encode()
+    files["manifest.json"] = text
+    files["manifest.sha256"] = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
+    return Bundle(json.loads(text), files)
+
+
+def read(path: str | Path) -> Bundle:
+    """The bundle of a ``.tar.gz`` or a folder.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is none, or a file in it is not the one that was built.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            files = {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
+        else:
+            with tarfile.open(path) as tar:
+                files = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
+        text = files["manifest.json"]
+        if hashlib.sha256(text).hexdigest() != files["manifest.sha256"][:64].decode():
+            raise ValueError("the manifest's hash differs")
+        manifest = json_text.parse(text.decode())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']!r}, this reads {FORMAT}")
+        for name, entry in manifest["files"].items():
+            if hashlib.sha256(files[name]).hexdigest() != entry["sha256"]:
+                raise ValueError(f"{name} is not the file that was built: its hash differs")
+        kept = {name: files[name] for name in (*manifest["files"], "manifest.json", "manifest.sha256")}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, tarfile.TarError) as e:
+        raise TvmMobilenetError(
+            f"{path} is no whole bundle: {reason(e)}",
+            "python -m tvm_mobilenet.build --bundle FILE makes one",
+        ) from None
+    return Bundle(manifest, kept)
+
+
+def _model(options) -> dict:
+    """What the model is, without a path of this machine."""
+    data = {k: v for k, v in asdict(options).items() if k not in ("weights", "input", "labels")}
+    return {**data, "model": Path(options.model).name if options.is_file else options.model}
+
+
+def _version() -> str:
+    from tvm_mobilenet import __version__
+
+    return __version__
+
+
+def _labels_source(network) -> str:
+    if not network.labels or network.options.labels is not None:
+        return "given with --labels" if network.labels else ""
+    return f"{class_names.SOURCE}; assumed for {network.classes} classes"
+
+
+def _in_words(image) -> str:
+    """How an image becomes the input, for who asks the program."""
+    if image is None:
+        return "takes no images"
+    p = image.preprocess
+    assumed = f"; assumed: {', '.join(image.assumed).replace('_', ' ')}" if image.assumed else ""
+    return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
+
+
+def _checked(module, network, target, samples: int):
+    """The module, run on a board and found right by the rule of `verify`: a ``machine_check.Found``.
+
+    Its inputs become the self-test: photographs, and noise where they leave the outputs as they are.
+    """
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.checking.machine_check import check
+
+    with open_board("virtual" if not target.is_host else "local", target) as board:
+        found = check(module, network, board, network.inputs(samples), visible=True)
+    found.require()
+    return found

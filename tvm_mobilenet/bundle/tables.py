@@ -1,0 +1,123 @@
+"""A plan as C tables: what the runtime runs, without a parser on the device."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tvm_mobilenet.compiler.plan import ALIGNMENT, Plan, Tensor, align
+
+_SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
+_CODES = {"i": 0, "u": 1, "f": 2}
+_MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
+_KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
+_SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOID", "value": "MN_VALUE"}
+
+
+def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) -> str:
+    """The C source of a model's tables.
+
+    Parameters
+    ----------
+    plan : Plan
+    about : dict
+        ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
+        (bool), ``labels_source``, ``samples``, ``tolerance``, ``units`` (of each output), ``embedded`` (bool),
+        ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool), ``preprocess`` (in words).
+    scratch : dict of str to int
+        Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
+        that is alive in the step.
+    preprocess : models.preprocess.Preprocess, optional
+        How an image becomes the input; none when the model takes no image.
+    """
+    lines = ['#include "internal.h"', ""]
+    shapes: dict[tuple, str] = {}
+
+    def dims(tensor: Tensor) -> str:
+        if tensor.shape not in shapes:
+            shapes[tensor.shape] = f"shape{len(shapes)}"
+            strides = [int(np.prod(tensor.shape[i + 1 :], dtype=np.int64)) for i in range(len(tensor.shape))]
+            values = ", ".join(map(str, (*tensor.shape, *strides))) or "0"
+            lines.append(f"static const int64_t {shapes[tensor.shape]}[] = {{{values}}};")
+        return shapes[tensor.shape]
+
+    operands, steps, ports = [], [], []
+    free = free_from(plan)
+    for number, step in enumerate(plan.steps):
+        taken = scratch.get(step.symbol, 0)
+        taken = align(taken + _MOST_TAKEN * ALIGNMENT) if taken else 0  # each piece of it begins at a line
+        steps.append(
+            f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}, "
+            f"{free[number] if taken else 0}, {taken}}},"
+        )
+        for t in step.operands:
+            dtype = np.dtype(t.dtype)
+            operands.append(
+                f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {_CODES[dtype.kind]}, "
+                f"{8 * dtype.itemsize}, {t.offset}, {dims(t)}}},"
+            )
+    for name, t in (*plan.inputs, *plan.outputs):
+        ports.append(f"    {{{_quoted(name)}, {_quoted(t.dtype)}, {len(t.shape)}, {dims(t)}, {t.nbytes}}},")
+    for symbol in dict.fromkeys(s.symbol for s in plan.steps):
+        lines.append(f"int __tvm_ffi_{symbol}(void *, const mn_any *, int32_t, mn_any *);")
+    embedded = "NULL"
+    if about["embedded"]:
+        lines.append("extern const unsigned char mn_weights[];")
+        embedded = "mn_weights"
+    lines += [
+        "static const mn_operand operands[] = {",
+        *operands,
+        "};",
+        "static const mn_step steps[] = {",
+        *steps,
+        "};",
+        "static const mobilenet_tensor ports[] = {",
+        *ports,
+        "};",
+        f"static const double units[] = {{{', '.join(repr(float(u)) for u in about['units'])}}};",
+    ]
+    told = ("model", "target", "id", "weights_sha256", "preprocess", "labels_source")
+    text = ", ".join(_quoted(about[k]) for k in told)
+    lines += [
+        "const mn_model_t mn_model = {",
+        f"    {text},",
+        f"    steps, operands, ports, {len(plan.steps)}, {len(operands)}, {len(plan.inputs)}, {len(plan.outputs)},",
+        f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
+        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {_SCORES[about['scores']]}, "
+        f"{int(about['seeded'])}, {about['tolerance']!r}, units,",
+        f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
+        f"    {_image(plan, preprocess)},",
+        "};",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def free_from(plan: Plan) -> list[int]:
+    """For each step, where in the arena nothing is alive any more."""
+    live: dict[int, int] = {}  # offset to end of the tensors that a later step reads
+    free = [0] * len(plan.steps)
+    for number in reversed(range(len(plan.steps))):
+        *read, written = plan.steps[number].operands
+        live |= {t.offset: t.offset + t.nbytes for t in (*read, written) if t.space == "arena"}
+        free[number] = align(max(live.values(), default=0))
+        if written.space == "arena":
+            del live[written.offset]
+    return free
+
+
+def _image(plan: Plan, p) -> str:
+    if p is None:
+        return "{0}"
+    values = ["{" + ", ".join(map(repr, v)) + "}" for v in (p.mean, p.std)]
+    return (
+        f"{{1, {p.size[0]}, {p.size[1]}, {int(p.layout == 'NHWC')}, {plan.inputs[0][1].shape[0]}, "
+        f"{_KERNELS[p.interpolation]}, {p.channels}, {int(p.resize == 'squash')}, {int(p.channel_order == 'BGR')}, "
+        f"{p.crop!r}, {values[0]}, {values[1]}}}"
+    )
+
+
+def _quoted(text: str) -> str:
+    """A C string; ASCII, for JSON's escapes are C's but for the unicode ones of control characters."""
+    return json.dumps("".join(c if " " <= c <= "~" else "?" for c in text)).replace("??", '?""?')

@@ -1,0 +1,318 @@
+"""Runs a built module on a board and compares it with its model: every output, every layer.
+
+This is the one rule of `verify`, `tune`, `sweep --budget` and of a bundle's making; `tolerance` says what a difference
+may be. A model whose output does not depend on its input can show nothing and is refused, whatever the inputs. Inputs
+that leave the outputs as they are (a photograph says nothing to a network that finds no face on it) get company of
+noise that moves them; a layer that answers to nothing it gets (a dead ReLU) is run once more by itself on operands that
+it answers to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tvm_mobilenet.checking import reference, tolerance
+from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement
+from tvm_mobilenet.checking.outputs import in_channels, relative
+from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
+from tvm_mobilenet.layer import Layer
+
+# Of the scale of a layer's sums. A layer is one sum in float32: over 1,024 products its rounding is some 1e-6. One
+# weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
+LAYER_TOLERANCE = 5e-5
+CONSTANTS_TOLERANCE = 1e-6  # of a weight's spread: they are copies
+QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One layer against its definition.
+
+    Attributes
+    ----------
+    relative : float
+        Largest difference of the output, of the scale of the layer's sums.
+    constants : float
+        The same of weights and bias against the model's, over their standard deviation.
+    wrong_part : str
+        The layer of a chain whose constants differ.
+    """
+
+    name: str
+    layer: str
+    source: str
+    relative: float
+    constants: float = 0.0
+    wrong_part: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= LAYER_TOLERANCE and self.constants <= CONSTANTS_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found.
+
+    Attributes
+    ----------
+    inputs : list of tuples of ndarray
+        That were run: those asked for, and noise where they do not move the outputs.
+    outputs : list of OutputCheck
+    layers : list of LayerCheck
+        Of the first input; empty when not asked for.
+    values : list of lists of ndarray
+        The outputs, for each of the inputs.
+    reference : str
+        The framework that the outputs were compared with.
+    run : boards.plan_runner.PlanRun
+        Of the first input.
+    costs : tuple
+        Of one core and of all; empty when not asked for.
+    """
+
+    inputs: list
+    outputs: list[OutputCheck]
+    layers: list[LayerCheck]
+    values: list
+    reference: str
+    run: object
+    costs: tuple = field(default=())
+
+    def require(self) -> None:
+        """Raise a VerificationError that names the first wrong layer, unless all is right."""
+        require(self.outputs, self.layers, self.reference)
+
+
+def first_wrong(layers: list[LayerCheck]) -> LayerCheck | None:
+    """The first layer that does not compute what it should."""
+    return next((c for c in layers if not c.ok), None)
+
+
+def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str) -> None:
+    """Raise a VerificationError that names the first wrong layer, unless all is right."""
+    wrong = first_wrong(layers)
+    if wrong:
+        where = f"{wrong.name}, {wrong.layer} (from {wrong.source})"
+        if wrong.wrong_part:
+            where = f"{wrong.wrong_part}, in {where}"
+    if wrong and wrong.constants > CONSTANTS_TOLERANCE:
+        raise VerificationError(
+            f"the constants of {where}, are not the model's: they differ by {wrong.constants:.2e} of their spread",
+            "its weights changed since the build: build again",
+        )
+    if wrong:
+        raise VerificationError(
+            f"the machine code is wrong first in {where}: it differs by {wrong.relative:.2e} of its scale, "
+            f"{LAYER_TOLERANCE:.0e} is allowed",
+            "build again; if it stays, report the layer's line and its decisions",
+        )
+    worst = max(outputs, key=lambda c: c.relative / c.gate)
+    if not worst.ok:
+        raise VerificationError(
+            f"output {worst.name} differs from {reference} by {worst.relative:.2e} of its scale, {worst.gate:.2e} is "
+            "allowed, though every layer computes what it should",
+            "the model was imported wrongly, or its weights changed since the build",
+        )
+
+
+def check(
+    module, network, board, inputs: list, *, layers: bool = True, cores: int | None = None, visible: bool = False
+) -> Found:
+    """Run a built module on an opened board and compare it.
+
+    Parameters
+    ----------
+    module : built.BuiltModule
+    network : Network
+        The model, its layers taken together for the target or not.
+    board : board
+        Opened.
+    inputs : list of tuples of ndarray
+        Each the model's inputs.
+    layers : bool
+        Also check each layer, on the first input.
+    cores : int, optional
+        Also find what a run costs on one core and on so many.
+    visible : bool
+        Noise joins inputs already when the outputs themselves stay as they are, though the logits behind them move.
+
+    Raises
+    ------
+    VerificationError
+        No output of the model depends on its input.
+    TvmMobilenetError
+        The module was built from another network.
+    BoardError
+        The board cannot be reached, or a kernel ran wild.
+    """
+    from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
+
+    calls = calls_of(network, module)
+    noise = _noise(network.interface.inputs)
+    said = network.framework(inputs + noise)
+    names = [name for name, _ in module.plan.outputs]
+    batch = inputs + noise if _is_quiet(said, len(inputs), visible) else inputs
+    decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
+    ends = Ends(calls, network.interface)
+    checks: list[LayerCheck] = []
+    blind: list[int] = []
+    number = 0
+
+    def watch(step, _run, runner, check_layer: bool = True) -> None:
+        nonlocal number
+        ends.watch(number, step, runner)
+        if check_layer:
+            checked, sees = _check_layer(calls[number], step, runner, decisions[step.layer])
+            checks.append(checked)
+            if not sees:
+                blind.append(number)
+        number = (number + 1) % len(calls)
+
+    def watch_ends(step, run, runner) -> None:
+        watch(step, run, runner, False)
+
+    with board.load(module.library) as loaded:
+        runner = PlanRunner(loaded, module.plan, module.parameters())
+        first = watch if layers else watch_ends
+        if cores is None:
+            run, costs = runner.run(*batch[0], watch=first), ()
+        else:
+            run, *costs = run_and_price(runner, board, batch[0], cores, first)
+        values, found_ends = [run.outputs], [ends.take()]
+        for x in batch[1:]:
+            values.append(runner.run(*x, watch=watch_ends).outputs)
+            found_ends.append(ends.take())
+        outputs = [
+            check_output(
+                name,
+                [v[j] for v in values],
+                [v[j] for v in said.values],
+                sum(len(call.layer.parts) or 1 for call in calls),
+                [e[j] for e in found_ends],
+                [b[j] for b in said.before],
+            )
+            for j, name in enumerate(names)
+        ]
+        _require_movement(outputs)
+        if layers and not all(o.ok for o in outputs):  # what the first input does not show, another one does
+            for x in batch[1:]:
+                if not all(c.ok for c in checks):
+                    break
+                checks.clear()
+                runner.run(*x, watch=watch)
+        for i in dict.fromkeys(blind) if all(c.ok for c in checks) else ():
+            checks[i] = _check_alone(calls[i], module.plan.steps[i], runner, checks[i])
+    return Found(batch, outputs, checks, values, said.name, run, tuple(costs))
+
+
+def _noise(ports) -> list[tuple[np.ndarray, ...]]:
+    """Inputs that move a network's outputs, if anything does: noise, and more of it."""
+    draw = np.random.default_rng(1)
+    return [tuple((scale * draw.standard_normal(p.shape)).astype(p.dtype) for p in ports) for scale in (1, 4)]
+
+
+def _is_quiet(said, count: int, visible: bool) -> bool:
+    """Whether the first ``count`` inputs, several, leave every output nearly as it is, and noise does not.
+
+    Raises
+    ------
+    VerificationError
+        Nothing moves any output.
+    """
+    quiet, moves = [], False
+    for j in range(len(said.functions)):
+        values = said.telling(j)
+        whole = movement(values)
+        moves = moves or whole > 16 * tolerance.ROUNDING * max(float(np.abs(v).max(initial=0.0)) for v in values)
+        shown = [outputs[j] for outputs in said.values] if visible else values
+        quiet.append(movement(shown[:count]) < QUIET * movement(shown))
+    if not moves:
+        _refuse([f"output{j}" for j in range(len(quiet))])
+    return count > 1 and all(quiet)
+
+
+def _require_movement(outputs: list[OutputCheck]) -> None:
+    if all(o.constant for o in outputs):
+        _refuse([o.name for o in outputs])
+
+
+def _refuse(names: list[str]) -> None:
+    outputs = f"output {names[0]} is" if len(names) == 1 else f"outputs {', '.join(names)} are"
+    raise VerificationError(
+        f"the reference's {outputs} the same for every input, noise included, so a comparison can show nothing",
+        "use weights that are trained, or leave out --weights for calibrated ones; look for a layer that gives only "
+        "zeros",
+    )
+
+
+def calls_of(network, module) -> list:
+    """The network's layers, in the chains and at the pitches that they were built with.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The module was built from another network.
+    """
+    from tvm_mobilenet.compiler.fuse_blocks import join
+
+    names = [step.layer for step in module.plan.steps]
+    if [call.layer.name for call in network.layers] == names:
+        return list(network.layers)
+    left, calls = list(network.layers), []
+    for name in names:
+        built = Layer.parse(name)
+        parts = len(built.parts) or 1
+        taken, left = left[:parts], left[parts:]
+        if taken:
+            call = taken[0] if parts == 1 else join(taken)
+            pitches = built.input_pitch, built.output_pitch
+            with contextlib.suppress(ValueError):  # another network's do not fit this one's channels
+                call = call.replace(layer=call.layer.with_pitches(*pitches))
+            calls.append(call)
+    if left or [call.layer.name for call in calls] != names:
+        raise TvmMobilenetError(
+            f"{module.folder} was built from another network than {network.options.title}",
+            "verify it without naming a model, or build it again",
+        )
+    return calls
+
+
+def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
+    """A layer after its step ran, and whether a mistake would have shown."""
+    from tvm_mobilenet import schedules
+
+    *operands, output = step.operands
+    second = runner.read(operands[-1]) if len(call.inputs) > 1 else None
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, runner.read(operands[0]), call.weight, call.bias, second)
+    constants = [runner.read(t) for t in operands if t.space == "parameters"]
+    packed = schedules.pack(call.layer, decisions, call.weight, call.bias)
+    differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
+    wrong, part = max(differences, default=0.0), ""
+    if wrong > CONSTANTS_TOLERANCE and call.layer.parts:
+        each = len(differences) // len(call.layer.parts)
+        part = call.layer.parts[differences.index(wrong) // each].name
+    found = _difference(runner.read(output), due)
+    return LayerCheck(call.name, step.layer, call.source, found, wrong, part), due.answers >= tolerance.BLIND
+
+
+def _difference(found: np.ndarray, due: tolerance.Expected) -> float:
+    return LAYER_TOLERANCE * tolerance.excess(in_channels(found, due.output.shape), due.output, due.allowed)
+
+
+def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
+    """A layer whose outputs showed nothing, run by itself on operands to which they answer."""
+    operands = tolerance.revealing(call.layer, call.weight, call.bias)
+    if operands is None:
+        return checked
+    *given, output = step.operands
+    runner.write(given[0], reference.in_buffer(operands["data"], call.layer.input_buffer))
+    if "second" in operands:
+        runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
+    runner.call(step)
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, weight=call.weight, bias=call.bias, **operands)
+    found = max(checked.relative, _difference(runner.read(output), due))
+    return LayerCheck(checked.name, checked.layer, checked.source, found, checked.constants, checked.wrong_part)

@@ -1,0 +1,234 @@
+"""What a network sums last, before a softmax or an activation that hides differences, in the machine code's own run.
+
+Probabilities of 0.99999 and of 1.0 are nearly the same number; the logits behind them are not. While a plan runs,
+`Ends` takes from memory what each output's last layers get: so the value before the last function, and the scale of its
+sum (`tolerance`). `check_output` compares both with the model's own framework.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_mobilenet.checking import reference, tolerance
+
+OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
+
+
+@dataclass(frozen=True)
+class End:
+    """One output of one run.
+
+    Attributes
+    ----------
+    before : ndarray
+        float64, of the output's shape: the value before ``function``.
+    scale : ndarray or float
+        Of the last sum.
+    function : str
+        What is applied to it: an activation, ``softmax`` or ``none``.
+    axis : int
+        Of a softmax, in the output's shape.
+    """
+
+    before: np.ndarray
+    scale: float
+    function: str
+    axis: int = -1
+
+
+class Ends:
+    """Collects the ends of a network's outputs, one input at a time.
+
+    Parameters
+    ----------
+    network : Network
+    calls : list of LayerCall
+        As the plan runs them.
+    """
+
+    def __init__(self, calls: list, interface):
+        self._calls, self._ports = calls, interface.outputs
+        self._makers = {call.output: i for i, call in enumerate(calls)}
+        self._tails = [self._tail(port.value) for port in self._ports]
+        self._kept: dict[int, tuple] = {}
+
+    def _tail(self, value: str) -> list[int]:
+        """The calls from the last sum to an output, by number: a copy or a softmax is none."""
+        tail = []
+        while value in self._makers:
+            call = self._calls[self._makers[value]]
+            tail.insert(0, self._makers[value])
+            layer = call.layer
+            if not (layer.kind == "softmax" or (layer.kind == "elementwise" and layer.op == "none")):
+                break
+            if layer.activation != "none":
+                break
+            value = call.inputs[0]
+        return tail
+
+    def watch(self, number: int, step, runner) -> None:
+        """Keep what a call got, if it is one of the last."""
+        if any(number in tail for tail in self._tails):
+            *operands, _ = step.operands
+            second = runner.read(operands[-1]) if len(self._calls[number].inputs) > 1 else None
+            self._kept[number] = runner.read(operands[0]), second
+
+    def take(self) -> list[End | None]:
+        """The end of each output in the run that was watched; None for an output that no layer makes."""
+        ends = [self._end(tail, port) for tail, port in zip(self._tails, self._ports, strict=True)]
+        self._kept.clear()
+        return ends
+
+    def _end(self, tail: list[int], port) -> End | None:
+        if not tail:
+            return None
+        first = self._calls[tail[0]]
+        data, second = self._kept[tail[0]]
+        z = tolerance.sum_of(first.layer, data, first.weight, first.bias, second)
+        last = first.layer.parts[-1] if first.layer.parts else first.layer
+        function = "none" if last.residual == "after" else reference.final_function(first.layer)
+        values = z.values
+        if last.residual == "after":
+            values = reference.reference(first.layer, data, first.weight, first.bias, second)
+        layout, axis = first.layer.output_layout, -1
+        for number in tail[1:]:
+            layer = self._calls[number].layer
+            if layer.kind == "softmax":
+                function, values = "softmax", self._kept[number][0][..., : layer.channels].astype(np.float64)
+            else:
+                values = reference.reference(layer, values.reshape(layer.input_shape))
+            layout = layer.output_layout
+        if function == "softmax":
+            axis = _axis(values.shape, 3 if layout == "NHWC" else 1, port.shape)
+        return End(values.reshape(port.shape), float(np.sqrt(np.mean(z.scale**2))), function, axis)
+
+
+def _axis(shape: tuple[int, ...], axis: int, to: tuple[int, ...]) -> int:
+    """Where an axis is after a reshape that only adds or drops axes of size one; the last when that is unclear."""
+    kept = [i for i, size in enumerate(shape) if size > 1 or i == axis]
+    order = [i for i, size in enumerate(to) if size > 1]
+    sizes = [shape[i] for i in kept if shape[i] > 1]
+    if shape[axis] > 1 and [to[i] for i in order] == sizes:
+        return order[[i for i in kept if shape[i] > 1].index(axis)]
+    return len(to) - 1
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output over all inputs, against the model's framework.
+
+    Attributes
+    ----------
+    relative : float
+        The largest difference, of the scale of the last sum, before a last softmax or activation where there is one.
+    gate : float
+        What ``relative`` may be.
+    constant : bool
+        The framework says the same to every input, so the output shows little.
+    unit : float
+        Of the output itself: a difference of ``gate * unit`` in one of its values may be right, a larger one is not.
+    """
+
+    name: str
+    max_difference: float
+    mean_difference: float
+    relative: float
+    cosine: float
+    top1: float
+    top5: float
+    gate: float
+    constant: bool = False
+    unit: float = 1.0
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= self.gate
+
+
+def movement(values: list[np.ndarray]) -> float:
+    """The most that any element differs between inputs; values that are not finite move."""
+    with np.errstate(invalid="ignore"):
+        most = float(np.ptp(np.stack(values).astype(np.float64), axis=0).max(initial=0.0))
+    return most if math.isfinite(most) else math.inf
+
+
+def check_output(
+    name: str,
+    found: list[np.ndarray],
+    expected: list[np.ndarray],
+    layers: int,
+    ends: list[End | None],
+    before: list[np.ndarray | None],
+) -> OutputCheck:
+    """Compare one output over all inputs.
+
+    Parameters
+    ----------
+    found : list of ndarray
+        Of the machine code, for each input.
+    expected : list of ndarray
+        Of the framework, for the same inputs and for more, which tell whether the output depends on its input.
+    layers : int
+        Of the network, whose rounding adds up.
+    ends : list of network_ends.End or None
+        What the machine code had before a last softmax or activation.
+    before : list of ndarray or None
+        What the framework had there, for each of ``expected``.
+    """
+    gate = OUTPUT_TOLERANCE * math.sqrt(max(1, layers))
+    count = len(found)
+    f, every = np.stack(found).astype(np.float64), np.stack(expected).astype(np.float64)
+    e, z = every[:count], None
+    known = all(ends)
+    if known and all(b is not None for b in before):
+        z = _before(ends[0], np.stack(before).astype(np.float64), every, gate)
+    own = np.stack([end.before for end in ends]) if known else f
+    telling = every if z is None else z
+    values = own if z is None else z[:count]
+    scale = float(np.sqrt(np.mean([end.scale**2 for end in ends]))) if known else float(values.std())
+    unit = tolerance.unit(values, scale)
+    if values.std() > unit:  # biases far apart: neither they nor the sum alone are what inputs change
+        unit = np.maximum(unit, min(float(values.std()), movement(list(values))))
+    allowed = gate * unit + 4 * tolerance.ROUNDING * np.abs(values)
+    difference = 0.0 if z is None else tolerance.excess(own, z[:count], allowed)
+    if known and ends[0].function != "none":
+        axis = ends[0].axis + (ends[0].axis >= 0)
+        due = tolerance.carried(ends[0].function, values, allowed, axis, framework=True)
+    else:
+        due = gate * unit + 4 * tolerance.ROUNDING * np.abs(e)
+    difference = max(difference, tolerance.excess(f, e, due))
+    changes = np.ptp(telling, axis=0)
+    constant = bool(np.all(changes <= 4 * (due if z is None else allowed).max(0)))
+    off = np.abs(f - e)
+    flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
+    norm = np.linalg.norm(flat_f) * np.linalg.norm(flat_e)
+    best_f, best_e = np.argsort(-flat_f, 1), np.argsort(-flat_e, 1)
+    top5 = np.mean([len(set(a[:5]) & set(b[:5])) / min(5, len(a)) for a, b in zip(best_f, best_e, strict=True)])
+    return OutputCheck(
+        name,
+        float(off.max()),
+        float(off.mean()),
+        gate * difference,
+        float((flat_f * flat_e).sum() / norm) if norm else 1.0,
+        float(np.mean(best_f[:, 0] == best_e[:, 0])),
+        float(top5),
+        gate,
+        constant,
+        float(due.max()) / gate,
+    )
+
+
+def _before(end: End, z: np.ndarray, e: np.ndarray, gate: float) -> np.ndarray | None:
+    """The framework's values before the last function, if that function is the one of the machine code."""
+    function, axis = end.function, end.axis + (end.axis >= 0)
+    if function == "none" or z.shape != e.shape:
+        return None
+    for candidate in (z, 6 * z - 3) if function == "hardsigmoid" else (z,):  # or spelled clip(x / 6 + 1/2, 0, 1)
+        near = np.full(z.shape, gate * (float(candidate.std()) or 1.0))
+        close = tolerance.carried(function, candidate, near, axis, framework=True)
+        if tolerance.excess(e, reference.apply(function, candidate, axis), close) <= 1:
+            return candidate
+    return None

@@ -1,0 +1,216 @@
+"""What a layer should compute: its definition in PyTorch, in float64, with no regard to speed.
+
+Nothing here knows of tiles, packing or schedules, so a mistake there cannot hide here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+
+from tvm_mobilenet.checking.outputs import spread_of
+from tvm_mobilenet.layer import Layer
+
+ROUNDING = 2.0**-20  # of an output's spread; a build may differ by a few hundred times as much
+
+
+def reference(
+    layer: Layer,
+    data: np.ndarray,
+    weight: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    second: np.ndarray | None = None,
+    activated: bool = True,
+) -> np.ndarray:
+    """The layer's output in float64.
+
+    Parameters
+    ----------
+    data : ``layer.input_shape`` float, or as it lies in memory, ``layer.input_buffer``
+    weight : ``layer.weight_shape`` float, for the kinds that have one; of a chain, a tuple of them
+    bias : (out_channels,) float; of a chain, a tuple of them
+    second : the residual or second operand, if the layer has one: ``layer.output_shape``, or (batch, 1, 1, channels)
+        for ``scale``; or as it lies in memory
+    activated : bool
+        False: the value before the activation, a softmax's input, without a residual that is added after it.
+
+    Returns
+    -------
+    ndarray
+        ``layer.output_shape`` float64
+    """
+    data = data[..., : layer.input_shape[-1]]
+    if second is not None:
+        second = second[..., : layer.second_shape[-1]]
+    if layer.parts:
+        return reference(*last_part(layer, data, weight, bias), second, activated)
+    import torch
+    import torch.nn.functional as F
+
+    def tensor(a):
+        return torch.from_numpy(np.ascontiguousarray(a)).double()
+
+    x = tensor(data)
+    x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
+    top, left, bottom, right = layer.padding
+
+    def padded(value: float):
+        return F.pad(x, (left, right, top, bottom), value=value)
+
+    if layer.weight_shape:
+        w = tensor(weight).reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
+        y = F.conv2d(padded(0.0), w, tensor(bias), layer.stride, 0, layer.dilation, layer.groups)
+    elif layer.kind == "pool":
+        windows = padded(0.0 if layer.op == "avg" else float("-inf"))
+        windows = windows.unfold(2, (layer.kernel[0] - 1) * layer.dilation[0] + 1, layer.stride[0])[
+            ..., :: layer.dilation[0]
+        ]
+        windows = windows.unfold(3, (layer.kernel[1] - 1) * layer.dilation[1] + 1, layer.stride[1])[
+            ..., :: layer.dilation[1]
+        ]
+        y = windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
+    else:
+        y = x
+        if layer.op not in ("", "none"):
+            z = tensor(second)
+            z = z if layer.input_layout == "NCHW" and layer.op != "scale" else z.permute(0, 3, 1, 2)
+            y = {"add": x + z, "sub": x - z, "mul": x * z, "scale": x * z}[layer.op]
+    residual = None
+    if layer.residual != "none":
+        residual = tensor(second)
+        residual = residual if layer.output_layout == "NCHW" else residual.permute(0, 3, 1, 2)
+    if layer.residual == "before":
+        y = y + residual
+    if activated:
+        y = _FUNCTIONS[final_function(layer)](F, y)
+        if layer.residual == "after":
+            y = y + residual
+    y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
+    return y.contiguous().numpy()
+
+
+_FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
+    "none": lambda F, y: y,
+    "relu": lambda F, y: F.relu(y),
+    "relu6": lambda F, y: F.relu6(y),
+    "hardswish": lambda F, y: F.hardswish(y),
+    "hardsigmoid": lambda F, y: F.hardsigmoid(y),
+    "sigmoid": lambda F, y: y.sigmoid(),
+    "silu": lambda F, y: F.silu(y),
+    "softmax": lambda F, y: F.softmax(y, 1),
+}
+
+
+def final_function(layer: Layer) -> str:
+    """What a layer, of a chain its last part, applies to its sum: an activation, ``softmax`` or ``none``."""
+    last = layer.parts[-1] if layer.parts else layer
+    return "softmax" if last.kind == "softmax" else last.activation
+
+
+def apply(function: str, values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """An activation, or ``softmax`` over an axis, of float64 values."""
+    import torch
+    import torch.nn.functional as F
+
+    moved = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, axis, 0)[None])).double()
+    return np.moveaxis(_FUNCTIONS[function](F, moved)[0].numpy(), 0, axis)
+
+
+def last_part(layer: Layer, data: np.ndarray, weight, bias) -> tuple:
+    """The last layer of a chain, and the data, weight and bias that it gets."""
+    for i, part in enumerate(layer.parts[:-1]):
+        data = reference(part, data.reshape(part.input_shape), weight[i], bias[i])
+    last = layer.parts[-1]
+    return last, data.reshape(last.input_shape), weight[-1], bias[-1]
+
+
+def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
+    """What a network computes in float64, rounded so coarsely that every machine finds the same bits.
+
+    The order of a float64 sum, and with it its last digits, changes with the CPU and the number of threads;
+    ``ROUNDING`` of the spread is a million times larger. A network of the registry is computed by PyTorch. One from a
+    file may hold operators that know no float64, so its layers are computed; `machine_check.check` compares them with
+    what its framework says in float32.
+
+    Parameters
+    ----------
+    network : Network
+    batch : list of tuples of ndarray
+        Inputs, float32.
+
+    Returns
+    -------
+    list of lists of ndarray
+        The outputs for each of the inputs, float32.
+
+    """
+    if network.model is None:
+        found = [_run_layers(network, x) for x in batch]
+    else:
+        import torch
+
+        module = copy.deepcopy(network.model.module).double()
+        with torch.no_grad():
+            raw = [module(*(torch.from_numpy(a).double() for a in x)) for x in batch]
+        found = [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in raw]
+    return [[rounded(y) for y in outputs] for outputs in found]
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as float32."""
+    step = math.ldexp(1.0, math.frexp(spread_of(values) * ROUNDING)[1])
+    return (np.round(values / step) * step).astype(np.float32)
+
+
+def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    ports = network.interface
+    values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
+    for call in network.layers:
+        layer = call.layer
+        second = values[call.inputs[1]].reshape(layer.second_shape) if len(call.inputs) > 1 else None
+        data = values[call.inputs[0]].reshape(layer.input_shape)
+        values[call.output] = reference(layer, data, call.weight, call.bias, second)
+    return [values[port.value].reshape(port.shape) for port in ports.outputs]
+
+
+def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded operands of a layer that keep its output at about unit variance: data, weight, bias, second."""
+    rng = np.random.default_rng(seed)
+    if layer.parts:
+        parts = [random_arguments(part, seed + i) for i, part in enumerate(layer.parts)]
+        joined = {name: tuple(p[name] for p in parts) for name in ("weight", "bias")}
+        return {
+            "data": parts[0]["data"],
+            **joined,
+            **({"second": parts[-1]["second"]} if "second" in parts[-1] else {}),
+        }
+    arguments = {"data": rng.standard_normal(layer.input_shape)}
+    if layer.weight_shape:
+        fan_in = layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]
+        arguments["weight"] = rng.standard_normal(layer.weight_shape) / np.sqrt(fan_in)
+        arguments["bias"] = rng.standard_normal(layer.out_channels)
+    if layer.second_shape:
+        draw = rng.random if layer.op == "scale" else rng.standard_normal
+        arguments["second"] = draw(layer.second_shape)
+    return {name: a.astype(layer.dtype) for name, a in arguments.items()}
+
+
+def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Operands as a kernel takes them, constants packed, a zeroed output last."""
+    from tvm_mobilenet import schedules
+
+    second = [in_buffer(arguments["second"], layer.second_buffer)] if "second" in arguments else []
+    packed = schedules.pack(layer, decisions, arguments.get("weight"), arguments.get("bias"))
+    data = in_buffer(arguments["data"], layer.input_buffer)
+    return [data, *packed, *second, np.zeros(layer.output_buffer, layer.dtype)]
+
+
+def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array as it lies in memory, what stands between its rows not a number: nothing may read it."""
+    if array.shape == shape:
+        return array
+    buffer = np.full(shape, np.nan, array.dtype)
+    buffer[..., : array.shape[-1]] = array
+    return buffer

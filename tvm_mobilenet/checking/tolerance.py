@@ -1,0 +1,199 @@
+"""What a difference may be: a share of the scale of the sum that made a value, carried through its activation.
+
+A sure classifier's probabilities, a saturated sigmoid and a ReLU that is zero have hardly any spread, so a difference
+in units of their standard deviation says nothing: rounding looks like a mistake, or a mistake like rounding. What was
+summed before the activation has a scale of its own. The tolerance is a share of that scale, and the activation carries
+it to the output: where the sum may be off by ``t``, an output ``f(z)`` may be off by ``|f(z + t) - f(z)|``. So 0.99999
+of a sigmoid may differ by far less than 0.5 of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_mobilenet.checking import reference as definition
+from tvm_mobilenet.layer import Layer
+
+ROUNDING = 2.0**-24  # of a float32 value: half of its last digit
+SMALLEST = 2.0**-126  # below it float32 is not exact, and often zero
+WITHIN = 4.0  # a standard deviation is taken for the scale as far as the sum's own scale agrees to this factor
+BLIND = 1 / 8  # a check is blind when a smaller share of the outputs answers to its sum
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a layer summed, before its activation.
+
+    Attributes
+    ----------
+    values : ndarray
+        float64, as the layer's output lies.
+    scale : ndarray
+        Of each channel: the size of such a sum if the signs of its terms were random, bias left out; broadcasts.
+    term : ndarray
+        Of each channel: the size of one of its terms, bias and residual left out.
+    terms : int
+        Of each sum.
+    bias : float
+        The largest of the layer's biases.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray
+    term: np.ndarray
+    terms: int
+    bias: float
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """What float32 may lose in each of the sums."""
+        return (4 + math.sqrt(self.terms)) * ROUNDING * (np.abs(self.values) + self.bias)
+
+
+def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
+    """What a layer, of a chain its last part, sums for these operands (``reference.reference``)."""
+    if layer.parts:
+        data = data[..., : layer.input_shape[-1]]
+        layer, data, weight, bias = definition.last_part(layer, data, weight, bias)
+    values = definition.reference(layer, data, weight, bias, second, activated=False)
+    positions = tuple(a for a in range(4) if a != channel_axis(layer))
+    squares = layer.replace(op="add" if layer.op == "sub" else layer.op, residual="none")
+    none = None if bias is None else np.zeros_like(bias)
+    operands = [None if a is None else np.asarray(a, np.float64) ** 2 for a in (data, weight, second)]
+    paired = operands[2] if layer.kind == "elementwise" else None
+    own = definition.reference(squares, operands[0], operands[1], none, paired, activated=False)
+    own = own.mean(positions, keepdims=True)
+    scale = own
+    if layer.residual == "before":
+        scale = own + operands[2][..., : values.shape[-1]].reshape(values.shape).mean(positions, keepdims=True)
+    taps = layer.kernel[0] * layer.kernel[1]
+    terms = taps * (layer.channels // layer.groups) if layer.weight_shape else taps
+    most = float(np.abs(bias).max()) if bias is not None else 0.0
+    return Sum(values, np.sqrt(scale), np.sqrt(own / terms), terms, most)
+
+
+def channel_axis(layer: Layer) -> int:
+    """The axis of a layer's output that is its channels."""
+    return 3 if layer.output_layout == "NHWC" else 1
+
+
+def unit(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """What differences of ``values`` are measured in: their standard deviation, within ``WITHIN`` of ``scale``.
+
+    A standard deviation over a few values, or one that comes of biases alone, is not the scale of the sums.
+    """
+    deviation = float(values.std())
+    found = np.clip(deviation, np.asarray(scale, np.float64) / WITHIN, WITHIN * np.asarray(scale, np.float64))
+    floor = deviation / 256 or float(np.abs(values).max(initial=0.0)) or 1.0
+    return np.maximum(found, floor if deviation else np.where(found > 0, 0.0, floor))
+
+
+def carried(
+    function: str, values: np.ndarray, allowed: np.ndarray, axis: int = -1, framework: bool = False
+) -> np.ndarray:
+    """How far an activation's output may be off where its input may be off by ``allowed``, rounding included.
+
+    ``framework``: that output is a framework's, whose sigmoid is exact to the last digit of 1.0, not of 1e-9 (ONNX
+    Runtime's is 1.5e-8 for every input below -18).
+    """
+    output = definition.apply(function, values, axis)
+    own = 4 * ROUNDING * np.abs(output) + SMALLEST
+    if framework and function != "none":
+        own = 4 * ROUNDING * np.maximum(1.0, np.abs(values if function in ("silu", "hardswish") else output))
+    if function == "none":
+        return allowed + own
+    if function == "softmax":  # a probability is off by a factor
+        top = values.max(axis, keepdims=True)
+        factor = 2 * np.max(np.broadcast_to(allowed, values.shape), axis, keepdims=True)
+        return output * np.expm1(np.minimum(factor + 4 * ROUNDING * (top - values), 50.0)) + own
+    return _beside(function, values, allowed, np.maximum) + own
+
+
+def _beside(function: str, values: np.ndarray, step: np.ndarray, which) -> np.ndarray:
+    """How far an activation's output moves with its input, a step up or down, ``which`` of both."""
+    output = definition.apply(function, values)
+    return which(*(np.abs(definition.apply(function, values + s * step) - output) for s in (-1, 1)))
+
+
+def excess(found: np.ndarray, expected: np.ndarray, allowed: np.ndarray) -> float:
+    """The largest difference, in units of what is allowed; infinite for what is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        share = np.abs(found.astype(np.float64) - expected) / allowed
+    return float(share.max(initial=0.0)) if np.isfinite(share).all() else math.inf
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a layer should compute of its operands.
+
+    Attributes
+    ----------
+    output : ndarray
+        float64, of ``layer.output_shape``.
+    allowed : ndarray
+        How far each value may be off.
+    answers : float
+        The share of the outputs in which a mistake in one term of the sum would show.
+    """
+
+    output: np.ndarray
+    allowed: np.ndarray
+    answers: float
+
+
+def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, second=None) -> Expected:
+    """The output of a layer and what is allowed; ``tolerance``: of the scale of its sums."""
+    z = sum_of(layer, data, weight, bias, second)
+    function, axis = definition.final_function(layer), channel_axis(layer)
+    last = layer.parts[-1] if layer.parts else layer
+    output = definition.apply(function, z.values, axis)
+    if function == "softmax":
+        allowed = carried(function, z.values, np.full_like(z.values, tolerance) + z.rounding, axis)
+        answers = (output > 2.0**-96) & (output < 1 - ROUNDING)
+    else:
+        allowed = carried(function, z.values, tolerance * unit(z.values, z.scale) + z.rounding, axis)
+        answers = _beside(function, z.values, np.broadcast_to(z.term, z.values.shape), np.minimum) > allowed
+    if last.residual == "after":
+        output = output + np.asarray(second, np.float64)[..., : output.shape[-1]].reshape(output.shape)
+        allowed = allowed + 4 * ROUNDING * np.abs(output)
+    return Expected(output, allowed, float(answers.mean()))
+
+
+_MIDDLE = {"sigmoid": 0.0, "hardsigmoid": 0.0, "relu6": 3.0}  # where an activation is steep on both sides
+
+
+def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | None:
+    """Operands on which most of a layer's outputs answer to its sums; None when no operands were found that do.
+
+    Random ones, larger and larger; then such that one of the sums lies where the activation is steep.
+
+    Returns
+    -------
+    dict
+        ``data`` and, where the layer has one, ``second``, of ``layer.input_shape`` and ``second_shape``.
+    """
+    draw = np.random.default_rng(seed)
+    operands = {"data": draw.standard_normal(layer.input_shape)}
+    if layer.second_shape is not None:
+        operands["second"] = draw.standard_normal(layer.second_shape)
+    factors = [sign * 4.0**power for power in range(12) for sign in (1, -1)]
+    if layer.weight_shape and not layer.parts and len(operands) == 1:
+        own = definition.reference(layer, operands["data"], weight, np.zeros_like(bias), activated=False)
+        shift = definition.reference(layer, operands["data"], weight, bias, activated=False) - own
+        middle = _MIDDLE.get(definition.final_function(layer), 1.0 + np.abs(shift))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            exact = np.sort(((middle - shift) / own).ravel())
+        exact = exact[np.isfinite(exact)]
+        factors += list(exact[:: max(1, len(exact) // 8)])
+    best, most = None, 0.0
+    for factor in factors:
+        scaled = {name: (array * factor).astype(layer.dtype) for name, array in operands.items()}
+        share = expected(layer, 0.0, weight=weight, bias=bias, **scaled).answers
+        if share > most:
+            best, most = scaled, share
+        if most > 1 / 2:
+            break
+    return best

@@ -1,0 +1,98 @@
+"""What every verb does the same: parse, run, report.
+
+A user's mistake is a message and what to do about it; anything else is one line, and a traceback only with
+``--debug``. SIGTERM ends a verb as Ctrl-C does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tvm_mobilenet.cli import interrupted
+from tvm_mobilenet.cli.arguments import VerbParser
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.packages import missing_dependency
+from tvm_mobilenet.terminal import table
+from tvm_mobilenet.terminal.console import say, terminal_width
+
+INTERRUPTED = 130
+
+
+def run_verb(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Parse the arguments, run the verb, and turn every error into a message and an exit code.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Of the verb; ``--debug`` is added here.
+    run : callable
+        Does the work and prints the result; its return value is the exit code, None for 0.
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+    """
+    parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
+    with contextlib.suppress(AttributeError, ValueError):  # a terminal that has no °
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        args = parser.parse_args(argv)
+    except TvmMobilenetError as error:  # of an argument's type
+        say(f"error: {error}")
+        return error.exit_code
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _warnings_as_lines():
+            return run(args) or 0
+    except KeyboardInterrupt:
+        words = interrupted.words(parser.prog.rpartition(".")[2], args)
+        say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        error = missing_dependency(error) or error
+        if isinstance(error, OSError) and error.filename is not None:
+            error = TvmMobilenetError(f"{error.filename}: {reason(error)}", "check the path, its owner and its mode")
+        if isinstance(error, TvmMobilenetError):
+            say(f"error: {error}")
+            return error.exit_code
+        text = " ".join(str(error).split())
+        say(
+            f"error: {type(error).__name__}: {text[:300]}\n  a bug, most likely: run again with --debug for a traceback"
+        )
+        return 1
+
+
+def parser_for(verb: str, description: str, **kwargs) -> VerbParser:
+    """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
+    return VerbParser(verb, description, **kwargs)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings of this package are lines for the user; where in the code they arose is of no use to them."""
+    here = str(Path(__file__).parent.parent)
+    before = warnings.showwarning
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if issubclass(category, UserWarning) and (filename.startswith(here) or filename.startswith("<")):
+            say(f"warning: {message}")
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

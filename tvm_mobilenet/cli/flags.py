@@ -1,0 +1,120 @@
+"""No flag without effect: which flags a user gave, and the refusal of those that a command has no use for.
+
+Some flags belong together (``--rank`` is of the factors that ``--output`` writes), some belong to one kind of model or
+board. A flag that would change nothing is a misunderstanding, so it is refused and never ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+
+def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) -> None:
+    """Refuse flags that would have no effect.
+
+    Parameters
+    ----------
+    args : Namespace
+        Of a parser of `arguments`, which has ``given``.
+    flags : iterable of str
+        Such as ``--rank``; those that the user did not give are fine.
+    why : str
+        What follows the flag in the message.
+    hint : str
+        What to do.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One of them was given; the message names all that were.
+    """
+    given = [flag for flag in flags if flag in args.given]
+    if given:
+        raise TvmMobilenetError(f"{', '.join(given)}: {why}", hint)
+
+
+def refuse_for_predictions(args: argparse.Namespace, flags: Iterable[str]) -> None:
+    """Refuse flags that say how to measure, where the virtual board predicts.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One of them was given.
+    """
+    refuse(
+        args,
+        flags,
+        "the virtual board predicts, there is nothing to measure",
+        "leave it out, or measure on a board: --board local, rpc://…, ssh://…",
+    )
+
+
+def refuse_for_model(args: argparse.Namespace, model) -> None:
+    """Refuse flags of the model's group that its kind has no use for.
+
+    Parameters
+    ----------
+    model : options.ModelOptions
+
+    Raises
+    ------
+    TvmMobilenetError
+        A flag of the registry's networks for a file, or one that another flag makes pointless.
+    """
+    if model.is_file:
+        refuse(
+            args,
+            ("--alpha", "--classes", "--weights", "--seed", "--features"),
+            f"{model.model} is a whole network: its layers and weights are in the file",
+            "leave it out; these flags are for networks by name, such as --model v2",
+        )
+        return
+    if model.weights is not None:
+        refuse(args, ("--seed",), "it makes the weights where no --weights are given", "leave out one of the two")
+    if model.features:
+        refuse(
+            args,
+            ("--classes",),
+            "--features leaves out the classifier, so there are no classes",
+            "leave out --features, or this",
+        )
+
+
+def refuse_for_sweep(args: argparse.Namespace) -> None:
+    """Refuse flags that others make pointless.
+
+    Raises
+    ------
+    TvmMobilenetError
+        ``--theory`` with flags of the table or of a budget, ``--cores`` or ``--output`` without a budget.
+    """
+    limits = ("--budget", "--memory", "--min-accuracy")
+    if args.theory:
+        why = "--theory compares the papers' own networks on three cores"
+        table = ("--families", "--alphas", "--resolutions", "--target", "--board", "--csv")
+        refuse(args, () if args.html else table, why, "leave it out, or add --html FILE: a report with both")
+        refuse(args, (*limits, "--cores", "--output"), why, "leave it out: a budget needs a sweep of its own")
+    if not args.given.intersection(limits):
+        refuse(
+            args, ("--cores", "--output"), f"it is of the network that {', '.join(limits)} choose", f"add {limits[0]}"
+        )
+
+
+def refuse_for_bench(args: argparse.Namespace) -> None:
+    """Refuse flags that others make pointless.
+
+    Raises
+    ------
+    TvmMobilenetError
+        ``--max-regress`` without ``--compare``, or one of an ordinary benchmark beside ``--check-timing``.
+    """
+    if args.check_timing:
+        others = ["--compare", "--max-regress", "--against", "--record", "--csv", "--markdown"]
+        others += ["--no-layers", "--cool-down", "--cpus"]
+        others += ["--threads"] if len(args.threads) > 1 else []
+        refuse(args, others, "--check-timing only compares two ways of timing one row", "leave out one of the two")
+    if not args.compare:
+        refuse(args, ("--max-regress",), "it says how much slower than --compare FILE", "add --compare FILE")

@@ -1,0 +1,41 @@
+"""What a person must know before taking a network's answers for real: seeded weights, preprocessing that is assumed.
+
+One sentence each on stderr, by every verb that shows classes or makes something that will.
+"""
+
+from __future__ import annotations
+
+from tvm_mobilenet.models import labels
+from tvm_mobilenet.models.preprocess import FIELDS
+from tvm_mobilenet.terminal import console
+
+SEEDED = "weights are seeded random numbers: classes mean nothing; give trained ones with --weights FILE"
+
+
+def notices(network) -> list[str]:
+    """The sentences that are true of a ``Network``."""
+    found, title = [], network.options.title
+    if network.seeded:
+        found.append(SEEDED)
+    port, image = network.interface.inputs[0], network.image
+    if image is None:
+        shapes = ", ".join(f"{p.name} {p.shape}" for p in network.interface.inputs)
+        found.append(f"{title} takes no images: {shapes} is none of 3 or 1 channels; it is fed arrays")
+    else:
+        if network.options.layout is None and image.preprocess.layout == "NHWC" and "layout" not in image.assumed:
+            found.append(f"{title} takes {port.shape}, which its graph reads as NHWC: built with --layout NHWC")
+        if image.assumed:
+            flags = ", ".join("--" + f.replace("_", "-") for f in FIELDS if f in image.assumed)
+            found.append(
+                f"preprocessing is assumed, {title} does not say it: {image.preprocess.told(image.assumed)}; "
+                f"{flags} say how the network was trained"
+            )
+    if network.labels and network.options.labels is None:
+        found.append(f"labels are assumed for {network.classes} classes: {labels.SOURCE}; --labels FILE gives others")
+    return found
+
+
+def announce(network) -> None:
+    """Say them on stderr."""
+    for sentence in notices(network):
+        console.say(f"note: {sentence}")

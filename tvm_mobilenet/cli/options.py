@@ -1,0 +1,257 @@
+"""The options that verbs share, so that a flag means the same everywhere: model, input, target and output."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
+from tvm_mobilenet.models.options import ModelOptions
+
+OUTPUT = Path("out")  # where verbs write unless told otherwise
+BOARDS = (
+    "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
+    "(default: local for this machine, else virtual)"
+)
+
+
+def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True) -> None:
+    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input.
+
+    Their defaults are None where a file has its own: `ModelOptions` fills in those of a network by name.
+    """
+    default = ModelOptions()
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default=default.model,
+        metavar="NAME|FILE",
+        help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx or .pt2 file (default: %(default)s)",
+    )
+    group.add_argument("--alpha", type=positive(float), help=f"width multiplier (default: {default.alpha})")
+    group.add_argument(
+        "--resolution",
+        type=image_size,
+        metavar="PIXELS|HxW",
+        help="height and width of the input: a multiple of 32, or what fixes the sizes that a file leaves open "
+        f"(default: {default.resolution}, or as the file has it)",
+    )
+    group.add_argument("--classes", type=positive(int), help=f"default: {default.classes}")
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (v1) keys; seeded weights without",
+    )
+    if seed:
+        group.add_argument("--seed", type=int, help=f"of the weights made without --weights (default: {default.seed})")
+    group.add_argument(
+        "--batch",
+        type=positive(int),
+        help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
+    )
+    group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
+    if inputs:
+        add_image_options(parser.add_argument_group("input"))
+
+
+def add_image_options(group) -> None:
+    """How an image becomes the input, and what its classes are called."""
+    from tvm_mobilenet.models import preprocess
+
+    group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
+    group.add_argument(
+        "--mean",
+        type=channel_values,
+        metavar="R,G,B",
+        help="of pixels scaled to 0..1, one number or one a channel (default: the model's; of a file, 0.5)",
+    )
+    group.add_argument("--std", type=channel_values, metavar="R,G,B")
+    group.add_argument(
+        "--resize",
+        choices=preprocess.RESIZES,
+        help="shortest (default): images keep their proportions, as Resize(256); squash: as Resize((224, 224))",
+    )
+    group.add_argument(
+        "--crop",
+        type=fraction,
+        metavar="FRACTION",
+        help="share of the resized image that is kept, its centre (default: 0.875; with --resize squash, 1)",
+    )
+    group.add_argument(
+        "--interpolation", choices=preprocess.INTERPOLATIONS, help="default: the model's; of a file, bilinear"
+    )
+    group.add_argument(
+        "--layout", choices=preprocess.LAYOUTS, help="of the input of a file (default: as its graph reads it)"
+    )
+    group.add_argument("--channel-order", choices=preprocess.CHANNEL_ORDERS, help="default: RGB")
+    group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+
+
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """The options a user gave; files must exist, and every flag must have an effect.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
+        size that makes no network.
+    """
+    from tvm_mobilenet.cli.flags import refuse_for_model
+    from tvm_mobilenet.frontend.files import check_file, check_model
+    from tvm_mobilenet.models.registry import check_shape
+
+    values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
+    options = ModelOptions(**values)
+    check_model(options.model)
+    for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
+        check_file(flag, path)
+    refuse_for_model(args, options)
+    if not options.is_file:
+        check_shape(options.alpha, options.resolution, options.classes)
+    return options
+
+
+def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> None:
+    """``--target``, ``--linker`` and, for verbs that run code, ``--board``."""
+    group = parser.add_argument_group("target")
+    group.add_argument(
+        "--target",
+        default="arm",
+        metavar="NAME|FILE",
+        help="a board by name or TOML file; `list` shows them (default: %(default)s)",
+    )
+    group.add_argument(
+        "--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)"
+    )
+    if board:
+        group.add_argument(
+            "--board",
+            metavar="ADDRESS",
+            help=f"what runs the code: {BOARDS}",
+        )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """``--output``, ``--log``, ``--json``."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", type=folder_to_write, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
+    group.add_argument(
+        "--log",
+        type=journal_file,
+        metavar="FILE",
+        default=str(OUTPUT / "tune_log.jsonl"),
+        help="your tune log; consulted before the one that ships (default: %(default)s)",
+    )
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:
+    """Where a module is built."""
+    return args.output or OUTPUT / f"{model.slug}-{target.name}"
+
+
+def load_target(args: argparse.Namespace):
+    """The target asked for, or None after ``--target list`` has been answered."""
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.terminal.console import print_json, print_table
+    from tvm_mobilenet.terminal.table import Detail
+
+    if args.target != "list":
+        return targets.load(args.target)
+    known = [targets.load(name) for name in targets.names()]
+    if getattr(args, "json", False):
+        print_json(known)
+    else:
+        print_table(
+            ("target", "board", "core", "cores", "MHz", Detail("triple")),
+            [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known],
+        )
+    return None
+
+
+def board_for(args: argparse.Namespace, target) -> str:
+    """The board asked for; by default the virtual one, but this machine itself for what is built for it.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is no address of a board (``boards.address``).
+    """
+    from tvm_mobilenet.boards import address
+
+    default = "local" if target.is_host else "virtual"
+    return address.parse(default if args.board is None else args.board).text
+
+
+def positive(kind: type):
+    """An argparse type: a finite number above zero."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    parse.__doc__ = f"An argparse type: a {'whole number' if kind is int else 'number'} above zero"
+    return parse
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """An argparse type: whole numbers from zero with commas, none twice."""
+    found = tuple(int(part) for part in text.split(","))
+    if min(found) < 0 or len(set(found)) != len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different numbers; try 0,1")
+    return found
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """An argparse type: as ``numbers``, from one."""
+    found = numbers(text)
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: one at least")
+    return found
+
+
+def percentage(text: str) -> float:
+    """An argparse type: a percentage such as 5%
+
+    Returned as a fraction, 0.05; the sign may be left out.
+    """
+    value = float(text.removesuffix("%"))
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage; try 5%")
+    return value / 100
+
+
+def image_size(text: str) -> int | tuple[int, int]:
+    """An argparse type: pixels, or ``192x256`` for height and width."""
+    sides = tuple(int(part) for part in text.lower().split("x"))
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; try 224, or 192x256 for height and width")
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
+def channel_values(text: str) -> tuple[float, ...]:
+    """An argparse type: one number for all channels, or three with commas."""
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one number nor three")
+    return values
+
+
+def fraction(text: str) -> float:
+    """An argparse type: above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1; the usual is 0.875")
+    return value
+
+
+def time_span(text: str) -> float:
+    """An argparse type: seconds, or ``90s``, ``7m``, ``2h``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; try 90s, 7m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

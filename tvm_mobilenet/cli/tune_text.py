@@ -1,0 +1,126 @@
+"""What `tune` shows: the search while it runs, its layers and totals at the end, and the charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Detail, Layers
+from tvm_mobilenet.tuning.session import Work
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.tune import TuneResult
+
+
+def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:
+    """What shows how a search stands, for ``tuning.search``."""
+    layers = list(work.searches.values())
+
+    def line(searching) -> str:
+        tried, done = sum(len(layer.tried) for layer in layers), sum(layer.searched for layer in layers)
+        costs = [(layer.count * layer.best.cost, layer.count * layer.floor) for layer in layers if layer.best]
+        cost, floor = (sum(c) for c in zip(*costs, strict=True)) if costs else (0.0, 0.0)
+        state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
+        if len(costs) == len(layers) and floor:
+            state += f", {cost / floor:.2f} x the floor"
+        left = console.duration(max(0.0, time_limit - searching.spent))
+        return f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
+
+    def rows() -> list:
+        def weight(s) -> float:
+            return s.count * (s.best.cost if s.best else float("inf"))
+
+        shown = sorted(layers, key=lambda s: (not s.running, s.searched, -weight(s)))  # a small screen has the first
+        return [
+            (
+                s.name,
+                f"{len(s.tried)}/{s.most}",
+                "running" if s.running else "done" if s.searched else "",
+                s.best and s.best.cost,
+                s.best.cost / s.floor if s.best and s.floor else None,
+            )
+            for s in shown
+        ]
+
+    columns = (Layers("layer"), "trials", Detail("state"), Detail("best"), Detail("x floor"))
+    return lambda searching: progress.update(lambda: line(searching), columns, rows)
+
+
+COLUMNS = (Layers("layer"), "count", Detail("decisions"), "trials", "untuned", "tuned", "x floor")
+
+
+def rows_of(result: TuneResult) -> list[tuple]:
+    """A row of ``COLUMNS`` for each distinct layer."""
+    rows = []
+    for one in result.layers:
+        decisions = " ".join(f"{name}={value}" for name, value in one.decisions.items())
+        rows.append((one.layer, one.count, decisions, one.trials, one.untuned, one.tuned, one.floor_multiple))
+    return rows
+
+
+def totals_of(result: TuneResult) -> list[str]:
+    """The whole network in a few lines."""
+    label = "predicted" if result.predicted else "measured"
+    lines = []
+    costs = {
+        "untuned": result.untuned,
+        "tuned": result.tuned,
+        "of it": result.arithmetic,  # what the papers on kernels speak of
+        "floor": result.floor,
+    }
+    for name, cost in costs.items():
+        if cost is not None:
+            multiple = f", {cost / result.floor:.2f} x the floor" if result.floor and name != "floor" else ""
+            ms = console.number(result.milliseconds(cost))
+            what = " of arithmetic" if name == "of it" else ""
+            lines.append(f"{name:9} {console.number(cost)} {result.unit}{what}, {ms} ms {label} on 1 core{multiple}")
+    if result.tuned_all_cores is not None:
+        ms = console.number(result.milliseconds(result.tuned_all_cores))
+        lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
+    parts = (result.prediction, result.build, result.verification)
+    for line in (line for part in parts if hasattr(part, "summary") for line in part.summary().split("\n")):
+        lines += [line, *(why_they_differ(result) if line.startswith("latency ") else ())]
+    if result.ended == "time":
+        lines.append("the time limit ended the search; a larger --time-limit goes on where it stopped")
+    return lines
+
+
+def why_they_differ(result: TuneResult) -> list[str]:
+    """A line on the latency of the whole network and the sum of its layers, where the two are printed differently."""
+    pairs = [
+        (f"{cores} core{'s' * (cores > 1)}", result.milliseconds(cost), getattr(result.verification, field, None))
+        for cores, cost, field in (
+            (1, result.tuned, "milliseconds"),
+            (result.cores, result.tuned_all_cores, "milliseconds_all_cores"),
+        )
+    ]
+    differ = [
+        f"{console.number(alone)} ms on {where}"
+        for where, alone, whole in pairs
+        if alone is not None and whole is not None and console.number(alone) != console.number(whole)
+    ]
+    if not differ:
+        return []
+    return [
+        f"{'':9} of the whole network, each layer finding the caches as the one before left them; `tuned` above is the "
+        f"sum of the layers, each run by itself with its input still in the caches: {', '.join(differ)}"
+    ]
+
+
+def print_result(result: TuneResult) -> None:
+    """The table of layers and the whole, on stdout."""
+    unit = "predicted cycles, arithmetic and memory" if result.predicted else "seconds"
+    title = f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once"
+    console.print_table(COLUMNS, rows_of(result), title)
+    print()
+    console.print_text("\n".join(totals_of(result)), indent=10)
+
+
+def write_charts(result: TuneResult, folder: Path) -> Path:
+    """``tuning.svg`` and ``tuning.html`` in the output folder; the page's path."""
+    from tvm_mobilenet.survey import chart
+
+    cells = [[cell if isinstance(cell, str) else console.number(cell) for cell in row] for row in rows_of(result)]
+    return chart.write(result, folder, COLUMNS, cells, totals_of(result))

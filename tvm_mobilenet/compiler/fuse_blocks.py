@@ -1,0 +1,149 @@
+"""Layers to chains: which layers run as one kernel, row by row, so that what lies between them stays in cache.
+
+A tensor between two layers costs a write and a read of DRAM when the L2 does not hold it. A chain spares that, but it
+reads its pointwise weights again for every block of positions, and its rings more than once. Among all ways to cut a
+network into chains the one is taken that moves its lines for the fewest cycles, counted from shapes and caches:
+
+- a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.Core.dram_line_cycles`),
+  else from the L2 (``l2_line_cycles``);
+- a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of
+  positions that takes half an L1;
+- a ring: written once, read about as often as the window has rows;
+- rows at the seams of a chain's strips, columns at those of its bands: computed twice;
+- tasks of unequal sizes: cores that wait for the one with the largest.
+
+The L2 holds what the strips that run at once read again (``schedules.strips.tasks``), and pointwise weights take
+at most half of it. No chain has more parts than ``MOST_PARTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
+from tvm_mobilenet.schedules.choices import line_cycles
+from tvm_mobilenet.schedules.row_tiles import columns_of, stages, tasks, unevenness
+
+MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
+
+
+def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:
+    """The calls with chains in place of the layers that they take in.
+
+    Parameters
+    ----------
+    calls, interface
+        Of a module of layers.
+    core : targets.Core
+        Its L2 and CPUs decide.
+    """
+    count = uses(list(calls), interface)
+    # From the end: the cheapest way to cut what follows call i, and where its first chain ends.
+    best: list[tuple[float, int]] = [(0.0, 0)] * (len(calls) + 1)
+    for i in reversed(range(len(calls))):
+        end, options = i, []
+        while end == i or (end < len(calls) and _follows(calls[end - 1], calls[end], count, first=end - 1 == i)):
+            end += 1
+            parts = [c.layer for c in calls[i:end]]
+            cycles = _layer_cycles(parts[0], core) if len(parts) == 1 else _chain_cycles(parts, core)
+            if cycles is not None:
+                options.append((cycles + best[end][0], end))
+        best[i] = min(options)
+    fused: list[LayerCall] = []
+    i = 0
+    while i < len(calls):
+        end = best[i][1]
+        fused.append(calls[i] if end == i + 1 else join(list(calls[i:end])))
+        i = end
+    return fused
+
+
+def _line(core, dram: bool = False) -> float:
+    """Cycles to move a line from the L2, or from or to DRAM."""
+    return line_cycles(core, core.dram_line_cycles if dram else core.l2_line_cycles)
+
+
+def _layer_cycles(layer: Layer, core) -> float:
+    """Cycles that lines take to move in a layer by itself, and for its output."""
+    lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
+    panels = -(-layer.out_channels // 32) if layer.kind == "pointwise" else 0
+    return _output_cycles(layer, core) + lines * panels * _line(core)
+
+
+def _output_cycles(layer: Layer, core) -> float:
+    """Cycles to write a tensor and to read it."""
+    out = int(np.prod(layer.output_shape)) * layer.bytes
+    return 2 * out / core.l1d.line * _line(core, dram=out > core.l2.bytes // 2)
+
+
+def _chain_cycles(parts: list[Layer], core) -> float | None:
+    """Cycles that lines take to move in a chain, and for its output; None where what it reads again does not fit, or
+    its last part does not write what has to be written anyway."""
+    if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
+        return None
+    layer, line, size = Layer.chain(tuple(parts)), core.l1d.line, parts[0].bytes
+    weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * size
+    if weights > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
+        return None
+    strips, bands = cut
+    columns = list(zip(*columns_of(layer, bands), strict=True))  # of each part, in each band
+    cycles = _output_cycles(parts[-1], core)
+    for stage, widths, after in zip(stages(layer), columns, [*parts[1:], None], strict=True):
+        part = stage.part
+        if part.kind == "pointwise":
+            blocks = sum(-(-len(width) * part.channels * size // (core.l1d.bytes // 2)) for width in widths)
+            cycles += int(np.prod(part.weight_shape)) * size / line * stage.out_height * blocks * _line(core)
+        if after is not None and after.kind == "depthwise":
+            tensor = int(np.prod(part.output_shape)) * size
+            cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * _line(core)
+    mult_adds = _repeated_mult_adds(layer, strips, [sum(map(len, widths)) for widths in columns])
+    mult_adds += (unevenness(layer, strips, bands, core.cpus) - 1) * layer.mult_adds
+    return cycles + mult_adds / core.macs_per_cycle(layer.dtype)
+
+
+def _repeated_mult_adds(layer: Layer, strips: int, widths: list[int]) -> float:
+    """What strips and bands compute a second time, since a window at their side reaches into the next; ``widths`` are
+    the columns that each part computes in all bands."""
+    rows, repeated = 0, 0.0
+    for stage, width in zip(reversed(stages(layer)), reversed(widths), strict=True):
+        repeated += (strips - 1) * rows * stage.part.mult_adds / stage.out_height
+        repeated += (width / stage.out_width - 1) * stage.part.mult_adds
+        if stage.part.kind == "depthwise":
+            rows = rows * stage.part.stride[0] + max(0, stage.part.kernel[0] - stage.part.stride[0])
+    return repeated
+
+
+def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
+    """Whether a layer may stream from the one before it."""
+    layer = call.layer
+    if layer.kind not in ("depthwise", "pointwise") or not _streams(last.layer, first):
+        return False
+    if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
+        return False
+    return layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype == "float32"
+
+
+def _streams(layer: Layer, first: bool) -> bool:
+    """Whether a chain can go on after this layer."""
+    if layer.batch != 1 or layer.output_layout != "NHWC":
+        return False
+    if layer.kind == "conv":
+        return first and layer.groups == 1
+    return layer.kind in ("depthwise", "pointwise")
+
+
+def join(chain: list[LayerCall]) -> LayerCall:
+    """Calls, each of which reads only what the one before it writes, as one call of a chain."""
+    last = chain[-1]
+    return LayerCall(
+        chain[0].name,
+        Layer.chain(tuple(c.layer for c in chain)),
+        f"{chain[0].source} … {last.source}",
+        (chain[0].inputs[0], *last.inputs[1:]),
+        tuple(c.weight for c in chain),
+        tuple(c.bias for c in chain),
+        last.output,
+    )

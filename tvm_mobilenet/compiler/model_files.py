@@ -1,0 +1,80 @@
+"""The files that a built module was made from (model, weights, labels, image), found again from wherever one stands.
+
+A build keeps each file's absolute path, its path seen from the build's folder, and its hash. So a relative ``--model``
+stays good from another working directory, a tree that moved as a whole stays good, and so does a copy that lies in the
+build's own folder. A file that is not there any more is named with every place that was tried.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.options import ModelOptions
+
+_FLAGS = {"model": "--model", "weights": "--weights", "labels": "--labels", "input": "--input"}
+
+
+def to_data(options: ModelOptions, folder: Path) -> dict:
+    """The options as a build in ``folder`` keeps them, JSON data; ``files`` tells each file's places and hash."""
+    from tvm_mobilenet.compiler.module import file_hash
+
+    data, files = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}, {}
+    for name in _FLAGS:
+        given = data[name]
+        if given is None or (name == "model" and not options.is_file):
+            continue
+        path = Path(os.path.abspath(given))
+        data[name] = str(path)
+        files[name] = {
+            "given": str(given),
+            "from_build": os.path.relpath(path, folder),
+            "sha256": file_hash(path) if path.is_file() else None,
+        }
+    return {**data, "files": files}
+
+
+def from_build(module, **changes) -> ModelOptions:
+    """The options that a module was built with, every file where it is now.
+
+    Parameters
+    ----------
+    module : built.BuiltModule
+    changes
+        Options to use in place of the build's, such as ``input``; these files are not looked for.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A file is gone.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    data = dict(module.info["model"])
+    for name, kept in (data.get("files") or {}).items():
+        if name not in changes:
+            data[name] = str(_find(name, Path(data[name]), kept, module.folder))
+    return ModelOptions.from_data(data, **changes)
+
+
+def _find(name: str, path: Path, kept: dict, folder: Path) -> Path:
+    """A file at the first place that has it unchanged, else at the first that has it."""
+    from tvm_mobilenet.compiler.module import file_hash
+
+    beside = (os.path.abspath(folder / kept["from_build"]), os.path.abspath(folder / path.name))
+    places = list(dict.fromkeys((path, *map(Path, beside))))
+    there = [place for place in places if place.is_file()]
+    for place in there:
+        if kept["sha256"] is None or file_hash(place) == kept["sha256"]:
+            return place
+    if there:
+        warnings.warn(f"{there[0]} has changed since {folder} was built from it", stacklevel=2)
+        return there[0]
+    given = f" (given as {kept['given']})" if kept["given"] != str(path) else ""
+    others = f"; looked for it at {' and '.join(map(str, places[1:]))} too" if len(places) > 1 else ""
+    raise TvmMobilenetError(
+        f"{folder} was built with {_FLAGS[name]} {path}{given}, which is not there any more{others}",
+        f"put the file back, or a copy of it into {folder}",
+    )

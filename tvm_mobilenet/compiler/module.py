@@ -1,0 +1,179 @@
+"""A built module on disk: a folder that any board can run.
+
+``module.so``       the kernels and TVM's executable, parameters bound
+``parameters.bin``  the constants once more, as the plan wants them
+``plan.json``       what it is, how and for which target it was built, and the plan
+
+The target's facts travel, not its name alone: every verb that opens a build uses them, whatever its TOML file says now
+or the host's level is now. Only a build of a version before that is opened by its target's name.
+
+``plan.json`` is written last and holds the hashes of the other two, so a folder that is half written, mixed or changed
+is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet import targets
+from tvm_mobilenet.compiler.plan import Plan
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.whole_file import replacing
+
+MODULE, PARAMETERS, PLAN = "module.so", "parameters.bin", "plan.json"
+
+
+@dataclass(frozen=True)
+class BuiltLayer:
+    """How one distinct layer was built. ``source``: the log its decisions come from, or ``default``."""
+
+    layer: str
+    decisions: dict
+    source: str
+
+
+@dataclass(frozen=True)
+class BuiltModule:
+    """A folder that `build` wrote.
+
+    Attributes
+    ----------
+    info : dict
+        ``model`` (the options it was made with), ``target`` and ``core`` (their names), ``versions``.
+    target_data : dict or None
+        The facts of its target (``targets.stored``); None: it is of a version before they travelled.
+    """
+
+    folder: Path
+    plan: Plan
+    layers: tuple[BuiltLayer, ...]
+    info: dict
+    target_data: dict | None = None
+
+    @cached_property
+    def target(self) -> targets.Target:
+        """What it was built for; a warning says how today's target of the same name or file differs.
+
+        Raises
+        ------
+        TvmMobilenetError
+            Its facts are impossible; or it is of an earlier version, and there is no target of its name any more.
+        """
+        from tvm_mobilenet.targets import stored
+
+        if self.target_data is None:
+            try:
+                return targets.load(self.info["target"])
+            except TvmMobilenetError as e:
+                raise TvmMobilenetError(
+                    f"{self.folder} was built by a version that kept its target's name alone: {e.message}",
+                    "build it again",
+                ) from None
+        target = stored.from_data(self.target_data, str(self.folder / PLAN))
+        if changes := stored.changes(target):
+            warnings.warn(
+                f"{target.file or 'target ' + target.name} has changed since {self.folder} was built, which is used as "
+                f"it was built: {changes}",
+                stacklevel=3,  # functools is between
+            )
+        return target
+
+    @property
+    def library(self) -> Path:
+        return self.folder / MODULE
+
+    @property
+    def module_bytes(self) -> int:
+        return self.library.stat().st_size
+
+    def parameters(self) -> np.ndarray:
+        """The constants, mapped: (parameters_bytes,) uint8."""
+        if not self.plan.parameters_bytes:
+            return np.zeros(0, np.uint8)
+        return np.memmap(self.folder / PARAMETERS, np.uint8, "r")
+
+
+def write(
+    folder: Path, plan: Plan, parameters: np.ndarray, layers: list[BuiltLayer], info: dict, target: targets.Target
+) -> BuiltModule:
+    """Put parameters and plan beside a module that is there already."""
+    from tvm_mobilenet.targets import stored
+
+    with replacing(folder / PARAMETERS) as new:
+        parameters.tofile(new)
+    files = {name: file_hash(folder / name) for name in (MODULE, PARAMETERS)}
+    data = {
+        "info": info,
+        "files": files,
+        "target": stored.to_data(target),
+        "layers": [vars(layer) for layer in layers],
+        "plan": plan.to_data(),
+    }
+    with replacing(folder / PLAN) as new:
+        new.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    return BuiltModule(folder, plan, tuple(layers), info, data["target"])
+
+
+def read(folder: str | Path, check: bool = True) -> BuiltModule:
+    """The built module of a folder.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is none, or its files are not those that were built together.
+    """
+    folder = Path(folder)
+    if not (folder / PLAN).is_file():
+        raise TvmMobilenetError(f"{folder} holds no built module: {_lacks(folder)}", _remedy(folder))
+    try:
+        data = json_text.parse((folder / PLAN).read_text(encoding="utf-8"))
+        layers = tuple(BuiltLayer(**layer) for layer in data["layers"])
+        plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise TvmMobilenetError(
+            f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",
+            "python -m tvm_mobilenet.build --output FOLDER makes one",
+        ) from None
+    for name, expected in files.items() if check else ():
+        path = folder / name
+        if not path.is_file():
+            raise TvmMobilenetError(f"{path} is missing", "build the module again")
+        if file_hash(path) != expected:
+            raise TvmMobilenetError(
+                f"{path} is not the file that was built with {folder / PLAN}: its hash differs",
+                "build the module again",
+            )
+    return BuiltModule(folder, plan, layers, info, data.get("target"))
+
+
+def _lacks(folder: Path) -> str:
+    if folder.is_dir():
+        return f"there is no {PLAN} in it"
+    return "it is a file" if folder.exists() else "there is no such folder"
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder that is no build: the builds that lie near, or how to make one."""
+    if (folder / "manifest.json").is_file() or folder.name.endswith((".tar.gz", ".tgz")):
+        return "it is a bundle: give the folder that `build --output` wrote, or run ./mobilenet there"
+    if folder.suffix.lower() in (".onnx", ".pt2"):
+        return f"build it first: python -m tvm_mobilenet.build --model {folder}"
+    near = [folder, folder.parent, Path("out")]
+    found = sorted({str(p.parent) for place in near if place.is_dir() for p in place.glob(f"*/{PLAN}")})
+    if found:
+        return f"built modules near it: {', '.join(found[:5])}" + f" and {len(found) - 5} more" * (len(found) > 5)
+    return "python -m tvm_mobilenet.build --output FOLDER makes one"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,197 @@
+"""From the options of a verb to a network: the model, imported, through the passes, as a list of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models import labels
+from tvm_mobilenet.models.images import Image, channel_axis, check_registry, image_of
+from tvm_mobilenet.models.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as layers.
+
+    Parameters
+    ----------
+    options : ModelOptions
+        What it was made from.
+    model : models.registry.ModelSpec or None
+        The PyTorch network; None for one from a file.
+    module : tvm.IRModule
+        After ``passes.run``.
+    layers : list of passes.LayerCall
+        In execution order.
+    channels_at : int or None
+        The axis of the input that the graph reads as channels, as ``images.channel_axis`` finds it.
+    """
+
+    options: ModelOptions
+    model: object
+    module: object
+    layers: list
+    channels_at: int | None = None
+
+    @property
+    def counts(self) -> dict:
+        """How often each distinct layer occurs, in execution order: ``{Layer: int}``."""
+        return dict(Counter(call.layer for call in self.layers))
+
+    def for_target(self, target) -> Network:
+        """The same network with the layers that this target's core runs as chains, and tensors at their pitches."""
+        from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
+        from tvm_mobilenet.compiler.row_pitch import set_pitches
+
+        calls = fuse_chains(self.layers, self.interface, target.core)
+        return dataclasses.replace(self, layers=set_pitches(calls, self.interface, target.core))
+
+    @property
+    def interface(self):
+        """What ``main`` takes and returns: a ``passes.Interface``."""
+        from tvm_mobilenet import passes
+
+        return passes.interface_of(self.module)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the weights are random numbers: no checkpoint was given, and no file."""
+        return self.model is not None and self.options.weights is None
+
+    @cached_property
+    def image(self) -> Image | None:
+        """How an image becomes the input; None when the inputs are no image."""
+        return image_of(self.options, self.model, self.interface.inputs, self.channels_at)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the output has a score for; 0 when the network does not classify."""
+        outputs = self.interface.outputs
+        return outputs[0].shape[1] if len(outputs) == 1 and len(outputs[0].shape) == 2 and not self._features else 0
+
+    @property
+    def _features(self) -> bool:
+        return self.options.features and self.model is not None
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """One name a class: those of ``--labels``, else ImageNet's for 1,000 and 1,001 classes of weights that are
+        trained; none when they are unknown.
+
+        Raises
+        ------
+        TvmMobilenetError
+            ``--labels`` for a network that does not classify, or with another number of names.
+        """
+        if self.options.labels is None:
+            return () if self.seeded else labels.imagenet_labels(self.classes)
+        return _labels(self.options, self.classes)
+
+    @property
+    def scores(self) -> str:
+        """What the scores of classes are, read off the last layer: one of ``labels.SCORES``."""
+        made = {call.output: call for call in self.layers}
+        call = made.get(self.interface.outputs[0].value)
+        while call is not None:
+            layer = (call.layer.parts or (call.layer,))[-1]
+            if layer.kind == "softmax":
+                return "softmax" if self.classes > 1 else "value"
+            if layer.activation == "sigmoid":
+                return "sigmoid"
+            if (layer.kind, layer.op, layer.activation) != ("elementwise", "none", "none"):
+                break
+            call = made.get(call.inputs[0])
+        return "logits" if self.classes > 1 else "value"
+
+    def inputs(self, count: int = 2) -> list[tuple[np.ndarray, ...]]:
+        """What to run the network on: ``--input``, else photographs and crops of them; noise where it takes no image.
+
+        Returns
+        -------
+        list of tuples of ndarray
+            As many as asked for (fewer when ``--input`` has fewer), each the network's inputs.
+        """
+        from tvm_mobilenet.models.preprocess import evaluation_batch, load_image
+
+        ports = self.interface.inputs
+        if self.image is None:
+            draw = np.random.default_rng(0)
+            return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]
+        preprocess, batch = self.image.preprocess, ports[0].shape[0]
+        if self.options.input is not None:
+            images = load_image(self.options.input, preprocess)
+            images = np.concatenate([images] * -(-batch // len(images)))
+        else:
+            images = evaluation_batch(preprocess, count * batch)
+        return [(np.ascontiguousarray(images[i : i + batch]),) for i in range(0, len(images) - batch + 1, batch)]
+
+    def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
+        """What the model's own framework computes in float32, and its name: PyTorch, or ONNX Runtime for ONNX.
+
+        Returns
+        -------
+        list of lists of ndarray
+            The outputs for each of the inputs.
+        """
+        found = self.framework(inputs)
+        return found.values, found.name
+
+    def framework(self, inputs: list[tuple[np.ndarray, ...]]):
+        """As `reference`, also before a last softmax or activation: a ``framework.Outputs``."""
+        from tvm_mobilenet.frontend import framework
+
+        return framework.run(self.options, self.model, inputs)
+
+
+def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
+    if not classes:
+        raise TvmMobilenetError(
+            f"--labels {options.labels}: {options.title} does not classify, its output is no one row of numbers",
+            "leave out --labels",
+        )
+    return labels.read_labels(options.labels, classes)
+
+
+def load_network(options: ModelOptions) -> Network:
+    """Make or read a model, import it and run the passes.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A model, file or operator that is not supported; labels, or flags for images, that do not fit it.
+    """
+    from tvm_mobilenet import frontend, passes
+
+    model = None
+    if options.is_file:
+        layout = options.layout or "NCHW"
+        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=layout)
+    else:
+        import torch
+
+        from tvm_mobilenet.models import registry
+
+        check_registry(options)  # this and labels before weights are made
+        if options.labels is not None:
+            _labels(options, 0 if options.features else options.classes)
+        model = registry.create(
+            options.model,
+            options.alpha,
+            options.resolution,
+            options.classes,
+            options.weights,
+            True if options.features else None,
+            seed=options.seed,
+        )
+        module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
+    channels_at = channel_axis(module)
+    module = passes.run(module)
+    network = Network(options, model, module, passes.layers_of(module), channels_at)
+    network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
+    return network

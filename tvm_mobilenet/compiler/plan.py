@@ -1,0 +1,264 @@
+"""The plan: the order of kernel calls, and where every tensor lies. It is what any board or bundle runs.
+
+It is read from the lowered graph. Intermediates share one arena: two that are never alive together may lie at the same
+place. Inputs and outputs are the caller's own buffers, and so no part of the arena. The plan is JSON that people can
+read; the constants lie in a file of their own, at the offsets that the plan names, ready to be mapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+
+VERSION = 1
+ALIGNMENT = 64  # bytes: a cache line, and more than any vector needs
+PAGE = 4096  # bytes: within a page an offset decides the set of any L1, whether by virtual or physical address
+STAGGER = 11 * ALIGNMENT  # see place_in_page
+SPACES = ("input", "output", "arena", "parameters")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One operand of a kernel call: ``offset`` bytes into a space, or the index-th input or output (offset 0)."""
+
+    space: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    index: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call: its operands in the kernel's order, the output last."""
+
+    name: str
+    symbol: str
+    layer: str
+    operands: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps, the interface, and how much memory it takes.
+
+    Attributes
+    ----------
+    arena_bytes : int
+        All intermediates.
+    scratch_bytes : int
+        What one task of a parallel region takes for itself at most.
+    parameters_bytes : int
+        Size of the file of constants.
+    """
+
+    steps: tuple[Step, ...]
+    inputs: tuple[tuple[str, Tensor], ...]
+    outputs: tuple[tuple[str, Tensor], ...]
+    arena_bytes: int
+    scratch_bytes: int
+    parameters_bytes: int
+
+    def to_data(self) -> dict:
+        """Plain data for JSON."""
+        return {"version": VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_data(cls, data: dict) -> Plan:
+        """The plan of plain data.
+
+        Raises
+        ------
+        TvmMobilenetError
+            It was written by another version, or is no plan.
+        """
+        if data.get("version") != VERSION:
+            raise TvmMobilenetError(f"plan of version {data.get('version')!r}, this is {VERSION}", "build it again")
+        try:
+
+            def tensor(t: dict) -> Tensor:
+                return Tensor(t["space"], t["offset"], tuple(t["shape"]), t["dtype"], t["index"])
+
+            steps = tuple(
+                Step(s["name"], s["symbol"], s["layer"], tuple(map(tensor, s["operands"]))) for s in data["steps"]
+            )
+            ports = [tuple((n, tensor(t)) for n, t in data[side]) for side in ("inputs", "outputs")]
+            return cls(steps, *ports, data["arena_bytes"], data["scratch_bytes"], data["parameters_bytes"])
+        except (KeyError, TypeError, ValueError) as e:
+            raise TvmMobilenetError(f"not a plan: {reason(e)}", "build it again") from None
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan of a JSON file that holds one, alone or under ``plan``."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise TvmMobilenetError(f"{path}: {reason(e)}", "build the module first") from None
+    return Plan.from_data(data.get("plan", data))
+
+
+def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
+    """The plan of a lowered module, and the bytes of its constants.
+
+    Parameters
+    ----------
+    lowered : tvm.IRModule
+        From ``passes.lower_layers``.
+    interface : passes.Interface
+        Names of the inputs and outputs.
+    """
+    from tvm import ir, relax
+
+    main = lowered["main"]
+    bindings = [b for block in main.body.blocks for b in block.bindings]
+    value_of: dict = {p: ("input", i) for i, p in enumerate(main.params)}  # variable to value
+    sizes: dict[int, int] = {}  # intermediate, by the step that writes it, to bytes
+    alive: dict[int, list[int]] = {}  # to its first and last step
+    raw: list[tuple] = []
+    constants: dict[object, Tensor] = {}
+    parameters: list[np.ndarray] = []
+    end = 0
+    fields: tuple = ()
+
+    def constant(c) -> Tensor:
+        nonlocal end
+        array = c.value.numpy()
+        place = Tensor("parameters", end, tuple(array.shape), str(array.dtype))
+        padded = np.zeros(align(array.nbytes), np.uint8)
+        padded[: array.nbytes] = array.reshape(-1).view(np.uint8)
+        parameters.append(padded)
+        end += padded.nbytes
+        return place
+
+    for binding in bindings:
+        value = binding.value
+        if isinstance(value, relax.Var):
+            value_of[binding.var] = value_of[value]
+        elif isinstance(value, relax.Tuple):
+            fields = tuple(value.fields)
+        elif value.op.name == "relax.reshape":
+            value_of[binding.var] = value_of[value.args[0]]
+        else:
+            step = len(raw)
+            function, arguments = value.args[0], value.args[1].fields
+            operands = []
+            for a in arguments:
+                if isinstance(a, ir.Constant):
+                    operands.append(constants.setdefault(a, None) or constant(a))
+                    constants[a] = operands[-1]
+                else:
+                    if isinstance(value_of[a], int):
+                        alive[value_of[a]][1] = step
+                    operands.append((value_of[a], _shape(a.ty)))
+            operands.append((step, _shape(value.ty)))
+            value_of[binding.var] = step
+            sizes[step], alive[step] = prod(_shape(value.ty)) * 4, [step, step]
+            prim = lowered[function]
+            raw.append((binding.var.name, function.name_hint, str(prim.attrs["layer"]), operands))
+    if not fields:
+        result = main.body.body
+        fields = tuple(result.fields) if isinstance(result, relax.Tuple) else (result,)
+    place_of: dict = {("input", i): ("input", 0, i) for i in range(len(main.params))}
+    outputs = []
+    for i, (field, port) in enumerate(zip(fields, interface.outputs, strict=True)):
+        value = value_of[field]
+        if not isinstance(value, int):
+            raise TvmMobilenetError(f"output {port.name} is an input, unchanged", "give a model that computes it")
+        place_of.setdefault(value, ("output", 0, i))
+        outputs.append((port.name, value, port.shape, port.dtype))
+    offsets, arena = allocate({s: (sizes[s], *alive[s]) for s in sizes if s not in place_of})
+    place_of.update({s: ("arena", o, 0) for s, o in offsets.items()})
+
+    def tensor(value, shape, dtype="float32") -> Tensor:
+        space, offset, index = place_of[value]
+        return Tensor(space, offset, tuple(shape), dtype, index)
+
+    steps = tuple(
+        Step(name, symbol, layer, tuple(o if isinstance(o, Tensor) else tensor(*o) for o in operands))
+        for name, symbol, layer, operands in raw
+    )
+    inputs = tuple((p.name, Tensor("input", 0, p.shape, p.dtype, i)) for i, p in enumerate(interface.inputs))
+    ports = tuple((name, tensor(value, shape, dtype)) for name, value, shape, dtype in outputs)
+    scratch = max(scratch_of(lowered).values(), default=0)
+    data = np.concatenate(parameters) if parameters else np.zeros(0, np.uint8)
+    return Plan(steps, inputs, ports, arena, scratch, end), data
+
+
+def kernels_of(lowered) -> dict:
+    """The PrimFuncs of a lowered module, by symbol."""
+    return {g.name_hint: f for g, f in lowered.functions.items() if g.name_hint != "main"}
+
+
+def scratch_of(lowered) -> dict[str, int]:
+    """The bytes of scratch memory that one thread takes in each kernel of a lowered module."""
+    return {symbol: int(f.attrs["scratch_bytes"]) for symbol, f in kernels_of(lowered).items()}
+
+
+def inputs_of(plan: Plan) -> list:
+    """Normal values for every input, as ``input_values`` and the services take them: ``[shape, dtype]`` each."""
+    return [[list(t.shape), t.dtype] for _, t in plan.inputs]
+
+
+def input_values(inputs, seed: int = 0) -> list[np.ndarray]:
+    """The values of inputs: of an ``.npy`` file where one is a path, else drawn for its ``[shape, dtype]``."""
+    draw = np.random.default_rng(seed)
+    return [np.load(x) if isinstance(x, str) else draw.standard_normal(x[0]).astype(x[1]) for x in inputs]
+
+
+def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:
+    """Places in one arena for tensors of ``(bytes, first step, last step)``: offsets, and the arena's size.
+
+    The largest first, each at the lowest offset where it meets none that is alive with it: the greedy-by-size order of
+    Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020. Tensors of a page
+    and more begin at a place in a page that their step decides (``place_in_page``).
+    """
+    placed: list[tuple[int, int, int, int]] = []
+    offsets: dict[int, int] = {}
+    for key, (size, first, last) in sorted(tensors.items(), key=lambda t: (-t[1][0], t[0])):
+        size = align(size)
+        place = place_in_page(key) if size >= PAGE else None
+        offset = _next(0, place)
+        for start, stop, f, t in sorted(placed):
+            if f <= last and first <= t:
+                if offset + size <= start:
+                    break
+                offset = _next(max(offset, stop), place)
+        placed.append((offset, offset + size, first, last))
+        offsets[key] = offset
+    return offsets, max((stop for _, stop, _, _ in placed), default=0)
+
+
+def place_in_page(step: int) -> int:
+    """Where in a page the tensor that a step writes begins, in bytes.
+
+    Most activations are whole pages long, their rows of channels a power of two: where what a layer reads begins as
+    what it writes does, its output or a chain's scratch memory, the same channels of both compete for the same sets of
+    the L1. Scratch memory begins at 0, tensors at 11 lines and at 33, one step in two: in rows of 512 to 4,096 bytes
+    three different places. More of them would cost memory, for two tensors would not take turns at one offset.
+    """
+    return (1 + step % 2 * 2) * STAGGER
+
+
+def _next(offset: int, place: int | None) -> int:
+    """The next offset at a place in a page, if there is one."""
+    return offset if place is None else offset + (place - offset) % PAGE
+
+
+def _shape(ty) -> tuple[int, ...]:
+    return tuple(int(d) for d in ty.shape)
+
+
+def align(nbytes: int) -> int:
+    """The next multiple of ``ALIGNMENT``."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,1 @@
+"""What a network's runs and kernels take: records, statistics, conditions, rooflines, regressions."""

@@ -1,0 +1,207 @@
+"""A benchmark's record: what was measured or predicted, on what, under which conditions; written and read as JSON.
+
+The document is versioned: ``schema`` names it, and a reader refuses what is of another version or lacks something, so
+that a comparison never rests on a misread file. Times are seconds of one run. docs/benchmark.md lists every field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.whole_file import write_whole
+from tvm_mobilenet.measuring.conditions import Mark
+from tvm_mobilenet.measuring.statistics import Statistics
+from tvm_mobilenet.terminal.console import plain_data
+
+SCHEMA = "tvm_mobilenet.bench/1"
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One kernel call: ``name`` of the step, ``layer`` (what it computes), median and minimum of its passes."""
+
+    name: str
+    layer: str
+    p50: float
+    min: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """The network on a number of threads.
+
+    Attributes
+    ----------
+    time : Statistics
+        Of a run, over the samples.
+    number, repeat : int
+        Runs a sample and samples, as they were chosen; 0 where predicted.
+    warm_up : dict
+        ``runs``, ``seconds``, ``first_seconds``, ``steady``.
+    load_seconds : float or None
+        To load the module and place its parameters.
+    rss_initial, rss_loaded, rss_peak : int or None
+        Resident bytes of the process: with the runtime, with the network, at the end.
+    samples : list of float
+        Raw, in the order they were taken.
+    states : list of dict
+        Of the board, after warm-up and between rounds: ``boards.facts.state``.
+    marks : list of Mark
+        What makes the row doubtful, with what to do about it.
+    """
+
+    threads: int
+    time: Statistics
+    number: int = 0
+    repeat: int = 0
+    warm_up: dict = field(default_factory=dict)
+    load_seconds: float | None = None
+    rss_initial: int | None = None
+    rss_loaded: int | None = None
+    rss_peak: int | None = None
+    layers: list[LayerTime] = field(default_factory=list)
+    samples: list[float] = field(default_factory=list)
+    states: list[dict] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another engine beside ours on the same weights, input and threads.
+
+    Attributes
+    ----------
+    ratio : float or None
+        Its time over ours: above one, ours is faster. The median over rounds in which both took turns.
+    ratio_low, ratio_high : float or None
+        The quartiles of those rounds.
+    difference : float or None
+        Largest difference of its outputs from ours, over their standard deviation.
+    missing : str
+        Why there is nothing: the command that installs it, or what it reported.
+    """
+
+    engine: str
+    threads: int
+    version: str = ""
+    time: Statistics | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    difference: float | None = None
+    rss_peak: int | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All of one run of ``bench``.
+
+    Attributes
+    ----------
+    predicted : bool
+        Predicted by the virtual board; measured otherwise.
+    module : dict
+        ``folder``, ``sha256`` of the library, ``bytes``, ``arena_bytes``, ``scratch_bytes``, ``parameters_bytes``.
+    environment : dict
+        ``board``: as ``boards.facts.facts`` gives it. ``client``: versions, system and settings of this side.
+    upload : dict or None
+        ``bytes`` and ``seconds``, where files went to a board.
+    """
+
+    model: dict
+    target: str
+    board: str
+    predicted: bool
+    created: str
+    module: dict
+    environment: dict
+    rows: list[Row]
+    peers: list[Peer] = field(default_factory=list)
+    upload: dict | None = None
+    options: dict = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    @property
+    def how(self) -> str:
+        return "predicted" if self.predicted else "measured"
+
+
+def write(result: Benchmark, path: str | Path) -> None:
+    """Write a benchmark's JSON document, whole or not at all.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be written there.
+    """
+    write_whole(path, json.dumps(plain_data(result), indent=1) + "\n", "--record")
+
+
+def read(path: str | Path) -> Benchmark:
+    """The benchmark of a file that ``bench --json`` or ``--output`` wrote.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read, is none, or of another version.
+    """
+    try:
+        data = json_text.parse(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        why = f"cannot read {path}: {e.strerror}"
+        raise TvmMobilenetError(why, "give a file that `bench --record` wrote") from None
+    except ValueError as e:
+        raise TvmMobilenetError(
+            f"{path} is no benchmark: {reason(e)}", "give a file that `bench --record` wrote"
+        ) from None
+    return from_data(data, str(path))
+
+
+def from_data(data: object, where: str = "benchmark") -> Benchmark:
+    """The benchmark of plain data; ``where`` names it in errors."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise TvmMobilenetError(f"{where}: schema {found!r}, this reads {SCHEMA!r}", "run bench again")
+    try:
+        return _make(Benchmark, data, "")
+    except (TypeError, ValueError, KeyError) as e:
+        raise TvmMobilenetError(f"{where}: {e}", "run bench again") from None
+
+
+_NESTED = {
+    (Benchmark, "rows"): Row,
+    (Benchmark, "peers"): Peer,
+    (Row, "time"): Statistics,
+    (Row, "layers"): LayerTime,
+    (Row, "marks"): Mark,
+    (Peer, "time"): Statistics,
+}
+
+
+def _make(cls, data: object, path: str):
+    """A dataclass of plain data, with those in it; unknown and missing keys are refused by path."""
+    if not isinstance(data, dict):
+        raise TypeError(f"{path or cls.__name__} is {type(data).__name__}, not an object")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if unknown := set(data) - set(fields):
+        raise KeyError(f"unknown field {path}{sorted(unknown)[0]}")
+    needed = {
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := needed - set(data):
+        raise KeyError(f"no field {path}{sorted(missing)[0]}")
+    values = {}
+    for name, value in data.items():
+        inner = _NESTED.get((cls, name))
+        if inner and isinstance(value, list):
+            value = [_make(inner, v, f"{path}{name}[{i}].") for i, v in enumerate(value)]
+        elif inner and value is not None:
+            value = _make(inner, value, f"{path}{name}.")
+        values[name] = value
+    return cls(**values)

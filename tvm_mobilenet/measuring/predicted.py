@@ -1,0 +1,32 @@
+"""What the virtual board predicts for every kernel call of a built module, on several numbers of cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def predict(module, target, threads: Sequence[int], clock_hz: float | None = None) -> dict[int, list[float]]:
+    """Predicted seconds of each step of the plan, by number of threads.
+
+    Parameters
+    ----------
+    module : built.BuiltModule
+    target : targets.Target
+        Its core must have a model.
+    clock_hz : float, optional
+        Of the core, where it is not the target's.
+
+    Raises
+    ------
+    BoardError
+        The target has no virtual board, or a kernel ran wild.
+    """
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards.plan_runner import PlanRunner
+    from tvm_mobilenet.compiler.plan import input_values, inputs_of
+
+    with open_board("virtual", target).load(module.library) as loaded:
+        runner = PlanRunner(loaded, module.plan, module.parameters())
+        runs = runner.run(*input_values(inputs_of(module.plan)), cores=max(threads), memory=True).kernels
+        hertz = clock_hz or target.clock_hz
+        return {n: [run.cost(n).value / hertz for run in runs] for n in threads}

@@ -1,0 +1,107 @@
+"""How far the virtual board's predictions are from what a real board measured, layer by layer, on one core.
+
+After a tuning run on a real board each layer's best decisions have a measured cost. Their predicted cost is taken from
+the trial log where the virtual board has run them, and found now where it has not.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from tvm_mobilenet.terminal.titles import title
+from tvm_mobilenet.tune_logs.log import fingerprint, target_key, trials_of
+from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
+from tvm_mobilenet.tuning.search import identity
+from tvm_mobilenet.tuning.workers import Workers
+
+TIME_LIMIT = 90.0  # seconds of prediction; layers that are not reached are left out
+
+
+@dataclass(frozen=True)
+class LayerPrediction:
+    """One layer's best decisions: seconds on one core, measured and predicted; how often the network has the layer."""
+
+    layer: str
+    count: int
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """``predicted / measured - 1``."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """All layers that were predicted; ``left_out``: how many were not."""
+
+    board: str
+    layers: list[LayerPrediction]
+    left_out: int = 0
+
+    @property
+    def error(self) -> float:
+        """Of the layers together, as the network has them."""
+        return sum(p.predicted * p.count for p in self.layers) / sum(p.measured * p.count for p in self.layers) - 1
+
+    def summary(self) -> str:
+        """For people, one line."""
+        if not self.layers:
+            return "predictor no layer was predicted"
+        off = statistics.median(abs(p.error) for p in self.layers)
+        worst = max(self.layers, key=lambda p: abs(p.error))
+        rest = f"; {self.left_out} layers left out" if self.left_out else ""
+        return (
+            f"predictor {self.error:+.0%} against {self.board} over {len(self.layers)} layers on 1 core; a layer "
+            f"is off by {off:.0%} (median), at most by {worst.error:+.0%} ({title(worst.layer)}){rest}"
+        )
+
+
+def find(work, linker: str | None = None, workers: int = 2, limit: float = TIME_LIMIT):
+    """The `PredictionError` of a search on a real board; None for a target that is not predicted.
+
+    Parameters
+    ----------
+    work : tuning.Work
+        After its search.
+    workers : int
+        Processes that predict what the log does not know.
+    limit : float
+        Seconds for that.
+    """
+    target = work.target
+    if target.architecture not in ("aarch64", "armv7") or not getattr(target.core, "model", None):
+        return None
+    best = {name: s.best for name, s in work.searches.items() if s.best is not None and not s.best.predicted}
+    predicted = _known(work, best)
+    missing = [Candidate(name, r.decisions) for name, r in best.items() if name not in predicted]
+    end = time.monotonic() + limit
+    if missing:
+        with Workers(Evaluate(target, "virtual", linker), workers) as pool:
+            while (missing and time.monotonic() < end) or pool.busy:
+                while missing and pool.idle and time.monotonic() < end:
+                    pool.submit(missing.pop())
+                for done in pool.wait(1.0):
+                    if done.value is not None:
+                        predicted[done.job.layer] = done.value.cost
+    layers = [
+        LayerPrediction(name, work.searches[name].count, record.cost, predicted[name] / target.clock_hz)
+        for name, record in best.items()
+        if name in predicted
+    ]
+    return PredictionError(work.board, layers, len(best) - len(layers))
+
+
+def _known(work, best: dict) -> dict[str, float]:
+    """Predicted cycles from the trial log, by layer."""
+    points = {(name, identity(record.decisions)) for name, record in best.items()}
+    today = fingerprint(), target_key(work.target)
+    found = {}
+    for record in trials_of(work.log).records():
+        at = record.layer, identity(record.decisions)
+        if record.predicted and record.cost is not None and at in points and (record.schedule, record.target) == today:
+            found[record.layer] = record.cost
+    return found

@@ -1,0 +1,71 @@
+"""The least time that a kernel call can take on a target: of its arithmetic, of the caches, of DRAM.
+
+After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009. Three ceilings:
+
+    compute   multiply-adds over what all vector units do a second (the core's ``fma_per_cycle`` and ``vector_bytes``)
+    L2        every operand once, over what moves into and out of L1 (the core's ``l1_fill_bytes_per_cycle``)
+    DRAM      what no cache can have kept, over the target's bandwidth: parameters, where all of a network's
+              are larger than the last cache, and of an activation what is larger than that cache
+
+Rates are those of the target's files; only the clock may be the board's own. Products with padding's zeros count, as
+the papers have it, so a kernel that skips them can lie a little below one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_mobilenet.layer import Layer
+
+COMPUTE, CACHE, DRAM = "compute", "L2", "DRAM"
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of each ceiling; ``cache`` is None where the core's file has no rate."""
+
+    compute: float
+    cache: float | None
+    dram: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute, self.cache or 0.0, self.dram)
+
+    @property
+    def binds(self) -> str:
+        """``compute``, ``L2`` or ``DRAM``: the ceiling that is the lowest."""
+        return max((self.compute, COMPUTE), (self.cache or 0.0, CACHE), (self.dram, DRAM), key=lambda c: c[0])[1]
+
+
+def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list[Roofline]:
+    """Of each step of a plan, on a number of threads.
+
+    Parameters
+    ----------
+    plan : plan.Plan
+    target : targets.Target
+    threads : int
+        More than the target has cores count as its cores.
+    clock_hz : float, optional
+        The board's, where it is known.
+    """
+    core, cores, hertz = target.core, min(threads, target.cores), clock_hz or target.clock_hz
+    last = max(cache.bytes for cache in (core.l2, core.l3) if cache)
+    streamed = plan.parameters_bytes > last
+    memory = core.model.get("memory", {})
+    fill = memory.get("l1_fill_bytes_per_cycle")
+    if fill and cores > 1:  # between one core's rate and that of all, which share the next level
+        fill = min(fill * cores, memory.get("l1_fill_bytes_per_cycle_all", fill))
+    alone, together = target.dram_bytes_per_second, target.dram_bytes_per_second_all
+    bandwidth = min(alone * cores, together)
+    found = []
+    for step in plan.steps:
+        layer = Layer.parse(step.layer)
+        parameters = sum(t.nbytes for t in step.operands if t.space == "parameters")
+        activations = [t.nbytes for t in step.operands if t.space != "parameters"]
+        far = (parameters if streamed else 0) + sum(max(0, n - last) for n in activations)
+        macs = core.macs_per_cycle(layer.dtype) * hertz * cores
+        cache = (parameters + sum(activations)) / (fill * hertz) if fill else None
+        found.append(Roofline(layer.mult_adds / macs, cache, far / bandwidth))
+    return found

@@ -1,0 +1,168 @@
+"""Whether a network's input is an image, and how one becomes it.
+
+The graph says where the channels are: a convolution or pool reads them in a known place, and the operators between the
+input and that one keep the axes or permute them. Where a graph has neither, the shape says it: images have 3 or 1
+channels. All else (mean, std, resize, crop, interpolation, the order of channels) stands in no file. Flags give it, or
+it is known because the registry's own network has seeded weights; otherwise it is assumed, and `Image.assumed` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.preprocess import FIELDS, Preprocess
+
+CHANNELS = (3, 1)
+_WINDOWS = ("relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d")
+_RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.broadcast_to")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An input that is an image.
+
+    Attributes
+    ----------
+    preprocess : Preprocess
+    assumed : tuple of str
+        Fields of it that nobody gave and no file says.
+    """
+
+    preprocess: Preprocess
+    assumed: tuple[str, ...]
+
+    def to_data(self) -> dict:
+        """Plain data, as the manifest and the plan keep it."""
+        fields = ("size", "channels", *FIELDS)
+        return {**{f: getattr(self.preprocess, f) for f in fields}, "assumed": list(self.assumed)}
+
+
+def channel_axis(module) -> int | None:
+    """The axis of the first input that a graph's convolutions and pools read as channels; None when none says it.
+
+    Parameters
+    ----------
+    module : tvm.IRModule
+        As a frontend made it.
+    """
+    from tvm import relax
+
+    main = module["main"]
+    if not main.params or len(main.params[0].ty.shape) != 4:
+        return None
+    axes = {main.params[0]: (0, 1, 2, 3)}  # of each value, where in the input its axes come from
+    for binding in (b for block in main.body.blocks for b in block.bindings):
+        value = binding.value
+        if isinstance(value, relax.Var) and value in axes:
+            axes[binding.var] = axes[value]
+        if not isinstance(value, relax.Call):
+            continue
+        data = next((a for a in value.args if isinstance(a, relax.Var) and a in axes), None)
+        if data is None:
+            continue
+        name = getattr(value.op, "name", "")
+        if name in _WINDOWS:
+            layout = value.attrs.data_layout if name == _WINDOWS[0] else value.attrs.layout
+            return axes[data][str(layout).index("C")]
+        if name == "relax.permute_dims":
+            order = value.attrs.axes
+            order = (3, 2, 1, 0) if order is None else [int(a) for a in order]
+            axes[binding.var] = tuple(axes[data][a] for a in order)
+        elif name not in _RESHAPES and _rank(binding.var) == 4:
+            axes[binding.var] = axes[data]
+    return None
+
+
+def check_registry(options: ModelOptions) -> None:
+    """Refuse flags that no network of the registry can have, before one is made.
+
+    Raises
+    ------
+    TvmMobilenetError
+        ``--layout NHWC``.
+    """
+    if options.layout not in (None, "NCHW"):
+        raise TvmMobilenetError(
+            f"--layout {options.layout}: {options.title} takes (N, 3, H, W), which is NCHW", "leave out --layout"
+        )
+
+
+def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | None:
+    """How an image becomes a network's input, or None when its inputs are no image.
+
+    Parameters
+    ----------
+    options : ModelOptions
+        What the user said.
+    model : models.registry.ModelSpec or None
+        The registry's network; None for one from a file.
+    ports : sequence of passes.Port
+        The inputs.
+    axis : int or None
+        Of `channel_axis`.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A flag that contradicts the graph, or says how an image becomes the input where that is none.
+    """
+    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    layout, known = ("NCHW", True) if model is not None else _layout(ports, axis, given.get("layout"))
+    shape = ports[0].shape
+    if layout is None:
+        said = {**given, **({"input": options.input} if options.input is not None else {})}
+        if said:
+            flags = ", ".join("--" + name.replace("_", "-") for name in said)
+            raise TvmMobilenetError(
+                f"{flags}: {options.title} takes {_shapes(ports)}, which is no image of 3 or 1 channels",
+                "leave out what says how an image becomes its input: it takes arrays",
+            )
+        return None
+    if given.get("layout", layout) != layout:
+        raise TvmMobilenetError(
+            f"--layout {given['layout']}: {options.title} takes {shape}, which its graph reads as {layout}",
+            f"leave out --layout, or give --layout {layout}",
+        )
+    given["layout"] = layout
+    if given.get("resize") == "squash":
+        given.setdefault("crop", 1.0)
+    channels, size = (shape[1], shape[2:]) if layout == "NCHW" else (shape[3], shape[1:3])
+    if channels == 1 and options.channel_order is not None:
+        raise TvmMobilenetError(
+            f"--channel-order {options.channel_order}: {options.title} has one channel", "leave out --channel-order"
+        )
+    if model is not None:
+        preprocess = model.preprocess.replace(**given)
+    else:
+        preprocess = Preprocess(size, channels=channels, **given)
+    assumed = [f for f in FIELDS if getattr(options, f) is None and f != ("layout" if known else "")]
+    if channels == 1 and "channel_order" in assumed:
+        assumed.remove("channel_order")
+    seeded = model is not None and options.weights is None
+    return Image(preprocess, () if seeded else tuple(assumed))
+
+
+def _layout(ports, axis: int | None, given: str | None) -> tuple[str | None, bool]:
+    """The layout of the image that the inputs are, None when they are none; and whether graph or shape say it."""
+    shape = ports[0].shape
+    if len(ports) != 1 or len(shape) != 4:
+        return None, True
+    by_axis = {1: "NCHW", 3: "NHWC"}
+    if axis is not None:
+        return (by_axis[axis] if axis in by_axis and shape[axis] in CHANNELS else None), True
+    fits = [layout for at, layout in by_axis.items() if shape[at] in CHANNELS]
+    if len(fits) == 2:
+        return given or "NCHW", False
+    return (fits[0] if fits else None), True
+
+
+def _rank(value) -> int:
+    from tvm import relax
+
+    return len(value.ty.shape) if isinstance(value.ty, relax.TensorType) and value.ty.shape is not None else -1
+
+
+def _shapes(ports) -> str:
+    return ", ".join(f"{p.name} {p.shape}" for p in ports)

@@ -1,0 +1,121 @@
+"""Which network, and how its input is made: what all verbs are told of a model, and what a build keeps of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which network, and how its input is made.
+
+    Parameters
+    ----------
+    model : str
+        A name of the registry (``v1``, ``mobilenet_v2``, …), or the path of an ``.onnx`` or ``.pt2`` file.
+    alpha : float, optional
+        Width multiplier; 1 unless given. A file has none.
+    resolution : int or (int, int), optional
+        Of the input: height and width, or both in one; 224 unless given. For a file: what fixes sizes that it leaves
+        open, None for none.
+    classes : int, optional
+        Of the classifier; 1000 unless given. A file has its own.
+    weights : path, optional
+        A checkpoint; without one, seeded weights with calibrated statistics.
+    seed : int, optional
+        Of those; 0 unless given.
+    batch : int, optional
+        Inputs at once; 1 unless given. For a file: what fixes a batch that it leaves open, None for 1.
+    features : bool
+        The backbone without pool and classifier.
+    input : path, optional
+        An image to run; the shipped photograph by default.
+    mean, std, resize, crop, interpolation, layout, channel_order : optional
+        How an image becomes the input, as fields of ``models.preprocess.Preprocess``. None: the registry's, what the
+        graph says, or a default that is announced as assumed.
+    labels : path, optional
+        Class names, one a line.
+    """
+
+    model: str = "v1"
+    alpha: float | None = None
+    resolution: int | tuple[int, int] | None = None
+    classes: int | None = None
+    weights: Path | None = None
+    seed: int | None = None
+    batch: int | None = None
+    features: bool = False
+    input: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: str | None = None
+    crop: float | None = None
+    interpolation: str | None = None
+    layout: str | None = None
+    channel_order: str | None = None
+    labels: Path | None = None
+
+    def __post_init__(self):
+        if isinstance(self.resolution, list | tuple):
+            height, width = self.resolution
+            object.__setattr__(self, "resolution", height if height == width else (height, width))
+        for name, default in REGISTRY.items() if not self.is_file else ():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+
+    @classmethod
+    def from_data(cls, data: dict, **changes) -> ModelOptions:
+        """The options of plain data, as a built module keeps them."""
+        values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        for name in ("weights", "input", "labels"):
+            values[name] = Path(values[name]) if values.get(name) else None
+        for name in ("mean", "std"):
+            values[name] = tuple(values[name]) if values.get(name) else None
+        if cls(model=values["model"]).is_file:  # builds of an older version hold the registry's values for a file too
+            values = {name: value for name, value in values.items() if name not in REGISTRY or values["alpha"] is None}
+        return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
+
+    @property
+    def is_file(self) -> bool:
+        return Path(self.model).suffix.lower() in (".onnx", ".pt2")
+
+    @property
+    def is_onnx(self) -> bool:
+        return Path(self.model).suffix.lower() == ".onnx"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the input; None: as a file has them."""
+        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+    @property
+    def size_text(self) -> str:
+        """``224``, ``192x256``, or empty."""
+        return "x".join(map(str, dict.fromkeys(self.size or ())))
+
+    @property
+    def title(self) -> str:
+        """For people: ``v1 1.0-224``, or the file's name, with the size that was chosen for it."""
+        if self.is_file:
+            return f"{Path(self.model).name} {self.size_text}".rstrip()
+        return f"{self.model} {self.alpha:g}-{self.size_text}"
+
+    @property
+    def slug(self) -> str:
+        """For file names: ``v1-1.0-224``."""
+        parts = (
+            [Path(self.model).stem, *([self.size_text] if self.size else [])]
+            if self.is_file
+            else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), self.size_text]
+        )
+        if not self.is_file and self.classes != 1000:
+            parts.append(f"c{self.classes}")
+        if self.features:
+            parts.append("features")
+        if self.batch not in (None, 1):
+            parts.append(f"b{self.batch}")
+        return re.sub(r"[^\w.]+", "-", "-".join(parts))

@@ -1,0 +1,117 @@
+"""The papers' own figures of cost beside ours, and the errata: every figure is reproduced or stands in the errata.
+
+The figures are data (``tests/tables``), ours are counted (``models.cost``). A figure is reproduced if ours, rounded to
+the digits printed, is the printed one. Nothing in the count depends on the figures.
+"""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from tvm_mobilenet.models import cost
+
+ONE_LAYER = {"kernel": 3, "inputs": 512, "outputs": 512}  # table 3 of the v1 paper: its layer, on a 14x14 map
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure as a paper prints it, and ours.
+
+    Parameters
+    ----------
+    paper, table, row : str
+        Where it is printed; a paper is its arXiv number, or the repository of its authors' release.
+    quantity : str
+        ``mult_adds`` and ``parameters`` in millions, ``share_mult_adds`` and ``share_parameters`` in percent.
+    kind : str
+        Of the layers whose share it is.
+    printed : str
+        To the digits that are printed.
+    ours : float
+        Counted, in the same unit.
+    reason : str
+        Why ours differs; empty where it does not.
+    """
+
+    paper: str
+    table: str
+    row: str
+    model: str
+    alpha: float
+    resolution: int
+    kind: str
+    quantity: str
+    printed: str
+    ours: float
+    reason: str = ""
+
+    @property
+    def reproduced(self) -> bool:
+        return rounded(self.ours, self.printed) == self.printed
+
+
+def rounded(value: float, printed: str) -> str:
+    """A count as it would be printed with as many digits as ``printed`` has."""
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(Decimal(printed).as_tuple().exponent), ROUND_HALF_UP))
+
+
+def tables() -> Path:
+    """The folder of the tables: ``tests/tables`` in a checkout, installed as ``tvm_mobilenet/tables``."""
+    package = Path(str(resources.files("tvm_mobilenet")))
+    installed = package / "tables"
+    return installed if (installed / "figures.csv").is_file() else package.parent / "tests" / "tables"
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of the tables."""
+    with open(tables() / name, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def errata() -> list[dict]:
+    """The entries of ``errata.toml``."""
+    return tomllib.loads((tables() / "errata.toml").read_text(encoding="utf-8"))["erratum"]
+
+
+def figures(paper: str | None = None) -> list[Figure]:
+    """Every figure of the papers, or of one, with our count."""
+    reasons = {(e["paper"], str(e["table"]), e["row"], e["quantity"]): e["reason"] for e in errata()}
+    found = []
+    for row in read_table("figures.csv"):
+        if paper in (None, row["paper"]):
+            row.update(alpha=float(row["alpha"]), resolution=int(row["resolution"]))
+            ours = count(row["model"], row["alpha"], row["resolution"], row["quantity"], row["kind"])
+            reason = reasons.get((row["paper"], row["table"], row["row"], row["quantity"]), "")
+            found.append(Figure(**row, ours=ours, reason=reason))
+    return found
+
+
+def count(model: str, alpha: float, resolution: int, quantity: str, kind: str = "") -> float:
+    """Our count of a quantity, in the unit that the papers print."""
+    if model.startswith("layer_"):
+        return _one_layer(model, alpha, resolution, quantity) / 1e6
+    layers = _costs(model, alpha, resolution)
+    attribute = quantity.removeprefix("share_")
+    total = sum(getattr(layer, attribute) for layer in layers)
+    if not quantity.startswith("share_"):
+        return total / 1e6
+    return 100 * sum(getattr(layer, attribute) for layer in layers if layer.kind == kind) / total
+
+
+def _one_layer(model: str, alpha: float, size: int, quantity: str) -> float:
+    """Table 3: one layer; its parameters are its mult-adds on a map of one pixel."""
+    size = size if quantity == "mult_adds" else 1
+    if model == "layer_standard":
+        return cost.standard(size=size, **ONE_LAYER)
+    return cost.separable(size=size, alpha=alpha, **ONE_LAYER)
+
+
+@cache
+def _costs(model: str, alpha: float, resolution: int) -> list[cost.LayerCost]:
+    return cost.model_costs(model, alpha, resolution)

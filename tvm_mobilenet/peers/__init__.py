@@ -1,0 +1,1 @@
+"""The same networks for other engines."""

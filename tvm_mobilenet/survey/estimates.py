@@ -1,0 +1,288 @@
+"""What networks cost on a board without their weights: each is run once, in the order of its plan, as in verification.
+
+The cost of a kernel depends on its layer, its decisions, the target, and what the kernels before it left in the caches.
+The numbers in its tensors change nothing: no loop bound, branch or address of a schedule depends on them. So weights
+need not be the model's, and no calibration is needed: a network has PyTorch's initial weights and runs on zeros or
+noise. All else is what a build has: its layers, their decisions, its plan and its arena. What a sweep says of a network
+is therefore what its build will be found to cost, memory with it.
+
+Networks are jobs for worker processes. Every price is a line of a file, so that nothing is run twice, also after an
+interruption; a price counts as long as target, board, and everything that decides what is built are the same. Networks
+of other widths and resolutions have hardly a kernel in common (222 of the 234 of the 16 of v1 occur in one alone), so
+equal kernels are compiled once within a network, and no further.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, resources
+from pathlib import Path
+
+from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.files import json_text
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.tune_logs.journal import Journal, typed
+from tvm_mobilenet.tune_logs.log import UNITS, consulted, fingerprint, target_key
+from tvm_mobilenet.tuning.workers import Workers
+
+JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
+_BUILDS = ("layer.py", "build.py", "compiler", "survey/estimates.py", "passes", "frontend", "models")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """A network on a target, as it would be built for it.
+
+    Parameters
+    ----------
+    model, alpha, resolution, classes, batch
+        As ``ModelOptions`` has them.
+    cost, cost_all_cores : float
+        In ``unit``: predicted cycles or measured seconds, on one core and on all.
+    arithmetic : float or None
+        Of a predicted ``cost``: what is left if every load hits the first-level cache.
+    kinds : dict of str to float
+        The part of ``cost`` of each kind of layer.
+    mult_adds, parameters : int
+        As the papers count them: no biases.
+    parameters_bytes, arena_bytes, scratch_bytes : int
+        As in the plan.
+    code_bytes : int
+        The kernels' instructions and read-only data.
+    target, board, basis : str
+        ``log.target_key``, what ran it, and ``basis_of`` at that time.
+    seconds : float
+        How long it took to find out.
+    """
+
+    model: str
+    alpha: float
+    resolution: int
+    classes: int
+    batch: int
+    cost: float
+    cost_all_cores: float
+    unit: str
+    arithmetic: float | None
+    kinds: dict[str, float]
+    mult_adds: int
+    parameters: int
+    parameters_bytes: int
+    arena_bytes: int
+    scratch_bytes: int
+    code_bytes: int
+    target: str = ""
+    board: str = ""
+    basis: str = ""
+    seconds: float = 0.0
+
+    @property
+    def options(self) -> ModelOptions:
+        return ModelOptions(
+            model=self.model, alpha=self.alpha, resolution=self.resolution, classes=self.classes, batch=self.batch
+        )
+
+    @property
+    def predicted(self) -> bool:
+        return self.unit == "cycles"
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({**asdict(self), "seconds": round(self.seconds, 1)})
+
+    @classmethod
+    def from_json(cls, line: str) -> Price:
+        """The price of a line; a ValueError says what is wrong with it."""
+        price = cls(**typed(cls, json_text.parse(line)))
+        if price.unit not in UNITS or min(price.cost, price.cost_all_cores, price.alpha, price.resolution) <= 0:
+            raise ValueError(f"cost {price.cost:g} and {price.cost_all_cores:g} {price.unit} of {price.options.title}")
+        return price
+
+
+class Bench:
+    """Prices a network; made in the parent, called in the workers.
+
+    Parameters
+    ----------
+    target : targets.Target
+    board, linker
+        As ``candidate.Evaluate`` takes them.
+    log : path, optional
+        The user's tune log.
+    """
+
+    def __init__(self, target, board: str = "virtual", linker: str | None = None, log: Path | None = None):
+        self.target, self.board, self.linker, self.log = target, board, linker, log
+
+    def prepare(self) -> None:
+        """Import what takes seconds, and open the board."""
+        import torch
+        import tvm  # noqa: F401
+
+        from tvm_mobilenet import boards
+
+        torch.set_num_threads(1)
+        self._board = boards.open_board(self.board, self.target)
+
+    def __call__(self, options: ModelOptions) -> Price:
+        from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
+        from tvm_mobilenet.compiler import codegen
+        from tvm_mobilenet.compiler.decide import decide
+        from tvm_mobilenet.compiler.lower import lower_layers
+        from tvm_mobilenet.compiler.plan import input_values, inputs_of, kernels_of, plan_of
+
+        start = time.monotonic()
+        whole = weightless(options)
+        network = whole.for_target(self.target)
+        layers = decide(network.counts, self.target, self.log)
+        decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
+        lowered = lower_layers(network.layers, network.interface, decisions)
+        plan, parameters = plan_of(lowered, network.interface)
+        with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+            library = os.path.join(folder, "kernels.so")
+            codegen.compile_kernels(kernels_of(lowered), self.target, library, self.linker)
+            size = code_bytes(library)
+            with self._board.load(library) as module:
+                run, one, every = run_and_price(
+                    PlanRunner(module, plan, parameters), self._board, input_values(inputs_of(plan)), self.target.cores
+                )
+        kinds: dict[str, float] = {}
+        for step, kernel in zip(plan.steps, run.kernels, strict=True):
+            kind = step.layer.split(" ", 1)[0]
+            kinds[kind] = kinds.get(kind, 0.0) + float(kernel.cost(1).value)
+        return Price(
+            model=options.model,
+            alpha=options.alpha,
+            resolution=options.resolution,
+            classes=options.classes,
+            batch=options.batch,
+            cost=float(one.value),
+            cost_all_cores=float(every.value),
+            unit=one.unit,
+            arithmetic=float(run.arithmetic) if one.predicted else None,
+            kinds=kinds,
+            mult_adds=sum(c.layer.mult_adds for c in whole.layers),
+            parameters=sum(c.weight.size for c in whole.layers if c.weight is not None),
+            parameters_bytes=plan.parameters_bytes,
+            arena_bytes=plan.arena_bytes,
+            scratch_bytes=plan.scratch_bytes,
+            code_bytes=size,
+            seconds=time.monotonic() - start,
+        )
+
+
+def weightless(options: ModelOptions):
+    """The `network.Network` of a registry model, with PyTorch's initial weights in place of the model's."""
+    import torch
+
+    from tvm_mobilenet import frontend, passes
+    from tvm_mobilenet.compiler.network import Network
+    from tvm_mobilenet.models import registry
+
+    registry.check_shape(options.alpha, options.resolution, options.classes)
+    model = registry.architecture(options.model, options.alpha, options.classes).eval().requires_grad_(False)
+    example = torch.zeros(options.batch, 3, *options.size)
+    module = passes.run(frontend.from_torch(model, example))
+    return Network(options, None, module, passes.layers_of(module))
+
+
+def code_bytes(library: str | os.PathLike) -> int:
+    """Bytes of instructions and read-only data in a shared object."""
+    from elftools.elf.elffile import ELFFile
+
+    with open(library, "rb") as file:
+        sections = ELFFile(file).iter_sections()
+        return sum(s.data_size for s in sections if s.name.startswith((".text", ".rodata")))
+
+
+def basis_of(target, log: Path | None = None) -> str:
+    """A short hash of what decides how a network is built and priced, besides the target: code, TVM, and tune logs."""
+    digest = hashlib.sha256(f"{fingerprint()} {metadata.version('apache-tvm')}".encode())
+    for name in _BUILDS:
+        place = resources.files("tvm_mobilenet") / name
+        files = [place] if place.is_file() else [f for f in place.iterdir() if f.name.endswith(".py")]
+        for file in sorted(files, key=lambda f: f.name):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for path in consulted(log, target.core.name):
+        if path.is_file():
+            digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def price_networks(
+    networks: Iterable[ModelOptions],
+    target,
+    board: str = "virtual",
+    *,
+    prices: Path,
+    log: Path | None = None,
+    workers: int = 2,
+    linker: str | None = None,
+    debug: bool = False,
+    show: Callable[[int, int, list[str]], None] = lambda priced, networks, running: None,
+) -> list[Price]:
+    """The cost of each network on a board.
+
+    Parameters
+    ----------
+    networks : iterable of ModelOptions
+        Of the registry; weights and pictures play no part.
+    target : targets.Target
+    prices : path
+        The file of prices: what is in it is not run again, what is run is added.
+    log : path, optional
+        The user's tune log, consulted before the shipped one.
+    show : callable
+        Called now and then with how many networks are priced, of how many, and the titles of those being run.
+
+    Returns
+    -------
+    list of Price
+        In the order of ``networks``.
+
+    Raises
+    ------
+    BoardError
+        A network cannot be run.
+    """
+    networks, journal = list(networks), Journal(prices, Price, "--prices")
+    same = {"target": target_key(target), "board": board, "basis": basis_of(target, log)}
+    known = {p.options: p for p in journal.records() if all(getattr(p, name) == value for name, value in same.items())}
+    wanted = list(dict.fromkeys(networks))
+    missing = [n for n in wanted if n not in known]
+    if not missing:
+        return [known[n] for n in networks]
+    waiting = deque(sorted(missing, key=_size, reverse=True))  # the largest first: then both workers end together
+    count = min(workers if board == "virtual" else 1, len(missing))
+    threads = 1 if board == "virtual" else target.cores
+    running: list[str] = []
+    with Workers(Bench(target, board, linker, log), count, JOB_SECONDS, debug, threads) as pool:
+        while waiting or pool.busy:
+            while waiting and pool.idle:
+                running.append(waiting[0].title)
+                pool.submit(waiting.popleft())
+            show(sum(n in known for n in wanted), len(wanted), running)
+            for done in pool.wait(1.0):
+                running.remove(done.job.title)
+                if done.failure:
+                    raise BoardError(
+                        f"{done.job.title} on {target.name}: {done.failure}", "--debug shows what the worker wrote"
+                    )
+                price = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
+                journal.append(price)
+                known[done.job] = price
+    show(len(wanted), len(wanted), running)
+    return [known[n] for n in networks]
+
+
+def _size(options: ModelOptions) -> int:
+    from tvm_mobilenet.models import cost
+
+    return sum(c.mult_adds for c in cost.model_costs(options.model, options.alpha, options.resolution))

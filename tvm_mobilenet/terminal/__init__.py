@@ -1,0 +1,1 @@
+"""Text for people: lines, tables as wide as the terminal, names of layers, progress."""

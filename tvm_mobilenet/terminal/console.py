@@ -1,0 +1,172 @@
+"""Lines, tables and progress: results to stdout, everything else to stderr.
+
+On a terminal tables are drawn and progress is live; elsewhere, and with ``NO_COLOR``, both are plain lines. With
+``--json`` stdout carries one JSON document and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from tvm_mobilenet.terminal import table, titles
+
+_NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
+
+
+def say(text: str) -> None:
+    """A line for the person who waits, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_plain(stream) -> bool:
+    """Whether a stream gets plain lines: no terminal, a dumb one, or the user asked with NO_COLOR."""
+    return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def print_json(result: object) -> None:
+    """The one JSON document of ``--json``."""
+    json.dump(plain_data(result), sys.stdout, indent=2)
+    print(flush=True)
+
+
+def plain_data(value: object) -> object:
+    """Dataclasses, paths and tuples as JSON has them; what is no finite number is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain_data(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain_data(v) for v in value]
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        value = value.item()  # a numpy scalar
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> None:
+    """A table on stdout, as wide as the terminal (`table`), or whole in a pipe; numbers stand right, under their units.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Headings; ``table.Layers``, ``table.Detail`` and ``table.Words`` say what a column holds.
+    """
+    cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
+    right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(columns))]
+    if title:
+        print_text(title)
+    print("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))), flush=True)
+
+
+def print_text(text: str, indent: int = 0) -> None:
+    """Lines on stdout; on a terminal broken at blanks, each after its first part ``indent`` blanks further in."""
+    for line in text.split("\n"):
+        print("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)), flush=True)
+
+
+def terminal_width(stream) -> int | None:
+    """Characters of a line on the terminal that a stream is; None: it is none.
+
+    The terminal's own word counts. ``COLUMNS`` does where a terminal does not know its size.
+    """
+    return terminal_size(stream)[0] if stream.isatty() else None
+
+
+def terminal_size(stream) -> tuple[int, int]:
+    """Columns and lines of the terminal that a stream is, 80 and 24 if nobody knows."""
+    try:
+        found = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        found = (0, 0)
+    asked = (os.environ.get(name, "") for name in ("COLUMNS", "LINES"))
+    assumed = (int(text) if text.isdecimal() and 0 < int(text) < 10_000 else 0 for text in asked)
+    return tuple(known or said or usual for known, said, usual in zip(found, assumed, (80, 24), strict=True))
+
+
+def number(value: object) -> str:
+    """A number as people read it: thousands apart, three digits behind the point at most; ``-`` for none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` or ``1:02:03``."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """A live table on a terminal; elsewhere a plain line every so many seconds. On stderr; use as a context."""
+
+    def __init__(self, every: float = 10.0):
+        self._every, self._last, self._live, self._stream = every, float("-inf"), None, None
+
+    def __enter__(self) -> Progress:
+        if not is_plain(sys.stderr):
+            from rich import console, live
+
+            stream = self._stream = sys.stderr  # while it is live, sys.stderr prints above it
+            here = console.Console(file=stream, highlight=False, force_terminal=True)
+            self._live = live.Live(_View("", stream), console=here, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, line: Callable[[], str], columns: Sequence[str] = (), rows: Callable[[], list] = list) -> None:
+        """Show how things stand: ``rows()`` of a table, the most telling first, and under it ``line()``.
+
+        On a screen too small for both, the line stays and the rows that have no room are counted.
+        """
+        if self._live:
+            self._live.update(_View(line(), self._stream, columns, rows()))
+        elif time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            say(line())
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What `Progress` shows, made anew for the size that the terminal has whenever it is drawn."""
+
+    line: str
+    stream: object
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence] = ()
+
+    def __rich_console__(self, console, options):
+        from rich import text
+
+        width, height = terminal_size(self.stream)
+        yield text.Text("\n".join(self.lines(width, height)), no_wrap=True, overflow="crop", end="")
+
+    def lines(self, width: int, height: int) -> list[str]:
+        """At most ``height - 1`` lines: a full screen would scroll."""
+        said = table.wrapped(self.line, width)
+        room = height - 1 - len(said)
+        if not self.columns or not self.rows:
+            return said[: max(1, height - 1)]
+        cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
+        right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(self.columns))]
+        found = table.lines(self.columns, cells, right, width, note=False)
+        head = len(found) - len(cells)  # one line a row, or there is no room for a table
+        if max(map(len, found)) > width or head > 3 or room < head + 1:
+            return said[: max(1, height - 1)]
+        if len(cells) > room - head:
+            shown = max(0, room - head - 1)
+            found = [*found[: head + shown], f"{titles.MARK} and {len(cells) - shown} more"]
+        return [*found, *said]

@@ -1,0 +1,160 @@
+"""Names of layers for people: `title` where there is room, `short_titles` for the rows of a table that is too narrow.
+
+A layer's name (`layer.Layer.name`) says everything. It is shortened in one way only: words are left out, the least
+telling first, from all names of the table alike (``STEPS``), until they fit. A step after which two different layers
+would read the same is not taken, so whoever sees a table can tell its layers apart.
+
+    pointwise m196 n512 k512 in544 out544 f32 relu6     the name, and its title
+    pointwise m196 n512 k512 relu6                      without dtype and row pitches
+    pw m196 n512 k512                                   at its shortest
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from tvm_mobilenet.layer import ACTIVATIONS, DTYPES, Layer
+
+KINDS = {"pointwise": "pw", "depthwise": "dw", "elementwise": "ew"}
+MARK = "…"
+
+
+def title(name: str) -> str:
+    """A layer's name without what a chain's parts tell of one another: two layers with one title are the same layer.
+
+    Each part of a chain reads what the one before it writes, so its input, batch and dtype are left out where they are
+    those; all other words stay.
+    """
+    if not name.startswith("chain "):
+        return name
+    first, *rest = Layer.parse(name).parts
+    texts, before = [first.name], first
+    for part in rest:
+        texts.append(" ".join(_own_words(part, before)))
+        before = part
+    return "chain " + " > ".join(texts)
+
+
+def _own_words(part: Layer, before: Layer) -> list[str]:
+    """A part's words without those that follow from the part before it; all of them where they do not."""
+    words = part.name.split()
+    pixels = part.kind in ("pointwise", "dense")
+    size = (before.out_height, before.out_width, before.out_channels, before.batch)
+    if pixels:
+        fits = (part.height, part.channels, part.batch) == (size[0] * size[1], size[2], size[3])
+    else:
+        fits = (part.height, part.width, part.channels, part.batch) == size
+    if not fits or part.dtype != before.dtype:
+        return words
+    follows = r"m\d+|k\d+|b\d+" if pixels else r"\d+x\d+x\d+|b\d+"
+    return [word for word in words if not re.fullmatch(follows, word) and word not in DTYPES]
+
+
+def _kinds_of_a_chain(name: str, text: str) -> str:
+    """Of a chain its input, the kinds of its parts, and its output's channels."""
+    if not name.startswith("chain "):
+        return text
+    layer = Layer.parse(name)
+    kinds = ">".join(part.kind for part in layer.parts)
+    return " ".join(["chain", _sizes(layer)[0], kinds, f"n{layer.out_channels}", *_residual(layer)])
+
+
+def _ends_of_a_chain(name: str, text: str) -> str:
+    """Of a chain its input and its output."""
+    if not name.startswith("chain "):
+        return text
+    layer = Layer.parse(name)
+    return " ".join(["chain", " > ".join(_sizes(layer)), *_residual(layer)])
+
+
+def _sizes(chain: Layer) -> tuple[str, str]:
+    """Height, width and channels of a chain's input and output; a pointwise part does not know the first two."""
+    maps = [part for part in chain.parts if part.kind not in ("pointwise", "dense")]
+    first, last = (maps[0], maps[-1]) if maps else (chain, chain)
+    return (
+        f"{first.height}x{first.width}x{chain.channels}",
+        f"{last.out_height}x{last.out_width}x{chain.out_channels}",
+    )
+
+
+def _residual(layer: Layer) -> list[str]:
+    return [] if layer.residual == "none" else ["add" if layer.residual == "before" else "add_after"]
+
+
+def _without(pattern: str) -> Callable[[str, str], str]:
+    def step(name: str, text: str) -> str:
+        return " ".join(word for word in text.split(" ") if not re.fullmatch(pattern, word))
+
+    return step
+
+
+def _abbreviated(name: str, text: str) -> str:
+    return re.sub("|".join(KINDS), lambda kind: KINDS[kind[0]], text)
+
+
+STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this order
+    lambda name, text: title(name),
+    _kinds_of_a_chain,
+    _without("|".join(DTYPES)),
+    _without(r"in\d+|out\d+"),  # row pitches
+    _without(r"p\d+,\d+,\d+,\d+"),  # padding
+    _without("nchw|to_nchw"),
+    _without("|".join(ACTIVATIONS)),
+    _abbreviated,
+    _ends_of_a_chain,
+    _without(r"\d+x\d+"),  # kernel size
+)
+
+
+def short_titles(names: Sequence[str], width: int) -> list[str]:
+    """Names of layers, short enough for a column of a table where that can be done.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of all rows of one table; a layer may have several rows.
+    width : int
+        Characters. What does not fit after all steps is longer: nothing is cut off.
+
+    Returns
+    -------
+    list of str
+        In the order of ``names``. Different names stay different.
+    """
+    texts = {name: name for name in names}
+    for step in STEPS:
+        if max(map(len, texts.values()), default=0) <= width:
+            break
+        shorter = {name: step(name, text) for name, text in texts.items()}
+        if len(set(shorter.values())) == len(shorter):
+            texts = shorter
+    return [texts[name] for name in names]
+
+
+def cut(texts: Sequence[str], width: int) -> list[str]:
+    """The last resort, for a screen narrower than a name: words from the end give way to ``…``, those that then read
+    the same are numbered. No word is cut in two, so a single one that is too wide stays.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Equal ones stay equal, different ones different.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        number = 1
+        while text not in found:
+            mark = MARK if number == 1 else f"{MARK}{number}"
+            short = text if number == 1 and len(text) <= width else _cut_words(text, width, mark)
+            if short not in found.values():
+                found[text] = short
+            number += 1
+    return [found[text] for text in texts]
+
+
+def _cut_words(text: str, width: int, mark: str) -> str:
+    words = text.split(" ")
+    while len(words) > 1 and len(" ".join(words)) + len(mark) > width:
+        words.pop()
+    return " ".join(words) + mark

@@ -1,0 +1,1 @@
+"""The search of decisions: candidates, workers, fleets of boards, sessions."""

@@ -1,0 +1,387 @@
+"""All boards of an address as one pool for the search: candidates are built here and run by whichever board is free.
+
+Worker processes build, a thread for each board uploads, runs, checks and measures. A session may end at any moment:
+
+- the board left (its port is closed): the candidate is run elsewhere, and the board is taken back when it returns;
+- the kernel crashed its process, or never returned: after a second try elsewhere that is the candidate's failure;
+- the board loses session after session: it is left out for a while, with a message;
+- the board is hot or throttled: it cools down, and what it measured meanwhile is measured again; if it stays hot,
+  elsewhere.
+
+No candidate is lost or counted twice: it is in exactly one of *building*, *ready*, *on a board* or *done*. When no
+board is left for ``PATIENCE`` seconds, the search ends with a message; its log is whole and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tvm_mobilenet.boards import reach, wire
+from tvm_mobilenet.boards.address import Address, parse
+from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet.boards.remote.lender import HOT_C, Lender, is_hot
+from tvm_mobilenet.boards.remote.session import Lost
+from tvm_mobilenet.checking.outputs import WrongResult, require_right
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError
+from tvm_mobilenet.terminal.console import say
+from tvm_mobilenet.tuning.candidate import Candidate, Operands, Outcome
+from tvm_mobilenet.tuning.workers import Done, Workers
+
+PATIENCE = 120.0  # seconds without any board
+TRIES = 3  # sessions that a candidate may end, its board staying, before that is its own failure
+COOL_SECONDS = 180.0  # at most, for a board to cool down
+_POLL = 0.05
+_COUNT_EVERY = 5.0
+
+
+class Build:
+    """Builds a candidate into a file; called in worker processes.
+
+    Parameters
+    ----------
+    target : targets.Target
+    linker : str, optional
+    """
+
+    def __init__(self, target, linker: str | None = None):
+        self.target, self.linker = target, linker
+
+    def prepare(self) -> None:
+        """Import what takes seconds."""
+        tvm_alone.import_tvm()
+
+    def __call__(self, candidate: Candidate) -> str:
+        from tvm_mobilenet import schedules
+        from tvm_mobilenet.compiler import codegen
+        from tvm_mobilenet.layer import Layer
+        from tvm_mobilenet.schedules import nest
+
+        kernel = schedules.kernel(Layer.parse(candidate.layer), candidate.decisions)
+        file, path = tempfile.mkstemp(prefix="candidate-", suffix=".so")
+        os.close(file)
+        codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)
+        return path
+
+
+class Run:
+    """Runs a built candidate on a board, checks it against PyTorch and measures it; called in threads.
+
+    Parameters
+    ----------
+    seconds : float
+        That a kernel may take.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self._operands, self._lock = Operands(), threading.Lock()
+
+    def __call__(self, board, candidate: Candidate, library: str) -> Outcome:
+        """What it costs there.
+
+        Raises
+        ------
+        WrongResult, BoardError
+            It computes something else, or reports an error.
+        Lost
+            The session is over.
+        """
+        from tvm_mobilenet.layer import Layer
+        from tvm_mobilenet.schedules import nest
+
+        with self._lock:
+            arguments, expected = self._operands.arguments(Layer.parse(candidate.layer), candidate.decisions)
+        cores = board.target.cores
+        with board.load(library, seconds=self.seconds) as module:
+            one, *every = module.call_on(nest.SYMBOL, arguments, (1, cores) if cores > 1 else (1,))
+        difference = require_right(one.outputs[-1], expected)
+        seconds, all_cores = float(one.seconds.value), float(every[0].seconds.value) if every else None
+        return Outcome(seconds, one.seconds.unit, one.seconds.predicted, difference, all_cores)
+
+
+def of(board: str, target, linker: str | None, builders: int, debug: bool, seconds: float = 60.0):
+    """What makes the fleet of an address, and how many boards it has now; (None, 0) where there is no need for one.
+
+    Parameters
+    ----------
+    board : str
+        As ``--board`` says it.
+    seconds : float
+        That a build, and that a kernel may take.
+
+    Raises
+    ------
+    BoardError
+        Nobody answers at the address.
+    """
+    where = parse(board)
+    if not where.is_remote:
+        return None, 0
+
+    def make() -> Fleet:
+        build, run = Build(target, linker), Run(seconds)
+        return Fleet(where, target, build, run, builders=builders, timeout=seconds, debug=debug, say=say)
+
+    return make, reach(board)
+
+
+@dataclass
+class _Job:
+    """A candidate on its way."""
+
+    candidate: Candidate
+    library: str = ""
+    building: float = 0.0  # seconds
+    losses: list[str] = field(default_factory=list)
+    avoid: set[str] = field(default_factory=set)
+
+
+class Fleet:
+    """The boards behind an address; has the calls of ``Workers`` that a search needs. Use it as a context.
+
+    Parameters
+    ----------
+    address : Address
+        Of one board, or of all that a tracker has under a key.
+    target : targets.Target
+    build, run : callable
+        As ``Build`` and ``Run``.
+    builders : int
+        Processes that build.
+    timeout : float
+        Seconds that a build may take.
+    say : callable
+        Takes a line of what happens to boards.
+    patience : float
+        Seconds without any board until the search ends.
+
+    Raises
+    ------
+    BoardError
+        There is no board to begin with.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        target,
+        build: Callable,
+        run: Callable,
+        *,
+        builders: int = 2,
+        timeout: float = 60.0,
+        debug: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+        patience: float = PATIENCE,
+    ):
+        self._run, self._say, self._patience = run, say, patience
+        self._lender = Lender(address, target, say)
+        self._ready: list[_Job] = []
+        self._changed = threading.Condition()
+        self._done: queue.SimpleQueue = queue.SimpleQueue()
+        self._jobs: dict[int, _Job] = {}  # by the candidate's id, until it is done
+        self._stopping, self._open = False, 0
+        self._seen, self._counted, self._trouble = time.monotonic(), 0.0, ""
+        self._threads: list[threading.Thread] = []
+        self._started = max(1, self._lender.count())
+        self._builders = Workers(build, builders, timeout, debug)
+        self._count = builders
+        try:
+            for _ in range(self._started):
+                self._add_board()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def boards(self) -> int:
+        """How many boards there were to begin with."""
+        return self._started
+
+    @property
+    def idle(self) -> int:
+        """Candidates that may be submitted: one for each board, and one more for each builder."""
+        if not self._builders.idle:
+            return 0
+        return max(0, len(self._threads) + self._count - len(self._jobs))
+
+    @property
+    def busy(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, candidate: Candidate) -> None:
+        """Build and run a candidate."""
+        self._jobs[id(candidate)] = _Job(candidate)
+        self._builders.submit(candidate)
+
+    def wait(self, timeout: float | None = None) -> list[Done]:
+        """Wait until a candidate is done, or for ``timeout`` seconds; those that are.
+
+        Raises
+        ------
+        BoardError
+            There has been no board for too long.
+        """
+        end = time.monotonic() + timeout if timeout is not None else float("inf")
+        found: list[Done] = []
+        while not found and self._jobs and time.monotonic() < end:
+            for built in self._builders.wait(_POLL) if self._builders.busy else ():
+                found += self._built(built)
+            try:
+                while True:
+                    found.append(self._finish(self._done.get(timeout=0 if found or self._builders.busy else _POLL)))
+            except queue.Empty:
+                pass
+            self._look_after_boards()
+        return found
+
+    def _built(self, built: Done) -> list[Done]:
+        job = self._jobs[id(built.job)]
+        if built.value is None:
+            return [self._finish(Done(job.candidate, None, built.failure, built.seconds))]
+        job.library, job.building = built.value, built.seconds
+        with self._changed:
+            self._ready.append(job)
+            self._changed.notify_all()
+        return []
+
+    def _finish(self, done: Done) -> Done:
+        job = self._jobs.pop(id(done.job))
+        if job.library:
+            os.unlink(job.library)
+        return done
+
+    def _look_after_boards(self) -> None:
+        now = time.monotonic()
+        if self._open:
+            self._seen = now
+        elif now - self._seen > self._patience:
+            raise BoardError(
+                f"no board for {self._patience:.0f} s: {self._trouble or 'none came'}",
+                "all trials are in the log: the same command goes on when a board is there",
+            )
+        if now - self._counted > _COUNT_EVERY:
+            self._counted = now
+            try:
+                for _ in range(self._lender.count() - len(self._threads)):
+                    self._say("another board has come")
+                    self._add_board()
+            except BoardError as e:  # a tracker that is being restarted
+                self._trouble = e.message
+
+    def _add_board(self) -> None:
+        thread = threading.Thread(target=self._serve, name="board", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # ---- a board's thread
+
+    def _serve(self) -> None:
+        board = None
+        while not self._stopping:
+            try:
+                if board is None:
+                    board = self._lender.open()
+                    self._open += 1
+                    continue
+            except BoardError as e:
+                self._trouble = e.message
+                time.sleep(0.5)
+                continue
+            job = self._take(board.where)
+            if job is None:
+                continue
+            try:
+                done = self._run_on(board, job)
+            except Lost as e:
+                board = self._lose(board)
+                self._lost(job, e, self._lender.lost(e))
+                continue
+            if done is None:
+                job.avoid.add(board.where)
+                board = self._lose(board)
+                self._again(job)
+                continue
+            self._done.put(done)
+            if not self._lender.cool(board):
+                board = self._lose(board)
+        if board is not None:
+            self._lose(board)
+
+    def _lose(self, board) -> None:
+        self._open -= 1
+        board.close()
+
+    def _take(self, where: str) -> _Job | None:
+        """The next candidate for a board: one that did not fail there, as long as others could run it."""
+        with self._changed:
+            if not self._ready:
+                self._changed.wait(0.2)
+            for job in self._ready:
+                if where not in job.avoid or self._open <= 1:
+                    self._ready.remove(job)
+                    return job
+            if self._ready:  # all of them failed here: let others have them first
+                self._changed.wait(0.2)
+        return None
+
+    def _run_on(self, board, job: _Job) -> Done | None:
+        """What came out; None: the board stays too hot for it to count."""
+        started = time.monotonic()
+        outcome, failure = None, ""
+        try:
+            outcome = self._run(board, job.candidate, job.library)
+            end = time.monotonic() + COOL_SECONDS
+            while is_hot(board.state()) and time.monotonic() < end:
+                self._say(f"{board.where} is above {HOT_C:.0f} °C or throttled: it cools down, and measures again")
+                if not self._lender.cool(board):
+                    return None
+                outcome = self._run(board, job.candidate, job.library)
+            self._lender.well(board.where)
+        except Lost:
+            raise
+        except (TvmMobilenetError, WrongResult) as e:
+            failure = f"{type(e).__name__}: {' '.join(getattr(e, 'message', str(e)).split())}"
+        except Exception as e:
+            failure = f"{type(e).__name__}: {' '.join(str(e).split())[:500]}"
+        return Done(job.candidate, outcome, failure, time.monotonic() - started)
+
+    def _lost(self, job: _Job, error: Lost, stays: bool) -> None:
+        """Decide about a candidate whose session ended: elsewhere once more, or failed.
+
+        ``stays``: the board answers still, so that the candidate may be at fault.
+        """
+        if stays:
+            job.losses.append(error.message)
+            job.avoid.add(error.where)
+        if len(job.losses) >= (2 if error.crashed else TRIES):
+            self._done.put(Done(job.candidate, None, f"Lost: {job.losses[-1]}, as on {len(job.losses)} tries", 0.0))
+            return
+        self._again(job)
+
+    def _again(self, job: _Job) -> None:
+        with self._changed:
+            self._ready.insert(0, job)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End all sessions and builders."""
+        self._stopping = True
+        with self._changed:
+            self._changed.notify_all()
+        self._builders.close()
+        self._lender.close()
+        for thread in self._threads:
+            thread.join(2 * wire.SILENCE_SECONDS)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,0 +1,55 @@
+"""What the logs know of each layer of a network: what ``tune --list`` and ``--dry-run`` print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Detail, Layers
+from tvm_mobilenet.tuning import session as tuning
+from tvm_mobilenet.tuning.search import Search
+from tvm_mobilenet.tuning.session import Work
+
+
+def print_known(network, work: Work, as_json: bool) -> None:
+    """What is known of each layer (``--list``, ``--dry-run``)."""
+    searching = Search(work.searches, work.near, lambda record, best: None)
+    tuning.resume(work, searching)
+    rows = [row_of(s, work.known.get(name)) for name, s in work.searches.items()]
+    console.print_json(rows) if as_json else print_rows(rows, len(network.layers))
+
+
+def row_of(search, known) -> dict:
+    """What is known of one layer, a `log.Known` or None, and of its search."""
+    record = known.record if known else None
+    return {
+        "layer": search.name,
+        "count": search.count,
+        "points": search.size,
+        "trials": len(search.tried),
+        "floor": search.floor,
+        "cost": record and record.cost,
+        "predicted": record and record.predicted,
+        "source": str(known.source) if known else "default",
+        "decisions": record.decisions if record else search.space.default,
+    }
+
+
+def print_rows(rows: list[dict], layers: int) -> None:
+    """The table of ``--list``; ``layers``: how many the network has in all."""
+    console.print_table(
+        (Layers("layer"), "count", Detail("points"), "trials", "cost", "x floor", "known from"),
+        [
+            (
+                r["layer"],
+                r["count"],
+                r["points"],
+                r["trials"],
+                r["cost"],
+                r["cost"] / r["floor"] if r["cost"] and r["floor"] else None,
+                Path(r["source"]).name,
+            )
+            for r in rows
+        ],
+        f"{layers} layers, {len(rows)} of them distinct",
+    )

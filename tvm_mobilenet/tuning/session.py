@@ -1,0 +1,210 @@
+"""The search of a network's layers on a board, with its log: what `tune` does between import and build.
+
+`prepare` gives each distinct layer its search, started from what the logs know; `search` runs them in worker processes,
+writes every trial down, runs winners whole that were run as a sample, and leaves the tune log tidy however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+from tvm_mobilenet import schedules
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.tune_logs.log import Journal, Record, TuneLogs, consulted, fingerprint, target_key, tidy, trials_of
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.search import LayerSearch, Search, identity, near
+from tvm_mobilenet.tuning.workers import Workers
+
+TRIALS = 64  # a layer
+TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
+CANDIDATE_SECONDS = 60.0
+WORTH_STARTING = 0.95  # of the time limit: when earlier runs spent more, the rest is not worth starting workers for
+WHOLE_MULT_ADDS = 400e6  # of layers whose candidates run whole: below, a run costs less than building for it does
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a search of a network needs: its layers, their spaces, and what the logs know."""
+
+    target: object
+    board: str
+    log: Path
+    searches: dict  # name to LayerSearch
+    near: dict
+    known: dict  # name to log.Known
+
+    @property
+    def measured(self) -> bool:
+        return self.board != "virtual"
+
+    def refuses(self, record: Record) -> bool:
+        """Whether a record of one of these layers on this core is of decisions that today's schedule does not take."""
+        search = self.searches.get(record.layer) if record.core == self.target.core.name else None
+        return search is not None and bool(search.space.valid(record.decisions))
+
+
+def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -> Work:
+    """The search of a network's layers, with all that was tried before.
+
+    Parameters
+    ----------
+    counts : dict of Layer to int
+        The distinct layers and how often each occurs.
+    """
+    logs = TuneLogs(consulted(log, target.core.name), target)
+    searches, known = {}, {}
+    for layer, count in counts.items():
+        floor = layer.mult_adds / target.core.macs_per_cycle(layer.dtype)
+        if board != "virtual":
+            floor /= target.clock_hz
+        found = logs.find(layer)
+        searches[layer.name] = LayerSearch(
+            layer.name,
+            schedules.space(layer, target.core),
+            count,
+            floor,
+            trials,
+            starts=[found.record.decisions] if found else [],
+        )
+        if found:
+            known[layer.name] = found
+    return Work(target, board, log, searches, near(searches, Layer.parse), known)
+
+
+def resume(work: Work, searching) -> int:
+    """Take in the trials of earlier runs that still count: same target, board, schedules and core model."""
+    same = (work.target.core.name, target_key(work.target), work.board, fingerprint())
+    records = trials_of(work.log).records()
+    return searching.resume([r for r in records if (r.core, r.target, r.board, r.schedule) == same])
+
+
+def search(
+    work: Work,
+    evaluate,
+    time_limit: float = TIME_LIMIT,
+    workers: int = 2,
+    debug: bool = False,
+    show: Callable[[Search], None] = lambda searching: None,
+    timeout: float = CANDIDATE_SECONDS,
+    pool: Callable | None = None,
+) -> tuple[str, int]:
+    """Search, check the winners whole, and log; how it ended (``done`` or ``time``) and how many trials were new.
+
+    Parameters
+    ----------
+    evaluate : callable
+        ``candidate.Evaluate``, or what takes its place in tests.
+    show : callable
+        Called with the `Search` now and then, to show how things stand.
+    pool : callable, optional
+        ``pool()`` gives what runs candidates, such as a `fleet.Fleet`, in place of ``Workers`` that call ``evaluate``;
+        then ``workers`` is how many it runs at once.
+    """
+    best_log, trial_log = Journal(work.log), trials_of(work.log)
+    facts = {
+        "core": work.target.core.name,
+        "in_order": work.target.core.in_order,
+        "target": target_key(work.target),
+        "board": work.board,
+        "schedule": fingerprint(),
+        "versions": versions(),
+    }
+
+    def record_of(layer, decisions, done) -> Record:
+        found = done.value
+        return Record(
+            layer=layer.name,
+            decisions=decisions,
+            cost=found and found.cost,
+            whole=done.job.whole,
+            failure=done.failure,
+            unit=found.unit if found else "s" if work.measured else "cycles",
+            predicted=found.predicted if found else not work.measured,
+            cost_all_cores=found and found.cost_all_cores,
+            cores=work.target.cores,
+            arithmetic=found and found.arithmetic,
+            balance=found and found.balance,
+            memory=found and found.memory,
+            seconds=done.seconds,
+            **facts,
+        )
+
+    def candidate_of(name: str, decisions: dict) -> Candidate:
+        return Candidate(name, decisions, whole=work.measured or Layer.parse(name).mult_adds <= WHOLE_MULT_ADDS)
+
+    def write(record: Record, best: bool) -> None:
+        trial_log.append(record)
+        if best and record.whole:  # what only a sample was run of is nothing to build with
+            _write_best(best_log, work.searches[record.layer], record)
+
+    searching = Search(work.searches, work.near, write, time_limit, workers)
+    resume(work, searching)
+    before = sum(len(layer.tried) for layer in work.searches.values())
+    waiting = any(not layer.done for layer in work.searches.values()) and searching.spent < WORTH_STARTING * time_limit
+    if not waiting and not _unconfirmed(work):
+        return ("done" if all(layer.done for layer in work.searches.values()) else "time"), 0
+    ended = "done"
+    try:
+        with pool() if pool else Workers(evaluate, workers, timeout, debug) as running:
+            ended = searching.run(running, record_of, candidate_of, lambda: show(searching))
+            _confirm(work, running, record_of, trial_log, best_log, lambda: show(searching))
+        _warn_of_failures(work)
+    finally:
+        if work.log.exists():
+            tidy(work.log, work.refuses)
+    return ended, sum(len(layer.tried) for layer in work.searches.values()) - before
+
+
+def _warn_of_failures(work: Work) -> None:
+    for layer in work.searches.values():
+        if layer.tried and layer.best is None:
+            failure = next(iter(layer.tried.values())).failure
+            warnings.warn(f"no candidate of {layer.name} ran; the first: {failure}", stacklevel=3)
+
+
+def _write_best(best_log: Journal, layer, record: Record) -> None:
+    best_log.append(replace(record, default_cost=layer.default_cost, seconds=0.0))
+
+
+def _unconfirmed(work: Work) -> list:
+    return [
+        layer
+        for layer in work.searches.values()
+        if layer.best is not None and identity(layer.best.decisions) not in layer.confirmed
+    ]
+
+
+def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log: Journal, show: Callable) -> None:
+    """Run winners whole that were run as a sample; one that turns out wrong or dearer gives way to the next best."""
+    jobs: dict[int, tuple] = {}
+    waiting = _unconfirmed(work)
+    while waiting or pool.busy:
+        while waiting and pool.idle:
+            layer = waiting.pop()
+            job = Candidate(layer.name, layer.best.decisions, whole=True)
+            jobs[id(job)] = layer, layer.best
+            pool.submit(job)
+        for done in pool.wait(1.0):
+            layer, best = jobs.pop(id(done.job))
+            record = record_of(layer, best.decisions, done)
+            trial_log.append(record)
+            layer.settle(record)
+            if layer.best is not None and identity(layer.best.decisions) not in layer.confirmed:
+                waiting.append(layer)
+            elif layer.best is not None:
+                _write_best(best_log, layer, layer.best)
+        show()
+
+
+def versions() -> dict[str, str]:
+    """The tools that a cost depends on."""
+    found = {}
+    for package in ("apache-tvm", "unicorn", "optuna"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
