@@ -12,7 +12,7 @@ The nest::
 
 A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value
 is loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs
-nothing. On cores that issue in order `loop` = paired leaves a tile to `schedules/inorder_depthwise.py`.
+nothing. On cores that issue in order `loop` = paired leaves a tile to `schedules/in_order/depthwise.py`.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def tile_loads(layer: Layer, tile_h: int, tile_w: int) -> int:
 
 
 def strips(layer: Layer, core) -> bool:
-    """Whether a layer can be computed in strips by ``schedules/inorder_depthwise.py``: whole vectors of channels, no
+    """Whether a layer can be computed in strips by ``schedules/in_order/depthwise.py``: whole vectors of channels, no
     window apart or in padding alone, no epilogue but clamps, one row at least in registers."""
     return (
         inorder.pairs(core)

@@ -96,7 +96,7 @@ def decisions(layer: Layer, core) -> Space:
 
 
 def loop_choice(core) -> dict[str, Choice]:
-    """Who writes the loop over k: LLVM, from TIR, or on cores that issue in order ``schedules/inorder.py``."""
+    """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``."""
     return {"loop": Choice(inorder.LOOPS, "paired")} if inorder.pairs(core) else {}
 
 

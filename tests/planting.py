@@ -58,7 +58,7 @@ class Copy:
         self.sign()
 
     def sign(self) -> None:
-        """The hashes of what lies there now: to `built.read` the folder is as it was built."""
+        """The hashes of what lies there now: to `compiler.module.read` the folder is as it was built."""
         data = json.loads((self.folder / built.PLAN).read_text())
         data["files"] = {name: built.file_hash(self.folder / name) for name in data["files"]}
         (self.folder / built.PLAN).write_text(json.dumps(data))

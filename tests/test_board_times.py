@@ -9,7 +9,7 @@ import bundles
 import numpy as np
 import pytest
 
-from tests.evidence import board_times, executed, peers
+from benchmarks import board_times, executed, peers
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.cost.core_model import CoreModel, listing_of

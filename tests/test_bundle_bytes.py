@@ -11,7 +11,7 @@ import pytest
 from tvm_mobilenet.bundle import pack as bundle
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("tvm_mobilenet", "schedules", "targets", "tune_logs", "tests/tables")
+SOURCES = ("tvm_mobilenet", "schedules", "targets", "tune_logs")
 PLAIN = {  # what PyTorch, oneDNN, MKL, OpenBLAS and NumPy take for the CPU
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",

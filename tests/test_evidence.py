@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.evidence import mca, metaschedule, peers
+from benchmarks import mca, metaschedule, peers
 from tests.test_search import space
 
-TABLES = Path(__file__).parent / "tables"
+TABLES = Path(__file__).parent.parent / "benchmarks" / "data"
 
 
 @pytest.mark.parametrize("cpu, agreeing", [("cortex-a72", 0.95), ("neoverse-n1", 0.98)])

@@ -14,7 +14,7 @@ from tvm_mobilenet.targets import cpu, host
 
 from tvm_mobilenet import bench, build, profile, schedules, targets, verify
 from tvm_mobilenet.boards import needs, open_board
-from tvm_mobilenet.checking.outputs import require_right
+from tvm_mobilenet.boards.comparison import require_right
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.diagnosis import local as doctor_local
@@ -34,10 +34,10 @@ KINDS = (
 )
 
 
-def cpu(monkeypatch, machine: str, flags) -> None:
+def this_machine_is(monkeypatch, machine: str, flags) -> None:
     """Let this be another machine."""
     monkeypatch.setattr(host.platform, "machine", lambda: machine)
-    monkeypatch.setattr(facts, "features", lambda *_: list(flags))
+    monkeypatch.setattr(cpu, "features", lambda *_: list(flags))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def cpu(monkeypatch, machine: str, flags) -> None:
     ],
 )
 def test_all_of_a_level_is_found_at_once(monkeypatch, flags, name, nbytes, registers):
-    cpu(monkeypatch, "x86_64", flags)
+    this_machine_is(monkeypatch, "x86_64", flags)
     monkeypatch.delenv(host.VARIABLE, raising=False)
     core = targets.load("host").core
     assert (core.name, core.llvm_cpu, core.vector_bytes, core.vector_registers) == (name, name, nbytes, registers)
@@ -68,7 +68,7 @@ def test_all_of_a_level_is_found_at_once(monkeypatch, flags, name, nbytes, regis
     ],
 )
 def test_arm_machines_have_levels_too(monkeypatch, machine, flags, name, cpu_of_llvm):
-    cpu(monkeypatch, machine, flags)
+    this_machine_is(monkeypatch, machine, flags)
     monkeypatch.delenv(host.VARIABLE, raising=False)
     core = targets.load("host").core
     assert (core.name, core.llvm_cpu, core.vector_bytes) == (name, cpu_of_llvm, 16)
@@ -81,7 +81,7 @@ def test_arm_machines_have_levels_too(monkeypatch, machine, flags, name, cpu_of_
     "wrong, says", [("x86-64-v5", "did you mean"), ("haswell", "not a level"), ("v3", "not a"), ("host", "")]
 )
 def test_an_unknown_level_is_refused_with_those_there_are(monkeypatch, wrong, says):
-    cpu(monkeypatch, "x86_64", host._V3)
+    this_machine_is(monkeypatch, "x86_64", host._V3)
     monkeypatch.setenv(host.VARIABLE, wrong)
     with pytest.raises(TvmMobilenetError) as e:
         targets.load("host")
@@ -90,7 +90,7 @@ def test_an_unknown_level_is_refused_with_those_there_are(monkeypatch, wrong, sa
 
 
 def test_a_level_that_the_machine_lacks_is_refused_and_a_lower_one_taken(monkeypatch):
-    cpu(monkeypatch, "x86_64", host._V3)
+    this_machine_is(monkeypatch, "x86_64", host._V3)
     monkeypatch.setenv(host.VARIABLE, "x86-64-v4")
     with pytest.raises(TvmMobilenetError) as e:
         targets.load("host")
@@ -206,7 +206,7 @@ def test_a_build_of_a_higher_level_is_refused_by_name(monkeypatch, capsys):
     if not HERE[at].flags:
         pytest.skip(f"nothing is lower than {HERE[at].name}")
     less = [flag for flag in cpu.features() if flag not in set(OWN.flags) - set(HERE[at - 1].flags)]
-    monkeypatch.setattr(facts, "features", lambda *_: less)
+    monkeypatch.setattr(cpu, "features", lambda *_: less)
     monkeypatch.delenv(host.VARIABLE, raising=False)
     for verb in (verify, bench, profile):
         assert verb.main([str(folder)]) == 4

@@ -99,7 +99,8 @@ def test_every_package_and_data_file_is_installed():
 IMPORTED = """
 import sys
 import tvm_mobilenet
-from tvm_mobilenet import layer, errors, log, options, schedules, targets, tune, tune_logs, __main__
+from tvm_mobilenet import layer, errors, schedules, targets, tune, tune_logs, __main__
+from tvm_mobilenet.tune_logs import log
 assert not {"torch", "tvm", "optuna"} & set(sys.modules), "slow imports"
 assert not {"schedules", "targets", "tune_logs"} & set(sys.modules), "imported under two names"
 assert targets.load("rpi4").core.name == "cortex-a72"

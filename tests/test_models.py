@@ -13,7 +13,7 @@ from tvm_mobilenet.models import registry
 from tvm_mobilenet.models.blocks import make_divisible
 from tvm_mobilenet.models.v1 import MobileNetV1, round_channels
 
-STATE_DICTS = Path(__file__).parent / "tables" / "state_dicts"
+STATE_DICTS = Path(__file__).parent / "state_dicts"
 NAMES = registry.names()
 
 

@@ -7,9 +7,9 @@ from agents import ARM64, Agent, server_of_tvm
 from tests import planted
 from tvm_mobilenet import schedules, targets
 from tvm_mobilenet.boards import address
+from tvm_mobilenet.boards import comparison as output_check
 from tvm_mobilenet.boards.agent import measure
-from tvm_mobilenet.checking import outputs as output_check
-from tvm_mobilenet.checking.outputs import WrongResult
+from tvm_mobilenet.boards.comparison import WrongResult
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning import fleet
 from tvm_mobilenet.tuning.candidate import Candidate

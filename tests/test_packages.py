@@ -101,7 +101,7 @@ def test_no_error_names_an_extra_but_by_the_table():
         "tvm_mobilenet/packages.py",
         "tvm_mobilenet/runtime/mobilenet.py",  # travels to devices, alone
         "tvm_mobilenet/boards/remote/board.py",  # TVM on the board, by its Python
-        "tvm_mobilenet/doctor_board.py",
+        "tvm_mobilenet/diagnosis/board.py",
         "tvm_mobilenet/boards/remote/ssh.py",  # a script for the board
     }
     checked = 0

@@ -10,8 +10,8 @@ from elftools.elf.elffile import ELFFile
 
 from tests.planting import CHECKER, Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.boards import comparison as output_check
 from tvm_mobilenet.checking import machine_check
-from tvm_mobilenet.checking import outputs as output_check
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError

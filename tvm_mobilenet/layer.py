@@ -83,7 +83,7 @@ class Layer:
         ``NCHW`` where the network's own interface asks for it: a stem reads the image as it came.
     input_pitch, output_pitch : int
         Channels from one position to the next in memory, ``in`` and ``out`` in the name; 0: as many as there are.
-        `passes.pitch` sets them, NHWC alone has them. A residual lies as the output does.
+        `compiler.row_pitch` sets them, NHWC alone has them. A residual lies as the output does.
     dtype : str
         ``float32``, ``float16`` or ``int8``.
     parts : tuple of Layer

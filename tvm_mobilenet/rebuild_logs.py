@@ -8,7 +8,7 @@ each network's floor. Trials lie in the working folder, and the same command goe
 generation or the core model change.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
-of a lower score (``log.Record.score``) than the default by more than ``GAIN``, on all cores neither dearer nor less
+of a lower score (``Record.score``) than the default by more than ``GAIN``, on all cores neither dearer nor less
 evenly shared, and on one core dearer by ``DEARER`` at most. What the file knows and the search did not come to stays,
 if it is valid. So it is too when the command is interrupted.
 """

@@ -152,7 +152,7 @@ def sweep(
     twins : bool
         Also compare each v1 network of the largest resolution with its plain twin.
     prices, how
-        As ``pricing.price_networks`` takes them.
+        As ``survey.estimates.price_networks`` takes them.
 
     Raises
     ------

@@ -18,9 +18,8 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.cli.tune_text import print_result, show_search, write_charts
-from tvm_mobilenet.measuring import prediction_error
 from tvm_mobilenet.terminal import console
-from tvm_mobilenet.tuning import fleet, known_layers
+from tvm_mobilenet.tuning import fleet, known_layers, prediction_error
 from tvm_mobilenet.tuning import session as tuning
 from tvm_mobilenet.tuning.session import TIME_LIMIT, TRIALS, Work
 
@@ -131,7 +130,7 @@ def tune(
     workers : int
         Processes that build and run candidates.
     network, evaluate, finish : optional
-        In place of ``load_network``, ``candidate.Evaluate`` and ``build_and_verify``.
+        In place of ``load_network``, ``tuning.session.candidate.Evaluate`` and ``build_and_verify``.
 
     Raises
     ------

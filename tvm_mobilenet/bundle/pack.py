@@ -34,6 +34,7 @@ from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.preprocess import FIELDS
+from tvm_mobilenet.targets import features
 
 FORMAT = 1
 PROGRAMS = ("libmobilenet.so", "mobilenet")
@@ -282,7 +283,7 @@ def _in_words(image) -> str:
 
 
 def _checked(module, network, target, samples: int):
-    """The module, run on a board and found right by the rule of `verify`: a ``machine_check.Found``.
+    """The module, run on a board and found right by the rule of `verify`: a ``checking.machine_check.Found``.
 
     Its inputs become the self-test: photographs, and noise where they leave the outputs as they are.
     """

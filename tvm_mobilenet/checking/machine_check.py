@@ -1,10 +1,10 @@
 """Runs a built module on a board and compares it with its model: every output, every layer.
 
-This is the one rule of `verify`, `tune`, `sweep --budget` and of a bundle's making; `tolerance` says what a difference
-may be. A model whose output does not depend on its input can show nothing and is refused, whatever the inputs. Inputs
-that leave the outputs as they are (a photograph says nothing to a network that finds no face on it) get company of
-noise that moves them; a layer that answers to nothing it gets (a dead ReLU) is run once more by itself on operands that
-it answers to.
+This is the one rule of `verify`, `tune`, `sweep --budget` and of a bundle's making; `checking.tolerance` says what a
+difference may be. A model whose output does not depend on its input can show nothing and is refused, whatever the
+inputs. Inputs that leave the outputs as they are (a photograph says nothing to a network that finds no face on it) get
+company of noise that moves them; a layer that answers to nothing it gets (a dead ReLU) is run once more by itself on
+operands that it answers to.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tvm_mobilenet.boards.comparison import in_channels, relative
 from tvm_mobilenet.checking import reference, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement
-from tvm_mobilenet.checking.outputs import in_channels, relative
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 

@@ -2,7 +2,7 @@
 
 Probabilities of 0.99999 and of 1.0 are nearly the same number; the logits behind them are not. While a plan runs,
 `Ends` takes from memory what each output's last layers get: so the value before the last function, and the scale of its
-sum (`tolerance`). `check_output` compares both with the model's own framework.
+sum (`checking.tolerance`). `check_output` compares both with the model's own framework.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from tvm_mobilenet.checking.outputs import spread_of
+from tvm_mobilenet.boards.comparison import spread_of
 from tvm_mobilenet.layer import Layer
 
 ROUNDING = 2.0**-20  # of an output's spread; a build may differ by a few hundred times as much
@@ -131,8 +131,8 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
 
     The order of a float64 sum, and with it its last digits, changes with the CPU and the number of threads;
     ``ROUNDING`` of the spread is a million times larger. A network of the registry is computed by PyTorch. One from a
-    file may hold operators that know no float64, so its layers are computed; `machine_check.check` compares them with
-    what its framework says in float32.
+    file may hold operators that know no float64, so its layers are computed; `checking.machine_check` compares
+    them with what its framework says in float32.
 
     Parameters
     ----------

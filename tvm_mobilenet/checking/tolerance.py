@@ -54,7 +54,7 @@ class Sum:
 
 
 def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
-    """What a layer, of a chain its last part, sums for these operands (``reference.reference``)."""
+    """What a layer, of a chain its last part, sums for these operands (``checking.reference.reference``)."""
     if layer.parts:
         data = data[..., : layer.input_shape[-1]]
         layer, data, weight, bias = definition.last_part(layer, data, weight, bias)

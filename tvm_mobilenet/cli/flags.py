@@ -18,7 +18,7 @@ def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) 
     Parameters
     ----------
     args : Namespace
-        Of a parser of `arguments`, which has ``given``.
+        Of a parser of `cli.arguments`, which has ``given``.
     flags : iterable of str
         Such as ``--rank``; those that the user did not give are fine.
     why : str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:
-    """What shows how a search stands, for ``tuning.search``."""
+    """What shows how a search stands, for ``tuning.session.search``."""
     layers = list(work.searches.values())
 
     def line(searching) -> str:

@@ -92,7 +92,7 @@ def build_executable(lowered, target: Target, path: str | Path, linker: str | No
     ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it, and each kernel is exported as
     well.
 
-    Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``passes.lower_layers``.
+    Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``compiler.lower``.
     """
     import tvm
     from tvm import relax

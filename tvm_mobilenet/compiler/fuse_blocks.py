@@ -12,7 +12,7 @@ network into chains the one is taken that moves its lines for the fewest cycles,
 - rows at the seams of a chain's strips, columns at those of its bands: computed twice;
 - tasks of unequal sizes: cores that wait for the one with the largest.
 
-The L2 holds what the strips that run at once read again (``schedules.strips.tasks``), and pointwise weights take
+The L2 holds what the strips that run at once read again (``schedules.row_tiles.tasks``), and pointwise weights take
 at most half of it. No chain has more parts than ``MOST_PARTS``.
 """
 

@@ -30,7 +30,7 @@ class Network:
     layers : list of passes.LayerCall
         In execution order.
     channels_at : int or None
-        The axis of the input that the graph reads as channels, as ``images.channel_axis`` finds it.
+        The axis of the input that the graph reads as channels, as ``models.images.channel_axis`` finds it.
     """
 
     options: ModelOptions
@@ -143,7 +143,7 @@ class Network:
         return found.values, found.name
 
     def framework(self, inputs: list[tuple[np.ndarray, ...]]):
-        """As `reference`, also before a last softmax or activation: a ``framework.Outputs``."""
+        """As `checking.reference`, also before a last softmax or activation: a ``frontend.framework.Outputs``."""
         from tvm_mobilenet.frontend import framework
 
         return framework.run(self.options, self.model, inputs)

@@ -114,7 +114,7 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
     Parameters
     ----------
     lowered : tvm.IRModule
-        From ``passes.lower_layers``.
+        From ``compiler.lower``.
     interface : passes.Interface
         Names of the inputs and outputs.
     """

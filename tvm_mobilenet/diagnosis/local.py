@@ -142,7 +142,7 @@ def _link(target, linker: str | None, folder: Path) -> str:
 def run_probe(board, target, folder: Path) -> tuple:
     """The probe's run on a board, and by how much of its spread it is off; a BoardError when it is wrong."""
     from tvm_mobilenet import schedules
-    from tvm_mobilenet.checking.outputs import WrongResult, require_right
+    from tvm_mobilenet.boards.comparison import WrongResult, require_right
     from tvm_mobilenet.errors import BoardError
     from tvm_mobilenet.layer import Layer
     from tvm_mobilenet.schedules import nest

@@ -50,7 +50,7 @@ class Row:
     samples : list of float
         Raw, in the order they were taken.
     states : list of dict
-        Of the board, after warm-up and between rounds: ``boards.facts.state``.
+        Of the board, after warm-up and between rounds: ``boards.agent.facts.state``.
     marks : list of Mark
         What makes the row doubtful, with what to do about it.
     """
@@ -109,7 +109,7 @@ class Benchmark:
     module : dict
         ``folder``, ``sha256`` of the library, ``bytes``, ``arena_bytes``, ``scratch_bytes``, ``parameters_bytes``.
     environment : dict
-        ``board``: as ``boards.facts.facts`` gives it. ``client``: versions, system and settings of this side.
+        ``board``: as ``boards.agent.facts.facts`` gives it. ``client``: versions, system and settings of this side.
     upload : dict or None
         ``bytes`` and ``seconds``, where files went to a board.
     """

@@ -34,7 +34,7 @@ def marks_of(states: Sequence[dict], time: Statistics, steady: bool, clock_hz: i
     Parameters
     ----------
     states : sequence of dict
-        As ``boards.facts.state`` gives them, the first after warm-up, the last after the last sample.
+        As ``boards.agent.facts.state`` gives them, the first after warm-up, the last after the last sample.
     time : Statistics
     steady : bool
         Whether warm-up came to an end.

@@ -1,7 +1,7 @@
 """The rows of a benchmark: asked of a board that measures, or of the virtual board.
 
-A board with the agent, and this machine, measure by their services (``boards.measure``): each row in processes of its
-own there, so that memory is the network's alone. Files are sent before anything is timed, and that is told apart.
+A board with the agent, and this machine, measure by their services (``boards.agent.measure``): each row in processes of
+its own there, so that memory is the network's alone. Files are sent before anything is timed, and that is told apart.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def measured(
     board : LocalBoard or RemoteBoard
     module : built.BuiltModule
     peers : dict of str to dict
-        Contenders by engine, as ``boards.engines`` takes them with paths on this machine (``peers.contenders``), or
+        Contenders by engine, as ``boards.agent.engines`` takes them with paths on this machine
+        (``peers.files.contenders``), or
         ``{"missing": why}``.
 
     The others are those of ``bench.bench``.

@@ -1,6 +1,6 @@
 """The papers' own figures of cost beside ours, and the errata: every figure is reproduced or stands in the errata.
 
-The figures are data (``tests/tables``), ours are counted (``models.cost``). A figure is reproduced if ours, rounded to
+The figures are data (``data/papers``), ours are counted (``models.cost``). A figure is reproduced if ours, rounded to
 the digits printed, is the printed one. Nothing in the count depends on the figures.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 from tvm_mobilenet.models import cost
 
@@ -61,22 +60,18 @@ def rounded(value: float, printed: str) -> str:
     return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(Decimal(printed).as_tuple().exponent), ROUND_HALF_UP))
 
 
-def tables() -> Path:
-    """The folder of the tables: ``tests/tables`` in a checkout, installed as ``tvm_mobilenet/tables``."""
-    package = Path(str(resources.files("tvm_mobilenet")))
-    installed = package / "tables"
-    return installed if (installed / "figures.csv").is_file() else package.parent / "tests" / "tables"
+def _table(name: str):
+    return resources.files(__package__) / "data" / "papers" / name
 
 
 def read_table(name: str) -> list[dict[str, str]]:
     """The rows of a CSV file of the tables."""
-    with open(tables() / name, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(_table(name).read_text(encoding="utf-8").splitlines()))
 
 
 def errata() -> list[dict]:
     """The entries of ``errata.toml``."""
-    return tomllib.loads((tables() / "errata.toml").read_text(encoding="utf-8"))["erratum"]
+    return tomllib.loads(_table("errata.toml").read_text(encoding="utf-8"))["erratum"]
 
 
 def figures(paper: str | None = None) -> list[Figure]:

@@ -26,7 +26,7 @@ class Unknown(Exception):
 
 
 def contenders(network, engines: Sequence[str], folder: Path) -> dict[str, dict]:
-    """Files of a network for engines, as ``boards.engines`` takes them.
+    """Files of a network for engines, as ``boards.agent.engines`` takes them.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class Price:
     code_bytes : int
         The kernels' instructions and read-only data.
     target, board, basis : str
-        ``log.target_key``, what ran it, and ``basis_of`` at that time.
+        ``tune_logs.log.target_key``, what ran it, and ``basis_of`` at that time.
     seconds : float
         How long it took to find out.
     """
@@ -113,7 +113,7 @@ class Bench:
     ----------
     target : targets.Target
     board, linker
-        As ``candidate.Evaluate`` takes them.
+        As ``tuning.session.candidate.Evaluate`` takes them.
     log : path, optional
         The user's tune log.
     """
@@ -179,7 +179,7 @@ class Bench:
 
 
 def weightless(options: ModelOptions):
-    """The `network.Network` of a registry model, with PyTorch's initial weights in place of the model's."""
+    """The `compiler.network.Network` of a registry model, with PyTorch's initial weights in place of the model's."""
     import torch
 
     from tvm_mobilenet import frontend, passes

@@ -67,7 +67,7 @@ def fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float]:
 
 
 def write(result, path: Path, theory=None) -> None:
-    """Write the page of a `SweepResult`, with the ratios of a `theory.Theory` if given."""
+    """Write the page of a `SweepResult`, with the ratios of a `survey.theory.Theory` if given."""
     write_whole(path, html(result, theory), "--html")
 
 

@@ -119,7 +119,7 @@ class Theory:
 
 
 def compare(**how) -> Theory:
-    """Price the networks on the three cores; ``how`` as ``pricing.price_networks`` takes it.
+    """Price the networks on the three cores; ``how`` as ``survey.estimates.price_networks`` takes it.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 Numbers are never cut or wrapped, on any terminal. Where a table is too wide, in this order:
 
 1. headings take several lines;
-2. names of layers are shortened (``titles.short_titles``), by leaving words out;
+2. names of layers are shortened (``terminal.titles.short_titles``), by leaving words out;
 3. columns that are details are left out, the last one first;
 4. names and other text stand on a line of their own, the numbers under it;
 5. the table is turned: rows become columns, as many as fit side by side.

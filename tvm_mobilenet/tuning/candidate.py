@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mobilenet.checking.outputs import require_right
+from tvm_mobilenet.boards.comparison import require_right
 
 LAYERS_KEPT = 4  # operands and reference of so many layers stay in memory
 
@@ -81,7 +81,7 @@ class Evaluate:
     board : str
         As ``boards.open_board`` takes it.
     linker : str, optional
-        As ``codegen.compile_kernels`` takes it.
+        As ``compiler.codegen.compile_kernels`` takes it.
     """
 
     def __init__(self, target, board: str = "virtual", linker: str | None = None):
@@ -137,7 +137,7 @@ class Evaluate:
 
 
 def traffic_cycles(run, target) -> float:
-    """What a `boards.kernel_run.KernelRun` moves on one core, in cycles of each level's own bandwidth, added up."""
+    """What a `KernelRun` moves on one core, in cycles of each level's own bandwidth, added up."""
     from tvm_mobilenet.boards.cost.memory_time import rates
 
     one = rates(target.core, target).one

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.boards import reach, wire
 from tvm_mobilenet.boards.address import Address, parse
 from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet.boards.comparison import WrongResult, require_right
 from tvm_mobilenet.boards.remote.lender import HOT_C, Lender, is_hot
 from tvm_mobilenet.boards.remote.session import Lost
-from tvm_mobilenet.checking.outputs import WrongResult, require_right
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.terminal.console import say
 from tvm_mobilenet.tuning.candidate import Candidate, Operands, Outcome

@@ -20,7 +20,7 @@ def print_known(network, work: Work, as_json: bool) -> None:
 
 
 def row_of(search, known) -> dict:
-    """What is known of one layer, a `log.Known` or None, and of its search."""
+    """What is known of one layer, a `tune_logs.log.Known` or None, and of its search."""
     record = known.record if known else None
     return {
         "layer": search.name,

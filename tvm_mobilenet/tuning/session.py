@@ -98,7 +98,7 @@ def search(
     Parameters
     ----------
     evaluate : callable
-        ``candidate.Evaluate``, or what takes its place in tests.
+        ``tuning.session.candidate.Evaluate``, or what takes its place in tests.
     show : callable
         Called with the `Search` now and then, to show how things stand.
     pool : callable, optional

@@ -33,7 +33,7 @@ def measure(request: dict) -> dict:
     ----------
     request : dict
         ``contenders``: a list of dicts with ``engine`` (tvm, onnxruntime, litert, ncnn) and its files, as
-        ``boards.engines`` takes them. ``inputs``: paths of ``.npy`` files on the board, or ``[shape, dtype]`` for
+        ``boards.agent.engines`` takes them. ``inputs``: paths of ``.npy`` files on the board, or ``[shape, dtype]`` for
         normal values. ``threads``; ``cpus``: that they may use, all by default. ``seconds``: to measure each for;
         ``warm_up_seconds``: at most, until steady; ``limit_seconds``: after which one that does not answer hangs.
 
@@ -238,7 +238,7 @@ def _difference(path: str, first: str) -> float | None:
     """The largest difference of two files' outputs over the first's standard deviation; None: of other sizes."""
     import numpy as np
 
-    from tvm_mobilenet.checking.outputs import relative
+    from tvm_mobilenet.boards.comparison import relative
 
     worst = 0.0
     with np.load(path) as found, np.load(first) as expected:

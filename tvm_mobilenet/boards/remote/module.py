@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards import Seconds
+from tvm_mobilenet.boards.interface import Seconds
 from tvm_mobilenet.boards.local import LocalRun
 from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError

@@ -33,7 +33,7 @@ def serving(board):
 class PlainServer:
     """A board without the agent that answers ``facts``, ``state``, ``measure`` and ``measure_layers``.
 
-    Requests and answers are those of ``boards.measure``; what cannot be known is None.
+    Requests and answers are those of ``boards.agent.measure``; what cannot be known is None.
     """
 
     has_agent = False

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mobilenet.boards import PredictedCycles
 from tvm_mobilenet.boards.cost.memory_time import PartTime, part_time
+from tvm_mobilenet.boards.interface import PredictedCycles
 from tvm_mobilenet.boards.virtual.imports import RuntimeCall
 from tvm_mobilenet.boards.virtual.memory import Traffic
 from tvm_mobilenet.errors import BoardError

@@ -1,6 +1,6 @@
 """Measures what docs/bundle.md says of a bundle on this machine: sizes, memory, time to open, overhead, TVM beside it.
 
-    python -m tests.evidence.bundle --alpha 0.25 --resolution 128
+    python -m benchmarks.bundle --alpha 0.25 --resolution 128
 
 Latency is measured in turns, a block of runs through the bundle and one through TVM's runtime, so that both see the
 same machine; the kernels are the same machine code. Of a block its fastest run counts: of one thread its own CPU
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from elftools.elf.elffile import ELFFile
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import bundles
 
 from tvm_mobilenet import targets

@@ -1,8 +1,8 @@
 """Published board times of other libraries, priced by our own core and memory model from their own machine code.
 
-    python -m tests.evidence.board_times                                   # prices what is kept
-    python -m tests.evidence.board_times --harness DIR --again             # executes all peers once more, keeps that
-    python -m tests.evidence.board_times --harness DIR --again ncnn a53 4  # one of them
+    python -m benchmarks.board_times                                   # prices what is kept
+    python -m benchmarks.board_times --harness DIR --again             # executes all peers once more, keeps that
+    python -m benchmarks.board_times --harness DIR --again ncnn a53 4  # one of them
 
 MobileNet v1 1.0-224, float32. A peer's public aarch64 wheel is executed under qemu-aarch64 with the core that is priced
 (``-cpu``, ``/proc/cpuinfo`` and ``/sys`` of its board, so that the library chooses its own kernels for it), on one
@@ -10,7 +10,7 @@ thread and on four. ``executed.c`` counts blocks, branches and traffic of the se
 the mean is kept, in slices of equal time. A slice is one ``Part`` of ``memory_time``: the arithmetic of its threads
 by ``CoreModel``, their traffic below L1, the shared L2's with DRAM, and ``exposed``, as for a layer of our own.
 
-Rows and runs are ``tests/tables/board_times.json``. A harness is the folder that ``tests.evidence.peers`` tells of.
+Rows and runs are ``benchmarks/data/board_times.json``. A harness is the folder that ``benchmarks.peers`` tells of.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.evidence import executed
+from benchmarks import executed
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards.cost.memory_time import part_time
 from tvm_mobilenet.boards.virtual.kernel_run import Counts, Part
 from tvm_mobilenet.boards.virtual.memory import LINE, Traffic
 
-TABLE = Path(__file__).parent.parent / "tables" / "board_times.json"
+TABLE = Path(__file__).parent / "data" / "board_times.json"
 PASSES = Path(__file__).with_name("peer_passes.py")
 CORES = {"a53": "rpi3", "a72": "rpi4"}  # each by a board that has it
 PEERS = ("ncnn", "litert")
@@ -177,7 +177,7 @@ def run_of(row: dict, runs: list[dict]) -> dict:
     for run in runs:
         if (run["peer"], run["core"], run["threads"]) == wanted:
             return run
-    raise SystemExit(f"no run of {wanted} in {TABLE.name}: python -m tests.evidence.board_times --harness DIR --again")
+    raise SystemExit(f"no run of {wanted} in {TABLE.name}: python -m benchmarks.board_times --harness DIR --again")
 
 
 def errors(rows: list[dict], runs: list[dict], exposed: float | None = None) -> np.ndarray:
@@ -283,7 +283,7 @@ def keep(kept: dict) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.evidence.board_times", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.board_times", description=__doc__.split("\n")[0])
     parser.add_argument("--harness", type=Path, metavar="DIR", help="where the peers can be executed")
     parser.add_argument("--again", nargs="*", metavar="WHICH", help="of ncnn, litert, a53, a72, 1, 4; all if none")
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """MetaSchedule's evolutionary search over our decisions.
 
-    python -m tests.evidence.search compare tests/tables/search_cortex-a72.jsonl   # two columns of it are from here
+    python -m benchmarks.search compare benchmarks/data/search_cortex-a72.jsonl   # two columns of it are from here
 
 ``EvolutionarySearch`` chooses the points, one ``sample_categorical`` a decision, on a carrier that computes nothing:
 only the choice of points is compared. Its stock mutators change tile sizes and unrolling, and no plain choice, so it is

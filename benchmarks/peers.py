@@ -1,11 +1,11 @@
 """The table of targets: this tree beside LiteRT, ncnn, ONNX Runtime and the floor, on three cores.
 
-    python -m tests.evidence.peers                                  # this tree, by our own core model and caches
-    python -m tests.evidence.peers --harness DIR                    # A72 and N1 as the peers were measured, too
-    python -m tests.evidence.peers --harness DIR --again ncnn       # runs a peer once more, too
+    python -m benchmarks.peers                                  # this tree, by our own core model and caches
+    python -m benchmarks.peers --harness DIR                    # A72 and N1 as the peers were measured, too
+    python -m benchmarks.peers --harness DIR --again ncnn       # runs a peer once more, too
 
 Our own rows are always measured: the network is built with the decisions that ship, run on the virtual board, and its
-caches followed on a second pass, when they are warm. The peers' rows are kept in ``tests/tables/peers.json``. A harness
+caches followed on a second pass, when they are warm. Peers' rows are kept in ``benchmarks/data/peers.json``. A harness
 is a folder with ``armcost.py``, ``apy.sh``, ``runners/`` and ``models/v1.onnx``: an aarch64 Python under qemu-aarch64,
 a plugin that counts blocks and simulates caches, llvm-mca 19 for prices. With one, our module for the Pi 4 and the Pi 5
 is executed and priced like the peers: as the bundle that goes to devices, and by TVM's own runtime, which lays out
@@ -25,7 +25,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-TABLE = Path(__file__).parent.parent / "tables" / "peers.json"
+TABLE = Path(__file__).parent / "data" / "peers.json"
 BOARDS = {"rpi4": "A72", "rpi5": "N1", "rpi3": "A53"}
 CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
 # x floor, L1 misses in M, DRAM fills in MB: what this project set out for.
@@ -212,7 +212,7 @@ def layers_table(measured: dict[str, Row], others: dict[str, dict[str, float]]) 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.evidence.peers", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n")[0])
     parser.add_argument("--harness", type=Path, metavar="DIR", help="price A72 and N1 as the peers were, there")
     parser.add_argument("--again", nargs="*", default=[], metavar="PEER", help="litert, ncnn, ort: run once more")
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """How soon a search finds what an exhaustive one over the same decisions finds.
 
-    python -m tests.evidence.search prices rpi4 tests/tables/search_cortex-a72.jsonl   # every point; goes on
-    python -m tests.evidence.search compare tests/tables/search_cortex-a72.jsonl       # searches, replayed on that
+    python -m benchmarks.search prices rpi4 benchmarks/data/search_cortex-a72.jsonl   # every point; goes on
+    python -m benchmarks.search compare benchmarks/data/search_cortex-a72.jsonl       # searches, replayed on that
 
 ``prices`` builds, runs whole, checks and prices every point of some layers' spaces, memory included, as a candidate of
 ``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those farthest from the
@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.evidence import metaschedule
+from benchmarks import metaschedule
 
 # Six layers of each kind whose spaces have a hundred points or more, of all four networks at several widths.
 LAYERS = (
@@ -130,7 +130,7 @@ def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
 
 
 def shipped(space, seed: int, use_proposals: bool = True, use_neighbours: bool = True) -> Iterator[dict]:
-    """``search.LayerSearch``; without Optuna's proposals, or without neighbours."""
+    """``tuning.session.search.LayerSearch``; without Optuna's proposals, or without neighbours."""
     from tvm_mobilenet.tune_logs.log import Record
 
     from tvm_mobilenet.tuning.search import LayerSearch

@@ -2,7 +2,7 @@
 
 `compare` serves every board and every verb: it takes a kernel's output as it lies in memory, leaves out what stands
 between rows with a pitch, and says by how much of the reference's standard deviation the rest is off. What is allowed
-is the caller's: `require_right` for a single kernel; for whole networks see `network_ends` and `tolerance`.
+is the caller's: `require_right` for a single kernel; for whole networks see `checking.network_ends` and `tolerance`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MetaSchedule's own space for our layers, on our virtual board.
 
-    python -m tests.evidence.metaschedule_space rpi4 --trials 64
+    python -m benchmarks.metaschedule_space rpi4 --trials 64
 
 Its rules, post-processors, mutators, features, cost model and evolution are those it chooses for the target; weights
 may be packed as it likes. Its builder starts a pool of processes for each batch, and each of these imports intrinsics
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.evidence.metaschedule import has_xgboost, without_gpu_intrinsics
+from benchmarks.metaschedule import has_xgboost, without_gpu_intrinsics
 
 LAYERS = (
     "pointwise m49 n256 k128 f32 relu6",
@@ -101,7 +101,7 @@ class Module:
 
 
 class Evaluate:
-    """``candidate.Evaluate``, and the same for MetaSchedule's modules; called in workers."""
+    """``tuning.session.candidate.Evaluate``, and the same for MetaSchedule's modules; called in workers."""
 
     def __init__(self, target):
         from tvm_mobilenet.tuning.candidate import Evaluate as Ours
@@ -117,7 +117,7 @@ class Evaluate:
         import tvm
         from tvm_mobilenet.schedules.nest import SYMBOL
 
-        from tvm_mobilenet.checking.outputs import require_right
+        from tvm_mobilenet.boards.comparison import require_right
         from tvm_mobilenet.compiler import codegen
         from tvm_mobilenet.layer import Layer
 
@@ -246,7 +246,7 @@ def main(argv=None) -> None:
     from tvm_mobilenet import targets
     from tvm_mobilenet.tuning.workers import Workers
 
-    parser = argparse.ArgumentParser(prog="python -m tests.evidence.metaschedule_space")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metaschedule_space")
     parser.add_argument("target", help="a board, such as rpi4")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
@@ -274,6 +274,6 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    from tests.evidence.metaschedule_space import main as run  # its classes are pickled by this module's name
+    from benchmarks.metaschedule_space import main as run  # its classes are pickled by this module's name
 
     run()

@@ -1,6 +1,6 @@
 """Prices kernels with the core model and with llvm-mca 19, and keeps both as data.
 
-    python -m tests.evidence.mca rpi4 tests/tables/mca_cortex-a72.json     # a kept file is gone on with
+    python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72.json     # a kept file is gone on with
 
 The kernels: every distinct convolution, depthwise, pointwise and dense layer of MobileNet v1 at four widths and three
 resolutions, default decisions of the target's core. All are kept, those that llvm-mca cannot price with its words. Of
