@@ -27,9 +27,7 @@ from pathlib import Path
 import numpy as np
 from elftools.elf.elffile import ELFFile
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import bundles
-
+from tests.support import bundles
 from tvm_mobilenet import targets
 from tvm_mobilenet.bundle import link
 

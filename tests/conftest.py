@@ -3,21 +3,19 @@ examples that are the same in every run, who runs which file when, and a folder 
 
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from cpu_time import CpuTimes
 from hypothesis import HealthCheck, settings
+
+from tests.support.cpu_time import CpuTimes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
-# `python -m pytest` has the checkout on its path already, `pytest` has not; and processes that tests start need it too.
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# pytest's own path is set in pyproject.toml; processes that tests start need the checkout too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 # `pytest --hypothesis-profile search` draws new examples: for looking for bugs, not for judging a change.
@@ -76,7 +74,7 @@ SHARED = "TVM_MOBILENET_TEST_MODULES"  # where all workers of a run find modules
 @pytest.fixture(scope="session")
 def folders():
     """The folder that has the small network for this machine and for the Pi 4."""
-    import modules
+    from tests.support import modules
 
     return modules.small_of("host", "rpi4")
 
@@ -84,7 +82,7 @@ def folders():
 @pytest.fixture(scope="session")
 def measured():
     """A benchmark of the small network on this machine."""
-    import modules
+    from tests.support import modules
 
     return modules.measured()
 

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cpu_time import table
 
-TESTS = Path(__file__).parent
+from tests.support.cpu_time import table
+
+ROOT = Path(__file__).resolve().parents[1]
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
 CONFTEST = """
-from cpu_time import CpuTimes
+from tests.support.cpu_time import CpuTimes
 def pytest_addoption(parser):
     parser.addoption("--cpu-times", action="store_true")
 def pytest_configure(config):
@@ -34,7 +35,7 @@ def test_processes_that_tests_start_count(tmp_path, workers):
         start = f"import subprocess, sys\ndef test():\n    subprocess.run([sys.executable, '-c', {BURN!r}])\n"
         (tmp_path / f"test_{name}.py").write_text(start)
     command = [sys.executable, "-m", "pytest", "-n", workers, "--cpu-times", "-p", "no:cacheprovider", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(TESTS)})
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     seconds = {name: float(s) for name, s in re.findall(r"^(test_\w|all) +([\d.]+)", done.stdout, re.MULTILINE)}
     assert seconds.keys() == {"test_a", "test_b", "all"}, done.stdout + done.stderr
     assert min(seconds["test_a"], seconds["test_b"]) >= 0.5 and seconds["all"] > seconds["test_a"] + seconds["test_b"]

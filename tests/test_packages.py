@@ -12,9 +12,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import modules
 import pytest
 
+from tests.support import modules
 from tvm_mobilenet import packages
 from tvm_mobilenet.compiler import codegen, network
 from tvm_mobilenet.compiler import module as built

@@ -1,0 +1,63 @@
+"""What is kept of the comparison with llvm-mca: no kernel dropped, and the agreement that the page claims."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import mca, metaschedule, peers
+from tests.tuning.test_search import space
+
+TABLES = Path(__file__).parents[2] / "benchmarks" / "data"
+
+
+@pytest.mark.parametrize("cpu, agreeing", [("cortex-a72", 0.95), ("neoverse-n1", 0.98)])
+def test_no_kernel_is_dropped_and_as_many_agree_as_the_page_says(cpu, agreeing):
+    rows = json.loads((TABLES / f"mca_{cpu}.json").read_text(encoding="utf-8"))["kernels"]
+    assert [r["layer"] for r in rows] == mca.layers() and len(rows) == 232
+    within = [r["llvm_mca"] is not None and 0.9 <= r["ours"] / r["llvm_mca"] <= 1.1 for r in rows]
+    assert sum(within) / len(rows) == pytest.approx(agreeing, abs=0.01)
+    points = [agrees for r, agrees in zip(rows, within, strict=True) if r["layer"].startswith("pointwise")]
+    assert sum(points) / len(points) > 0.95
+
+
+def test_write_backs_are_split_and_places_kept_small():
+    assert mca.split("str q0, [x1], #16") == ["str q0, [x1]", "add x1, x1, #16"]
+    assert mca.split("ldr d1, [x2, #-8]!") == ["sub x2, x2, #8", "ldr d1, [x2]"]
+    assert mca.split("b.ne #0x4116f4") == ["b.ne #8"] and mca.split("adrp x9, #0x411000") == ["adrp x9, #0"]
+    assert mca.split("fmla v1.4s, v2.4s, v3.s[0]") == ["fmla v1.4s, v2.4s, v3.s[0]"]
+
+
+def test_the_targets_table_has_every_peer_and_only_what_is_known():
+    """A figure in another core's column, or a row that is dropped, would compare what was never measured."""
+    kept = json.loads(peers.TABLE.read_text(encoding="utf-8"))["rows"]
+    rows = {name: {b: tuple(row[b]) for b in peers.CPU} for name, row in kept.items()}
+    lines = peers.table({**rows, "targets": peers.TARGETS}).splitlines()
+    assert len(lines) == 2 + len(kept) + 1 and {line.count("|") for line in lines} == {11}
+    lite = next(line for line in lines if "LiteRT" in line).split("|")
+    assert [cell.strip() for cell in lite[2:11]] == ["1.086", "6.07", "63.3", "1.111", "3.92", "46.6", "", "", ""]
+
+
+def test_another_run_of_a_peer_needs_the_harness(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        peers.main(["--again", "ncnn"])
+    assert "--again needs --harness" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("big", [True, False])
+def test_metaschedule_is_asked_as_the_other_ways_of_searching_are(big):
+    """The default first, valid points, none of them twice, failures borne; it ends when there are none left."""
+    one = space(big)
+    asking = metaschedule.evolution(one, seed=1, learned=False, population=64)
+    asked = [next(asking)]
+    assert asked[0] == one.default
+    while len(asked) < 40 + len(list(one.points())) * (not big):
+        point = asked[-1]
+        try:
+            asked.append(asking.send(None if point["unroll"] == 8 else float(point["tile_m"] * point["tile_n"])))
+        except StopIteration:
+            break
+    assert not any(one.valid(point) for point in asked) and len({json.dumps(p) for p in asked}) == len(asked)
+    assert len(asked) == 40 if big else len(asked) <= len(list(one.points()))
+    assert not {"tvm.s_tir.tensor_intrin", "xgboost"} & set(sys.modules), "imports of half a minute, or of no use"

@@ -1,0 +1,403 @@
+"""A bundle on this machine: it is whole or refused, needs only libc, and computes what the model computes."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from elftools.elf.elffile import ELFFile
+from PIL import Image
+from tvm_mobilenet.targets import features
+
+from benchmarks import bundle as evidence
+from tests.support import bundles
+from tvm_mobilenet import targets
+from tvm_mobilenet.bundle import link, symbols, tables
+from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.checking.reference import network_outputs
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.preprocess import load_image, sample_images
+
+
+@pytest.fixture(scope="module")
+def host():
+    return bundles.made()
+
+
+@pytest.fixture
+def copy(host, tmp_path):
+    return shutil.copytree(host.folder, tmp_path / "copy")
+
+
+def run(*command, **kwargs):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
+
+
+def net(folder, **kwargs):
+    return bundles.python_interface().Mobilenet(folder, **kwargs)
+
+
+# ---- the library
+
+
+def test_the_library_shows_its_interface_and_nothing_else(host):
+    """A kernel's name that is visible meets the same one of a second model in the same program."""
+    prefix = host.bundle.manifest["symbol_prefix"]
+    with (host.folder / "libmobilenet.so").open("rb") as f:
+        elf = ELFFile(f)
+        shown = {s.name for s in elf.get_section_by_name(".dynsym").iter_symbols() if s["st_shndx"] != "SHN_UNDEF"}
+        needed = {t.needed for t in elf.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_NEEDED"}
+        assert not elf.has_dwarf_info(strict=True)
+    plain = {s for s in shown if s.startswith("mobilenet_")}
+    assert "mobilenet_open" in plain and shown == plain | {prefix + s for s in plain}
+    assert {n for n in needed if not n.startswith("ld-linux-")} <= {"libc.so.6", "libm.so.6", "libpthread.so.0"}
+
+
+def test_sizes(host):
+    """Numbers of the issue: the runtime's own code, and the library without weights."""
+    assert len(host.bundle.files["libmobilenet.so"]) <= 1_500_000
+    assert 10_000 < evidence.runtime_bytes(host.work) <= 60_000
+
+
+def test_a_library_that_needs_more_than_libc_is_refused(tmp_path):
+    (tmp_path / "x.c").write_text("int x;")
+    (tmp_path / "y.c").write_text("int y(void) { return 0; }")
+    assert (
+        run(
+            "gcc", "-shared", "-fPIC", "-o", tmp_path / "liby.so", "-Wl,-soname,libstrange.so", tmp_path / "y.c"
+        ).returncode
+        == 0
+    )
+    run("gcc", "-shared", "-o", tmp_path / "x.so", tmp_path / "x.c", "-Wl,--no-as-needed", tmp_path / "liby.so")
+    with pytest.raises(TvmMobilenetError, match=r"libstrange\.so"):
+        link.check_needs(tmp_path / "x.so")
+
+
+def test_outputs_are_those_of_the_model(host):
+    """Through C, over several inputs and numbers of threads; the self-test agrees with what is seen here."""
+    inputs = host.network.inputs(3)
+    expected = network_outputs(host.network, inputs)
+    with net(host.folder, threads=1) as n:
+        for threads in (1, 2, 3):
+            n.set_threads(threads)
+            for x, y in zip(inputs, expected, strict=True):
+                found = n.run(*x)[0]
+                assert np.abs(found - y[0]).max() < n.selftest()["allowed"] * y[0].std()
+        assert n.selftest()["difference"] < host.bundle.manifest["error"]["allowed"]
+
+
+def test_outputs_are_those_of_the_board(host):
+    """The very same bits as the module that was verified: a bundle has no arithmetic of its own."""
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards.plan_runner import PlanRunner
+    from tvm_mobilenet.compiler import module as built
+
+    module, x = built.read(host.built), host.network.inputs(1)[0]
+    with open_board("local", targets.load("host")).load(module.library) as loaded:
+        expected = PlanRunner(loaded, module.plan, module.parameters()).run(*x).outputs[0]
+    with net(host.folder) as n:
+        assert np.array_equal(n.run(*x)[0], expected)
+
+
+def test_buffers_that_are_not_aligned(host):
+    x = host.network.inputs(1)[0][0]
+    raw = np.zeros(x.nbytes + 68, np.uint8)
+    odd = raw[4 : 4 + x.nbytes].view(np.float32).reshape(x.shape)
+    odd[...] = x
+    with net(host.folder) as n:
+        assert np.array_equal(n.run(odd)[0], n.run(x)[0])
+
+
+# ---- images
+
+
+SIZES = [
+    (128, 128),
+    (640, 427),
+    (427, 640),
+    (37, 61),
+    (1, 1),
+    (146, 147),
+    (3000, 200),
+    (1280, 960),
+    (129, 2000),
+    (147, 146),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_images_are_resized_as_pillow_does(host, size, tmp_path):
+    """To the bit; more sizes and networks in test_preprocess_pixels.py."""
+    pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    preprocess = host.network.model.preprocess
+    with net(host.folder, max_size=size) as n:
+        found = n.preprocess(pixels)
+    expected = load_image(tmp_path / "x.npy", preprocess)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_image_larger_than_was_said_is_refused(host):
+    with net(host.folder, max_size=(100, 100)) as n, pytest.raises(Exception, match="101 x 3"):
+        n.run_image(np.zeros((3, 101, 3), np.uint8))
+
+
+def told(lines: str) -> list[tuple]:
+    """What is said of each class: its score and probability, rounded so that float32 does not matter, and its name."""
+    parts = [line.split(maxsplit=3) for line in lines.splitlines()]
+    return [(round(float(score), 2), round(float(share), 1), unit, name) for score, share, unit, name in parts]
+
+
+def test_a_photograph_gets_the_same_label_by_every_way(host, tmp_path):
+    """C program with .ppm, .npy and raw input; Python; the model itself."""
+    photo = sample_images()[0]
+    x = load_image(photo, host.network.model.preprocess)
+    logits = network_outputs(host.network, [(x,)])[0][0][0]
+    best = [f"thing {i}" for i in np.argsort(-logits)[:5]]
+    softmax = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    lines = [f"{logits[i]:9.4f}  {100 * softmax[i]:6.2f} %  class {i}  thing {i}" for i in np.argsort(-logits)[:5]]
+    with Image.open(photo) as image:
+        rgb = image.convert("RGB")
+    rgb.save(tmp_path / "a.ppm")
+    np.save(tmp_path / "b.npy", np.asarray(rgb))
+    np.save(tmp_path / "c.npy", x)
+    x.tofile(tmp_path / "d.raw")
+    for name in ("a.ppm", "b.npy", "c.npy", "d.raw"):
+        done = run(host.folder / "mobilenet", "classify", tmp_path / name)
+        assert told(done.stdout) == told("\n".join(lines)), (name, done)
+        assert done.stderr.count("weights are seeded random numbers") == 1
+    with net(host.folder) as n:
+        assert [label for label, _ in n.classify(photo)] == best
+    done = run(sys.executable, host.folder / "mobilenet.py", photo)
+    assert told(done.stdout) == told("\n".join(lines)) and done.stderr.count("weights are seeded") == 1
+
+
+def test_seeded_weights_are_said_and_scores_are_probabilities(host):
+    """Of any scores, in C as in float64."""
+    said = run(host.folder / "mobilenet", "info").stdout
+    assert re.search(r"^weights +seeded random numbers: classes mean nothing; build with --weights", said, re.M), said
+    assert host.bundle.manifest["seeded"] is True and host.bundle.manifest["preprocess"]["assumed"] == []
+    with net(host.folder) as n:
+        assert n.seeded and n.preprocessing.startswith("128 x 128 RGB, mean 0.5")
+        logits = np.random.default_rng(0).standard_normal((1, 1000)).astype(np.float32) * 30
+        best = n.top(logits, 1000)
+        powers = np.exp(logits[0].astype(np.float64) - logits.max())
+        shares = powers / powers.sum()
+        np.testing.assert_allclose(
+            [b.probability for b in best], shares[[b.index for b in best]], rtol=1e-6, atol=1e-35
+        )
+        assert abs(sum(b.probability for b in best) - 1) < 1e-5
+        assert n.top(np.full((1, 1000), np.nan, np.float32), 1)[0].probability is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"P6",
+        b"P6 3 3 255\n12",
+        b"P5 3 3 255\n12345678",
+        b"P5\n2 2 65535\n" + bytes(8),
+        b"P6 99999999 99999999 255\n",
+        b"\x93NUMPY\x01\x00\xff\xff",
+        b"P6\n# c\n2 2 65535\n" + bytes(24),
+        bytes(7),
+    ],
+)
+def test_a_broken_picture_is_an_error(host, tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    done = run(host.folder / "mobilenet", "classify", tmp_path / "x")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and not done.stdout
+
+
+# ---- whole or refused
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        [
+            "manifest.json",
+            "manifest.sha256",
+            "weights.bin",
+            "selftest.bin",
+            "labels.txt",
+            "mobilenet.h",
+            "mobilenet.py",
+            "libmobilenet.a",
+        ]
+    ),
+)
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
+def test_a_file_that_is_not_the_one_that_was_built_is_refused(copy, name, how):
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2 if name != "manifest.sha256" else 5] ^= 1
+    if how == "missing":
+        (copy / name).unlink()
+    else:
+        kept = len(data) if how == "changed" else 5 if name == "manifest.sha256" else len(data) - 7
+        (copy / name).write_bytes(data[:kept])
+    done = run(copy / "mobilenet", "selftest")
+    assert done.returncode == 1 and "error: " in done.stderr and "passed" not in done.stdout
+    with pytest.raises(TvmMobilenetError, match=r"no whole bundle"):
+        bundle.read(copy)
+    if (how != "changed" and name != "manifest.sha256") or name == "manifest.json":
+        with pytest.raises(Exception, match=r"manifest|bytes|No such file|whole"):
+            net(copy)
+
+
+def test_the_manifest_says_what_the_bundle_is(host):
+    m, files = host.bundle.manifest, host.bundle.files
+    assert (m["model"]["model"], m["model"]["alpha"], m["model"]["resolution"]) == ("v1", 0.25, 128)
+    assert m["target"]["name"] == "host" and m["target"]["features"] == features.features(targets.load("host"))
+    assert m["preprocess"]["size"] == [128, 128] and m["preprocess"]["interpolation"] == "bicubic"
+    assert m["inputs"][0][1:] == [[1, 3, 128, 128], "float32"] and m["outputs"][0][1:] == [[1, 1000], "float32"]
+    assert m["labels"] in files and m["classes"] == len(files[m["labels"]].splitlines())
+    assert m["bytes"]["weights"] == len(files["weights.bin"]) - 64 and m["bytes"]["arena"] > 0
+    assert 0 < m["error"]["found"] < m["error"]["allowed"] < 1e-3
+    assert {"apache-tvm", "tvm-mobilenet", "ziglang"} <= m["versions"].keys()
+    assert len(m["decisions"]) > 10 and all(d["layer"] and d["decisions"] and d["source"] for d in m["decisions"])
+    assert m["files"].keys() == files.keys() - {"manifest.json", "manifest.sha256"}
+    for name, entry in m["files"].items():
+        assert entry == {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
+
+
+def test_weights_of_another_build_are_refused_at_open(copy):
+    """Their size may well be right: the header says whose they are."""
+    data = bytearray((copy / "weights.bin").read_bytes())
+    data[20] ^= 1
+    (copy / "weights.bin").write_bytes(data)
+    with pytest.raises(Exception, match=r"weights\.bin is of another model"):
+        net(copy)
+
+
+def test_a_selftest_with_wrong_results_fails(copy):
+    """The outputs that travel are changed, and every hash made right again."""
+    data = np.fromfile(copy / "selftest.bin", np.float32)
+    data[-5] += 1
+    data.tofile(copy / "selftest.bin")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["selftest.bin"]["sha256"] = hashlib.sha256(data.tobytes()).hexdigest()
+    text = json.dumps(manifest).encode()
+    (copy / "manifest.json").write_bytes(text)
+    (copy / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest() + "\n")
+    done = run(copy / "mobilenet", "selftest")
+    assert done.returncode == 1 and done.stdout.startswith("WRONG")
+
+
+def test_a_manifest_of_another_build_is_refused(copy):
+    text = (copy / "manifest.json").read_bytes().replace(b'"id": "', b'"id": "0', 1)
+    (copy / "manifest.json").write_bytes(text)
+    (copy / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest() + "\n")
+    with pytest.raises(Exception, match="another build"):
+        net(copy)
+
+
+def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
+    """Not an illegal instruction: here the tables ask for what no CPU has."""
+    about = {
+        **host.bundle.manifest,
+        "model": "m",
+        "target": "rpi5",
+        "architecture": "x86_64",
+        "features": ["avx", "xyzzy"],
+        "weights_sha256": "0",
+        "labels": True,
+        "samples": 2,
+        "tolerance": 1e-4,
+        "units": [1.0],
+        "embedded": False,
+        "labels_source": "",
+        "preprocess": "",
+    }
+    from tvm_mobilenet.compiler import module as built
+
+    model = tables.source(built.read(host.built).plan, about, {}, host.network.model.preprocess)
+    (tmp_path / "model.c").write_text(model)
+    command = [
+        "gcc",
+        "-I",
+        host.work,
+        "-shared",
+        "-fPIC",
+        "-o",
+        tmp_path / "libmobilenet.so",
+        tmp_path / "model.c",
+        *(host.work / s for s in link.SOURCES),
+        host.work / "kernels.o",
+        "-lm",
+        "-lpthread",
+    ]
+    assert run(*command).returncode == 0
+    shutil.copy(host.folder / "manifest.json", tmp_path)
+    with pytest.raises(Exception, match="no xyzzy, which a build for rpi5 needs"):
+        net(tmp_path)
+
+
+# ---- archives and names
+
+
+def test_the_archive_holds_the_same(host, tmp_path):
+    host.bundle.write(tmp_path / "a.tar.gz")
+    host.bundle.write(tmp_path / "b.tar.gz")
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+    assert bundle.read(tmp_path / "a.tar.gz").files == host.bundle.files
+    (tmp_path / "c.tar.gz").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:100_000])
+    with pytest.raises(TvmMobilenetError, match="no whole bundle"):
+        bundle.read(tmp_path / "c.tar.gz")
+
+
+def test_own_names_keeps_what_a_program_calls(tmp_path):
+    """An object by another compiler, with debug information and both kinds of symbols."""
+    (tmp_path / "x.c").write_text("int hidden_state = 3; int mobilenet_get(void) { return hidden_state; }")
+    (tmp_path / "y.c").write_text(
+        "int mobilenet_get(void), a_mobilenet_get(void), hidden_state = 9;\n"
+        "int main(void) { return mobilenet_get() + a_mobilenet_get() != 6; }"
+    )
+    assert run("gcc", "-g", "-c", "-fPIC", "-o", tmp_path / "x.o", tmp_path / "x.c").returncode == 0
+    symbols.own_names(tmp_path / "x.o", "a_")
+    with (tmp_path / "x.o").open("rb") as f:
+        assert not ELFFile(f).has_dwarf_info(strict=True)
+    done = run("gcc", "-o", tmp_path / "y", tmp_path / "y.c", tmp_path / "x.o")
+    assert done.returncode == 0, done.stderr
+    assert run(tmp_path / "y").returncode == 0
+
+
+# ---- Python on the board
+
+
+def test_a_library_for_another_machine_is_told_so(copy):
+    """The loader itself says that there is no such file."""
+    data = bytearray((copy / "libmobilenet.so").read_bytes())
+    data[18] = 0xB7 if data[18] != 0xB7 else 0x3E  # the ELF header's machine
+    (copy / "libmobilenet.so").write_bytes(data)
+    done = run(sys.executable, copy / "mobilenet.py", "x.ppm")
+    assert done.returncode == 1 and not done.stdout
+    assert "is built for" in done.stderr and "this Python is one of 64 bits" in done.stderr
+
+
+def test_python_without_pillow(host, tmp_path):
+    """Pictures of the formats that need none get the same scores; of others it is said what to do."""
+    pixels = np.random.default_rng(5).integers(0, 256, (90, 70, 3), np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    Image.fromarray(pixels).save(tmp_path / "b.ppm")
+    Image.fromarray(pixels).save(tmp_path / "c.png")
+    (tmp_path / "cut.ppm").write_bytes((tmp_path / "b.ppm").read_bytes()[:-9])
+    program = str(host.folder / "mobilenet.py")
+    bare = f"import runpy, sys; sys.modules['PIL'] = None; runpy.run_path({program!r}, None, '__main__')"
+    said = run(sys.executable, host.folder / "mobilenet.py", tmp_path / "c.png").stdout
+    assert said.count("thing") == 5
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.pgm")
+    grey = run(sys.executable, host.folder / "mobilenet.py", tmp_path / "grey.pgm").stdout
+    assert run(sys.executable, "-c", bare, tmp_path / "grey.pgm").stdout == grey != said
+    for name in ("a.npy", "b.ppm"):
+        assert run(sys.executable, "-c", bare, tmp_path / name).stdout == said
+    for name, words in (("c.png", "pip install pillow"), ("cut.ppm", "cut.ppm"), ("missing.ppm", "No such file")):
+        done = run(sys.executable, "-c", bare, tmp_path / name)
+        assert done.returncode == 1 and done.stderr.startswith("error: ") and words in done.stderr, done
+    done = run(sys.executable, host.folder / "mobilenet.py", tmp_path / "missing.jpg")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "missing.jpg" in done.stderr

@@ -1,0 +1,244 @@
+"""The runtime as C: warnings are errors; sanitizers, threads, many runs, and two models at once."""
+
+import shutil
+import subprocess
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bundle as evidence
+from tests.support import bundles
+from tvm_mobilenet.bundle import link, tables
+from tvm_mobilenet.compiler import module as built
+
+ROOT = Path(__file__).resolve().parents[2]
+CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
+
+
+@pytest.fixture(scope="module")
+def host():
+    return bundles.made()
+
+
+def run(*command, **kwargs):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
+
+
+def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
+    """A test program with runtime, tables and kernels in it, all but the kernels under a sanitizer."""
+    out = folder / program
+    done = run(
+        "clang",
+        "-g",
+        "-O1",
+        f"-fsanitize={sanitizer}",
+        "-fno-sanitize-recover=all",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-I",
+        host.work,
+        "-o",
+        out,
+        bundles.C_TESTS / f"{program}.c",
+        *(host.work / s for s in link.SOURCES),
+        host.work / "model.c",
+        host.work / "kernels.o",
+        "-lm",
+        "-lpthread",
+    )
+    if "cannot find" in done.stderr and "clang_rt" in done.stderr:
+        pytest.skip("clang's sanitizers are not installed: apt-get install libclang-rt-dev")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def clean(done) -> None:
+    assert done.returncode == 0 and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr[
+        -3000:
+    ]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=CLANG)])
+def test_no_warnings(host, tmp_path, compiler):
+    for source in (*link.SOURCES, "model.c", "main.c"):
+        done = run(
+            compiler,
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Wshadow",
+            "-Werror",
+            "-I",
+            host.work,
+            "-c",
+            host.work / source,
+            "-o",
+            tmp_path / "x.o",
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@CLANG
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_eight_threads_share_three_instances(host, tmp_path, sanitizer):
+    """While others change their number of threads."""
+    done = run(compiled(host, "threads", tmp_path, sanitizer), host.folder, 12)
+    clean(done)
+    assert done.stdout == "0 wrong\n"
+
+
+@CLANG
+def test_open_survives_any_manifest(host, tmp_path):
+    work = shutil.copytree(host.folder, tmp_path / "folder")
+    clean(run(compiled(host, "fuzz", tmp_path, "address,undefined"), work, 500, 7))
+
+
+@pytest.mark.parametrize("runs", [300, pytest.param(10_000, marks=pytest.mark.full)])
+def test_runs_allocate_nothing(host, tmp_path, runs):
+    """The heap is the same to the byte after every run, and again after every close."""
+    done = run(
+        "gcc",
+        "-O1",
+        "-I",
+        host.work,
+        "-o",
+        tmp_path / "leak",
+        bundles.C_TESTS / "leak.c",
+        host.folder / "libmobilenet.so",
+        f"-Wl,-rpath,{host.folder}",
+    )
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "leak", host.folder, runs)
+    assert done.returncode == 0, done.stdout
+
+
+def test_two_models_in_one_program(host, tmp_path):
+    """Statically, all of the symbols of both; the second has its weights in the library, and needs no file of them."""
+    second = bundles.made(resolution=32, embed=True)
+    assert "weights.bin" not in second.bundle.files and second.bundle.manifest["bytes"]["weights"] > 1_000_000
+    assert len(second.bundle.files["libmobilenet.so"]) > second.bundle.manifest["bytes"]["weights"]
+    done = run(second.folder / "mobilenet", "selftest")
+    assert done.returncode == 0 and done.stdout.startswith("passed"), done
+    for name, made in (("one", host), ("two", second)):
+        (tmp_path / f"{name}.c").write_text(
+            f'#define MOBILENET_PREFIX {made.bundle.manifest["symbol_prefix"]}\n#include "mobilenet.h"\n'
+            f"int {name}(const char *folder) {{\n    mobilenet *m;\n    mobilenet_selftest_result r;\n"
+            "    if (mobilenet_open(folder, 0, &m)) return 1;\n    int code = mobilenet_selftest(m, &r);\n"
+            "    mobilenet_close(m);\n    return code;\n}\n"
+        )
+    (tmp_path / "main.c").write_text(
+        "int one(const char *), two(const char *);\nint main(int n, char **v) {\n"
+        "    return n < 3 || one(v[1]) || two(v[2]) || one(v[1]) || !one(v[2]);\n}\n"
+    )
+    done = run(
+        "gcc",
+        "-I",
+        host.folder,
+        "-o",
+        tmp_path / "both",
+        *(tmp_path / f"{n}.c" for n in ("main", "one", "two")),
+        host.folder / "libmobilenet.a",
+        second.folder / "libmobilenet.a",
+        "-lm",
+        "-lpthread",
+    )
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "both", host.folder, second.folder)
+    assert done.returncode == 0, done
+
+
+def test_examples(host, tmp_path):
+    """As the page says: built with one command, and under 40 lines."""
+    from PIL import Image
+
+    from tvm_mobilenet.models.preprocess import sample_images
+
+    photo = sample_images()[0]
+    for name in ("classify.c", "classify.py"):
+        assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
+    with Image.open(photo) as image:
+        image.convert("RGB").save(tmp_path / "photo.ppm")
+    done = run(
+        "gcc",
+        "-o",
+        tmp_path / "classify",
+        ROOT / "examples/classify.c",
+        "-I",
+        host.folder,
+        "-L",
+        host.folder,
+        "-lmobilenet",
+        f"-Wl,-rpath,{host.folder}",
+    )
+    assert done.returncode == 0, done.stderr
+    c = run(tmp_path / "classify", host.folder, tmp_path / "photo.ppm")
+    python = run(
+        "python3",
+        ROOT / "examples/classify.py",
+        host.folder,
+        tmp_path / "photo.ppm",
+        env={"PATH": f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"},
+    )
+    assert c.returncode == python.returncode == 0, c.stderr + python.stderr
+    assert "thing" in c.stdout and c.stdout == python.stdout
+
+
+@pytest.mark.parametrize(
+    "model", [{}, pytest.param({"alpha": 1.0, "resolution": 224}, marks=pytest.mark.full)], ids=["small", "large"]
+)
+def test_a_process_holds_little_but_the_model(tmp_path, model):
+    """Resident after the first run, libc included: weights, arena, the caller's own buffers and 2 MB."""
+    made = bundles.made(**model)
+    program = evidence.compiled(made.folder, "resident", tmp_path / "resident")
+    manifest = made.bundle.manifest
+    sizes = manifest["bytes"]
+    ports = sum(4 * prod(shape) for _, shape, _ in (*manifest["inputs"], *manifest["outputs"]))
+    for threads in (1, 2, 4):
+        resident, needed, _ = evidence.memory_and_open(made.folder, program, threads)
+        arena = needed - ports - sizes["weights"]
+        assert sizes["arena"] <= arena <= sizes["arena"] + threads * (sizes["scratch"] + 4096)
+        assert sizes["weights"] < resident <= needed + evidence.RESIDENT_BYTES, threads
+
+
+def test_scratch_memory_lies_where_nothing_is_alive(host):
+    """It shares the arena with tensors that are no longer, or not yet, there."""
+    plan = built.read(host.built).plan
+    begins = tables.free_from(plan)
+    assert len(begins) == len(plan.steps) and min(begins) < plan.arena_bytes
+    for written, step in enumerate(plan.steps):
+        tensor = step.operands[-1]
+        alive = [written]
+        for later in range(written + 1, len(plan.steps)):
+            *read, out = plan.steps[later].operands
+            alive += [later for t in read if (t.space, t.offset) == ("arena", tensor.offset)]
+            if (out.space, out.offset) == ("arena", tensor.offset):
+                break
+        if tensor.space == "arena":
+            assert min(begins[written : alive[-1] + 1]) >= tensor.offset + tensor.nbytes
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed: apt-get install valgrind")
+def test_instructions_go_to_kernels(tmp_path):
+    """Counted, not timed: of one run on one thread, what is not in kernels."""
+    target = evidence.without_avx512()
+    if target is None:
+        pytest.skip("this machine has no AVX2")
+    made = bundles.made(target)
+    total, kernels = evidence.instructions(made.folder, made.work, tmp_path)
+    mult_adds = 13.6e6  # of v1 0.25-128, eight an instruction at best
+    assert mult_adds / 8 < total / evidence.RUNS < mult_adds
+    assert kernels >= (1 - evidence.OVERHEAD) * total
+
+
+def test_callgrind_is_read_as_it_counts():
+    """Calls are counted where they end, names are given once, and code without a name is a kernel's in the program."""
+    text = (
+        "ob=(1) /x/program\nfn=(1) mobilenet_run\n3 10\ncfn=(2) kernel\ncalls=1 0\n4 500\ncob=(2) /lib/libc.so\n"
+        "cfn=(3) memcpy\ncalls=1 0\n* 5\n+1 7\nfn=(2)\n1 300\ncfn=(4) 0x0000000000001234\ncalls=1 0\n+1 200\n"
+        "fn=(4)\n0 200\nob=(2)\nfn=(3)\n9 5\nfn=(5) 0x0000000000009999\n9 1\n"
+    )
+    assert evidence.shares(text, {"kernel"}, "program") == (523, 500)

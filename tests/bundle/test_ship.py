@@ -1,0 +1,218 @@
+"""Shipping to boards: a new version is current only when it was tested there; whatever breaks leaves the old one."""
+
+import contextlib
+import dataclasses
+import getpass
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support import bundles
+from tvm_mobilenet import ship
+from tvm_mobilenet.errors import TvmMobilenetError
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return bundles.made().bundle
+
+
+def changed(bundle, name: str, data: bytes, **manifest):
+    """A whole bundle with another file in it."""
+    new = json.loads(json.dumps({**bundle.manifest, **manifest}))
+    new["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    text = json.dumps(new).encode()
+    sums = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
+    return dataclasses.replace(
+        bundle, manifest=new, files={**bundle.files, name: data, "manifest.json": text, "manifest.sha256": sums}
+    )
+
+
+def current(folder) -> str:
+    """The current version; it must work."""
+    done = subprocess.run([folder / "current/mobilenet", "selftest"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return os.path.basename(os.readlink(folder / "current"))
+
+
+def local(folder) -> ship.Destination:
+    return ship.Destination.parse(str(folder))
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    """A server on loopback with keys of its own: its port, and the ssh command that gets in."""
+    server = shutil.which("sshd", path="/usr/sbin:" + os.environ["PATH"])
+    if not server or not shutil.which("ssh-keygen"):
+        pytest.skip("sshd is not installed: apt-get install openssh-server")
+    folder = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    (folder / "config").write_text(
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+    )
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
+    process = subprocess.Popen([server, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        time.sleep(0.05)
+    yield port, f"ssh -i {folder}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+    process.terminate()
+    process.wait()
+
+
+def remote(sshd, folder, command="") -> ship.Destination:
+    port, ssh = sshd
+    return ship.Destination.parse(f"ssh://{getpass.getuser()}@127.0.0.1:{port}{folder}", command or ssh)
+
+
+def test_versions_rollback_and_how_many_stay(bundle, tmp_path):
+    to = local(tmp_path / "board with blanks")
+    for _ in range(4):
+        assert ship.ship(bundle, to, keep=3).ok
+    folder = tmp_path / "board with blanks"
+    assert sorted(p.name[:4] for p in (folder / "versions").iterdir()) == ["0002", "0003", "0004"]
+    assert current(folder).startswith("0004-") and not [p for p in (folder / "current/").iterdir() if p.is_dir()]
+    assert ship.rollback(to).version.startswith("0003-") and current(folder).startswith("0003-")
+    assert ship.rollback(to).ok and not ship.rollback(to).ok
+    assert current(folder).startswith("0002-")
+    assert ship.ship(bundle, to).version.startswith("0005-")
+
+
+def test_a_failed_test_leaves_the_old_one(bundle, tmp_path):
+    to = local(tmp_path)
+    assert ship.ship(bundle, to).ok
+    data = bytearray(bundle.files["selftest.bin"])
+    data[-2] ^= 0x40
+    result = ship.ship(changed(bundle, "selftest.bin", bytes(data)), to)
+    assert not result.ok and "differ from PyTorch" in result.error
+    broken = dataclasses.replace(bundle, files={**bundle.files, "weights.bin": bytes(len(bundle.files["weights.bin"]))})
+    assert "weights.bin: FAILED" in ship.ship(broken, to).error
+    assert current(tmp_path).startswith("0001-") and len(list((tmp_path / "versions").iterdir())) == 1
+
+
+def test_over_ssh_to_several_boards_with_a_table(bundle, sshd, tmp_path, capsys):
+    port, ssh = sshd
+    bundle.write(tmp_path / "b.tar.gz")
+    places = [f"--to=ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path}/{n}" for n in "ab"]
+    assert ship.main(["--bundle", str(tmp_path / "b.tar.gz"), *places, "--ssh", ssh]) == 0
+    assert capsys.readouterr().out.count("passed") == 2
+    assert ship.main(["--bundle", str(tmp_path / "b.tar.gz"), *places, "--to=ssh://127.0.0.1:1/x", "--ssh", ssh]) == 4
+    out = capsys.readouterr().out
+    assert out.count("passed") == 2 and out.count("FAILED") == 1
+    assert current(tmp_path / "a").startswith("0002-")
+
+
+def test_a_board_of_another_architecture(bundle, sshd, tmp_path):
+    program = bytearray(bundle.files["mobilenet"])
+    program[18] = 0xB7 if program[18] != 0xB7 else 0x3E  # the ELF header's machine
+    assert ship.ship(bundle, remote(sshd, tmp_path)).ok
+    result = ship.ship(changed(bundle, "mobilenet", bytes(program)), remote(sshd, tmp_path))
+    assert "another architecture" in result.error and current(tmp_path).startswith("0001-")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system that holds one version, and not two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("file systems can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_board_that_is_full_or_read_only(bundle, sshd, small_disk):
+    assert ship.ship(bundle, remote(sshd, small_disk)).ok
+    (small_disk / "filler").write_bytes(bytes(4_500_000))
+    result = ship.ship(bundle, remote(sshd, small_disk))
+    assert not result.ok and ("No space left" in result.error or "connection broke" in result.error)
+    assert current(small_disk).startswith("0001-")
+    (small_disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    result = ship.ship(bundle, remote(sshd, small_disk))
+    assert "Read-only file system" in result.error and current(small_disk).startswith("0001-")
+
+
+def test_a_connection_that_drops(bundle, sshd, tmp_path):
+    """After so many bytes of the archive: the client is gone, what arrived is removed."""
+    assert ship.ship(bundle, remote(sshd, tmp_path)).ok
+    for kept in (0, 1000, 1_000_000, 2_500_000):
+        cut = tmp_path / "cut.sh"
+        cut.write_text(f'#!/bin/sh\nhead -c {kept} | {sshd[1]} "$@"\n')
+        cut.chmod(0o755)
+        result = ship.ship(bundle, remote(sshd, tmp_path, str(cut)))
+        assert not result.ok and "connection broke" in result.error
+    assert current(tmp_path).startswith("0001-") and len(list((tmp_path / "versions").iterdir())) == 1
+
+
+def events(board) -> set[tuple[str, str]]:
+    """What shipments have done on a board so far: a shipment adds these one by one."""
+    versions, found = board / "versions", set()
+    with contextlib.suppress(OSError):  # what is listed may be gone before it is looked at
+        found |= {("begun", p.name) for p in versions.glob(".new-*")}
+        found |= {("arrives", p.parent.name) for p in versions.glob(".new-*/bundle.tar")}
+        found |= {("unpacked", p.parent.name) for p in versions.glob(".new-*/mobilenet")}
+        found |= {("numbered", p.parent.name) for p in versions.glob("[0-9]*-*/mobilenet")}
+    return found
+
+
+@pytest.mark.parametrize("over", ["local", "ssh"])
+def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
+    """With all its children, as a lost power supply here would: as soon as the board shows something new, and then in
+    the middle of the self-test and of the switch. `current` works every time, before and after."""
+    board = tmp_path / "board"
+    bundle.write(tmp_path / "b.tar.gz")
+    assert ship.ship(bundle, local(board)).ok
+    port, ssh = sshd
+    to = str(board) if over == "local" else f"ssh://{getpass.getuser()}@127.0.0.1:{port}{board}"
+    command = [sys.executable, "-m", "tvm_mobilenet.ship", "--bundle", tmp_path / "b.tar.gz", "--to", to]
+    command += ["--ssh", ssh] if over == "ssh" else []
+    seen, changes = set(), 0
+    moments = [(1, 0), (2, 0), (2, 0.01), (3, 0), (3, 0.02), (3, 0.1), (3, 0.3), (4, 0)]
+    for number, (kill_at, wait) in enumerate(5 * moments):
+        if changes >= 4 and number >= len(moments):
+            break  # a busy machine sees some moments too late, and tries them again
+        before, fresh = events(board), set()
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while len(fresh) < kill_at and process.poll() is None:
+            fresh |= events(board) - before
+        time.sleep(wait)
+        changes += process.poll() is None and len(fresh) > 0
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        seen.add(current(board))
+    assert changes >= 4, "most were killed while something happened on the board"
+    assert ship.ship(bundle, local(board)).ok and current(board) not in seen
+
+
+@pytest.mark.parametrize(
+    "text", ["http://x/y", "ssh://host", "ssh:///folder", "ssh://-oProxyCommand=x/y", "ssh://h:x/y"]
+)
+def test_addresses_that_are_none(text):
+    with pytest.raises(TvmMobilenetError):
+        ship.Destination.parse(text)
+
+
+def test_usage(capsys):
+    assert ship.main(["--to", "x"]) == 2
+    assert ship.main(["--to", "x", "--bundle", "missing.tar.gz"]) == 2
+    assert "no whole bundle" in capsys.readouterr().err

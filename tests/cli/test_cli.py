@@ -1,0 +1,333 @@
+"""The command line: what a user types, sees, and gets back as an exit code."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from tvm_mobilenet.tune_logs.log import Journal, trials_of
+
+from tests.support.fake_board import Costs, Fails, cost_of
+from tvm_mobilenet import __main__, tune
+from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.tuning import session as tuning
+
+VERBS = sorted(__main__.verbs())
+LAYERS = {"pointwise m196 n512 k512 f32 relu6": 5, "dense m1 n1000 k1024 f32": 1}
+
+
+def run(*command, timeout=1200, **kwargs):
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=timeout, **kwargs)
+
+
+# ---- help
+
+
+def test_help_lists_the_verbs_at_once():
+    """No second of a computer's time is the same as another's: what counts is that nothing large is imported."""
+    done = run("-X", "importtime", "-m", "tvm_mobilenet", "--help")
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "tvm_mobilenet" in imported
+    assert not {"numpy", "torch", "tvm", "optuna", "rich", "onnx"} & imported
+    assert {"tune", "build", "verify"} <= set(VERBS)
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_imports_neither_torch_nor_tvm(verb):
+    code = (
+        f"import sys, tvm_mobilenet.{verb} as v\n"
+        "try: v.main(['--help'])\n"
+        "except SystemExit as e: assert not e.code, e\n"
+        "slow = {'torch', 'tvm', 'optuna', 'unicorn', 'onnx'} & set(sys.modules); assert not slow, slow"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "--debug" in done.stdout and f"tvm_mobilenet.{verb}" in done.stdout
+
+
+def test_a_verb_is_the_same_both_ways():
+    first, second = run("-m", "tvm_mobilenet", "tune", "--help"), run("-m", "tvm_mobilenet.tune", "--help")
+    assert first.stdout == second.stdout and first.returncode == second.returncode == 0
+
+
+def test_an_unknown_verb_suggests_the_nearest():
+    done = run("-m", "tvm_mobilenet", "tunne")
+    assert done.returncode == 2 and "did you mean 'tune'?" in done.stderr and not done.stdout
+
+
+OWN = {  # of the shared flags, those that mean something else on purpose: factors of v1-plain's kernels, in one file
+    ("tvm_mobilenet.factorize", "--model"),
+    ("tvm_mobilenet.factorize", "--output"),
+}
+
+
+def test_the_shared_flags_are_the_same_in_every_verb_that_has_them():
+    parsers = [importlib.import_module(f"tvm_mobilenet.{verb}") for verb in VERBS]
+    seen: dict[str, tuple] = {}
+    for module in parsers:
+        for action in module.parser()._actions:
+            for flag in action.option_strings:
+                if flag in (
+                    "--model",
+                    "--alpha",
+                    "--resolution",
+                    "--target",
+                    "--log",
+                    "--output",
+                    "--linker",
+                ):
+                    now = action.metavar, action.choices, str(action.default)
+                    if (module.__name__, flag) in OWN:
+                        continue
+                    assert seen.setdefault(flag, now) == now, f"{module.__name__} {flag}"
+    assert "--model" in seen
+
+
+# ---- errors
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """A verb that does what the test says: ``verb(error)`` gives the exit code."""
+
+    def call(error, *argv):
+        def work(args):
+            if isinstance(error, BaseException):
+                raise error
+            return error
+
+        return entry.run_verb(entry.parser_for("test", "A test."), work, argv)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error, code, text",
+    [
+        (None, 0, ""),
+        (5, 5, ""),
+        (TvmMobilenetError("what", "do this"), 2, "error: what\n  do this\n"),
+        (BoardError("lost"), 4, "error: lost\n"),
+        (VerificationError("off"), 5, "error: off\n"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 3, "needs torch, which is not installed here\n"),
+        (
+            ModuleNotFoundError("No module named 'tvm'", name="tvm"),
+            3,
+            "needs apache-tvm, which is not installed here\n",
+        ),
+        (ModuleNotFoundError("No module named 'tornado'", name="tornado.web"), 3, "-m pip install "),
+        (ModuleNotFoundError("No module named 'tvm_mobilenet.x'", name="tvm_mobilenet.x"), 1, "--debug"),
+        (ValueError("odd\nthing"), 1, "error: ValueError: odd thing\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_become_messages_and_exit_codes(verb, capsys, error, code, text):
+    assert verb(error) == code
+    out, err = capsys.readouterr()
+    assert text in err and not out and "Traceback" not in err
+
+
+def test_the_documented_exit_codes_are_those_of_the_errors():
+    page = (Path(__file__).parents[2] / "docs" / "terminal.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page.partition("## Exit codes")[2], re.M)}
+    known = {one.exit_code for one in (TvmMobilenetError, *TvmMobilenetError.__subclasses__())}
+    assert documented == {0, 1, entry.INTERRUPTED} | known
+
+
+def test_debug_shows_the_traceback(verb):
+    with pytest.raises(ValueError, match="odd"):
+        verb(ValueError("odd"), "--debug")
+
+
+@pytest.mark.parametrize(
+    "argv, text",
+    [
+        (["--target", "rpi44"], "did you mean 'rpi4'?"),
+        (["--target", "rpi4", "--weights", "nowhere.pth"], "--weights nowhere.pth: no such file"),
+        (["--target", "rpi4", "--model", "nowhere.onnx"], "--model nowhere.onnx: no such file"),
+        (["--target", "rpi4", "--resolution", "100"], "100 is not a multiple of 32\n  the nearest are 96 or 128"),
+    ],
+)
+def test_a_users_mistake_is_named_before_anything_slow(argv, text, capsys, monkeypatch):
+    from tvm_mobilenet.compiler import network
+
+    monkeypatch.setattr(network, "load_network", lambda options: pytest.fail("a network is loaded first"))
+    assert tune.main(argv) == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, text",
+    [
+        (["--resolution", "1x2x3"], "try 224, or 192x256"),
+        (["--resolution", "0"], "try 224, or 192x256"),
+        (["--alpha", "-1"], "--alpha"),
+        (["--alpha", "nan"], "--alpha"),
+        (["--trials", "0"], "--trials"),
+        (["--time-limit", "soon"], "try 90s, 7m or 2h"),
+        (["--mean", "1,2"], "neither one number nor three"),
+    ],
+)
+def test_impossible_values_are_usage_errors(argv, text, capsys):
+    with pytest.raises(SystemExit) as exit:
+        tune.main(argv)
+    assert exit.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_options_become_a_model():
+    argv = ["--model", "v2", "--alpha", "0.5", "--resolution", "160", "--mean", "0.5", "--std", ".1,.2,.3"]
+    args = tune.parser().parse_args(argv)
+    model = options.model_options(args)
+    assert (model.title, model.slug) == ("v2 0.5-160", "v2-0.5-160")
+    assert model.mean == (0.5,) and model.std == (0.1, 0.2, 0.3)
+    assert ModelOptions(model="my net.onnx").slug == "my-net" and ModelOptions(classes=10).slug == "v1-1.0-224-c10"
+    assert [options.time_span(t) for t in ("90", "90s", "7m", "0.5h")] == [90, 90, 420, 1800]
+
+
+# ---- output
+
+
+def test_a_plain_table(capsys):
+    console.print_table(("layer", "cycles", "x"), [("a", 1234567, 1.5), ("bcd", None, 1234.5)], "title")
+    assert capsys.readouterr().out == (
+        "title\nlayer     cycles      x\na      1,234,567    1.5\nbcd            -  1,234\n"
+    )
+
+
+def test_json_is_one_document(capsys):
+    assert tune.main(["--target", "list", "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert {"arm", "rpi3", "rpi4", "rpi5", "zero2w", "armv7", "host"} <= {one["name"] for one in out}
+    console.print_json({"a": float("nan"), "b": Path("c"), "d": (1, 2)})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": "c", "d": [1, 2]}
+
+
+def test_progress_off_a_terminal_is_plain_lines_on_stderr(capsys):
+    with console.Progress(every=0) as progress:
+        progress.update(lambda: "half", ("layer",), lambda: [("a",)])
+    assert capsys.readouterr() == ("", "half\n")
+
+
+# ---- tune, on a fake board
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """Two layers with the space of the search's tests, so that nothing here needs TVM."""
+    from tests.tuning.test_search import space
+    from tvm_mobilenet import schedules
+
+    monkeypatch.setattr(schedules, "space", lambda layer, core: space())
+    counts = {Layer.parse(name): count for name, count in LAYERS.items()}
+    whole = types.SimpleNamespace(counts=counts, layers=[None] * 6, options=ModelOptions())
+    whole.for_target = lambda target: whole
+    return whole
+
+
+def tuned(network, tmp_path, evaluate=None, finish=lambda *a: (None, None), **fields):
+    from tvm_mobilenet import targets
+
+    return tune.tune(
+        ModelOptions(),
+        targets.load("rpi4"),
+        log=tmp_path / "log.jsonl",
+        network=network,
+        evaluate=evaluate or Costs(tmp_path),
+        finish=finish,
+        **{"trials": 30, **fields},
+    )
+
+
+def test_tune_beats_a_bad_default_and_logs_what_won(network, tmp_path, capsys):
+    result = tuned(network, tmp_path)
+    assert result.ended == "done" and result.new_trials == 60
+    for layer in result.layers:
+        assert layer.tuned < 0.7 * layer.untuned and layer.tuned == cost_of(layer.layer, layer.decisions)
+    assert result.tuned == sum(cost_of(one.layer, one.decisions) * LAYERS[one.layer] for one in result.layers)
+    lines = {record.layer: record for record in Journal(tmp_path / "log.jsonl").records()}
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    for layer in result.layers:
+        record = lines[layer.layer]
+        assert (record.cost, record.decisions, record.default_cost) == (layer.tuned, layer.decisions, layer.untuned)
+        assert record.whole and record.predicted and record.unit == "cycles"
+    tune.print_result(result)
+    out = capsys.readouterr().out
+    assert "predicted on 1 core" in out and "pointwise m196 n512 k512 f32 relu6" in out and "x floor" in out
+
+
+def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
+    tuned(network, tmp_path)
+    before = (tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "Workers", lambda *_: pytest.fail("workers are started for nothing"))
+        again = tuned(network, tmp_path)
+    assert again.new_trials == 0 and again.ended == "done"
+    assert before == ((tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text())
+    more = tuned(network, tmp_path, trials=40)
+    assert more.new_trials == 20
+
+
+@pytest.mark.parametrize("mult_adds", [0, 1e9])
+def test_a_candidate_that_is_wrong_as_a_whole_does_not_win(network, tmp_path, monkeypatch, mult_adds):
+    from tvm_mobilenet.tuning import session as tuning
+
+    monkeypatch.setattr(tuning, "WHOLE_MULT_ADDS", mult_adds)
+    best = {"tile_m": 7, "tile_n": 8, "unroll": 4, "order": "m"}
+    result = tuned(network, tmp_path, Costs(wrong_as_a_whole=[best]), trials=104)
+    assert all(layer.decisions != best and layer.tuned for layer in result.layers)
+    failed = [r for r in trials_of(tmp_path / "log.jsonl").records() if r.decisions == best and r.whole]
+    assert len(failed) == 2 and all(r.cost is None for r in failed)
+    logged = list(Journal(tmp_path / "log.jsonl").records())
+    assert len(logged) == 2 and all(r.whole and r.decisions != best for r in logged)
+
+
+def test_a_board_on_which_nothing_runs_ends_the_search(network, tmp_path):
+    with pytest.raises(TvmMobilenetError, match=r"each of the first 8 candidates failed.*the board is broken"):
+        tuned(network, tmp_path, Fails())
+
+
+def test_a_layer_of_which_nothing_runs_is_named(network, tmp_path):
+    with pytest.warns(UserWarning, match="no candidate of dense .* ran; the first: ValueError: the board is broken"):
+        result = tuned(network, tmp_path, Fails("dense"))
+    assert [layer.tuned is None for layer in result.layers] == [False, True] and result.tuned is None
+
+
+def test_another_target_or_schedule_starts_anew(network, tmp_path, monkeypatch):
+    from tvm_mobilenet.tuning import session as tuning
+
+    tuned(network, tmp_path)
+    monkeypatch.setattr(tuning, "fingerprint", lambda: "changed")
+    again = tuned(network, tmp_path)
+    assert again.new_trials == 60
+
+
+def test_ctrl_c_leaves_a_usable_log(network, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(network, tmp_path, finish=interrupt)
+    assert tuned(network, tmp_path).new_trials == 0
+
+
+def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
+    from xml.etree import ElementTree
+
+    result = tuned(network, tmp_path)
+    page = tune.write_charts(result, tmp_path / "out").read_text()
+    drawn = (tmp_path / "out" / "tuning.svg").read_text()
+    texts = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert "5 x pointwise m196 n512 k512 f32 relu6" in texts and "dense m1 n1000 k1024 f32" in texts
+    assert all(f"{one.floor_multiple:.2f}" in texts for one in result.layers)
+    assert all(f"{one.floor_multiple:.2f}" in page.rpartition("<svg")[2] for one in result.layers)  # the phone's chart
+    assert page.count("<svg") == 2 and 'name="viewport"' in page
+    assert drawn in page and "src=" not in page and "href=" not in page and "predicted" in page

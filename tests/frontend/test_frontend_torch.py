@@ -1,0 +1,127 @@
+"""Models from PyTorch: modules, ExportedPrograms, files; and what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.layer_runner import assert_close
+from tvm_mobilenet import frontend, passes
+from tvm_mobilenet.errors import TvmMobilenetError
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(inplace=True), nn.Flatten(), nn.Linear(144, 5))
+
+
+def test_a_module_an_exported_program_and_its_file_give_the_same_layers(tmp_path):
+    model = small().eval()
+    program = torch.export.export(model, (X,))
+    torch.export.save(program, tmp_path / "small.pt2")
+    mods = [frontend.load(model, X), frontend.load(program), frontend.load(tmp_path / "small.pt2")]
+    names = []
+    for mod in map(passes.run, mods):
+        assert_close(mod, model, X)
+        names.append([(c.layer.name, c.source) for c in passes.layers_of(mod)])
+    assert names[0] == names[1] == names[2]
+    assert names[0] == [("conv 8x8x3 n4 3x3 b2 nchw f32 relu6", "0"), ("dense m2 n5 k144 f32", "4")]
+
+
+def test_a_module_in_training_mode_is_imported_for_inference_and_left_as_it_was():
+    model = small().train()
+    mod = passes.run(frontend.from_torch(model, X))
+    assert model.training
+    assert_close(mod, model.eval(), X)
+
+
+def test_in_place_operators_change_what_is_read_after_them():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            y = torch.relu_(x)
+            return (x + y).mean((2, 3))
+
+    model = InPlace().eval()
+    assert_close(passes.run(frontend.from_torch(model, X)), model, X)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "is_tuple"), [(lambda y: y, False), (lambda y: (y,), True), (lambda y: (y, y), True)]
+)
+def test_main_returns_what_the_model_returns(outputs, is_tuple):
+    class Returns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return outputs(self.conv(x))
+
+    model = Returns().eval()
+    mod = passes.run(frontend.from_torch(model, X))
+    assert passes.interface_of(mod).tuple_output is is_tuple
+    assert_close(mod, model, X)
+
+
+def test_two_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, y):
+            return torch.relu(self.a(x) + self.b(y)).mean((2, 3))
+
+    model = Two().eval()
+    mod = passes.run(frontend.from_torch(model, (X, -X)))
+    assert [p.shape for p in passes.interface_of(mod).inputs] == [(2, 3, 8, 8)] * 2
+    assert_close(mod, model, X, -X)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (small(), None, "needs an example input"),
+        (small().half(), X.half(), "float16"),
+        (nn.Conv1d(8, 4, 3), X[0], "rank 3"),
+        (small(), X[:, :2], "cannot export"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused(model, x, message):
+    with pytest.raises(TvmMobilenetError, match=message):
+        frontend.from_torch(model, x)
+
+
+def test_a_dynamic_batch_in_a_program_is_fixed():
+    batch, model = torch.export.Dim("batch", min=1, max=8), small().eval()
+    program = torch.export.export(model, (X,), dynamic_shapes=({0: batch},))
+    assert_close(passes.run(frontend.from_torch(program, batch=2)), model, X)
+    assert passes.interface_of(passes.run(frontend.load(program))).inputs[0].shape == (1, 3, 8, 8)
+    with pytest.raises(TvmMobilenetError, match=r"--batch 9: the batch of '\w+' in the program can be 1 to 8, not 9"):
+        frontend.load(program, batch=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.pt2", None, "no such file"),
+        ("broken.pt2", b"PK\x03\x04 not a program", "not a saved ExportedProgram"),
+        ("weights.pth", b"", "holds weights"),
+        ("model.tflite", b"", "TensorFlow Lite file(.|\n)*tf2onnx"),
+        ("model.keras", b"", "Keras file(.|\n)*ONNX"),
+        ("model.xyz", b"x", "cannot tell"),
+        ("model", b"x", "cannot tell"),
+        ("empty.PT2", b"", "is empty"),
+    ],
+)
+def test_files_that_hold_no_model_are_refused(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(TvmMobilenetError, match=message):
+        frontend.load(tmp_path / name)

@@ -1,0 +1,398 @@
+"""The passes: every graph becomes a list of layers that computes the same, and the right list."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.support.layer_runner import assert_close, run_compiled
+from tvm_mobilenet import frontend, passes
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models import registry
+
+torch.set_num_threads(1)
+
+
+def image(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layers(model, x):
+    """The module of layers of a model, checked against it; and the layers' names."""
+    torch.manual_seed(0)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 1, 0.3)
+            nn.init.normal_(m.bias, 0, 0.3)
+            nn.init.normal_(m.running_mean, 0, 0.3)
+            nn.init.uniform_(m.running_var, 0.5, 2)
+    model.eval()
+    mod = passes.run(frontend.from_torch(model, x))
+    assert_close(mod, model, x)
+    return mod, [c.layer.name for c in passes.layers_of(mod)]
+
+
+class Lambda(nn.Module):
+    """A function, with the modules it uses."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+# ---- the registry's models: how many kernels, of which kinds
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("v1", {"conv": 1, "depthwise": 13, "pointwise": 13, "pool avg": 1, "dense": 1}),
+        ("v1-plain", {"conv": 14, "pool avg": 1, "dense": 1}),
+        ("v2", {"conv": 1, "depthwise": 17, "pointwise": 34, "pool avg": 1, "dense": 1}),
+        ("v3-large", {"conv": 1, "depthwise": 15, "pointwise": 30, "pool avg": 9, "dense": 18, "elementwise scale": 8}),
+        (
+            "v3-small",
+            {"conv": 1, "depthwise": 11, "pointwise": 22, "pool avg": 10, "dense": 20, "elementwise scale": 9},
+        ),
+    ],
+)
+def test_registry_models_are_these_kernels_and_no_more(name, kinds):
+    spec = registry.create(name, alpha=0.25, resolution=64, num_classes=11)
+    x = image(1, 3, 64, 64)
+    mod = passes.run(frontend.from_torch(spec.module, x))
+    calls = passes.layers_of(mod)
+    assert Counter(f"{c.layer.kind} {c.layer.op}".strip() for c in calls) == kinds
+    assert sum(kinds.values()) <= {"v1": 29, "v1-plain": 16, "v2": 54, "v3-large": 81, "v3-small": 73}[name]
+    # outside the calls main holds nothing but views
+    main = mod["main"]
+    others = {b.value.op.name for b in main.body.blocks[0].bindings if hasattr(getattr(b.value, "op", None), "name")}
+    assert others - {"relax.reshape"} == set()
+    assert all(c.layer.input_layout == "NHWC" for c in calls[1:])
+    assert calls[0].layer.input_layout == "NCHW"
+    assert len({c.name for c in calls}) == len(calls)
+    assert_close(mod, spec.module, x)
+
+
+def test_v2_adds_its_ten_residuals_in_the_epilogue():
+    spec = registry.create("v2", alpha=0.35, resolution=32, num_classes=3)
+    calls = passes.layers_of(passes.run(frontend.from_torch(spec.module, image(1, 3, 32, 32))))
+    fused = [c for c in calls if c.layer.residual == "before"]
+    assert len(fused) == 10 and all(len(c.inputs) == 2 for c in fused)
+    written = {calls[0].inputs[0]}  # the network's input
+    for c in calls:  # every operand exists when it is read
+        assert set(c.inputs) <= written
+        written.add(c.output)
+
+
+def test_layers_know_where_they_come_from():
+    spec = registry.create("v1", alpha=0.25, resolution=32)
+    calls = passes.layers_of(passes.run(frontend.from_torch(spec.module, image(1, 3, 32, 32))))
+    modules = dict(spec.module.named_modules())
+    for c in calls:
+        if c.weight is not None:
+            assert modules[c.source].weight.shape[0] == c.layer.out_channels, c
+
+
+# ---- the functions' bodies are runnable Relax
+
+
+def test_the_stock_pipeline_runs_what_the_passes_leave():
+    model = Lambda(
+        lambda m, x: torch.softmax(
+            m.head(torch.flatten(F.max_pool2d(m.act(m.dw(m.stem(x)) + m.skip(m.stem(x))), 2), 1)), -1
+        ),
+        stem=nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Hardswish()),
+        dw=nn.Conv2d(8, 8, 3, 1, 1, groups=8),
+        skip=nn.Conv2d(8, 8, 1),
+        act=nn.ReLU6(),
+        head=nn.Linear(8 * 4 * 4, 7),
+    )
+    x = image(2, 3, 16, 16)
+    mod, names = layers(model, x)
+    assert "pointwise m128 n8 k8 f32 add relu6" in names
+    assert_close(mod, model, x, runner=run_compiled)
+
+
+# ---- batch norm
+
+
+def test_batch_norm_after_a_biased_grouped_or_dense_product_vanishes():
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8)
+    )
+    _, names = layers(model, image(1, 4, 9, 9))
+    assert names[:2] == ["conv 9x9x4 n8 3x3 g2 nchw f32 relu", "depthwise 7x7x8 3x3 f32"]
+    assert names[2:] == ["elementwise 5x5x8 none to_nchw f32"]
+
+
+def test_batch_norm_before_a_convolution_goes_into_it():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(),
+    )  # fmt: skip
+    _, names = layers(model, image(1, 3, 8, 8))
+    assert [n.split()[0] for n in names if "elementwise" not in n] == ["conv", "pointwise", "conv", "depthwise"]
+
+
+def test_batch_norm_before_a_padded_convolution_stays_a_layer_because_the_border_would_change():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+    )
+    _, names = layers(model, image(1, 3, 8, 8))
+    assert "depthwise 8x8x4 1x1 f32" in names
+
+
+def test_a_norm_read_twice_is_not_folded_into_one_of_its_readers():
+    model = Lambda(
+        lambda m, x: F.relu(m.bn(m.conv(x))) + m.conv2(m.conv(x)),
+        conv=nn.Conv2d(3, 4, 3),
+        bn=nn.BatchNorm2d(4),
+        conv2=nn.Conv2d(4, 4, 1),
+    )
+    layers(model, image(1, 3, 8, 8))
+
+
+def test_normalisation_inside_the_model_is_one_small_convolution():
+    mean, std = torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1) + 0.5
+    model = Lambda(lambda m, x: m.conv((x - mean) / std).mean((2, 3)), conv=nn.Conv2d(3, 4, 3, padding=1))
+    _, names = layers(model, image(1, 3, 8, 8))
+    assert names[0] == "conv 8x8x3 n3 1x1 nchw f32" and len(names) == 3
+
+
+# ---- pads
+
+
+@pytest.mark.parametrize("pad", [(0, 1, 0, 1), (1, 1, 1, 1), (2, 0, 1, 3)])
+def test_zero_pads_become_the_convolutions_own(pad):
+    left, right, top, bottom = pad
+    model = Lambda(lambda m, x: m.dw(F.pad(m.stem(F.pad(x, pad)), pad)).mean((2, 3)),
+                   stem=nn.Conv2d(3, 4, 3, 2), dw=nn.Conv2d(4, 4, 3, 2, 1, groups=4))  # fmt: skip
+    _, names = layers(model, image(1, 3, 15, 17))
+    assert f"p{top},{left},{bottom},{right} " in names[0] and names[0].startswith("conv 15x17x3")
+    assert f"p{top + 1},{left + 1},{bottom + 1},{right + 1} " in names[1]
+    assert len(names) == 3
+
+
+def test_a_pad_that_nobody_takes_in_is_a_layer_of_its_own():
+    model = Lambda(lambda m, x: F.max_pool2d(F.pad(m.conv(x), (0, 1, 0, 1)), 2).mean((2, 3)), conv=nn.Conv2d(3, 4, 3))
+    _, names = layers(model, image(1, 3, 9, 9))
+    assert "depthwise 7x7x4 1x1 p0,0,1,1 f32" in names
+
+
+# ---- activations
+
+
+SPELLINGS = {
+    "hardswish": [
+        F.hardswish,
+        lambda x: x * F.relu6(x + 3) / 6,
+        lambda x: x * (F.relu6(x + 3) / 6),
+        lambda x: x * F.hardsigmoid(x),
+        lambda x: x / 6 * torch.clamp(3 + x, 0, 6),
+        lambda x: torch.clamp(x + 3, 0, 6) * (1 / 6) * x,
+    ],
+    "hardsigmoid": [F.hardsigmoid, lambda x: F.relu6(x + 3) / 6, lambda x: torch.clamp(x / 6 + 0.5, 0, 1)],
+    "relu6": [F.relu6, lambda x: F.hardtanh(x, 0, 6), lambda x: torch.clamp(F.relu(x), max=6)],
+    "relu": [F.relu, lambda x: torch.clamp(x, min=0)],
+    "silu": [F.silu, lambda x: x * torch.sigmoid(x)],
+    "sigmoid": [torch.sigmoid],
+}
+
+
+def test_every_spelling_of_an_activation_is_found():
+    cases = [(name, f) for name, fs in SPELLINGS.items() for f in fs]
+    model = Lambda(
+        lambda m, x: tuple(f(conv(x).mean((2, 3))) for conv, (_, f) in zip(m.convs, cases, strict=True)),
+        convs=nn.ModuleList(nn.Conv2d(3, 4, 1) for _ in cases),
+    )
+    _, names = layers(model, 3 * image(1, 3, 6, 6))
+    assert Counter(n.split()[-1] for n in names if n.startswith("pool")) == {n: len(fs) for n, fs in SPELLINGS.items()}
+    assert all(n.split()[0] in ("conv", "pool") for n in names)
+
+
+def test_an_inner_value_of_an_activation_that_others_read_is_kept():
+    def forward(m, x):
+        y = m.conv(x)
+        gate = F.relu6(y + 3)
+        return y * gate / 6 + gate
+
+    layers(Lambda(forward, conv=nn.Conv2d(3, 4, 3)), image(1, 3, 8, 8))
+
+
+# ---- residuals
+
+
+def test_residual_before_and_after_the_activation():
+    def forward(m, x):
+        x = m.stem(x)
+        x = F.relu(x + m.a(x))
+        return (x + F.relu(m.b(x))).mean((2, 3))
+
+    model = Lambda(forward, stem=nn.Conv2d(3, 4, 3), a=nn.Conv2d(4, 4, 3, padding=1), b=nn.Conv2d(4, 4, 1))
+    _, names = layers(model, image(1, 3, 8, 8))
+    assert names[1].endswith("add relu") and names[2].endswith("relu add_after") and len(names) == 4
+
+
+def test_a_sum_of_two_branches_goes_into_the_later_one():
+    model = Lambda(lambda m, x: F.relu(m.a(x) + m.b(x)).mean((2, 3)), a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(3, 4, 3))
+    mod, names = layers(model, image(1, 3, 8, 8))
+    assert len(names) == 3
+    assert passes.layers_of(mod)[1].inputs[1] == passes.layers_of(mod)[0].output
+
+
+def test_a_convolution_whose_raw_output_others_read_keeps_it():
+    def forward(m, x):
+        y = m.b(m.a(x))
+        return (F.relu(y + m.a(x)) + y).mean((2, 3))
+
+    _, names = layers(Lambda(forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 4, 1)), image(1, 3, 8, 8))
+    assert "pointwise m36 n4 k4 f32" in names
+
+
+def test_a_value_added_to_itself():
+    layers(Lambda(lambda m, x: (lambda y: y + y)(m.a(x)).mean((2, 3)), a=nn.Conv2d(3, 4, 3)), image(1, 3, 8, 8))
+
+
+# ---- squeeze and excite, dense
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_squeeze_and_excite_is_pool_two_products_and_a_scale(batch):
+    def forward(m, x):
+        x = m.stem(x)
+        return (m.gate(x) * x).mean((2, 3))
+
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1), nn.Hardsigmoid())
+    _, names = layers(Lambda(forward, stem=nn.Conv2d(3, 4, 3), gate=gate), image(batch, 3, 8, 8))
+    b = f" b{batch}" if batch > 1 else ""
+    assert names[1:5] == [
+        f"pool 6x6x4 avg 6x6{b} f32",
+        f"dense m{batch} n2 k4 f32 relu",
+        f"dense m{batch} n4 k2 f32 hardsigmoid",
+        f"elementwise 6x6x4 scale{b} f32",
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_flatten_of_a_feature_map_moves_weights_not_data(batch):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 5 * 6, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    _, names = layers(model, image(batch, 3, 7, 8))
+    assert [n.split()[0] for n in names] == ["conv", "dense", "dense"]
+
+
+# ---- layouts, outputs
+
+
+def test_feature_maps_come_out_nchw_and_are_still_read_channels_last():
+    def forward(m, x):
+        a = m.a(x)
+        b = m.b(a)
+        return a, F.relu(b), (a.mean((2, 3)), b.shape[0] * m.c(b))
+
+    model = Lambda(forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(4, 5, 1))
+    model_flat = Lambda(lambda m, x: (lambda o: (o[0], o[1], *o[2]))(forward(m, x)), a=model.a, b=model.b, c=model.c)
+    mod, names = layers(model_flat, image(2, 3, 8, 8))
+    assert passes.interface_of(mod).tuple_output
+    assert any(n.startswith("conv 6x6x4 n5 1x1 b2 to_nchw") for n in names)
+    assert all(n.split()[0] != "pointwise" or "nchw" not in n for n in names)
+
+
+def test_the_registrys_backbones_return_their_feature_maps():
+    spec = registry.create("v2", alpha=0.35, resolution=64, features=(8, 16, 32))
+    x = image(1, 3, 64, 64)
+    mod = passes.run(frontend.from_torch(spec.module, x))
+    assert_close(mod, spec.module, x)
+    assert len(passes.interface_of(mod).outputs) == 3
+
+
+def test_transposes_between_layouts_cost_nothing():
+    scale = nn.Parameter(torch.arange(1.0, 5.0))
+
+    def forward(m, x):  # an NHWC network inside
+        y = m.a(x).permute(0, 2, 3, 1)
+        y = F.relu(y * m.scale).permute(0, 3, 1, 2)
+        return m.b(y).permute(0, 2, 3, 1).mean((1, 2))
+
+    _, names = layers(Lambda(forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 5, 1), scale=scale), image(1, 3, 8, 8))
+    assert names == ["conv 8x8x3 n4 3x3 nchw f32 relu", "pointwise m36 n5 k4 f32", "pool 6x6x5 avg 6x6 f32"]
+
+
+def test_an_input_that_is_nhwc_already_is_read_so():
+    model = Lambda(lambda m, x: m.a(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), a=nn.Conv2d(3, 4, 3))
+    _, names = layers(model, image(1, 8, 8, 3))
+    assert names == ["conv 8x8x3 n4 3x3 f32"]
+
+
+def test_other_operators_of_feature_maps():
+    def forward(m, x):
+        a, b = m.a(x), m.b(x)
+        c = m.c(F.max_pool2d(a * b - a, 3, 2, 1, ceil_mode=True))
+        return torch.softmax(F.avg_pool2d(c, 2).flatten(1), 1), torch.softmax(c, 1).mean((2, 3))
+
+    model = Lambda(forward, a=nn.Conv2d(3, 4, 3, dilation=2), b=nn.Conv2d(3, 4, 3, dilation=2),
+                   c=nn.Conv2d(4, 6, 1, stride=2))  # fmt: skip
+    _, names = layers(model, image(1, 3, 16, 16))
+    assert "conv 7x7x4 n6 1x1 s2 f32" in names and "softmax 4x4x6 f32" in names and "softmax 1x1x24 f32" in names
+
+
+def test_a_flattened_feature_map_comes_out_in_the_models_order():
+    _, names = layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()), image(2, 3, 8, 8))
+    assert names == ["conv 8x8x3 n4 3x3 b2 nchw to_nchw f32 relu"]
+
+
+def test_detection_heads_reshape_without_a_copy():
+    model = Lambda(
+        lambda m, x: m.head(m.stem(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 5),
+        stem=nn.Conv2d(3, 4, 3), head=nn.Conv2d(4, 10, 1),
+    )  # fmt: skip
+    _, names = layers(model, image(2, 3, 8, 8))
+    assert names == ["conv 8x8x3 n4 3x3 b2 nchw f32", "pointwise m72 n10 k4 f32"]
+
+
+# ---- what cannot be
+
+
+def test_all_unsupported_operators_are_listed_with_their_places():
+    def forward(m, x):
+        y = torch.cumsum(m.first(x), 1)
+        return F.interpolate(torch.cat([y, m.second(x)], 1), scale_factor=2), torch.erfinv(x)
+
+    model = Lambda(forward, first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(3, 4, 3))
+    with pytest.raises(TvmMobilenetError) as e:
+        passes.run(frontend.from_torch(model.eval(), image(1, 3, 8, 8)))
+    message = str(e.value)
+    for part in ("cumsum", "concat", "erfinv", "[1, 4, 6, 6]", "operator(s) are not supported"):
+        assert part in message, message
+
+
+def test_a_reshape_that_would_move_data_is_refused():
+    shuffle = Lambda(
+        lambda m, x: m.a(x).reshape(1, 2, 2, 36).transpose(1, 2).reshape(1, 4, 6, 6).mean((2, 3)), a=nn.Conv2d(3, 4, 3)
+    )
+    with pytest.raises(TvmMobilenetError, match="reshape"):
+        passes.run(frontend.from_torch(shuffle.eval(), image(1, 3, 8, 8)))
+
+
+def test_training_statistics_are_refused():
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(), (image(2, 3, 8, 8),))
+    with pytest.raises(TvmMobilenetError, match="inference mode"):
+        passes.run(frontend.from_torch(program))
+
+
+def test_equal_runs_give_equal_modules():
+    import tvm_ffi
+
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval(), image(1, 3, 8, 8)
+    a, b = (passes.run(frontend.from_torch(model, x)) for _ in range(2))
+    assert tvm_ffi.structural_equal(a, b)
+    assert np.array_equal(passes.layers_of(a)[0].weight, model[0].weight.detach().numpy())

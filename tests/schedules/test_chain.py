@@ -1,0 +1,263 @@
+"""Chains: rows streamed through several layers give what the layers give one by one; and which layers become chains."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm_mobilenet.schedules import row_tiles as strips
+
+from tests.schedules.test_schedules import TOLERANCE
+from tvm_mobilenet import build, schedules, targets, verify
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler.fuse_blocks import MOST_PARTS, fuse_chains
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.options import ModelOptions
+
+RPI4 = targets.load("rpi4")
+HOST = tvm.target.Target({"kind": "llvm", "opt-level": 1})
+
+
+def window(h, w, c, kernel, stride, pad, activation):
+    return Layer(
+        kind="depthwise",
+        height=h,
+        width=w,
+        channels=c,
+        out_channels=c,
+        groups=c,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=pad,
+        activation=activation,
+    )
+
+
+@st.composite
+def chains(draw):
+    """Up to five parts, with every kind at the start and the end."""
+    h, w = draw(st.integers(3, 14)), draw(st.integers(3, 14))
+    channels = st.sampled_from([1, 3, 4, 6, 8, 16, 19])
+    activations = st.sampled_from(["none", "relu", "relu6", "hardswish"])
+    first = draw(st.sampled_from(["conv", "depthwise", "pointwise"]))
+    parts: list[Layer] = []
+    c = draw(channels)
+    for i in range(draw(st.integers(2, 5))):
+        kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise"]))
+        if kind == "pointwise":
+            n = draw(channels)
+            parts.append(Layer(kind=kind, height=h * w, channels=c, out_channels=n, activation=draw(activations)))
+            c = n
+            continue
+        kernel, stride = draw(st.sampled_from([3, 5] if min(h, w) >= 3 else [1])), draw(st.sampled_from([1, 2]))
+        half = kernel // 2
+        pad = draw(st.sampled_from([(half,) * 4, (max(0, half - 1),) * 2 + (half, half)]))
+        if kind == "conv":
+            n = draw(channels)
+            parts.append(
+                Layer(
+                    kind=kind,
+                    height=h,
+                    width=w,
+                    channels=c,
+                    out_channels=n,
+                    kernel=(kernel, kernel),
+                    stride=(stride, stride),
+                    padding=pad,
+                    activation=draw(activations),
+                    input_layout=draw(st.sampled_from(["NCHW", "NHWC"])),
+                )
+            )
+            c = n
+        else:
+            parts.append(window(h, w, c, kernel, stride, pad, draw(activations)))
+        h, w = parts[-1].out_height, parts[-1].out_width
+    if all(p.kind == "pointwise" for p in parts):
+        parts.append(window(h, w, c, 3, 1, (1, 1, 1, 1), "relu"))
+    parts[-1] = parts[-1].replace(residual=draw(st.sampled_from(["none", "before", "after"])))
+    layer, more = Layer.chain(tuple(parts)), st.sampled_from([0, 4, 7])
+    data = draw(more) if layer.input_layout == "NHWC" else 0
+    output = draw(more)
+    return layer.with_pitches(data and layer.channels + data, output and layer.out_channels + output)
+
+
+def difference(layer: Layer, decisions: dict) -> float:
+    operands = reference.random_arguments(layer)
+    arguments = reference.kernel_arguments(layer, decisions, operands)
+    arguments[-1].fill(np.nan)
+    kernel = schedules.kernel(layer, decisions)
+    built = tvm.compile(tvm.IRModule({"kernel": kernel}), target=HOST, tir_pipeline=codegen.lowering())
+    tensors = [tvm.runtime.tensor(a) for a in arguments]
+    built["kernel"](*tensors)
+    expected = reference.reference(layer, **operands)
+    output = tensors[-1].numpy()[..., : layer.out_channels]
+    return float(np.abs(output - expected).max() / max(1.0, expected.std()))
+
+
+@pytest.mark.parametrize("examples", [8, pytest.param(50, marks=pytest.mark.full)])
+def test_a_chain_computes_its_layers_whatever_their_shapes_and_decisions(examples):
+    @settings(max_examples=examples)
+    @given(layer=chains(), seed=st.integers(0, 1 << 20))
+    def check(layer, seed):
+        space = schedules.space(layer, RPI4.core)
+        decisions = space.default
+        assert not space.valid(decisions)
+        assert difference(layer, decisions) < TOLERANCE
+        draw = random.Random(seed)
+        drawn = {name: draw.choice(choice.candidates) for name, choice in space.choices.items()}
+        if not space.valid(drawn):
+            assert difference(layer, drawn) < TOLERANCE
+
+    check()
+
+
+def separable(width: int, channels: int) -> Layer:
+    """A stem and two blocks, the second with stride 2, of an image of ``width``."""
+    half = width // 2
+    rows = (half - 1) // 2 + 1
+    return Layer.chain(
+        (
+            Layer(
+                kind="conv",
+                height=width,
+                width=width,
+                channels=3,
+                out_channels=channels,
+                kernel=(3, 3),
+                stride=(2, 2),
+                padding=(1, 1, 1, 1),
+                activation="relu6",
+                input_layout="NCHW",
+            ),
+            window(half, half, channels, 3, 1, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=half * half, channels=channels, out_channels=2 * channels),
+            window(half, half, 2 * channels, 3, 2, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=rows * rows, channels=2 * channels, out_channels=19, activation="relu"),
+        )
+    )
+
+
+CUTS = [(20, 1, 4), (26, 2, 2), (20, 4, 2), (34, 3, 1)]
+OTHER_CUTS = [c for w in (20, 26, 34) for _, *cut in CUTS if (c := (w, *cut)) not in CUTS]
+
+
+@pytest.mark.parametrize("width, strips, bands", CUTS + [pytest.param(*c, marks=pytest.mark.full) for c in OTHER_CUTS])
+def test_bands_and_strips_cut_a_chain_anywhere(width, strips, bands):
+    layer = separable(width, 8)
+    decisions = schedules.space(layer, RPI4.core).default | {"strips": strips, "bands": bands}
+    assert difference(layer, decisions) < TOLERANCE
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4])
+def test_bands_cover_each_part_with_no_column_more_than_windows_reach(bands):
+    layer = separable(112, 16)
+    columns = strips.columns_of(layer, bands)
+    for part, stage in enumerate(strips.stages(layer)):
+        ranges = [band[part] for band in columns]
+        assert {c for r in ranges for c in r} == set(range(stage.out_width))
+        assert sum(map(len, ranges)) <= stage.out_width + (bands - 1) * 3
+    assert sum(len(band[-1]) for band in columns) == layer.parts[-1].height ** 0.5
+    kept = [strips.scratch_floats(layer, b) for b in (1, 2, 4)]
+    assert kept[0] > 1.8 * kept[1] > 3 * kept[2]
+
+
+def test_fourteen_rows_are_cut_both_ways_so_that_four_cores_have_as_much_each():
+    layer = Layer.chain(
+        (
+            window(14, 14, 64, 3, 1, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=196, channels=64, out_channels=64),
+        )
+    )
+    assert strips.tasks(layer, RPI4.core) == (2, 2)
+    assert strips.unevenness(layer, 2, 2, 4) == 1 < strips.unevenness(layer, 4, 1, 4)
+    space = schedules.space(layer, RPI4.core)
+    assert "without a task" in space.valid(space.default | {"strips": 1, "bands": 2})
+    assert not space.valid(space.default | {"strips": 4, "bands": 1})
+
+
+def test_the_name_of_a_chain_parses_back():
+    layer = Layer.chain(
+        (
+            window(14, 14, 8, 3, 1, (1, 1, 1, 1), "relu6"),
+            Layer(kind="pointwise", height=196, channels=8, out_channels=24),
+        )
+    )
+    assert Layer.parse(layer.name) == layer
+    assert Layer.parse(layer.with_pitches(12, 32).name) == layer.with_pitches(12, 32) != layer
+    assert layer.mult_adds == sum(part.mult_adds for part in layer.parts)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """MobileNet v2 at 64 pixels, and a board with caches so small that its layers become chains."""
+    core = dataclasses.replace(RPI4.core, l2=dataclasses.replace(RPI4.core.l2, bytes=256 * 1024))
+    return load_network(ModelOptions(model="v2", alpha=0.5, resolution=64)), dataclasses.replace(RPI4, core=core)
+
+
+def test_fusing_keeps_every_layer_once_and_in_order(small):
+    network, target = small
+    fused = fuse_chains(network.layers, network.interface, target.core)
+    assert any(c.layer.parts for c in fused)
+    flat = [part.name for c in fused for part in (c.layer.parts or (c.layer,))]
+    assert flat == [c.layer.name for c in network.layers]
+
+
+def test_what_two_layers_read_is_never_kept_inside_a_chain(small):
+    network, target = small
+    written = {c.output for c in fuse_chains(network.layers, network.interface, target.core)}
+    read = [v for c in network.layers for v in c.inputs] + [p.value for p in network.interface.outputs]
+    assert {v for v in read if read.count(v) > 1} <= written | {p.name for p in network.interface.inputs}
+
+
+@pytest.fixture(scope="module")
+def large():
+    return load_network(ModelOptions(model="v1", resolution=224))
+
+
+def test_a_larger_l2_makes_other_chains(large):
+    names = [[c.layer.name for c in large.for_target(targets.load(board)).layers] for board in ("rpi3", "rpi4")]
+    assert names[0] != names[1]
+    assert min(map(len, names)) < len(large.layers)
+
+
+def test_a_huge_l2_makes_no_chain_that_takes_minutes_to_build(large):
+    target = targets.load("rpi4")
+    l2 = dataclasses.replace(target.core.l2, bytes=1 << 25)
+    wide = dataclasses.replace(target, core=dataclasses.replace(target.core, l2=l2))
+    lengths = [len(layer.parts) for layer in large.for_target(wide).counts if layer.kind == "chain"]
+    assert lengths and max(lengths) <= MOST_PARTS
+
+
+def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(small, tmp_path):
+    network, target = small
+    build.build(network.options, target, output=tmp_path, network=network)
+    result = verify.verify(tmp_path, network=network, target=target, count=1)
+    assert result.ok and any(c.layer.startswith("chain ") for c in result.layers)
+    index = next(i for i, c in enumerate(network.layers) if c.layer.kind == "pointwise")
+    weight = network.layers[index].weight.copy()
+    weight[0, 0] += 0.01 * weight.std()
+    calls = [c.replace(weight=weight) if i == index else c for i, c in enumerate(network.layers)]
+    wrong = verify.verify(tmp_path, network=dataclasses.replace(network, layers=calls), target=target, count=1)
+    assert network.layers[index].layer.name in wrong.first_wrong.layer
+
+
+def test_the_executable_runs_chains_in_tvms_own_runtime(small, tmp_path):
+    network, target = small
+    host = dataclasses.replace(
+        targets.load("host"), core=dataclasses.replace(targets.load("host").core, l2=target.core.l2)
+    )
+    if not any(c.layer.parts for c in network.for_target(host).layers):
+        pytest.skip("this machine's caches make no chains of so small a network")
+    build.build(network.options, host, output=tmp_path, network=network)
+    machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "module.so")), tvm.cpu())
+    (x,) = network.inputs(1)[0]
+    found = machine["main"](tvm.runtime.tensor(x)).numpy()
+    with torch.no_grad():
+        expected = network.model.module(torch.from_numpy(x)).numpy()
+    assert np.abs(found - expected).max() < 1e-4 * expected.std() * len(network.layers) ** 0.5

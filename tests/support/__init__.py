@@ -1,0 +1,1 @@
+"""What several tests need: boards, modules, bundles, planted errors, code of one's own."""

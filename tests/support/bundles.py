@@ -1,0 +1,74 @@
+"""Bundles that several test files share, each made once in a run. No test may change them."""
+
+import functools
+import importlib.util
+import shutil
+import types
+from pathlib import Path
+
+from tests.support import modules
+from tvm_mobilenet import build, targets
+from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.models.options import ModelOptions
+
+RUNTIME = Path(bundle.__file__).parents[1] / "runtime"
+C_TESTS = Path(__file__).parent / "c"
+SYSROOTS = {"aarch64": Path("/usr/aarch64-linux-gnu"), "armv7": Path("/usr/arm-linux-gnueabihf")}
+EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+
+
+@functools.cache
+def made(target="host", alpha: float = 0.25, resolution: int = 128, classes: int = 1000, embed: bool = False):
+    """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``.
+
+    ``target`` is a name, or a target of one's own.
+    """
+    target = targets.load(target) if isinstance(target, str) else target
+    root = modules.root() / f"bundle-{target.name}-{target.llvm_cpu}-{alpha}-{resolution}-{classes}-{embed}"
+    labels = _labels(classes)
+    options = ModelOptions(alpha=alpha, resolution=resolution, classes=classes, labels=labels)
+    network = load_network(options)
+
+    def make(root: Path) -> None:
+        (root / "work").mkdir(parents=True, exist_ok=True)
+        real = bundle.make
+        bundle.make = functools.partial(real, work=root / "work")
+        try:
+            build.build(
+                options, target, output=root / "built", network=network, bundle=root / "bundle", embed_weights=embed
+            )
+        finally:
+            bundle.make = real
+
+    modules.once(root, make)
+    return types.SimpleNamespace(
+        bundle=bundle.read(root / "bundle"),
+        folder=root / "bundle",
+        work=root / "work",
+        network=network,
+        built=root / "built",
+    )
+
+
+def _labels(classes: int) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "labels.txt").write_text("".join(f"thing {i}\n" for i in range(classes)))
+
+    return modules.once(modules.root() / f"labels-{classes}", make) / "labels.txt"
+
+
+@functools.cache
+def python_interface():
+    """The module `mobilenet.py` that travels, loaded from the runtime's sources."""
+    spec = importlib.util.spec_from_file_location("mobilenet_on_board", RUNTIME / "mobilenet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def emulator(architecture: str) -> list[str] | None:
+    """The command that runs a program of this architecture, or None when qemu-user or its libc is not installed."""
+    command, root = EMULATORS[architecture], SYSROOTS[architecture]
+    return [command, "-L", str(root)] if shutil.which(command) and root.is_dir() else None
