@@ -3,6 +3,7 @@ examples that are the same in every run, who runs which file when, and a folder 
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.support.cpu_time import CpuTimes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
+# A shell ignores SIGINT for what it starts in the background, and that is inherited: Ctrl-C would interrupt no test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 # pytest's own path is set in pyproject.toml; processes that tests start need the checkout too.

@@ -100,12 +100,13 @@ IMPORTED = """
 import sys
 import tvm_mobilenet
 from tvm_mobilenet import layer, errors, schedules, targets, tune, tune_logs, __main__
-from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs import keys, log
 assert not {"torch", "tvm", "optuna"} & set(sys.modules), "slow imports"
 assert not {"schedules", "targets", "tune_logs"} & set(sys.modules), "imported under two names"
 assert targets.load("rpi4").core.name == "cortex-a72"
 assert set(__main__.verbs()) >= {"tune"}
-print(log.fingerprint(), *sorted({m.__file__ for m in (tvm_mobilenet, schedules, targets)}))
+keys_ = keys.sources_key() + keys.estimate_key(targets.load('rpi4'))
+print(keys_, *sorted({m.__file__ for m in (tvm_mobilenet, schedules, targets)}))
 """
 
 

@@ -211,7 +211,7 @@ def hidden(monkeypatch, tmp_path):
     monkeypatch.setattr(network, "load_network", reached)
     monkeypatch.setattr(codegen, "link", reached)
     monkeypatch.setattr("tvm_mobilenet.boards.open_board", reached)
-    monkeypatch.setattr("tvm_mobilenet.tuning.search", reached)
+    monkeypatch.setattr("tvm_mobilenet.tuning.session.search", reached)
     monkeypatch.setattr("tvm_mobilenet.survey.estimates.price_networks", reached)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(b"not looked into")

@@ -8,12 +8,13 @@ Two files lie side by side, because they have different readers:
                        was interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
 
 Both are journals (``journal``): writers at once lose nothing, and a line that is no record is skipped and kept. A later
-line does not replace an earlier one: ``best`` decides, measured before predicted, today's schedules before older ones,
-then the lower score. ``tidy`` leaves the lines that win.
+line does not replace an earlier one: ``best`` decides, measured before predicted, those of
+today's code and estimates before older ones, then the lower score. ``tidy`` leaves the lines that win.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,10 +25,12 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, cut, typed
 from tvm_mobilenet.tune_logs.journal import TornLineWarning as TornLineWarning
 
 from tvm_mobilenet.files import json_text
+from tvm_mobilenet.layer import Layer
 
 CORES = 4  # of the boards of records that do not say how many
 HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
@@ -61,8 +64,9 @@ class Record:
         What the layer's default decisions cost on the same board.
     board : str
         What ran it: ``virtual``, or a remote board's name.
-    schedule : str
-        ``fingerprint()`` of the schedules and the core model at that time; costs compare only within one.
+    code, estimate, sources : str
+        The keys (``keys``) of the machine code, of what a prediction is made from, and of the schedules' sources at
+        that time. Costs compare only within one code key and, of predictions, one estimate key.
     target : str
         The board's name and a hash of its facts (``target_key``): what was built for.
     cost_all_cores : float or None
@@ -96,7 +100,9 @@ class Record:
     predicted: bool = True
     default_cost: float | None = None
     board: str = "virtual"
-    schedule: str = ""
+    code: str = ""
+    estimate: str = ""
+    sources: str = ""
     target: str = ""
     cost_all_cores: float | None = None
     cores: int = CORES
@@ -158,7 +164,10 @@ class Record:
     @classmethod
     def from_json(cls, line: str) -> Record:
         """The record of a line; a ValueError says what is wrong with it."""
-        record = cls(**typed(cls, json_text.parse(line), {"cost": None}))
+        data = json_text.parse(line)
+        if isinstance(data, dict):
+            data.pop("schedule", None)  # of lines that were written before there were keys
+        record = cls(**typed(cls, data, {"cost": None}))
         if record.cost is not None and record.cost <= 0:
             raise ValueError(f"cost = {record.cost:g} is not above zero")
         if record.cores < 1:
@@ -174,32 +183,6 @@ class Record:
 def trials_of(path: str | os.PathLike) -> Journal:
     """The journal of trials beside a tune log."""
     return Journal(Path(path).with_suffix(".trials.jsonl"))
-
-
-# In boards/: no cost depends on them.
-
-
-@cache
-def fingerprint() -> str:
-    """A short hash of what a cost depends on besides layer, core and decisions: schedules, code generation, where a
-    plan's tensors lie, the virtual board's model and the cores' data."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    here = resources.files("tvm_mobilenet")
-    folders = {
-        "schedules": resources.files("tvm_mobilenet.schedules"),
-        "in_order": resources.files("tvm_mobilenet.schedules") / "in_order",
-        "cost": here / "boards" / "cost",
-        "virtual": here / "boards" / "virtual",
-        "cores": resources.files("tvm_mobilenet.targets") / "cores",
-    }
-    files = {f"{name}/{file.name}": file for name, folder in folders.items() for file in folder.iterdir()}
-    files |= {name: here / name for name in ("compiler/codegen.py", "compiler/plan.py", "boards/plan_runner.py")}
-    for name, file in sorted(files.items()):
-        if file.is_file() and name.endswith((".py", ".c", ".toml")):
-            digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
 
 
 def target_key(target) -> str:
@@ -219,21 +202,74 @@ def shipped(core: str) -> Path:
     return Path(str(resources.files("tvm_mobilenet.tune_logs") / f"{core}.jsonl"))
 
 
-def rank(record: Record) -> tuple:
-    """A sort key: measured before predicted, today's schedules before others, then the lower score."""
-    return record.predicted, record.schedule != fingerprint(), record.score
+def identity(decisions: dict) -> str:
+    """The same text for the same decisions."""
+    return json.dumps(decisions, sort_keys=True)
 
 
-def best(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+class Today:
+    """Which records are of today's code and estimates.
+
+    Parameters
+    ----------
+    target : targets.Target, optional
+        The one that is worked for; others are looked up among those that ship. Of a target that is neither, a record's
+        code is today's if the schedules' sources are.
+    """
+
+    def __init__(self, target=None):
+        self._targets = {target.name: target} if target is not None else {}
+        self._codes: dict[tuple[str, str, str], str] = {}
+
+    def builds(self, record: Record) -> bool:
+        """Whether its decisions give the same machine code today."""
+        if record.sources and record.sources == keys.sources_key():
+            return True
+        return bool(record.code) and record.code == self._code(record)
+
+    def counts(self, record: Record) -> bool:
+        """Whether its cost compares with today's: the same code and, of a prediction, made from the same."""
+        if record.predicted:
+            target = self._target(record)
+            if target is None or record.estimate != keys.estimate_key(target):
+                return False
+        return self.builds(record)
+
+    def rank(self, record: Record) -> tuple:
+        """A sort key: measured before predicted, those that count today before others, then the lower score."""
+        return record.predicted, not self.counts(record), record.score
+
+    def _target(self, record: Record):
+        from tvm_mobilenet import targets
+
+        name = target_name(record.target)
+        if name not in self._targets:
+            shipped = name in targets.names() and name != "host"
+            self._targets[name] = targets.load(name) if shipped else None
+        return self._targets[name]
+
+    def _code(self, record: Record) -> str:
+        key = record.layer, identity(record.decisions), target_name(record.target)
+        if key not in self._codes:
+            self._codes[key] = ""
+            with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):  # of a schedule that is no more
+                if target := self._target(record):
+                    self._codes[key] = keys.code_key(Layer.parse(record.layer), record.decisions, target)
+        return self._codes[key]
+
+
+def best(records: Iterable[Record], today: Today | None = None) -> dict[tuple[str, str], Record]:
     """The record that wins for each layer and core."""
-    winners: dict[tuple[str, str], Record] = {}
+    today, groups = today or Today(), {}
     for record in records:
-        if record.cost is not None and (record.key not in winners or rank(record) < rank(winners[record.key])):
-            winners[record.key] = record
-    return winners
+        if record.cost is not None:
+            groups.setdefault(record.key, []).append(record)
+    return {key: min(group, key=today.rank) if len(group) > 1 else group[0] for key, group in groups.items()}
 
 
-def tidy(path: str | os.PathLike, refuses: Callable[[Record], bool] = lambda record: False) -> None:
+def tidy(
+    path: str | os.PathLike, refuses: Callable[[Record], bool] = lambda record: False, today: Today | None = None
+) -> None:
     """Leave one line a layer, core, target and kind of cost, sorted, so that a diff of the log says what changed.
 
     Lines that are no records stay. So does the best of those that ``refuses`` says no schedule takes, beside the best
@@ -245,7 +281,7 @@ def tidy(path: str | os.PathLike, refuses: Callable[[Record], bool] = lambda rec
         for record in records:
             key = record.core, record.layer, target_name(record.target), record.predicted, refuses(record)
             groups.setdefault(key, []).append(record)
-        return [winner for key in sorted(groups) for winner in best(groups[key]).values()]
+        return [winner for key in sorted(groups) for winner in best(groups[key], today).values()]
 
     Journal(path).rewrite(choose)
 
@@ -278,23 +314,26 @@ class TuneLogs:
 
     def __init__(self, paths: Iterable[str | os.PathLike], target):
         self._core = core = target.core
+        self._paths = [Path(path) for path in paths]
         self._by_layer: dict[str, list[Known]] = {}
-        for path in paths:
-            records = sorted(
-                (r for r in Journal(path).records() if r.core == core.name and r.cost is not None),
-                key=lambda r: (r.predicted, target_name(r.target) != target.name, *rank(r)),
-            )
-            for record in records:
-                self._by_layer.setdefault(record.layer, []).append(Known(record, Path(path)))
-        for known in self._by_layer.values():
-            known.sort(key=lambda k: k.record.predicted)  # stable: the order of the logs stays
+        for path in self._paths:
+            for record in Journal(path).records():
+                if record.core == core.name and record.cost is not None:
+                    self._by_layer.setdefault(record.layer, []).append(Known(record, path))
+        self._target, self._today = target, Today(target)
         self._checked: dict[str, Known | None] = {}
 
     def find(self, layer) -> Known | None:
         """What is known of a layer and still valid for today's schedule, or None; what is not is named in a warning."""
         if layer.name not in self._checked:
-            self._checked[layer.name] = next(filter(self._valid, self._by_layer.get(layer.name, ())), None)
+            known = self._by_layer.get(layer.name, [])
+            ordered = sorted(known, key=self._order) if len(known) > 1 else known
+            self._checked[layer.name] = next(filter(self._valid, ordered), None)
         return self._checked[layer.name]
+
+    def _order(self, known: Known) -> tuple:
+        record, other = known.record, target_name(known.record.target) != self._target.name
+        return record.predicted, self._paths.index(known.source), other, *self._today.rank(record)
 
     def layers(self) -> list[str]:
         """The names of all layers that a log knows, valid or not."""
@@ -302,7 +341,6 @@ class TuneLogs:
 
     def _valid(self, known: Known) -> bool:
         from tvm_mobilenet import schedules
-        from tvm_mobilenet.layer import Layer
 
         record = known.record
         try:

@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 from tests.support.fake_board import Costs, Fails, cost_of
@@ -18,6 +19,7 @@ from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationErro
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
+from tvm_mobilenet.tuning import search
 from tvm_mobilenet.tuning import session as tuning
 
 VERBS = sorted(__main__.verbs())
@@ -302,12 +304,20 @@ def test_a_layer_of_which_nothing_runs_is_named(network, tmp_path):
 
 
 def test_another_target_or_schedule_starts_anew(network, tmp_path, monkeypatch):
-    from tvm_mobilenet.tuning import session as tuning
-
     tuned(network, tmp_path)
-    monkeypatch.setattr(tuning, "fingerprint", lambda: "changed")
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "sources_key", lambda: "changed")
+        patched.setattr(keys, "code_key", lambda *_: "changed")
+        assert tuned(network, tmp_path).new_trials == 60
+
+
+def test_another_cost_model_estimates_the_best_again_and_searches_nothing(network, tmp_path, monkeypatch):
+    first = tuned(network, tmp_path)
+    monkeypatch.setattr(keys, "estimate_key", lambda target: "changed")
     again = tuned(network, tmp_path)
-    assert again.new_trials == 60
+    assert 0 < again.new_trials <= len(first.layers) * (1 + search.AGAIN)
+    assert [a.decisions for a in again.layers] == [f.decisions for f in first.layers]
+    assert tuned(network, tmp_path).new_trials == 0
 
 
 def test_ctrl_c_leaves_a_usable_log(network, tmp_path):

@@ -252,7 +252,8 @@ sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from pathlib import Path
 from tests.support.fake_board import Costs
 from tests.tuning.test_search import space
-from tvm_mobilenet import console, schedules, targets, tune
+from tvm_mobilenet import schedules, targets, tune
+from tvm_mobilenet.cli import entry
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tune_logs.log import Journal, shipped
 from tvm_mobilenet.models.options import ModelOptions

@@ -245,7 +245,7 @@ def test_prices_of_other_targets_boards_logs_or_code_do_not_count(pool, tmp_path
     assert runs(RPI4, log=log) == 0  # there is none yet
     Journal(log).append(Record(layer="pointwise m49 n64 k32 f32", core="cortex-a72", decisions={}, cost=1.0))
     assert runs(RPI4, log=log) == 1 and runs(RPI4, log=log) == 0
-    monkeypatch.setattr(pricing, "fingerprint", lambda: "other schedules")
+    monkeypatch.setattr(pricing.keys, "sources_key", lambda: "other schedules")
     assert runs(RPI4) == 1
 
 

@@ -12,7 +12,7 @@ import time
 import warnings
 
 import pytest
-from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs import keys, log
 from tvm_mobilenet.tune_logs.journal import LONGEST_LINE, Journal, TornLineWarning, cut
 from tvm_mobilenet.tune_logs.log import Record, TuneLogs, trials_of
 
@@ -45,7 +45,7 @@ BAD = {
     "balance bool": changed(balance=False),
     "target number": changed(target=5),
     "target null": changed(target=None),
-    "schedule list": changed(schedule=[1]),
+    "sources list": changed(sources=[1]),
     "board number": changed(board=1),
     "unit list": changed(unit=[]),
     "unit of another kind": changed(unit="s"),
@@ -116,7 +116,8 @@ def test_a_log_of_bad_lines_ends_neither_build_nor_search(tmp_path):
     space = schedules.space(layer, target.core)
     best = {**space.default}
     path = tmp_path / "log.jsonl"
-    good = {**PREDICTED, "decisions": best, "target": log.target_key(target), "schedule": log.fingerprint()}
+    good = {**PREDICTED, "decisions": best, "target": log.target_key(target), "sources": keys.sources_key()}
+    good["estimate"] = keys.estimate_key(target)
     name = next(k for k, v in best.items() if type(v) is int)
     wrong = [{**good, "cost": 1.0, "decisions": {**best, name: v}} for v in (10**9, -4, "4", True, float(best[name]))]
     path.write_bytes(b"\n".join([*BAD.values(), *(json.dumps(w).encode() for w in wrong), json.dumps(good).encode()]))
@@ -272,7 +273,7 @@ def test_an_editors_last_line_without_its_end_is_no_torn_one(tmp_path):
 
 REWRITER = """
 import sys
-from tvm_mobilenet import journal, log
+from tvm_mobilenet.tune_logs import journal, log
 real = journal._write_at
 def slowly(fd, data, offset):  # a page at a time, as a killed process may leave it
     for at in range(0, len(data), 512):
@@ -312,7 +313,8 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path):
         Journal(path).append(Record(**{**GOOD, "layer": f"layer {i}"}))
     before = path.read_bytes()
     code = (
-        "import resource, signal, sys; from tvm_mobilenet import log; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal, sys; from tvm_mobilenet.tune_logs import log\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 1000},) * 2)\n"
         "log.tidy(sys.argv[1])"
     )
@@ -326,20 +328,19 @@ def test_texts_for_people_can_be_printed():
 
 
 def test_records_of_levels_do_not_mix(tmp_path, monkeypatch):
-    from tvm_mobilenet.targets import host
+    from tvm_mobilenet.targets import cpu, host
 
     from tvm_mobilenet import targets
-    from tvm_mobilenet.boards.agent import facts
 
     monkeypatch.setattr(host.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(facts, "features", lambda *_: list(host._V4))
+    monkeypatch.setattr(cpu, "features", lambda *_: list(host._V4))
     machines = {}
     for name in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
         monkeypatch.setenv(host.VARIABLE, name)
         machines[name] = targets.load("host")
     monkeypatch.delenv(host.VARIABLE)
     own = targets.load("host")
-    monkeypatch.setattr(facts, "features", lambda *_: list(host._V3))
+    monkeypatch.setattr(cpu, "features", lambda *_: list(host._V3))
     other = targets.load("host")
     path = tmp_path / "log.jsonl"
     for cost, target in enumerate((*machines.values(),), 1):

@@ -9,18 +9,19 @@ import time
 import warnings
 
 import pytest
-from tvm_mobilenet.tune_logs import log
+from tvm_mobilenet.tune_logs import keys, log
 from tvm_mobilenet.tune_logs.log import Journal, Record, TornLineWarning, TuneLogs
 
+from tvm_mobilenet import targets
 from tvm_mobilenet.errors import TvmMobilenetError
 
 POINTWISE = "pointwise m196 n512 k512 f32 relu6"
 
 
-def record(cost=100.0, layer=POINTWISE, schedule="now", core="cortex-a72", **fields) -> Record:
+def record(cost=100.0, layer=POINTWISE, core="cortex-a72", **fields) -> Record:
     if cost is None:
         fields.setdefault("failure", "wild: illegal instruction")
-    return Record(layer=layer, core=core, decisions={"tile_m": 7}, cost=cost, schedule=schedule, **fields)
+    return Record(layer=layer, core=core, decisions={"tile_m": 7}, cost=cost, **fields)
 
 
 def test_a_line_is_readable_and_comes_back(tmp_path):
@@ -116,7 +117,7 @@ def test_a_line_that_is_no_record_is_skipped_by_name(tmp_path):
 
 WRITER = """
 import sys
-from tvm_mobilenet import log
+from tvm_mobilenet.tune_logs import log
 for i in range(150):
     log.Journal(sys.argv[1]).append(log.Record(layer=sys.argv[2], core="c", decisions={"i": i}, cost=1.0 + i))
     if i % 10 == 0:
@@ -162,9 +163,12 @@ def test_a_kill_at_any_moment_tears_at_most_the_last_line(tmp_path):
 
 
 def test_measured_beats_predicted_and_today_beats_yesterday():
-    today = log.fingerprint()
-    slow, fast = record(200, schedule=today), record(100, schedule=today)
-    stale, measured = record(50, schedule="old"), record(1.0, unit="s", predicted=False, schedule="old")
+    target = targets.load("rpi4")
+    today = {"sources": keys.sources_key(), "estimate": keys.estimate_key(target), "target": log.target_key(target)}
+    slow, fast = record(200, **today), record(100, **today)
+    stale = record(50, **{**today, "sources": "old"})
+    assert log.best([fast, record(50, **{**today, "estimate": "old"})])[fast.key] == fast
+    measured = record(1.0, unit="s", predicted=False, sources="old")
     assert log.best([slow, fast, stale, record(None)])[fast.key] == fast
     assert log.best([fast, measured, slow])[fast.key] == measured
     assert log.best([stale])[fast.key] == stale
@@ -180,13 +184,6 @@ def test_tidy_leaves_one_line_of_each_kind(tmp_path):
         ("pointwise", 9.0),
         ("pointwise", 2),
     ]
-
-
-class Target:
-    name = "rpi4"
-
-    class core:
-        name = "cortex-a72"
 
 
 @pytest.fixture
@@ -211,7 +208,7 @@ def _log(path, *rows):
 def _find(*paths):
     from tvm_mobilenet.layer import Layer
 
-    known = TuneLogs(paths, Target).find(Layer.parse(POINTWISE))
+    known = TuneLogs(paths, targets.load("rpi4")).find(Layer.parse(POINTWISE))
     return known and (known.record.decisions["tile_m"], known.source.name)
 
 

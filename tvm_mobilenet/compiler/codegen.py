@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tvm_mobilenet import packages
+from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
 from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
@@ -51,39 +52,6 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
         obj = os.path.join(folder, "kernels.o")
         built.mod.write_to_file(obj)
         return link([obj], target, path, linker)
-
-
-def lowering() -> str:
-    """The name under which TVM knows our pipeline from a loop nest to what LLVM takes.
-
-    It is TVM's own for schedulable TIR without the passes that plain, already unrolled nests have no use for: lowering
-    of
-    blocks, threads and GPU memory, and what LLVM repeats. A chain of five takes 3 s instead of 60. Simplifying indices
-    has to stay: without it LLVM keeps accumulators in memory, and pointwise layers take 2.4 times the cycles.
-    """
-    import tvm
-    from tvm import s_tir, tirx
-    from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
-    from tvm.tirx.compilation_pipeline import PIPELINE_MAP
-
-    def pipeline():
-        passes = [
-            s_tir.transform.CanonicalizeLoop(),
-            tirx.transform.FlattenBuffer(),
-            tirx.transform.NarrowDataType(32),
-            tirx.transform.VectorizeLoop(True),
-            tirx.transform.StorageRewrite(),
-            tirx.transform.UnrollLoop(),
-            tirx.transform.StmtSimplify(),
-            tirx.transform.VerifyMemory(),
-            tirx.transform.AnnotateEntryFunc(),
-            tirx.transform.SplitHostDevice(),
-            tirx.transform.MakePackedAPI(),
-        ]
-        return tvm.transform.Sequential(passes), finalize_host_passes, finalize_device_passes
-
-    PIPELINE_MAP["tvm_mobilenet"] = pipeline
-    return "tvm_mobilenet"
 
 
 def build_executable(lowered, target: Target, path: str | Path, linker: str | None = None) -> Path:

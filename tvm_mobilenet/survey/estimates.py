@@ -22,14 +22,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, typed
-from tvm_mobilenet.tune_logs.log import UNITS, consulted, fingerprint, target_key
+from tvm_mobilenet.tune_logs.log import UNITS, consulted, target_key
 from tvm_mobilenet.tuning.workers import Workers
 
 JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
@@ -204,7 +205,7 @@ def code_bytes(library: str | os.PathLike) -> int:
 
 def basis_of(target, log: Path | None = None) -> str:
     """A short hash of what decides how a network is built and priced, besides the target: code, TVM, and tune logs."""
-    digest = hashlib.sha256(f"{fingerprint()} {metadata.version('apache-tvm')}".encode())
+    digest = hashlib.sha256(f"{keys.sources_key()} {keys.estimate_key(target)}".encode())
     for name in _BUILDS:
         place = resources.files("tvm_mobilenet") / name
         files = [place] if place.is_file() else [f for f in place.iterdir() if f.name.endswith(".py")]

@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass
 
 from tvm_mobilenet.terminal.titles import title
-from tvm_mobilenet.tune_logs.log import fingerprint, target_key, trials_of
+from tvm_mobilenet.tune_logs.log import Today, identity, target_name, trials_of
 from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
-from tvm_mobilenet.tuning.search import identity
 from tvm_mobilenet.tuning.workers import Workers
 
 TIME_LIMIT = 90.0  # seconds of prediction; layers that are not reached are left out
@@ -98,10 +97,11 @@ def find(work, linker: str | None = None, workers: int = 2, limit: float = TIME_
 def _known(work, best: dict) -> dict[str, float]:
     """Predicted cycles from the trial log, by layer."""
     points = {(name, identity(record.decisions)) for name, record in best.items()}
-    today = fingerprint(), target_key(work.target)
+    today = Today(work.target)
     found = {}
     for record in trials_of(work.log).records():
         at = record.layer, identity(record.decisions)
-        if record.predicted and record.cost is not None and at in points and (record.schedule, record.target) == today:
+        mine = target_name(record.target) == work.target.name
+        if mine and record.predicted and record.cost is not None and at in points and today.counts(record):
             found[record.layer] = record.cost
     return found

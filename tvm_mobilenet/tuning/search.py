@@ -18,7 +18,6 @@ log.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 import time
@@ -26,17 +25,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.tune_logs.log import Record
+from tvm_mobilenet.tune_logs.log import Record, identity
 
 LISTED = 1_000  # points at most for a space to be listed; a larger one is sampled
 PROPOSALS = 4  # of the sampler, until one is valid and new
+AGAIN = 3  # points of a layer that are estimated again when the cost model has changed, the best first
 FAILED_IN_A_ROW = 8  # candidates from the first one on, after which a search gives up
 STALE_BEFORE_NEAR = 6  # trials without gain after which a layer asks its near layers again
-
-
-def identity(decisions: dict) -> str:
-    """The same text for the same decisions."""
-    return json.dumps(decisions, sort_keys=True)
 
 
 @dataclass
@@ -65,6 +60,7 @@ class LayerSearch:
     starts: list[dict] = field(default_factory=list)
     tried: dict[str, Record] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)  # tried before today's estimates; not tried again
     confirmed: set[str] = field(default_factory=set)  # points whose whole kernel was run and found right
     best: Record | None = None
     stale: int = 0
@@ -96,12 +92,12 @@ class LayerSearch:
 
     @property
     def done(self) -> bool:
-        return len(self.tried) + len(self.running) >= self.most
+        return len(self.tried) + len(self.running) + len(self.passed) >= self.most
 
     @property
     def searched(self) -> bool:
         """Whether no trial is left, nor one still running."""
-        return len(self.tried) >= self.most
+        return len(self.tried) + len(self.passed) >= self.most
 
     @property
     def gain(self) -> float:
@@ -115,6 +111,17 @@ class LayerSearch:
         seconds = self.seconds / max(1, len(self.tried))
         return self.count * above / (self.stale + 3 + 2 * len(self.running)) ** 2 / max(seconds, 0.05)
 
+    def estimate_again(self, records: list[Record]) -> None:
+        """Take in trials whose code is today's, but whose costs are not: the best few are tried again, the others count
+        as tried."""
+        ordered = sorted((r for r in records if r.cost is not None), key=lambda r: r.score)
+        best = [r.decisions for r in ordered if not self.space.valid(r.decisions)][:AGAIN]
+        self.starts += [decisions for decisions in best if decisions not in self.starts]
+        retried = {identity(decisions) for decisions in self.starts}
+        for record in records:
+            if (key := identity(record.decisions)) not in retried:
+                self.passed.add(key)
+
     def settle(self, record: Record) -> None:
         """Take a run of the whole kernel in place of the point's sample; another point may be best then."""
         key = identity(record.decisions)
@@ -127,6 +134,7 @@ class LayerSearch:
         """Take note of a trial; whether it is the best so far."""
         key = identity(record.decisions)
         self.running.discard(key)
+        self.passed.discard(key)
         self.tried[key] = record
         if record.whole and record.cost is not None:
             self.confirmed.add(key)
@@ -145,15 +153,14 @@ class LayerSearch:
         if self.done:
             return None
         for decisions in self._candidates():
-            key = identity(decisions)
-            if key not in self.tried and key not in self.running:
-                self.running.add(key)
+            if self._new(decisions):
+                self.running.add(identity(decisions))
                 return decisions
         return None
 
     def _new(self, decisions: dict) -> bool:
         key = identity(decisions)
-        return key not in self.tried and key not in self.running
+        return key not in self.tried and key not in self.running and key not in self.passed
 
     def _candidates(self) -> Iterator[dict]:
         while self.starts:

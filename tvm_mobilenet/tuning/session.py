@@ -15,9 +15,21 @@ from pathlib import Path
 
 from tvm_mobilenet import schedules
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.tune_logs.log import Journal, Record, TuneLogs, consulted, fingerprint, target_key, tidy, trials_of
+from tvm_mobilenet.tune_logs import keys
+from tvm_mobilenet.tune_logs.log import (
+    Journal,
+    Record,
+    Today,
+    TuneLogs,
+    consulted,
+    identity,
+    target_key,
+    target_name,
+    tidy,
+    trials_of,
+)
 from tvm_mobilenet.tuning.candidate import Candidate
-from tvm_mobilenet.tuning.search import LayerSearch, Search, identity, near
+from tvm_mobilenet.tuning.search import LayerSearch, Search, near
 from tvm_mobilenet.tuning.workers import Workers
 
 TRIALS = 64  # a layer
@@ -77,10 +89,20 @@ def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -
 
 
 def resume(work: Work, searching) -> int:
-    """Take in the trials of earlier runs that still count: same target, board, schedules and core model."""
-    same = (work.target.core.name, target_key(work.target), work.board, fingerprint())
-    records = trials_of(work.log).records()
-    return searching.resume([r for r in records if (r.core, r.target, r.board, r.schedule) == same])
+    """Take in the trials of earlier runs that still count: same target and board, the same code today.
+
+    Where a prediction was made by another cost model or from other figures of the core, the code is estimated again,
+    but the layer is not searched again.
+    """
+    today, name = Today(work.target), target_name(target_key(work.target))
+    same, again = [], []
+    for record in trials_of(work.log).records():
+        mine = record.core == work.target.core.name and target_name(record.target) == name
+        if mine and record.board == work.board and record.layer in work.searches and today.builds(record):
+            (same if today.counts(record) else again).append(record)
+    for layer in work.searches.values():
+        layer.estimate_again([record for record in again if record.layer == layer.name])
+    return searching.resume(same)
 
 
 def search(
@@ -111,7 +133,8 @@ def search(
         "in_order": work.target.core.in_order,
         "target": target_key(work.target),
         "board": work.board,
-        "schedule": fingerprint(),
+        "estimate": "" if work.measured else keys.estimate_key(work.target),
+        "sources": keys.sources_key(),
         "versions": versions(),
     }
 
@@ -120,6 +143,7 @@ def search(
         return Record(
             layer=layer.name,
             decisions=decisions,
+            code=code_of(layer, decisions),
             cost=found and found.cost,
             whole=done.job.whole,
             failure=done.failure,
@@ -133,6 +157,12 @@ def search(
             seconds=done.seconds,
             **facts,
         )
+
+    def code_of(layer, decisions: dict) -> str:
+        try:
+            return keys.code_key(Layer.parse(layer.name), decisions, work.target)
+        except (ValueError, KeyError, TypeError):  # no schedule takes them: the trial says so
+            return ""
 
     def candidate_of(name: str, decisions: dict) -> Candidate:
         return Candidate(name, decisions, whole=work.measured or Layer.parse(name).mult_adds <= WHOLE_MULT_ADDS)
@@ -156,7 +186,7 @@ def search(
         _warn_of_failures(work)
     finally:
         if work.log.exists():
-            tidy(work.log, work.refuses)
+            tidy(work.log, work.refuses, Today(work.target))
     return ended, sum(len(layer.tried) for layer in work.searches.values()) - before
 
 

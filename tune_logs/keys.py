@@ -1,0 +1,105 @@
+"""What a record's cost depends on, as two short hashes: its code, and what estimated it.
+
+A record counts as today's while both are the same. Where the estimate's alone differs, the same machine code is
+estimated again, but not searched again.
+
+- The **code key** is of the kernel that the schedule makes of a layer and its decisions, without names, with the
+  target that LLVM compiles for, the passes of `compiler.lowering` and the version of TVM.
+- The **estimate key** is of the virtual board, its cost model and the facts of the target and its core.
+
+Building a kernel takes a hundredth of a second, that of a fused block a third of one, so a record also keeps a hash of
+the schedules' sources: where that is today's, the code is too.
+
+Comments, docstrings and the layout of a source count in none of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from importlib import metadata, resources
+
+LENGTH = 12  # characters of a key
+
+
+def code_key(layer, decisions: dict, target) -> str:
+    """The key of the machine code of a layer under these decisions, built for a target.
+
+    Parameters
+    ----------
+    layer : Layer
+    decisions : dict
+        As ``schedules.kernel`` takes them.
+    target : targets.Target
+    """
+    import tvm_ffi
+
+    from tvm_mobilenet import schedules
+
+    kernel = schedules.kernel(layer, decisions).without_attr("global_symbol")
+    body = tvm_ffi.structural_hash(kernel, map_free_vars=True)
+    llvm = sorted(target.llvm_target().items())
+    return _digest([repr((body, llvm, _tvm())), _compiler()])
+
+
+@lru_cache(maxsize=8)
+def estimate_key(target) -> str:
+    """The key of what the virtual board predicts from for a target, besides the code."""
+    here = resources.files("tvm_mobilenet")
+    folders = [here / "boards" / "cost", here / "boards" / "virtual"]
+    files = [file for folder in folders for file in folder.iterdir()]
+    files += [here / "boards" / "plan_runner.py", here / "compiler" / "plan.py"]
+    return _digest([*_contents(files), repr(target.facts())])
+
+
+@cache
+def sources_key() -> str:
+    """The key of the sources that make kernels: while it is the same, equal decisions give equal code."""
+    schedules = resources.files("tvm_mobilenet.schedules")
+    files = [file for folder in (schedules, schedules / "in_order") for file in folder.iterdir()]
+    files += [resources.files("tvm_mobilenet") / "layer.py"]
+    return _digest([*_contents(files), _compiler(), _tvm()])
+
+
+@cache
+def _tvm() -> str:
+    """The version of TVM; empty where there is none, as where logs are only read."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version("apache-tvm")
+    return ""
+
+
+@cache
+def _compiler() -> str:
+    return "".join(_contents([resources.files("tvm_mobilenet") / "compiler" / "lowering.py"]))
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:LENGTH]
+
+
+def _contents(files: Iterable) -> list[str]:
+    """The content of Python and C sources, in the order of their names."""
+    found = []
+    for file in sorted(files, key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            found.append(_code_alone(file.read_text(encoding="utf-8")))
+        elif file.name.endswith(".c"):
+            found.append(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _code_alone(source: str) -> str:
+    """A Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
