@@ -175,6 +175,14 @@ def test_without_its_extras_a_verb_says_what_to_install(environment, copy, tmp_p
     assert "Traceback" not in done.stderr and not done.stdout
 
 
+@pytest.mark.parametrize("verb", ["tune", "verify"])
+def test_a_python_without_anything_is_told_what_to_install(verb):
+    """README's commands call `.venv/bin/python`; who types `python` meets the system's, which has not even numpy."""
+    done = run(sys.executable, "-S", "-m", f"tvm_mobilenet.{verb}", "--help", cwd=ROOT)
+    assert done.returncode == 3 and f"{verb} needs numpy, rich, which are not installed here" in done.stderr
+    assert "-m pip install -e ." in done.stderr and "Traceback" not in done.stderr
+
+
 # ---- pins
 
 

@@ -3,6 +3,7 @@
 Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch.
 """
 
+import sys
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -12,3 +13,8 @@ __version__ = "0.1.0"
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "schedules" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
+
+if sys.argv[:1] == ["-m"]:
+    from tvm_mobilenet import packages
+
+    packages.started_as_a_verb()

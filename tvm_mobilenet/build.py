@@ -18,9 +18,12 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.compiler.decide import decide
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Layers, Words
+
+OTHER_ARCHIVES = (".zip", ".tar", ".tar.xz", ".tar.bz2", ".tar.zst", ".7z", ".whl", ".deb")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class BuildResult:
         The weights are random numbers.
     preprocess : dict or None
         How an image becomes the input, and which of that is assumed; None when it takes no images.
+    bundle : path or None
+        Where what a device needs was packed, after its code was run and found right.
+    bundle_bytes : int or None
+        Of its archive, or of all files in its folder.
     """
 
     folder: Path
@@ -52,14 +59,19 @@ class BuildResult:
     scratch_bytes: int
     seeded: bool = False
     preprocess: dict | None = None
+    bundle: Path | None = None
+    bundle_bytes: int | None = None
 
     def summary(self) -> str:
-        """For people, one line."""
+        """For people, a line, and one of the bundle."""
         mib = 1 << 20
-        return (
+        line = (
             f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
             f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB"
         )
+        if self.bundle is None:
+            return line
+        return f"{line}\nbundle    {self.bundle}: {self.bundle_bytes / mib:.1f} MiB, its code run and found right"
 
 
 def build(
@@ -102,7 +114,6 @@ def build(
     from tvm_mobilenet.compiler import module as built
     from tvm_mobilenet.compiler.lower import lower_layers
     from tvm_mobilenet.compiler.plan import plan_of
-    from tvm_mobilenet.errors import TvmMobilenetError, reason
 
     if network is None:
         from tvm_mobilenet.cli.notices import announce
@@ -134,6 +145,7 @@ def build(
     if bundle is not None:
         from tvm_mobilenet.bundle.pack import make
 
+        console.say(f"running the bundle's code for {bundle}")
         make(folder, lowered=lowered, network=network, target=target, linker=linker, embed_weights=embed_weights).write(
             bundle
         )
@@ -149,6 +161,8 @@ def build(
         plan.scratch_bytes,
         info["seeded"],
         info["preprocess"],
+        bundle,
+        bundle and sum(p.stat().st_size for p in (bundle.iterdir() if bundle.is_dir() else [bundle])),
     )
 
 
@@ -164,6 +178,8 @@ def print_result(result: BuildResult) -> None:
 
 def bundle_path(text: str) -> Path:
     """An argparse type: where a bundle is packed, an archive or a folder."""
+    if text.endswith(OTHER_ARCHIVES):
+        raise TvmMobilenetError(f"--bundle {text}: a bundle is a .tar.gz archive or a folder", "name it FILE.tar.gz")
     return (output_file if text.endswith((".tar.gz", ".tgz")) else folder_to_write)(text)
 
 

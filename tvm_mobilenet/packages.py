@@ -54,6 +54,7 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "pytest": Package("pytest", "test"),
     "xdist": Package("pytest-xdist", "test"),
 }
+STARTING = ("numpy", "rich")  # what verbs import before they know their arguments
 VIRTUAL = ("ziglang", "unicorn", "capstone", "elftools")  # the virtual board
 SEARCH = ("optuna",)
 ENGINES = {"tvm": "tvm", "onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "ncnn": "ncnn"}  # that bench runs
@@ -120,13 +121,30 @@ def missing(what: str, modules: Iterable[str] | dict[str, str]) -> MissingDepend
 
 
 def remedy(*modules: str) -> str:
-    """The command that installs what brings modules into the Python that runs."""
+    """The command that installs what brings modules into the Python that runs; names the checkout's own, if any."""
     root = checkout()
     if root is None:
         return pip_install(*dict.fromkeys(_requirement(name) for name in modules))
     extras = ",".join(dict.fromkeys(MODULES[name].extra for name in modules if MODULES[name].extra))
     where = _short(root) + (f"[{extras}]" if extras else "")
-    return pip_install("-e", where, "-c", _short(root / "constraints.txt"))
+    command = pip_install("-e", where, "-c", _short(root / "constraints.txt"))
+    own = root / ".venv" / "bin" / "python"
+    if own.exists() and Path(sys.prefix).resolve() != (root / ".venv").resolve():
+        return f"run {_short(own)}, which README's command set up, or install it here: {command}"
+    return command
+
+
+def started_as_a_verb() -> None:
+    """End with a message where `python -m` is about to import a verb that lacks packages of the base installation.
+
+    `doctor` imports without them, to say more.
+    """
+    verb = next((word for word in sys.orig_argv if word.startswith("tvm_mobilenet.")), "")
+    absent = [name for name in STARTING if importlib.util.find_spec(name) is None]
+    if absent and verb not in ("", "tvm_mobilenet.doctor"):
+        error = missing(verb.removeprefix("tvm_mobilenet."), absent)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code)
 
 
 def missing_dependency(error: BaseException) -> MissingDependencyError | None:

@@ -64,6 +64,7 @@ _HINTS = (
     (r"No space left", "free some space there, or ship with a smaller --keep"),
     (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
     (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
+    (r"Could not resolve|No route to host", "is the board on, and its name right?"),
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
     (
         r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe",
@@ -178,7 +179,8 @@ class Destination:
             what = "\n".join(filter(None, (out, words))) or f"exit code {done.returncode}"
             what = f"connection lost: {what}" if done.returncode == _LOST and self.command else what
             hint = next(
-                (h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)), "the old version is in place"
+                (h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)),
+                "`current` is what it was: an older version, or none yet",
             )
             raise BoardError(f"{self.text}: {what[-600:]}", hint)
         return out

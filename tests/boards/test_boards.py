@@ -1,5 +1,7 @@
 """The virtual board: right results, exact counts, and faults that stay where they belong."""
 
+import os
+import signal
 import struct
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from tests.support.assembly import LOAD_DATA, assemble
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import PredictedCycles, Seconds, open_board
+from tvm_mobilenet.boards.virtual import accesses
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.boards.virtual.kernel_run import KernelFault
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
@@ -384,6 +387,31 @@ def test_wrong_arguments_give_the_kernels_own_words(built):
         assert "Error" in e.value.reason  # TVM's own message, read out of emulated memory
         args, expected = operands()
         module.call("serial", args)
+    np.testing.assert_allclose(args[-1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_a_kernel_whatever_code_it_meets(built, monkeypatch, number):
+    """What a signal's handler raises within a callback of the emulator is lost, and the verb ran on to its end."""
+    before, came = accesses.Follower._program, []
+
+    def program(self, start):
+        if not came:
+            came.append(start)
+            os.kill(os.getpid(), number)
+        return before(self, start)
+
+    monkeypatch.setattr(accesses.Follower, "_program", program)
+    handler = signal.signal(number, signal.default_int_handler)
+    try:
+        with VirtualBoard(targets.load("rpi4")).load(built("rpi4")) as module:
+            args, expected = operands()
+            with pytest.raises(KeyboardInterrupt):
+                module.call("serial", args, memory=True)
+            assert came and signal.getsignal(number) is signal.default_int_handler
+            module.call("serial", args, memory=True)
+    finally:
+        signal.signal(number, handler)
     np.testing.assert_allclose(args[-1], expected, atol=1e-5)
 
 

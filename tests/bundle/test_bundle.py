@@ -174,6 +174,10 @@ def test_a_photograph_gets_the_same_label_by_every_way(host, tmp_path):
         assert [label for label, _ in n.classify(photo)] == best
     done = run(sys.executable, host.folder / "mobilenet.py", photo)
     assert told(done.stdout) == told("\n".join(lines)) and done.stderr.count("weights are seeded") == 1
+    done = run(sys.executable, host.folder / "mobilenet.py", "classify", photo, photo)
+    assert done.stdout.count(f"{photo}:\n") == 2 and told("\n".join(lines)) == told(done.stdout.split(":\n")[2])
+    done = run(host.folder / "mobilenet", "classify", photo)
+    assert done.returncode == 1 and "is a compressed picture: save it as .ppm, or use mobilenet.py" in done.stderr
 
 
 def test_seeded_weights_are_said_and_scores_are_probabilities(host):

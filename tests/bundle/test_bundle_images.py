@@ -178,3 +178,10 @@ def test_imagenets_names_travel_with_their_licence(tmp_path, classes):
     assert "torchvision" in one.bundle.manifest["labels_source"] and "assumed" in one.bundle.manifest["labels_source"]
     assert "torchvision" in run(one.folder / "mobilenet", "info").stdout
     assert run(one.folder / "mobilenet", "selftest").returncode == 0
+
+
+def test_python_without_numpy_says_what_it_needs():
+    done = subprocess.run(
+        [sys.executable, "-S", bundles.RUNTIME / "mobilenet.py", "x.jpg"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "needs numpy" in done.stderr and "Traceback" not in done.stderr

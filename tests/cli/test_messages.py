@@ -150,6 +150,7 @@ WRONG = [
     (["build", "--weights", "folder"], 2, "--weights folder is a folder"),
     (["build", "--input", "none.jpg"], 2, "--input none.jpg: no such file"),
     (["doctor", "--board", "foo://x"], 2, "foo"),
+    (["build", "--bundle", "b.zip"], 2, "--bundle b.zip: a bundle is a .tar.gz archive or a folder"),
     (["ship", "--bundle", "none.tar.gz", "--to", "b"], 2, "none.tar.gz is no whole bundle: no such file"),
     (["ship", "--bundle", "text.onnx", "--to", "b"], 2, "text.onnx is no whole bundle"),
 ]

@@ -22,9 +22,10 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
         tried, done = sum(len(layer.tried) for layer in layers), sum(layer.searched for layer in layers)
         costs = [(layer.count * layer.best.cost, layer.count * layer.floor) for layer in layers if layer.best]
         cost, floor = (sum(c) for c in zip(*costs, strict=True)) if costs else (0.0, 0.0)
-        state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
-        if len(costs) == len(layers) and floor:
-            state += f", {cost / floor:.2f} x the floor"
+        state = f"{len(costs)} of {len(layers)} layers have a cost"
+        if len(costs) == len(layers):
+            state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
+            state += f", {cost / floor:.2f} x the floor" if floor else ""
         left = console.duration(max(0.0, time_limit - searching.spent))
         return f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
 
@@ -75,7 +76,8 @@ def totals_of(result: TuneResult) -> list[str]:
             multiple = f", {cost / result.floor:.2f} x the floor" if result.floor and name != "floor" else ""
             ms = console.number(result.milliseconds(cost))
             what = " of arithmetic" if name == "of it" else ""
-            lines.append(f"{name:9} {console.number(cost)} {result.unit}{what}, {ms} ms {label} on 1 core{multiple}")
+            known = "at the core's peak rate" if name == "floor" and not result.predicted else label
+            lines.append(f"{name:9} {console.number(cost)} {result.unit}{what}, {ms} ms {known} on 1 core{multiple}")
     if result.tuned_all_cores is not None:
         ms = console.number(result.milliseconds(result.tuned_all_cores))
         lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")

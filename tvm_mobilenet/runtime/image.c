@@ -167,8 +167,8 @@ static void store(const mn_image *i, const uint8_t *row, int y, float *input) {
 int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, float *input) {
     int w = mn_model.image.width, h = mn_model.image.height, c = mn_model.image.channels;
     if (width < 1 || height < 1 || width > i->max_width || height > i->max_height || (stride && stride < 3 * (size_t)width))
-        return mn_fail(MOBILENET_ARGUMENT, "an image of %d x %d: 1 x 1 to %d x %d, as mobilenet_open was told", width,
-                       height, i->max_width, i->max_height);
+        return mn_fail(MOBILENET_ARGUMENT, "an image of %d x %d: from 1 x 1 to %d x %d is taken; shrink it, or open "
+                       "with a larger max_width and max_height", width, height, i->max_width, i->max_height);
     if (!stride) stride = 3 * (size_t)width;
     double sw = w / mn_model.image.crop, sh = h / mn_model.image.crop;
     if (!mn_model.image.squash) {

@@ -107,6 +107,9 @@ static int classify(mobilenet *m, const char *path, int top) {
         else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of float32");
         else if (channels == 1 && !(rgb = coloured(data + at, (size_t)width * (size_t)height))) code = fail("no memory");
         else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
+    } else if (!code && n > 4 && (!memcmp(data, "\xff\xd8\xff", 3) || !memcmp(data, "\x89PNG", 4))) {
+        fprintf(stderr, "error: %s is a compressed picture: save it as .ppm, or use mobilenet.py\n", path);
+        code = 1;
     } else if (!code) {
         const void *in = input;
         void *out = scores;

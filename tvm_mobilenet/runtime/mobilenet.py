@@ -18,8 +18,17 @@ from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        "error: mobilenet.py needs numpy: python3 -m pip install numpy, or apt-get install python3-numpy\n"
+        "  `mobilenet classify photo.ppm`, beside it, needs no Python"
+    )
 
+USAGE = "usage: python3 mobilenet.py IMAGE ...\nThe classes of each image; bench, selftest and info are of `mobilenet`."
 SEEDED = "weights are seeded random numbers: classes mean nothing; build with --weights FILE"
 
 
@@ -302,14 +311,21 @@ def _upright(opened):
 
 
 def _main(paths: list[str]) -> None:
+    if paths[:1] in (["-h"], ["--help"]):
+        print(USAGE)
+        return
     if not paths or paths[0].startswith("-"):
-        sys.exit("usage: python3 mobilenet.py IMAGE ...")
+        sys.exit(USAGE)
+    if paths[0] == "classify" and len(paths) > 1 and not Path(paths[0]).exists():  # as `mobilenet` has it
+        paths = paths[1:]
     try:
         with Mobilenet() as net:
             for path in paths:
                 scores = net.run_image(path)
-                if net.seeded:
+                if net.seeded and path == paths[0]:
                     print(f"note: {SEEDED}", file=sys.stderr)
+                if len(paths) > 1:
+                    print(f"{path}:")
                 for best in net.top(scores):
                     known = "" if best.probability is None else f"{100 * best.probability:6.2f} %  "
                     kind = "output" if net.classes == 1 else "class"

@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import signal
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import unicorn
@@ -276,17 +279,24 @@ class Emulator:
         self.uc.reg_write(self._registers["lr"], STUBS)
         for i, value in enumerate(arguments):
             self.uc.reg_write(self._registers[i], value)
-        pc = address
-        if not self._running:
-            self.counter.arm(budget)
+        if self._running:
+            return self._call(address)
+        self.counter.arm(budget)
+        with self._held_signals():
+            return self._call(address)
+
+    def _call(self, pc: int) -> int:
         self._running += 1
         try:
             while True:
                 self._stopped_by, self._bad_access = None, ""
                 try:
-                    self.uc.emu_start(pc, 0xFFFF_FFFC)
+                    if not self._signals:
+                        self.uc.emu_start(pc, 0xFFFF_FFFC)
                 except unicorn.UcError as e:
                     raise Fault(self._reason(e), self._pc()) from None
+                if self._signals:
+                    raise KeyboardInterrupt
                 if self.counter.struct.exhausted:
                     raise Fault("it does not come to an end within the budget of instructions", self._pc())
                 if not isinstance(self._stopped_by, int):
@@ -300,6 +310,35 @@ class Emulator:
             self._running -= 1
 
     _running = 0
+    _signals: tuple[int, ...] = ()  # that came while the emulator ran
+
+    @contextlib.contextmanager
+    def _held_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the emulator, and their own handlers run when it has stopped.
+
+        A handler runs in whatever Python code comes next. Here that is most often a callback of the emulator, and
+        what a callback raises is lost.
+        """
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            handlers = {number: handler for number, handler in known.items() if callable(handler)}
+
+        def note(number, _frame):
+            self._signals += (number,)
+            self.uc.emu_stop()
+
+        self._signals = ()
+        for number in handlers:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            came, self._signals = self._signals, ()
+            for number in came[:1]:
+                handlers[number](number, None)
 
     def _imported(self, index: int) -> int:
         back = self.uc.reg_read(self._registers["lr"])
