@@ -76,9 +76,10 @@ class VerifyResult:
         lines = []
         for c in self.outputs:
             lines.append(
-                f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} inputs: "
-                f"largest difference {c.max_difference:.2e}, {c.relative:.1e} of the spread (gate {c.gate:.1e}), mean "
-                f"{c.mean_difference:.1e}, cosine {c.cosine:.7f}, top-1 {c.top1:.0%}, top-5 {c.top5:.0%}"
+                f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} "
+                f"input{'s' * (self.inputs > 1)}: largest difference {c.max_difference:.2e}, {c.relative:.1e} of the "
+                f"spread (gate {c.gate:.1e}), mean {c.mean_difference:.1e}, cosine {c.cosine:.7f}, "
+                f"top-1 {c.top1:.0%}, top-5 {c.top5:.0%}"
                 + "; the same for every input, so it shows little"
                 * c.constant
             )
@@ -89,7 +90,9 @@ class VerifyResult:
                 f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
                 f"(gate {LAYER_TOLERANCE:.0e})"
             )
-        label = "measured" if self.cycles is None else "predicted"
+        label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
+        if self.cycles is not None:
+            label = "predicted"
         if self.cycles and self.arithmetic:
             label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
         lines.append(

@@ -132,7 +132,7 @@ def test_a_tracker_that_restarts(tmp_path):
 
 AT_UPLOAD = """
 import os, signal, time
-from tvm_mobilenet.boards import agent_session
+from tvm_mobilenet.boards.agent import session as agent_session
 real = agent_session.register
 def register(folder):
     import tvm_ffi
@@ -259,7 +259,7 @@ def test_disk_full(tmp_path):
 @pytest.mark.parametrize("package", [pytest.param("apache-tvm", marks=pytest.mark.full), "apache-tvm-ffi"])
 def test_other_versions(package, tmp_path):
     code = (
-        "from tvm_mobilenet.boards import services; real = services.versions\n"
+        "from tvm_mobilenet.boards.agent import services; real = services.versions\n"
         f"services.versions = lambda: {{**real(), {package!r}: '0.26.0'}}"
     )
     with Agent(module=patched(code)) as running:

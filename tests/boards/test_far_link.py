@@ -10,7 +10,7 @@ from tests.support import modules
 from tests.support.agents import Agent, needs_root
 from tests.support.far_link import FarLink
 
-VERB = "from tvm_mobilenet.boards.remote import wire; wire.DEAD_SECONDS = {}; from tvm_mobilenet import {} as verb; "
+VERB = "from tvm_mobilenet.boards import wire; wire.DEAD_SECONDS = {}; from tvm_mobilenet import {} as verb; "
 DEAD_SECONDS = 9  # in place of 45, on both sides
 
 

@@ -116,8 +116,8 @@ def test_pointwise_layers_come_near_three_fmla_in_four_cycles(tmp_path):
 def test_the_same_code_in_every_process():
     """Decisions ship, code does not: it must not hang on the order of a set."""
     code = (
-        "from tvm_mobilenet.boards import tvm_alone; tvm_alone.import_tvm(); "
-        "from tvm_mobilenet.schedules import inorder; import hashlib; "
+        "from tvm_mobilenet.boards.agent import tvm_alone; tvm_alone.import_tvm(); "
+        "from tvm_mobilenet.schedules.in_order import pointwise as inorder; import hashlib; "
         "print(hashlib.sha256(inorder._function(7, 3, 2048)[1].encode()).hexdigest())"
     )
     found = {

@@ -232,8 +232,8 @@ def test_other_cores_have_no_such_choice_and_wide_tiles_are_refused():
 def test_the_same_code_in_every_process():
     """Decisions ship, code does not: it must not hang on the order of a set."""
     code = (
-        "from tvm_mobilenet.boards import tvm_alone; tvm_alone.import_tvm(); "
-        "from tvm_mobilenet.schedules import inorder_depthwise as d; import hashlib; "
+        "from tvm_mobilenet.boards.agent import tvm_alone; tvm_alone.import_tvm(); "
+        "from tvm_mobilenet.schedules.in_order import depthwise as d; import hashlib; "
         "strip = d.Strip(((0, 1, 2),) * 2, ((1, 2),) + ((0, 1, 2),) * 8, (2, 2), d.CLAMPS['relu6']); "
         "print(hashlib.sha256(d._function(strip)[1].encode()).hexdigest())"
     )

@@ -192,7 +192,7 @@ class OneIsBad(Run):
 HANGS = """
 import os, signal
 from tvm_mobilenet import agent
-from tvm_mobilenet.boards import agent_session
+from tvm_mobilenet.boards.agent import session as agent_session
 real = agent_session.register
 def register(folder):
     import tvm_ffi
