@@ -27,7 +27,7 @@ _MODULES = {
     "pool": "pool",
     "elementwise": "elementwise",
     "softmax": "softmax",
-    "chain": "chain",
+    "chain": "fused_block",
 }
 
 
