@@ -19,7 +19,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules.choices import Choice, Decisions
 
-from tvm_mobilenet.layer import BYTES, Layer
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.layer import Layer
 
 SYMBOL = "kernel"
 VECTOR = 4  # lanes of a vector where decisions do not say: NEON's, of float32
@@ -216,7 +217,7 @@ class Kernel:
     def scratch(self, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
         """Memory that one task of a parallel region has to itself, for as long as it runs."""
         size = math.prod(shape)
-        self.scratch_bytes += size * BYTES[dtype]
+        self.scratch_bytes += size * dtypes.of(dtype).bytes
         return Tensor(T.alloc_buffer((size,), dtype), shape)
 
     def tile(self, rows: int, width: int, dtype: str = "float32") -> Tile:
@@ -285,8 +286,8 @@ class Tile:
 
     def __init__(self, rows: int, width: int, vector: int, dtype: str = "float32"):
         self.rows, self.width, self.vector = rows, width, vector
-        self._each = max(1, BUFFER_BYTES // (width * BYTES[dtype]))  # rows of a buffer
-        if width * BYTES[dtype] > BUFFER_BYTES:
+        self._each = max(1, BUFFER_BYTES // (width * dtypes.of(dtype).bytes))  # rows of a buffer
+        if width * dtypes.of(dtype).bytes > BUFFER_BYTES:
             raise ValueError(f"{width} accumulators in a row exceed {BUFFER_BYTES} bytes and would leave the registers")
         counts = [min(self._each, rows - first) for first in range(0, rows, self._each)]
         self.tensors = [Tensor(T.alloc_buffer((count * width,), dtype), (count, width)) for count in counts]

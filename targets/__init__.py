@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.layer import BYTES
 
 ARCHITECTURES = ("aarch64", "armv7", "x86_64")
 _HOST = "host"
@@ -67,7 +67,7 @@ class Core:
 
     def lanes(self, dtype: str = "float32") -> int:
         """How many values a vector register holds."""
-        return self.vector_bytes // BYTES[dtype]
+        return self.vector_bytes // dtypes.of(dtype).bytes
 
     def macs_per_cycle(self, dtype: str = "float32") -> float:
         """Multiply-adds a cycle at the arithmetic floor."""

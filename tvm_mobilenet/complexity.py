@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tvm_mobilenet import packages
+from tvm_mobilenet import dtypes, packages
 from tvm_mobilenet.cli import options as shared
 from tvm_mobilenet.cli import papers_text
 from tvm_mobilenet.cli.entry import parser_for, run_verb
@@ -31,7 +31,6 @@ from tvm_mobilenet.terminal.table import Detail, Layers
 
 PAPERS = {"v1": "1704.04861", "v2": "1801.04381", "v3": "1905.02244", "release": "tensorflow/models"}
 COUNTS = ("formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%")
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -220,13 +219,12 @@ def _calls(options: ModelOptions) -> list:
 
 def _layer_complexity(call) -> LayerComplexity:
     layer = call.layer
-    size = BYTES[layer.dtype]
     weights = 0 if call.weight is None else call.weight.size
     bias = 0 if call.bias is None else call.bias.size
     positions = layer.batch * layer.out_height * layer.out_width
-    moved = math.prod(layer.input_shape) + math.prod(layer.output_shape)
+    tensors = [(layer.input_shape, layer.input_dtype), (layer.output_shape, layer.output_dtype)]
     if len(call.inputs) > 1:  # a residual or second operand of the output's shape, or one value a channel
-        moved += layer.batch * layer.channels if layer.op == "scale" else math.prod(layer.output_shape)
+        tensors.append((layer.second_shape, layer.second_dtype))
     return LayerComplexity(
         source=call.source,
         layer=layer.name,
@@ -234,8 +232,8 @@ def _layer_complexity(call) -> LayerComplexity:
         formula=formula(layer),
         mult_adds=weights * positions,
         parameters=weights,
-        weight_bytes=(weights + bias) * size,
-        activation_bytes=moved * size,
+        weight_bytes=weights * dtypes.of(layer.weight_dtype).bytes + bias * dtypes.of(layer.bias_dtype).bytes,
+        activation_bytes=sum(math.prod(shape) * dtypes.of(dtype).bytes for shape, dtype in tensors),
     )
 
 

@@ -27,13 +27,12 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
+from tvm_mobilenet import dtypes
+
 KINDS = ("conv", "depthwise", "pointwise", "dense", "pool", "elementwise", "softmax", "chain")
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
-DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8"}
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
-_SHORT = {v: k for k, v in DTYPES.items()}
 _NUMBERS = {
     "m": "height",
     "n": "out_channels",
@@ -85,7 +84,7 @@ class Layer:
         Channels from one position to the next in memory, ``in`` and ``out`` in the name; 0: as many as there are.
         `compiler.row_pitch` sets them, NHWC alone has them. A residual lies as the output does.
     dtype : str
-        ``float32``, ``float16`` or ``int8``.
+        Of the data and all that follows from it, one of ``dtypes.OF_DATA``.
     parts : tuple of Layer
         Of a ``chain``, made by `Layer.chain`; its other fields are those of its ends.
     """
@@ -123,7 +122,7 @@ class Layer:
             ("residual", RESIDUALS),
             ("input_layout", LAYOUTS),
             ("output_layout", LAYOUTS),
-            ("dtype", tuple(_SHORT)),
+            ("dtype", dtypes.OF_DATA),
         ):
             if getattr(self, field) not in allowed:
                 refuse(field)
@@ -195,8 +194,38 @@ class Layer:
 
     @property
     def bytes(self) -> int:
-        """Of one element."""
-        return BYTES[self.dtype]
+        """Of one element of the data."""
+        return dtypes.of(self.input_dtype).bytes
+
+    @property
+    def input_dtype(self) -> str:
+        """Of the data, and of a second operand that lies as the data does."""
+        return self.parts[0].input_dtype if self.parts else self.dtype
+
+    @property
+    def weight_dtype(self) -> str:
+        """Of the weight, where the layer has one."""
+        return self.dtype
+
+    @property
+    def accumulator_dtype(self) -> str:
+        """Of sums, and of the values on which the epilogue works."""
+        return dtypes.of(self.dtype).accumulator
+
+    @property
+    def bias_dtype(self) -> str:
+        """Of the bias, where the layer has one."""
+        return dtypes.of(self.dtype).bias
+
+    @property
+    def output_dtype(self) -> str:
+        """Of the output, and of a residual."""
+        return self.parts[-1].output_dtype if self.parts else self.dtype
+
+    @property
+    def second_dtype(self) -> str:
+        """Of the residual or second operand, where the layer has one."""
+        return self.output_dtype if self.residual != "none" else self.input_dtype
 
     @property
     def input_row(self) -> int:
@@ -291,7 +320,7 @@ class Layer:
             tokens.append(f"in{self.input_pitch}")
         if self.output_pitch:
             tokens.append(f"out{self.output_pitch}")
-        tokens.append(_SHORT[self.dtype])
+        tokens.append(dtypes.of(self.dtype).token)
         if self.residual == "before":
             tokens.append("add")
         if self.activation != "none":
@@ -318,8 +347,8 @@ class Layer:
                 f["padding"] = tuple(map(int, m.groups()))
             elif m := re.fullmatch(r"([sd])(\d+)(?:,(\d+))?", token):
                 f[{"s": "stride", "d": "dilation"}[m[1]]] = (int(m[2]), int(m[3] or m[2]))
-            elif token in DTYPES:
-                f["dtype"] = DTYPES[token]
+            elif token in dtypes.BY_TOKEN:
+                f["dtype"] = dtypes.BY_TOKEN[token].name
             elif "dtype" not in f and token in _OPS.get(kind, ()):
                 f["op"] = token
             elif token in ("nchw", "to_nchw"):

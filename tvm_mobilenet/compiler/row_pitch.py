@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm_mobilenet.layer import BYTES, Layer
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall
 
 KINDS = ("conv", "depthwise", "pointwise", "pool", "elementwise", "chain")
@@ -26,7 +27,7 @@ def pitch_of(channels: int, line: int, dtype: str = "float32") -> int:
     back to its own sets after 4 to 16 positions; with a sixteenth more the next round begins as many lines further on,
     beside the blocks of 8 lines that the first one read.
     """
-    return channels + channels // ROUND if channels * BYTES[dtype] % (ROUND * line) == 0 else 0
+    return channels + channels // ROUND if channels * dtypes.of(dtype).bytes % (ROUND * line) == 0 else 0
 
 
 def set_pitches(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from tvm_mobilenet.layer import ACTIVATIONS, DTYPES, Layer
+from tvm_mobilenet.dtypes import BY_TOKEN
+from tvm_mobilenet.layer import ACTIVATIONS, Layer
 
 KINDS = {"pointwise": "pw", "depthwise": "dw", "elementwise": "ew"}
 MARK = "…"
@@ -48,7 +49,7 @@ def _own_words(part: Layer, before: Layer) -> list[str]:
     if not fits or part.dtype != before.dtype:
         return words
     follows = r"m\d+|k\d+|b\d+" if pixels else r"\d+x\d+x\d+|b\d+"
-    return [word for word in words if not re.fullmatch(follows, word) and word not in DTYPES]
+    return [word for word in words if not re.fullmatch(follows, word) and word not in BY_TOKEN]
 
 
 def _kinds_of_a_chain(name: str, text: str) -> str:
@@ -96,7 +97,7 @@ def _abbreviated(name: str, text: str) -> str:
 STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this order
     lambda name, text: title(name),
     _kinds_of_a_chain,
-    _without("|".join(DTYPES)),
+    _without("|".join(BY_TOKEN)),
     _without(r"in\d+|out\d+"),  # row pitches
     _without(r"p\d+,\d+,\d+,\d+"),  # padding
     _without("nchw|to_nchw"),

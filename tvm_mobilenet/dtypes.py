@@ -1,0 +1,70 @@
+"""Element types as data: what schedules, passes, plans and checks read in place of literals.
+
+A ``DType`` is one row of ``DTYPES``. Code keeps the name, as numpy, TVM and Relax know it, and asks ``of`` for the
+rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DType:
+    """One element type.
+
+    Parameters
+    ----------
+    name : str
+        As numpy, TVM and Relax call it.
+    token : str
+        In the names of layers.
+    bytes : int
+        Of one element.
+    accumulator, bias : str
+        The dtypes in which products of such elements are summed, and in which a layer of such data has its bias.
+    lowest : float
+        The lowest finite value.
+    rounding : float
+        What storing a value of magnitude 1 may lose: half of its last digit; 0 for integers.
+    smallest : float
+        Below it values lose digits, and are often zero; 0 for integers.
+    data : bool
+        Whether a layer's data may have it; others are of sums alone.
+    """
+
+    name: str
+    token: str
+    bytes: int
+    accumulator: str
+    bias: str
+    lowest: float
+    rounding: float = 0.0
+    smallest: float = 0.0
+    data: bool = True
+
+
+DTYPES = {
+    dtype.name: dtype
+    for dtype in (
+        DType("float32", "f32", 4, "float32", "float32", -(2.0 - 2.0**-23) * 2.0**127, 2.0**-24, 2.0**-126),
+        DType("float16", "f16", 2, "float16", "float16", -65504.0, 2.0**-11, 2.0**-14),
+        DType("int8", "i8", 1, "int32", "int32", -128),
+        DType("int32", "i32", 4, "int32", "int32", -(2**31), data=False),
+    )
+}
+OF_DATA = tuple(name for name, dtype in DTYPES.items() if dtype.data)
+BY_TOKEN = {dtype.token: dtype for dtype in DTYPES.values() if dtype.data}
+
+
+def of(name: str) -> DType:
+    """The facts of a dtype.
+
+    Raises
+    ------
+    ValueError
+        No row of ``DTYPES`` has this name.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r}: known are {', '.join(DTYPES)}")
+    return DTYPES[name]
