@@ -92,7 +92,7 @@ def measure(board: str, options) -> Row:
             plain = runner.run(*batch).kernels
             warm = [runner.run(*batch, memory=True).kernels for _ in range(2)][1]
         size = code_bytes(module.library) - module.plan.parameters_bytes
-    rate = target.core.macs_per_cycle()
+    rate = target.core.macs_per_cycle("float32")
     cycles = [float(k.cycles_on(1).value) for k in plain]
     shares = [float(k.cycles_on(4).value) * 4 for k in plain]
     ran = [layers[k.symbol] for k in plain]

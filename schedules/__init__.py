@@ -4,9 +4,11 @@ A kind of layer is one module here, with three functions that all take the same 
 ``{"tile_m": 7, "tile_n": 8, …}``):
 
 ``decisions(layer, core) -> Space``       its free choices, with candidates and defaults computed from the core
-``pack(layer, decisions, weight, bias)``  the constants as the kernel wants them, numpy in, numpy out
+``pack(layer, decisions, arrays)``        the constants as the kernel wants them, numpy in, numpy out
 ``kernel(layer, decisions) -> PrimFunc``  the loop nest; arguments: data, packed constants, second operand if the layer
                                           has one, output
+
+and ``DTYPES``, the dtypes of layers for which they do so. Any other is refused here, whoever asks.
 
 The same decisions always give the same TIR, whoever asks: search, replay of a log, or an untuned build.
 """
@@ -16,7 +18,9 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from collections.abc import Mapping
 
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 
 _MODULES = {
@@ -31,18 +35,56 @@ _MODULES = {
 }
 
 
+class NoScheduleError(TvmMobilenetError, ValueError):
+    """No schedule computes a layer of this kind in this dtype."""
+
+
 def of(layer: Layer):
     """The schedule module of a layer's kind."""
-    return importlib.import_module(f"{__package__}.{_MODULES[layer.kind]}")
+    return _module(layer.kind)
+
+
+def _module(kind: str):
+    return importlib.import_module(f"{__package__}.{_MODULES[kind]}")
+
+
+def implemented(kind: str) -> tuple[str, ...]:
+    """The dtypes in which layers of a kind are computed."""
+    return _module(kind).DTYPES
+
+
+def require(layer: Layer) -> None:
+    """Refuse a layer whose kind has no schedule for its dtype.
+
+    Raises
+    ------
+    NoScheduleError
+        It names the kind, the dtype and what is implemented.
+    """
+    for one in (layer, *layer.parts):
+        known = implemented(one.kind)
+        for dtype in dict.fromkeys((one.input_dtype, one.output_dtype, one.dtype)):
+            if dtype not in known:
+                raise NoScheduleError(
+                    f"{layer.name}: no schedule computes {one.kind} layers in {dtype}",
+                    f"implemented for {one.kind}: {', '.join(known)}; give a model of that dtype",
+                )
 
 
 @functools.lru_cache(maxsize=4096)
 def _space(layer: Layer, core):
+    require(layer)
     return of(layer).decisions(layer, core)
 
 
 def space(layer: Layer, core):
-    """The ``Space`` of decisions of a layer on a core."""
+    """The ``Space`` of decisions of a layer on a core.
+
+    Raises
+    ------
+    NoScheduleError
+        Its kind is not implemented in its dtype; so do `kernel` and `pack`.
+    """
     return _space(layer, core)
 
 
@@ -53,12 +95,17 @@ def kernel(layer: Layer, decisions: dict):
 
 @functools.lru_cache(maxsize=512)
 def _kernel(layer: Layer, decisions: str):
+    require(layer)
     return of(layer).kernel(layer, json.loads(decisions))
 
 
-def pack(layer: Layer, decisions: dict, weight, bias) -> list:
-    """The constants of a layer, float arrays as PyTorch has them, in the order and layout its kernel takes them.
+def pack(layer: Layer, decisions: dict, arrays: Mapping) -> list:
+    """The constants of a layer in the order and layout in which its kernel takes them.
 
-    Of a chain, ``weight`` and ``bias`` are tuples with those of its parts.
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        As ``layer.constants`` names and describes them: the layouts are PyTorch's.
     """
-    return of(layer).pack(layer, decisions, weight, bias) if layer.weight_shape else []
+    require(layer)
+    return of(layer).pack(layer, decisions, arrays) if layer.constants else []

@@ -16,15 +16,20 @@ left and right border are generated without the taps outside; rows at the top an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, divisors
-from tvm_mobilenet.schedules.pointwise import registers, tiles
+from tvm_mobilenet.schedules.pointwise import constants, tiles
+from tvm_mobilenet.schedules.registers import registers, sum_lanes
 from tvm_mobilenet.schedules.window import Run, runs, source
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
+DTYPES = ("float32",)
 UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and 7x7x3 are, 3x3x32 is not
 
 
@@ -36,7 +41,7 @@ def decisions(layer: Layer, core) -> Space:
     outer = "n" if n * depth > layer.height * layer.width * 4 else "h"
     # Rows pass over a block of weights again and again: each CPU's stays in its part of the L2, a quarter of its own
     # beside rows and outputs. Where not even a panel does, all CPUs read the same weights at the same time.
-    panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * layer.bytes
+    panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * dtypes.of(layer.weight_dtype).bytes
     most = (core.l2.bytes // max(4, core.sharers(core.l2)) // panel if outer == "n" else 0) or panels
     fits = [b for b in divisors(panels) if b in blocks and b <= most]
     enough = [b for b in fits if layer.out_height * layer.groups * (panels // b) >= SHARES * core.cpus]
@@ -65,7 +70,7 @@ def written_out(layer: Layer) -> bool:
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
-    if (need := registers(d["tile_w"], d["tile_n"], core.lanes(layer.dtype))) > core.vector_registers:
+    if (need := registers(d["tile_w"], d["tile_n"], sum_lanes(layer, core))) > core.vector_registers:
         return f"a {d['tile_w']}x{d['tile_n']} tile needs {need} registers"
     panels = layer.out_channels // layer.groups // d["tile_n"]
     if panels % d["n_block"]:
@@ -73,31 +78,25 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
     return ""
 
 
-def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, and the bias
     (n,)."""
-    pieces = []
+    pieces, weight = [], arrays["weight"]
     n = layer.out_channels // layer.groups
     for group in weight.reshape(layer.groups, n, *weight.shape[1:]):
         for n0 in range(0, n, d["tile_n"]):
             pieces.append(np.ascontiguousarray(group[n0 : n0 + d["tile_n"]].transpose(2, 3, 1, 0)).ravel())
-    return [np.concatenate(pieces).astype(layer.dtype), bias.astype(layer.dtype)]
+    return [np.concatenate(pieces).astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
 
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    n, depth = layer.out_channels // layer.groups, layer.channels // layer.groups
+    n = layer.out_channels // layer.groups
     tile_n, n_block, rows = d["tile_n"], d["n_block"], layer.out_height
     panels, tail_n = divmod(n, tile_n)
     blocks = layer.groups * (panels // n_block)
     columns = runs(layer, 1, d["tile_w"])
-    signature = nest.arguments(
-        layer,
-        [
-            ("weight", (layer.out_channels * depth * layer.kernel[0] * layer.kernel[1],)),
-            ("bias", (layer.out_channels,)),
-        ],
-    )
+    signature = nest.arguments(layer, constants(layer))
     with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * rows * blocks) as task:
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
@@ -121,21 +120,10 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, run: Run, w, group, 
     """The outputs of one tile of columns at (h, w), ``width`` channels of a group from ``column`` on."""
     n, depth = layer.out_channels // layer.groups, layer.channels // layer.groups
     first_n = group * n + column
-    acc = f.tile(run.tile, width)
+    acc = f.tile(run.tile, width, layer.accumulator_dtype)
     acc.set_rows(f["bias"], first_n)
-    convolve(
-        layer,
-        acc,
-        d["c_unroll"],
-        f["data"],
-        f["weight"],
-        first_n * (layer.kernel[0] * layer.kernel[1] * depth),
-        b,
-        h,
-        run,
-        w,
-        group,
-    )
+    panel_at = first_n * (layer.kernel[0] * layer.kernel[1] * depth)
+    convolve(layer, acc, d["c_unroll"], f["data"], f["weight"], panel_at, b, h, run, w, group)
     for i in range(run.tile):
         f.store(
             layer,

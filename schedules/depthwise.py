@@ -18,6 +18,7 @@ nothing. On cores that issue in order `loop` = paired leaves a tile to `schedule
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from tvm_mobilenet.schedules import nest
@@ -34,15 +35,18 @@ from tvm_mobilenet.schedules.choices import (
 )
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
-from tvm_mobilenet.schedules.pointwise import DRAM, compiled_registers
+from tvm_mobilenet.schedules.pointwise import DRAM
+from tvm_mobilenet.schedules.registers import compiled_registers, sum_lanes
 from tvm_mobilenet.schedules.window import Run, lines_held, lines_under, runs, source
 
 from tvm_mobilenet.layer import Layer
 
+DTYPES = ("float32",)
+
 
 def decisions(layer: Layer, core) -> Space:
     oh, ow, c = layer.out_height, layer.out_width, layer.channels
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     tiles_h = [t for t in (1, 2, 3, 4) if t <= oh]
     looped = strips(layer, core)
     tiles_w = sorted({t for t in (1, 2, 3, 4, 5, 6, 7, 8, 14) if t <= ow} | ({ow} if looped else set()))
@@ -82,7 +86,7 @@ def decisions(layer: Layer, core) -> Space:
 
 def lanes_of(layer: Layer, core) -> tuple[int, ...]:
     """Channels that a tile may take at a time: a vector, two, four or those of a cache line, as registers allow."""
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     return tuple(
         v
         for v in sorted({vector, 2 * vector, 4 * vector, line_channels(layer, core)})
@@ -99,7 +103,7 @@ FEW, FEW_PAIRS = 6, 4  # positions: a tile of fewer loads so often that whole li
 
 def _blocks(layer: Layer, core) -> list[int]:
     """How many channels a task may take: half a line of cache at least, or a vector."""
-    channels, least = layer.channels, max(line_channels(layer, core) // 2, core.lanes(layer.dtype))
+    channels, least = layer.channels, max(line_channels(layer, core) // 2, sum_lanes(layer, core))
     return [b for b in divisors(channels) if b % min(least, channels) == 0 or b == channels]
 
 
@@ -160,7 +164,7 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
     the strips of all cores leave the L2. The stride 2 layer of 112x112x64 takes 1.86 cycles an fmla and 276 k misses in
     whole rows of 4, in 3x7 2.15 and 71 k."""
     held, size, line = lines_held(layer, core), layer.channels * layer.bytes, core.l1d.line
-    vectors = -(-layer.channels // core.lanes(layer.dtype))
+    vectors = -(-layer.channels // sum_lanes(layer, core))
     again = min(line // core.vector_bytes, vectors) - 1
     fill = line_cycles(core, FILL_CYCLES)
     slowly = line_cycles(core, core.l2_line_cycles) * DRAM
@@ -205,7 +209,8 @@ def _out_of_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[i
 def pair_of(layer: Layer, core) -> int:
     """Lanes of a tile: of a pair of NEON's vectors, which one instruction stores, where two fmla a cycle leave stores
     no pipe; else of one vector. Pairs of AVX2's, which are stored one by one, take 10 to 20 % more."""
-    vector, stored = core.lanes(layer.dtype), core.architecture == "aarch64" and core.vector_bytes == 16
+    vector = sum_lanes(layer, core)
+    stored = core.architecture == "aarch64" and core.vector_bytes == nest.VECTOR_BYTES
     return 2 * vector if stored and core.fma_per_cycle > 1 and 2 * vector in lanes_of(layer, core) else vector
 
 
@@ -236,9 +241,9 @@ def strips(layer: Layer, core) -> bool:
     """Whether a layer can be computed in strips by ``schedules/in_order/depthwise.py``: whole vectors of channels, no
     window apart or in padding alone, no epilogue but clamps, one row at least in registers."""
     return (
-        inorder.pairs(core)
-        and layer.channels % core.lanes(layer.dtype) == 0
-        and (layer.input_layout, layer.output_layout, layer.dtype) == ("NHWC", "NHWC", "float32")
+        inorder.pairs(core, layer)
+        and layer.channels % sum_lanes(layer, core) == 0
+        and layer.input_layout == layer.output_layout == "NHWC"
         and layer.dilation == (1, 1)
         and (layer.activation in inorder_depthwise.CLAMPS and layer.residual == "none")
         and all(taps for axis in (0, 1) for run in runs(layer, axis, 1) for taps in run.taps)
@@ -258,7 +263,7 @@ def strip_of(layer: Layer, taps_h, taps_w) -> inorder_depthwise.Strip:
 
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     if d.get("loop") == "paired":
         if d["lanes"] != vector or d["c_block"] % vector:
             return "the paired loop takes one vector of channels at a time"
@@ -271,10 +276,16 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
     return ""
 
 
-def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+def constants(layer: Layer) -> list[nest.Argument]:
+    """What `pack` gives: taps ``[kh, kw, c]``, and the bias (c,)."""
+    taps = ("weight", (*layer.kernel, layer.channels), layer.weight_dtype)
+    return [taps, ("bias", (layer.channels,), layer.bias_dtype)]
+
+
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, and the bias (c,)."""
-    taps = np.ascontiguousarray(weight.reshape(layer.channels, *layer.kernel).transpose(1, 2, 0))
-    return [taps.astype(layer.dtype), bias.astype(layer.dtype)]
+    taps = np.ascontiguousarray(arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0))
+    return [taps.astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -283,7 +294,7 @@ def kernel(layer: Layer, d: Decisions):
     c_blocks = layer.channels // c_block
     rows, columns = runs(layer, 0, d["tile_h"]), runs(layer, 1, d["tile_w"])
     row_tiles = sum(r.count for r in rows)
-    signature = nest.arguments(layer, [("weight", (*layer.kernel, layer.channels)), ("bias", (layer.channels,))])
+    signature = nest.arguments(layer, constants(layer))
     with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
         b, first, tile_row = task // (row_tiles * c_blocks), task // row_tiles % c_blocks * c_block, task % row_tiles
 
@@ -326,10 +337,10 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, row: Run, column: Run, b, 
             lambda kh, kw: weight[kh, kw, nest.Lanes(c, width)],
             bias[nest.Lanes(c, width)],
             lambda i: f["output"][b, h + i, w, c],
-            (data.shape[-1] * layer.bytes, f["output"].shape[-1] * layer.bytes),
+            (data.row_bytes, f["output"].row_bytes),
         )
         return
-    acc = f.tile(row.tile * column.tile, width)
+    acc = f.tile(row.tile * column.tile, width, layer.accumulator_dtype)
     apart = d["apart"] == "all"
     acc.set_rows(bias, c, apart)
     filter_tile(

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, divisors
+from tvm_mobilenet.schedules.registers import sum_lanes
 
 from tvm_mobilenet.layer import Layer
 
+DTYPES = ("float32",)
+
 
 def decisions(layer: Layer, core) -> Space:
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     lanes = [v for v in (vector, 2 * vector, 4 * vector) if v <= layer.channels] or [min(vector, layer.channels)]
     blocks = [b for b in divisors(layer.height * layer.width) if b <= 4096]
     enough = [b for b in blocks if layer.height * layer.width // b >= SHARES * core.cpus]
@@ -55,16 +58,16 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
 
     def value(lane):
         x = data[nest.at(layer.input_layout, b, h, w, c + lane)]
-        if layer.op == "none":
-            return x
         if layer.op == "scale":
-            return x * second[b, 0, 0, c + lane]
-        y = second[nest.at(layer.input_layout, b, h, w, c + lane)]
-        return x + y if layer.op == "add" else x - y if layer.op == "sub" else x * y
+            x = x * second[b, 0, 0, c + lane]
+        elif layer.op != "none":
+            y = second[nest.at(layer.input_layout, b, h, w, c + lane)]
+            x = x + y if layer.op == "add" else x - y if layer.op == "sub" else x * y
+        return nest.activate(layer.activation, x, layer.accumulator_dtype)
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":
-        f.write(out, lambda lane: nest.activate(layer.activation, value(lane)), width, lambda lane: (b, h, w, c + lane))
+        f.write(out, value, width, lambda lane: (b, h, w, c + lane))
     else:
         for lane in range(width):
-            out[nest.at(layer.output_layout, b, h, w, c + lane)] = nest.activate(layer.activation, value(lane))
+            out[nest.at(layer.output_layout, b, h, w, c + lane)] = value(lane)

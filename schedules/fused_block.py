@@ -26,6 +26,8 @@ its own, since its columns are constants.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -33,11 +35,14 @@ from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, line_channels
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
+from tvm_mobilenet.schedules.registers import sum_lanes
 from tvm_mobilenet.schedules.row_tiles import BANDS, between, blocks_of, columns_of, stages, strips_of, tasks, window
 from tvm_mobilenet.schedules.window import evicts_itself, runs, source
 
 from tvm_mobilenet.layer import Layer
 
+DTYPES = ("float32",)
+_MODULES = {"conv": conv, "depthwise": depthwise, "pointwise": pointwise}
 WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in the L1
 
 
@@ -58,7 +63,7 @@ def decisions(layer: Layer, core) -> Space:
             blocks = blocks_of(width)
             half = [b for b in blocks if b * part.channels * part.bytes <= core.l1d.bytes // 2]
             width = max(half, default=blocks[0])
-            choices |= {f"{i}.{name}": choice for name, choice in pointwise.loop_choice(core).items()}
+            choices |= {f"{i}.{name}": choice for name, choice in pointwise.loop_choice(part, core).items()}
             choices[f"{i}.m_block"] = Choice(blocks, width)
         kind = conv if part.kind == "conv" else pointwise
         tiles_m, tiles_n, (tile_m, tile_n) = kind.tiles_of(part, width, core)
@@ -75,7 +80,7 @@ def decisions(layer: Layer, core) -> Space:
 def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[Choice, Choice]:
     """Positions of a depthwise part's tile, in rows of ``width``, and lanes; ``first``: it reads the chain's input."""
     tiles = [t for t in (2, 3, 4, 5, 6, 7, 8, 14, 28) if t <= width] or [1]
-    vector, line = core.lanes(part.dtype), line_channels(part, core)
+    vector, line = sum_lanes(part, core), line_channels(part, core)
     if depthwise.strips(part, core):
         wide = [t for t in tiles if t <= depthwise.SHORT or not evicts_itself(part, 1, t, core)]
         return Choice(tuple(tiles), max(wide)), Choice((vector, 2 * vector), vector)
@@ -105,7 +110,7 @@ def _row_loads(part: Layer, width: int, tile: int) -> int:
 def _refuse(layer: Layer, d: Decisions, core) -> str:
     if d["strips"] * d["bands"] < min(core.cpus, stages(layer)[-1].out_height):
         return f"{d['strips']} strips x {d['bands']} bands leave cores without a task"
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     for i, part in enumerate(layer.parts):
         if d.get(f"{i}.loop") == "paired" and part.kind == "depthwise":
             if d[f"{i}.lanes"] != vector:
@@ -120,27 +125,28 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
     return ""
 
 
-def pack(layer: Layer, d: Decisions, weight, bias) -> list[np.ndarray]:
-    """Weight and bias of every part, each as its own schedule packs them."""
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The constants of every part, each as its own schedule packs them."""
     packed: list[np.ndarray] = []
-    for i, (part, w, b) in enumerate(zip(layer.parts, weight, bias, strict=True)):
+    for i, part in enumerate(layer.parts):
         own = {"tile_n": d.get(f"{i}.tile_n"), "k_block": part.channels}
-        packed += {"conv": conv, "depthwise": depthwise, "pointwise": pointwise}[part.kind].pack(part, own, w, b)
+        of_part = {name.removeprefix(f"{i}."): array for name, array in arrays.items() if name.startswith(f"{i}.")}
+        packed += _MODULES[part.kind].pack(part, own, of_part)
     return packed
 
 
-def _constants(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
-    found = []
-    for i, part in enumerate(layer.parts):
-        shape = (*part.kernel, part.channels) if part.kind == "depthwise" else (int(np.prod(part.weight_shape)),)
-        found += [(f"weight{i}", shape), (f"bias{i}", (part.out_channels,))]
-    return found
+def constants(layer: Layer) -> list[nest.Argument]:
+    """What `pack` gives."""
+    return [
+        (f"{name}{i}", shape, dtype)
+        for i, part in enumerate(layer.parts)
+        for name, shape, dtype in _MODULES[part.kind].constants(part)
+    ]
 
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    signature = nest.arguments(layer, _constants(layer))
-    with nest.Kernel(signature, d) as f, nest.parallel(d["bands"] * d["strips"]) as task:
+    with nest.Kernel(nest.arguments(layer, constants(layer)), d) as f, nest.parallel(d["bands"] * d["strips"]) as task:
         _Chain(layer, d, f).run(task)
     return f.prim_func
 
@@ -153,7 +159,7 @@ class _Chain:
         self.apart = d["apart"] != "none"
         last = self.stages[-1]
         # What each part writes: rings and blocks, and at the end the output, by rows.
-        self.out = [f.scratch(shape) for shape in between(layer, d["bands"])]
+        self.out = [f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["bands"]), layer.parts, strict=False)]
         self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.output_row)))
         first = self.stages[0]
         shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
@@ -224,13 +230,14 @@ class _Chain:
                     self._zeros(i, slot, at, channels)
 
     def _zeros(self, i: int, slot, column, channels: int) -> None:
-        lanes = self.f.vector
+        out = self.out[i]
+        zero, lanes = nest.const(0.0, out.dtype), self.f.lanes(out.dtype)
         whole, rest = divmod(channels, lanes)
         if whole:
             with nest.serial(whole) as c:
-                self.out[i][0, slot, column, nest.Lanes(c * lanes, lanes)] = nest.broadcast(nest.const(0.0), lanes)
+                out[0, slot, column, nest.Lanes(c * lanes, lanes)] = nest.broadcast(zero, lanes)
         for c in range(rest):
-            self.out[i][0, slot, column, whole * lanes + c] = nest.const(0.0)
+            out[0, slot, column, whole * lanes + c] = zero
 
     def _fill(self, i: int, reader_row) -> None:
         """Produce the rows of part i that a row of its reader needs and no row before it did.
@@ -263,7 +270,7 @@ class _Chain:
             return self.input[nest.at(stage.part.input_layout, 0, row, position, c)]
 
         def tile(column, height, first, channels):
-            acc = self.f.tile(height, channels)
+            acc = self.f.tile(height, channels, stage.part.accumulator_dtype)
             acc.set_rows(bias, first, self.apart)
             pointwise.multiply(
                 acc,
@@ -323,10 +330,10 @@ class _Chain:
                         lambda kh, kw: weight[kh, kw, nest.Lanes(c, lanes)],
                         bias[nest.Lanes(c, lanes)],
                         lambda _: out[0, self._slot(i, row), w - self._read(i).start, c],
-                        (read.shape[-1] * part.bytes, out.shape[-1] * part.bytes),
+                        (read.row_bytes, out.row_bytes),
                     )
                     return
-                acc = self.f.tile(len(taps_w), lanes)
+                acc = self.f.tile(len(taps_w), lanes, part.accumulator_dtype)
                 acc.set_rows(bias, c, d["apart"] == "all")
                 depthwise.filter_tile(
                     part,
@@ -373,20 +380,10 @@ class _Chain:
             for run in runs(part, 1, d[f"{i}.tile_m"], self.columns[i]):
                 with nest.serial(run.count) as t:
                     w = run.start + t * run.tile
-                    acc = self.f.tile(run.tile, channels)
+                    acc = self.f.tile(run.tile, channels, part.accumulator_dtype)
                     acc.set_rows(self.f[f"bias{i}"], first, self.apart)
-                    conv.convolve(
-                        part,
-                        acc,
-                        2 if part.channels > 1 else 1,
-                        self.input,
-                        self.f[f"weight{i}"],
-                        first * depth,
-                        0,
-                        row,
-                        run,
-                        w,
-                    )
+                    panel_at, unroll = first * depth, min(2, part.channels)
+                    conv.convolve(part, acc, unroll, self.input, self.f[f"weight{i}"], panel_at, 0, row, run, w)
                     for j in range(run.tile):
                         self._store(i, row, w + j, lambda lane, j=j, acc=acc: acc[j, lane], channels, first)
 

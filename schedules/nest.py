@@ -23,11 +23,11 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 SYMBOL = "kernel"
-VECTOR = 4  # lanes of a vector where decisions do not say: NEON's, of float32
+VECTOR_BYTES = 16  # of a vector where decisions do not say: NEON's
 BUFFER_BYTES = 1023  # of accumulators at most; a larger tile has several buffers
 
 
-def const(value, dtype: str = "float32"):
+def const(value, dtype: str):
     """A constant of a kernel."""
     return tirx.const(value, dtype)
 
@@ -160,6 +160,16 @@ class Tensor:
     def __init__(self, flat, shape: Sequence[int], start=0):
         self.flat, self.shape, self.start = flat, tuple(shape), start
 
+    @property
+    def dtype(self) -> str:
+        """Of one element."""
+        return str(self.flat.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """From one index of the axis before the last to the next."""
+        return self.shape[-1] * dtypes.of(self.dtype).bytes
+
     def _offset(self, index):
         offset, stride, vector = self.start, math.prod(self.shape), None
         for i, extent in zip(index if isinstance(index, tuple) else (index,), self.shape, strict=True):
@@ -184,12 +194,14 @@ class Tensor:
 class Kernel:
     """A PrimFunc under construction: ``with Kernel(...) as k: ...`` and then ``k.prim_func``.
 
-    ``decisions`` say how many lanes its vectors have, see `vector_choice`.
+    ``arguments``: as `arguments` gives them, the data first. ``decisions`` say how many lanes of it a vector has, see
+    `vector_choice`.
     """
 
     def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]], decisions: Decisions):
         self._arguments = arguments
-        self.vector = decisions.get("vector", VECTOR)
+        lanes = decisions.get("vector")
+        self.vector_bytes = lanes * dtypes.of(arguments[0][2]).bytes if lanes else VECTOR_BYTES
         self.tensors: dict[str, Tensor] = {}
         self.scratch_bytes = 0
 
@@ -214,19 +226,23 @@ class Kernel:
         if failure[0] is None:
             self.prim_func = self._builder.get().with_attr("scratch_bytes", self.scratch_bytes)
 
-    def scratch(self, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+    def lanes(self, dtype: str) -> int:
+        """How many values of a dtype a vector has."""
+        return self.vector_bytes // dtypes.of(dtype).bytes
+
+    def scratch(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         """Memory that one task of a parallel region has to itself, for as long as it runs."""
         size = math.prod(shape)
         self.scratch_bytes += size * dtypes.of(dtype).bytes
         return Tensor(T.alloc_buffer((size,), dtype), shape)
 
-    def tile(self, rows: int, width: int, dtype: str = "float32") -> Tile:
+    def tile(self, rows: int, width: int, dtype: str) -> Tile:
         """``rows`` x ``width`` accumulators."""
-        return Tile(rows, width, self.vector, dtype)
+        return Tile(rows, width, self.lanes(dtype), dtype)
 
     def write(self, tensor: Tensor, value, width: int, index) -> None:
         """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
-        for first, count in pieces(width, self.vector):
+        for first, count in pieces(width, self.lanes(tensor.dtype)):
             tensor[index(Lanes(first, count))] = value(Lanes(first, count))
 
     def store(
@@ -246,14 +262,15 @@ class Kernel:
         lies (at ``index`` too unless given). ``apart``: at an address of its own, see `opaque`.
         """
         together = layer.output_layout == "NHWC"
-        apart = apart and together and width > self.vector
+        lanes = self.lanes(layer.accumulator_dtype)
+        apart = apart and together and width > lanes
         row = out.row(index(0)) if apart else out
 
         def element(lane):
             place = lane if apart else index(lane)
             row[place] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
 
-        for first, count in pieces(width, self.vector) if together else [(v, 1) for v in range(width)]:
+        for first, count in pieces(width, lanes) if together else [(v, 1) for v in range(width)]:
             element(Lanes(first, count) if count > 1 else first)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -264,9 +281,10 @@ class Kernel:
 
 
 def vector_choice(layer: Layer, core) -> dict[str, Choice]:
-    """How many lanes a vector has, in records of cores that do not have NEON's: kernels are made from records alone."""
-    lanes = core.lanes(layer.dtype)
-    return {} if lanes == VECTOR else {"vector": Choice((lanes,), lanes)}
+    """How many lanes of the data a vector has, in records of cores that do not have NEON's: kernels are made from
+    records alone."""
+    lanes = core.lanes(layer.input_dtype)
+    return {} if core.vector_bytes == VECTOR_BYTES else {"vector": Choice((lanes,), lanes)}
 
 
 def pieces(width: int, vector: int) -> list[tuple[int, int]]:
@@ -284,7 +302,7 @@ def broadcast(value, count: int):
 class Tile:
     """``rows`` x ``width`` accumulators in vectors of ``vector`` lanes, to be held in registers."""
 
-    def __init__(self, rows: int, width: int, vector: int, dtype: str = "float32"):
+    def __init__(self, rows: int, width: int, vector: int, dtype: str):
         self.rows, self.width, self.vector = rows, width, vector
         self._each = max(1, BUFFER_BYTES // (width * dtypes.of(dtype).bytes))  # rows of a buffer
         if width * dtypes.of(dtype).bytes > BUFFER_BYTES:
@@ -326,12 +344,12 @@ def at(layout: str, b, h, w, c) -> tuple:
     return (b, h, w, c) if layout == "NHWC" else (b, c, h, w)
 
 
-def activate(name: str, x):
-    """The activation of an expression.
+def activate(name: str, x, dtype: str):
+    """The activation of an expression of this dtype.
 
     The hard ones follow MobileNetV3 (Howard et al., 2019): hard-sigmoid is relu6(x + 3) / 6, hard-swish x times that.
     """
-    zero, one, three, six, sixth = (const(v) for v in (0.0, 1.0, 3.0, 6.0, 1 / 6))
+    zero, one, three, six, sixth = (const(v, dtype) for v in (0.0, 1.0, 3.0, 6.0, 1 / 6))
     if name == "none":
         return x
     if name == "relu":
@@ -343,7 +361,7 @@ def activate(name: str, x):
     if name == "hardswish":
         return x * (T.max(T.min(x + three, six), zero) * sixth)
     if name in ("sigmoid", "silu"):
-        sigmoid = one / (one + tirx.exp(const(0.0) - x))
+        sigmoid = one / (one + tirx.exp(zero - x))
         return sigmoid if name == "sigmoid" else x * sigmoid
     raise ValueError(f"unknown activation {name!r}")
 
@@ -352,18 +370,21 @@ def epilogue(layer: Layer, x, residual):
     """Residual add and activation, in the layer's order. ``residual()`` reads the second operand's element."""
     if layer.residual == "before":
         x = x + residual()
-    x = activate(layer.activation, x)
+    x = activate(layer.activation, x, layer.accumulator_dtype)
     if layer.residual == "after":
         x = x + residual()
     return x
 
 
-def arguments(layer: Layer, constants: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...], str]]:
-    """A kernel's arguments: data, packed constants, second operand if any, output; name, shape and dtype of each."""
-    second = [("second", layer.second_buffer, layer.dtype)] if layer.second_buffer else []
+Argument = tuple[str, tuple[int, ...], str]  # name, shape and dtype
+
+
+def arguments(layer: Layer, constants: Sequence[Argument]) -> list[Argument]:
+    """A kernel's arguments: data, packed constants, second operand if any, output."""
+    second = [("second", layer.second_buffer, layer.second_dtype)] if layer.second_buffer else []
     return [
-        ("data", layer.input_buffer, layer.dtype),
-        *((n, s, layer.dtype) for n, s in constants),
+        ("data", layer.input_buffer, layer.input_dtype),
+        *constants,
         *second,
-        ("output", layer.output_buffer, layer.dtype),
+        ("output", layer.output_buffer, layer.output_dtype),
     ]

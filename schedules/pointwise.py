@@ -24,13 +24,18 @@ divide get a smaller tile of their own, so nothing is padded and no test stands 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Mapping
 
 import numpy as np
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import ALIKE, Choice, Decisions, Space, divisors, imbalance, line_cycles
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
+from tvm_mobilenet.schedules.registers import compiled_registers, registers, sum_lanes
 
 from tvm_mobilenet.layer import Layer
+
+DTYPES = ("float32",)
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -88,16 +93,16 @@ def decisions(layer: Layer, core) -> Space:
             "outer": Choice(("n", "m"), outer),
             "k_unroll": Choice(tuple(u for u in (1, 2, 4, 8) if u <= k), min(4, k) if k != 3 else 2),
             "apart": nest.apart_choice(core),
-            **loop_choice(core),
+            **loop_choice(layer, core),
             **nest.vector_choice(layer, core),
         },
         lambda d: _refuse(layer, d, core),
     )
 
 
-def loop_choice(core) -> dict[str, Choice]:
+def loop_choice(layer: Layer, core) -> dict[str, Choice]:
     """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``."""
-    return {"loop": Choice(inorder.LOOPS, "paired")} if inorder.pairs(core) else {}
+    return {"loop": Choice(inorder.LOOPS, "paired")} if inorder.pairs(core, layer) else {}
 
 
 def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
@@ -119,9 +124,9 @@ def tiles(
 
     ``layer`` says of which dtype; ``looped``: k is a loop; else all of it is written out.
     """
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     widths = [t * vector for t in VECTORS if t * vector <= n] or [n]
-    heights = [t for t in range(1, 13 if inorder.pairs(core) else 9) if t <= m]
+    heights = [t for t in range(1, 13 if inorder.pairs(core, layer) else 9) if t <= m]
     fits = _fitting(heights, widths, k, layer, core, looped)
     return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, layer, core, looped))
 
@@ -132,40 +137,21 @@ def _fitting(
     """The tiles whose accumulators, weights and data the registers hold."""
 
     def most(a: int, b: int) -> int:
-        own = inorder.pairs(core) and inorder.fits(a, b, k, k)
+        own = inorder.pairs(core, layer) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core, looped)
 
-    return [(a, b) for a in heights for b in widths if registers(a, b, core.lanes(layer.dtype)) <= most(a, b)]
-
-
-def compiled_registers(core, looped: bool = True) -> int:
-    """How many registers a tile's code by LLVM may count on: it moves loads far ahead, for cores that issue in order
-    everywhere, for others in code without a loop, where it keeps biases and bounds of the loop around in registers too.
-
-    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
-    in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first chain of v1 takes 10.33 M cycles on a Cortex-A76
-    with 6x16, with 4x16 9.95 M.
-    """
-    if core.in_order:
-        return core.vector_registers * (12 if looped else 11) // 16
-    return core.vector_registers if looped else core.vector_registers * 3 // 4
-
-
-def registers(tile_m: int, tile_n: int, vector: int) -> int:
-    """Vector registers of a tile: accumulators, a row of weights, two for data; ``vector``: lanes of a register."""
-    vectors = -(-tile_n // vector)
-    return tile_m * vectors + vectors + 2
+    return [(a, b) for a in heights for b in widths if registers(a, b, sum_lanes(layer, core)) <= most(a, b)]
 
 
 def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, core, looped: bool = True) -> float:
     """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles for the default."""
     scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
-    lanes = core.lanes(layer.dtype)
+    lanes = sum_lanes(layer, core)
 
     def one(rows: int, columns: int) -> float:
         vectors = -(-columns // lanes)
         products = rows * vectors
-        if inorder.pairs(core):
+        if inorder.pairs(core, layer):
             paired = inorder.fits(rows, columns, k, k)
             return inorder.cycles(rows, columns) if paired else products + 2 * vectors + scalar * rows
         chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators leave the pipe waiting
@@ -192,7 +178,7 @@ def _memory_cycles(
     """
     m, n, k = layer.height, layer.out_channels, layer.channels
     columns, passes = min(n, n_block * tile_n), -(-k // k_block)
-    l1, size, vector = core.l1d, layer.bytes, core.lanes(layer.dtype)
+    l1, size, vector = core.l1d, layer.bytes, sum_lanes(layer, core)
     panels, rows = columns * min(k, k_block) * size, tile_m * min(k, k_block) * size
     # One way is left to what streams past the panels; where that is more, it takes some of them with it each time.
     if panels > l1.bytes * (l1.ways - 1) // l1.ways and (n_block > 1 or k_block > 64):
@@ -252,7 +238,7 @@ def _work(layer: Layer, core, tile_m: int, tile_n: int, m_block: int, n_block: i
 
 def _refuse(layer: Layer, d: Decisions, core) -> str:
     m, n, k = layer.height, layer.out_channels, layer.channels
-    if (need := registers(d["tile_m"], d["tile_n"], core.lanes(layer.dtype))) > core.vector_registers:
+    if (need := registers(d["tile_m"], d["tile_n"], sum_lanes(layer, core))) > core.vector_registers:
         return f"a {d['tile_m']}x{d['tile_n']} tile needs {need} registers"
     if (n // d["tile_n"]) % d["n_block"]:
         return f"n_block = {d['n_block']} does not divide {n // d['tile_n']} panels"
@@ -268,16 +254,22 @@ def _refuse(layer: Layer, d: Decisions, core) -> str:
 def _too_short(layer: Layer, k_block: int, tile_n: int, core) -> bool:
     """Whether a wide tile's partial sums, between blocks of k, cost more than short blocks spare in the L1: in blocks
     of 64, v1 takes 2 % more cycles on the Cortex-A72 by llvm-mca."""
-    return not core.in_order and k_block < min(layer.channels, 128) and tile_n >= WIDE * core.lanes(layer.dtype)
+    return not core.in_order and k_block < min(layer.channels, 128) and tile_n >= WIDE * sum_lanes(layer, core)
 
 
-def pack(layer: Layer, d: Decisions, weight: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+def constants(layer: Layer) -> list[nest.Argument]:
+    """What `pack` gives."""
+    weight = ("weight", (math.prod(layer.weight_shape),), layer.weight_dtype)
+    return [weight, ("bias", (layer.out_channels,), layer.bias_dtype)]
+
+
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (n, k) as ``[k blocks][panels][k_block][tile_n]`` in one dimension, and the bias (n,)."""
-    pieces = []
+    pieces, weight = [], arrays["weight"]
     for k0, k1 in _steps(layer.channels, d["k_block"]):
         for n0, n1 in _steps(layer.out_channels, d["tile_n"]):
             pieces.append(np.ascontiguousarray(weight[n0:n1, k0:k1].T).ravel())
-    return [np.concatenate(pieces).astype(layer.dtype), bias.astype(layer.dtype)]
+    return [np.concatenate(pieces).astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
 
 
 def _steps(extent: int, step: int) -> list[tuple[int, int]]:
@@ -291,8 +283,7 @@ def kernel(layer: Layer, d: Decisions):
     rows, tail_m = divmod(m, tile_m)
     panels, tail_n = divmod(n, tile_n)
     m_blocks, n_blocks = rows // d["m_block"], panels // d["n_block"]
-    signature = nest.arguments(layer, [("weight", (n * k,)), ("bias", (n,))])
-    with nest.Kernel(signature, d) as f, nest.parallel(m_blocks * n_blocks) as task:
+    with nest.Kernel(nest.arguments(layer, constants(layer)), d) as f, nest.parallel(m_blocks * n_blocks) as task:
         inner = m_blocks if d["outer"] == "n" else n_blocks
         back = nest.named(task // inner % 2, "back")  # every other pass over the inner blocks and k runs backwards
         ahead, step = task // inner, _turned(task % inner, inner, back)
@@ -339,7 +330,7 @@ def _tile(
     """One tile of ``height`` x ``width`` over one block of k, of whose blocks it is the one that comes ``order``-th."""
     data, weight, bias, out = f["data"], f["weight"], f["bias"], f["output"]
     blocks = -(-layer.channels // d["k_block"])
-    acc = f.tile(height, width)
+    acc = f.tile(height, width, layer.accumulator_dtype)
     apart = d["apart"] != "none"
 
     def start():
@@ -382,13 +373,13 @@ def _tile(
         nest.either(order == blocks - 1, finish, keep)
 
 
-def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_floats: int = 0) -> None:
+def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
     """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
 
-    ``row_floats`` is the distance between rows of data where the loop of ``inorder`` may be taken, which needs it.
+    ``row_pitch`` is the distance between rows of data where the loop of ``inorder`` may be taken, which needs it.
     """
-    if row_floats and inorder.fits(acc.rows, acc.width, depth, row_floats):
-        inorder.multiply(acc, depth, data, weight, row_floats)
+    if row_pitch and inorder.fits(acc.rows, acc.width, depth, row_pitch):
+        inorder.multiply(acc, depth, data, weight, row_pitch)
         return
 
     def step(k):

@@ -17,16 +17,18 @@ from __future__ import annotations
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, line_channels
+from tvm_mobilenet.schedules.registers import sum_lanes
 from tvm_mobilenet.schedules.window import source
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-LOWEST = -3.4028234663852886e38
+DTYPES = ("float32",)
 
 
 def decisions(layer: Layer, core) -> Space:
     c = layer.channels
-    vector = core.lanes(layer.dtype)
+    vector = sum_lanes(layer, core)
     blocks = [b for b in divisors(c) if b % min(line_channels(layer, core), c) == 0 or b == c]
     positions = layer.batch * layer.out_height * layer.out_width
     lanes = [v for v in (vector, 2 * vector, 4 * vector, 8 * vector) if v <= c] or [c]
@@ -61,10 +63,10 @@ def kernel(layer: Layer, d: Decisions):
 
 
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) -> None:
-    data = f["data"]
+    data, dtype = f["data"], layer.accumulator_dtype
     maximum = layer.op == "max"
-    acc = f.tile(1, width)
-    acc.set(lambda i, lane: nest.const(LOWEST if maximum else 0.0))
+    acc = f.tile(1, width, dtype)
+    acc.set(lambda i, lane: nest.const(dtypes.of(dtype).lowest if maximum else 0.0, dtype))
     (top, rows), (left, columns) = _inside(layer, 0, h), _inside(layer, 1, w)
 
     def element(kh, kw):
@@ -82,7 +84,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
         else:
             with T.serial(0, columns) as kw:
                 element(kh, kw)
-    share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]))
+    share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
     f.store(
         layer,
         f["output"],

@@ -7,6 +7,7 @@ cut.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ import numpy as np
 from tvm_mobilenet.schedules.choices import EVEN, imbalance
 from tvm_mobilenet.schedules.window import source
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 BANDS = (1, 2, 4)
@@ -78,9 +80,10 @@ def window(part: Layer, columns: range) -> range:
     return range(source(part, 1, columns.start, 0), source(part, 1, columns.stop - 1, 0) + reach)
 
 
-def scratch_floats(layer: Layer, bands: int) -> int:
-    """How many floats one strip keeps between the parts."""
-    return sum(int(np.prod(shape)) for shape in between(layer, bands))
+def scratch_bytes(layer: Layer, bands: int) -> int:
+    """How many bytes one strip keeps between the parts."""
+    shapes = zip(between(layer, bands), layer.parts, strict=False)
+    return sum(int(np.prod(shape)) * dtypes.of(part.output_dtype).bytes for shape, part in shapes)
 
 
 def between(layer: Layer, bands: int) -> list[tuple[int, int, int, int]]:
@@ -94,26 +97,32 @@ def between(layer: Layer, bands: int) -> list[tuple[int, int, int, int]]:
     return shapes
 
 
+def weight_bytes(parts: Sequence[Layer]) -> int:
+    """What the weights of pointwise parts take, which are read again for every row."""
+    sizes = ((int(np.prod(p.weight_shape)), p.weight_dtype) for p in parts if p.kind == "pointwise")
+    return sum(size * dtypes.of(dtype).bytes for size, dtype in sizes)
+
+
 def tasks(layer: Layer, core) -> tuple[int, int] | None:
     """Strips and bands for all CPUs: the fewest bands, and even tasks if there are any; none where nothing fits.
 
     The L2 has to hold what is read again: pointwise weights, and of each task that runs at the same time what lies
     between parts and the rows of the input under the first part's window.
     """
-    weights = sum(int(np.prod(p.weight_shape)) for p in layer.parts if p.kind == "pointwise")
-    first, most = layer.parts[0], core.l2.bytes // layer.bytes
+    weights = weight_bytes(layer.parts)
+    first = layer.parts[0]
     at_once, last = core.sharers(core.l2), stages(layer)[-1]
 
-    def floats(bands: int) -> int:
+    def held(bands: int) -> int:
         columns = max(len(window(first, band[0])) for band in columns_of(layer, bands))
         rows = (first.kernel[0] - 1) * first.dilation[0] + 1
-        return weights + at_once * (scratch_floats(layer, bands) + rows * columns * first.channels)
+        return weights + at_once * (scratch_bytes(layer, bands) + rows * columns * first.channels * first.bytes)
 
     cuts = [(-(-core.cpus // b), b) for b in BANDS]
     fits = [
         (max(EVEN, unevenness(layer, strips, bands, core.cpus)), bands, strips)
         for strips, bands in cuts
-        if bands <= last.out_width and strips <= last.out_height and floats(bands) <= most
+        if bands <= last.out_width and strips <= last.out_height and held(bands) <= core.l2.bytes
     ]
     if not fits:
         return None

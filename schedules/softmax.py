@@ -9,9 +9,11 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
-from tvm_mobilenet.schedules.pool import LOWEST
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
+
+DTYPES = ("float32",)
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -20,11 +22,11 @@ def decisions(layer: Layer, core) -> Space:
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    positions = layer.height * layer.width
+    positions, dtype = layer.height * layer.width, layer.accumulator_dtype
     with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * positions) as task:
         b, h, w = task // positions, task % positions // layer.width, task % layer.width
         data, out = f["data"], f["output"]
-        top, total = f.tile(1, 1), f.tile(1, 1)
+        top, total = f.tile(1, 1, dtype), f.tile(1, 1, dtype)
 
         def x(c):
             return data[nest.at(layer.input_layout, b, h, w, c)]
@@ -32,8 +34,8 @@ def kernel(layer: Layer, d: Decisions):
         def y(c):
             return nest.at(layer.output_layout, b, h, w, c)
 
-        top.set(lambda i, lane: nest.const(LOWEST))
-        total.set(lambda i, lane: nest.const(0.0))
+        top.set(lambda i, lane: nest.const(dtypes.of(dtype).lowest, dtype))
+        total.set(lambda i, lane: nest.const(0.0, dtype))
         nest.unrolled(layer.channels, d["unroll"], lambda c: top.set_row(0, lambda lane: T.max(top[0, lane], x(c))))
 
         def exponential(c):
@@ -41,7 +43,7 @@ def kernel(layer: Layer, d: Decisions):
             total.set_row(0, lambda lane: total[0, lane] + out[y(c)])
 
         def share(c):
-            out[y(c)] = nest.activate(layer.activation, out[y(c)] / total[0, 0])
+            out[y(c)] = nest.activate(layer.activation, out[y(c)] / total[0, 0], dtype)
 
         nest.unrolled(layer.channels, d["unroll"], exponential)
         nest.unrolled(layer.channels, d["unroll"], share)

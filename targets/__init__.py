@@ -65,11 +65,11 @@ class Core:
     cpus: int = 1  # that share a kernel's tasks; a target says how many it has
     model: dict = field(default_factory=dict, compare=False, hash=False)  # what the core model alone reads
 
-    def lanes(self, dtype: str = "float32") -> int:
+    def lanes(self, dtype: str) -> int:
         """How many values a vector register holds."""
         return self.vector_bytes // dtypes.of(dtype).bytes
 
-    def macs_per_cycle(self, dtype: str = "float32") -> float:
+    def macs_per_cycle(self, dtype: str) -> float:
         """Multiply-adds a cycle at the arithmetic floor."""
         return self.fma_per_cycle * self.lanes(dtype)
 

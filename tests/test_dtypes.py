@@ -24,7 +24,7 @@ def test_a_row_says_what_numpy_says(dtype):
 def test_names_and_tokens_are_told_apart():
     tokens = [dtype.token for dtype in dtypes.DTYPES.values()]
     assert len(set(tokens)) == len(tokens) and set(dtypes.BY_TOKEN) <= set(tokens)
-    with pytest.raises(ValueError, match="'float8'.*float32"):
+    with pytest.raises(ValueError, match=r"'float8'.*float32"):
         dtypes.of("float8")
 
 

@@ -132,7 +132,7 @@ def _figures(result, net, target, made) -> list[str]:
     if result.cycles is None:
         measured = (result.milliseconds, result.milliseconds_all_cores)
         return [*figures, "", "", *(f"{v:.2f}" if v else "" for v in measured)]
-    floor = sum(call.layer.mult_adds for call in net.layers) / target.core.macs_per_cycle()
+    floor = sum(call.layer.mult_adds for call in net.layers) / target.core.macs_per_cycle("float32")
     return [
         *figures,
         f"{result.cycles / 1e6:.1f}",

@@ -29,6 +29,7 @@ from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, cut, typed
 from tvm_mobilenet.tune_logs.journal import TornLineWarning as TornLineWarning
 
+from tvm_mobilenet.errors import reason as why
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.layer import Layer
 
@@ -346,7 +347,7 @@ class TuneLogs:
         try:
             reason = schedules.space(Layer.parse(record.layer), self._core).valid(record.decisions)
         except ValueError as e:
-            reason = str(e)
+            reason = why(e)
         if reason:
             warnings.warn(f"{known.source}: {record.layer} on {record.core}: {reason}; skipped", stacklevel=3)
         return not reason

@@ -277,6 +277,15 @@ class Layer:
         return None
 
     @property
+    def constants(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each constant by its name; of a chain, names begin with the part's number: ``0.bias``."""
+        if self.parts:
+            return {f"{i}.{name}": what for i, p in enumerate(self.parts) for name, what in p.constants.items()}
+        if self.weight_shape is None:
+            return {}
+        return {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
+
+    @property
     def mult_adds(self) -> int:
         """Multiply-adds of the convolution or product; zero for pools and element-wise layers, as the papers count."""
         if self.parts:

@@ -65,7 +65,8 @@ def filter_strip(strip: Strip, data, weight, bias, out, pitches: tuple[int, int]
     ``pitches[0]`` bytes apart; ``weight(kh, kw)`` the vector of a tap, ``bias`` that of the biases.
     """
     name, code = _function(strip)
-    vectors = [*(weight(*tap) for tap in strip.taps), bias, *(nest.broadcast(nest.const(b), 4) for b in _bounds(strip))]
+    bounds = (nest.broadcast(nest.const(b, inorder.DTYPE.name), inorder.LANES) for b in _bounds(strip))
+    vectors = [*(weight(*tap) for tap in strip.taps), bias, *bounds]
     elements = [*(data(y, strip.first_column) for y in strip.input_rows), *map(out, range(len(strip.rows)))]
     inorder.call(name, code, *vectors, *map(tirx.address_of, elements), *(tirx.const(p, "int64") for p in pitches))
 
@@ -172,7 +173,7 @@ def _function(strip: Strip) -> tuple[str, str]:
     constraints = [f"{{v{n}}}" for n in range(vectors)] + ["r"] * (pointers + 2)
     constraints += [f"~{{v{n}}}" for n in range(vectors, 32)]
     constraints += [f"~{{{x}}}" for x in (LOWER, UPPER, PLACE, TURNS, *TEMPORARIES, "cc", "memory")]
-    values = [f"<4 x float> %v{n}" for n in range(vectors)]
+    values = [f"<{inorder.LANES} x float> %v{n}" for n in range(vectors)]
     arguments = [*values, *(f"ptr %p{n}" for n in range(pointers)), "i64 %in", "i64 %out"]
     passed = [*values, *(f"i64 %a{n}" for n in range(pointers)), "i64 %in", "i64 %out"]
     name = f"mobilenet_strip_{strip.name}"

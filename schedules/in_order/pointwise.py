@@ -25,55 +25,60 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest
 
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.layer import Layer
+
 STEP = 2  # of k a turn: a 64-bit load holds two
 GROUP = 3  # fmla between one load and the next
 READY = 5  # fmla between the load of an operand and its first use: a load, an insert 4 cycles later, 3 cycles of that
 NOP = "nop"
 LOOPS = ("tir", "paired")  # who writes an inner loop: LLVM, from TIR, or this module
 VECTOR_BYTES, REGISTERS = 16, 32  # of the instruction set that it is written in: AArch64's NEON
+DTYPE = dtypes.of("float32")  # of all operands: fmla .4s
+SIZE, LANES = DTYPE.bytes, VECTOR_BYTES // DTYPE.bytes
 LONGEST_OFFSET = 32760  # of a 64-bit load from its base register
 
 
-def pairs(core) -> bool:
-    """Whether a core has this loop's instructions and gains by it."""
+def pairs(core, layer: Layer) -> bool:
+    """Whether a core has this loop's instructions and gains by it, and the layer is of their dtype."""
     neon = core.architecture == "aarch64" and core.vector_bytes == VECTOR_BYTES and core.vector_registers == REGISTERS
-    return neon and core.in_order and core.vector_load_bytes < core.vector_bytes
+    return neon and layer.dtype == DTYPE.name and core.in_order and core.vector_load_bytes < core.vector_bytes
 
 
-def fits(rows: int, width: int, depth: int, row_floats: int) -> bool:
+def fits(rows: int, width: int, depth: int, row_pitch: int) -> bool:
     """Whether there is such a loop for a tile, and it pays: whole vectors, enough registers, offsets within reach."""
     return (
-        width % 4 == 0
+        width % LANES == 0
         and depth % STEP == 0
         and depth >= 2 * STEP
-        and row_floats % 2 == 0
+        and row_pitch % 2 == 0
         and registers(rows, width) <= REGISTERS
-        and (rows - 1) * row_floats * 4 + 2 * STEP * 4 <= LONGEST_OFFSET
-        and cycles(rows, width) <= 1.5 * rows * (width // 4)
-        and bool(_plan(rows, width // 4))
+        and ((rows - 1) * row_pitch + 2 * STEP) * SIZE <= LONGEST_OFFSET
+        and cycles(rows, width) <= 1.5 * rows * (width // LANES)
+        and bool(_plan(rows, width // LANES))
     )
 
 
 def registers(rows: int, width: int) -> int:
     """Vector registers: accumulators, two steps of weights, a register for two rows of data."""
-    vectors = width // 4
+    vectors = width // LANES
     return rows * vectors + STEP * vectors + -(-rows // 2)
 
 
 def cycles(rows: int, width: int) -> float:
     """Cycles of one step of k."""
-    vectors = width // 4
+    vectors = width // LANES
     loads = STEP * vectors + -(-rows // 2)
     return max(STEP * rows * vectors + loads + 1, (GROUP + 1) * (loads + 1)) / STEP
 
 
-def multiply(acc: nest.Tile, depth: int, data, weight, row_floats: int) -> None:
+def multiply(acc: nest.Tile, depth: int, data, weight, row_pitch: int) -> None:
     """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
 
-    ``data(0, 0)`` and ``weight(0, 0)`` are elements of tensors in memory: rows of data are ``row_floats`` apart, steps
+    ``data(0, 0)`` and ``weight(0, 0)`` are elements of tensors in memory: rows of data are ``row_pitch`` apart, steps
     of weights lie one behind the other.
     """
-    name, code = _function(acc.rows, acc.width // 4, row_floats * 4)
+    name, code = _function(acc.rows, acc.width // LANES, row_pitch * SIZE)
     call(
         name,
         code,
@@ -205,9 +210,9 @@ class _Loop:
     def halves(self, o: _Operand, turn: int) -> tuple[str, str]:
         """The addresses of an operand's two halves, ``turn`` turns on."""
         if o.weights:
-            at = (turn * STEP * self.vectors + o.index) * 16
-            return f"[{self.w}, #{at}]", f"[{self.w}, #{at + 8}]"
-        at = 2 * o.index * self.row_bytes + turn * STEP * 4
+            at = (turn * STEP * self.vectors + o.index) * VECTOR_BYTES
+            return f"[{self.w}, #{at}]", f"[{self.w}, #{at + VECTOR_BYTES // 2}]"
+        at = 2 * o.index * self.row_bytes + turn * STEP * SIZE
         return f"[{self.a}, #{at}]", f"[{self.a}, #{at + self.row_bytes}]"
 
     def text(self) -> str:
@@ -254,8 +259,8 @@ class _Loop:
         # A pointer moves on behind the last load through it, beside an fmla like all that is not of vectors.
         ends = {w: max(x.position for x in self.loads if x.operand.weights == w) for w in (True, False)}
         control: dict[int, list[str]] = {}
-        control.setdefault(ends[False] + 1, []).append(f"add {self.a}, {self.a}, #{STEP * 4}")
-        control.setdefault(ends[True] + 1, []).append(f"add {self.w}, {self.w}, #{STEP * self.vectors * 16}")
+        control.setdefault(ends[False] + 1, []).append(f"add {self.a}, {self.a}, #{STEP * SIZE}")
+        control.setdefault(ends[True] + 1, []).append(f"add {self.w}, {self.w}, #{STEP * self.vectors * VECTOR_BYTES}")
         control[min(ends.values()) + 1].append(f"subs {self.n}, {self.n}, #1")
         cycles: list[list[str]] = []
         beside: list[str] = []  # integer instructions that wait for an fmla to stand beside
@@ -307,10 +312,10 @@ class _Loop:
 @functools.cache
 def _function(rows: int, vectors: int, row_bytes: int) -> tuple[str, str]:
     """The name of a tile's loop, and its LLVM IR: (accumulators, data, weights, turns but the last)."""
-    name = f"mobilenet_product_{rows}x{vectors * 4}_{row_bytes}"
-    count, used = rows * vectors, registers(rows, vectors * 4)
+    name = f"mobilenet_product_{rows}x{vectors * LANES}_{row_bytes}"
+    count, used = rows * vectors, registers(rows, vectors * LANES)
     loop = _Loop(rows, vectors, row_bytes)
-    vector, integer = "<4 x float>", "i64"
+    vector, integer = f"<{LANES} x float>", "i64"
     outputs = [f"={{v{i}}}" for i in range(count)] + ["=&r"] * 3
     clobbers = [f"~{{v{i}}}" for i in range(count, used)]
     clobbers += [f"~{{{x}}}" for x in ("x15", *loop.temporaries, "cc", "memory")]
@@ -319,10 +324,11 @@ def _function(rows: int, vectors: int, row_bytes: int) -> tuple[str, str]:
     arguments = "ptr %acc, ptr %data, ptr %weight, i64 %turns"
     lines = [f"define linkonce_odr hidden void @{name}({arguments}) alwaysinline nounwind {{"]
     for i in range(count):
-        lines += [f"  %p{i} = getelementptr i8, ptr %acc, i64 {16 * i}", f"  %a{i} = load {vector}, ptr %p{i}, align 4"]
+        lines.append(f"  %p{i} = getelementptr i8, ptr %acc, i64 {VECTOR_BYTES * i}")
+        lines.append(f"  %a{i} = load {vector}, ptr %p{i}, align {SIZE}")
     lines += [f"  %{n}.at = ptrtoint ptr %{n} to i64" for n in ("data", "weight")]
     passed = [f"{vector} %a{i}" for i in range(count)] + ["i64 %data.at", "i64 %weight.at", "i64 %turns"]
     lines.append(f"  %r = call {kind} {body}({', '.join(passed)})")
     for i in range(count):
-        lines += [f"  %r{i} = extractvalue {kind} %r, {i}", f"  store {vector} %r{i}, ptr %p{i}, align 4"]
+        lines += [f"  %r{i} = extractvalue {kind} %r, {i}", f"  store {vector} %r{i}, ptr %p{i}, align {SIZE}"]
     return name, "\n".join([*lines, "  ret void", "}", ""])

@@ -180,7 +180,7 @@ def test_every_row_is_priced_by_a_run_of_its_own_core_and_threads():
     }
     for run in runs:
         assert all(len(slice_) == run["threads"] for slice_ in run["slices"])
-        assert total(run)[:, 0].sum() > peers.FLOOR / A72.macs_per_cycle(), "less than its multiply-adds take"
+        assert total(run)[:, 0].sum() > peers.FLOOR / A72.macs_per_cycle("float32"), "less than its multiply-adds take"
     table = board_times.rows_table(KEPT["rows"], runs).splitlines()
     assert len(table) == 2 + len(KEPT["rows"])
     with pytest.raises(SystemExit, match=r"no run of .*--harness"):

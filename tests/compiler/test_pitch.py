@@ -43,8 +43,8 @@ def pitched(model):
 
 
 def test_a_multiple_of_256_channels_gets_a_sixteenth_more_and_other_numbers_nothing():
-    assert [pitch_of(c, 64) for c in (256, 512, 768, 1024)] == [272, 544, 816, 1088]
-    assert not any(pitch_of(c, 64) for c in (32, 128, 255, 320, 960))
+    assert [pitch_of(c, 64, "float32") for c in (256, 512, 768, 1024)] == [272, 544, 816, 1088]
+    assert not any(pitch_of(c, 64, "float32") for c in (32, 128, 255, 320, 960))
 
 
 @pytest.mark.parametrize("core", ["rpi3", "rpi4", "rpi5"])
@@ -59,8 +59,8 @@ def test_blocks_of_128_channels_of_a_tiles_rows_fit_their_sets(core, channels):
         lines = [(position * row * 4 // l1.line + line) % sets for position in range(rows) for line in range(8)]
         return max(np.bincount(lines))
 
-    assert most(pitch_of(channels, l1.line)) <= min(3, l1.ways)
-    assert channels != 1024 or most(pitch_of(channels, l1.line)) < most(channels)
+    assert most(pitch_of(channels, l1.line, "float32")) <= min(3, l1.ways)
+    assert channels != 1024 or most(pitch_of(channels, l1.line, "float32")) < most(channels)
 
 
 def test_every_writer_and_reader_agrees_on_how_a_tensor_lies():

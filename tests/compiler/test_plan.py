@@ -131,7 +131,7 @@ def test_constants_lie_apart_and_are_the_packed_weights(networks):
     end = 0
     for call, step in zip(calls, plan.steps, strict=True):
         decisions = schedules.space(call.layer, TARGET.core).default
-        expected = schedules.pack(call.layer, decisions, call.weight, call.bias)
+        expected = schedules.pack(call.layer, decisions, call.constants)
         found = [t for t in step.operands if t.space == "parameters"]
         assert len(found) == len(expected)
         for t, array in zip(found, expected, strict=True):

@@ -31,10 +31,10 @@ def predicted(folders):
 def one_step(name: str, parameters: int = 0) -> Plan:
     """A plan of one layer, with all parameters of a network that has so many bytes of them."""
     layer = Layer.parse(name)
-    operands = [Tensor("input", 0, layer.input_shape)]
+    operands = [Tensor("input", 0, layer.input_shape, layer.input_dtype)]
     if layer.weight_shape:
-        operands.append(Tensor("parameters", 0, layer.weight_shape))
-    operands.append(Tensor("output", 0, layer.output_shape))
+        operands.append(Tensor("parameters", 0, layer.weight_shape, layer.weight_dtype))
+    operands.append(Tensor("output", 0, layer.output_shape, layer.output_dtype))
     return Plan((Step("x", "x", name, tuple(operands)),), (), (), 0, 0, parameters)
 
 

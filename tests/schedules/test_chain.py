@@ -163,7 +163,7 @@ def test_bands_cover_each_part_with_no_column_more_than_windows_reach(bands):
         assert {c for r in ranges for c in r} == set(range(stage.out_width))
         assert sum(map(len, ranges)) <= stage.out_width + (bands - 1) * 3
     assert sum(len(band[-1]) for band in columns) == layer.parts[-1].height ** 0.5
-    kept = [strips.scratch_floats(layer, b) for b in (1, 2, 4)]
+    kept = [strips.scratch_bytes(layer, b) for b in (1, 2, 4)]
     assert kept[0] > 1.8 * kept[1] > 3 * kept[2]
 
 

@@ -138,4 +138,4 @@ def test_registers_count_what_the_assembly_names():
         text = inorder._Loop(rows, width // 4, 256).text()
         used = {int(n) for n in re.findall(r"\b[vdq](\d+)", text)}
         assert used == set(range(inorder.registers(rows, width)))
-    assert pointwise.registers(7, 12, A53.core.lanes()) <= A53.core.vector_registers
+    assert pointwise.registers(7, 12, A53.core.lanes("float32")) <= A53.core.vector_registers

@@ -289,7 +289,7 @@ def test_packing_keeps_every_weight(layer, core, seed):
     """Packing may reorder weights, never lose or invent one."""
     decisions = some_decisions(schedules.space(layer, CORES[core]), seed)
     operands = reference.random_arguments(layer)
-    packed = schedules.pack(layer, decisions, operands.get("weight"), operands.get("bias"))
+    packed = schedules.pack(layer, decisions, reference.constants_of(layer, operands))
     assert all(a.dtype == np.float32 for a in packed)
     if packed:
         weights = packed[0][packed[0] != 0] if packed[0].size > operands["weight"].size else packed[0]

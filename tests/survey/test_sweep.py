@@ -387,7 +387,7 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
         found = []
         for n in networks:
             counts = sum(c.mult_adds for c in formulas.model_costs(n.model, n.alpha, n.resolution))
-            cycles = counts / target.core.macs_per_cycle() + 1e6
+            cycles = counts / target.core.macs_per_cycle("float32") + 1e6
             found.append(
                 price_of(
                     n,

@@ -23,14 +23,14 @@ def test_loads(name):
     target = targets.load(name)
     assert target.name == name and target.cores >= 1
     assert target.core.l1d.bytes < target.core.l2.bytes
-    assert target.core.macs_per_cycle() >= 4
+    assert target.core.macs_per_cycle("float32") >= 4
     assert target.core.fma_accumulate_latency <= target.core.fma_latency
 
 
 def test_arithmetic_floor_of_v1_is_that_of_the_papers_boards():
     v1 = 568_740_352
-    assert v1 / targets.load("rpi4").core.macs_per_cycle() == pytest.approx(142.2e6, rel=1e-3)
-    assert v1 / targets.load("rpi5").core.macs_per_cycle() == pytest.approx(71.1e6, rel=1e-3)
+    assert v1 / targets.load("rpi4").core.macs_per_cycle("float32") == pytest.approx(142.2e6, rel=1e-3)
+    assert v1 / targets.load("rpi5").core.macs_per_cycle("float32") == pytest.approx(71.1e6, rel=1e-3)
 
 
 def test_generic_arm_has_no_optional_features():

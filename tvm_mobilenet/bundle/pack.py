@@ -37,6 +37,7 @@ from tvm_mobilenet.models.preprocess import FIELDS
 from tvm_mobilenet.targets import features
 
 FORMAT = 1
+PORTS = ("float32",)  # dtypes of inputs and outputs
 PROGRAMS = ("libmobilenet.so", "mobilenet")
 
 
@@ -124,6 +125,7 @@ def make(
 
     module = built.read(folder)
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
+    _check_ports(plan)
     checked = _checked(module, network, target, samples)
     batch, tolerance = checked.inputs, max(o.gate for o in checked.outputs)
     expected = network_outputs(network, batch)
@@ -280,6 +282,17 @@ def _in_words(image) -> str:
     p = image.preprocess
     assumed = f"; assumed: {', '.join(image.assumed).replace('_', ' ')}" if image.assumed else ""
     return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
+
+
+def _check_ports(plan) -> None:
+    """Refuse inputs and outputs that the C runtime does not know: its images, scores and self-test are floats."""
+    for side, ports in (("input", plan.inputs), ("output", plan.outputs)):
+        for name, tensor in ports:
+            if tensor.dtype not in PORTS:
+                raise TvmMobilenetError(
+                    f"{side} {name!r} is {tensor.dtype}, a bundle's are {', '.join(PORTS)}",
+                    "build a model whose inputs and outputs are, or build without --bundle",
+                )
 
 
 def _checked(module, network, target, samples: int):

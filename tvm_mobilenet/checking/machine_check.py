@@ -289,12 +289,12 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     second = runner.read(operands[-1]) if len(call.inputs) > 1 else None
     due = tolerance.expected(call.layer, LAYER_TOLERANCE, runner.read(operands[0]), call.weight, call.bias, second)
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
-    packed = schedules.pack(call.layer, decisions, call.weight, call.bias)
+    packed = schedules.pack(call.layer, decisions, call.constants)
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
     wrong, part = max(differences, default=0.0), ""
     if wrong > CONSTANTS_TOLERANCE and call.layer.parts:
-        each = len(differences) // len(call.layer.parts)
-        part = call.layer.parts[differences.index(wrong) // each].name
+        owners = [p.name for p in call.layer.parts for _ in p.constants]
+        part = owners[differences.index(wrong)]
     found = _difference(runner.read(output), due)
     return LayerCheck(call.name, step.layer, call.source, found, wrong, part), due.answers >= tolerance.BLIND
 

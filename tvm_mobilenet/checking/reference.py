@@ -143,7 +143,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
     Returns
     -------
     list of lists of ndarray
-        The outputs for each of the inputs, float32.
+        The outputs for each of the inputs, of the dtypes of the network's outputs.
 
     """
     if network.model is None:
@@ -155,13 +155,14 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
         with torch.no_grad():
             raw = [module(*(torch.from_numpy(a).double() for a in x)) for x in batch]
         found = [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in raw]
-    return [[rounded(y) for y in outputs] for outputs in found]
+    ports = network.interface.outputs
+    return [[rounded(y, p.dtype) for y, p in zip(outputs, ports, strict=True)] for outputs in found]
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
-    """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as float32."""
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as values of a dtype."""
     step = math.ldexp(1.0, math.frexp(spread_of(values) * ROUNDING)[1])
-    return (np.round(values / step) * step).astype(np.float32)
+    return (np.round(values / step) * step).astype(dtype)
 
 
 def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
@@ -194,7 +195,8 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     if layer.second_shape:
         draw = rng.random if layer.op == "scale" else rng.standard_normal
         arguments["second"] = draw(layer.second_shape)
-    return {name: a.astype(layer.dtype) for name, a in arguments.items()}
+    dtype = {"data": layer.input_dtype, "second": layer.second_dtype, **{n: d for n, (_, d) in layer.constants.items()}}
+    return {name: a.astype(dtype[name]) for name, a in arguments.items()}
 
 
 def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -202,9 +204,19 @@ def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndar
     from tvm_mobilenet import schedules
 
     second = [in_buffer(arguments["second"], layer.second_buffer)] if "second" in arguments else []
-    packed = schedules.pack(layer, decisions, arguments.get("weight"), arguments.get("bias"))
+    packed = schedules.pack(layer, decisions, constants_of(layer, arguments))
     data = in_buffer(arguments["data"], layer.input_buffer)
-    return [data, *packed, *second, np.zeros(layer.output_buffer, layer.dtype)]
+    return [data, *packed, *second, np.zeros(layer.output_buffer, layer.output_dtype)]
+
+
+def constants_of(layer: Layer, arguments: dict) -> dict[str, np.ndarray]:
+    """Of a layer's operands those that are constants, by the names of ``layer.constants``."""
+
+    def found(name: str) -> np.ndarray:
+        part, _, own = name.rpartition(".")
+        return arguments[own][int(part)] if part else arguments[own]
+
+    return {name: found(name) for name in layer.constants}
 
 
 def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

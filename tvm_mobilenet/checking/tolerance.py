@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.checking import reference as definition
 from tvm_mobilenet.layer import Layer
 
-ROUNDING = 2.0**-24  # of a float32 value: half of its last digit
-SMALLEST = 2.0**-126  # below it float32 is not exact, and often zero
+FRAMEWORK = "float32"  # in which the models' own frameworks compute
+ROUNDING = dtypes.of(FRAMEWORK).rounding
 WITHIN = 4.0  # a standard deviation is taken for the scale as far as the sum's own scale agrees to this factor
 BLIND = 1 / 8  # a check is blind when a smaller share of the outputs answers to its sum
 
@@ -39,6 +40,8 @@ class Sum:
         Of each sum.
     bias : float
         The largest of the layer's biases.
+    dtype : str
+        In which it is summed.
     """
 
     values: np.ndarray
@@ -46,11 +49,12 @@ class Sum:
     term: np.ndarray
     terms: int
     bias: float
+    dtype: str
 
     @property
     def rounding(self) -> np.ndarray:
-        """What float32 may lose in each of the sums."""
-        return (4 + math.sqrt(self.terms)) * ROUNDING * (np.abs(self.values) + self.bias)
+        """What its dtype may lose in each of the sums."""
+        return (4 + math.sqrt(self.terms)) * dtypes.of(self.dtype).rounding * (np.abs(self.values) + self.bias)
 
 
 def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
@@ -72,7 +76,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
     taps = layer.kernel[0] * layer.kernel[1]
     terms = taps * (layer.channels // layer.groups) if layer.weight_shape else taps
     most = float(np.abs(bias).max()) if bias is not None else 0.0
-    return Sum(values, np.sqrt(scale), np.sqrt(own / terms), terms, most)
+    return Sum(values, np.sqrt(scale), np.sqrt(own / terms), terms, most, layer.accumulator_dtype)
 
 
 def channel_axis(layer: Layer) -> int:
@@ -92,23 +96,30 @@ def unit(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
 
 
 def carried(
-    function: str, values: np.ndarray, allowed: np.ndarray, axis: int = -1, framework: bool = False
+    function: str,
+    values: np.ndarray,
+    allowed: np.ndarray,
+    axis: int = -1,
+    framework: bool = False,
+    dtype: str = FRAMEWORK,
 ) -> np.ndarray:
-    """How far an activation's output may be off where its input may be off by ``allowed``, rounding included.
+    """How far an activation's output, of ``dtype``, may be off where its input may be off by ``allowed``, rounding
+    included.
 
     ``framework``: that output is a framework's, whose sigmoid is exact to the last digit of 1.0, not of 1e-9 (ONNX
     Runtime's is 1.5e-8 for every input below -18).
     """
     output = definition.apply(function, values, axis)
-    own = 4 * ROUNDING * np.abs(output) + SMALLEST
+    rounding = dtypes.of(dtype).rounding
+    own = 4 * rounding * np.abs(output) + dtypes.of(dtype).smallest
     if framework and function != "none":
-        own = 4 * ROUNDING * np.maximum(1.0, np.abs(values if function in ("silu", "hardswish") else output))
+        own = 4 * rounding * np.maximum(1.0, np.abs(values if function in ("silu", "hardswish") else output))
     if function == "none":
         return allowed + own
     if function == "softmax":  # a probability is off by a factor
         top = values.max(axis, keepdims=True)
         factor = 2 * np.max(np.broadcast_to(allowed, values.shape), axis, keepdims=True)
-        return output * np.expm1(np.minimum(factor + 4 * ROUNDING * (top - values), 50.0)) + own
+        return output * np.expm1(np.minimum(factor + 4 * rounding * (top - values), 50.0)) + own
     return _beside(function, values, allowed, np.maximum) + own
 
 
@@ -149,16 +160,19 @@ def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, secon
     z = sum_of(layer, data, weight, bias, second)
     function, axis = definition.final_function(layer), channel_axis(layer)
     last = layer.parts[-1] if layer.parts else layer
+    rounding = dtypes.of(last.output_dtype).rounding
     output = definition.apply(function, z.values, axis)
     if function == "softmax":
-        allowed = carried(function, z.values, np.full_like(z.values, tolerance) + z.rounding, axis)
-        answers = (output > 2.0**-96) & (output < 1 - ROUNDING)
+        off = np.full_like(z.values, tolerance) + z.rounding
+        allowed = carried(function, z.values, off, axis, dtype=last.output_dtype)
+        answers = (output > 2.0**-96) & (output < 1 - rounding)
     else:
-        allowed = carried(function, z.values, tolerance * unit(z.values, z.scale) + z.rounding, axis)
+        off = tolerance * unit(z.values, z.scale) + z.rounding
+        allowed = carried(function, z.values, off, axis, dtype=last.output_dtype)
         answers = _beside(function, z.values, np.broadcast_to(z.term, z.values.shape), np.minimum) > allowed
     if last.residual == "after":
         output = output + np.asarray(second, np.float64)[..., : output.shape[-1]].reshape(output.shape)
-        allowed = allowed + 4 * ROUNDING * np.abs(output)
+        allowed = allowed + 4 * rounding * np.abs(output)
     return Expected(output, allowed, float(answers.mean()))
 
 
@@ -188,9 +202,10 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
             exact = np.sort(((middle - shift) / own).ravel())
         exact = exact[np.isfinite(exact)]
         factors += list(exact[:: max(1, len(exact) // 8)])
+    dtype = {"data": layer.input_dtype, "second": layer.second_dtype}
     best, most = None, 0.0
     for factor in factors:
-        scaled = {name: (array * factor).astype(layer.dtype) for name, array in operands.items()}
+        scaled = {name: (array * factor).astype(dtype[name]) for name, array in operands.items()}
         share = expected(layer, 0.0, weight=weight, bias=bias, **scaled).answers
         if share > most:
             best, most = scaled, share

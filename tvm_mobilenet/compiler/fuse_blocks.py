@@ -6,7 +6,8 @@ network into chains the one is taken that moves its lines for the fewest cycles,
 
 - a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.Core.dram_line_cycles`),
   else from the L2 (``l2_line_cycles``);
-- a pointwise layer by itself: its data once for each 32 columns; in a chain: its weights once for each block of
+- a pointwise layer by itself: its data once for each 128 bytes of a row of its output; in a chain: its weights once for
+  each block of
   positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
 - rows at the seams of a chain's strips, columns at those of its bands: computed twice;
@@ -22,11 +23,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
+from tvm_mobilenet.schedules import implemented
 from tvm_mobilenet.schedules.choices import line_cycles
-from tvm_mobilenet.schedules.row_tiles import columns_of, stages, tasks, unevenness
+from tvm_mobilenet.schedules.row_tiles import columns_of, stages, tasks, unevenness, weight_bytes
 
+PANELS = 128  # bytes of a row of output that a pointwise layer makes of one reading of its data
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
 
 
@@ -69,14 +73,18 @@ def _line(core, dram: bool = False) -> float:
 def _layer_cycles(layer: Layer, core) -> float:
     """Cycles that lines take to move in a layer by itself, and for its output."""
     lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
-    panels = -(-layer.out_channels // 32) if layer.kind == "pointwise" else 0
+    panels = -(-layer.out_channels * dtypes.of(layer.output_dtype).bytes // PANELS) if layer.kind == "pointwise" else 0
     return _output_cycles(layer, core) + lines * panels * _line(core)
 
 
 def _output_cycles(layer: Layer, core) -> float:
     """Cycles to write a tensor and to read it."""
-    out = int(np.prod(layer.output_shape)) * layer.bytes
+    out = _output_bytes(layer)
     return 2 * out / core.l1d.line * _line(core, dram=out > core.l2.bytes // 2)
+
+
+def _output_bytes(layer: Layer) -> int:
+    return int(np.prod(layer.output_shape)) * dtypes.of(layer.output_dtype).bytes
 
 
 def _chain_cycles(parts: list[Layer], core) -> float | None:
@@ -84,9 +92,8 @@ def _chain_cycles(parts: list[Layer], core) -> float | None:
     its last part does not write what has to be written anyway."""
     if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
         return None
-    layer, line, size = Layer.chain(tuple(parts)), core.l1d.line, parts[0].bytes
-    weights = sum(int(np.prod(p.weight_shape)) for p in parts if p.kind == "pointwise") * size
-    if weights > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
+    layer, line = Layer.chain(tuple(parts)), core.l1d.line
+    if weight_bytes(parts) > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
         return None
     strips, bands = cut
     columns = list(zip(*columns_of(layer, bands), strict=True))  # of each part, in each band
@@ -94,11 +101,10 @@ def _chain_cycles(parts: list[Layer], core) -> float | None:
     for stage, widths, after in zip(stages(layer), columns, [*parts[1:], None], strict=True):
         part = stage.part
         if part.kind == "pointwise":
-            blocks = sum(-(-len(width) * part.channels * size // (core.l1d.bytes // 2)) for width in widths)
-            cycles += int(np.prod(part.weight_shape)) * size / line * stage.out_height * blocks * _line(core)
+            blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
+            cycles += weight_bytes([part]) / line * stage.out_height * blocks * _line(core)
         if after is not None and after.kind == "depthwise":
-            tensor = int(np.prod(part.output_shape)) * size
-            cycles += tensor / line * (1 + after.kernel[0] / after.stride[0]) * _line(core)
+            cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * _line(core)
     mult_adds = _repeated_mult_adds(layer, strips, [sum(map(len, widths)) for widths in columns])
     mult_adds += (unevenness(layer, strips, bands, core.cpus) - 1) * layer.mult_adds
     return cycles + mult_adds / core.macs_per_cycle(layer.dtype)
@@ -123,7 +129,9 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
         return False
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
-    return layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype == "float32"
+    return (
+        layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype in implemented("chain")
+    )
 
 
 def _streams(layer: Layer, first: bool) -> bool:
@@ -143,7 +151,6 @@ def join(chain: list[LayerCall]) -> LayerCall:
         Layer.chain(tuple(c.layer for c in chain)),
         f"{chain[0].source} … {last.source}",
         (chain[0].inputs[0], *last.inputs[1:]),
-        tuple(c.weight for c in chain),
-        tuple(c.bias for c in chain),
+        {f"{i}.{name}": array for i, c in enumerate(chain) for name, array in c.constants.items()},
         last.output,
     )

@@ -57,11 +57,11 @@ def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Ma
         with bb.dataflow():
             for call in calls:
                 layer = call.layer
-                packed = schedules.pack(layer, decisions[layer], call.weight, call.bias)
+                packed = schedules.pack(layer, decisions[layer], call.constants)
                 operands = [view(call.inputs[0], layer.input_buffer), *map(relax.const, packed)]
                 if len(call.inputs) > 1:
                     operands.append(view(call.inputs[1], layer.second_buffer))
-                out = relax.TensorType(layer.output_buffer, layer.dtype)
+                out = relax.TensorType(layer.output_buffer, layer.output_dtype)
                 values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
             outputs = [view(p.value, p.shape) for p in interface.outputs]
             result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])

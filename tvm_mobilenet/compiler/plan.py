@@ -31,7 +31,7 @@ class Tensor:
     space: str
     offset: int
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: str
     index: int = 0
 
     @property
@@ -160,10 +160,11 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
                 else:
                     if isinstance(value_of[a], int):
                         alive[value_of[a]][1] = step
-                    operands.append((value_of[a], _shape(a.ty)))
-            operands.append((step, _shape(value.ty)))
+                    operands.append((value_of[a], _shape(a.ty), str(a.ty.dtype)))
+            written = (_shape(value.ty), str(value.ty.dtype))
+            operands.append((step, *written))
             value_of[binding.var] = step
-            sizes[step], alive[step] = prod(_shape(value.ty)) * 4, [step, step]
+            sizes[step], alive[step] = prod(written[0]) * np.dtype(written[1]).itemsize, [step, step]
             prim = lowered[function]
             raw.append((binding.var.name, function.name_hint, str(prim.attrs["layer"]), operands))
     if not fields:
@@ -180,7 +181,7 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
     offsets, arena = allocate({s: (sizes[s], *alive[s]) for s in sizes if s not in place_of})
     place_of.update({s: ("arena", o, 0) for s, o in offsets.items()})
 
-    def tensor(value, shape, dtype="float32") -> Tensor:
+    def tensor(value, shape, dtype) -> Tensor:
         space, offset, index = place_of[value]
         return Tensor(space, offset, tuple(shape), dtype, index)
 

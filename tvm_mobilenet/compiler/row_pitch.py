@@ -20,7 +20,7 @@ KINDS = ("conv", "depthwise", "pointwise", "pool", "elementwise", "chain")
 ROUND = 16  # lines
 
 
-def pitch_of(channels: int, line: int, dtype: str = "float32") -> int:
+def pitch_of(channels: int, line: int, dtype: str) -> int:
     """The pitch of so many channels in lines of ``line`` bytes; 0 where they lie well as they are.
 
     A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76, 64 on most x86. A multiple of 16 lines comes
@@ -48,13 +48,14 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     while odd := {value for pair in alike for value in pair if value in spaced and not spaced.issuperset(pair)}:
         spaced -= odd
 
-    def pitch(value: str, channels: int) -> int:
-        return pitch_of(channels, line) if value in spaced else 0
+    def pitch(value: str, channels: int, dtype: str) -> int:
+        return pitch_of(channels, line, dtype) if value in spaced else 0
 
     return [
         call.replace(
             layer=call.layer.with_pitches(
-                pitch(call.inputs[0], call.layer.channels), pitch(call.output, call.layer.out_channels)
+                pitch(call.inputs[0], call.layer.channels, call.layer.input_dtype),
+                pitch(call.output, call.layer.out_channels, call.layer.output_dtype),
             )
         )
         for call in calls
@@ -64,7 +65,8 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface, core) -> list[
 def _can_write(layer: Layer, line: int) -> bool:
     """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
     _, height, width, channels = layer.output_shape
-    return layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and pitch_of(channels, line) > 0
+    spaced = pitch_of(channels, line, layer.output_dtype) > 0
+    return layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and spaced
 
 
 def _can_read(layer: Layer, writer: Layer) -> bool:

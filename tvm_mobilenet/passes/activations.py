@@ -82,16 +82,17 @@ class Activations(Rewriter):
 
     def _call(self, kind: str, x: relax.Expr) -> relax.Expr:
         shape = static_shape(x, self.where)
-        function = self._functions.get((kind, shape))
+        dtype = str(x.ty.dtype)
+        function = self._functions.get((kind, shape, dtype))
         if function is None:
             bb = relax.BlockBuilder()
-            param = relax.Var("x", relax.TensorType(shape, "float32"))
+            param = relax.Var("x", relax.TensorType(shape, dtype))
             with bb.function(kind, [param], private=True):
                 with bb.dataflow():
-                    out = bb.emit_output(reference(kind, param))
+                    out = bb.emit_output(reference(kind, param, dtype))
                 bb.emit_func_output(out)
             function = self._bb.add_func(bb.get()[kind].with_attr("activation", kind), kind)
-            self._functions[kind, shape] = function
+            self._functions[kind, shape, dtype] = function
             self._named[function] = kind
         return relax.Call(function, [x])
 

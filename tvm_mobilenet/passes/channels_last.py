@@ -36,6 +36,7 @@ class ChannelsLast:
         self.calls: list[LayerCall] = []
         self.tensors: dict[relax.Var, Tensor] = {}
         self.tuples: dict[relax.Var, list[relax.Expr]] = {}
+        self.dtypes: dict[str, str] = {}  # of values
         self.problems: list[str] = []
         self.where = ""
 
@@ -51,6 +52,7 @@ class ChannelsLast:
         for param in self.main.params:
             shape = static_shape(param, f"input {param.name}")
             inputs.append(Port(param.name, shape, str(param.ty.dtype), param.name))
+            self.dtypes[param.name] = inputs[-1].dtype
             self.tensors[param] = fresh(param.name, _four(shape), shape)
         for i, binding in enumerate(b for block in self.main.body.blocks for b in block.bindings):
             value = binding.value
@@ -249,18 +251,17 @@ class ChannelsLast:
         last = x.dims[1] if from_nchw else x.stored[-1:]
         if varying and (len(varying) > 1 or x.dims[varying[0]] != last or constant.size != channels):
             raise Unsupported("a constant that is not one value a channel")
-        values = np.broadcast_to(constant.reshape(-1), (channels,)).astype("float32")
+        values = np.broadcast_to(constant.reshape(-1), (channels,))
+        shift = {"add": values, "sub": -values, "mul": np.zeros(channels)}[op]
         if from_nchw:  # the network's input, normalised: a 1x1 convolution that reads NCHW
             n, c, h, w = x.shape
             weight = np.diag(values if op == "mul" else np.ones(c)).reshape(c, c, 1, 1)
-            bias = {"add": values, "sub": -values, "mul": np.zeros(c, "float32")}[op]
             layer = Layer(kind="conv", height=h, width=w, channels=c, out_channels=c, batch=n, input_layout="NCHW")
-            return self._feature_map(call, layer, x, weight=weight, bias=bias)
+            return self._feature_map(call, layer, x, weight=weight, bias=shift)
         n, h, w, c = x.nhwc
-        weight = values if op == "mul" else np.ones(c, "float32")
-        bias = {"add": values, "sub": -values, "mul": np.zeros(c, "float32")}[op]
+        weight = values if op == "mul" else np.ones(c)
         layer = Layer(kind="depthwise", height=h, width=w, channels=c, out_channels=c, batch=n, groups=c)
-        return self._call(layer, [x], x.stored, x.dims, weight=weight.reshape(c, 1, 1, 1), bias=bias)
+        return self._call(layer, [x], x.stored, x.dims, weight=weight.reshape(c, 1, 1, 1), bias=shift)
 
     def _nn_softmax(self, call: relax.Call) -> Tensor:
         x = self._tensor(call.args[0])
@@ -326,10 +327,12 @@ class ChannelsLast:
         self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None
     ) -> Tensor:
         name = f"layer_{len(self.calls):03d}"
-        if weight is not None and bias is None:
-            bias = np.zeros(layer.out_channels, "float32")
-        weight = None if weight is None else np.ascontiguousarray(weight, dtype="float32")
-        self.calls.append(LayerCall(name, layer, self.where, tuple(x.value for x in inputs), weight, bias, name))
+        layer = layer.replace(dtype=self.dtypes.get(inputs[0].value, layer.dtype))
+        call = LayerCall(name, layer, self.where, tuple(x.value for x in inputs), {}, name)
+        if weight is not None:
+            call = call.replace(weight=weight, bias=np.zeros(layer.out_channels) if bias is None else bias)
+        self.calls.append(call)
+        self.dtypes[name] = layer.output_dtype
         return Tensor(name, layer.output_shape, stored, dims)
 
     def _output(self, index: int, expr: relax.Expr) -> Port:
@@ -337,12 +340,12 @@ class ChannelsLast:
         x = self.tensors.get(expr)
         if x is None:
             self.problems.append(f"output {index}: a constant")
-            return Port(name, (1,), "float32", "?")
+            return Port(name, (1,), "?", "?")
         try:
             x = self._in_order(x)
-        except Unsupported as e:
+        except (Unsupported, ImpossibleLayerError) as e:
             self.problems.append(f"{name}, {list(x.shape)}: {e}")
-        return Port(name, x.shape, "float32", x.value)
+        return Port(name, x.shape, self.dtypes.get(x.value, "?"), x.value)
 
 
 def run(mod: tvm.IRModule) -> tvm.IRModule:

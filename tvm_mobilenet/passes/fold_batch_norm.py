@@ -56,7 +56,7 @@ def _into_previous(before: LayerCall, affine: LayerCall) -> LayerCall:
     scale = affine.weight.reshape(-1).astype(np.float64)
     weight = before.weight * scale.reshape(-1, *[1] * (before.weight.ndim - 1))
     bias = before.bias * scale + affine.bias
-    return before.replace(weight=_f32(weight), bias=_f32(bias), output=affine.output, name=affine.name)
+    return before.replace(weight=weight, bias=bias, output=affine.output, name=affine.name)
 
 
 def _into_next(affine: LayerCall, call: LayerCall) -> LayerCall:
@@ -70,8 +70,4 @@ def _into_next(affine: LayerCall, call: LayerCall) -> LayerCall:
     taps = call.weight.astype(np.float64).reshape(out, per_group, -1).sum(-1)
     weight = call.weight * scale[channel].reshape(out, per_group, *tail)
     bias = call.bias + (taps * shift[channel]).sum(1)
-    return call.replace(weight=_f32(weight), bias=_f32(bias), inputs=(affine.inputs[0], *call.inputs[1:]))
-
-
-def _f32(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, dtype=np.float32)
+    return call.replace(weight=weight, bias=bias, inputs=(affine.inputs[0], *call.inputs[1:]))

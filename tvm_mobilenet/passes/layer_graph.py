@@ -35,10 +35,8 @@ class LayerCall:
         Where the layer comes from in the user's model: module path, parameter or ONNX node.
     inputs : tuple of str
         Values: the data, and the residual or second operand if there is one.
-    weight : ndarray or None
-        ``layer.weight_shape``, float32.
-    bias : ndarray or None
-        ``(out_channels,)`` float32; present exactly where a weight is.
+    constants : dict of str to ndarray
+        Of the names, shapes and dtypes of ``layer.constants``.
     output : str
         The value written, of ``layer.output_shape``.
     """
@@ -47,12 +45,35 @@ class LayerCall:
     layer: Layer
     source: str
     inputs: tuple[str, ...]
-    weight: np.ndarray | None
-    bias: np.ndarray | None
+    constants: dict[str, np.ndarray]
     output: str
 
     def replace(self, **changes) -> LayerCall:
-        return replace(self, **changes)
+        """The call with other fields, or with other constants by their names, of a chain as `weight` has them.
+
+        Constants are stored in the dtypes that its layer says.
+        """
+        layer = changes.get("layer", self.layer)
+        own = {name: changes.pop(name) for name in ("weight", "bias", *layer.constants) if name in changes}
+        if layer.parts:
+            own = {f"{i}.{name}": array for name, arrays in own.items() for i, array in enumerate(arrays)}
+        own = {n: np.ascontiguousarray(a, dtype=layer.constants[n][1]) for n, a in own.items()}
+        return replace(self, **({"constants": {**self.constants, **own}} if own else {}), **changes)
+
+    @property
+    def weight(self) -> np.ndarray | tuple | None:
+        """``layer.weight_shape``; of a chain, a tuple of those of its parts; None where there is none."""
+        return self._constant("weight")
+
+    @property
+    def bias(self) -> np.ndarray | tuple | None:
+        """``(out_channels,)``; of a chain, a tuple of those of its parts; None where there is none."""
+        return self._constant("bias")
+
+    def _constant(self, name: str) -> np.ndarray | tuple | None:
+        if self.layer.parts:
+            return tuple(self.constants.get(f"{i}.{name}") for i in range(len(self.layer.parts)))
+        return self.constants.get(name)
 
 
 @dataclass(frozen=True)
@@ -122,9 +143,9 @@ def _read_call(mod: tvm.IRModule, call: relax.Call, names: dict, name: str) -> L
     function = mod[call.op]
     layer = Layer.parse(str(function.attrs["layer"]))
     arrays = [a.value.numpy() for a in call.args if isinstance(a, tvm.ir.Constant)]
-    weight, bias = arrays if arrays else (None, None)
+    constants = dict(zip(layer.constants, arrays, strict=True))
     inputs = tuple(names[a] for a in call.args if isinstance(a, relax.Var))
-    return LayerCall(name, layer, str(function.attrs["source"]), inputs, weight, bias, name)
+    return LayerCall(name, layer, str(function.attrs["source"]), inputs, constants, name)
 
 
 def write(calls: list[LayerCall], interface: Interface) -> tvm.IRModule:
@@ -145,8 +166,7 @@ def write(calls: list[LayerCall], interface: Interface) -> tvm.IRModule:
         with bb.dataflow():
             for call, function in zip(calls, functions, strict=True):
                 args = [view(call.inputs[0], call.layer.input_shape)]
-                if call.weight is not None:
-                    args += [relax.const(call.weight), relax.const(call.bias)]
+                args += [relax.const(call.constants[name]) for name in call.layer.constants]
                 if len(call.inputs) > 1:
                     args.append(view(call.inputs[1], call.layer.second_shape))
                 values[call.output] = bb.emit(relax.Call(function, args), name_hint=call.output)
@@ -158,12 +178,11 @@ def write(calls: list[LayerCall], interface: Interface) -> tvm.IRModule:
 
 def _function(call: LayerCall) -> relax.Function:
     layer, bb = call.layer, relax.BlockBuilder()
-    shapes = {"data": layer.input_shape}
-    if call.weight is not None:
-        shapes |= {"weight": call.weight.shape, "bias": call.bias.shape}
+    shapes = {"data": (layer.input_shape, layer.input_dtype), **layer.constants}
     if len(call.inputs) > 1:
-        shapes["residual" if layer.residual != "none" else "second"] = layer.second_shape
-    params = [relax.Var(name, relax.TensorType(shape, layer.dtype)) for name, shape in shapes.items()]
+        second = "residual" if layer.residual != "none" else "second"
+        shapes[second] = (layer.second_shape, layer.second_dtype)
+    params = [relax.Var(name, relax.TensorType(*what)) for name, what in shapes.items()]
     with bb.function(call.name, params, private=True):
         with bb.dataflow():
             result = bb.emit_output(body(layer, *params))

@@ -45,12 +45,12 @@ def body(layer: Layer, data: relax.Expr, *operands: relax.Expr) -> relax.Expr:
     return x if layer.output_layout == "NCHW" else op.permute_dims(x, _TO_NHWC)
 
 
-def activation(name: str, x: relax.Expr) -> relax.Expr:
-    """One of `tvm_mobilenet.layer.ACTIVATIONS`, by the definitions of PyTorch."""
+def activation(name: str, x: relax.Expr, dtype: str) -> relax.Expr:
+    """One of `tvm_mobilenet.layer.ACTIVATIONS`, by the definitions of PyTorch, of a tensor of this dtype."""
     op = relax.op
 
     def const(value: float) -> relax.Expr:
-        return relax.const(value, "float32")
+        return relax.const(value, dtype)
 
     if name in ("hardswish", "hardsigmoid"):
         gate = op.multiply(op.clip(op.add(x, const(3.0)), 0, 6), const(1 / 6))
@@ -67,7 +67,7 @@ def activation(name: str, x: relax.Expr) -> relax.Expr:
 def _epilogue(layer: Layer, x: relax.Expr, second) -> relax.Expr:
     if layer.residual == "before":
         x = relax.op.add(x, second[0])
-    x = activation(layer.activation, x)
+    x = activation(layer.activation, x, layer.accumulator_dtype)
     if layer.residual == "after":
         x = relax.op.add(x, second[0])
     return x

@@ -84,8 +84,8 @@ class Simplify(Rewriter):
         shift = (beta if call.attrs.center else 0.0) - mean * scale
         shape = [1] * len(static_shape(x))
         shape[int(call.attrs.axis)] = -1
-        y = self.emit(relax.op.multiply(x, _const(scale.reshape(shape).astype("float32"))))
-        return relax.op.add(y, _const(shift.reshape(shape).astype("float32")))
+        y = self.emit(relax.op.multiply(x, _const(scale.reshape(shape).astype(str(x.ty.dtype)))))
+        return relax.op.add(y, _const(shift.reshape(shape).astype(str(x.ty.dtype))))
 
     # ---- arithmetic with constants
 
@@ -109,7 +109,8 @@ class Simplify(Rewriter):
         a, b = call.args
         if array(b) is None:
             return call
-        return self._multiply(relax.op.multiply(a, _const((1 / array(b).astype(np.float64)).astype("float32"))))
+        inverse = 1 / array(b).astype(np.float64)
+        return self._multiply(relax.op.multiply(a, _const(inverse.astype(str(a.ty.dtype)))))
 
     def _subtract(self, call: relax.Call) -> relax.Expr:
         a, b = call.args

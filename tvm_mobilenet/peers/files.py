@@ -107,7 +107,8 @@ def _checked(network) -> list:
             continue
         whole = layer.kind != "pool" or (layer.op == "avg" and layer.kernel == (layer.height, layer.width))
         plain = layer.dilation == (1, 1) and (layer.kind != "conv" or layer.groups == 1)
-        known = layer.kind in _KINDS and layer.activation in ("none", "relu", "relu6") and whole and plain
+        written = layer.dtype == "float32"  # as all of these files are
+        known = written and layer.kind in _KINDS and layer.activation in ("none", "relu", "relu6") and whole and plain
         if not known or (layer.residual != "none" and layer.activation != "none") or layer.batch != 1:
             raise Unknown(f"{call.name} is {layer.name}")
     return network.layers

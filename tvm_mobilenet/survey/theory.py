@@ -137,7 +137,7 @@ def compare(**how) -> Theory:
         found = dict(zip(networks, pricing.price_networks(networks, target, **how), strict=True))
         costs[target.core.name] = found
         for n, cost in found.items():
-            least = cost.mult_adds / target.core.macs_per_cycle()
+            least = cost.mult_adds / target.core.macs_per_cycle("float32")
             floors[n.title][target.core.name] = cost.cost / least
             arithmetic[n.title][target.core.name] = cost.arithmetic / least
             speedups[n.title][target.core.name] = cost.cost / cost.cost_all_cores

@@ -1,0 +1,29 @@
+"""Vector registers: how many sums one holds, how many a tile needs, on how many it may count."""
+
+from __future__ import annotations
+
+from tvm_mobilenet.layer import Layer
+
+
+def sum_lanes(layer: Layer, core) -> int:
+    """How many of a layer's sums a vector register holds."""
+    return core.lanes(layer.accumulator_dtype)
+
+
+def compiled_registers(core, looped: bool = True) -> int:
+    """How many registers a tile's code by LLVM may count on: it moves loads far ahead, for cores that issue in order
+    everywhere, for others in code without a loop, where it keeps biases and bounds of the loop around in registers too.
+
+    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
+    in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first chain of v1 takes 10.33 M cycles on a Cortex-A76
+    with 6x16, with 4x16 9.95 M.
+    """
+    if core.in_order:
+        return core.vector_registers * (12 if looped else 11) // 16
+    return core.vector_registers if looped else core.vector_registers * 3 // 4
+
+
+def registers(tile_m: int, tile_n: int, vector: int) -> int:
+    """Vector registers of a tile: accumulators, a row of weights, two for data; ``vector``: lanes of a register."""
+    vectors = -(-tile_n // vector)
+    return tile_m * vectors + vectors + 2
