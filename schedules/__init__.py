@@ -20,19 +20,9 @@ import importlib
 import json
 from collections.abc import Mapping
 
+from tvm_mobilenet import kinds
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-
-_MODULES = {
-    "pointwise": "pointwise",
-    "dense": "pointwise",
-    "conv": "conv",
-    "depthwise": "depthwise",
-    "pool": "pool",
-    "elementwise": "elementwise",
-    "softmax": "softmax",
-    "chain": "fused_block",
-}
 
 
 class NoScheduleError(TvmMobilenetError, ValueError):
@@ -45,7 +35,7 @@ def of(layer: Layer):
 
 
 def _module(kind: str):
-    return importlib.import_module(f"{__package__}.{_MODULES[kind]}")
+    return importlib.import_module(f"{__package__}.{kinds.of(kind).schedule}")
 
 
 def implemented(kind: str) -> tuple[str, ...]:

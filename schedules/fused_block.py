@@ -39,10 +39,10 @@ from tvm_mobilenet.schedules.registers import sum_lanes
 from tvm_mobilenet.schedules.row_tiles import BANDS, between, blocks_of, columns_of, stages, strips_of, tasks, window
 from tvm_mobilenet.schedules.window import evicts_itself, runs, source
 
+from tvm_mobilenet import schedules
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32",)
-_MODULES = {"conv": conv, "depthwise": depthwise, "pointwise": pointwise}
 WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in the L1
 
 
@@ -131,7 +131,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
     for i, part in enumerate(layer.parts):
         own = {"tile_n": d.get(f"{i}.tile_n"), "k_block": part.channels}
         of_part = {name.removeprefix(f"{i}."): array for name, array in arrays.items() if name.startswith(f"{i}.")}
-        packed += _MODULES[part.kind].pack(part, own, of_part)
+        packed += schedules.of(part).pack(part, own, of_part)
     return packed
 
 
@@ -140,7 +140,7 @@ def constants(layer: Layer) -> list[nest.Argument]:
     return [
         (f"{name}{i}", shape, dtype)
         for i, part in enumerate(layer.parts)
-        for name, shape, dtype in _MODULES[part.kind].constants(part)
+        for name, shape, dtype in schedules.of(part).constants(part)
     ]
 
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # themselves. What is imported for annotations alone does not count.
 ORDER = (
     ("errors", "dtypes"),
+    ("kinds",),
     ("layer",),
     ("packages", "terminal", "files"),
     ("targets",),

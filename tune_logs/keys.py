@@ -60,7 +60,8 @@ def sources_key() -> str:
     """The key of the sources that make kernels: while it is the same, equal decisions give equal code."""
     schedules = resources.files("tvm_mobilenet.schedules")
     files = [file for folder in (schedules, schedules / "in_order") for file in folder.iterdir()]
-    files += [resources.files("tvm_mobilenet") / name for name in ("dtypes.py", "layer.py")]
+    here = resources.files("tvm_mobilenet")
+    files += [here / "dtypes.py", here / "layer.py", *(here / "kinds").iterdir()]
     return _digest([*_contents(files), _compiler(), _tvm()])
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tvm_mobilenet import dtypes, packages
+from tvm_mobilenet import dtypes, kinds, packages
 from tvm_mobilenet.cli import options as shared
 from tvm_mobilenet.cli import papers_text
 from tvm_mobilenet.cli.entry import parser_for, run_verb
@@ -146,15 +146,7 @@ def complexity(options: ModelOptions) -> Complexity:
 
 def formula(layer: Layer) -> int:
     """Mult-adds of a layer by the paper's formula for its kind; maps and kernels need not be square."""
-    size = math.sqrt(layer.out_height * layer.out_width * layer.batch)
-    kernel = math.sqrt(math.prod(layer.kernel))
-    if layer.kind == "depthwise":
-        return round(cost.depthwise(kernel, layer.channels, size))
-    if layer.kind in ("pointwise", "dense"):
-        return round(cost.pointwise(layer.channels, layer.out_channels, math.sqrt(layer.height * layer.batch)))
-    if layer.kind == "conv":  # of groups: each reads its share of the input channels
-        return round(cost.standard(kernel, layer.channels / layer.groups, layer.out_channels, size))
-    return 0
+    return kinds.of(layer.kind).formula(layer, cost)
 
 
 def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset()) -> ModelOptions:

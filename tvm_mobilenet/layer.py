@@ -27,9 +27,8 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from tvm_mobilenet import dtypes
+from tvm_mobilenet import dtypes, kinds
 
-KINDS = ("conv", "depthwise", "pointwise", "dense", "pool", "elementwise", "softmax", "chain")
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
@@ -41,12 +40,6 @@ _NUMBERS = {
     "g": "groups",
     "in": "input_pitch",
     "out": "output_pitch",
-}
-_OPS = {
-    "pool": ("avg", "max"),
-    # unary: `none` (activation only). binary: second operand of the same shape. `scale`: second operand is one
-    # value a channel, (batch, 1, 1, channels): squeeze-and-excite.
-    "elementwise": ("none", "add", "sub", "mul", "scale"),
 }
 
 
@@ -61,7 +54,7 @@ class Layer:
     Parameters
     ----------
     kind : str
-        One of ``KINDS``. ``conv`` is any convolution that is neither depthwise nor pointwise.
+        One that a module of `kinds` declares.
     height, width, channels, batch : int
         The input, channels-last. For ``pointwise`` and ``dense``: ``height`` rows, ``width`` 1, ``channels`` = k.
     out_channels : int
@@ -116,8 +109,9 @@ class Layer:
             rest = ", ".join(f"{f.name} {getattr(self, f.name)}" for f in changed if f.name != field)
             raise ImpossibleLayerError(f"layer: {field} = {getattr(self, field)!r} does not fit {rest}")
 
+        if not kinds.known(self.kind):
+            refuse("kind")
         for field, allowed in (
-            ("kind", KINDS),
             ("activation", ACTIVATIONS),
             ("residual", RESIDUALS),
             ("input_layout", LAYOUTS),
@@ -126,22 +120,23 @@ class Layer:
         ):
             if getattr(self, field) not in allowed:
                 refuse(field)
-        if self.op not in _OPS.get(self.kind, ("",)):
+        kind = kinds.of(self.kind)
+        if self.op not in kind.ops:
             refuse("op")
         for field in ("height", "width", "channels", "out_channels", "batch", "groups"):
             if getattr(self, field) < 1:
                 refuse(field)
         if min(self.kernel + self.stride + self.dilation) < 1 or min(self.padding) < 0:
             refuse("kernel")
-        if self.kind != "conv" and self.groups != (self.channels if self.kind == "depthwise" else 1):
+        if kind.groups != "any" and self.groups != (self.channels if kind.groups == "channels" else 1):
             refuse("groups")
-        if self.kind not in ("conv", "pointwise", "dense", "chain") and self.out_channels != self.channels:
+        if kind.keeps_channels and self.out_channels != self.channels:
             refuse("out_channels")
-        if self.kind in ("pointwise", "dense") and self.width != 1:
+        if kind.pixels and self.width != 1:
             refuse("width")
         if min(self.out_height, self.out_width) < 1:
             refuse("kernel")
-        if bool(self.parts) != (self.kind == "chain"):
+        if bool(self.parts) != kind.has_parts:
             refuse("parts")
         if self.input_pitch and (self.input_pitch <= self.channels or self.input_layout == "NCHW"):
             refuse("input_pitch")
@@ -270,11 +265,8 @@ class Layer:
         a chain, the shapes of its parts."""
         if self.parts:
             return tuple(part.weight_shape for part in self.parts)
-        if self.kind in ("pointwise", "dense"):
-            return self.out_channels, self.channels
-        if self.kind in ("conv", "depthwise"):
-            return self.out_channels, self.channels // self.groups, *self.kernel
-        return None
+        shape = kinds.of(self.kind).weight_shape
+        return shape and shape(self)
 
     @property
     def constants(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -301,15 +293,16 @@ class Layer:
     def name(self) -> str:
         if self.parts:
             return "chain " + " > ".join(part.name for part in self.parts)
-        if self.kind in ("pointwise", "dense"):
+        kind = kinds.of(self.kind)
+        if kind.pixels:
             tokens = [self.kind, f"m{self.height}", f"n{self.out_channels}", f"k{self.channels}"]
         else:
             tokens = [self.kind, f"{self.height}x{self.width}x{self.channels}"]
-            if self.kind == "conv":
+            if not kind.keeps_channels:
                 tokens.append(f"n{self.out_channels}")
             if self.op:
                 tokens.append(self.op)
-            if self.kind in ("conv", "depthwise", "pool"):
+            if kind.windowed:
                 tokens.append(f"{self.kernel[0]}x{self.kernel[1]}")
             if self.stride != (1, 1):
                 tokens.append("s" + _pair(self.stride))
@@ -317,7 +310,7 @@ class Layer:
                 tokens.append("p" + ",".join(map(str, self.padding)))
             if self.dilation != (1, 1):
                 tokens.append("d" + _pair(self.dilation))
-            if self.kind == "conv" and self.groups != 1:
+            if kind.groups == "any" and self.groups != 1:
                 tokens.append(f"g{self.groups}")
         if self.batch != 1:
             tokens.append(f"b{self.batch}")
@@ -345,6 +338,7 @@ class Layer:
             return cls.chain(tuple(cls.parse(part) for part in name.removeprefix("chain ").split(" > ")))
         kind, *tokens = name.split()
         f: dict = {"kind": kind}
+        declared = kinds.of(kind) if kinds.known(kind) else None
         for i, token in enumerate(tokens):
             if m := re.fullmatch(r"(\d+)x(\d+)x(\d+)", token):
                 f.update(height=int(m[1]), width=int(m[2]), channels=int(m[3]))
@@ -358,7 +352,7 @@ class Layer:
                 f[{"s": "stride", "d": "dilation"}[m[1]]] = (int(m[2]), int(m[3] or m[2]))
             elif token in dtypes.BY_TOKEN:
                 f["dtype"] = dtypes.BY_TOKEN[token].name
-            elif "dtype" not in f and token in _OPS.get(kind, ()):
+            elif "dtype" not in f and declared and token in declared.ops:
                 f["op"] = token
             elif token in ("nchw", "to_nchw"):
                 f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
@@ -368,7 +362,7 @@ class Layer:
                 f["activation"] = token
             else:
                 raise ValueError(f"layer name {name!r}: token {i + 2}, {token!r}, is not understood")
-        if kind == "depthwise":
+        if declared and declared.groups == "channels":
             f["groups"] = f.get("channels")
         f.setdefault("out_channels", f.get("channels"))
         try:

@@ -75,11 +75,12 @@ def test_a_graphs_dtype_reaches_the_plan(dtype, size, monkeypatch):
 
 
 def test_files_of_other_engines_are_of_float32_alone():
-    layer = Layer.parse("pointwise m49 n64 k32 f32 relu6")
+    layer, added = map(Layer.parse, ("pointwise m49 n64 k32 f32 relu6", "elementwise 7x7x64 add f32"))
     for dtype, known in (("float32", True), ("float16", False), ("int8", False)):
-        call = LayerCall("a", layer.replace(dtype=dtype), "", ("x",), {}, "a")
-        with nullcontext() if known else pytest.raises(files.Unknown, match="is pointwise"):
-            files._checked(SimpleNamespace(layers=[call]))
+        for one in (layer, added):
+            call = LayerCall("a", one.replace(dtype=dtype), "", ("x",), {}, "a")
+            with nullcontext() if known else pytest.raises(files.Unknown, match=f"is {one.kind}"):
+                files._checked(SimpleNamespace(layers=[call]))
 
 
 def test_a_dtype_that_no_layer_has_is_reported_with_its_operator():

@@ -16,14 +16,14 @@ from tvm_mobilenet.schedules import row_tiles as strips
 from tvm_mobilenet.targets import Cache, host
 from tvm_mobilenet.tune_logs import log
 
-from tvm_mobilenet import frontend, passes, schedules, targets
+from tvm_mobilenet import frontend, kinds, passes, schedules, targets
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
 from tvm_mobilenet.compiler.row_pitch import pitch_of, set_pitches
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.layer import KINDS, Layer
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models import registry
 
 RPI4 = targets.load("rpi4")
@@ -328,7 +328,7 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
 def test_every_kind_is_built_for_vectors_of_any_width(vector_bytes):
     """Lowered and compiled; `test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too` runs them."""
     of_kind = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}
-    assert set(of_kind) == set(KINDS)
+    assert set(of_kind) == {kind.name for kind in kinds.every()}
     of_kind["chain"] = Layer.chain(of_kind["chain"].parts[:3])  # TVM takes seconds to lower all five
     core = target_of(vector_bytes=vector_bytes, vector_registers=32, in_order=vector_bytes == 8).core
     kernels = {}

@@ -8,10 +8,10 @@ from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.tune_logs import keys, log
 
 from tests.schedules.test_any_core import SAMPLE, target_of
-from tvm_mobilenet import dtypes, schedules
+from tvm_mobilenet import dtypes, kinds, schedules
 from tvm_mobilenet.compiler import decide, fuse_blocks, lower
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.layer import KINDS, Layer
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port
 from tvm_mobilenet.tuning import session
 from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
@@ -30,7 +30,7 @@ CASES = [pytest.param(of_dtype(layer, d), id=f"{kind}-{d}") for kind, layer in L
 
 
 def test_the_samples_are_of_every_kind():
-    assert set(LAYERS) == set(KINDS)
+    assert set(LAYERS) == {kind.name for kind in kinds.every()}
 
 
 # ---- dtypes reach the kernel

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from tvm_mobilenet import kinds
 from tvm_mobilenet.boards.comparison import spread_of
 from tvm_mobilenet.layer import Layer
 
@@ -47,36 +48,18 @@ def reference(
     if layer.parts:
         return reference(*last_part(layer, data, weight, bias), second, activated)
     import torch
-    import torch.nn.functional as F
 
     def tensor(a):
         return torch.from_numpy(np.ascontiguousarray(a)).double()
 
     x = tensor(data)
     x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
-    top, left, bottom, right = layer.padding
-
-    def padded(value: float):
-        return F.pad(x, (left, right, top, bottom), value=value)
-
-    if layer.weight_shape:
-        w = tensor(weight).reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
-        y = F.conv2d(padded(0.0), w, tensor(bias), layer.stride, 0, layer.dilation, layer.groups)
-    elif layer.kind == "pool":
-        windows = padded(0.0 if layer.op == "avg" else float("-inf"))
-        windows = windows.unfold(2, (layer.kernel[0] - 1) * layer.dilation[0] + 1, layer.stride[0])[
-            ..., :: layer.dilation[0]
-        ]
-        windows = windows.unfold(3, (layer.kernel[1] - 1) * layer.dilation[1] + 1, layer.stride[1])[
-            ..., :: layer.dilation[1]
-        ]
-        y = windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
-    else:
-        y = x
-        if layer.op not in ("", "none"):
-            z = tensor(second)
-            z = z if layer.input_layout == "NCHW" and layer.op != "scale" else z.permute(0, 3, 1, 2)
-            y = {"add": x + z, "sub": x - z, "mul": x * z, "scale": x * z}[layer.op]
+    operand = None
+    if second is not None and layer.residual == "none":
+        operand = tensor(second)
+        operand = operand if layer.input_layout == "NCHW" and layer.op != "scale" else operand.permute(0, 3, 1, 2)
+    constants = [None if array is None else tensor(array) for array in (weight, bias)]
+    y = kinds.of(layer.kind).reference(layer, x, *constants, operand)
     residual = None
     if layer.residual != "none":
         residual = tensor(second)
@@ -84,7 +67,7 @@ def reference(
     if layer.residual == "before":
         y = y + residual
     if activated:
-        y = _FUNCTIONS[final_function(layer)](F, y)
+        y = _FUNCTIONS[final_function(layer)](torch.nn.functional, y)
         if layer.residual == "after":
             y = y + residual
     y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
@@ -106,7 +89,7 @@ _FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
 def final_function(layer: Layer) -> str:
     """What a layer, of a chain its last part, applies to its sum: an activation, ``softmax`` or ``none``."""
     last = layer.parts[-1] if layer.parts else layer
-    return "softmax" if last.kind == "softmax" else last.activation
+    return kinds.of(last.kind).function or last.activation
 
 
 def apply(function: str, values: np.ndarray, axis: int = -1) -> np.ndarray:

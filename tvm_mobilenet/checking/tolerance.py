@@ -67,7 +67,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
     squares = layer.replace(op="add" if layer.op == "sub" else layer.op, residual="none")
     none = None if bias is None else np.zeros_like(bias)
     operands = [None if a is None else np.asarray(a, np.float64) ** 2 for a in (data, weight, second)]
-    paired = operands[2] if layer.kind == "elementwise" else None
+    paired = operands[2] if layer.residual == "none" else None
     own = definition.reference(squares, operands[0], operands[1], none, paired, activated=False)
     own = own.mean(positions, keepdims=True)
     scale = own

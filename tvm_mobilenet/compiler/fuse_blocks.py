@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tvm_mobilenet import dtypes
+from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
 from tvm_mobilenet.schedules import implemented
@@ -125,7 +125,7 @@ def _repeated_mult_adds(layer: Layer, strips: int, widths: list[int]) -> float:
 def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
     """Whether a layer may stream from the one before it."""
     layer = call.layer
-    if layer.kind not in ("depthwise", "pointwise") or not _streams(last.layer, first):
+    if kinds.of(layer.kind).streams != "anywhere" or not _streams(last.layer, first):
         return False
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
@@ -138,9 +138,8 @@ def _streams(layer: Layer, first: bool) -> bool:
     """Whether a chain can go on after this layer."""
     if layer.batch != 1 or layer.output_layout != "NHWC":
         return False
-    if layer.kind == "conv":
-        return first and layer.groups == 1
-    return layer.kind in ("depthwise", "pointwise")
+    streams = kinds.of(layer.kind).streams
+    return streams == "anywhere" or (streams == "first" and first and layer.groups == 1)
 
 
 def join(chain: list[LayerCall]) -> LayerCall:

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm_mobilenet import dtypes
+from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall
-
-KINDS = ("conv", "depthwise", "pointwise", "pool", "elementwise", "chain")
-
 
 ROUND = 16  # lines
 
@@ -66,9 +63,9 @@ def _can_write(layer: Layer, line: int) -> bool:
     """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
     _, height, width, channels = layer.output_shape
     spaced = pitch_of(channels, line, layer.output_dtype) > 0
-    return layer.kind in KINDS and layer.output_layout == "NHWC" and height * width > 1 and spaced
+    return kinds.of(layer.kind).pitched and layer.output_layout == "NHWC" and height * width > 1 and spaced
 
 
 def _can_read(layer: Layer, writer: Layer) -> bool:
     """Whether a layer reads another's output position by position."""
-    return layer.kind in KINDS and layer.input_layout == "NHWC" and layer.channels == writer.out_channels
+    return kinds.of(layer.kind).pitched and layer.input_layout == "NHWC" and layer.channels == writer.out_channels

@@ -13,8 +13,6 @@ import tvm
 
 from tvm_mobilenet.passes.layer_graph import LayerCall, read, uses, write
 
-_WEIGHTED = ("conv", "depthwise", "pointwise", "dense")
-
 
 def run(mod: tvm.IRModule) -> tvm.IRModule:
     """The module with its affine layers folded."""
@@ -49,7 +47,7 @@ def _is_affine(call: LayerCall) -> bool:
 
 def _bare(call: LayerCall) -> bool:
     layer = call.layer
-    return layer.kind in _WEIGHTED and layer.activation == "none" and layer.residual == "none"
+    return layer.weight_shape is not None and layer.activation == "none" and layer.residual == "none"
 
 
 def _into_previous(before: LayerCall, affine: LayerCall) -> LayerCall:

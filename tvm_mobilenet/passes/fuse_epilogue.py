@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import tvm
 
+from tvm_mobilenet import kinds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, read, uses, write
-
-_WEIGHTED = ("conv", "depthwise", "pointwise", "dense")
 
 
 def run(mod: tvm.IRModule) -> tvm.IRModule:
@@ -43,7 +42,7 @@ def _activation(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | N
         return None
     if producer is None or producer.layer.activation != "none" or producer.layer.residual == "after":
         return None
-    if producer.layer.kind == "softmax" or layer.input_layout != layer.output_layout:
+    if kinds.of(producer.layer.kind).function or layer.input_layout != layer.output_layout:
         return None
     return producer.output, _extended(producer, call, producer.layer.replace(activation=layer.activation))
 
@@ -55,7 +54,7 @@ def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | Non
     operands = sorted(call.inputs, key=lambda v: order.index(v) if v in order else -1, reverse=True)
     for value, other in (operands, operands[::-1]):
         producer = _only_reader(value, kept, count)
-        if producer is None or producer.layer.kind not in _WEIGHTED or producer.layer.residual != "none":
+        if producer is None or producer.layer.weight_shape is None or producer.layer.residual != "none":
             continue
         if other in order and order.index(other) > order.index(value):
             continue
@@ -78,7 +77,7 @@ def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
         geometry = {"height": layer.height, "width": layer.width, "batch": layer.batch}
         made = made.replace(kind="conv", **geometry)
         producer = producer.replace(weight=producer.weight.reshape(made.weight_shape))
-    elif made.kind not in ("conv", "elementwise") or len(producer.inputs) > 1:
+    elif not kinds.of(made.kind).writes_nchw or len(producer.inputs) > 1:
         return None
     return producer.output, _extended(producer, call, made.replace(output_layout="NCHW"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tvm import relax
 
+from tvm_mobilenet import kinds
 from tvm_mobilenet.layer import Layer
 
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -15,32 +16,17 @@ _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
 def body(layer: Layer, data: relax.Expr, *operands: relax.Expr) -> relax.Expr:
     """The layer's output, ``layer.output_shape``, from data, weight and bias if it has them, and second operand."""
-    op = relax.op
-    if layer.kind in ("pointwise", "dense"):
-        m, k = layer.height, layer.channels
-        rows = op.reshape(data, (m, k))
-        out = op.add(op.matmul(rows, op.permute_dims(operands[0])), operands[1])
-        out = op.reshape(out, layer.output_shape)
-        return _epilogue(layer, out, operands[2:])
-    if layer.kind == "softmax":
-        return op.nn.softmax(data, axis=-1)
+    op, kind = relax.op, kinds.of(layer.kind)
+    constants, second = operands[: len(layer.constants)], operands[len(layer.constants) :]
+    if kind.pixels:
+        out = kind.body(layer, op.reshape(data, (layer.height, layer.channels)), *constants)
+        return _epilogue(layer, op.reshape(out, layer.output_shape), second)
 
     x = data if layer.input_layout == "NCHW" else op.permute_dims(data, _TO_NCHW)
-    weight, bias = operands[:2] if layer.weight_shape else (None, None)
-    second = operands[2:] if layer.weight_shape else operands
     if layer.output_layout == "NHWC" or layer.op == "scale":
         second = [op.permute_dims(s, _TO_NCHW) for s in second]
-    window = {"strides": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    if layer.kind in ("conv", "depthwise"):
-        x = op.nn.conv2d(x, weight, groups=layer.groups, **window)
-        x = op.add(x, op.reshape(bias, (1, layer.out_channels, 1, 1)))
-    elif layer.kind == "pool" and layer.op == "avg":
-        x = op.nn.avg_pool2d(x, layer.kernel, count_include_pad=True, **window)
-    elif layer.kind == "pool":
-        x = op.nn.max_pool2d(x, layer.kernel, **window)
-    elif layer.op in ("add", "sub", "mul", "scale"):
-        binary = {"add": op.add, "sub": op.subtract, "mul": op.multiply, "scale": op.multiply}[layer.op]
-        x, second = binary(x, second[0]), second[1:]
+    own = () if layer.residual != "none" else second
+    x = kind.body(layer, x, *constants, *own)
     x = _epilogue(layer, x, second)
     return x if layer.output_layout == "NCHW" else op.permute_dims(x, _TO_NHWC)
 

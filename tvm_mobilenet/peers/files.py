@@ -18,7 +18,6 @@ from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
 from tvm_mobilenet.terminal import console
 
 ENGINES = ("litert", "ncnn", "onnxruntime")
-_KINDS = ("conv", "depthwise", "pointwise", "dense", "pool")
 
 
 class Unknown(Exception):
@@ -103,12 +102,12 @@ def _checked(network) -> list:
     """The layers, when the writers know them all."""
     for call in network.layers:
         layer = call.layer
-        if layer.kind == "elementwise" and layer.op == "add" and layer.activation == "none":
-            continue
-        whole = layer.kind != "pool" or (layer.op == "avg" and layer.kernel == (layer.height, layer.width))
-        plain = layer.dilation == (1, 1) and (layer.kind != "conv" or layer.groups == 1)
         written = layer.dtype == "float32"  # as all of these files are
-        known = written and layer.kind in _KINDS and layer.activation in ("none", "relu", "relu6") and whole and plain
+        if written and layer.kind == "elementwise" and layer.op == "add" and layer.activation == "none":
+            continue
+        whole = layer.op == "avg" and layer.kernel == (layer.height, layer.width)
+        plain = layer.dilation == (1, 1) and (layer.kind != "conv" or layer.groups == 1)
+        known = written and layer.activation in ("none", "relu", "relu6") and plain and (layer.weight_shape or whole)
         if not known or (layer.residual != "none" and layer.activation != "none") or layer.batch != 1:
             raise Unknown(f"{call.name} is {layer.name}")
     return network.layers

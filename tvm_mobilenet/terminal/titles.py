@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from tvm_mobilenet import kinds
 from tvm_mobilenet.dtypes import BY_TOKEN
 from tvm_mobilenet.layer import ACTIVATIONS, Layer
 
-KINDS = {"pointwise": "pw", "depthwise": "dw", "elementwise": "ew"}
+SHORT = {kind.name: kind.short for kind in kinds.every() if kind.short}
 MARK = "…"
 
 
@@ -40,7 +41,7 @@ def title(name: str) -> str:
 def _own_words(part: Layer, before: Layer) -> list[str]:
     """A part's words without those that follow from the part before it; all of them where they do not."""
     words = part.name.split()
-    pixels = part.kind in ("pointwise", "dense")
+    pixels = kinds.of(part.kind).pixels
     size = (before.out_height, before.out_width, before.out_channels, before.batch)
     if pixels:
         fits = (part.height, part.channels, part.batch) == (size[0] * size[1], size[2], size[3])
@@ -71,7 +72,7 @@ def _ends_of_a_chain(name: str, text: str) -> str:
 
 def _sizes(chain: Layer) -> tuple[str, str]:
     """Height, width and channels of a chain's input and output; a pointwise part does not know the first two."""
-    maps = [part for part in chain.parts if part.kind not in ("pointwise", "dense")]
+    maps = [part for part in chain.parts if not kinds.of(part.kind).pixels]
     first, last = (maps[0], maps[-1]) if maps else (chain, chain)
     return (
         f"{first.height}x{first.width}x{chain.channels}",
@@ -91,7 +92,7 @@ def _without(pattern: str) -> Callable[[str, str], str]:
 
 
 def _abbreviated(name: str, text: str) -> str:
-    return re.sub("|".join(KINDS), lambda kind: KINDS[kind[0]], text)
+    return re.sub("|".join(SHORT), lambda kind: SHORT[kind[0]], text)
 
 
 STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this order

@@ -1,0 +1,32 @@
+"""Convolutions that are neither depthwise nor pointwise."""
+
+from __future__ import annotations
+
+import math
+
+from tvm_mobilenet.kinds import Kind, register
+from tvm_mobilenet.kinds.windows import convolution, convolved, filters
+
+
+def _formula(layer, cost) -> int:
+    """Of groups, each reads its share of the input channels."""
+    kernel, size = math.sqrt(math.prod(layer.kernel)), math.sqrt(layer.out_height * layer.out_width * layer.batch)
+    return round(cost.standard(kernel, layer.channels / layer.groups, layer.out_channels, size))
+
+
+register(
+    Kind(
+        name="conv",
+        schedule="conv",
+        groups="any",
+        keeps_channels=False,
+        windowed=True,
+        writes_nchw=True,
+        pitched=True,
+        streams="first",
+        weight_shape=filters,
+        formula=_formula,
+        reference=convolved,
+        body=convolution,
+    )
+)
