@@ -9,6 +9,7 @@ from pathlib import Path
 from tvm_mobilenet.boards import needs, wire
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.boards.agent import services, tvm_alone
+from tvm_mobilenet.boards.remote.module import RUN_SECONDS, RemoteModule
 from tvm_mobilenet.boards.remote.session import Session
 from tvm_mobilenet.errors import BoardError
 
@@ -31,6 +32,8 @@ class RemoteBoard:
         Seconds to wait while the board is busy; ``wire.WAIT_SECONDS`` by default.
     quiet : bool
         Do not say so then.
+    seconds : float
+        That a kernel may take.
 
     Attributes
     ----------
@@ -40,8 +43,16 @@ class RemoteBoard:
 
     measures = True
 
-    def __init__(self, address: Address, target, limit: float = 0.0, wait: float | None = None, quiet: bool = False):
-        self.address, self.target, self.name = address, target, address.text
+    def __init__(
+        self,
+        address: Address,
+        target,
+        limit: float = 0.0,
+        wait: float | None = None,
+        quiet: bool = False,
+        seconds: float = RUN_SECONDS,
+    ):
+        self.address, self.target, self.name, self._seconds = address, target, address.text, seconds
         self._uploaded: dict[str, str] = {}
         self._tunnel = None
         if address.kind == "ssh":
@@ -155,17 +166,15 @@ class RemoteBoard:
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
         return self._uploaded[there]
 
-    def load(self, path, **options):
-        """The module of a linked shared object, which is uploaded; ``options`` are those of ``RemoteModule``.
+    def load(self, path, seconds: float | None = None) -> RemoteModule:
+        """The module of a linked shared object, which is uploaded; ``seconds``: as for the board, of its kernels.
 
         Raises
         ------
         BoardError
             It cannot be loaded there.
         """
-        from tvm_mobilenet.boards.remote.module import RemoteModule
-
-        return RemoteModule(self, path, **options)
+        return RemoteModule(self, path, seconds or self._seconds)
 
     def close(self) -> None:
         """End the session, and what was started for it."""
