@@ -86,8 +86,8 @@ def outcomes(board: str, target, at: int | None) -> list:
             )
         return [found[job.layer] for job in jobs]
     evaluate = Evaluate(target, board)
-    evaluate.builder = builder
     evaluate.prepare()
+    evaluate.builder = builder
     found = []
     for job in jobs:
         try:

@@ -35,6 +35,7 @@ from tvm_mobilenet.tuning.runner import OnBoard
 from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
+_NETWORK = ("model", "alpha", "resolution", "classes", "batch")
 _BUILDS = ("layer.py", "build.py", "compiler", "survey/estimates.py", "passes", "frontend", "models")
 
 
@@ -87,9 +88,7 @@ class Price:
 
     @property
     def options(self) -> ModelOptions:
-        return ModelOptions(
-            model=self.model, alpha=self.alpha, resolution=self.resolution, classes=self.classes, batch=self.batch
-        )
+        return ModelOptions(**{name: getattr(self, name) for name in _NETWORK})
 
     @property
     def predicted(self) -> bool:
@@ -151,11 +150,7 @@ class Bench(OnBoard):
             kind = step.layer.split(" ", 1)[0]
             kinds[kind] = kinds.get(kind, 0.0) + float(kernel.cost(1).value)
         return Price(
-            model=options.model,
-            alpha=options.alpha,
-            resolution=options.resolution,
-            classes=options.classes,
-            batch=options.batch,
+            **{name: getattr(options, name) for name in _NETWORK},
             cost=float(one.value),
             cost_all_cores=float(every.value),
             unit=one.unit,

@@ -33,14 +33,7 @@ class Built:
 
 
 class Builder:
-    """Builds candidates for a target; made in the searching process, called there or in workers.
-
-    Parameters
-    ----------
-    target : targets.Target
-    linker : str, optional
-        As ``compiler.codegen.compile_kernels`` takes it.
-    """
+    """Builds candidates for a target; ``linker``: as ``compiler.codegen.compile_kernels`` takes it."""
 
     def __init__(self, target, linker: str | None = None):
         self.target, self.linker = target, linker

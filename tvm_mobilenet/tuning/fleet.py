@@ -115,8 +115,8 @@ class Fleet:
         say: Callable[[str], None] = lambda line: None,
         patience: float = PATIENCE,
     ):
-        self._runner, self._say, self._patience = runner, say, patience
-        self._lender = Lender(address, target, say, timeout)
+        self._runner, self._say, self._patience, self._timeout = runner, say, patience, timeout
+        self._lender = Lender(address, target, say)
         self._ready: list[_Job] = []
         self._changed = threading.Condition()
         self._done: queue.SimpleQueue = queue.SimpleQueue()
@@ -223,6 +223,7 @@ class Fleet:
             try:
                 if board is None:
                     board = self._lender.open()
+                    board.seconds = self._timeout
                     self._open += 1
                     continue
             except BoardError as e:

@@ -27,10 +27,7 @@ _OPERANDS = ("data", "weight", "bias", "second")
 class Runner:
     """Runs libraries, checks what they compute and says what they cost; its calls may come from several threads.
 
-    Parameters
-    ----------
-    one_thread : bool
-        Measure on one thread alone, because others measure on the same machine.
+    ``one_thread``: it measures on one thread alone, because others measure on the same machine.
     """
 
     def __init__(self, one_thread: bool = False):
@@ -91,16 +88,9 @@ def _parts(run, target) -> dict[str, float]:
 
 
 class OnBoard:
-    """Has a board of its own in each worker; made in the parent, called in the workers.
+    """Has an open board in each worker; made in the parent, called in the workers.
 
-    Parameters
-    ----------
-    target : targets.Target
-        What is built for.
-    board : str
-        As ``boards.open_board`` takes it.
-    linker : str, optional
-        As ``compiler.codegen.compile_kernels`` takes it.
+    Parameters are those of ``boards.open_board`` and ``compiler.codegen.compile_kernels``.
     """
 
     def __init__(self, target, board: str = "virtual", linker: str | None = None):
@@ -122,14 +112,9 @@ class OnBoard:
 class Evaluate(OnBoard):
     """Builds and runs candidates, both in one process."""
 
-    def __init__(self, target, board: str = "virtual", linker: str | None = None):
-        super().__init__(target, board, linker)
-        self.builder = Builder(target, linker)
-
     def prepare(self) -> None:
-        """As `OnBoard`'s."""
         super().prepare()
-        self._runner = Runner(one_thread=True)
+        self.builder, self._runner = Builder(self.target, self.linker), Runner(one_thread=True)
 
     def __call__(self, candidate: Candidate) -> Outcome:
         built = self.builder.build(candidate)

@@ -32,27 +32,20 @@ class RemoteBoard:
         Seconds to wait while the board is busy; ``wire.WAIT_SECONDS`` by default.
     quiet : bool
         Do not say so then.
-    seconds : float
-        That a kernel may take.
 
     Attributes
     ----------
     facts : dict
         What the agent's ``ping`` answers; empty without an agent.
+    seconds : float
+        That a kernel of a module loaded from now on may take; may be set.
     """
 
     measures = True
+    seconds = RUN_SECONDS
 
-    def __init__(
-        self,
-        address: Address,
-        target,
-        limit: float = 0.0,
-        wait: float | None = None,
-        quiet: bool = False,
-        seconds: float = RUN_SECONDS,
-    ):
-        self.address, self.target, self.name, self._seconds = address, target, address.text, seconds
+    def __init__(self, address: Address, target, limit: float = 0.0, wait: float | None = None, quiet: bool = False):
+        self.address, self.target, self.name = address, target, address.text
         self._uploaded: dict[str, str] = {}
         self._tunnel = None
         if address.kind == "ssh":
@@ -166,15 +159,15 @@ class RemoteBoard:
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
         return self._uploaded[there]
 
-    def load(self, path, seconds: float | None = None) -> RemoteModule:
-        """The module of a linked shared object, which is uploaded; ``seconds``: as for the board, of its kernels.
+    def load(self, path) -> RemoteModule:
+        """The module of a linked shared object, which is uploaded.
 
         Raises
         ------
         BoardError
             It cannot be loaded there.
         """
-        return RemoteModule(self, path, seconds or self._seconds)
+        return RemoteModule(self, path, self.seconds)
 
     def close(self) -> None:
         """End the session, and what was started for it."""

@@ -13,7 +13,6 @@ from tvm_mobilenet.boards import wire
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.boards.agent import tvm_alone
 from tvm_mobilenet.boards.remote.board import RemoteBoard
-from tvm_mobilenet.boards.remote.module import RUN_SECONDS
 from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError
 
@@ -38,8 +37,6 @@ class Lender:
     target : targets.Target
     say : callable
         Takes a line of what happens to boards.
-    seconds : float
-        That a kernel may take.
 
     Raises
     ------
@@ -47,9 +44,8 @@ class Lender:
         There is no board, or no tracker, to begin with.
     """
 
-    def __init__(self, address: Address, target, say: Callable[[str], None], seconds: float = RUN_SECONDS):
+    def __init__(self, address: Address, target, say: Callable[[str], None]):
         self._address, self._target, self._say = address, target, say
-        self._options = {"wait": _WAIT_SECONDS, "quiet": True, "seconds": seconds}
         self._lock = threading.Lock()
         self._losses: dict[str, int] = {}
         self._out: dict[str, float] = {}  # until when a board is left out
@@ -86,7 +82,7 @@ class Lender:
             where = self._address.endpoint
             if self._is_out(where):
                 raise BoardError(f"{where} is left out for a while")
-            return RemoteBoard(self._address, self._target, **self._options)
+            return RemoteBoard(self._address, self._target, wait=_WAIT_SECONDS, quiet=True)
         with wire.Tracker(self._address.host, self._address.port) as tracker:
             host, port, key = tracker.request(self._address.key, _WAIT_SECONDS)
         where = f"{host}:{port}"
@@ -94,7 +90,7 @@ class Lender:
             raise BoardError(f"{where} is left out for a while")
         one = Address(self._address.text, "rpc", host, port, key)
         try:
-            return RemoteBoard(one, self._target, **self._options)
+            return RemoteBoard(one, self._target, wait=_WAIT_SECONDS, quiet=True)
         except BoardError:
             if not self._closed:
                 self._count_loss(where, "it cannot be reached")
