@@ -1,0 +1,87 @@
+"""The user's cache folder, and collections of files in it: compiled code that is not to be compiled again.
+
+A collection may lose any file at any time, and be lost as a whole. It is shared by processes that know nothing of each
+other; files appear whole or not at all, and one that was damaged counts as missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.files.whole_file import replacing
+
+_DIGEST = 32  # bytes of SHA-256 before the content
+_TIDY_EVERY = 64  # files that a process adds
+
+
+def cache_folder() -> Path:
+    """The folder for compiled code: this user's alone, and writable.
+
+    Raises
+    ------
+    BoardError
+        There is none.
+    """
+    choices = [
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
+        Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}",
+    ]
+    for folder in choices:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+                return folder
+        except OSError:
+            continue
+    raise BoardError(
+        f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
+        "set XDG_CACHE_HOME to a folder that can be written",
+    )
+
+
+class Collection:
+    """Files by key in a folder of the cache; those not used for longest are removed beyond ``most`` bytes."""
+
+    def __init__(self, name: str, most: int):
+        self._name, self._most, self._added = name, most, 0
+
+    def take(self, key: str, path: str | Path) -> bool:
+        """Write the content of a key to a path; whether there is one."""
+        with contextlib.suppress(OSError, BoardError):
+            file = cache_folder() / self._name / key
+            data = memoryview(file.read_bytes())
+            if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST]:
+                os.utime(file)
+                with replacing(path) as new:
+                    new.write_bytes(data[_DIGEST:])
+                return True
+        return False
+
+    def keep(self, key: str, path: str | Path) -> None:
+        """Add a file's content under a key; where that cannot be done it is not kept."""
+        with contextlib.suppress(OSError, BoardError):
+            folder = cache_folder() / self._name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            data = Path(path).read_bytes()
+            with replacing(folder / key) as new:
+                new.write_bytes(hashlib.sha256(data).digest() + data)
+            if self._added % _TIDY_EVERY == 0:
+                self._tidy(folder)
+            self._added += 1
+
+    def _tidy(self, folder: Path) -> None:
+        found = []
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+        left = self._most
+        for _, size, path in sorted(found, reverse=True):
+            left -= size
+            if left < 0:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
