@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import planted
 from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards.cost import native
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.layer import Layer
@@ -26,7 +27,7 @@ OTHER = next(iter(SPACE.neighbours(SPACE.default)))
 def compiled(monkeypatch, tmp_path):
     """The libraries that were really compiled, with a cache of the test's own."""
     found, real = [], codegen.compile_kernels
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "_cache_folder", lambda: tmp_path)
 
     def compile_kernels(kernels, target, path, linker=None):
         found.append(str(path))
@@ -37,7 +38,7 @@ def compiled(monkeypatch, tmp_path):
 
 
 def files(tmp_path) -> list[Path]:
-    return sorted((tmp_path / "cache" / "tvm_mobilenet" / "kernels").iterdir())
+    return sorted((tmp_path / "kernels").iterdir())
 
 
 def test_the_same_schedule_hits_and_every_other_misses(compiled, tmp_path, monkeypatch):
@@ -77,24 +78,21 @@ def test_a_damaged_file_is_compiled_again(compiled, tmp_path, damage):
 
 
 def test_where_nothing_can_be_kept_everything_is_built(compiled, tmp_path, monkeypatch):
-    blocked = tmp_path / "cache" / "tvm_mobilenet"
-    blocked.mkdir(parents=True)
-    (blocked / "kernels").write_text("a file")
+    (tmp_path / "kernels").write_text("a file")
     for _ in range(2):
         assert Path(Builder(RPI4).build(DEFAULT, tmp_path / "k.so").library).stat().st_size
     assert len(compiled) == 2
 
 
 def test_a_collection_is_bounded_and_loses_what_was_not_used_for_longest(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("tvm_mobilenet.files.user_cache._TIDY_EVERY", 1)
-    source, folder = tmp_path / "content", tmp_path / "cache" / "tvm_mobilenet" / "few"
+    source, folder = tmp_path / "content", tmp_path / "few"
     source.write_bytes(bytes(1000))
     for i in range(8):
         if i == 4:
             (folder / ".3.dead.tmp").write_bytes(bytes(500))  # of a process that was killed
             os.utime(folder / ".3.dead.tmp", ns=(0, 0))
-        one = Collection("few", 3500)
+        one = Collection(lambda: tmp_path, "few", 3500)
         one.keep(str(i), source)
         os.utime(folder / str(i), ns=(i + 1, i + 1))  # the clock of a file system may be coarse
         assert one.take("0", tmp_path / "taken"), "it was just used"

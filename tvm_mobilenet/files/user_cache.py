@@ -1,4 +1,4 @@
-"""The user's cache folder, and collections of files in it: compiled code that is not to be compiled again.
+"""Collections of files in the user's cache: compiled code that is not to be compiled again.
 
 A collection may lose any file at any time, and be lost as a whole. It is shared by processes that know nothing of each
 other; files appear whole or not at all, and one that was damaged counts as missing.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
@@ -19,41 +19,19 @@ _DIGEST = 32  # bytes of SHA-256 before the content
 _TIDY_EVERY = 64  # files that a process adds
 
 
-def cache_folder() -> Path:
-    """The folder for compiled code: this user's alone, and writable.
-
-    Raises
-    ------
-    BoardError
-        There is none.
-    """
-    choices = [
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
-        Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}",
-    ]
-    for folder in choices:
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
-                return folder
-        except OSError:
-            continue
-    raise BoardError(
-        f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
-        "set XDG_CACHE_HOME to a folder that can be written",
-    )
-
-
 class Collection:
-    """Files by key in a folder of the cache; those not used for longest are removed beyond ``most`` bytes."""
+    """Files by key in a folder; those not used for longest are removed beyond ``most`` bytes.
 
-    def __init__(self, name: str, most: int):
-        self._name, self._most, self._added = name, most, 0
+    ``cache`` gives the user's cache folder, or raises a BoardError where there is none.
+    """
+
+    def __init__(self, cache: Callable[[], Path], name: str, most: int):
+        self._cache, self._name, self._most, self._added = cache, name, most, 0
 
     def take(self, key: str, path: str | Path) -> bool:
         """Write the content of a key to a path; whether there is one."""
         with contextlib.suppress(OSError, BoardError):
-            file = cache_folder() / self._name / key
+            file = self._cache() / self._name / key
             data = memoryview(file.read_bytes())
             if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST]:
                 os.utime(file)
@@ -65,7 +43,7 @@ class Collection:
     def keep(self, key: str, path: str | Path) -> None:
         """Add a file's content under a key; where that cannot be done it is not kept."""
         with contextlib.suppress(OSError, BoardError):
-            folder = cache_folder() / self._name
+            folder = self._cache() / self._name
             folder.mkdir(mode=0o700, exist_ok=True)
             data = Path(path).read_bytes()
             with replacing(folder / key) as new:

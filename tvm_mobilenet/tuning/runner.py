@@ -66,7 +66,11 @@ class Runner:
         counts = (1,) if board.measures and (self._one_thread or cores == 1) else (1, cores)
         arguments, expected = self.arguments(built.layer, candidate.decisions)
         with board.load(built.library) as module:
-            runs = module.call_on(nest.SYMBOL, arguments, counts, "all" if candidate.whole else "sample")
+            if board.measures:
+                runs = module.call_on(nest.SYMBOL, arguments, counts)
+            else:  # one run, whose cost is known on any number of cores
+                tasks = "all" if candidate.whole else "sample"
+                runs = [module.call(nest.SYMBOL, arguments, tasks, memory=True)] * len(counts)
         difference = require_right(runs[0].outputs[-1], expected, sample=runs[0].sampled)
         cost, *every = (run.cost(count) for run, count in zip(runs, counts, strict=True))
         parts = _parts(runs[0], board.target) if cost.predicted else {}

@@ -146,7 +146,7 @@ class RemoteModule:
         """
         return self.call_on(symbol, args, (cores,))[0]
 
-    def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple, tasks: str = "all") -> list[LocalRun]:
+    def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple[int | None, ...]) -> list[LocalRun]:
         """As ``call``, measured with each of several numbers of threads in turn."""
         tensors = [self._sent(a) for a in args]
         try:

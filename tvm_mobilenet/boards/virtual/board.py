@@ -139,10 +139,6 @@ class VirtualModule:
 
     # ---- calls
 
-    def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple, tasks: str = "all") -> list[KernelRun]:
-        """As ``call``, memory followed, for each of several numbers of cores: one run, whose cost is known on any."""
-        return [self.call(symbol, args, tasks, memory=True)] * len(cores)
-
     def call(
         self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None, memory: bool = False
     ) -> KernelRun:
