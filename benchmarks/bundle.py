@@ -29,6 +29,7 @@ from elftools.elf.elffile import ELFFile
 
 from tests.support import bundles
 from tvm_mobilenet import targets
+from tvm_mobilenet.boards.comparison import KERNEL_TOLERANCE, relative
 from tvm_mobilenet.bundle import link
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
@@ -127,7 +128,7 @@ def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
         processes[-1].start()
         ends.append(end)
     outputs = [end.recv() for end in ends]
-    assert np.allclose(*outputs, atol=1e-4)
+    assert relative(*map(np.ravel, outputs)) <= KERNEL_TOLERANCE, "the same kernels"
     turns: list[tuple[float, float]] = []
     stop = time.monotonic() + seconds
     while time.monotonic() < stop:

@@ -24,7 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../tvm_mobilenet/boards/native.c"
+#include "../tvm_mobilenet/boards/cost/native.c"
 
 typedef uint64_t qemu_plugin_id_t;
 typedef uint32_t qemu_plugin_meminfo_t;

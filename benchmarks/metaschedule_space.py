@@ -101,15 +101,18 @@ class Module:
 
 
 class Evaluate:
-    """``tuning.session.candidate.Evaluate``, and the same for MetaSchedule's modules; called in workers."""
+    """``tuning.runner.Evaluate``, and the same for MetaSchedule's modules; called in workers."""
 
     def __init__(self, target):
-        from tvm_mobilenet.tuning.candidate import Evaluate as Ours
+        from tvm_mobilenet.tuning.runner import Evaluate as Ours
 
         self.target, self.ours = target, Ours(target)
 
     def prepare(self) -> None:
+        from tvm_mobilenet.tuning.builder import Builder
+
         self.ours.prepare()
+        self.ours.builder = Builder(self.target, kept=None)  # the seconds of a build are compared
 
     def __call__(self, job):
         if not isinstance(job, Module):
@@ -128,7 +131,7 @@ class Evaluate:
             built = tvm.compile(tvm.IRModule({SYMBOL: main}), target=codegen.tvm_target(self.target))
             built.mod.write_to_file(obj)
             codegen.link([obj], self.target, library)
-            with self.ours._board.load(library) as module:
+            with self.ours.opened.load(library) as module:
                 run = module.call(SYMBOL, [data, job.weight, bias, out], memory=True)
                 cost = run.cost(1).value
         require_right(run.outputs[-1], expected)

@@ -94,7 +94,9 @@ def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
     """Price the points of one layer; a line of the file each."""
     from tvm_mobilenet import schedules, targets
     from tvm_mobilenet.layer import Layer
-    from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
+    from tvm_mobilenet.tuning.builder import Builder
+    from tvm_mobilenet.tuning.candidate import Candidate
+    from tvm_mobilenet.tuning.runner import Evaluate
     from tvm_mobilenet.tuning.search import identity
 
     target_name, path, name = work
@@ -104,6 +106,7 @@ def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
     space, points = cut(schedules.space(Layer.parse(name), target.core))
     evaluate = Evaluate(target)
     evaluate.prepare()
+    evaluate.builder = Builder(target, kept=None)  # the seconds of a build are recorded
     for point in points:
         if identity(point) in known:
             continue

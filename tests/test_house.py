@@ -204,7 +204,7 @@ def test_the_ffi_can_save_a_module():
 def test_workers_never_load_the_intrinsics_that_take_half_a_minute():
     code = (
         "import sys; from tvm_mobilenet import targets, schedules; from tvm_mobilenet.layer import Layer\n"
-        "from tvm_mobilenet.tuning.candidate import Candidate, Evaluate\n"
+        "from tvm_mobilenet.tuning.candidate import Candidate; from tvm_mobilenet.tuning.runner import Evaluate\n"
         "target = targets.load('rpi4'); layer = Layer.parse('pointwise m49 n16 k16 f32')\n"
         "e = Evaluate(target); e.prepare(); o = e(Candidate(layer.name, schedules.space(layer, target.core).default))\n"
         "assert o.cost > 0 and o.predicted, o\n"

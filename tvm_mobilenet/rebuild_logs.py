@@ -149,7 +149,7 @@ def rebuild(
     """
     from tvm_mobilenet.survey.estimates import weightless
     from tvm_mobilenet.tune import show_search
-    from tvm_mobilenet.tuning.candidate import Evaluate
+    from tvm_mobilenet.tuning.runner import Evaluate
 
     targets, rounds, outlines, done = list(targets), list(rounds), {}, {}
     for k, networks in enumerate(rounds):

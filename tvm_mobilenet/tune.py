@@ -130,7 +130,7 @@ def tune(
     workers : int
         Processes that build and run candidates.
     network, evaluate, finish : optional
-        In place of ``load_network``, ``tuning.session.candidate.Evaluate`` and ``build_and_verify``.
+        In place of ``load_network``, ``tuning.runner.Evaluate`` and ``build_and_verify``.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def tune(
         A model or target that does not fit, a log that cannot be written, a build that does not verify.
     """
     if evaluate is None:
-        from tvm_mobilenet.tuning.candidate import Evaluate
+        from tvm_mobilenet.tuning.runner import Evaluate
 
         evaluate = Evaluate(target, board, linker)
     pool, boards = fleet.of(board, target, linker, workers, debug)

@@ -19,9 +19,10 @@ from tvm_mobilenet import rebuild_logs, schedules, targets
 from tvm_mobilenet.cli import entry
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.survey import estimates as pricing
-from tvm_mobilenet.tuning import candidate
+from tvm_mobilenet.tuning import runner
 from tvm_mobilenet.tuning import session as tuning
-from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.runner import Evaluate
 
 SHIPPED = sorted(log.shipped("").parent.glob("*.jsonl"))
 
@@ -70,7 +71,7 @@ def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch)
     network = types.SimpleNamespace(for_target=lambda target: types.SimpleNamespace(counts=counts))
     monkeypatch.setattr(pricing, "weightless", lambda options: network)
     monkeypatch.setattr(schedules, "space", lambda layer, core: space())
-    monkeypatch.setattr(candidate, "Evaluate", lambda target: Costs(tmp_path, delay=0.02))
+    monkeypatch.setattr(runner, "Evaluate", lambda target: Costs(tmp_path, delay=0.02))
     evaluated = tmp_path / "evaluated"
 
     def terminate():

@@ -13,6 +13,8 @@ from tvm_mobilenet.boards.comparison import WrongResult
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning import fleet
 from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.runner import Evaluate, Runner
+from tvm_mobilenet.tuning.workers import keep_busy
 
 LAYERS = [Layer.parse(name) for name in planted.LAYERS]
 
@@ -72,19 +74,20 @@ def test_an_engine_whose_output_is_no_number_is_not_taken_for_equal(tmp_path):
 def outcomes(board: str, target, at: int | None) -> list:
     """What comes of each layer's default decisions on a board: an outcome, or why there is none."""
     jobs = [Candidate(layer.name, schedules.space(layer, target.core).default, whole=True) for layer in LAYERS]
+    builder = planted.Builder(target)
+    builder.at = at
     if address.parse(board).is_remote:
-        build, found = planted.Build(target), {}
-        build.at = at
-        with fleet.Fleet(address.parse(board), target, build, fleet.Run(60.0), builders=1) as boards:
-            left = list(jobs)
-            while left or boards.busy:
-                while left and boards.idle:
-                    boards.submit(left.pop())
-                found.update({d.job.layer: d.value or d.failure for d in boards.wait(300)})
+        left, found = list(jobs), {}
+        with fleet.Fleet(address.parse(board), target, builder, Runner(), builders=1) as boards:
+            keep_busy(
+                boards,
+                lambda: left.pop() if left else None,
+                lambda done: found.update({done.job.layer: done.value or done.failure}),
+            )
         return [found[job.layer] for job in jobs]
-    evaluate = planted.Evaluate(target, board)
-    evaluate.at = at
+    evaluate = Evaluate(target, board)
     evaluate.prepare()
+    evaluate.builder = builder
     found = []
     for job in jobs:
         try:

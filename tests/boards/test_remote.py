@@ -154,7 +154,8 @@ def test_a_board_that_is_busy_is_waited_for(agent, library, monkeypatch, capsys)
 
 def test_a_kernel_that_never_returns(agent, library):
     with open_board(agent.url, HOST) as board:
-        module = board.load(library, seconds=1.0)
+        board.seconds = 1.0
+        module = board.load(library)
         with fault("no answer within 1 s while running kernel endless"):
             module.call("endless", [np.zeros(1, np.float32)])
         with fault("no answer within"):

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.planting import Copy, instructions, minus, with_executed
 from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.checking import tolerance
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import VerificationError
@@ -225,4 +226,4 @@ def test_a_tolerance_is_carried_through_the_activation():
     allowed = tolerance.carried("sigmoid", z, np.full(3, 1e-3))
     assert allowed[0] == pytest.approx(2.5e-4, rel=0.01) and allowed[1] < 4e-7 and allowed[2] < 1e-8
     assert tolerance.carried("relu", np.array([-1.0, 1.0]), np.full(2, 1e-3)) == pytest.approx([0, 1e-3], abs=1e-6)
-    assert tolerance.excess(np.array([np.nan]), np.zeros(1), np.ones(1)) == float("inf")
+    assert relative(np.array([np.nan]), np.zeros(1), np.ones(1)) == float("inf")

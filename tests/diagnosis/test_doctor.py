@@ -254,10 +254,10 @@ def test_a_wrong_result_noise_heat_and_little_room_are_told(tmp_path):
         def __exit__(self, *_):
             pass
 
-        def call(self, symbol, arguments):
-            return types.SimpleNamespace(outputs=[np.ones_like(arguments[-1])])
+        def call_on(self, symbol, arguments, cores):
+            return [types.SimpleNamespace(outputs=[np.ones_like(arguments[-1])], sampled=False)]
 
-    board = types.SimpleNamespace(name="odd", load=lambda path: Module())
+    board = types.SimpleNamespace(name="odd", target=RPI4, measures=True, load=lambda path: Module())
     with pytest.raises(BoardError, match="odd: wrong result"):
         doctor_local.run_probe(board, RPI4, tmp_path)
     with pytest.raises(checks.Doubt, match="50%"):

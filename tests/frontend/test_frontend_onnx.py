@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.support.layer_runner import run_in_torch
 from tvm_mobilenet import frontend, passes
+from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
 
@@ -26,8 +27,7 @@ def check(path, x, batch=1):
     found = run_in_torch(mod, x)
     assert len(found) == len(expected)
     for f, e in zip(found, expected, strict=True):
-        assert f.shape == e.shape
-        assert np.abs(f - e).max() <= 1e-4 * e.std(), np.abs(f - e).max() / e.std()
+        assert f.shape == e.shape and relative(f, e) <= 1e-4
     return passes.layers_of(mod)
 
 

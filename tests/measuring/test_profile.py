@@ -89,7 +89,8 @@ def test_shares_gflops_and_multiples_follow_from_the_times(predicted):
 def test_a_layer_of_large_sums_is_near_its_roofline():
     """The model of the core and the ceiling must speak of the same machine: no layer far below, a large one near."""
     from tvm_mobilenet import schedules
-    from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
+    from tvm_mobilenet.tuning.candidate import Candidate
+    from tvm_mobilenet.tuning.runner import Evaluate
 
     layer = Layer.parse("pointwise m49 n256 k256 f32 relu6")
     evaluate = Evaluate(RPI4)

@@ -2,12 +2,12 @@
 
 import importlib.util
 
-import numpy as np
 import pytest
 
 from tests.support import modules
 from tvm_mobilenet import bench
 from tvm_mobilenet.boards.agent import engines, measure
+from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.measuring import benchmark_text
@@ -39,7 +39,7 @@ def test_an_engine_computes_the_model(networks, family, engine, tmp_path):
     running = engines.ENGINES[engine](contender, list(image), 1)
     running.run()
     expected = network.reference([image])[0][0][0]
-    off = np.abs(running.outputs()[0].reshape(expected.shape) - expected).max() / expected.std()
+    off = relative(running.outputs()[0].reshape(expected.shape), expected)
     assert off < 1e-3, "another network, or another order of its weights"
 
 

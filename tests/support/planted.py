@@ -2,7 +2,7 @@
 in this process or in a worker."""
 
 from tvm_mobilenet import schedules
-from tvm_mobilenet.tuning import candidate, fleet
+from tvm_mobilenet.tuning import builder
 
 LAYERS = (  # of each kind that may have a row pitch
     "pointwise m16 n16 k32 in34 out17 f32 relu6",
@@ -24,24 +24,16 @@ def off_by_one(kernel, at: int):
     return kernel.with_body(tvm.tirx.SeqStmt([*kernel.body, tvm.tirx.BufferStore(output, value, [at])]))
 
 
-class _Planted:
+class Builder(builder.Builder):
     """``at``: the channel whose value is off; None: nothing is planted."""
 
     at: int | None = None
 
-    def __call__(self, one):
+    def build(self, candidate, path=None):
         real = schedules.kernel
         if self.at is not None:
             schedules.kernel = lambda layer, decisions: off_by_one(real(layer, decisions), self.at)
         try:
-            return super().__call__(one)
+            return super().build(candidate, path)
         finally:
             schedules.kernel = real
-
-
-class Build(_Planted, fleet.Build):
-    """What a fleet's workers build with."""
-
-
-class Evaluate(_Planted, candidate.Evaluate):
-    """What tries candidates on the virtual board and on this machine."""

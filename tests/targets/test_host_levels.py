@@ -8,19 +8,19 @@ import subprocess
 import sys
 
 import pytest
-from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.targets import cpu, host
 
 from tests.support import modules
 from tvm_mobilenet import bench, build, profile, schedules, targets, verify
 from tvm_mobilenet.boards import needs, open_board
-from tvm_mobilenet.boards.comparison import require_right
-from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.boards.comparison import KERNEL_TOLERANCE
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.diagnosis import local as doctor_local
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.tuning.candidate import Operands
+from tvm_mobilenet.tuning.builder import Builder
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.runner import Runner
 
 HERE = host.LEVELS[host.architecture()]
 OWN = host.machine()
@@ -153,11 +153,8 @@ def test_each_kind_of_layer_is_right_at_each_level_of_this_machine(monkeypatch, 
     monkeypatch.setenv(host.VARIABLE, level.name)
     target, layer = targets.load("host"), Layer.parse(name)
     decisions = schedules.space(layer, target.core).default
-    arguments, expected = Operands().arguments(layer, decisions)
-    library = codegen.compile_kernels({nest.SYMBOL: schedules.kernel(layer, decisions)}, target, tmp_path / "k.so")
-    with open_board("local", target).load(library) as module:
-        output = module.call(nest.SYMBOL, arguments).outputs[-1]
-    require_right(output, expected)
+    built = Builder(target).build(Candidate(name, decisions, whole=True), tmp_path / "k.so")
+    assert Runner(one_thread=True).run(built, open_board("local", target)).difference <= KERNEL_TOLERANCE
 
 
 @pytest.fixture(scope="module")

@@ -17,28 +17,31 @@ from tvm_mobilenet.boards import address
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning import fleet
 from tvm_mobilenet.tuning import session as tuning
-from tvm_mobilenet.tuning.candidate import Outcome
+from tvm_mobilenet.tuning.builder import Builder
+from tvm_mobilenet.tuning.candidate import Candidate, Outcome
+from tvm_mobilenet.tuning.runner import Runner
 
 HOST = targets.load("host")
 LAYERS = ("pointwise m16 n16 k16 f32 relu6", "depthwise 8x8x16 3x3 p1,1,1,1 f32 relu6", "dense m1 n32 k16 f32")
 POINTS = 4  # of each layer's space, so that it is searched to its end
 
 
-class Run(fleet.Run):
+class Run(Runner):
     """Really runs and checks on the board; the cost is the same everywhere, so that logs can be compared.
 
     ``act`` is called before the fifth run, in the middle of a search; or before every so many.
     """
 
     def __init__(self, act=lambda: None, every: int = 0):
-        super().__init__(300.0)
+        super().__init__()
         self.act, self.every, self.runs = act, every, 0
 
-    def __call__(self, board, candidate, library):
+    def run(self, built, board):
+        candidate = built.candidate
         self.runs += 1
         if self.runs % self.every == 0 if self.every else self.runs == 5:
             self.act()
-        super().__call__(board, candidate, library)
+        super().run(built, board)
         cost = random.Random(candidate.layer + repr(sorted(candidate.decisions.items()))).uniform(1e-6, 2e-6)
         return Outcome(cost, "s", False, 1e-7, cost)
 
@@ -60,7 +63,7 @@ def tuned(board: str, log, run=None, lines=None, points=POINTS):
         run.fleet = fleet.Fleet(
             address.parse(board),
             HOST,
-            fleet.Build(HOST),
+            Builder(HOST),
             run,
             builders=1,
             timeout=300.0,
@@ -150,9 +153,9 @@ class Hot(Run):
 
     states: tuple = ()
 
-    def __call__(self, board, candidate, library):
+    def run(self, built, board):
         board.state = lambda: {"temperature_c": self.states.pop(0) if self.states else 50.0, "throttled": []}
-        return super().__call__(board, candidate, library)
+        return super().run(built, board)
 
 
 def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
@@ -161,10 +164,10 @@ def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
     monkeypatch.setattr(lender.time, "sleep", lambda seconds: None)
     run, lines = Hot(), []
     run.states = [85.0, 84.0, 84.0, 75.0, 65.0]
-    candidate = fleet.Candidate(LAYERS[2], prepared("x", tmp_path / "l").searches[LAYERS[2]].space.default)
+    candidate = Candidate(LAYERS[2], prepared("x", tmp_path / "l").searches[LAYERS[2]].space.default)
     with (
         Agent() as board,
-        fleet.Fleet(address.parse(board.url), HOST, fleet.Build(HOST), run, builders=1, say=lines.append) as boards,
+        fleet.Fleet(address.parse(board.url), HOST, Builder(HOST), run, builders=1, say=lines.append) as boards,
     ):
         boards.submit(candidate)
         (done,) = boards.wait(300)
@@ -178,7 +181,7 @@ class OneIsBad(Run):
         super().__init__()
         self.bad, self.hot, self.lines = bad, hot, lines
 
-    def __call__(self, board, candidate, library):
+    def run(self, built, board):
         if board.where.endswith(self.bad):
             if self.hot:
                 board.state = lambda: {"temperature_c": 90.0, "throttled": []}
@@ -186,7 +189,7 @@ class OneIsBad(Run):
             end = time.monotonic() + 300.0
             while time.monotonic() < end and not any("is left out" in line for line in self.lines):
                 time.sleep(0.05)
-        return super().__call__(board, candidate, library)
+        return super().run(built, board)
 
 
 HANGS = """

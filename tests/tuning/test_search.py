@@ -48,11 +48,11 @@ def search(path, layer_searches, evaluate, **fields) -> Search:
     )
     one.resume(list(journal.records()))
 
-    def record_of(layer, decisions, done):
+    def record_of(done):
         return Record(
-            layer=layer.name,
+            layer=done.job.layer,
             core="c",
-            decisions=decisions,
+            decisions=done.job.decisions,
             cost=done.value and done.value.cost,
             failure=done.failure,
             seconds=done.seconds,

@@ -1,6 +1,7 @@
 """Workers: a candidate that hangs or crashes must not cost the search, and nothing may be left running."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from tests.support.fake_board import Jobs, Unable
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.tuning.workers import Workers
+from tvm_mobilenet.tuning import workers as workers_module
+from tvm_mobilenet.tuning.workers import Workers, keep_busy
 
 
 def alive(pid: int) -> bool:
@@ -29,12 +31,9 @@ def gone(pids, seconds=120) -> bool:
 
 
 def all_of(workers, jobs):
-    waiting, done = list(jobs), []
-    while waiting or workers.busy:
-        while waiting and workers.idle:
-            workers.submit(waiting.pop(0))
-        done += workers.wait(300)
-    return {one.job: one for one in done}
+    waiting, done = list(jobs), {}
+    assert not keep_busy(workers, lambda: waiting.pop(0) if waiting else None, lambda one: done.update({one.job: one}))
+    return done
 
 
 def test_every_job_gets_its_own_result():
@@ -52,6 +51,32 @@ def test_failures_are_results_and_the_pool_goes_on():
         assert "timeout" in done[("sleep", 600)].failure and done[("sleep", 600)].seconds < 300
         assert [done[("square", i)].value for i in (3, 4)] == [9, 16]
         assert gone(set(first) - {worker.process.pid for worker in workers._workers})
+
+
+def test_a_job_that_ends_may_bring_another_and_none_begins_after_the_end():
+    """By a clock that goes on when a job ends; what runs then is waited for."""
+    waiting, ended, shown = [1], [], []
+
+    def take(done):
+        ended.append(done.value)
+        waiting.append(len(ended) + 1)
+
+    with Workers(Jobs(), 2, timeout=300) as workers:
+        late = keep_busy(
+            workers,
+            lambda: ("square", waiting.pop()) if waiting else None,
+            take,
+            lambda: shown.append((len(ended), workers.busy)),
+            end=3,
+            clock=lambda: len(ended),
+        )
+    assert late and ended == [1, 4, 9] and shown[0] == (0, 1) and shown[-1] == (3, 0)
+
+
+def test_the_loop_that_submits_and_waits_stands_once():
+    package = Path(workers_module.__file__).parents[1]
+    users = {p.name for p in package.rglob("*.py") if re.search(r"\.(idle|busy)\b", p.read_text())}
+    assert users == {"workers.py", "fleet.py"}, "keep_busy is the loop"
 
 
 def test_a_worker_that_cannot_start_is_an_error():

@@ -1,8 +1,9 @@
 """The one comparison of what code computed with its reference.
 
 `compare` serves every board and every verb: it takes a kernel's output as it lies in memory, leaves out what stands
-between rows with a pitch, and says by how much of the reference's standard deviation the rest is off. What is allowed
-is the caller's: `require_right` for a single kernel; for whole networks see `checking.network_ends` and `tolerance`.
+between rows with a pitch, and says by how much of the reference's standard deviation, or of what each value may be off,
+the rest is off. What is allowed is the caller's: `require_right` for a single kernel; for whole networks see
+`checking.network_ends` and `tolerance`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Difference:
     Attributes
     ----------
     relative : float
-        The largest difference over the reference's standard deviation; infinite where a value is no finite number.
+        The largest difference over its unit; infinite where a value is no finite number.
     where : tuple of int
         The index of that value.
     written, size : int
@@ -64,7 +65,7 @@ def spread_of(expected: np.ndarray) -> float:
     return float(expected.std()) or float(np.abs(expected).max()) or 1.0
 
 
-def compare(found: np.ndarray, expected: np.ndarray, *, sample: bool = False) -> Difference:
+def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool = False) -> Difference:
     """Compare an output with its reference.
 
     Parameters
@@ -73,6 +74,8 @@ def compare(found: np.ndarray, expected: np.ndarray, *, sample: bool = False) ->
         As it lies in memory, see `in_channels`.
     expected : array
         The reference, without pitch.
+    unit : float or array, optional
+        Of all differences, or of each; the reference's `spread_of` by default.
     sample : bool
         Only a sample of the tasks ran: what is not a number was not written, and is left out.
 
@@ -85,18 +88,19 @@ def compare(found: np.ndarray, expected: np.ndarray, *, sample: bool = False) ->
     found = in_channels(found, expected.shape).astype(np.float64)
     written = ~np.isnan(found)
     count = int(written.sum())
-    spread = spread_of(expected)
-    off = np.abs(np.where(written, found, expected if sample else np.inf) - expected)
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.abs(np.where(written, found, expected if sample else np.inf) - expected)
+        off = off / (spread_of(expected) if unit is None else unit)
     worst = int(off.argmax())
     where = tuple(int(i) for i in np.unravel_index(worst, off.shape))
     largest = float(off.flat[worst])
-    relative = largest / spread if math.isfinite(largest) and (count or not sample) else math.inf
+    relative = largest if math.isfinite(largest) and (count or not sample) else math.inf
     return Difference(relative, where, count, found.size)
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """`compare`'s largest difference, as a fraction of the reference's standard deviation."""
-    return compare(found, expected).relative
+def relative(found: np.ndarray, expected: np.ndarray, unit=None) -> float:
+    """`compare`'s largest difference, in units of the reference's standard deviation unless told."""
+    return compare(found, expected, unit).relative
 
 
 def require_right(found: np.ndarray, expected: np.ndarray, *, sample: bool = False) -> float:

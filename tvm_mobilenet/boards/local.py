@@ -159,6 +159,10 @@ class LocalModule:
         """As ``call``, on memory from ``alloc``: ``(address, shape, dtype)`` each."""
         return self.call(symbol, [self._view(*operand) for operand in operands], tasks, cores)
 
+    def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple[int, ...]) -> list[LocalRun]:
+        """As ``call``, measured with each of several numbers of threads in turn."""
+        return [self.call(symbol, args, cores=count) for count in cores]
+
     def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> LocalRun:
         """Runs a kernel until it is measured; see ``VirtualModule.call``. ``sample`` runs everything as well.
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.bundle import link, tables
 from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler.plan import scratch_of
@@ -131,7 +132,7 @@ def make(
     expected = network_outputs(network, batch)
     units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # as every CPU finds them
     error = max(  # against float64, which is the same on every CPU; a framework's float32 is not
-        float(np.abs(found.astype(np.float64) - right).max()) / unit
+        relative(found, right, unit)
         for values, wanted in zip(checked.values, expected, strict=True)
         for found, right, unit in zip(values, wanted, units, strict=True)
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import in_channels, relative
+from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.checking import reference, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
@@ -300,7 +300,7 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
 
 
 def _difference(found: np.ndarray, due: tolerance.Expected) -> float:
-    return LAYER_TOLERANCE * tolerance.excess(in_channels(found, due.output.shape), due.output, due.allowed)
+    return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
 
 
 def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:

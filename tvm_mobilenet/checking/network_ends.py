@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.checking import reference, tolerance
 
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
@@ -193,13 +194,13 @@ def check_output(
     if values.std() > unit:  # biases far apart: neither they nor the sum alone are what inputs change
         unit = np.maximum(unit, min(float(values.std()), movement(list(values))))
     allowed = gate * unit + 4 * tolerance.ROUNDING * np.abs(values)
-    difference = 0.0 if z is None else tolerance.excess(own, z[:count], allowed)
+    difference = 0.0 if z is None else relative(own, z[:count], allowed)
     if known and ends[0].function != "none":
         axis = ends[0].axis + (ends[0].axis >= 0)
         due = tolerance.carried(ends[0].function, values, allowed, axis, framework=True)
     else:
         due = gate * unit + 4 * tolerance.ROUNDING * np.abs(e)
-    difference = max(difference, tolerance.excess(f, e, due))
+    difference = max(difference, relative(f, e, due))
     changes = np.ptp(telling, axis=0)
     constant = bool(np.all(changes <= 4 * (due if z is None else allowed).max(0)))
     off = np.abs(f - e)
@@ -229,6 +230,6 @@ def _before(end: End, z: np.ndarray, e: np.ndarray, gate: float) -> np.ndarray |
     for candidate in (z, 6 * z - 3) if function == "hardsigmoid" else (z,):  # or spelled clip(x / 6 + 1/2, 0, 1)
         near = np.full(z.shape, gate * (float(candidate.std()) or 1.0))
         close = tolerance.carried(function, candidate, near, axis, framework=True)
-        if tolerance.excess(e, reference.apply(function, candidate, axis), close) <= 1:
+        if relative(e, reference.apply(function, candidate, axis), close) <= 1:
             return candidate
     return None

@@ -129,13 +129,6 @@ def _beside(function: str, values: np.ndarray, step: np.ndarray, which) -> np.nd
     return which(*(np.abs(definition.apply(function, values + s * step) - output) for s in (-1, 1)))
 
 
-def excess(found: np.ndarray, expected: np.ndarray, allowed: np.ndarray) -> float:
-    """The largest difference, in units of what is allowed; infinite for what is not finite."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        share = np.abs(found.astype(np.float64) - expected) / allowed
-    return float(share.max(initial=0.0)) if np.isfinite(share).all() else math.inf
-
-
 @dataclass(frozen=True)
 class Expected:
     """What a layer should compute of its operands.

@@ -74,7 +74,7 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
     def kernel() -> str:
         for _ in range(RUNS):
             runs.append(run_probe(board, target, folder))
-        return f"{min(r.seconds.value for r, _ in runs) * 1e6:.3g} us on 1 thread"
+        return f"{min(run.cost for run in runs) * 1e6:.3g} us on 1 thread"
 
     checks.run("agent", agent, ("session",))
     known = ("agent",) if facts else ("the agent",)  # no check is called so: those that need it are not reached
@@ -82,8 +82,8 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
     checks.run("features", lambda: _features(facts, target), (*known, "tvm"))
     checks.run("upload", lambda: _upload(board, folder), ("session",))
     checks.run("kernel", kernel, ("upload", "linker"))
-    checks.run("result", lambda: f"right, {max(d for _, d in runs):.0e} of the spread off", ("kernel",))
-    checks.run("timing noise", lambda: _noise([r.seconds.value for r, _ in runs]), ("kernel",))
+    checks.run("result", lambda: f"right, {max(run.difference for run in runs):.0e} of the spread off", ("kernel",))
+    checks.run("timing noise", lambda: _noise([run.cost for run in runs]), ("kernel",))
     checks.run("throttling", lambda: _throttling(board.service("state", {})), known)
     checks.run("disk", lambda: _enough("temporary folder", facts["disk_free_bytes"], LEAST_FREE), known)
     checks.run("memory", lambda: _enough("memory", facts["memory_available_bytes"], LEAST_MEMORY), known)

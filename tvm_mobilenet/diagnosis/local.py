@@ -123,15 +123,12 @@ def _ffi() -> str:
 
 
 def _link(target, linker: str | None, folder: Path) -> str:
-    from tvm_mobilenet import schedules
     from tvm_mobilenet.compiler import codegen
-    from tvm_mobilenet.layer import Layer
-    from tvm_mobilenet.schedules import nest
+    from tvm_mobilenet.tuning.builder import Builder
 
-    layer = Layer.parse(PROBE)
-    kernel = schedules.kernel(layer, schedules.space(layer, target.core).default)
+    path = folder / "kernel.so"
     try:
-        path = codegen.compile_kernels({nest.SYMBOL: kernel}, target, folder / "kernel.so", linker)
+        Builder(target, linker, kept=None).build(_probe(target), path)
     except TvmMobilenetError as e:  # it is there, but it does not work
         raise MissingDependencyError(e.message, e.hint) from None
     command = codegen.linker_command(target, linker)
@@ -139,21 +136,23 @@ def _link(target, linker: str | None, folder: Path) -> str:
     return f"{name} links for {target.architecture}: a library of {path.stat().st_size:,} bytes"
 
 
-def run_probe(board, target, folder: Path) -> tuple:
-    """The probe's run on a board, and by how much of its spread it is off; a BoardError when it is wrong."""
+def _probe(target):
     from tvm_mobilenet import schedules
-    from tvm_mobilenet.boards.comparison import WrongResult, require_right
-    from tvm_mobilenet.errors import BoardError
     from tvm_mobilenet.layer import Layer
-    from tvm_mobilenet.schedules import nest
-    from tvm_mobilenet.tuning.candidate import Operands
+    from tvm_mobilenet.tuning.candidate import Candidate
 
-    layer = Layer.parse(PROBE)
-    arguments, expected = Operands().arguments(layer, schedules.space(layer, target.core).default)
-    with board.load(folder / "kernel.so") as module:
-        run = module.call(nest.SYMBOL, arguments)
+    return Candidate(PROBE, schedules.space(Layer.parse(PROBE), target.core).default, whole=True)
+
+
+def run_probe(board, target, folder: Path):
+    """The probe's `Outcome` on a board, on one thread where it is measured; a BoardError when it is wrong."""
+    from tvm_mobilenet.boards.comparison import WrongResult
+    from tvm_mobilenet.errors import BoardError
+    from tvm_mobilenet.tuning.builder import Built
+    from tvm_mobilenet.tuning.runner import Runner
+
     try:
-        return run, require_right(run.outputs[-1], expected)
+        return Runner(one_thread=True).run(Built(_probe(target), str(folder / "kernel.so")), board)
     except WrongResult as e:
         raise BoardError(f"{board.name}: {e}", "is it the target's core? if so, report it with this table") from None
 
@@ -162,8 +161,8 @@ def _emulate(target, folder: Path) -> str:
     from tvm_mobilenet.boards import open_board
 
     with open_board("virtual", target) as board:
-        run, difference = run_probe(board, target, folder)
-    return f"runs it right ({difference:.0e} of the spread off): {run.cost(1).value:,.0f} cycles predicted"
+        outcome = run_probe(board, target, folder)
+    return f"runs it right ({outcome.difference:.0e} of the spread off): {outcome.cost:,.0f} cycles predicted"
 
 
 class RunProbe:
@@ -172,13 +171,11 @@ class RunProbe:
     def __init__(self, target):
         self.target = target
 
-    def __call__(self, folder: Path) -> tuple[float, float]:
-        """Seconds, and by how much of its spread the result is off."""
+    def __call__(self, folder: Path):
         from tvm_mobilenet.boards import open_board
 
         with open_board("local", self.target) as board:
-            run, difference = run_probe(board, self.target, folder)
-        return run.seconds.value, difference
+            return run_probe(board, self.target, folder)
 
 
 def _host(folder: Path) -> str:
@@ -199,10 +196,9 @@ def _host(folder: Path) -> str:
             f"a layer built for {target.core.name}: {failure}",
             f"{host.VARIABLE} set to a lower level builds for that; build for a board with --target",
         )
-    seconds, difference = done[0].value
     return (
         f"{target.core.name}, vectors of {target.core.vector_bytes} bytes: builds and runs a layer right "
-        f"({difference:.0e} of the spread off) in {seconds * 1e6:.3g} us"
+        f"({done[0].value.difference:.0e} of the spread off) in {done[0].value.cost * 1e6:.3g} us"
     )
 
 

@@ -31,9 +31,11 @@ from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, typed
 from tvm_mobilenet.tune_logs.log import UNITS, consulted, target_key
-from tvm_mobilenet.tuning.workers import Workers
+from tvm_mobilenet.tuning.runner import OnBoard
+from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
+_NETWORK = ("model", "alpha", "resolution", "classes", "batch")
 _BUILDS = ("layer.py", "build.py", "compiler", "survey/estimates.py", "passes", "frontend", "models")
 
 
@@ -86,9 +88,7 @@ class Price:
 
     @property
     def options(self) -> ModelOptions:
-        return ModelOptions(
-            model=self.model, alpha=self.alpha, resolution=self.resolution, classes=self.classes, batch=self.batch
-        )
+        return ModelOptions(**{name: getattr(self, name) for name in _NETWORK})
 
     @property
     def predicted(self) -> bool:
@@ -107,30 +107,21 @@ class Price:
         return price
 
 
-class Bench:
+class Bench(OnBoard):
     """Prices a network; made in the parent, called in the workers.
 
     Parameters
     ----------
     target : targets.Target
     board, linker
-        As ``tuning.session.candidate.Evaluate`` takes them.
+        As ``OnBoard`` takes them.
     log : path, optional
         The user's tune log.
     """
 
     def __init__(self, target, board: str = "virtual", linker: str | None = None, log: Path | None = None):
-        self.target, self.board, self.linker, self.log = target, board, linker, log
-
-    def prepare(self) -> None:
-        """Import what takes seconds, and open the board."""
-        import torch
-        import tvm  # noqa: F401
-
-        from tvm_mobilenet import boards
-
-        torch.set_num_threads(1)
-        self._board = boards.open_board(self.board, self.target)
+        super().__init__(target, board, linker)
+        self.log = log
 
     def __call__(self, options: ModelOptions) -> Price:
         from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
@@ -150,20 +141,16 @@ class Bench:
             library = os.path.join(folder, "kernels.so")
             codegen.compile_kernels(kernels_of(lowered), self.target, library, self.linker)
             size = code_bytes(library)
-            with self._board.load(library) as module:
+            with self.opened.load(library) as module:
                 run, one, every = run_and_price(
-                    PlanRunner(module, plan, parameters), self._board, input_values(inputs_of(plan)), self.target.cores
+                    PlanRunner(module, plan, parameters), self.opened, input_values(inputs_of(plan)), self.target.cores
                 )
         kinds: dict[str, float] = {}
         for step, kernel in zip(plan.steps, run.kernels, strict=True):
             kind = step.layer.split(" ", 1)[0]
             kinds[kind] = kinds.get(kind, 0.0) + float(kernel.cost(1).value)
         return Price(
-            model=options.model,
-            alpha=options.alpha,
-            resolution=options.resolution,
-            classes=options.classes,
-            batch=options.batch,
+            **{name: getattr(options, name) for name in _NETWORK},
             cost=float(one.value),
             cost_all_cores=float(every.value),
             unit=one.unit,
@@ -264,22 +251,22 @@ def price_networks(
     count = min(workers if board == "virtual" else 1, len(missing))
     threads = 1 if board == "virtual" else target.cores
     running: list[str] = []
+
+    def next_network() -> ModelOptions | None:
+        if waiting:
+            running.append(waiting[0].title)
+        return waiting.popleft() if waiting else None
+
+    def take(done: Done) -> None:
+        running.remove(done.job.title)
+        if done.failure:
+            hint = "--debug shows what the worker wrote"
+            raise BoardError(f"{done.job.title} on {target.name}: {done.failure}", hint)
+        known[done.job] = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
+        journal.append(known[done.job])
+
     with Workers(Bench(target, board, linker, log), count, JOB_SECONDS, debug, threads) as pool:
-        while waiting or pool.busy:
-            while waiting and pool.idle:
-                running.append(waiting[0].title)
-                pool.submit(waiting.popleft())
-            show(sum(n in known for n in wanted), len(wanted), running)
-            for done in pool.wait(1.0):
-                running.remove(done.job.title)
-                if done.failure:
-                    raise BoardError(
-                        f"{done.job.title} on {target.name}: {done.failure}", "--debug shows what the worker wrote"
-                    )
-                price = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
-                journal.append(price)
-                known[done.job] = price
-    show(len(wanted), len(wanted), running)
+        keep_busy(pool, next_network, take, lambda: show(sum(n in known for n in wanted), len(wanted), running))
     return [known[n] for n in networks]
 
 

@@ -1,6 +1,7 @@
 """All boards of an address as one pool for the search: candidates are built here and run by whichever board is free.
 
-Worker processes build, a thread for each board uploads, runs, checks and measures. A session may end at any moment:
+Worker processes build (`builder`), a thread for each board has a `runner` upload, run, check and measure. A session may
+end at any moment:
 
 - the board left (its port is closed): the candidate is run elsewhere, and the board is taken back when it returns;
 - the kernel crashed its process, or never returned: after a second try elsewhere that is the candidate's failure;
@@ -14,9 +15,7 @@ board is left for ``PATIENCE`` seconds, the search ends with a message; its log 
 
 from __future__ import annotations
 
-import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,13 +23,13 @@ from dataclasses import dataclass, field
 
 from tvm_mobilenet.boards import reach, wire
 from tvm_mobilenet.boards.address import Address, parse
-from tvm_mobilenet.boards.agent import tvm_alone
-from tvm_mobilenet.boards.comparison import WrongResult, require_right
 from tvm_mobilenet.boards.remote.lender import HOT_C, Lender, is_hot
 from tvm_mobilenet.boards.remote.session import Lost
-from tvm_mobilenet.errors import BoardError, TvmMobilenetError
+from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.terminal.console import say
-from tvm_mobilenet.tuning.candidate import Candidate, Operands, Outcome
+from tvm_mobilenet.tuning.builder import Builder, Built
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.runner import Runner
 from tvm_mobilenet.tuning.workers import Done, Workers
 
 PATIENCE = 120.0  # seconds without any board
@@ -38,71 +37,6 @@ TRIES = 3  # sessions that a candidate may end, its board staying, before that i
 COOL_SECONDS = 180.0  # at most, for a board to cool down
 _POLL = 0.05
 _COUNT_EVERY = 5.0
-
-
-class Build:
-    """Builds a candidate into a file; called in worker processes.
-
-    Parameters
-    ----------
-    target : targets.Target
-    linker : str, optional
-    """
-
-    def __init__(self, target, linker: str | None = None):
-        self.target, self.linker = target, linker
-
-    def prepare(self) -> None:
-        """Import what takes seconds."""
-        tvm_alone.import_tvm()
-
-    def __call__(self, candidate: Candidate) -> str:
-        from tvm_mobilenet import schedules
-        from tvm_mobilenet.compiler import codegen
-        from tvm_mobilenet.layer import Layer
-        from tvm_mobilenet.schedules import nest
-
-        kernel = schedules.kernel(Layer.parse(candidate.layer), candidate.decisions)
-        file, path = tempfile.mkstemp(prefix="candidate-", suffix=".so")
-        os.close(file)
-        codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)
-        return path
-
-
-class Run:
-    """Runs a built candidate on a board, checks it against PyTorch and measures it; called in threads.
-
-    Parameters
-    ----------
-    seconds : float
-        That a kernel may take.
-    """
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
-        self._operands, self._lock = Operands(), threading.Lock()
-
-    def __call__(self, board, candidate: Candidate, library: str) -> Outcome:
-        """What it costs there.
-
-        Raises
-        ------
-        WrongResult, BoardError
-            It computes something else, or reports an error.
-        Lost
-            The session is over.
-        """
-        from tvm_mobilenet.layer import Layer
-        from tvm_mobilenet.schedules import nest
-
-        with self._lock:
-            arguments, expected = self._operands.arguments(Layer.parse(candidate.layer), candidate.decisions)
-        cores = board.target.cores
-        with board.load(library, seconds=self.seconds) as module:
-            one, *every = module.call_on(nest.SYMBOL, arguments, (1, cores) if cores > 1 else (1,))
-        difference = require_right(one.outputs[-1], expected)
-        seconds, all_cores = float(one.seconds.value), float(every[0].seconds.value) if every else None
-        return Outcome(seconds, one.seconds.unit, one.seconds.predicted, difference, all_cores)
 
 
 def of(board: str, target, linker: str | None, builders: int, debug: bool, seconds: float = 60.0):
@@ -125,8 +59,8 @@ def of(board: str, target, linker: str | None, builders: int, debug: bool, secon
         return None, 0
 
     def make() -> Fleet:
-        build, run = Build(target, linker), Run(seconds)
-        return Fleet(where, target, build, run, builders=builders, timeout=seconds, debug=debug, say=say)
+        builder, runner = Builder(target, linker), Runner()
+        return Fleet(where, target, builder, runner, builders=builders, timeout=seconds, debug=debug, say=say)
 
     return make, reach(board)
 
@@ -136,8 +70,7 @@ class _Job:
     """A candidate on its way."""
 
     candidate: Candidate
-    library: str = ""
-    building: float = 0.0  # seconds
+    built: Built | None = None
     losses: list[str] = field(default_factory=list)
     avoid: set[str] = field(default_factory=set)
 
@@ -150,12 +83,14 @@ class Fleet:
     address : Address
         Of one board, or of all that a tracker has under a key.
     target : targets.Target
-    build, run : callable
-        As ``Build`` and ``Run``.
+    builder : Builder
+        Called in worker processes.
+    runner : Runner
+        Called in the boards' threads.
     builders : int
         Processes that build.
     timeout : float
-        Seconds that a build may take.
+        Seconds that a build, and that a kernel may take.
     say : callable
         Takes a line of what happens to boards.
     patience : float
@@ -171,8 +106,8 @@ class Fleet:
         self,
         address: Address,
         target,
-        build: Callable,
-        run: Callable,
+        builder: Builder,
+        runner: Runner,
         *,
         builders: int = 2,
         timeout: float = 60.0,
@@ -180,7 +115,7 @@ class Fleet:
         say: Callable[[str], None] = lambda line: None,
         patience: float = PATIENCE,
     ):
-        self._run, self._say, self._patience = run, say, patience
+        self._runner, self._say, self._patience, self._timeout = runner, say, patience, timeout
         self._lender = Lender(address, target, say)
         self._ready: list[_Job] = []
         self._changed = threading.Condition()
@@ -190,7 +125,7 @@ class Fleet:
         self._seen, self._counted, self._trouble = time.monotonic(), 0.0, ""
         self._threads: list[threading.Thread] = []
         self._started = max(1, self._lender.count())
-        self._builders = Workers(build, builders, timeout, debug)
+        self._builders = Workers(builder, builders, timeout, debug)
         self._count = builders
         try:
             for _ in range(self._started):
@@ -245,7 +180,7 @@ class Fleet:
         job = self._jobs[id(built.job)]
         if built.value is None:
             return [self._finish(Done(job.candidate, None, built.failure, built.seconds))]
-        job.library, job.building = built.value, built.seconds
+        job.built = built.value
         with self._changed:
             self._ready.append(job)
             self._changed.notify_all()
@@ -253,8 +188,8 @@ class Fleet:
 
     def _finish(self, done: Done) -> Done:
         job = self._jobs.pop(id(done.job))
-        if job.library:
-            os.unlink(job.library)
+        if job.built:
+            job.built.remove()
         return done
 
     def _look_after_boards(self) -> None:
@@ -288,6 +223,7 @@ class Fleet:
             try:
                 if board is None:
                     board = self._lender.open()
+                    board.seconds = self._timeout
                     self._open += 1
                     continue
             except BoardError as e:
@@ -336,20 +272,18 @@ class Fleet:
         started = time.monotonic()
         outcome, failure = None, ""
         try:
-            outcome = self._run(board, job.candidate, job.library)
+            outcome = self._runner.run(job.built, board)
             end = time.monotonic() + COOL_SECONDS
             while is_hot(board.state()) and time.monotonic() < end:
                 self._say(f"{board.where} is above {HOT_C:.0f} °C or throttled: it cools down, and measures again")
                 if not self._lender.cool(board):
                     return None
-                outcome = self._run(board, job.candidate, job.library)
+                outcome = self._runner.run(job.built, board)
             self._lender.well(board.where)
         except Lost:
             raise
-        except (TvmMobilenetError, WrongResult) as e:
-            failure = f"{type(e).__name__}: {' '.join(getattr(e, 'message', str(e)).split())}"
         except Exception as e:
-            failure = f"{type(e).__name__}: {' '.join(str(e).split())[:500]}"
+            failure = f"{type(e).__name__}: {' '.join(getattr(e, 'message', str(e)).split())[:500]}"
         return Done(job.candidate, outcome, failure, time.monotonic() - started)
 
     def _lost(self, job: _Job, error: Lost, stays: bool) -> None:

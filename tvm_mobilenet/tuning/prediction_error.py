@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from tvm_mobilenet.terminal.titles import title
 from tvm_mobilenet.tune_logs.log import Today, identity, target_name, trials_of
-from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
-from tvm_mobilenet.tuning.workers import Workers
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.runner import Evaluate
+from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 TIME_LIMIT = 90.0  # seconds of prediction; layers that are not reached are left out
 
@@ -77,15 +78,14 @@ def find(work, linker: str | None = None, workers: int = 2, limit: float = TIME_
     best = {name: s.best for name, s in work.searches.items() if s.best is not None and not s.best.predicted}
     predicted = _known(work, best)
     missing = [Candidate(name, r.decisions) for name, r in best.items() if name not in predicted]
-    end = time.monotonic() + limit
+
+    def take(done: Done) -> None:
+        if done.value is not None:
+            predicted[done.job.layer] = done.value.cost
+
     if missing:
         with Workers(Evaluate(target, "virtual", linker), workers) as pool:
-            while (missing and time.monotonic() < end) or pool.busy:
-                while missing and pool.idle and time.monotonic() < end:
-                    pool.submit(missing.pop())
-                for done in pool.wait(1.0):
-                    if done.value is not None:
-                        predicted[done.job.layer] = done.value.cost
+            keep_busy(pool, lambda: missing.pop() if missing else None, take, end=time.monotonic() + limit)
     layers = [
         LayerPrediction(name, work.searches[name].count, record.cost, predicted[name] / target.clock_hz)
         for name, record in best.items()

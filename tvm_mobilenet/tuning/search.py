@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.tune_logs.log import Record, identity
+from tvm_mobilenet.tuning.workers import Done, keep_busy
 
 LISTED = 1_000  # points at most for a space to be listed; a larger one is sampled
 PROPOSALS = 4  # of the sampler, until one is valid and new
@@ -339,7 +340,7 @@ class Search:
         ----------
         workers : Workers
         record_of : callable
-            ``record_of(layer, decisions, done)`` makes the record of a finished trial.
+            ``record_of(done)`` makes the record of a finished trial.
         candidate_of : callable
             ``candidate_of(layer, decisions)`` makes the job for a worker.
         progress : callable
@@ -350,32 +351,23 @@ class Search:
         TvmMobilenetError
             The first candidates all failed.
         """
-        jobs: dict[int, tuple[LayerSearch, dict]] = {}
+        failed = 0.0
+
+        def next_candidate():
+            choice = self.next()
+            return choice and candidate_of(choice[0].name, choice[1])
+
+        def take(done: Done) -> None:
+            nonlocal failed
+            record = record_of(done)
+            self.write(record, self.layers[record.layer].tell(record))
+            failed = failed + 1 if record.cost is None else -math.inf
+            if failed >= FAILED_IN_A_ROW:
+                raise TvmMobilenetError(
+                    f"each of the first {FAILED_IN_A_ROW} candidates failed, the last one, {record.layer}, with: "
+                    f"{record.failure}",
+                    "this is hardly the candidates' fault: run again with --debug",
+                )
+
         end = self.clock() + max(0.0, self.time_limit - self.spent)
-        ended, failed = "done", 0.0
-        while True:
-            while workers.idle:
-                if self.clock() >= end:
-                    ended = "time"
-                    break
-                choice = self.next()
-                if choice is None:
-                    break
-                layer, decisions = choice
-                job = candidate_of(layer.name, decisions)
-                jobs[id(job)] = (layer, decisions)
-                workers.submit(job)
-            if not workers.busy:
-                return ended
-            for done in workers.wait(1.0):
-                layer, decisions = jobs.pop(id(done.job))
-                record = record_of(layer, decisions, done)
-                self.write(record, layer.tell(record))
-                failed = failed + 1 if record.cost is None else -math.inf
-                if failed >= FAILED_IN_A_ROW:
-                    raise TvmMobilenetError(
-                        f"each of the first {FAILED_IN_A_ROW} candidates failed, the last one, {record.layer}, with: "
-                        f"{record.failure}",
-                        "this is hardly the candidates' fault: run again with --debug",
-                    )
-            progress()
+        return "time" if keep_busy(workers, next_candidate, take, progress, end, self.clock) else "done"

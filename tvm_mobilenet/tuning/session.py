@@ -30,7 +30,7 @@ from tvm_mobilenet.tune_logs.log import (
 )
 from tvm_mobilenet.tuning.candidate import Candidate
 from tvm_mobilenet.tuning.search import LayerSearch, Search, near
-from tvm_mobilenet.tuning.workers import Workers
+from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 TRIALS = 64  # a layer
 TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
@@ -120,7 +120,7 @@ def search(
     Parameters
     ----------
     evaluate : callable
-        ``tuning.session.candidate.Evaluate``, or what takes its place in tests.
+        ``tuning.runner.Evaluate``, or what takes its place in tests.
     show : callable
         Called with the `Search` now and then, to show how things stand.
     pool : callable, optional
@@ -138,14 +138,14 @@ def search(
         "versions": versions(),
     }
 
-    def record_of(layer, decisions, done) -> Record:
-        found = done.value
+    def record_of(done: Done) -> Record:
+        found, job = done.value, done.job
         return Record(
-            layer=layer.name,
-            decisions=decisions,
-            code=code_of(layer, decisions),
+            layer=job.layer,
+            decisions=job.decisions,
+            code=code_of(job),
             cost=found and found.cost,
-            whole=done.job.whole,
+            whole=job.whole,
             failure=done.failure,
             unit=found.unit if found else "s" if work.measured else "cycles",
             predicted=found.predicted if found else not work.measured,
@@ -158,9 +158,9 @@ def search(
             **facts,
         )
 
-    def code_of(layer, decisions: dict) -> str:
+    def code_of(job: Candidate) -> str:
         try:
-            return keys.code_key(Layer.parse(layer.name), decisions, work.target)
+            return keys.code_key(Layer.parse(job.layer), job.decisions, work.target)
         except (ValueError, KeyError, TypeError):  # no schedule takes them: the trial says so
             return ""
 
@@ -211,24 +211,23 @@ def _unconfirmed(work: Work) -> list:
 
 def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log: Journal, show: Callable) -> None:
     """Run winners whole that were run as a sample; one that turns out wrong or dearer gives way to the next best."""
-    jobs: dict[int, tuple] = {}
     waiting = _unconfirmed(work)
-    while waiting or pool.busy:
-        while waiting and pool.idle:
-            layer = waiting.pop()
-            job = Candidate(layer.name, layer.best.decisions, whole=True)
-            jobs[id(job)] = layer, layer.best
-            pool.submit(job)
-        for done in pool.wait(1.0):
-            layer, best = jobs.pop(id(done.job))
-            record = record_of(layer, best.decisions, done)
-            trial_log.append(record)
-            layer.settle(record)
-            if layer.best is not None and identity(layer.best.decisions) not in layer.confirmed:
-                waiting.append(layer)
-            elif layer.best is not None:
-                _write_best(best_log, layer, layer.best)
-        show()
+
+    def next_candidate() -> Candidate | None:
+        layer = waiting.pop() if waiting else None
+        return layer and Candidate(layer.name, layer.best.decisions, whole=True)
+
+    def take(done: Done) -> None:
+        record = record_of(done)
+        trial_log.append(record)
+        layer = work.searches[record.layer]
+        layer.settle(record)
+        if layer.best is not None and identity(layer.best.decisions) not in layer.confirmed:
+            waiting.append(layer)
+        elif layer.best is not None:
+            _write_best(best_log, layer, layer.best)
+
+    keep_busy(pool, next_candidate, take, show)
 
 
 def versions() -> dict[str, str]:

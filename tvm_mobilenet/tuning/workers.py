@@ -16,6 +16,7 @@ its pools neither kill one hanging worker nor tell which job it had.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -216,6 +217,44 @@ class Workers:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def keep_busy(
+    pool,
+    next_job: Callable[[], object | None],
+    take: Callable[[Done], None],
+    show: Callable[[], None] = lambda: None,
+    end: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Submit jobs while there are some, room for them, and time; take what ends, until nothing runs.
+
+    Parameters
+    ----------
+    pool : Workers or Fleet
+    next_job : callable
+        The next job, or None where there is none now; one that ends may bring others.
+    take : callable
+        Called with each job that ended.
+    show : callable
+        Called after every change, and every second.
+    end : float
+        When no more are submitted, by ``clock``.
+
+    Returns
+    -------
+    bool
+        Whether time ran out.
+    """
+    late = False
+    while True:
+        while pool.idle and not (late := clock() >= end) and (job := next_job()) is not None:
+            pool.submit(job)
+        show()
+        if not pool.busy:
+            return late
+        for done in pool.wait(1.0):
+            take(done)
 
 
 def _serve(fd: int) -> None:

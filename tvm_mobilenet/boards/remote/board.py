@@ -9,6 +9,7 @@ from pathlib import Path
 from tvm_mobilenet.boards import needs, wire
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.boards.agent import services, tvm_alone
+from tvm_mobilenet.boards.remote.module import RUN_SECONDS, RemoteModule
 from tvm_mobilenet.boards.remote.session import Session
 from tvm_mobilenet.errors import BoardError
 
@@ -36,9 +37,12 @@ class RemoteBoard:
     ----------
     facts : dict
         What the agent's ``ping`` answers; empty without an agent.
+    seconds : float
+        That a kernel of a module loaded from now on may take; may be set.
     """
 
     measures = True
+    seconds = RUN_SECONDS
 
     def __init__(self, address: Address, target, limit: float = 0.0, wait: float | None = None, quiet: bool = False):
         self.address, self.target, self.name = address, target, address.text
@@ -155,17 +159,15 @@ class RemoteBoard:
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
         return self._uploaded[there]
 
-    def load(self, path, **options):
-        """The module of a linked shared object, which is uploaded; ``options`` are those of ``RemoteModule``.
+    def load(self, path) -> RemoteModule:
+        """The module of a linked shared object, which is uploaded.
 
         Raises
         ------
         BoardError
             It cannot be loaded there.
         """
-        from tvm_mobilenet.boards.remote.module import RemoteModule
-
-        return RemoteModule(self, path, **options)
+        return RemoteModule(self, path, self.seconds)
 
     def close(self) -> None:
         """End the session, and what was started for it."""

@@ -1,0 +1,100 @@
+"""What was compiled before is not compiled again, and never taken for what it is not."""
+
+import dataclasses
+import os
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.support import planted
+from tvm_mobilenet import schedules, targets
+from tvm_mobilenet.boards.cost import native
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.files.user_cache import Collection
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.tuning.builder import Builder
+from tvm_mobilenet.tuning.candidate import Candidate
+
+RPI4 = targets.load("rpi4")
+LAYER = Layer.parse("pointwise m16 n16 k32 f32 relu6")
+SPACE = schedules.space(LAYER, RPI4.core)
+DEFAULT = Candidate(LAYER.name, SPACE.default)
+OTHER = next(iter(SPACE.neighbours(SPACE.default)))
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """The libraries that were really compiled, with a cache of the test's own."""
+    found, real = [], codegen.compile_kernels
+    monkeypatch.setattr(native, "_cache_folder", lambda: tmp_path)
+
+    def compile_kernels(kernels, target, path, linker=None):
+        found.append(str(path))
+        return real(kernels, target, path, linker)
+
+    monkeypatch.setattr(codegen, "compile_kernels", compile_kernels)
+    return found
+
+
+def files(tmp_path) -> list[Path]:
+    return sorted((tmp_path / "kernels").iterdir())
+
+
+def test_the_same_schedule_hits_and_every_other_misses(compiled, tmp_path, monkeypatch):
+    first = Builder(RPI4).build(DEFAULT, tmp_path / "first.so")
+    again = Builder(RPI4).build(dataclasses.replace(DEFAULT, whole=True))  # in another run, as the winner
+    assert compiled == [first.library]
+    assert Path(again.library).read_bytes() == Path(first.library).read_bytes()
+    again.remove()
+    Builder(RPI4).build(DEFAULT, tmp_path / "new.so")
+    assert len(compiled) == 1, "who removes a library removes a copy"
+
+    changed = planted.Builder(RPI4)  # the schedule makes another kernel of the same decisions
+    changed.at = 5
+    assert Path(changed.build(DEFAULT, tmp_path / "planted.so").library).read_bytes() != (
+        Path(first.library).read_bytes()
+    )
+    Builder(RPI4).build(Candidate(LAYER.name, OTHER), tmp_path / "other.so")
+    Builder(targets.load("rpi3")).build(DEFAULT, tmp_path / "rpi3.so")
+    Builder(RPI4, kept=None).build(DEFAULT, tmp_path / "fresh.so")
+    assert len(compiled) == 5
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "9" if name == "ziglang" else version(name))
+    Builder(RPI4).build(DEFAULT, tmp_path / "linked.so")
+    assert len(compiled) == 6, "another linker"
+    assert len(files(tmp_path)) == 5, "all but what was not to be kept"
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-1] + b"?"])
+def test_a_damaged_file_is_compiled_again(compiled, tmp_path, damage):
+    built = Builder(RPI4).build(DEFAULT, tmp_path / "k.so")
+    right = Path(built.library).read_bytes()
+    (file,) = files(tmp_path)
+    file.write_bytes(damage(file.read_bytes()))
+    for count in (2, 2):
+        assert Path(Builder(RPI4).build(DEFAULT, tmp_path / "k.so").library).read_bytes() == right
+        assert len(compiled) == count
+
+
+def test_where_nothing_can_be_kept_everything_is_built(compiled, tmp_path, monkeypatch):
+    (tmp_path / "kernels").write_text("a file")
+    for _ in range(2):
+        assert Path(Builder(RPI4).build(DEFAULT, tmp_path / "k.so").library).stat().st_size
+    assert len(compiled) == 2
+
+
+def test_a_collection_is_bounded_and_loses_what_was_not_used_for_longest(tmp_path, monkeypatch):
+    monkeypatch.setattr("tvm_mobilenet.files.user_cache._TIDY_EVERY", 1)
+    source, folder = tmp_path / "content", tmp_path / "few"
+    source.write_bytes(bytes(1000))
+    for i in range(8):
+        if i == 4:
+            (folder / ".3.dead.tmp").write_bytes(bytes(500))  # of a process that was killed
+            os.utime(folder / ".3.dead.tmp", ns=(0, 0))
+        one = Collection(lambda: tmp_path, "few", 3500)
+        one.keep(str(i), source)
+        os.utime(folder / str(i), ns=(i + 1, i + 1))  # the clock of a file system may be coarse
+        assert one.take("0", tmp_path / "taken"), "it was just used"
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= 3500
+    assert sorted(file.name for file in folder.iterdir()) == ["0", "6", "7"]

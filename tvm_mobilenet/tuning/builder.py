@@ -1,0 +1,111 @@
+"""Builds candidates: of a layer and decisions comes a linked library, the very machine code that would ship.
+
+It is the same for every board. What a library should compute follows from its candidate, so that the two travel
+together from the process that builds to the one that runs (`runner`).
+
+Compiling takes 0.1 to 1 s, half of what a small candidate takes in all. So libraries are kept in the user's cache, by
+the key of their code (`tune_logs.keys`) and of what links them, and taken from there by later runs as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet.boards.cost import native
+from tvm_mobilenet.files.user_cache import Collection
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.tune_logs import keys
+from tvm_mobilenet.tuning.candidate import Candidate
+
+
+def _cache() -> Path:
+    return native._cache_folder()  # another name there would change the key of all estimates (`tune_logs.keys`)
+
+
+KEPT = Collection(_cache, "kernels", 128 << 20)  # some 10,000 libraries, which take 10 kB each
+
+
+@dataclass(frozen=True)
+class Built:
+    """A candidate's library, which exports its kernel as ``nest.SYMBOL``; who has run it removes it."""
+
+    candidate: Candidate
+    library: str
+
+    @property
+    def layer(self) -> Layer:
+        return Layer.parse(self.candidate.layer)
+
+    def remove(self) -> None:
+        os.unlink(self.library)
+
+
+class Builder:
+    """Builds candidates for a target.
+
+    Parameters
+    ----------
+    target : targets.Target
+    linker : str, optional
+        As ``compiler.codegen.compile_kernels`` takes it.
+    kept : Collection, optional
+        Of libraries that were built before; None: compile each.
+    """
+
+    def __init__(self, target, linker: str | None = None, kept: Collection | None = KEPT):
+        self.target, self.linker, self._kept = target, linker, kept
+
+    def prepare(self) -> None:
+        """Import what takes seconds."""
+        tvm_alone.import_tvm()
+
+    def build(self, candidate: Candidate, path: str | Path | None = None) -> Built:
+        """The library of a candidate at a path, by default a new one in the temporary folder.
+
+        Raises
+        ------
+        ValueError
+            The layer's schedule does not take these decisions.
+        TvmMobilenetError
+            It cannot be linked.
+        """
+        from tvm_mobilenet import schedules
+        from tvm_mobilenet.compiler import codegen
+        from tvm_mobilenet.schedules import nest
+
+        path = path or os.path.join(tempfile.gettempdir(), f"candidate-{secrets.token_hex(8)}.so")
+        built = Built(candidate, str(path))
+        kernel = schedules.kernel(built.layer, candidate.decisions)
+        key = self._kept and keys.code_key(built.layer, candidate.decisions, self.target) + self._linking
+        if not key or not self._kept.take(key, path):
+            codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)
+            if key:
+                self._kept.keep(key, path)
+        return built
+
+    @functools.cached_property
+    def _linking(self) -> str:
+        """What a library depends on besides its kernel: a short hash of the code that compiles and links, and of what
+        links, by its version or its file."""
+        from tvm_mobilenet.compiler import codegen
+
+        command = codegen.linker_command(self.target, self.linker)
+        if self.linker:
+            about = os.stat(shutil.which(self.linker))
+            depends = [*command, about.st_size, about.st_mtime_ns]
+        else:
+            depends = [*command[1:], metadata.version("ziglang")]
+        code = Path(codegen.__file__).read_bytes()
+        return "-" + hashlib.sha256(repr(depends).encode() + code).hexdigest()[: keys.LENGTH]
+
+    def __call__(self, candidate: Candidate) -> Built:
+        return self.build(candidate)
