@@ -259,8 +259,8 @@ def test_disk_full(tmp_path):
 @pytest.mark.parametrize("package", [pytest.param("apache-tvm", marks=pytest.mark.full), "apache-tvm-ffi"])
 def test_other_versions(package, tmp_path):
     code = (
-        "from tvm_mobilenet.boards.agent import services; real = services.versions\n"
-        f"services.versions = lambda: {{**real(), {package!r}: '0.26.0'}}"
+        "from tvm_mobilenet.boards.agent import facts; real = facts.versions\n"
+        f"facts.versions = lambda: {{**real(), {package!r}: '0.26.0'}}"
     )
     with Agent(module=patched(code)) as running:
         client = bench(tmp_path, running.url)

@@ -229,9 +229,9 @@ def test_a_board_of_another_architecture(shelf):
 
 
 def test_versions_and_features_that_differ(monkeypatch):
-    from tvm_mobilenet.boards.agent import services
+    from tvm_mobilenet.boards.agent import facts
 
-    here = services.versions()
+    here = facts.versions()
     with pytest.raises(BoardError, match=r"apache-tvm-ffi 0\.1\.9 there") as e:
         doctor_board._versions({"versions": {**here, "apache-tvm-ffi": "0.1.9"}})
     assert "apache-tvm-ffi==" in e.value.hint

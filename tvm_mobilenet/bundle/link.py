@@ -17,7 +17,7 @@ from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import TvmMobilenetError
 
-SOURCES = ("pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "scores.c", "check.c")
+SOURCES = ("error.c", "cpu.c", "pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "scores.c", "selftest.c")
 FLAGS = (
     *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
     "-ffp-contract=off",  # an image's pixels are the same on every CPU, with fused multiply-adds or without

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Detail, Layers
+from tvm_mobilenet.tuning.result import TuneResult
 from tvm_mobilenet.tuning.session import Work
-
-if TYPE_CHECKING:
-    from tvm_mobilenet.tune import TuneResult
 
 
 def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:

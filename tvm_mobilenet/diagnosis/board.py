@@ -132,7 +132,7 @@ def _free(where) -> str:
 
 
 def _versions(facts: dict) -> str:
-    from tvm_mobilenet.boards.agent.services import versions
+    from tvm_mobilenet.boards.agent.facts import versions
 
     here, there = versions(), facts["versions"]
     for package in ("apache-tvm", "apache-tvm-ffi", "tvm_mobilenet"):

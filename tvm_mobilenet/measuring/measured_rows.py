@@ -139,7 +139,7 @@ def predicted(module, target, threads: Sequence[int], show: Callable[[str], None
 
 
 def _benchmark(module, target, board, is_predicted, facts, rows, peers, upload, options) -> Benchmark:
-    from tvm_mobilenet.boards.agent.services import versions
+    from tvm_mobilenet.boards.agent.facts import versions
 
     plan = module.plan
     return Benchmark(

@@ -4,8 +4,12 @@
     instance.c  open, run, close; a run is a loop of calls whose arguments were made at open
     folder.c    the manifest, the weights and the hashes of a bundle's folder
     image.c     from RGB bytes to an input
-    check.c     CPU features, self-test, memory
+    scores.c    what outputs say of classes
+    sha256.c    hashes
+    selftest.c  the self-test
+    error.c     what went wrong last, memory
+    cpu.c       the CPU's features
     main.c      the program
 
-`tables.py` writes a plan as C tables, `symbols.py` gives the symbols of an object names of the model's own.
+`bundle/tables.py` writes a plan as C tables, `bundle/symbols.py` gives symbols names of the model's own.
 """

@@ -1,29 +1,10 @@
 /* Open, run, close. All arguments of all kernel calls are made at open; a run is a loop of calls. */
 #define _GNU_SOURCE
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "internal.h"
-
-static __thread char last_error[384];
-
-int mn_fail(int code, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(last_error, sizeof last_error, format, arguments);
-    va_end(arguments);
-    return code;
-}
-
-const char *mobilenet_last_error(void) { return last_error; }
-
-void *mn_allocate(size_t n) {
-    void *at = NULL;
-    return posix_memalign(&at, MN_ALIGNMENT, n ? n : 1) ? NULL : at;
-}
 
 /* With the scratch memory of so many threads: each kernel's lies where the arena is free while that kernel runs. */
 static size_t arena_bytes(int threads) {

@@ -137,7 +137,11 @@ int mn_image_init(mn_image *i, int max_width, int max_height);
 void mn_image_close(mn_image *i);
 int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, float *input);
 
-/* ---- check.c */
+/* ---- error.c */
+int mn_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void *mn_allocate(size_t n); /* aligned to 64 bytes, zero only as the system gives it */
+
+/* ---- cpu.c */
 int mn_check_cpu(void);
 
 /* ---- instance.c */
@@ -152,7 +156,5 @@ struct mobilenet {
     mn_dltensor *tensors;
     mn_any *arguments;
 };
-int mn_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void *mn_allocate(size_t n); /* aligned to 64 bytes, zero only as the system gives it */
 
 #endif

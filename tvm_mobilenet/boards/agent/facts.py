@@ -15,8 +15,10 @@ import platform
 import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
+from tvm_mobilenet import __version__
 from tvm_mobilenet.targets import cpu
 
 ROOT = Path("/")  # tests put a tree of their own here
@@ -40,8 +42,6 @@ def facts(request: dict | None = None) -> dict:
         run at), ``governor``, ``memory_bytes``, ``memory_available_bytes``, ``disk_free_bytes`` (of the temporary
         folder), ``kernel``, ``system``, ``python``, ``versions`` (of packages), ``state`` (as `state` gives it).
     """
-    from tvm_mobilenet.boards.agent.services import versions
-
     memory = _memory()
     return {
         "model": _model(),
@@ -61,6 +61,17 @@ def facts(request: dict | None = None) -> dict:
         "versions": versions(),
         "state": state(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What must be the same on both sides, and what helps to know."""
+    found = {"tvm_mobilenet": __version__}
+    for package in ("apache-tvm", "apache-tvm-ffi", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = ""
+    return found
 
 
 def state(request: dict | None = None) -> dict:

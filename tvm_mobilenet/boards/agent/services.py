@@ -15,9 +15,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from importlib import metadata
 
-from tvm_mobilenet import __version__
 from tvm_mobilenet.boards.agent import facts, measure
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
@@ -28,7 +26,7 @@ def ping(request: dict) -> dict:
     """What answers: ``versions`` of package name to version, ``architecture``, ``features``, ``python``, ``pid``,
     ``services``."""
     return {
-        "versions": versions(),
+        "versions": facts.versions(),
         "architecture": platform.machine(),
         "features": facts.features(),
         "python": platform.python_version(),
@@ -63,17 +61,6 @@ def threads(request: dict) -> dict:
     if count:
         tvm.get_global_func("runtime.config_threadpool")(1, int(count))
     return {"cpus": sorted(os.sched_getaffinity(0)), "threads": int(tvm.get_global_func("runtime.NumThreads")())}
-
-
-def versions() -> dict[str, str]:
-    """What must be the same on both sides, and what helps to know."""
-    found = {"tvm_mobilenet": __version__}
-    for package in ("apache-tvm", "apache-tvm-ffi", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = ""
-    return found
 
 
 SERVICES: dict[str, Callable[[dict], dict]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-from tvm_mobilenet.boards.cost.instructions import Instruction
+from tvm_mobilenet.boards.cost.instruction import Instruction
 
 _ALIAS32 = {"sb": "r9", "sl": "r10", "fp": "r11", "ip": "r12"}
 _REG32 = re.compile(r"\b(?:(r\d+|sb|sl|fp|ip|sp|lr|pc)|([sdq])(\d+))\b(?!\[\d+\]-)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvm_mobilenet.boards import needs, wire
 from tvm_mobilenet.boards.address import Address
-from tvm_mobilenet.boards.agent import services, tvm_alone
+from tvm_mobilenet.boards.agent import facts, services, tvm_alone
 from tvm_mobilenet.boards.remote.module import RUN_SECONDS, RemoteModule
 from tvm_mobilenet.boards.remote.session import Session
 from tvm_mobilenet.errors import BoardError
@@ -93,7 +93,7 @@ class RemoteBoard:
         needs.check(self.target, self.facts.get("features", ()), self.session.where)
 
     def _check_versions(self) -> None:
-        ours, theirs = services.versions(), self.facts.get("versions", {})
+        ours, theirs = facts.versions(), self.facts.get("versions", {})
         for package in ("apache-tvm", "apache-tvm-ffi"):
             if theirs and theirs.get(package) != ours[package]:
                 raise BoardError(

@@ -1,4 +1,4 @@
-/* Whether this CPU can run the kernels, and whether they compute here what PyTorch computed where they were built. */
+/* Whether the kernels compute here what PyTorch computed where they were built. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
@@ -6,68 +6,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#else
-#include <sys/auxv.h>
-#endif
 
 #include "internal.h"
-
-#if defined(__x86_64__)
-/* leaf 1 ECX, leaf 7 EBX, leaf 7 ECX; the system must save the registers as well (XCR0) */
-static const struct {
-    const char *name;
-    int word, bit;
-    unsigned saved;
-} known[] = {{"ssse3", 0, 9, 0},         {"sse4_1", 0, 19, 0},      {"sse4_2", 0, 20, 0},    {"popcnt", 0, 23, 0},
-             {"avx", 0, 28, 0x6},       {"fma", 0, 12, 0x6},       {"f16c", 0, 29, 0x6},     {"avx2", 1, 5, 0x6},
-             {"bmi2", 1, 8, 0},         {"avx512f", 1, 16, 0xe6},  {"avx512dq", 1, 17, 0xe6}, {"avx512bw", 1, 30, 0xe6},
-             {"avx512vl", 1, 31, 0xe6}, {"avx512vnni", 2, 11, 0xe6}};
-
-static int has(const char *name, size_t n) {
-    unsigned a, b, c, d, words[3] = {0}, low = 0, high = 0;
-    if (__get_cpuid(1, &a, &b, &c, &d)) words[0] = c;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) words[1] = b, words[2] = c;
-    if (words[0] >> 27 & 1) __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strlen(known[i].name) == n && !memcmp(known[i].name, name, n))
-            return words[known[i].word] >> known[i].bit & 1 && (low & known[i].saved) == known[i].saved;
-    return 0;
-}
-#else
-/* bits of AT_HWCAP, or of AT_HWCAP2, in the kernel's <asm/hwcap.h> */
-static const struct {
-    const char *name;
-    unsigned long auxiliary;
-    int bit;
-} known[] = {
-#if defined(__aarch64__)
-    {"asimd", AT_HWCAP, 1},     {"fphp", AT_HWCAP, 9}, {"asimdhp", AT_HWCAP, 10},
-    {"asimddp", AT_HWCAP, 20},  {"sve", AT_HWCAP, 22}, {"i8mm", AT_HWCAP2, 13}, {"bf16", AT_HWCAP2, 14},
-#else
-    {"neon", AT_HWCAP, 12}, {"vfpv4", AT_HWCAP, 16}, {"idiva", AT_HWCAP, 17},
-#endif
-};
-
-static int has(const char *name, size_t n) {
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strlen(known[i].name) == n && !memcmp(known[i].name, name, n))
-            return getauxval(known[i].auxiliary) >> known[i].bit & 1;
-    return 0;
-}
-#endif
-
-int mn_check_cpu(void) {
-    for (const char *at = mn_model.features; *at;) {
-        size_t n = strcspn(at, " ");
-        if (!has(at, n))
-            return mn_fail(MOBILENET_CPU, "this CPU has no %.*s, which a build for %s needs: build with --target %s", (int)n,
-                           at, mn_model.target, strcmp(mn_model.architecture, "aarch64") ? "host here" : "arm");
-        at += n + (at[n] == ' ');
-    }
-    return 0;
-}
 
 /* ---- the self-test */
 

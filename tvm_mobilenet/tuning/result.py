@@ -1,0 +1,77 @@
+"""What a tuning found: of each layer, and of the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What tuning found for one layer; costs in ``TuneResult.unit``, one core. ``arithmetic``: of the tuned cost."""
+
+    layer: str
+    count: int
+    decisions: dict
+    source: str
+    points: int | None
+    trials: int
+    floor: float
+    untuned: float | None
+    tuned: float | None
+    tuned_all_cores: float | None
+    curve: list[float] = field(default_factory=list, repr=False)
+    arithmetic: float | None = None
+
+    @property
+    def floor_multiple(self) -> float | None:
+        return self.tuned / self.floor if self.tuned and self.floor else None
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What `tune` did.
+
+    Parameters
+    ----------
+    ended : str
+        ``done``: nothing is left to search; ``time``: the time limit ended it.
+    layers : list of LayerResult
+        Each distinct layer once.
+    unit, predicted
+        Of all costs.
+    untuned, tuned, tuned_all_cores, floor : float or None
+        Of the whole network, each layer by itself with its operand just written; None while a layer is unknown.
+        Predicted costs are arithmetic and memory; the floor is that of the multiply-adds alone.
+    arithmetic : float or None
+        As ``tuned``, if every load hit the first-level cache; None for measured costs.
+    build, verification
+        The results of `build.build` and `verify.verify`.
+    prediction : PredictionError or None
+        Of a real board: how far the virtual board is from it.
+    """
+
+    model: str
+    target: str
+    core: str
+    cores: int
+    board: str
+    ended: str
+    unit: str
+    predicted: bool
+    layers: list[LayerResult]
+    untuned: float | None
+    tuned: float | None
+    tuned_all_cores: float | None
+    floor: float
+    clock_hz: float
+    log: Path
+    new_trials: int
+    build: object = None
+    verification: object = None
+    prediction: object = None
+    arithmetic: float | None = None
+
+    def milliseconds(self, cost: float | None) -> float | None:
+        """A cost of this result as milliseconds on the target."""
+        return cost and 1e3 * (cost / self.clock_hz if self.unit == "cycles" else cost)
