@@ -45,7 +45,7 @@ def room(module: str, known: dict[str, Path]) -> str:
     """The folder of a module; of those at the top their own name, or ``verbs``."""
     parts = module.split(".")
     if len(parts) == 1:
-        return "errors"  # the package itself: its version
+        return "packages"  # the package itself: its version, and what it needs to start
     if len(parts) > 2 or known[module].name == "__init__.py":
         return parts[1]
     return "verbs" if parts[1] not in RANK else parts[1]
