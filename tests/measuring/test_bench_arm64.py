@@ -54,6 +54,7 @@ def test_doctor_reaches_every_hop(agent, tmp_path, capsys):
     assert code == 0 and found["result"]["status"] == "ok" and "asimd" in found["features"]["text"], found
 
 
+@pytest.mark.full  # the same over loopback is in tests/tuning/test_tune_rpc.py
 def test_tune_measures_and_verifies(agent, tmp_path, capsys):
     arguments = [
         "--target",

@@ -14,7 +14,8 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port
 from tvm_mobilenet.tuning import session
-from tvm_mobilenet.tuning.candidate import Candidate, Evaluate
+from tvm_mobilenet.tuning.candidate import Candidate
+from tvm_mobilenet.tuning.runner import Evaluate
 
 OTHERS = [name for name in dtypes.OF_DATA if name != "float32"]
 LAYERS = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}

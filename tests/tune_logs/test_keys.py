@@ -70,18 +70,13 @@ def test_comments_names_and_the_code_of_real_boards_expire_nothing(copy, today):
     assert changed(found, today) <= {SOURCES}, "a record expires that need not"
 
 
-def test_another_loop_nest_expires_the_code_of_its_kind(copy, today):
-    found = keys_of(copy, ("schedules/pool.py", "_tile(layer, d, f, b, h, w, first + i * lanes, lanes)", "pass"))
-    assert changed(found, today) == {POOL, SOURCES}
-
-
-def test_another_pass_expires_all_code_and_no_estimate(copy, today):
-    found = keys_of(copy, ("tvm_mobilenet/compiler/lowering.py", "tirx.transform.UnrollLoop(),", ""))
-    assert changed(found, today) == {POINTWISE, DEPTHWISE, POOL, SOURCES}
-
-
-def test_figures_of_a_core_and_the_cost_model_expire_estimates(copy, today):
+def test_another_loop_nest_expires_the_code_of_its_kind_and_a_figure_of_a_core_the_estimates(copy, today):
+    nest = ("schedules/pool.py", "_tile(layer, d, f, b, h, w, first + i * lanes, lanes)", "pass")
     core = ("targets/cores/cortex-a72.toml", "exposed = 1.0", "exposed = 0.9")
+    assert changed(keys_of(copy, nest, core), today) == {POOL, SOURCES, ESTIMATE}
+
+
+def test_another_pass_expires_all_code_and_the_cost_model_the_estimates(copy, today):
+    lowering = ("tvm_mobilenet/compiler/lowering.py", "tirx.transform.UnrollLoop(),", "")
     model = ("tvm_mobilenet/boards/cost/memory_time.py", "from __future__ import annotations\n", "")
-    assert changed(keys_of(copy, core), today) == {ESTIMATE}
-    assert changed(keys_of(copy, model), today) == {ESTIMATE}
+    assert changed(keys_of(copy, lowering, model), today) == {POINTWISE, DEPTHWISE, POOL, SOURCES, ESTIMATE}

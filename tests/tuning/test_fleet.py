@@ -207,7 +207,7 @@ agent.main()
 """
 
 
-@pytest.mark.parametrize("how", [pytest.param("hot", marks=pytest.mark.full), "hangs"])
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.full) for how in ("hot", "hangs")])
 def test_a_board_that_stays_hot_or_hangs_is_left_out_and_others_do_its_work(how, tmp_path, monkeypatch):
     from tvm_mobilenet.boards.remote import board as remote_board
     from tvm_mobilenet.boards.remote import lender
