@@ -6,14 +6,16 @@ import re
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
+import tvm_mobilenet
 from tests.support.fake_board import Costs, Fails, cost_of
-from tvm_mobilenet import __main__, tune
+from tvm_mobilenet import __main__, compiler, schedules, targets, tune, tune_logs
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
@@ -110,6 +112,18 @@ def verb(monkeypatch):
         return entry.run_verb(entry.parser_for("test", "A test."), work, argv)
 
     return call
+
+
+@pytest.mark.parametrize("package", [tvm_mobilenet, tune_logs, schedules, targets, compiler])
+def test_a_warning_of_any_room_is_a_line_for_the_user(package, capsys):
+    """Wherever in a checkout its code lies; else the user reads a path, a line of code and the name of a class."""
+    place = package.__file__
+
+    def work(args):
+        warnings.warn_explicit("a line is no record", UserWarning, place, 1)
+
+    assert entry.run_verb(entry.parser_for("test", "A test."), work, []) == 0
+    assert capsys.readouterr().err == "warning: a line is no record\n"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
+import tvm_mobilenet
 from tvm_mobilenet.cli import interrupted
 from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.errors import TvmMobilenetError, reason
@@ -84,7 +84,7 @@ def parser_for(verb: str, description: str, **kwargs) -> VerbParser:
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
     """Warnings of this package are lines for the user; where in the code they arose is of no use to them."""
-    here = str(Path(__file__).parent.parent)
+    here = tuple(tvm_mobilenet.__path__)  # in a checkout also where schedules, targets and tune logs lie
     before = warnings.showwarning
 
     def show(message, category, filename, lineno, file=None, line=None):
