@@ -176,8 +176,6 @@ class Record:
         for name in ("default_cost", "cost_all_cores", "arithmetic", "balance", "memory", "seconds"):
             if (getattr(record, name) or 0) < 0:
                 raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
-        if record.cores < 1:
-            raise ValueError(f"cores = {record.cores} is not above zero")
         return record
 
 

@@ -325,6 +325,16 @@ def test_another_target_or_schedule_starts_anew(network, tmp_path, monkeypatch):
         assert tuned(network, tmp_path).new_trials == 60
 
 
+def test_the_key_of_a_candidate_that_ran_is_its_builders_own(network, tmp_path, monkeypatch):
+    """The process that searches makes no kernels: one takes as long as a small candidate does."""
+    made = []
+    monkeypatch.setattr(keys, "code_key", lambda layer, decisions, target: made.append(decisions) or "here")
+    tuned(network, tmp_path, Costs(tmp_path, code="built"))
+    trials = list(trials_of(tmp_path / "log.jsonl").records())
+    assert {r.code for r in trials if r.cost is not None} == {"built"}
+    assert len(made) == sum(r.cost is None for r in trials) < len(trials) / 2
+
+
 def test_another_cost_model_estimates_the_best_again_and_searches_nothing(network, tmp_path, monkeypatch):
     first = tuned(network, tmp_path)
     monkeypatch.setattr(keys, "estimate_key", lambda target: "changed")

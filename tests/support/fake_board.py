@@ -69,10 +69,14 @@ class Fails:
 
 
 class Costs:
-    """Prices candidates by ``cost_of``; a file in ``folder`` counts each evaluation. Some points fail, in all ways."""
+    """Prices candidates by ``cost_of``; a file in ``folder`` counts each evaluation. Some points fail, in all ways.
 
-    def __init__(self, folder="", delay=0.0, wrong_as_a_whole=()):
+    ``code``: the key that it tells of what it ran.
+    """
+
+    def __init__(self, folder="", delay=0.0, wrong_as_a_whole=(), code=""):
         self.folder, self.delay, self.wrong_as_a_whole = str(folder), delay, list(wrong_as_a_whole)
+        self.code = code
 
     def __call__(self, candidate):
         d = candidate.decisions
@@ -86,4 +90,4 @@ class Costs:
             os.kill(os.getpid(), signal.SIGKILL)
         if candidate.whole and d in self.wrong_as_a_whole:
             raise ValueError("wrong result")
-        return Outcome(cost_of(candidate.layer, d), "cycles", True, 1e-7)
+        return Outcome(cost_of(candidate.layer, d), "cycles", True, 1e-7, code=self.code)

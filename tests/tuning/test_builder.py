@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tvm_mobilenet.tune_logs import keys
 
 from tests.support import planted
 from tvm_mobilenet import schedules, targets
@@ -45,6 +46,7 @@ def test_the_same_schedule_hits_and_every_other_misses(compiled, tmp_path, monke
     first = Builder(RPI4).build(DEFAULT, tmp_path / "first.so")
     again = Builder(RPI4).build(dataclasses.replace(DEFAULT, whole=True))  # in another run, as the winner
     assert compiled == [first.library]
+    assert first.code == again.code == keys.code_key(LAYER, SPACE.default, RPI4)
     assert Path(again.library).read_bytes() == Path(first.library).read_bytes()
     again.remove()
     Builder(RPI4).build(DEFAULT, tmp_path / "new.so")

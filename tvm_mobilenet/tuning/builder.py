@@ -36,10 +36,12 @@ KEPT = Collection(_cache, "kernels", 128 << 20)  # some 10,000 libraries, which 
 
 @dataclass(frozen=True)
 class Built:
-    """A candidate's library, which exports its kernel as ``nest.SYMBOL``; who has run it removes it."""
+    """A candidate's library, which exports its kernel as ``nest.SYMBOL``, and the key of its code; who has run it
+    removes it."""
 
     candidate: Candidate
     library: str
+    code: str = ""
 
     @property
     def layer(self) -> Layer:
@@ -83,9 +85,10 @@ class Builder:
         from tvm_mobilenet.schedules import nest
 
         path = path or os.path.join(tempfile.gettempdir(), f"candidate-{secrets.token_hex(8)}.so")
-        built = Built(candidate, str(path))
-        kernel = schedules.kernel(built.layer, candidate.decisions)
-        key = self._kept and keys.code_key(built.layer, candidate.decisions, self.target) + self._linking
+        layer = Layer.parse(candidate.layer)
+        kernel = schedules.kernel(layer, candidate.decisions)
+        built = Built(candidate, str(path), keys.code_key(layer, candidate.decisions, self.target))
+        key = self._kept and built.code + self._linking
         if not key or not self._kept.take(key, path):
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)
             if key:

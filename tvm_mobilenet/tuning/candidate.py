@@ -18,8 +18,9 @@ class Candidate:
 class Outcome:
     """What a candidate that computes the right thing costs, and by how much of the output's spread it is off.
 
-    Of a predicted cost, ``arithmetic``: what it would be if every load hit the first-level cache; ``memory``: what the
-    traffic takes at all levels, one after another; ``balance``: the arithmetic of all cores over an even share of it.
+    ``code``: the key of the code that ran (``tune_logs.keys``), empty if its builder does not tell. Of a predicted
+    cost, ``arithmetic``: what it would be if every load hit the first-level cache; ``memory``: what the traffic takes
+    at all levels, one after another; ``balance``: the arithmetic of all cores over an even share of it.
     """
 
     cost: float
@@ -30,3 +31,4 @@ class Outcome:
     arithmetic: float | None = None
     memory: float | None = None
     balance: float | None = None
+    code: str = ""

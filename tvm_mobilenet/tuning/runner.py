@@ -75,7 +75,7 @@ class Runner:
         cost, *every = (run.cost(count) for run, count in zip(runs, counts, strict=True))
         parts = _parts(runs[0], board.target) if cost.predicted else {}
         all_cores = float(every[0].value) if every else None
-        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, all_cores, **parts)
+        return Outcome(float(cost.value), cost.unit, cost.predicted, difference, all_cores, **parts, code=built.code)
 
 
 def _parts(run, target) -> dict[str, float]:

@@ -143,7 +143,7 @@ def search(
         return Record(
             layer=job.layer,
             decisions=job.decisions,
-            code=code_of(job),
+            code=(found and found.code) or code_of(job),
             cost=found and found.cost,
             whole=job.whole,
             failure=done.failure,
@@ -159,6 +159,7 @@ def search(
         )
 
     def code_of(job: Candidate) -> str:
+        """Of a candidate that failed, or whose builder does not tell."""
         try:
             return keys.code_key(Layer.parse(job.layer), job.decisions, work.target)
         except (ValueError, KeyError, TypeError):  # no schedule takes them: the trial says so
