@@ -10,8 +10,8 @@ from tvm_mobilenet.tune_logs import keys
 
 from tests.support import planted
 from tvm_mobilenet import schedules, targets
-from tvm_mobilenet.boards.cost import native
 from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.files import user_cache
 from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning.builder import Builder
@@ -28,7 +28,7 @@ OTHER = next(iter(SPACE.neighbours(SPACE.default)))
 def compiled(monkeypatch, tmp_path):
     """The libraries that were really compiled, with a cache of the test's own."""
     found, real = [], codegen.compile_kernels
-    monkeypatch.setattr(native, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(user_cache, "folder", lambda: tmp_path)
 
     def compile_kernels(kernels, target, path, linker=None):
         found.append(str(path))
@@ -87,14 +87,15 @@ def test_where_nothing_can_be_kept_everything_is_built(compiled, tmp_path, monke
 
 
 def test_a_collection_is_bounded_and_loses_what_was_not_used_for_longest(tmp_path, monkeypatch):
-    monkeypatch.setattr("tvm_mobilenet.files.user_cache._TIDY_EVERY", 1)
+    monkeypatch.setattr(user_cache, "_TIDY_EVERY", 1)
+    monkeypatch.setattr(user_cache, "folder", lambda: tmp_path)
     source, folder = tmp_path / "content", tmp_path / "few"
     source.write_bytes(bytes(1000))
     for i in range(8):
         if i == 4:
             (folder / ".3.dead.tmp").write_bytes(bytes(500))  # of a process that was killed
             os.utime(folder / ".3.dead.tmp", ns=(0, 0))
-        one = Collection(lambda: tmp_path, "few", 3500)
+        one = Collection("few", 3500)
         one.keep(str(i), source)
         os.utime(folder / str(i), ns=(i + 1, i + 1))  # the clock of a file system may be coarse
         assert one.take("0", tmp_path / "taken"), "it was just used"

@@ -1,4 +1,4 @@
-"""Collections of files in the user's cache: compiled code that is not to be compiled again.
+"""The user's cache, and collections of files in it: compiled code that is not to be compiled again.
 
 A collection may lose any file at any time, and be lost as a whole. It is shared by processes that know nothing of each
 other; files appear whole or not at all, and one that was damaged counts as missing.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
@@ -19,19 +19,41 @@ _DIGEST = 32  # bytes of SHA-256 before the content
 _TIDY_EVERY = 64  # files that a process adds
 
 
-class Collection:
-    """Files by key in a folder; those not used for longest are removed beyond ``most`` bytes.
+def folder() -> Path:
+    """The user's cache folder of this project, made if need be.
 
-    ``cache`` gives the user's cache folder, or raises a BoardError where there is none.
+    Raises
+    ------
+    BoardError
+        There is no place for one that is the user's own.
     """
+    choices = [
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
+        Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}",
+    ]
+    for place in choices:
+        try:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if place.stat().st_uid == os.getuid() and os.access(place, os.W_OK):
+                return place
+        except OSError:
+            continue
+    raise BoardError(
+        f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
+        "set XDG_CACHE_HOME to a folder that can be written",
+    )
 
-    def __init__(self, cache: Callable[[], Path], name: str, most: int):
-        self._cache, self._name, self._most, self._added = cache, name, most, 0
+
+class Collection:
+    """Files by key in a folder of the user's cache; those not used for longest are removed beyond ``most`` bytes."""
+
+    def __init__(self, name: str, most: int):
+        self._name, self._most, self._added = name, most, 0
 
     def take(self, key: str, path: str | Path) -> bool:
         """Write the content of a key to a path; whether there is one."""
         with contextlib.suppress(OSError, BoardError):
-            file = self._cache() / self._name / key
+            file = folder() / self._name / key
             data = memoryview(file.read_bytes())
             if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST]:
                 os.utime(file)
@@ -43,18 +65,18 @@ class Collection:
     def keep(self, key: str, path: str | Path) -> None:
         """Add a file's content under a key; where that cannot be done it is not kept."""
         with contextlib.suppress(OSError, BoardError):
-            folder = self._cache() / self._name
-            folder.mkdir(mode=0o700, exist_ok=True)
+            place = folder() / self._name
+            place.mkdir(mode=0o700, exist_ok=True)
             data = Path(path).read_bytes()
-            with replacing(folder / key) as new:
+            with replacing(place / key) as new:
                 new.write_bytes(hashlib.sha256(data).digest() + data)
             if self._added % _TIDY_EVERY == 0:
-                self._tidy(folder)
+                self._tidy(place)
             self._added += 1
 
-    def _tidy(self, folder: Path) -> None:
+    def _tidy(self, place: Path) -> None:
         found = []
-        for entry in os.scandir(folder):
+        for entry in os.scandir(place):
             with contextlib.suppress(FileNotFoundError):
                 found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
         left = self._most

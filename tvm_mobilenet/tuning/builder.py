@@ -20,18 +20,12 @@ from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import tvm_alone
-from tvm_mobilenet.boards.cost import native
 from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tuning.candidate import Candidate
 
-
-def _cache() -> Path:
-    return native._cache_folder()  # another name there would change the key of all estimates (`tune_logs.keys`)
-
-
-KEPT = Collection(_cache, "kernels", 128 << 20)  # some 10,000 libraries, which take 10 kB each
+KEPT = Collection("kernels", 128 << 20)  # some 10,000 libraries, which take 10 kB each
 
 
 @dataclass(frozen=True)

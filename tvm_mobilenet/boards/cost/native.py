@@ -20,6 +20,7 @@ import numpy as np
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.files import user_cache
 
 _U64 = ctypes.c_uint64
 _U64_POINTER = ctypes.POINTER(ctypes.c_uint64)
@@ -160,7 +161,7 @@ def library() -> ctypes.CDLL:
     except metadata.PackageNotFoundError:
         raise packages.missing("the virtual board", ["ziglang"]) from None
     key = hashlib.sha256(f"{source}{version}{platform.platform()}".encode()).hexdigest()[:16]
-    folder = _cache_folder()
+    folder = user_cache.folder()
     path = folder / f"native-{key}.so"
     if not path.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as work:
@@ -188,21 +189,3 @@ def library() -> ctypes.CDLL:
                 )
             os.replace(built, path)
     return ctypes.CDLL(str(path))
-
-
-def _cache_folder() -> Path:
-    choices = [
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
-        Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}",
-    ]
-    for folder in choices:
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
-                return folder
-        except OSError:
-            continue
-    raise BoardError(
-        f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
-        "set XDG_CACHE_HOME to a folder that can be written",
-    )
