@@ -59,8 +59,7 @@ _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
 
 def features(root: Path = Path("/")) -> list[str]:
-    """The CPU's optional features, by the names of /proc/cpuinfo, sorted. ``root``: where a tree of
-    files stands, ``/`` for this very machine."""
+    """The CPU's optional features, by the names of /proc/cpuinfo, sorted; ``root``: ``/`` for this very machine."""
     if platform.machine() == "aarch64" and Path("/") == root:  # what the process is told: true in emulators too
         try:
             getauxval = ctypes.CDLL(None).getauxval

@@ -90,9 +90,9 @@ class VerifyResult:
                 f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
                 f"(gate {LAYER_TOLERANCE:.0e})"
             )
-        label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
-        if self.cycles is not None:
-            label = "predicted"
+        label = "predicted"
+        if self.cycles is None:
+            label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
         if self.cycles and self.arithmetic:
             label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
         lines.append(

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import board_times, executed, peers
 from tests.support import bundles
+from tests.support.assembly import link
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.cost.core_model import CoreModel, listing_of
@@ -33,24 +32,9 @@ def counted(ours, tmp_path_factory):
     if emulator is None:
         pytest.skip("needs apt-get install qemu-user libc6-arm64-cross")
     folder = tmp_path_factory.mktemp("counted")
-    program, plugin = folder / "marked", executed.plugin(folder)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ziglang",
-            "cc",
-            "-target",
-            targets.load("rpi4").link_triple,
-            "-I",
-            str(ours.work),
-            str(bundles.C_TESTS / "marked.c"),
-            str(ours.folder / "libmobilenet.so"),
-            "-o",
-            str(program),
-        ],
-        check=True,
-    )
+    plugin = executed.plugin(folder)
+    sources = "-I", ours.work, bundles.C_TESTS / "marked.c", ours.folder / "libmobilenet.so"
+    program = link(targets.load("rpi4").link_triple, folder / "marked", *sources)
 
     def count(threads: int):
         output = folder / f"{threads}.counts"

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.support.assembly import LOAD_DATA, assemble
+from tests.support.assembly import LOAD_DATA, assemble, link
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import PredictedCycles, Seconds, open_board
 from tvm_mobilenet.boards.virtual import accesses
@@ -55,9 +55,6 @@ def pointwise_relu6(parallel: bool):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """``built(target name) -> path`` of a module with a serial and a parallel kernel."""
-    import subprocess
-    import sys
-
     import tvm
 
     paths = {}
@@ -71,22 +68,7 @@ def built(tmp_path_factory):
             )
             lib = tvm.compile(mod, target=tvm.target.Target(target.llvm_target()))
             lib.mod.write_to_file(str(folder / "k.o"))
-            paths[name] = folder / "k.so"
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "ziglang",
-                    "cc",
-                    "-target",
-                    target.link_triple,
-                    "-shared",
-                    str(folder / "k.o"),
-                    "-o",
-                    str(paths[name]),
-                ],
-                check=True,
-            )
+            paths[name] = link(target.link_triple, folder / "k.so", "-shared", folder / "k.o")
         return paths[name]
 
     return build

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 LINK = {"aarch64": "aarch64-linux-gnu.2.28", "armv7": "arm-linux-gnueabihf.2.28"}
 
@@ -19,20 +20,11 @@ def assemble(path, functions: dict[str, str], architecture: str = "aarch64", ext
         lines += [f".global {symbol}", f".type {symbol},%function", f"{symbol}:", body, f".size {symbol}, .-{symbol}"]
     source = path.with_suffix(".s")
     source.write_text("\n".join(lines) + "\n" + extra + "\n", encoding="utf-8")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ziglang",
-            "cc",
-            "-target",
-            LINK[architecture],
-            "-shared",
-            "-nostdlib",
-            str(source),
-            "-o",
-            str(path),
-        ],
-        check=True,
-    )
+    return link(LINK[architecture], path, "-shared", "-nostdlib", source)
+
+
+def link(triple: str, path: Path, *what) -> Path:
+    """A library or program made by zig of sources, objects and flags."""
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, *map(str, what), "-o", str(path)]
+    subprocess.run(command, check=True)
     return path

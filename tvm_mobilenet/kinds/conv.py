@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import convolution, convolved, filters
+from tvm_mobilenet.kinds.windows import convolution, convolved, filters, squares
 
 
 def _formula(layer, cost) -> int:
     """Of groups, each reads its share of the input channels."""
-    kernel, size = math.sqrt(math.prod(layer.kernel)), math.sqrt(layer.out_height * layer.out_width * layer.batch)
+    kernel, size = squares(layer)
     return round(cost.standard(kernel, layer.channels / layer.groups, layer.out_channels, size))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def padded(layer, x, value: float):
     """A torch tensor, channels second, with a layer's padding."""
@@ -17,6 +19,11 @@ def convolved(layer, x, weight, bias, second):
 
     weight = weight.reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
     return F.conv2d(padded(layer, x, 0.0), weight, bias, layer.stride, 0, layer.dilation, layer.groups)
+
+
+def squares(layer) -> tuple[float, float]:
+    """Sides of squares that have as much as a layer's kernel and as its outputs do: the papers' D_K and D_F."""
+    return math.sqrt(math.prod(layer.kernel)), math.sqrt(layer.out_height * layer.out_width * layer.batch)
 
 
 def filters(layer) -> tuple[int, int, int, int]:
