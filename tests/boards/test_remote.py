@@ -149,6 +149,32 @@ def test_a_board_that_is_busy_is_waited_for(agent, library, monkeypatch, capsys)
     assert "is busy" in capsys.readouterr().err and agent.is_clean()
 
 
+def test_a_session_takes_no_other_threads_files_and_its_own_socket_under_any_number(agent, monkeypatch):
+    """A copy of a pipe's end made a `Popen` of another thread wait for ever. A number that was just closed is taken
+    for the socket, which has to be shut down when nobody answers: else the board stays busy with it."""
+    import tvm.rpc
+
+    pipes, connect = [], tvm.rpc.connect
+    lowest = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
+
+    def meanwhile(*arguments):
+        for number in lowest:
+            os.close(number)
+        found = connect(*arguments)
+        pipes.extend(os.pipe())
+        return found
+
+    monkeypatch.setattr(tvm.rpc, "connect", meanwhile)
+    with open_board(agent.url, HOST) as board:
+        assert board.session._socket is not None, "the connection's socket was not found"
+        ours = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        inodes = {os.fstat(pipe).st_ino for pipe in pipes}
+        assert sum(f"pipe:[{inode}]" in path for inode in inodes for path in ours) == len(pipes)
+    for pipe in pipes:
+        os.close(pipe)
+    assert agent.is_clean()
+
+
 # ---- faults: sessions that end
 
 

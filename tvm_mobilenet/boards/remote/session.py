@@ -14,9 +14,10 @@ import queue
 import re
 import signal
 import socket
+import stat
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 
@@ -100,7 +101,7 @@ class Session:
         tvm_alone.import_tvm()
         import tvm.rpc
 
-        before, peer = _descriptors(), wire.resolve(host, port)
+        before, peer = _sockets(), wire.resolve(host, port)
         future = self._submit(tvm.rpc.connect, peer[0], port, key, limit)
         try:
             try:
@@ -256,25 +257,30 @@ class Session:
         self.rpc = None
 
 
-def _descriptors() -> set[int]:
-    """The open files of this process, without the one that lists them."""
-    found = set()
+def _sockets() -> dict[int, int]:
+    """The descriptors of this process's sockets, by inode: other threads close and open files all the time, and a
+    number that was one socket's is soon another's."""
+    found = {}
     for name in os.listdir("/dev/fd"):
         with contextlib.suppress(OSError):
-            os.fstat(int(name))
-            found.add(int(name))
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
+                found[status.st_ino] = int(name)
     return found
 
 
-def _socket_to(peer: tuple, descriptors: set[int]) -> socket.socket | None:
+def _socket_to(peer: tuple, before: Container[int]) -> socket.socket | None:
     """One more handle on the connection to a peer, of those that have come since."""
-    for descriptor in _descriptors() - descriptors:
+    for inode, descriptor in _sockets().items():
+        if inode in before:
+            continue
         with contextlib.suppress(OSError):
-            found = socket.socket(fileno=os.dup(descriptor))
-            with contextlib.suppress(OSError):
+            found = socket.socket(fileno=descriptor)
+            try:
                 if found.getpeername()[:2] == peer:
-                    return found
-            found.close()
+                    return found.dup()
+            finally:
+                found.detach()  # it is TVM's, or another thread's
     return None
 
 
