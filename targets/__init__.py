@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.reading import refusal
 
 ARCHITECTURES = ("aarch64", "armv7", "x86_64")
 _HOST = "host"
@@ -216,8 +217,8 @@ def load(name: str) -> Target:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
-            raise TvmMobilenetError(f"target file {name!r} does not exist", "give the path of a target's TOML file")
+        if why := refusal(path):
+            raise TvmMobilenetError(f"target file {name!r}: {why}", "give the path of a target's TOML file")
         own = _load(path, path.parent)
         return replace(_distinct(own, names(), load), file=os.path.abspath(path))
     if name in names():

@@ -50,6 +50,24 @@ def files(tmp_path_factory):
     for name in ("folder", "folder.onnx", "saved"):
         (folder / name).mkdir()
     (folder / "saved" / "saved_model.pb").write_text("x")
+    os.mkfifo(folder / "pipe.onnx")
+    (folder / "loop.onnx").symlink_to("loop.onnx")
+    (folder / "stale.onnx").symlink_to("gone.onnx")
+    odd = onnx.load(whole)
+    weights = onnx.numpy_helper.to_array(odd.graph.initializer[0]).copy()
+    weights.flat[7] = np.nan
+    odd.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, odd.graph.initializer[0].name))
+    onnx.save(odd, folder / "nan.onnx")
+    for name, element in (("string", onnx.TensorProto.STRING), ("half", onnx.TensorProto.BFLOAT16)):
+        odd = onnx.load(whole)
+        odd.graph.input[0].type.tensor_type.elem_type = element
+        onnx.save(odd, folder / f"{name}.onnx")
+    odd = onnx.load(whole)
+    odd.graph.input[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(odd.graph.input[0].type))
+    onnx.save(odd, folder / "sequence.onnx")
+    np.save(folder / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
+    np.save(folder / "nan.npy", np.full((1, 3, 224, 224), np.nan, np.float32))
+    np.save(folder / "small.npy", np.zeros((3, 8, 8), np.float32))
     return folder
 
 
@@ -96,6 +114,13 @@ MODELS = {
     "programm.pt2": "no such file.*did you mean program.pt2",
     "whole nét.onnx": "no such file.*did you mean Whole Nét.ONNX",
     "nowhere/m.onnx": "no such file.*no folder nowhere",
+    "pipe.onnx": "--model pipe.onnx: it is a named pipe, not a file",
+    "loop.onnx": "--model loop.onnx: it is a link that leads back to itself",
+    "stale.onnx": "--model stale.onnx: it is a link to gone.onnx, which does not exist",
+    "nan.onnx": "infinities or NaN in the folded weights of c.*export it again",
+    "string.onnx": "is string.*only float32",
+    "half.onnx": "is bfloat16.*only float32",
+    "sequence.onnx": "is a sequence.*takes tensors",
     "resnet18": "v1, v1-plain, v1-shallow, v2, v3-large, v3-small.*FILE.onnx or --model FILE.pt2",
     "mobilenetv3": "v3-large or --model v3-small",
     "mobilenetv2_140": "--model v2 --alpha 1.4",
@@ -150,6 +175,12 @@ WRONG = [
     (["build", "--weights", "text.onnx"], 2, "text.onnx cannot be read as weights"),
     (["build", "--weights", "folder"], 2, "--weights folder is a folder"),
     (["build", "--input", "none.jpg"], 2, "--input none.jpg: no such file"),
+    (["build", "--input", "pipe.onnx"], 2, "--input pipe.onnx: it is a named pipe"),
+    (["build", "--weights", "loop.onnx"], 2, "--weights loop.onnx: it is a link that leads back"),
+    (["build", "--target", "stale.toml"], 2, "target file 'stale.toml': no such file"),
+    (["build", "--mean", "nan"], 2, "mean nan,nan,nan.*finite"),
+    (["build", "--std", "0,0,0"], 2, "std 0,0,0 must be one or three numbers, finite and above 0"),
+    (["build", "--model", "Whole Nét.ONNX", "--mean", "inf"], 2, "mean inf,inf,inf.*finite"),
     (["doctor", "--board", "foo://x"], 2, "foo"),
     (["build", "--bundle", "b.zip"], 2, "--bundle b.zip: a bundle is a .tar.gz archive or a folder"),
     (["ship", "--bundle", "none.tar.gz", "--to", "b"], 2, "none.tar.gz is no whole bundle: no such file"),
@@ -161,6 +192,23 @@ WRONG = [
 def test_a_mistake_is_told_in_a_sentence(told, argv, code, words):
     found, said = told(*argv)
     assert found == code and re.search(words, said, re.DOTALL), said
+
+
+ARRAYS = {
+    "objects.npy": "objects.npy cannot be read as an array: it holds Python objects.*numpy.save",
+    "nan.npy": "nan.npy holds infinities or NaN.*numpy.isfinite",
+    "small.npy": r"small.npy holds float32 \(3, 8, 8\), the model wants float32 \(1, 3, 224, 224\)",
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_an_array_that_is_no_input_is_refused(files, array):
+    from tvm_mobilenet.models.preprocess import Preprocess, load_image
+
+    with pytest.raises(errors.TvmMobilenetError) as refused:
+        load_image(files / array, Preprocess((224, 224)))
+    said = str(refused.value) + refused.value.hint
+    assert re.search(ARRAYS[array], said, re.DOTALL) and not CLASSES.search(said), said
 
 
 BOARDS = {

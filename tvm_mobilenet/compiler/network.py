@@ -158,13 +158,25 @@ def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
     return labels.read_labels(options.labels, classes)
 
 
+def _check_finite(layers: list, options: ModelOptions) -> None:
+    """Refuse weights, or what batch norms make of them, that are no numbers: every output would be NaN."""
+    odd = [c.source or c.name for c in layers if not all(np.isfinite(a).all() for a in c.constants.values())]
+    if odd:
+        raise TvmMobilenetError(
+            f"{options.title}: infinities or NaN in the folded weights of {', '.join(odd[:3])}"
+            + f" and {len(odd) - 3} more layers" * (len(odd) > 3),
+            "export it again from a checkpoint whose weights and batch-norm statistics are finite",
+        )
+
+
 def load_network(options: ModelOptions) -> Network:
     """Make or read a model, import it and run the passes.
 
     Raises
     ------
     TvmMobilenetError
-        A model, file or operator that is not supported; labels, or flags for images, that do not fit it.
+        A model, file or operator that is not supported; weights that are not finite; labels, or flags for images,
+        that do not fit it.
     """
     from tvm_mobilenet import frontend, passes
 
@@ -192,6 +204,8 @@ def load_network(options: ModelOptions) -> Network:
         module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
     channels_at = channel_axis(module)
     module = passes.run(module)
-    network = Network(options, model, module, passes.layers_of(module), channels_at)
+    layers = passes.layers_of(module)
+    _check_finite(layers, options)
+    network = Network(options, model, module, layers, channels_at)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
     return network

@@ -18,16 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.reading import kind_of
 
 _STREAM = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV)
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-)
 
 
 def write_whole(path: str | Path, content: str | bytes, flag: str) -> None:
@@ -99,7 +93,7 @@ def refusal(path: str | Path, regular: bool = False) -> str:
             return "" if parent.is_dir() else f"{parent} is not a folder"
     except OSError as e:
         return e.strerror
-    kind = next((word for test, word in _KINDS if test(there.st_mode)), "")
+    kind = kind_of(there.st_mode)
     if not kind or (not regular and stat.S_IFMT(there.st_mode) in (stat.S_IFCHR, stat.S_IFIFO)):
         return ""
     return f"it is {kind}, not a file"

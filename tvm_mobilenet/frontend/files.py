@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.reading import NO_FILE, refusal
 
 KINDS = {".onnx": "onnx", ".pt2": "pt2"}
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".tar")
@@ -40,7 +41,7 @@ def looks_like_a_file(text: str) -> bool:
     """Whether what a user calls a model is meant as a file: it is one, or has a file's suffix or a folder in it."""
     path = Path(text)
     suffix = path.suffix.lower()
-    return "/" in text or suffix in {*KINDS, *_WEIGHTS, *_OTHERS} or path.is_file()
+    return "/" in text or suffix in {*KINDS, *_WEIGHTS, *_OTHERS} or path.is_symlink() or path.exists()
 
 
 def kind_of(path: str | Path, flag: str = "") -> str:
@@ -61,8 +62,9 @@ def kind_of(path: str | Path, flag: str = "") -> str:
     name, suffix = f"{flag} {path}".strip(), path.suffix.lower()
     if path.is_dir():
         raise TvmMobilenetError(f"{name} is a folder, not a model", _folder_hint(path))
-    if not path.is_file():
-        raise TvmMobilenetError(f"{name}: no such file", _near(path))
+    if why := refusal(path):
+        hint = _near(path) if why == NO_FILE else "give the path of an .onnx or .pt2 file"
+        raise TvmMobilenetError(f"{name}: {why}", hint)
     if suffix in KINDS:
         readable(path, flag)
         return KINDS[suffix]
@@ -136,8 +138,8 @@ def check_file(flag: str, path: Path | None) -> None:
         return
     if path.is_dir():
         raise TvmMobilenetError(f"{flag} {path} is a folder", "give the path of a file")
-    if not path.is_file():
-        raise TvmMobilenetError(f"{flag} {path}: no such file", "give the path of a file that exists")
+    if why := refusal(path):
+        raise TvmMobilenetError(f"{flag} {path}: {why}", "give the path of a file that exists")
     readable(path, flag)
 
 

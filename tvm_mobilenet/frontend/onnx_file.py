@@ -18,6 +18,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
@@ -97,8 +98,8 @@ class _Importer(ONNXGraphImporter):
 
 
 def _load(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise TvmMobilenetError(f"{path}: no such file", "give the path of an .onnx file")
+    if why := refusal(path):
+        raise TvmMobilenetError(f"{path}: {why}", "give the path of an .onnx file")
     try:
         model = onnx.load(path)
     except Exception as e:

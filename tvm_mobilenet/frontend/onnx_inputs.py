@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import onnx
 
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import sizes
 from tvm_mobilenet.frontend.imported import check_input
 
@@ -40,16 +40,25 @@ def fix_inputs(
     TvmMobilenetError
         As `sizes.fix`, and for an input that no image network has.
     """
+    for value in graph.input:
+        if (holds := value.type.WhichOneof("value")) != "tensor_type":
+            what = (holds or "value of no type").removesuffix("_type").replace("_", " ")
+            raise TvmMobilenetError(f"input {value.name!r} is a {what}", "export a model that takes tensors")
     inputs = [_input(graph, value, layout) for value in graph.input]
     for value, dims in zip(graph.input, sizes.fix(inputs, batch, size, path), strict=True):
         tensor = value.type.tensor_type
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-        check_input(value.name, dims, dtype)
+        check_input(value.name, dims, _dtype(tensor.elem_type))
         tensor.shape.CopyFrom(onnx.TensorShapeProto(dim=[{"dim_value": d} for d in dims]))
     # they may hold the dimensions that were open: they are inferred again
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
+
+
+def _dtype(element: int) -> str:
+    """A type of elements by its name: ``float32``; of those that numpy lacks, ONNX's own, such as ``string``."""
+    name = onnx.TensorProto.DataType.Name(element).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _input(graph: onnx.GraphProto, value: onnx.ValueInfoProto, default: str) -> sizes.Input:

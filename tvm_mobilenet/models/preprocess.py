@@ -17,6 +17,7 @@ import numpy as np
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.models.resize import INTERPOLATIONS, RESIZES, resize_and_crop
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -78,9 +79,10 @@ class Preprocess:
                 or (field == "std" and min(value) <= 0)
             ):
                 wants = "one number" if self.channels == 1 else "one or three numbers"
-                wants += " above 0" if field == "std" else ""
+                wants += ", finite" + " and above 0" * (field == "std")
                 raise TvmMobilenetError(
-                    f"{field} {getattr(self, field)!r} must be {wants}, for the network has {self.channels} channel(s)",
+                    f"{field} {','.join(f'{v:g}' for v in value)} must be {wants}: the network has {self.channels} "
+                    f"channel{'s' * (self.channels > 1)}",
                     "for example " + ",".join(["0.5"] * self.channels),
                 )
             object.__setattr__(self, field, value)
@@ -182,8 +184,8 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
         If it cannot be read or does not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise TvmMobilenetError(f"there is no input file {path}", "give a .jpg, .png or .npy file")
+    if why := refusal(path):
+        raise TvmMobilenetError(f"input {path}: {why}", "give a .jpg, .png or .npy file")
     if path.suffix.lower() == ".npy":
         return _load_array(path, preprocess)
     return preprocess.normalise(preprocess.pixels(read_image(path)) / 255.0)
@@ -257,18 +259,22 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
-        raise TvmMobilenetError(f"{path} cannot be read as an array: {reason(e)}", "write it with numpy.save") from None
+        why = "it holds Python objects" if "allow_pickle" in str(e) else reason(e)
+        raise TvmMobilenetError(
+            f"{path} cannot be read as an array: {why}", "write an array of numbers with numpy.save"
+        ) from None
     image = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3) and image.size:
         image = np.broadcast_to(image, (*image.shape[:2], 3))
         return preprocess.normalise(preprocess.pixels(image) / 255.0)
+    given = array.shape
     array = array if array.ndim == 4 else array[None]
     if array.dtype.kind not in "fiu" or array.shape[1:] != preprocess.input_shape[1:] or not len(array):
         raise TvmMobilenetError(
-            f"{path} holds {array.dtype} {array.shape}, the model wants float32 {preprocess.input_shape}",
+            f"{path} holds {array.dtype} {given}, the model wants float32 {preprocess.input_shape}",
             "save the preprocessed input, or a (height, width, 3) or (height, width) uint8 image",
         )
     array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
-        raise TvmMobilenetError(f"{path} holds infinities or NaN")
+        raise TvmMobilenetError(f"{path} holds infinities or NaN", "save finite numbers: find them with numpy.isfinite")
     return array

@@ -9,6 +9,7 @@ import torch
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.reading import refusal
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
@@ -26,8 +27,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         If the file is missing, damaged, or holds no weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise TvmMobilenetError(f"there is no weights file {path}", "give a .pth, .pt or .safetensors file")
+    if why := refusal(path):
+        raise TvmMobilenetError(f"weights {path}: {why}", "give a .pth, .pt or .safetensors file")
     if path.suffix.lower() == ".safetensors":
         state = _read_safetensors(path)
     else:
@@ -94,7 +95,9 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
         raise TvmMobilenetError(f"{path} does not fit {type(module).__name__}: " + "; ".join(complaints), hint)
     odd = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if odd:
-        raise TvmMobilenetError(f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}")
+        raise TvmMobilenetError(
+            f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}", "take a checkpoint of before they came up"
+        )
     module.load_state_dict({k: v for k, v in state.items() if k not in counters}, strict=False)
 
 

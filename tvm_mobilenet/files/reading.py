@@ -1,0 +1,43 @@
+"""Files that a user named: why one cannot be read, in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+NO_FILE = "no such file"
+
+
+def kind_of(mode: int) -> str:
+    """What a file's mode says it is, where it is no regular file; else the empty string."""
+    return next((word for test, word in KINDS if test(mode)), "")
+
+
+def refusal(path: str | Path) -> str:
+    """Why there is no regular file to read at a path; the empty string if there is one. Nothing is opened.
+
+    Returns
+    -------
+    str
+        ``NO_FILE`` if nothing is there; else what is there: a folder, a pipe, a link that leads nowhere.
+    """
+    try:
+        kind = kind_of(os.stat(path).st_mode)
+        return f"it is {kind}, not a file" if kind else ""
+    except FileNotFoundError:
+        return f"it is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else NO_FILE
+    except NotADirectoryError:
+        return NO_FILE
+    except (OSError, ValueError) as e:  # ValueError: a null character
+        if getattr(e, "errno", None) == errno.ELOOP:
+            return "it is a link that leads back to itself"
+        return f"it cannot be read: {getattr(e, 'strerror', None) or 'no file has such a name'}".lower()
