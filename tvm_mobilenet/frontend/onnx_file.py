@@ -56,7 +56,7 @@ def from_onnx(
         explicit_pads(model)
         importer = _Importer(model)
         mod = importer.from_onnx(model.graph, opset)
-    return finished(mod, importer.noted)
+    return finished(mod, importer.noted, tuple(output.name for output in model.graph.output))
 
 
 class _Importer(ONNXGraphImporter):
