@@ -93,6 +93,7 @@ def test_a_residual_that_must_lie_dense_keeps_what_it_is_added_to_dense():
     assert not any(layer.input_pitch or layer.output_pitch for layer in layers)
 
 
+@pytest.mark.full  # a small network with pitches is above
 def test_v1_has_pitches_and_computes_what_it_did(tmp_path):
     network = load_network(ModelOptions(model="v1", alpha=0.5, resolution=64))
     build(network.options, RPI4, output=tmp_path, network=network)

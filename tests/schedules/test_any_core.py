@@ -324,7 +324,7 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
     assert [name for name, text in texts.items() if "AllocWorkspace" in text and not name.startswith("chain")] == []
 
 
-@pytest.mark.parametrize("vector_bytes", [8, 32, 64])
+@pytest.mark.parametrize("vector_bytes", [8, pytest.param(32, marks=pytest.mark.full), 64])
 def test_every_kind_is_built_for_vectors_of_any_width(vector_bytes):
     """Lowered and compiled; `test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too` runs them."""
     of_kind = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}

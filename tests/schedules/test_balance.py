@@ -30,7 +30,9 @@ def test_shares_are_runs_of_neighbours_and_the_longest_counts():
     assert imbalance([3, 1, 1, 1], 2) == pytest.approx(4 / 3)
 
 
-@pytest.mark.parametrize("model", ["v1", "v2", "v3-large", "v3-small"])
+@pytest.mark.parametrize(
+    "model", ["v1", *(pytest.param(m, marks=pytest.mark.full) for m in ("v2", "v3-large", "v3-small"))]
+)
 def test_defaults_share_evenly(model):
     """Every layer of a network on all three cores, squeeze-excitation's and the classifiers' of one position aside."""
     network = load_network(options.ModelOptions(model=model))

@@ -100,7 +100,7 @@ def difference(layer: Layer, decisions: dict) -> float:
     return float(np.abs(output - expected).max() / max(1.0, expected.std()))
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(50, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [4, pytest.param(50, marks=pytest.mark.full)])
 def test_a_chain_computes_its_layers_whatever_their_shapes_and_decisions(examples):
     @settings(max_examples=examples)
     @given(layer=chains(), seed=st.integers(0, 1 << 20))
@@ -143,8 +143,8 @@ def separable(width: int, channels: int) -> Layer:
     )
 
 
-CUTS = [(20, 1, 4), (26, 2, 2), (20, 4, 2), (34, 3, 1)]
-OTHER_CUTS = [c for w in (20, 26, 34) for _, *cut in CUTS if (c := (w, *cut)) not in CUTS]
+CUTS = [(26, 2, 2), (34, 3, 1)]
+OTHER_CUTS = [c for w in (20, 26, 34) for cut in ((1, 4), (2, 2), (4, 2), (3, 1)) if (c := (w, *cut)) not in CUTS]
 
 
 @pytest.mark.parametrize("width, strips, bands", CUTS + [pytest.param(*c, marks=pytest.mark.full) for c in OTHER_CUTS])
