@@ -205,7 +205,10 @@ def test_options_become_a_model():
     model = options.model_options(args)
     assert (model.title, model.slug) == ("v2 0.5-160", "v2-0.5-160")
     assert model.mean == (0.5,) and model.std == (0.1, 0.2, 0.3)
-    assert ModelOptions(model="my net.onnx").slug == "my-net" and ModelOptions(classes=10).slug == "v1-1.0-224-c10"
+    assert (
+        ModelOptions(model="my net.onnx").slug == "my-net" != ModelOptions(model="my net.pt2").slug
+        and ModelOptions(classes=10).slug == "v1-1.0-224-c10"
+    )
     assert [options.time_span(t) for t in ("90", "90s", "7m", "0.5h")] == [90, 90, 420, 1800]
 
 

@@ -106,9 +106,11 @@ class ModelOptions:
 
     @property
     def slug(self) -> str:
-        """For file names: ``v1-1.0-224``."""
+        """For file names: ``v1-1.0-224``; of a file its name, for ``.pt2`` with the kind, as an export to ONNX often
+        lies beside it."""
+        kind = "" if self.is_onnx else "-pt2"
         parts = (
-            [Path(self.model).stem, *([self.size_text] if self.size else [])]
+            [Path(self.model).stem + kind, *([self.size_text] if self.size else [])]
             if self.is_file
             else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), self.size_text]
         )
