@@ -39,7 +39,7 @@ def test_nobody_else_lists_kinds():
     assert lists_of("if kind in ('pool', 'conv'): pass") and lists_of("{'dense': 1, 'softmax': 2}")
 
 
-@pytest.mark.parametrize("kind", kinds.every(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", list(kinds.every()), ids=lambda kind: kind.name)
 def test_a_kind_is_whole(kind):
     assert kinds.of(kind.name) is kind and kind.groups in ("one", "channels", "any")
     assert kind.streams in ("no", "first", "anywhere")
