@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
-from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
@@ -109,11 +107,7 @@ def build(
     TvmMobilenetError
         A model that cannot be imported, a missing linker, an output that cannot be written.
     """
-    from tvm_mobilenet import passes
-    from tvm_mobilenet.compiler import codegen, model_files
-    from tvm_mobilenet.compiler import module as built
-    from tvm_mobilenet.compiler.lower import lower_layers
-    from tvm_mobilenet.compiler.plan import plan_of
+    from tvm_mobilenet.compiler import pipeline
 
     if network is None:
         from tvm_mobilenet.cli.notices import announce
@@ -121,46 +115,31 @@ def build(
 
         network = load_network(model)
         announce(network)
-    network = network.for_target(target)
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
-    layers = decide(network.counts, target, log)
-    decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
-    interface = passes.interface_of(network.module)
-    lowered = lower_layers(network.layers, interface, decisions)
-    plan, parameters = plan_of(lowered, interface)
-    codegen.build_executable(lowered, target, folder / built.MODULE, linker)
-    info = {
-        "model": model_files.to_data(model, folder),
-        "target": target.name,
-        "core": target.core.name,
-        "seeded": network.seeded,
-        "preprocess": network.image and network.image.to_data(),
-        "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
-    }
-    module = built.write(folder, plan, parameters, layers, info, target)
+    compiled = pipeline.compile(network, target, log)
+    module = compiled.write(folder, linker)
     if bundle is not None:
         from tvm_mobilenet.bundle.pack import make
 
         console.say(f"running the bundle's code for {bundle}")
-        make(folder, lowered=lowered, network=network, target=target, linker=linker, embed_weights=embed_weights).write(
-            bundle
-        )
+        options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
+        make(folder, lowered=compiled.lowered, **options_).write(bundle)
     return BuildResult(
         folder,
         model.title,
         target.name,
-        layers,
-        len(plan.steps),
+        compiled.decided,
+        len(module.plan.steps),
         module.module_bytes,
-        plan.parameters_bytes,
-        plan.arena_bytes,
-        plan.scratch_bytes,
-        info["seeded"],
-        info["preprocess"],
+        module.plan.parameters_bytes,
+        module.plan.arena_bytes,
+        module.plan.scratch_bytes,
+        module.info["seeded"],
+        module.info["preprocess"],
         bundle,
         bundle and sum(p.stat().st_size for p in (bundle.iterdir() if bundle.is_dir() else [bundle])),
     )
