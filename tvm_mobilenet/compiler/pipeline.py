@@ -111,14 +111,13 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     log : path, optional
         The user's tune log, consulted before the shipped one.
     watch : Watch
-        Sees each phase: ``fuse_blocks``, ``row_pitch``, ``decisions``, ``kernels``, ``plan``.
+        Sees each phase: ``fuse_blocks``, ``row_pitch``, ``decisions``, ``plan``.
     """
     graph = for_core(network.graph, target.core, watch)
     decided = decide(graph.counts, target, log)
     watch("decisions", decided)
     decisions = {layer: built.decisions for layer, built in zip(graph.counts, decided, strict=True)}
     lowered = lower_layers(graph, decisions)
-    watch("kernels", lowered)
     plan, parameters = plan_of(lowered, graph)
     watch("plan", plan)
     return BuiltModel(network, target, graph, decided, lowered, plan, parameters)
