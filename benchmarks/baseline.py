@@ -96,27 +96,21 @@ def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
     """What a network is on a target."""
     from tvm_mobilenet import boards
     from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
-    from tvm_mobilenet.compiler import codegen
-    from tvm_mobilenet.compiler.decide import decide
-    from tvm_mobilenet.compiler.lower import lower_layers
+    from tvm_mobilenet.compiler import codegen, pipeline
     from tvm_mobilenet.compiler.network import load_network
-    from tvm_mobilenet.compiler.plan import input_values, inputs_of, kernels_of, plan_of
+    from tvm_mobilenet.compiler.plan import input_values, inputs_of
     from tvm_mobilenet.models.options import ModelOptions
     from tvm_mobilenet.survey import estimates as pricing
 
     if name == "onnx":
-        whole = load_network(ModelOptions(model=onnx_file(folder)))
+        network = load_network(ModelOptions(model=onnx_file(folder)))
     else:
         import torch
 
         torch.manual_seed(0)
-        whole = pricing.weightless(ModelOptions(model=name))
-    network = whole.for_target(target)
-    layers = decide(network.counts, target)
-    decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
-    lowered = lower_layers(network.layers, network.interface, decisions)
-    plan, parameters = plan_of(lowered, network.interface)
-    kernels = kernels_of(lowered)
+        network = pricing.weightless(ModelOptions(model=name))
+    model = pipeline.compile(network, target)
+    plan, parameters, kernels = model.plan, model.parameters, model.kernels
     hashes = {symbol: kernel_hashes(function, target, known) for symbol, function in kernels.items()}
     steps = [
         [hashes[s.symbol][0], *([o.space, o.offset, list(o.shape), o.dtype, o.index] for o in s.operands)]

@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
-from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
@@ -46,6 +44,8 @@ class BuildResult:
         Where what a device needs was packed, after its code was run and found right.
     bundle_bytes : int or None
         Of its archive, or of all files in its folder.
+    dump : path or None
+        Where each phase was written as text.
     """
 
     folder: Path
@@ -61,17 +61,20 @@ class BuildResult:
     preprocess: dict | None = None
     bundle: Path | None = None
     bundle_bytes: int | None = None
+    dump: Path | None = None
 
     def summary(self) -> str:
-        """For people, a line, and one of the bundle."""
+        """For people, a line, and one each of the dump and the bundle."""
         mib = 1 << 20
         line = (
             f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
             f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB"
         )
-        if self.bundle is None:
-            return line
-        return f"{line}\nbundle    {self.bundle}: {self.bundle_bytes / mib:.1f} MiB, its code run and found right"
+        if self.dump is not None:
+            line += f"\ndump      {self.dump}: each phase; {self.dump / 'index.txt'} says which file is what"
+        if self.bundle is not None:
+            line += f"\nbundle    {self.bundle}: {self.bundle_bytes / mib:.1f} MiB, its code run and found right"
+        return line
 
 
 def build(
@@ -84,6 +87,7 @@ def build(
     network=None,
     bundle: Path | None = None,
     embed_weights: bool = False,
+    dump: Path | None = None,
 ) -> BuildResult:
     """Build a network for a target.
 
@@ -98,71 +102,64 @@ def build(
     linker : str, optional
         In place of zig's.
     network : Network, optional
-        If it is loaded already.
+        If it is loaded already. With ``dump`` it is loaded again, phase by phase.
     bundle : path, optional
         Where to pack what a device needs as well: a ``.tar.gz``, or a folder.
     embed_weights : bool
         In that, the weights are part of the library.
+    dump : path, optional
+        A folder where to write what each phase made (docs/dump.md): new, empty or an earlier dump.
 
     Raises
     ------
     TvmMobilenetError
         A model that cannot be imported, a missing linker, an output that cannot be written.
     """
-    from tvm_mobilenet import passes
-    from tvm_mobilenet.compiler import codegen, model_files
-    from tvm_mobilenet.compiler import module as built
-    from tvm_mobilenet.compiler.lower import lower_layers
-    from tvm_mobilenet.compiler.plan import plan_of
+    from tvm_mobilenet.compiler import pipeline
 
-    if network is None:
+    watch = pipeline.nobody
+    if dump is not None:
+        from tvm_mobilenet.compiler.dump import Dump
+
+        watch = Dump(dump, f"{model.title} for {target.name}")
+    if network is None or dump is not None:
         from tvm_mobilenet.cli.notices import announce
         from tvm_mobilenet.compiler.network import load_network
 
-        network = load_network(model)
+        network = load_network(model, watch)
         announce(network)
-    network = network.for_target(target)
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
-    layers = decide(network.counts, target, log)
-    decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
-    interface = passes.interface_of(network.module)
-    lowered = lower_layers(network.layers, interface, decisions)
-    plan, parameters = plan_of(lowered, interface)
-    codegen.build_executable(lowered, target, folder / built.MODULE, linker)
-    info = {
-        "model": model_files.to_data(model, folder),
-        "target": target.name,
-        "core": target.core.name,
-        "seeded": network.seeded,
-        "preprocess": network.image and network.image.to_data(),
-        "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
-    }
-    module = built.write(folder, plan, parameters, layers, info, target)
+    compiled = pipeline.compile(network, target, log, watch)
+    module = compiled.write(folder, linker)
+    if dump is not None:
+        from tvm_mobilenet.survey.hot_loops import dump_kernels
+
+        dump_kernels(watch, compiled, module, console.say)
     if bundle is not None:
         from tvm_mobilenet.bundle.pack import make
 
         console.say(f"running the bundle's code for {bundle}")
-        make(folder, lowered=lowered, network=network, target=target, linker=linker, embed_weights=embed_weights).write(
-            bundle
-        )
+        options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
+        make(folder, lowered=compiled.lowered, **options_).write(bundle)
     return BuildResult(
         folder,
         model.title,
         target.name,
-        layers,
-        len(plan.steps),
+        compiled.decided,
+        len(module.plan.steps),
         module.module_bytes,
-        plan.parameters_bytes,
-        plan.arena_bytes,
-        plan.scratch_bytes,
-        info["seeded"],
-        info["preprocess"],
+        module.plan.parameters_bytes,
+        module.plan.arena_bytes,
+        module.plan.scratch_bytes,
+        module.info["seeded"],
+        module.info["preprocess"],
         bundle,
         bundle and sum(p.stat().st_size for p in (bundle.iterdir() if bundle.is_dir() else [bundle])),
+        dump,
     )
 
 
@@ -197,7 +194,24 @@ def parser() -> argparse.ArgumentParser:
         help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)",
     )
     group.add_argument("--embed-weights", action="store_true", help="the weights become part of the bundle's library")
+    group = new.add_argument_group("phases")
+    group.add_argument(
+        "--dump",
+        type=folder_to_write,
+        metavar="FOLDER",
+        help="also write what each phase makes as text: graph, layers, decisions, loop nests, plan, and assembly with "
+        "what bounds its loops (docs/dump.md); a new folder, or an earlier dump, which is replaced",
+    )
     return new
+
+
+def _refuse_mixing(dump: Path | None, others: dict[str, Path | None]) -> None:
+    """Refuse a dump in whose folder something else would be written."""
+    for flag, path in others.items() if dump is not None else ():
+        if path is not None and Path(path).resolve().is_relative_to(dump.resolve()):
+            raise TvmMobilenetError(
+                f"--dump {dump}: {flag} {path} would lie in it", "a dump has a folder of its own: choose another one"
+            )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -208,7 +222,10 @@ def _run(args: argparse.Namespace) -> int:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args)
     output = options.output_folder(args, model, target)
+    _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
+    if args.dump and target.core.model:  # its kernels are executed
+        wanted += packages.for_board("virtual")
     if args.bundle:  # it is run, compared and looked into
         board = "local" if target.is_host else "virtual"
         wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)
@@ -222,6 +239,7 @@ def _run(args: argparse.Namespace) -> int:
         linker=args.linker,
         bundle=args.bundle,
         embed_weights=args.embed_weights,
+        dump=args.dump,
     )
     console.print_json(result) if args.json else print_result(result)
     return 0

@@ -206,7 +206,7 @@ def _calls(options: ModelOptions) -> list:
     if options.weights:
         load_weights(module, options.weights)
     example = torch.zeros(options.batch, 3, *options.size)
-    return passes.layers_of(passes.run(frontend.from_torch(module.eval().requires_grad_(False), example)))
+    return list(passes.run(frontend.from_torch(module.eval().requires_grad_(False), example)).calls)
 
 
 def _layer_complexity(call) -> LayerComplexity:

@@ -58,9 +58,11 @@ class Shipped:
 
 def weights_of(networks: Iterable, target) -> dict:
     """The distinct layers of networks, and what each counts: its occurrences over the network's floor."""
+    from tvm_mobilenet.compiler import pipeline
+
     found: dict = {}
     for network in networks:
-        counts = network.for_target(target).counts
+        counts = pipeline.for_core(network.graph, target.core).counts
         floor = sum(layer.mult_adds * count for layer, count in counts.items())
         for layer, count in counts.items():
             found[layer] = found.get(layer, 0.0) + 1e9 * count / floor

@@ -71,13 +71,15 @@ def tune(
 
         evaluate = Evaluate(target, board, linker)
     pool, boards = fleet.of(board, target, linker, workers, debug)
+    from tvm_mobilenet.compiler import pipeline
+
     if network is None:
         from tvm_mobilenet.cli.notices import announce as announce_network
         from tvm_mobilenet.compiler.network import load_network
 
         network = load_network(model)
         announce_network(network)
-    work = tuning.prepare(network.for_target(target).counts, target, board, log, trials)
+    work = tuning.prepare(pipeline.for_core(network.graph, target.core).counts, target, board, log, trials)
     with console.Progress() as progress:
         show = show_search(work, progress, time_limit)
         ended, new = tuning.search(work, evaluate, time_limit, boards or workers, debug, show, pool=pool)
@@ -202,12 +204,13 @@ def _run(args: argparse.Namespace) -> int:
     announce(model, target, board, args)
     if stops:
         from tvm_mobilenet.cli.notices import announce as announce_network
+        from tvm_mobilenet.compiler import pipeline
         from tvm_mobilenet.compiler.network import load_network
 
-        network = load_network(model).for_target(target)
+        network = load_network(model)
         announce_network(network)
-        work = tuning.prepare(network.counts, target, board, args.log, args.trials)
-        known_layers.print_known(network, work, args.json)
+        counts = pipeline.for_core(network.graph, target.core).counts
+        known_layers.print_known(tuning.prepare(counts, target, board, args.log, args.trials), args.json)
         return 0
     output = options.output_folder(args, model, target)
     result = tune(

@@ -17,6 +17,7 @@ from tests.support.fake_board import Costs, cost_of
 from tests.tuning.test_search import BEST, NAMES, space
 from tvm_mobilenet import rebuild_logs, schedules, targets
 from tvm_mobilenet.cli import entry
+from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.survey import estimates as pricing
 from tvm_mobilenet.tuning import runner
@@ -68,7 +69,8 @@ def test_what_was_not_tried_again_stays(tmp_path, monkeypatch):
 
 def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch):
     counts = {Layer.parse(n): 1 for n in NAMES[:2]}
-    network = types.SimpleNamespace(for_target=lambda target: types.SimpleNamespace(counts=counts))
+    network = types.SimpleNamespace(graph=types.SimpleNamespace(counts=counts))
+    monkeypatch.setattr(pipeline, "CORE_PASSES", ())
     monkeypatch.setattr(pricing, "weightless", lambda options: network)
     monkeypatch.setattr(schedules, "space", lambda layer, core: space())
     monkeypatch.setattr(runner, "Evaluate", lambda target: Costs(tmp_path, delay=0.02))
@@ -149,13 +151,13 @@ def test_a_winner_stays_at_home_if(default, loses, wins, tmp_path, monkeypatch):
     assert (found.decisions, found.cost) == (better.decisions, better.cost)
 
 
-def test_layers_count_by_their_share_of_each_networks_floor():
+def test_layers_count_by_their_share_of_each_networks_floor(monkeypatch):
+    monkeypatch.setattr(pipeline, "CORE_PASSES", ())
     small, large, both = (Layer.parse(f"pointwise m49 n{n} k64 f32") for n in (64, 640, 128))
     networks = [
-        types.SimpleNamespace(for_target=lambda t, c=c: types.SimpleNamespace(counts=c))
-        for c in ({small: 2, both: 1}, {large: 1, both: 1})
+        types.SimpleNamespace(graph=types.SimpleNamespace(counts=c)) for c in ({small: 2, both: 1}, {large: 1, both: 1})
     ]
-    found = rebuild_logs.weights_of(networks, None)
+    found = rebuild_logs.weights_of(networks, types.SimpleNamespace(core=None))
     assert found[small] == pytest.approx(1e9 * 2 / (49 * 64 * 256)) and set(found) == {small, large, both}
     assert found[both] == pytest.approx(1e9 / (49 * 64 * 256) + 1e9 / (49 * 64 * 768))
 

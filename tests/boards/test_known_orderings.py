@@ -17,6 +17,7 @@ from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.cli import options
 from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.survey import estimates as pricing
 
@@ -73,7 +74,7 @@ def test_on_the_a72_saving_traffic_pays_and_less_so_with_a_larger_l2(run):
 def test_a_core_with_a_larger_l2_gets_other_layers_and_decisions():
     """Tune's choices follow the core's file: the stem's output fits half of 4 MiB and streams no more."""
     network = pricing.weightless(options.ModelOptions())
-    small, large = (network.for_target(with_l2(kib)).counts for kib in (1024, 4096))
+    small, large = (for_core(network.graph, with_l2(kib).core).counts for kib in (1024, 4096))
     stem = {n: next(iter(counts)).parts for n, counts in (("small", small), ("large", large))}
     assert len(stem["small"]) > 1 and stem["large"] == ()
     output = 112 * 112 * 32 * 4

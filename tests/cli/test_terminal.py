@@ -20,6 +20,7 @@ from tvm_mobilenet.tune_logs.log import Journal, shipped
 from tests.support import shown
 from tvm_mobilenet import __main__, targets
 from tvm_mobilenet.cli import entry, interrupted
+from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import ACTIVATIONS, Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.survey import estimates as pricing
@@ -105,7 +106,7 @@ def networks():
     for model in ("v1", "v1-plain", "v2", "v3-large", "v3-small"):
         network = pricing.weightless(ModelOptions(model=model))
         for target in ("rpi3", "rpi4", "rpi5"):
-            found[model, target] = [c.layer.name for c in network.for_target(targets.load(target)).layers]
+            found[model, target] = [c.layer.name for c in for_core(network.graph, targets.load(target).core).calls]
     return found
 
 
@@ -254,6 +255,7 @@ from tests.support.fake_board import Costs
 from tests.tuning.test_search import space
 from tvm_mobilenet import schedules, targets, tune
 from tvm_mobilenet.cli import entry
+from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.log import Journal, shipped
@@ -261,8 +263,9 @@ from tvm_mobilenet.models.options import ModelOptions
 schedules.space = lambda layer, core: space()
 keys.code_key = lambda *_: str()  # these decisions are of no schedule
 names = [f"pointwise m{{m}} n512 k{{k}} f32 relu6" for m in (196, 49, 16, 4) for k in range(64, 72)]
-network = types.SimpleNamespace(counts={{Layer.parse(n): 1 for n in names}}, layers=names, options=ModelOptions())
-network.for_target = lambda target: network
+counts = {{Layer.parse(n): 1 for n in names}}
+network = types.SimpleNamespace(graph=types.SimpleNamespace(counts=counts), options=ModelOptions())
+pipeline.CORE_PASSES = ()
 def run(args):
     result = tune.tune(ModelOptions(), targets.load("rpi4"), log=args.log, network=network, trials={trials},
                        evaluate=Costs(delay={delay}), finish=lambda *a: (None, None))

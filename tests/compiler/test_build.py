@@ -17,6 +17,8 @@ from tests.support import modules
 from tvm_mobilenet import build, schedules, targets
 from tvm_mobilenet.cli import options
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler import pipeline
+from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.network import Network, load_network
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
@@ -52,8 +54,7 @@ def small() -> Network:
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
-    module = passes.run(frontend.from_torch(model, torch.zeros(1, 3, 8, 8)))
-    return Network(ModelOptions(), None, module, passes.layers_of(module))
+    return Network(ModelOptions(), None, passes.run(frontend.from_torch(model, torch.zeros(1, 3, 8, 8))))
 
 
 # ---- the shared library
@@ -138,7 +139,7 @@ def test_building_twice_gives_the_same_bytes(network, large, tmp_path):
 
 def test_a_log_changes_the_code_and_the_table_says_so(network, rpi4, tmp_path, capsys):
     target = targets.load("rpi4")
-    layer = next(one for one in network.for_target(target).counts if one.kind == "pointwise")
+    layer = next(one for one in pipeline.for_core(network.graph, target.core).counts if one.kind == "pointwise")
     space = schedules.space(layer, target.core)
     default = schedules.kernel(layer, space.default).script()
     other = next(d for d in space.neighbours(space.default) if schedules.kernel(layer, d).script() != default)
@@ -158,11 +159,11 @@ def test_a_log_changes_the_code_and_the_table_says_so(network, rpi4, tmp_path, c
 def test_a_record_that_fits_no_more_is_not_built(network, tmp_path):
     """Schedules change; what an old log says of them must not stop a build."""
     target = targets.load("rpi4")
-    layer = next(one for one in network.counts if one.kind == "dense")
+    layer = next(one for one in network.graph.counts if one.kind == "dense")
     log = tmp_path / "old.jsonl"
     Journal(log).append(Record(layer=layer.name, core=target.core.name, decisions={"tile": 3}, cost=1.0))
     with pytest.warns(UserWarning, match=r"old\.jsonl.*skipped"):
-        (one,) = build.decide([layer], target, log)
+        (one,) = decide([layer], target, log)
     assert one.source != "old.jsonl" and schedules.space(layer, target.core).valid(one.decisions) == ""
 
 

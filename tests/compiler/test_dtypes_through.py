@@ -10,8 +10,7 @@ from tvm import relax
 
 from tvm_mobilenet import passes, schedules, targets
 from tvm_mobilenet.bundle import pack
-from tvm_mobilenet.compiler import lower, plan
-from tvm_mobilenet.compiler.row_pitch import set_pitches
+from tvm_mobilenet.compiler import lower, plan, row_pitch
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall
@@ -49,17 +48,17 @@ def graph(dtype: str) -> tvm.IRModule:
 
 @pytest.mark.parametrize("dtype, size", [("float32", 4), ("float16", 2)])
 def test_a_graphs_dtype_reaches_the_plan(dtype, size, monkeypatch):
-    mod = passes.run(graph(dtype))
-    calls, interface = passes.layers_of(mod), passes.interface_of(mod)
+    layers = passes.run(graph(dtype))
+    calls, interface = layers.calls, layers.interface
     assert len(calls) >= 6 and {call.layer.dtype for call in calls} == {dtype}
     assert {str(array.dtype) for call in calls for array in call.constants.values()} == {dtype}
     assert {port.dtype for port in (*interface.inputs, *interface.outputs)} == {dtype}
     monkeypatch.setattr(schedules, "require", lambda layer: None)  # as if all were implemented
     for cached in (schedules._space, schedules._kernel):
         cached.cache_clear()
-    calls = set_pitches(calls, interface, CORE)
-    decisions = {call.layer: schedules.space(call.layer, CORE).default for call in calls}
-    made, constants = plan.plan_of(lower.lower_layers(calls, interface, decisions), interface)
+    layers = row_pitch.run(layers, CORE)
+    decisions = {layer: schedules.space(layer, CORE).default for layer in layers.counts}
+    made, constants = plan.plan_of(lower.lower_layers(layers, decisions), layers)
     for cached in (schedules._space, schedules._kernel):
         cached.cache_clear()
     tensors = [t for step in made.steps for t in step.operands]

@@ -9,8 +9,10 @@ from torch import nn
 from tvm_mobilenet import frontend, passes, schedules, targets
 from tvm_mobilenet.build import build
 from tvm_mobilenet.checking.reference import kernel_arguments, random_arguments, reference
+from tvm_mobilenet.compiler import row_pitch
 from tvm_mobilenet.compiler.network import load_network
-from tvm_mobilenet.compiler.row_pitch import pitch_of, set_pitches
+from tvm_mobilenet.compiler.pipeline import for_core
+from tvm_mobilenet.compiler.row_pitch import pitch_of
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.verify import verify
@@ -37,9 +39,8 @@ class Blocks(nn.Module):
 
 def pitched(model):
     """The calls of a network of 8 x 8 images, and the values that it returns."""
-    module = passes.run(frontend.from_torch(model.eval(), torch.zeros(1, 3, 8, 8)))
-    interface = passes.interface_of(module)
-    return set_pitches(passes.layers_of(module), interface, RPI4.core), {port.value for port in interface.outputs}
+    graph = row_pitch.run(passes.run(frontend.from_torch(model.eval(), torch.zeros(1, 3, 8, 8))), RPI4.core)
+    return graph.calls, {port.value for port in graph.interface.outputs}
 
 
 def test_a_multiple_of_256_channels_gets_a_sixteenth_more_and_other_numbers_nothing():
@@ -97,7 +98,7 @@ def test_a_residual_that_must_lie_dense_keeps_what_it_is_added_to_dense():
 def test_v1_has_pitches_and_computes_what_it_did(tmp_path):
     network = load_network(ModelOptions(model="v1", alpha=0.5, resolution=64))
     build(network.options, RPI4, output=tmp_path, network=network)
-    names = [call.layer.name for call in network.for_target(RPI4).layers]
+    names = [call.layer.name for call in for_core(network.graph, RPI4.core).calls]
     assert any("in544 out544" in name for name in names) and any("in272" in name for name in names)
     result = verify(tmp_path, target=RPI4, network=network, count=1)
     assert result.ok and [c.layer for c in result.layers] == names

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_mobilenet import frontend, passes, schedules, targets
-from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
+from tvm_mobilenet.compiler import fuse_blocks
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.plan import ALIGNMENT, PAGE, Plan, allocate, plan_of, read_plan
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -22,11 +22,10 @@ TARGET = targets.load("rpi4")
 
 def planned(model, *inputs, chains=False):
     """Layer calls, plan and constants of a PyTorch model, under default decisions; in chains as `build` takes them."""
-    module = passes.run(frontend.from_torch(model.eval().requires_grad_(False), *inputs))
-    calls, interface = passes.layers_of(module), passes.interface_of(module)
-    calls = fuse_chains(calls, interface, TARGET.core) if chains else calls
-    decisions = {c.layer: schedules.space(c.layer, TARGET.core).default for c in calls}
-    return calls, *plan_of(lower_layers(calls, interface, decisions), interface)
+    graph = passes.run(frontend.from_torch(model.eval().requires_grad_(False), *inputs))
+    graph = fuse_blocks.run(graph, TARGET.core) if chains else graph
+    decisions = {layer: schedules.space(layer, TARGET.core).default for layer in graph.counts}
+    return graph.calls, *plan_of(lower_layers(graph, decisions), graph)
 
 
 @pytest.fixture(scope="module")

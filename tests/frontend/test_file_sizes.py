@@ -69,16 +69,16 @@ def onnx_file(path, shape, last=False, channels=3, depthwise=False):
 
 def compared(path, shape, **options):
     """The layers of a file that takes ``shape``, after comparing them with its own framework."""
-    mod = passes.run(frontend.load(path, **options))
-    assert passes.interface_of(mod).inputs[0].shape == shape
+    layers = passes.run(frontend.load(path, **options))
+    assert layers.interface.inputs[0].shape == shape
     x = RNG.standard_normal(shape).astype(np.float32)
     if path.suffix == ".onnx":
         expected = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     else:
         expected = torch.export.load(path).module()(torch.from_numpy(x)).detach().numpy()
-    (found,) = run_in_torch(mod, x)
+    (found,) = run_in_torch(layers, x)
     assert found.shape == expected.shape and relative(found, expected) <= 1e-4
-    return passes.layers_of(mod)
+    return layers.calls
 
 
 # ---- ONNX
@@ -273,7 +273,7 @@ def test_a_network_by_name_need_not_be_square():
     network = load_network(ModelOptions(alpha=0.25, resolution=(32, 64), classes=7))
     assert network.interface.inputs[0].shape == (1, 3, 32, 64) and network.options.title == "v1 0.25-32x64"
     (image,) = network.inputs(1)
-    found = run_in_torch(network.module, *image)[0]
+    found = run_in_torch(network.graph, *image)[0]
     expected = network.reference([image])[0][0][0]
     assert relative(found, expected) <= 1e-4
 

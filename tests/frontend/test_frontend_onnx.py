@@ -21,14 +21,14 @@ RNG = np.random.default_rng(0)
 
 def check(path, x, batch=1):
     """The layers of a file, after comparing them with onnxruntime."""
-    mod = passes.run(frontend.load(path, batch=batch))
+    layers = passes.run(frontend.load(path, batch=batch))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     expected = session.run(None, {session.get_inputs()[0].name: x})
-    found = run_in_torch(mod, x)
+    found = run_in_torch(layers, x)
     assert len(found) == len(expected)
     for f, e in zip(found, expected, strict=True):
         assert f.shape == e.shape and relative(f, e) <= 1e-4
-    return passes.layers_of(mod)
+    return layers.calls
 
 
 def weights(*shape):
@@ -78,7 +78,7 @@ def test_the_registrys_models_exported_by_pytorch_are_the_same_layers(tmp_path, 
         warnings.simplefilter("ignore")
         torch.onnx.export(spec.module, (x,), path, do_constant_folding=False, verbose=False, **options)
     calls = check(path, x.numpy())
-    direct = passes.layers_of(passes.run(frontend.from_torch(spec.module, x)))
+    direct = passes.run(frontend.from_torch(spec.module, x)).calls
     assert [c.layer for c in calls] == [c.layer for c in direct]
     for a, b in zip(calls, direct, strict=True):
         if a.weight is not None:

@@ -22,18 +22,18 @@ def test_a_module_an_exported_program_and_its_file_give_the_same_layers(tmp_path
     torch.export.save(program, tmp_path / "small.pt2")
     mods = [frontend.load(model, X), frontend.load(program), frontend.load(tmp_path / "small.pt2")]
     names = []
-    for mod in map(passes.run, mods):
-        assert_close(mod, model, X)
-        names.append([(c.layer.name, c.source) for c in passes.layers_of(mod)])
+    for graph in map(passes.run, mods):
+        assert_close(graph, model, X)
+        names.append([(c.layer.name, c.source) for c in graph.calls])
     assert names[0] == names[1] == names[2]
     assert names[0] == [("conv 8x8x3 n4 3x3 b2 nchw f32 relu6", "0"), ("dense m2 n5 k144 f32", "4")]
 
 
 def test_a_module_in_training_mode_is_imported_for_inference_and_left_as_it_was():
     model = small().train()
-    mod = passes.run(frontend.from_torch(model, X))
+    graph = passes.run(frontend.from_torch(model, X))
     assert model.training
-    assert_close(mod, model.eval(), X)
+    assert_close(graph, model.eval(), X)
 
 
 def test_in_place_operators_change_what_is_read_after_them():
@@ -64,9 +64,9 @@ def test_main_returns_what_the_model_returns(outputs, is_tuple):
             return outputs(self.conv(x))
 
     model = Returns().eval()
-    mod = passes.run(frontend.from_torch(model, X))
-    assert passes.interface_of(mod).tuple_output is is_tuple
-    assert_close(mod, model, X)
+    graph = passes.run(frontend.from_torch(model, X))
+    assert graph.interface.tuple_output is is_tuple
+    assert_close(graph, model, X)
 
 
 def test_two_inputs():
@@ -79,9 +79,9 @@ def test_two_inputs():
             return torch.relu(self.a(x) + self.b(y)).mean((2, 3))
 
     model = Two().eval()
-    mod = passes.run(frontend.from_torch(model, (X, -X)))
-    assert [p.shape for p in passes.interface_of(mod).inputs] == [(2, 3, 8, 8)] * 2
-    assert_close(mod, model, X, -X)
+    graph = passes.run(frontend.from_torch(model, (X, -X)))
+    assert [p.shape for p in graph.interface.inputs] == [(2, 3, 8, 8)] * 2
+    assert_close(graph, model, X, -X)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_dynamic_batch_in_a_program_is_fixed():
     batch, model = torch.export.Dim("batch", min=1, max=8), small().eval()
     program = torch.export.export(model, (X,), dynamic_shapes=({0: batch},))
     assert_close(passes.run(frontend.from_torch(program, batch=2)), model, X)
-    assert passes.interface_of(passes.run(frontend.load(program))).inputs[0].shape == (1, 3, 8, 8)
+    assert passes.run(frontend.load(program)).interface.inputs[0].shape == (1, 3, 8, 8)
     with pytest.raises(TvmMobilenetError, match=r"--batch 9: the batch of '\w+' in the program can be 1 to 8, not 9"):
         frontend.load(program, batch=9)
 

@@ -20,8 +20,8 @@ from tvm_mobilenet import frontend, kinds, passes, schedules, targets
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.compiler import codegen
-from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
-from tvm_mobilenet.compiler.row_pitch import pitch_of, set_pitches
+from tvm_mobilenet.compiler.pipeline import for_core
+from tvm_mobilenet.compiler.row_pitch import pitch_of
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models import registry
@@ -95,11 +95,10 @@ ROWS = cover(FACTORS)
 
 
 @functools.cache
-def calls_of(name: str, alpha: float, resolution: int):
-    """The layers of a network of the registry, and its interface; weights do not matter."""
+def graph_of(name: str, alpha: float, resolution: int):
+    """The layers of a network of the registry; weights do not matter."""
     model = registry.architecture(name, alpha).eval().requires_grad_(False)
-    mod = passes.run(frontend.from_torch(model, torch.zeros(1, 3, resolution, resolution)))
-    return passes.layers_of(mod), passes.interface_of(mod)
+    return passes.run(frontend.from_torch(model, torch.zeros(1, 3, resolution, resolution)))
 
 
 def tasks_of(kernel: tirx.PrimFunc) -> int:
@@ -130,8 +129,7 @@ def test_every_layer_of_the_registry_has_a_valid_default_on_any_core(row):
     core = target_of(**ROWS[row]).core
     layers = {}
     for network in NETWORKS:
-        calls, interface = calls_of(*network)
-        fused = set_pitches(fuse_chains(calls, interface, core), interface, core)
+        calls, fused = graph_of(*network).calls, for_core(graph_of(*network), core).calls
         assert [p.name for c in fused for p in (c.layer.with_pitches(0, 0).parts or (c.layer.with_pitches(0, 0),))] == [
             c.layer.name for c in calls
         ]
@@ -171,9 +169,8 @@ def test_sixty_four_cpus_have_something_to_do(network, vector_bytes, registers):
     """A layer that takes one CPU long leaves most of many a task: fewer only for the sake of better tiles."""
     facts = {"vector_bytes": vector_bytes, "vector_registers": registers, "fma_per_cycle": 2.0}
     core = target_of(**facts, architecture="x86_64", l2=(1280 * KIB, 10), l3=(36 * MIB, 12), cpus=64).core
-    calls, interface = calls_of(network, 1.0, 224)
     idle = {}
-    for layer in {c.layer for c in set_pitches(fuse_chains(calls, interface, core), interface, core)}:
+    for layer in for_core(graph_of(network, 1.0, 224), core).counts:
         if layer.mult_adds / core.macs_per_cycle("float32") > 200_000:
             count = tasks_of(schedules.kernel(layer, schedules.space(layer, core).default))
             if count < core.cpus // 2:

@@ -11,6 +11,7 @@ from tvm_mobilenet.checking import reference
 from tvm_mobilenet.cli import options
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import Layer
 
 
@@ -38,7 +39,7 @@ def test_defaults_share_evenly(model):
     network = load_network(options.ModelOptions(model=model))
     uneven = {}
     for target in map(targets.load, ("rpi3", "rpi4", "rpi5")):
-        for layer in network.for_target(target).counts:
+        for layer in for_core(network.graph, target.core).counts:
             if layer.kind in ("pointwise", "depthwise", "chain"):
                 uneven[target.name, layer.name] = unevenness(layer, target.core)
     assert {name: share for name, share in uneven.items() if share > EVEN} == {}

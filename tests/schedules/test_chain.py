@@ -14,9 +14,10 @@ from tvm_mobilenet.schedules import row_tiles as strips
 from tests.schedules.test_schedules import TOLERANCE
 from tvm_mobilenet import build, schedules, targets, verify
 from tvm_mobilenet.checking import reference
-from tvm_mobilenet.compiler import codegen
-from tvm_mobilenet.compiler.fuse_blocks import MOST_PARTS, fuse_chains
+from tvm_mobilenet.compiler import codegen, fuse_blocks
+from tvm_mobilenet.compiler.fuse_blocks import MOST_PARTS
 from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -202,7 +203,7 @@ def small():
 
 def test_fusing_keeps_every_layer_once_and_in_order(small):
     network, target = small
-    fused = fuse_chains(network.layers, network.interface, target.core)
+    fused = fuse_blocks.run(network.graph, target.core).calls
     assert any(c.layer.parts for c in fused)
     flat = [part.name for c in fused for part in (c.layer.parts or (c.layer,))]
     assert flat == [c.layer.name for c in network.layers]
@@ -210,9 +211,9 @@ def test_fusing_keeps_every_layer_once_and_in_order(small):
 
 def test_what_two_layers_read_is_never_kept_inside_a_chain(small):
     network, target = small
-    written = {c.output for c in fuse_chains(network.layers, network.interface, target.core)}
+    written = {c.output for c in fuse_blocks.run(network.graph, target.core).calls}
     read = [v for c in network.layers for v in c.inputs] + [p.value for p in network.interface.outputs]
-    assert {v for v in read if read.count(v) > 1} <= written | {p.name for p in network.interface.inputs}
+    assert {v for v in read if read.count(v) > 1} <= written | {p.value for p in network.interface.inputs}
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,8 @@ def large():
 
 
 def test_a_larger_l2_makes_other_chains(large):
-    names = [[c.layer.name for c in large.for_target(targets.load(board)).layers] for board in ("rpi3", "rpi4")]
+    cores = (targets.load(board).core for board in ("rpi3", "rpi4"))
+    names = [[c.layer.name for c in for_core(large.graph, core).calls] for core in cores]
     assert names[0] != names[1]
     assert min(map(len, names)) < len(large.layers)
 
@@ -230,7 +232,7 @@ def test_a_huge_l2_makes_no_chain_that_takes_minutes_to_build(large):
     target = targets.load("rpi4")
     l2 = dataclasses.replace(target.core.l2, bytes=1 << 25)
     wide = dataclasses.replace(target, core=dataclasses.replace(target.core, l2=l2))
-    lengths = [len(layer.parts) for layer in large.for_target(wide).counts if layer.kind == "chain"]
+    lengths = [len(layer.parts) for layer in for_core(large.graph, wide.core).counts if layer.kind == "chain"]
     assert lengths and max(lengths) <= MOST_PARTS
 
 
@@ -242,8 +244,9 @@ def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(s
     index = next(i for i, c in enumerate(network.layers) if c.layer.kind == "pointwise")
     weight = network.layers[index].weight.copy()
     weight[0, 0] += 0.01 * weight.std()
-    calls = [c.replace(weight=weight) if i == index else c for i, c in enumerate(network.layers)]
-    wrong = verify.verify(tmp_path, network=dataclasses.replace(network, layers=calls), target=target, count=1)
+    calls = (c.replace(weight=weight) if i == index else c for i, c in enumerate(network.layers))
+    changed = dataclasses.replace(network, graph=dataclasses.replace(network.graph, calls=tuple(calls)))
+    wrong = verify.verify(tmp_path, network=changed, target=target, count=1)
     assert network.layers[index].layer.name in wrong.first_wrong.layer
 
 
@@ -252,7 +255,7 @@ def test_the_executable_runs_chains_in_tvms_own_runtime(small, tmp_path):
     host = dataclasses.replace(
         targets.load("host"), core=dataclasses.replace(targets.load("host").core, l2=target.core.l2)
     )
-    if not any(c.layer.parts for c in network.for_target(host).layers):
+    if not any(c.layer.parts for c in for_core(network.graph, host.core).calls):
         pytest.skip("this machine's caches make no chains of so small a network")
     build.build(network.options, host, output=tmp_path, network=network)
     machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "module.so")), tvm.cpu())

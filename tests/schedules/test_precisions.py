@@ -12,7 +12,7 @@ from tvm_mobilenet import dtypes, kinds, schedules
 from tvm_mobilenet.compiler import decide, fuse_blocks, lower
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
 from tvm_mobilenet.tuning import session
 from tvm_mobilenet.tuning.candidate import Candidate
 from tvm_mobilenet.tuning.runner import Evaluate
@@ -141,9 +141,9 @@ def test_a_chain_is_made_of_layers_that_its_kind_computes():
         layers = [of_dtype(Layer.parse(name), dtype) for name in names]
         ports = [Port("x", layers[0].input_shape, dtype, "x"), Port("y", layers[1].output_shape, dtype, "b")]
         calls = [LayerCall("a", layers[0], "", ("x",), {}, "a"), LayerCall("b", layers[1], "", ("a",), {}, "b")]
-        interface = Interface((ports[0],), (ports[1],), False)
-        fused[dtype] = [call.layer.kind for call in fuse_blocks.fuse_chains(calls, interface, core)]
+        graph = LayerGraph(tuple(calls), Interface((ports[0],), (ports[1],), False))
+        fused[dtype] = [call.layer.kind for call in fuse_blocks.run(graph, core).calls]
         if dtype != "float32":
-            refuses(layers[0], lambda c=calls, i=interface: lower.lower_layers(c, i, {call.layer: {} for call in c}))
+            refuses(layers[0], lambda g=graph: lower.lower_layers(g, {layer: {} for layer in g.counts}))
     assert fused.pop("float32") == ["chain"]
     assert all(kinds == ["depthwise", "pointwise"] for kinds in fused.values())

@@ -1,10 +1,8 @@
-"""Runs a module of layers for tests, in two ways: layer by layer in PyTorch, or compiled by TVM's stock pipeline."""
+"""Runs a graph of layers for tests, layer by layer in PyTorch."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-from tvm_mobilenet import passes
 
 ACTIVATION = {
     "none": lambda x: x,
@@ -17,32 +15,22 @@ ACTIVATION = {
 }
 
 
-def run_in_torch(mod, *inputs):
-    """The outputs of a module of layers, each computed by what `Layer` says of it. Arrays in, list of arrays out."""
-    interface = passes.interface_of(mod)
-    values = {p.name: torch.as_tensor(x).reshape(-1) for p, x in zip(interface.inputs, inputs, strict=True)}
-    for call in passes.layers_of(mod):
+def run_in_torch(graph, *inputs):
+    """The outputs of a graph of layers, each computed by what `Layer` says of it. Arrays in, list of arrays out."""
+    interface = graph.interface
+    values = {p.value: torch.as_tensor(x).reshape(-1) for p, x in zip(interface.inputs, inputs, strict=True)}
+    for call in graph.calls:
         operands = [values[v] for v in call.inputs]
         values[call.output] = _layer(call, *operands).reshape(-1)
     return [values[p.value].reshape(p.shape).numpy() for p in interface.outputs]
 
 
-def run_compiled(mod, *inputs):
-    """The outputs of a module by TVM's stock pipeline on this machine. Arrays in, list of arrays out."""
-    import tvm
-    from tvm import relax
-
-    vm = relax.VirtualMachine(tvm.compile(mod, tvm.target.Target({"kind": "llvm"})), tvm.cpu())
-    out = vm["main"](*[tvm.runtime.tensor(np.asarray(x)) for x in inputs])
-    return [o.numpy() for o in (out if passes.interface_of(mod).tuple_output else [out])]
-
-
-def assert_close(mod, model, *inputs, runner=run_in_torch):
-    """The module computes what the PyTorch model does, and the model's output is not all the same."""
+def assert_close(graph, model, *inputs):
+    """The graph computes what the PyTorch model does, and the model's output is not all the same."""
     with torch.no_grad():
         expected = model(*[torch.as_tensor(x) for x in inputs])
     expected = [expected] if isinstance(expected, torch.Tensor) else list(expected)
-    found = runner(mod, *inputs)
+    found = run_in_torch(graph, *inputs)
     assert len(found) == len(expected)
     for f, e in zip(found, expected, strict=True):
         e = e.numpy()

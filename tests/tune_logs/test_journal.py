@@ -17,6 +17,7 @@ from tvm_mobilenet.tune_logs.journal import LONGEST_LINE, Journal, TornLineWarni
 from tvm_mobilenet.tune_logs.log import Record, TuneLogs, trials_of
 
 from tvm_mobilenet import build, doctor, sweep, tune
+from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.survey import estimates as pricing
 from tvm_mobilenet.tuning import session as tuning
@@ -124,14 +125,14 @@ def test_a_log_of_bad_lines_ends_neither_build_nor_search(tmp_path):
     trials_of(path).path.write_bytes(b"\n".join(BAD.values()) + b"\n" + json.dumps({**good, "whole": True}).encode())
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        (built,) = build.decide([layer], target, path)
+        (built,) = decide([layer], target, path)
         assert (built.decisions, built.source) == (best, "log.jsonl")
         work = tuning.prepare({layer: 1}, target, "virtual", path, 4)
         assert work.known[layer.name].record.decisions == best
         searching = tuning.Search(work.searches, work.near, lambda *_: None)
         assert tuning.resume(work, searching) == 1
         log.tidy(path, work.refuses)
-        (built,) = build.decide([layer], target, path)
+        (built,) = decide([layer], target, path)
     assert built.source == "log.jsonl", "a line that no schedule takes won over one that can be built with"
     assert all(line in path.read_bytes().split(b"\n") for line in BAD.values())
 

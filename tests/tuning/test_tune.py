@@ -9,6 +9,7 @@ from tvm_mobilenet.tune_logs.log import Journal, Record, trials_of
 
 from tvm_mobilenet import build, schedules, targets, tune
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -34,8 +35,8 @@ def test_a_deliberately_worse_default_is_beaten(monkeypatch, tmp_path, target):
     bad = worse(schedules.space(LAYER, target.core))
     assert not bad.valid(bad.default) and bad.default != schedules.space(LAYER, target.core).default
     monkeypatch.setattr(schedules, "space", lambda layer, core: bad)
-    network = types.SimpleNamespace(counts={LAYER: 1}, layers=[None], options=ModelOptions())
-    network.for_target = lambda target: network
+    network = types.SimpleNamespace(graph=types.SimpleNamespace(counts={LAYER: 1}), options=ModelOptions())
+    monkeypatch.setattr(pipeline, "CORE_PASSES", ())
     result = tune.tune(
         ModelOptions(), target, log=tmp_path / "log.jsonl", trials=14, network=network, finish=lambda *a: (None, None)
     )
@@ -61,7 +62,7 @@ def test_the_log_changes_the_built_bytes(network, tmp_path, target):
         assert (sources[layer.name] == log.name) is log.exists()
         return (tmp_path / folder / built.MODULE).read_bytes()
 
-    layer = next(one for one in network.for_target(target).counts if one.kind == "pointwise")
+    layer = next(one for one in pipeline.for_core(network.graph, target.core).counts if one.kind == "pointwise")
     space = schedules.space(layer, target.core)
     other = next(d for d in space.points() if d["tile_m"] != space.default["tile_m"])
     log = tmp_path / "log.jsonl"

@@ -5,6 +5,7 @@ from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 from tests.support.agents import ARM64, Agent, server_of_tvm
 from tvm_mobilenet import targets, tune
+from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.survey import estimates as pricing
 
@@ -12,7 +13,7 @@ from tvm_mobilenet.survey import estimates as pricing
 def measures_every_layer(model: ModelOptions, target, board: str, log) -> None:
     """One candidate a layer is built here, run on the board, compared and measured."""
     network = pricing.weightless(model)
-    counts = network.for_target(target).counts
+    counts = pipeline.for_core(network.graph, target.core).counts
     result = tune.tune(
         model,
         target,

@@ -9,7 +9,6 @@ operands that it answers to.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -128,7 +127,7 @@ def check(
     ----------
     module : built.BuiltModule
     network : Network
-        The model, its layers taken together for the target or not.
+        The model.
     board : board
         Opened.
     inputs : list of tuples of ndarray
@@ -250,30 +249,32 @@ def _refuse(names: list[str]) -> None:
 
 
 def calls_of(network, module) -> list:
-    """The network's layers, in the chains and at the pitches that they were built with.
+    """The network's layers as the plan's steps compute them: in fused blocks, at pitches.
 
     Raises
     ------
     TvmMobilenetError
-        The module was built from another network.
+        The module was built from another network, or by a version whose plans do not say what their steps compute.
     """
     from tvm_mobilenet.compiler.fuse_blocks import join
 
-    names = [step.layer for step in module.plan.steps]
-    if [call.layer.name for call in network.layers] == names:
-        return list(network.layers)
-    left, calls = list(network.layers), []
-    for name in names:
-        built = Layer.parse(name)
-        parts = len(built.parts) or 1
-        taken, left = left[:parts], left[parts:]
-        if taken:
-            call = taken[0] if parts == 1 else join(taken)
-            pitches = built.input_pitch, built.output_pitch
-            with contextlib.suppress(ValueError):  # another network's do not fit this one's channels
-                call = call.replace(layer=call.layer.with_pitches(*pitches))
-            calls.append(call)
-    if left or [call.layer.name for call in calls] != names:
+    steps = module.plan.steps
+    if not all(step.parts for step in steps):
+        raise TvmMobilenetError(
+            f"{module.folder} was built by an earlier version: its plan does not say which layers of the model its "
+            "steps compute",
+            "build it again",
+        )
+    known, calls = {call.name: call for call in network.layers}, []
+    same = [part.name for step in steps for part in step.parts] == list(known)
+    for step in steps if same else ():
+        taken, layer = [known[part.name] for part in step.parts], Layer.parse(step.layer)
+        dense = layer.with_pitches(0, 0)
+        if same := same and [call.layer for call in taken] == list(dense.parts or [dense]):
+            call = join(taken) if dense.parts else taken[0]
+            same = (call.inputs, call.output) == (step.reads, step.writes)
+            calls.append(call.replace(layer=layer))
+    if not same:
         raise TvmMobilenetError(
             f"{module.folder} was built from another network than {network.options.title}",
             "verify it without naming a model, or build it again",
@@ -292,9 +293,9 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     packed = schedules.pack(call.layer, decisions, call.constants)
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
     wrong, part = max(differences, default=0.0), ""
-    if wrong > CONSTANTS_TOLERANCE and call.layer.parts:
-        owners = [p.name for p in call.layer.parts for _ in p.constants]
-        part = owners[differences.index(wrong)]
+    if wrong > CONSTANTS_TOLERANCE and call.parts:
+        number, _, _ = step.constants[differences.index(wrong)].partition(".")
+        part = call.layer.parts[int(number)].name
     found = _difference(runner.read(output), due)
     return LayerCheck(call.name, step.layer, call.source, found, wrong, part), due.answers >= tolerance.BLIND
 

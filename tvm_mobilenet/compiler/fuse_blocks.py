@@ -20,12 +20,13 @@ at most half of it. No chain has more parts than ``MOST_PARTS``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, uses
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
 from tvm_mobilenet.schedules.choices import line_cycles
 from tvm_mobilenet.schedules.row_tiles import columns_of, stages, tasks, unevenness, weight_bytes
@@ -34,17 +35,16 @@ PANELS = 128  # bytes of a row of output that a pointwise layer makes of one rea
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
 
 
-def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:
-    """The calls with chains in place of the layers that they take in.
+def run(graph: LayerGraph, core) -> LayerGraph:
+    """The graph with fused blocks in place of the layers that they take in.
 
     Parameters
     ----------
-    calls, interface
-        Of a module of layers.
+    graph : LayerGraph
     core : targets.Core
         Its L2 and CPUs decide.
     """
-    count = uses(list(calls), interface)
+    calls, count = graph.calls, graph.readers()
     # From the end: the cheapest way to cut what follows call i, and where its first chain ends.
     best: list[tuple[float, int]] = [(0.0, 0)] * (len(calls) + 1)
     for i in reversed(range(len(calls))):
@@ -60,9 +60,9 @@ def fuse_chains(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     i = 0
     while i < len(calls):
         end = best[i][1]
-        fused.append(calls[i] if end == i + 1 else join(list(calls[i:end])))
+        fused.append(calls[i] if end == i + 1 else join(calls[i:end]))
         i = end
-    return fused
+    return replace(graph, calls=tuple(fused))
 
 
 def _line(core, dram: bool = False) -> float:
@@ -142,7 +142,7 @@ def _streams(layer: Layer, first: bool) -> bool:
     return streams == "anywhere" or (streams == "first" and first and layer.groups == 1)
 
 
-def join(chain: list[LayerCall]) -> LayerCall:
+def join(chain: Sequence[LayerCall]) -> LayerCall:
     """Calls, each of which reads only what the one before it writes, as one call of a chain."""
     last = chain[-1]
     return LayerCall(
@@ -152,4 +152,5 @@ def join(chain: list[LayerCall]) -> LayerCall:
         (chain[0].inputs[0], *last.inputs[1:]),
         {f"{i}.{name}": array for i, c in enumerate(chain) for name, array in c.constants.items()},
         last.output,
+        tuple(chain),
     )

@@ -1,5 +1,5 @@
-"""Layers to kernels: every layer becomes a call of its scheduled PrimFunc, its constants packed as the kernel wants
-them.
+"""Layers to kernels: Relax is written here, once. Every layer becomes a call of its scheduled PrimFunc, its constants
+packed as the kernel wants them.
 
 Layers that are equal, with equal decisions, share one kernel. What comes out is an ordinary Relax module of `call_tir`
 and free views, which builds like any other, and from which the plan is read.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 
 import tvm
@@ -17,16 +17,15 @@ from tvm import relax
 
 from tvm_mobilenet import schedules
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, shape_of
+from tvm_mobilenet.passes.layer_graph import LayerGraph
 
 
-def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Mapping[Layer, dict]) -> tvm.IRModule:
-    """The module of these calls under these decisions.
+def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict]) -> tvm.IRModule:
+    """The module of a graph's layers under these decisions.
 
     Parameters
     ----------
-    calls, interface
-        Of a module of layers: ``passes.layers_of`` and ``passes.interface_of``.
+    graph : LayerGraph
     decisions : mapping of Layer to dict
         One record for every distinct layer.
 
@@ -35,19 +34,20 @@ def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Ma
     tvm.IRModule
         ``main`` has the interface's signature; each kernel has the attributes ``layer`` and ``scratch_bytes``.
     """
-    bb = relax.BlockBuilder()
+    bb, interface = relax.BlockBuilder(), graph.interface
     params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in interface.inputs]
-    values: dict[str, relax.Expr] = {p.name: p for p in params}
+    values: dict[str, relax.Expr] = {p.value: param for p, param in zip(interface.inputs, params, strict=True)}
     kernels: dict[Layer, tvm.ir.GlobalVar] = {}
 
     def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
         expr = values[value]
-        if shape_of(expr) == tuple(shape):
+        written = tuple(int(d) for d in expr.ty.shape)
+        if written == tuple(shape):
             return expr
-        assert prod(shape_of(expr)) == prod(shape), (value, shape_of(expr), shape)
+        assert prod(written) == prod(shape), (value, written, shape)
         return bb.emit(relax.op.reshape(expr, shape))
 
-    for call in calls:
+    for call in graph.calls:
         if call.layer not in kernels:
             symbol = symbol_of(call.layer)
             function = schedules.kernel(call.layer, decisions[call.layer])
@@ -55,7 +55,7 @@ def lower_layers(calls: Sequence[LayerCall], interface: Interface, decisions: Ma
             kernels[call.layer] = bb.add_func(function, symbol)
     with bb.function("main", params):
         with bb.dataflow():
-            for call in calls:
+            for call in graph.calls:
                 layer = call.layer
                 packed = schedules.pack(layer, decisions[layer], call.constants)
                 operands = [view(call.inputs[0], layer.input_buffer), *map(relax.const, packed)]

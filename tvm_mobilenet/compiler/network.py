@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,39 +24,26 @@ class Network:
         What it was made from.
     model : models.registry.ModelSpec or None
         The PyTorch network; None for one from a file.
-    module : tvm.IRModule
-        After ``passes.run``.
-    layers : list of passes.LayerCall
-        In execution order.
+    graph : passes.LayerGraph
+        Of ``passes.run``: nothing in it depends on a target.
     channels_at : int or None
         The axis of the input that the graph reads as channels, as ``models.images.channel_axis`` finds it.
     """
 
     options: ModelOptions
     model: object
-    module: object
-    layers: list
+    graph: object
     channels_at: int | None = None
 
     @property
-    def counts(self) -> dict:
-        """How often each distinct layer occurs, in execution order: ``{Layer: int}``."""
-        return dict(Counter(call.layer for call in self.layers))
-
-    def for_target(self, target) -> Network:
-        """The same network with the layers that this target's core runs as chains, and tensors at their pitches."""
-        from tvm_mobilenet.compiler.fuse_blocks import fuse_chains
-        from tvm_mobilenet.compiler.row_pitch import set_pitches
-
-        calls = fuse_chains(self.layers, self.interface, target.core)
-        return dataclasses.replace(self, layers=set_pitches(calls, self.interface, target.core))
+    def layers(self) -> tuple:
+        """The calls of its layers in execution order: ``passes.LayerCall``."""
+        return self.graph.calls
 
     @property
     def interface(self):
-        """What ``main`` takes and returns: a ``passes.Interface``."""
-        from tvm_mobilenet import passes
-
-        return passes.interface_of(self.module)
+        """What it takes and returns: a ``passes.Interface``."""
+        return self.graph.interface
 
     @property
     def seeded(self) -> bool:
@@ -99,7 +85,7 @@ class Network:
         made = {call.output: call for call in self.layers}
         call = made.get(self.interface.outputs[0].value)
         while call is not None:
-            layer = (call.layer.parts or (call.layer,))[-1]
+            layer = call.layer
             if layer.kind == "softmax":
                 return "softmax" if self.classes > 1 else "value"
             if layer.activation == "sigmoid":
@@ -169,8 +155,13 @@ def _check_finite(layers: list, options: ModelOptions) -> None:
         )
 
 
-def load_network(options: ModelOptions) -> Network:
+def load_network(options: ModelOptions, watch: Callable[[str, object], None] = lambda phase, what: None) -> Network:
     """Make or read a model, import it and run the passes.
+
+    Parameters
+    ----------
+    watch : callable
+        Called with ``imported`` and the imported module, and as ``passes.run`` does.
 
     Raises
     ------
@@ -202,10 +193,8 @@ def load_network(options: ModelOptions) -> Network:
             seed=options.seed,
         )
         module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
-    channels_at = channel_axis(module)
-    module = passes.run(module)
-    layers = passes.layers_of(module)
-    _check_finite(layers, options)
-    network = Network(options, model, module, layers, channels_at)
+    watch("imported", module)
+    network = Network(options, model, passes.run(module, watch), channel_axis(module))
+    _check_finite(network.layers, options)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
     return network

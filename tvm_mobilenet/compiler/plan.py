@@ -40,13 +40,41 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A layer of the network that a step computes: its name there, and where it comes from in the user's model."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Step:
-    """One kernel call: its operands in the kernel's order, the output last."""
+    """One kernel call. Builds of earlier versions have no ``reads`` and nothing after it.
+
+    Attributes
+    ----------
+    symbol, layer : str
+        The kernel, and the layer that it computes, pitches and all.
+    operands : tuple of Tensor
+        In the kernel's order, the output last.
+    reads : tuple of str
+        The values of the operands that are no constants: the data, and the residual or second operand.
+    writes : str
+        The value of the output.
+    parts : tuple of Part
+        The layers of the network that it computes: several of a fused block.
+    constants : tuple of str
+        The names of the operands in ``parameters``, in their order, as ``Layer.constants`` has them.
+    """
 
     name: str
     symbol: str
     layer: str
     operands: tuple[Tensor, ...]
+    reads: tuple[str, ...] = ()
+    writes: str = ""
+    parts: tuple[Part, ...] = ()
+    constants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,9 +118,12 @@ class Plan:
             def tensor(t: dict) -> Tensor:
                 return Tensor(t["space"], t["offset"], tuple(t["shape"]), t["dtype"], t["index"])
 
-            steps = tuple(
-                Step(s["name"], s["symbol"], s["layer"], tuple(map(tensor, s["operands"]))) for s in data["steps"]
-            )
+            def step(s: dict) -> Step:
+                parts = tuple(Part(p["name"], p["source"]) for p in s.get("parts", ()))
+                values = tuple(s.get("reads", ())), s.get("writes", ""), parts, tuple(s.get("constants", ()))
+                return Step(s["name"], s["symbol"], s["layer"], tuple(map(tensor, s["operands"])), *values)
+
+            steps = tuple(map(step, data["steps"]))
             ports = [tuple((n, tensor(t)) for n, t in data[side]) for side in ("inputs", "outputs")]
             return cls(steps, *ports, data["arena_bytes"], data["scratch_bytes"], data["parameters_bytes"])
         except (KeyError, TypeError, ValueError) as e:
@@ -108,15 +139,15 @@ def read_plan(path: str | Path) -> Plan:
     return Plan.from_data(data.get("plan", data))
 
 
-def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
+def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
     """The plan of a lowered module, and the bytes of its constants.
 
     Parameters
     ----------
     lowered : tvm.IRModule
         From ``compiler.lower``.
-    interface : passes.Interface
-        Names of the inputs and outputs.
+    graph : passes.LayerGraph
+        What it was lowered from.
     """
     from tvm import ir, relax
 
@@ -166,13 +197,13 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
             value_of[binding.var] = step
             sizes[step], alive[step] = prod(written[0]) * np.dtype(written[1]).itemsize, [step, step]
             prim = lowered[function]
-            raw.append((binding.var.name, function.name_hint, str(prim.attrs["layer"]), operands))
+            raw.append((function.name_hint, str(prim.attrs["layer"]), operands))
     if not fields:
         result = main.body.body
         fields = tuple(result.fields) if isinstance(result, relax.Tuple) else (result,)
     place_of: dict = {("input", i): ("input", 0, i) for i in range(len(main.params))}
     outputs = []
-    for i, (field, port) in enumerate(zip(fields, interface.outputs, strict=True)):
+    for i, (field, port) in enumerate(zip(fields, graph.interface.outputs, strict=True)):
         value = value_of[field]
         if not isinstance(value, int):
             raise TvmMobilenetError(f"output {port.name} is an input, unchanged", "give a model that computes it")
@@ -186,10 +217,19 @@ def plan_of(lowered, interface) -> tuple[Plan, np.ndarray]:
         return Tensor(space, offset, tuple(shape), dtype, index)
 
     steps = tuple(
-        Step(name, symbol, layer, tuple(o if isinstance(o, Tensor) else tensor(*o) for o in operands))
-        for name, symbol, layer, operands in raw
+        Step(
+            call.name,
+            symbol,
+            layer,
+            tuple(o if isinstance(o, Tensor) else tensor(*o) for o in operands),
+            call.inputs,
+            call.output,
+            tuple(Part(c.name, c.source) for c in call.originals),
+            tuple(call.layer.constants),
+        )
+        for call, (symbol, layer, operands) in zip(graph.calls, raw, strict=True)
     )
-    inputs = tuple((p.name, Tensor("input", 0, p.shape, p.dtype, i)) for i, p in enumerate(interface.inputs))
+    inputs = tuple((p.name, Tensor("input", 0, p.shape, p.dtype, i)) for i, p in enumerate(graph.interface.inputs))
     ports = tuple((name, tensor(value, shape, dtype)) for name, value, shape, dtype in outputs)
     scratch = max(scratch_of(lowered).values(), default=0)
     data = np.concatenate(parameters) if parameters else np.zeros(0, np.uint8)

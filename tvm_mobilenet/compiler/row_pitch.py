@@ -8,11 +8,11 @@ stay dense.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall
+from tvm_mobilenet.passes.layer_graph import LayerGraph
 
 ROUND = 16  # lines
 
@@ -27,11 +27,11 @@ def pitch_of(channels: int, line: int, dtype: str) -> int:
     return channels + channels // ROUND if channels * dtypes.of(dtype).bytes % (ROUND * line) == 0 else 0
 
 
-def set_pitches(calls: Sequence[LayerCall], interface: Interface, core) -> list[LayerCall]:
-    """The calls, each tensor between them at the pitch of its channels on this core."""
-    line = core.l1d.line
+def run(graph: LayerGraph, core) -> LayerGraph:
+    """The graph with each tensor between its layers at the pitch of its channels on this core."""
+    calls, line = graph.calls, core.l1d.line
     by_output = {call.output: call for call in calls}
-    outside = {port.value for port in interface.outputs}
+    outside = {port.value for port in graph.interface.outputs}
     spaced = {value for value, call in by_output.items() if value not in outside and _can_write(call.layer, line)}
     alike: list[tuple[str, str]] = []  # values that lie alike in memory
     for call in calls:
@@ -48,15 +48,15 @@ def set_pitches(calls: Sequence[LayerCall], interface: Interface, core) -> list[
     def pitch(value: str, channels: int, dtype: str) -> int:
         return pitch_of(channels, line, dtype) if value in spaced else 0
 
-    return [
-        call.replace(
-            layer=call.layer.with_pitches(
-                pitch(call.inputs[0], call.layer.channels, call.layer.input_dtype),
-                pitch(call.output, call.layer.out_channels, call.layer.output_dtype),
-            )
+    pitches = (
+        (
+            pitch(call.inputs[0], call.layer.channels, call.layer.input_dtype),
+            pitch(call.output, call.layer.out_channels, call.layer.output_dtype),
         )
         for call in calls
-    ]
+    )
+    pitched = (c.replace(layer=c.layer.with_pitches(*both)) for c, both in zip(calls, pitches, strict=True))
+    return replace(graph, calls=tuple(pitched))
 
 
 def _can_write(layer: Layer, line: int) -> bool:

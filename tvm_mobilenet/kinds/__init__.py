@@ -1,8 +1,8 @@
 """Kinds of layers: one module here declares one kind and registers it; nobody else lists them.
 
-A kind says which geometry its layers may have, what its names tell, what it computes by PyTorch and in Relax, which
-module of ``schedules`` computes it, and what passes may do with it. `of` finds it by its name. Everything here is
-plain data and functions of a layer; torch and TVM are imported by those who call them.
+A kind says which geometry its layers may have, what its names tell, what it computes by PyTorch, which module of
+``schedules`` computes it, and what passes may do with it. `of` finds it by its name. Everything here is plain data and
+functions of a layer; torch is imported by those who call them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,6 @@ class Kind:
     reference : callable
         ``reference(layer, x, weight, bias, second)``: the sum before residual and activation, of float64 tensors with
         channels second. The padding is the kind's own to apply.
-    body : callable
-        ``body(layer, x, *operands)``: the same in Relax, channels second; of ``pixels``, ``x`` is ``(m, k)``.
     """
 
     name: str
@@ -72,7 +70,6 @@ class Kind:
     weight_shape: Callable | None = None
     formula: Callable = lambda layer, cost: 0
     reference: Callable | None = None
-    body: Callable | None = None
 
 
 _KINDS: dict[str, Kind] = {}

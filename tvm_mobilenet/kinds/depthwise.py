@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import convolution, convolved, filters, squares
+from tvm_mobilenet.kinds.windows import convolved, filters, squares
 
 
 def _formula(layer, cost) -> int:
@@ -23,6 +23,5 @@ register(
         weight_shape=filters,
         formula=_formula,
         reference=convolved,
-        body=convolution,
     )
 )

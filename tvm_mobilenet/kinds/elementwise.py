@@ -17,14 +17,6 @@ def _reference(layer, x, weight, bias, second):
     return x if layer.op == "none" else _OPERATORS[layer.op](x, second)
 
 
-def _body(layer, x, *operands):
-    from tvm.relax import op
-
-    if layer.op == "none":
-        return x
-    return {"add": op.add, "sub": op.subtract, "mul": op.multiply, "scale": op.multiply}[layer.op](x, operands[0])
-
-
 register(
     Kind(
         name="elementwise",
@@ -34,6 +26,5 @@ register(
         writes_nchw=True,
         pitched=True,
         reference=_reference,
-        body=_body,
     )
 )

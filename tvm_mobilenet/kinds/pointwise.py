@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import convolved, matrix, product
+from tvm_mobilenet.kinds.windows import convolved, matrix
 
 
 def _formula(layer, cost) -> int:
@@ -19,7 +19,6 @@ _PRODUCT = {
     "weight_shape": matrix,
     "formula": _formula,
     "reference": convolved,
-    "body": product,
 }
 
 register(Kind(name="pointwise", short="pw", pitched=True, streams="anywhere", **_PRODUCT))

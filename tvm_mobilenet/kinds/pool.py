@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import padded, window
+from tvm_mobilenet.kinds.windows import padded
 
 
 def _reference(layer, x, weight, bias, second):
@@ -14,14 +14,6 @@ def _reference(layer, x, weight, bias, second):
     return windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
 
 
-def _body(layer, x, *operands):
-    from tvm.relax import op
-
-    if layer.op == "avg":
-        return op.nn.avg_pool2d(x, layer.kernel, count_include_pad=True, **window(layer))
-    return op.nn.max_pool2d(x, layer.kernel, **window(layer))
-
-
 register(
     Kind(
         name="pool",
@@ -30,6 +22,5 @@ register(
         windowed=True,
         pitched=True,
         reference=_reference,
-        body=_body,
     )
 )

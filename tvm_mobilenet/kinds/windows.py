@@ -1,4 +1,4 @@
-"""What kinds with a window share: padding and convolution, in PyTorch and in Relax."""
+"""What kinds with a window share: padding and convolution in PyTorch."""
 
 from __future__ import annotations
 
@@ -34,23 +34,3 @@ def filters(layer) -> tuple[int, int, int, int]:
 def matrix(layer) -> tuple[int, int]:
     """``(n, k)``."""
     return layer.out_channels, layer.channels
-
-
-def window(layer) -> dict:
-    """A layer's stride, padding and dilation as Relax's operators take them."""
-    return {"strides": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-
-
-def convolution(layer, x, weight, bias):
-    """A layer's convolution in Relax."""
-    from tvm.relax import op
-
-    x = op.nn.conv2d(x, weight, groups=layer.groups, **window(layer))
-    return op.add(x, op.reshape(bias, (1, layer.out_channels, 1, 1)))
-
-
-def product(layer, rows, weight, bias):
-    """A product of rows in Relax: ``(m, k)`` to ``(m, n)``."""
-    from tvm.relax import op
-
-    return op.add(op.matmul(rows, op.permute_dims(weight)), bias)

@@ -1,7 +1,6 @@
-"""Relax to Relax: from an imported graph to layers.
+"""From an imported graph to layers: Relax to Relax, then, from `channels_last` on, lists of layers to lists of layers.
 
-``run(mod)`` applies `PASSES` in order. After it, ``main`` is nothing but calls of layers, one private function each,
-with free views between them; `layers_of` lists them.
+``run(mod)`` applies `RELAX_PASSES`, `channels_last` and `LAYER_PASSES` in order. What comes out is a `LayerGraph`.
 
     simplify         one spelling for what exporters write in many
     activations      hard-swish and the others by name
@@ -9,41 +8,40 @@ with free views between them; `layers_of` lists them.
     channels_last    operators to layers, NHWC, no transposes
     fold_batch_norm  scale and shift into the weights
     fuse_epilogue    activation, residual add and output layout into the layer before
+
+``compiler/pipeline.py`` goes on with what depends on the target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tvm
 
 from tvm_mobilenet.passes import activations, channels_last, fold_batch_norm, fold_pad, fuse_epilogue, simplify
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port, read
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
 
-PASSES = (simplify.run, activations.run, fold_pad.run, channels_last.run, fold_batch_norm.run, fuse_epilogue.run)
+RELAX_PASSES = (simplify, activations, fold_pad)
+LAYER_PASSES = (fold_batch_norm, fuse_epilogue)
 
-__all__ = ["PASSES", "Interface", "LayerCall", "Port", "interface_of", "layers_of", "run"]
+__all__ = ["LAYER_PASSES", "RELAX_PASSES", "Interface", "LayerCall", "LayerGraph", "Port", "run"]
 
 
-def run(mod: tvm.IRModule) -> tvm.IRModule:
-    """An imported module as a module of layers.
+def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, what: None) -> LayerGraph:
+    """An imported module as layers.
+
+    Parameters
+    ----------
+    watch : callable
+        Called after each pass with its name, such as ``fold_pad``, and what it made.
 
     Raises
     ------
     TvmMobilenetError
         Names every unsupported operator, with its place and shapes.
     """
-    names = (mod["main"].attrs or {}).get("outputs")
-    for step in PASSES:
-        mod = step(mod)
-    if names:
-        mod["main"] = mod["main"].with_attr("outputs", names)
-    return mod
-
-
-def layers_of(mod: tvm.IRModule) -> list[LayerCall]:
-    """The layers of a module that went through `run`, in execution order."""
-    return read(mod)[0]
-
-
-def interface_of(mod: tvm.IRModule) -> Interface:
-    """What ``main`` takes and returns, and the values behind it."""
-    return read(mod)[1]
+    made = mod
+    for step in (*RELAX_PASSES, channels_last, *LAYER_PASSES):
+        made = step.run(made)
+        watch(step.__name__.rpartition(".")[2], made)
+    return made

@@ -11,7 +11,6 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_mobilenet.passes.reference import activation as reference
 from tvm_mobilenet.passes.rewrite import Rewriter, op_name, scalar, static_shape
 
 
@@ -89,7 +88,7 @@ class Activations(Rewriter):
             param = relax.Var("x", relax.TensorType(shape, dtype))
             with bb.function(kind, [param], private=True):
                 with bb.dataflow():
-                    out = bb.emit_output(reference(kind, param, dtype))
+                    out = bb.emit_output(definition(kind, param, dtype))
                 bb.emit_func_output(out)
             function = self._bb.add_func(bb.get()[kind].with_attr("activation", kind), kind)
             self._functions[kind, shape, dtype] = function
@@ -100,6 +99,20 @@ class Activations(Rewriter):
 def run(mod: tvm.IRModule) -> tvm.IRModule:
     """The module with its activations named."""
     return Activations(mod).run()
+
+
+def definition(name: str, x: relax.Expr, dtype: str) -> relax.Expr:
+    """One of `tvm_mobilenet.layer.ACTIVATIONS`, by the definitions of PyTorch, of a tensor of this dtype."""
+    op = relax.op
+    if name in ("hardswish", "hardsigmoid"):
+        gate = op.multiply(op.clip(op.add(x, relax.const(3.0, dtype)), 0, 6), relax.const(1 / 6, dtype))
+        return op.multiply(x, gate) if name == "hardswish" else gate
+    return {
+        "relu": lambda: op.nn.relu(x),
+        "relu6": lambda: op.clip(x, 0, 6),
+        "sigmoid": lambda: op.sigmoid(x),
+        "silu": lambda: op.multiply(x, op.sigmoid(x)),
+    }[name]()
 
 
 def _is(expr: relax.Expr, value: float) -> bool:

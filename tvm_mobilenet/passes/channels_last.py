@@ -18,7 +18,7 @@ from tvm import relax
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, Port, write
+from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
 
 
@@ -40,8 +40,8 @@ class ChannelsLast:
         self.problems: list[str] = []
         self.where = ""
 
-    def run(self) -> tvm.IRModule:
-        """The module of layers.
+    def run(self) -> LayerGraph:
+        """The list of layers.
 
         Raises
         ------
@@ -49,11 +49,12 @@ class ChannelsLast:
             Names every operator that has no layer, with its place and shapes.
         """
         inputs = []
-        for param in self.main.params:
+        for i, param in enumerate(self.main.params):
             shape = static_shape(param, f"input {param.name}")
-            inputs.append(Port(param.name, shape, str(param.ty.dtype), param.name))
-            self.dtypes[param.name] = inputs[-1].dtype
-            self.tensors[param] = fresh(param.name, _four(shape), shape)
+            value = f"input_{i}"  # whatever the user calls it: a layer's value may be called so
+            inputs.append(Port(param.name, shape, str(param.ty.dtype), value))
+            self.dtypes[value] = inputs[-1].dtype
+            self.tensors[param] = fresh(value, _four(shape), shape)
         for i, binding in enumerate(b for block in self.main.body.blocks for b in block.bindings):
             value = binding.value
             self.where = self.sources.get(binding.var.name) or f"operator {i}"
@@ -68,13 +69,16 @@ class ChannelsLast:
                 self.tensors[binding.var] = self._operator(binding.var, value)
         result = self.main.body.body
         fields = self.tuples.get(result) or (list(result.fields) if isinstance(result, relax.Tuple) else None)
-        outputs = tuple(self._output(i, f) for i, f in enumerate(fields or [result]))
+        called = (self.main.attrs or {}).get("outputs")
+        outputs = tuple(
+            self._output(i, str(called[i]) if called else f"output{i}", f) for i, f in enumerate(fields or [result])
+        )
         if self.problems:
             raise TvmMobilenetError(
                 f"{len(self.problems)} operator(s) are not supported:\n    " + "\n    ".join(self.problems),
                 "cut the model before them (export a backbone), or replace them in the model",
             )
-        return write(self.calls, Interface(tuple(inputs), outputs, fields is not None))
+        return LayerGraph(tuple(self.calls), Interface(tuple(inputs), outputs, fields is not None))
 
     def _operator(self, var: relax.Var, value: relax.Expr) -> Tensor:
         name = op_name(value)
@@ -245,7 +249,7 @@ class ChannelsLast:
         shape = (1,) * (len(x.shape) - constant.ndim) + constant.shape
         varying = [i for i, s in enumerate(shape) if s > 1]
         # the network's own input, normalised: its channels are not the last axis yet
-        own = x.value in {p.name for p in self.main.params} and x.layout == "NCHW" and prod(x.shape[2:]) > 1
+        own = x.value.startswith("input_") and x.layout == "NCHW" and prod(x.shape[2:]) > 1
         from_nchw = own and x.shape[1] > 1 and varying in ([], [1])
         channels = x.shape[1] if from_nchw else x.nhwc[-1]
         last = x.dims[1] if from_nchw else x.stored[-1:]
@@ -335,8 +339,8 @@ class ChannelsLast:
         self.dtypes[name] = layer.output_dtype
         return Tensor(name, layer.output_shape, stored, dims)
 
-    def _output(self, index: int, expr: relax.Expr) -> Port:
-        self.where = name = f"output{index}"
+    def _output(self, index: int, name: str, expr: relax.Expr) -> Port:
+        self.where = f"output{index}"
         x = self.tensors.get(expr)
         if x is None:
             self.problems.append(f"output {index}: a constant")
@@ -344,11 +348,11 @@ class ChannelsLast:
         try:
             x = self._in_order(x)
         except (Unsupported, ImpossibleLayerError) as e:
-            self.problems.append(f"{name}, {list(x.shape)}: {e}")
+            self.problems.append(f"{self.where}, {list(x.shape)}: {e}")
         return Port(name, x.shape, self.dtypes.get(x.value, "?"), x.value)
 
 
-def run(mod: tvm.IRModule) -> tvm.IRModule:
+def run(mod: tvm.IRModule) -> LayerGraph:
     """The module as layers, channels-last."""
     return ChannelsLast(mod).run()
 

@@ -9,17 +9,15 @@ and if nobody else reads it. What cannot be folded stays the layer it is.
 from __future__ import annotations
 
 import numpy as np
-import tvm
 
-from tvm_mobilenet.passes.layer_graph import LayerCall, read, uses, write
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
 
-def run(mod: tvm.IRModule) -> tvm.IRModule:
-    """The module with its affine layers folded."""
-    calls, interface = read(mod)
-    count = uses(calls, interface)
+def run(graph: LayerGraph) -> LayerGraph:
+    """The graph with its affine layers folded."""
+    count = graph.readers()
     kept: dict[str, LayerCall] = {}
-    for call in calls:
+    for call in graph.calls:
         before = kept.get(call.inputs[0])
         if _is_affine(call) and before is not None and count[before.output] == 1 and _bare(before):
             del kept[before.output]
@@ -36,7 +34,7 @@ def run(mod: tvm.IRModule) -> tvm.IRModule:
             del kept[before.output]
             call = _into_next(before, call)
         kept[call.output] = call
-    return write(list(kept.values()), interface)
+    return graph.with_calls(kept.values())
 
 
 def _is_affine(call: LayerCall) -> bool:

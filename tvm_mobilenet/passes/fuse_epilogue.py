@@ -7,19 +7,16 @@ layer has none yet, ``after`` it otherwise.
 
 from __future__ import annotations
 
-import tvm
-
 from tvm_mobilenet import kinds
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import LayerCall, read, uses, write
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
 
-def run(mod: tvm.IRModule) -> tvm.IRModule:
-    """The module with its epilogues fused."""
-    calls, interface = read(mod)
-    count = uses(calls, interface)
+def run(graph: LayerGraph) -> LayerGraph:
+    """The graph with its epilogues fused."""
+    count = graph.readers()
     kept: dict[str, LayerCall] = {}
-    for call in calls:
+    for call in graph.calls:
         for fuse in (_activation, _residual, _layout):
             fused = fuse(call, kept, count)
             if fused is not None:
@@ -27,7 +24,7 @@ def run(mod: tvm.IRModule) -> tvm.IRModule:
                 del kept[producer]
                 break
         kept[call.output] = call
-    return write(list(kept.values()), interface)
+    return graph.with_calls(kept.values())
 
 
 def _only_reader(value: str, kept: dict[str, LayerCall], count) -> LayerCall | None:

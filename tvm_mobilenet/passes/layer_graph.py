@@ -1,24 +1,19 @@
-"""The layers of a module as a plain list, and back.
+"""A network as layers, the plain data that every pass from `channels_last` on takes and returns.
 
-After the passes ``main`` is nothing but calls of layers and free views. `read` turns that into a list of `LayerCall`,
-in execution order, with the views resolved: a layer names the value it reads, whatever shape it reads it in. `write`
-makes the module again and puts a reshape wherever a layer reads a value in another shape than it was written in.
-Fusing then is work on a list.
+A `LayerGraph` is the calls of its layers in execution order, and what the network takes and returns. Values have names:
+a layer names the value it reads, whatever shape it reads it in. Nothing here knows Relax; `compiler.lower` writes it
+once, at the end.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
-import tvm
-from tvm import relax
 
-from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.reference import body
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class LayerCall:
     Parameters
     ----------
     name : str
-        Unique in the module, such as ``layer_007``; also the name of the private function.
+        Unique in the graph, such as ``layer_007``.
     layer : Layer
         What is computed.
     source : str
@@ -39,6 +34,8 @@ class LayerCall:
         Of the names, shapes and dtypes of ``layer.constants``.
     output : str
         The value written, of ``layer.output_shape``.
+    parts : tuple of LayerCall
+        Of a fused block: the calls that it stands for.
     """
 
     name: str
@@ -47,6 +44,7 @@ class LayerCall:
     inputs: tuple[str, ...]
     constants: dict[str, np.ndarray]
     output: str
+    parts: tuple[LayerCall, ...] = ()
 
     def replace(self, **changes) -> LayerCall:
         """The call with other fields, or with other constants by their names, of a chain as `weight` has them.
@@ -69,6 +67,11 @@ class LayerCall:
     def bias(self) -> np.ndarray | tuple | None:
         """``(out_channels,)``; of a chain, a tuple of those of its parts; None where there is none."""
         return self._constant("bias")
+
+    @property
+    def originals(self) -> tuple[LayerCall, ...]:
+        """The calls that it stands for: its parts, or itself."""
+        return self.parts or (self,)
 
     def _constant(self, name: str) -> np.ndarray | tuple | None:
         if self.layer.parts:
@@ -95,102 +98,37 @@ class Interface:
     tuple_output: bool
 
 
-def shape_of(expr: relax.Expr) -> tuple[int, ...]:
-    """The static shape of a tensor expression."""
-    return tuple(int(d) for d in expr.ty.shape)
+@dataclass(frozen=True)
+class LayerGraph:
+    """A network as layers.
 
-
-def read(mod: tvm.IRModule) -> tuple[list[LayerCall], Interface]:
-    """The calls of a module of layers, in execution order, and its interface.
-
-    Raises
-    ------
-    TvmMobilenetError
-        When ``main`` holds anything but calls of layers and views.
+    Parameters
+    ----------
+    calls : tuple of LayerCall
+        In execution order.
+    interface : Interface
     """
-    main = mod["main"]
-    names: dict[relax.Var, str] = {p: p.name for p in main.params}
-    tuples: dict[relax.Var, tuple] = {}
-    calls: list[LayerCall] = []
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.Var):
-                names[binding.var] = names[value]
-            elif isinstance(value, relax.Tuple):
-                tuples[binding.var] = tuple(value.fields)
-            elif isinstance(value.op, tvm.ir.GlobalVar):
-                calls.append(_read_call(mod, value, names, f"layer_{len(calls):03d}"))
-                names[binding.var] = calls[-1].output
-            elif value.op.name == "relax.reshape":
-                names[binding.var] = names[value.args[0]]
-            else:
-                raise TvmMobilenetError(f"{value.op.name} in a module of layers", "run tvm_mobilenet.passes.run first")
-    result = main.body.body
-    fields = tuples.get(result)
-    if fields is None:
-        fields = tuple(result.fields) if isinstance(result, relax.Tuple) else None
-    inputs = tuple(Port(p.name, shape_of(p), str(p.ty.dtype), p.name) for p in main.params)
-    called = [str(name) for name in (main.attrs or {}).get("outputs", ())]
-    outputs = tuple(
-        Port(called[i] if called else f"output{i}", shape_of(f), str(f.ty.dtype), names[f])
-        for i, f in enumerate(fields or (result,))
-    )
-    return calls, Interface(inputs, outputs, fields is not None)
 
+    calls: tuple[LayerCall, ...]
+    interface: Interface
 
-def _read_call(mod: tvm.IRModule, call: relax.Call, names: dict, name: str) -> LayerCall:
-    function = mod[call.op]
-    layer = Layer.parse(str(function.attrs["layer"]))
-    arrays = [a.value.numpy() for a in call.args if isinstance(a, tvm.ir.Constant)]
-    constants = dict(zip(layer.constants, arrays, strict=True))
-    inputs = tuple(names[a] for a in call.args if isinstance(a, relax.Var))
-    return LayerCall(name, layer, str(function.attrs["source"]), inputs, constants, name)
+    @property
+    def counts(self) -> dict[Layer, int]:
+        """How often each distinct layer occurs, in execution order."""
+        return dict(Counter(call.layer for call in self.calls))
 
+    def readers(self) -> Counter[str]:
+        """How often each value is read, by layers and by the outputs."""
+        return Counter([v for c in self.calls for v in c.inputs] + [p.value for p in self.interface.outputs])
 
-def write(calls: list[LayerCall], interface: Interface) -> tvm.IRModule:
-    """The module of these calls: one private function a call, parameters as constant arguments, views between."""
-    bb = relax.BlockBuilder()
-    params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in interface.inputs]
-    values: dict[str, relax.Expr] = {p.name: p for p in params}
+    def with_calls(self, calls: Iterable[LayerCall]) -> LayerGraph:
+        """These calls in place of the graph's; they and their values are named by their places, ``layer_007``."""
+        calls = tuple(calls)
+        names = {call.output: f"layer_{i:03d}" for i, call in enumerate(calls)}
 
-    def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
-        expr = values[value]
-        if shape_of(expr) == shape:
-            return expr
-        assert prod(shape_of(expr)) == prod(shape), (value, shape_of(expr), shape)
-        return bb.emit(relax.op.reshape(expr, shape))
+        def named(call: LayerCall) -> LayerCall:
+            name = names[call.output]
+            return call.replace(name=name, output=name, inputs=tuple(names.get(v, v) for v in call.inputs))
 
-    functions = [bb.add_func(_function(c), c.name) for c in calls]
-    with bb.function("main", params):
-        with bb.dataflow():
-            for call, function in zip(calls, functions, strict=True):
-                args = [view(call.inputs[0], call.layer.input_shape)]
-                args += [relax.const(call.constants[name]) for name in call.layer.constants]
-                if len(call.inputs) > 1:
-                    args.append(view(call.inputs[1], call.layer.second_shape))
-                values[call.output] = bb.emit(relax.Call(function, args), name_hint=call.output)
-            outputs = [view(p.value, p.shape) for p in interface.outputs]
-            result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])
-        bb.emit_func_output(result)
-    return bb.get()
-
-
-def _function(call: LayerCall) -> relax.Function:
-    layer, bb = call.layer, relax.BlockBuilder()
-    shapes = {"data": (layer.input_shape, layer.input_dtype), **layer.constants}
-    if len(call.inputs) > 1:
-        second = "residual" if layer.residual != "none" else "second"
-        shapes[second] = (layer.second_shape, layer.second_dtype)
-    params = [relax.Var(name, relax.TensorType(*what)) for name, what in shapes.items()]
-    with bb.function(call.name, params, private=True):
-        with bb.dataflow():
-            result = bb.emit_output(body(layer, *params))
-        bb.emit_func_output(result)
-    function = bb.get()[call.name]
-    return function.with_attrs({"layer": layer.name, "source": call.source})
-
-
-def uses(calls: list[LayerCall], interface: Interface) -> Counter[str]:
-    """How often each value is read, by layers and by the outputs."""
-    return Counter([v for c in calls for v in c.inputs] + [p.value for p in interface.outputs])
+        outputs = tuple(replace(p, value=names.get(p.value, p.value)) for p in self.interface.outputs)
+        return LayerGraph(tuple(map(named, calls)), replace(self.interface, outputs=outputs))

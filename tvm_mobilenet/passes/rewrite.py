@@ -69,7 +69,8 @@ class Rewriter:
             self._bb.emit_func_output(out)
         mod = relax.transform.DeadCodeElimination()(self._bb.get())
         sources = {v.name: s for v, s in self._new_sources.items() if s}
-        mod["main"] = mod["main"].with_attr("sources", sources)
+        names = (self.main.attrs or {}).get("outputs")
+        mod["main"] = mod["main"].with_attrs({"sources": sources, **({"outputs": names} if names else {})})
         return mod
 
 

@@ -125,26 +125,20 @@ class Bench(OnBoard):
 
     def __call__(self, options: ModelOptions) -> Price:
         from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
-        from tvm_mobilenet.compiler import codegen
-        from tvm_mobilenet.compiler.decide import decide
-        from tvm_mobilenet.compiler.lower import lower_layers
-        from tvm_mobilenet.compiler.plan import input_values, inputs_of, kernels_of, plan_of
+        from tvm_mobilenet.compiler import codegen, pipeline
+        from tvm_mobilenet.compiler.plan import input_values, inputs_of
 
         start = time.monotonic()
-        whole = weightless(options)
-        network = whole.for_target(self.target)
-        layers = decide(network.counts, self.target, self.log)
-        decisions = {layer: b.decisions for layer, b in zip(network.counts, layers, strict=True)}
-        lowered = lower_layers(network.layers, network.interface, decisions)
-        plan, parameters = plan_of(lowered, network.interface)
+        network = weightless(options)
+        model = pipeline.compile(network, self.target, self.log)
+        plan = model.plan
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
             library = os.path.join(folder, "kernels.so")
-            codegen.compile_kernels(kernels_of(lowered), self.target, library, self.linker)
+            codegen.compile_kernels(model.kernels, self.target, library, self.linker)
             size = code_bytes(library)
             with self.opened.load(library) as module:
-                run, one, every = run_and_price(
-                    PlanRunner(module, plan, parameters), self.opened, input_values(inputs_of(plan)), self.target.cores
-                )
+                runner = PlanRunner(module, plan, model.parameters)
+                run, one, every = run_and_price(runner, self.opened, input_values(inputs_of(plan)), self.target.cores)
         kinds: dict[str, float] = {}
         for step, kernel in zip(plan.steps, run.kernels, strict=True):
             kind = step.layer.split(" ", 1)[0]
@@ -156,8 +150,8 @@ class Bench(OnBoard):
             unit=one.unit,
             arithmetic=float(run.arithmetic) if one.predicted else None,
             kinds=kinds,
-            mult_adds=sum(c.layer.mult_adds for c in whole.layers),
-            parameters=sum(c.weight.size for c in whole.layers if c.weight is not None),
+            mult_adds=sum(c.layer.mult_adds for c in network.layers),
+            parameters=sum(c.weight.size for c in network.layers if c.weight is not None),
             parameters_bytes=plan.parameters_bytes,
             arena_bytes=plan.arena_bytes,
             scratch_bytes=plan.scratch_bytes,
@@ -177,8 +171,7 @@ def weightless(options: ModelOptions):
     registry.check_shape(options.alpha, options.resolution, options.classes)
     model = registry.architecture(options.model, options.alpha, options.classes).eval().requires_grad_(False)
     example = torch.zeros(options.batch, 3, *options.size)
-    module = passes.run(frontend.from_torch(model, example))
-    return Network(options, None, module, passes.layers_of(module))
+    return Network(options, None, passes.run(frontend.from_torch(model, example)))
 
 
 def code_bytes(library: str | os.PathLike) -> int:

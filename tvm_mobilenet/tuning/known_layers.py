@@ -11,12 +11,12 @@ from tvm_mobilenet.tuning.search import Search
 from tvm_mobilenet.tuning.session import Work
 
 
-def print_known(network, work: Work, as_json: bool) -> None:
+def print_known(work: Work, as_json: bool) -> None:
     """What is known of each layer (``--list``, ``--dry-run``)."""
     searching = Search(work.searches, work.near, lambda record, best: None)
     tuning.resume(work, searching)
     rows = [row_of(s, work.known.get(name)) for name, s in work.searches.items()]
-    console.print_json(rows) if as_json else print_rows(rows, len(network.layers))
+    console.print_json(rows) if as_json else print_rows(rows, sum(row["count"] for row in rows))
 
 
 def row_of(search, known) -> dict:

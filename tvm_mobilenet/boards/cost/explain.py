@@ -1,4 +1,4 @@
-"""Says in words what a kernel's hottest loop does and what bounds it, from the core model's own figures."""
+"""Says in words what a kernel's hot loops do and what bounds them, from the core model's own figures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 from tvm_mobilenet.boards.cost.core_model import CoreModel, PricedTrace
 
 
-def explain(run, core=None, lines: int = 40) -> str:
-    """The hottest trace of a run with its ports, its bound and its instructions.
+def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
+    """The hottest traces of a run with their ports, their bounds and their instructions.
 
     Parameters
     ----------
@@ -17,6 +17,8 @@ def explain(run, core=None, lines: int = 40) -> str:
         Another core to price the same execution for.
     lines : int
         Instructions shown at most; a longer loop is cut in its middle.
+    least : float
+        Also the traces that take at least this share of the cycles.
     """
     core = core or run.target.core
     model = CoreModel.of(core)
@@ -31,18 +33,23 @@ def explain(run, core=None, lines: int = 40) -> str:
                 total[key] = total.get(key, (0.0, p))[0] + p.total, p
     if not total:
         return f"{run.symbol}: nothing was executed"
-    cycles, hottest = max(total.values(), key=lambda t: t[0])
-    return f"{run.symbol} on {core.title}, predicted\n" + _trace(hottest, cycles / whole, model, run, lines)
+    hottest, *others = sorted(total.values(), key=lambda t: -t[0])
+    shown = [hottest, *(t for t in others if t[0] >= least * whole)]
+    texts = [
+        _trace(trace, cycles / whole, model, run, lines, "hottest " if i == 0 else "")
+        for i, (cycles, trace) in enumerate(shown)
+    ]
+    return f"{run.symbol} on {core.title}, predicted\n" + "\n\n".join(texts)
 
 
-def _trace(priced: PricedTrace, share: float, model: CoreModel, run, lines: int) -> str:
+def _trace(priced: PricedTrace, share: float, model: CoreModel, run, lines: int, which: str) -> str:
     instructions = priced.trace.instructions
     kinds = Counter(i.kind for i in instructions)
     multiply_adds = sum(n for k, n in kinds.items() if k.startswith(("fma", "vmla", "dot")))
     function, offset = run.image.function_at(instructions[0].address)
     where = f"{function}+{offset:#x}" if function else f"{instructions[0].address - run.image.base:#x}"
     out = [
-        f"hottest {'loop' if priced.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
+        f"{which}{'loop' if priced.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
         f"{len(instructions)} instructions in {priced.cycles:.2f} cycles",
         f"multiply-adds: {multiply_adds} instructions"
         + (f", {priced.cycles / multiply_adds:.3f} cycles each" if multiply_adds else ""),

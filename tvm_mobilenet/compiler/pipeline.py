@@ -1,0 +1,123 @@
+"""The whole way from a model to a built folder, on one page.
+
+    model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target
+          ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, row_pitch.py
+          ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
+          ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
+          ─ plan_of ──────▶ plan, parameters       plan.py: the place of every tensor
+          ─ write ────────▶ folder                 codegen.py: LLVM and the linker; module.py
+
+Fused blocks and pitches are decided here and stored in the plan. Whoever opens a build reads them there.
+
+    model = compile(load_network(options), targets.load("rpi4"))
+    model.write(folder)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.compiler import codegen, fuse_blocks, model_files, module, row_pitch
+from tvm_mobilenet.compiler.decide import decide
+from tvm_mobilenet.compiler.lower import lower_layers
+from tvm_mobilenet.compiler.network import Network
+from tvm_mobilenet.compiler.plan import Plan, kernels_of, plan_of
+from tvm_mobilenet.passes.layer_graph import LayerGraph
+from tvm_mobilenet.targets import Target
+
+CORE_PASSES = (fuse_blocks, row_pitch)
+
+Watch = Callable[[str, object], None]  # gets the name of each phase and what it made
+
+
+def nobody(phase: str, what: object) -> None:
+    """A `Watch` that does nothing."""
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network compiled for a target, in memory.
+
+    Attributes
+    ----------
+    network : Network
+    target : Target
+    graph : LayerGraph
+        The network's layers as this target's core runs them.
+    decided : list of module.BuiltLayer
+        Each distinct layer with its decisions and where they come from.
+    lowered : tvm.IRModule
+        Calls of kernels, and the kernels as schedules made them.
+    plan : Plan
+    parameters : (plan.parameters_bytes,) uint8
+    """
+
+    network: Network
+    target: Target
+    graph: LayerGraph
+    decided: list[module.BuiltLayer]
+    lowered: object
+    plan: Plan
+    parameters: np.ndarray
+
+    @cached_property
+    def kernels(self) -> dict:
+        """The PrimFuncs of the kernels, by symbol."""
+        return kernels_of(self.lowered)
+
+    def write(self, folder: Path, linker: str | None = None) -> module.BuiltModule:
+        """Compile the kernels, link them and write the folder, its plan last.
+
+        Raises
+        ------
+        TvmMobilenetError
+            There is no linker, or it failed; the folder cannot be written.
+        """
+        codegen.build_executable(self.lowered, self.target, folder / module.MODULE, linker)
+        network = self.network
+        info = {
+            "model": model_files.to_data(network.options, folder),
+            "target": self.target.name,
+            "core": self.target.core.name,
+            "seeded": network.seeded,
+            "preprocess": network.image and network.image.to_data(),
+            "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
+        }
+        return module.write(folder, self.plan, self.parameters, self.decided, info, self.target)
+
+
+def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:
+    """The layers as a core runs them: some in fused blocks, tensors at their row pitches."""
+    for step in CORE_PASSES:
+        graph = step.run(graph, core)
+        watch(step.__name__.rpartition(".")[2], graph)
+    return graph
+
+
+def compile(network: Network, target: Target, log: Path | None = None, watch: Watch = nobody) -> BuiltModel:
+    """A network's kernels and plan for a target.
+
+    Parameters
+    ----------
+    network : Network
+        Of ``network.load_network``.
+    target : Target
+    log : path, optional
+        The user's tune log, consulted before the shipped one.
+    watch : Watch
+        Sees each phase: ``fuse_blocks``, ``row_pitch``, ``decisions``, ``plan``.
+    """
+    graph = for_core(network.graph, target.core, watch)
+    decided = decide(graph.counts, target, log)
+    watch("decisions", decided)
+    decisions = {layer: built.decisions for layer, built in zip(graph.counts, decided, strict=True)}
+    lowered = lower_layers(graph, decisions)
+    plan, parameters = plan_of(lowered, graph)
+    watch("plan", plan)
+    return BuiltModel(network, target, graph, decided, lowered, plan, parameters)
