@@ -178,6 +178,9 @@ WRONG = [
     (["build", "--input", "pipe.onnx"], 2, "--input pipe.onnx: it is a named pipe"),
     (["build", "--weights", "loop.onnx"], 2, "--weights loop.onnx: it is a link that leads back"),
     (["build", "--target", "stale.toml"], 2, "target file 'stale.toml': no such file"),
+    (["complexity", "--alpha", "1e9"], 2, "--alpha 1e.?09 is above 16"),
+    (["complexity", "--resolution", "1000000000"], 2, "--resolution 1e.?09 is above 8,192"),
+    (["complexity", "--classes", "99999999999"], 2, "--classes 1e.?11 is above 1,000,000"),
     (["build", "--mean", "nan"], 2, "mean nan,nan,nan.*finite"),
     (["build", "--std", "0,0,0"], 2, "std 0,0,0 must be one or three numbers, finite and above 0"),
     (["build", "--model", "Whole Nét.ONNX", "--mean", "inf"], 2, "mean inf,inf,inf.*finite"),
@@ -265,6 +268,20 @@ def test_an_error_of_the_system_is_a_sentence(capsys):
     assert capsys.readouterr().err.startswith("error: /root/secret: permission denied\n  check")
     assert errors.reason(KeyError("plan")) == "it lacks 'plan'"
     assert errors.reason(ValueError()) == "it is damaged"
+
+
+@pytest.mark.parametrize("verb", [["tune", "--target", "list", "--json"], ["tune", "--target", "list"]])
+@pytest.mark.parametrize("where", ["full", "closed"])
+def test_a_result_that_cannot_be_written_is_told(verb, where):
+    """A script that reads an empty file must not take it for success."""
+    import subprocess
+    import sys
+
+    to = ">/dev/full" if where == "full" else ">&-"
+    command = f'exec "$0" -m tvm_mobilenet.{verb[0]} "$@" {to}'
+    done = subprocess.run(["sh", "-c", command, sys.executable, *verb[1:]], capture_output=True, text=True)
+    assert done.returncode == 2 and not CLASSES.search(done.stderr) and "Exception ignored" not in done.stderr
+    assert re.search("result cannot be written.*(no space left|stdout is closed)", done.stderr), done.stderr
 
 
 # ---- programs of other versions and with other outputs

@@ -136,18 +136,29 @@ def test_the_document_is_read_again_as_it_was(measured, tmp_path):
 @pytest.mark.parametrize(
     "change, text",
     [
-        (lambda d: d.update(schema="tvm_mobilenet.bench/0"), "schema 'tvm_mobilenet.bench/0', this reads"),
+        (lambda d: d.update(schema="tvm_mobilenet.bench/0"), "its schema is 'tvm_mobilenet.bench/0', this reads"),
         (lambda d: d.pop("rows"), "no field rows"),
         (lambda d: d["rows"][0].pop("time"), r"no field rows\[0\].time"),
         (lambda d: d["rows"][0].update(colour=1), r"unknown field rows\[0\].colour"),
         (lambda d: d["rows"][1]["time"].pop("p50"), r"no field rows\[1\].time.p50"),
         (lambda d: d["rows"].__setitem__(0, 3), r"rows\[0\]. is int, not an object"),
+        (lambda d: d["rows"][0]["time"].update(p50="x"), r"rows\[0\].time.p50 = 'x' is not float"),
+        (lambda d: d["rows"][0]["time"].update(p50=-1.0), r"rows\[0\].time.p50 = -1.0: no run takes that long"),
+        (lambda d: d["rows"][0]["time"].update(p50=0.0), r"rows\[0\].time.p50 = 0.0: no run takes that long"),
+        (lambda d: d["rows"][0].update(threads=True), r"rows\[0\].threads = True is not int"),
+        (lambda d: d.update(model="other"), "model = 'other' is not dict"),
     ],
 )
 def test_a_document_that_is_not_whole_is_refused_by_field(measured, change, text):
     data = json.loads(json.dumps(benchmark.plain_data(measured)))
     change(data)
     with pytest.raises(TvmMobilenetError, match=text):
+        benchmark.from_data(data)
+
+
+@pytest.mark.parametrize("data", [[], None, 3, "text"])
+def test_what_is_no_object_is_no_benchmark(data):
+    with pytest.raises(TvmMobilenetError, match="no benchmark of this version: it is no JSON object"):
         benchmark.from_data(data)
 
 
@@ -344,7 +355,7 @@ def test_mistakes_are_told_before_anything_runs(folders, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert bench.main([str(folders / "host"), "--compare", str(other)]) == 2
-    assert "schema None" in capsys.readouterr().err
+    assert "its schema is None" in capsys.readouterr().err
     assert bench.main([str(folders / "rpi4"), "--threads", "5"]) == 2
     assert "rpi4 has 4 cores" in capsys.readouterr().err
     assert bench.main([str(folders / "rpi4"), "--board", "local"]) == 4

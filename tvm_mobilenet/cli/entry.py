@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -52,7 +53,10 @@ def run_verb(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _warnings_as_lines():
-            return run(args) or 0
+            code = run(args) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what cannot be written is found while there is still somebody to tell
+            return code
     except KeyboardInterrupt:
         words = interrupted.words(parser.prog.rpartition(".")[2], args)
         say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
@@ -64,6 +68,13 @@ def run_verb(
         if args.debug:
             raise
         error = missing_dependency(error) or error
+        if (
+            isinstance(error, OSError)
+            and error.filename is None
+            and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        ):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # if it was stdout, it would fail again
+            error = TvmMobilenetError(f"a result cannot be written: {reason(error)}", "make room, or write elsewhere")
         if isinstance(error, OSError) and error.filename is not None:
             error = TvmMobilenetError(f"{error.filename}: {reason(error)}", "check the path, its owner and its mode")
         if isinstance(error, TvmMobilenetError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,12 +167,32 @@ def read(path: str | Path) -> Benchmark:
 def from_data(data: object, where: str = "benchmark") -> Benchmark:
     """The benchmark of plain data; ``where`` names it in errors."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise TvmMobilenetError(f"{where}: schema {found!r}, this reads {SCHEMA!r}", "run bench again")
+        found = f"its schema is {data.get('schema')!r}" if isinstance(data, dict) else "it is no JSON object"
+        raise TvmMobilenetError(
+            f"{where} is no benchmark of this version: {found}, this reads {SCHEMA!r}",
+            "give a file that `bench --record` wrote, or run bench again",
+        )
     try:
         return _make(Benchmark, data, "")
     except (TypeError, ValueError, KeyError) as e:
-        raise TvmMobilenetError(f"{where}: {e}", "run bench again") from None
+        raise TvmMobilenetError(f"{where}: {e.args[0]}", "give a file that `bench --record` wrote") from None
+
+
+_KINDS = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "dict": (dict,), "list": (list,)}
+
+
+def _check(cls, name: str, value: object, annotation: str, path: str) -> None:
+    """Refuse a field of another type than its class declares, and times that nothing can take."""
+    kinds = [k.partition("[")[0] for k in annotation.split(" | ")]
+    allowed = tuple(t for k in kinds for t in _KINDS.get(k, (dict,)))  # what has no kind here is a dataclass
+    if value is None and "None" in kinds:
+        return
+    if not isinstance(value, allowed) or (isinstance(value, bool) and "bool" not in kinds):
+        raise TypeError(f"{path}{name} = {value!r:.60} is not {annotation}")
+    if cls not in (Statistics, LayerTime) or not isinstance(value, (int, float)):
+        return
+    if not math.isfinite(value) or value < 0 or (value == 0 and cls is Statistics and name == "p50"):
+        raise ValueError(f"{path}{name} = {value!r}: no run takes that long")
 
 
 _NESTED = {
@@ -198,6 +219,7 @@ def _make(cls, data: object, path: str):
         raise KeyError(f"no field {path}{sorted(missing)[0]}")
     values = {}
     for name, value in data.items():
+        _check(cls, name, value, fields[name].type, path)
         inner = _NESTED.get((cls, name))
         if inner and isinstance(value, list):
             value = [_make(inner, v, f"{path}{name}[{i}].") for i, v in enumerate(value)]

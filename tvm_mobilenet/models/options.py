@@ -6,7 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_mobilenet.errors import TvmMobilenetError
+
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
+
+MOST = {"alpha": 16, "resolution": 8192, "classes": 1_000_000, "batch": 4096}  # beyond it no memory holds them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,11 @@ class ModelOptions:
         if isinstance(self.resolution, list | tuple):
             height, width = self.resolution
             object.__setattr__(self, "resolution", height if height == width else (height, width))
+        for name, most in MOST.items():
+            value = getattr(self, name) or 0
+            for one in value if isinstance(value, tuple) else (value,):
+                if one > most:
+                    raise TvmMobilenetError(f"--{name} {one:g} is above {most:,}", "no MobileNet is as large")
         for name, default in REGISTRY.items() if not self.is_file else ():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)

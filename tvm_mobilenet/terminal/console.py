@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.terminal import table, titles
 
 _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
@@ -32,8 +33,27 @@ def is_plain(stream) -> bool:
 
 def print_json(result: object) -> None:
     """The one JSON document of ``--json``."""
-    json.dump(plain_data(result), sys.stdout, indent=2)
-    print(flush=True)
+    _result(json.dumps(plain_data(result), indent=2))
+
+
+def _result(text: str) -> None:
+    """A part of the result, on stdout.
+
+    Raises
+    ------
+    TvmMobilenetError
+        stdout is closed, or what it leads to is full.
+    """
+    hint = "send it somewhere else: a pipe, or a file on a disk with room"
+    if sys.stdout is None:
+        raise TvmMobilenetError("the result cannot be written: stdout is closed", hint)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise  # its reader left
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer would fail again
+        raise TvmMobilenetError(f"the result cannot be written to stdout: {reason(e)}", hint) from None
 
 
 def plain_data(value: object) -> object:
@@ -63,13 +83,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
     right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(columns))]
     if title:
         print_text(title)
-    print("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))), flush=True)
+    _result("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))))
 
 
 def print_text(text: str, indent: int = 0) -> None:
     """Lines on stdout; on a terminal broken at blanks, each after its first part ``indent`` blanks further in."""
     for line in text.split("\n"):
-        print("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)), flush=True)
+        _result("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)))
 
 
 def terminal_width(stream) -> int | None:
@@ -77,7 +97,7 @@ def terminal_width(stream) -> int | None:
 
     The terminal's own word counts. ``COLUMNS`` does where a terminal does not know its size.
     """
-    return terminal_size(stream)[0] if stream.isatty() else None
+    return terminal_size(stream)[0] if stream is not None and stream.isatty() else None
 
 
 def terminal_size(stream) -> tuple[int, int]:
