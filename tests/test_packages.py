@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 import shutil
@@ -165,6 +166,23 @@ def test_for_a_wheel_the_remedy_names_the_requirement(executable, monkeypatch):
     assert packages.remedy("ncnn") == ".venv/bin/python -m pip install ncnn"
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     assert packages.remedy("rich").startswith(".venv/bin/python -m ensurepip && .venv/bin/python -m pip install ")
+
+
+def test_onnxruntime_writes_nothing_to_the_users_folders(tmp_path):
+    """It keeps a device id and what it collects below HOME, and a session in TMPDIR, unless it is told not to."""
+    script = """
+import onnx
+from onnx import TensorProto, helper
+import tvm_mobilenet, onnxruntime
+ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])] for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", *ports)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": __import__("numpy").ones(1, "float32")})
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_a_checkout_is_found_and_a_wheel_is_none(tmp_path, monkeypatch):

@@ -3,10 +3,14 @@
 Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch.
 """
 
+import os
 import sys
 from pathlib import Path
 
 __version__ = "0.1.0"
+
+# ONNX Runtime would keep a device id in the user's cache and look up its maker's host: nobody asked for that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # In a plain checkout `schedules`, `targets` and `tune_logs` lie beside this package; installed, they lie in it.
 # Extending the path makes `tvm_mobilenet.schedules` the one name under which they are ever imported.
