@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -177,7 +178,7 @@ def test_a_photograph_gets_the_same_label_by_every_way(host, tmp_path):
     done = run(sys.executable, host.folder / "mobilenet.py", "classify", photo, photo)
     assert done.stdout.count(f"{photo}:\n") == 2 and told("\n".join(lines)) == told(done.stdout.split(":\n")[2])
     done = run(host.folder / "mobilenet", "classify", photo)
-    assert done.returncode == 1 and "is a compressed picture: save it as .ppm, or use mobilenet.py" in done.stderr
+    assert done.returncode == 1 and "a compressed picture: save it as .ppm, or use mobilenet.py" in done.stderr
 
 
 def test_seeded_weights_are_said_and_scores_are_probabilities(host):
@@ -219,6 +220,59 @@ def test_a_broken_picture_is_an_error(host, tmp_path, content):
 
 
 # ---- whole or refused
+
+
+def test_a_result_that_nobody_received_is_no_success(host, tmp_path):
+    """On a full disk, or with stdout closed, by either program."""
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.ppm")
+    program, python = [host.folder / "mobilenet"], [sys.executable, host.folder / "mobilenet.py"]
+    for command in (*([*program, v] for v in ("info", "selftest")), [*program, "classify", tmp_path / "a.ppm"],
+                    [*program, "--help"], [*python, tmp_path / "a.ppm"]):  # fmt: skip
+        for to in (">/dev/full", ">&-") if command[0] != sys.executable else (">/dev/full",):
+            done = run("sh", "-c", f'exec "$@" {to}', "sh", *command)
+            assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: the output cannot be"), done
+
+
+def test_what_is_no_picture_is_said_with_its_path(host, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    size = int(np.prod(host.network.interface.inputs[0].shape))
+    np.full(size, np.nan, np.float32).tofile(tmp_path / "nan.raw")
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(100))
+    np.save(tmp_path / "double.npy", np.zeros(4))
+    said = {
+        ".": "it is a folder",
+        "pipe": "it is no regular file",
+        "none.ppm": "No such file",
+        "nan.raw": "the input holds infinities or NaN",
+        "a.gif": "no .ppm, .pgm or .npy; as raw float32 it has 106 bytes",
+        "double.npy": "not a .npy of uint8",
+    }
+    for name, words in said.items():
+        done = run(host.folder / "mobilenet", "classify", tmp_path / name)
+        assert (done.returncode, done.stdout) == (1, "") and f"{tmp_path / name}: {words}" in done.stderr, done
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "huge.ppm").write_bytes(b"P6\n100000 100000\n255\n")
+    for name in ("empty.npy", "huge.ppm", "none.jpg", "a.gif"):
+        done = run(sys.executable, host.folder / "mobilenet.py", tmp_path / name)
+        assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path / name}"), done
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["bench", "--threads", "2x"], "--threads: wants a number"),
+        (["classify", "a.ppm", "--top", "0"], "--top: wants a number"),
+        (["bench", "--runs"], "--runs: wants a number"),
+        (["bench", "--nope"], "--nope: no such option"),
+        (["info", "a.ppm"], "info: it takes no file"),
+        (["classify"], "classify: FILE is missing"),
+        (["clasify", "a.ppm"], "clasify: "),
+    ],
+)
+def test_a_mistake_names_the_argument(host, argv, words):
+    done = run(host.folder / "mobilenet", *argv)
+    assert done.returncode == 2 and f"error: {words}" in done.stderr and "usage: mobilenet" in done.stderr, done
 
 
 @pytest.mark.parametrize(

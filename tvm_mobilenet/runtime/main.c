@@ -1,9 +1,12 @@
 /* mobilenet: classify a picture, measure, test, describe. The bundle is the program's own folder, or --folder. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,21 +24,38 @@ static int fail(const char *what) {
     return 1;
 }
 
+static int fail_at(const char *path, const char *what) {
+    fprintf(stderr, "error: %s: %s\n", path, what);
+    return 1;
+}
+
+static int misused(const char *argument, const char *what) {
+    fprintf(stderr, "error: %s: %s\n%s", argument, what, usage);
+    return 2;
+}
+
 static double milliseconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
+/* A regular file, whole, with a zero behind it; NULL after an error was told. A pipe without a writer is not waited for. */
 static unsigned char *read_file(const char *path, size_t *n) {
-    FILE *f = fopen(path, "rb");
     unsigned char *data = NULL;
-    long size;
-    if (f && !fseek(f, 0, SEEK_END) && (size = ftell(f)) >= 0 && !fseek(f, 0, SEEK_SET) && (data = malloc((size_t)size + 1))) {
-        *n = fread(data, 1, (size_t)size, f);
+    struct stat status;
+    int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0 || fstat(file, &status)) fail_at(path, strerror(errno));
+    else if (!S_ISREG(status.st_mode)) fail_at(path, S_ISDIR(status.st_mode) ? "it is a folder" : "it is no regular file");
+    else if (!(data = malloc((size_t)status.st_size + 1))) fail_at(path, "no memory to read it");
+    else {
+        ssize_t got = 0;
+        for (*n = 0; *n < (size_t)status.st_size; *n += (size_t)got)
+            if ((got = read(file, data + *n, (size_t)status.st_size - *n)) <= 0) break;
         data[*n] = 0;
+        if (got < 0) fail_at(path, strerror(errno)), free(data), data = NULL;
     }
-    if (f) fclose(f);
+    if (file >= 0) close(file);
     return data;
 }
 
@@ -77,6 +97,12 @@ static unsigned char *coloured(const unsigned char *grey, size_t pixels) {
     return rgb;
 }
 
+static int finite_all(const float *values, size_t n) {
+    size_t i = 0;
+    while (i < n && isfinite(values[i])) i++;
+    return i == n;
+}
+
 static void print_class(const mobilenet_info *info, const mobilenet_class *c) {
     printf("%9.4f  ", c->score);
     if (c->probability >= 0) printf("%6.2f %%  ", 100.0 * c->probability);
@@ -92,33 +118,36 @@ static int classify(mobilenet *m, const char *path, int top) {
     float *scores = malloc(info->output[0].bytes), *input = aligned_alloc(64, (wanted + 63) / 64 * 64);
     mobilenet_class *best = calloc((size_t)top, sizeof *best);
     if (!data || !scores || !input || !best) {
-        fprintf(stderr, "error: %s: %s\n", path, strerror(errno));
-        code = 1;
+        code = data ? fail("no memory") : 1;
     } else if (n > 2 && (!memcmp(data, "P6", 2) || !memcmp(data, "P5", 2))) {
         channels = data[1] == '6' ? 3 : 1;
-        if (!(at = ppm(data, n, &width, &height, channels))) code = fail("not a whole P6 or P5 picture of 8 bits");
+        if (!(at = ppm(data, n, &width, &height, channels))) code = fail_at(path, "not a whole P6 or P5 picture of 8 bits a channel");
     } else if (n > 6 && !memcmp(data, "\x93NUMPY", 6)) {
         if (!(at = npy(data, n, &channels, &width, &height)))
-            code = fail("not a .npy of uint8 height x width x 3 or height x width, or float32");
+            code = fail_at(path, "not a .npy of uint8 height x width x 3 or height x width, or of float32 in C order");
     }
     if (!code && channels) {
         size_t room = (n - at) / (size_t)channels / (size_t)(width > 0 ? width : 1);
-        if (width < 1 || height < 1 || room < (size_t)height) code = fail("the picture is cut off");
+        if (width < 1 || height < 1 || room < (size_t)height) code = fail_at(path, "the picture is cut off");
         else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of float32");
         else if (channels == 1 && !(rgb = coloured(data + at, (size_t)width * (size_t)height))) code = fail("no memory");
         else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
     } else if (!code && n > 4 && (!memcmp(data, "\xff\xd8\xff", 3) || !memcmp(data, "\x89PNG", 4))) {
-        fprintf(stderr, "error: %s is a compressed picture: save it as .ppm, or use mobilenet.py\n", path);
-        code = 1;
+        code = fail_at(path, "a compressed picture: save it as .ppm, or use mobilenet.py");
     } else if (!code) {
         const void *in = input;
         void *out = scores;
         if (n - at != wanted) {
-            fprintf(stderr, "error: %s has %zu bytes of data, the input %zu\n", path, n - at, wanted);
+            fprintf(stderr, "error: %s: %s%zu bytes of data, the input has %zu\n", path,
+                    at ? "" : "no .ppm, .pgm or .npy; as raw float32 it has ", n - at, wanted);
             code = 1;
-        } else if (memcpy(input, data + at, wanted), mobilenet_run(m, &in, &out))
+        } else if (memcpy(input, data + at, wanted), !finite_all(input, wanted / sizeof *input))
+            code = fail_at(path, "the input holds infinities or NaN");
+        else if (mobilenet_run(m, &in, &out))
             code = fail(mobilenet_last_error());
     }
+    if (!code && !finite_all(scores, (size_t)info->classes))
+        code = fail_at(path, "the scores are not finite: the weights are damaged");
     if (!code && info->seeded) fprintf(stderr, "note: %s\n", seeded);
     for (int i = 0, k = code ? 0 : mobilenet_top(m, scores, top, best); i < k; i++) print_class(info, &best[i]);
     free(rgb);
@@ -190,23 +219,35 @@ static int describe(const mobilenet *m) {
     return 0;
 }
 
+/* The exit code, once all that was printed has arrived: who reads a cut output must not take it for success. */
+static int finished(int code) {
+    return fflush(stdout) || ferror(stdout) ? fail_at("the output cannot be written", strerror(errno)) : code;
+}
+
 int main(int argc, char **argv) {
     char own[4096];
     const char *folder = NULL, *verb = NULL, *file = NULL;
     int runs = 50, top = 5;
     mobilenet_options options = {0};
     for (int i = 1; i < argc; i++) {
-        int number = i + 1 < argc ? atoi(argv[i + 1]) : 0, *place = NULL;
-        if (!strcmp(argv[i], "--folder") && i + 1 < argc) folder = argv[++i];
+        int *place = NULL;
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return finished(fputs(usage, stdout) < 0);
+        else if (!strcmp(argv[i], "--folder") && i + 1 < argc) folder = argv[++i];
         else if (!strcmp(argv[i], "--threads")) place = &options.threads;
         else if (!strcmp(argv[i], "--runs")) place = &runs;
         else if (!strcmp(argv[i], "--top")) place = &top;
-        else if (*argv[i] == '-' || (verb && file)) return fputs(usage, stderr), 2;
+        else if (*argv[i] == '-') return misused(argv[i], "no such option, or its value is missing");
+        else if (verb && file) return misused(argv[i], "one file at a time");
         else *(verb ? &file : &verb) = argv[i];
-        if (place && (number < 1 || number > 1000000)) return fputs(usage, stderr), 2;
-        if (place) *place = number, i++;
+        if (place) {
+            char *end = NULL, *text = i + 1 < argc ? argv[i + 1] : "";
+            long number = strtol(text, &end, 10);
+            if (end == text || *end || number < 1 || number > 1000000) return misused(argv[i], "wants a number from 1 to 1000000");
+            *place = (int)number, i++;
+        }
     }
-    if (!verb || !file != !!strcmp(verb, "classify")) return fputs(usage, stderr), 2;
+    if (!verb) return fputs(usage, stderr), 2;
+    if (!strcmp(verb, "classify") ? !file : !!file) return misused(verb, file ? "it takes no file" : "FILE is missing");
     if (!folder) {
         ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
         own[n < 0 ? 0 : n] = 0;
@@ -219,7 +260,7 @@ int main(int argc, char **argv) {
                : !strcmp(verb, "bench")    ? bench(m, runs)
                : !strcmp(verb, "selftest") ? selftest(m)
                : !strcmp(verb, "info")     ? describe(m)
-                                           : (fputs(usage, stderr), 2);
+                                           : misused(verb, "no such verb");
     mobilenet_close(m);
-    return code;
+    return finished(code);
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import re
 import sys
@@ -265,8 +266,10 @@ def _pixels(image) -> np.ndarray:
             image = _read(Path(image))
         elif hasattr(image, "convert"):
             image = _upright(image)
-    except (OSError, ValueError) as e:
-        raise MobilenetError(str(e) if str(image) in str(e) else f"{image}: {e}", 2) from None
+    except OSError as e:
+        raise MobilenetError(f"{image}: {e.strerror or e}", 2) from None
+    except Exception as e:  # Pillow and numpy raise a dozen kinds for damaged files
+        raise MobilenetError(f"{image} cannot be read as an image: {e}", 2) from None
     pixels = np.asarray(image)
     if pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2:] == (1,)):  # grey
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, 2)
@@ -322,6 +325,8 @@ def _main(paths: list[str]) -> None:
         with Mobilenet() as net:
             for path in paths:
                 scores = net.run_image(path)
+                if not np.isfinite(scores).all():
+                    raise MobilenetError(f"{path}: the scores are not finite: the input or the weights are damaged")
                 if net.seeded and path == paths[0]:
                     print(f"note: {SEEDED}", file=sys.stderr)
                 if len(paths) > 1:
@@ -330,8 +335,14 @@ def _main(paths: list[str]) -> None:
                     known = "" if best.probability is None else f"{100 * best.probability:6.2f} %  "
                     kind = "output" if net.classes == 1 else "class"
                     print(f"{best.score:9.4f}  {known}{kind} {best.index}{best.label and f'  {best.label}'}")
+        sys.stdout.flush()
     except MobilenetError as e:
         sys.exit(f"error: {e}")
+    except BrokenPipeError:  # the reader left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(f"error: the output cannot be written: {e.strerror}")
 
 
 if __name__ == "__main__":
