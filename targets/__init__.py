@@ -82,10 +82,17 @@ class Core:
         """``key = value: why`` of an impossible value, or the empty string."""
         if self.architecture not in ARCHITECTURES:
             return f"architecture = {self.architecture!r}: known are {', '.join(ARCHITECTURES)}"
+        if not self.llvm_cpu:
+            return "llvm_cpu = '': the name of a CPU as LLVM has it, or generic"
         if self.vector_bytes not in (8, 16, 32, 64):
             return f"vector_bytes = {self.vector_bytes}: 8, 16, 32 or 64"
         if self.vector_load_bytes not in (8, 16, 32, 64):
             return f"vector_load_bytes = {self.vector_load_bytes}: 8, 16, 32 or 64"
+        for key, least, most in (("vector_registers", 16, 64), ("issue_width", 1, 64), ("fma_latency", 1, 1000)):
+            if not least <= getattr(self, key) <= most:
+                return f"{key} = {getattr(self, key)}: not between {least} and {most}"
+        if self.fma_per_cycle < 1 / 64:
+            return f"fma_per_cycle = {self.fma_per_cycle}: below one in 64 cycles"
         if self.fma_accumulate_latency > self.fma_latency:
             return f"fma_accumulate_latency = {self.fma_accumulate_latency}: above fma_latency = {self.fma_latency}"
         if self.fma_per_cycle > self.issue_width:

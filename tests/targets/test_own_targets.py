@@ -122,6 +122,11 @@ def test_what_is_stored_comes_back(name):
         (lambda t: t.update(title=None), "title = None is not a string"),
         (lambda t: t.update(core="cortex-a72"), "core = 'cortex-a72' is not a table"),
         (lambda t: t["core"].update(vector_bytes=24), "vector_bytes = 24"),
+        (lambda t: t["core"].update(vector_registers=1), "vector_registers = 1: not between 16 and 64"),
+        (lambda t: t["core"].update(vector_registers=1000), "vector_registers = 1000: not between"),
+        (lambda t: t["core"].update(issue_width=10**6), "issue_width = 1000000: not between"),
+        (lambda t: t["core"].update(fma_per_cycle=1e-9), "fma_per_cycle = 1e-09: below"),
+        (lambda t: t["core"].update(llvm_cpu=""), "llvm_cpu = ''"),
         (lambda t: t["core"].update(l1d=[1]), "l1d = [1] is not a table"),
         (lambda t: t.update(llvm_attributes="+neon"), "is not a list"),
         (lambda t: t.update(llvm_attributes=[1]), "begins with neither"),
@@ -160,6 +165,25 @@ def test_builds_of_before_are_opened_by_name(copy, capsys):
     data["info"]["target"] = "rpi4"
     path.write_text(json.dumps(data))
     assert built.read(copy / "built").target == targets.load("rpi4")
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("units", "[]", "[model].units = [] is not a list of 1 to 32 names"),
+        ("decode", "0", "[model].decode = 0 is not a whole number from 1 to 64"),
+        ("decode", "2.5", "[model].decode = 2.5 is not"),
+        ("window", "-1", "[model].window = -1 is not"),
+        ("llvm_cpu", '"cortex-a7x"', "llvm_cpu = 'cortex-a7x': LLVM knows no such CPU; did you mean 'cortex-a7"),
+    ],
+)
+def test_a_board_of_ones_own_is_refused_before_anything_is_built(tmp_path, capsys, key, value, words):
+    path = own_files(tmp_path, "my-board", "my-core")
+    core = next(p for p in tmp_path.rglob("my-core.toml"))
+    core.write_text(re.sub(rf"^{key} = .*$", f"{key} = {value}", core.read_text(), count=1, flags=re.M))
+    argv = ["--model", modules.tiny_options().model, "--target", str(path), "--output", str(tmp_path / "out")]
+    assert build.main(argv) == 2
+    assert words in capsys.readouterr().err and not list((tmp_path / "out").glob("*.so"))
 
 
 # ---- names

@@ -159,7 +159,12 @@ def load_target(args: argparse.Namespace):
     from tvm_mobilenet.terminal.table import Detail
 
     if args.target != "list":
-        return targets.load(args.target)
+        target = targets.load(args.target)
+        if target.file and target.core.model:  # whoever builds for a board of their own will want its estimates
+            from tvm_mobilenet.boards.cost.core_model import CoreModel
+
+            CoreModel.of(target.core)
+        return target
     known = [targets.load(name) for name in targets.names()]
     if getattr(args, "json", False):
         print_json(known)

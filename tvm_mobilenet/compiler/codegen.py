@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.compiler.lowering import lowering
-from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
+from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
 from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
 
@@ -94,10 +94,26 @@ def build_executable(lowered, target: Target, path: str | Path, linker: str | No
 
 
 def tvm_target(target: Target):
-    """The ``tvm.target.Target`` of a board."""
+    """The ``tvm.target.Target`` of a board.
+
+    Raises
+    ------
+    TvmMobilenetError
+        LLVM has no such CPU: it would build for another one.
+    """
     import tvm
 
-    return tvm.target.Target(target.llvm_target())
+    made = target.llvm_target()
+    if not tvm.get_global_func("target.llvm_is_valid_cpu")(made["mcpu"], made["mtriple"]):
+        plain = tvm.target.Target({**made, "mcpu": "generic"})
+        known = sorted(map(str, tvm.get_global_func("target.llvm_get_cpu_archlist")(plain)))
+        near = nearest(made["mcpu"], known, 0.6)
+        raise TvmMobilenetError(
+            f"{target.file or 'target ' + target.name}: llvm_cpu = {made['mcpu']!r}: LLVM knows no such CPU"
+            + f"; did you mean {near!r}?" * bool(near),
+            f"it knows {', '.join(known)}",
+        )
+    return tvm.target.Target(made)
 
 
 def link(

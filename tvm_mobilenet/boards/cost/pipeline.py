@@ -24,6 +24,8 @@ _STEADY = 24  # iterations simulated of a short loop
 _HORIZON = 8192  # cycles ahead that ports are booked for
 _LONGEST = 3000  # instructions simulated of a long one, but four iterations at least
 
+_EXAMPLE = "see targets/cores/cortex-a72.toml"
+
 
 @dataclass(frozen=True)
 class _Class:
@@ -35,6 +37,20 @@ class _Class:
     slots: int  # of dispatch
 
 
+def _names(value: object, where: str) -> list[str]:
+    """A list of different strings, one at least and so few that a word has a bit for each."""
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or not 0 < len(set(value)) <= 32:
+        raise TvmMobilenetError(f"{where} = {value!r} is not a list of 1 to 32 names", _EXAMPLE)
+    return list(value)
+
+
+def _count(value: object, most: int, where: str) -> int:
+    """A whole number from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise TvmMobilenetError(f"{where} = {value!r} is not a whole number from 1 to {most}", _EXAMPLE)
+    return value
+
+
 class Pipeline:
     """The issue rules of one core, from its ``[model]`` table."""
 
@@ -42,13 +58,13 @@ class Pipeline:
         model = core.model
         where = f"core {core.name}: [model]"
         try:
-            self.units: list[str] = list(model["units"])
-            self.decode = int(model["decode"])
-            self.dispatch = int(model.get("dispatch", self.decode))
-            self.window = int(model.get("window", 1))
+            self.units: list[str] = _names(model["units"], f"{where}.units")
+            self.decode = _count(model["decode"], 64, f"{where}.decode")
+            self.dispatch = _count(model.get("dispatch", self.decode), 64, f"{where}.dispatch")
+            self.window = _count(model.get("window", 1), 4096, f"{where}.window")
             rows = model["classes"]
         except KeyError as e:
-            raise TvmMobilenetError(f"{where}: missing {e.args[0]}", "see targets/cores/cortex-a72.toml") from None
+            raise TvmMobilenetError(f"{where}: missing {e.args[0]}", _EXAMPLE) from None
         self.in_order = core.in_order
         self.classes = {kind: self._row(kind, row, where) for kind, row in rows.items()}
         self._machine = np.array([self.in_order, self.decode, self.dispatch, self.window, len(self.units)], np.int32)

@@ -77,6 +77,15 @@ class Fault(Exception):
         self.address = address
 
 
+def _cpu(constants, prefix: str, name: str) -> int:
+    """Unicorn's number of a CPU, by the name in a core's ``[model] emulated_cpu``."""
+    found = getattr(constants, f"{prefix}{name}", None)
+    if found is None:
+        known = sorted(n.removeprefix(prefix) for n in dir(constants) if n.startswith(prefix))
+        raise BoardError(f"[model] emulated_cpu = {name!r}: the emulator has no such CPU", f"it has {', '.join(known)}")
+    return found
+
+
 class Emulator:
     """Executes functions of one shared object.
 
@@ -105,12 +114,12 @@ class Emulator:
         self._registers = _REGISTERS[arch]
         if arch == "aarch64":
             self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
-            self.uc.ctl_set_cpu_model(getattr(a64, f"UC_CPU_ARM64_{cpu_model}"))
+            self.uc.ctl_set_cpu_model(_cpu(a64, "UC_CPU_ARM64_", cpu_model))
             svc = b"\x01\x00\x00\xd4"
         else:
             self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_ARM)
             self.uc.ctl_set_cpu_model(
-                getattr(a32, f"UC_CPU_ARM_{cpu_model}" if cpu_model == "MAX" else f"UC_CPU_ARM_CORTEX_{cpu_model}")
+                _cpu(a32, "UC_CPU_ARM_" if cpu_model == "MAX" else "UC_CPU_ARM_CORTEX_", cpu_model)
             )
             svc = b"\x00\x00\x00\xef"
         self.uc.mem_map(STUBS, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
