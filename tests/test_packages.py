@@ -265,6 +265,7 @@ def onnx_build(tmp_path_factory):
         ("build", ["--model", "net.onnx", "--bundle", "b"], ["onnxruntime"], "build --bundle needs onnxruntime"),
         ("build", ["--bundle", "b"], ["unicorn"], "build --bundle needs unicorn"),
         ("build", ["--bundle", "b", "--linker", "cc"], ["elftools"], "build --bundle needs pyelftools"),
+        ("build", ["--dump", "d"], ["unicorn"], "build --dump needs unicorn"),
         ("verify", ["ONNX"], ["onnxruntime"], "verify needs onnxruntime"),
         ("verify", ["ONNX", "--board", "local"], ["torch"], "verify needs torch"),
         ("verify", ["PT2"], ["unicorn", "PIL"], "verify needs pillow, unicorn, which are not"),

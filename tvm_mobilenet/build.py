@@ -224,12 +224,14 @@ def _run(args: argparse.Namespace) -> int:
     output = options.output_folder(args, model, target)
     _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
+    flag = ""
     if args.dump and target.core.model:  # its kernels are executed
-        wanted += packages.for_board("virtual")
+        wanted, flag = wanted + packages.for_board("virtual"), " --dump"
     if args.bundle:  # it is run, compared and looked into
         board = "local" if target.is_host else "virtual"
         wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)
-    packages.require("build --bundle" if args.bundle else "build", *wanted)
+        flag += " --bundle"
+    packages.require(f"build{flag}", *wanted)
     console.say(f"build {model.title} for {target.name} into {output}")
     result = build(
         model,

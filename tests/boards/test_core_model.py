@@ -1,6 +1,7 @@
 """The core model: known rates, known orderings of micro-kernels, and prices that follow the core's data."""
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -282,6 +283,19 @@ def test_explanation_names_the_loop_and_its_bound(tmp_path):
     assert "24 instructions" in said["arithmetic"] and "1.0" in said["arithmetic"]
     assert "bound by unit L" in said["loads"] and "bound by dependences" in said["chain"]
     assert "Cortex-A53" in on_a53 and "bound by unit" in on_a53 and "predicted" in on_a53
+
+
+def test_an_explanation_of_every_hot_loop_has_the_hottest_first_and_no_cold_one(tmp_path):
+    from tvm_mobilenet.boards.cost.explain import explain
+
+    loop = "mov x2, #{n}\n{label}:\n" + fma_chains(12) + "\nsubs x2, x2, #1\n b.ne {label}b\n"
+    loops = {"1": 4, "2": 100, "3": 60}
+    body = "".join(loop.format(n=n, label=label) for label, n in loops.items()) + " mov w0, #0\n ret"
+    with VirtualBoard(targets.load("rpi4")).load(assemble(tmp_path / "three.so", {"three": body})) as module:
+        run = module.call("three", [])
+    shares = [int(share) for share in re.findall(r"loop: (\d+)% of the cycles", explain(run, least=0.05))]
+    assert len(shares) == 2 and shares == sorted(shares, reverse=True) and 90 < sum(shares) < 100
+    assert explain(run, least=0.05).count("hottest") == explain(run).count("% of the cycles") == 1
 
 
 def test_counts_of_no_execution_cost_nothing():

@@ -125,6 +125,11 @@ def last_sum(made) -> int:
     return max(i for i, step in enumerate(made.steps) if Layer.parse(step.layer).weight_shape)
 
 
+def with_layers(network, calls):
+    """The network with other calls of its layers."""
+    return dataclasses.replace(network, graph=dataclasses.replace(network.graph, calls=tuple(calls)))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_sure_network_is_accepted(built_for, name, count):
@@ -157,7 +162,7 @@ def test_a_weight_of_its_last_layer_one_percent_off_is_found(built_for, tmp_path
     weight = made.network.layers[last].weight.copy()
     weight.flat[np.abs(weight).argmax()] *= 1.01
     layers = [c.replace(weight=weight) if i == last else c for i, c in enumerate(made.network.layers)]
-    wrong = dataclasses.replace(made.network, layers=layers)
+    wrong = with_layers(made.network, layers)
     build.build(wrong.options, TARGET, output=tmp_path / "wrong", network=wrong)
     result = verify.verify(tmp_path / "wrong", network=wrong, count=2)
     assert result.first_wrong is None and not result.outputs[0].ok
@@ -199,7 +204,7 @@ def test_of_several_outputs_one_may_be_constant_and_is_compared(tmp_path):
     assert [o.constant for o in result.outputs] == [False, True] and "same for every input" in result.summary()
     step = max(i for i, call in enumerate(network.layers) if call.weight is not None and not call.weight.any())
     layers = [c.replace(bias=c.bias * 1.001) if i == step else c for i, c in enumerate(network.layers)]
-    wrong = dataclasses.replace(network, layers=layers)
+    wrong = with_layers(network, layers)
     build.build(wrong.options, TARGET, output=tmp_path / "wrong", network=wrong)
     assert [o.ok for o in verify.verify(tmp_path / "wrong", network=wrong).outputs] == [True, False]
 

@@ -13,6 +13,7 @@ from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.boards import comparison as output_check
 from tvm_mobilenet.checking import machine_check
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.layer import Layer
@@ -159,6 +160,48 @@ def test_another_network_is_refused(copy):
     other = load_network(ModelOptions(model="v1", alpha=0.25, resolution=32))
     with pytest.raises(TvmMobilenetError, match="another network"):
         verify.verify(copy.folder, network=other)
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_nothing_that_a_build_decided_is_decided_again(copy, monkeypatch):
+    """Blocks and pitches come from the plan, whatever the core's file would say today."""
+    for module in (pipeline.fuse_blocks, pipeline.row_pitch):
+        monkeypatch.setattr(module, "run", lambda *_: pytest.fail("decided again"))
+    result = copy.verify()
+    assert result.ok and any(c.layer.startswith("chain ") for c in result.layers)
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_a_build_whose_plan_does_not_say_what_its_steps_compute_is_to_be_built_again(copy):
+    path = copy.folder / built.PLAN
+    data = json.loads(path.read_text())
+    for step in data["plan"]["steps"]:
+        for field in ("reads", "writes", "parts", "constants"):
+            del step[field]
+    path.write_text(json.dumps(data))
+    assert built.read(copy.folder).plan.steps[0].operands == copy.family.steps[0].operands
+    with pytest.raises(TvmMobilenetError, match="built by an earlier version") as error:
+        copy.verify()
+    assert error.value.hint == "build it again" and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
+@pytest.mark.parametrize("change", ["swapped", "split", "values"])
+def test_a_plan_of_other_layers_is_refused(copy, change):
+    """Its layers by number are these, but not what the steps compute."""
+    path = copy.folder / built.PLAN
+    data = json.loads(path.read_text())
+    steps = data["plan"]["steps"]
+    block = next(i for i, step in enumerate(steps) if len(step["parts"]) > 1)
+    if change == "swapped":
+        steps[block]["parts"].reverse()
+    elif change == "split":
+        steps[block - 1]["parts"].append(steps[block]["parts"].pop(0))
+    else:
+        steps[block]["reads"] = ["input_0"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(TvmMobilenetError, match="another network"):
+        copy.verify()
 
 
 @pytest.mark.parametrize("family", ["v1"], indirect=True)

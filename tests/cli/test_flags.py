@@ -222,7 +222,7 @@ POINTLESS = [
 ALWAYS = [
     "--help", "--debug", "--json", "--csv", "--html", "--markdown", "--record", "--trace", "--output", "--log",
     "--prices", "--folder", "--ship-to", "--target", "--targets", "--linker", "--board", "--threads", "--trials",
-    "--time-limit", "--dry-run", "--list", "--first", "--bundle", "--compare", "--against", "--check-timing",
+    "--time-limit", "--dry-run", "--list", "--first", "--bundle", "--dump", "--compare", "--against", "--check-timing",
     "--view", "--paper", "--layer", "--rank", "--families", "--alphas", "--resolutions", "--budget", "--memory",
     "--min-accuracy", "--theory", "--jobs", "--to", "--rollback", "--runner", "--host", "--port", "--key",
     "--tracker", "--session-limit", "--memory-limit", "--inputs", "--input", "--cores",

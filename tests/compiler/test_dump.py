@@ -1,5 +1,6 @@
 """``build --dump``: every phase is there and shows what it should, in a folder that holds nothing else."""
 
+import os
 import re
 from pathlib import Path
 
@@ -234,6 +235,40 @@ def test_what_somebody_put_into_a_dump_is_not_deleted(tmp_path, name):
     with pytest.raises(TvmMobilenetError, match=re.escape(name.rstrip("/"))):
         Dump(tmp_path / "d", "net")
     assert files(tmp_path / "d") == before and path.exists()
+
+
+def test_what_is_no_file_is_not_deleted_whatever_its_name(tmp_path):
+    small_dump(tmp_path)
+    (tmp_path / "09-decisions.txt").unlink()
+    os.mkfifo(tmp_path / "09-decisions.txt")
+    with pytest.raises(TvmMobilenetError, match="09-decisions"):
+        Dump(tmp_path, "net")
+    assert (tmp_path / "09-decisions.txt").is_fifo()
+
+
+def test_an_interrupted_dump_is_an_earlier_dump(tmp_path, monkeypatch):
+    """The index names files before they are there."""
+
+    def stopped(path, text, **how):
+        if path.name == "09-decisions.txt":
+            raise KeyboardInterrupt
+        return written(path, text, **how)
+
+    written = Path.write_text
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", stopped)
+        small_dump(tmp_path)
+    (tmp_path / "09-decisions.txt").write_text("half")
+    small_dump(tmp_path)
+    assert set(files(tmp_path)) == {INDEX, "09-decisions.txt", "11-tir/old_kernel.txt"}
+
+
+def test_names_of_any_bytes_are_written(tmp_path):
+    dump = Dump(tmp_path, "caf\udce9\nnet for rpi4")
+    dump.kernels("tir", {"kernel": ("from caf\udce9\n", "a layer")})
+    assert set(files(tmp_path)) == {INDEX, "11-tir/kernel.txt"}
+    Dump(tmp_path, "net")
+    assert set(files(tmp_path)) == {INDEX}
 
 
 @pytest.mark.parametrize("index", [None, "my index\n", "Written by hand\n\n00-imported.txt  x\n"])

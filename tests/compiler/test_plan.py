@@ -141,6 +141,19 @@ def test_constants_lie_apart_and_are_the_packed_weights(networks):
     assert end <= plan.parameters_bytes < end + ALIGNMENT
 
 
+def test_steps_say_which_layers_they_compute_and_where_those_come_from(networks):
+    """Whoever opens a build reads it here: nothing is fused again."""
+    calls, plan, _ = networks("v2", 0.5, 96, chains=True)
+    whole = networks("v2", 0.5, 96)[0]
+    assert [(p.name, p.source) for step in plan.steps for p in step.parts] == [(c.name, c.source) for c in whole]
+    assert any(len(step.parts) > 1 for step in plan.steps)
+    for call, step in zip(calls, plan.steps, strict=True):
+        assert (step.name, step.reads, step.writes) == (call.name, call.inputs, call.output)
+        assert step.constants == tuple(call.layer.constants)
+        spaces = [t.space == "parameters" for t in step.operands]
+        assert spaces.count(True) == len(step.constants) and spaces.count(False) == len(step.reads) + 1
+
+
 # ---- the arena
 
 
@@ -200,6 +213,16 @@ def test_json_brings_back_the_same_plan(networks, tmp_path):
     assert read_plan(tmp_path / "plan.json") == plan
     (tmp_path / "inside.json").write_text(json.dumps({"plan": plan.to_data(), "info": {}}))
     assert read_plan(tmp_path / "inside.json") == plan
+
+
+def test_a_plan_of_a_build_made_before_steps_knew_their_layers_is_read(networks):
+    plan = networks("v3-large", 0.5, 96)[1]
+    data = json.loads(json.dumps(plan.to_data()))
+    for step in data["steps"]:
+        for field in ("reads", "writes", "parts", "constants"):
+            del step[field]
+    old = Plan.from_data(data)
+    assert [s.operands for s in old.steps] == [s.operands for s in plan.steps] and not any(s.parts for s in old.steps)
 
 
 def test_a_plan_of_another_version_is_refused(networks):

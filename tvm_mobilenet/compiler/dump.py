@@ -22,6 +22,7 @@ from tvm_mobilenet.terminal import table
 
 INDEX = "index.txt"
 MARK = "Written by tvm_mobilenet build --dump: "  # the index of a dump begins so
+_ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files and layers may be any bytes
 _FILE = re.compile(r"\d\d-[a-z-]+(?:/\w+)?\.txt")
 
 
@@ -61,7 +62,7 @@ class Dump:
         try:
             _clear(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / INDEX).write_text(f"{MARK}{title}\n\n", encoding="utf-8")
+            (folder / INDEX).write_text(f"{MARK}{' '.join(title.split())}\n\n", **_ENCODING)
         except OSError as e:
             raise _unwritable(folder, e) from None
 
@@ -82,11 +83,11 @@ class Dump:
 
     def _write(self, files: dict[str, tuple[str, str]], heading: str = "") -> None:
         try:
-            with (self.folder / INDEX).open("a", encoding="utf-8") as index:  # first: then all files are known as ours
+            with (self.folder / INDEX).open("a", **_ENCODING) as index:  # first: then all files are known as ours
                 index.write(heading + "".join(f"{name}  {about}\n" for name, (_, about) in files.items()))
             for name, (text, _) in files.items():
                 (self.folder / name).parent.mkdir(exist_ok=True)
-                (self.folder / name).write_text(text, encoding="utf-8")
+                (self.folder / name).write_text(text, **_ENCODING)
         except OSError as e:
             raise _unwritable(self.folder, e) from None
 
@@ -112,7 +113,9 @@ def _clear(folder: Path) -> None:
     written = _written(folder / INDEX)
     if not written:
         raise TvmMobilenetError(f"cannot write the dump {folder}: it holds other files, and is no earlier dump", other)
-    foreign = sorted(name for name, path in found.items() if name not in written or path.is_symlink())
+    foreign = sorted(
+        name for name, path in found.items() if name not in written or path.is_symlink() or not path.is_file()
+    )
     folders = {Path(name).parent.as_posix() for name in written}
     inside = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_dir()}
     foreign += sorted(inside - folders)

@@ -51,7 +51,7 @@ def _titled(head: str, texts: dict[str, str]) -> str:
 def _explained(module: BuiltModule, target, show: Callable[[str], None]) -> Callable[[str], str]:
     """What explains the loops of a kernel: the cost model, or the reason why there is none."""
     if not target.core.model:
-        return lambda symbol: f"not explained: {target.core.title} has no cost model, so its code is not executed here"
+        return lambda symbol: f"not explained: {target.core.title} has no cost model"
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.boards.cost.explain import explain
     from tvm_mobilenet.boards.plan_runner import PlanRunner
