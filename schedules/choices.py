@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Decisions = dict[str, int | str | bool]
+# Of no core: how tasks fall to CPUs, and how fine any estimate is.
 SHARES = 3  # tasks a CPU where nothing else says how many: one that comes late costs a third of a share
 EVEN = 1.05  # the longest share of the CPUs over the mean that counts as even
 ALIKE = 1.02  # what is even to so much is not bought evener with anything else: estimates are no finer
@@ -99,11 +100,6 @@ def imbalance(work: Sequence[float], cpus: int) -> float:
 def line_channels(layer, core) -> int:
     """Channels of a cache line, or of a vector where that is longer: what is read and written at once at least."""
     return max(core.l1d.line // layer.bytes, core.lanes(layer.dtype))
-
-
-def line_cycles(core, cycles: float) -> float:
-    """Cycles that a line of this core takes, at so many for 64 bytes."""
-    return cycles * core.l1d.line / 64
 
 
 def divisors(n: int, low: int = 1, high: int | None = None) -> tuple[int, ...]:

@@ -6,7 +6,14 @@ The nest::
       for each position, for each vector of channels
         output = activation(data, or data and the second operand)
 
+Register budget: data and second operand of up to 4 vectors, and the bounds of the activation.
+
 ``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite.
+
+Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
+
+                                  Cortex-A53  Cortex-A72  Cortex-A76
+    elementwise 28x28x64 add f32  5.76 / -    2.69 / -    1.60 / -
 """
 
 from __future__ import annotations

@@ -3,13 +3,20 @@
 The nest::
 
     parallel over blocks of positions x blocks of c_block channels
-      for each position of the block, for each tile of 4 vectors of channels
+      for each position of the block, for each tile of up to 8 vectors of channels
         accumulators = 0 or minus infinity
         for each row and column of the window inside the data
           accumulators += or max= data
         output = accumulators (times 1 / window), through the epilogue
 
+Register budget: one accumulator a vector of the tile, one for data; a tile is 8 vectors at most, of 16 registers.
+
 A global pool is one position, its cores share the channels.
+
+Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
+
+                               Cortex-A53  Cortex-A72  Cortex-A76
+    pool 7x7x1024 avg 7x7 f32  54.39 / -   30.07 / -   8.45 / -
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ def sum_lanes(layer: Layer, core) -> int:
 
 
 def compiled_registers(core, looped: bool = True) -> int:
-    """How many registers a tile's code by LLVM may count on: it moves loads far ahead, for cores that issue in order
-    everywhere, for others in code without a loop, where it keeps biases and bounds of the loop around in registers too.
+    """How many registers a tile's code by LLVM may count on, which is LLVM's doing and not a core's: it moves loads far
+    ahead, for cores that issue in order everywhere, for others in code without a loop, where it keeps biases and bounds
+    of the loop around in registers too.
 
     v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
     in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first chain of v1 takes 10.33 M cycles on a Cortex-A76
@@ -27,3 +28,9 @@ def registers(tile_m: int, tile_n: int, vector: int) -> int:
     """Vector registers of a tile: accumulators, a row of weights, two for data; ``vector``: lanes of a register."""
     vectors = -(-tile_n // vector)
     return tile_m * vectors + vectors + 2
+
+
+def depthwise_registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
+    """Vector registers of a depthwise tile: its accumulators and a few for data; taps may be loaded again when they do
+    not fit."""
+    return (tile_h * tile_w + 3) * (lanes // vector) + 3

@@ -18,7 +18,7 @@ from tvm_mobilenet.schedules.window import source
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-BANDS = (1, 2, 4)
+BANDS = (1, 2, 4)  # of no core: each is code of its own, and narrower ones compute more columns twice
 
 
 def strips_of(cpus: int) -> set[int]:
@@ -46,13 +46,13 @@ class Stage:
 def stages(layer: Layer) -> list[Stage]:
     """The parts with their rows and columns.
 
-    Where a chain begins with a pointwise part, rows are not known: the next depthwise or conv part tells them, else the
+    Where a chain begins with a pointwise part, rows are not known: the next part with a window tells them, else the
     pixels count as one row each.
     """
     found: list[Stage] = []
-    height, width = next(((p.height, p.width) for p in layer.parts if p.kind != "pointwise"), (layer.height, 1))
+    height, width = next(((p.height, p.width) for p in layer.parts if not p.declared.pixels), (layer.height, 1))
     for part in layer.parts:
-        out = (height, width) if part.kind == "pointwise" else (part.out_height, part.out_width)
+        out = (height, width) if part.declared.pixels else (part.out_height, part.out_width)
         found.append(Stage(part, height, width, *out))
         height, width = out
     return found
@@ -74,7 +74,7 @@ def columns_of(layer: Layer, bands: int) -> list[list[range]]:
 
 def window(part: Layer, columns: range) -> range:
     """The columns under a part's window at some of its own, padding among them."""
-    if part.kind == "pointwise":
+    if part.declared.pixels:
         return columns
     reach = (part.kernel[1] - 1) * part.dilation[1] + 1
     return range(source(part, 1, columns.start, 0), source(part, 1, columns.stop - 1, 0) + reach)
@@ -92,14 +92,14 @@ def between(layer: Layer, bands: int) -> list[tuple[int, int, int, int]]:
     columns = columns_of(layer, bands)
     shapes = []
     for i, (part, after) in enumerate(pairwise(layer.parts)):
-        ring = (after.kernel[0] - 1) * after.dilation[0] + 1 if after.kind == "depthwise" else 1
+        ring = (after.kernel[0] - 1) * after.dilation[0] + 1 if after.declared.windowed else 1
         shapes.append((1, ring, max(len(window(after, band[i + 1])) for band in columns), part.out_channels))
     return shapes
 
 
 def weight_bytes(parts: Sequence[Layer]) -> int:
     """What the weights of pointwise parts take, which are read again for every row."""
-    sizes = ((int(np.prod(p.weight_shape)), p.weight_dtype) for p in parts if p.kind == "pointwise")
+    sizes = ((int(np.prod(p.weight_shape)), p.weight_dtype) for p in parts if p.declared.pixels)
     return sum(size * dtypes.of(dtype).bytes for size, dtype in sizes)
 
 

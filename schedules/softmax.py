@@ -1,6 +1,20 @@
-"""Softmax over the channels of each position: three passes (maximum, sum of exponentials, division), one core a block.
+"""Softmax over the channels of each position.
 
-It is a thousandth of a network's time; there is nothing to choose but nothing to lose either.
+The nest::
+
+    parallel over positions
+      for each channel: top = max(top, data)
+      for each channel: output = exp(data - top), total += output      # unrolled
+      for each channel: output = activation(output / total)
+
+Register budget: two accumulators, top and total; expf is a call, so no vector is kept.
+
+It is a thousandth of a network's time: too cheap to tune.
+
+Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
+
+                          Cortex-A53  Cortex-A72  Cortex-A76
+    softmax 1x1x1000 f32  85.46 / -   54.87 / -   36.28 / -
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from tvm_mobilenet.layer import Layer
 
+# Of no core: how much straight code LLVM gets through.
+UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and 7x7x3 are, 3x3x32 is not
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,3 +79,8 @@ def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
     line whole at once.
     """
     return lines_under(layer, tile_h, tile_w) > lines_held(layer, core)
+
+
+def written_out(layer: Layer) -> bool:
+    """Whether a tile's products are all written out, without a loop."""
+    return layer.kernel[0] * layer.kernel[1] * (layer.channels // layer.groups) <= UNROLLED_TAPS

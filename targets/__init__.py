@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
+from tvm_mobilenet.targets.limits import Limits
+
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.reading import refusal
@@ -59,10 +61,11 @@ class Core:
     fma_accumulate_latency: int  # from accumulator to accumulator, with forwarding
     vector_load_bytes: int = 16  # that one cycle of a load moves into a vector register
     l2_line_cycles: float = 5.0  # for 64 bytes, of their latency what overlap and prefetching leave
-    dram_line_cycles: float = 13.0  # for 64 bytes, as one core streams
+    dram_line_cycles: float | None = None  # for 64 bytes, as one core streams; a target tells where the file does not
     l1d: Cache
     l2: Cache
     l3: Cache | None = None
+    limits: Limits = field(default_factory=Limits)
     cpus: int = 1  # that share a kernel's tasks; a target says how many it has
     model: dict = field(default_factory=dict, compare=False, hash=False)  # what the core model alone reads
 
@@ -122,7 +125,10 @@ class Target:
 
     def __post_init__(self):
         # Schedules get the core alone.
-        object.__setattr__(self, "core", replace(self.core, cpus=self.cores))
+        from tvm_mobilenet.targets import memory
+
+        line = self.core.dram_line_cycles or memory.streamed_line_cycles(self)
+        object.__setattr__(self, "core", replace(self.core, cpus=self.cores, dram_line_cycles=line))
 
     @property
     def architecture(self) -> str:
@@ -141,7 +147,7 @@ class Target:
         data = asdict(self)
         del data["file"]
         core = data["core"]
-        for name in ("l2_line_cycles", "dram_line_cycles", "cpus"):
+        for name in ("l2_line_cycles", "dram_line_cycles", "limits", "cpus"):
             del core[name]
         for level in ("l1d", "l2", "l3"):
             if core[level]:

@@ -6,7 +6,7 @@ the core's name, so tune records of different levels never mix and a build says 
 
 Levels of x86-64 are those of its psABI (version 1.0, table 3.1), which LLVM has as CPUs. Arm has none: ``armv8-a`` is
 what every AArch64 core has, ``armv8.2-a`` what a Cortex-A76 adds. Rates are those of the common cores with the same
-vectors; nothing is predicted for the host, it measures.
+vectors, DRAM as a Cortex-A76 streams it; nothing is predicted for the host, it measures.
 """
 
 from __future__ import annotations
@@ -164,6 +164,7 @@ def core_data() -> dict:
         "fma_per_cycle": chosen.fma_per_cycle,
         "fma_latency": 4,
         "fma_accumulate_latency": 4,
+        "dram_line_cycles": 13.0,
         "l1d": {"bytes": 32768, "ways": 8},
         "l2": {"bytes": 524288, "ways": 8},
     }

@@ -11,7 +11,7 @@ import difflib
 import re
 import tomllib
 
-from tvm_mobilenet.targets import Cache, Core, Target
+from tvm_mobilenet.targets import Cache, Core, Limits, Target
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -22,12 +22,14 @@ _TYPES = {
     "int": (int, "a whole number"),
     "int | None": (int, "a whole number"),
     "float": ((int, float), "a number"),
+    "float | None": ((int, float), "a number"),
     "bool": (bool, "true or false"),
     "str": (str, "a string"),
     "dict": (dict, "a table"),
     "Cache": (Cache, "a table"),
     "Cache | None": (Cache, "a table"),
     "Core": (Core, "a table"),
+    "Limits": (Limits, "a table"),
     "tuple[str, ...]": (tuple, "a list"),
 }
 
@@ -73,6 +75,8 @@ def core(data: dict, where: str) -> Core:
     for level in ("l1d", "l2", "l3"):
         if isinstance(data.get(level), dict):
             data[level] = _make(Cache, data[level], f"{where}: [{level}]")
+    if isinstance(data.get("limits"), dict):
+        data["limits"] = _make(Limits, data["limits"], f"{where}: [limits]")
     if odd := _odd(data.get("model", {}), "model"):
         raise TvmMobilenetError(f"{where}: {odd} is neither a number, a string, true or false, a list nor a table")
     made = _make(Core, data, where)

@@ -56,6 +56,42 @@ def test_public_names_of_the_package_are_documented():
     assert not missing
 
 
+# Verbs: what a user may ask for, each a keyword with its flag's name.
+MANY_PARAMETERS = {"tvm_mobilenet/bench.py bench", "tvm_mobilenet/tune.py tune"}
+LONG = 60  # lines of a function, without its docstring
+
+
+def functions(source: str) -> list[tuple[str, int, int, str]]:
+    """Name, parameters but ``self``, lines of code and docstring of each function."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            given += filter(None, (node.args.vararg, node.args.kwarg))
+            count = sum(argument.arg not in ("self", "cls") for argument in given)
+            told = ast.get_docstring(node) or ""
+            lines = node.end_lineno - node.lineno + 1
+            lines -= node.body[0].end_lineno - node.body[0].lineno + 1 if told else 0
+            found.append((node.name, count, lines, told))
+    return found
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_function_takes_few_values_and_is_short_or_says_why_it_is_long(path):
+    """Ten loop variables in a row are a record without a name; the docstring of a long function says ``In one piece``
+    and why."""
+    for name, count, lines, told in functions(path.read_text()):
+        known = f"{path.relative_to(ROOT)} {name}"
+        assert count < 10 or known in MANY_PARAMETERS, f"{known} takes {count} values: make a record of them"
+        assert lines <= LONG or "In one piece" in told, f"{known} has {lines} lines: divide it, or say why not"
+
+
+def test_what_is_excepted_is_still_there():
+    for known in MANY_PARAMETERS:
+        path, name = known.split()
+        assert any(n == name and count >= 10 for n, count, _, _ in functions((ROOT / path).read_text())), known
+
+
 def test_no_machine_is_named():
     """Neither this machine's folders nor a package registry may stand in the repository."""
     told = re.compile(r"/(?:work|opt|root|home)/[a-z]\w+/|(?:pypi|pythonhosted|download\.pytorch)\.org|files/simple")

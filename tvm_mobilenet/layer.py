@@ -163,6 +163,11 @@ class Layer:
             parts=tuple(parts),
         )
 
+    @property
+    def declared(self) -> kinds.Kind:
+        """What the module of its kind declares."""
+        return kinds.of(self.kind)
+
     # ---- geometry
 
     @property

@@ -28,6 +28,7 @@ from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.in_order.issue import LOWER, PLACE, TEMPORARIES, TURNS, UPPER, Cycle, Issue, Strip
 
 CLAMPS = {"none": (), "relu": ("fmaxnm",), "relu6": ("fmaxnm", "fminnm")}
+# Of AArch64's registers, and of how the loop is found; of no core.
 RINGS = (3, 4, 5, 6, 8, 9)  # registers of data: one in use, one to be filled, one or more on their way
 POINTERS = 18  # integer registers that rows of input and output may take
 TURN, LONG = 12, 36  # columns: what a loop's turn divides; a strip longer than LONG is planned without some turns

@@ -12,10 +12,12 @@ import functools
 from dataclasses import dataclass
 from itertools import groupby, product
 
+# Of the pipeline that the loop is written for (targets/cores/cortex-a53.toml), and so of the loop: whichever core runs
+# it, its code is the same.
 WINDOW = 12  # fmla from the first that waits, of which one may issue
 SOON = 10  # fmla ahead of which accumulators are opened, and data is missed
 LATENCY = {"fmla": 8, "chain": 4, "clamp": 4, "lower": 4, "upper": 3, "insert": 3, "move": 1}
-NEVER = 1 << 30
+NEVER = 1 << 30  # a cycle after all others
 STUCK = 64  # cycles in which nothing issued
 TEMPORARIES = ("x13", "x14", "x15")
 LOWER, UPPER, PLACE, TURNS = "x9", "x10", "x11", "x12"  # offsets of the columns at hand, turns left

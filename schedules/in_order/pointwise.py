@@ -28,6 +28,7 @@ from tvm_mobilenet.schedules import nest
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
+# Of the pipeline that the loop is written for, and so of the loop: whichever core runs it, its code is the same.
 STEP = 2  # of k a turn: a 64-bit load holds two
 GROUP = 3  # fmla between one load and the next
 READY = 5  # fmla between the load of an operand and its first use: a load, an insert 4 cycles later, 3 cycles of that

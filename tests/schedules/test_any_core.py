@@ -226,7 +226,8 @@ def test_a_targets_core_knows_how_many_cpus_there_are(tmp_path):
 
 def test_what_only_defaults_read_is_no_part_of_a_targets_key():
     """Costs do not depend on it, and what was logged before it was there stays of this target."""
-    core = dataclasses.replace(RPI4.core, l2_line_cycles=9.0, dram_line_cycles=99.0)
+    limits = dataclasses.replace(RPI4.core.limits, task_cycles=1)
+    core = dataclasses.replace(RPI4.core, l2_line_cycles=9.0, dram_line_cycles=99.0, limits=limits)
     assert log.target_key(dataclasses.replace(RPI4, core=core)) == log.target_key(RPI4)
     assert log.target_key(dataclasses.replace(RPI4, cores=2)) != log.target_key(RPI4)
 

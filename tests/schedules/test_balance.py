@@ -1,9 +1,9 @@
 """Four cores share every layer evenly: without it the slowest share, not the arithmetic, is what a user waits for."""
 
 import pytest
-from tvm_mobilenet.schedules import depthwise, pointwise
 from tvm_mobilenet.schedules import row_tiles as strips
 from tvm_mobilenet.schedules.choices import EVEN, imbalance
+from tvm_mobilenet.schedules.defaults import depthwise, pointwise
 
 from tvm_mobilenet import schedules, targets
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
@@ -19,10 +19,10 @@ def unevenness(layer: Layer, core) -> float:
     """The longest share over the mean with default decisions, by what the schedule counts of each task."""
     d = schedules.space(layer, core).default
     if layer.kind == "pointwise":
-        tasks = ("tile_m", "tile_n", "m_block", "n_block", "outer")
-        return imbalance(pointwise._work(layer, core, *(d[name] for name in tasks)), core.cpus)
+        blocks = pointwise.Blocks(**{name: d[name] for name in pointwise.Blocks._fields})
+        return imbalance(pointwise.work(layer, core, blocks), core.cpus)
     if layer.kind == "depthwise":
-        return imbalance(depthwise._work(layer, d["tile_h"], d["c_block"]), core.cpus)
+        return imbalance(depthwise.work(layer, d["tile_h"], d["c_block"]), core.cpus)
     return strips.unevenness(layer, d["strips"], d["bands"], core.cpus)
 
 

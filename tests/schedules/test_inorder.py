@@ -5,8 +5,8 @@ from itertools import groupby, product
 
 import numpy as np
 import pytest
-from tvm_mobilenet.schedules import pointwise
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
+from tvm_mobilenet.schedules.registers import registers
 
 from tests.support.processes import printed_everywhere
 from tvm_mobilenet import schedules, targets
@@ -126,4 +126,4 @@ def test_registers_count_what_the_assembly_names():
         text = inorder._Loop(rows, width // 4, 256).text()
         used = {int(n) for n in re.findall(r"\b[vdq](\d+)", text)}
         assert used == set(range(inorder.registers(rows, width)))
-    assert pointwise.registers(7, 12, A53.core.lanes("float32")) <= A53.core.vector_registers
+    assert registers(7, 12, A53.core.lanes("float32")) <= A53.core.vector_registers

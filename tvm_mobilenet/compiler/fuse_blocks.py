@@ -4,11 +4,10 @@ A tensor between two layers costs a write and a read of DRAM when the L2 does no
 reads its pointwise weights again for every block of positions, and its rings more than once. Among all ways to cut a
 network into chains the one is taken that moves its lines for the fewest cycles, counted from shapes and caches:
 
-- a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.Core.dram_line_cycles`),
-  else from the L2 (``l2_line_cycles``);
-- a pointwise layer by itself: its data once for each 128 bytes of a row of its output; in a chain: its weights once for
-  each block of
-  positions that takes half an L1;
+- a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.memory.Lines`),
+  else from the L2;
+- a pointwise layer by itself: its data once for each ``panel_bytes`` of a row of its output (`targets.limits`);
+  in a chain: its weights once for each block of positions that takes half an L1;
 - a ring: written once, read about as often as the window has rows;
 - rows at the seams of a chain's strips, columns at those of its bands: computed twice;
 - tasks of unequal sizes: cores that wait for the one with the largest.
@@ -24,14 +23,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
-from tvm_mobilenet.schedules.choices import line_cycles
 from tvm_mobilenet.schedules.row_tiles import columns_of, stages, tasks, unevenness, weight_bytes
+from tvm_mobilenet.targets import memory
 
-PANELS = 128  # bytes of a row of output that a pointwise layer makes of one reading of its data
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
 
 
@@ -65,22 +63,19 @@ def run(graph: LayerGraph, core) -> LayerGraph:
     return replace(graph, calls=tuple(fused))
 
 
-def _line(core, dram: bool = False) -> float:
-    """Cycles to move a line from the L2, or from or to DRAM."""
-    return line_cycles(core, core.dram_line_cycles if dram else core.l2_line_cycles)
-
-
 def _layer_cycles(layer: Layer, core) -> float:
     """Cycles that lines take to move in a layer by itself, and for its output."""
     lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
-    panels = -(-layer.out_channels * dtypes.of(layer.output_dtype).bytes // PANELS) if layer.kind == "pointwise" else 0
-    return _output_cycles(layer, core) + lines * panels * _line(core)
+    row = layer.out_channels * dtypes.of(layer.output_dtype).bytes
+    panels = -(-row // core.limits.panel_bytes) if layer.declared.pixels and layer.declared.streams == "anywhere" else 0
+    return _output_cycles(layer, core) + lines * panels * memory.lines(core).l2
 
 
 def _output_cycles(layer: Layer, core) -> float:
     """Cycles to write a tensor and to read it."""
     out = _output_bytes(layer)
-    return 2 * out / core.l1d.line * _line(core, dram=out > core.l2.bytes // 2)
+    line = memory.lines(core)
+    return 2 * out / core.l1d.line * (line.dram if out > core.l2.bytes // 2 else line.l2)
 
 
 def _output_bytes(layer: Layer) -> int:
@@ -90,7 +85,7 @@ def _output_bytes(layer: Layer) -> int:
 def _chain_cycles(parts: list[Layer], core) -> float | None:
     """Cycles that lines take to move in a chain, and for its output; None where what it reads again does not fit, or
     its last part does not write what has to be written anyway."""
-    if len(parts) > MOST_PARTS or parts[-1].kind == "depthwise" or all(part.kind == "pointwise" for part in parts):
+    if len(parts) > MOST_PARTS or parts[-1].declared.windowed or all(part.declared.pixels for part in parts):
         return None
     layer, line = Layer.chain(tuple(parts)), core.l1d.line
     if weight_bytes(parts) > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
@@ -100,11 +95,11 @@ def _chain_cycles(parts: list[Layer], core) -> float | None:
     cycles = _output_cycles(parts[-1], core)
     for stage, widths, after in zip(stages(layer), columns, [*parts[1:], None], strict=True):
         part = stage.part
-        if part.kind == "pointwise":
+        if part.declared.pixels:
             blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
-            cycles += weight_bytes([part]) / line * stage.out_height * blocks * _line(core)
-        if after is not None and after.kind == "depthwise":
-            cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * _line(core)
+            cycles += weight_bytes([part]) / line * stage.out_height * blocks * memory.lines(core).l2
+        if after is not None and after.declared.windowed:
+            cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * memory.lines(core).l2
     mult_adds = _repeated_mult_adds(layer, strips, [sum(map(len, widths)) for widths in columns])
     mult_adds += (unevenness(layer, strips, bands, core.cpus) - 1) * layer.mult_adds
     return cycles + mult_adds / core.macs_per_cycle(layer.dtype)
@@ -117,7 +112,7 @@ def _repeated_mult_adds(layer: Layer, strips: int, widths: list[int]) -> float:
     for stage, width in zip(reversed(stages(layer)), reversed(widths), strict=True):
         repeated += (strips - 1) * rows * stage.part.mult_adds / stage.out_height
         repeated += (width / stage.out_width - 1) * stage.part.mult_adds
-        if stage.part.kind == "depthwise":
+        if stage.part.declared.windowed and stage.part.declared.keeps_channels:
             rows = rows * stage.part.stride[0] + max(0, stage.part.kernel[0] - stage.part.stride[0])
     return repeated
 
@@ -125,7 +120,7 @@ def _repeated_mult_adds(layer: Layer, strips: int, widths: list[int]) -> float:
 def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
     """Whether a layer may stream from the one before it."""
     layer = call.layer
-    if kinds.of(layer.kind).streams != "anywhere" or not _streams(last.layer, first):
+    if layer.declared.streams != "anywhere" or not _streams(last.layer, first):
         return False
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
@@ -138,7 +133,7 @@ def _streams(layer: Layer, first: bool) -> bool:
     """Whether a chain can go on after this layer."""
     if layer.batch != 1 or layer.output_layout != "NHWC":
         return False
-    streams = kinds.of(layer.kind).streams
+    streams = layer.declared.streams
     return streams == "anywhere" or (streams == "first" and first and layer.groups == 1)
 
 

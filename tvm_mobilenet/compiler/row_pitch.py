@@ -14,7 +14,7 @@ from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 
-ROUND = 16  # lines
+ROUND = 16  # lines; of no core: see `pitch_of` for the L1s that it serves
 
 
 def pitch_of(channels: int, line: int, dtype: str) -> int:

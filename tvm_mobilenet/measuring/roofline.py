@@ -7,8 +7,8 @@ After Williams, Waterman and Patterson, "Roofline: an insightful visual performa
     DRAM      what no cache can have kept, over the target's bandwidth: parameters, where all of a network's
               are larger than the last cache, and of an activation what is larger than that cache
 
-Rates are those of the target's files; only the clock may be the board's own. Products with padding's zeros count, as
-the papers have it, so a kernel that skips them can lie a little below one.
+Rates are those of the target's files (`targets.memory.Way`); only the clock may be the board's own. Products with
+padding's zeros count, as the papers have it, so a kernel that skips them can lie a little below one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.targets import memory
 
 COMPUTE, CACHE, DRAM = "compute", "L2", "DRAM"
 
@@ -53,12 +54,8 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list
     core, cores, hertz = target.core, min(threads, target.cores), clock_hz or target.clock_hz
     last = max(cache.bytes for cache in (core.l2, core.l3) if cache)
     streamed = plan.parameters_bytes > last
-    memory = core.model.get("memory", {})
-    fill = memory.get("l1_fill_bytes_per_cycle")
-    if fill and cores > 1:  # between one core's rate and that of all, which share the next level
-        fill = min(fill * cores, memory.get("l1_fill_bytes_per_cycle_all", fill))
-    alone, together = target.dram_bytes_per_second, target.dram_bytes_per_second_all
-    bandwidth = min(alone * cores, together)
+    way = memory.way_to_l1(core)
+    fill, bandwidth = way and way.of(cores), memory.way_to_dram(target).of(cores)
     found = []
     for step in plan.steps:
         layer = Layer.parse(step.layer)

@@ -80,7 +80,7 @@ class Runner:
 
 def _parts(run, target) -> dict[str, float]:
     """What a prediction is made of."""
-    from tvm_mobilenet.boards.cost.memory_time import rates
+    from tvm_mobilenet.targets.memory import rates
 
     arithmetic, cores = run.arithmetic_on(1).value, target.cores
     moved = zip(run.traffic.bytes, rates(target.core, target).one, strict=True)

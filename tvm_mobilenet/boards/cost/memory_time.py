@@ -4,7 +4,7 @@ Each level takes what it moves over its bandwidth: below L1 and L2 of a core its
 larger of each core's own and of all traffic over what the level gives to all. A share of a region takes the larger of
 its arithmetic and its slowest level, and of the smaller the part that this core cannot overlap (``exposed`` of its
 ``[model.memory]``: all of it on a core that issues in order and stops at the first use of what is not there yet).
-Starting a region on several cores costs ``wake_cycles``.
+Starting a region on several cores costs ``wake_cycles``. Bandwidths are those of `targets.memory.rates`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.targets.memory import rates
 
 
 @dataclass(frozen=True)
@@ -23,38 +23,6 @@ class PartTime:
     whole: float
     arithmetic: float
     memory: float
-
-
-@dataclass(frozen=True)
-class _Rates:
-    """Bytes a cycle below each level: one core's, and all cores' together."""
-
-    one: tuple[float, ...]
-    every: tuple[float, ...]
-    exposed: float
-    wake_cycles: float
-
-
-def rates(core, target) -> _Rates:
-    """The bandwidths of a core on a target.
-
-    Raises
-    ------
-    TvmMobilenetError
-        The core's ``[model.memory]`` lacks a figure.
-    """
-    table = core.model.get("memory", {})
-    try:
-        inner = [table["l1_fill_bytes_per_cycle"]] + ([table["l2_fill_bytes_per_cycle"]] if core.l3 else [])
-        every = [table["l1_fill_bytes_per_cycle_all"]] + ([table["l2_fill_bytes_per_cycle_all"]] if core.l3 else [])
-        one = (*inner, target.dram_bytes_per_second / target.clock_hz)
-        return _Rates(
-            one, (*every, target.dram_bytes_per_second_all / target.clock_hz), table["exposed"], table["wake_cycles"]
-        )
-    except KeyError as e:
-        raise TvmMobilenetError(
-            f"core {core.name}: [model.memory]: missing {e.args[0]}", "see targets/cores/cortex-a72.toml"
-        ) from None
 
 
 def part_time(part, costs: list[float], pair: float | None, cores: int, core, target, memory: bool) -> PartTime:

@@ -1,0 +1,121 @@
+"""% of peak of each schedule, untuned and tuned, as its docstring has it.
+
+Of the cycles that the virtual board predicts for one core, the part that its multiply-adds alone take at the core's
+peak rate. Layers without multiply-adds have cycles a value of their output in its place. `-`: no decisions ship, the
+default is what a build takes.
+
+    python -m benchmarks.peak            # predicts, prints and keeps benchmarks/data/peak.json
+    python -m benchmarks.peak write      # puts what is kept into the docstrings
+
+A docstring's table is its end, from the line `PEAK` or `VALUE` on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "benchmarks" / "data" / "peak.json"
+TARGETS = ("rpi3", "rpi4", "rpi5")
+PEAK = "% of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::"
+VALUE = "Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::"
+LAYERS = {  # schedule: layers of MobileNets at 224
+    "pointwise": (
+        "pointwise m196 n512 k512 in544 out544 f32 relu6",
+        "pointwise m49 n1024 k512 in544 out1088 f32 relu6",
+        "dense m1 n1000 k1024 f32",
+    ),
+    "depthwise": (
+        "depthwise 28x28x256 3x3 p1,1,1,1 in272 out272 f32 relu6",
+        "depthwise 14x14x512 3x3 s2 p1,1,1,1 in544 out544 f32 relu6",
+    ),
+    "conv": ("conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6",),
+    "fused_block": ("chain depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6",),
+    "pool": ("pool 7x7x1024 avg 7x7 f32",),
+    "elementwise": ("elementwise 28x28x64 add f32",),
+    "softmax": ("softmax 1x1x1000 f32",),
+}
+
+
+def share(layer, core, cycles: float) -> float:
+    """% of peak, or cycles a value."""
+    if layer.mult_adds:
+        return 100 * layer.mult_adds / core.macs_per_cycle(layer.dtype) / cycles
+    return cycles / math.prod(layer.output_shape)
+
+
+def predict(name: str, target, evaluate) -> list[float | None]:
+    """Of a layer on a target, with its default and with the decisions that ship; None where there are none."""
+    from tvm_mobilenet.tune_logs.log import TuneLogs, consulted
+
+    from tvm_mobilenet import schedules
+    from tvm_mobilenet.layer import Layer
+    from tvm_mobilenet.tuning.candidate import Candidate
+
+    layer = Layer.parse(name)
+    known = TuneLogs(consulted(None, target.core.name), target).find(layer)
+    records = schedules.space(layer, target.core).default, known and known.record.decisions
+    return [
+        share(layer, target.core, evaluate(Candidate(name, decisions)).cost) if decisions else None
+        for decisions in records
+    ]
+
+
+def table(schedule: str, kept: dict) -> str:
+    """The table of a schedule's docstring."""
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.layer import Layer
+
+    names = LAYERS[schedule]
+    digits, title = (0, PEAK) if Layer.parse(names[0]).mult_adds else (2, VALUE)
+
+    def cell(values: list[float | None]) -> str:
+        return " / ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
+
+    head = ["", *(targets.load(target).core.title.removeprefix("Arm ") for target in TARGETS)]
+    rows = [head, *([_short(name), *(cell(kept[target][name]) for target in TARGETS)] for name in names)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["    " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([title, "", *(line.rstrip() for line in lines)])
+
+
+def _short(name: str) -> str:
+    """A layer's name, of a fused block without what is equal in every part."""
+    return name.replace(" f32 relu6", "").removeprefix("chain ") if name.startswith("chain ") else name
+
+
+def with_table(source: str, new: str) -> str:
+    """A schedule's source with this table in place of the one that it has."""
+    start = next((source.index(title) for title in (PEAK, VALUE) if title in source), None)
+    if start is None:
+        end = source.index('"""', 3)
+        return source[:end] + "\n" + new + "\n" + source[end:]
+    return source[:start] + new + "\n" + source[source.index('"""', start) :]
+
+
+def main(arguments: list[str]) -> int:
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.tuning.runner import Evaluate
+
+    if arguments == ["write"]:
+        kept = json.loads(KEPT.read_text())
+        for schedule in LAYERS:
+            path = ROOT / "schedules" / f"{schedule}.py"
+            path.write_text(with_table(path.read_text(), table(schedule, kept)))
+        return 0
+    found: dict[str, dict] = {}
+    for name in TARGETS:
+        target = targets.load(name)
+        evaluate = Evaluate(target)
+        evaluate.prepare()
+        found[name] = {layer: predict(layer, target, evaluate) for layers in LAYERS.values() for layer in layers}
+    KEPT.write_text(json.dumps(found, indent=1) + "\n")
+    print("\n\n".join(table(schedule, found) for schedule in LAYERS))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""Which tile and block of panels an untuned convolution takes: the tile of a product of one row, weights that stay."""
+
+from __future__ import annotations
+
+from tvm_mobilenet.schedules.choices import SHARES, Decisions, divisors
+from tvm_mobilenet.schedules.defaults.pointwise import tiles
+from tvm_mobilenet.schedules.spaces import conv as space
+from tvm_mobilenet.schedules.window import written_out
+
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.layer import Layer
+
+
+def choose(layer: Layer, core) -> Decisions:
+    """The decisions of an untuned build."""
+    n, depth = layer.out_channels // layer.groups, layer.channels // layer.groups
+    _, tiles_n, (tile_w, tile_n) = tiles_of(layer, layer.out_width, core)
+    panels = max(1, n // tile_n)
+    blocks = space.blocks(layer, tiles_n)
+    outer = "n" if n * depth > layer.height * layer.width * 4 else "h"
+    # Rows pass over a block of weights again and again: each CPU's stays in its part of the L2, a quarter of its own
+    # beside rows and outputs. Where not even a panel does, all CPUs read the same weights at the same time.
+    panel = tile_n * depth * layer.kernel[0] * layer.kernel[1] * dtypes.of(layer.weight_dtype).bytes
+    most = (core.l2.bytes // max(4, core.sharers(core.l2)) // panel if outer == "n" else 0) or panels
+    fits = [b for b in divisors(panels) if b in blocks and b <= most]
+    enough = [b for b in fits if layer.out_height * layer.groups * (panels // b) >= SHARES * core.cpus]
+    block = max(enough, default=1)
+    return {"tile_w": tile_w, "tile_n": tile_n, "n_block": block, "outer": outer, "c_unroll": min(2, depth)}
+
+
+def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
+    """As ``pointwise.tiles``, of rows of ``width`` positions; no loop of pairs: their k is not contiguous."""
+    return tiles(width, layer.out_channels // layer.groups, 0, layer, core, looped=not written_out(layer))

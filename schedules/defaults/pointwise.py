@@ -1,0 +1,197 @@
+"""Which tile and blocks an untuned matrix product takes: those with the fewest estimated cycles of all CPUs together.
+
+``tile_cycles`` counts what a tile's loop issues, ``memory_cycles`` the lines that its blocks move, `imbalance` how long
+the slowest CPU takes over the mean.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tvm_mobilenet.schedules.choices import ALIKE, Decisions, divisors, imbalance
+from tvm_mobilenet.schedules.in_order import pointwise as inorder
+from tvm_mobilenet.schedules.registers import sum_lanes
+from tvm_mobilenet.schedules.spaces import pointwise as space
+from tvm_mobilenet.targets import memory
+
+from tvm_mobilenet.layer import Layer
+
+# Of no core: how fine the estimates are.
+NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory and even tasks
+FAR = 1.05  # and up to so many times where they save as much, on all CPUs
+
+
+class Blocks(NamedTuple):
+    """A tile and how many of them make a block, of rows and of panels; ``outer`` runs slowest."""
+
+    tile_m: int
+    tile_n: int
+    n_block: int
+    k_block: int
+    m_block: int
+    outer: str
+
+
+def choose(layer: Layer, core) -> Decisions:
+    """The decisions of an untuned build, but for how the loop is written."""
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    found = _Search(layer, core)
+    cost, chosen = found.cheapest(found.near())
+    tasks = (m // chosen.tile_m // chosen.m_block) * (n // chosen.tile_n // chosen.n_block)
+    if tasks < core.cpus and cost > core.limits.share_cycles * core.cpus:  # smaller tiles give all CPUs something to do
+        chosen = found.cheapest(found.cycles)[1]
+    return {**chosen._asdict(), "k_unroll": min(4, k) if k != 3 else 2}
+
+
+class _Search:
+    """All tiles of a layer that fit, and the blocks of them with the fewest cycles."""
+
+    def __init__(self, layer: Layer, core):
+        m, n, k = layer.height, layer.out_channels, layer.channels
+        self.layer, self.core = layer, core
+        heights, widths, self.best = tiles(m, n, k, layer, core)
+        fits = space.fitting(heights, widths, k, layer, core)
+        self.cycles = {t: tile_cycles(m, n, k, *t, layer, core) for t in fits}
+        self.slower = {t: cycles / self.cycles[self.best] for t, cycles in self.cycles.items()}
+        self._uneven = functools.cache(self._unevenness)
+
+    def near(self) -> list[tuple[int, int]]:
+        """Tiles that are about as fast as the best; with fewer than half of its accumulators, 8x4 or 1x32, an A72 takes
+        5 % more."""
+        half = self.best[0] * self.best[1] / 2
+        return [t for t in self.cycles if self.slower[t] <= FAR and t[0] * t[1] >= half]
+
+    def cheapest(self, tiles) -> tuple[float, Blocks | None]:
+        """How many cycles all CPUs take, summed up, with the choice for which they are the fewest."""
+        depth, best, chosen = self.layer.channels, (float("inf"), 0), None
+        for blocks in self._blocks_of(tiles):
+            tile = blocks[:2]
+            one = self.cycles[tile] * depth + memory_cycles(self.layer, self.core, blocks)
+            far = 1 if self.slower[tile] <= NEARLY else FAR
+            if chosen and one * ALIKE * far > best[0]:
+                continue  # however even it is
+            cost = one * self._uneven(tile, blocks.n_block, blocks.m_block, blocks.outer) * far, -blocks.m_block
+            if not chosen or cost < best:
+                best, chosen = cost, blocks
+        return best[0], chosen
+
+    def _blocks_of(self, tiles) -> Iterator[Blocks]:
+        m, n = self.layer.height, self.layer.out_channels
+        k_blocks = space.k_blocks(self.layer)
+        return (
+            Blocks(*tile, n_block, k_block, m_block, outer)
+            for tile in tiles
+            for n_block in divisors(max(1, n // tile[1]), high=64)
+            for m_block in divisors(max(1, m // tile[0]), high=space.MOST_TILES)
+            for k_block in k_blocks
+            if not space.too_short(self.layer, k_block, tile[1], self.core)
+            for outer in (("n", "m") if n > m else ("m", "n"))
+        )
+
+    def _unevenness(self, tile: tuple[int, int], n_block: int, m_block: int, outer: str) -> float:
+        shares = work(self.layer, self.core, Blocks(*tile, n_block, 0, m_block, outer))
+        return max(ALIKE, imbalance(shares, self.core.cpus))
+
+
+def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
+    """As ``tiles``, of rows of ``width`` positions; of pairs that are nearly as fast one that writes whole lines.
+
+    Two panels that share a line of the output both fetch it, where a row of output and its panels do not fit the L1.
+    """
+    m, n, k = width, layer.out_channels, layer.channels
+    tiles_m, tiles_n, best = tiles(m, n, k, layer, core)
+    cycles = {t: tile_cycles(m, n, k, *t, layer, core) for t in space.fitting(tiles_m, tiles_n, k, layer, core)}
+    whole = [t for t in cycles if t[1] * layer.bytes % core.l1d.line == 0 and cycles[t] <= NEARLY * cycles[best]]
+    return tiles_m, tiles_n, min(whole, key=cycles.get, default=best)
+
+
+def tiles(
+    m: int, n: int, k: int, layer: Layer, core, looped: bool = True
+) -> tuple[list[int], list[int], tuple[int, int]]:
+    """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles.
+
+    ``layer`` says of which dtype; ``looped``: k is a loop; else all of it is written out.
+    """
+    heights, widths = space.tiles(m, n, layer, core)
+    fits = space.fitting(heights, widths, k, layer, core, looped)
+    return heights, widths, min(fits, key=lambda t: tile_cycles(m, n, k, *t, layer, core, looped))
+
+
+def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, core, looped: bool = True) -> float:
+    """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles."""
+    scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
+    lanes = sum_lanes(layer, core)
+
+    def one(rows: int, columns: int) -> float:
+        vectors = -(-columns // lanes)
+        products = rows * vectors
+        if inorder.pairs(core, layer):
+            if inorder.fits(rows, columns, k, k):
+                return inorder.cycles(rows, columns)
+            return products + core.vector_bytes // core.vector_load_bytes * vectors + scalar * rows
+        chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators leave the pipe waiting
+        loads = rows + (vectors + 1) // 2
+        return max(products / core.fma_per_cycle, (products + loads + 1) / core.issue_width, products * chains) + 0.02
+
+    rows, tail_m = divmod(m, tile_m)
+    columns, tail_n = divmod(n, tile_n)
+    cycles = rows * columns * one(tile_m, tile_n)
+    cycles += columns * one(tail_m, tile_n) if tail_m else 0
+    cycles += rows * one(tile_m, tail_n) if tail_n else 0
+    return cycles + (one(tail_m, tail_n) if tail_m and tail_n else 0)
+
+
+def memory_cycles(layer: Layer, core, blocks: Blocks) -> float:
+    """What memory costs a nest with these blocks.
+
+    While a block of panels lies in the L1, the data comes from the L2 once for each of them, the panels once for each
+    block of rows; every block of k but the first reads the output and writes it again. What is read again after more
+    than the last cache holds comes from DRAM. Cycles are those of `targets.memory.Lines`, and a load and a store a
+    vector of partial sums.
+    """
+    tile_m, tile_n, n_block, k_block, m_block, outer = blocks
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    columns, passes = min(n, n_block * tile_n), -(-k // k_block)
+    l1, size, vector = core.l1d, layer.bytes, sum_lanes(layer, core)
+    panels, rows = columns * min(k, k_block) * size, tile_m * min(k, k_block) * size
+    # One way is left to what streams past the panels; where that is more, it takes some of them with it each time.
+    if panels > l1.bytes * (l1.ways - 1) // l1.ways and (n_block > 1 or k_block > space.K_BLOCKS[0]):
+        return float("inf")
+    evicted = min(1.0, max(0, panels + 2 * rows - l1.bytes) / panels)  # by a tile's rows and the next's
+    row_blocks, column_blocks = max(1, m // tile_m // m_block), -(-n // columns)
+    again = max(row_blocks, evicted * m / tile_m)
+    lines = (m * k * column_blocks + n * k * again + passes * m * n) * size / l1.line
+    # The inner loop passes over all of one operand, which the cores read at the same time, for each block of the other,
+    # of which each core has its own; a block that nothing passes over twice streams by, a block of k at a time.
+    axes = (m, min(m, m_block * tile_m), row_blocks), (n, columns, column_blocks)  # extent, block, blocks
+    (stepped, block, steps), (passed, inner, inner_steps) = axes if outer == "m" else axes[::-1]
+    own = block * (k + inner if inner_steps > 1 else min(k, k_block))
+    cache = core.l3 or core.l2
+    last = cache.bytes / size * (cache.ways - 1) / cache.ways  # outputs stream by in a way
+    own = own * core.sharers(cache)
+    slow = stepped * k * (1 if own <= last else inner_steps)
+    # Passes run in serpentine order, so that each finds in the cache what the one before read last, as much as fits.
+    held = passed * (k if outer == "m" else layer.input_row)
+    slow += passed * k * (1 + (steps - 1) * min(1.0, max(0.0, held + own - last) / held))
+    line, partial = memory.lines(core), core.limits.partial_sum_cycles
+    return lines * line.l2 + slow * size / l1.line * line.again + (passes - 1) * m * n / vector * partial
+
+
+def work(layer: Layer, core, blocks: Blocks) -> list[float]:
+    """``tile_cycles`` of each task, in the order in which tasks are numbered; the last block of an axis has its rest.
+
+    Tails count by what they take: on an in-order core four columns of weights cost more than a third of twelve.
+    """
+
+    def axis(extent: int, tile: int, block: int) -> list[int]:
+        blocks = [tile * block] * max(1, extent // tile // block)
+        return [*blocks[:-1], extent - sum(blocks[:-1])]
+
+    tile_m, tile_n = blocks.tile_m, blocks.tile_n
+    rows, columns = axis(layer.height, tile_m, blocks.m_block), axis(layer.out_channels, tile_n, blocks.n_block)
+    block = functools.cache(lambda r, c: tile_cycles(r, c, layer.channels, tile_m, tile_n, layer, core))
+    cycles = [[block(r, c) for r in rows] for c in columns]
+    cycles = cycles if blocks.outer == "n" else list(zip(*cycles, strict=True))
+    return [one for i, line in enumerate(cycles) for one in (line[::-1] if i % 2 else line)]

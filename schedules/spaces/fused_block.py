@@ -1,0 +1,97 @@
+"""What may be chosen of a fused block: the tile of each part, pieces of a row, and how its output is cut into tasks."""
+
+from __future__ import annotations
+
+from tvm_mobilenet.schedules.choices import Decisions, line_channels
+from tvm_mobilenet.schedules.in_order import strips
+from tvm_mobilenet.schedules.registers import depthwise_registers, registers, sum_lanes
+from tvm_mobilenet.schedules.row_tiles import BANDS, blocks_of, columns_of, stages, strips_of, tasks
+from tvm_mobilenet.schedules.spaces import depthwise, pointwise
+
+from tvm_mobilenet.layer import Layer
+
+# Of no core: where candidates begin and end. What a core has no registers for is refused.
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 14, 28)  # of depthwise tiles
+
+
+def cut(layer: Layer, core) -> tuple[int, int]:
+    """Strips and bands of an untuned build; as many strips as CPUs where no cut fits the L2."""
+    return tasks(layer, core) or (min(core.cpus, stages(layer)[-1].out_height), 1)
+
+
+def row_widths(layer: Layer, bands: int) -> list[int]:
+    """How many columns of a row each part computes of the widest band."""
+    return [max(map(len, columns)) for columns in zip(*columns_of(layer, bands), strict=True)]
+
+
+def choices(layer: Layer, core) -> dict[str, tuple]:
+    """The candidates of each choice; a part's begin with its number."""
+    strips, bands = cut(layer, core)
+    found: dict[str, tuple] = {}
+    for i, (part, width) in enumerate(zip(layer.parts, row_widths(layer, bands), strict=True)):
+        found |= {f"{i}.{name}": those for name, those in _part(part, width, core).items()}
+    last = stages(layer)[-1]
+    several = {s for s in strips_of(core.cpus) if s <= last.out_height} | {strips}
+    return {**found, "strips": tuple(sorted(several)), "bands": tuple(b for b in BANDS if b <= last.out_width)}
+
+
+def _part(part: Layer, width: int, core) -> dict[str, tuple]:
+    if part.declared.pixels:
+        tiles_m, tiles_n = pointwise.tiles(width_of_block(part, width, core), part.out_channels, part, core)
+        return {**loops(part, core), "m_block": blocks_of(width), "tile_m": tuple(tiles_m), "tile_n": tuple(tiles_n)}
+    if part.declared.streams == "anywhere":
+        return {"tile_w": tuple(tile_widths(width)), "lanes": lanes(part, width, core), **loops(part, core)}
+    tiles_m, tiles_n = pointwise.tiles(width, part.out_channels // part.groups, part, core)
+    return {"tile_m": tuple(tiles_m), "tile_n": tuple(tiles_n)}
+
+
+def width_of_block(part: Layer, width: int, core) -> int:
+    """Positions of a row that a pointwise part takes at a time by default: as many as fill half an L1."""
+    blocks = blocks_of(width)
+    half = [b for b in blocks if b * part.channels * part.bytes <= core.l1d.bytes // 2]
+    return max(half, default=blocks[0])
+
+
+def tile_widths(width: int) -> list[int]:
+    """Positions that a depthwise part's tile may have."""
+    return [t for t in WIDTHS if t <= width] or [1]
+
+
+def lanes(part: Layer, width: int, core) -> tuple[int, ...]:
+    """Channels that a depthwise part's tile may take at a time."""
+    vector, line = sum_lanes(part, core), line_channels(part, core)
+    if strips.possible(part, core):
+        return vector, 2 * vector
+    return tuple(sorted({vector, 2 * vector, *[line] * whole_lines(part, width, core)}))
+
+
+def whole_lines(part: Layer, width: int, core) -> bool:
+    """Whether a depthwise part may take tiles of four positions and whole lines of channels."""
+    vector, line, four = sum_lanes(part, core), line_channels(part, core), min(4, width)
+    fits = depthwise_registers(1, four, line, vector) <= core.vector_registers
+    return fits and part.channels >= line > vector and four in tile_widths(width)
+
+
+def loops(part: Layer, core) -> dict[str, tuple]:
+    """Who writes the loop of a pointwise or depthwise part, where that is a choice."""
+    own = pointwise if part.declared.pixels else depthwise
+    return {name: choice.candidates for name, choice in own.loop_choice(part, core).items()}
+
+
+def refuse(layer: Layer, d: Decisions, core) -> str:
+    """Why these decisions are none, or the empty string."""
+    if d["strips"] * d["bands"] < min(core.cpus, stages(layer)[-1].out_height):
+        return f"{d['strips']} strips x {d['bands']} bands leave cores without a task"
+    vector = sum_lanes(layer, core)
+    for i in range(len(layer.parts)):
+        if f"{i}.tile_w" not in d:
+            need = registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"], vector)
+        elif d.get(f"{i}.loop") == "paired":
+            if d[f"{i}.lanes"] != vector:
+                return f"the paired loop of part {i} takes one vector of channels at a time"
+            continue
+        else:
+            need = depthwise_registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], vector)
+        if need > core.vector_registers:
+            return f"the tile of part {i} needs {need} registers"
+    return ""

@@ -1,0 +1,87 @@
+"""What may be chosen of a matrix product: tiles that fit the registers, blocks of them, blocks of k, and who writes its
+loop."""
+
+from __future__ import annotations
+
+from tvm_mobilenet.schedules.choices import Choice, Decisions, divisors
+from tvm_mobilenet.schedules.in_order import pointwise as inorder
+from tvm_mobilenet.schedules.registers import compiled_registers, registers, sum_lanes
+
+from tvm_mobilenet.layer import Layer
+
+# Of no core: where candidates begin and end. What a core has no registers for is refused.
+VECTORS = (1, 2, 3, 4, 6, 8)  # of a tile's row
+HEIGHTS, HEIGHTS_IN_ORDER = range(1, 9), range(1, 13)  # rows of a tile; the dual-issue loop gains by more
+K_BLOCKS = (64, 128, 256, 512)
+MOST_TILES = 512  # of a block
+UNROLL = (1, 2, 4, 8)
+
+
+def tiles(m: int, n: int, layer: Layer, core) -> tuple[list[int], list[int]]:
+    """Heights and widths that a tile of an m x n product may have; ``layer`` says of which dtype."""
+    vector = sum_lanes(layer, core)
+    widths = [t * vector for t in VECTORS if t * vector <= n] or [n]
+    heights = HEIGHTS_IN_ORDER if inorder.pairs(core, layer) else HEIGHTS
+    return [t for t in heights if t <= m], widths
+
+
+def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) -> list[tuple[int, int]]:
+    """The tiles of these heights and widths that LLVM, or a loop of our own, keeps in registers."""
+
+    def most(a: int, b: int) -> int:
+        own = inorder.pairs(core, layer) and inorder.fits(a, b, k, k)
+        return core.vector_registers if own else compiled_registers(core, looped)
+
+    return [(a, b) for a in heights for b in widths if registers(a, b, sum_lanes(layer, core)) <= most(a, b)]
+
+
+def k_blocks(layer: Layer) -> list[int]:
+    """How much of k a block may have: partial sums between them are kept in an output that is channels-last."""
+    lower = K_BLOCKS if layer.output_layout == "NHWC" else ()
+    return sorted({b for b in lower if b < layer.channels} | {layer.channels})
+
+
+def choices(layer: Layer, core) -> dict[str, tuple]:
+    """The candidates of each choice but those of how the loop is written."""
+    tiles_m, tiles_n = tiles(layer.height, layer.out_channels, layer, core)
+    return {
+        "tile_m": tuple(tiles_m),
+        "tile_n": tuple(tiles_n),
+        "k_block": tuple(k_blocks(layer)),
+        "n_block": _blocks(layer.out_channels, tiles_n),
+        "m_block": _blocks(layer.height, tiles_m),
+        "outer": ("n", "m"),
+        "k_unroll": tuple(u for u in UNROLL if u <= layer.channels),
+    }
+
+
+def loop_choice(layer: Layer, core) -> dict[str, Choice]:
+    """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``."""
+    return {"loop": Choice(inorder.LOOPS, "paired")} if inorder.pairs(core, layer) else {}
+
+
+def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:
+    """How many tiles may make a block: the divisors of the number of tiles, whatever the tile's size."""
+    return tuple(sorted({d for t in tiles for d in divisors(max(1, extent // t)) if d <= MOST_TILES}))
+
+
+def refuse(layer: Layer, d: Decisions, core) -> str:
+    """Why these decisions are none, or the empty string."""
+    m, n, k = layer.height, layer.out_channels, layer.channels
+    if (need := registers(d["tile_m"], d["tile_n"], sum_lanes(layer, core))) > core.vector_registers:
+        return f"a {d['tile_m']}x{d['tile_n']} tile needs {need} registers"
+    if (n // d["tile_n"]) % d["n_block"]:
+        return f"n_block = {d['n_block']} does not divide {n // d['tile_n']} panels"
+    if (m // d["tile_m"]) % d["m_block"]:
+        return f"m_block = {d['m_block']} does not divide {m // d['tile_m']} tiles"
+    if too_short(layer, d["k_block"], d["tile_n"], core):
+        return f"blocks of {d['k_block']} of k move more partial sums of wide tiles than they spare in the L1"
+    if d["k_block"] < k and layer.output_layout == "NCHW":
+        return "partial sums are kept in an output that is channels-last"
+    return ""
+
+
+def too_short(layer: Layer, k_block: int, tile_n: int, core) -> bool:
+    """Whether a wide tile's partial sums, between blocks of k, cost more than short blocks spare in the L1."""
+    wide = tile_n >= core.limits.partial_sum_vectors * sum_lanes(layer, core)
+    return not core.in_order and k_block < min(layer.channels, core.limits.partial_sum_depth) and wide
