@@ -235,12 +235,12 @@ def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
     base = {} if options.is_file else {c.name: c for c in cost.model_costs(options.model, num_classes=options.classes)}
     blocks = []
     for call in calls:
-        if call.layer.kind != "pointwise":
+        if not call.layer.declared.with_rows:
             continue
         before = written.get(call.inputs[0])
-        while before is not None and before.layer.kind == "elementwise":
+        while before is not None and before.layer.declared.identity:
             before = written.get(before.inputs[0])
-        if before is None or before.layer.kind != "depthwise":
+        if before is None or before.layer.declared.groups != "channels":
             continue
         whole = before.layer.replace(kind="conv", groups=1, out_channels=call.layer.out_channels)
         kernel = math.sqrt(math.prod(before.layer.kernel))

@@ -144,7 +144,11 @@ def standard_convolutions(options: ModelOptions, layer: str | None = None) -> li
     from tvm_mobilenet.compiler.network import load_network
 
     calls = load_network(options).layers
-    found = [c for c in calls if c.layer.kind == "conv" and c.layer.groups == 1 and math.prod(c.layer.kernel) > 1]
+    found = [
+        c
+        for c in calls
+        if c.layer.declared.streams == "first" and c.layer.groups == 1 and math.prod(c.layer.kernel) > 1
+    ]
     chosen = [c for c in found if layer in (None, c.source)]
     if not chosen:
         what = f"no standard convolution {layer!r}" if layer else "no standard convolution"

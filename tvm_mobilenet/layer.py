@@ -24,23 +24,15 @@ leaves the cache; its name is those of its parts::
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 
 from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet.kinds import names
+from tvm_mobilenet.kinds.generic import Body
+from tvm_mobilenet.kinds.names import ACTIVATIONS
 
-ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
-_NUMBERS = {
-    "m": "height",
-    "n": "out_channels",
-    "k": "channels",
-    "b": "batch",
-    "g": "groups",
-    "in": "input_pitch",
-    "out": "output_pitch",
-}
 
 
 class ImpossibleLayerError(ValueError):
@@ -80,6 +72,8 @@ class Layer:
         Of the data and all that follows from it, one of ``dtypes.OF_DATA``.
     parts : tuple of Layer
         Of a ``chain``, made by `Layer.chain`; its other fields are those of its ends.
+    body : kinds.generic.Body
+        Of a ``generic`` layer: its loop nest and the shapes of its operands.
     """
 
     kind: str
@@ -102,6 +96,7 @@ class Layer:
     output_pitch: int = 0
     dtype: str = "float32"
     parts: tuple[Layer, ...] = ()
+    body: Body | None = None
 
     def __post_init__(self):
         def refuse(field: str):
@@ -121,7 +116,7 @@ class Layer:
             if getattr(self, field) not in allowed:
                 refuse(field)
         kind = kinds.of(self.kind)
-        if self.op not in kind.ops:
+        if kind.ops is not None and self.op not in kind.ops:
             refuse("op")
         for field in ("height", "width", "channels", "out_channels", "batch", "groups"):
             if getattr(self, field) < 1:
@@ -138,6 +133,8 @@ class Layer:
             refuse("kernel")
         if bool(self.parts) != kind.has_parts:
             refuse("parts")
+        if (self.body is not None) != kind.has_body:
+            refuse("body")
         if self.input_pitch and (self.input_pitch <= self.channels or self.input_layout == "NCHW"):
             refuse("input_pitch")
         if self.output_pitch and (self.output_pitch <= self.out_channels or self.output_layout == "NCHW"):
@@ -183,11 +180,15 @@ class Layer:
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """The data's shape in ``input_layout``."""
+        if self.body is not None:
+            return self.body.operands[0]
         return _in_layout((self.batch, self.height, self.width, self.channels), self.input_layout)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
         """The output's shape in ``output_layout``."""
+        if self.body is not None:
+            return self.body.output
         if self.parts:
             return self.parts[-1].output_shape
         return _in_layout((self.batch, self.out_height, self.out_width, self.out_channels), self.output_layout)
@@ -245,7 +246,7 @@ class Layer:
             return self.output_shape
         if self.op == "scale":
             return (self.batch, 1, 1, self.channels)
-        return self.input_shape if self.kind == "elementwise" and self.op != "none" else None
+        return self.input_shape if self.declared.identity and not self.copies else None
 
     @property
     def input_buffer(self) -> tuple[int, int, int, int]:
@@ -265,6 +266,18 @@ class Layer:
         return self.second_shape if self.op == "scale" else self.second_shape and self.input_buffer
 
     @property
+    def operand_buffers(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes that its data and its other operands, constants left out, take in memory."""
+        if self.body is not None:
+            return self.body.operands
+        return (self.input_buffer, self.second_buffer) if self.second_buffer else (self.input_buffer,)
+
+    @property
+    def copies(self) -> bool:
+        """Whether it only moves its data, through its activation."""
+        return bool(self.declared.identity) and self.op == self.declared.identity
+
+    @property
     def weight_shape(self) -> tuple | None:
         """``(out, in / groups, kernel height, kernel width)`` as PyTorch has it; ``(n, k)`` for pointwise and dense; of
         a chain, the shapes of its parts."""
@@ -278,6 +291,8 @@ class Layer:
         """Shape and dtype of each constant by its name; of a chain, names begin with the part's number: ``0.bias``."""
         if self.parts:
             return {f"{i}.{name}": what for i, p in enumerate(self.parts) for name, what in p.constants.items()}
+        if self.body is not None:
+            return {f"constant{i}": (shape, self.dtype) for i, shape in enumerate(self.body.constants)}
         if self.weight_shape is None:
             return {}
         return {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
@@ -298,80 +313,15 @@ class Layer:
     def name(self) -> str:
         if self.parts:
             return "chain " + " > ".join(part.name for part in self.parts)
-        kind = kinds.of(self.kind)
-        if kind.pixels:
-            tokens = [self.kind, f"m{self.height}", f"n{self.out_channels}", f"k{self.channels}"]
-        else:
-            tokens = [self.kind, f"{self.height}x{self.width}x{self.channels}"]
-            if not kind.keeps_channels:
-                tokens.append(f"n{self.out_channels}")
-            if self.op:
-                tokens.append(self.op)
-            if kind.windowed:
-                tokens.append(f"{self.kernel[0]}x{self.kernel[1]}")
-            if self.stride != (1, 1):
-                tokens.append("s" + _pair(self.stride))
-            if any(self.padding):
-                tokens.append("p" + ",".join(map(str, self.padding)))
-            if self.dilation != (1, 1):
-                tokens.append("d" + _pair(self.dilation))
-            if kind.groups == "any" and self.groups != 1:
-                tokens.append(f"g{self.groups}")
-        if self.batch != 1:
-            tokens.append(f"b{self.batch}")
-        if self.input_layout == "NCHW":
-            tokens.append("nchw")
-        if self.output_layout == "NCHW":
-            tokens.append("to_nchw")
-        if self.input_pitch:
-            tokens.append(f"in{self.input_pitch}")
-        if self.output_pitch:
-            tokens.append(f"out{self.output_pitch}")
-        tokens.append(dtypes.of(self.dtype).token)
-        if self.residual == "before":
-            tokens.append("add")
-        if self.activation != "none":
-            tokens.append(self.activation)
-        if self.residual == "after":
-            tokens.append("add_after")
-        return " ".join(tokens)
+        return names.name_of(self)
 
     @classmethod
     def parse(cls, name: str) -> Layer:
         """The layer of a name; a ValueError names the token that is not understood."""
         if name.startswith("chain "):
             return cls.chain(tuple(cls.parse(part) for part in name.removeprefix("chain ").split(" > ")))
-        kind, *tokens = name.split()
-        f: dict = {"kind": kind}
-        declared = kinds.of(kind) if kinds.known(kind) else None
-        for i, token in enumerate(tokens):
-            if m := re.fullmatch(r"(\d+)x(\d+)x(\d+)", token):
-                f.update(height=int(m[1]), width=int(m[2]), channels=int(m[3]))
-            elif m := re.fullmatch(r"(\d+)x(\d+)", token):
-                f["kernel"] = (int(m[1]), int(m[2]))
-            elif m := re.fullmatch(r"([mnkbg]|in|out)(\d+)", token):
-                f[_NUMBERS[m[1]]] = int(m[2])
-            elif m := re.fullmatch(r"p(\d+),(\d+),(\d+),(\d+)", token):
-                f["padding"] = tuple(map(int, m.groups()))
-            elif m := re.fullmatch(r"([sd])(\d+)(?:,(\d+))?", token):
-                f[{"s": "stride", "d": "dilation"}[m[1]]] = (int(m[2]), int(m[3] or m[2]))
-            elif token in dtypes.BY_TOKEN:
-                f["dtype"] = dtypes.BY_TOKEN[token].name
-            elif "dtype" not in f and declared and token in declared.ops:
-                f["op"] = token
-            elif token in ("nchw", "to_nchw"):
-                f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
-            elif token in ("add", "add_after"):
-                f["residual"] = "before" if token == "add" else "after"
-            elif token in ACTIVATIONS:
-                f["activation"] = token
-            else:
-                raise ValueError(f"layer name {name!r}: token {i + 2}, {token!r}, is not understood")
-        if declared and declared.groups == "channels":
-            f["groups"] = f.get("channels")
-        f.setdefault("out_channels", f.get("channels"))
         try:
-            return cls(**f)
+            return cls(**names.fields_of(name))
         except TypeError as e:
             raise ValueError(f"layer name {name!r} is incomplete: {e}") from None
 
@@ -384,10 +334,6 @@ class Layer:
             return self.replace(input_pitch=data, output_pitch=output)
         first, *between, last = self.parts
         return Layer.chain((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
-
-
-def _pair(p: tuple[int, int]) -> str:
-    return str(p[0]) if p[0] == p[1] else f"{p[0]},{p[1]}"
 
 
 def _in_layout(nhwc: tuple[int, int, int, int], layout: str) -> tuple[int, int, int, int]:

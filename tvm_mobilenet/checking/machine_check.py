@@ -273,7 +273,7 @@ def calls_of(network, module) -> list:
         if same := same and [call.layer for call in taken] == list(dense.parts or [dense]):
             call = join(taken) if dense.parts else taken[0]
             same = (call.inputs, call.output) == (step.reads, step.writes)
-            calls.append(call.replace(layer=layer))
+            calls.append(call if layer.body else call.replace(layer=layer))  # a nest is in the model, not in a name
     if not same:
         raise TvmMobilenetError(
             f"{module.folder} was built from another network than {network.options.title}",
@@ -287,8 +287,8 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     from tvm_mobilenet import schedules
 
     *operands, output = step.operands
-    second = runner.read(operands[-1]) if len(call.inputs) > 1 else None
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, runner.read(operands[0]), call.weight, call.bias, second)
+    data, *others = (runner.read(t) for t in operands if t.space != "parameters")
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, data, **reference.operands_of(call, others))
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
     packed = schedules.pack(call.layer, decisions, call.constants)
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
@@ -306,7 +306,7 @@ def _difference(found: np.ndarray, due: tolerance.Expected) -> float:
 
 def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     """A layer whose outputs showed nothing, run by itself on operands to which they answer."""
-    operands = tolerance.revealing(call.layer, call.weight, call.bias)
+    operands = None if call.layer.body else tolerance.revealing(call.layer, call.weight, call.bias)
     if operands is None:
         return checked
     *given, output = step.operands

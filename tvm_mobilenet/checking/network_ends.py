@@ -63,7 +63,7 @@ class Ends:
             call = self._calls[self._makers[value]]
             tail.insert(0, self._makers[value])
             layer = call.layer
-            if not (layer.kind == "softmax" or (layer.kind == "elementwise" and layer.op == "none")):
+            if not (layer.declared.function == "softmax" or layer.copies):
                 break
             if layer.activation != "none":
                 break
@@ -73,9 +73,7 @@ class Ends:
     def watch(self, number: int, step, runner) -> None:
         """Keep what a call got, if it is one of the last."""
         if any(number in tail for tail in self._tails):
-            *operands, _ = step.operands
-            second = runner.read(operands[-1]) if len(self._calls[number].inputs) > 1 else None
-            self._kept[number] = runner.read(operands[0]), second
+            self._kept[number] = tuple(runner.read(t) for t in step.operands[:-1] if t.space != "parameters")
 
     def take(self) -> list[End | None]:
         """The end of each output in the run that was watched; None for an output that no layer makes."""
@@ -87,17 +85,18 @@ class Ends:
         if not tail:
             return None
         first = self._calls[tail[0]]
-        data, second = self._kept[tail[0]]
-        z = tolerance.sum_of(first.layer, data, first.weight, first.bias, second)
+        data, *others = self._kept[tail[0]]
+        operands = reference.operands_of(first, others)
+        z = tolerance.sum_of(first.layer, data, **operands)
         last = first.layer.parts[-1] if first.layer.parts else first.layer
         function = "none" if last.residual == "after" else reference.final_function(first.layer)
         values = z.values
         if last.residual == "after":
-            values = reference.reference(first.layer, data, first.weight, first.bias, second)
+            values = reference.reference(first.layer, data, **operands)
         layout, axis = first.layer.output_layout, -1
         for number in tail[1:]:
             layer = self._calls[number].layer
-            if layer.kind == "softmax":
+            if layer.declared.function == "softmax":
                 function, values = "softmax", self._kept[number][0][..., : layer.channels].astype(np.float64)
             else:
                 values = reference.reference(layer, values.reshape(layer.input_shape))

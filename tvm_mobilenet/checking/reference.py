@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,6 +25,7 @@ def reference(
     bias: np.ndarray | None = None,
     second: np.ndarray | None = None,
     activated: bool = True,
+    constants: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """The layer's output in float64.
 
@@ -36,12 +38,17 @@ def reference(
         for ``scale``; or as it lies in memory
     activated : bool
         False: the value before the activation, a softmax's input, without a residual that is added after it.
+    constants : sequence of ndarray, optional
+        Of a generic layer, whose ``second`` is a tuple where it has more than two operands.
 
     Returns
     -------
     ndarray
         ``layer.output_shape`` float64
     """
+    if layer.body is not None:
+        others = second if isinstance(second, tuple) else () if second is None else (second,)
+        return layer.body.reference(data, *others, *(constants or ()))
     data = data[..., : layer.input_shape[-1]]
     if second is not None:
         second = second[..., : layer.second_shape[-1]]
@@ -89,7 +96,7 @@ _FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
 def final_function(layer: Layer) -> str:
     """What a layer, of a chain its last part, applies to its sum: an activation, ``softmax`` or ``none``."""
     last = layer.parts[-1] if layer.parts else layer
-    return kinds.of(last.kind).function or last.activation
+    return last.declared.function or last.activation
 
 
 def apply(function: str, values: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -153,10 +160,18 @@ def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
     for call in network.layers:
         layer = call.layer
-        second = values[call.inputs[1]].reshape(layer.second_shape) if len(call.inputs) > 1 else None
-        data = values[call.inputs[0]].reshape(layer.input_shape)
-        values[call.output] = reference(layer, data, call.weight, call.bias, second)
+        shapes = layer.body.operands if layer.body else (layer.input_shape, layer.second_shape)
+        data, *others = (values[value].reshape(shape) for value, shape in zip(call.inputs, shapes, strict=False))
+        values[call.output] = reference(layer, data, **operands_of(call, others))
     return [values[port.value].reshape(port.shape) for port in ports.outputs]
+
+
+def operands_of(call, others) -> dict:
+    """What a call's layer is computed from besides its data, as `reference` and its kin take it."""
+    second = (tuple(others) if call.layer.body else others[0]) if others else None
+    if call.layer.body:
+        return {"second": second, "constants": tuple(call.constants.values())}
+    return {"weight": call.weight, "bias": call.bias, "second": second}
 
 
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:

@@ -57,8 +57,15 @@ class Sum:
         return (4 + math.sqrt(self.terms)) * dtypes.of(self.dtype).rounding * (np.abs(self.values) + self.bias)
 
 
-def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
-    """What a layer, of a chain its last part, sums for these operands (``checking.reference.reference``)."""
+def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=None) -> Sum:
+    """What a layer, of a chain its last part, sums for these operands (``checking.reference.reference``).
+
+    Of a generic layer nothing is known but its output, which stands for the sum.
+    """
+    if layer.body is not None:
+        values = definition.reference(layer, data, second=second, constants=constants)
+        size = np.sqrt(np.mean(values**2, keepdims=True))
+        return Sum(values, size, size, 1, 0.0, layer.accumulator_dtype)
     if layer.parts:
         data = data[..., : layer.input_shape[-1]]
         layer, data, weight, bias = definition.last_part(layer, data, weight, bias)
@@ -81,6 +88,8 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None) -> Sum:
 
 def channel_axis(layer: Layer) -> int:
     """The axis of a layer's output that is its channels."""
+    if layer.body is not None:
+        return -1
     return 3 if layer.output_layout == "NHWC" else 1
 
 
@@ -148,9 +157,9 @@ class Expected:
     answers: float
 
 
-def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, second=None) -> Expected:
+def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, second=None, constants=None) -> Expected:
     """The output of a layer and what is allowed; ``tolerance``: of the scale of its sums."""
-    z = sum_of(layer, data, weight, bias, second)
+    z = sum_of(layer, data, weight, bias, second, constants)
     function, axis = definition.final_function(layer), channel_axis(layer)
     last = layer.parts[-1] if layer.parts else layer
     rounding = dtypes.of(last.output_dtype).rounding

@@ -67,7 +67,7 @@ def _layer_cycles(layer: Layer, core) -> float:
     """Cycles that lines take to move in a layer by itself, and for its output."""
     lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
     row = layer.out_channels * dtypes.of(layer.output_dtype).bytes
-    panels = -(-row // core.limits.panel_bytes) if layer.declared.pixels and layer.declared.streams == "anywhere" else 0
+    panels = -(-row // core.limits.panel_bytes) if layer.declared.with_rows else 0
     return _output_cycles(layer, core) + lines * panels * memory.lines(core).l2
 
 

@@ -58,9 +58,8 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict]) -> tvm.IRMo
             for call in graph.calls:
                 layer = call.layer
                 packed = schedules.pack(layer, decisions[layer], call.constants)
-                operands = [view(call.inputs[0], layer.input_buffer), *map(relax.const, packed)]
-                if len(call.inputs) > 1:
-                    operands.append(view(call.inputs[1], layer.second_buffer))
+                data, *others = map(view, call.inputs, layer.operand_buffers)
+                operands = [data, *map(relax.const, packed), *others]
                 out = relax.TensorType(layer.output_buffer, layer.output_dtype)
                 values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
             outputs = [view(p.value, p.shape) for p in interface.outputs]

@@ -86,11 +86,11 @@ class Network:
         call = made.get(self.interface.outputs[0].value)
         while call is not None:
             layer = call.layer
-            if layer.kind == "softmax":
+            if layer.declared.function == "softmax":
                 return "softmax" if self.classes > 1 else "value"
             if layer.activation == "sigmoid":
                 return "sigmoid"
-            if (layer.kind, layer.op, layer.activation) != ("elementwise", "none", "none"):
+            if not layer.copies or layer.activation != "none":
                 break
             call = made.get(call.inputs[0])
         return "logits" if self.classes > 1 else "value"

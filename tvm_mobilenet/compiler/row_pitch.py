@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 
@@ -38,7 +38,9 @@ def run(graph: LayerGraph, core) -> LayerGraph:
         data, *second = call.inputs
         if data in spaced and not _can_read(call.layer, by_output[data].layer):
             spaced.discard(data)
-        if second and call.layer.op == "scale":
+        if not call.layer.declared.pitched:
+            spaced.difference_update(call.inputs)
+        elif second and call.layer.op == "scale":
             spaced.discard(second[0])
         elif second:
             alike.append((second[0], data if call.layer.residual == "none" else call.output))
@@ -61,11 +63,12 @@ def run(graph: LayerGraph, core) -> LayerGraph:
 
 def _can_write(layer: Layer, line: int) -> bool:
     """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
+    if not layer.declared.pitched or layer.output_layout != "NHWC":
+        return False
     _, height, width, channels = layer.output_shape
-    spaced = pitch_of(channels, line, layer.output_dtype) > 0
-    return kinds.of(layer.kind).pitched and layer.output_layout == "NHWC" and height * width > 1 and spaced
+    return height * width > 1 and pitch_of(channels, line, layer.output_dtype) > 0
 
 
 def _can_read(layer: Layer, writer: Layer) -> bool:
     """Whether a layer reads another's output position by position."""
-    return kinds.of(layer.kind).pitched and layer.input_layout == "NHWC" and layer.channels == writer.out_channels
+    return layer.declared.pitched and layer.input_layout == "NHWC" and layer.channels == writer.out_channels

@@ -25,8 +25,12 @@ class Kind:
         The same in tables that are too narrow.
     schedule : str
         The module of ``schedules`` that computes it.
-    ops : tuple of str
-        What ``Layer.op`` may be.
+    ops : tuple of str or None
+        What ``Layer.op`` may be; None: any word.
+    identity : str
+        The op under which it only copies its data, through the activation.
+    with_rows : str
+        Of ``pixels``: the kind that computes the same and knows rows and columns.
     groups : str
         What ``Layer.groups`` is: ``one``, ``channels`` or ``any``.
     keeps_channels : bool
@@ -37,6 +41,10 @@ class Kind:
         A matrix product, which knows a number of pixels, ``m``, and no rows and columns.
     has_parts : bool
         Several layers in one kernel, named by its parts.
+    has_body : bool
+        Each layer carries a loop nest of its own and any number of operands, ``Layer.body`` (`kinds.generic`).
+    epilogue : bool
+        It can apply an activation.
     writes_nchw : bool
         It can write its output as NCHW, as the network's own outputs may be.
     pitched : bool
@@ -57,12 +65,16 @@ class Kind:
     name: str
     short: str = ""
     schedule: str
-    ops: tuple[str, ...] = ("",)
+    ops: tuple[str, ...] | None = ("",)
+    identity: str = ""
+    with_rows: str = ""
     groups: str = "one"
     keeps_channels: bool = True
     windowed: bool = False
     pixels: bool = False
     has_parts: bool = False
+    has_body: bool = False
+    epilogue: bool = True
     writes_nchw: bool = False
     pitched: bool = False
     streams: str = "no"

@@ -23,6 +23,7 @@ register(
         short="ew",
         schedule="elementwise",
         ops=("none", *_OPERATORS),
+        identity="none",
         writes_nchw=True,
         pitched=True,
         reference=_reference,

@@ -21,5 +21,5 @@ _PRODUCT = {
     "reference": convolved,
 }
 
-register(Kind(name="pointwise", short="pw", pitched=True, streams="anywhere", **_PRODUCT))
+register(Kind(name="pointwise", short="pw", with_rows="conv", pitched=True, streams="anywhere", **_PRODUCT))
 register(Kind(name="dense", **_PRODUCT))

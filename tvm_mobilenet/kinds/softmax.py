@@ -9,6 +9,7 @@ register(
         name="softmax",
         schedule="softmax",
         function="softmax",
+        epilogue=False,
         reference=lambda layer, x, weight, bias, second: x,
     )
 )

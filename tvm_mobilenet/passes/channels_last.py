@@ -3,8 +3,9 @@
 Each operator becomes one layer: its tensors are laid out ``(N, H, W, C)``, and permutes, flattens and squeezes are
 only bookkeeping (`axes`). The network's own input is read as it came by the convolution that reads it; an output that
 must be NCHW is written so by a last copying layer, which `fuse_epilogue` then takes into the layer before it. Batch
-norm and bias are depthwise 1x1 layers here; `fold_batch_norm` removes them. What has no layer is collected and
-reported at once.
+norm and bias are depthwise 1x1 layers here; `fold_batch_norm` removes them. An operator
+that no kind knows becomes a generic layer, if TVM has a loop nest for it (`generic`). What has no layer is collected
+and reported at once.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from tvm import relax
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
+from tvm_mobilenet.passes.generic import NotGeneric, layer_of, piece, transposed
 from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
+
+GENERIC_TOO = ("add", "subtract", "multiply", "matmul", "nn.softmax")  # of tensors that lie as no kind has them
 
 
 class Unsupported(Exception):
@@ -36,6 +40,8 @@ class ChannelsLast:
         self.calls: list[LayerCall] = []
         self.tensors: dict[relax.Var, Tensor] = {}
         self.tuples: dict[relax.Var, list[relax.Expr]] = {}
+        self.splits: dict[relax.Var, relax.Call] = {}
+        self.copies: dict[tuple, Tensor] = {}  # in logical order, of tensors that are not
         self.dtypes: dict[str, str] = {}  # of values
         self.problems: list[str] = []
         self.where = ""
@@ -82,24 +88,44 @@ class ChannelsLast:
 
     def _operator(self, var: relax.Var, value: relax.Expr) -> Tensor:
         name = op_name(value)
-        if isinstance(value, relax.TupleGetItem):  # only of operators that are reported already
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.splits:
+            value = piece(self.splits[value.tuple_value], value.index)
+            name = op_name(value)
+        elif isinstance(value, relax.TupleGetItem):  # of an operator that is reported already
             shape = static_shape(var)
             return fresh("?", _four(shape), shape)
+        if name == "split":
+            self.splits[var] = value
+            return fresh("?", (1, 1, 1, 1), (1,))
         if name in ("call_dps_packed", "call_tir"):
             name = getattr(value.args[0], "global_symbol", None) or value.args[0].name_hint
         try:
             if isinstance(value.op, tvm.ir.GlobalVar) and "activation" in (self.mod[value.op].attrs or {}):
                 return self._activation(value)
-            method = getattr(self, "_" + name.replace(".", "_"), None)
-            if method is None:
-                raise Unsupported("no layer computes it")
-            return method(value)
-        except (Unsupported, ImpossibleLayerError) as e:
+            return self._by_kind(name, value)
+        except (Unsupported, ImpossibleLayerError, NotGeneric) as e:
             args = [f for a in value.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
             shapes = ", ".join(str(list(static_shape(a))) for a in args if isinstance(a.ty, relax.TensorType))
             self.problems.append(f"{name} at {self.where}, {shapes or 'no tensors'}: {e}")
             shape = static_shape(var) if isinstance(var.ty, relax.TensorType) else (1,)
             return fresh("?", _four(shape), shape)
+
+    def _by_kind(self, name: str, call: relax.Call) -> Tensor:
+        """By the kind that knows the operator; else, and where it lies as no kind has it, as a generic layer."""
+        method = getattr(self, "_" + name.replace(".", "_"), None)
+        if method is None:
+            return self._generic(call)
+        before = len(self.calls)
+        try:
+            return method(call)
+        except (Unsupported, ImpossibleLayerError) as e:
+            if name not in GENERIC_TOO:
+                raise
+            del self.calls[before:]  # copies of its operands
+            try:
+                return self._generic(call)
+            except NotGeneric:
+                raise e from None
 
     # ---- views
 
@@ -280,6 +306,28 @@ class ChannelsLast:
             Layer(kind="softmax", height=h, width=w, channels=c, out_channels=c, batch=n), [x], x.stored, x.dims
         )
 
+    # ---- anything else
+
+    def _generic(self, call: relax.Call) -> Tensor:
+        """By the loop nest that TVM makes of it, of tensors that lie in the order of their dimensions."""
+        flat_args = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
+        found = [a for a in flat_args if isinstance(a.ty, relax.TensorType) and array(a) is None]
+        if not found or not isinstance(call.ty, relax.TensorType):
+            raise Unsupported("no layer computes it")
+        given = [self._tensor(a) for a in found]
+        if any(x.value == "?" for x in given):  # of an operator that is reported already
+            return fresh("?", _four(static_shape(call)), static_shape(call))
+        inputs = [self._copy_in_order(x) for x in given]
+        layer, constants = layer_of(call, found, self.dtypes.get(inputs[0].value, "?"))
+        return self._called(layer, inputs, fresh("", _four(layer.output_shape), layer.output_shape), constants)
+
+    def _copy_in_order(self, x: Tensor) -> Tensor:
+        """The tensor in logical order, copied once for all who read it so."""
+        key = x.value, x.stored, x.dims
+        if key not in self.copies:
+            self.copies[key] = self._in_order(x)
+        return self.copies[key]
+
     # ---- building layers
 
     def _tensor(self, expr: relax.Expr) -> Tensor:
@@ -306,7 +354,9 @@ class ChannelsLast:
         place = logical.index(channel)
         n, pixels = logical[:place], logical[place + 1 :]
         if n + pixels + (channel,) != x.stored:
-            raise Unsupported("its dimensions lie in another order in memory, it would have to be moved")
+            sizes = tuple(a.size for a in x.stored)
+            layer = transposed(sizes, tuple(x.stored.index(a) for a in logical), self.dtypes.get(x.value, "?"))
+            return self._called(layer, [x], Tensor("", _four(x.shape), logical, x.dims), {})
         batch, rest, c = (prod(a.size for a in axes) for axes in (n, pixels, (channel,)))
         h, w = x.nhwc[1:3] if x.nhwc[0] == batch and x.nhwc[3] == c else (rest, 1)
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=batch)
@@ -330,14 +380,18 @@ class ChannelsLast:
     def _call(
         self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None
     ) -> Tensor:
-        name = f"layer_{len(self.calls):03d}"
         layer = layer.replace(dtype=self.dtypes.get(inputs[0].value, layer.dtype))
-        call = LayerCall(name, layer, self.where, tuple(x.value for x in inputs), {}, name)
+        constants = {}
         if weight is not None:
-            call = call.replace(weight=weight, bias=np.zeros(layer.out_channels) if bias is None else bias)
-        self.calls.append(call)
+            constants = {"weight": weight, "bias": np.zeros(layer.out_channels) if bias is None else bias}
+        return self._called(layer, inputs, Tensor("", layer.output_shape, stored, dims), constants)
+
+    def _called(self, layer: Layer, inputs: list[Tensor], made: Tensor, constants: dict[str, np.ndarray]) -> Tensor:
+        name = f"layer_{len(self.calls):03d}"
+        call = LayerCall(name, layer, self.where, tuple(x.value for x in inputs), {}, name)
+        self.calls.append(call.replace(**constants))
         self.dtypes[name] = layer.output_dtype
-        return Tensor(name, layer.output_shape, stored, dims)
+        return Tensor(name, made.nhwc, made.stored, made.dims)
 
     def _output(self, index: int, name: str, expr: relax.Expr) -> Port:
         self.where = f"output{index}"

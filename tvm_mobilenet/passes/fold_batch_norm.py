@@ -40,7 +40,7 @@ def run(graph: LayerGraph) -> LayerGraph:
 def _is_affine(call: LayerCall) -> bool:
     layer = call.layer
     plain = layer.kernel == layer.stride == (1, 1) and not any(layer.padding)
-    return layer.kind == "depthwise" and plain and layer.activation == "none" and layer.residual == "none"
+    return layer.declared.groups == "channels" and plain and layer.activation == "none" and layer.residual == "none"
 
 
 def _bare(call: LayerCall) -> bool:

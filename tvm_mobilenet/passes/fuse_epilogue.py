@@ -7,7 +7,6 @@ layer has none yet, ``after`` it otherwise.
 
 from __future__ import annotations
 
-from tvm_mobilenet import kinds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
@@ -35,17 +34,17 @@ def _only_reader(value: str, kept: dict[str, LayerCall], count) -> LayerCall | N
 
 def _activation(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
     layer, producer = call.layer, _only_reader(call.inputs[0], kept, count)
-    if not (layer.kind == "elementwise" and layer.op == "none" and layer.activation != "none"):
+    if not (layer.copies and layer.activation != "none"):
         return None
     if producer is None or producer.layer.activation != "none" or producer.layer.residual == "after":
         return None
-    if kinds.of(producer.layer.kind).function or layer.input_layout != layer.output_layout:
+    if not producer.layer.declared.epilogue or layer.input_layout != layer.output_layout:
         return None
     return producer.output, _extended(producer, call, producer.layer.replace(activation=layer.activation))
 
 
 def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
-    if not (call.layer.kind == "elementwise" and call.layer.op == "add" and call.layer.activation == "none"):
+    if not (call.layer.declared.identity and call.layer.op == "add" and call.layer.activation == "none"):
         return None
     order = list(kept)
     operands = sorted(call.inputs, key=lambda v: order.index(v) if v in order else -1, reverse=True)
@@ -64,17 +63,17 @@ def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | Non
 def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
     """The copy that writes an output as NCHW, into the layer before it."""
     layer, producer = call.layer, _only_reader(call.inputs[0], kept, count)
-    copy = layer.kind == "elementwise" and layer.op == layer.activation == "none" and layer.output_layout == "NCHW"
+    copy = layer.copies and layer.activation == "none" and layer.output_layout == "NCHW"
     if not copy or layer.input_layout == "NCHW" or producer is None:
         return None
     made: Layer = producer.layer
     if made.residual != "none":  # its other operand lies channels-last
         return None
-    if made.kind == "pointwise":  # a matrix product has no pixels any more: a convolution again
+    if made.declared.with_rows:  # a matrix product has no pixels any more: a convolution again
         geometry = {"height": layer.height, "width": layer.width, "batch": layer.batch}
-        made = made.replace(kind="conv", **geometry)
+        made = made.replace(kind=made.declared.with_rows, **geometry)
         producer = producer.replace(weight=producer.weight.reshape(made.weight_shape))
-    elif not kinds.of(made.kind).writes_nchw or len(producer.inputs) > 1:
+    elif not made.declared.writes_nchw or len(producer.inputs) > 1:
         return None
     return producer.output, _extended(producer, call, made.replace(output_layout="NCHW"))
 

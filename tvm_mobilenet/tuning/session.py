@@ -71,6 +71,8 @@ def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -
     logs = TuneLogs(consulted(log, target.core.name), target)
     searches, known = {}, {}
     for layer, count in counts.items():
+        if layer.body is not None:  # nothing to choose
+            continue
         floor = layer.mult_adds / target.core.macs_per_cycle(layer.dtype)
         if board != "virtual":
             floor /= target.clock_hz

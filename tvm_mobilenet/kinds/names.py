@@ -1,0 +1,102 @@
+"""The line that names a layer: written from its fields, and read back into them."""
+
+from __future__ import annotations
+
+import re
+
+from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet.kinds import generic
+
+ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
+_NUMBERS = {
+    "m": "height",
+    "n": "out_channels",
+    "k": "channels",
+    "b": "batch",
+    "g": "groups",
+    "in": "input_pitch",
+    "out": "output_pitch",
+}
+
+
+def name_of(layer) -> str:
+    """The name of a layer without parts."""
+    kind = kinds.of(layer.kind)
+    if kind.has_body:
+        return generic.name_of(layer)
+    if kind.pixels:
+        tokens = [layer.kind, f"m{layer.height}", f"n{layer.out_channels}", f"k{layer.channels}"]
+    else:
+        tokens = [layer.kind, f"{layer.height}x{layer.width}x{layer.channels}"]
+        if not kind.keeps_channels:
+            tokens.append(f"n{layer.out_channels}")
+        if layer.op:
+            tokens.append(layer.op)
+        if kind.windowed:
+            tokens.append(f"{layer.kernel[0]}x{layer.kernel[1]}")
+        if layer.stride != (1, 1):
+            tokens.append("s" + _pair(layer.stride))
+        if any(layer.padding):
+            tokens.append("p" + ",".join(map(str, layer.padding)))
+        if layer.dilation != (1, 1):
+            tokens.append("d" + _pair(layer.dilation))
+        if kind.groups == "any" and layer.groups != 1:
+            tokens.append(f"g{layer.groups}")
+    if layer.batch != 1:
+        tokens.append(f"b{layer.batch}")
+    if layer.input_layout == "NCHW":
+        tokens.append("nchw")
+    if layer.output_layout == "NCHW":
+        tokens.append("to_nchw")
+    if layer.input_pitch:
+        tokens.append(f"in{layer.input_pitch}")
+    if layer.output_pitch:
+        tokens.append(f"out{layer.output_pitch}")
+    tokens.append(dtypes.of(layer.dtype).token)
+    if layer.residual == "before":
+        tokens.append("add")
+    if layer.activation != "none":
+        tokens.append(layer.activation)
+    if layer.residual == "after":
+        tokens.append("add_after")
+    return " ".join(tokens)
+
+
+def fields_of(name: str) -> dict:
+    """The fields of a layer without parts, by its name; a ValueError names the token that is not understood."""
+    kind, *tokens = name.split()
+    f: dict = {"kind": kind}
+    declared = kinds.of(kind) if kinds.known(kind) else None
+    if declared and declared.has_body:
+        return generic.fields_of(name)
+    for i, token in enumerate(tokens):
+        if m := re.fullmatch(r"(\d+)x(\d+)x(\d+)", token):
+            f.update(height=int(m[1]), width=int(m[2]), channels=int(m[3]))
+        elif m := re.fullmatch(r"(\d+)x(\d+)", token):
+            f["kernel"] = (int(m[1]), int(m[2]))
+        elif m := re.fullmatch(r"([mnkbg]|in|out)(\d+)", token):
+            f[_NUMBERS[m[1]]] = int(m[2])
+        elif m := re.fullmatch(r"p(\d+),(\d+),(\d+),(\d+)", token):
+            f["padding"] = tuple(map(int, m.groups()))
+        elif m := re.fullmatch(r"([sd])(\d+)(?:,(\d+))?", token):
+            f[{"s": "stride", "d": "dilation"}[m[1]]] = (int(m[2]), int(m[3] or m[2]))
+        elif token in dtypes.BY_TOKEN:
+            f["dtype"] = dtypes.BY_TOKEN[token].name
+        elif "dtype" not in f and declared and token in declared.ops:
+            f["op"] = token
+        elif token in ("nchw", "to_nchw"):
+            f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
+        elif token in ("add", "add_after"):
+            f["residual"] = "before" if token == "add" else "after"
+        elif token in ACTIVATIONS:
+            f["activation"] = token
+        else:
+            raise ValueError(f"layer name {name!r}: token {i + 2}, {token!r}, is not understood")
+    if declared and declared.groups == "channels":
+        f["groups"] = f.get("channels")
+    f.setdefault("out_channels", f.get("channels"))
+    return f
+
+
+def _pair(p: tuple[int, int]) -> str:
+    return str(p[0]) if p[0] == p[1] else f"{p[0]},{p[1]}"
