@@ -38,6 +38,8 @@ def bench(
 ) -> Benchmark:
     """Measure a built module, or have the virtual board predict it.
 
+    In one piece: the steps of a verb, one after the other.
+
     Parameters
     ----------
     folder : path
@@ -108,12 +110,8 @@ def bench(
             board,
             module,
             target,
-            threads=threads,
-            seconds=seconds,
-            cool_down=cool_down,
-            cpus=cpus,
+            measured_rows.Asked(threads, seconds, cool_down, cpus, layers),
             peers=others,
-            layers=layers,
             show=show,
         )
 

@@ -98,6 +98,8 @@ def make(
 ) -> Bundle:
     """The bundle of a built module.
 
+    In one piece: each file of a bundle needs what those before it say.
+
     Parameters
     ----------
     folder : path

@@ -18,6 +18,8 @@ _SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOI
 def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) -> str:
     """The C source of a model's tables.
 
+    In one piece: the source, from its first line to its last.
+
     Parameters
     ----------
     plan : Plan

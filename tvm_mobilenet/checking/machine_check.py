@@ -123,6 +123,8 @@ def check(
 ) -> Found:
     """Run a built module on an opened board and compare it.
 
+    In one piece: all its steps look at one run, while the module is loaded.
+
     Parameters
     ----------
     module : built.BuiltModule

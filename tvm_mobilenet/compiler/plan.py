@@ -142,6 +142,8 @@ def read_plan(path: str | Path) -> Plan:
 def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
     """The plan of a lowered module, and the bytes of its constants.
 
+    In one piece: one walk over the calls finds what all places depend on.
+
     Parameters
     ----------
     lowered : tvm.IRModule

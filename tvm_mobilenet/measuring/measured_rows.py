@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tvm_mobilenet.compiler import module as built
@@ -45,17 +46,24 @@ class Files:
         self.upload = {"bytes": sum(p.stat().st_size for p in sent), "seconds": seconds} if sent else None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What to measure, as ``bench.bench`` takes it: rows of so many threads, for so long, on these CPUs."""
+
+    threads: Sequence[int]
+    seconds: float
+    cool_down: float
+    cpus: Sequence[int] | None
+    layers: bool
+
+
 def measured(
     board,
     module,
     target,
+    how: Asked,
     *,
-    threads: Sequence[int],
-    seconds: float,
-    cool_down: float,
-    cpus: Sequence[int] | None,
     peers: dict[str, dict],
-    layers: bool,
     show: Callable[[str], None],
 ) -> Benchmark:
     """Measure a built module on an open board: by its services, or by TVM's own means where there is no agent.
@@ -69,9 +77,11 @@ def measured(
         (``peers.files.contenders``), or
         ``{"missing": why}``.
 
-    The others are those of ``bench.bench``.
+    ``show`` is that of ``bench.bench``.
     """
     from tvm_mobilenet.boards.remote import plain
+
+    threads, seconds, cpus = how.threads, how.seconds, how.cpus
 
     board = plain.serving(board)
     facts = board.service("facts", {})
@@ -84,14 +94,14 @@ def measured(
     first, rows, beside = facts["state"], [], []
     for i, count in enumerate(threads):
         if i:
-            _cool_down(board, first, cool_down, show)
+            _cool_down(board, first, how.cool_down, show)
         show(f"{count} thread{'s' * (count > 1)}: measuring for {seconds * (1 + len(others)):g} s")
         common = {"inputs": inputs_of(module.plan), "threads": count, "cpus": list(cpus) if cpus else None}
         asked = [{"engine": "tvm", "module": files.paths["module"]}, *(c for c in others.values() if "engine" in c)]
         found = board.service("measure", {**common, "contenders": asked, "seconds": seconds})
         ours, *rest = found["contenders"]
         timed = None
-        if layers:
+        if how.layers:
             timed = board.service("measure_layers", {**common, **files.paths, "seconds": LAYERS_SHARE * seconds})
         rows.append(_row(count, ours, found["states"], module.plan, timed, facts, first=not i))
         if not i and not board.has_agent:
@@ -109,7 +119,7 @@ def measured(
         rows,
         beside,
         files.upload,
-        {"seconds": seconds, "cool_down": cool_down, "cpus": list(cpus) if cpus else None},
+        {"seconds": seconds, "cool_down": how.cool_down, "cpus": list(cpus) if cpus else None},
     )
 
 

@@ -10,7 +10,10 @@ import numpy as np
 
 
 def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
-    """The file of ``calls``, whose input is the value ``name`` of ``shape`` (channels, height, width)."""
+    """The file of ``calls``, whose input is the value ``name`` of ``shape`` (channels, height, width).
+
+    In one piece: a list of operators, each in the words of that file format.
+    """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as s
 
@@ -55,7 +58,7 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
     for call in calls:
         layer = call.layer
         x, (h, w) = values[call.inputs[0]]
-        if layer.kind == "dense" and call is calls[-1]:  # one in the middle is a convolution of one pixel
+        if layer.declared.images and call is calls[-1]:  # one in the middle is a convolution of one pixel
             given = s.FullyConnectedOptionsT()
             given.fusedActivationFunction = acts[layer.activation]
             weight = tensor(call.weight.shape, call.weight.astype(np.float32))
@@ -66,7 +69,7 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
                 kinds.FullyConnectedOptions,
                 given,
             )
-        elif layer.kind == "pool":
+        elif layer.declared.windowed and not layer.weight_shape:
             given, (h, w) = s.ReducerOptionsT(), (1, 1)
             x = operator(
                 ops.MEAN,
@@ -95,7 +98,7 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
                         s.PadOptionsT(),
                     )
             weight = call.weight if call.weight.ndim == 4 else call.weight[:, :, None, None]
-            if layer.kind == "depthwise":
+            if layer.declared.groups == "channels":
                 code, kind, given = ops.DEPTHWISE_CONV_2D, kinds.DepthwiseConv2DOptions, s.DepthwiseConv2DOptionsT()
                 given.depthMultiplier, weight = 1, weight.transpose(1, 2, 3, 0)
             else:
@@ -104,7 +107,7 @@ def write(calls, name: str, shape: tuple[int, int, int]) -> bytes:
             given.padding, (given.strideH, given.strideW) = padding, layer.stride
             given.dilationHFactor = given.dilationWFactor = 1
             given.fusedActivationFunction = acts[layer.activation]
-            if layer.kind != "pointwise":  # which keeps the size of what it reads
+            if not layer.declared.with_rows:  # which keeps the size of what it reads
                 h, w = layer.out_height, layer.out_width
             x = operator(
                 code,

@@ -119,6 +119,8 @@ def search(
 ) -> tuple[str, int]:
     """Search, check the winners whole, and log; how it ended (``done`` or ``time``) and how many trials were new.
 
+    In one piece: what a search begins is ended here, however it ends.
+
     Parameters
     ----------
     evaluate : callable

@@ -52,6 +52,8 @@ class KernelError(Exception):
 def provided(workspace, launch, record) -> dict:
     """The handlers by name.
 
+    In one piece: a list of small handlers, which share what they are given here.
+
     Parameters
     ----------
     workspace : Workspace
