@@ -12,7 +12,7 @@ from tvm_mobilenet.tuning.runner import Evaluate
 KEPT = json.loads(peak.KEPT.read_text())
 
 
-@pytest.mark.parametrize("schedule", sorted({kind.schedule for kind in kinds.every()}))
+@pytest.mark.parametrize("schedule", sorted({kind.schedule for kind in kinds.every() if not kind.has_body}))
 def test_a_schedule_opens_with_its_nest_its_registers_and_its_figures(schedule):
     source = (peak.ROOT / "schedules" / f"{schedule}.py").read_text()
     told = ast.get_docstring(ast.parse(source))

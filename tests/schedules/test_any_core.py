@@ -326,7 +326,7 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
 def test_every_kind_is_built_for_vectors_of_any_width(vector_bytes):
     """Lowered and compiled; `test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too` runs them."""
     of_kind = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}
-    assert set(of_kind) == {kind.name for kind in kinds.every()}
+    assert set(of_kind) == {kind.name for kind in kinds.every() if not kind.has_body}
     of_kind["chain"] = Layer.chain(of_kind["chain"].parts[:3])  # TVM takes seconds to lower all five
     core = target_of(vector_bytes=vector_bytes, vector_registers=32, in_order=vector_bytes == 8).core
     kernels = {}

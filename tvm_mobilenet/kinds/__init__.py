@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Kind:
         Names tell its kernel.
     pixels : bool
         A matrix product, which knows a number of pixels, ``m``, and no rows and columns.
+    images : bool
+        Of ``pixels``: each row is a whole image.
     has_parts : bool
         Several layers in one kernel, named by its parts.
     has_body : bool
@@ -57,6 +59,9 @@ class Kind:
         The shape of the weight of one of its layers, as PyTorch has it; None: it has none.
     formula : callable
         ``formula(layer, cost)``: multiply-adds by the papers, ``cost`` being `models.cost`.
+    patterns : dict of str to callable
+        By the name of one of Relax's operators, such as ``nn.conv2d``: ``pattern(make, call)`` makes the layer of a
+        call and gives its tensor, or None where another kind does; ``make`` is `passes.channels_last.ChannelsLast`.
     reference : callable
         ``reference(layer, x, weight, bias, second)``: the sum before residual and activation, of float64 tensors with
         channels second. The padding is the kind's own to apply.
@@ -72,6 +77,7 @@ class Kind:
     keeps_channels: bool = True
     windowed: bool = False
     pixels: bool = False
+    images: bool = False
     has_parts: bool = False
     has_body: bool = False
     epilogue: bool = True
@@ -81,6 +87,7 @@ class Kind:
     function: str = ""
     weight_shape: Callable | None = None
     formula: Callable = lambda layer, cost: 0
+    patterns: dict[str, Callable] = field(default_factory=dict)
     reference: Callable | None = None
 
 
@@ -120,6 +127,11 @@ def known(name: str) -> bool:
 def every() -> Iterator[Kind]:
     """All kinds, by name."""
     return (_KINDS[name] for name in sorted(_KINDS))
+
+
+def patterns(operator: str) -> list[Callable]:
+    """What kinds have to say of one of Relax's operators, by the kinds' names."""
+    return [kind.patterns[operator] for kind in every() if operator in kind.patterns]
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import convolved, filters, squares
+from tvm_mobilenet.kinds.windows import conv2d, convolved, filters, squares
 
 
 def _formula(layer, cost) -> int:
     """Of groups, each reads its share of the input channels."""
     kernel, size = squares(layer)
     return round(cost.standard(kernel, layer.channels / layer.groups, layer.out_channels, size))
+
+
+def _pattern(make, call):
+    found = conv2d(make, call)
+    if found.depthwise or found.product:
+        return None
+    return make.feature_map(call, found.layer(make, "conv"), found.x, weight=found.weight)
 
 
 register(
@@ -24,6 +31,7 @@ register(
         streams="first",
         weight_shape=filters,
         formula=_formula,
+        patterns={"nn.conv2d": _pattern},
         reference=convolved,
     )
 )

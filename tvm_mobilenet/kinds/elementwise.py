@@ -7,6 +7,7 @@ operand is one value a channel, (batch, 1, 1, channels): squeeze-and-excite.
 from __future__ import annotations
 
 import operator
+from math import prod
 
 from tvm_mobilenet.kinds import Kind, register
 
@@ -17,6 +18,31 @@ def _reference(layer, x, weight, bias, second):
     return x if layer.op == "none" else _OPERATORS[layer.op](x, second)
 
 
+def _binary(make, call, op: str):
+    constant = make.array(call.args[1])
+    if constant is not None:
+        return None
+    a, b = (make.tensor(x) for x in call.args)
+    if op == "mul" and prod(a.shape) < prod(b.shape):
+        a, b = b, a
+    if a.shape != b.shape:
+        return _scale(make, op, a, b)
+    same = b.with_axes_of(a)
+    if same is None or same.stored != a.stored:
+        a, b = make.nhwc(a), make.nhwc(b)
+        same = b.with_axes_of(a)
+        if same is None or same.stored != a.stored:
+            raise make.Unsupported("its operands lie differently in memory")
+    return make.elementwise(op, a, b)
+
+
+def _scale(make, op: str, a, b):
+    a = make.nhwc(a)
+    if op != "mul" or b.shape != (*a.shape[:2], 1, 1):
+        raise make.Unsupported("its operands have different shapes, and are no gate (N, C, 1, 1)")
+    return make.elementwise("scale", a, b)
+
+
 register(
     Kind(
         name="elementwise",
@@ -24,6 +50,11 @@ register(
         schedule="elementwise",
         ops=("none", *_OPERATORS),
         identity="none",
+        patterns={
+            "add": lambda make, call: _binary(make, call, "add"),
+            "subtract": lambda make, call: _binary(make, call, "sub"),
+            "multiply": lambda make, call: _binary(make, call, "mul"),
+        },
         writes_nchw=True,
         pitched=True,
         reference=_reference,

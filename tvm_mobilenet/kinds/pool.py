@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import padded
+from tvm_mobilenet.kinds.windows import check_window, padded, window_of
 
 
 def _reference(layer, x, weight, bias, second):
@@ -14,6 +14,37 @@ def _reference(layer, x, weight, bias, second):
     return windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
 
 
+def _average(make, call):
+    attrs = call.attrs
+    if any(int(p) for p in attrs.padding) and not attrs.count_include_pad:
+        raise make.Unsupported("an average that does not count its padding")
+    return _pool(make, call, "avg")
+
+
+def _maximum(make, call):
+    return _pool(make, call, "max")
+
+
+def _pool(make, call, op: str):
+    x = make.nhwc(make.tensor(call.args[0]))
+    n, c, h, w = x.shape
+    window = window_of(call.attrs)
+    kernel = tuple(int(k) for k in call.attrs.pool_size)
+    check_window(make, kernel, window, (h, w))
+    layer = make.layer(
+        kind="pool", op=op, height=h, width=w, channels=c, out_channels=c, batch=n, kernel=kernel, **window
+    )
+    expected = make.shape_of(call)[2:]
+    if (layer.out_height, layer.out_width) != expected:  # ceil_mode: rows and columns beyond the end
+        if op == "avg":
+            raise make.Unsupported("an average pool with ceil_mode")
+        top, left, bottom, right = layer.padding
+        bottom += (expected[0] - layer.out_height) * layer.stride[0]
+        right += (expected[1] - layer.out_width) * layer.stride[1]
+        layer = layer.replace(padding=(top, left, bottom, right))
+    return make.feature_map(call, layer, x)
+
+
 register(
     Kind(
         name="pool",
@@ -22,5 +53,6 @@ register(
         windowed=True,
         pitched=True,
         reference=_reference,
+        patterns={"nn.avg_pool2d": _average, "nn.max_pool2d": _maximum},
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,8 @@ from tvm_mobilenet.kinds.generic import DIGEST, Body, fields
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.rewrite import array, op_name
 
-REFERENCE = "float64"
+REFERENCES = ("float64", "float32")  # in which a reference is computed, the first that TVM can
+FLOAT32_ALONE = ("nn.layer_norm", "nn.group_norm", "nn.instance_norm", "nn.rms_norm")  # by topi's own checks
 
 
 class NotGeneric(Exception):
@@ -29,6 +31,7 @@ class _Operator:
 
     make: object
     shapes: tuple[tuple[int, ...], ...]
+    name: str
 
     def module(self, dtype: str) -> tvm.IRModule:
         """Its legalized module."""
@@ -56,11 +59,11 @@ def layer_of(call: relax.Call, tensors: Sequence[relax.Expr], dtype: str) -> tup
     NotGeneric
         It is of another dtype or shape than layers have, or TVM has no one nest for it.
     """
-    if not isinstance(call.op, tvm.ir.Op):
+    if not isinstance(call.op, tvm.ir.Op) or op_name(call) in ("call_dps_packed", "call_tir"):
         raise NotGeneric("no layer computes it")
     values = {f"constant{i}": a for i, a in enumerate(_constants(call))}
     shapes = tuple(_shape(t) for t in tensors) + tuple(a.shape for a in values.values())
-    return _layer(_Operator(_copy_of(call), shapes), len(tensors), op_name(call), dtype), values
+    return _layer(_Operator(_copy_of(call), shapes, op_name(call)), len(tensors), dtype), values
 
 
 def piece(split: relax.Call, index: int) -> relax.Call:
@@ -78,10 +81,11 @@ def piece(split: relax.Call, index: int) -> relax.Call:
 
 def transposed(shape: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Layer:
     """The layer that moves a tensor's dimensions."""
-    return _layer(_Operator(lambda _, x: relax.op.permute_dims(x[0], axes), (shape,)), 1, "permute_dims", dtype)
+    operator = _Operator(lambda _, x: relax.op.permute_dims(x[0], axes), (shape,), "permute_dims")
+    return _layer(operator, 1, dtype)
 
 
-def _layer(operator: _Operator, tensors: int, name: str, dtype: str) -> Layer:
+def _layer(operator: _Operator, tensors: int, dtype: str) -> Layer:
     try:
         module = operator.module(dtype)
     except (RuntimeError, TypeError, ValueError) as e:
@@ -99,19 +103,22 @@ def _layer(operator: _Operator, tensors: int, name: str, dtype: str) -> Layer:
     function = tirx.PrimFunc(moved, function.body, function.ret_type, function.attrs)
     digest = f"{tvm_ffi.structural_hash(function, map_free_vars=True) & (1 << 64) - 1:016x}"[:DIGEST]
     body = Body(operands, constants, output, digest, function, lambda *arrays: _computed(operator, arrays))
-    return Layer(**fields(name.replace(".", "_"), body, dtype))
+    return Layer(**fields(operator.name.replace(".", "_"), body, dtype))
 
 
 def _nest(module: tvm.IRModule) -> tirx.PrimFunc:
-    """The only loop nest of a legalized module, called with its parameters in order."""
+    """The only loop nest of a legalized module, its parameters those of ``main`` in order, and the output."""
     main = module["main"]
     calls = [b.value for block in main.body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
     if len(calls) != 1 or op_name(calls[0]) != "call_tir":
         raise NotGeneric("TVM has no one loop nest for it")
     given = list(calls[0].args[1].fields)
-    if len(given) != len(main.params) or not all(a.same_as(b) for a, b in zip(given, main.params, strict=True)):
-        raise NotGeneric("TVM reads its operands in another order")
-    return module[calls[0].args[0]].without_attr("global_symbol")
+    places = [[i for i, a in enumerate(given) if a.same_as(p)] for p in main.params]
+    if len(given) != len(places) or any(len(found) != 1 for found in places):
+        raise NotGeneric("TVM's loop nest does not read each of its operands once")
+    function = module[calls[0].args[0]].without_attr("global_symbol")
+    params = [*(function.params[found[0]] for found in places), function.params[-1]]
+    return tirx.PrimFunc(params, function.body, function.ret_type, function.attrs)
 
 
 def _copy_of(call: relax.Call):
@@ -126,8 +133,9 @@ def _copy_of(call: relax.Call):
                 return relax.Tuple([copied(field) for field in argument.fields])
             known = array(argument) if isinstance(argument, tvm.ir.Constant) else None
             if known is not None:
-                number = known.astype(dtype) if known.dtype.kind == "f" else known
-                return relax.const(number) if not known.ndim or known.dtype.kind != "f" else next(constants)
+                if known.dtype.kind != "f":
+                    return argument
+                return next(constants) if known.ndim else relax.const(known.astype(dtype), dtype)
             return next(tensors) if isinstance(getattr(argument, "ty", None), relax.TensorType) else argument
 
         return relax.Call(call.op, [copied(a) for a in call.args], call.attrs)
@@ -148,10 +156,16 @@ def _shape(expr: relax.Expr) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _compiled(operator: _Operator):
-    return relax.VirtualMachine(tvm.compile(operator.module(REFERENCE), target="llvm"), tvm.cpu())["main"]
+    """The operator by TVM's own pipeline, and the dtype that it computes in: some know float32 alone."""
+    for dtype in REFERENCES[operator.name in FLOAT32_ALONE :]:
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):
+            built = tvm.compile(operator.module(dtype), target="llvm")
+            return relax.VirtualMachine(built, tvm.cpu())["main"], dtype
+    raise NotGeneric("TVM cannot compile it")
 
 
 def _computed(operator: _Operator, arrays) -> np.ndarray:
-    """The operator by TVM's own pipeline, without our loops, in float64."""
-    given = [tvm.runtime.tensor(np.ascontiguousarray(a, REFERENCE)) for a in arrays]
-    return _compiled(operator)(*given).numpy()
+    """The operator without our loops, float64."""
+    function, dtype = _compiled(operator)
+    given = [tvm.runtime.tensor(np.ascontiguousarray(a, dtype)) for a in arrays]
+    return function(*given).numpy().astype(np.float64)

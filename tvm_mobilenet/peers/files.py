@@ -103,10 +103,10 @@ def _checked(network) -> list:
     for call in network.layers:
         layer = call.layer
         written = layer.dtype == "float32"  # as all of these files are
-        if written and layer.kind == "elementwise" and layer.op == "add" and layer.activation == "none":
+        if written and layer.declared.identity and layer.op == "add" and layer.activation == "none":
             continue
         whole = layer.op == "avg" and layer.kernel == (layer.height, layer.width)
-        plain = layer.dilation == (1, 1) and (layer.kind != "conv" or layer.groups == 1)
+        plain = layer.dilation == (1, 1) and (layer.declared.groups == "channels" or layer.groups == 1)
         known = written and layer.activation in ("none", "relu", "relu6") and plain and (layer.weight_shape or whole)
         if not known or (layer.residual != "none" and layer.activation != "none") or layer.batch != 1:
             raise Unknown(f"{call.name} is {layer.name}")
@@ -145,7 +145,7 @@ def _onnx(calls, folder: Path) -> dict:
     for call in calls:
         layer, x = call.layer, values[call.inputs[0]]
         if layer.weight_shape:
-            dense = layer.kind == "dense" and call is calls[-1]  # one in the middle is a convolution of one pixel
+            dense = layer.declared.images and call is calls[-1]  # one in the middle is a convolution of one pixel
             array = call.weight if dense else _square(call)
             weights += [
                 numpy_helper.from_array(np.ascontiguousarray(a, np.float32), f"{call.name}.{part}")
@@ -165,7 +165,7 @@ def _onnx(calls, folder: Path) -> dict:
                     strides=list(layer.stride),
                     pads=list(layer.padding),
                 )
-        elif layer.kind == "pool":
+        elif layer.declared.windowed and not layer.weight_shape:
             x = node("GlobalAveragePool", [x], f"{call.name}.out")
         if len(call.inputs) > 1:
             x = node("Add", [x, values[call.inputs[1]]], f"{call.name}.sum")
@@ -214,7 +214,7 @@ def _ncnn(calls, folder: Path) -> dict:
         if layer.weight_shape:
             act = {"none": "", "relu": " 9=1", "relu6": " 9=3 -23310=2,0.0,6.0"}[layer.activation]
             size = call.weight.size
-            if layer.kind == "dense" and call is calls[-1]:
+            if layer.declared.images and call is calls[-1]:
                 x = layer_line("InnerProduct", call.name, [x], f"0={layer.out_channels} 1=1 2={size}{act}")
             else:
                 (kh, kw), (sh, sw), (top, left, bottom, right) = layer.kernel, layer.stride, layer.padding
@@ -230,7 +230,7 @@ def _ncnn(calls, folder: Path) -> dict:
                 )
             data += bytes(4) + np.ascontiguousarray(call.weight, "<f4").tobytes()  # a tag of zero: float32 follows
             data += np.ascontiguousarray(call.bias, "<f4").tobytes()
-        elif layer.kind == "pool":
+        elif layer.declared.windowed and not layer.weight_shape:
             x = layer_line("Pooling", call.name, [x], "0=1 4=1")
         if len(call.inputs) > 1:
             x = layer_line("BinaryOp", f"{call.name}.sum", [x, free[call.inputs[1]].pop()], "0=0")
