@@ -157,10 +157,10 @@ class ChannelsLast:
         if not found or not isinstance(call.ty, relax.TensorType):
             raise Unsupported("no layer computes it")
         given = [self.tensor(a) for a in found]
+        layer, constants = layer_of(call, found, str(found[0].ty.dtype))
         if any(x.value == "?" for x in given):  # of an operator that is reported already
             return fresh("?", _four(static_shape(call)), static_shape(call))
         inputs = [self._copy_in_order(x) for x in given]
-        layer, constants = layer_of(call, found, self.dtypes.get(inputs[0].value, "?"))
         return self._called(layer, inputs, fresh("", _four(layer.output_shape), layer.output_shape), constants)
 
     def _copy_in_order(self, x: Tensor) -> Tensor:
