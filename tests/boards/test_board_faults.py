@@ -189,9 +189,9 @@ def wild(folder: Path, body: str) -> Path:
     shutil.copytree(modules.tiny(), folder)
     symbols = {step.symbol for step in built.read(folder).plan.steps}
     (folder / "wild.c").write_text(KERNELS + "".join(f"KERNEL({symbol}) {{ {body} }}\n" for symbol in sorted(symbols)))
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", folder / built.MODULE, folder / "wild.c"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", folder / built.KERNELS, folder / "wild.c"], check=True)
     info = json.loads((folder / built.PLAN).read_text())
-    info["files"][built.MODULE] = hashlib.sha256((folder / built.MODULE).read_bytes()).hexdigest()
+    info["files"][built.KERNELS] = hashlib.sha256((folder / built.KERNELS).read_bytes()).hexdigest()
     (folder / built.PLAN).write_text(json.dumps(info))
     return folder
 

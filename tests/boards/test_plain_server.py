@@ -35,6 +35,16 @@ def test_bench_times_the_network_and_its_kernels_and_says_what_is_missing(server
     assert "temperature" in mark.text and "tvm_mobilenet.agent" in mark.remedy
 
 
+def test_without_tvms_executable_the_network_is_its_kernels(server, tmp_path, capsys):
+    folder = modules.without_executable(modules.tiny(), tmp_path / "kernels alone")
+    assert bench.main([str(folder), "--board", server, "--seconds", "0.1", "--json"]) == 0
+    found = benchmark.from_data(json.loads(capsys.readouterr().out))
+    (row,) = found.rows
+    assert len(row.samples) >= 10 and 0 < row.time.p50 < 10 * sum(t.p50 for t in row.layers)
+    assert bench.main([str(folder), "--board", "local", "--check-timing"]) == 2
+    assert "build it again with --tvm" in capsys.readouterr().err
+
+
 def test_a_table_without_facts(server, capsys):
     assert bench.main([str(modules.small()), "--board", server, "--seconds", "0.1", "--no-layers"]) == 0
     out = capsys.readouterr().out

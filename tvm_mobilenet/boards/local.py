@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards import Seconds
+from tvm_mobilenet.boards.interface import KernelModule, Seconds
 from tvm_mobilenet.errors import BoardError
 
 _MINIMUM_SECONDS = 0.02  # measured at least this long in all
@@ -99,7 +99,7 @@ class LocalBoard:
         self.close()
 
 
-class LocalModule:
+class LocalModule(KernelModule):
     """A loaded shared object; ``close`` it, or use it in a ``with``."""
 
     def __init__(self, path, target):
@@ -174,6 +174,7 @@ class LocalModule:
         import tvm
 
         function = self._function(symbol)
+        self.check(symbol, ((a.shape, a.dtype) for a in args))
         if cores:
             tvm.get_global_func("runtime.config_threadpool")(1, cores)
         placed: dict[tuple, object] = {}

@@ -1,6 +1,6 @@
 """Runs a plan on a board's module: parameters and arena are placed once, then every step is one kernel call.
 
-It needs of a module what the virtual and the local one have: ``alloc``, ``write``, ``read`` and ``call_at``.
+It needs of a module what the virtual and the local one have: ``alloc``, ``write``, ``read``, ``call_at``, ``expect``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class PlanRun:
         return sum(k.arithmetic_on(1).value for k in self.kernels)
 
 
+def signatures(plan: Plan) -> dict[str, list[tuple[tuple[int, ...], str]]]:
+    """What each kernel of a plan takes: shape and dtype of every operand."""
+    return {step.symbol: [(t.shape, t.dtype) for t in step.operands] for step in plan.steps}
+
+
 class PlanRunner:
     """A plan, its parameters and its arena in a module's memory.
 
@@ -45,6 +50,7 @@ class PlanRunner:
 
     def __init__(self, module, plan: Plan, parameters: np.ndarray):
         self._module, self._plan = module, plan
+        module.expect(signatures(plan))
         self._base = {
             "parameters": module.alloc(max(1, plan.parameters_bytes)),
             "arena": module.alloc(max(1, plan.arena_bytes)),

@@ -1,4 +1,4 @@
-"""Compiles the kernels and the runtime for a target, and links them: a shared library, an archive, a program.
+"""Compiles the runtime for a target and links it with a build's kernels: a shared library, an archive, a program.
 
 All three need libc, libm and pthreads of a glibc that boards have, which is read from the result. No path, time or name
 of this machine comes into them.
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tvm_mobilenet.bundle import symbols
 from tvm_mobilenet.compiler import codegen
-from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import TvmMobilenetError
 
 SOURCES = ("error.c", "cpu.c", "pool.c", "instance.c", "folder.c", "sha256.c", "image.c", "scores.c", "selftest.c")
@@ -25,19 +24,6 @@ FLAGS = (
 )
 _GLIBC = (2, 28)
 _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libmobilenet\.so")
-
-
-def kernels(lowered, target, path: Path) -> None:
-    """Write the object of all kernels, by the very pipeline that made the module which was verified.
-
-    Without the checks of arguments, which are half of the code of a small model: the runtime's own tables give them.
-    """
-    import tvm
-
-    module = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(kernels_of(lowered).items())})
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        built = tvm.compile(module, target=codegen.tvm_target(target), tir_pipeline=codegen.lowering())
-    built.mod.write_to_file(str(path))
 
 
 def libraries(work: Path, target, linker, model: str, prefix: str, weights: bytes | None) -> dict[str, bytes]:

@@ -71,15 +71,15 @@ class BuiltModel:
         """The PrimFuncs of the kernels, by symbol."""
         return kernels_of(self.lowered)
 
-    def write(self, folder: Path, linker: str | None = None) -> module.BuiltModule:
-        """Compile the kernels, link them and write the folder, its plan last.
+    def write(self, folder: Path, linker: str | None = None, executable: bool = False) -> module.BuiltModule:
+        """Compile the kernels, link them and write the folder, its plan last; ``executable``: TVM's, too.
 
         Raises
         ------
         TvmMobilenetError
             There is no linker, or it failed; the folder cannot be written.
         """
-        codegen.build_executable(self.lowered, self.target, folder / module.MODULE, linker)
+        made = codegen.build_files(self.lowered, self.target, folder, linker, executable)
         network = self.network
         info = {
             "model": model_files.to_data(network.options, folder),
@@ -89,7 +89,7 @@ class BuiltModel:
             "preprocess": network.image and network.image.to_data(),
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
         }
-        return module.write(folder, self.plan, self.parameters, self.decided, info, self.target)
+        return module.write(folder, self.plan, self.parameters, self.decided, info, self.target, made)
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:

@@ -130,7 +130,7 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
         show(f"{threads} thread{'s' * (threads > 1)}: passing over {len(plan.steps)} kernels for {seconds:g} s")
         found = board.service(
             "measure_layers",
-            {**Files(board, module.folder).paths, "inputs": inputs_of(plan), "threads": threads, "seconds": seconds},
+            {**Files(board, module).paths, "inputs": inputs_of(plan), "threads": threads, "seconds": seconds},
         )
         empty = found["overhead_seconds"]
         times = [max(0.0, statistics.median(each) - empty) for each in found["seconds"]]

@@ -31,17 +31,20 @@ class Files:
     Attributes
     ----------
     paths : dict of str to str
-        ``module``, ``plan``, ``parameters`` there.
+        ``module`` (the kernels), ``plan``, ``parameters`` there; ``executable``, where there is one.
     upload : dict or None
         ``bytes`` and ``seconds``; None where nothing was sent.
     """
 
-    def __init__(self, board, folder):
-        names = {"module": built.MODULE, "plan": built.PLAN, "parameters": built.PARAMETERS}
+    def __init__(self, board, module):
+        folder = module.folder
+        files = {"module": module.library, "plan": folder / built.PLAN, "parameters": folder / built.PARAMETERS}
+        if module.has_executable:
+            files["executable"] = module.executable
         start = time.perf_counter()
-        self.paths = {name: board.upload(folder / file) for name, file in names.items()}
+        self.paths = {name: board.upload(file) for name, file in files.items()}
         seconds = time.perf_counter() - start
-        sent = [folder / file for name, file in names.items() if self.paths[name] != str(folder / file)]
+        sent = {file for name, file in files.items() if self.paths[name] != str(file)}
         self.upload = {"bytes": sum(p.stat().st_size for p in sent), "seconds": seconds} if sent else None
 
 
@@ -77,7 +80,7 @@ def measured(
     facts = board.service("facts", {})
     if peers and not board.has_agent:  # before anything is sent
         raise BoardError(f"{board.name}: --against needs the agent there", plain.REMEDY)
-    files = Files(board, module.folder)
+    files = Files(board, module)
     if files.upload:
         show(f"sent {files.upload['bytes']:,} bytes in {files.upload['seconds']:.2f} s")
     others = {engine: _sent(board, contender) for engine, contender in peers.items()}
@@ -87,7 +90,7 @@ def measured(
             _cool_down(board, first, cool_down, show)
         show(f"{count} thread{'s' * (count > 1)}: measuring for {seconds * (1 + len(others)):g} s")
         common = {"inputs": inputs_of(module.plan), "threads": count, "cpus": list(cpus) if cpus else None}
-        asked = [{"engine": "tvm", "module": files.paths["module"]}, *(c for c in others.values() if "engine" in c)]
+        asked = [{"engine": "tvm", **files.paths}, *(c for c in others.values() if "engine" in c)]
         found = board.service("measure", {**common, "contenders": asked, "seconds": seconds})
         ours, *rest = found["contenders"]
         timed = None
@@ -246,7 +249,7 @@ def check_timing(board, module, threads: int, seconds: float, rounds: int = 20) 
     found = board.service(
         "check_timing",
         {
-            "module": Files(board, module.folder).paths["module"],
+            "executable": board.upload(module.executable),
             "inputs": inputs_of(module.plan),
             "threads": threads,
             "seconds": seconds,

@@ -30,12 +30,20 @@ KEPT = Collection("kernels", 128 << 20)  # some 10,000 libraries, which take 10 
 
 @dataclass(frozen=True)
 class Built:
-    """A candidate's library, which exports its kernel as ``nest.SYMBOL``, and the key of its code; who has run it
-    removes it."""
+    """A candidate's library, which exports its kernel as ``nest.SYMBOL``; who has run it removes it.
+
+    Attributes
+    ----------
+    code : str
+        The key of its code.
+    takes : tuple
+        Shape and dtype of each of the kernel's operands.
+    """
 
     candidate: Candidate
     library: str
     code: str = ""
+    takes: tuple[tuple[tuple[int, ...], str], ...] = ()
 
     @property
     def layer(self) -> Layer:
@@ -43,6 +51,11 @@ class Built:
 
     def remove(self) -> None:
         os.unlink(self.library)
+
+
+def operands_of(kernel) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Shape and dtype of each operand of a PrimFunc."""
+    return tuple((tuple(int(n) for n in p.shape), str(p.dtype)) for p in kernel.params)
 
 
 class Builder:
@@ -81,7 +94,8 @@ class Builder:
         path = path or os.path.join(tempfile.gettempdir(), f"candidate-{secrets.token_hex(8)}.so")
         layer = Layer.parse(candidate.layer)
         kernel = schedules.kernel(layer, candidate.decisions)
-        built = Built(candidate, str(path), keys.code_key(layer, candidate.decisions, self.target))
+        code = keys.code_key(layer, candidate.decisions, self.target)
+        built = Built(candidate, str(path), code, operands_of(kernel))
         key = self._kept and built.code + self._linking
         if not key or not self._kept.take(key, path):
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)

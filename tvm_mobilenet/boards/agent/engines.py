@@ -14,8 +14,17 @@ import numpy as np
 from tvm_mobilenet import packages
 
 
+def by_tvm(contender: dict, inputs: list[np.ndarray], threads: int):
+    """Our module in TVM's runtime: its executable, or where there is none its kernels by its plan."""
+    if "executable" in contender:
+        return Tvm(contender, inputs, threads)
+    from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
+
+    return PlanCalls(contender["module"], contender["plan"], contender["parameters"], inputs)
+
+
 class Tvm:
-    """The module as TVM's Relax VM runs it; ``module``: its path.
+    """The module as TVM's Relax VM runs it; ``executable``: its path.
 
     The VM's stateful interface is used: inputs are set once, as an application that owns its buffer does.
     """
@@ -25,7 +34,7 @@ class Tvm:
         from tvm.runtime.vm import VirtualMachine
 
         self.device = tvm.cpu()
-        self.vm = VirtualMachine(tvm.runtime.load_module(contender["module"]), self.device)
+        self.vm = VirtualMachine(tvm.runtime.load_module(contender["executable"]), self.device)
         self.vm.set_input("main", *(tvm.runtime.tensor(x) for x in inputs))
         self._invoke = self.vm.module["invoke_stateful"]
 
@@ -126,7 +135,7 @@ class Ncnn:
         return [np.array(y)[None] for y in self._found]
 
 
-ENGINES = {"tvm": Tvm, "onnxruntime": OnnxRuntime, "litert": LiteRt, "ncnn": Ncnn}
+ENGINES = {"tvm": by_tvm, "onnxruntime": OnnxRuntime, "litert": LiteRt, "ncnn": Ncnn}
 
 
 def version(engine: str) -> str:

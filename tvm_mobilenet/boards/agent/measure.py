@@ -115,7 +115,7 @@ def check_timing(request: dict) -> dict:
     Parameters
     ----------
     request : dict
-        ``module``: its path on the board. ``inputs``, ``threads``, ``limit_seconds`` as `measure` takes them;
+        ``executable``: its path on the board. ``inputs``, ``threads``, ``limit_seconds`` as `measure` takes them;
         ``seconds``: in all; ``rounds``.
 
     Returns
@@ -125,7 +125,7 @@ def check_timing(request: dict) -> dict:
     """
     threads, limit = int(request.get("threads", 1)), float(request.get("limit_seconds", LIMIT_SECONDS))
     rounds, seconds = int(request.get("rounds", 20)), float(request.get("seconds", 10.0))
-    contender = {"engine": "tvm", "module": request["module"]}
+    contender = {"engine": "tvm", "executable": request["executable"]}
     with (
         tempfile.TemporaryDirectory(prefix="measure-") as folder,
         contextlib.closing(Process(threads, request.get("cpus"), folder, "tvm", limit)) as process,

@@ -150,8 +150,9 @@ class Measured:
             began, seconds since the first. ``overhead_seconds``: what timing an empty call shows.
         """
         from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
+        from tvm_mobilenet.compiler.plan import input_values
 
-        calls = PlanCalls(module, plan, parameters, inputs, seed)
+        calls = PlanCalls(module, plan, parameters, input_values(inputs, seed))
         found = warm_up(lambda n: [sample(calls.run, 1) for _ in range(n)], max(1.0, seconds / 2))
         passes = max(5, min(1000, math.ceil(seconds / found["run_seconds"])))
         began, durations = calls.timed(passes)

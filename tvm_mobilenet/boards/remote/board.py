@@ -144,10 +144,7 @@ class RemoteBoard:
 
     def upload(self, path) -> str:
         """Copy a file to the session's folder on the board; its path there. A file is copied once a session."""
-        return self.upload_bytes(Path(path).read_bytes(), Path(path).name)
-
-    def upload_bytes(self, data: bytes, name: str) -> str:
-        """As ``upload``, of a file's content; ``name`` for messages and for its suffix."""
+        data, name = Path(path).read_bytes(), Path(path).name
         there = hashlib.sha256(data).hexdigest()[:16] + Path(name).suffix
         if there not in self._uploaded:
 
