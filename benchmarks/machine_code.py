@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WRAPPER = "__tvm_ffi_"  # what TVM puts before a kernel's symbol: there its arguments are taken
-BODY = "_compute_"  # and behind it: there it begins; the functions of its parallel regions follow
 _RELAXED = (41, 42)  # R_X86_64_GOTPCRELX and R_X86_64_REX_GOTPCRELX: a linker may change the opcode before, too
 
 
@@ -22,14 +21,14 @@ class Section:
         1 for each byte that a linker leaves as it is, 0 for the others.
     kernels : dict of str to (int, int)
         Where the wrapper of each kernel begins, and its size, by symbol without ``WRAPPER``.
-    bodies : dict of str to int
-        Where the kernel itself begins, by the same symbol.
+    bodies : dict of str to (int, int)
+        The same of the kernel itself, with its parallel regions, where it is not part of the wrapper.
     """
 
     data: bytes
     fixed: bytes
     kernels: dict[str, tuple[int, int]]
-    bodies: dict[str, int]
+    bodies: dict[str, tuple[int, int]]
 
     @property
     def masked(self) -> bytes:
@@ -37,12 +36,10 @@ class Section:
         return bytes(a if b else 0 for a, b in zip(self.data, self.fixed, strict=True))
 
     def regions(self) -> dict[str, list[tuple[int, int]]]:
-        """From where to where each kernel's code lies: its wrapper, and all functions up to the next kernel."""
+        """From where to where each kernel's code lies: its wrapper, and itself."""
         found = {name: [(at, at + size)] for name, (at, size) in self.kernels.items()}
-        starts = sorted((at, name) for name, at in self.bodies.items())
-        ends = [at for at, _ in starts[1:]] + [len(self.data)]
-        for (start, name), end in zip(starts, ends, strict=True):
-            found[name].append((start, end))
+        for name, (at, size) in self.bodies.items():
+            found[name].append((at, at + size))
         return found
 
     def in_library(self, library: Path) -> dict[str, bool]:
@@ -93,14 +90,15 @@ def sections_of(object_file: Path, relaxed: bool = False) -> list[Section]:
                         before = 3
                     fixed[section["sh_info"]][at - before : at + 4] = bytes(before + 4)
         kernels: dict[int, dict[str, tuple[int, int]]] = {i: {} for i in data}
-        bodies: dict[int, dict[str, int]] = {i: {} for i in data}
+        bodies: dict[int, dict[str, tuple[int, int]]] = {i: {} for i in data}
         for s in elf.get_section_by_name(".symtab").iter_symbols():
             if s["st_shndx"] not in data:
                 continue
             if s.name.startswith(WRAPPER):
                 kernels[s["st_shndx"]][s.name.removeprefix(WRAPPER)] = s["st_value"] & ~1, s["st_size"]
-            elif s.name.endswith(BODY):
-                bodies[s["st_shndx"]][s.name.removesuffix(BODY)] = s["st_value"] & ~1
+            elif s["st_info"]["type"] == "STT_FUNC":
+                bodies[s["st_shndx"]][s.name] = s["st_value"] & ~1, s["st_size"]
+    bodies = {i: {n: at for n, at in found.items() if n in kernels[i]} for i, found in bodies.items()}
     return [Section(d, bytes(fixed[i]), kernels[i], bodies[i]) for i, d in data.items()]
 
 

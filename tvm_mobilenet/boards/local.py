@@ -83,6 +83,10 @@ class LocalBoard:
         """Where a file is on the board: where it is."""
         return str(path)
 
+    def download(self, there: str, here) -> Path:
+        """A file of the board, copied to this machine: it is there already."""
+        return Path(there)
+
     def service(self, name: str, request: dict) -> dict:
         """What a service answers (``services``); it runs in this process."""
         from tvm_mobilenet.boards.agent import services

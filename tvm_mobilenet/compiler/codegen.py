@@ -4,7 +4,7 @@ Kernels are compiled once, without checks of their arguments: whoever calls one 
 `boards.interface.Signatures` checks that before a call. From the one object are linked
 
 - ``kernels.so``, which exports every kernel as ``__tvm_ffi_<symbol>``: for boards and for TVM's RPC servers;
-- ``libmobilenet.so``, with the runtime in C (`bundle.link`);
+- ``libmobilenet.so``, with the runtime in C (`compiler.library`);
 - ``model.so``, TVM's executable, if it is asked for: its Relax code calls the same kernels.
 
 A library needs glibc 2.28 or later at most, and one symbol of TVM's own runtime, to report errors.
@@ -17,19 +17,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.compiler import module
+from tvm_mobilenet.compiler import symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
 from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
 
-# What a kernel calls of libm, zig links in for 32-bit ARM from a library with debug information: 1 MB without the last.
-SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections", "-Wl,--strip-debug")
+SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
 
 
 def compile_object(kernels: Mapping[str, object], target: Target, path: str | Path) -> Path:
@@ -50,6 +50,7 @@ def compile_object(kernels: Mapping[str, object], target: Target, path: str | Pa
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
         built = tvm.compile(functions, target=tvm_target(target), tir_pipeline=lowering())
     built.mod.write_to_file(str(path))
+    symbols.name_kernels(Path(path), kernels)
     return Path(path)
 
 
@@ -74,30 +75,7 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
     """
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
         made = compile_object(kernels, target, os.path.join(folder, "kernels.o"))
-        return link([str(made)], target, path, linker)
-
-
-def build_files(lowered, target: Target, folder: Path, linker: str | None = None, executable: bool = False) -> tuple:
-    """Compile a lowered module's kernels and put what is linked from them into a folder, when all of it is made.
-
-    Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``compiler.lower``.
-
-    Returns
-    -------
-    tuple of str
-        Names of the files: ``kernels.o``, ``kernels.so`` and, where an ``executable`` is asked for, ``model.so``.
-    """
-    names = (module.OBJECT, module.KERNELS, *((module.EXECUTABLE,) if executable else ()))
-    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
-        work = Path(temporary)
-        made = compile_object(kernels_of(lowered), target, work / module.OBJECT)
-        link([str(made)], target, work / module.KERNELS, linker)
-        if executable:
-            build_executable(lowered, made, target, work / module.EXECUTABLE, linker)
-        for name in names:
-            with replacing(folder / name) as new:
-                shutil.copyfile(work / name, new)
-    return names
+        return link([str(made)], target, path, linker, kernels)
 
 
 def build_executable(lowered, kernels: str | Path, target: Target, path: str | Path, linker: str | None = None) -> Path:
@@ -132,7 +110,7 @@ def build_executable(lowered, kernels: str | Path, target: Target, path: str | P
         built = tvm.compile(outside, tvm_target_, relax_pipeline=lower, tir_pipeline=lowering())
 
     def link_all(output, files, **_):
-        return link(list(files), target, output, linker)
+        return link(list(files), target, output, linker, kernels_of(lowered))
 
     # TVM hands the linker's output file on as it is, so the library appears whole or not at all here too.
     built.export_library(str(path), fcompile=link_all)
@@ -144,18 +122,18 @@ def _with_kernels_outside(lowered, kernels: str | Path):
     import tvm
     from tvm import relax
 
-    symbols = {g: g.name_hint for g in lowered.functions if g.name_hint != "main"}
+    names = {g: g.name_hint for g in lowered.functions if g.name_hint != "main"}
 
     @relax.expr_functor.mutator
     class ByName(relax.PyExprMutator):
         def visit_call_(self, call):
             call = self.visit_expr_post_order(call)
             if call.op == tvm.ir.Op.get("relax.call_tir"):
-                return relax.call_dps_packed(symbols[call.args[0]], call.args[1], call.ty_args[0])
+                return relax.call_dps_packed(names[call.args[0]], call.args[1], call.ty_args[0])
             return call
 
     main = ByName(lowered).visit_expr(lowered["main"])
-    library = tvm.runtime.load_static_library(str(kernels), sorted(symbols.values()))
+    library = tvm.runtime.load_static_library(str(kernels), sorted(names.values()))
     return tvm.IRModule({"main": main}).with_attr("external_mods", [library])
 
 
@@ -187,13 +165,14 @@ def link(
     target: Target,
     path: str | Path,
     linker: str | None = None,
-    options: tuple[str, ...] = SHARED,
+    kernels: Iterable[str] = (),
 ) -> Path:
-    """Link objects for a target; write to a temporary name beside ``path``, then rename."""
+    """Link objects to a shared library for a target, which keeps symbols of these kernels and no debug information:
+    what a kernel calls of libm, zig links in for 32-bit ARM with 1 MB of that. The file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
-        command = [*linker_command(target, linker), *options, "-o", str(new), *objects]
+        command = [*linker_command(target, linker), *SHARED, "-o", str(new), *objects]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError as e:
@@ -206,7 +185,17 @@ def link(
                 f"{done.stderr.strip()[-800:]}",
                 "command: " + " ".join(command),
             )
+        symbols.keep_kernels(new, kernels)
     return path
+
+
+def linker_key(target: Target, linker: str | None = None) -> tuple:
+    """What a linked file depends on besides its objects: the command that links, by its version or its file."""
+    command = linker_command(target, linker)
+    if linker:
+        about = os.stat(shutil.which(linker))
+        return (*command, about.st_size, about.st_mtime_ns)
+    return (*command[1:], metadata.version("ziglang"))
 
 
 def linker_command(target: Target, linker: str | None = None) -> list[str]:

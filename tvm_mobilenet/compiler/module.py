@@ -1,12 +1,13 @@
 """A built module on disk: a folder that any board can run.
 
 ``kernels.o``       the kernels, compiled once: all libraries are linked from it
-``kernels.so``      every kernel exported, for boards and for TVM's RPC servers
+``kernels.so``      every kernel exported, for the virtual board and TVM's RPC servers
+``libmobilenet.so`` the kernels with the runtime in C, for all that runs on a real CPU
 ``parameters.bin``  the constants, as the plan wants them
 ``plan.json``       what it is, how and for which target it was built, and the plan
 ``model.so``        with ``build --tvm`` alone: TVM's executable, the same kernels in it and a copy of the constants
 
-A build of an earlier version has ``module.so`` in place of the first two and the last. It is read and run as it is.
+A build of an earlier version has ``module.so`` in place of all that is machine code. It is read and run as it is.
 
 The target's facts travel, not its name alone: every verb that opens a build uses them, whatever its TOML file says now
 or the host's level is now. Only a build of a version before that is opened by its target's name.
@@ -32,7 +33,7 @@ from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.whole_file import replacing
 
-OBJECT, KERNELS, EXECUTABLE = "kernels.o", "kernels.so", "model.so"
+OBJECT, KERNELS, LIBRARY, EXECUTABLE = "kernels.o", "kernels.so", "libmobilenet.so", "model.so"
 PARAMETERS, PLAN = "parameters.bin", "plan.json"
 EARLIER = "module.so"  # of earlier versions: kernels and executable in one
 
@@ -65,7 +66,7 @@ class BuiltModule:
     layers: tuple[BuiltLayer, ...]
     info: dict
     target_data: dict | None = None
-    files: tuple[str, ...] = (KERNELS, PARAMETERS)
+    files: tuple[str, ...] = (KERNELS, LIBRARY, PARAMETERS)
 
     @cached_property
     def target(self) -> targets.Target:
@@ -106,6 +107,11 @@ class BuiltModule:
         return self.folder / (EARLIER if self.is_earlier else KERNELS)
 
     @property
+    def runtime(self) -> Path | None:
+        """The kernels with our runtime; None for a build of an earlier version."""
+        return self.folder / LIBRARY if LIBRARY in self.files else None
+
+    @property
     def has_executable(self) -> bool:
         return bool({EXECUTABLE, EARLIER} & set(self.files))
 
@@ -142,9 +148,9 @@ def write(
     layers: list[BuiltLayer],
     info: dict,
     target: targets.Target,
-    made: tuple[str, ...] = (OBJECT, KERNELS),
+    made: tuple[str, ...],
 ) -> BuiltModule:
-    """Put parameters and plan beside the files of `codegen.build_files`, and remove those of an earlier build."""
+    """Put parameters and plan beside the files of `artifacts.make`, and remove those of an earlier build."""
     from tvm_mobilenet.targets import stored
 
     with replacing(folder / PARAMETERS) as new:
@@ -159,7 +165,7 @@ def write(
     }
     with replacing(folder / PLAN) as new:
         new.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    for name in {OBJECT, KERNELS, EXECUTABLE, EARLIER} - set(files):
+    for name in {OBJECT, KERNELS, LIBRARY, EXECUTABLE, EARLIER} - set(files):
         (folder / name).unlink(missing_ok=True)
     return BuiltModule(folder, plan, tuple(layers), info, data["target"], tuple(files))
 

@@ -5,7 +5,7 @@
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
           ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
           ─ plan_of ──────▶ plan, parameters       plan.py: the place of every tensor
-          ─ write ────────▶ folder                 codegen.py: LLVM and the linker; module.py
+          ─ write ────────▶ folder                 artifacts.py: LLVM, the linker and the runtime; module.py
 
 Fused blocks and pitches are decided here and stored in the plan. Whoever opens a build reads them there.
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.compiler import codegen, fuse_blocks, model_files, module, row_pitch
+from tvm_mobilenet.compiler import artifacts, fuse_blocks, model_files, module, row_pitch
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
@@ -79,7 +79,7 @@ class BuiltModel:
         TvmMobilenetError
             There is no linker, or it failed; the folder cannot be written.
         """
-        made = codegen.build_files(self.lowered, self.target, folder, linker, executable)
+        made = artifacts.make(self, folder, linker, executable)
         network = self.network
         info = {
             "model": model_files.to_data(network.options, folder),
@@ -117,7 +117,7 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     decided = decide(graph.counts, target, log)
     watch("decisions", decided)
     decisions = {layer: built.decisions for layer, built in zip(graph.counts, decided, strict=True)}
-    lowered = lower_layers(graph, decisions)
+    lowered = lower_layers(graph, decisions, target.core.name)
     plan, parameters = plan_of(lowered, graph)
     watch("plan", plan)
     return BuiltModel(network, target, graph, decided, lowered, plan, parameters)

@@ -13,10 +13,8 @@ import functools
 import hashlib
 import os
 import secrets
-import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import tvm_alone
@@ -109,12 +107,7 @@ class Builder:
         links, by its version or its file."""
         from tvm_mobilenet.compiler import codegen
 
-        command = codegen.linker_command(self.target, self.linker)
-        if self.linker:
-            about = os.stat(shutil.which(self.linker))
-            depends = [*command, about.st_size, about.st_mtime_ns]
-        else:
-            depends = [*command[1:], metadata.version("ziglang")]
+        depends = codegen.linker_key(self.target, self.linker)
         code = Path(codegen.__file__).read_bytes()
         return "-" + hashlib.sha256(repr(depends).encode() + code).hexdigest()[: keys.LENGTH]
 

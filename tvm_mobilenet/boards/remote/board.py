@@ -156,6 +156,15 @@ class RemoteBoard:
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
         return self._uploaded[there]
 
+    def download(self, there: str, here) -> Path:
+        """Copy a file of the board to a path on this machine."""
+
+        def fetch() -> None:
+            Path(here).write_bytes(self.session.rpc.download(there))
+
+        self.session.do(f"downloading {Path(there).name}", fetch, seconds=UPLOAD_SECONDS)
+        return Path(here)
+
     def load(self, path) -> RemoteModule:
         """The module of a linked shared object, which is uploaded.
 
