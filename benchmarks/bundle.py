@@ -31,6 +31,7 @@ from tests.support import bundles
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards.comparison import KERNEL_TOLERANCE, relative
 from tvm_mobilenet.compiler import library
+from tvm_mobilenet.compiler.module import EXECUTABLE
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
 OVERHEAD, RUNS, BLOCK = 0.005, 4, 10
@@ -120,9 +121,8 @@ def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
     """Milliseconds through the bundle and through TVM's runtime, of each turn: two processes, one works at a time."""
     context = multiprocessing.get_context("spawn")
     x = np.ascontiguousarray(made.network.inputs(1)[0][0])
-    library = str(next(made.built.glob("*.so")))
     ends, processes = [], []
-    for serve, what in ((_serve_bundle, str(made.folder)), (_serve_tvm, library)):
+    for serve, what in ((_serve_bundle, str(made.folder)), (_serve_tvm, str(made.built / EXECUTABLE))):
         end, theirs = context.Pipe()
         processes.append(context.Process(target=serve, args=(theirs, what, x, threads)))
         processes[-1].start()
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=20, help="for each number of threads")
     args = parser.parse_args()
-    made = bundles.made(alpha=args.alpha, resolution=args.resolution)
+    made = bundles.made(alpha=args.alpha, resolution=args.resolution, executable=True)
     print(f"runtime            {runtime_bytes(made.work)} bytes (at most {RUNTIME_BYTES})")
     print(f"libmobilenet.so    {len(made.bundle.files['libmobilenet.so'])} bytes (at most {LIBRARY_BYTES})")
     with tempfile.TemporaryDirectory() as temporary:

@@ -27,7 +27,7 @@ def test_bench_times_the_network_and_its_kernels_and_says_what_is_missing(server
     assert not found.predicted and found.upload["bytes"] > 0
     steps = built.read(modules.small()).plan.steps
     for row in found.rows:
-        assert row.repeat == len(row.samples) >= 10 and row.warm_up["runs"] > 3 and 0 < row.time.min <= row.time.p50
+        assert row.repeat == len(row.samples) >= 10 and row.warm_up["runs"] >= 1 and 0 < row.time.min <= row.time.p50
         assert [(t.name, t.layer) for t in row.layers] == [(s.name, s.layer) for s in steps]
         assert all(0 < t.min <= t.p50 for t in row.layers)
         assert row.rss_peak is None and row.load_seconds is None, "nobody tells"

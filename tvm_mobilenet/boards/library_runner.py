@@ -19,6 +19,8 @@ from tvm_mobilenet.boards.plan_runner import PlanRun, PlanRunner, check_inputs
 from tvm_mobilenet.compiler.module import PARAMETERS, PLAN
 from tvm_mobilenet.compiler.plan import Step, Tensor
 
+RUN_SECONDS, _LIMIT = 60.0, 10  # of one kernel; of a run, so many times that
+
 
 @contextlib.contextmanager
 def open_runner(board, module) -> Iterator[PlanRunner | LibraryRunner]:
@@ -110,6 +112,7 @@ class LibraryRunner:
         path = Path(self._folder.name) / "given.npz"
         np.savez(path, **given)
         there = self._board.upload(path)
+        request["limit_seconds"] = _LIMIT * getattr(self._board, "seconds", RUN_SECONDS)
         found = self._board.service("run_steps", {**self._files, "given": there, **request})["path"]
         answer = self._board.download(found, Path(self._folder.name) / "found.npz")
         with np.load(answer) as arrays:

@@ -243,11 +243,11 @@ class Process:
     _hung = False
 
     def _end(self) -> str:
-        if self._hung:
-            return f"no answer for {self._limit:g} s; it was ended"
-        code = self._process.wait()
         self._log.seek(0)
         last = " ".join(self._log.read().decode(errors="replace").split())[-300:]
+        if self._hung:
+            return f"no answer for {self._limit:g} s; it was ended" + (f": {last}" if last else "")
+        code = self._process.wait()
         why = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if code == -signal.SIGKILL:
             why += " (out of memory?)"

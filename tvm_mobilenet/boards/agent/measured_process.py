@@ -18,6 +18,7 @@ Layers are timed where they stand in the network: each finds the caches as the o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -188,9 +189,9 @@ class Measured:
         from tvm_mobilenet.errors import BoardError
         from tvm_mobilenet.runtime.instance import Instance
 
-        outputs = [s.operands[-1] for s in read_plan(plan).steps]
-        last = [len(s.operands) - 1 for s in read_plan(plan).steps]
-        found = {}
+        steps = read_plan(plan).steps
+        outputs, last = [s.operands[-1] for s in steps], [len(s.operands) - 1 for s in steps]
+        symbols, found = [s.symbol for s in steps], {}
         with Instance(library, parameters, threads) as net, np.load(given) as arrays:
             if net.steps != len(outputs):
                 raise BoardError(f"{library} has {net.steps} steps, the plan {len(outputs)}", "build the module again")
@@ -201,14 +202,17 @@ class Measured:
             if step is None:
                 net.set_inputs([arrays[str(i)] for i in range(len(net.inputs))])
                 for i in range(net.steps) if watched else ():
+                    _tell(f"while running kernel {symbols[i]}")
                     net.run(i, i + 1)
                     found[str(i)] = written(i)
+                _tell("while running the network")
                 start = time.perf_counter()
                 seconds = np.diff(net.timed(1), axis=1)
                 passes = max(1, min(STEP_PASSES, int(STEP_SECONDS / max(1e-9, time.perf_counter() - start))))
                 seconds = np.concatenate([seconds, np.diff(net.timed(passes), axis=1)]) / 1e9
                 found |= {f"output{i}": array for i, array in enumerate(net.outputs)}
             else:
+                _tell(f"while running kernel {symbols[step]}")
                 net.run(0, 0)  # inputs and outputs have their places then
                 for i in arrays.files:
                     net.operand(step, int(i), arrays[i].shape, arrays[i].dtype)[...] = arrays[i]
@@ -220,6 +224,14 @@ class Measured:
     @staticmethod
     def _threads() -> int:
         return int(os.environ["TVM_NUM_THREADS"])  # `measure.Process` sets it
+
+
+def _tell(text: str) -> None:
+    """What this process is about, for who finds it ended or hanging: the only line of its log (`measure.Process`)."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
+        os.write(2, text.encode())
 
 
 def _import(engine: str) -> None:
