@@ -103,18 +103,16 @@ def sections_of(object_file: Path, relaxed: bool = False) -> list[Section]:
 
 
 def code_of(object_file: Path) -> tuple[bytes, bytes]:
-    """The instructions of an object file outside of wrappers and those of the wrappers, relocated fields set to zero.
+    """The instructions of the kernels in an object file and those of their wrappers, relocated fields set to zero.
 
-    Functions of parallel regions have no symbol, so a kernel's own code is all that no wrapper's symbol covers.
+    What fills the gap between two functions is part of neither.
     """
-    own, wrappers = b"", b""
-    for section in sections_of(object_file):
-        rest = bytearray(section.masked)
-        for start, size in sorted(section.kernels.values(), reverse=True):
-            wrappers += bytes(rest[start : start + size])
-            del rest[start : start + size]
-        own += bytes(rest)
-    return own, wrappers
+    sections = sections_of(object_file)
+
+    def code(pieces_of) -> bytes:
+        return b"".join(s.masked[at : at + size] for s in sections for at, size in sorted(pieces_of(s).values()))
+
+    return code(lambda s: s.bodies), code(lambda s: s.kernels)
 
 
 def _executable(library: Path) -> bytes:
