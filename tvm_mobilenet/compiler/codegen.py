@@ -30,6 +30,7 @@ from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
 
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
+CONFIG = {"tirx.disable_assert": True}  # of TVM, for kernels: callers check what they give
 
 
 def compile_object(kernels: Mapping[str, object], target: Target, path: str | Path) -> Path:
@@ -47,7 +48,7 @@ def compile_object(kernels: Mapping[str, object], target: Target, path: str | Pa
     import tvm
 
     functions = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(kernels.items())})
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
+    with tvm.transform.PassContext(config=CONFIG):
         built = tvm.compile(functions, target=tvm_target(target), tir_pipeline=lowering())
     built.mod.write_to_file(str(path))
     symbols.name_kernels(Path(path), kernels)
