@@ -2,7 +2,7 @@
 
 Of each network and target it records: a hash of every kernel's machine code, of the plan and of the constants, the
 predicted cycles on one core and on all, and the bytes of code. Symbol names and the fields that a linker fills in are
-left out of the hashes, and so is the wrapper that checks a kernel's arguments (it has a hash of its own).
+left out of the hashes, and so is the wrapper that takes a kernel's arguments (it has a hash of its own).
 
     python -m benchmarks.baseline write benchmarks/data/baseline.json
     python -m benchmarks.baseline compare benchmarks/data/baseline.json      # exit code 5 where anything differs
@@ -24,33 +24,6 @@ from pathlib import Path
 os.environ["TVM_MOBILENET_HOST_CPU"] = "x86-64-v3"
 MODELS = ("v1", "v2", "v3-large", "v3-small", "v1-plain", "onnx")
 TARGETS = ("rpi3", "rpi4", "rpi5", "armv7", "host")
-WRAPPER = "__tvm_ffi_"
-
-
-def code_of(object_file: Path) -> tuple[bytes, bytes]:
-    """The instructions of an object file outside of wrappers and those of the wrappers, relocated fields set to zero.
-
-    Functions of parallel regions have no symbol, so a kernel's own code is all that no wrapper's symbol covers.
-    """
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.relocation import RelocationSection
-
-    with object_file.open("rb") as file:
-        elf = ELFFile(file)
-        code = {i: bytearray(s.data()) for i, s in enumerate(elf.iter_sections()) if s["sh_flags"] & 4}
-        for section in elf.iter_sections():
-            if isinstance(section, RelocationSection) and section["sh_info"] in code:
-                for relocation in section.iter_relocations():
-                    at = relocation["r_offset"]
-                    code[section["sh_info"]][at : at + 4] = bytes(4)
-        symbols = [s for s in elf.get_section_by_name(".symtab").iter_symbols() if s.name.startswith(WRAPPER)]
-    wrappers = b""
-    for symbol in sorted(symbols, key=lambda s: s["st_value"], reverse=True):
-        section, start = code.get(symbol["st_shndx"]), symbol["st_value"] & ~1
-        if section is not None:
-            wrappers += bytes(section[start : start + symbol["st_size"]])
-            del section[start : start + symbol["st_size"]]
-    return b"".join(map(bytes, code.values())), wrappers
 
 
 def hash_of(*parts: bytes) -> str:
@@ -63,19 +36,16 @@ def hash_of(*parts: bytes) -> str:
 
 def kernel_hashes(function, target, known: dict) -> tuple[str, str]:
     """The hashes of a PrimFunc's code and of the wrapper around it, compiled alone; equal functions once."""
-    import tvm
     import tvm_ffi
 
+    from benchmarks.machine_code import code_of
     from tvm_mobilenet.compiler import codegen
 
     alone = function.without_attr("layer").with_attr("global_symbol", "kernel")
     key = target.name, tvm_ffi.structural_hash(alone, map_free_vars=True)
     if key not in known:
-        module = tvm.IRModule({"kernel": alone})
-        built = tvm.compile(module, target=codegen.tvm_target(target), tir_pipeline=codegen.lowering())
         with tempfile.TemporaryDirectory(prefix="baseline-") as folder:
-            path = Path(folder) / "kernel.o"
-            built.mod.write_to_file(str(path))
+            path = codegen.compile_object({"kernel": alone}, target, Path(folder) / "kernel.o")
             known[key] = tuple(map(hash_of, code_of(path)))
     return known[key]
 

@@ -30,7 +30,8 @@ from elftools.elf.elffile import ELFFile
 from tests.support import bundles
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards.comparison import KERNEL_TOLERANCE, relative
-from tvm_mobilenet.bundle import link
+from tvm_mobilenet.compiler import library
+from tvm_mobilenet.compiler.module import EXECUTABLE
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
 OVERHEAD, RUNS, BLOCK = 0.005, 4, 10
@@ -51,8 +52,8 @@ def without_avx512():
 def runtime_bytes(work: Path) -> int:
     """Code and constants of our own sources, from the objects that a bundle was linked from."""
     total = 0
-    for unit in (*link.SOURCES, "main.c"):
-        with (work / f"{unit}.o").open("rb") as f:
+    for unit in ("runtime.o", "main.c.o"):
+        with (work / unit).open("rb") as f:
             sections = ELFFile(f).iter_sections()
             total += sum(s["sh_size"] for s in sections if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS")
     return total
@@ -78,7 +79,7 @@ def memory_and_open(folder: Path, out: Path, threads: int = 1) -> tuple[int, int
 def instructions(folder: Path, work: Path, temporary: Path) -> tuple[int, int]:
     """Instructions of one run from the first of `mobilenet_run` to its last, and those of them in kernels."""
     program = temporary / "instructions"
-    sources = [work / s for s in (*link.SOURCES, "model.c")]
+    sources = [work / s for s in (*library.SOURCES, "model.c")]
     command = ["gcc", "-O2", "-fno-math-errno", "-I", work, "-o", program, bundles.C_TESTS / "instructions.c", *sources]
     subprocess.run([*map(str, command), str(work / "kernels.o"), "-lm", "-lpthread"], check=True)
     found = temporary / "callgrind.out"
@@ -120,9 +121,8 @@ def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
     """Milliseconds through the bundle and through TVM's runtime, of each turn: two processes, one works at a time."""
     context = multiprocessing.get_context("spawn")
     x = np.ascontiguousarray(made.network.inputs(1)[0][0])
-    library = str(next(made.built.glob("*.so")))
     ends, processes = [], []
-    for serve, what in ((_serve_bundle, str(made.folder)), (_serve_tvm, library)):
+    for serve, what in ((_serve_bundle, str(made.folder)), (_serve_tvm, str(made.built / EXECUTABLE))):
         end, theirs = context.Pipe()
         processes.append(context.Process(target=serve, args=(theirs, what, x, threads)))
         processes[-1].start()
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=20, help="for each number of threads")
     args = parser.parse_args()
-    made = bundles.made(alpha=args.alpha, resolution=args.resolution)
+    made = bundles.made(alpha=args.alpha, resolution=args.resolution, executable=True)
     print(f"runtime            {runtime_bytes(made.work)} bytes (at most {RUNTIME_BYTES})")
     print(f"libmobilenet.so    {len(made.bundle.files['libmobilenet.so'])} bytes (at most {LIBRARY_BYTES})")
     with tempfile.TemporaryDirectory() as temporary:

@@ -91,7 +91,7 @@ def measure(board: str, options) -> Row:
             batch = network.inputs(1)[0]
             plain = runner.run(*batch).kernels
             warm = [runner.run(*batch, memory=True).kernels for _ in range(2)][1]
-        size = code_bytes(module.library) - module.plan.parameters_bytes
+        size = code_bytes(module.library)
     rate = target.core.macs_per_cycle("float32")
     cycles = [float(k.cycles_on(1).value) for k in plain]
     shares = [float(k.cycles_on(4).value) * 4 for k in plain]
@@ -139,9 +139,12 @@ def by_harness(harness: Path, board: str) -> Executed:
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         model = ModelOptions(model=str(harness / "models" / "v1.onnx"))
         packed = Path(folder) / "bundle"
-        build(model, targets.load(board), output=Path(folder), bundle=packed)
+        build(model, targets.load(board), output=Path(folder), bundle=packed, tvm_executable=True)
         by_tvm, instructions = _priced(
-            harness, "tvm_mobilenet", board, ["./apy.sh", "runners/run_tvm.py", "{n}", str(Path(folder) / built.MODULE)]
+            harness,
+            "tvm_mobilenet",
+            board,
+            ["./apy.sh", "runners/run_tvm.py", "{n}", str(Path(folder) / built.EXECUTABLE)],
         )
         run = f'exec setarch -R qemu-aarch64 -cpu $CPU -L {harness}/sysroot-$CPU $QEMU_EXTRA "$@"'
         program = [str(packed / "mobilenet"), "bench", "--threads", "1", "--runs", "{n}"]

@@ -33,6 +33,7 @@ def bench(
     cpus: Sequence[int] | None = None,
     against: Sequence[str] = (),
     layers: bool = True,
+    runtime: str = "own",
     target=None,
     show: Callable[[str], None] = lambda line: None,
 ) -> Benchmark:
@@ -58,13 +59,15 @@ def bench(
         Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``.
     layers : bool
         Also time every kernel call.
+    runtime : str
+        What runs the network where it is measured: ``own``, which ships, or ``tvm``, TVM's virtual machine.
     show : callable
         Gets a line of progress now and then.
 
     Raises
     ------
     TvmMobilenetError
-        The folder holds no built module; ``against`` on a virtual board.
+        The folder holds no built module, or no TVM executable for ``runtime="tvm"``; ``against`` on a virtual board.
     BoardError
         The board cannot be reached, or the module does not run there.
     """
@@ -84,6 +87,7 @@ def bench(
                 cpus=cpus,
                 against=against,
                 layers=layers,
+                runtime=runtime,
                 target=target,
                 show=show,
             )
@@ -113,6 +117,7 @@ def bench(
             measured_rows.Asked(threads, seconds, cool_down, cpus, layers),
             peers=others,
             show=show,
+            runtime=runtime,
         )
 
 
@@ -132,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
         help="between rows at least; until the board is as warm as before (default: 2s)",
     )
     group.add_argument("--cpus", type=options.numbers, metavar="N,N", help="that may be used (default: all)")
+    options.add_runtime(group)
     group.add_argument("--no-layers", action="store_true", help="time whole runs alone")
     group.add_argument(
         "--check-timing",
@@ -174,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
     target = module.target
     address = options.board_for(args, target)
     if address == "virtual":
-        flags.refuse_for_predictions(args, ("--seconds", "--cool-down", "--cpus", "--no-layers"))
+        flags.refuse_for_predictions(args, ("--seconds", "--cool-down", "--cpus", "--no-layers", "--runtime"))
     packages.require("bench", *packages.for_board(address))
     if against:
         model = options.ModelOptions.from_data(module.info["model"])
@@ -192,6 +198,7 @@ def _run(args: argparse.Namespace) -> int:
             cpus=args.cpus,
             against=against,
             layers=not args.no_layers,
+            runtime=args.runtime,
             target=target,
             show=console.say,
         )

@@ -1,7 +1,8 @@
 """Build a MobileNet for a board, with the decisions that are known.
 
 For each layer the user's tune log decides, else the shipped one, else the schedule's default; the table says which. The
-folder that comes out holds an ordinary TVM executable, and the plan and parameters that boards and bundles run.
+folder that comes out holds the kernels, and the plan and parameters that boards and bundles run; with ``--tvm`` also an
+ordinary TVM executable.
 
     python -m tvm_mobilenet.build --model v2 --alpha 1.4 --target rpi5
 """
@@ -88,6 +89,7 @@ def build(
     bundle: Path | None = None,
     embed_weights: bool = False,
     dump: Path | None = None,
+    tvm_executable: bool = False,
 ) -> BuildResult:
     """Build a network for a target.
 
@@ -109,6 +111,8 @@ def build(
         In that, the weights are part of the library.
     dump : path, optional
         A folder where to write what each phase made (docs/dump.md): new, empty or an earlier dump.
+    tvm_executable : bool
+        Also write ``model.so``, which TVM's virtual machine runs.
 
     Raises
     ------
@@ -134,7 +138,7 @@ def build(
     except OSError as e:
         raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
     compiled = pipeline.compile(network, target, log, watch)
-    module = compiled.write(folder, linker)
+    module = compiled.write(folder, linker, tvm_executable)
     if dump is not None:
         from tvm_mobilenet.survey.hot_loops import dump_kernels
 
@@ -186,6 +190,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_model_options(new, inputs=True)
     options.add_target_options(new, board=False)
     options.add_output_options(new)
+    new.add_argument(
+        "--tvm",
+        action="store_true",
+        help="also write model.so, an executable of TVM's virtual machine that calls the same kernels",
+    )
     group = new.add_argument_group("bundle")
     group.add_argument(
         "--bundle",
@@ -242,6 +251,7 @@ def _run(args: argparse.Namespace) -> int:
         bundle=args.bundle,
         embed_weights=args.embed_weights,
         dump=args.dump,
+        tvm_executable=args.tvm,
     )
     console.print_json(result) if args.json else print_result(result)
     return 0

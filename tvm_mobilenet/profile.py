@@ -26,7 +26,14 @@ VIEWS = ("order", "slowest", "kind")
 
 
 def profile(
-    folder: str | Path, *, board="virtual", threads: int = 1, seconds: float = 2.0, target=None, show=lambda line: None
+    folder: str | Path,
+    *,
+    board="virtual",
+    threads: int = 1,
+    seconds: float = 2.0,
+    runtime: str = "own",
+    target=None,
+    show=lambda line: None,
 ) -> Profile:
     """Profile a built module.
 
@@ -39,6 +46,8 @@ def profile(
     threads : int
     seconds : float
         To pass over the layers for, where they are measured.
+    runtime : str
+        What calls the kernels where they are measured: ``own``, or ``tvm``.
 
     Raises
     ------
@@ -55,13 +64,15 @@ def profile(
     target = target or module.target
     if isinstance(board, str):
         with open_board(board, target) as opened:
-            return profile(folder, board=opened, threads=threads, seconds=seconds, target=target, show=show)
+            return profile(
+                folder, board=opened, threads=threads, seconds=seconds, runtime=runtime, target=target, show=show
+            )
     if not board.measures and threads > target.cores:
         raise TvmMobilenetError(
             f"--threads {threads}: target {target.name} has {target.cores} cores",
             "predictions are made for a thread a core",
         )
-    return layer_profile.profile_of(board, module, target, threads, seconds, show)
+    return layer_profile.profile_of(board, module, target, threads, seconds, show, runtime)
 
 
 def print_result(result: Profile, view: str) -> None:
@@ -142,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
         default=2.0,
         help="to pass over the layers for, where they are measured (default: %(default)s)",
     )
+    options.add_runtime(new)
     new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
     new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
     new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
@@ -157,12 +169,18 @@ def _run(args: argparse.Namespace) -> int:
     target = built.read(args.folder).target
     address = options.board_for(args, target)
     if address == "virtual":
-        refuse_for_predictions(args, ("--seconds",))
+        refuse_for_predictions(args, ("--seconds", "--runtime"))
     # what is measured stands beside what the virtual board predicts
     packages.require("profile", *packages.for_board("virtual" if target.core.model else address))
     with open_board(address, target) as board:
         result = profile(
-            args.folder, board=board, threads=args.threads, seconds=args.seconds, target=target, show=console.say
+            args.folder,
+            board=board,
+            threads=args.threads,
+            seconds=args.seconds,
+            runtime=args.runtime,
+            target=target,
+            show=console.say,
         )
     if args.trace:
         write_whole(args.trace, json.dumps(trace(result)), "--trace")

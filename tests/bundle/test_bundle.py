@@ -17,9 +17,9 @@ from tvm_mobilenet.targets import features
 from benchmarks import bundle as evidence
 from tests.support import bundles
 from tvm_mobilenet import targets
-from tvm_mobilenet.bundle import link, symbols, tables
 from tvm_mobilenet.bundle import pack as bundle
 from tvm_mobilenet.checking.reference import network_outputs
+from tvm_mobilenet.compiler import library, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.preprocess import load_image, sample_images
 
@@ -75,7 +75,7 @@ def test_a_library_that_needs_more_than_libc_is_refused(tmp_path):
     )
     run("gcc", "-shared", "-o", tmp_path / "x.so", tmp_path / "x.c", "-Wl,--no-as-needed", tmp_path / "liby.so")
     with pytest.raises(TvmMobilenetError, match=r"libstrange\.so"):
-        link.check_needs(tmp_path / "x.so")
+        library.check_needs(tmp_path / "x.so")
 
 
 def test_outputs_are_those_of_the_model(host):
@@ -365,9 +365,6 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
         "features": ["avx", "xyzzy"],
         "weights_sha256": "0",
         "labels": True,
-        "samples": 2,
-        "tolerance": 1e-4,
-        "units": [1.0],
         "embedded": False,
         "labels_source": "",
         "preprocess": "",
@@ -385,7 +382,7 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
         "-o",
         tmp_path / "libmobilenet.so",
         tmp_path / "model.c",
-        *(host.work / s for s in link.SOURCES),
+        *(host.work / s for s in library.SOURCES),
         host.work / "kernels.o",
         "-lm",
         "-lpthread",

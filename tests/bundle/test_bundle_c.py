@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import bundle as evidence
 from tests.support import bundles
-from tvm_mobilenet.bundle import link, tables
+from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler import module as built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
         "-o",
         out,
         bundles.C_TESTS / f"{program}.c",
-        *(host.work / s for s in link.SOURCES),
+        *(host.work / s for s in library.SOURCES),
         host.work / "model.c",
         host.work / "kernels.o",
         "-lm",
@@ -62,7 +62,7 @@ def clean(done) -> None:
 
 @pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=CLANG)])
 def test_no_warnings(host, tmp_path, compiler):
-    for source in (*link.SOURCES, "model.c", "main.c"):
+    for source in (*library.SOURCES, "model.c", "main.c"):
         done = run(
             compiler,
             "-std=gnu11",

@@ -90,9 +90,9 @@ def test_one_load_from_the_wrong_place_is_found(copy):
 
 def vector_loads(family, step: int) -> list[int]:
     """Executed loads of whole vector registers from a base and a constant, not from the stack."""
-    data = (family.folder / built.MODULE).read_bytes()
+    data = (family.folder / built.KERNELS).read_bytes()
     found = []
-    with (family.folder / built.MODULE).open("rb") as file:
+    with (family.folder / built.KERNELS).open("rb") as file:
         elf = ELFFile(file)
         for address in (a for name in ("ldp", "ldr") for a in instructions(family, step, name)):
             offset = next(elf.address_offsets(address))

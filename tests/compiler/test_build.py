@@ -1,4 +1,4 @@
-"""A built module: an ordinary TVM executable that needs little of the board, and a folder that is whole or refused."""
+"""A built module: an folder of few files that need little of the board, and a folder that is whole or refused."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_on_this_machine_it_is_an_ordinary_tvm_executable():
     from tvm import relax
 
     network = load_network(modules.MODEL)
-    vm = relax.VirtualMachine(tvm.runtime.load_module(str(modules.small("host") / built.MODULE)), tvm.cpu())
+    vm = relax.VirtualMachine(tvm.runtime.load_module(str(built.read(modules.small("host")).executable)), tvm.cpu())
     outputs = []
     for (x,) in network.inputs(2):
         found = vm["main"](tvm.runtime.tensor(x))
@@ -106,7 +106,7 @@ def check_needs(path) -> None:
 
 
 def test_it_runs_on_glibc_2_28_and_needs_one_function_of_tvm(rpi4):
-    path = rpi4.folder / built.MODULE
+    path = rpi4.folder / built.KERNELS
     check_needs(path)
     with path.open("rb") as file:
         assert ELFFile(file)["e_machine"] == "EM_AARCH64"
@@ -118,7 +118,7 @@ def test_a_linker_of_ones_own_links_the_same_kernels(tmp_path):
     zigs, target = modules.tiny("rpi4"), targets.load("rpi4")
     network = load_network(modules.tiny_options())
     result = build.build(network.options, target, output=tmp_path / "gcc", network=network, linker=CROSS_GCC)
-    check_needs(result.folder / built.MODULE)
+    check_needs(result.folder / built.KERNELS)
     assert result.folder.joinpath(built.PARAMETERS).read_bytes() == zigs.joinpath(built.PARAMETERS).read_bytes()
 
     from tvm_mobilenet.verify import verify
@@ -130,7 +130,7 @@ def test_a_linker_of_ones_own_links_the_same_kernels(tmp_path):
 def test_building_twice_gives_the_same_bytes(network, large, tmp_path):
     net = network if large else small()
     one, two = (build.build(net.options, targets.load("rpi4"), output=tmp_path / n, network=net) for n in ("1", "2"))
-    for name in (built.MODULE, built.PARAMETERS, built.PLAN):
+    for name in (built.OBJECT, built.KERNELS, built.PARAMETERS, built.PLAN):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes(), name
 
 
@@ -146,7 +146,7 @@ def test_a_log_changes_the_code_and_the_table_says_so(network, rpi4, tmp_path, c
     log = tmp_path / "mine.jsonl"
     Journal(log).append(Record(layer=layer.name, core=target.core.name, decisions=other, cost=1.0))
     result = build.build(network.options, target, log=log, output=tmp_path / "logged", network=network)
-    assert (result.folder / built.MODULE).read_bytes() != (rpi4.folder / built.MODULE).read_bytes()
+    assert (result.folder / built.KERNELS).read_bytes() != (rpi4.folder / built.KERNELS).read_bytes()
     by_layer = {one.layer: one for one in result.layers}
     assert by_layer[layer.name].decisions == other and by_layer[layer.name].source == "mine.jsonl"
     assert {one.source for one in result.layers if one.layer != layer.name} == {one.source for one in rpi4.layers}
@@ -232,7 +232,7 @@ def test_what_was_built_reads_back(rpi4):
     assert module.module_bytes == rpi4.module_bytes > rpi4.parameters_bytes
 
 
-@pytest.mark.parametrize("name", [built.MODULE, built.PARAMETERS])
+@pytest.mark.parametrize("name", [built.OBJECT, built.KERNELS, built.PARAMETERS])
 @pytest.mark.parametrize("how", ["missing", "truncated", "changed"])
 def test_files_that_are_not_those_built_together_are_refused(copy, name, how):
     path = copy / name

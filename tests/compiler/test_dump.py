@@ -143,7 +143,7 @@ def test_a_kernel_is_shown_before_and_after_lowering(folders):
 
 def test_assembly_names_the_fmla_loop_and_what_bounds_it(folders):
     found = kernels(folders[0], "assembly")
-    convolutions = {symbol: text for symbol, text in found.items() if symbol.startswith(("chain", "conv", "dense"))}
+    convolutions = {symbol: text for symbol, text in found.items() if symbol.startswith(("block", "conv", "dense"))}
     assert len(convolutions) == 3
     hottest = []
     for symbol, text in convolutions.items():

@@ -90,10 +90,10 @@ def test_a_contender_that_crashes_hangs_or_reports_an_error_is_a_message_and_no_
     wrong = tmp_path / "no.so"
     wrong.write_bytes(b"nothing")
     with pytest.raises(BoardError, match="tvm: load: "):
-        services.call("measure", {**base, "contenders": [{"engine": "tvm", "module": str(wrong)}]})
+        services.call("measure", {**base, "contenders": [{"engine": "tvm", "executable": str(wrong)}]})
     with pytest.raises(BoardError, match=r"no answer for 0\.05 s"):
         services.call(
-            "measure", {**base, "limit_seconds": 0.05, "contenders": [{"engine": "tvm", "module": str(wrong)}]}
+            "measure", {**base, "limit_seconds": 0.05, "contenders": [{"engine": "tvm", "executable": str(wrong)}]}
         )
     process = measure.Process(1, None, str(tmp_path), "tvm", 30.0)
     os.kill(process._process.pid, 9)

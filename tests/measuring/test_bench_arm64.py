@@ -34,7 +34,7 @@ def test_a_full_bench(folder, agent, capsys):
     found = benchmark.from_data(json.loads(capsys.readouterr().out))
     assert not found.predicted and found.environment["board"]["architecture"] == "aarch64"
     assert "asimd" in found.environment["board"]["features"], "of the emulated CPU, not of this machine's /proc/cpuinfo"
-    sizes = sum((folder / name).stat().st_size for name in (built.MODULE, built.PLAN, built.PARAMETERS))
+    sizes = sum((folder / name).stat().st_size for name in (built.LIBRARY, built.PARAMETERS))
     assert found.upload["bytes"] == sizes and found.upload["seconds"] > 0
     for row in found.rows:
         assert len(row.layers) == len(built.read(folder).plan.steps) and row.rss_peak > row.rss_initial > 0

@@ -17,8 +17,7 @@ from PIL import Image
 
 from tests.support import bundles
 from tvm_mobilenet import targets
-from tvm_mobilenet.bundle import link
-from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler import codegen, library
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.preprocess import Preprocess, grey
 from tvm_mobilenet.models.resize import INTERPOLATIONS, RESIZES, resize_and_crop, scaled_size
@@ -208,7 +207,7 @@ def compiler(target: str) -> list[str]:
 def program():
     """The program for this machine, in a folder that lives as long as the process."""
     folder = tempfile.TemporaryDirectory(prefix="tvm_mobilenet_test_")
-    return compiled(Path(folder.name), [*compiler("host"), *link.FLAGS]), folder
+    return compiled(Path(folder.name), [*compiler("host"), *library.FLAGS]), folder
 
 
 def test_c_gives_the_same_pixels():
@@ -222,7 +221,7 @@ def test_c_on_arm_gives_the_same_pixels(tmp_path, architecture):
     emulator = bundles.emulator(architecture)
     if emulator is None:
         pytest.skip("needs apt-get install qemu-user libc6-arm64-cross libc6-armhf-cross")
-    built = compiled(tmp_path, [*compiler({"aarch64": "arm"}.get(architecture, architecture)), *link.FLAGS])
+    built = compiled(tmp_path, [*compiler({"aarch64": "arm"}.get(architecture, architecture)), *library.FLAGS])
     expect(CASES, ask([*emulator, str(built)], CASES))
 
 

@@ -257,8 +257,8 @@ def test_the_executable_runs_chains_in_tvms_own_runtime(small, tmp_path):
     )
     if not any(c.layer.parts for c in for_core(network.graph, host.core).calls):
         pytest.skip("this machine's caches make no chains of so small a network")
-    build.build(network.options, host, output=tmp_path, network=network)
-    machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "module.so")), tvm.cpu())
+    build.build(network.options, host, output=tmp_path, network=network, tvm_executable=True)
+    machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "model.so")), tvm.cpu())
     (x,) = network.inputs(1)[0]
     found = machine["main"](tvm.runtime.tensor(x)).numpy()
     with torch.no_grad():

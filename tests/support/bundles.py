@@ -19,13 +19,22 @@ EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 
 
 @functools.cache
-def made(target="host", alpha: float = 0.25, resolution: int = 128, classes: int = 1000, embed: bool = False):
+def made(
+    target="host",
+    alpha: float = 0.25,
+    resolution: int = 128,
+    classes: int = 1000,
+    embed: bool = False,
+    executable: bool = False,
+):
     """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``.
 
-    ``target`` is a name, or a target of one's own.
+    ``target`` is a name, or a target of one's own; ``executable``: ``.built`` has TVM's, too.
     """
     target = targets.load(target) if isinstance(target, str) else target
-    root = modules.root() / f"bundle-{target.name}-{target.llvm_cpu}-{alpha}-{resolution}-{classes}-{embed}"
+    root = (
+        modules.root() / f"bundle-{target.name}-{target.llvm_cpu}-{alpha}-{resolution}-{classes}-{embed}-{executable}"
+    )
     labels = _labels(classes)
     options = ModelOptions(alpha=alpha, resolution=resolution, classes=classes, labels=labels)
     network = load_network(options)
@@ -36,7 +45,13 @@ def made(target="host", alpha: float = 0.25, resolution: int = 128, classes: int
         bundle.make = functools.partial(real, work=root / "work")
         try:
             build.build(
-                options, target, output=root / "built", network=network, bundle=root / "bundle", embed_weights=embed
+                options,
+                target,
+                output=root / "built",
+                network=network,
+                bundle=root / "bundle",
+                embed_weights=embed,
+                tvm_executable=executable,
             )
         finally:
             bundle.make = real

@@ -4,6 +4,7 @@ processes needs one first, the benchmark once in a process. No test may change t
 import atexit
 import fcntl
 import functools
+import json
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mobilenet import bench, build, targets
+from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -43,10 +45,12 @@ def _network(options: ModelOptions):
 
 @functools.cache
 def small(target: str = "host") -> Path:
-    """MobileNet v1 0.25 at 32 pixels: 28 layers, 0.9 MB of parameters."""
+    """MobileNet v1 0.25 at 32 pixels: 28 layers, 0.9 MB of parameters; on this machine with TVM's executable."""
     return once(
         root() / target,
-        lambda folder: build.build(MODEL, targets.load(target), output=folder, network=_network(MODEL)),
+        lambda folder: build.build(
+            MODEL, targets.load(target), output=folder, network=_network(MODEL), tvm_executable=target == "host"
+        ),
     )
 
 
@@ -59,12 +63,25 @@ def small_of(*names: str) -> Path:
 
 @functools.cache
 def tiny(target: str = "host", width: int = 16) -> Path:
-    """A network of five layers from a file of the user's own; its dense layer has 64 times ``width`` weights."""
+    """A network of five layers from a file of the user's own, with TVM's executable; its dense layer has 64 times
+    ``width`` weights."""
     options = tiny_options(width)
     return once(
         root() / f"tiny-{target}-{width}",
-        lambda folder: build.build(options, targets.load(target), output=folder, network=load_network(options)),
+        lambda folder: build.build(
+            options, targets.load(target), output=folder, network=load_network(options), tvm_executable=True
+        ),
     )
+
+
+def without_executable(folder: Path, copy: Path) -> Path:
+    """A copy of a built module as ``build`` without ``--tvm`` writes it."""
+    shutil.copytree(folder, copy)
+    (copy / built.EXECUTABLE).unlink()
+    data = json.loads((copy / built.PLAN).read_text())
+    del data["files"][built.EXECUTABLE]
+    (copy / built.PLAN).write_text(json.dumps(data))
+    return copy
 
 
 @functools.cache

@@ -39,7 +39,7 @@ class Copy:
 
     def word(self, address: int, change) -> None:
         """Replace the instruction at an address of the module by ``change(word)``."""
-        path = self.folder / built.MODULE
+        path = self.folder / built.KERNELS
         with path.open("rb") as file:
             offset = next(ELFFile(file).address_offsets(address))
         data = bytearray(path.read_bytes())
@@ -80,8 +80,8 @@ def instructions(family, step: int, mnemonic: str) -> list[int]:
     """Addresses of executed instructions of a step that begin with a mnemonic, and that no earlier step executes."""
     earlier = {a for addresses in family.executed[:step] for a in addresses}
     found = []
-    with (family.folder / built.MODULE).open("rb") as file:
-        elf, data = ELFFile(file), (family.folder / built.MODULE).read_bytes()
+    with (family.folder / built.KERNELS).open("rb") as file:
+        elf, data = ELFFile(file), (family.folder / built.KERNELS).read_bytes()
         for address in family.executed[step]:
             offset = next(elf.address_offsets(address))
             for one in CHECKER.disasm(data[offset : offset + 4], address):

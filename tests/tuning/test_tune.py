@@ -60,7 +60,7 @@ def test_the_log_changes_the_built_bytes(network, tmp_path, target):
         result = build.build(network.options, target, log=log, output=tmp_path / folder, network=network)
         sources = {one.layer: one.source for one in result.layers}
         assert (sources[layer.name] == log.name) is log.exists()
-        return (tmp_path / folder / built.MODULE).read_bytes()
+        return (tmp_path / folder / built.KERNELS).read_bytes()
 
     layer = next(one for one in pipeline.for_core(network.graph, target.core).counts if one.kind == "pointwise")
     space = schedules.space(layer, target.core)

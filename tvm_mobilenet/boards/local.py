@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards import Seconds
+from tvm_mobilenet.boards.interface import KernelModule, Seconds
 from tvm_mobilenet.errors import BoardError
 
 _MINIMUM_SECONDS = 0.02  # measured at least this long in all
@@ -83,6 +83,10 @@ class LocalBoard:
         """Where a file is on the board: where it is."""
         return str(path)
 
+    def download(self, there: str, here) -> Path:
+        """A file of the board, copied to this machine: it is there already."""
+        return Path(there)
+
     def service(self, name: str, request: dict) -> dict:
         """What a service answers (``services``); it runs in this process."""
         from tvm_mobilenet.boards.agent import services
@@ -99,7 +103,7 @@ class LocalBoard:
         self.close()
 
 
-class LocalModule:
+class LocalModule(KernelModule):
     """A loaded shared object; ``close`` it, or use it in a ``with``."""
 
     def __init__(self, path, target):
@@ -174,6 +178,7 @@ class LocalModule:
         import tvm
 
         function = self._function(symbol)
+        self.check(symbol, ((a.shape, a.dtype) for a in args))
         if cores:
             tvm.get_global_func("runtime.config_threadpool")(1, cores)
         placed: dict[tuple, object] = {}

@@ -1,11 +1,11 @@
 """Runs a plan on a board's module: parameters and arena are placed once, then every step is one kernel call.
 
-It needs of a module what the virtual and the local one have: ``alloc``, ``write``, ``read`` and ``call_at``.
+It needs of a module what the virtual and the local one have: ``alloc``, ``write``, ``read``, ``call_at``, ``expect``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,28 @@ class PlanRun:
         return sum(k.arithmetic_on(1).value for k in self.kernels)
 
 
+def signatures(plan: Plan) -> dict[str, list[tuple[tuple[int, ...], str]]]:
+    """What each kernel of a plan takes: shape and dtype of every operand."""
+    return {step.symbol: [(t.shape, t.dtype) for t in step.operands] for step in plan.steps}
+
+
+def check_inputs(plan: Plan, inputs: Sequence[np.ndarray]) -> None:
+    """Refuse inputs that are not the model's.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Another number, shape or dtype.
+    """
+    if len(inputs) != len(plan.inputs):
+        raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(plan.inputs)}")
+    for array, (name, tensor) in zip(inputs, plan.inputs, strict=True):
+        if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
+            raise TvmMobilenetError(
+                f"input {name}: {array.dtype} {array.shape}, the model takes {tensor.dtype} {tensor.shape}"
+            )
+
+
 class PlanRunner:
     """A plan, its parameters and its arena in a module's memory.
 
@@ -45,6 +67,7 @@ class PlanRunner:
 
     def __init__(self, module, plan: Plan, parameters: np.ndarray):
         self._module, self._plan = module, plan
+        module.expect(signatures(plan))
         self._base = {
             "parameters": module.alloc(max(1, plan.parameters_bytes)),
             "arena": module.alloc(max(1, plan.arena_bytes)),
@@ -99,14 +122,8 @@ class PlanRunner:
         BoardError
             A kernel ran wild.
         """
-        wanted = self._plan.inputs
-        if len(inputs) != len(wanted):
-            raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(wanted)}")
-        for array, (name, tensor) in zip(inputs, wanted, strict=True):
-            if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
-                raise TvmMobilenetError(
-                    f"input {name}: {array.dtype} {array.shape}, the model takes {tensor.dtype} {tensor.shape}"
-                )
+        check_inputs(self._plan, inputs)
+        for array, (_, tensor) in zip(inputs, self._plan.inputs, strict=True):
             self.write(tensor, array)
         kernels = []
         for step in self._plan.steps:

@@ -3,7 +3,7 @@
 ``libmobilenet.so``, ``libmobilenet.a``  the kernels and our runtime (runtime/), linked for the target
 ``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes
 ``weights.bin``     the constants, mapped by the library
-``selftest.bin``    inputs, and the outputs of PyTorch in float64 for them
+``selftest.bin``    inputs, and the outputs of PyTorch in float64 for them, with what they may differ by
 ``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
 ``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256`` its own hash
 
@@ -16,7 +16,7 @@ import gzip
 import hashlib
 import io
 import json
-import re
+import struct
 import tarfile
 import tempfile
 from dataclasses import asdict, dataclass
@@ -27,15 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import relative
-from tvm_mobilenet.bundle import link, tables
 from tvm_mobilenet.checking.reference import network_outputs
+from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.models import labels as class_names
-from tvm_mobilenet.models.preprocess import FIELDS
-from tvm_mobilenet.targets import features
 
 FORMAT = 1
 PORTS = ("float32",)  # dtypes of inputs and outputs
@@ -138,34 +136,14 @@ def make(
         for values, wanted in zip(checked.values, expected, strict=True)
         for found, right, unit in zip(values, wanted, units, strict=True)
     )
-    image = network.image
-    labels = network.labels
+    image, labels = network.image, network.labels
     assumed_labels = bool(labels) and network.options.labels is None
     weights_hash = hashlib.sha256(weights).hexdigest()
-    about = {
-        "model": network.options.title,
-        "target": target.name,
-        "architecture": target.architecture,
-        "features": features.features(target),
-        "classes": network.classes,
-        "labels": bool(labels),
-        "labels_source": _labels_source(network),
-        "scores": network.scores,
-        "seeded": network.seeded,
-        "preprocess": _in_words(image),
-        "samples": len(batch),
-        "tolerance": tolerance,
-        "units": units,
-        "embedded": embed_weights,
-        "weights_sha256": weights_hash,
-    }
+    about = tables.about_of(network, target, weights_hash, embed_weights)
     name = f"mobilenet-{network.options.slug}-{target.name}"
-    prefix = re.sub(r"\W", "_", f"{network.options.slug}_{target.name}_")
-    prefix = prefix if prefix[0].isalpha() else f"m{prefix}"
     files = {
-        "selftest.bin": b"".join(
-            np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True) for a in (*x, *y)
-        )
+        "selftest.bin": struct.pack(f"<8sQd{len(units)}d", b"MNTESTS1", len(batch), tolerance, *units)
+        + b"".join(np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True) for a in (*x, *y))
     }
     if labels:
         files["labels.txt"] = "".join(" ".join(label.split()) + "\n" for label in labels).encode()
@@ -180,19 +158,16 @@ def make(
         files[file] = (source / file).read_bytes()
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
         work = work or Path(temporary)
-        link.kernels(lowered, target, work / "kernels.o")
-        digest = hashlib.sha256((work / "kernels.o").read_bytes() + weights_hash.encode())
-        for file in (*link.SOURCES, "internal.h", "mobilenet.h", "main.c"):
-            digest.update((source / file).read_bytes())
-        digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
-        about["id"] = digest.hexdigest()[:16]
-        model = tables.source(plan, about, scratch_of(lowered), image and image.preprocess)
-        files |= link.libraries(work, target, linker, model, prefix, weights if embed_weights else None)
+        (work / built.OBJECT).write_bytes((folder / built.OBJECT).read_bytes())
+        scratch, preprocess = scratch_of(lowered), image and image.preprocess
+        inside = weights if embed_weights else None
+        library.link_library(work, target, linker, plan, about, scratch, preprocess, inside)
+        files |= library.link_rest(work, target, linker)
     manifest = {
         "format": FORMAT,
         "id": about["id"],
         "name": name,
-        "symbol_prefix": prefix,
+        "symbol_prefix": about["prefix"],
         "model": _model(network.options),
         "target": {
             "name": target.name,
@@ -210,7 +185,7 @@ def make(
         "classes": network.classes,
         "scores": network.scores,
         "labels": "labels.txt" if labels else None,
-        "labels_source": _labels_source(network) or None,
+        "labels_source": about["labels_source"] or None,
         "bytes": {"weights": plan.parameters_bytes, "arena": plan.arena_bytes, "scratch": plan.scratch_bytes},
         "error": {
             "allowed": tolerance,
@@ -270,21 +245,6 @@ def _version() -> str:
     from tvm_mobilenet import __version__
 
     return __version__
-
-
-def _labels_source(network) -> str:
-    if not network.labels or network.options.labels is not None:
-        return "given with --labels" if network.labels else ""
-    return f"{class_names.SOURCE}; assumed for {network.classes} classes"
-
-
-def _in_words(image) -> str:
-    """How an image becomes the input, for who asks the program."""
-    if image is None:
-        return "takes no images"
-    p = image.preprocess
-    assumed = f"; assumed: {', '.join(image.assumed).replace('_', ' ')}" if image.assumed else ""
-    return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
 
 
 def _check_ports(plan) -> None:

@@ -150,7 +150,8 @@ def check(
     BoardError
         The board cannot be reached, or a kernel ran wild.
     """
-    from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
+    from tvm_mobilenet.boards.library_runner import open_runner
+    from tvm_mobilenet.boards.plan_runner import run_and_price
 
     calls = calls_of(network, module)
     noise = _noise(network.interface.inputs)
@@ -176,8 +177,7 @@ def check(
     def watch_ends(step, run, runner) -> None:
         watch(step, run, runner, False)
 
-    with board.load(module.library) as loaded:
-        runner = PlanRunner(loaded, module.plan, module.parameters())
+    with open_runner(board, module) as runner:
         first = watch if layers else watch_ends
         if cores is None:
             run, costs = runner.run(*batch[0], watch=first), ()

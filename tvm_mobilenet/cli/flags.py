@@ -113,7 +113,7 @@ def refuse_for_bench(args: argparse.Namespace) -> None:
     """
     if args.check_timing:
         others = ["--compare", "--max-regress", "--against", "--record", "--csv", "--markdown"]
-        others += ["--no-layers", "--cool-down", "--cpus"]
+        others += ["--no-layers", "--cool-down", "--cpus", "--runtime"]
         others += ["--threads"] if len(args.threads) > 1 else []
         refuse(args, others, "--check-timing only compares two ways of timing one row", "leave out one of the two")
     if not args.compare:

@@ -133,6 +133,16 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
         )
 
 
+def add_runtime(parser) -> None:
+    """``--runtime``, of verbs that measure."""
+    parser.add_argument(
+        "--runtime",
+        choices=("own", "tvm"),
+        default="own",
+        help="what calls the kernels: our own runtime, which ships, or TVM's (after `build --tvm`; default: own)",
+    )
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """``--output``, ``--log``, ``--json``."""
     group = parser.add_argument_group("output")

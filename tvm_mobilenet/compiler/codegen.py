@@ -1,6 +1,13 @@
-"""From PrimFuncs to a shared library: LLVM writes the object, zig (or a linker of your own) links it for the board.
+"""From PrimFuncs to machine code: LLVM writes one object, zig (or a linker of your own) links it for the board.
 
-The library needs glibc 2.28 or later at most, and one symbol of TVM's own runtime, to report errors.
+Kernels are compiled once, without checks of their arguments: whoever calls one knows what it takes (``Plan``), and
+`boards.interface.Signatures` checks that before a call. From the one object are linked
+
+- ``kernels.so``, which exports every kernel as ``__tvm_ffi_<symbol>``: for boards and for TVM's RPC servers;
+- ``libmobilenet.so``, with the runtime in C (`compiler.library`);
+- ``model.so``, TVM's executable, if it is asked for: its Relax code calls the same kernels.
+
+A library needs glibc 2.28 or later at most, and one symbol of TVM's own runtime, to report errors.
 """
 
 from __future__ import annotations
@@ -10,21 +17,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet import packages
+from tvm_mobilenet.compiler import symbols
 from tvm_mobilenet.compiler.lowering import lowering
+from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
 from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
 
-# What a kernel calls of libm, zig links in for 32-bit ARM from a library with debug information: 1 MB without the last.
-SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections", "-Wl,--strip-debug")
+SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
+CONFIG = {"tirx.disable_assert": True}  # of TVM, for kernels: callers check what they give
 
 
-def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | Path, linker: str | None = None) -> Path:
-    """Build a library that exports each PrimFunc as ``__tvm_ffi_<symbol>``.
+def compile_object(kernels: Mapping[str, object], target: Target, path: str | Path) -> Path:
+    """Compile PrimFuncs to one object; each becomes the function ``__tvm_ffi_<symbol>``, in the order of symbols.
 
     Parameters
     ----------
@@ -32,6 +42,26 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
         Symbols and what they compute.
     target : Target
         For which board.
+    path : path
+        The object to write.
+    """
+    import tvm
+
+    functions = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(kernels.items())})
+    with tvm.transform.PassContext(config=CONFIG):
+        built = tvm.compile(functions, target=tvm_target(target), tir_pipeline=lowering())
+    built.mod.write_to_file(str(path))
+    symbols.name_kernels(Path(path), kernels)
+    return Path(path)
+
+
+def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | Path, linker: str | None = None) -> Path:
+    """Build a library that exports each PrimFunc as ``__tvm_ffi_<symbol>``.
+
+    Parameters
+    ----------
+    kernels, target
+        As `compile_object` takes them.
     path : path
         The library to write; it appears whole or not at all.
     linker : str, optional
@@ -44,30 +74,24 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
     TvmMobilenetError
         The linker failed; its own words are in the message.
     """
-    import tvm
-
-    module = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in kernels.items()})
-    built = tvm.compile(module, target=tvm_target(target), tir_pipeline=lowering())
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
-        obj = os.path.join(folder, "kernels.o")
-        built.mod.write_to_file(obj)
-        return link([obj], target, path, linker)
+        made = compile_object(kernels, target, os.path.join(folder, "kernels.o"))
+        return link([str(made)], target, path, linker, kernels)
 
 
-def build_executable(lowered, target: Target, path: str | Path, linker: str | None = None) -> Path:
-    """Build a lowered module as an ordinary TVM executable, its parameters bound in it.
+def build_executable(lowered, kernels: str | Path, target: Target, path: str | Path, linker: str | None = None) -> Path:
+    """Build a lowered module as an ordinary TVM executable around kernels that are compiled already.
 
-    ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it, and each kernel is exported as
-    well.
+    ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it; its parameters are bound in it.
 
-    Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``compiler.lower``.
+    Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``compiler.lower``, and ``kernels``
+    is the object of its PrimFuncs.
     """
     import tvm
     from tvm import relax
 
     tvm_target_ = tvm_target(target)
-    # The stock pipeline for CPUs, without what is done already (legalizing, fusing) and without the pass that asks
-    # whether a kernel is only a reshape: it takes none but kernels in blocks, and ours are plain loops.
+    # The stock pipeline for CPUs, without what is done already (legalizing, fusing).
     lower = tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -83,14 +107,35 @@ def build_executable(lowered, target: Target, path: str | Path, linker: str | No
         ]
     )
     with tvm_target_:
-        built = tvm.compile(lowered, tvm_target_, relax_pipeline=lower, tir_pipeline=lowering())
+        outside = _with_kernels_outside(lowered, kernels)
+        built = tvm.compile(outside, tvm_target_, relax_pipeline=lower, tir_pipeline=lowering())
 
     def link_all(output, files, **_):
-        return link(list(files), target, output, linker)
+        return link(list(files), target, output, linker, kernels_of(lowered))
 
     # TVM hands the linker's output file on as it is, so the library appears whole or not at all here too.
     built.export_library(str(path), fcompile=link_all)
     return Path(path)
+
+
+def _with_kernels_outside(lowered, kernels: str | Path):
+    """The same Relax module without its PrimFuncs: it calls them by name, in an object that is linked to it."""
+    import tvm
+    from tvm import relax
+
+    names = {g: g.name_hint for g in lowered.functions if g.name_hint != "main"}
+
+    @relax.expr_functor.mutator
+    class ByName(relax.PyExprMutator):
+        def visit_call_(self, call):
+            call = self.visit_expr_post_order(call)
+            if call.op == tvm.ir.Op.get("relax.call_tir"):
+                return relax.call_dps_packed(names[call.args[0]], call.args[1], call.ty_args[0])
+            return call
+
+    main = ByName(lowered).visit_expr(lowered["main"])
+    library = tvm.runtime.load_static_library(str(kernels), sorted(names.values()))
+    return tvm.IRModule({"main": main}).with_attr("external_mods", [library])
 
 
 def tvm_target(target: Target):
@@ -121,13 +166,14 @@ def link(
     target: Target,
     path: str | Path,
     linker: str | None = None,
-    options: tuple[str, ...] = SHARED,
+    kernels: Iterable[str] = (),
 ) -> Path:
-    """Link objects for a target; write to a temporary name beside ``path``, then rename."""
+    """Link objects to a shared library for a target, which keeps symbols of these kernels and no debug information:
+    what a kernel calls of libm, zig links in for 32-bit ARM with 1 MB of that. The file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
-        command = [*linker_command(target, linker), *options, "-o", str(new), *objects]
+        command = [*linker_command(target, linker), *SHARED, "-o", str(new), *objects]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError as e:
@@ -140,7 +186,17 @@ def link(
                 f"{done.stderr.strip()[-800:]}",
                 "command: " + " ".join(command),
             )
+        symbols.keep_kernels(new, kernels)
     return path
+
+
+def linker_key(target: Target, linker: str | None = None) -> tuple:
+    """What a linked file depends on besides its objects: the command that links, by its version or its file."""
+    command = linker_command(target, linker)
+    if linker:
+        about = os.stat(shutil.which(linker))
+        return (*command, about.st_size, about.st_mtime_ns)
+    return (*command[1:], metadata.version("ziglang"))
 
 
 def linker_command(target: Target, linker: str | None = None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tvm_mobilenet.compiler.codegen import tvm_target
+from tvm_mobilenet.compiler.codegen import CONFIG, tvm_target
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.targets import Target
 
@@ -35,7 +35,7 @@ def kernel_text(symbol: str, function, target: Target) -> KernelText:
                 seen.append(mod)
 
     function = function.with_attr("global_symbol", symbol)
-    with tvm.transform.PassContext(instruments=[Watch()]):
+    with tvm.transform.PassContext(instruments=[Watch()], config=CONFIG):
         built = tvm.compile(tvm.IRModule({symbol: function}), target=tvm_target(target), tir_pipeline=lowering())
     text = built.mod.inspect_source("s")
     return KernelText(function.script(), seen[-1].script(show_meta=False), readable(text))

@@ -7,8 +7,6 @@ and free views, which builds like any other, and from which the plan is read.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from math import prod
 
@@ -16,11 +14,12 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet import schedules
+from tvm_mobilenet.compiler.kernel_names import name_of
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 
 
-def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict]) -> tvm.IRModule:
+def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str = "any") -> tvm.IRModule:
     """The module of a graph's layers under these decisions.
 
     Parameters
@@ -28,6 +27,8 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict]) -> tvm.IRMo
     graph : LayerGraph
     decisions : mapping of Layer to dict
         One record for every distinct layer.
+    core : str
+        For which core, as kernels' names tell it.
 
     Returns
     -------
@@ -49,7 +50,7 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict]) -> tvm.IRMo
 
     for call in graph.calls:
         if call.layer not in kernels:
-            symbol = symbol_of(call.layer)
+            symbol = name_of(call.layer, decisions[call.layer], core)
             function = schedules.kernel(call.layer, decisions[call.layer])
             function = function.with_attrs({"global_symbol": symbol, "layer": call.layer.name})
             kernels[call.layer] = bb.add_func(function, symbol)
@@ -66,11 +67,3 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict]) -> tvm.IRMo
             result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])
         bb.emit_func_output(result)
     return bb.get()
-
-
-def symbol_of(layer: Layer) -> str:
-    """The name of a layer's kernel in the library; that of a chain tells its first part, and all of it by a hash."""
-    if layer.parts:
-        digest = hashlib.sha256(layer.name.encode()).hexdigest()[:12]
-        return f"chain{len(layer.parts)}_" + re.sub(r"\W+", "_", layer.parts[0].name) + f"_{digest}"
-    return re.sub(r"\W+", "_", layer.name)

@@ -1,14 +1,19 @@
 """A built module on disk: a folder that any board can run.
 
-``module.so``       the kernels and TVM's executable, parameters bound
-``parameters.bin``  the constants once more, as the plan wants them
+``kernels.o``       the kernels, compiled once: all libraries are linked from it
+``kernels.so``      every kernel exported, for the virtual board and TVM's RPC servers
+``libmobilenet.so`` the kernels with the runtime in C, for all that runs on a real CPU
+``parameters.bin``  the constants, as the plan wants them
 ``plan.json``       what it is, how and for which target it was built, and the plan
+``model.so``        with ``build --tvm`` alone: TVM's executable, the same kernels in it and a copy of the constants
+
+A build of an earlier version has ``module.so`` in place of all that is machine code. It is read and run as it is.
 
 The target's facts travel, not its name alone: every verb that opens a build uses them, whatever its TOML file says now
 or the host's level is now. Only a build of a version before that is opened by its target's name.
 
-``plan.json`` is written last and holds the hashes of the other two, so a folder that is half written, mixed or changed
-is refused.
+``plan.json`` is written last and holds the hashes of the others, so a folder that is half written, mixed or changed is
+refused.
 """
 
 from __future__ import annotations
@@ -28,7 +33,9 @@ from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.whole_file import replacing
 
-MODULE, PARAMETERS, PLAN = "module.so", "parameters.bin", "plan.json"
+OBJECT, KERNELS, LIBRARY, EXECUTABLE = "kernels.o", "kernels.so", "libmobilenet.so", "model.so"
+PARAMETERS, PLAN = "parameters.bin", "plan.json"
+EARLIER = "module.so"  # of earlier versions: kernels and executable in one
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class BuiltModule:
         ``model`` (the options it was made with), ``target`` and ``core`` (their names), ``versions``.
     target_data : dict or None
         The facts of its target (``targets.stored``); None: it is of a version before they travelled.
+    files : tuple of str
+        Names of the files in the folder that belong to it, besides the plan.
     """
 
     folder: Path
@@ -57,6 +66,7 @@ class BuiltModule:
     layers: tuple[BuiltLayer, ...]
     info: dict
     target_data: dict | None = None
+    files: tuple[str, ...] = (KERNELS, LIBRARY, PARAMETERS)
 
     @cached_property
     def target(self) -> targets.Target:
@@ -87,12 +97,42 @@ class BuiltModule:
         return target
 
     @property
+    def is_earlier(self) -> bool:
+        """Whether an earlier version built it: kernels and TVM's executable are one library."""
+        return EARLIER in self.files
+
+    @property
     def library(self) -> Path:
-        return self.folder / MODULE
+        """The kernels."""
+        return self.folder / (EARLIER if self.is_earlier else KERNELS)
+
+    @property
+    def runtime(self) -> Path | None:
+        """The kernels with our runtime; None for a build of an earlier version."""
+        return self.folder / LIBRARY if LIBRARY in self.files else None
+
+    @property
+    def has_executable(self) -> bool:
+        return bool({EXECUTABLE, EARLIER} & set(self.files))
+
+    @property
+    def executable(self) -> Path:
+        """TVM's executable.
+
+        Raises
+        ------
+        TvmMobilenetError
+            It was not built.
+        """
+        name = EARLIER if self.is_earlier else EXECUTABLE
+        if name not in self.files:
+            raise TvmMobilenetError(f"{self.folder} has no TVM executable", "build it again with --tvm")
+        return self.folder / name
 
     @property
     def module_bytes(self) -> int:
-        return self.library.stat().st_size
+        """Of what runs: kernels and parameters."""
+        return self.library.stat().st_size + (0 if self.is_earlier else self.plan.parameters_bytes)
 
     def parameters(self) -> np.ndarray:
         """The constants, mapped: (parameters_bytes,) uint8."""
@@ -102,14 +142,20 @@ class BuiltModule:
 
 
 def write(
-    folder: Path, plan: Plan, parameters: np.ndarray, layers: list[BuiltLayer], info: dict, target: targets.Target
+    folder: Path,
+    plan: Plan,
+    parameters: np.ndarray,
+    layers: list[BuiltLayer],
+    info: dict,
+    target: targets.Target,
+    made: tuple[str, ...],
 ) -> BuiltModule:
-    """Put parameters and plan beside a module that is there already."""
+    """Put parameters and plan beside the files of `artifacts.make`, and remove those of an earlier build."""
     from tvm_mobilenet.targets import stored
 
     with replacing(folder / PARAMETERS) as new:
         parameters.tofile(new)
-    files = {name: file_hash(folder / name) for name in (MODULE, PARAMETERS)}
+    files = {name: file_hash(folder / name) for name in (*made, PARAMETERS)}
     data = {
         "info": info,
         "files": files,
@@ -119,7 +165,9 @@ def write(
     }
     with replacing(folder / PLAN) as new:
         new.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    return BuiltModule(folder, plan, tuple(layers), info, data["target"])
+    for name in {OBJECT, KERNELS, LIBRARY, EXECUTABLE, EARLIER} - set(files):
+        (folder / name).unlink(missing_ok=True)
+    return BuiltModule(folder, plan, tuple(layers), info, data["target"], tuple(files))
 
 
 def read(folder: str | Path, check: bool = True) -> BuiltModule:
@@ -151,7 +199,9 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
                 f"{path} is not the file that was built with {folder / PLAN}: its hash differs",
                 "build the module again",
             )
-    return BuiltModule(folder, plan, layers, info, data.get("target"))
+    if not {KERNELS, EARLIER} & files.keys():
+        raise TvmMobilenetError(f"{folder} holds no built module: {PLAN} names no kernels", "build the module again")
+    return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files))
 
 
 def _lacks(folder: Path) -> str:

@@ -5,7 +5,7 @@
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
           ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
           ─ plan_of ──────▶ plan, parameters       plan.py: the place of every tensor
-          ─ write ────────▶ folder                 codegen.py: LLVM and the linker; module.py
+          ─ write ────────▶ folder                 artifacts.py: LLVM, the linker and the runtime; module.py
 
 Fused blocks and pitches are decided here and stored in the plan. Whoever opens a build reads them there.
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.compiler import codegen, fuse_blocks, model_files, module, row_pitch
+from tvm_mobilenet.compiler import artifacts, fuse_blocks, model_files, module, row_pitch
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
@@ -71,15 +71,15 @@ class BuiltModel:
         """The PrimFuncs of the kernels, by symbol."""
         return kernels_of(self.lowered)
 
-    def write(self, folder: Path, linker: str | None = None) -> module.BuiltModule:
-        """Compile the kernels, link them and write the folder, its plan last.
+    def write(self, folder: Path, linker: str | None = None, executable: bool = False) -> module.BuiltModule:
+        """Compile the kernels, link them and write the folder, its plan last; ``executable``: TVM's, too.
 
         Raises
         ------
         TvmMobilenetError
             There is no linker, or it failed; the folder cannot be written.
         """
-        codegen.build_executable(self.lowered, self.target, folder / module.MODULE, linker)
+        made = artifacts.make(self, folder, linker, executable)
         network = self.network
         info = {
             "model": model_files.to_data(network.options, folder),
@@ -89,7 +89,7 @@ class BuiltModel:
             "preprocess": network.image and network.image.to_data(),
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
         }
-        return module.write(folder, self.plan, self.parameters, self.decided, info, self.target)
+        return module.write(folder, self.plan, self.parameters, self.decided, info, self.target, made)
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:
@@ -117,7 +117,7 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     decided = decide(graph.counts, target, log)
     watch("decisions", decided)
     decisions = {layer: built.decisions for layer, built in zip(graph.counts, decided, strict=True)}
-    lowered = lower_layers(graph, decisions)
+    lowered = lower_layers(graph, decisions, target.core.name)
     plan, parameters = plan_of(lowered, graph)
     watch("plan", plan)
     return BuiltModel(network, target, graph, decided, lowered, plan, parameters)

@@ -146,13 +146,17 @@ def _probe(target):
 
 def run_probe(board, target, folder: Path):
     """The probe's `Outcome` on a board, on one thread where it is measured; a BoardError when it is wrong."""
+    from tvm_mobilenet import schedules
     from tvm_mobilenet.boards.comparison import WrongResult
     from tvm_mobilenet.errors import BoardError
-    from tvm_mobilenet.tuning.builder import Built
+    from tvm_mobilenet.layer import Layer
+    from tvm_mobilenet.tuning.builder import Built, operands_of
     from tvm_mobilenet.tuning.runner import Runner
 
+    probe = _probe(target)
+    takes = operands_of(schedules.kernel(Layer.parse(probe.layer), probe.decisions))
     try:
-        return Runner(one_thread=True).run(Built(_probe(target), str(folder / "kernel.so")), board)
+        return Runner(one_thread=True).run(Built(probe, str(folder / "kernel.so"), takes=takes), board)
     except WrongResult as e:
         raise BoardError(f"{board.name}: {e}", "is it the target's core? if so, report it with this table") from None
 

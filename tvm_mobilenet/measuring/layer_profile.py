@@ -105,7 +105,9 @@ class Profile:
         return "predicted" if self.is_predicted else "measured"
 
 
-def profile_of(board, module, target, threads: int, seconds: float, show: Callable[[str], None]) -> Profile:
+def profile_of(
+    board, module, target, threads: int, seconds: float, show: Callable[[str], None], runtime: str = "own"
+) -> Profile:
     """Profile a built module on an open board.
 
     Parameters
@@ -117,6 +119,8 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
         To pass over the layers for, on a board that measures.
     show : callable
         Gets a line of progress now and then.
+    runtime : str
+        ``own``, or ``tvm``: TVM's runtime calls the kernels.
     """
     from tvm_mobilenet.measuring.predicted import predict
 
@@ -130,7 +134,7 @@ def profile_of(board, module, target, threads: int, seconds: float, show: Callab
         show(f"{threads} thread{'s' * (threads > 1)}: passing over {len(plan.steps)} kernels for {seconds:g} s")
         found = board.service(
             "measure_layers",
-            {**Files(board, module.folder).paths, "inputs": inputs_of(plan), "threads": threads, "seconds": seconds},
+            {**Files(board, module, runtime).paths, "inputs": inputs_of(plan), "threads": threads, "seconds": seconds},
         )
         empty = found["overhead_seconds"]
         times = [max(0.0, statistics.median(each) - empty) for each in found["seconds"]]

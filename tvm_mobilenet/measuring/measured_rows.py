@@ -32,17 +32,24 @@ class Files:
     Attributes
     ----------
     paths : dict of str to str
-        ``module``, ``plan``, ``parameters`` there.
+        Those that its runtime needs: ``library`` and ``parameters``; for TVM's ``module`` (the kernels), ``plan``,
+        ``parameters`` and, if the network is to run as a whole, ``executable``.
     upload : dict or None
         ``bytes`` and ``seconds``; None where nothing was sent.
     """
 
-    def __init__(self, board, folder):
-        names = {"module": built.MODULE, "plan": built.PLAN, "parameters": built.PARAMETERS}
+    def __init__(self, board, module, runtime: str = "own"):
+        parameters = module.folder / built.PARAMETERS
+        if runtime == "own" and board.has_agent and module.runtime:
+            files = {"library": module.runtime, "parameters": parameters}
+        else:
+            files = {"module": module.library, "plan": module.folder / built.PLAN, "parameters": parameters}
+        if runtime == "tvm" or module.is_earlier:
+            files["executable"] = module.executable
         start = time.perf_counter()
-        self.paths = {name: board.upload(folder / file) for name, file in names.items()}
+        self.paths = {name: board.upload(file) for name, file in files.items()}
         seconds = time.perf_counter() - start
-        sent = [folder / file for name, file in names.items() if self.paths[name] != str(folder / file)]
+        sent = {file for name, file in files.items() if self.paths[name] != str(file)}
         self.upload = {"bytes": sum(p.stat().st_size for p in sent), "seconds": seconds} if sent else None
 
 
@@ -65,6 +72,7 @@ def measured(
     *,
     peers: dict[str, dict],
     show: Callable[[str], None],
+    runtime: str = "own",
 ) -> Benchmark:
     """Measure a built module on an open board: by its services, or by TVM's own means where there is no agent.
 
@@ -87,7 +95,7 @@ def measured(
     facts = board.service("facts", {})
     if peers and not board.has_agent:  # before anything is sent
         raise BoardError(f"{board.name}: --against needs the agent there", plain.REMEDY)
-    files = Files(board, module.folder)
+    files = Files(board, module, runtime)
     if files.upload:
         show(f"sent {files.upload['bytes']:,} bytes in {files.upload['seconds']:.2f} s")
     others = {engine: _sent(board, contender) for engine, contender in peers.items()}
@@ -97,7 +105,8 @@ def measured(
             _cool_down(board, first, how.cool_down, show)
         show(f"{count} thread{'s' * (count > 1)}: measuring for {seconds * (1 + len(others)):g} s")
         common = {"inputs": inputs_of(module.plan), "threads": count, "cpus": list(cpus) if cpus else None}
-        asked = [{"engine": "tvm", "module": files.paths["module"]}, *(c for c in others.values() if "engine" in c)]
+        ours = {"engine": "tvm_mobilenet" if "library" in files.paths else "tvm", **files.paths}
+        asked = [ours, *(c for c in others.values() if "engine" in c)]
         found = board.service("measure", {**common, "contenders": asked, "seconds": seconds})
         ours, *rest = found["contenders"]
         timed = None
@@ -119,7 +128,7 @@ def measured(
         rows,
         beside,
         files.upload,
-        {"seconds": seconds, "cool_down": how.cool_down, "cpus": list(cpus) if cpus else None},
+        {"seconds": seconds, "cool_down": how.cool_down, "cpus": list(cpus) if cpus else None, "runtime": runtime},
     )
 
 
@@ -256,7 +265,7 @@ def check_timing(board, module, threads: int, seconds: float, rounds: int = 20) 
     found = board.service(
         "check_timing",
         {
-            "module": Files(board, module.folder).paths["module"],
+            "executable": board.upload(module.executable),
             "inputs": inputs_of(module.plan),
             "threads": threads,
             "seconds": seconds,

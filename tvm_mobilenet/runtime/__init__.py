@@ -1,7 +1,8 @@
-"""What travels with a bundle: the C sources of our runtime, its header, the `mobilenet` program and `mobilenet.py`.
+"""Our runtime: the C sources of a build's library, and what travels with a bundle beside it.
 
     pool.c      threads, and the three functions that TVM's kernels call
     instance.c  open, run, close; a run is a loop of calls whose arguments were made at open
+    steps.c     names, operands and times of those calls, for tools
     folder.c    the manifest, the weights and the hashes of a bundle's folder
     image.c     from RGB bytes to an input
     scores.c    what outputs say of classes
@@ -10,6 +11,9 @@
     error.c     what went wrong last, memory
     cpu.c       the CPU's features
     main.c      the program
+    mobilenet.h, mobilenet.py  the interfaces that travel
+    instance.py the library of a build in a process of our tools
 
-`bundle/tables.py` writes a plan as C tables, `bundle/symbols.py` gives symbols names of the model's own.
+`compiler/tables.py` writes a plan as C tables, `compiler/library.py` compiles and links,
+`compiler/symbols.py` gives symbols names of the model's own.
 """

@@ -13,12 +13,12 @@
 
 enum { MOST_MANIFEST = 4 << 20, MOST_LABELS = 16 << 20, MOST_DEPTH = 32 };
 
+/* folder/name, or name alone where there is no folder. */
 static int path_of(char *path, size_t n, const char *folder, const char *name) {
-    size_t before = strlen(folder), all = before + 1 + strlen(name) + 1;
+    size_t before = folder ? strlen(folder) + 1 : 0, all = before + strlen(name) + 1;
     if (all > n) return mn_fail(MOBILENET_ARGUMENT, "the folder's path is too long");
-    memcpy(path, folder, before); /* printf's pages of libc would be another 200 KB of the process */
-    path[before] = '/';
-    memcpy(path + before + 1, name, all - before - 1);
+    if (folder) memcpy(path, folder, before - 1), path[before - 1] = '/'; /* printf's pages would be another 200 KB */
+    memcpy(path + before, name, all - before);
     return 0;
 }
 
@@ -194,25 +194,34 @@ int mobilenet_check(const char *folder) {
     return folder ? check_folder(folder, 1) : mn_fail(MOBILENET_ARGUMENT, "no folder");
 }
 
-static int map_weights(mn_files *f, const char *folder) {
+/* A file of weights, mapped; bare: it may be without its header. */
+static int map_weights(mn_files *f, const char *folder, const char *name, int bare) {
     int descriptor, code;
     uint64_t bytes, payload;
     if (mn_model.embedded) {
         f->weights = mn_model.embedded;
         return 0;
     }
-    if ((code = open_file(folder, "weights.bin", &descriptor, &bytes))) return code;
-    if (bytes != MN_WEIGHTS_HEADER + mn_model.parameter_bytes) {
+    if ((code = open_file(folder, name, &descriptor, &bytes))) return code;
+    if (bare && !bytes && !mn_model.parameter_bytes) {
         close(descriptor);
-        return mn_fail(MOBILENET_CORRUPT, "weights.bin has %llu bytes, the model needs %llu", (unsigned long long)bytes,
-                       (unsigned long long)(MN_WEIGHTS_HEADER + mn_model.parameter_bytes));
+        return 0;
+    }
+    if (bytes != MN_WEIGHTS_HEADER + mn_model.parameter_bytes && !(bare && bytes == mn_model.parameter_bytes)) {
+        close(descriptor);
+        return mn_fail(MOBILENET_CORRUPT, "%s has %llu bytes, the model needs %llu", name, (unsigned long long)bytes,
+                       (unsigned long long)(MN_WEIGHTS_HEADER * !bare + mn_model.parameter_bytes));
     }
     f->mapped_bytes = (size_t)bytes;
     f->mapped = mmap(NULL, f->mapped_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
     close(descriptor);
     if (f->mapped == MAP_FAILED) {
         f->mapped = NULL;
-        return mn_fail(MOBILENET_MEMORY, "weights.bin cannot be mapped: %s", strerror(errno));
+        return mn_fail(MOBILENET_MEMORY, "%s cannot be mapped: %s", name, strerror(errno));
+    }
+    if (bytes == mn_model.parameter_bytes) {
+        f->weights = f->mapped;
+        return 0;
     }
     const unsigned char *header = f->mapped;
     char hex[65];
@@ -220,7 +229,7 @@ static int map_weights(mn_files *f, const char *folder) {
     hex[64] = 0;
     memcpy(&payload, header + 8, 8);
     if (memcmp(header, "MNWEIGH1", 8) || payload != mn_model.parameter_bytes || strcmp(hex, mn_model.weights_sha256))
-        return mn_fail(MOBILENET_CORRUPT, "weights.bin is of another model than the library");
+        return mn_fail(MOBILENET_CORRUPT, "%s is of another model than the library", name);
     f->weights = header + MN_WEIGHTS_HEADER;
     return 0;
 }
@@ -243,10 +252,12 @@ static int read_labels(mn_files *f, const char *folder) {
 
 int mn_files_open(mn_files *f, const char *folder) {
     int code = check_folder(folder, 0);
-    if (!code) code = map_weights(f, folder);
+    if (!code) code = map_weights(f, folder, "weights.bin", 0);
     if (!code && mn_model.has_labels) code = read_labels(f, folder);
     return code;
 }
+
+int mn_files_open_weights(mn_files *f, const char *path) { return map_weights(f, NULL, path, 1); }
 
 void mn_files_close(mn_files *f) {
     if (f->mapped) munmap(f->mapped, f->mapped_bytes);

@@ -51,14 +51,16 @@ static int place_operands(mobilenet *m, int threads) {
 
 static const char *const scores_are[] = {"logits", "softmax", "sigmoid", "value"};
 
-static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o) {
+/* A folder, or weights alone. */
+static int open_all(mobilenet *m, const char *folder, const char *weights, const mobilenet_options *o) {
     const mn_model_t *d = &mn_model;
     int code, threads = o->threads ? o->threads : mn_allowed_cpus();
     if (threads < 1 || threads > MN_MOST_THREADS || o->max_width < 0 || o->max_height < 0 ||
         o->max_width > 65535 || o->max_height > 65535)
         return mn_fail(MOBILENET_ARGUMENT, "threads must be 1 to %d, image sizes up to 65535", MN_MOST_THREADS);
-    if ((code = mn_check_cpu()) || (code = mn_files_open(&m->files, folder))) return code;
-    if (!(m->folder = strdup(folder))) return mn_fail(MOBILENET_MEMORY, "no memory");
+    if ((code = mn_check_cpu())) return code;
+    if ((code = weights ? mn_files_open_weights(&m->files, weights) : mn_files_open(&m->files, folder))) return code;
+    if (folder && !(m->folder = strdup(folder))) return mn_fail(MOBILENET_MEMORY, "no memory");
     if ((code = place_operands(m, threads))) return code;
     if (d->image.wanted &&
         (code = mn_image_init(&m->image, o->max_width ? o->max_width : 8192, o->max_height ? o->max_height : 8192)))
@@ -71,21 +73,30 @@ static int open_all(mobilenet *m, const char *folder, const mobilenet_options *o
     return 0;
 }
 
-int mobilenet_open(const char *folder, const mobilenet_options *options, mobilenet **opened) {
+static int open_new(const char *folder, const char *weights, const mobilenet_options *options, mobilenet **opened) {
     static const mobilenet_options defaults;
-    if (!folder || !opened) return mn_fail(MOBILENET_ARGUMENT, "no folder, or nowhere to put the instance");
+    if (!(folder || weights) || !opened)
+        return mn_fail(MOBILENET_ARGUMENT, "no folder or weights, or nowhere to put the instance");
     *opened = NULL;
     mobilenet *m = calloc(1, sizeof *m);
     if (!m) return mn_fail(MOBILENET_MEMORY, "no memory");
     if (!options) options = &defaults;
     pthread_mutex_init(&m->lock, NULL);
     mn_pool_init(&m->pool, options->spin_microseconds, !options->no_affinity);
-    int code = open_all(m, folder, options);
+    int code = open_all(m, folder, weights, options);
     if (code)
         mobilenet_close(m);
     else
         *opened = m;
     return code;
+}
+
+int mobilenet_open(const char *folder, const mobilenet_options *options, mobilenet **opened) {
+    return open_new(folder, NULL, options, opened);
+}
+
+int mobilenet_open_weights(const char *weights, const mobilenet_options *options, mobilenet **opened) {
+    return open_new(NULL, weights, options, opened);
 }
 
 void mobilenet_close(mobilenet *m) {
@@ -116,25 +127,28 @@ int mobilenet_set_threads(mobilenet *m, int threads) {
     return code;
 }
 
-static int execute(mobilenet *m) {
+static int execute(mobilenet *m, uint32_t first, uint32_t last) {
     mn_worker *before = mn_current, *w = m->pool.workers;
-    const mn_step *step = mn_model.steps, *end = step + mn_model.step_count;
+    const mn_step *step = mn_model.steps + first, *end = mn_model.steps + last;
+    int64_t *times = m->times ? m->times + first : NULL;
     mn_any result = {0, 0, 0};
     int code = 0;
     mn_pool_follow(&m->pool);
     mn_current = w;
     for (; step < end && !code; step++) {
+        if (times) *times++ = mn_now();
         m->pool.scratch = m->arena + step->scratch_at;
         m->pool.scratch_bytes = (size_t)step->scratch;
         code = step->kernel(NULL, m->arguments + step->first, step->count, &result);
     }
+    if (times) *times = mn_now();
     mn_current = before;
     if (!code) return 0;
     for (int i = 0; i < m->pool.threads; i++) m->pool.workers[i].used = 0, m->pool.workers[i].live = 0;
     return mn_fail(MOBILENET_KERNEL, "kernel %s failed: out of scratch memory", step[-1].name);
 }
 
-static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs) {
+static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs, uint32_t first, uint32_t last) {
     const mn_model_t *d = &mn_model;
     for (uint32_t i = 0; i < d->inputs; i++)
         if ((uintptr_t)inputs[i] % MN_ALIGNMENT) memcpy(m->port_buffers[i], inputs[i], d->ports[i].bytes);
@@ -145,7 +159,7 @@ static int run_locked(mobilenet *m, const void *const *inputs, void *const *outp
         void *ours = m->port_buffers[o->space == MN_INPUT ? o->index : d->inputs + o->index];
         m->tensors[i].data = (uintptr_t)theirs % MN_ALIGNMENT ? ours : theirs;
     }
-    int code = execute(m);
+    int code = execute(m, first, last);
     for (uint32_t i = 0; i < d->outputs && !code; i++)
         if ((uintptr_t)outputs[i] % MN_ALIGNMENT)
             memcpy(outputs[i], m->port_buffers[d->inputs + i], d->ports[d->inputs + i].bytes);
@@ -153,12 +167,18 @@ static int run_locked(mobilenet *m, const void *const *inputs, void *const *outp
 }
 
 int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs) {
+    return mobilenet_run_steps(m, inputs, outputs, 0, (int)mn_model.step_count);
+}
+
+int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *outputs, int first, int last) {
     if (!m || !inputs || !outputs) return mn_fail(MOBILENET_ARGUMENT, "no instance, inputs or outputs");
+    if (first < 0 || last < first || last > (int)mn_model.step_count)
+        return mn_fail(MOBILENET_ARGUMENT, "steps %d to %d of %d", first, last, (int)mn_model.step_count);
     for (int i = 0; i < m->info.inputs + m->info.outputs; i++)
         if (!(i < m->info.inputs ? inputs[i] : outputs[i - m->info.inputs]))
             return mn_fail(MOBILENET_ARGUMENT, "no buffer for %s", m->info.input[i].name);
     pthread_mutex_lock(&m->lock);
-    int code = run_locked(m, inputs, outputs);
+    int code = run_locked(m, inputs, outputs, (uint32_t)first, (uint32_t)last);
     pthread_mutex_unlock(&m->lock);
     return code;
 }
@@ -180,7 +200,7 @@ int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, s
     const void *input = m->port_buffers[0];
     void *output = scores;
     int code = mn_image_load(&m->image, rgb, width, height, stride, m->port_buffers[0]);
-    if (!code) code = run_locked(m, &input, &output);
+    if (!code) code = run_locked(m, &input, &output, 0, mn_model.step_count);
     pthread_mutex_unlock(&m->lock);
     return code;
 }

@@ -51,9 +51,7 @@ typedef struct {
     const mobilenet_tensor *ports; /* inputs, then outputs */
     uint32_t step_count, operand_count, inputs, outputs;
     uint64_t arena_bytes, scratch_bytes, parameter_bytes; /* scratch_bytes: the most of a thread */
-    int classes, has_labels, samples, scores, seeded; /* scores: an MN_ of below */
-    double tolerance;
-    const double *units; /* of each output: what its differences are measured in */
+    int classes, has_labels, scores, seeded; /* scores: an MN_ of above */
     const char *architecture;
     const char *features; /* names with blanks between */
     const unsigned char *embedded; /* the weights, or NULL for a file */
@@ -101,6 +99,7 @@ void mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
 int mn_pool_threads(mn_pool *p, int threads);
 void mn_pool_follow(mn_pool *p); /* the caller moved to a thread's CPU: they change places */
 void mn_pool_close(mn_pool *p);
+int64_t mn_now(void); /* nanoseconds of a clock that never goes back */
 int mn_allowed_cpus(void);
 extern __thread mn_worker *mn_current;
 
@@ -122,6 +121,7 @@ typedef struct {
     const char **labels;
 } mn_files;
 int mn_files_open(mn_files *f, const char *folder);
+int mn_files_open_weights(mn_files *f, const char *path);
 void mn_files_close(mn_files *f);
 int mn_read(const char *folder, const char *name, size_t most, char **text, size_t *n);
 
@@ -151,7 +151,8 @@ struct mobilenet {
     mn_pool pool;
     mn_files files;
     mn_image image;
-    char *folder, *arena;
+    char *folder, *arena; /* no folder: opened with weights alone */
+    int64_t *times;       /* of the caller, or NULL */
     void **port_buffers; /* our own copies of inputs and outputs, for callers' that are not aligned */
     mn_dltensor *tensors;
     mn_any *arguments;

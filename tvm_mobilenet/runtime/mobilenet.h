@@ -33,6 +33,12 @@
 #define mobilenet_selftest MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_selftest)
 #define mobilenet_last_error MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_last_error)
 #define mobilenet_close MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_close)
+#define mobilenet_open_weights MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_open_weights)
+#define mobilenet_steps MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_steps)
+#define mobilenet_step_name MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_step_name)
+#define mobilenet_run_steps MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_run_steps)
+#define mobilenet_operand MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_operand)
+#define mobilenet_times MOBILENET_JOIN(MOBILENET_PREFIX, mobilenet_times)
 #endif
 
 #ifdef __cplusplus
@@ -135,6 +141,29 @@ MOBILENET_API int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *re
 MOBILENET_API const char *mobilenet_last_error(void);
 
 MOBILENET_API void mobilenet_close(mobilenet *m);
+
+/* ---- for tools that check and measure: a run in its steps, each one call of a kernel */
+
+/* Opens without a folder: with weights.bin of a bundle, or the same weights without its header, as a build has them.
+ * There are no labels, and no self-test. */
+MOBILENET_API int mobilenet_open_weights(const char *weights, const mobilenet_options *options, mobilenet **opened);
+
+/* How many steps a run has, and the name of one; NULL: there is none of that number. */
+MOBILENET_API int mobilenet_steps(const mobilenet *m);
+MOBILENET_API const char *mobilenet_step_name(const mobilenet *m, int step);
+
+/* Runs steps first to last - 1 alone, on what lies in memory: what a run left there, or what mobilenet_operand's
+ * caller wrote. */
+MOBILENET_API int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *outputs, int first,
+                                      int last);
+
+/* Where an operand of a step lies, the output last; inputs and outputs of the model where they lay in the last run.
+ * What it holds is the step's until another step writes there. Valid until mobilenet_set_threads. NULL: there is none. */
+MOBILENET_API void *mobilenet_operand(const mobilenet *m, int step, int operand);
+
+/* From now on each run writes when each of its steps began, and then when the last ended: nanoseconds of
+ * CLOCK_MONOTONIC, one more than there are steps. NULL: no more. */
+MOBILENET_API int mobilenet_times(mobilenet *m, int64_t *nanoseconds);
 
 #ifdef __cplusplus
 }

@@ -30,7 +30,7 @@ static void relax(void) {
 #endif
 }
 
-static int64_t now(void) {
+int64_t mn_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -54,12 +54,12 @@ static void *work(void *argument) {
     mn_current = w;
     for (;;) {
         int fresh = 0;
-        for (int64_t end = p->spin_nanoseconds ? now() + p->spin_nanoseconds : 0; end;) {
+        for (int64_t end = p->spin_nanoseconds ? mn_now() + p->spin_nanoseconds : 0; end;) {
             for (int i = 0; i < 64 && !fresh; i++) {
                 fresh = atomic_load_explicit(&p->generation, memory_order_acquire) != seen;
                 if (!fresh) relax();
             }
-            if (fresh || now() > end) break;
+            if (fresh || mn_now() > end) break;
         }
         if (!fresh) {
             pthread_mutex_lock(&p->lock);
@@ -108,9 +108,9 @@ static int launch(mn_task task, void *data, int tasks) {
     atomic_store(&p->remaining, p->threads - 1);
     announce(p);
     run_tasks(w, task, data, p->tasks, p->threads);
-    int64_t end = p->spin_nanoseconds ? now() + p->spin_nanoseconds : 0;
+    int64_t end = p->spin_nanoseconds ? mn_now() + p->spin_nanoseconds : 0;
     for (unsigned i = 1; atomic_load_explicit(&p->remaining, memory_order_acquire); i++) {
-        if (end && (i % 64 || now() <= end)) {
+        if (end && (i % 64 || mn_now() <= end)) {
             relax();
             continue;
         }

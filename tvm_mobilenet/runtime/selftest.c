@@ -36,11 +36,23 @@ static double difference(const float *found, const float *expected, size_t n) {
     return most;
 }
 
+/* selftest.bin: this, then the unit of each output's differences, then inputs and outputs of each sample. */
+typedef struct {
+    char magic[8];
+    uint64_t samples;
+    double tolerance;
+} header;
+
 static int compare(mobilenet *m, const char *data, void **in, void **out, mobilenet_selftest_result *r) {
     enum { REPEATS = 5 };
+    header h;
+    const double *units = (const double *)(data + sizeof h); /* malloc's memory: aligned */
+    memcpy(&h, data, sizeof h);
+    data += sizeof h + sizeof(double) * (size_t)m->info.outputs;
+    r->allowed = (float)h.tolerance;
     int ports = m->info.inputs + m->info.outputs, code;
     double times[REPEATS];
-    for (int s = 0; s < mn_model.samples; s++) {
+    for (uint64_t s = 0; s < h.samples; s++) {
         for (int i = 0; i < m->info.inputs; i++) {
             memcpy(in[i], data, m->info.input[i].bytes);
             data += m->info.input[i].bytes;
@@ -57,7 +69,7 @@ static int compare(mobilenet *m, const char *data, void **in, void **out, mobile
         if (!s) r->milliseconds = times[REPEATS / 2];
         for (int i = m->info.inputs; i < ports; i++) {
             int o = i - m->info.inputs;
-            double d = difference(out[o], (const float *)data, m->info.input[i].bytes / sizeof(float)) / mn_model.units[o];
+            double d = difference(out[o], (const float *)data, m->info.input[i].bytes / sizeof(float)) / units[o];
             if (d > r->difference) r->difference = (float)d;
             data += m->info.input[i].bytes;
         }
@@ -69,16 +81,20 @@ static int compare(mobilenet *m, const char *data, void **in, void **out, mobile
 }
 
 int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result) {
-    mobilenet_selftest_result r = {.allowed = (float)mn_model.tolerance};
-    size_t n, sample = 0;
+    mobilenet_selftest_result r = {0};
+    header h;
+    size_t n, sample = 0, before;
     char *data = NULL;
     void *buffers[64] = {0};
-    if (!m) return mn_fail(MOBILENET_ARGUMENT, "no instance");
+    if (!m || !m->folder) return mn_fail(MOBILENET_ARGUMENT, m ? "opened without a folder" : "no instance");
     int ports = m->info.inputs + m->info.outputs, code = ports > 64 ? MOBILENET_ARGUMENT : mobilenet_check(m->folder);
     for (int i = 0; i < ports; i++) sample += m->info.input[i].bytes;
     if (!code) code = mn_read(m->folder, "selftest.bin", SIZE_MAX / 2, &data, &n);
     if (code) return code;
-    if (n != sample * (size_t)mn_model.samples) code = mn_fail(MOBILENET_CORRUPT, "selftest.bin has %zu bytes", n);
+    before = sizeof h + sizeof(double) * (size_t)m->info.outputs;
+    if (n >= before) memcpy(&h, data, sizeof h);
+    if (n < before || memcmp(h.magic, "MNTESTS1", 8) || (n - before) / sample != h.samples || (n - before) % sample)
+        code = mn_fail(MOBILENET_CORRUPT, "selftest.bin has %zu bytes", n);
     for (int i = 0; i < ports && !code; i++)
         if (!(buffers[i] = mn_allocate(m->info.input[i].bytes))) code = mn_fail(MOBILENET_MEMORY, "no memory");
     if (!code) code = compare(m, data, buffers, buffers + m->info.inputs, &r);

@@ -13,10 +13,8 @@ import functools
 import hashlib
 import os
 import secrets
-import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import tvm_alone
@@ -30,12 +28,20 @@ KEPT = Collection("kernels", 128 << 20)  # some 10,000 libraries, which take 10 
 
 @dataclass(frozen=True)
 class Built:
-    """A candidate's library, which exports its kernel as ``nest.SYMBOL``, and the key of its code; who has run it
-    removes it."""
+    """A candidate's library, which exports its kernel as ``nest.SYMBOL``; who has run it removes it.
+
+    Attributes
+    ----------
+    code : str
+        The key of its code.
+    takes : tuple
+        Shape and dtype of each of the kernel's operands.
+    """
 
     candidate: Candidate
     library: str
     code: str = ""
+    takes: tuple[tuple[tuple[int, ...], str], ...] = ()
 
     @property
     def layer(self) -> Layer:
@@ -43,6 +49,11 @@ class Built:
 
     def remove(self) -> None:
         os.unlink(self.library)
+
+
+def operands_of(kernel) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Shape and dtype of each operand of a PrimFunc."""
+    return tuple((tuple(int(n) for n in p.shape), str(p.dtype)) for p in kernel.params)
 
 
 class Builder:
@@ -81,7 +92,8 @@ class Builder:
         path = path or os.path.join(tempfile.gettempdir(), f"candidate-{secrets.token_hex(8)}.so")
         layer = Layer.parse(candidate.layer)
         kernel = schedules.kernel(layer, candidate.decisions)
-        built = Built(candidate, str(path), keys.code_key(layer, candidate.decisions, self.target))
+        code = keys.code_key(layer, candidate.decisions, self.target)
+        built = Built(candidate, str(path), code, operands_of(kernel))
         key = self._kept and built.code + self._linking
         if not key or not self._kept.take(key, path):
             codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)
@@ -95,12 +107,7 @@ class Builder:
         links, by its version or its file."""
         from tvm_mobilenet.compiler import codegen
 
-        command = codegen.linker_command(self.target, self.linker)
-        if self.linker:
-            about = os.stat(shutil.which(self.linker))
-            depends = [*command, about.st_size, about.st_mtime_ns]
-        else:
-            depends = [*command[1:], metadata.version("ziglang")]
+        depends = codegen.linker_key(self.target, self.linker)
         code = Path(codegen.__file__).read_bytes()
         return "-" + hashlib.sha256(repr(depends).encode() + code).hexdigest()[: keys.LENGTH]
 

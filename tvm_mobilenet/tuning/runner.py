@@ -66,6 +66,7 @@ class Runner:
         counts = (1,) if board.measures and (self._one_thread or cores == 1) else (1, cores)
         arguments, expected = self.arguments(built.layer, candidate.decisions)
         with board.load(built.library) as module:
+            module.expect({nest.SYMBOL: built.takes})
             if board.measures:
                 runs = module.call_on(nest.SYMBOL, arguments, counts)
             else:  # one run, whose cost is known on any number of cores

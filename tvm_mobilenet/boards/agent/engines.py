@@ -1,4 +1,5 @@
-"""What runs a network in a measured process: our own module, or another engine on the same weights.
+"""What runs a network in a measured process: our own module in its own runtime or in TVM's, or another engine on the
+same weights.
 
 An engine is made with a contender's description, the inputs and a number of threads; ``run()`` is one inference on
 those inputs, ``outputs()`` what the last one gave. Only an engine's own package is imported, so that the memory a
@@ -11,11 +12,45 @@ from importlib import metadata
 
 import numpy as np
 
+import tvm_mobilenet
 from tvm_mobilenet import packages
 
 
+class Own:
+    """The module in its own runtime, as it ships; ``library``, ``parameters``: paths of a build's."""
+
+    def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
+        from tvm_mobilenet.runtime.instance import Instance
+
+        self._net = Instance(contender["library"], contender["parameters"], threads)
+        self._net.set_inputs(inputs)
+        self.run = self._net.run
+
+    def outputs(self) -> list[np.ndarray]:
+        """In the model's order."""
+        return [output.copy() for output in self._net.outputs]
+
+    def timed(self, passes: int) -> tuple[list[list[int]], list[list[int]]]:
+        """When each kernel call of each pass began, and how long it took: nanoseconds."""
+        times = self._net.timed(passes)
+        return times[:, :-1].tolist(), np.diff(times, axis=1).tolist()
+
+    def overhead(self) -> float:
+        """Seconds that timing a call of nothing shows: the library reads the clock once a call, in some 30 ns."""
+        return 0.0
+
+
+def by_tvm(contender: dict, inputs: list[np.ndarray], threads: int):
+    """Our module in TVM's runtime: its executable, or where there is none its kernels by its plan."""
+    if "executable" in contender:
+        return Tvm(contender, inputs, threads)
+    from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
+
+    return PlanCalls(contender["module"], contender["plan"], contender["parameters"], inputs)
+
+
 class Tvm:
-    """The module as TVM's Relax VM runs it; ``module``: its path.
+    """The module as TVM's Relax VM runs it; ``executable``: its path.
 
     The VM's stateful interface is used: inputs are set once, as an application that owns its buffer does.
     """
@@ -25,7 +60,7 @@ class Tvm:
         from tvm.runtime.vm import VirtualMachine
 
         self.device = tvm.cpu()
-        self.vm = VirtualMachine(tvm.runtime.load_module(contender["module"]), self.device)
+        self.vm = VirtualMachine(tvm.runtime.load_module(contender["executable"]), self.device)
         self.vm.set_input("main", *(tvm.runtime.tensor(x) for x in inputs))
         self._invoke = self.vm.module["invoke_stateful"]
 
@@ -126,11 +161,13 @@ class Ncnn:
         return [np.array(y)[None] for y in self._found]
 
 
-ENGINES = {"tvm": Tvm, "onnxruntime": OnnxRuntime, "litert": LiteRt, "ncnn": Ncnn}
+ENGINES = {"tvm_mobilenet": Own, "tvm": by_tvm, "onnxruntime": OnnxRuntime, "litert": LiteRt, "ncnn": Ncnn}
 
 
 def version(engine: str) -> str:
     """Of an engine's package, empty when it is not installed."""
+    if engine == "tvm_mobilenet":
+        return tvm_mobilenet.__version__
     try:
         return metadata.version(packages.MODULES[packages.ENGINES[engine]].distribution)
     except metadata.PackageNotFoundError:

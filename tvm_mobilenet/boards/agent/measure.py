@@ -32,7 +32,7 @@ def measure(request: dict) -> dict:
     Parameters
     ----------
     request : dict
-        ``contenders``: a list of dicts with ``engine`` (tvm, onnxruntime, litert, ncnn) and its files, as
+        ``contenders``: a list of dicts with ``engine`` (tvm_mobilenet, tvm, onnxruntime, ...) and its files, as
         ``boards.agent.engines`` takes them. ``inputs``: paths of ``.npy`` files on the board, or ``[shape, dtype]`` for
         normal values. ``threads``; ``cpus``: that they may use, all by default. ``seconds``: to measure each for;
         ``warm_up_seconds``: at most, until steady; ``limit_seconds``: after which one that does not answer hangs.
@@ -91,8 +91,8 @@ def measure_layers(request: dict) -> dict:
     Parameters
     ----------
     request : dict
-        ``module``, ``plan``, ``parameters``: paths on the board. ``inputs``, ``threads``, ``cpus``, ``seconds``,
-        ``limit_seconds`` as `measure` takes them.
+        ``library``, ``parameters``: paths on the board; or ``module``, ``plan``, ``parameters``: then TVM's runtime
+        makes the calls. ``inputs``, ``threads``, ``cpus``, ``seconds``, ``limit_seconds`` as `measure` takes them.
 
     Returns
     -------
@@ -100,13 +100,45 @@ def measure_layers(request: dict) -> dict:
         As ``measured_process.Measured.layers`` gives it, with the board's ``state`` after it.
     """
     threads, limit = int(request.get("threads", 1)), float(request.get("limit_seconds", LIMIT_SECONDS))
-    files = {name: request[name] for name in ("module", "plan", "parameters", "inputs")}
+    files = {name: request[name] for name in ("library", "module", "plan", "parameters", "inputs") if name in request}
     with (
         tempfile.TemporaryDirectory(prefix="measure-") as folder,
-        contextlib.closing(Process(threads, request.get("cpus"), folder, "tvm", limit)) as process,
+        contextlib.closing(Process(threads, request.get("cpus"), folder, _engine(request), limit)) as process,
     ):
         found = process.ask("layers", **files, seconds=float(request.get("seconds", 1.0)))
     return {"threads": threads, **found, "state": state()}
+
+
+def _engine(files: dict) -> str:
+    return "tvm_mobilenet" if "library" in files else "tvm"
+
+
+def run_steps(request: dict) -> dict:
+    """Run a built module by its own runtime, in a process of its own, and give back what its steps wrote.
+
+    Parameters
+    ----------
+    request : dict
+        ``library``, ``plan``, ``parameters``, ``given``: paths on the board. ``threads``. ``given`` is an ``.npz`` of
+        the model's inputs by number; with ``step``, of that step's operands, and it is run alone. ``watched``: also
+        give back what each step wrote. ``limit_seconds`` as `measure` takes it.
+
+    Returns
+    -------
+    dict
+        ``path`` of an ``.npz`` on the board: each step's output by number where asked for, ``output0`` and so on of
+        the model, and ``seconds``: (passes, steps).
+    """
+    threads, limit = int(request["threads"]), float(request.get("limit_seconds", LIMIT_SECONDS))
+    files = {name: request[name] for name in ("library", "plan", "parameters", "given")}
+    asked = {name: request[name] for name in ("watched", "step") if name in request}
+    path = f"{request['given']}.found.npz"
+    with (
+        tempfile.TemporaryDirectory(prefix="measure-") as folder,
+        contextlib.closing(Process(threads, None, folder, "tvm_mobilenet", limit)) as process,
+    ):
+        process.ask("steps", **files, **asked, threads=threads, path=path)
+    return {"path": path}
 
 
 def check_timing(request: dict) -> dict:
@@ -115,7 +147,7 @@ def check_timing(request: dict) -> dict:
     Parameters
     ----------
     request : dict
-        ``module``: its path on the board. ``inputs``, ``threads``, ``limit_seconds`` as `measure` takes them;
+        ``executable``: its path on the board. ``inputs``, ``threads``, ``limit_seconds`` as `measure` takes them;
         ``seconds``: in all; ``rounds``.
 
     Returns
@@ -125,7 +157,7 @@ def check_timing(request: dict) -> dict:
     """
     threads, limit = int(request.get("threads", 1)), float(request.get("limit_seconds", LIMIT_SECONDS))
     rounds, seconds = int(request.get("rounds", 20)), float(request.get("seconds", 10.0))
-    contender = {"engine": "tvm", "module": request["module"]}
+    contender = {"engine": "tvm", "executable": request["executable"]}
     with (
         tempfile.TemporaryDirectory(prefix="measure-") as folder,
         contextlib.closing(Process(threads, request.get("cpus"), folder, "tvm", limit)) as process,
@@ -211,11 +243,11 @@ class Process:
     _hung = False
 
     def _end(self) -> str:
-        if self._hung:
-            return f"no answer for {self._limit:g} s; it was ended"
-        code = self._process.wait()
         self._log.seek(0)
         last = " ".join(self._log.read().decode(errors="replace").split())[-300:]
+        if self._hung:
+            return f"no answer for {self._limit:g} s; it was ended" + (f": {last}" if last else "")
+        code = self._process.wait()
         why = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if code == -signal.SIGKILL:
             why += " (out of memory?)"

@@ -7,7 +7,8 @@ It is started by `measure` and takes one JSON command a line on stdin, one JSON 
     warm_up   run until steady: how often and how long that was, and how many runs make a sample
     sample    so many samples of so many runs each: seconds a run
     check     our samples and those of TVM's time_evaluator, taking turns
-    layers    passes over the plan's kernel calls in order, each timed
+    layers    passes over the network's kernel calls in order, each timed
+    steps     the same once, and what each call wrote
     outputs   written to a file
     memory    the peak of resident memory
 
@@ -17,6 +18,7 @@ Layers are timed where they stand in the network: each finds the caches as the o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -30,7 +32,13 @@ SAMPLE_SECONDS = 200e-6  # a sample is at least that long: reading the clock twi
 STEADY = 0.02  # the medians of two windows differ by less
 WINDOW_SECONDS, WINDOW_RUNS = 0.05, 3
 FEWEST_SAMPLES, MOST_SAMPLES = 10, 5000
+MODULES = {
+    "tvm_mobilenet": "tvm_mobilenet.runtime.instance",
+    "tvm": "tvm.runtime.vm",
+    "litert": "ai_edge_litert.interpreter",
+}
 TRACED_PASSES = 10
+STEP_SECONDS, STEP_PASSES = 0.3, 50  # of a check, which says what each step takes too
 
 
 def sample(run, number: int) -> float:
@@ -140,8 +148,8 @@ class Measured:
         """``rss_peak``: bytes."""
         return {"rss_peak": resident("VmHWM")}
 
-    def layers(self, module: str, plan: str, parameters: str, inputs: list, seconds: float, seed: int = 0) -> dict:
-        """Time every kernel call of a plan.
+    def layers(self, parameters: str, inputs: list, seconds: float, seed: int = 0, **files) -> dict:
+        """Time every kernel call of a network: in its own ``library``, or by the plan in TVM's runtime.
 
         Returns
         -------
@@ -149,9 +157,17 @@ class Measured:
             ``seconds``: for each step, its time in each pass. ``starts``: for each of the first passes, when each step
             began, seconds since the first. ``overhead_seconds``: what timing an empty call shows.
         """
-        from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
+        from tvm_mobilenet.compiler.plan import input_values
 
-        calls = PlanCalls(module, plan, parameters, inputs, seed)
+        values = input_values(inputs, seed)
+        if "library" in files:
+            from tvm_mobilenet.boards.agent.engines import Own
+
+            calls = Own({**files, "parameters": parameters}, values, self._threads())
+        else:
+            from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
+
+            calls = PlanCalls(files["module"], files["plan"], parameters, values)
         found = warm_up(lambda n: [sample(calls.run, 1) for _ in range(n)], max(1.0, seconds / 2))
         passes = max(5, min(1000, math.ceil(seconds / found["run_seconds"])))
         began, durations = calls.timed(passes)
@@ -163,6 +179,60 @@ class Measured:
             "steady": found["steady"],
         }
 
+    def steps(
+        self, library: str, plan: str, parameters: str, given: str, threads: int, path: str, watched=False, step=None
+    ) -> dict:
+        """Run a network's steps, and write what they wrote: see ``measure.run_steps``."""
+        import numpy as np
+
+        from tvm_mobilenet.compiler.plan import read_plan
+        from tvm_mobilenet.errors import BoardError
+        from tvm_mobilenet.runtime.instance import Instance
+
+        steps = read_plan(plan).steps
+        outputs, last = [s.operands[-1] for s in steps], [len(s.operands) - 1 for s in steps]
+        symbols, found = [s.symbol for s in steps], {}
+        with Instance(library, parameters, threads) as net, np.load(given) as arrays:
+            if net.steps != len(outputs):
+                raise BoardError(f"{library} has {net.steps} steps, the plan {len(outputs)}", "build the module again")
+
+            def written(i: int) -> np.ndarray:
+                return net.operand(i, last[i], outputs[i].shape, outputs[i].dtype).copy()
+
+            if step is None:
+                net.set_inputs([arrays[str(i)] for i in range(len(net.inputs))])
+                for i in range(net.steps) if watched else ():
+                    _tell(f"while running kernel {symbols[i]}")
+                    net.run(i, i + 1)
+                    found[str(i)] = written(i)
+                _tell("while running the network")
+                start = time.perf_counter()
+                seconds = np.diff(net.timed(1), axis=1)
+                passes = max(1, min(STEP_PASSES, int(STEP_SECONDS / max(1e-9, time.perf_counter() - start))))
+                seconds = np.concatenate([seconds, np.diff(net.timed(passes), axis=1)]) / 1e9
+                found |= {f"output{i}": array for i, array in enumerate(net.outputs)}
+            else:
+                _tell(f"while running kernel {symbols[step]}")
+                net.run(0, 0)  # inputs and outputs have their places then
+                for i in arrays.files:
+                    net.operand(step, int(i), arrays[i].shape, arrays[i].dtype)[...] = arrays[i]
+                seconds = np.array([[sample(lambda: net.run(step, step + 1), 1)]])
+                found["0"] = written(step)
+        np.savez(path, seconds=seconds, **found)
+        return {}
+
+    @staticmethod
+    def _threads() -> int:
+        return int(os.environ["TVM_NUM_THREADS"])  # `measure.Process` sets it
+
+
+def _tell(text: str) -> None:
+    """What this process is about, for who finds it ended or hanging: the only line of its log (`measure.Process`)."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
+        os.write(2, text.encode())
+
 
 def _import(engine: str) -> None:
     """The engine's package and its libraries, so that initial memory counts them."""
@@ -172,7 +242,7 @@ def _import(engine: str) -> None:
 
     if engine == "tvm":
         tvm_alone.import_tvm()
-    importlib.import_module({"tvm": "tvm.runtime.vm", "litert": "ai_edge_litert.interpreter"}.get(engine, engine))
+    importlib.import_module(MODULES.get(engine, engine))
 
 
 def main() -> int:

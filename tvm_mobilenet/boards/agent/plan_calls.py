@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from tvm_mobilenet.compiler.plan import ALIGNMENT, input_values, read_plan
+from tvm_mobilenet.compiler.plan import ALIGNMENT, read_plan
 from tvm_mobilenet.errors import BoardError
 
 
@@ -22,11 +22,10 @@ class PlanCalls:
     ----------
     module, plan, parameters : path
         The files of a built module.
-    inputs : list
-        Paths of ``.npy`` files, or ``[shape, dtype]`` to draw normal values for.
+    inputs : list of ndarray
     """
 
-    def __init__(self, module: str, plan: str, parameters: str, inputs: list, seed: int = 0):
+    def __init__(self, module: str, plan: str, parameters: str, inputs: list[np.ndarray]):
         import tvm
 
         self.plan = read_plan(plan)
@@ -39,7 +38,7 @@ class PlanCalls:
             )
         spaces["parameters"][: data.size] = data
         ports = {(t.space, t.index): _block(t.nbytes) for _, t in (*self.plan.inputs, *self.plan.outputs)}
-        for (_, t), values in zip(self.plan.inputs, input_values(inputs, seed), strict=True):
+        for (_, t), values in zip(self.plan.inputs, inputs, strict=True):
             ports[t.space, t.index].view(t.dtype)[:] = values.astype(t.dtype).ravel()
 
         def view(t):
@@ -47,6 +46,7 @@ class PlanCalls:
             return tvm.runtime.from_dlpack(space[t.offset : t.offset + t.nbytes].view(t.dtype).reshape(t.shape))
 
         self._keep = spaces, ports, library
+        self._outputs = [ports[t.space, t.index].view(t.dtype).reshape(t.shape) for _, t in self.plan.outputs]
         self._calls = [
             (_kernel(library, s.symbol, Path(module)), [view(t) for t in s.operands]) for s in self.plan.steps
         ]
@@ -56,6 +56,10 @@ class PlanCalls:
         """All calls, once."""
         for kernel, operands in self._calls:
             kernel(*operands)
+
+    def outputs(self) -> list[np.ndarray]:
+        """Of the last run, in the model's order."""
+        return [output.copy() for output in self._outputs]
 
     def timed(self, passes: int) -> tuple[list[list[int]], list[list[int]]]:
         """When each call of each pass began, and how long it took: nanoseconds."""

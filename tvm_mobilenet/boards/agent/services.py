@@ -70,6 +70,7 @@ SERVICES: dict[str, Callable[[dict], dict]] = {
     "state": facts.state,
     "measure": measure.measure,
     "measure_layers": measure.measure_layers,
+    "run_steps": measure.run_steps,
     "check_timing": measure.check_timing,
 }
 

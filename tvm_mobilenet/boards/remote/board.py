@@ -144,10 +144,7 @@ class RemoteBoard:
 
     def upload(self, path) -> str:
         """Copy a file to the session's folder on the board; its path there. A file is copied once a session."""
-        return self.upload_bytes(Path(path).read_bytes(), Path(path).name)
-
-    def upload_bytes(self, data: bytes, name: str) -> str:
-        """As ``upload``, of a file's content; ``name`` for messages and for its suffix."""
+        data, name = Path(path).read_bytes(), Path(path).name
         there = hashlib.sha256(data).hexdigest()[:16] + Path(name).suffix
         if there not in self._uploaded:
 
@@ -158,6 +155,15 @@ class RemoteBoard:
             what = f"uploading {name} ({len(data):,} bytes)"
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
         return self._uploaded[there]
+
+    def download(self, there: str, here) -> Path:
+        """Copy a file of the board to a path on this machine."""
+
+        def fetch() -> None:
+            Path(here).write_bytes(self.session.rpc.download(there))
+
+        self.session.do(f"downloading {Path(there).name}", fetch, seconds=UPLOAD_SECONDS)
+        return Path(here)
 
     def load(self, path) -> RemoteModule:
         """The module of a linked shared object, which is uploaded.

@@ -10,11 +10,10 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards.interface import Seconds
+from tvm_mobilenet.boards.interface import KernelModule, Seconds
 from tvm_mobilenet.boards.local import LocalRun
 from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError
@@ -26,7 +25,7 @@ _ALIGNMENT = 64
 _GAP = 1 << 12  # between blocks: no tensor reaches from one into the next
 
 
-class RemoteModule:
+class RemoteModule(KernelModule):
     """A loaded shared object on a board; ``close`` it, or use it in a ``with``.
 
     Parameters
@@ -52,7 +51,7 @@ class RemoteModule:
         self._next = 1 << 20
         self._symbols: set[str] = set()  # of kernels that were found there
         self._threads = 0  # as they were set last
-        remote = board.upload_bytes(kernels_alone(Path(path).read_bytes()), Path(path).name)
+        remote = board.upload(path)
         self._module = load_library(board, remote, path)
 
     def __enter__(self) -> RemoteModule:
@@ -113,6 +112,7 @@ class RemoteModule:
 
     def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None) -> LocalRun:
         """As ``call``, on memory from ``alloc``: ``(address, shape, dtype)`` each, the last one written."""
+        self.check(symbol, ((shape, np.dtype(dtype)) for _, shape, dtype in operands))
         keys = [(address, tuple(shape), np.dtype(dtype).str) for address, shape, dtype in operands]
         *_, output = keys
         tensors = [self._place(key, self._view(*key)) for key in keys]
@@ -148,6 +148,7 @@ class RemoteModule:
 
     def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple[int | None, ...]) -> list[LocalRun]:
         """As ``call``, measured with each of several numbers of threads in turn."""
+        self.check(symbol, ((a.shape, a.dtype) for a in args))
         tensors = [self._sent(a) for a in args]
         try:
             runs = [self._run(symbol, tensors, count) for count in cores]
@@ -207,12 +208,3 @@ def load_library(board, there: str, path):
                 "build with the --target of this board",
             ) from None
         raise
-
-
-def kernels_alone(library: bytes) -> bytes:
-    """The same shared object without its TVM executable: no symbol leads to that any more.
-
-    TVM's ``time_evaluator`` asks a loaded module for a kernel, but not what the module imports; and a library that
-    holds an executable is loaded as that, its kernels imported. Code and data stay as they are, byte for byte.
-    """
-    return library.replace(b"\0__tvm_ffi__library_bin\0", b"\0__tvm_ffi__library_not\0")

@@ -1,13 +1,16 @@
 """Measuring where TVM's own RPC server runs, without the agent: the same requests, answered by what that server can do.
 
-The network runs in the server's process and is timed by TVM's ``time_evaluator``, which runs there, so the link is no
-part of a time. Each kernel is timed alone, with its operands in place, and finds them in the caches. What only the
+Each kernel is timed alone by TVM's ``time_evaluator``, which runs there, so the link is no part of a time; its operands
+are in place, and it finds them in the caches. The network is the sum of its kernels, or, where TVM's executable was
+built, that is timed in the server's process. What only the
 agent knows (memory, clock, temperature, throttling, CPUs) stays unknown, and other engines cannot run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import time
 from itertools import accumulate
 from pathlib import Path
 
@@ -66,6 +69,8 @@ class PlainServer:
 
     def _measure(self, request: dict) -> dict:
         session, seconds = self._board.session, float(request["seconds"])
+        if "executable" not in request["contenders"][0]:
+            return self._measure_kernels(request)
         vm = self._load(request)
 
         def times(repeat: int, number: int = 1) -> list[float]:
@@ -79,13 +84,34 @@ class PlainServer:
         number, repeat = choose(warm["run_seconds"], seconds)
         rounds = [times(len(part), number) for part in np.array_split(np.arange(repeat), ROUNDS)]
         session.do("freeing memory", vm.clear)
-        ours = {"warm_up": warm, "number": number, "repeat": repeat, "rounds": rounds, "version": "", "difference": 0.0,
-                **dict.fromkeys(("load_seconds", "rss_initial", "rss_loaded", "rss_peak"))}  # fmt: skip
-        return {"threads": request["threads"], "contenders": [ours], "states": [{}, {}]}
+        return _answer(request, warm, number, repeat, rounds)
+
+    def _measure_kernels(self, request: dict) -> dict:
+        """Without TVM's executable: a run is the sum of its kernels, by the plan."""
+        seconds, start = float(request["seconds"]), time.perf_counter()
+        with self._runner(request["contenders"][0]) as runner:
+            inputs = input_values(request["inputs"])
+
+            def once() -> float:
+                return sum(run.seconds.value for run in runner.run(*inputs, cores=request["threads"]).kernels)
+
+            first = once()
+            warm = {"runs": 1, "seconds": time.perf_counter() - start, "first_seconds": first, "steady": True}
+            rounds, end = [], time.perf_counter() + seconds
+            while len(rounds) < ROUNDS or time.perf_counter() < end:
+                rounds.append([once()])
+        return _answer(request, {**warm, "run_seconds": first}, 1, len(rounds), rounds)
+
+    @contextlib.contextmanager
+    def _runner(self, files: dict):
+        plan = read_plan(self._files[files["plan"]])
+        parameters = np.fromfile(self._files[files["parameters"]], np.uint8)
+        with self._board.load(self._files[files["module"]]) as module:
+            yield PlanRunner(module, plan, parameters)
 
     def _load(self, request: dict) -> list:
         """A virtual machine there with its inputs, alone in a list: it is to be freed in the session's thread."""
-        session, there = self._board.session, request["contenders"][0]["module"]
+        session, there = self._board.session, request["contenders"][0]["executable"]
         library = [load_library(self._board, there, self._files[there])]
         inputs = input_values(request["inputs"])
 
@@ -102,12 +128,16 @@ class PlainServer:
         return session.do("starting the network", load)
 
     def _measure_layers(self, request: dict) -> dict:
-        plan = read_plan(self._files[request["plan"]])
-        parameters = np.fromfile(self._files[request["parameters"]], np.uint8)
-        inputs = input_values(request["inputs"])
-        with self._board.load(self._files[request["module"]]) as module:
-            kernels = PlanRunner(module, plan, parameters).run(*inputs, cores=request["threads"]).kernels
+        with self._runner(request) as runner:
+            kernels = runner.run(*input_values(request["inputs"]), cores=request["threads"]).kernels
         times = [run.samples for run in kernels]
         middle = [statistics.median(each) for each in times]
         return {"threads": request["threads"], "seconds": times, "starts": [[0.0, *accumulate(middle[:-1])]],
                 "overhead_seconds": 0.0, "steady": True, "state": {}}  # fmt: skip
+
+
+def _answer(request: dict, warm: dict, number: int, repeat: int, rounds: list[list[float]]) -> dict:
+    """What `boards.agent.measure.measure` answers, without what only the agent knows."""
+    ours = {"warm_up": warm, "number": number, "repeat": repeat, "rounds": rounds, "version": "", "difference": 0.0,
+            **dict.fromkeys(("load_seconds", "rss_initial", "rss_loaded", "rss_peak"))}  # fmt: skip
+    return {"threads": request["threads"], "contenders": [ours], "states": [{}, {}]}

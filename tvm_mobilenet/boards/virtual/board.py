@@ -29,6 +29,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tvm_mobilenet.boards.interface import KernelModule
 from tvm_mobilenet.boards.virtual.emulator import MODULE, SCRATCH, SCRATCH_BYTES, SCRATCH_SLOTS, Emulator, Fault
 from tvm_mobilenet.boards.virtual.imports import KernelError, RuntimeCall, Workspace, provided
 from tvm_mobilenet.boards.virtual.kernel_run import Counts, KernelFault, KernelRun, Part
@@ -76,7 +77,7 @@ class VirtualBoard:
         self.close()
 
 
-class VirtualModule:
+class VirtualModule(KernelModule):
     """A shared object in emulated memory; ``close`` it, or use it in a ``with``."""
 
     def __init__(self, path, target, budget: int):
@@ -215,6 +216,7 @@ class VirtualModule:
             raise BoardError(
                 f"{self.image.path} has no kernel {symbol!r}", "it has " + (", ".join(self.kernels[:8]) or "none")
             )
+        self.check(symbol, ((shape, np.dtype(dtype)) for _, shape, dtype in operands))
         self._tasks, self._cores = tasks, cores or self.target.cores
         self._parts: list[Part] = []
         self._in_task = False

@@ -3,16 +3,61 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 
 from tvm_mobilenet.compiler.plan import ALIGNMENT, Plan, Tensor, align
+from tvm_mobilenet.models import labels as class_names
+from tvm_mobilenet.models.preprocess import FIELDS
+from tvm_mobilenet.targets import features
 
 _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
 _CODES = {"i": 0, "u": 1, "f": 2}
 _MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
 _KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 _SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOID", "value": "MN_VALUE"}
+
+
+def about_of(network, target, weights_sha256: str, embedded: bool = False) -> dict:
+    """What a library tells of its model and target: see `source`; ``prefix`` stands before its symbols."""
+    return {
+        "model": network.options.title,
+        "target": target.name,
+        "architecture": target.architecture,
+        "features": features.features(target),
+        "classes": network.classes,
+        "labels": bool(network.labels),
+        "labels_source": labels_source(network),
+        "scores": network.scores,
+        "seeded": network.seeded,
+        "preprocess": _in_words(network.image),
+        "embedded": embedded,
+        "weights_sha256": weights_sha256,
+        "prefix": _prefix(f"{network.options.slug}_{target.name}"),
+    }
+
+
+def _prefix(name: str) -> str:
+    """What stands before a model's symbols, so that two models link into one program."""
+    prefix = re.sub(r"\W", "_", f"{name}_")
+    return prefix if prefix[0].isalpha() else f"m{prefix}"
+
+
+def labels_source(network) -> str:
+    """Where the labels of a network come from; empty: it has none."""
+    if not network.labels or network.options.labels is not None:
+        return "given with --labels" if network.labels else ""
+    return f"{class_names.SOURCE}; assumed for {network.classes} classes"
+
+
+def _in_words(image) -> str:
+    """How an image becomes the input, for who asks the program."""
+    if image is None:
+        return "takes no images"
+    p = image.preprocess
+    assumed = f"; assumed: {', '.join(image.assumed).replace('_', ' ')}" if image.assumed else ""
+    return f"{p.size[1]} x {p.size[0]} {p.colours}, {p.told(set(FIELDS) - {'channel_order'})}{assumed}"
 
 
 def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) -> str:
@@ -25,8 +70,8 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     plan : Plan
     about : dict
         ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
-        (bool), ``labels_source``, ``samples``, ``tolerance``, ``units`` (of each output), ``embedded`` (bool),
-        ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool), ``preprocess`` (in words).
+        (bool), ``labels_source``, ``embedded`` (bool), ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool),
+        ``preprocess`` (in words).
     scratch : dict of str to int
         Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
         that is alive in the step.
@@ -77,7 +122,6 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         "static const mobilenet_tensor ports[] = {",
         *ports,
         "};",
-        f"static const double units[] = {{{', '.join(repr(float(u)) for u in about['units'])}}};",
     ]
     told = ("model", "target", "id", "weights_sha256", "preprocess", "labels_source")
     text = ", ".join(_quoted(about[k]) for k in told)
@@ -86,8 +130,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         f"    {text},",
         f"    steps, operands, ports, {len(plan.steps)}, {len(operands)}, {len(plan.inputs)}, {len(plan.outputs)},",
         f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
-        f"    {about['classes']}, {int(about['labels'])}, {about['samples']}, {_SCORES[about['scores']]}, "
-        f"{int(about['seeded'])}, {about['tolerance']!r}, units,",
+        f"    {about['classes']}, {int(about['labels'])}, {_SCORES[about['scores']]}, {int(about['seeded'])},",
         f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
         f"    {_image(plan, preprocess)},",
         "};",

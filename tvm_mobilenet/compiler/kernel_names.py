@@ -1,0 +1,166 @@
+"""Names of kernels, as profilers and ``nm`` show them: what a kernel computes, how, and for which core.
+
+    name  = kind "_" dtype "_" shape {"_" word} ["_tile" tile] ["_lanes" n] ["_k" n] ["_paired"] "_" core
+    block = "block" parts "_" dtype {"_" kind shape} ["_cut" rows "x" columns] "_" core "_" hash
+
+``kind``, ``dtype``, ``shape`` and ``word`` are those of the layer's name (``Layer.name``) with letters, digits and
+underscores alone: ``m``, ``n`` and ``k`` of a product stand together, a comma is an ``x``. ``tile`` is the tile of
+accumulators, ``lanes`` how many channels are computed at once, ``k`` how many rows of weights a packed panel has,
+``paired`` the dual-issue kernel of an in-order core. A fused block tells its parts by a short word of
+their kind, shape and stride, how its
+output is cut for the cores, and all of it by a hash.
+
+    pointwise_f32_m196n512k512_relu6_tile7x8_k64_cortex_a72
+    depthwise_f32_112x112x64_3x3_s2_p1x1x1x1_relu6_tile2x7_lanes8_cortex_a53
+    block2_f32_dw28x28x128_pw784x128x128_cut4x1_cortex_a72_1f0c2a9b
+
+A name is for people: nothing depends on it, and equal code keeps its key (`tune_logs.keys`) under any name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet.layer import Layer
+
+LONGEST = 190  # characters; TVM puts 10 before it
+_TILES = ("tile_h", "tile_m", "tile_w", "tile_n")
+_OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"}  # of a name, to a layer's tokens
+_END = re.compile(
+    r"(?:_tile(?P<tile>\d+(?:x\d+)*))?(?:_lanes(?P<lanes>\d+))?(?:_k(?P<k_block>\d+))?(?P<paired>_paired)?_(?P<core>\w+)"
+)
+_COMMAS = re.compile(r"[sd]\d+x\d+|p\d+x\d+x\d+x\d+")
+_PART = re.compile(r"more\d+|[a-z]+\d+x\d+x\d+(?:n\d+)?(?:s\d+)?")
+_CUT = re.compile(r"cut(\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class KernelName:
+    """What a name says.
+
+    Attributes
+    ----------
+    layer : Layer or None
+        None for a fused block, of which ``parts`` tell.
+    parts : tuple of str
+        Kind and shape of each part of a fused block.
+    tile : tuple of int
+        Empty where the schedule has none.
+    lanes, k_block : int
+        0 where the schedule has none.
+    cut : (int, int)
+        Row and column tiles of a fused block; (1, 1) for others.
+    core : str
+        Its name with underscores for what is no letter or digit.
+    """
+
+    layer: Layer | None
+    core: str
+    tile: tuple[int, ...] = ()
+    lanes: int = 0
+    k_block: int = 0
+    is_paired: bool = False
+    parts: tuple[str, ...] = ()
+    cut: tuple[int, int] = (1, 1)
+
+
+def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
+    """The name of a layer's kernel under these decisions, at most ``LONGEST`` characters."""
+    core = _core_word(core)
+    if layer.parts:
+        return _block_name(layer, decisions, core)
+    kind, *words = layer.name.split()
+    words.remove(dtypes.of(layer.dtype).token)
+    if kinds.of(kind).pixels:
+        words = ["".join(words[:3]), *words[3:]]
+    tile = [str(decisions[t]) for t in _TILES if t in decisions]
+    said = [
+        kind,
+        dtypes.of(layer.dtype).token,
+        *(word.replace(",", "x").replace("_", "") for word in words),
+        *(["tile" + "x".join(tile)] if tile else []),
+        *([f"lanes{decisions['lanes']}"] if "lanes" in decisions else []),
+        *([f"k{decisions['k_block']}"] if "k_block" in decisions else []),
+        *(["paired"] if decisions.get("loop") == "paired" else []),
+        core,
+    ]
+    return "_".join(said)
+
+
+def _block_name(layer: Layer, decisions: Mapping, core: str) -> str:
+    """Parts that do not fit are left out in the middle, and counted."""
+    parts = [_part(part) for part in layer.parts]
+    cut = [str(decisions[d]) for d in ("strips", "bands") if d in decisions]
+    begin = f"block{len(parts)}_{dtypes.of(layer.dtype).token}_"
+    end = ("_cut" + "x".join(cut) if len(cut) == 2 else "") + f"_{core}_"
+    end += hashlib.sha256(layer.name.encode()).hexdigest()[:8]
+    left_out = 0
+    while len(text := begin + "_".join(parts) + end) > LONGEST and len(parts) > 2:
+        left_out += 1
+        middle = len(parts) // 2
+        parts = [*parts[: middle - (left_out > 1)], f"more{left_out}", *parts[middle + 1 :]]
+    return text
+
+
+def _part(layer: Layer) -> str:
+    """Kind, shape and stride of a part."""
+    kind = kinds.of(layer.kind)
+    short = kind.short or kind.name
+    if kind.pixels:
+        return f"{short}{layer.height}x{layer.out_channels}x{layer.channels}"
+    shape = f"{short}{layer.height}x{layer.width}x{layer.channels}"
+    if layer.out_channels != layer.channels:
+        shape += f"n{layer.out_channels}"
+    return shape + (f"s{layer.stride[0]}" if layer.stride != (1, 1) else "")
+
+
+def _core_word(core: str) -> str:
+    """A core's name as the last word; one that reads like a word before it says that it is a core."""
+    word = re.sub(r"\W+", "_", core).strip("_").lower() or "core"
+    return f"core_{word}" if re.match(r"(?:tile|lanes|k|cut)\d|paired(?:_|$)|\d", word) else word
+
+
+def parse(name: str) -> KernelName:
+    """What a name says.
+
+    Raises
+    ------
+    ValueError
+        It is none of this grammar.
+    """
+    words = name.split("_")
+    if re.fullmatch(r"block\d+", words[0]):
+        count = next((i for i, word in enumerate(words[2:]) if not _PART.fullmatch(word)), 0)
+        parts, [*end, digest] = words[2 : 2 + count], words[2 + count :] or [""]
+        cut = (1, 1)
+        if end and (m := _CUT.fullmatch(end[0])):
+            cut, end = (int(m[1]), int(m[2])), end[1:]
+        if count and end and re.fullmatch(r"[0-9a-f]{8}", digest):
+            return KernelName(None, "_".join(end), parts=tuple(parts), cut=cut)
+    for count in range(len(words) - 1, 2, -1):  # as many words as make a layer
+        layer, end = _layer(words[:count]), _END.fullmatch("_" + "_".join(words[count:]))
+        if layer is not None and end:
+            tile = tuple(map(int, end["tile"].split("x"))) if end["tile"] else ()
+            lanes, k_block = int(end["lanes"] or 0), int(end["k_block"] or 0)
+            return KernelName(layer, end["core"], tile, lanes, k_block, bool(end["paired"]))
+    raise ValueError(f"{name!r} is no kernel's name: kind_dtype_shape, words, tile, packing and core are")
+
+
+def _layer(words: list[str]) -> Layer | None:
+    """The layer of the first words of a name."""
+    kind, dtype, shape, *rest = words
+    if not kinds.known(kind) or dtype not in dtypes.BY_TOKEN:
+        return None
+    declared = kinds.of(kind)
+    tokens = re.findall(r"[a-z]+\d+", shape) if declared.pixels else [shape]
+    for word in rest:
+        tokens.append(_OWN_WORDS.get(word) or (word.replace("x", ",") if _COMMAS.fullmatch(word) else word))
+    tokens.insert(2 if declared.ops != ("",) else 1, dtype)  # `Layer.parse` takes an operator for one before the dtype
+    try:
+        return Layer.parse(" ".join([kind, *tokens]))
+    except ValueError:
+        return None

@@ -1,0 +1,164 @@
+"""Compiles the runtime for a target and links it with a build's kernels: a shared library, an archive, a program.
+
+All three need libc, libm and pthreads of a glibc that boards have, which `check_needs` reads from the result. No path,
+time or name of this machine comes into them. The runtime's own object is the same for every model of a target, and
+kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+from tvm_mobilenet.compiler import codegen, symbols, tables
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.user_cache import Collection
+
+LIBRARY = "libmobilenet.so"
+SOURCES = (
+    *("error.c", "cpu.c", "pool.c", "instance.c", "steps.c", "folder.c", "sha256.c", "image.c", "scores.c"),
+    "selftest.c",
+)
+HEADERS = ("internal.h", "mobilenet.h")
+FLAGS = (
+    *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
+    "-ffp-contract=off",  # an image's pixels are the same on every CPU, with fused multiply-adds or without
+    "-fno-math-errno",  # sqrt is an instruction: a model without exponentials needs no libm, nor its pages
+)
+KEPT = Collection("runtime", 16 << 20)  # an object of 60 KB for each target, linker and version of the sources
+_GLIBC = (2, 28)
+_NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libmobilenet\.so")
+_LIBC = ("-Wl,--as-needed", "-lm", "-lpthread")
+
+
+def id_of(kernels: Path, plan, about: dict) -> str:
+    """A hash of all that a library is made of: kernels, weights, runtime, plan, and what is known of the model."""
+    digest = hashlib.sha256(kernels.read_bytes() + about["weights_sha256"].encode())
+    for file in (*SOURCES, *HEADERS, "main.c"):
+        digest.update(_source(file))
+    digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def link_library(
+    work: Path,
+    target,
+    linker: str | None,
+    plan,
+    about: dict,
+    scratch: dict[str, int],
+    preprocess=None,
+    weights: bytes | None = None,
+) -> Path:
+    """Link the kernels in ``work / "kernels.o"`` with the runtime and a model's tables.
+
+    Parameters
+    ----------
+    work : path
+        A folder; sources and objects stay there, ``model.o`` with all but the program.
+    linker : str, optional
+        In place of zig's; it compiles too.
+    plan, about, scratch, preprocess
+        As `tables.source` takes them; ``id`` is added to ``about``.
+    weights : bytes, optional
+        To be part of the library.
+
+    Returns
+    -------
+    path
+        ``libmobilenet.so``, also there.
+    """
+    compiler = codegen.linker_command(target, linker)
+    about["id"] = id_of(work / "kernels.o", plan, about)
+    for name in (*SOURCES, *HEADERS, "main.c"):
+        (work / name).write_bytes(_source(name))
+    (work / "model.c").write_text(tables.source(plan, about, scratch, preprocess))
+    units = ["model.c"]
+    if weights is not None:
+        (work / "weights.raw").write_bytes(weights)
+        (work / "weights.S").write_text(
+            '.section .rodata.mn_weights,"a",%progbits\n.balign 64\n.globl mn_weights\n'
+            '.hidden mn_weights\nmn_weights:\n.incbin "weights.raw"\n'
+            '.section .note.GNU-stack,"",%progbits\n'
+        )
+        units.append("weights.S")
+    _runtime_object(work, target, compiler, linker)
+    for unit in units:
+        _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
+    objects = ("kernels.o", "runtime.o", *(f"{u}.o" for u in units))
+    _run(work, target, compiler, "-r", "-nostdlib", "-o", "model.o", *objects)
+    prefix = about["prefix"]
+    symbols.own_names(work / "model.o", prefix)
+    (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
+    options = ("-Wl,--gc-sections", "-Wl,-z,defs", "-Wl,--version-script=exports")
+    _run(
+        *(work, target, compiler, "-shared", *options, "-Wl,-soname,libmobilenet.so"),
+        *("-o", LIBRARY, "model.o", *_LIBC),
+    )
+    symbols.keep_kernels(work / LIBRARY, scratch, prefix)
+    return work / LIBRARY
+
+
+def link_rest(work: Path, target, linker: str | None) -> dict[str, bytes]:
+    """What a bundle has beside the library that `link_library` left in a folder: all three files by name."""
+    compiler = codegen.linker_command(target, linker)
+    _run(work, target, compiler, *FLAGS, "-c", "main.c", "-o", "main.c.o")
+    _run(
+        *(work, target, compiler, "-s", "-Wl,-rpath,$ORIGIN", "-o", "mobilenet", "main.c.o", LIBRARY, *_LIBC),
+    )
+    _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
+    for name in (LIBRARY, "mobilenet"):
+        check_needs(work / name)
+    return {name: (work / name).read_bytes() for name in (LIBRARY, "libmobilenet.a", "mobilenet")}
+
+
+def _source(name: str) -> bytes:
+    return (resources.files("tvm_mobilenet.runtime") / name).read_bytes()
+
+
+def _runtime_object(work: Path, target, compiler: list[str], linker: str | None) -> None:
+    """``runtime.o`` of all sources but the program's, from the cache if it was compiled before."""
+    digest = hashlib.sha256(repr((FLAGS, codegen.linker_key(target, linker))).encode())
+    for name in (*SOURCES, *HEADERS):
+        digest.update(name.encode() + _source(name))
+    key = digest.hexdigest()[:24]
+    if KEPT.take(key, work / "runtime.o"):
+        return
+    for unit in SOURCES:
+        _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
+    _run(work, target, compiler, "-r", "-nostdlib", "-o", "runtime.o", *(f"{u}.o" for u in SOURCES))
+    KEPT.keep(key, work / "runtime.o")
+
+
+def _run(work: Path, target, command: list[str], *arguments: str) -> None:
+    done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True)
+    if done.returncode:
+        raise TvmMobilenetError(
+            f"{arguments[-1]} for {target.name}: exit code {done.returncode}: {done.stderr.strip()[-800:]}",
+            "command: " + " ".join((*command, *arguments)),
+        )
+
+
+def check_needs(path: Path) -> None:
+    """Reads the dynamic section: libc, libm and pthreads, of no later glibc than boards have."""
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as f:
+        elf = ELFFile(f)
+        needed = [t.needed for t in elf.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_NEEDED"]
+        versions = elf.get_section_by_name(".gnu.version_r")
+        wanted = [a.name for _, auxiliaries in (versions.iter_versions() if versions else ()) for a in auxiliaries]
+    late = [
+        v for v in wanted if (m := re.fullmatch(r"GLIBC_(\d+)\.(\d+).*", v)) and tuple(map(int, m.groups())) > _GLIBC
+    ]
+    foreign = [n for n in needed if not _NEEDED.fullmatch(n)]
+    if late or foreign:
+        raise TvmMobilenetError(
+            f"{path.name} needs {', '.join(foreign + late)}, which a board may not have",
+            "leave out --linker: zig links against glibc 2.28",
+        )

@@ -1,0 +1,207 @@
+"""Symbols of ELF objects and libraries: names are all that changes here, code refers to symbols by number.
+
+- `name_kernels`: each kernel has one symbol for all of its code, which profilers show.
+- `own_names`: the symbols of a relocatable object get names of the model's own, so that two models link into one
+  program. Every global symbol that the object defines gets a prefix and is hidden, but for the interface:
+  ``mobilenet_open`` becomes ``<prefix>mobilenet_open``, and the plain name stays as a weak second one, for programs
+  with one model. Debug information is dropped.
+- `keep_kernels`: a linked library keeps the symbols of its kernels, and no others but those that it exports.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+WRAPPER, BODY = "__tvm_ffi_", "_compute_"  # what TVM puts before a kernel's name for its caller, and behind it
+_FUNCTION, _ALLOCATED = 2, 2
+_SYMTAB, _STRTAB, _NOBITS, _NULL = 2, 3, 8, 0
+_GLOBAL, _WEAK, _HIDDEN, _ABSOLUTE = 1, 2, 2, 0xFFF1
+
+
+class _Form:
+    """The record layouts of 32- and 64-bit ELF, little endian."""
+
+    def __init__(self, wide: bool):
+        self.section = struct.Struct("<IIQQQQIIQQ" if wide else "<IIIIIIIIII")
+        self.symbol = struct.Struct("<IBBHQQ" if wide else "<IIIBBH")
+        self.header = struct.Struct("<16sHHIQQQIHHHHHH" if wide else "<16sHHIIIIIHHHHHH")
+        self.wide = wide
+
+    def unpack_symbol(self, data: bytes, at: int) -> list[int]:
+        """name, info, other, section, value, size."""
+        f = self.symbol.unpack_from(data, at)
+        return list(f) if self.wide else [f[0], f[3], f[4], f[5], f[1], f[2]]
+
+    def pack_symbol(self, s: list[int]) -> bytes:
+        return self.symbol.pack(*s) if self.wide else self.symbol.pack(s[0], s[4], s[5], s[1], s[2], s[3])
+
+
+class _Elf:
+    """A little-endian ELF file in parts: header, sections, their contents and names."""
+
+    def __init__(self, path: Path):
+        self.data = path.read_bytes()
+        if self.data[:4] != b"\x7fELF" or self.data[5] != 1:
+            raise ValueError(f"{path} is no little-endian ELF file")
+        self.form = form = _Form(self.data[4] == 2)
+        self.header = list(form.header.unpack_from(self.data))
+        self.sections = [
+            list(form.section.unpack_from(self.data, self.header[6] + i * self.header[11]))
+            for i in range(self.header[12])
+        ]
+        self.contents = [b"" if s[1] in (_NOBITS, _NULL) else self.data[s[4] : s[4] + s[5]] for s in self.sections]
+        self.names = [_text(self.contents[self.header[13]], s[0]) for s in self.sections]
+        self.table = next((i for i, s in enumerate(self.sections) if s[1] == _SYMTAB), -1)  # of all symbols
+
+    @property
+    def strings(self) -> bytes:
+        return self.contents[self.sections[self.table][6]]
+
+    def symbols(self) -> list[list[int]]:
+        """name, info, other, section, value, size of each."""
+        table, step = self.contents[self.table], self.form.symbol.size
+        return [self.form.unpack_symbol(table, at) for at in range(0, len(table), step)]
+
+
+def name_kernels(path: Path, kernels: Iterable[str]) -> None:
+    """Give the code of each kernel in an object of TVM's one symbol, the kernel's name.
+
+    TVM's own symbol ends where the kernel's parallel regions begin, which are functions without a name. A kernel
+    that LLVM made part of its wrapper keeps the wrapper's name alone.
+    """
+    elf = _Elf(path)
+    symbols, kernels = elf.symbols(), set(kernels)
+    starts = sorted((s[3], s[4] & ~1) for s in symbols if s[1] & 15 == _FUNCTION and s[3])
+    wrappers = {_text(elf.strings, s[0]): s[0] for s in symbols if s[3]}
+    for s in symbols:
+        name = _text(elf.strings, s[0])
+        if s[1] & 15 == _FUNCTION and name.endswith(BODY) and (kernel := name.removesuffix(BODY)) in kernels:
+            section, start = s[3], s[4] & ~1
+            after = min((at for i, at in starts if i == section and at > start), default=elf.sections[section][5])
+            s[0], s[5] = wrappers[WRAPPER + kernel] + len(WRAPPER), after - start  # its name ends the wrapper's
+    at = elf.sections[elf.table][4]
+    table = b"".join(map(elf.form.pack_symbol, symbols))
+    path.write_bytes(elf.data[:at] + table + elf.data[at + len(table) :])
+
+
+def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
+    """Leave of a linked library's table of all symbols those of its kernels, and nothing of its debug information.
+
+    What it exports is in another table, which stays. (zig's ``--strip-debug`` takes the symbols too.)
+
+    Parameters
+    ----------
+    path : path
+        A shared library.
+    kernels : iterable of str
+        Names of kernels. One that has no symbol of its name gets its wrapper's, ``<prefix>__tvm_ffi_<kernel>``.
+    """
+    elf = _Elf(path)
+    if elf.table < 0:
+        return
+    found: dict[str, list[int]] = {}
+    for s in elf.symbols():
+        name = _text(elf.strings, s[0])
+        if name.startswith(prefix + WRAPPER):
+            found.setdefault(name.removeprefix(prefix + WRAPPER), s)
+        elif s[1] & 15 == _FUNCTION:
+            found[name] = s
+    strings, rows = bytearray(1), [[0] * 6]
+    for kernel in sorted(set(kernels) & found.keys()):
+        _, info, other, section, value, size = found[kernel]
+        rows.append([len(strings), info & 15, other & ~3, section, value, size])  # all of them local
+        strings += kernel.encode() + b"\0"
+    elf.contents[elf.table] = b"".join(map(elf.form.pack_symbol, rows))
+    elf.contents[elf.sections[elf.table][6]] = bytes(strings)
+    elf.sections[elf.table][7] = len(rows)  # how many are local
+    loaded = [s for s in elf.sections if s[2] & _ALLOCATED and s[1] not in (_NOBITS, _NULL)]
+    out = bytearray(elf.data[: max(s[4] + s[5] for s in loaded)])
+    for i, s in enumerate(elf.sections):
+        if elf.names[i].startswith((".debug", ".zdebug")):
+            elf.sections[i] = [0, _NULL, 0, 0, 0, 0, 0, 0, 0, 0]
+        elif not s[2] & _ALLOCATED and s[1] not in (_NOBITS, _NULL):
+            out += bytes(-len(out) % max(1, s[8]))
+            s[4], s[5] = len(out), len(elf.contents[i])
+            out += elf.contents[i]
+    out += bytes(-len(out) % 8)
+    elf.header[6] = len(out)
+    for s in elf.sections:
+        out += elf.form.section.pack(*s)
+    out[: elf.form.header.size] = elf.form.header.pack(*elf.header)
+    path.write_bytes(out)
+
+
+def own_names(path: Path, prefix: str, interface: str = "mobilenet_") -> None:
+    """Rewrite an object in place.
+
+    Parameters
+    ----------
+    path : path
+        A relocatable ELF object, little endian.
+    prefix : str
+        Put before every global symbol that is defined in it.
+    interface : str
+        What begins so stays visible.
+    """
+    elf = _Elf(path)
+    form, header, sections, contents = elf.form, elf.header, elf.sections, elf.contents
+    dropped = {i for i, n in enumerate(elf.names) if n.startswith((".debug", ".rel.debug", ".rela.debug"))}
+    table = elf.table
+    contents[table], strings = _renamed(form, contents[table], contents[sections[table][6]], prefix, interface, dropped)
+    if sections[table][6] == header[13]:  # one table for the names of sections and symbols: the old names stay in it
+        strings = contents[header[13]] + strings
+        raise_by = len(contents[header[13]])
+        contents[table] = b"".join(
+            form.pack_symbol([s[0] + raise_by if s[0] else 0, *s[1:]])
+            for s in (
+                form.unpack_symbol(contents[table], at) for at in range(0, len(contents[table]), form.symbol.size)
+            )
+        )
+    contents[sections[table][6]] = strings
+    out = bytearray(form.header.size)
+    for i, s in enumerate(sections):
+        if i in dropped:
+            sections[i] = [0, _NULL, 0, 0, 0, 0, 0, 0, 0, 0]
+        elif s[1] not in (_NOBITS, _NULL):
+            out += bytes(-len(out) % max(1, s[8]))
+            s[4], s[5] = len(out), len(contents[i])
+            out += contents[i]
+    out += bytes(-len(out) % 8)
+    header[6] = len(out)
+    for s in sections:
+        out += form.section.pack(*s)
+    out[: form.header.size] = form.header.pack(*header)
+    path.write_bytes(out)
+
+
+def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, interface: str, dropped: set) -> tuple[bytes, bytes]:
+    """The symbol table with new names, and the table of their strings."""
+    strings, rows, aliases = bytearray(1), [], []
+
+    def place(name: str) -> int:
+        at = len(strings) if name else 0
+        if name:
+            strings.extend(name.encode() + b"\0")
+        return at
+
+    for at in range(0, len(symbols), form.symbol.size):
+        s = form.unpack_symbol(symbols, at)
+        name = _text(old, s[0])
+        if s[3] in dropped:
+            s[1], s[3], s[4] = 0, _ABSOLUTE, 0
+            name = ""
+        elif s[1] >> 4 in (_GLOBAL, _WEAK) and s[3]:
+            if name.startswith(interface):
+                aliases.append([place(name), _WEAK << 4 | s[1] & 15, *s[2:]])
+            else:
+                s[2] = s[2] & ~3 | _HIDDEN
+            name, s[1] = prefix + name, _GLOBAL << 4 | s[1] & 15
+        s[0] = place(name)
+        rows.append(s)
+    return b"".join(map(form.pack_symbol, rows + aliases)), bytes(strings)
+
+
+def _text(table: bytes, at: int) -> str:
+    return table[at : table.index(b"\0", at)].decode()
