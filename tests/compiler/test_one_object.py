@@ -37,7 +37,7 @@ def same_code(folder, libraries) -> None:
 @pytest.mark.parametrize("target", ["host", "rpi4"])
 def test_tvms_executable_has_the_code_that_boards_run(target):
     module = built.read(modules.tiny(target))
-    same_code(module.folder, [module.library, module.executable])
+    same_code(module.folder, [module.library, module.runtime, module.executable])
 
 
 @pytest.mark.parametrize("target", ["host", "armv7"])
