@@ -128,3 +128,20 @@ def test_the_names_stand_for_the_code_that_runs():
             named = sum(n for _, n in run.executions(step.symbol))
             wrapper = sum(n for _, n in run.executions(f"__tvm_ffi_{step.symbol}"))
             assert named + wrapper == sum(n for _, n in run.executions()) and named > wrapper
+
+
+def test_a_layer_with_a_loop_nest_of_its_own_is_named_by_operator_shapes_and_hash():
+    """Its own name does not parse back into a layer; what C takes for a name it has to be all the same."""
+
+    class Generic:
+        kind, dtype, parts = "generic", "float32", ()
+
+        def __init__(self, shapes):
+            self.name = f"generic image.resize2d {shapes} to 1x6x5x7 #0a783608ec48 f32"
+
+    for shapes in ("1x6x5x7", " ".join(["1x6x5x7"] * 60)):
+        name = kernel_names.name_of(Generic(shapes), {"lanes": 4}, "cortex-a72")
+        found = kernel_names.parse(name)
+        assert re.fullmatch(r"[a-z]\w*", name) and len(name) <= kernel_names.LONGEST
+        assert (found.core, found.lanes, found.parts[0]) == ("cortex_a72", 4, "imageresize2d")
+        assert found.parts[-1] == "h0a783608ec48"

@@ -45,7 +45,7 @@ class KernelName:
     Attributes
     ----------
     layer : Layer or None
-        None for a fused block, of which ``parts`` tell.
+        None for a fused block, of which ``parts`` tell, and for a layer with a loop nest of its own: its words.
     parts : tuple of str
         Kind and shape of each part of a fused block.
     tile : tuple of int
@@ -73,15 +73,17 @@ def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
     core = _core_word(core)
     if layer.parts:
         return _block_name(layer, decisions, core)
-    kind, *words = layer.name.split()
+    kind, *words = layer.name.replace("#", "h").split()  # a layer with a loop nest of its own ends in its hash
     words.remove(dtypes.of(layer.dtype).token)
+    if kinds.of(kind).has_body and sum(map(len, words)) + len(words) > LONGEST - 60:
+        words = [words[0][:60], words[-1]]  # operator and hash
     if kinds.of(kind).pixels:
         words = ["".join(words[:3]), *words[3:]]
     tile = [str(decisions[t]) for t in _TILES if t in decisions]
     said = [
         kind,
         dtypes.of(layer.dtype).token,
-        *(word.replace(",", "x").replace("_", "") for word in words),
+        *(re.sub(r"\W|_", "", word.replace(",", "x")) for word in words),
         *(["tile" + "x".join(tile)] if tile else []),
         *([f"lanes{decisions['lanes']}"] if "lanes" in decisions else []),
         *([f"k{decisions['k_block']}"] if "k_block" in decisions else []),
@@ -141,6 +143,10 @@ def parse(name: str) -> KernelName:
             cut, end = (int(m[1]), int(m[2])), end[1:]
         if count and end and re.fullmatch(r"[0-9a-f]{8}", digest):
             return KernelName(None, "_".join(end), parts=tuple(parts), cut=cut)
+    if kinds.known(words[0]) and kinds.of(words[0]).has_body:
+        count = next((i + 1 for i, word in enumerate(words) if re.fullmatch(r"h[0-9a-f]{8,}", word)), len(words))
+        if end := _END.fullmatch("_" + "_".join(words[count:])):
+            return KernelName(None, end["core"], lanes=int(end["lanes"] or 0), parts=tuple(words[2:count]))
     for count in range(len(words) - 1, 2, -1):  # as many words as make a layer
         layer, end = _layer(words[:count]), _END.fullmatch("_" + "_".join(words[count:]))
         if layer is not None and end:
