@@ -65,12 +65,12 @@ def onnx_file(folder: Path) -> str:
 def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
     """What a network is on a target."""
     from tvm_mobilenet import boards
-    from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
+    from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_estimate
     from tvm_mobilenet.compiler import codegen, pipeline
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.compiler.plan import input_values, inputs_of
     from tvm_mobilenet.models.options import ModelOptions
-    from tvm_mobilenet.survey import estimates as pricing
+    from tvm_mobilenet.survey import estimates as estimating
 
     if name == "onnx":
         network = load_network(ModelOptions(model=onnx_file(folder)))
@@ -78,7 +78,7 @@ def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
         import torch
 
         torch.manual_seed(0)
-        network = pricing.weightless(ModelOptions(model=name))
+        network = estimating.weightless(ModelOptions(model=name))
     model = pipeline.compile(network, target)
     plan, parameters, kernels = model.plan, model.parameters, model.kernels
     hashes = {symbol: kernel_hashes(function, target, known) for symbol, function in kernels.items()}
@@ -97,11 +97,11 @@ def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
     if not target.is_host:
         library = folder / "kernels.so"
         codegen.compile_kernels(kernels, target, library)
-        found["code_bytes"] = pricing.code_bytes(library)
+        found["code_bytes"] = estimating.code_bytes(library)
         if cycles:
             with boards.open_board("virtual", target) as board, board.load(library) as module:
                 values = input_values(inputs_of(plan))
-                run, one, every = run_and_price(PlanRunner(module, plan, parameters), board, values, target.cores)
+                run, one, every = run_and_estimate(PlanRunner(module, plan, parameters), board, values, target.cores)
             found |= {"cycles": one.value, "cycles_all_cores": every.value, "compute_cycles": run.arithmetic}
     return found
 

@@ -1,14 +1,14 @@
-"""Published board times of other libraries, priced by our own core and memory model from their own machine code.
+"""Published board times of other libraries, estimated by our own core and memory model from their own machine code.
 
-    python -m benchmarks.board_times                                   # prices what is kept
+    python -m benchmarks.board_times                                   # estimates what is kept
     python -m benchmarks.board_times --harness DIR --again             # executes all peers once more, keeps that
     python -m benchmarks.board_times --harness DIR --again ncnn a53 4  # one of them
 
-MobileNet v1 1.0-224, float32. A peer's public aarch64 wheel is executed under qemu-aarch64 with the core that is priced
-(``-cpu``, ``/proc/cpuinfo`` and ``/sys`` of its board, so that the library chooses its own kernels for it), on one
-thread and on four. ``executed.c`` counts blocks, branches and traffic of the second and third pass by thread; of both
-the mean is kept, in slices of equal time. A slice is one ``Part`` of ``memory_time``: the arithmetic of its threads
-by ``CoreModel``, their traffic below L1, the shared L2's with DRAM, and ``exposed``, as for a layer of our own.
+MobileNet v1 1.0-224, float32. A peer's public aarch64 wheel is executed under qemu-aarch64 with the core that is
+estimated (``-cpu``, ``/proc/cpuinfo`` and ``/sys`` of its board, so that the library chooses its own kernels for it),
+on one thread and on four. ``executed.c`` counts blocks, branches and traffic of the second and third pass by thread; of
+both the mean is kept, in slices of equal time. A slice is one ``Part`` of ``memory_time``: the arithmetic of its
+threads by ``CoreModel``, their traffic below L1, the shared L2's with DRAM, and ``exposed``, as for a layer of our own.
 
 Rows and runs are ``benchmarks/data/board_times.json``. A harness is the folder that ``benchmarks.peers`` tells of.
 """
@@ -48,7 +48,7 @@ PI3 = (("0xd08", "0xd03"), ("CPU revision\t: 3", "CPU revision\t: 4"), ("410fd08
 
 
 def again(harness: Path, peer: str, name: str, threads: int) -> dict:
-    """Executes a peer for a core, and prices its arithmetic: a run as the table keeps it."""
+    """Executes a peer for a core, and estimates its arithmetic: a run as the table keeps it."""
     core = targets.load(CORES[name]).core
     root = harness / "arm64"
     variables = {
@@ -90,7 +90,7 @@ def again(harness: Path, peer: str, name: str, threads: int) -> dict:
 
 
 def model_of(core) -> str:
-    """Tells the figures apart that arithmetic is priced with: a kept run is of those that it names."""
+    """Tells the figures apart that arithmetic is estimated with: a kept run is of those that it names."""
     figures = {k: v for k, v in core.model.items() if k not in ("memory", "calls")}
     return hashlib.sha256(json.dumps([core.in_order, figures], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -126,7 +126,7 @@ def summary(found: executed.Execution, core, passes: int) -> dict:
     return {"instructions": round(instructions / passes), "gave_up": found.gave_up, "slices": slices}
 
 
-# ---- priced
+# ---- estimated
 
 
 def parts(run: dict, together: int = 1) -> list[tuple[Part, list[float]]]:
@@ -161,7 +161,7 @@ def target_of(row: dict, exposed: float | None = None):
     return dataclasses.replace(target, clock_hz=row["clock_hz"])
 
 
-def priced(row: dict, run: dict, exposed: float | None = None, together: int = 1) -> tuple[float, float, float]:
+def estimated(row: dict, run: dict, exposed: float | None = None, together: int = 1) -> tuple[float, float, float]:
     """Milliseconds of a row: predicted, and of the longest threads the arithmetic and the traffic alone."""
     target = target_of(row, exposed)
     times = [
@@ -171,7 +171,7 @@ def priced(row: dict, run: dict, exposed: float | None = None, together: int = 1
 
 
 def run_of(row: dict, runs: list[dict]) -> dict:
-    """The run that prices a row."""
+    """The run that estimates a row."""
     core = targets.load(row["board"]).core.name
     wanted = row["peer"], core, row["threads"]
     for run in runs:
@@ -182,7 +182,7 @@ def run_of(row: dict, runs: list[dict]) -> dict:
 
 def errors(rows: list[dict], runs: list[dict], exposed: float | None = None) -> np.ndarray:
     """Predicted over published time of each row, less one."""
-    return np.array([priced(r, run_of(r, runs), exposed)[0] / r["ms"] - 1 for r in rows])
+    return np.array([estimated(r, run_of(r, runs), exposed)[0] / r["ms"] - 1 for r in rows])
 
 
 def halves(rows: list[dict], runs: list[dict]) -> list[tuple[float, float, float]]:
@@ -211,7 +211,7 @@ def rows_table(rows: list[dict], runs: list[dict]) -> str:
         "|---|" + "---|" * 8,
     ]
     for row in rows:
-        whole, arithmetic, memory = priced(row, run_of(row, runs))
+        whole, arithmetic, memory = estimated(row, run_of(row, runs))
         lines.append(
             f"| {row['peer']} | {row['threads']} | {row['board']}, {row['clock_hz'] / 1e9:.1f} GHz | {row['ms']:g} | "
             f"{arithmetic:.1f} | {memory:.1f} | {whole:.1f} | {whole / row['ms'] - 1:+.0%} | "
@@ -259,7 +259,7 @@ def coarser_table(rows: list[dict], runs: list[dict]) -> str:
         "|---|" + "---|" * len(steps),
     ]
     for row in rows:
-        cells = [f"{priced(row, run_of(row, runs), together=k)[0]:.1f}" for k in steps]
+        cells = [f"{estimated(row, run_of(row, runs), together=k)[0]:.1f}" for k in steps]
         lines.append(f"| {row['peer']}, {row['threads']}, {row['board']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

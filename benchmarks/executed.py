@@ -1,9 +1,9 @@
-"""What an AArch64 process executes under qemu-user, in the form in which the virtual board counts and prices.
+"""What an AArch64 process executes under qemu-user, in the form in which the virtual board counts and estimates.
 
 ``executed.c`` is a plugin of qemu that counts blocks, taken branches and traffic by thread between two marks of the
 process. ``read`` makes of what it wrote, for each slice of a pass and each thread, the ``Counts`` of ``kernel_run`` and
-images of the code, so that ``CoreModel.price`` prices them like a kernel of the virtual board. Functions outside of a
-module are code here like any other, where the virtual board has a table of their costs.
+images of the code, so that ``CoreModel.estimate`` estimates them like a kernel of the virtual board. Functions outside
+of a module are code here like any other, where the virtual board has a table of their costs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Execution:
     def cycles(self, part: Slice, core) -> float:
         """Arithmetic of a slice by the core model."""
         model = CoreModel.of(core)
-        return sum(model.price(image, counts).cycles for image, counts in self.counts(part))
+        return sum(model.estimate(image, counts).cycles for image, counts in self.counts(part))
 
 
 def _images(words: dict[int, int]) -> list[Image]:

@@ -1,13 +1,13 @@
-"""Prices kernels with the core model and with llvm-mca 19, and keeps both as data.
+"""Estimates kernels with the core model and with llvm-mca 19, and keeps both as data.
 
     python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72.json     # a kept file is gone on with
 
 The kernels: every distinct convolution, depthwise, pointwise and dense layer of MobileNet v1 at four widths and three
-resolutions, default decisions of the target's core. All are kept, those that llvm-mca cannot price with its words. Of
-each, the traces that make 97 % of our cycles: loops in steady state by both, straight lines by throughput. A base that
-is written back by a store is split off, for llvm-mca lets it wait for the data that is stored. ``not_forwarded`` is our
-price of the same traces with accumulators forwarded no sooner than any other result, which is how LLVM has the N1: it
-explains a difference, and judges nothing. ``commit`` is that of the schedules that made the kernel.
+resolutions, default decisions of the target's core. All are kept, those that llvm-mca cannot estimate with its words.
+Of each, the traces that make 97 % of our cycles: loops in steady state by both, straight lines by throughput. A base
+that is written back by a store is split off, for llvm-mca lets it wait for the data that is stored. ``not_forwarded``
+is our estimate of the same traces with accumulators forwarded no sooner than any other result, which is how LLVM has
+the N1: it explains a difference, and judges nothing. ``commit`` is that of the schedules that made the kernel.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ def compare(name: str, target, cpu: str, plain) -> dict:
             arguments = reference.kernel_arguments(layer, decisions, reference.random_arguments(layer))
             run = module.call(nest.SYMBOL, arguments, tasks="sample")
             model = CoreModel.of(target.core)
-            priced = [t for p in run.parts for c in p.ran for t in model.price(run.image, c).traces]
-    priced.sort(key=lambda t: -t.total)
-    whole, chosen = sum(t.total for t in priced), []
+            estimated = [t for p in run.parts for c in p.ran for t in model.estimate(run.image, c).traces]
+    estimated.sort(key=lambda t: -t.total)
+    whole, chosen = sum(t.total for t in estimated), []
     while sum(t.total for t in chosen) < COVERED * whole:
-        chosen.append(priced[len(chosen)])
+        chosen.append(estimated[len(chosen)])
     codes = {tuple(i.text for i in t.trace.instructions): None for t in chosen}
     regions = [[part for text in code for part in split(text)] for code in codes]
     slower = CoreModel.of(plain)
@@ -128,13 +128,15 @@ def compare(name: str, target, cpu: str, plain) -> dict:
         short, long = mca(regions, cpu, 20), mca(regions, cpu, 60)
     except RuntimeError as e:
         return {**row, "llvm_mca": None, "why": str(e)}
-    price = {}
+    estimate = {}
     for code, a, b in zip(codes, short, long, strict=True):
-        price[code] = (
+        estimate[code] = (
             (b["TotalCycles"] - a["TotalCycles"]) / 40,
             max(a["BlockRThroughput"], a["TotaluOps"] / a["Iterations"] / a["DispatchWidth"]),
         )
-    theirs = sum(price[tuple(i.text for i in t.trace.instructions)][not t.trace.loop] * t.trace.count for t in chosen)
+    theirs = sum(
+        estimate[tuple(i.text for i in t.trace.instructions)][not t.trace.loop] * t.trace.count for t in chosen
+    )
     return {**row, "llvm_mca": theirs}
 
 

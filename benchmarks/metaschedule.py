@@ -172,7 +172,7 @@ def evolution(
         model.update(context, candidates, results)
         return results
 
-    def price(point) -> float:
+    def estimate(point) -> float:
         key = repr(point)
         if key not in costs:
             costs[key] = (yield point) or 1e10
@@ -180,11 +180,11 @@ def evolution(
 
     first = Schedule(context.mod)
     points.trace_of(space.default, design.trace).apply_to_schedule(first, remove_postproc=False)
-    cost = yield from price(space.default)
+    cost = yield from estimate(space.default)
     learn([ms.MeasureCandidate(first, ms.arg_info.ArgInfo.from_entry_func(first.mod))], [cost])
     while (candidates := context.generate_measure_candidates()) is not None:
         found = []
         for candidate in candidates:
-            found.append((yield from price(points.point(candidate.sch.trace))))
+            found.append((yield from estimate(points.point(candidate.sch.trace))))
         if candidates:
             context.notify_runner_results(candidates, learn(list(candidates), found))

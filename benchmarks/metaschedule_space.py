@@ -5,7 +5,7 @@
 Its rules, post-processors, mutators, features, cost model and evolution are those it chooses for the target; weights
 may be packed as it likes. Its builder starts a pool of processes for each batch, and each of these imports intrinsics
 for half a minute, so ours stay. Each candidate is compiled with TVM's own pipeline, run whole, checked against PyTorch
-and priced as our candidates are, and our search gets as many trials in the same worker.
+and estimated as our candidates are, and our search gets as many trials in the same worker.
 """
 
 from __future__ import annotations

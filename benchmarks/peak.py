@@ -33,7 +33,7 @@ LAYERS = {  # schedule: layers of MobileNets at 224
         "depthwise 14x14x512 3x3 s2 p1,1,1,1 in544 out544 f32 relu6",
     ),
     "conv": ("conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6",),
-    "fused_block": ("chain depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6",),
+    "fused_block": ("fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6",),
     "pool": ("pool 7x7x1024 avg 7x7 f32",),
     "elementwise": ("elementwise 28x28x64 add f32",),
     "softmax": ("softmax 1x1x1000 f32",),
@@ -84,7 +84,7 @@ def table(schedule: str, kept: dict) -> str:
 
 def _short(name: str) -> str:
     """A layer's name, of a fused block without what is equal in every part."""
-    return name.replace(" f32 relu6", "").removeprefix("chain ") if name.startswith("chain ") else name
+    return name.replace(" f32 relu6", "").removeprefix("fused ") if name.startswith("fused ") else name
 
 
 def with_table(source: str, new: str) -> str:

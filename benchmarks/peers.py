@@ -7,10 +7,10 @@
 Our own rows are always measured: the network is built with the decisions that ship, run on the virtual board, and its
 caches followed on a second pass, when they are warm. Peers' rows are kept in ``benchmarks/data/peers.json``. A harness
 is a folder with ``armcost.py``, ``apy.sh``, ``runners/`` and ``models/v1.onnx``: an aarch64 Python under qemu-aarch64,
-a plugin that counts blocks and simulates caches, llvm-mca 19 for prices. With one, our module for the Pi 4 and the Pi 5
-is executed and priced like the peers: as the bundle that goes to devices, and by TVM's own runtime, which lays out
-memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly (docs/predictor.md), so its column is our
-own core model's in any case.
+a plugin that counts blocks and simulates caches, llvm-mca 19 for estimates. With one, our module for the Pi 4 and the
+Pi 5 is executed and estimated like the peers: as the bundle that goes to devices, and by TVM's own runtime, which lays
+out memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly (docs/predictor.md), so its column is
+our own core model's in any case.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Row:
     depthwise : float
         Cycles a vector fmla of the worst depthwise layer that is one.
     balance : float
-        The longest of four cores' shares over their mean, of the worst convolution, product or chain.
+        The longest of four cores' shares over their mean, of the worst convolution, product or fused block.
     code_bytes : int
         Instructions and read-only data of the whole module.
     build_seconds : float
@@ -140,7 +140,7 @@ def by_harness(harness: Path, board: str) -> Executed:
         model = ModelOptions(model=str(harness / "models" / "v1.onnx"))
         packed = Path(folder) / "bundle"
         build(model, targets.load(board), output=Path(folder), bundle=packed, tvm_executable=True)
-        by_tvm, instructions = _priced(
+        by_tvm, instructions = _estimated(
             harness,
             "tvm_mobilenet",
             board,
@@ -148,7 +148,7 @@ def by_harness(harness: Path, board: str) -> Executed:
         )
         run = f'exec setarch -R qemu-aarch64 -cpu $CPU -L {harness}/sysroot-$CPU $QEMU_EXTRA "$@"'
         program = [str(packed / "mobilenet"), "bench", "--threads", "1", "--runs", "{n}"]
-        bundle, _ = _priced(harness, "bundle", board, ["sh", "-c", run, "sh", *program])
+        bundle, _ = _estimated(harness, "bundle", board, ["sh", "-c", run, "sh", *program])
         module = built.read(folder)
         with open_board("virtual", targets.load(board)).load(module.library) as loaded:
             inputs = [np.zeros(t.shape, t.dtype) for _, t in module.plan.inputs]
@@ -158,10 +158,10 @@ def by_harness(harness: Path, board: str) -> Executed:
 
 def again(harness: Path, runner: str, board: str) -> tuple[float, float, float]:
     """A peer, run once more."""
-    return _priced(harness, runner, board, ["./apy.sh", f"runners/run_{runner}.py", "{n}"])[0]
+    return _estimated(harness, runner, board, ["./apy.sh", f"runners/run_{runner}.py", "{n}"])[0]
 
 
-def _priced(harness: Path, name: str, board: str, command: list[str]) -> tuple[tuple[float, float, float], float]:
+def _estimated(harness: Path, name: str, board: str, command: list[str]) -> tuple[tuple[float, float, float], float]:
     """Figures as ``by_harness`` has them, and executed instructions of a pass."""
     environment = {**os.environ, "ARMCOST_WORK": str(harness)}
     environment.pop("PYTHONPATH", None)
@@ -216,7 +216,7 @@ def layers_table(measured: dict[str, Row], others: dict[str, dict[str, float]]) 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n")[0])
-    parser.add_argument("--harness", type=Path, metavar="DIR", help="price A72 and N1 as the peers were, there")
+    parser.add_argument("--harness", type=Path, metavar="DIR", help="estimate A72 and N1 as the peers were, there")
     parser.add_argument("--again", nargs="*", default=[], metavar="PEER", help="litert, ncnn, ort: run once more")
     args = parser.parse_args(argv)
     if args.again and not args.harness:
@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     if args.harness:
         found = {b: by_harness(args.harness.resolve(), b) for b in CPU}
-        rows["this tree, priced as the peers"] = {b: ran.bundle for b, ran in found.items()}
+        rows["this tree, estimated as the peers"] = {b: ran.bundle for b, ran in found.items()}
         rows["the same by TVM's own runtime"] = {b: ran.by_tvm for b, ran in found.items()}
     print(table(rows) + "\n")
     if args.harness:

@@ -1,14 +1,15 @@
 """How soon a search finds what an exhaustive one over the same decisions finds.
 
-    python -m benchmarks.search prices rpi4 benchmarks/data/search_cortex-a72.jsonl   # every point; goes on
+    python -m benchmarks.search estimates rpi4 benchmarks/data/search_cortex-a72.jsonl   # every point; goes on
     python -m benchmarks.search compare benchmarks/data/search_cortex-a72.jsonl       # searches, replayed on that
 
-``prices`` builds, runs whole, checks and prices every point of some layers' spaces, memory included, as a candidate of
-``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those farthest from the
-default, the longest choice first. ``compare`` lets each way of searching ask for points one at a time, told their
-prices from the file, several times with other random numbers, and prints after how many trials it was within 2 % of the
-best point. ``metaschedule`` says how MetaSchedule is made to choose among our points; its two ways with 20
-runs take half an hour. ``compare FILE MetaSchedule 10``: only the ways with that in their name, 10 runs of each.
+``estimates`` builds, runs whole, checks and estimates every point of some layers' spaces, memory included, as a
+candidate of ``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those
+farthest from the default, the longest choice first. ``compare`` lets each way of searching ask for points one at a
+time, told their estimates from the file, several times with other random numbers, and prints after how many trials it
+was within 2 % of the best point. ``metaschedule`` says how MetaSchedule is made to choose among our points; its two
+ways with 20 runs take half an hour. ``compare FILE MetaSchedule 10``: only the ways with that in their name, 10 runs of
+each.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ LAYERS = (
     "dense m1 n1000 k1280 f32",
     "dense m1 n1024 k576 f32 hardswish",
     "dense m1 n96 k24 f32 relu",
-    "chain depthwise 8x8x128 3x3 p1,1,1,1 f32 relu6 > pointwise m64 n128 k128 f32 relu6",
-    "chain depthwise 16x16x64 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m64 n128 k64 f32 relu6",
-    "chain depthwise 16x16x64 3x3 p1,1,1,1 f32 relu6 > pointwise m256 n64 k64 f32 relu6",
-    "chain depthwise 32x32x32 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m256 n64 k32 f32 relu6",
-    "chain depthwise 32x32x32 3x3 p1,1,1,1 f32 relu6 > pointwise m1024 n32 k32 f32 relu6",
-    "chain pointwise m3136 n48 k8 f32 relu6 > depthwise 56x56x48 3x3 s2 p1,1,1,1 f32 relu6"
+    "fused depthwise 8x8x128 3x3 p1,1,1,1 f32 relu6 > pointwise m64 n128 k128 f32 relu6",
+    "fused depthwise 16x16x64 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m64 n128 k64 f32 relu6",
+    "fused depthwise 16x16x64 3x3 p1,1,1,1 f32 relu6 > pointwise m256 n64 k64 f32 relu6",
+    "fused depthwise 32x32x32 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m256 n64 k32 f32 relu6",
+    "fused depthwise 32x32x32 3x3 p1,1,1,1 f32 relu6 > pointwise m1024 n32 k32 f32 relu6",
+    "fused pointwise m3136 n48 k8 f32 relu6 > depthwise 56x56x48 3x3 s2 p1,1,1,1 f32 relu6"
     " > pointwise m784 n16 k48 f32",
 )
 MOST = 140
@@ -83,15 +84,15 @@ def cut(space, most: int = MOST):
         choices[name] = dataclasses.replace(choices[name], candidates=kept)
 
 
-def prices(target_name: str, path: str, jobs: str = "2") -> None:
-    """Price every point of every layer; what is in the file already is not run again."""
+def estimates(target_name: str, path: str, jobs: str = "2") -> None:
+    """Estimate every point of every layer; what is in the file already is not run again."""
     with multiprocessing.get_context("spawn").Pool(int(jobs)) as pool:
-        for name, points in pool.imap_unordered(_prices, [(target_name, path, name) for name in LAYERS]):
+        for name, points in pool.imap_unordered(_estimates, [(target_name, path, name) for name in LAYERS]):
             print(name, points, file=sys.stderr, flush=True)
 
 
-def _prices(work: tuple[str, str, str]) -> tuple[str, int]:
-    """Price the points of one layer; a line of the file each."""
+def _estimates(work: tuple[str, str, str]) -> tuple[str, int]:
+    """Estimate the points of one layer; a line of the file each."""
     from tvm_mobilenet import schedules, targets
     from tvm_mobilenet.layer import Layer
     from tvm_mobilenet.tuning.builder import Builder
@@ -220,7 +221,7 @@ def compare(path: str, part: str = "", seeds: str = str(SEEDS)) -> None:
         space, points = cut(schedules.space(Layer.parse(name), core))
         costs = {json.dumps(r["decisions"], sort_keys=True): r["cost"] for r in rows if r["layer"] == name}
         if missing := [p for p in points if json.dumps(p, sort_keys=True) not in costs]:
-            print(f"{name}: {len(missing)} of {len(points)} points have no price", file=sys.stderr)
+            print(f"{name}: {len(missing)} of {len(points)} points have no estimate", file=sys.stderr)
             continue
         best = min(c for c in costs.values() if c)
         cells = [name, str(len(points)), f"{costs[json.dumps(space.default, sort_keys=True)] / best:.3f}"]
@@ -237,4 +238,4 @@ def compare(path: str, part: str = "", seeds: str = str(SEEDS)) -> None:
 
 
 if __name__ == "__main__":
-    {"prices": prices, "compare": compare}[sys.argv[1]](*sys.argv[2:])
+    {"estimates": estimates, "compare": compare}[sys.argv[1]](*sys.argv[2:])

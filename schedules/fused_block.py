@@ -1,29 +1,31 @@
-"""Chains: convolution, depthwise and pointwise layers in one kernel, rows streamed from each to the next.
+"""Fused blocks: convolution, depthwise and pointwise layers in one kernel, rows streamed from each to the next.
 
 What lies between two layers is never a whole tensor, only as many rows as the next one reads. The early activations of
 a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224), so this is what keeps them out of DRAM.
 
 The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise::
 
-    parallel over bands of the last part's columns x strips of its rows
-      for each row of the strip: produce(last part, row)
+    parallel over column tiles of the last part's columns x row tiles of its rows
+      for each row of the row tile: produce(last part, row)
 
     produce(part, row):
       pointwise  produce(the part before, row) into one row, then for each m_block of its positions (half an L1), for
                  each panel of tile_n channels, for each tile of tile_m positions: multiply as schedules/pointwise.py
                  does, all of k at once
-      depthwise  produce the rows of the part before that are still missing under this row's window, into a ring of
+      depthwise  produce the rows of the part before that are still missing under this row's window, into a line buffer
+      of
                  rows with zeros around it, then filter tiles of tile_w positions, channels innermost
       conv       as schedules/conv.py, from the network's input
 
 Register budget: each part's own; no value stays in a register from one part to the next.
 
-A ring has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that read
-it need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a strip are
-computed twice, by it and the strip before, and the columns that a window at a band's side reaches into the next.
+A line buffer has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that
+read it need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a row
+tile are computed twice, by it and the row tile before, and the columns that a window at a column tile's side reaches
+into the next.
 
-Bands make rings narrower, so that a core's share of the L2 holds them, and four even tasks of 14 rows. Each is code of
-its own, since its columns are constants.
+Column tiles make line buffers narrower, so that a core's share of the L2 holds them, and four even tasks of 14 rows.
+Each is code of its own, since its columns are constants.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -56,45 +58,50 @@ DTYPES = ("float32",)
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    with nest.Kernel(nest.arguments(layer, constants(layer)), d) as f, nest.parallel(d["bands"] * d["strips"]) as task:
-        _Chain(layer, d, f).run(task)
+    with (
+        nest.Kernel(nest.arguments(layer, constants(layer)), d) as f,
+        nest.parallel(d["column_tiles"] * d["row_tiles"]) as task,
+    ):
+        _FusedBlock(layer, d, f).run(task)
     return f.prim_func
 
 
-class _Chain:
+class _FusedBlock:
     """The kernel's code: one method a kind of part."""
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
         self.d, self.f, self.stages = d, f, stages(layer)
         self.apart = d["apart"] != "none"
         last = self.stages[-1]
-        # What each part writes: rings and blocks, and at the end the output, by rows.
-        self.out = [f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["bands"]), layer.parts, strict=False)]
+        # What each part writes: line buffers and blocks, and at the end the output, by rows.
+        self.out = [
+            f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["column_tiles"]), layer.parts, strict=False)
+        ]
         self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.output_row)))
         first = self.stages[0]
         shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
         self.input = nest.Tensor(f["data"].flat, shape)
-        self.bands = columns_of(layer, d["bands"])
-        self.columns = self.bands[0]  # of each part, in the band whose code is being written
+        self.column_tiles = columns_of(layer, d["column_tiles"])
+        self.columns = self.column_tiles[0]  # of each part, in the column tile whose code is being written
 
     def run(self, task) -> None:
-        rows, strips = self.stages[-1].out_height, self.d["strips"]
-        strip = nest.named(task % strips, "strip")
-        start, stop = strip * rows // strips, (strip + 1) * rows // strips
-        # The first row of each part that this strip needs.
+        rows, row_tiles = self.stages[-1].out_height, self.d["row_tiles"]
+        row_tile = nest.named(task % row_tiles, "row_tile")
+        start, stop = row_tile * rows // row_tiles, (row_tile + 1) * rows // row_tiles
+        # The first row of each part that this row tile needs.
         self.first: dict[int, object] = {len(self.stages) - 1: start}
         for i in range(len(self.stages) - 1, 0, -1):
             part = self.stages[i].part
             self.first[i - 1] = T.max(0, source(part, 0, self.first[i], 0)) if part.declared.windowed else self.first[i]
 
-        def band(n: int, _) -> None:
-            self.columns = self.bands[n]
+        def column_tile(n: int, _) -> None:
+            self.columns = self.column_tiles[n]
             for i in range(len(self.stages) - 1):
                 self._clear(i)
             with nest.span(start, stop) as row:
                 self.produce(len(self.stages) - 1, row)
 
-        nest.switch(task, [strips] * len(self.bands), band)
+        nest.switch(task, [row_tiles] * len(self.column_tiles), column_tile)
 
     def produce(self, i: int, row) -> None:
         """Compute one row of part i, and of the parts before what it still lacks."""
@@ -104,8 +111,8 @@ class _Chain:
         """Where a row of part i lies in what it writes."""
         if i == len(self.stages) - 1:
             return row
-        ring = self.out[i].shape[1]
-        return 0 if ring == 1 else tirx.truncmod(row + ring, ring)
+        line_buffer = self.out[i].shape[1]
+        return 0 if line_buffer == 1 else tirx.truncmod(row + line_buffer, line_buffer)
 
     def read(self, i: int) -> range:
         """The columns of part i that the next part reads, padding among them: what part i writes begins with these."""
@@ -130,11 +137,11 @@ class _Chain:
         )
 
     def _clear(self, i: int) -> None:
-        """Zero columns on both sides of the image in a ring; they stay zero."""
-        _, ring, _, channels = self.out[i].shape
+        """Zero columns on both sides of the image in a line buffer; they stay zero."""
+        _, line_buffer, _, channels = self.out[i].shape
         for at, column in enumerate(self.read(i)):
             if not 0 <= column < self.stages[i].out_width:
-                with nest.serial(ring) as slot:
+                with nest.serial(line_buffer) as slot:
                     self._zeros(i, slot, at, channels)
 
     def _zeros(self, i: int, slot, column, channels: int) -> None:
@@ -221,11 +228,11 @@ class _Chain:
 class _Product:
     """One row of a pointwise part."""
 
-    def __init__(self, chain: _Chain, i: int, row):
-        self.chain, self.i, self.row, self.part = chain, i, row, chain.stages[i].part
-        self.tile_m, self.tile_n = chain.d[f"{i}.tile_m"], chain.d[f"{i}.tile_n"]
-        self.weight, self.bias = chain.f[f"weight{i}"], chain.f[f"bias{i}"]
-        self.paired = chain.d.get(f"{i}.loop") == "paired" and (i or self.part.input_layout == "NHWC")
+    def __init__(self, fused_block: _FusedBlock, i: int, row):
+        self.fused_block, self.i, self.row, self.part = fused_block, i, row, fused_block.stages[i].part
+        self.tile_m, self.tile_n = fused_block.d[f"{i}.tile_m"], fused_block.d[f"{i}.tile_n"]
+        self.weight, self.bias = fused_block.f[f"weight{i}"], fused_block.f[f"bias{i}"]
+        self.paired = fused_block.d.get(f"{i}.loop") == "paired" and (i or self.part.input_layout == "NHWC")
 
     def block(self, start, positions: int) -> None:
         """So many positions from ``start`` on, all panels."""
@@ -244,9 +251,9 @@ class _Product:
             self._tile(start + tiles * self.tile_m, rest, first, channels)
 
     def _tile(self, column, height: int, first, channels: int) -> None:
-        chain, part, k = self.chain, self.part, self.part.channels
-        acc = chain.f.tile(height, channels, part.accumulator_dtype)
-        acc.set_rows(self.bias, first, chain.apart)
+        fused_block, part, k = self.fused_block, self.part, self.part.channels
+        acc = fused_block.f.tile(height, channels, part.accumulator_dtype)
+        acc.set_rows(self.bias, first, fused_block.apart)
         pointwise.multiply(
             acc,
             k,
@@ -256,32 +263,32 @@ class _Product:
             part.input_row if self.paired else 0,
         )
         for m in range(height):
-            chain.store(self.i, self.row, column + m, lambda lane, m=m: acc[m, lane], channels, first)
+            fused_block.store(self.i, self.row, column + m, lambda lane, m=m: acc[m, lane], channels, first)
 
     def _data(self, position, c):
-        chain, i = self.chain, self.i
+        fused_block, i = self.fused_block, self.i
         if i:
-            return chain.out[i - 1][0, 0, position - chain.columns[i].start, c]
-        return chain.input[nest.at(self.part.input_layout, 0, self.row, position, c)]
+            return fused_block.out[i - 1][0, 0, position - fused_block.columns[i].start, c]
+        return fused_block.input[nest.at(self.part.input_layout, 0, self.row, position, c)]
 
 
 class _Filters:
     """One row of a depthwise part; what it reads of the part before is produced first."""
 
-    def __init__(self, chain: _Chain, i: int, row):
-        self.chain, self.i, self.row, self.part = chain, i, row, chain.stages[i].part
-        self.weight, self.bias = chain.f[f"weight{i}"], chain.f[f"bias{i}"]
-        self.read, self.out = chain.out[i - 1] if i else chain.input, chain.out[i]
+    def __init__(self, fused_block: _FusedBlock, i: int, row):
+        self.fused_block, self.i, self.row, self.part = fused_block, i, row, fused_block.stages[i].part
+        self.weight, self.bias = fused_block.f[f"weight{i}"], fused_block.f[f"bias{i}"]
+        self.read, self.out = fused_block.out[i - 1] if i else fused_block.input, fused_block.out[i]
         self.top = source(self.part, 0, row, 0)
         if i:
-            chain.fill(i - 1, row)
+            fused_block.fill(i - 1, row)
             reach, step = self.part.kernel[0], self.part.dilation[0]
             taps_at = range(0, (reach - 1) * step + 1, step)
-            self.slots = {y: nest.named(chain.slot(i - 1, self.top + y), f"slot{i}") for y in taps_at}
+            self.slots = {y: nest.named(fused_block.slot(i - 1, self.top + y), f"slot{i}") for y in taps_at}
 
     def positions(self, taps_h, taps_w, w) -> None:
         """A tile of positions from column w on, all channels."""
-        lanes = self.chain.d[f"{self.i}.lanes"]
+        lanes = self.fused_block.d[f"{self.i}.lanes"]
         whole, rest = divmod(self.part.channels, lanes)
         if whole:
             with nest.serial(whole) as v:
@@ -290,12 +297,12 @@ class _Filters:
             self._channels(taps_h, taps_w, w, whole * lanes, rest)
 
     def _channels(self, taps_h, taps_w, w, c, lanes: int) -> None:
-        chain, part = self.chain, self.part
-        if chain.d.get(f"{self.i}.loop") == "paired":
-            self._strip(taps_h, taps_w, w, c, lanes)
+        fused_block, part = self.fused_block, self.part
+        if fused_block.d.get(f"{self.i}.loop") == "paired":
+            self._row_tile(taps_h, taps_w, w, c, lanes)
             return
-        acc = chain.f.tile(len(taps_w), lanes, part.accumulator_dtype)
-        acc.set_rows(self.bias, c, chain.d["apart"] == "all")
+        acc = fused_block.f.tile(len(taps_w), lanes, part.accumulator_dtype)
+        acc.set_rows(self.bias, c, fused_block.d["apart"] == "all")
         depthwise.filter_tile(
             part,
             acc,
@@ -305,23 +312,23 @@ class _Filters:
             lambda kh, kw, lane: self.weight[kh, kw, c + lane],
         )
         for j in range(len(taps_w)):
-            chain.store(self.i, self.row, w + j, lambda lane, j=j: acc[j, lane], lanes, c)
+            fused_block.store(self.i, self.row, w + j, lambda lane, j=j: acc[j, lane], lanes, c)
 
-    def _strip(self, taps_h, taps_w, w, c, lanes: int) -> None:
-        chain, i = self.chain, self.i
+    def _row_tile(self, taps_h, taps_w, w, c, lanes: int) -> None:
+        fused_block, i = self.fused_block, self.i
         inorder_depthwise.filter_strip(
             strip_of(self.part, [taps_h], taps_w),
             lambda y, x: self._data(y, x, w, c + 0),
             lambda kh, kw: self.weight[kh, kw, nest.Lanes(c, lanes)],
             self.bias[nest.Lanes(c, lanes)],
-            lambda _: self.out[0, chain.slot(i, self.row), w - chain.read(i).start, c],
+            lambda _: self.out[0, fused_block.slot(i, self.row), w - fused_block.read(i).start, c],
             (self.read.row_bytes, self.out.row_bytes),
         )
 
     def _data(self, y, x, w, c):
         part = self.part
         if self.i:
-            return self.read[0, self.slots[y], (w - self.chain.columns[self.i].start) * part.stride[1] + x, c]
+            return self.read[0, self.slots[y], (w - self.fused_block.columns[self.i].start) * part.stride[1] + x, c]
         return self.read[nest.at(part.input_layout, 0, self.top + y, source(part, 1, w, 0) + x, c)]
 
 

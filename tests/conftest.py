@@ -40,7 +40,7 @@ LONGEST = (
     "test_bundle_c",
     "test_matrix",
     "test_bench_arm64",
-    "test_chain",
+    "test_fused_block",
     "test_schedules",
     "test_passes",
     "test_doctor_after",

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the left to the right. A room imports from itself and from rooms of earlier lines; rooms of one line, only from
 # themselves. What is imported for annotations alone does not count.
 ORDER = (
-    ("errors", "dtypes"),
+    ("errors", "dtypes", "old_words"),
     ("kinds",),
     ("layer",),
     ("packages", "terminal", "files"),

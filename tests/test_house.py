@@ -46,12 +46,12 @@ def test_a_module_says_what_it_is_and_stays_readable(path):
 
 def test_public_names_of_the_package_are_documented():
     """Functions of an interface that its package's docstring lays down need no docstring of their own."""
-    interface = {"main", "run", "kernel", "pack", "decisions"}
+    signature = {"main", "run", "kernel", "pack", "decisions"}
     missing = []
     for path in CODE:
         for node in ast.parse(path.read_text()).body:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
-            if public and node.name not in interface and not ast.get_docstring(node):
+            if public and node.name not in signature and not ast.get_docstring(node):
                 missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not missing
 

@@ -96,7 +96,7 @@ def test_a_new_kind_is_two_files(slope):
     np.testing.assert_allclose(tensors[-1].numpy(), expected, atol=1e-6)
     call = layer_graph.LayerCall("layer_000", slope, "", ("x",), {}, "layer_000")
     ports = [layer_graph.Port(n, slope.input_shape, "float32", v) for n, v in (("x", "x"), ("y", "layer_000"))]
-    graph = layer_graph.LayerGraph((call,), layer_graph.Interface((ports[0],), (ports[1],), False))
+    graph = layer_graph.LayerGraph((call,), layer_graph.Signature((ports[0],), (ports[1],), False))
     plan, _ = plan_of(lower_layers(graph, {slope: decisions}), graph)
     assert [step.layer for step in plan.steps] == [slope.name]
     assert slope.replace(input_pitch=40).input_row == 40

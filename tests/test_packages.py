@@ -230,7 +230,7 @@ def hidden(monkeypatch, tmp_path):
     monkeypatch.setattr(codegen, "link", reached)
     monkeypatch.setattr("tvm_mobilenet.boards.open_board", reached)
     monkeypatch.setattr("tvm_mobilenet.tuning.session.search", reached)
-    monkeypatch.setattr("tvm_mobilenet.survey.estimates.price_networks", reached)
+    monkeypatch.setattr("tvm_mobilenet.survey.estimates.estimate_networks", reached)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(b"not looked into")
     (tmp_path / "net.pt2").write_bytes(b"not looked into")

@@ -29,6 +29,7 @@ from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, cut, typed
 from tvm_mobilenet.tune_logs.journal import TornLineWarning as TornLineWarning
 
+from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import reason as why
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.layer import Layer
@@ -168,6 +169,7 @@ class Record:
         data = json_text.parse(line)
         if isinstance(data, dict):
             data.pop("schedule", None)  # of lines that were written before there were keys
+            _in_words_of_today(data)
         record = cls(**typed(cls, data, {"cost": None}))
         if record.cost is not None and record.cost <= 0:
             raise ValueError(f"cost = {record.cost:g} is not above zero")
@@ -177,6 +179,16 @@ class Record:
             if (getattr(record, name) or 0) < 0:
                 raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
         return record
+
+
+def _in_words_of_today(data: dict) -> None:
+    """Rename, in place, what a line of an earlier version calls otherwise."""
+    layer, decisions = data.get("layer"), data.get("decisions")
+    if isinstance(layer, str) and (name := old_words.layer_name(layer)) != layer:
+        data["layer"] = name
+        if isinstance(decisions, dict):
+            data["decisions"] = old_words.decisions(decisions)
+        warnings.warn(old_words.NOTICE, stacklevel=2)
 
 
 def trials_of(path: str | os.PathLike) -> Journal:

@@ -15,10 +15,10 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     pool 7x7x1024 avg 7x7 f32
     elementwise 56x56x24 add f32
 
-A chain is several layers in one kernel, which streams rows from one to the next so that what lies between them never
-leaves the cache; its name is those of its parts::
+A fused block is several layers in one kernel, which streams rows from one to the next so that what lies between them
+never leaves the cache; its name is those of its parts::
 
-    chain depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6
+    fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet import dtypes, kinds, old_words
 from tvm_mobilenet.kinds import names
 from tvm_mobilenet.kinds.generic import Body
 from tvm_mobilenet.kinds.names import ACTIVATIONS
@@ -71,7 +71,7 @@ class Layer:
     dtype : str
         Of the data and all that follows from it, one of ``dtypes.OF_DATA``.
     parts : tuple of Layer
-        Of a ``chain``, made by `Layer.chain`; its other fields are those of its ends.
+        Of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its ends.
     body : kinds.generic.Body
         Of a ``generic`` layer: its loop nest and the shapes of its operands.
     """
@@ -141,11 +141,11 @@ class Layer:
             refuse("output_pitch")
 
     @classmethod
-    def chain(cls, parts: tuple[Layer, ...]) -> Layer:
+    def fused_block(cls, parts: tuple[Layer, ...]) -> Layer:
         """Layers as one: each reads what the one before it writes. Only the last may have a residual."""
         first, last = parts[0], parts[-1]
         return cls(
-            kind="chain",
+            kind="fused",
             height=first.height,
             width=first.width,
             channels=first.channels,
@@ -280,7 +280,7 @@ class Layer:
     @property
     def weight_shape(self) -> tuple | None:
         """``(out, in / groups, kernel height, kernel width)`` as PyTorch has it; ``(n, k)`` for pointwise and dense; of
-        a chain, the shapes of its parts."""
+        a fused block, the shapes of its parts."""
         if self.parts:
             return tuple(part.weight_shape for part in self.parts)
         shape = kinds.of(self.kind).weight_shape
@@ -288,7 +288,8 @@ class Layer:
 
     @property
     def constants(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each constant by its name; of a chain, names begin with the part's number: ``0.bias``."""
+        """Shape and dtype of each constant by its name; of a fused block, names begin with the part's number:
+        ``0.bias``."""
         if self.parts:
             return {f"{i}.{name}": what for i, p in enumerate(self.parts) for name, what in p.constants.items()}
         if self.body is not None:
@@ -312,14 +313,15 @@ class Layer:
     @property
     def name(self) -> str:
         if self.parts:
-            return "chain " + " > ".join(part.name for part in self.parts)
+            return "fused " + " > ".join(part.name for part in self.parts)
         return names.name_of(self)
 
     @classmethod
     def parse(cls, name: str) -> Layer:
         """The layer of a name; a ValueError names the token that is not understood."""
-        if name.startswith("chain "):
-            return cls.chain(tuple(cls.parse(part) for part in name.removeprefix("chain ").split(" > ")))
+        name = old_words.layer_name(name)
+        if name.startswith("fused "):
+            return cls.fused_block(tuple(cls.parse(part) for part in name.removeprefix("fused ").split(" > ")))
         try:
             return cls(**names.fields_of(name))
         except TypeError as e:
@@ -329,11 +331,11 @@ class Layer:
         return dataclasses.replace(self, **changes)
 
     def with_pitches(self, data: int, output: int) -> Layer:
-        """The layer with these pitches, 0 for none; of a chain, those of its ends."""
+        """The layer with these pitches, 0 for none; of a fused block, those of its ends."""
         if not self.parts:
             return self.replace(input_pitch=data, output_pitch=output)
         first, *between, last = self.parts
-        return Layer.chain((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
+        return Layer.fused_block((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
 
 
 def _in_layout(nhwc: tuple[int, int, int, int], layout: str) -> tuple[int, int, int, int]:

@@ -1,8 +1,8 @@
 """Which MobileNet fits: latency, memory and published accuracy of a family's networks on a board, in one table.
 
 Each network is run once on the board, in the order of its plan as verification runs it, but with no weights of its own
-(pricing.py). What was run is kept, so an interrupted sweep goes on where it was. A budget builds and verifies what it
-chooses; should the built module not fit, the next best is taken.
+(estimating.py). What was run is kept, so an interrupted sweep goes on where it was. A budget builds and verifies what
+it chooses; should the built module not fit, the next best is taken.
 
     python -m tvm_mobilenet.sweep --target rpi4 --html out/sweep.html
     python -m tvm_mobilenet.sweep --target rpi4 --budget 60ms --cores 1 --min-accuracy 0.6
@@ -30,7 +30,7 @@ from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.sweep_text import print_result, write_csv
 from tvm_mobilenet.terminal import console
 
-PRICES = options.OUTPUT / "sweep.jsonl"
+ESTIMATES = options.OUTPUT / "sweep.jsonl"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def networks_of(families: Sequence[str], alphas: Sequence[float], resolutions: S
 
 
 def sweep(
-    networks: Sequence, target, board: str = "virtual", *, twins: bool = False, prices: Path = PRICES, **how
+    networks: Sequence, target, board: str = "virtual", *, twins: bool = False, estimates: Path = ESTIMATES, **how
 ) -> SweepResult:
     """The cost of networks on a board beside their published accuracy.
 
@@ -151,15 +151,15 @@ def sweep(
     target : targets.Target
     twins : bool
         Also compare each v1 network of the largest resolution with its plain twin.
-    prices, how
-        As ``survey.estimates.price_networks`` takes them.
+    estimates, how
+        As ``survey.estimates.estimate_networks`` takes them.
 
     Raises
     ------
     TvmMobilenetError
         A network that there is not, a kernel that does not run.
     """
-    from tvm_mobilenet.survey import estimates as pricing
+    from tvm_mobilenet.survey import estimates as estimating
 
     networks = list(networks)
     separable = [n for n in networks if n.model == "v1"]
@@ -172,7 +172,9 @@ def sweep(
         if p == dataclasses.replace(n, model="v1-plain") and (n, p) not in pairs
     ]
     wanted = list(dict.fromkeys([*networks, *(p for pair in pairs for p in pair)]))
-    costs = dict(zip(wanted, pricing.price_networks(wanted, target, board, prices=prices, **how), strict=True))
+    costs = dict(
+        zip(wanted, estimating.estimate_networks(wanted, target, board, estimates=estimates, **how), strict=True)
+    )
     found = [
         Twin(
             n.title,
@@ -193,29 +195,31 @@ def sweep(
     )
 
 
-def _variant(price, target) -> Variant:
+def _variant(estimate, target) -> Variant:
     from tvm_mobilenet.models import registry
 
-    scale = 1e3 / target.clock_hz if price.predicted else 1e3
-    top1, source = accuracies().get((registry.find(price.model).name, price.alpha, price.resolution), (None, ""))
+    scale = 1e3 / target.clock_hz if estimate.predicted else 1e3
+    top1, source = accuracies().get(
+        (registry.find(estimate.model).name, estimate.alpha, estimate.resolution), (None, "")
+    )
     return Variant(
-        price.model,
-        price.alpha,
-        price.resolution,
-        price.cost * scale,
-        price.cost_all_cores * scale,
-        price.predicted,
-        price.mult_adds,
-        price.parameters,
-        price.parameters_bytes + price.code_bytes,
-        _memory(price, target),
+        estimate.model,
+        estimate.alpha,
+        estimate.resolution,
+        estimate.cost * scale,
+        estimate.cost_all_cores * scale,
+        estimate.predicted,
+        estimate.mult_adds,
+        estimate.parameters,
+        estimate.parameters_bytes + estimate.code_bytes,
+        _memory(estimate, target),
         top1,
         source,
     )
 
 
 def _memory(made, target) -> int:
-    """Bytes at the peak, of a price or of a built module."""
+    """Bytes at the peak, of an estimate or of a built module."""
     return made.parameters_bytes + made.arena_bytes + made.scratch_bytes * target.cores
 
 
@@ -248,9 +252,9 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--csv", type=output_file, metavar="FILE", help="the table, with sources")
     new.add_argument("--html", type=output_file, metavar="FILE", help="a report with plots, also against plain twins")
     new.add_argument(
-        "--prices",
+        "--estimates",
         type=journal_file,
-        default=str(PRICES),
+        default=str(ESTIMATES),
         metavar="FILE",
         help="what each network cost; a sweep goes on from it (default: %(default)s)",
     )
@@ -266,7 +270,13 @@ def needs(board: str, linker: str | None, builds: bool) -> tuple[str, ...]:
 
 def _run(args: argparse.Namespace) -> int:
     refuse_for_sweep(args)
-    how = {"prices": args.prices, "log": args.log, "workers": args.jobs, "linker": args.linker, "debug": args.debug}
+    how = {
+        "estimates": args.estimates,
+        "log": args.log,
+        "workers": args.jobs,
+        "linker": args.linker,
+        "debug": args.debug,
+    }
     found = None
     if args.theory:
         from tvm_mobilenet.survey import theory
@@ -292,7 +302,7 @@ def _run(args: argparse.Namespace) -> int:
     board = options.board_for(args, target)
     packages.require("sweep", *needs(board, args.linker, bool(limits)))
     console.say(f"sweep {len(networks)} networks on {target.name} ({target.title}), {board} board")
-    console.say(f"  prices   {args.prices}")
+    console.say(f"  estimates   {args.estimates}")
     with console.Progress() as progress:
         result = sweep(networks, target, board, twins=args.html is not None, show=_shown(progress), **how)
     if args.csv:
@@ -316,16 +326,18 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _shown(progress):
-    def show(priced: int, networks: int, running: list[str]) -> None:
+    def show(estimated: int, networks: int, running: list[str]) -> None:
         progress.update(
-            lambda: f"{priced} of {networks} networks priced" + ("; running " * bool(running)) + ", ".join(running)
+            lambda: (
+                f"{estimated} of {networks} networks estimated" + ("; running " * bool(running)) + ", ".join(running)
+            )
         )
 
     return show
 
 
 def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, board: str, document: dict) -> int:
-    """Build and verify the best network that fits, priced and built; or say by how much the nearest misses."""
+    """Build and verify the best network that fits, estimated and built; or say by how much the nearest misses."""
     from tvm_mobilenet.build import build
     from tvm_mobilenet.cli.notices import announce
     from tvm_mobilenet.compiler.network import load_network
@@ -356,7 +368,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
             memory_bytes=_memory(done["build"], target),
         )
         for why in limits.misses(final):
-            console.say(f"{final.title} was priced at {network.latency(limits.cores):.2f} ms; built it has {why}")
+            console.say(f"{final.title} was estimated at {network.latency(limits.cores):.2f} ms; built it has {why}")
         return final
 
     best, over = budget.choose(result.networks, limits, made)

@@ -32,7 +32,7 @@ class VerifyResult:
     Attributes
     ----------
     cycles, cycles_all_cores : float or None
-        Of the network, predicted: arithmetic and memory, caches as each kernel finds them. None when measured.
+        Of the network, predicted: compute and memory, caches as each kernel finds them. None when measured.
     milliseconds, milliseconds_all_cores : float
         The same as time on the target.
     classes : list of models.labels.BestClass
@@ -78,7 +78,7 @@ class VerifyResult:
             lines.append(
                 f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} "
                 f"input{'s' * (self.inputs > 1)}: largest difference {c.max_difference:.2e}, {c.relative:.1e} of the "
-                f"spread (gate {c.gate:.1e}), mean {c.mean_difference:.1e}, cosine {c.cosine:.7f}, "
+                f"standard deviation (tolerance {c.gate:.1e}), mean {c.mean_difference:.1e}, cosine {c.cosine:.7f}, "
                 f"top-1 {c.top1:.0%}, top-5 {c.top5:.0%}"
                 + "; the same for every input, so it shows little"
                 * c.constant
@@ -87,14 +87,14 @@ class VerifyResult:
             worst = max(self.layers, key=lambda c: c.relative)
             lines.append(
                 f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest "
-                f"difference is {worst.relative:.1e} of the spread, in {worst.name} "
-                f"(gate {LAYER_TOLERANCE:.0e})"
+                f"difference is {worst.relative:.1e} of the standard deviation, in "
+                f"{worst.name} (tolerance {LAYER_TOLERANCE:.0e})"
             )
         label = "predicted"
         if self.cycles is None:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
         if self.cycles and self.arithmetic:
-            label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} arithmetic, the rest memory"
+            label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} compute, the rest memory"
         lines.append(
             f"latency   {console.number(self.milliseconds)} ms on 1 core, "
             f"{console.number(self.milliseconds_all_cores)} ms on "
@@ -180,7 +180,7 @@ def verify(
 def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(
-        ("layer", Layers("what"), Detail("from"), "difference / spread", ""),
+        ("layer", Layers("what"), Detail("from"), "difference / std", ""),
         [(c.name, c.layer, c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
         f"{result.folder} on the {result.board} board",
     )

@@ -16,9 +16,9 @@ WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row;
 
 def choose(layer: Layer, core) -> Decisions:
     """The decisions of an untuned build."""
-    strips, bands = space.cut(layer, core)
-    found: Decisions = {"strips": strips, "bands": bands}
-    for i, (part, width) in enumerate(zip(layer.parts, space.row_widths(layer, bands), strict=True)):
+    row_tiles, column_tiles = space.cut(layer, core)
+    found: Decisions = {"row_tiles": row_tiles, "column_tiles": column_tiles}
+    for i, (part, width) in enumerate(zip(layer.parts, space.row_widths(layer, column_tiles), strict=True)):
         own = _part(part, width, core, first=not i)
         found |= {f"{i}.{name}": value for name, value in own.items()}
     return found

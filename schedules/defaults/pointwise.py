@@ -55,7 +55,7 @@ class _Search:
         fits = space.fitting(heights, widths, k, layer, core)
         self.cycles = {t: tile_cycles(m, n, k, *t, layer, core) for t in fits}
         self.slower = {t: cycles / self.cycles[self.best] for t, cycles in self.cycles.items()}
-        self._uneven = functools.cache(self._unevenness)
+        self._uneven = functools.cache(self._load_balance)
 
     def near(self) -> list[tuple[int, int]]:
         """Tiles that are about as fast as the best; with fewer than half of its accumulators, 8x4 or 1x32, an A72 takes
@@ -90,7 +90,7 @@ class _Search:
             for outer in (("n", "m") if n > m else ("m", "n"))
         )
 
-    def _unevenness(self, tile: tuple[int, int], n_block: int, m_block: int, outer: str) -> float:
+    def _load_balance(self, tile: tuple[int, int], n_block: int, m_block: int, outer: str) -> float:
         shares = work(self.layer, self.core, Blocks(*tile, n_block, 0, m_block, outer))
         return max(ALIKE, imbalance(shares, self.core.cpus))
 

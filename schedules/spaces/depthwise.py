@@ -58,7 +58,7 @@ def refuse(layer: Layer, d: Decisions, core) -> str:
     vector = sum_lanes(layer, core)
     if d.get("loop") == "paired":
         if d["lanes"] != vector or d["c_block"] % vector:
-            return "the paired loop takes one vector of channels at a time"
+            return "the dual-issue kernel takes one vector of channels at a time"
         return strips.refuse(layer, d["tile_h"])
     need = depthwise_registers(d["tile_h"], d["tile_w"], d["lanes"], vector)
     if need > core.vector_registers:

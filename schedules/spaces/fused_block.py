@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm_mobilenet.schedules.choices import Decisions, line_channels
 from tvm_mobilenet.schedules.in_order import strips
 from tvm_mobilenet.schedules.registers import depthwise_registers, registers, sum_lanes
-from tvm_mobilenet.schedules.row_tiles import BANDS, blocks_of, columns_of, stages, strips_of, tasks
+from tvm_mobilenet.schedules.row_tiles import COLUMN_TILES, blocks_of, columns_of, row_tiles_of, stages, tasks
 from tvm_mobilenet.schedules.spaces import depthwise, pointwise
 
 from tvm_mobilenet.layer import Layer
@@ -15,24 +15,28 @@ WIDTHS = (2, 3, 4, 5, 6, 7, 8, 14, 28)  # of depthwise tiles
 
 
 def cut(layer: Layer, core) -> tuple[int, int]:
-    """Strips and bands of an untuned build; as many strips as CPUs where no cut fits the L2."""
+    """Row tiles and column tiles of an untuned build; as many row tiles as CPUs where no cut fits the L2."""
     return tasks(layer, core) or (min(core.cpus, stages(layer)[-1].out_height), 1)
 
 
-def row_widths(layer: Layer, bands: int) -> list[int]:
-    """How many columns of a row each part computes of the widest band."""
-    return [max(map(len, columns)) for columns in zip(*columns_of(layer, bands), strict=True)]
+def row_widths(layer: Layer, column_tiles: int) -> list[int]:
+    """How many columns of a row each part computes of the widest column tile."""
+    return [max(map(len, columns)) for columns in zip(*columns_of(layer, column_tiles), strict=True)]
 
 
 def choices(layer: Layer, core) -> dict[str, tuple]:
     """The candidates of each choice; a part's begin with its number."""
-    strips, bands = cut(layer, core)
+    row_tiles, column_tiles = cut(layer, core)
     found: dict[str, tuple] = {}
-    for i, (part, width) in enumerate(zip(layer.parts, row_widths(layer, bands), strict=True)):
+    for i, (part, width) in enumerate(zip(layer.parts, row_widths(layer, column_tiles), strict=True)):
         found |= {f"{i}.{name}": those for name, those in _part(part, width, core).items()}
     last = stages(layer)[-1]
-    several = {s for s in strips_of(core.cpus) if s <= last.out_height} | {strips}
-    return {**found, "strips": tuple(sorted(several)), "bands": tuple(b for b in BANDS if b <= last.out_width)}
+    several = {s for s in row_tiles_of(core.cpus) if s <= last.out_height} | {row_tiles}
+    return {
+        **found,
+        "row_tiles": tuple(sorted(several)),
+        "column_tiles": tuple(b for b in COLUMN_TILES if b <= last.out_width),
+    }
 
 
 def _part(part: Layer, width: int, core) -> dict[str, tuple]:
@@ -80,15 +84,15 @@ def loops(part: Layer, core) -> dict[str, tuple]:
 
 def refuse(layer: Layer, d: Decisions, core) -> str:
     """Why these decisions are none, or the empty string."""
-    if d["strips"] * d["bands"] < min(core.cpus, stages(layer)[-1].out_height):
-        return f"{d['strips']} strips x {d['bands']} bands leave cores without a task"
+    if d["row_tiles"] * d["column_tiles"] < min(core.cpus, stages(layer)[-1].out_height):
+        return f"{d['row_tiles']} row tiles x {d['column_tiles']} column tiles leave cores without a task"
     vector = sum_lanes(layer, core)
     for i in range(len(layer.parts)):
         if f"{i}.tile_w" not in d:
             need = registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"], vector)
         elif d.get(f"{i}.loop") == "paired":
             if d[f"{i}.lanes"] != vector:
-                return f"the paired loop of part {i} takes one vector of channels at a time"
+                return f"the dual-issue kernel of part {i} takes one vector of channels at a time"
             continue
         else:
             need = depthwise_registers(1, d[f"{i}.tile_w"], d[f"{i}.lanes"], vector)

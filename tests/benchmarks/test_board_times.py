@@ -64,7 +64,8 @@ def total(run: dict) -> np.ndarray:
 
 
 def test_both_ways_of_counting_cost_the_same(counted, emulated):
-    """Unicorn kernel by kernel, or the whole process under qemu: one price on each core, and much the same traffic."""
+    """Unicorn kernel by kernel, or the whole process under qemu: one estimate on each core, and much the same
+    traffic."""
     found, kernels = executed.read(counted(1)), emulated(1)
     for core in (A53, A72):
         cycles, inner, dram = total(board_times.summary(found, core, 2))[0]
@@ -123,11 +124,11 @@ def cycles_of(text: str, folder, core=A72) -> float:
     return executed.read(folder / "counts").cycles(executed.read(folder / "counts").slices[0][0], core)
 
 
-def test_a_wrong_count_is_a_wrong_price(written, tmp_path):
+def test_a_wrong_count_is_a_wrong_estimate(written, tmp_path):
     kernel, text = written
     for core in (A53, A72):
         model = CoreModel.of(core)
-        right = [model.price(kernel.image, c) for p in kernel.parts for c in p.ran]
+        right = [model.estimate(kernel.image, c) for p in kernel.parts for c in p.ran]
         assert cycles_of(text, tmp_path, core) == pytest.approx(sum(p.cycles - p.call_cycles for p in right), rel=1e-6)
     lines = text.splitlines()
     hottest = max(
@@ -154,7 +155,7 @@ def test_counts_that_cannot_be_trusted_are_refused(written, tmp_path):
 # ---- what is kept
 
 
-def test_every_row_is_priced_by_a_run_of_its_own_core_and_threads():
+def test_every_row_is_estimated_by_a_run_of_its_own_core_and_threads():
     runs = KEPT["runs"]
     assert {(r["peer"], r["core"], r["threads"]) for r in runs} == {
         (peer, core, threads)
@@ -175,19 +176,19 @@ def test_a_prediction_is_made_of_its_parts():
     """On one core: arithmetic, and `exposed` of the traffic; half the clock doubles the arithmetic and not DRAM."""
     row = next(r for r in KEPT["rows"] if r["threads"] == 1)
     run = board_times.run_of(row, KEPT["runs"])
-    whole, arithmetic, memory = board_times.priced(row, run, exposed=1.0)
+    whole, arithmetic, memory = board_times.estimated(row, run, exposed=1.0)
     assert whole == pytest.approx(arithmetic + memory)
     assert arithmetic == pytest.approx(total(run)[0, 0] / row["clock_hz"] * 1e3)
-    hidden = board_times.priced(row, run, exposed=0.0)[0]
+    hidden = board_times.estimated(row, run, exposed=0.0)[0]
     assert max(arithmetic, memory) <= hidden < whole
-    slow = board_times.priced({**row, "clock_hz": row["clock_hz"] / 2}, run, exposed=1.0)
+    slow = board_times.estimated({**row, "clock_hz": row["clock_hz"] / 2}, run, exposed=1.0)
     assert slow[1] == pytest.approx(2 * arithmetic) and slow[2] < 2 * memory
 
 
 def test_halves_report_what_was_not_fitted():
     """Rows made with a known `exposed` are fitted exactly, and a row that is off shows in the other half."""
     runs = [{**r, "slices": r["slices"][:10]} for r in KEPT["runs"]]
-    rows = [{**r, "ms": board_times.priced(r, board_times.run_of(r, runs), 0.5)[0]} for r in KEPT["rows"][:4]]
+    rows = [{**r, "ms": board_times.estimated(r, board_times.run_of(r, runs), 0.5)[0]} for r in KEPT["rows"][:4]]
     assert all(h == pytest.approx((0.5, 0, 0), abs=1e-9) for h in board_times.halves(rows, runs))
     rows[0]["ms"] *= 2
     assert max(h[2] for h in board_times.halves(rows, runs)) > 0.2
@@ -198,7 +199,7 @@ def test_arithmetic_of_another_core_file_is_told(capsys, monkeypatch):
     assert board_times.model_of(core) != board_times.model_of(A72)
     memory = {**A72.model["memory"], "exposed": 0.0}
     same = dataclasses.replace(A72, model={**A72.model, "memory": memory})
-    assert board_times.model_of(same) == board_times.model_of(A72), "memory is priced anew each time"
+    assert board_times.model_of(same) == board_times.model_of(A72), "memory is estimated anew each time"
     monkeypatch.setattr(board_times, "model_of", lambda core: "another")
     monkeypatch.setattr(board_times, "halves_text", lambda rows, runs: "")
     assert board_times.main([]) == 0

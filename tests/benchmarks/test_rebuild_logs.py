@@ -19,7 +19,7 @@ from tvm_mobilenet import rebuild_logs, schedules, targets
 from tvm_mobilenet.cli import entry
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.tuning import runner
 from tvm_mobilenet.tuning import session as tuning
 from tvm_mobilenet.tuning.candidate import Candidate
@@ -71,7 +71,7 @@ def test_a_rebuild_that_is_terminated_ships_what_it_found(tmp_path, monkeypatch)
     counts = {Layer.parse(n): 1 for n in NAMES[:2]}
     network = types.SimpleNamespace(graph=types.SimpleNamespace(counts=counts))
     monkeypatch.setattr(pipeline, "CORE_PASSES", ())
-    monkeypatch.setattr(pricing, "weightless", lambda options: network)
+    monkeypatch.setattr(estimating, "weightless", lambda options: network)
     monkeypatch.setattr(schedules, "space", lambda layer, core: space())
     monkeypatch.setattr(runner, "Evaluate", lambda target: Costs(tmp_path, delay=0.02))
     evaluated = tmp_path / "evaluated"

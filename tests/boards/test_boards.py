@@ -246,7 +246,7 @@ def test_a_loop_longer_than_a_translation_block(tmp_path):
     with VirtualBoard(targets.load("rpi4")).load(path) as module:
         run = module.call("long", [])
     assert run.instructions == 1 + 77 * 3002 + 2
-    assert run.cycles.value == pytest.approx(77 * 3000 * 3, rel=0.02)  # one chain of accumulations
+    assert run.cycles.value == pytest.approx(77 * 3000 * 3, rel=0.02)  # one fused block of accumulations
 
 
 def test_counts_of_nested_loops(tmp_path):

@@ -1,4 +1,4 @@
-"""The core model: known rates, known orderings of micro-kernels, and prices that follow the core's data."""
+"""The core model: known rates, known orderings of micro-kernels, and estimates that follow the core's data."""
 
 import dataclasses
 import re
@@ -64,8 +64,8 @@ FMA = {name: body.count("fmla") for name, body in LOOPS.items()}
 
 
 @pytest.fixture(scope="module")
-def price(tmp_path_factory):
-    """``price(loop, core) -> cycles of one iteration``, loop control included, in steady state."""
+def estimate(tmp_path_factory):
+    """``estimate(loop, core) -> cycles of one iteration``, loop control included, in steady state."""
     functions = {name: f"mov x2, #100\n1:\n{body}\nsubs x2, x2, #1\n b.ne 1b\n ret" for name, body in LOOPS.items()}
     path = assemble(tmp_path_factory.mktemp("loops") / "loops.so", functions)
     module = VirtualBoard(targets.load("rpi4")).load(path)
@@ -86,18 +86,18 @@ def about(value):
 
 
 @pytest.mark.parametrize("core,latency,rate", [("A53", 4, 1.0), ("A72", 3, 1.0), ("A76", 2, 2.0)])
-def test_fmla_reaches_its_rate_with_enough_accumulators(price, core, latency, rate):
+def test_fmla_reaches_its_rate_with_enough_accumulators(estimate, core, latency, rate):
     core = CORES[core]
     for n in (1, 2, 3, 4, 8, 12):
         expected = max(24 * latency / n, 24 / rate)
-        assert price(f"chain{n}", core) == pytest.approx(expected, rel=0.1, abs=2.1), n
-    assert price("chain12", core) == about(24 / rate) or core.in_order
-    assert price("chain12", core) <= 24 / rate + 2
+        assert estimate(f"fused{n}", core) == pytest.approx(expected, rel=0.1, abs=2.1), n
+    assert estimate("chain12", core) == about(24 / rate) or core.in_order
+    assert estimate("chain12", core) <= 24 / rate + 2
 
 
 @pytest.mark.parametrize("core,latency", [("A53", 8), ("A72", 7), ("A76", 4)])
-def test_a_multiplicand_waits_the_whole_latency(price, core, latency):
-    assert price("multiplicand", CORES[core]) == about(8 * latency)
+def test_a_multiplicand_waits_the_whole_latency(estimate, core, latency):
+    assert estimate("multiplicand", CORES[core]) == about(8 * latency)
 
 
 @pytest.mark.parametrize(
@@ -109,39 +109,39 @@ def test_a_multiplicand_waits_the_whole_latency(price, core, latency):
         ("store_q", {"A53": 1.00, "A72": 0.49, "A76": 1.00}),
     ],
 )
-def test_rates_of_loads_and_stores(price, loop, rates):
+def test_rates_of_loads_and_stores(estimate, loop, rates):
     n = {"load_q": 16, "load_pq": 8, "ld1_4": 8, "store_q": 16}[loop]
     for core, rate in rates.items():
-        assert price(loop, CORES[core]) == pytest.approx(n / rate, rel=0.08, abs=1.1), core
+        assert estimate(loop, CORES[core]) == pytest.approx(n / rate, rel=0.08, abs=1.1), core
 
 
-def test_pairing_on_the_a53(price):
+def test_pairing_on_the_a53(estimate):
     """Nothing issues beside a 128-bit load; an integer load or an addition issues beside an fmla for free."""
-    assert price("fma_and_load_q", A53) == pytest.approx(8 + 16, abs=1.5)
-    assert price("fma_and_load_d", A53) == pytest.approx(8 + 8, abs=1.5)
-    assert price("fma_and_load_x", A53) == pytest.approx(8, abs=1.5)
-    assert price("fma_and_add", A53) == pytest.approx(8, abs=1.5)
+    assert estimate("fma_and_load_q", A53) == pytest.approx(8 + 16, abs=1.5)
+    assert estimate("fma_and_load_d", A53) == pytest.approx(8 + 8, abs=1.5)
+    assert estimate("fma_and_load_x", A53) == pytest.approx(8, abs=1.5)
+    assert estimate("fma_and_add", A53) == pytest.approx(8, abs=1.5)
 
 
-def test_a53_ranks_tiles_as_silicon_does(price):
-    per_fma = {t: price(t, A53) / FMA[t] for t in ("t4x8", "t6x8", "t4x12")}
+def test_a53_ranks_tiles_as_silicon_does(estimate):
+    per_fma = {t: estimate(t, A53) / FMA[t] for t in ("t4x8", "t6x8", "t4x12")}
     assert per_fma["t6x8"] < per_fma["t4x12"] < per_fma["t4x8"]
     assert 1.3 < per_fma["t6x8"] < 1.8
 
 
-def test_out_of_order_cores_hide_the_loads_of_a_tile(price):
-    assert price("t6x8", A72) / FMA["t6x8"] == about(1.0)
-    assert price("t6x8", A76) / FMA["t6x8"] < 0.6
+def test_out_of_order_cores_hide_the_loads_of_a_tile(estimate):
+    assert estimate("t6x8", A72) / FMA["t6x8"] == about(1.0)
+    assert estimate("t6x8", A76) / FMA["t6x8"] < 0.6
 
 
-def test_dependences_through_memory_and_integers(price):
-    assert price("pointer", A72) == about(8 * 4)
-    assert price("pointer", A53) == about(8 * 3)
-    assert price("add_chain", A76) == pytest.approx(16, abs=1.5)
+def test_dependences_through_memory_and_integers(estimate):
+    assert estimate("pointer", A72) == about(8 * 4)
+    assert estimate("pointer", A53) == about(8 * 3)
+    assert estimate("add_chain", A76) == pytest.approx(16, abs=1.5)
 
 
-def test_a_written_back_base_does_not_wait_for_the_data(price):
-    assert price("write_back", A72) <= 17
+def test_a_written_back_base_does_not_wait_for_the_data(estimate):
+    assert estimate("write_back", A72) <= 17
 
 
 def changed(core, kind, **row):
@@ -149,15 +149,15 @@ def changed(core, kind, **row):
     return dataclasses.replace(core, model={**core.model, "classes": classes})
 
 
-def test_prices_follow_the_data_of_the_core(price):
+def test_estimates_follow_the_data_of_the_core(estimate):
     slow = changed(A72, "fma_q", forward=6)
-    assert price("chain2", slow) == about(2 * price("chain2", A72))
-    assert price("load_q", changed(A72, "load_q", uops=["L", "L"])) == about(2 * price("load_q", A72))
+    assert estimate("chain2", slow) == about(2 * estimate("chain2", A72))
+    assert estimate("load_q", changed(A72, "load_q", uops=["L", "L"])) == about(2 * estimate("load_q", A72))
     narrow = dataclasses.replace(A76, model={**A76.model, "decode": 1})
-    assert price("chain12", narrow) == pytest.approx(26, abs=1)
+    assert estimate("chain12", narrow) == pytest.approx(26, abs=1)
 
 
-def test_every_core_prices_every_class():
+def test_every_core_estimates_every_class():
     for core in (A53, A72, A76, targets.load("armv7").core):
         pipeline = CoreModel(core).pipeline
         assert set(CLASSES) == set(pipeline.classes)
@@ -244,7 +244,7 @@ def test_armv7_uses_the_forwarding_of_its_accumulators(tmp_path):
 
 @pytest.mark.skipif(not shutil.which("llvm-mca-19"), reason="llvm-mca 19 is not installed: apt-get install llvm-19")
 @pytest.mark.parametrize("name", ["chain12", "load_q", "load_pq", "t6x8", "t4x8", "t4x12", "pointer"])
-def test_agrees_with_llvm_mca(price, name):
+def test_agrees_with_llvm_mca(estimate, name):
     """On cortex-a72 and neoverse-n1, whose rates in LLVM 19 are those measured; LLVM 14 has others. Chains of fmla are
     longer there: LLVM takes the A57's latencies for the A72, and knows no forwarding on the N1; the measurements do."""
     import json
@@ -267,7 +267,7 @@ def test_agrees_with_llvm_mca(price, name):
             out[1]["CodeRegions"][0]["SummaryView"]["TotalCycles"]
             - out[0]["CodeRegions"][0]["SummaryView"]["TotalCycles"]
         ) / 40
-        assert price(name, core) == pytest.approx(theirs, rel=0.1, abs=1.1), cpu
+        assert estimate(name, core) == pytest.approx(theirs, rel=0.1, abs=1.1), cpu
 
 
 def test_explanation_names_the_loop_and_its_bound(tmp_path):

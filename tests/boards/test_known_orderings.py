@@ -19,11 +19,11 @@ from tvm_mobilenet.cli import options
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.survey import estimates as estimating
 
 RPI4 = targets.load("rpi4")
-CHAIN = "chain depthwise 56x56x64 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n64 k64 f32 relu6"
-PARTS = CHAIN.removeprefix("chain ").split(" > ")
+FUSED_BLOCK = "fused depthwise 56x56x64 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n64 k64 f32 relu6"
+PARTS = FUSED_BLOCK.removeprefix("fused ").split(" > ")
 POINTWISE = ("pointwise m784 n256 k128 f32 relu6", "pointwise m196 n512 k256 f32 relu6")
 DEPTHWISE = ("depthwise 14x14x512 3x3 p1,1,1,1 f32 relu6", "depthwise 56x56x128 3x3 s2 p1,1,1,1 f32 relu6")
 STAYS = "depthwise 28x28x256 3x3 p1,1,1,1 f32 relu6"
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     """``run(layer, target)``: a whole run of the Pi 4's default kernel, memory followed through the target's caches;
     ``again``: the second of two on the same operands, as tuners measure."""
     path = tmp_path_factory.mktemp("orderings") / "kernels.so"
-    layers = {f"kernel{i}": Layer.parse(n) for i, n in enumerate((CHAIN, *PARTS, *POINTWISE, *DEPTHWISE, STAYS))}
+    layers = {f"kernel{i}": Layer.parse(n) for i, n in enumerate((FUSED_BLOCK, *PARTS, *POINTWISE, *DEPTHWISE, STAYS))}
     decisions = {s: schedules.space(layer, RPI4.core).default for s, layer in layers.items()}
     codegen.compile_kernels({s: schedules.kernel(layer, decisions[s]) for s, layer in layers.items()}, RPI4, path)
     symbols = {layer.name: s for s, layer in layers.items()}
@@ -60,20 +60,21 @@ def run(tmp_path_factory):
 
 
 def test_on_the_a72_saving_traffic_pays_and_less_so_with_a_larger_l2(run):
-    """The tensor between two layers, 784 KiB, goes to DRAM and back unless a chain streams it or an L2 holds it."""
+    """The tensor between two layers, 784 KiB, goes to DRAM and back unless a fused block streams it or an L2 holds
+    it."""
     costs = {}
     for kib in (512, 4096):
-        chain, *parts = (run(name, with_l2(kib)) for name in (CHAIN, *PARTS))
-        costs[kib] = chain.cost(1).value / sum(p.cost(1).value for p in parts)
-        assert chain.traffic.dram_fill_bytes < sum(p.traffic.dram_fill_bytes for p in parts)
-        arithmetic = chain.arithmetic_on(1).value / sum(p.arithmetic_on(1).value for p in parts)
-        assert kib > 512 or arithmetic > costs[kib], "the chain's gain is in memory"
+        fused_block, *parts = (run(name, with_l2(kib)) for name in (FUSED_BLOCK, *PARTS))
+        costs[kib] = fused_block.cost(1).value / sum(p.cost(1).value for p in parts)
+        assert fused_block.traffic.dram_fill_bytes < sum(p.traffic.dram_fill_bytes for p in parts)
+        arithmetic = fused_block.arithmetic_on(1).value / sum(p.arithmetic_on(1).value for p in parts)
+        assert kib > 512 or arithmetic > costs[kib], "the fused block's gain is in memory"
     assert costs[512] < 0.95 and costs[512] < costs[4096] - 0.03
 
 
 def test_a_core_with_a_larger_l2_gets_other_layers_and_decisions():
     """Tune's choices follow the core's file: the stem's output fits half of 4 MiB and streams no more."""
-    network = pricing.weightless(options.ModelOptions())
+    network = estimating.weightless(options.ModelOptions())
     small, large = (for_core(network.graph, with_l2(kib).core).counts for kib in (1024, 4096))
     stem = {n: next(iter(counts)).parts for n, counts in (("small", small), ("large", large))}
     assert len(stem["small"]) > 1 and stem["large"] == ()

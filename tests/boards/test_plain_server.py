@@ -62,7 +62,7 @@ def test_profile_times_each_kernel(server, capsys, tmp_path):
 
 def test_verify_and_doctor_need_no_agent(server, capsys, tmp_path):
     assert verify.main([str(modules.tiny()), "--board", server, "--inputs", "1"]) == 0
-    kernels = len(built.read(modules.tiny()).plan.steps)  # this machine's caches decide which layers are chains
+    kernels = len(built.read(modules.tiny()).plan.steps)  # this machine's caches decide which layers are fused blocks
     assert f"layers    {kernels} of {kernels} right" in capsys.readouterr().out
     log = str(tmp_path / "log.jsonl")
     assert doctor.main(["--target", "host", "--board", server, "--log", log, "--json"]) == 0

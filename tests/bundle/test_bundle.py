@@ -235,7 +235,7 @@ def test_a_result_that_nobody_received_is_no_success(host, tmp_path):
 
 def test_what_is_no_picture_is_said_with_its_path(host, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    size = int(np.prod(host.network.interface.inputs[0].shape))
+    size = int(np.prod(host.network.signature.inputs[0].shape))
     np.full(size, np.nan, np.float32).tofile(tmp_path / "nan.raw")
     (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(100))
     np.save(tmp_path / "double.npy", np.zeros(4))

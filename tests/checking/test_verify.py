@@ -134,7 +134,7 @@ def test_a_weight_off_shows_in_what_the_code_computes(copy):
     assert copy.verify().first_wrong.relative > machine_check.LAYER_TOLERANCE
 
 
-def test_a_weight_off_within_a_chain_names_the_layer_of_the_chain(copy):
+def test_a_weight_off_within_a_fused_block_names_the_layer_of_the_fused_block(copy):
     step, tensors = next(
         (i, [t for t in s.operands if t.space == "parameters"])
         for i, s in enumerate(copy.family.steps)
@@ -168,7 +168,7 @@ def test_nothing_that_a_build_decided_is_decided_again(copy, monkeypatch):
     for module in (pipeline.fuse_blocks, pipeline.row_pitch):
         monkeypatch.setattr(module, "run", lambda *_: pytest.fail("decided again"))
     result = copy.verify()
-    assert result.ok and any(c.layer.startswith("chain ") for c in result.layers)
+    assert result.ok and any(c.layer.startswith("fused ") for c in result.layers)
 
 
 @pytest.mark.parametrize("family", ["v1"], indirect=True)

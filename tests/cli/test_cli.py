@@ -280,7 +280,7 @@ def test_tune_beats_a_bad_default_and_logs_what_won(network, tmp_path, capsys):
         assert record.whole and record.predicted and record.unit == "cycles"
     tune.print_result(result)
     out = capsys.readouterr().out
-    assert "predicted on 1 core" in out and "pointwise m196 n512 k512 f32 relu6" in out and "x floor" in out
+    assert "predicted on 1 core" in out and "pointwise m196 n512 k512 f32 relu6" in out and "% of peak" in out
 
 
 def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):

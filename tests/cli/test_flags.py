@@ -224,7 +224,7 @@ POINTLESS = [
 # Flags whose effect does not depend on others: what they do is tested with their verb.
 ALWAYS = [
     "--help", "--debug", "--json", "--csv", "--html", "--markdown", "--record", "--trace", "--output", "--log",
-    "--prices", "--folder", "--ship-to", "--target", "--targets", "--linker", "--board", "--threads", "--trials",
+    "--estimates", "--folder", "--ship-to", "--target", "--targets", "--linker", "--board", "--threads", "--trials",
     "--time-limit", "--dry-run", "--list", "--first", "--bundle", "--dump", "--compare", "--against", "--check-timing",
     "--tvm",
     "--view", "--paper", "--layer", "--rank", "--families", "--alphas", "--resolutions", "--budget", "--memory",

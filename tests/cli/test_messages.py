@@ -336,7 +336,7 @@ FORMS = {
 def test_a_program_names_its_outputs(tmp_path, form):
     returning(FORMS[form][0], tmp_path / "m.pt2")
     loaded = network.load_network(ModelOptions(model=str(tmp_path / "m.pt2")))
-    assert [port.name for port in loaded.interface.outputs] == FORMS[form][1]
+    assert [port.name for port in loaded.signature.outputs] == FORMS[form][1]
     build(loaded.options, targets.load("rpi4"), output=tmp_path / "built", network=loaded)
     result = verify.verify(tmp_path / "built", network=loaded, count=1)
     result.require()
@@ -367,7 +367,7 @@ torch.export.save(torch.export.export(Net().eval(), (torch.zeros(1, 3, 8, 8),)),
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     loaded = network.load_network(ModelOptions(model=str(tmp_path / "m.pt2")))
-    assert [port.name for port in loaded.interface.outputs] == ["logits", "boxes"]
+    assert [port.name for port in loaded.signature.outputs] == ["logits", "boxes"]
     assert [y.shape for y in loaded.reference(loaded.inputs(1))[0][0]] == [(1, 4), (1, 4, 8, 8)]
 
 

@@ -23,7 +23,7 @@ from tvm_mobilenet.cli import entry, interrupted
 from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import ACTIVATIONS, Layer
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.terminal import console, table, titles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,10 +101,10 @@ def test_an_empty_table_has_its_headings():
 
 @pytest.fixture(scope="module")
 def networks():
-    """The layers of every network of the registry on every kind of core, in chains as they are built there."""
+    """The layers of every network of the registry on every kind of core, in fused blocks as they are built there."""
     found = {}
     for model in ("v1", "v1-plain", "v2", "v3-large", "v3-small"):
-        network = pricing.weightless(ModelOptions(model=model))
+        network = estimating.weightless(ModelOptions(model=model))
         for target in ("rpi3", "rpi4", "rpi5"):
             found[model, target] = [c.layer.name for c in for_core(network.graph, targets.load(target).core).calls]
     return found
@@ -118,14 +118,14 @@ def test_layers_of_every_network_are_told_apart_at_any_width(networks):
     everything = list(dict.fromkeys(name for names in networks.values() for name in names))
     assert len({titles.title(name) for name in everything}) == len(everything)
     told_apart(everything, 30, "all of them")
-    chains = [name for name in everything if name.startswith("chain ")]
-    assert len(chains) > 15
+    fused_blocks = [name for name in everything if name.startswith("fused ")]
+    assert len(fused_blocks) > 15
 
 
 def test_layers_that_the_shipped_logs_know_are_told_apart():
     names = list(dict.fromkeys(r.layer for core in ("cortex-a53", "cortex-a72", "cortex-a76")
                                for r in Journal(shipped(core)).records()))  # fmt: skip
-    assert len(names) > 200 and any(name.startswith("chain ") for name in names)
+    assert len(names) > 200 and any(name.startswith("fused ") for name in names)
     assert len({titles.title(name) for name in names}) == len(names)
     for width in (60, 40, 30, 20):
         told_apart(names, width)
@@ -140,7 +140,7 @@ def told_apart(names, width, where=""):
 
 @st.composite
 def layers(draw):
-    """Layers that differ in anything a name can say, and chains of them."""
+    """Layers that differ in anything a name can say, and fused blocks of them."""
     sizes, small = st.sampled_from([7, 14, 28]), st.sampled_from([8, 16, 24])
     size, channels = draw(sizes), draw(small)
     activation = draw(st.sampled_from(ACTIVATIONS))
@@ -185,7 +185,7 @@ def layers(draw):
         ]
     if draw(st.booleans()):  # parts that do not follow from one another keep all their words
         parts[-1] = parts[-1].replace(batch=2)
-    return Layer.chain(tuple(parts))
+    return Layer.fused_block(tuple(parts))
 
 
 @given(st.lists(layers(), min_size=1, max_size=12), st.integers(1, 120))
@@ -195,8 +195,8 @@ def test_two_layers_never_have_the_same_title(drawn, width):
     told_apart(names, width)
 
 
-def test_a_title_leaves_out_of_a_chains_parts_what_the_part_before_says():
-    assert titles.title(NAMES[1]) == "chain depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise n128 relu6"
+def test_a_title_leaves_out_of_a_fused_blocks_parts_what_the_part_before_says():
+    assert titles.title(NAMES[1]) == "fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise n128 relu6"
     assert titles.title(NAMES[4]) == NAMES[4]
 
 
@@ -209,7 +209,7 @@ def test_a_step_after_which_two_layers_would_read_the_same_is_not_taken():
 # ---- the live display
 
 
-STATUS = "tuning: 123 trials, 3 of 15 layers done, 159,919,309 predicted cycles, 1.12 x the floor, at most 5:55 left"
+STATUS = "tuning: 123 trials, 3 of 15 layers done, 159,919,309 predicted cycles, 88.9% of peak, at most 5:55 left"
 
 
 def view(line=STATUS):
@@ -219,7 +219,7 @@ def view(line=STATUS):
         "trials",
         table.Detail("state"),
         table.Detail("best"),
-        table.Detail("x floor"),
+        table.Detail("% of peak"),
     )
     return console._View(line, sys.stderr, columns, rows)
 

@@ -49,10 +49,10 @@ def graph(dtype: str) -> tvm.IRModule:
 @pytest.mark.parametrize("dtype, size", [("float32", 4), ("float16", 2)])
 def test_a_graphs_dtype_reaches_the_plan(dtype, size, monkeypatch):
     layers = passes.run(graph(dtype))
-    calls, interface = layers.calls, layers.interface
+    calls, signature = layers.calls, layers.signature
     assert len(calls) >= 6 and {call.layer.dtype for call in calls} == {dtype}
     assert {str(array.dtype) for call in calls for array in call.constants.values()} == {dtype}
-    assert {port.dtype for port in (*interface.inputs, *interface.outputs)} == {dtype}
+    assert {port.dtype for port in (*signature.inputs, *signature.outputs)} == {dtype}
     monkeypatch.setattr(schedules, "require", lambda layer: None)  # as if all were implemented
     for cached in (schedules._space, schedules._kernel):
         cached.cache_clear()

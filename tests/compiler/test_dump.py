@@ -111,9 +111,9 @@ def test_lists_of_layers_show_what_passes_do_to_them(phase):
 
 
 def test_a_fused_block_is_in_its_phase_and_not_before(phase):
-    assert not any("chain" in phase(name) for name in ("channels-last", "fold-batch-norm", "fuse-epilogue"))
+    assert not any("fused" in phase(name) for name in ("channels-last", "fold-batch-norm", "fuse-epilogue"))
     text = phase("fuse-blocks")
-    (block,) = re.findall(r"^layer_\d+ +chain of (\d+):", text, re.M)
+    (block,) = re.findall(r"^layer_\d+ +fused block of (\d+):", text, re.M)
     parts = re.findall(r"^  (layer_\d+)", text, re.M)
     assert len(parts) == int(block) >= 2
     assert all(name in phase("fuse-epilogue") for name in parts)

@@ -46,7 +46,10 @@ def test_names_of_all_shipped_records_are_read_back():
         assert re.fullmatch(r"[a-z]\w*", name) and len("__tvm_ffi_" + name) <= 200
         assert found.core == record["core"].replace("-", "_"), name
         if layer.parts:
-            assert len(found.parts) == len(layer.parts) and found.cut == (decisions["strips"], decisions["bands"])
+            assert len(found.parts) == len(layer.parts) and found.cut == (
+                decisions["row_tiles"],
+                decisions["column_tiles"],
+            )
         else:
             tile = tuple(decisions[t] for t in ("tile_h", "tile_m", "tile_w", "tile_n") if t in decisions)
             assert (found.layer, found.tile) == (layer, tile), name
@@ -82,8 +85,8 @@ def test_what_is_no_name_is_refused(name):
 
 def test_a_long_block_leaves_parts_out_and_stays_short():
     part = "pointwise m12544 n1024 k1024 f32 relu6"
-    layer = Layer.chain(tuple(Layer.parse(p) for p in ["depthwise 112x112x1024 3x3 p1,1,1,1 f32"] + 15 * [part]))
-    one = kernel_names.name_of(layer, {"strips": 4, "bands": 2}, "cortex-a72")
+    layer = Layer.fused_block(tuple(Layer.parse(p) for p in ["depthwise 112x112x1024 3x3 p1,1,1,1 f32"] + 15 * [part]))
+    one = kernel_names.name_of(layer, {"row_tiles": 4, "column_tiles": 2}, "cortex-a72")
     found = kernel_names.parse(one)
     assert len(one) <= kernel_names.LONGEST and any(p.startswith("more") for p in found.parts)
     assert found.core == "cortex_a72" and found.cut == (4, 2)

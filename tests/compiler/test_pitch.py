@@ -40,7 +40,7 @@ class Blocks(nn.Module):
 def pitched(model):
     """The calls of a network of 8 x 8 images, and the values that it returns."""
     graph = row_pitch.run(passes.run(frontend.from_torch(model.eval(), torch.zeros(1, 3, 8, 8))), RPI4.core)
-    return graph.calls, {port.value for port in graph.interface.outputs}
+    return graph.calls, {port.value for port in graph.signature.outputs}
 
 
 def test_a_multiple_of_256_channels_gets_a_sixteenth_more_and_other_numbers_nothing():

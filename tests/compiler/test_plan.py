@@ -20,10 +20,11 @@ from tvm_mobilenet.models import registry
 TARGET = targets.load("rpi4")
 
 
-def planned(model, *inputs, chains=False):
-    """Layer calls, plan and constants of a PyTorch model, under default decisions; in chains as `build` takes them."""
+def planned(model, *inputs, fused_blocks=False):
+    """Layer calls, plan and constants of a PyTorch model, under default decisions; in fused blocks as `build` takes
+    them."""
     graph = passes.run(frontend.from_torch(model.eval().requires_grad_(False), *inputs))
-    graph = fuse_blocks.run(graph, TARGET.core) if chains else graph
+    graph = fuse_blocks.run(graph, TARGET.core) if fused_blocks else graph
     decisions = {layer: schedules.space(layer, TARGET.core).default for layer in graph.counts}
     return graph.calls, *plan_of(lower_layers(graph, decisions), graph)
 
@@ -33,11 +34,11 @@ def networks():
     """Plans by name, each made once; what the weights are does not matter here."""
     made = {}
 
-    def get(name, alpha=1.0, resolution=224, chains=False):
-        key = name, alpha, resolution, chains
+    def get(name, alpha=1.0, resolution=224, fused_blocks=False):
+        key = name, alpha, resolution, fused_blocks
         if key not in made:
             made[key] = planned(
-                registry.architecture(name, alpha), torch.zeros(1, 3, resolution, resolution), chains=chains
+                registry.architecture(name, alpha), torch.zeros(1, 3, resolution, resolution), fused_blocks=fused_blocks
             )
         return made[key]
 
@@ -73,7 +74,7 @@ def check_no_value_is_lost(calls, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, alpha, resolution, chains",
+    "name, alpha, resolution, fused_blocks",
     [
         ("v1", 1.0, 224, False),
         ("v1", 1.0, 224, True),
@@ -82,9 +83,9 @@ def check_no_value_is_lost(calls, plan: Plan) -> None:
         ("v3-large", 0.5, 96, False),
     ],
 )
-def test_no_value_is_overwritten_before_its_last_reader(networks, name, alpha, resolution, chains):
-    calls, plan, _ = networks(name, alpha, resolution, chains)
-    assert any(c.layer.parts for c in calls) is chains
+def test_no_value_is_overwritten_before_its_last_reader(networks, name, alpha, resolution, fused_blocks):
+    calls, plan, _ = networks(name, alpha, resolution, fused_blocks)
+    assert any(c.layer.parts for c in calls) is fused_blocks
     check_no_value_is_lost(calls, plan)
 
 
@@ -110,9 +111,11 @@ def test_v1_takes_hardly_more_than_its_largest_input_and_output(networks):
     pairs = [sum(t.nbytes for t in (step.operands[0], step.operands[-1]) if t.space == "arena") for step in plan.steps]
     taken = plan.arena_bytes + plan.scratch_bytes * TARGET.cores
     assert max(pairs) <= taken <= 1.1 * max(pairs)
-    chained = networks("v1", chains=True)[1]  # what a chain keeps between its layers is scratch, one for each core
-    assert chained.arena_bytes + chained.scratch_bytes * TARGET.cores <= 1.1 * max(pairs)
-    assert chained.arena_bytes < plan.arena_bytes and len(chained.steps) < len(plan.steps)
+    fused = networks("v1", fused_blocks=True)[
+        1
+    ]  # what a fused block keeps between its layers is scratch, one for each core
+    assert fused.arena_bytes + fused.scratch_bytes * TARGET.cores <= 1.1 * max(pairs)
+    assert fused.arena_bytes < plan.arena_bytes and len(fused.steps) < len(plan.steps)
     assert len(plan.steps) == len(calls) <= 29
 
 
@@ -143,7 +146,7 @@ def test_constants_lie_apart_and_are_the_packed_weights(networks):
 
 def test_steps_say_which_layers_they_compute_and_where_those_come_from(networks):
     """Whoever opens a build reads it here: nothing is fused again."""
-    calls, plan, _ = networks("v2", 0.5, 96, chains=True)
+    calls, plan, _ = networks("v2", 0.5, 96, fused_blocks=True)
     whole = networks("v2", 0.5, 96)[0]
     assert [(p.name, p.source) for step in plan.steps for p in step.parts] == [(c.name, c.source) for c in whole]
     assert any(len(step.parts) > 1 for step in plan.steps)
@@ -185,7 +188,7 @@ def test_the_arena_is_between_the_busiest_moment_and_everything_at_once(tensors)
 
 
 @given(st.lists(st.integers(1, 5000), min_size=2, max_size=20))
-def test_a_chain_needs_no_more_than_its_largest_pair_rounded_up(sizes):
+def test_a_fused_block_needs_no_more_than_its_largest_pair_rounded_up(sizes):
     """A network without branches: each tensor lives from its layer to the next."""
     _, arena = allocate({i: (n, i, i + 1) for i, n in enumerate(sizes)})
     aligned = [-(-n // ALIGNMENT) * ALIGNMENT for n in sizes]

@@ -70,7 +70,7 @@ def onnx_file(path, shape, last=False, channels=3, depthwise=False):
 def compared(path, shape, **options):
     """The layers of a file that takes ``shape``, after comparing them with its own framework."""
     layers = passes.run(frontend.load(path, **options))
-    assert layers.interface.inputs[0].shape == shape
+    assert layers.signature.inputs[0].shape == shape
     x = RNG.standard_normal(shape).astype(np.float32)
     if path.suffix == ".onnx":
         expected = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
@@ -271,7 +271,7 @@ def test_built_at_the_size_asked_for_and_verified_again(tmp_path, kind, capsys):
 
 def test_a_network_by_name_need_not_be_square():
     network = load_network(ModelOptions(alpha=0.25, resolution=(32, 64), classes=7))
-    assert network.interface.inputs[0].shape == (1, 3, 32, 64) and network.options.title == "v1 0.25-32x64"
+    assert network.signature.inputs[0].shape == (1, 3, 32, 64) and network.options.title == "v1 0.25-32x64"
     (image,) = network.inputs(1)
     found = run_in_torch(network.graph, *image)[0]
     expected = network.reference([image])[0][0][0]

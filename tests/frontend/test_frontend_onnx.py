@@ -104,7 +104,7 @@ def test_several_outputs_and_sources(tmp_path):
     ]
     path = graph(tmp_path / "m.onnx", nodes, {"w": weights(4, 3, 3, 3)}, outputs=("y", "z"))
     calls = check(path, weights(1, 3, 16, 16))
-    assert [port.name for port in passes.run(frontend.from_onnx(path)).interface.outputs] == ["y", "z"]
+    assert [port.name for port in passes.run(frontend.from_onnx(path)).signature.outputs] == ["y", "z"]
     assert calls[0].source == "stem/conv"
 
 

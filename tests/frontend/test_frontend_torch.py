@@ -65,7 +65,7 @@ def test_main_returns_what_the_model_returns(outputs, is_tuple):
 
     model = Returns().eval()
     graph = passes.run(frontend.from_torch(model, X))
-    assert graph.interface.tuple_output is is_tuple
+    assert graph.signature.tuple_output is is_tuple
     assert_close(graph, model, X)
 
 
@@ -80,7 +80,7 @@ def test_two_inputs():
 
     model = Two().eval()
     graph = passes.run(frontend.from_torch(model, (X, -X)))
-    assert [p.shape for p in graph.interface.inputs] == [(2, 3, 8, 8)] * 2
+    assert [p.shape for p in graph.signature.inputs] == [(2, 3, 8, 8)] * 2
     assert_close(graph, model, X, -X)
 
 
@@ -102,7 +102,7 @@ def test_a_dynamic_batch_in_a_program_is_fixed():
     batch, model = torch.export.Dim("batch", min=1, max=8), small().eval()
     program = torch.export.export(model, (X,), dynamic_shapes=({0: batch},))
     assert_close(passes.run(frontend.from_torch(program, batch=2)), model, X)
-    assert passes.run(frontend.load(program)).interface.inputs[0].shape == (1, 3, 8, 8)
+    assert passes.run(frontend.load(program)).signature.inputs[0].shape == (1, 3, 8, 8)
     with pytest.raises(TvmMobilenetError, match=r"--batch 9: the batch of '\w+' in the program can be 1 to 8, not 9"):
         frontend.load(program, batch=9)
 

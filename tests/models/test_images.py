@@ -260,7 +260,7 @@ def test_labels_that_do_not_fit_are_refused_before_anything_slow(tmp_path):
     ],
 )
 def test_what_scores_are_is_read_off_the_last_layer(tmp_path, classes, end, kind):
-    """A softmax is never taken twice; the same once layers run as chains."""
+    """A softmax is never taken twice; the same once layers run as fused blocks."""
     network = load_network(ModelOptions(model=exported(tmp_path, (1, 3, 16, 16), *classifier(3, classes, *end))))
     assert network.scores == kind
     values = network.reference(network.inputs(1))[0][0][0][0].astype(np.float64)

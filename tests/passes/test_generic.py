@@ -82,7 +82,7 @@ def test_an_operator_is_computed_by_generic_layers(name):
     assert generic and all(Layer.parse(call.layer.name) == call.layer for call in generic)
     core, values = targets.load("rpi4").core, {}
     x = np.random.default_rng(0).standard_normal((1, 3, 5, 7)).astype("float32")
-    values[graph.interface.inputs[0].value] = x
+    values[graph.signature.inputs[0].value] = x
     for call in graph.calls:
         space = schedules.space(call.layer, core)
         assert (not space.valid(space.default) and len(list(space.points())) == 1) or not call.layer.declared.has_body
@@ -96,7 +96,7 @@ def test_an_operator_is_computed_by_generic_layers(name):
         values[call.output] = tensors[-1].numpy()
         due = reference.reference(call.layer, data, **reference.operands_of(call, others))
         np.testing.assert_allclose(values[call.output], due, rtol=1e-4, atol=1e-5)
-    port = graph.interface.outputs[0]
+    port = graph.signature.outputs[0]
     expected = model(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(values[port.value].reshape(port.shape), expected, rtol=1e-4, atol=1e-5)
 

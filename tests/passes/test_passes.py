@@ -294,7 +294,7 @@ def test_feature_maps_come_out_nchw_and_are_still_read_channels_last():
     model = Lambda(forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(4, 5, 1))
     model_flat = Lambda(lambda m, x: (lambda o: (o[0], o[1], *o[2]))(forward(m, x)), a=model.a, b=model.b, c=model.c)
     graph, names = layers(model_flat, image(2, 3, 8, 8))
-    assert graph.interface.tuple_output
+    assert graph.signature.tuple_output
     assert any(n.startswith("conv 6x6x4 n5 1x1 b2 to_nchw") for n in names)
     assert all(n.split()[0] != "pointwise" or "nchw" not in n for n in names)
 
@@ -304,7 +304,7 @@ def test_the_registrys_backbones_return_their_feature_maps():
     x = image(1, 3, 64, 64)
     graph = passes.run(frontend.from_torch(spec.module, x))
     assert_close(graph, spec.module, x)
-    assert len(graph.interface.outputs) == 3
+    assert len(graph.signature.outputs) == 3
 
 
 def test_transposes_between_layouts_cost_nothing():
@@ -410,8 +410,8 @@ def test_calls_and_values_are_named_by_their_places():
     graph, _ = layers(planted(), image(1, 3, 8, 8))
     for i, call in enumerate(graph.calls):
         assert call.name == call.output == f"layer_{i:03d}"
-    assert graph.calls[0].inputs == (graph.interface.inputs[0].value,)
-    assert graph.interface.outputs[0].value == graph.calls[-1].output
+    assert graph.calls[0].inputs == (graph.signature.inputs[0].value,)
+    assert graph.signature.outputs[0].value == graph.calls[-1].output
 
 
 def test_an_input_that_is_called_as_a_layer_is_read_by_who_reads_it():
@@ -425,14 +425,14 @@ def test_an_input_that_is_called_as_a_layer_is_read_by_who_reads_it():
 
     x = image(1, 3, 8, 8)
     graph, _ = layers(Named(), x)
-    assert graph.interface.inputs[0].name == "layer_000"
-    assert sum(graph.interface.inputs[0].value in call.inputs for call in graph.calls) == 2
+    assert graph.signature.inputs[0].name == "layer_000"
+    assert sum(graph.signature.inputs[0].value in call.inputs for call in graph.calls) == 2
 
 
 def test_equal_runs_give_equal_graphs():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval(), image(1, 3, 8, 8)
     a, b = (passes.run(frontend.from_torch(model, x)) for _ in range(2))
-    assert a.interface == b.interface and [c.layer for c in a.calls] == [c.layer for c in b.calls]
+    assert a.signature == b.signature and [c.layer for c in a.calls] == [c.layer for c in b.calls]
     for one, two in zip(a.calls, b.calls, strict=True):
         assert (one.name, one.source, one.inputs, one.output) == (two.name, two.source, two.inputs, two.output)
         assert all(np.array_equal(array, two.constants[name]) for name, array in one.constants.items())

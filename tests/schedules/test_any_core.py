@@ -11,8 +11,7 @@ import pytest
 import torch
 import tvm
 from tvm import tirx
-from tvm_mobilenet.schedules import choices, nest
-from tvm_mobilenet.schedules import row_tiles as strips
+from tvm_mobilenet.schedules import choices, nest, row_tiles
 from tvm_mobilenet.targets import Cache, host
 from tvm_mobilenet.tune_logs import log
 
@@ -125,7 +124,7 @@ def test_the_cores_cover_every_two_facts():
 
 @pytest.mark.parametrize("row", range(len(ROWS)))
 def test_every_layer_of_the_registry_has_a_valid_default_on_any_core(row):
-    """By itself, and in the chains and at the pitches that the passes choose for this core."""
+    """By itself, and in the fused blocks and at the pitches that the passes choose for this core."""
     core = target_of(**ROWS[row]).core
     layers = {}
     for network in NETWORKS:
@@ -144,9 +143,9 @@ def test_every_layer_of_the_registry_has_a_valid_default_on_any_core(row):
 
 @pytest.mark.parametrize("vector_bytes", FACTORS["vector_bytes"])
 @pytest.mark.parametrize("cpus", (1, 64))
-def test_a_chain_that_another_core_made_is_valid_too(vector_bytes, cpus):
-    """Layers are named in logs and by users: a chain need not be one that the passes would make here."""
-    layer = Layer.parse(CHAIN)
+def test_a_fused_block_that_another_core_made_is_valid_too(vector_bytes, cpus):
+    """Layers are named in logs and by users: a fused block need not be one that the passes would make here."""
+    layer = Layer.parse(FUSED_BLOCK)
     core = target_of(vector_bytes=vector_bytes, cpus=cpus, l2=(128 * KIB, 4)).core
     space = schedules.space(layer, core)
     assert space.valid(space.default) == ""
@@ -187,17 +186,17 @@ def test_the_classifier_of_many_cpus_is_cut_smaller():
     assert counts[0] >= 1 and counts[1] >= 4 and counts[2] >= 48, counts
 
 
-def test_chains_are_cut_for_the_cpus_there_are():
-    layer = Layer.parse(CHAIN.replace("32x32", "128x128").replace("16x16", "64x64").replace("m64", "m1024"))
+def test_fused_blocks_are_cut_for_the_cpus_there_are():
+    layer = Layer.parse(FUSED_BLOCK.replace("32x32", "128x128").replace("16x16", "64x64").replace("m64", "m1024"))
     layer = Layer.parse(layer.name.replace("m256", "m4096"))
     for cpus in (1, 3, 16, 64):
         core = target_of(l2=(4 * MIB, 16), cpus=cpus).core
         d = schedules.space(layer, core).default
         rows = layer.parts[-1].height ** 0.5
-        assert min(cpus, rows) <= d["strips"] * d["bands"] <= cpus + 3, (cpus, d)
-        assert strips.unevenness(layer, d["strips"], d["bands"], cpus) < 2
+        assert min(cpus, rows) <= d["row_tiles"] * d["column_tiles"] <= cpus + 3, (cpus, d)
+        assert row_tiles.load_balance(layer, d["row_tiles"], d["column_tiles"], cpus) < 2
     alone = target_of(cpus=1, l2=(4 * MIB, 16)).core
-    assert strips.tasks(layer, alone) == (1, 1)  # nothing is computed twice for nobody
+    assert row_tiles.tasks(layer, alone) == (1, 1)  # nothing is computed twice for nobody
 
 
 def test_shares_of_one_cpu_are_even_and_too_few_tasks_are_not():
@@ -212,7 +211,9 @@ def test_a_targets_core_knows_how_many_cpus_there_are(tmp_path):
     assert RPI4.core.cpus == RPI4.cores == 4 and targets.load("host").core.cpus == host.cores()
     more = dataclasses.replace(RPI4, cores=64)
     assert more.core.cpus == 64 and dataclasses.replace(more, core=RPI4.core).core.cpus == 64
-    assert schedules.space(Layer.parse(CHAIN), more.core) is not schedules.space(Layer.parse(CHAIN), RPI4.core)
+    assert schedules.space(Layer.parse(FUSED_BLOCK), more.core) is not schedules.space(
+        Layer.parse(FUSED_BLOCK), RPI4.core
+    )
     assert more.core.sharers(Cache(bytes=MIB, ways=16, shared=True, cpus=2)) == 2
     assert RPI4.core.sharers(RPI4.core.l2) == 4 and RPI4.core.sharers(RPI4.core.l1d) == 1
     for name in ("cores/cortex-a72.toml", "rpi4.toml"):
@@ -252,8 +253,8 @@ def test_a_pitch_is_a_line_for_every_sixteen(line, pitch):
 
 # ---- kernels: lowered and compiled for every width and level, run where they can be
 
-CHAIN = (
-    "chain conv 32x32x3 n24 3x3 s2 p1,1,1,1 nchw f32 relu6 > depthwise 16x16x24 3x3 p1,1,1,1 f32 relu6 > "
+FUSED_BLOCK = (
+    "fused conv 32x32x3 n24 3x3 s2 p1,1,1,1 nchw f32 relu6 > depthwise 16x16x24 3x3 p1,1,1,1 f32 relu6 > "
     "pointwise m256 n40 k24 f32 > depthwise 16x16x40 5x5 s2 p2,2,2,2 f32 hardswish > pointwise m64 n24 k40 f32 relu6"
 )
 SAMPLE = (
@@ -267,7 +268,7 @@ SAMPLE = (
     "pool 7x7x40 avg 7x7 f32",
     "elementwise 7x7x40 add f32 relu",
     "softmax 1x1x101 f32",
-    CHAIN,
+    FUSED_BLOCK,
 )
 LEVELS = {  # LLVM's CPU and the core that the host has then; the widest register that its code should name
     "x86-64-v2": ({"vector_bytes": 16}, "xmm"),
@@ -318,8 +319,8 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
     assert all(widest in text for text in vectors)
     wider = {"xmm": "ymm", "ymm": "zmm", "zmm": "none"}[widest]
     assert not any(wider in text for text in vectors)
-    # Accumulators that leave the registers for good are allocated anew in each tile: only chains keep rows.
-    assert [name for name, text in texts.items() if "AllocWorkspace" in text and not name.startswith("chain")] == []
+    # Accumulators that leave the registers for good are allocated anew in each tile: only fused blocks keep rows.
+    assert [name for name, text in texts.items() if "AllocWorkspace" in text and not name.startswith("fused")] == []
 
 
 @pytest.mark.parametrize("vector_bytes", [8, pytest.param(32, marks=pytest.mark.full), 64])
@@ -327,7 +328,7 @@ def test_every_kind_is_built_for_vectors_of_any_width(vector_bytes):
     """Lowered and compiled; `test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too` runs them."""
     of_kind = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}
     assert set(of_kind) == {kind.name for kind in kinds.every() if not kind.has_body}
-    of_kind["chain"] = Layer.chain(of_kind["chain"].parts[:3])  # TVM takes seconds to lower all five
+    of_kind["fused"] = Layer.fused_block(of_kind["fused"].parts[:3])  # TVM takes seconds to lower all five
     core = target_of(vector_bytes=vector_bytes, vector_registers=32, in_order=vector_bytes == 8).core
     kernels = {}
     for kind, layer in of_kind.items():

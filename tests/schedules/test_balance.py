@@ -1,7 +1,7 @@
 """Four cores share every layer evenly: without it the slowest share, not the arithmetic, is what a user waits for."""
 
 import pytest
-from tvm_mobilenet.schedules import row_tiles as strips
+from tvm_mobilenet.schedules import row_tiles
 from tvm_mobilenet.schedules.choices import EVEN, imbalance
 from tvm_mobilenet.schedules.defaults import depthwise, pointwise
 
@@ -15,7 +15,7 @@ from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import Layer
 
 
-def unevenness(layer: Layer, core) -> float:
+def load_balance(layer: Layer, core) -> float:
     """The longest share over the mean with default decisions, by what the schedule counts of each task."""
     d = schedules.space(layer, core).default
     if layer.kind == "pointwise":
@@ -23,7 +23,7 @@ def unevenness(layer: Layer, core) -> float:
         return imbalance(pointwise.work(layer, core, blocks), core.cpus)
     if layer.kind == "depthwise":
         return imbalance(depthwise.work(layer, d["tile_h"], d["c_block"]), core.cpus)
-    return strips.unevenness(layer, d["strips"], d["bands"], core.cpus)
+    return row_tiles.load_balance(layer, d["row_tiles"], d["column_tiles"], core.cpus)
 
 
 def test_shares_are_runs_of_neighbours_and_the_longest_counts():
@@ -40,8 +40,8 @@ def test_defaults_share_evenly(model):
     uneven = {}
     for target in map(targets.load, ("rpi3", "rpi4", "rpi5")):
         for layer in for_core(network.graph, target.core).counts:
-            if layer.kind in ("pointwise", "depthwise", "chain"):
-                uneven[target.name, layer.name] = unevenness(layer, target.core)
+            if layer.kind in ("pointwise", "depthwise", "fused"):
+                uneven[target.name, layer.name] = load_balance(layer, target.core)
     assert {name: share for name, share in uneven.items() if share > EVEN} == {}
 
 

@@ -24,8 +24,8 @@ CASES = {  # file: layer, and whose default
     "elementwise": ("elementwise 2x2x6 add f32 hardswish", "rpi4"),
     "softmax": ("softmax 1x1x3 f32", "rpi4"),
     "generic": ("concat", "rpi4"),
-    "chain": ("chain depthwise 4x2x4 3x3 p1,1,1,1 f32 relu > pointwise m8 n4 k4 f32 relu", "rpi4"),
-    "chain-dual-issue": ("chain depthwise 4x2x4 3x3 p1,1,1,1 f32 relu > pointwise m8 n4 k4 f32 relu", "rpi3"),
+    "fused": ("fused depthwise 4x2x4 3x3 p1,1,1,1 f32 relu > pointwise m8 n4 k4 f32 relu", "rpi4"),
+    "fused-dual-issue": ("fused depthwise 4x2x4 3x3 p1,1,1,1 f32 relu > pointwise m8 n4 k4 f32 relu", "rpi3"),
 }
 
 

@@ -33,7 +33,7 @@ def record(layer: Layer, rows: int, width: int) -> dict:
 
 
 def run(layer: Layer, decisions: dict, tmp_path, tasks="all"):
-    """Its largest difference to the definition, and the traces of what ran with their prices."""
+    """Its largest difference to the definition, and the traces of what ran with their estimates."""
     library = codegen.compile_kernels({"kernel": schedules.kernel(layer, decisions)}, A53, tmp_path / "kernel.so")
     operands = reference.random_arguments(layer)
     arguments = reference.kernel_arguments(layer, decisions, operands)
@@ -41,7 +41,7 @@ def run(layer: Layer, decisions: dict, tmp_path, tasks="all"):
     with VirtualBoard(A53).load(library) as module:
         ran = module.call("kernel", arguments, tasks=tasks)
         model = CoreModel.of(A53.core)
-        traces = [t for part in ran.parts for c in part.ran for t in model.price(module.image, c).traces]
+        traces = [t for part in ran.parts for c in part.ran for t in model.estimate(module.image, c).traces]
     difference = float(np.abs(arguments[-1] - reference.reference(layer, **operands)).max())
     return difference, traces
 

@@ -244,14 +244,14 @@ def test_a_strip_without_an_order_is_an_error_and_no_endless_loop(monkeypatch):
         inorder_issue.Issue(STRIPS[0], 3, 3).run()
 
 
-@pytest.mark.parametrize("strips, bands", [(1, 4), (2, 2), (4, 1)])
-def test_chains_compute_their_layers_with_strips(strips, bands, tmp_path):
-    """Rows of a ring wherever they lie, borders of the image and of bands, the chain's input and what lies between."""
+@pytest.mark.parametrize("row_tiles, column_tiles", [(1, 4), (2, 2), (4, 1)])
+def test_fused_blocks_compute_their_layers_with_strips(row_tiles, column_tiles, tmp_path):
+    """Rows of a line buffer wherever they lie, borders of the image and of tiles, input and what lies between."""
     name = (
-        "chain depthwise 17x17x8 3x3 p1,1,1,1 f32 relu6 > pointwise m289 n12 k8 f32 relu6 > "
+        "fused depthwise 17x17x8 3x3 p1,1,1,1 f32 relu6 > pointwise m289 n12 k8 f32 relu6 > "
         "depthwise 17x17x12 3x3 s2 p1,1,1,1 f32 relu > pointwise m81 n8 k12 f32"
     )
     default = schedules.space(Layer.parse(name), A53.core).default
     assert default["0.loop"] == default["2.loop"] == "paired"
-    found, expected, _ = run(name, tmp_path, strips=strips, bands=bands)
+    found, expected, _ = run(name, tmp_path, row_tiles=row_tiles, column_tiles=column_tiles)
     assert np.abs(found - expected()).max() <= 1e-5 * max(1.0, float(expected().std()))

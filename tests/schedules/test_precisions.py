@@ -12,7 +12,7 @@ from tvm_mobilenet import dtypes, kinds, schedules
 from tvm_mobilenet.compiler import decide, fuse_blocks, lower
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 from tvm_mobilenet.tuning import session
 from tvm_mobilenet.tuning.candidate import Candidate
 from tvm_mobilenet.tuning.runner import Evaluate
@@ -22,7 +22,7 @@ LAYERS = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}
 
 
 def of_dtype(layer: Layer, dtype: str) -> Layer:
-    """The same layer of another dtype; of a chain, all parts of it."""
+    """The same layer of another dtype; of a fused block, all parts of it."""
     token = dtypes.of(dtype).token
     return Layer.parse(" ".join(token if word == "f32" else word for word in layer.name.split()))
 
@@ -55,8 +55,12 @@ def test_no_kernel_names_another_dtype_than_its_layers(kind, vector_bytes):
         assert lanes == core.lanes("float16") == 2 * core.lanes("float32")
         vectors = {int(n) for n in re.findall(r"T\.Ramp\(.*?, 1, (\d+)\)", text)}
         assert max(vectors) % lanes == 0 or max(vectors) < lanes, "vectors of this core, or all of few channels"
-    if kind == "chain":
-        same = {**schedules.space(wide, core).default, "strips": decisions["strips"], "bands": decisions["bands"]}
+    if kind == "fused":
+        same = {
+            **schedules.space(wide, core).default,
+            "row_tiles": decisions["row_tiles"],
+            "column_tiles": decisions["column_tiles"],
+        }
         assert kernel.attrs["scratch_bytes"] * 2 == schedules.kernel(wide, same).attrs["scratch_bytes"]
 
 
@@ -72,8 +76,8 @@ def test_a_kernels_arguments_have_dtypes_of_their_own():
     ]
     more = nest.arguments(layer, [*packed, ("scale", (72,), "float32"), ("ends", (2,), "int8")])
     assert [argument[0] for argument in more] == ["data", "weight", "bias", "scale", "ends", "second", "output"]
-    chain = of_dtype(LAYERS["chain"], "int8")
-    assert {name: dtype for name, (_, dtype) in chain.constants.items()} == {
+    fused_block = of_dtype(LAYERS["fused"], "int8")
+    assert {name: dtype for name, (_, dtype) in fused_block.constants.items()} == {
         f"{i}.{name}": dtype for i in range(5) for name, dtype in (("weight", "int8"), ("bias", "int32"))
     }
 
@@ -133,7 +137,7 @@ def test_a_log_line_of_such_a_layer_is_skipped_with_its_reason(dtype, tmp_path):
     assert len(path.read_text().splitlines()) == 2, "a line of a later version stays"
 
 
-def test_a_chain_is_made_of_layers_that_its_kind_computes():
+def test_a_fused_block_is_made_of_layers_that_its_kind_computes():
     """Two layers that would be joined in float32 stay apart in another dtype, and building them says why."""
     core = target_of(l2=(512 << 10, 16)).core
     names = ("depthwise 112x112x32 3x3 p1,1,1,1 f32 relu6", "pointwise m12544 n64 k32 f32 relu6")
@@ -142,9 +146,9 @@ def test_a_chain_is_made_of_layers_that_its_kind_computes():
         layers = [of_dtype(Layer.parse(name), dtype) for name in names]
         ports = [Port("x", layers[0].input_shape, dtype, "x"), Port("y", layers[1].output_shape, dtype, "b")]
         calls = [LayerCall("a", layers[0], "", ("x",), {}, "a"), LayerCall("b", layers[1], "", ("a",), {}, "b")]
-        graph = LayerGraph(tuple(calls), Interface((ports[0],), (ports[1],), False))
+        graph = LayerGraph(tuple(calls), Signature((ports[0],), (ports[1],), False))
         fused[dtype] = [call.layer.kind for call in fuse_blocks.run(graph, core).calls]
         if dtype != "float32":
             refuses(layers[0], lambda g=graph: lower.lower_layers(g, {layer: {} for layer in g.counts}))
-    assert fused.pop("float32") == ["chain"]
+    assert fused.pop("float32") == ["fused"]
     assert all(kinds == ["depthwise", "pointwise"] for kinds in fused.values())

@@ -69,7 +69,7 @@ class Fails:
 
 
 class Costs:
-    """Prices candidates by ``cost_of``; a file in ``folder`` counts each evaluation. Some points fail, in all ways.
+    """Estimates candidates by ``cost_of``; a file in ``folder`` counts each evaluation. Some points fail, in all ways.
 
     ``code``: the key that it tells of what it ran.
     """

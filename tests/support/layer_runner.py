@@ -17,12 +17,12 @@ ACTIVATION = {
 
 def run_in_torch(graph, *inputs):
     """The outputs of a graph of layers, each computed by what `Layer` says of it. Arrays in, list of arrays out."""
-    interface = graph.interface
-    values = {p.value: torch.as_tensor(x).reshape(-1) for p, x in zip(interface.inputs, inputs, strict=True)}
+    signature = graph.signature
+    values = {p.value: torch.as_tensor(x).reshape(-1) for p, x in zip(signature.inputs, inputs, strict=True)}
     for call in graph.calls:
         operands = [values[v] for v in call.inputs]
         values[call.output] = _layer(call, *operands).reshape(-1)
-    return [values[p.value].reshape(p.shape).numpy() for p in interface.outputs]
+    return [values[p.value].reshape(p.shape).numpy() for p in signature.outputs]
 
 
 def assert_close(graph, model, *inputs):

@@ -10,7 +10,7 @@ LAYERS = (  # of each kind that may have a row pitch
     "conv 8x8x3 n16 3x3 s2 p1,1,1,1 out17 f32",
     "elementwise 4x4x16 add in17 out17 f32",
     "pool 8x8x16 max 2x2 s2 in17 out17 f32",
-    "chain depthwise 8x8x16 3x3 p1,1,1,1 in17 f32 relu6 > pointwise m64 n32 k16 out34 f32",
+    "fused depthwise 8x8x16 3x3 p1,1,1,1 in17 f32 relu6 > pointwise m64 n32 k16 out34 f32",
 )
 
 

@@ -25,11 +25,11 @@ from tvm_mobilenet.survey import sweep_text
 from tvm_mobilenet.tuning import known_layers
 
 V1 = (  # each distinct layer, and how often v1 1.0-224 has it
-    ("chain conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6 > depthwise 112x112x32 3x3 p1,1,1,1 f32 relu6 > "
+    ("fused conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6 > depthwise 112x112x32 3x3 p1,1,1,1 f32 relu6 > "
      "pointwise m12544 n64 k32 f32 relu6 > depthwise 112x112x64 3x3 s2 p1,1,1,1 f32 relu6 > "
      "pointwise m3136 n128 k64 f32 relu6", 1),
-    ("chain depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6", 1),
-    ("chain depthwise 56x56x128 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m784 n256 k128 out272 f32 relu6", 1),
+    ("fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6", 1),
+    ("fused depthwise 56x56x128 3x3 s2 p1,1,1,1 f32 relu6 > pointwise m784 n256 k128 out272 f32 relu6", 1),
     ("depthwise 28x28x256 3x3 p1,1,1,1 in272 out272 f32 relu6", 1),
     ("pointwise m784 n256 k256 in272 out272 f32 relu6", 1),
     ("depthwise 28x28x256 3x3 s2 p1,1,1,1 in272 out272 f32 relu6", 1),
@@ -43,7 +43,16 @@ V1 = (  # each distinct layer, and how often v1 1.0-224 has it
     ("pool 7x7x1024 avg 7x7 in1088 f32", 1),
     ("dense m1 n1000 k1024 f32", 1),
 )  # fmt: skip
-CHAIN = {"strips": 2, "bands": 2, "tile_m": 7, "tile_n": 8, "rows": 4, "columns": 28, "unroll": 4, "order": "rows"}
+FUSED_BLOCK = {
+    "row_tiles": 2,
+    "column_tiles": 2,
+    "tile_m": 7,
+    "tile_n": 8,
+    "rows": 4,
+    "columns": 28,
+    "unroll": 4,
+    "order": "rows",
+}
 INDENT = 40  # at most, of what follows a label
 TILES = {"tile_m": 7, "tile_n": 8, "k_block": 128, "m_block": 98, "unroll": 4, "order": "m"}
 
@@ -53,7 +62,7 @@ def _cycles(name: str) -> float:
 
 
 def _decisions(name: str) -> dict:
-    return CHAIN if name.startswith("chain") else TILES
+    return FUSED_BLOCK if name.startswith("fused") else TILES
 
 
 def tune_result() -> tune.TuneResult:

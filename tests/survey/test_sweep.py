@@ -18,7 +18,7 @@ from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.models import cost as formulas
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.survey import budget, report, theory
-from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.sweep import SweepResult, Twin, Variant
 from tvm_mobilenet.tuning.workers import Done
 
@@ -101,29 +101,29 @@ def test_alphas_and_resolutions_given_replace_the_published_ones():
 )
 def test_mistakes_are_named_before_anything_runs(arguments, words, capsys, tmp_path):
     flag, value, *rest = arguments
-    code = sweep.main(["--target", "rpi4", "--prices", str(tmp_path / "p.jsonl"), f"{flag}={value}", *rest])
+    code = sweep.main(["--target", "rpi4", "--estimates", str(tmp_path / "p.jsonl"), f"{flag}={value}", *rest])
     assert code == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-# ---- prices
+# ---- estimates
 
 
 @pytest.fixture(scope="module")
-def priced(tmp_path_factory):
-    prices = tmp_path_factory.mktemp("sweep") / "prices.jsonl"
-    return prices, pricing.price_networks([SMALL], RPI4, prices=prices, workers=1)[0]
+def estimated(tmp_path_factory):
+    estimates = tmp_path_factory.mktemp("sweep") / "estimates.jsonl"
+    return estimates, estimating.estimate_networks([SMALL], RPI4, estimates=estimates, workers=1)[0]
 
 
-def test_a_network_costs_what_the_built_module_is_predicted_to(priced, tmp_path):
-    """With other weights, input and code around the kernels, a price is what verification finds on the module that
+def test_a_network_costs_what_the_built_module_is_predicted_to(estimated, tmp_path):
+    """With other weights, input and code around the kernels, an estimate is what verification finds on the module that
     ships: arithmetic and memory, on one core and on all."""
     from tvm_mobilenet.build import build
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.verify import verify
 
-    _, found = priced
+    _, found = estimated
     network = load_network(SMALL)
     made = build(SMALL, RPI4, output=tmp_path, network=network)
     checked = verify(tmp_path, network=network, count=1, layers=False)
@@ -137,19 +137,19 @@ def test_a_network_costs_what_the_built_module_is_predicted_to(priced, tmp_path)
         made.arena_bytes,
         made.scratch_bytes,
     )
-    assert found.code_bytes == pricing.code_bytes(tmp_path / built.KERNELS)
+    assert found.code_bytes == estimating.code_bytes(tmp_path / built.KERNELS)
     counted = formulas.model_costs("v1", 0.25, 32)
     assert found.mult_adds == sum(c.mult_adds for c in counted)
     assert found.parameters == sum(c.parameters for c in counted)
 
 
-def test_what_was_priced_is_not_run_again(priced, monkeypatch):
-    prices, found = priced
-    before = prices.read_bytes()
+def test_what_was_estimated_is_not_run_again(estimated, monkeypatch):
+    estimates, found = estimated
+    before = estimates.read_bytes()
     assert len(before.splitlines()) == 1
-    monkeypatch.setattr(pricing, "Workers", None)  # nobody is asked
-    again = pricing.price_networks([SMALL], RPI4, prices=prices, workers=1)
-    assert again == [found] and prices.read_bytes() == before
+    monkeypatch.setattr(estimating, "Workers", None)  # nobody is asked
+    again = estimating.estimate_networks([SMALL], RPI4, estimates=estimates, workers=1)
+    assert again == [found] and estimates.read_bytes() == before
 
 
 class Pool:
@@ -177,11 +177,11 @@ class Pool:
         if job.resolution == Pool.interrupted_at:
             raise KeyboardInterrupt
         Pool.ran.append(job)
-        return [Done(job, price_of(job), "", 0.0)]
+        return [Done(job, estimate_of(job), "", 0.0)]
 
 
-def price_of(options, **values):
-    return pricing.Price(
+def estimate_of(options, **values):
+    return estimating.Estimate(
         **{
             "model": options.model,
             "alpha": options.alpha,
@@ -207,7 +207,7 @@ def price_of(options, **values):
 @pytest.fixture
 def pool(monkeypatch):
     Pool.interrupted_at, Pool.ran = 0, []
-    monkeypatch.setattr(pricing, "Workers", Pool)
+    monkeypatch.setattr(estimating, "Workers", Pool)
     return Pool
 
 
@@ -215,26 +215,28 @@ NETWORKS_OF_THREE = [dataclasses.replace(SMALL, resolution=r) for r in (32, 64, 
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(pool, tmp_path):
-    prices, seen = tmp_path / "p.jsonl", []
+    estimates, seen = tmp_path / "p.jsonl", []
     pool.interrupted_at = 32  # the smallest comes last
     with pytest.raises(KeyboardInterrupt):
-        pricing.price_networks(NETWORKS_OF_THREE, RPI4, prices=prices)
+        estimating.estimate_networks(NETWORKS_OF_THREE, RPI4, estimates=estimates)
     assert [n.resolution for n in pool.ran] == [96, 64]
-    with prices.open("a") as file:
+    with estimates.open("a") as file:
         file.write('{"model": "v1", "alp')  # and was killed while it wrote
     pool.interrupted_at = 0
     with pytest.warns(UserWarning, match="torn|no record"):
-        found = pricing.price_networks(NETWORKS_OF_THREE, RPI4, prices=prices, show=lambda *now: seen.append(now[:2]))
+        found = estimating.estimate_networks(
+            NETWORKS_OF_THREE, RPI4, estimates=estimates, show=lambda *now: seen.append(now[:2])
+        )
     assert [n.resolution for n in pool.ran] == [96, 64, 32]
     assert [p.resolution for p in found] == [32, 64, 96] and seen[0] == (2, 3) and seen[-1] == (3, 3)
 
 
-def test_prices_of_other_targets_boards_logs_or_code_do_not_count(pool, tmp_path, monkeypatch):
-    prices, log = tmp_path / "p.jsonl", tmp_path / "log.jsonl"
+def test_estimates_of_other_targets_boards_logs_or_code_do_not_count(pool, tmp_path, monkeypatch):
+    estimates, log = tmp_path / "p.jsonl", tmp_path / "log.jsonl"
 
     def runs(*arguments, **options):
         pool.ran.clear()
-        pricing.price_networks([SMALL], *arguments, prices=prices, **options)
+        estimating.estimate_networks([SMALL], *arguments, estimates=estimates, **options)
         return len(pool.ran)
 
     assert runs(RPI4) == 1 and runs(RPI4) == 0
@@ -244,14 +246,14 @@ def test_prices_of_other_targets_boards_logs_or_code_do_not_count(pool, tmp_path
     assert runs(RPI4, log=log) == 0  # there is none yet
     Journal(log).append(Record(layer="pointwise m49 n64 k32 f32", core="cortex-a72", decisions={}, cost=1.0))
     assert runs(RPI4, log=log) == 1 and runs(RPI4, log=log) == 0
-    monkeypatch.setattr(pricing.keys, "sources_key", lambda: "other schedules")
+    monkeypatch.setattr(estimating.keys, "sources_key", lambda: "other schedules")
     assert runs(RPI4) == 1
 
 
 def test_a_network_that_cannot_be_run_is_named(pool, tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "wait", lambda self, _: [Done(self.jobs.pop(), None, "crash: SIGSEGV", 0.0)])
     with pytest.raises(BoardError, match=r"v1 0\.25-32 on rpi4: crash: SIGSEGV"):
-        pricing.price_networks([SMALL], RPI4, prices=tmp_path / "p.jsonl")
+        estimating.estimate_networks([SMALL], RPI4, estimates=tmp_path / "p.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,7 @@ def test_the_most_accurate_network_that_fits_is_chosen(values, chosen):
 
 
 def test_a_network_that_does_not_fit_once_it_is_built_gives_way_to_the_next():
-    def made(network):  # 2 % dearer than its price
+    def made(network):  # 2 % dearer than its estimate
         return dataclasses.replace(network, milliseconds=1.02 * network.milliseconds)
 
     best, over = budget.choose(NETWORKS, limits(budget="57.5ms"), made)
@@ -382,13 +384,13 @@ def test_the_table_as_csv(tmp_path):
 
 
 def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
-    def price(networks, target, **_):
+    def estimate(networks, target, **_):
         found = []
         for n in networks:
             counts = sum(c.mult_adds for c in formulas.model_costs(n.model, n.alpha, n.resolution))
             cycles = counts / target.core.macs_per_cycle("float32") + 1e6
             found.append(
-                price_of(
+                estimate_of(
                     n,
                     cost=cycles,
                     cost_all_cores=cycles / 2,
@@ -399,7 +401,7 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
             )
         return found
 
-    monkeypatch.setattr(pricing, "price_networks", price)
+    monkeypatch.setattr(estimating, "estimate_networks", estimate)
     found = theory.compare()
     separable, *others = found.comparisons
     assert separable.mult_adds == pytest.approx(569 / 4866, rel=2e-3)
@@ -426,7 +428,7 @@ def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
         "0.25",
         "--resolutions",
         "128,160",
-        "--prices",
+        "--estimates",
         str(tmp_path / "p.jsonl"),
         "--output",
         str(tmp_path / "built"),
@@ -437,11 +439,11 @@ def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["chosen"]["resolution"] == 160 and document["verification"]["ok"]
-    priced = next(n for n in document["networks"] if n["resolution"] == 160)
+    estimated = next(n for n in document["networks"] if n["resolution"] == 160)
     for name in ("milliseconds", "milliseconds_all_cores"):
         assert document["chosen"][name] == document["verification"][name]
-        assert document["chosen"][name] == pytest.approx(priced[name], rel=2e-3)
-    assert document["chosen"]["memory_bytes"] == priced["memory_bytes"] and document["built_and_over"] == []
+        assert document["chosen"][name] == pytest.approx(estimated[name], rel=2e-3)
+    assert document["chosen"]["memory_bytes"] == estimated["memory_bytes"] and document["built_and_over"] == []
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
     done = run(*command, "--budget", "1ms")
     assert done.returncode == 6 and "the nearest, v1 0.25-128" in done.stderr

@@ -28,7 +28,7 @@ def test_a_new_core_is_one_file(folder, tmp_path):
     target = targets.load(str(folder / "my-board.toml"))
     assert (target.core.vector_bytes, target.core.cpus) == (32, 2)
     kernels = {}
-    for layer in map(Layer.parse, SAMPLE[:-1]):  # the last, a chain, takes TVM seconds to lower
+    for layer in map(Layer.parse, SAMPLE[:-1]):  # the last, a fused block, takes TVM seconds to lower
         space = schedules.space(layer, target.core)
         assert space.valid(space.default) == "" and space.default.get("vector", 8) == 8
         kernels.setdefault(layer.kind, schedules.kernel(layer, space.default))

@@ -19,7 +19,7 @@ from tvm_mobilenet.tune_logs.log import Record, TuneLogs, trials_of
 from tvm_mobilenet import build, doctor, sweep, tune
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.tuning import session as tuning
 
 GOOD = {"layer": "pointwise m49 n16 k16 f32", "core": "cortex-a72", "decisions": {"tile_m": 1}, "cost": 100.0}
@@ -146,15 +146,15 @@ def test_many_bad_lines_are_counted_not_listed(tmp_path):
     assert len(seen) == 4 and "4997 more" in str(seen[-1].message)
 
 
-def test_the_sweeps_prices_are_read_as_strictly(tmp_path):
-    price = pricing.Price(
+def test_the_sweeps_estimates_are_read_as_strictly(tmp_path):
+    estimate = estimating.Estimate(
         **{"model": "v1", "alpha": 0.25, "resolution": 32, "classes": 10, "batch": 1, "cost": 5.0},
         **{"cost_all_cores": 2.0, "unit": "cycles", "arithmetic": 1.0, "kinds": {"dense": 1.0}, "mult_adds": 1},
         **dict.fromkeys(("parameters", "parameters_bytes", "arena_bytes", "scratch_bytes", "code_bytes"), 1),
     )
-    journal = Journal(tmp_path / "sweep.jsonl", pricing.Price, "--prices")
-    journal.append(price)
-    data = json.loads(price.to_json())
+    journal = Journal(tmp_path / "sweep.jsonl", estimating.Estimate, "--estimates")
+    journal.append(estimate)
+    data = json.loads(estimate.to_json())
     bad = [
         {**data, **change}
         for change in (
@@ -174,10 +174,10 @@ def test_the_sweeps_prices_are_read_as_strictly(tmp_path):
         file.write("".join(json.dumps(b) + "\n" for b in [*bad, [1]]).encode() + BAD["deep"] + b"\n")
     before = journal.path.read_bytes()
     with pytest.warns(TornLineWarning):
-        assert list(journal.records()) == [price]
-    journal.append(price)
+        assert list(journal.records()) == [estimate]
+    journal.append(estimate)
     with pytest.warns(TornLineWarning):
-        assert list(journal.records()) == [price, price]
+        assert list(journal.records()) == [estimate, estimate]
     assert journal.path.read_bytes().startswith(before)
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_regular_file_is_refused_before_any_work(tmp_path, monkeypatc
             assert verb.main([*flags, "--target", "rpi4"]) == 2
             told = capsys.readouterr().err
             assert word in told and place in told and "regular file" in told, told
-        assert sweep.main(["--prices", place]) == 2
+        assert sweep.main(["--estimates", place]) == 2
         for act in (lambda p: list(Journal(p).records()), log.tidy, lambda p: Journal(p).append(Record(**GOOD))):
             with pytest.raises(TvmMobilenetError, match="tune log"):
                 act(place)

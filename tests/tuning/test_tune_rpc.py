@@ -7,12 +7,12 @@ from tests.support.agents import ARM64, Agent, server_of_tvm
 from tvm_mobilenet import targets, tune
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.survey import estimates as pricing
+from tvm_mobilenet.survey import estimates as estimating
 
 
 def measures_every_layer(model: ModelOptions, target, board: str, log) -> None:
     """One candidate a layer is built here, run on the board, compared and measured."""
-    network = pricing.weightless(model)
+    network = estimating.weightless(model)
     counts = pipeline.for_core(network.graph, target.core).counts
     result = tune.tune(
         model,

@@ -1,6 +1,6 @@
 """Boards: something that runs a built module and measures it.
 
-``VirtualBoard`` executes the machine code under an emulator and prices it, ``LocalBoard`` runs it on this machine,
+``VirtualBoard`` executes the machine code under an emulator and estimates it, ``LocalBoard`` runs it on this machine,
 ``RemoteBoard`` over RPC. They run the same kernels and return the same kind of ``Measurement``.
 """
 

@@ -115,5 +115,7 @@ def require_right(found: np.ndarray, expected: np.ndarray, *, sample: bool = Fal
     if not difference.written or (difference.written < difference.size and not sample):
         raise WrongResult(f"wrong result: {difference.written} of {difference.size} values are numbers")
     if not difference.relative <= KERNEL_TOLERANCE:
-        raise WrongResult(f"wrong result: {difference.relative:.3g} of the output's spread off at {difference.where}")
+        raise WrongResult(
+            f"wrong result: {difference.relative:.3g} of the output's standard deviation off at {difference.where}"
+        )
     return difference.relative

@@ -133,7 +133,7 @@ class PlanRunner:
         return PlanRun([self.read(t) for _, t in self._plan.outputs], kernels)
 
 
-def run_and_price(runner: PlanRunner, board, inputs, cores: int, watch=None) -> tuple:
+def run_and_estimate(runner: PlanRunner, board, inputs, cores: int, watch=None) -> tuple:
     """Run a plan once in its order and say what it costs: the run, its cost on one core and on ``cores``.
 
     A prediction follows memory from call to call, caches empty at first, and is for any number of cores at once; a

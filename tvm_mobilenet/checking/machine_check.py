@@ -37,7 +37,7 @@ class LayerCheck:
     constants : float
         The same of weights and bias against the model's, over their standard deviation.
     wrong_part : str
-        The layer of a chain whose constants differ.
+        The layer of a fused block whose constants differ.
     """
 
     name: str
@@ -100,7 +100,8 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             where = f"{wrong.wrong_part}, in {where}"
     if wrong and wrong.constants > CONSTANTS_TOLERANCE:
         raise VerificationError(
-            f"the constants of {where}, are not the model's: they differ by {wrong.constants:.2e} of their spread",
+            f"the constants of {where}, are not the model's: they differ by {wrong.constants:.2e} of their standard "
+            "deviation",
             "its weights changed since the build: build again",
         )
     if wrong:
@@ -151,15 +152,15 @@ def check(
         The board cannot be reached, or a kernel ran wild.
     """
     from tvm_mobilenet.boards.library_runner import open_runner
-    from tvm_mobilenet.boards.plan_runner import run_and_price
+    from tvm_mobilenet.boards.plan_runner import run_and_estimate
 
     calls = calls_of(network, module)
-    noise = _noise(network.interface.inputs)
+    noise = _noise(network.signature.inputs)
     said = network.framework(inputs + noise)
     names = [name for name, _ in module.plan.outputs]
     batch = inputs + noise if _is_quiet(said, len(inputs), visible) else inputs
     decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
-    ends = Ends(calls, network.interface)
+    ends = Ends(calls, network.signature)
     checks: list[LayerCheck] = []
     blind: list[int] = []
     number = 0
@@ -182,7 +183,7 @@ def check(
         if cores is None:
             run, costs = runner.run(*batch[0], watch=first), ()
         else:
-            run, *costs = run_and_price(runner, board, batch[0], cores, first)
+            run, *costs = run_and_estimate(runner, board, batch[0], cores, first)
         values, found_ends = [run.outputs], [ends.take()]
         for x in batch[1:]:
             values.append(runner.run(*x, watch=watch_ends).outputs)

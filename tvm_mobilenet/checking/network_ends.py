@@ -50,8 +50,8 @@ class Ends:
         As the plan runs them.
     """
 
-    def __init__(self, calls: list, interface):
-        self._calls, self._ports = calls, interface.outputs
+    def __init__(self, calls: list, signature):
+        self._calls, self._ports = calls, signature.outputs
         self._makers = {call.output: i for i, call in enumerate(calls)}
         self._tails = [self._tail(port.value) for port in self._ports]
         self._kept: dict[int, tuple] = {}

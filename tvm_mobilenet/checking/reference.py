@@ -32,8 +32,8 @@ def reference(
     Parameters
     ----------
     data : ``layer.input_shape`` float, or as it lies in memory, ``layer.input_buffer``
-    weight : ``layer.weight_shape`` float, for the kinds that have one; of a chain, a tuple of them
-    bias : (out_channels,) float; of a chain, a tuple of them
+    weight : ``layer.weight_shape`` float, for the kinds that have one; of a fused block, a tuple of them
+    bias : (out_channels,) float; of a fused block, a tuple of them
     second : the residual or second operand, if the layer has one: ``layer.output_shape``, or (batch, 1, 1, channels)
         for ``scale``; or as it lies in memory
     activated : bool
@@ -94,7 +94,7 @@ _FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
 
 
 def final_function(layer: Layer) -> str:
-    """What a layer, of a chain its last part, applies to its sum: an activation, ``softmax`` or ``none``."""
+    """What a layer, of a fused block its last part, applies to its sum: an activation, ``softmax`` or ``none``."""
     last = layer.parts[-1] if layer.parts else layer
     return last.declared.function or last.activation
 
@@ -109,7 +109,7 @@ def apply(function: str, values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def last_part(layer: Layer, data: np.ndarray, weight, bias) -> tuple:
-    """The last layer of a chain, and the data, weight and bias that it gets."""
+    """The last layer of a fused block, and the data, weight and bias that it gets."""
     for i, part in enumerate(layer.parts[:-1]):
         data = reference(part, data.reshape(part.input_shape), weight[i], bias[i])
     last = layer.parts[-1]
@@ -145,7 +145,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
         with torch.no_grad():
             raw = [module(*(torch.from_numpy(a).double() for a in x)) for x in batch]
         found = [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in raw]
-    ports = network.interface.outputs
+    ports = network.signature.outputs
     return [[rounded(y, p.dtype) for y, p in zip(outputs, ports, strict=True)] for outputs in found]
 
 
@@ -156,7 +156,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    ports = network.interface
+    ports = network.signature
     values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
     for call in network.layers:
         layer = call.layer

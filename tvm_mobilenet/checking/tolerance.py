@@ -58,7 +58,7 @@ class Sum:
 
 
 def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=None) -> Sum:
-    """What a layer, of a chain its last part, sums for these operands (``checking.reference.reference``).
+    """What a layer, of a fused block its last part, sums for these operands (``checking.reference.reference``).
 
     Of a generic layer nothing is known but its output, which stands for the sum.
     """

@@ -11,6 +11,7 @@ import importlib
 import re
 import sys
 
+from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import nearest
 
 _KINDS = {int: "a whole number", float: "a number"}
@@ -33,7 +34,7 @@ class VerbParser(argparse.ArgumentParser):
 
         The result also has ``given``, a frozenset of the flags on the command line.
         """
-        given = sys.argv[1:] if args is None else list(args)
+        args = given = self._in_flags_of_today(sys.argv[1:] if args is None else list(args))
         flags = [a.partition("=")[0] for a in given[: given.index("--") if "--" in given else None]]
         known = set(self._option_string_actions)
         for flag in flags:
@@ -45,6 +46,18 @@ class VerbParser(argparse.ArgumentParser):
             self._end(f"{self.verb} does not take {flag!r}", self._meant(flag))
         parsed.given = self._given(args)
         return parsed
+
+    def _in_flags_of_today(self, given: list[str]) -> list[str]:
+        """The arguments with flags of earlier versions under their names of today; stderr says which."""
+        made = []
+        for argument in given:
+            flag, equals, value = argument.partition("=")
+            today = old_words.FLAGS.get(flag)
+            if today in self.flags and flag not in self.flags and "--" not in made:
+                print(f"note: {flag} is called {today} now", file=sys.stderr)
+                argument = today + equals + value
+            made.append(argument)
+        return made
 
     def _given(self, args) -> frozenset[str]:
         """Parsed once more without defaults: what is there then was given, also a value that equals its default."""

@@ -16,7 +16,7 @@ KEPT = {  # by verb, filled in with its arguments
     "profile": UNCHANGED,
     "rebuild_logs": "all trials are kept in {folder}; the same command goes on from there",
     "ship": "a board has either the new version or the one before, whole; the same command ships again",
-    "sweep": "the networks priced so far are kept in {prices}; the same command goes on from there",
+    "sweep": "the networks estimated so far are kept in {estimates}; the same command goes on from there",
     "tune": "all trials so far are kept in {trials}; the same command goes on from there",
     "verify": UNCHANGED,
 }

@@ -17,9 +17,9 @@ def notices(network) -> list[str]:
     found, title = [], network.options.title
     if network.seeded:
         found.append(SEEDED)
-    port, image = network.interface.inputs[0], network.image
+    port, image = network.signature.inputs[0], network.image
     if image is None:
-        shapes = ", ".join(f"{p.name} {p.shape}" for p in network.interface.inputs)
+        shapes = ", ".join(f"{p.name} {p.shape}" for p in network.signature.inputs)
         found.append(f"{title} takes no images: {shapes} is none of 3 or 1 channels; it is fed arrays")
     else:
         if network.options.layout is None and image.preprocess.layout == "NHWC" and "layout" not in image.assumed:

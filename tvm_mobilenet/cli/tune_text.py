@@ -11,6 +11,11 @@ from tvm_mobilenet.tuning.result import TuneResult
 from tvm_mobilenet.tuning.session import Work
 
 
+def of_peak(cost: float | None, floor: float | None) -> str:
+    """Cycles of the multiply-adds alone at the core's peak rate over a cost, in percent; ``-`` without either."""
+    return f"{100 * floor / cost:.1f}" if cost and floor else "-"
+
+
 def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:
     """What shows how a search stands, for ``tuning.session.search``."""
     layers = list(work.searches.values())
@@ -22,7 +27,7 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
         state = f"{len(costs)} of {len(layers)} layers have a cost"
         if len(costs) == len(layers):
             state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
-            state += f", {cost / floor:.2f} x the floor" if floor else ""
+            state += f", {floor / cost:.1%} of peak" if floor else ""
         left = console.duration(max(0.0, time_limit - searching.spent))
         return f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
 
@@ -37,16 +42,16 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
                 f"{len(s.tried)}/{s.most}",
                 "running" if s.running else "done" if s.searched else "",
                 s.best and s.best.cost,
-                s.best.cost / s.floor if s.best and s.floor else None,
+                of_peak(s.best.cost, s.floor) if s.best else "-",
             )
             for s in shown
         ]
 
-    columns = (Layers("layer"), "trials", Detail("state"), Detail("best"), Detail("x floor"))
+    columns = (Layers("layer"), "trials", Detail("state"), Detail("best"), Detail("% of peak"))
     return lambda searching: progress.update(lambda: line(searching), columns, rows)
 
 
-COLUMNS = (Layers("layer"), "count", Detail("decisions"), "trials", "untuned", "tuned", "x floor")
+COLUMNS = (Layers("layer"), "count", Detail("decisions"), "trials", "untuned", "tuned", "% of peak")
 
 
 def rows_of(result: TuneResult) -> list[tuple]:
@@ -54,7 +59,9 @@ def rows_of(result: TuneResult) -> list[tuple]:
     rows = []
     for one in result.layers:
         decisions = " ".join(f"{name}={value}" for name, value in one.decisions.items())
-        rows.append((one.layer, one.count, decisions, one.trials, one.untuned, one.tuned, one.floor_multiple))
+        rows.append(
+            (one.layer, one.count, decisions, one.trials, one.untuned, one.tuned, of_peak(one.tuned, one.floor))
+        )
     return rows
 
 
@@ -65,16 +72,18 @@ def totals_of(result: TuneResult) -> list[str]:
     costs = {
         "untuned": result.untuned,
         "tuned": result.tuned,
-        "of it": result.arithmetic,  # what the papers on kernels speak of
-        "floor": result.floor,
+        "compute": result.arithmetic,  # what the papers on kernels speak of
+        "peak": result.floor,
     }
     for name, cost in costs.items():
         if cost is not None:
-            multiple = f", {cost / result.floor:.2f} x the floor" if result.floor and name != "floor" else ""
+            share = f", {result.floor / cost:.1%} of peak" if result.floor and name != "peak" else ""
             ms = console.number(result.milliseconds(cost))
-            what = " of arithmetic" if name == "of it" else ""
-            known = "at the core's peak rate" if name == "floor" and not result.predicted else label
-            lines.append(f"{name:9} {console.number(cost)} {result.unit}{what}, {ms} ms {known} on 1 core{multiple}")
+            what = {"compute": " of the tuned ones if no load missed the L1", "peak": " of the multiply-adds alone"}
+            known = "at the core's peak rate" if name == "peak" and not result.predicted else label
+            lines.append(
+                f"{name:9} {console.number(cost)} {result.unit}{what.get(name, '')}, {ms} ms {known} on 1 core{share}"
+            )
     if result.tuned_all_cores is not None:
         ms = console.number(result.milliseconds(result.tuned_all_cores))
         lines.append(f"{'tuned':9} {ms} ms {label} on {result.cores} cores")
@@ -110,7 +119,7 @@ def why_they_differ(result: TuneResult) -> list[str]:
 
 def print_result(result: TuneResult) -> None:
     """The table of layers and the whole, on stdout."""
-    unit = "predicted cycles, arithmetic and memory" if result.predicted else "seconds"
+    unit = "predicted cycles, compute and memory" if result.predicted else "seconds"
     title = f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once"
     console.print_table(COLUMNS, rows_of(result), title)
     print()

@@ -189,13 +189,13 @@ def layers_text(graph: LayerGraph) -> str:
     rows = []
     for call in graph.calls:
         digest = _digest(call)
-        what = f"chain of {len(call.parts)}:" if call.parts else call.layer.name
+        what = f"fused block of {len(call.parts)}:" if call.parts else call.layer.name
         rows.append((call.name, what, ", ".join(call.inputs), call.output, digest, call.source))
         for part, layer in zip(call.parts, call.layer.parts, strict=True):
             rows.append((f"  {part.name}", f"  {layer.name}", "", "", "", part.source))
     lines = [
         f"{side} {port.value}: {port.name} {port.shape} {port.dtype}"
-        for side, ports in (("takes", graph.interface.inputs), ("returns", graph.interface.outputs))
+        for side, ports in (("takes", graph.signature.inputs), ("returns", graph.signature.outputs))
         for port in ports
     ]
     columns = ("name", "layer", "reads", "writes", "constants", "from")

@@ -96,7 +96,7 @@ def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
 def _block_name(layer: Layer, decisions: Mapping, core: str) -> str:
     """Parts that do not fit are left out in the middle, and counted."""
     parts = [_part(part) for part in layer.parts]
-    cut = [str(decisions[d]) for d in ("strips", "bands") if d in decisions]
+    cut = [str(decisions[d]) for d in ("row_tiles", "column_tiles") if d in decisions]
     begin = f"block{len(parts)}_{dtypes.of(layer.dtype).token}_"
     end = ("_cut" + "x".join(cut) if len(cut) == 2 else "") + f"_{core}_"
     end += hashlib.sha256(layer.name.encode()).hexdigest()[:8]

@@ -35,9 +35,9 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
     tvm.IRModule
         ``main`` has the interface's signature; each kernel has the attributes ``layer`` and ``scratch_bytes``.
     """
-    bb, interface = relax.BlockBuilder(), graph.interface
-    params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in interface.inputs]
-    values: dict[str, relax.Expr] = {p.value: param for p, param in zip(interface.inputs, params, strict=True)}
+    bb, signature = relax.BlockBuilder(), graph.signature
+    params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in signature.inputs]
+    values: dict[str, relax.Expr] = {p.value: param for p, param in zip(signature.inputs, params, strict=True)}
     kernels: dict[Layer, tvm.ir.GlobalVar] = {}
 
     def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
@@ -63,7 +63,7 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
                 operands = [data, *map(relax.const, packed), *others]
                 out = relax.TensorType(layer.output_buffer, layer.output_dtype)
                 values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
-            outputs = [view(p.value, p.shape) for p in interface.outputs]
-            result = bb.emit_output(relax.Tuple(outputs) if interface.tuple_output else outputs[0])
+            outputs = [view(p.value, p.shape) for p in signature.outputs]
+            result = bb.emit_output(relax.Tuple(outputs) if signature.tuple_output else outputs[0])
         bb.emit_func_output(result)
     return bb.get()

@@ -8,8 +8,8 @@ def lowering() -> str:
 
     It is TVM's own for schedulable TIR without the passes that plain, already unrolled nests have no use for: lowering
     of
-    blocks, threads and GPU memory, and what LLVM repeats. A chain of five takes 3 s instead of 60. Simplifying indices
-    has to stay: without it LLVM keeps accumulators in memory, and pointwise layers take 2.4 times the cycles.
+    blocks, threads and GPU memory, and what LLVM repeats. A fused block of five takes 3 s instead of 60. Simplifying
+    indices has to stay: without it LLVM keeps accumulators in memory, and pointwise layers take 2.4 times the cycles.
     """
     import tvm
     from tvm import s_tir, tirx

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet import targets
+from tvm_mobilenet import old_words, targets
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text
@@ -45,6 +45,12 @@ class BuiltLayer:
     layer: str
     decisions: dict
     source: str
+
+    @classmethod
+    def from_data(cls, data: dict) -> BuiltLayer:
+        """Of plain data, in the words of today or of an earlier version."""
+        found = cls(**data)
+        return cls(old_words.layer_name(found.layer), old_words.decisions(found.decisions), found.source)
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
         raise TvmMobilenetError(f"{folder} holds no built module: {_lacks(folder)}", _remedy(folder))
     try:
         data = json_text.parse((folder / PLAN).read_text(encoding="utf-8"))
-        layers = tuple(BuiltLayer(**layer) for layer in data["layers"])
+        layers = tuple(BuiltLayer.from_data(layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(

@@ -41,9 +41,9 @@ class Network:
         return self.graph.calls
 
     @property
-    def interface(self):
-        """What it takes and returns: a ``passes.Interface``."""
-        return self.graph.interface
+    def signature(self):
+        """What it takes and returns: a ``passes.Signature``."""
+        return self.graph.signature
 
     @property
     def seeded(self) -> bool:
@@ -53,12 +53,12 @@ class Network:
     @cached_property
     def image(self) -> Image | None:
         """How an image becomes the input; None when the inputs are no image."""
-        return image_of(self.options, self.model, self.interface.inputs, self.channels_at)
+        return image_of(self.options, self.model, self.signature.inputs, self.channels_at)
 
     @property
     def classes(self) -> int:
         """How many classes the output has a score for; 0 when the network does not classify."""
-        outputs = self.interface.outputs
+        outputs = self.signature.outputs
         return outputs[0].shape[1] if len(outputs) == 1 and len(outputs[0].shape) == 2 and not self._features else 0
 
     @property
@@ -83,7 +83,7 @@ class Network:
     def scores(self) -> str:
         """What the scores of classes are, read off the last layer: one of ``labels.SCORES``."""
         made = {call.output: call for call in self.layers}
-        call = made.get(self.interface.outputs[0].value)
+        call = made.get(self.signature.outputs[0].value)
         while call is not None:
             layer = call.layer
             if layer.declared.function == "softmax":
@@ -105,7 +105,7 @@ class Network:
         """
         from tvm_mobilenet.models.preprocess import evaluation_batch, load_image
 
-        ports = self.interface.inputs
+        ports = self.signature.inputs
         if self.image is None:
             draw = np.random.default_rng(0)
             return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 
 VERSION = 1
@@ -119,9 +120,11 @@ class Plan:
                 return Tensor(t["space"], t["offset"], tuple(t["shape"]), t["dtype"], t["index"])
 
             def step(s: dict) -> Step:
-                parts = tuple(Part(p["name"], p["source"]) for p in s.get("parts", ()))
+                parts = tuple(Part(old_words.layer_name(p["name"]), p["source"]) for p in s.get("parts", ()))
                 values = tuple(s.get("reads", ())), s.get("writes", ""), parts, tuple(s.get("constants", ()))
-                return Step(s["name"], s["symbol"], s["layer"], tuple(map(tensor, s["operands"])), *values)
+                return Step(
+                    s["name"], s["symbol"], old_words.layer_name(s["layer"]), tuple(map(tensor, s["operands"])), *values
+                )
 
             steps = tuple(map(step, data["steps"]))
             ports = [tuple((n, tensor(t)) for n, t in data[side]) for side in ("inputs", "outputs")]
@@ -205,7 +208,7 @@ def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
         fields = tuple(result.fields) if isinstance(result, relax.Tuple) else (result,)
     place_of: dict = {("input", i): ("input", 0, i) for i in range(len(main.params))}
     outputs = []
-    for i, (field, port) in enumerate(zip(fields, graph.interface.outputs, strict=True)):
+    for i, (field, port) in enumerate(zip(fields, graph.signature.outputs, strict=True)):
         value = value_of[field]
         if not isinstance(value, int):
             raise TvmMobilenetError(f"output {port.name} is an input, unchanged", "give a model that computes it")
@@ -231,7 +234,7 @@ def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
         )
         for call, (symbol, layer, operands) in zip(graph.calls, raw, strict=True)
     )
-    inputs = tuple((p.name, Tensor("input", 0, p.shape, p.dtype, i)) for i, p in enumerate(graph.interface.inputs))
+    inputs = tuple((p.name, Tensor("input", 0, p.shape, p.dtype, i)) for i, p in enumerate(graph.signature.inputs))
     ports = tuple((name, tensor(value, shape, dtype)) for name, value, shape, dtype in outputs)
     scratch = max(scratch_of(lowered).values(), default=0)
     data = np.concatenate(parameters) if parameters else np.zeros(0, np.uint8)
@@ -286,9 +289,9 @@ def place_in_page(step: int) -> int:
     """Where in a page the tensor that a step writes begins, in bytes.
 
     Most activations are whole pages long, their rows of channels a power of two: where what a layer reads begins as
-    what it writes does, its output or a chain's scratch memory, the same channels of both compete for the same sets of
-    the L1. Scratch memory begins at 0, tensors at 11 lines and at 33, one step in two: in rows of 512 to 4,096 bytes
-    three different places. More of them would cost memory, for two tensors would not take turns at one offset.
+    what it writes does, its output or a fused block's scratch memory, the same channels of both compete for the same
+    sets of the L1. Scratch memory begins at 0, tensors at 11 lines and at 33, one step in two: in rows of 512 to 4,096
+    bytes three different places. More of them would cost memory, for two tensors would not take turns at one offset.
     """
     return (1 + step % 2 * 2) * STAGGER
 

@@ -31,7 +31,7 @@ def run(graph: LayerGraph, core) -> LayerGraph:
     """The graph with each tensor between its layers at the pitch of its channels on this core."""
     calls, line = graph.calls, core.l1d.line
     by_output = {call.output: call for call in calls}
-    outside = {port.value for port in graph.interface.outputs}
+    outside = {port.value for port in graph.signature.outputs}
     spaced = {value for value, call in by_output.items() if value not in outside and _can_write(call.layer, line)}
     alike: list[tuple[str, str]] = []  # values that lie alike in memory
     for call in calls:

@@ -89,7 +89,7 @@ def name_kernels(path: Path, kernels: Iterable[str]) -> None:
 def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
     """Leave of a linked library's table of all symbols those of its kernels, and nothing of its debug information.
 
-    What it exports is in another table, which stays. (zig's ``--strip-debug`` takes the symbols too.)
+    What it exports is in another table, which stays. (zig's ``--row_tile-debug`` takes the symbols too.)
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
     path.write_bytes(out)
 
 
-def own_names(path: Path, prefix: str, interface: str = "mobilenet_") -> None:
+def own_names(path: Path, prefix: str, signature: str = "mobilenet_") -> None:
     """Rewrite an object in place.
 
     Parameters
@@ -149,7 +149,7 @@ def own_names(path: Path, prefix: str, interface: str = "mobilenet_") -> None:
     form, header, sections, contents = elf.form, elf.header, elf.sections, elf.contents
     dropped = {i for i, n in enumerate(elf.names) if n.startswith((".debug", ".rel.debug", ".rela.debug"))}
     table = elf.table
-    contents[table], strings = _renamed(form, contents[table], contents[sections[table][6]], prefix, interface, dropped)
+    contents[table], strings = _renamed(form, contents[table], contents[sections[table][6]], prefix, signature, dropped)
     if sections[table][6] == header[13]:  # one table for the names of sections and symbols: the old names stay in it
         strings = contents[header[13]] + strings
         raise_by = len(contents[header[13]])
@@ -176,7 +176,7 @@ def own_names(path: Path, prefix: str, interface: str = "mobilenet_") -> None:
     path.write_bytes(out)
 
 
-def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, interface: str, dropped: set) -> tuple[bytes, bytes]:
+def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, signature: str, dropped: set) -> tuple[bytes, bytes]:
     """The symbol table with new names, and the table of their strings."""
     strings, rows, aliases = bytearray(1), [], []
 
@@ -193,7 +193,7 @@ def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, interface: st
             s[1], s[3], s[4] = 0, _ABSOLUTE, 0
             name = ""
         elif s[1] >> 4 in (_GLOBAL, _WEAK) and s[3]:
-            if name.startswith(interface):
+            if name.startswith(signature):
                 aliases.append([place(name), _WEAK << 4 | s[1] & 15, *s[2:]])
             else:
                 s[2] = s[2] & ~3 | _HIDDEN

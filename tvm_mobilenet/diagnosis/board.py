@@ -82,7 +82,9 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
     checks.run("features", lambda: _features(facts, target), (*known, "tvm"))
     checks.run("upload", lambda: _upload(board, folder), ("session",))
     checks.run("kernel", kernel, ("upload", "linker"))
-    checks.run("result", lambda: f"right, {max(run.difference for run in runs):.0e} of the spread off", ("kernel",))
+    checks.run(
+        "result", lambda: f"right, {max(run.difference for run in runs):.0e} of the standard deviation off", ("kernel",)
+    )
     checks.run("timing noise", lambda: _noise([run.cost for run in runs]), ("kernel",))
     checks.run("throttling", lambda: _throttling(board.service("state", {})), known)
     checks.run("disk", lambda: _enough("temporary folder", facts["disk_free_bytes"], LEAST_FREE), known)

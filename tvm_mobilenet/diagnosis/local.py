@@ -166,7 +166,9 @@ def _emulate(target, folder: Path) -> str:
 
     with open_board("virtual", target) as board:
         outcome = run_probe(board, target, folder)
-    return f"runs it right ({outcome.difference:.0e} of the spread off): {outcome.cost:,.0f} cycles predicted"
+    return (
+        f"runs it right ({outcome.difference:.0e} of the standard deviation off): {outcome.cost:,.0f} cycles predicted"
+    )
 
 
 class RunProbe:
@@ -202,7 +204,7 @@ def _host(folder: Path) -> str:
         )
     return (
         f"{target.core.name}, vectors of {target.core.vector_bytes} bytes: builds and runs a layer right "
-        f"({done[0].value.difference:.0e} of the spread off) in {done[0].value.cost * 1e6:.3g} us"
+        f"({done[0].value.difference:.0e} of the standard deviation off) in {done[0].value.cost * 1e6:.3g} us"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import RegressionError, TvmMobilenetError
 from tvm_mobilenet.measuring.benchmark import Benchmark, Row
 from tvm_mobilenet.terminal.titles import title
@@ -116,7 +117,7 @@ def compare(old: Benchmark, new: Benchmark, max_regress: float) -> Comparison:
 
 def _change(old: Row, new: Row, max_regress: float) -> RowChange:
     lost = new.time.p50 - old.time.p50
-    before = {(t.name, t.layer): t.p50 for t in old.layers}
+    before = {(t.name, old_words.layer_name(t.layer)): t.p50 for t in old.layers}
     changes = [LayerChange(t.name, t.layer, before.get((t.name, t.layer)), t.p50) for t in new.layers] if before else []
     culprits = [
         c

@@ -19,12 +19,12 @@ from collections.abc import Callable
 import tvm
 
 from tvm_mobilenet.passes import activations, channels_last, fold_batch_norm, fold_pad, fuse_epilogue, simplify
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 
 RELAX_PASSES = (simplify, activations, fold_pad)
 LAYER_PASSES = (fold_batch_norm, fuse_epilogue)
 
-__all__ = ["LAYER_PASSES", "RELAX_PASSES", "Interface", "LayerCall", "LayerGraph", "Port", "run"]
+__all__ = ["LAYER_PASSES", "RELAX_PASSES", "LayerCall", "LayerGraph", "Port", "Signature", "run"]
 
 
 def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, what: None) -> LayerGraph:

@@ -22,7 +22,7 @@ from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
 from tvm_mobilenet.passes.generic import NotGeneric, layer_of, piece, transposed
-from tvm_mobilenet.passes.layer_graph import Interface, LayerCall, LayerGraph, Port
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
 
 GENERIC_TOO = ("add", "subtract", "multiply", "matmul", "nn.softmax")  # of tensors that lie as no kind has them
@@ -90,7 +90,7 @@ class ChannelsLast:
                 f"{len(self.problems)} operator(s) are not supported:\n    " + "\n    ".join(self.problems),
                 "cut the model before them (export a backbone), or replace them in the model",
             )
-        return LayerGraph(tuple(self.calls), Interface(tuple(inputs), outputs, fields is not None))
+        return LayerGraph(tuple(self.calls), Signature(tuple(inputs), outputs, fields is not None))
 
     def _operator(self, var: relax.Var, value: relax.Expr) -> Tensor:
         name = op_name(value)

@@ -47,7 +47,7 @@ class LayerCall:
     parts: tuple[LayerCall, ...] = ()
 
     def replace(self, **changes) -> LayerCall:
-        """The call with other fields, or with other constants by their names, of a chain as `weight` has them.
+        """The call with other fields, or with other constants by their names, of a fused block as `weight` has them.
 
         Constants are stored in the dtypes that its layer says.
         """
@@ -60,12 +60,12 @@ class LayerCall:
 
     @property
     def weight(self) -> np.ndarray | tuple | None:
-        """``layer.weight_shape``; of a chain, a tuple of those of its parts; None where there is none."""
+        """``layer.weight_shape``; of a fused block, a tuple of those of its parts; None where there is none."""
         return self._constant("weight")
 
     @property
     def bias(self) -> np.ndarray | tuple | None:
-        """``(out_channels,)``; of a chain, a tuple of those of its parts; None where there is none."""
+        """``(out_channels,)``; of a fused block, a tuple of those of its parts; None where there is none."""
         return self._constant("bias")
 
     @property
@@ -90,7 +90,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Interface:
+class Signature:
     """What ``main`` takes and returns; ``tuple_output`` says whether it returns a tuple."""
 
     inputs: tuple[Port, ...]
@@ -110,7 +110,7 @@ class LayerGraph:
     """
 
     calls: tuple[LayerCall, ...]
-    interface: Interface
+    signature: Signature
 
     @property
     def counts(self) -> dict[Layer, int]:
@@ -119,7 +119,7 @@ class LayerGraph:
 
     def readers(self) -> Counter[str]:
         """How often each value is read, by layers and by the outputs."""
-        return Counter([v for c in self.calls for v in c.inputs] + [p.value for p in self.interface.outputs])
+        return Counter([v for c in self.calls for v in c.inputs] + [p.value for p in self.signature.outputs])
 
     def with_calls(self, calls: Iterable[LayerCall]) -> LayerGraph:
         """These calls in place of the graph's; they and their values are named by their places, ``layer_007``."""
@@ -130,5 +130,5 @@ class LayerGraph:
             name = names[call.output]
             return call.replace(name=name, output=name, inputs=tuple(names.get(v, v) for v in call.inputs))
 
-        outputs = tuple(replace(p, value=names.get(p.value, p.value)) for p in self.interface.outputs)
-        return LayerGraph(tuple(map(named, calls)), replace(self.interface, outputs=outputs))
+        outputs = tuple(replace(p, value=names.get(p.value, p.value)) for p in self.signature.outputs)
+        return LayerGraph(tuple(map(named, calls)), replace(self.signature, outputs=outputs))

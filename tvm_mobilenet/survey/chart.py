@@ -65,7 +65,7 @@ def svg(result, narrow: bool = False) -> str:
             parts.append(_text(x, TOP + step * len(rows) + 16, f"{tick}x", anchor="middle", fill=QUIET))
     for i, row in enumerate(rows):
         y = TOP + step * i + down
-        size = min(12, round((width if narrow else left) / (0.58 * len(row.label)), 1))  # a chain's label is long
+        size = min(12, round((width if narrow else left) / (0.58 * len(row.label)), 1))  # a fused block's label is long
         if narrow:
             parts.append(_text(left, y - 3, row.label, size, halo=True))
         else:

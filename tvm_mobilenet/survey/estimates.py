@@ -6,10 +6,10 @@ need not be the model's, and no calibration is needed: a network has PyTorch's i
 noise. All else is what a build has: its layers, their decisions, its plan and its arena. What a sweep says of a network
 is therefore what its build will be found to cost, memory with it.
 
-Networks are jobs for worker processes. Every price is a line of a file, so that nothing is run twice, also after an
-interruption; a price counts as long as target, board, and everything that decides what is built are the same. Networks
-of other widths and resolutions have hardly a kernel in common (222 of the 234 of the 16 of v1 occur in one alone), so
-equal kernels are compiled once within a network, and no further.
+Networks are jobs for worker processes. Every estimate is a line of a file, so that nothing is run twice, also after an
+interruption; an estimate counts as long as target, board, and everything that decides what is built are the same.
+Networks of other widths and resolutions have hardly a kernel in common (222 of the 234 of the 16 of v1 occur in one
+alone), so equal kernels are compiled once within a network, and no further.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BUILDS = ("layer.py", "build.py", "compiler", "survey/estimates.py", "passes", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
+class Estimate:
     """A network on a target, as it would be built for it.
 
     Parameters
@@ -99,16 +99,21 @@ class Price:
         return json.dumps({**asdict(self), "seconds": round(self.seconds, 1)})
 
     @classmethod
-    def from_json(cls, line: str) -> Price:
-        """The price of a line; a ValueError says what is wrong with it."""
-        price = cls(**typed(cls, json_text.parse(line)))
-        if price.unit not in UNITS or min(price.cost, price.cost_all_cores, price.alpha, price.resolution) <= 0:
-            raise ValueError(f"cost {price.cost:g} and {price.cost_all_cores:g} {price.unit} of {price.options.title}")
-        return price
+    def from_json(cls, line: str) -> Estimate:
+        """The estimate of a line; a ValueError says what is wrong with it."""
+        estimate = cls(**typed(cls, json_text.parse(line)))
+        if (
+            estimate.unit not in UNITS
+            or min(estimate.cost, estimate.cost_all_cores, estimate.alpha, estimate.resolution) <= 0
+        ):
+            raise ValueError(
+                f"cost {estimate.cost:g} and {estimate.cost_all_cores:g} {estimate.unit} of {estimate.options.title}"
+            )
+        return estimate
 
 
 class Bench(OnBoard):
-    """Prices a network; made in the parent, called in the workers.
+    """Estimates a network; made in the parent, called in the workers.
 
     Parameters
     ----------
@@ -123,8 +128,8 @@ class Bench(OnBoard):
         super().__init__(target, board, linker)
         self.log = log
 
-    def __call__(self, options: ModelOptions) -> Price:
-        from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_price
+    def __call__(self, options: ModelOptions) -> Estimate:
+        from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_estimate
         from tvm_mobilenet.compiler import codegen, pipeline
         from tvm_mobilenet.compiler.plan import input_values, inputs_of
 
@@ -138,12 +143,14 @@ class Bench(OnBoard):
             size = code_bytes(library)
             with self.opened.load(library) as module:
                 runner = PlanRunner(module, plan, model.parameters)
-                run, one, every = run_and_price(runner, self.opened, input_values(inputs_of(plan)), self.target.cores)
+                run, one, every = run_and_estimate(
+                    runner, self.opened, input_values(inputs_of(plan)), self.target.cores
+                )
         kinds: dict[str, float] = {}
         for step, kernel in zip(plan.steps, run.kernels, strict=True):
             kind = step.layer.split(" ", 1)[0]
             kinds[kind] = kinds.get(kind, 0.0) + float(kernel.cost(1).value)
-        return Price(
+        return Estimate(
             **{name: getattr(options, name) for name in _NETWORK},
             cost=float(one.value),
             cost_all_cores=float(every.value),
@@ -184,7 +191,8 @@ def code_bytes(library: str | os.PathLike) -> int:
 
 
 def basis_of(target, log: Path | None = None) -> str:
-    """A short hash of what decides how a network is built and priced, besides the target: code, TVM, and tune logs."""
+    """A short hash of what decides how a network is built and estimated, besides the target: code, TVM, and tune
+    logs."""
     digest = hashlib.sha256(f"{keys.sources_key()} {keys.estimate_key(target)}".encode())
     for name in _BUILDS:
         place = resources.files("tvm_mobilenet") / name
@@ -197,18 +205,18 @@ def basis_of(target, log: Path | None = None) -> str:
     return digest.hexdigest()[:12]
 
 
-def price_networks(
+def estimate_networks(
     networks: Iterable[ModelOptions],
     target,
     board: str = "virtual",
     *,
-    prices: Path,
+    estimates: Path,
     log: Path | None = None,
     workers: int = 2,
     linker: str | None = None,
     debug: bool = False,
-    show: Callable[[int, int, list[str]], None] = lambda priced, networks, running: None,
-) -> list[Price]:
+    show: Callable[[int, int, list[str]], None] = lambda estimated, networks, running: None,
+) -> list[Estimate]:
     """The cost of each network on a board.
 
     Parameters
@@ -216,16 +224,16 @@ def price_networks(
     networks : iterable of ModelOptions
         Of the registry; weights and pictures play no part.
     target : targets.Target
-    prices : path
-        The file of prices: what is in it is not run again, what is run is added.
+    estimates : path
+        The file of estimates: what is in it is not run again, what is run is added.
     log : path, optional
         The user's tune log, consulted before the shipped one.
     show : callable
-        Called now and then with how many networks are priced, of how many, and the titles of those being run.
+        Called now and then with how many networks are estimated, of how many, and the titles of those being run.
 
     Returns
     -------
-    list of Price
+    list of Estimate
         In the order of ``networks``.
 
     Raises
@@ -233,7 +241,7 @@ def price_networks(
     BoardError
         A network cannot be run.
     """
-    networks, journal = list(networks), Journal(prices, Price, "--prices")
+    networks, journal = list(networks), Journal(estimates, Estimate, "--estimates")
     same = {"target": target_key(target), "board": board, "basis": basis_of(target, log)}
     known = {p.options: p for p in journal.records() if all(getattr(p, name) == value for name, value in same.items())}
     wanted = list(dict.fromkeys(networks))
@@ -255,7 +263,7 @@ def price_networks(
         if done.failure:
             hint = "--debug shows what the worker wrote"
             raise BoardError(f"{done.job.title} on {target.name}: {done.failure}", hint)
-        known[done.job] = Price.from_json(replace(done.value, **same).to_json())  # as it is read again
+        known[done.job] = Estimate.from_json(replace(done.value, **same).to_json())  # as it is read again
         journal.append(known[done.job])
 
     with Workers(Bench(target, board, linker, log), count, JOB_SECONDS, debug, threads) as pool:

@@ -119,14 +119,14 @@ class Theory:
 
 
 def compare(**how) -> Theory:
-    """Price the networks on the three cores; ``how`` as ``survey.estimates.price_networks`` takes it.
+    """Estimate the networks on the three cores; ``how`` as ``survey.estimates.estimate_networks`` takes it.
 
     Raises
     ------
     BoardError
         A kernel does not run.
     """
-    from tvm_mobilenet.survey import estimates as pricing
+    from tvm_mobilenet.survey import estimates as estimating
 
     networks = [BASE, PLAIN, *map(_narrow, ALPHAS), *map(_small, RESOLUTIONS)]
     costs: dict[str, dict] = {}
@@ -134,7 +134,7 @@ def compare(**how) -> Theory:
     for name in TARGETS:
         target = load(name)
         console.say(f"theory: {len(networks)} networks on {target.core.name}")
-        found = dict(zip(networks, pricing.price_networks(networks, target, **how), strict=True))
+        found = dict(zip(networks, estimating.estimate_networks(networks, target, **how), strict=True))
         costs[target.core.name] = found
         for n, cost in found.items():
             least = cost.mult_adds / target.core.macs_per_cycle("float32")

@@ -23,19 +23,20 @@ MARK = "…"
 
 
 def title(name: str) -> str:
-    """A layer's name without what a chain's parts tell of one another: two layers with one title are the same layer.
+    """A layer's name without what a fused block's parts tell of one another: two layers with one title are the same
+    layer.
 
-    Each part of a chain reads what the one before it writes, so its input, batch and dtype are left out where they are
-    those; all other words stay.
+    Each part of a fused block reads what the one before it writes, so its input, batch and dtype are left out where
+    they are those; all other words stay.
     """
-    if not name.startswith("chain "):
+    if not name.startswith("fused "):
         return name
     first, *rest = Layer.parse(name).parts
     texts, before = [first.name], first
     for part in rest:
         texts.append(" ".join(_own_words(part, before)))
         before = part
-    return "chain " + " > ".join(texts)
+    return "fused " + " > ".join(texts)
 
 
 def _own_words(part: Layer, before: Layer) -> list[str]:
@@ -53,30 +54,30 @@ def _own_words(part: Layer, before: Layer) -> list[str]:
     return [word for word in words if not re.fullmatch(follows, word) and word not in BY_TOKEN]
 
 
-def _kinds_of_a_chain(name: str, text: str) -> str:
-    """Of a chain its input, the kinds of its parts, and its output's channels."""
-    if not name.startswith("chain "):
+def _kinds_of_a_fused_block(name: str, text: str) -> str:
+    """Of a fused block its input, the kinds of its parts, and its output's channels."""
+    if not name.startswith("fused "):
         return text
     layer = Layer.parse(name)
     kinds = ">".join(part.kind for part in layer.parts)
-    return " ".join(["chain", _sizes(layer)[0], kinds, f"n{layer.out_channels}", *_residual(layer)])
+    return " ".join(["fused", _sizes(layer)[0], kinds, f"n{layer.out_channels}", *_residual(layer)])
 
 
-def _ends_of_a_chain(name: str, text: str) -> str:
-    """Of a chain its input and its output."""
-    if not name.startswith("chain "):
+def _ends_of_a_fused_block(name: str, text: str) -> str:
+    """Of a fused block its input and its output."""
+    if not name.startswith("fused "):
         return text
     layer = Layer.parse(name)
-    return " ".join(["chain", " > ".join(_sizes(layer)), *_residual(layer)])
+    return " ".join(["fused", " > ".join(_sizes(layer)), *_residual(layer)])
 
 
-def _sizes(chain: Layer) -> tuple[str, str]:
-    """Height, width and channels of a chain's input and output; a pointwise part does not know the first two."""
-    maps = [part for part in chain.parts if not kinds.of(part.kind).pixels]
-    first, last = (maps[0], maps[-1]) if maps else (chain, chain)
+def _sizes(fused_block: Layer) -> tuple[str, str]:
+    """Height, width and channels of a fused block's input and output; a pointwise part does not know the first two."""
+    maps = [part for part in fused_block.parts if not kinds.of(part.kind).pixels]
+    first, last = (maps[0], maps[-1]) if maps else (fused_block, fused_block)
     return (
-        f"{first.height}x{first.width}x{chain.channels}",
-        f"{last.out_height}x{last.out_width}x{chain.out_channels}",
+        f"{first.height}x{first.width}x{fused_block.channels}",
+        f"{last.out_height}x{last.out_width}x{fused_block.out_channels}",
     )
 
 
@@ -97,14 +98,14 @@ def _abbreviated(name: str, text: str) -> str:
 
 STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this order
     lambda name, text: title(name),
-    _kinds_of_a_chain,
+    _kinds_of_a_fused_block,
     _without("|".join(BY_TOKEN)),
     _without(r"in\d+|out\d+"),  # row pitches
     _without(r"p\d+,\d+,\d+,\d+"),  # padding
     _without("nchw|to_nchw"),
     _without("|".join(ACTIVATIONS)),
     _abbreviated,
-    _ends_of_a_chain,
+    _ends_of_a_fused_block,
     _without(r"\d+x\d+"),  # kernel size
 )
 

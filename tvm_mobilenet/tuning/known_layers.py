@@ -38,7 +38,7 @@ def row_of(search, known) -> dict:
 def print_rows(rows: list[dict], layers: int) -> None:
     """The table of ``--list``; ``layers``: how many the network has in all."""
     console.print_table(
-        (Layers("layer"), "count", Detail("points"), "trials", "cost", "x floor", "known from"),
+        (Layers("layer"), "count", Detail("points"), "trials", "cost", "% of peak", "known from"),
         [
             (
                 r["layer"],
@@ -46,7 +46,7 @@ def print_rows(rows: list[dict], layers: int) -> None:
                 r["points"],
                 r["trials"],
                 r["cost"],
-                r["cost"] / r["floor"] if r["cost"] and r["floor"] else None,
+                f"{100 * r['floor'] / r['cost']:.1f}" if r["cost"] and r["floor"] else "-",
                 Path(r["source"]).name,
             )
             for r in rows

@@ -1,7 +1,7 @@
-"""Prices executed code: cycles of one core, predicted from the data of that core.
+"""Estimates executed code: cycles of one core, predicted from the data of that core.
 
-``CoreModel.of(core).price(image, counts)`` takes the execution of one task apart into traces (``flow``), prices each
-distinct trace once (``pipeline``), and adds up. Loops cost what they cost in steady state, ports and dependences
+``CoreModel.of(core).estimate(image, counts)`` takes the execution of one task apart into traces (``flow``), estimates
+each distinct trace once (``pipeline``), and adds up. Loops cost what they cost in steady state, ports and dependences
 considered. Straight lines cost their throughput on an out-of-order core, which overlaps them with what surrounds them,
 and their whole issue time on an in-order one. All loads hit the first-level cache here.
 """
@@ -18,7 +18,7 @@ from tvm_mobilenet.boards.cost.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
-class PricedTrace:
+class EstimatedTrace:
     """A trace and what one execution of it costs, in cycles."""
 
     trace: Trace
@@ -30,16 +30,16 @@ class PricedTrace:
 
 
 @dataclass(frozen=True)
-class Price:
+class Estimate:
     """What one task costs: ``cycles`` in all, its traces, and the cycles of calls out of the module."""
 
     cycles: float
-    traces: tuple[PricedTrace, ...]
+    traces: tuple[EstimatedTrace, ...]
     call_cycles: float
 
 
 class CoreModel:
-    """The model of one core. Use ``CoreModel.of(core)``, which keeps one a core and with it what it has priced.
+    """The model of one core. Use ``CoreModel.of(core)``, which keeps one a core and with it what it has estimated.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class CoreModel:
     def __init__(self, core):
         self.core = core
         self.pipeline = Pipeline(core)
-        self._prices: dict[tuple, float] = {}
+        self._estimates: dict[tuple, float] = {}
 
     @classmethod
     def of(cls, core) -> CoreModel:
@@ -61,7 +61,7 @@ class CoreModel:
             cls._kept[id(core)] = (core, cls(core))
         return cls._kept[id(core)][1]
 
-    def price(self, image, counts) -> Price:
+    def estimate(self, image, counts) -> Estimate:
         """Cycles of one task.
 
         Parameters
@@ -70,19 +70,19 @@ class CoreModel:
         counts : kernel_run.Counts
         """
         listing = listing_of(image, counts.first, counts.executed)
-        priced = tuple(
-            PricedTrace(t, self.trace_cycles(image, t))
+        estimated = tuple(
+            EstimatedTrace(t, self.trace_cycles(image, t))
             for t in traces(listing, counts.first, counts.executed, counts.taken)
         )
         calls = sum(self.call_cycles(c) for c in counts.calls)
-        return Price(sum(p.total for p in priced) + calls, priced, calls)
+        return Estimate(sum(p.total for p in estimated) + calls, estimated, calls)
 
     def trace_cycles(self, image, trace: Trace) -> float:
-        """Cycles of one execution of a trace, priced once for equal code."""
+        """Cycles of one execution of a trace, estimated once for equal code."""
         key = (trace.loop, *(_word(image, i) for i in trace.instructions))
-        if key not in self._prices:
-            self._prices[key] = self.pipeline.cycles(trace.instructions, trace.loop)
-        return self._prices[key]
+        if key not in self._estimates:
+            self._estimates[key] = self.pipeline.cycles(trace.instructions, trace.loop)
+        return self._estimates[key]
 
     def call_cycles(self, call) -> float:
         """Cycles of a function outside the module: its fixed cost, and what it moves."""
@@ -105,6 +105,6 @@ def listing_of(image, first: int, executed: np.ndarray) -> dict[int, Instruction
 
 
 def _word(image, i: Instruction):
-    # a branch's distance does not matter to its price, and linking moves it
+    # a branch's distance does not matter to its estimate, and linking moves it
     at = i.address - image.base
     return i.branch if i.branch else bytes(image.memory[at : at + 4])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tvm_mobilenet.boards.cost.core_model import CoreModel, PricedTrace
+from tvm_mobilenet.boards.cost.core_model import CoreModel, EstimatedTrace
 
 
 def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
@@ -14,7 +14,7 @@ def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
     ----------
     run : kernel_run.KernelRun
     core : targets.Core, optional
-        Another core to price the same execution for.
+        Another core to estimate the same execution for.
     lines : int
         Instructions shown at most; a longer loop is cut in its middle.
     least : float
@@ -22,13 +22,13 @@ def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
     """
     core = core or run.target.core
     model = CoreModel.of(core)
-    total: dict[tuple, tuple[float, PricedTrace]] = {}
+    total: dict[tuple, tuple[float, EstimatedTrace]] = {}
     whole = 0.0
     for part in run.parts:
         for counts in part.ran:
-            price = model.price(run.image, counts)
-            whole += price.cycles
-            for p in price.traces:
+            estimate = model.estimate(run.image, counts)
+            whole += estimate.cycles
+            for p in estimate.traces:
                 key = tuple(i.address for i in p.trace.instructions), p.trace.loop
                 total[key] = total.get(key, (0.0, p))[0] + p.total, p
     if not total:
@@ -42,25 +42,25 @@ def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
     return f"{run.symbol} on {core.title}, predicted\n" + "\n\n".join(texts)
 
 
-def _trace(priced: PricedTrace, share: float, model: CoreModel, run, lines: int, which: str) -> str:
-    instructions = priced.trace.instructions
+def _trace(estimated: EstimatedTrace, share: float, model: CoreModel, run, lines: int, which: str) -> str:
+    instructions = estimated.trace.instructions
     kinds = Counter(i.kind for i in instructions)
     multiply_adds = sum(n for k, n in kinds.items() if k.startswith(("fma", "vmla", "dot")))
     function, offset = run.image.function_at(instructions[0].address)
     where = f"{function}+{offset:#x}" if function else f"{instructions[0].address - run.image.base:#x}"
     out = [
-        f"{which}{'loop' if priced.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
-        f"{len(instructions)} instructions in {priced.cycles:.2f} cycles",
+        f"{which}{'loop' if estimated.trace.loop else 'straight line'}: {share:.0%} of the cycles, at {where}: "
+        f"{len(instructions)} instructions in {estimated.cycles:.2f} cycles",
         f"multiply-adds: {multiply_adds} instructions"
-        + (f", {priced.cycles / multiply_adds:.3f} cycles each" if multiply_adds else ""),
+        + (f", {estimated.cycles / multiply_adds:.3f} cycles each" if multiply_adds else ""),
         "classes: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common()),
     ]
     bounds = model.pipeline.bounds(instructions)
     out.append("bounds, in cycles: " + ", ".join(f"{name} {value:.1f}" for name, value in bounds.items()))
     name, value = max(bounds.items(), key=lambda b: b[1])
-    if priced.cycles > 1.05 * value:
+    if estimated.cycles > 1.05 * value:
         out.append(
-            f"bound by none alone: {priced.cycles - value:.1f} cycles above {name} are lost to "
+            f"bound by none alone: {estimated.cycles - value:.1f} cycles above {name} are lost to "
             + (
                 "operands that are not ready and to instructions that do not pair"
                 if model.core.in_order

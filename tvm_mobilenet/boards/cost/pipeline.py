@@ -92,7 +92,7 @@ class Pipeline:
         latency = row.get("latency", 1)
         return _Class(tuple(uops), latency, row.get("forward", latency), row.get("slots", max(len(uops), 1)))
 
-    # ---- prices
+    # ---- estimates
 
     def cycles(self, instructions: tuple[Instruction, ...], loop: bool) -> float:
         """Cycles of one execution: in steady state for a loop; for a straight line see the module ``core_model``."""

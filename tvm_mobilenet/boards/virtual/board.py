@@ -1,4 +1,4 @@
-"""The virtual board: executes a module's machine code under an emulator and prices what was executed.
+"""The virtual board: executes a module's machine code under an emulator and estimates what was executed.
 
 Outputs come from the emulated memory, counts from the executed instructions, cycles from those counts and the data of
 the target's core. Nothing is computed on the host in the kernel's place.

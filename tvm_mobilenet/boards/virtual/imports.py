@@ -2,7 +2,7 @@
 
 TVM's runtime gives a module workspace and parallel launches; libc gives it memcpy and memset, libm the few functions
 that activations need. Their results are put into emulated memory; what they cost is recorded as a ``RuntimeCall`` and
-priced by the core model, for their own code is not part of the module.
+estimated by the core model, for their own code is not part of the module.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class KernelRun:
 
         Where memory was followed, its time is part of it (``core_model.together``). With as many cores as tasks were
         run, or one, this is exact; between, tasks are taken together in order. ``core``: another ``targets.Core`` to
-        price the arithmetic of the same execution for, without memory: its caches are others.
+        estimate the arithmetic of the same execution for, without memory: its caches are others.
         """
         if cores < 1:
             raise ValueError(f"cores = {cores}: one at least")
@@ -203,10 +203,10 @@ class KernelRun:
     def _times(self, cores: int, core, memory: bool) -> list[PartTime]:
         return [
             part_time(p, costs, pair, cores, core, self.target, memory)
-            for p, (costs, pair) in zip(self.parts, self._priced(core), strict=True)
+            for p, (costs, pair) in zip(self.parts, self._estimated(core), strict=True)
         ]
 
-    def _priced(self, core) -> list[tuple[list[float], float | None]]:
+    def _estimated(self, core) -> list[tuple[list[float], float | None]]:
         """Of every part: the cycles of each task that ran, and of the pair."""
         from tvm_mobilenet.boards.cost.core_model import CoreModel
 
@@ -243,5 +243,5 @@ class KernelRun:
 def _once(known: dict, model, image, counts: Counts) -> float:
     key = counts.first, counts.executed.tobytes(), counts.taken.tobytes(), counts.calls
     if key not in known:
-        known[key] = model.price(image, counts).cycles
+        known[key] = model.estimate(image, counts).cycles
     return known[key]

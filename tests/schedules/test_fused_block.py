@@ -1,4 +1,5 @@
-"""Chains: rows streamed through several layers give what the layers give one by one; and which layers become chains."""
+"""Fused blocks: rows streamed through several layers give what the layers give one by one; and which layers become
+fused blocks."""
 
 import dataclasses
 import random
@@ -9,7 +10,7 @@ import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tvm_mobilenet.schedules import row_tiles as strips
+from tvm_mobilenet.schedules import row_tiles
 
 from tests.schedules.test_schedules import TOLERANCE
 from tvm_mobilenet import build, schedules, targets, verify
@@ -41,7 +42,7 @@ def window(h, w, c, kernel, stride, pad, activation):
 
 
 @st.composite
-def chains(draw):
+def fused_blocks(draw):
     """Up to five parts, with every kind at the start and the end."""
     h, w = draw(st.integers(3, 14)), draw(st.integers(3, 14))
     channels = st.sampled_from([1, 3, 4, 6, 8, 16, 19])
@@ -82,7 +83,7 @@ def chains(draw):
     if all(p.kind == "pointwise" for p in parts):
         parts.append(window(h, w, c, 3, 1, (1, 1, 1, 1), "relu"))
     parts[-1] = parts[-1].replace(residual=draw(st.sampled_from(["none", "before", "after"])))
-    layer, more = Layer.chain(tuple(parts)), st.sampled_from([0, 4, 7])
+    layer, more = Layer.fused_block(tuple(parts)), st.sampled_from([0, 4, 7])
     data = draw(more) if layer.input_layout == "NHWC" else 0
     output = draw(more)
     return layer.with_pitches(data and layer.channels + data, output and layer.out_channels + output)
@@ -102,9 +103,9 @@ def difference(layer: Layer, decisions: dict) -> float:
 
 
 @pytest.mark.parametrize("examples", [4, pytest.param(50, marks=pytest.mark.full)])
-def test_a_chain_computes_its_layers_whatever_their_shapes_and_decisions(examples):
+def test_a_fused_block_computes_its_layers_whatever_their_shapes_and_decisions(examples):
     @settings(max_examples=examples)
-    @given(layer=chains(), seed=st.integers(0, 1 << 20))
+    @given(layer=fused_blocks(), seed=st.integers(0, 1 << 20))
     def check(layer, seed):
         space = schedules.space(layer, RPI4.core)
         decisions = space.default
@@ -122,7 +123,7 @@ def separable(width: int, channels: int) -> Layer:
     """A stem and two blocks, the second with stride 2, of an image of ``width``."""
     half = width // 2
     rows = (half - 1) // 2 + 1
-    return Layer.chain(
+    return Layer.fused_block(
         (
             Layer(
                 kind="conv",
@@ -148,42 +149,44 @@ CUTS = [(26, 2, 2), (34, 3, 1)]
 OTHER_CUTS = [c for w in (20, 26, 34) for cut in ((1, 4), (2, 2), (4, 2), (3, 1)) if (c := (w, *cut)) not in CUTS]
 
 
-@pytest.mark.parametrize("width, strips, bands", CUTS + [pytest.param(*c, marks=pytest.mark.full) for c in OTHER_CUTS])
-def test_bands_and_strips_cut_a_chain_anywhere(width, strips, bands):
+@pytest.mark.parametrize(
+    "width, row_tiles, column_tiles", CUTS + [pytest.param(*c, marks=pytest.mark.full) for c in OTHER_CUTS]
+)
+def test_column_tiles_and_row_tiles_cut_a_fused_block_anywhere(width, row_tiles, column_tiles):
     layer = separable(width, 8)
-    decisions = schedules.space(layer, RPI4.core).default | {"strips": strips, "bands": bands}
+    decisions = schedules.space(layer, RPI4.core).default | {"row_tiles": row_tiles, "column_tiles": column_tiles}
     assert difference(layer, decisions) < TOLERANCE
 
 
-@pytest.mark.parametrize("bands", [1, 2, 4])
-def test_bands_cover_each_part_with_no_column_more_than_windows_reach(bands):
+@pytest.mark.parametrize("column_tiles", [1, 2, 4])
+def test_column_tiles_cover_each_part_with_no_column_more_than_windows_reach(column_tiles):
     layer = separable(112, 16)
-    columns = strips.columns_of(layer, bands)
-    for part, stage in enumerate(strips.stages(layer)):
-        ranges = [band[part] for band in columns]
+    columns = row_tiles.columns_of(layer, column_tiles)
+    for part, stage in enumerate(row_tiles.stages(layer)):
+        ranges = [column_tile[part] for column_tile in columns]
         assert {c for r in ranges for c in r} == set(range(stage.out_width))
-        assert sum(map(len, ranges)) <= stage.out_width + (bands - 1) * 3
-    assert sum(len(band[-1]) for band in columns) == layer.parts[-1].height ** 0.5
-    kept = [strips.scratch_bytes(layer, b) for b in (1, 2, 4)]
+        assert sum(map(len, ranges)) <= stage.out_width + (column_tiles - 1) * 3
+    assert sum(len(column_tile[-1]) for column_tile in columns) == layer.parts[-1].height ** 0.5
+    kept = [row_tiles.scratch_bytes(layer, b) for b in (1, 2, 4)]
     assert kept[0] > 1.8 * kept[1] > 3 * kept[2]
 
 
 def test_fourteen_rows_are_cut_both_ways_so_that_four_cores_have_as_much_each():
-    layer = Layer.chain(
+    layer = Layer.fused_block(
         (
             window(14, 14, 64, 3, 1, (1, 1, 1, 1), "relu6"),
             Layer(kind="pointwise", height=196, channels=64, out_channels=64),
         )
     )
-    assert strips.tasks(layer, RPI4.core) == (2, 2)
-    assert strips.unevenness(layer, 2, 2, 4) == 1 < strips.unevenness(layer, 4, 1, 4)
+    assert row_tiles.tasks(layer, RPI4.core) == (2, 2)
+    assert row_tiles.load_balance(layer, 2, 2, 4) == 1 < row_tiles.load_balance(layer, 4, 1, 4)
     space = schedules.space(layer, RPI4.core)
-    assert "without a task" in space.valid(space.default | {"strips": 1, "bands": 2})
-    assert not space.valid(space.default | {"strips": 4, "bands": 1})
+    assert "without a task" in space.valid(space.default | {"row_tiles": 1, "column_tiles": 2})
+    assert not space.valid(space.default | {"row_tiles": 4, "column_tiles": 1})
 
 
-def test_the_name_of_a_chain_parses_back():
-    layer = Layer.chain(
+def test_the_name_of_a_fused_block_parses_back():
+    layer = Layer.fused_block(
         (
             window(14, 14, 8, 3, 1, (1, 1, 1, 1), "relu6"),
             Layer(kind="pointwise", height=196, channels=8, out_channels=24),
@@ -196,7 +199,7 @@ def test_the_name_of_a_chain_parses_back():
 
 @pytest.fixture(scope="module")
 def small():
-    """MobileNet v2 at 64 pixels, and a board with caches so small that its layers become chains."""
+    """MobileNet v2 at 64 pixels, and a board with caches so small that its layers become fused blocks."""
     core = dataclasses.replace(RPI4.core, l2=dataclasses.replace(RPI4.core.l2, bytes=256 * 1024))
     return load_network(ModelOptions(model="v2", alpha=0.5, resolution=64)), dataclasses.replace(RPI4, core=core)
 
@@ -209,11 +212,11 @@ def test_fusing_keeps_every_layer_once_and_in_order(small):
     assert flat == [c.layer.name for c in network.layers]
 
 
-def test_what_two_layers_read_is_never_kept_inside_a_chain(small):
+def test_what_two_layers_read_is_never_kept_inside_a_fused_block(small):
     network, target = small
     written = {c.output for c in fuse_blocks.run(network.graph, target.core).calls}
-    read = [v for c in network.layers for v in c.inputs] + [p.value for p in network.interface.outputs]
-    assert {v for v in read if read.count(v) > 1} <= written | {p.value for p in network.interface.inputs}
+    read = [v for c in network.layers for v in c.inputs] + [p.value for p in network.signature.outputs]
+    assert {v for v in read if read.count(v) > 1} <= written | {p.value for p in network.signature.inputs}
 
 
 @pytest.fixture(scope="module")
@@ -221,26 +224,26 @@ def large():
     return load_network(ModelOptions(model="v1", resolution=224))
 
 
-def test_a_larger_l2_makes_other_chains(large):
+def test_a_larger_l2_makes_other_fused_blocks(large):
     cores = (targets.load(board).core for board in ("rpi3", "rpi4"))
     names = [[c.layer.name for c in for_core(large.graph, core).calls] for core in cores]
     assert names[0] != names[1]
     assert min(map(len, names)) < len(large.layers)
 
 
-def test_a_huge_l2_makes_no_chain_that_takes_minutes_to_build(large):
+def test_a_huge_l2_makes_no_fused_block_that_takes_minutes_to_build(large):
     target = targets.load("rpi4")
     l2 = dataclasses.replace(target.core.l2, bytes=1 << 25)
     wide = dataclasses.replace(target, core=dataclasses.replace(target.core, l2=l2))
-    lengths = [len(layer.parts) for layer in for_core(large.graph, wide.core).counts if layer.kind == "chain"]
+    lengths = [len(layer.parts) for layer in for_core(large.graph, wide.core).counts if layer.kind == "fused"]
     assert lengths and max(lengths) <= MOST_PARTS
 
 
-def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(small, tmp_path):
+def test_a_network_of_fused_blocks_verifies_and_a_changed_weight_inside_one_is_found(small, tmp_path):
     network, target = small
     build.build(network.options, target, output=tmp_path, network=network)
     result = verify.verify(tmp_path, network=network, target=target, count=1)
-    assert result.ok and any(c.layer.startswith("chain ") for c in result.layers)
+    assert result.ok and any(c.layer.startswith("fused ") for c in result.layers)
     index = next(i for i, c in enumerate(network.layers) if c.layer.kind == "pointwise")
     weight = network.layers[index].weight.copy()
     weight[0, 0] += 0.01 * weight.std()
@@ -250,13 +253,13 @@ def test_a_network_of_chains_verifies_and_a_changed_weight_inside_one_is_found(s
     assert network.layers[index].layer.name in wrong.first_wrong.layer
 
 
-def test_the_executable_runs_chains_in_tvms_own_runtime(small, tmp_path):
+def test_the_executable_runs_fused_blocks_in_tvms_own_runtime(small, tmp_path):
     network, target = small
     host = dataclasses.replace(
         targets.load("host"), core=dataclasses.replace(targets.load("host").core, l2=target.core.l2)
     )
     if not any(c.layer.parts for c in for_core(network.graph, host.core).calls):
-        pytest.skip("this machine's caches make no chains of so small a network")
+        pytest.skip("this machine's caches make no fused blocks of so small a network")
     build.build(network.options, host, output=tmp_path, network=network, tvm_executable=True)
     machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "model.so")), tvm.cpu())
     (x,) = network.inputs(1)[0]

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
 
-register(Kind(name="chain", schedule="fused_block", keeps_channels=False, has_parts=True, pitched=True))
+register(Kind(name="fused", schedule="fused_block", keeps_channels=False, has_parts=True, pitched=True))
