@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet import packages
+from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError, reason
@@ -181,7 +182,7 @@ def bundle_path(text: str) -> Path:
     """An argparse type: where a bundle is packed, an archive or a folder."""
     if text.endswith(OTHER_ARCHIVES):
         raise TvmMobilenetError(f"--bundle {text}: a bundle is a .tar.gz archive or a folder", "name it FILE.tar.gz")
-    return (output_file if text.endswith((".tar.gz", ".tgz")) else folder_to_write)(text)
+    return (output_file if is_archive(Path(text)) else folder_to_write)(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -231,6 +232,12 @@ def _run(args: argparse.Namespace) -> int:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args)
     output = options.output_folder(args, model, target)
+    if args.bundle is not None and not is_archive(args.bundle):
+        refuse_others_files(args.bundle)
+        if args.bundle.resolve() == output.resolve():
+            raise TvmMobilenetError(
+                f"--bundle {args.bundle} is the folder of --output", "give each a folder of its own"
+            )
     _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
     flag = ""

@@ -1,5 +1,6 @@
 """A bundle on this machine: it is whole or refused, needs only libc, and computes what the model computes."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -456,3 +457,50 @@ def test_python_without_pillow(host, tmp_path):
         assert done.returncode == 1 and done.stderr.startswith("error: ") and words in done.stderr, done
     done = run(sys.executable, host.folder / "mobilenet.py", tmp_path / "missing.jpg")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "missing.jpg" in done.stderr
+
+
+# ---- where it is written
+
+
+@pytest.mark.parametrize(
+    "there", [{"manifest.json": '{"my": "app"}', "weights.bin": "precious"}, {"notes.txt": "mine"}]
+)
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_built(tmp_path, capsys, there):
+    from tests.support import modules
+    from tvm_mobilenet import build
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, text in there.items():
+        (folder / name).write_text(text)
+    argv = ["--model", str(modules.tiny_options().model), "--target", "host", "--output", str(tmp_path / "out")]
+    assert build.main([*argv, "--bundle", str(folder)]) == 2
+    assert f"--bundle {folder}: the folder holds {min(there)}" in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in folder.iterdir()} == there and not (tmp_path / "out").exists()
+    assert build.main([*argv, "--bundle", str(tmp_path / "out")]) == 2
+    assert "is the folder of --output" in capsys.readouterr().err
+
+
+def test_a_bundle_replaces_another_whole_or_not_at_all(host, copy, monkeypatch):
+    def files():
+        return {p.name: p.read_bytes() for p in copy.iterdir()}
+
+    before, real = files(), type(copy).write_bytes
+    other = dataclasses.replace(host.bundle, files={**host.bundle.files, "weights.bin": b"other"})
+
+    def fails(path, data):
+        if path.name == "manifest.json":
+            raise OSError(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(type(copy), "write_bytes", fails)
+    with pytest.raises(TvmMobilenetError, match="cannot write the bundle"):
+        other.write(copy)
+    assert files() == before and [p.name for p in copy.parent.iterdir()] == [copy.name]
+    monkeypatch.undo()
+    copy.chmod(0o750)
+    with (copy / "weights.bin").open("rb") as mapped:  # a program that runs keeps what it opened
+        other.write(copy)
+        assert mapped.read() == before["weights.bin"]
+    assert files() == other.files and copy.stat().st_mode & 0o777 == 0o750
+    assert [p.name for p in copy.parent.iterdir()] == [copy.name]

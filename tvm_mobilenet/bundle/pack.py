@@ -27,12 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import relative
+from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
 from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text
-from tvm_mobilenet.files.whole_file import write_whole
+from tvm_mobilenet.files.whole_file import replacing_folder, write_whole
 from tvm_mobilenet.models import labels as class_names
 
 FORMAT = 1
@@ -70,13 +71,20 @@ class Bundle:
         return out.getvalue()
 
     def write(self, path: Path) -> None:
-        """A ``.tar.gz``, or a folder when the path does not end so."""
+        """A ``.tar.gz``, or a folder when the path does not end so; whole or not at all.
+
+        Raises
+        ------
+        TvmMobilenetError
+            It cannot be written there, or the folder holds what is no bundle.
+        """
         try:
-            if not path.name.endswith((".tar.gz", ".tgz")):
-                path.mkdir(parents=True, exist_ok=True)
-                for name, data in self.files.items():
-                    (path / name).write_bytes(data)
-                    (path / name).chmod(0o755 if name in PROGRAMS else 0o644)
+            if not is_archive(path):
+                refuse_others_files(path)
+                with replacing_folder(path) as new:
+                    for name, data in self.files.items():
+                        (new / name).write_bytes(data)
+                        (new / name).chmod(0o755 if name in PROGRAMS else 0o644)
                 return
             write_whole(path, gzip.compress(self.archive(), 6, mtime=0), "--bundle")
         except OSError as e:

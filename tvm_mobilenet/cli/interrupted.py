@@ -38,5 +38,8 @@ def words(verb: str, args: argparse.Namespace) -> str:
     if verb == "tune":
         from tvm_mobilenet.tune_logs.log import trials_of
 
-        known = {**known, "trials": trials_of(args.log).path}
+        trials = trials_of(args.log).path
+        if not trials.exists():
+            return "interrupted: no trial had ended yet; the same command begins again"
+        known = {**known, "trials": trials}
     return f"interrupted: {KEPT[verb].format(**known)}"

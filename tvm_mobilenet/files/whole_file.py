@@ -8,10 +8,12 @@ place. What is no regular file is never replaced: devices, pipes and ``/dev/stdo
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.reading import kind_of
 
 _STREAM = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD; of linux/fs.h
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV)
 
 
@@ -74,6 +77,42 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             new.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """The path of a new, empty folder beside another, which it replaces in one step when the block ends without error.
+
+    Whoever dies meanwhile leaves the old folder as it was. The new one takes over its mode and, where that is allowed,
+    its owner.
+    """
+    real = Path(os.path.realpath(path))
+    real.parent.mkdir(parents=True, exist_ok=True)
+    new = real.with_name(f".{real.name[:100]}.{secrets.token_hex(8)}.tmp")
+    new.mkdir()
+    try:
+        yield new
+        if (there := _status(real)) is None:
+            new.rename(real)
+            return
+        with contextlib.suppress(OSError):
+            os.chown(new, there.st_uid, there.st_gid)
+        os.chmod(new, stat.S_IMODE(there.st_mode))
+        _exchange(new, real)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders: at once where the system can, else by way of a third name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    swap = getattr(libc, "renameat2", None)
+    if swap is not None and swap(_HERE, os.fsencode(new), _HERE, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+        return
+    aside = new.with_suffix(".old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
 
 
 def refusal(path: str | Path, regular: bool = False) -> str:
@@ -139,6 +178,8 @@ def journal_file(text: str) -> Path:
     TvmMobilenetError
         One of them is no regular file.
     """
+    if not text:
+        raise TvmMobilenetError("the path of a log is empty", "give a regular file, or a name that does not exist yet")
     for suffix in ("", ".trials.jsonl", ".torn"):
         path = Path(text).with_suffix(suffix) if suffix else text
         if why := refusal(path, regular=True):

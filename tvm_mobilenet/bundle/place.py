@@ -1,0 +1,36 @@
+"""Where a bundle may be written: a file of its own, or a folder in which nothing of anybody else lies."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import json_text
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a bundle of this name is an archive, not a folder."""
+    return path.name.endswith((".tar.gz", ".tgz"))
+
+
+def refuse_others_files(path: Path) -> None:
+    """Refuse a folder that a bundle would replace although it is none: it must be new, empty, or an earlier bundle.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names what is in the folder.
+    """
+    there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    foreign = there
+    if {"manifest.json", "manifest.sha256"} <= set(there):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            manifest = json_text.parse((path / "manifest.json").read_text(encoding="utf-8"))
+            known = {*manifest["files"], "manifest.json", "manifest.sha256"} if "symbol_prefix" in manifest else set()
+            foreign = [name for name in there if name not in known]
+    if foreign:
+        raise TvmMobilenetError(
+            f"--bundle {path}: the folder holds {', '.join(foreign[:3])}{', …' * (len(foreign) > 3)}, of no bundle",
+            "name a folder that does not exist yet, or a .tar.gz",
+        )
