@@ -33,18 +33,24 @@ settings.load_profile("fixed")
 # Files that take longest come first, so that no worker is left with one of them at the end. Those that wait for boards
 # most of their time alternate with those that compute.
 LONGEST = (
-    "test_fleet",
-    "test_verify",
-    "test_board_faults",
-    "test_any_core",
-    "test_bundle_c",
     "test_matrix",
-    "test_bench_arm64",
-    "test_fused_block",
-    "test_schedules",
-    "test_passes",
-    "test_doctor_after",
     "test_plain_server",
+    "test_any_core",
+    "test_far_link",
+    "test_bench_arm64",
+    "test_board_faults",
+    "test_verify",
+    "test_output_check",
+    "test_fused_block",
+    "test_doctor_after",
+    "test_bundle_c",
+    "test_remote",
+    "test_schedules",
+    "test_fleet",
+    "test_kernel_names",
+    "test_one_object",
+    "test_library_runner",
+    "test_passes",
     "test_complexity",
     "test_board_times",
     "test_messages",
@@ -54,11 +60,9 @@ LONGEST = (
     "test_keys",
     "test_build",
     "test_house",
-    "test_far_link",
     "test_sweep",
     "test_tune",
     "test_host_levels",
-    "test_remote",
     "test_file_sizes",
     "test_plan",
     "test_bundle_arm",
@@ -76,8 +80,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """One more than CPUs: tests of boards wait half of their time. xdist's own variable says otherwise if it is set."""
-    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else len(os.sched_getaffinity(0)) + 1
+    """Two more than CPUs: tests of boards wait most of their time. xdist's own variable says otherwise if it is set."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else len(os.sched_getaffinity(0)) + 2
 
 
 SHARED = "TVM_MOBILENET_TEST_MODULES"  # where all workers of a run find modules that one of them built

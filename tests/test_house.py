@@ -182,7 +182,7 @@ def environment(tmp_path) -> Path:
     return python
 
 
-@pytest.mark.parametrize("how", ["wheel", "editable"])
+@pytest.mark.parametrize("how", ["wheel", pytest.param("editable", marks=pytest.mark.full)])
 def test_installed_it_works_from_anywhere(how, copy, environment, tmp_path):
     what = ["-e", str(copy)] if how == "editable" else [str(copy)]
     done = run(sys.executable, "-m", "pip", "--python", str(environment), "install", "-q", "--no-deps", *what)

@@ -1,8 +1,8 @@
 """Which MobileNet fits: latency, memory and published accuracy of a family's networks on a board, in one table.
 
 Each network is run once on the board, in the order of its plan as verification runs it, but with no weights of its own
-(estimating.py). What was run is kept, so an interrupted sweep goes on where it was. A budget builds and verifies what
-it chooses; should the built module not fit, the next best is taken.
+(survey/estimates.py). What was run is kept, so an interrupted sweep goes on where it was. A budget builds and verifies
+what it chooses; should the built module not fit, the next best is taken.
 
     python -m tvm_mobilenet.sweep --target rpi4 --html out/sweep.html
     python -m tvm_mobilenet.sweep --target rpi4 --budget 60ms --cores 1 --min-accuracy 0.6
@@ -199,9 +199,8 @@ def _variant(estimate, target) -> Variant:
     from tvm_mobilenet.models import registry
 
     scale = 1e3 / target.clock_hz if estimate.predicted else 1e3
-    top1, source = accuracies().get(
-        (registry.find(estimate.model).name, estimate.alpha, estimate.resolution), (None, "")
-    )
+    name = registry.find(estimate.model).name
+    top1, source = accuracies().get((name, estimate.alpha, estimate.resolution), (None, ""))
     return Variant(
         estimate.model,
         estimate.alpha,
@@ -270,13 +269,7 @@ def needs(board: str, linker: str | None, builds: bool) -> tuple[str, ...]:
 
 def _run(args: argparse.Namespace) -> int:
     refuse_for_sweep(args)
-    how = {
-        "estimates": args.estimates,
-        "log": args.log,
-        "workers": args.jobs,
-        "linker": args.linker,
-        "debug": args.debug,
-    }
+    how = dict(estimates=args.estimates, log=args.log, workers=args.jobs, linker=args.linker, debug=args.debug)
     found = None
     if args.theory:
         from tvm_mobilenet.survey import theory
@@ -328,9 +321,7 @@ def _run(args: argparse.Namespace) -> int:
 def _shown(progress):
     def show(estimated: int, networks: int, running: list[str]) -> None:
         progress.update(
-            lambda: (
-                f"{estimated} of {networks} networks estimated" + ("; running " * bool(running)) + ", ".join(running)
-            )
+            lambda: f"{estimated} of {networks} networks done" + ("; running " * bool(running)) + ", ".join(running)
         )
 
     return show

@@ -63,6 +63,7 @@ def total(run: dict) -> np.ndarray:
 # ---- our own network by both routes
 
 
+@pytest.mark.full
 def test_both_ways_of_counting_cost_the_same(counted, emulated):
     """Unicorn kernel by kernel, or the whole process under qemu: one estimate on each core, and much the same
     traffic."""
@@ -75,6 +76,7 @@ def test_both_ways_of_counting_cost_the_same(counted, emulated):
     assert inner == pytest.approx(moved[0], rel=0.25) and dram == pytest.approx(moved[1], rel=0.25)
 
 
+@pytest.mark.full
 def test_four_threads_are_told_apart(counted, emulated):
     """Each does a quarter of what one thread does, and what waiting executes; none is counted as another."""
     run = board_times.summary(executed.read(counted(4)), A72, 2)

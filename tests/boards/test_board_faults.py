@@ -282,6 +282,7 @@ def test_other_architecture(agent, tmp_path):
 # ---- the terminal
 
 
+@pytest.mark.full  # while `tune` runs: tests/cli/test_terminal.py
 def test_a_terminal_that_is_resized_during_a_run(agent, tmp_path):
     """On a real pseudo terminal, whose size changes thirty times a second."""
     ours, theirs = pty.openpty()

@@ -90,7 +90,7 @@ def test_fmla_reaches_its_rate_with_enough_accumulators(estimate, core, latency,
     core = CORES[core]
     for n in (1, 2, 3, 4, 8, 12):
         expected = max(24 * latency / n, 24 / rate)
-        assert estimate(f"fused{n}", core) == pytest.approx(expected, rel=0.1, abs=2.1), n
+        assert estimate(f"chain{n}", core) == pytest.approx(expected, rel=0.1, abs=2.1), n
     assert estimate("chain12", core) == about(24 / rate) or core.in_order
     assert estimate("chain12", core) <= 24 / rate + 2
 

@@ -140,6 +140,7 @@ def test_tvms_runtime_needs_its_executable(tmp_path, capsys):
     assert "build it again with --tvm" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_build_without_our_runtime_is_run_by_its_plan(module, tmp_path):
     """As an earlier version wrote it."""
     import json

@@ -84,6 +84,7 @@ def test_a_module_for_another_board(server, capsys):
     assert "it is built for aarch64" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_tvms_proxy(capsys, monkeypatch):
     """The server dials the proxy; clients come to the proxy and name the server's key."""
     with server_of_tvm("rpc_proxy", "--web-port", str(free_port())) as port:
@@ -96,6 +97,7 @@ def test_tvms_proxy(capsys, monkeypatch):
             assert "no session within 3 s" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_tvms_server_of_tvms_tracker(capsys):
     with (
         server_of_tvm("rpc_tracker") as port,

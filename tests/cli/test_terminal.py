@@ -327,14 +327,19 @@ def search(log: Path, trials: int = 2, delay: float = 0.0) -> str:
 @pytest.mark.parametrize(
     "columns, lines, environment",
     [
-        (80, 24, {}),
-        (40, 10, {}),
         (5, 2, {}),
-        (0, 0, {"COLUMNS": "-3", "LINES": "x"}),
-        (80, 24, {"COLUMNS": "7", "LINES": "999999999999"}),
-        (80, 24, {"TERM": "dumb"}),
-        (80, 24, {"NO_COLOR": "1"}),
         (80, 24, {"PYTHONIOENCODING": "ascii"}),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (
+                (80, 24, {}),
+                (40, 10, {}),
+                (0, 0, {"COLUMNS": "-3", "LINES": "x"}),
+                (80, 24, {"COLUMNS": "7", "LINES": "999999999999"}),
+                (80, 24, {"TERM": "dumb"}),
+                (80, 24, {"NO_COLOR": "1"}),
+            )
+        ),
     ],
 )
 def test_no_terminal_makes_tune_fail(columns, lines, environment, tmp_path):

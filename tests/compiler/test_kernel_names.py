@@ -116,7 +116,7 @@ def test_libraries_of_a_build_name_each_kernel_once(target):
         assert name.parts or name.layer == Layer.parse(step.layer)
 
 
-@pytest.mark.parametrize("target", ["host", "armv7"])
+@pytest.mark.parametrize("target", ["host", pytest.param("armv7", marks=pytest.mark.full)])
 def test_a_bundles_library_keeps_the_names(target):
     made = bundles.made(target)
     assert set(functions(made.folder / "libmobilenet.so")) == {s.symbol for s in built.read(made.built).plan.steps}

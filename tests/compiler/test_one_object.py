@@ -40,7 +40,7 @@ def test_tvms_executable_has_the_code_that_boards_run(target):
     same_code(module.folder, [module.library, module.runtime, module.executable])
 
 
-@pytest.mark.parametrize("target", ["host", "armv7"])
+@pytest.mark.parametrize("target", ["host", pytest.param("armv7", marks=pytest.mark.full)])
 def test_a_bundle_has_the_code_that_was_verified(target):
     made = bundles.made(target)
     same_code(made.built, [made.built / built.KERNELS, made.folder / "libmobilenet.so"])

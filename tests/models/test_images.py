@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from tvm_mobilenet.bundle import pack as bundle
 from tvm_mobilenet.cli import notices, options
+from tvm_mobilenet.compiler import tables
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import labels, registry
@@ -301,7 +301,7 @@ def test_flags_say_it_all():
 
 def test_a_bundle_says_in_words_how_images_become_inputs(tmp_path):
     model = exported(tmp_path, (1, 1, 28, 20), *classifier(1, 10))
-    words = bundle._in_words(load_network(ModelOptions(model=model, resize="squash")).image)
+    words = tables._in_words(load_network(ModelOptions(model=model, resize="squash")).image)
     assert words.startswith("20 x 28 grey, mean 0.5, std 0.5, resize squash, crop 1, interpolation bilinear")
     assert words.endswith("assumed: mean, std, crop, interpolation") and "order" not in words
-    assert bundle._in_words(None) == "takes no images"
+    assert tables._in_words(None) == "takes no images"

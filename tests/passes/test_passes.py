@@ -48,6 +48,10 @@ class Lambda(nn.Module):
         return self.function(self, x)
 
 
+def in_full(*values):
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
 # ---- the registry's models: how many kernels, of which kinds
 
 
@@ -55,9 +59,12 @@ class Lambda(nn.Module):
     ("name", "kinds"),
     [
         ("v1", {"conv": 1, "depthwise": 13, "pointwise": 13, "pool avg": 1, "dense": 1}),
-        ("v1-plain", {"conv": 14, "pool avg": 1, "dense": 1}),
-        ("v2", {"conv": 1, "depthwise": 17, "pointwise": 34, "pool avg": 1, "dense": 1}),
-        ("v3-large", {"conv": 1, "depthwise": 15, "pointwise": 30, "pool avg": 9, "dense": 18, "elementwise scale": 8}),
+        in_full("v1-plain", {"conv": 14, "pool avg": 1, "dense": 1}),
+        in_full("v2", {"conv": 1, "depthwise": 17, "pointwise": 34, "pool avg": 1, "dense": 1}),
+        in_full(
+            "v3-large",
+            {"conv": 1, "depthwise": 15, "pointwise": 30, "pool avg": 9, "dense": 18, "elementwise scale": 8},
+        ),
         (
             "v3-small",
             {"conv": 1, "depthwise": 11, "pointwise": 22, "pool avg": 10, "dense": 20, "elementwise scale": 9},

@@ -253,6 +253,7 @@ def test_a_network_of_fused_blocks_verifies_and_a_changed_weight_inside_one_is_f
     assert network.layers[index].layer.name in wrong.first_wrong.layer
 
 
+@pytest.mark.full  # tests/compiler/test_one_object.py compares its code
 def test_the_executable_runs_fused_blocks_in_tvms_own_runtime(small, tmp_path):
     network, target = small
     host = dataclasses.replace(

@@ -403,11 +403,11 @@ def registry_layers(name: str, alpha: float) -> set[Layer]:
     "name, alpha",
     [
         ("v1", 0.25),
-        ("v1-plain", 0.25),
+        pytest.param("v1-plain", 0.25, marks=pytest.mark.full),
         pytest.param("v1-shallow", 0.75, marks=pytest.mark.full),
-        ("v2", 1.4),
+        pytest.param("v2", 1.4, marks=pytest.mark.full),
         pytest.param("v3-large", 0.75, marks=pytest.mark.full),
-        ("v3-small", 1.0),
+        pytest.param("v3-small", 1.0, marks=pytest.mark.full),
     ],
 )
 def test_the_default_of_every_layer_of_the_registry_is_valid_on_every_core(name, alpha):

@@ -87,7 +87,8 @@ def stripped(path):
     return [{k: v for k, v in vars(r).items() if k not in ("seconds", "versions")} for r in Journal(path).records()]
 
 
-@pytest.mark.parametrize("count, points", [(2, POINTS), pytest.param(10, 3 * POINTS, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count, points", [(2, POINTS), (10, 3 * POINTS)])
+@pytest.mark.full  # one board that leaves is below
 def test_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path, count, points):
     with Agent() as alone:
         assert tuned(alone.url, tmp_path / "one.jsonl", points=points)[:2] == ("done", points * len(LAYERS))

@@ -35,6 +35,7 @@ def measures_every_layer(model: ModelOptions, target, board: str, log) -> None:
         assert any(layer.output_pitch for layer in counts) and any(layer.input_pitch for layer in counts)
 
 
+@pytest.mark.full  # a fleet of two is in tests/boards/test_output_check.py
 def test_v1_over_loopback(tmp_path):
     with Agent() as agent:
         measures_every_layer(ModelOptions(), targets.load("host"), agent.url, tmp_path / "log.jsonl")
