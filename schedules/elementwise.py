@@ -13,7 +13,7 @@ Register budget: data and second operand of up to 4 vectors, and the bounds of t
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
                                   Cortex-A53  Cortex-A72  Cortex-A76
-    elementwise 28x28x64 add f32  5.76 / -    2.69 / -    1.60 / -
+    elementwise 28x28x64 add f32  5.75 / -    2.69 / -    1.60 / -
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ A global pool is one position, its cores share the channels.
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
                                Cortex-A53  Cortex-A72  Cortex-A76
-    pool 7x7x1024 avg 7x7 f32  54.39 / -   30.07 / -   8.45 / -
+    pool 7x7x1024 avg 7x7 f32  54.25 / -   30.02 / -   8.43 / -
 """
 
 from __future__ import annotations
