@@ -1,7 +1,7 @@
 """Show what every layer costs on a board, and how far it is from the roofline.
 
 Each kernel call is timed where it stands in the network, on one or several threads; beside it stand what the target's
-arithmetic, caches and memory allow at best, the decisions of its schedule, and what the virtual board predicts.
+compute, caches and memory allow at best, the decisions of its schedule, and what the virtual board predicts.
 
     python -m tvm_mobilenet.profile out/v1-1.0-224-rpi4 --view slowest --trace out/trace.json
 """

@@ -27,7 +27,7 @@ class LayerProfile:
     mult_adds : int
         As the papers count.
     gflops : float or None
-        Two operations a multiply-add; None without arithmetic.
+        Two operations a multiply-add; None without multiply-adds.
     roofline : Roofline
     multiple : float or None
         ``seconds`` over the roofline's.

@@ -1,4 +1,4 @@
-"""The least time that a kernel call can take on a target: of its arithmetic, of the caches, of DRAM.
+"""The least time that a kernel call can take on a target: of its multiply-adds, of the caches, of DRAM.
 
 After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009. Three ceilings:
 

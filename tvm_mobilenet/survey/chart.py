@@ -33,8 +33,8 @@ UNTUNED, TUNED, FLOOR, INK, QUIET = "#c9ccd1", "#2f6f9f", "#d1495b", "#222222", 
 def svg(result, narrow: bool = False) -> str:
     """The chart of a `TuneResult`: a row a layer, on the left bars (cost over floor), on the right its curve.
 
-    A layer without arithmetic (a pool) has no floor; its bars are over its own tuned cost. ``narrow``: 360 pixels wide,
-    labels above the bars, no curves.
+    A layer without multiply-adds (a pool) has no floor; its bars are over its own tuned cost. ``narrow``: 360 pixels
+    wide, labels above the bars, no curves.
     """
     step, left, bars, down = (NARROW_ROW, NARROW_LEFT, NARROW_BARS, 16) if narrow else (ROW, LEFT, BARS, 0)
     names = short_titles([layer.layer for layer in result.layers], LEFT // LETTER)
@@ -50,11 +50,11 @@ def svg(result, narrow: bool = False) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     if narrow:
-        parts += [_text(left, 18, f"cost over the floor of the arithmetic, {label}, one core"), *_legend(left, 40)]
+        parts += [_text(left, 18, f"cost over the multiply-adds alone, {label}, one core"), *_legend(left, 40)]
     else:
         parts += [
             _text(10, 22, f"{result.model} on {result.target} ({result.core}), {label}, one core", size=15),
-            _text(left, 44, "cost over the floor of the arithmetic"),
+            _text(left, 44, "cost over the multiply-adds alone"),
             _text(left + bars + GAP, 44, "best so far, by trial"),
             *_legend(left + bars + GAP, 22),
         ]

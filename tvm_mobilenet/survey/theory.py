@@ -1,7 +1,7 @@
 """What theory does not say: the papers' ratios of mult-adds beside the ratios of cycles executed on three cores.
 
 The papers count mult-adds. A core also loads, stores, branches and starts kernels; a convolution's tiles fit its map
-or leave part of a vector idle; and the weights come from memory whatever the map's size is. Cycles here are arithmetic
+or leave part of a vector idle; and the weights come from memory whatever the map's size is. Cycles here are compute
 and memory, of each network in the order of its plan. Each pair of networks differs in one thing, so that the ratio of
 their cycles over that of their mult-adds says what the thing really costs.
 """
@@ -43,7 +43,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Theory:
-    """The comparisons, and how far each network is from the floor of its arithmetic.
+    """The comparisons, and how far each network is from the cycles of its multiply-adds alone.
 
     Parameters
     ----------
@@ -102,13 +102,13 @@ class Theory:
             f"Four cores share the memory. They are faster than one by {spread(BASE, self.speedups)}; "
             f"{spread(PLAIN, self.speedups)}.",
             "Padding. The papers count products with padding zeros; kernels skip them. Of a 3x3 convolution on a 14x14 "
-            "map that is 9 %, on 7x7 18 %: a plain network's arithmetic can lie below the floor of its counted "
+            "map that is 9 %, on 7x7 18 %: a plain network's compute can lie below the cycles of its counted "
             "mult-adds. A pointwise layer has no padding to skip.",
-            f"Narrow. Over the floor: {spread(_narrow(0.25), self.floors)}; of it arithmetic "
+            f"Narrow. Over the cycles of the multiply-adds alone: {spread(_narrow(0.25), self.floors)}; of it compute "
             f"{spread(_narrow(0.25), self.arithmetic)}. With few channels sums are short, and the start and end of a "
             "tile (bias, clamp, store) weigh more; the stem reads three channels at any alpha, and depthwise layers "
             "and all activations shrink with alpha, not with its square.",
-            f"Small. Over the floor: {spread(_small(128), self.floors)}; of it arithmetic "
+            f"Small. Over the cycles of the multiply-adds alone: {spread(_small(128), self.floors)}; of it compute "
             f"{spread(_small(128), self.arithmetic)}. The weights do not shrink with the map and are fetched for fewer "
             f"products. On four cores a map of few rows does not divide evenly as well, and the slowest share counts: "
             f"faster by {spread(_small(128), self.speedups)}.",
