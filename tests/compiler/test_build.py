@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -292,3 +293,19 @@ def test_build_from_the_command_line(tmp_path, capsys):
     assert code == 0 and data["kernels"] <= 29 and data["target"] == "rpi3"
     assert all(Layer.parse(one["layer"]).name == one["layer"] for one in data["layers"])
     assert "build v1 0.25-32" in shown.err and console.plain_data(data) == data
+
+
+def test_a_plan_that_was_changed_is_said_to_be(tmp_path):
+    """Whatever a changed byte brings about later: the file that has it is named."""
+    folder = shutil.copytree(modules.tiny("rpi4"), tmp_path / "built")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built.read(folder)
+    data = json.loads((folder / built.PLAN).read_text())
+    data["target"]["clock_hz"] += 1
+    (folder / built.PLAN).write_text(json.dumps(data))
+    with pytest.warns(UserWarning, match="is not as `build` wrote it: build the module again"):
+        built.read(folder)
+    (folder / built.PLAN).write_text("[]")
+    with pytest.raises(TvmMobilenetError, match="cannot be read: it is no JSON object"):
+        built.read(folder)

@@ -55,6 +55,7 @@ def change(folder: Path, do) -> None:
     path = folder / "built" / built.PLAN
     data = json.loads(path.read_text())
     do(data["target"])
+    data["hash"] = built._hash_of(data)
     path.write_text(json.dumps(data))
 
 

@@ -169,6 +169,7 @@ def write(
         "layers": [vars(layer) for layer in layers],
         "plan": plan.to_data(),
     }
+    data["hash"] = _hash_of(data)
     with replacing(folder / PLAN) as new:
         new.write_text(json.dumps(data, indent=1), encoding="utf-8")
     for name in {OBJECT, KERNELS, LIBRARY, EXECUTABLE, EARLIER} - set(files):
@@ -189,6 +190,8 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
         raise TvmMobilenetError(f"{folder} holds no built module: {_lacks(folder)}", _remedy(folder))
     try:
         data = json_text.parse((folder / PLAN).read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no JSON object")
         layers = tuple(BuiltLayer.from_data(layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -196,6 +199,8 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
             f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",
             "python -m tvm_mobilenet.build --output FOLDER makes one",
         ) from None
+    if check and data.get("hash", _hash_of(data)) != _hash_of(data):  # builds of before have none
+        warnings.warn(f"{folder / PLAN} is not as `build` wrote it: build the module again", stacklevel=2)
     for name, expected in files.items() if check else ():
         path = folder / name
         if not path.is_file():
@@ -208,6 +213,12 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
     if not {KERNELS, EARLIER} & files.keys():
         raise TvmMobilenetError(f"{folder} holds no built module: {PLAN} names no kernels", "build the module again")
     return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files))
+
+
+def _hash_of(data: dict) -> str:
+    """A hash of all that a plan's file says besides."""
+    text = json.dumps({key: value for key, value in data.items() if key != "hash"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _lacks(folder: Path) -> str:
