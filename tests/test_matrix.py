@@ -177,7 +177,7 @@ def export(path: Path, name: str, alpha: float, resolution: int, pads=None) -> s
 @pytest.mark.parametrize(
     "name, alpha, resolution, pads",
     [
-        ("v1", 0.25, 64, [0, 0, 1, 1]),
+        pytest.param("v1", 0.25, 64, [0, 0, 1, 1], marks=pytest.mark.full),
         pytest.param("v2", 0.35, 64, None, marks=pytest.mark.full),
         pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.full),
         pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.full),

@@ -126,6 +126,7 @@ def cycles_of(text: str, folder, core=A72) -> float:
     return executed.read(folder / "counts").cycles(executed.read(folder / "counts").slices[0][0], core)
 
 
+@pytest.mark.full
 def test_a_wrong_count_is_a_wrong_estimate(written, tmp_path):
     kernel, text = written
     for core in (A53, A72):
@@ -144,6 +145,7 @@ def test_a_wrong_count_is_a_wrong_estimate(written, tmp_path):
     assert cycles_of("\n".join(lines), tmp_path) > 1.5 * right
 
 
+@pytest.mark.full
 def test_counts_that_cannot_be_trusted_are_refused(written, tmp_path):
     _, text = written
     with pytest.raises(SystemExit, match="ended before its time"):

@@ -59,6 +59,7 @@ def run(tmp_path_factory):
     return execute
 
 
+@pytest.mark.full
 def test_on_the_a72_saving_traffic_pays_and_less_so_with_a_larger_l2(run):
     """The tensor between two layers, 784 KiB, goes to DRAM and back unless a fused block streams it or an L2 holds
     it."""

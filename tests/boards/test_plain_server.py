@@ -45,6 +45,7 @@ def test_without_tvms_executable_the_network_is_its_kernels(server, tmp_path, ca
     assert "build it again with --tvm" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_table_without_facts(server, capsys):
     assert bench.main([str(modules.small()), "--board", server, "--seconds", "0.1", "--no-layers"]) == 0
     out = capsys.readouterr().out

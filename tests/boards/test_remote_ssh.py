@@ -93,6 +93,7 @@ def test_installing_on_a_board(behind, tmp_path):
     works(url, tmp_path / "kernels.so")
 
 
+@pytest.mark.full
 def test_the_wheel_is_this_package(tmp_path):
     name, version, data = wheel.build_wheel()
     assert wheel.build_wheel()[1:] == (version, data), "the same files give the same wheel"

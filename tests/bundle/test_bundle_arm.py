@@ -27,7 +27,7 @@ def run(*command):
     "target",
     [
         "rpi4",
-        "armv7",
+        pytest.param("armv7", marks=pytest.mark.full),
         pytest.param("arm", marks=pytest.mark.full),
         pytest.param("rpi3", marks=pytest.mark.full),
         pytest.param("rpi5", marks=pytest.mark.full),

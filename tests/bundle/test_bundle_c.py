@@ -115,6 +115,7 @@ def test_runs_allocate_nothing(host, tmp_path, runs):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.full
 def test_two_models_in_one_program(host, tmp_path):
     """Statically, all of the symbols of both; the second has its weights in the library, and needs no file of them."""
     second = bundles.made(resolution=32, embed=True)

@@ -172,7 +172,7 @@ def events(board) -> set[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("over", ["local", "ssh"])
+@pytest.mark.parametrize("over", ["local", pytest.param("ssh", marks=pytest.mark.full)])
 def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
     """With all its children, as a lost power supply here would: as soon as the board shows something new, and then in
     the middle of the self-test and of the switch. `current` works every time, before and after."""

@@ -298,7 +298,9 @@ def runs_here(level: str) -> bool:
     return level in {one.name for one in here if not one.lacks(host.flags())}
 
 
-@pytest.mark.parametrize("level", ["x86-64-v2", pytest.param("x86-64-v3", marks=pytest.mark.full), "x86-64-v4"])
+@pytest.mark.parametrize(
+    "level", [*(pytest.param(one, marks=pytest.mark.full) for one in ("x86-64-v2", "x86-64-v3")), "x86-64-v4"]
+)
 def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_run(level):
     facts, widest = LEVELS[level]
     core = target_of(architecture="x86_64", **facts).core
@@ -323,7 +325,7 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
     assert [name for name, text in texts.items() if "AllocWorkspace" in text and not name.startswith("fused")] == []
 
 
-@pytest.mark.parametrize("vector_bytes", [8, pytest.param(32, marks=pytest.mark.full), 64])
+@pytest.mark.parametrize("vector_bytes", [8, *(pytest.param(b, marks=pytest.mark.full) for b in (32, 64))])
 def test_every_kind_is_built_for_vectors_of_any_width(vector_bytes):
     """Lowered and compiled; `test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too` runs them."""
     of_kind = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}
@@ -371,7 +373,7 @@ def test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too(facts):
 
 @pytest.mark.parametrize(
     "cpus, vector_bytes",
-    [(64, 16), *(pytest.param(*more, marks=pytest.mark.full) for more in ((1, 16), (6, 8), (4, 32)))],
+    [pytest.param(*more, marks=pytest.mark.full) for more in ((64, 16), (1, 16), (6, 8), (4, 32))],
 )
 def test_kernels_of_aarch64_are_right_for_any_number_of_cpus(cpus, vector_bytes, tmp_path):
     target = target_of(cpus=cpus, vector_bytes=vector_bytes, vector_registers=32, fma_per_cycle=2.0)

@@ -145,7 +145,7 @@ def separable(width: int, channels: int) -> Layer:
     )
 
 
-CUTS = [(26, 2, 2), (34, 3, 1)]
+CUTS = [(26, 2, 2)]
 OTHER_CUTS = [c for w in (20, 26, 34) for cut in ((1, 4), (2, 2), (4, 2), (3, 1)) if (c := (w, *cut)) not in CUTS]
 
 

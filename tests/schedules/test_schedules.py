@@ -258,7 +258,7 @@ CORNERS = [
 ]
 
 
-@pytest.mark.parametrize("board", ["rpi4", "armv7", "rpi3"])
+@pytest.mark.parametrize("board", [pytest.param("rpi4", marks=pytest.mark.full), "armv7", "rpi3"])
 def test_machine_code_for_the_boards_computes_the_definition(board, tmp_path):
     """Another compiler back end, other registers: an untuned kernel or a random one of every corner, emulated."""
     target = targets.load(board)

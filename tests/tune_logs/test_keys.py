@@ -76,6 +76,7 @@ def test_another_loop_nest_expires_the_code_of_its_kind_and_a_figure_of_a_core_t
     assert changed(keys_of(copy, nest, core), today) == {POOL, SOURCES, ESTIMATE}
 
 
+@pytest.mark.full
 def test_another_pass_expires_all_code_and_the_cost_model_the_estimates(copy, today):
     lowering = ("tvm_mobilenet/compiler/lowering.py", "tirx.transform.UnrollLoop(),", "")
     model = ("tvm_mobilenet/boards/cost/memory_time.py", "from __future__ import annotations\n", "")

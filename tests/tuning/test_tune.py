@@ -31,6 +31,7 @@ def worse(space: Space) -> Space:
     return dataclasses.replace(space, choices=choices)
 
 
+@pytest.mark.full
 def test_a_deliberately_worse_default_is_beaten(monkeypatch, tmp_path, target):
     bad = worse(schedules.space(LAYER, target.core))
     assert not bad.valid(bad.default) and bad.default != schedules.space(LAYER, target.core).default

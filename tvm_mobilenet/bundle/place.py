@@ -27,7 +27,8 @@ def refuse_others_files(path: Path) -> None:
     if {"manifest.json", "manifest.sha256"} <= set(there):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
             manifest = json_text.parse((path / "manifest.json").read_text(encoding="utf-8"))
-            known = {*manifest["files"], "manifest.json", "manifest.sha256"} if "symbol_prefix" in manifest else set()
+            own = {*manifest["files"], "manifest.json", "manifest.sha256", "__pycache__"}  # mobilenet.py was imported
+            known = own if "symbol_prefix" in manifest else set()
             foreign = [name for name in there if name not in known]
     if foreign:
         raise TvmMobilenetError(
