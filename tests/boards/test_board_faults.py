@@ -159,7 +159,7 @@ def killed(running, tmp_path, client, words: str) -> None:
 @pytest.mark.full
 def test_the_agent_is_killed_during_an_upload(tmp_path):
     with Agent(module=patched(AT_UPLOAD.format(whom="os.getppid()", what="SIGKILL"))) as running:
-        killed(running, tmp_path, bench(tmp_path, running.url), r"uploading module\.so \([\d,]+ bytes\)")
+        killed(running, tmp_path, bench(tmp_path, running.url), r"uploading libmobilenet\.so \([\d,]+ bytes\)")
 
 
 def test_the_agent_is_killed_during_a_run(tmp_path):
