@@ -288,6 +288,15 @@ def test_a_result_that_cannot_be_written_is_told(verb, where):
     assert re.search("result cannot be written.*(no space left|stdout is closed)", done.stderr), done.stderr
 
 
+def test_a_full_disk_is_told_when_there_is_no_stdout(capsys, monkeypatch):
+    def fails(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", None)
+    assert entry.run_verb(entry.parser_for("verify", ""), fails, []) == 2
+    assert capsys.readouterr().err.startswith("error: a result cannot be written: no space left on device")
+
+
 # ---- programs of other versions and with other outputs
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import os
 import signal
 import sys
 import threading
@@ -22,7 +21,7 @@ from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.packages import missing_dependency
 from tvm_mobilenet.terminal import table
-from tvm_mobilenet.terminal.console import say, terminal_width
+from tvm_mobilenet.terminal.console import abandon_stdout, say, terminal_width
 
 INTERRUPTED = 130
 
@@ -62,7 +61,7 @@ def run_verb(
         say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return 0
     except Exception as error:
         if args.debug:
@@ -73,7 +72,7 @@ def run_verb(
             and error.filename is None
             and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         ):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # if it was stdout, it would fail again
+            abandon_stdout()  # which it may have been
             error = TvmMobilenetError(f"a result cannot be written: {reason(error)}", "make room, or write elsewhere")
         if isinstance(error, OSError) and error.filename is not None:
             error = TvmMobilenetError(f"{error.filename}: {reason(error)}", "check the path, its owner and its mode")

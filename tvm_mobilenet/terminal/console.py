@@ -52,8 +52,14 @@ def _result(text: str) -> None:
     except BrokenPipeError:
         raise  # its reader left
     except OSError as e:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer would fail again
+        abandon_stdout()
         raise TvmMobilenetError(f"the result cannot be written to stdout: {reason(e)}", hint) from None
+
+
+def abandon_stdout() -> None:
+    """Let what is left of stdout go nowhere: it cannot be written, and Python would fail on it again at its end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain_data(value: object) -> object:
