@@ -1,7 +1,7 @@
 """From PrimFuncs to machine code: LLVM writes one object, zig (or a linker of your own) links it for the board.
 
-Kernels are compiled once, without checks of their arguments: whoever calls one knows what it takes (``Plan``), and
-`boards.signature.Signatures` checks that before a call. From the one object are linked
+Kernels are compiled once, without checks of their arguments: whoever calls one knows what it takes (``Plan``) and
+checks that before a call. From the one object are linked
 
 - ``kernels.so``, which exports every kernel as ``__tvm_ffi_<symbol>``: for boards and for TVM's RPC servers;
 - ``libmobilenet.so``, with the runtime in C (`compiler.library`);

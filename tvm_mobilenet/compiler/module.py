@@ -118,10 +118,6 @@ class BuiltModule:
         return self.folder / LIBRARY if LIBRARY in self.files else None
 
     @property
-    def has_executable(self) -> bool:
-        return bool({EXECUTABLE, EARLIER} & set(self.files))
-
-    @property
     def executable(self) -> Path:
         """TVM's executable.
 
@@ -199,7 +195,7 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
             f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",
             "python -m tvm_mobilenet.build --output FOLDER makes one",
         ) from None
-    if check and data.get("hash", _hash_of(data)) != _hash_of(data):  # builds of before have none
+    if check and "hash" in data and data["hash"] != _hash_of(data):  # builds of before have none
         warnings.warn(f"{folder / PLAN} is not as `build` wrote it: build the module again", stacklevel=2)
     for name, expected in files.items() if check else ():
         path = folder / name

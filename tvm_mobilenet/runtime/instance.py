@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.runtime.mobilenet import _Info, _Options, _port
+from tvm_mobilenet.runtime.mobilenet import _Info, _Options, _pointers, _port
 
 _ALIGNMENT = 64  # bytes: then the library takes a buffer as it is
 
@@ -125,7 +125,3 @@ def _buffer(shape: tuple[int, ...], dtype) -> np.ndarray:
     block = np.zeros(nbytes + _ALIGNMENT, np.uint8)
     start = -block.ctypes.data % _ALIGNMENT
     return block[start : start + nbytes].view(dtype).reshape(shape)
-
-
-def _pointers(arrays: list[np.ndarray]):
-    return ctypes.cast((c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays)), c_void_p)
