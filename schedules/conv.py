@@ -39,7 +39,7 @@ from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 def kernel(layer: Layer, d: Decisions):

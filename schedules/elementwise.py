@@ -18,13 +18,13 @@ Cycles a value on one core, default / tuned, predicted (python -m benchmarks.pea
 
 from __future__ import annotations
 
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, divisors
 from tvm_mobilenet.schedules.registers import sum_lanes
 
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -61,20 +61,20 @@ def kernel(layer: Layer, d: Decisions):
 
 
 def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
-    data, second = f["data"], f.get("second")
+    data, second, dtype = f["data"], f.get("second"), layer.accumulator_dtype
 
     def value(lane):
-        x = data[nest.at(layer.input_layout, b, h, w, c + lane)]
+        x = values.cast(data[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
         if layer.op == "scale":
-            x = x * second[b, 0, 0, c + lane]
+            x = x * values.cast(second[b, 0, 0, c + lane], dtype)
         elif layer.op != "none":
-            y = second[nest.at(layer.input_layout, b, h, w, c + lane)]
+            y = values.cast(second[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
             x = x + y if layer.op == "add" else x - y if layer.op == "sub" else x * y
-        return nest.activate(layer.activation, x, layer.accumulator_dtype)
+        return values.activate(layer.activation, x, dtype)
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":
         f.write(out, value, width, lambda lane: (b, h, w, c + lane))
     else:
         for lane in range(width):
-            out[nest.at(layer.output_layout, b, h, w, c + lane)] = value(lane)
+            out[nest.at(layer.output_layout, b, h, w, c + lane)] = values.cast(value(lane), out.dtype)

@@ -40,7 +40,7 @@ from collections.abc import Mapping
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise
+from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import fused_block as defaults
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
@@ -53,7 +53,7 @@ from tvm_mobilenet.schedules.window import runs, source
 from tvm_mobilenet import schedules
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -146,11 +146,11 @@ class _FusedBlock:
 
     def _zeros(self, i: int, slot, column, channels: int) -> None:
         out = self.out[i]
-        zero, lanes = nest.const(0.0, out.dtype), self.f.lanes(out.dtype)
+        zero, lanes = values.const(0.0, out.dtype), self.f.lanes(out.dtype)
         whole, rest = divmod(channels, lanes)
         if whole:
             with nest.serial(whole) as c:
-                out[0, slot, column, nest.Lanes(c * lanes, lanes)] = nest.broadcast(zero, lanes)
+                out[0, slot, column, nest.Lanes(c * lanes, lanes)] = values.broadcast(zero, lanes)
         for c in range(rest):
             out[0, slot, column, whole * lanes + c] = zero
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
+from tvm_mobilenet.schedules import values
 from tvm_mobilenet.schedules.choices import Choice, Decisions
 
 from tvm_mobilenet import dtypes
@@ -25,11 +26,6 @@ from tvm_mobilenet.layer import Layer
 SYMBOL = "kernel"
 VECTOR_BYTES = 16  # of a vector where decisions do not say: NEON's
 BUFFER_BYTES = 1023  # of accumulators at most; a larger tile has several buffers
-
-
-def const(value, dtype: str):
-    """A constant of a kernel."""
-    return tirx.const(value, dtype)
 
 
 def serial(extent: int):
@@ -133,7 +129,7 @@ def opaque(value):
     stores a pair, and finds equal loads equal, which makes moves of registers of them: on the A76 a store of a pair
     takes half of the vector pipes' time that two stores take, and a load none of it, which a move takes.
     """
-    with T.attr(const(0, "int32"), "pragma_import_llvm", _OPAQUE):
+    with T.attr(values.const(0, "int32"), "pragma_import_llvm", _OPAQUE):
         return named(tirx.call_extern("int32", "mobilenet_opaque", value), "at")
 
 
@@ -243,7 +239,7 @@ class Kernel:
     def write(self, tensor: Tensor, value, width: int, index) -> None:
         """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
         for first, count in pieces(width, self.lanes(tensor.dtype)):
-            tensor[index(Lanes(first, count))] = value(Lanes(first, count))
+            tensor[index(Lanes(first, count))] = values.cast(value(Lanes(first, count)), tensor.dtype)
 
     def store(
         self,
@@ -268,7 +264,8 @@ class Kernel:
 
         def element(lane):
             place = lane if apart else index(lane)
-            row[place] = epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
+            made = values.epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
+            row[place] = values.cast(made, out.dtype)
 
         for first, count in pieces(width, lanes) if together else [(v, 1) for v in range(width)]:
             element(Lanes(first, count) if count > 1 else first)
@@ -294,16 +291,11 @@ def pieces(width: int, vector: int) -> list[tuple[int, int]]:
     return [(v, min(vector, width - v)) for v in range(0, width, vector)]
 
 
-def broadcast(value, count: int):
-    """A scalar in every lane; a vector as it is."""
-    return value if count == 1 or "x" in str(value.ty) else tirx.Broadcast(value, count)
-
-
 class Tile:
     """``rows`` x ``width`` accumulators in vectors of ``vector`` lanes, to be held in registers."""
 
     def __init__(self, rows: int, width: int, vector: int, dtype: str):
-        self.rows, self.width, self.vector = rows, width, vector
+        self.rows, self.width, self.vector, self.dtype = rows, width, vector, dtype
         self._each = max(1, BUFFER_BYTES // (width * dtypes.of(dtype).bytes))  # rows of a buffer
         if width * dtypes.of(dtype).bytes > BUFFER_BYTES:
             raise ValueError(f"{width} accumulators in a row exceed {BUFFER_BYTES} bytes and would leave the registers")
@@ -324,11 +316,15 @@ class Tile:
     def set_row(self, row: int, value) -> None:
         tensor, place = self._row(row)
         for first, count in pieces(self.width, self.vector):
-            tensor[place, Lanes(first, count)] = broadcast(value(Lanes(first, count)), count)
+            tensor[place, Lanes(first, count)] = values.broadcast(
+                values.cast(value(Lanes(first, count)), self.dtype), count
+            )
 
     def add_product(self, row: int, left, right) -> None:
         """A row of accumulators += left(lane) * right(lane)."""
-        self.set_row(row, lambda lane: self[row, lane] + left(lane) * right(lane))
+        self.set_row(
+            row, lambda lane: values.multiply_add(self[row, lane], left(lane), right(lane), self.dtype, lane.count)
+        )
 
     def _row(self, row: int) -> tuple[Tensor, int]:
         return self.tensors[row // self._each], row % self._each
@@ -342,38 +338,6 @@ class Tile:
 def at(layout: str, b, h, w, c) -> tuple:
     """Indices into a tensor of a layout."""
     return (b, h, w, c) if layout == "NHWC" else (b, c, h, w)
-
-
-def activate(name: str, x, dtype: str):
-    """The activation of an expression of this dtype.
-
-    The hard ones follow MobileNetV3 (Howard et al., 2019): hard-sigmoid is relu6(x + 3) / 6, hard-swish x times that.
-    """
-    zero, one, three, six, sixth = (const(v, dtype) for v in (0.0, 1.0, 3.0, 6.0, 1 / 6))
-    if name == "none":
-        return x
-    if name == "relu":
-        return T.max(x, zero)
-    if name == "relu6":
-        return T.max(T.min(x, six), zero)
-    if name == "hardsigmoid":
-        return T.max(T.min(x + three, six), zero) * sixth
-    if name == "hardswish":
-        return x * (T.max(T.min(x + three, six), zero) * sixth)
-    if name in ("sigmoid", "silu"):
-        sigmoid = one / (one + tirx.exp(zero - x))
-        return sigmoid if name == "sigmoid" else x * sigmoid
-    raise ValueError(f"unknown activation {name!r}")
-
-
-def epilogue(layer: Layer, x, residual):
-    """Residual add and activation, in the layer's order. ``residual()`` reads the second operand's element."""
-    if layer.residual == "before":
-        x = x + residual()
-    x = activate(layer.activation, x, layer.accumulator_dtype)
-    if layer.residual == "after":
-        x = x + residual()
-    return x
 
 
 Argument = tuple[str, tuple[int, ...], str]  # name, shape and dtype

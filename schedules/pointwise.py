@@ -44,7 +44,7 @@ from tvm_mobilenet.schedules.spaces import pointwise as space
 
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 def kernel(layer: Layer, d: Decisions):

@@ -22,7 +22,7 @@ Cycles a value on one core, default / tuned, predicted (python -m benchmarks.pea
 from __future__ import annotations
 
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, line_channels
 from tvm_mobilenet.schedules.registers import sum_lanes
 from tvm_mobilenet.schedules.window import source
@@ -30,7 +30,7 @@ from tvm_mobilenet.schedules.window import source
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -73,7 +73,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
     data, dtype = f["data"], layer.accumulator_dtype
     maximum = layer.op == "max"
     acc = f.tile(1, width, dtype)
-    acc.set(lambda i, lane: nest.const(dtypes.of(dtype).lowest if maximum else 0.0, dtype))
+    acc.set(lambda i, lane: values.const(dtypes.of(dtype).lowest if maximum else 0.0, dtype))
     (top, rows), (left, columns) = _inside(layer, 0, h), _inside(layer, 1, w)
 
     def element(kh, kw):
@@ -81,7 +81,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
         acc.set_row(
             0,
             lambda lane: (T.max if maximum else lambda x, y: x + y)(
-                acc[0, lane], data[nest.at(layer.input_layout, *index, c + lane)]
+                acc[0, lane], values.cast(data[nest.at(layer.input_layout, *index, c + lane)], dtype)
             ),
         )
 
@@ -91,7 +91,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
         else:
             with T.serial(0, columns) as kw:
                 element(kh, kw)
-    share = nest.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
+    share = values.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
     f.store(
         layer,
         f["output"],

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -43,21 +43,22 @@ def kernel(layer: Layer, d: Decisions):
         top, total = f.tile(1, 1, dtype), f.tile(1, 1, dtype)
 
         def x(c):
-            return data[nest.at(layer.input_layout, b, h, w, c)]
+            return values.cast(data[nest.at(layer.input_layout, b, h, w, c)], dtype)
 
         def y(c):
             return nest.at(layer.output_layout, b, h, w, c)
 
-        top.set(lambda i, lane: nest.const(dtypes.of(dtype).lowest, dtype))
-        total.set(lambda i, lane: nest.const(0.0, dtype))
+        top.set(lambda i, lane: values.const(dtypes.of(dtype).lowest, dtype))
+        total.set(lambda i, lane: values.const(0.0, dtype))
         nest.unrolled(layer.channels, d["unroll"], lambda c: top.set_row(0, lambda lane: T.max(top[0, lane], x(c))))
 
         def exponential(c):
-            out[y(c)] = tirx.exp(x(c) - top[0, 0])
-            total.set_row(0, lambda lane: total[0, lane] + out[y(c)])
+            out[y(c)] = values.cast(tirx.exp(x(c) - top[0, 0]), out.dtype)
+            total.set_row(0, lambda lane: total[0, lane] + values.cast(out[y(c)], dtype))
 
         def share(c):
-            out[y(c)] = nest.activate(layer.activation, out[y(c)] / total[0, 0], dtype)
+            value = values.activate(layer.activation, values.cast(out[y(c)], dtype) / total[0, 0], dtype)
+            out[y(c)] = values.cast(value, out.dtype)
 
         nest.unrolled(layer.channels, d["unroll"], exponential)
         nest.unrolled(layer.channels, d["unroll"], share)

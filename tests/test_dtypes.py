@@ -43,6 +43,31 @@ def test_integers_are_summed_and_biased_in_32_bits():
     assert (layer.accumulator_dtype, layer.bias_dtype, layer.output_dtype) == ("int32", "int32", "int8")
 
 
+@pytest.mark.parametrize(
+    "name, dtypes_",
+    [
+        ("conv 8x8x3 n32 3x3 nchw f16 reads_f32 relu6", ("float32", "float16", "float16")),
+        ("dense m1 n1000 k1024 f16 writes_f32 sums_f32", ("float16", "float32", "float32")),
+        ("pointwise m49 n8 k8 f32 reads_f16 writes_f16 add", ("float16", "float32", "float16")),
+        ("pool 7x7x8 avg 7x7 f16", ("float16", "float32", "float16")),
+        ("softmax 1x1x8 f16 writes_f32", ("float16", "float32", "float32")),
+    ],
+)
+def test_a_layer_may_read_sum_and_write_other_dtypes(name, dtypes_):
+    layer = Layer.parse(name)
+    assert layer.name == name
+    assert (layer.input_dtype, layer.accumulator_dtype, layer.output_dtype) == dtypes_
+    assert layer.second_dtype == layer.output_dtype or layer.residual == "none"
+
+
+@pytest.mark.parametrize(
+    "name", ["dense m1 n8 k8 f16 reads_f16", "dense m1 n8 k8 f32 sums_f16", "dense m1 n8 k8 i8 sums_f32"]
+)
+def test_a_dtype_that_says_nothing_or_too_little_is_refused(name):
+    with pytest.raises(ImpossibleLayerError, match=r"layer: (reads|sums) = "):
+        Layer.parse(name)
+
+
 def test_data_has_no_dtype_of_sums():
     with pytest.raises(ImpossibleLayerError, match="dtype = 'int32'"):
         Layer.parse("pointwise m49 n64 k32 f32").replace(dtype="int32")

@@ -23,6 +23,8 @@ class DType:
         Of one element.
     accumulator, bias : str
         The dtypes in which products of such elements are summed, and in which a layer of such data has its bias.
+    wide : str
+        The dtype of what needs more digits than its own: the sums of pools and softmax, exponentials and divisions.
     lowest : float
         The lowest finite value.
     rounding : float
@@ -31,6 +33,11 @@ class DType:
         Below it values lose digits, and are often zero; 0 for integers.
     data : bool
         Whether a layer's data may have it; others are of sums alone.
+    fused : bool
+        Products are added by a fused multiply-add that is written as one, so that every build rounds alike. Else that
+        is left to LLVM.
+    chunk : int
+        How many products of a layer that sums in the wide dtype are first summed in its own; 0: it has no other.
     """
 
     name: str
@@ -38,19 +45,26 @@ class DType:
     bytes: int
     accumulator: str
     bias: str
+    wide: str
     lowest: float
     rounding: float = 0.0
     smallest: float = 0.0
     data: bool = True
+    fused: bool = False
+    chunk: int = 0
 
 
 DTYPES = {
     dtype.name: dtype
     for dtype in (
-        DType("float32", "f32", 4, "float32", "float32", -(2.0 - 2.0**-23) * 2.0**127, 2.0**-24, 2.0**-126),
-        DType("float16", "f16", 2, "float16", "float16", -65504.0, 2.0**-11, 2.0**-14),
-        DType("int8", "i8", 1, "int32", "int32", -128),
-        DType("int32", "i32", 4, "int32", "int32", -(2**31), data=False),
+        DType("float32", "f32", 4, *("float32",) * 3, -(2.0 - 2.0**-23) * 2.0**127, 2.0**-24, 2.0**-126),
+        DType(
+            *("float16", "f16", 2, "float16", "float16", "float32", -65504.0, 2.0**-11, 2.0**-14),
+            fused=True,
+            chunk=64,
+        ),
+        DType("int8", "i8", 1, *("int32",) * 3, -128),
+        DType("int32", "i32", 4, *("int32",) * 3, -(2**31), data=False),
     )
 }
 OF_DATA = tuple(name for name, dtype in DTYPES.items() if dtype.data)

@@ -14,6 +14,8 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     pointwise m196 n512 k512 in544 out544 f32 relu6
     pool 7x7x1024 avg 7x7 f32
     elementwise 56x56x24 add f32
+    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6
+    dense m1 n1000 k1024 f16 writes_f32 sums_f32
 
 A fused block is several layers in one kernel, which streams rows from one to the next so that what lies between them
 never leaves the cache; its name is those of its parts::
@@ -70,6 +72,12 @@ class Layer:
         `compiler.row_pitch` sets them, NHWC alone has them. A residual lies as the output does.
     dtype : str
         Of the data and all that follows from it, one of ``dtypes.OF_DATA``.
+    reads, writes : str
+        The dtypes of data and output where they are others: the network's own may be, and so may those of a layer
+        between layers of another precision.
+    sums : str
+        The dtype of the sums where it is another than the dtype's own: its ``wide`` one. They are of chunks of
+        ``DType.chunk`` products each.
     parts : tuple of Layer
         Of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its ends.
     body : kinds.generic.Body
@@ -95,6 +103,9 @@ class Layer:
     input_pitch: int = 0
     output_pitch: int = 0
     dtype: str = "float32"
+    reads: str = ""
+    writes: str = ""
+    sums: str = ""
     parts: tuple[Layer, ...] = ()
     body: Body | None = None
 
@@ -112,8 +123,14 @@ class Layer:
             ("input_layout", LAYOUTS),
             ("output_layout", LAYOUTS),
             ("dtype", dtypes.OF_DATA),
+            ("reads", ("", *dtypes.OF_DATA)),
+            ("writes", ("", *dtypes.OF_DATA)),
+            ("sums", ("", dtypes.of(self.dtype).wide if self.dtype in dtypes.DTYPES else "")),
         ):
             if getattr(self, field) not in allowed:
+                refuse(field)
+        for field in ("reads", "writes", "sums"):
+            if getattr(self, field) == self.dtype:  # which says nothing, and two names would mean one layer
                 refuse(field)
         kind = kinds.of(self.kind)
         if kind.ops is not None and self.op not in kind.ops:
@@ -201,7 +218,7 @@ class Layer:
     @property
     def input_dtype(self) -> str:
         """Of the data, and of a second operand that lies as the data does."""
-        return self.parts[0].input_dtype if self.parts else self.dtype
+        return self.parts[0].input_dtype if self.parts else self.reads or self.dtype
 
     @property
     def weight_dtype(self) -> str:
@@ -211,7 +228,8 @@ class Layer:
     @property
     def accumulator_dtype(self) -> str:
         """Of sums, and of the values on which the epilogue works."""
-        return dtypes.of(self.dtype).accumulator
+        own = dtypes.of(self.dtype)
+        return self.sums or (own.wide if self.declared.wide else own.accumulator)
 
     @property
     def bias_dtype(self) -> str:
@@ -221,7 +239,7 @@ class Layer:
     @property
     def output_dtype(self) -> str:
         """Of the output, and of a residual."""
-        return self.parts[-1].output_dtype if self.parts else self.dtype
+        return self.parts[-1].output_dtype if self.parts else self.writes or self.dtype
 
     @property
     def second_dtype(self) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import tirx
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import values
 from tvm_mobilenet.schedules.choices import divisors
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.in_order.issue import LOWER, PLACE, TEMPORARIES, TURNS, UPPER, Cycle, Issue, Strip
@@ -66,7 +66,7 @@ def filter_strip(strip: Strip, data, weight, bias, out, pitches: tuple[int, int]
     ``pitches[0]`` bytes apart; ``weight(kh, kw)`` the vector of a tap, ``bias`` that of the biases.
     """
     name, code = _function(strip)
-    bounds = (nest.broadcast(nest.const(b, inorder.DTYPE.name), inorder.LANES) for b in _bounds(strip))
+    bounds = (values.broadcast(values.const(b, inorder.DTYPE.name), inorder.LANES) for b in _bounds(strip))
     vectors = [*(weight(*tap) for tap in strip.taps), bias, *bounds]
     elements = [*(data(y, strip.first_column) for y in strip.input_rows), *map(out, range(len(strip.rows)))]
     inorder.call(name, code, *vectors, *map(tirx.address_of, elements), *(tirx.const(p, "int64") for p in pitches))

@@ -29,7 +29,9 @@ from tvm_mobilenet.layer import Layer
 
 LONGEST = 190  # characters; TVM puts 10 before it
 _TILES = ("tile_h", "tile_m", "tile_w", "tile_n")
-_OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"}  # of a name, to a layer's tokens
+_OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"} | {  # of a name, to a layer's tokens
+    f"{verb}{token}": f"{verb}_{token}" for verb in ("reads", "writes", "sums") for token in dtypes.BY_TOKEN
+}
 _END = re.compile(
     r"(?:_tile(?P<tile>\d+(?:x\d+)*))?(?:_lanes(?P<lanes>\d+))?(?:_k(?P<k_block>\d+))?(?P<paired>_paired)?_(?P<core>\w+)"
 )

@@ -51,6 +51,8 @@ class Kind:
         It can write its output as NCHW, as the network's own outputs may be.
     pitched : bool
         Its tensors may have a row pitch.
+    wide : bool
+        Its sums are of the wide dtype of its data's.
     streams : str
         Whether a fused block may have it as a part: ``no``, ``first`` or ``anywhere``.
     function : str
@@ -83,6 +85,7 @@ class Kind:
     epilogue: bool = True
     writes_nchw: bool = False
     pitched: bool = False
+    wide: bool = False
     streams: str = "no"
     function: str = ""
     weight_shape: Callable | None = None

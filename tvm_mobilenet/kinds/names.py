@@ -17,6 +17,7 @@ _NUMBERS = {
     "in": "input_pitch",
     "out": "output_pitch",
 }
+_VERBS = ("reads", "writes", "sums")  # dtypes that are others than the layer's
 
 
 def name_of(layer) -> str:
@@ -53,6 +54,7 @@ def name_of(layer) -> str:
     if layer.output_pitch:
         tokens.append(f"out{layer.output_pitch}")
     tokens.append(dtypes.of(layer.dtype).token)
+    tokens += [f"{verb}_{dtypes.of(dtype).token}" for verb in _VERBS if (dtype := getattr(layer, verb))]
     if layer.residual == "before":
         tokens.append("add")
     if layer.activation != "none":
@@ -82,6 +84,8 @@ def fields_of(name: str) -> dict:
             f[{"s": "stride", "d": "dilation"}[m[1]]] = (int(m[2]), int(m[3] or m[2]))
         elif token in dtypes.BY_TOKEN:
             f["dtype"] = dtypes.BY_TOKEN[token].name
+        elif (verb := token.partition("_"))[0] in _VERBS and verb[2] in dtypes.BY_TOKEN:
+            f[verb[0]] = dtypes.BY_TOKEN[verb[2]].name
         elif "dtype" not in f and declared and token in declared.ops:
             f["op"] = token
         elif token in ("nchw", "to_nchw"):

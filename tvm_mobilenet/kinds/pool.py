@@ -52,6 +52,7 @@ register(
         ops=("avg", "max"),
         windowed=True,
         pitched=True,
+        wide=True,
         reference=_reference,
         patterns={"nn.avg_pool2d": _average, "nn.max_pool2d": _maximum},
     )

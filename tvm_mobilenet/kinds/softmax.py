@@ -24,6 +24,7 @@ register(
         name="softmax",
         schedule="softmax",
         function="softmax",
+        wide=True,
         patterns={"nn.softmax": _softmax},
         epilogue=False,
         reference=lambda layer, x, weight, bias, second: x,
