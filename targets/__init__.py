@@ -67,6 +67,7 @@ class Core:
     l3: Cache | None = None
     limits: Limits = field(default_factory=Limits)
     cpus: int = 1  # that share a kernel's tasks; a target says how many it has
+    rates: dict = field(default_factory=dict, compare=False, hash=False)  # multiply-adds a cycle of other dtypes
     model: dict = field(default_factory=dict, compare=False, hash=False)  # what the core model alone reads
 
     def lanes(self, dtype: str) -> int:
@@ -75,7 +76,11 @@ class Core:
 
     def macs_per_cycle(self, dtype: str) -> float:
         """Multiply-adds a cycle at the arithmetic floor."""
-        return self.fma_per_cycle * self.lanes(dtype)
+        return self.rates.get(dtype, self.fma_per_cycle * self.lanes(dtype))
+
+    def computes(self, dtype: str) -> bool:
+        """Whether it has arithmetic of a dtype: float32, and what ``rates`` names."""
+        return dtype == "float32" or dtype in self.rates
 
     def sharers(self, cache: Cache) -> int:
         """How many CPUs have their data in one cache of a level at the same time."""
@@ -134,6 +139,12 @@ class Target:
     def architecture(self) -> str:
         return self.core.architecture
 
+    def computes(self, dtype: str) -> bool:
+        """Whether its core has arithmetic of a dtype, and its code may use it."""
+        from tvm_mobilenet.targets import features
+
+        return self.core.computes(dtype) and features.allows(self, dtype)
+
     @property
     def is_host(self) -> bool:
         """Whether it is this machine."""
@@ -147,7 +158,7 @@ class Target:
         data = asdict(self)
         del data["file"]
         core = data["core"]
-        for name in ("l2_line_cycles", "dram_line_cycles", "limits", "cpus"):
+        for name in ("l2_line_cycles", "dram_line_cycles", "limits", "rates", "cpus"):
             del core[name]
         for level in ("l1d", "l2", "l3"):
             if core[level]:
@@ -195,6 +206,11 @@ def names() -> list[str]:
     return sorted(
         p.name.removesuffix(".toml") for p in resources.files(__package__).iterdir() if p.name.endswith(".toml")
     )
+
+
+def computing(dtype: str) -> list[str]:
+    """The boards that ship and compute a dtype, sorted."""
+    return [name for name in names() if load(name).computes(dtype)]
 
 
 def table_rows() -> list[tuple[str, ...]]:

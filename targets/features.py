@@ -23,10 +23,29 @@ _FEATURES = {
 }
 
 
-def features(target) -> list[str]:
-    """What a CPU must have, as the device's kernel names it."""
+# LLVM's name of the feature without which it computes a dtype by another one
+_NEEDED = {
+    "float16": {"aarch64": "fullfp16", "armv7": "fullfp16", "x86_64": "avx512fp16"},
+    "int8": {"aarch64": "neon", "armv7": "neon"},
+}
+
+
+def allows(target, dtype: str) -> bool:
+    """Whether a target's code may have instructions of a dtype."""
+    needed = _NEEDED.get(dtype, {}).get(target.architecture)
+    if dtype not in _NEEDED:
+        return True
+    return needed is not None and _has(target)(needed)
+
+
+def _has(target):
     import tvm
 
-    has = tvm.get_global_func("target.target_has_feature")
-    llvm = tvm.target.Target(target.llvm_target())
-    return [n for feature, names in _FEATURES[target.architecture].items() if has(feature, llvm) for n in names]
+    has, llvm = tvm.get_global_func("target.target_has_feature"), tvm.target.Target(target.llvm_target())
+    return lambda feature: bool(has(feature, llvm))
+
+
+def features(target) -> list[str]:
+    """What a CPU must have, as the device's kernel names it."""
+    has = _has(target)
+    return [n for feature, names in _FEATURES[target.architecture].items() if has(feature) for n in names]
