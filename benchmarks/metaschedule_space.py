@@ -112,7 +112,7 @@ class Evaluate:
         from tvm_mobilenet.tuning.builder import Builder
 
         self.ours.prepare()
-        self.ours.builder = Builder(self.target, kept=None)  # the seconds of a build are compared
+        self.ours.builder = Builder(self.target, fresh=True)  # the seconds of a build are compared
 
     def __call__(self, job):
         if not isinstance(job, Module):

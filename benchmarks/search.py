@@ -107,7 +107,7 @@ def _estimates(work: tuple[str, str, str]) -> tuple[str, int]:
     space, points = cut(schedules.space(Layer.parse(name), target.core))
     evaluate = Evaluate(target)
     evaluate.prepare()
-    evaluate.builder = Builder(target, kept=None)  # the seconds of a build are recorded
+    evaluate.builder = Builder(target, fresh=True)  # the seconds of a build are recorded
     for point in points:
         if identity(point) in known:
             continue

@@ -35,11 +35,17 @@ def code_key(layer, decisions: dict, target) -> str:
         As ``schedules.kernel`` takes them.
     target : targets.Target
     """
-    import tvm_ffi
-
     from tvm_mobilenet import schedules
 
-    kernel = schedules.kernel(layer, decisions).without_attr("global_symbol")
+    return key_of(schedules.kernel(layer, decisions), target)
+
+
+def key_of(kernel, target) -> str:
+    """The key of a PrimFunc's machine code for a target: of what it computes, not of how it or its layer is called."""
+    import tvm_ffi
+
+    for name in ("global_symbol", "layer"):
+        kernel = kernel.without_attr(name)
     body = tvm_ffi.structural_hash(kernel, map_free_vars=True)
     llvm = sorted(target.llvm_target().items())
     return _digest([repr((body, llvm, _tvm())), _compiler()])

@@ -65,8 +65,9 @@ def test_a_candidate_has_the_code_of_a_built_kernel(name, tmp_path):
     """What is tuned is what is built: the same instructions, whatever the kernel is called."""
     target, layer = targets.load("rpi4"), Layer.parse(name)
     decisions = schedules.space(layer, target.core).default
-    Builder(target, kept=None).build(Candidate(name, decisions), tmp_path / "candidate.so")
-    made = codegen.compile_object({"another_name": schedules.kernel(layer, decisions)}, target, tmp_path / "k.o")
+    Builder(target, fresh=True).build(Candidate(name, decisions), tmp_path / "candidate.so")
+    kernels = {"another_name": schedules.kernel(layer, decisions)}
+    made = codegen.compile_object(kernels, target, tmp_path / "k.o", kept=None)
     (section,) = [s for s in sections_of(made, relaxed=True) if s.kernels]
     found = section.in_library(tmp_path / "candidate.so")
     assert found["another_name"] and all(found.values())

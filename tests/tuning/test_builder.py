@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from tvm_mobilenet.tune_logs import keys
 
+from benchmarks import machine_code
 from tests.support import planted
 from tvm_mobilenet import schedules, targets
 from tvm_mobilenet.compiler import codegen
@@ -26,26 +26,26 @@ OTHER = next(iter(SPACE.neighbours(SPACE.default)))
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """The libraries that were really compiled, with a cache of the test's own."""
-    found, real = [], codegen.compile_kernels
+    """The targets for which something was really compiled, with a cache of the test's own."""
+    found, real = [], codegen._compile
     monkeypatch.setattr(user_cache, "folder", lambda: tmp_path)
 
-    def compile_kernels(kernels, target, path, linker=None):
-        found.append(str(path))
-        return real(kernels, target, path, linker)
+    def compile_one(kernel, target, path):
+        found.append(target.name)
+        return real(kernel, target, path)
 
-    monkeypatch.setattr(codegen, "compile_kernels", compile_kernels)
+    monkeypatch.setattr(codegen, "_compile", compile_one)
     return found
 
 
 def files(tmp_path) -> list[Path]:
-    return sorted((tmp_path / "kernels").iterdir())
+    return sorted((tmp_path / "objects").iterdir())
 
 
 def test_the_same_schedule_hits_and_every_other_misses(compiled, tmp_path, monkeypatch):
     first = Builder(RPI4).build(DEFAULT, tmp_path / "first.so")
     again = Builder(RPI4).build(dataclasses.replace(DEFAULT, whole=True))  # in another run, as the winner
-    assert compiled == [first.library]
+    assert compiled == ["rpi4"]
     assert first.code == again.code == keys.code_key(LAYER, SPACE.default, RPI4)
     assert Path(again.library).read_bytes() == Path(first.library).read_bytes()
     again.remove()
@@ -59,13 +59,28 @@ def test_the_same_schedule_hits_and_every_other_misses(compiled, tmp_path, monke
     )
     Builder(RPI4).build(Candidate(LAYER.name, OTHER), tmp_path / "other.so")
     Builder(targets.load("rpi3")).build(DEFAULT, tmp_path / "rpi3.so")
-    Builder(RPI4, kept=None).build(DEFAULT, tmp_path / "fresh.so")
+    Builder(RPI4, fresh=True).build(DEFAULT, tmp_path / "fresh.so")
     assert len(compiled) == 5
-    version = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "9" if name == "ziglang" else version(name))
+    monkeypatch.setattr(codegen, "_compiling", lambda: "other code that compiles")
     Builder(RPI4).build(DEFAULT, tmp_path / "linked.so")
-    assert len(compiled) == 6, "another linker"
+    assert len(compiled) == 6
     assert len(files(tmp_path)) == 5, "all but what was not to be kept"
+
+
+def test_a_build_compiles_nothing_that_a_search_compiled(compiled, tmp_path):
+    """And the other way round; kernels that are the same code under two names are compiled once."""
+    Builder(RPI4).build(DEFAULT, tmp_path / "candidate.so")
+    kernel = schedules.kernel(LAYER, SPACE.default)
+    other = schedules.kernel(LAYER, OTHER)
+    kernels = {name: f.with_attrs({"layer": name}) for name, f in (("one", kernel), ("two", other), ("three", kernel))}
+    made = codegen.compile_object(kernels, RPI4, tmp_path / "kernels.o")
+    assert len(compiled) == 2
+    functions = machine_code.sections_of(made)
+    bodies = {name: s.masked[at : at + size] for s in functions for name, (at, size) in s.bodies.items()}
+    assert bodies["one"] == bodies["three"] != bodies["two"]
+    codegen.compile_kernels(kernels, RPI4, tmp_path / "kernels.so")
+    Builder(RPI4).build(Candidate(LAYER.name, OTHER), tmp_path / "candidate.so")
+    assert len(compiled) == 2
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-1] + b"?"])
@@ -80,7 +95,7 @@ def test_a_damaged_file_is_compiled_again(compiled, tmp_path, damage):
 
 
 def test_where_nothing_can_be_kept_everything_is_built(compiled, tmp_path, monkeypatch):
-    (tmp_path / "kernels").write_text("a file")
+    (tmp_path / "objects").write_text("a file")
     for _ in range(2):
         assert Path(Builder(RPI4).build(DEFAULT, tmp_path / "k.so").library).stat().st_size
     assert len(compiled) == 2

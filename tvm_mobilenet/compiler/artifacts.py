@@ -30,7 +30,7 @@ def make(model, folder: Path, linker: str | None = None, executable: bool = Fals
     names = [module.OBJECT, module.KERNELS, module.LIBRARY]
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
         work = Path(temporary)
-        made = codegen.compile_object(model.kernels, target, work / module.OBJECT)
+        made = codegen.compile_object(model.kernels, target, work / module.OBJECT, linker)
         codegen.link([str(made)], target, work / module.KERNELS, linker, model.kernels)
         about = tables.about_of(model.network, target, hashlib.sha256(model.parameters).hexdigest())
         image = model.network.image and model.network.image.preprocess

@@ -1,7 +1,8 @@
 """From PrimFuncs to machine code: LLVM writes one object, zig (or a linker of your own) links it for the board.
 
 Kernels are compiled once, without checks of their arguments: whoever calls one knows what it takes (``Plan``) and
-checks that before a call. From the one object are linked
+checks that before a call. Objects of single kernels are kept in the user's cache, by the key of their code
+(`tune_logs.keys`): what a search has compiled, a build does not compile again. From one object of all are linked
 
 - ``kernels.so``, which exports every kernel as ``__tvm_ffi_<symbol>``: for boards and for TVM's RPC servers;
 - ``libmobilenet.so``, with the runtime in C (`compiler.library`);
@@ -12,6 +13,8 @@ A library needs glibc 2.28 or later at most, and one symbol of TVM's own runtime
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -26,14 +29,23 @@ from tvm_mobilenet.compiler import symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
+from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
+from tvm_mobilenet.tune_logs import keys
 
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
 CONFIG = {"tirx.disable_assert": True}  # of TVM, for kernels: callers check what they give
+KEPT = Collection("objects", 128 << 20)  # some 10,000 objects, which take 10 kB each
 
 
-def compile_object(kernels: Mapping[str, object], target: Target, path: str | Path) -> Path:
+def compile_object(
+    kernels: Mapping[str, object],
+    target: Target,
+    path: str | Path,
+    linker: str | None = None,
+    kept: Collection | None = KEPT,
+) -> Path:
     """Compile PrimFuncs to one object; each becomes the function ``__tvm_ffi_<symbol>``, in the order of symbols.
 
     Parameters
@@ -44,23 +56,67 @@ def compile_object(kernels: Mapping[str, object], target: Target, path: str | Pa
         For which board.
     path : path
         The object to write.
+    linker : str, optional
+        As `compile_kernels` takes it; of several kernels it makes one object.
+    kept : Collection, optional
+        Of objects that were compiled before; None: compile each.
     """
-    import tvm
-
-    functions = tvm.IRModule({s: f.with_attr("global_symbol", s) for s, f in sorted(kernels.items())})
-    with tvm.transform.PassContext(config=CONFIG):
-        built = tvm.compile(functions, target=tvm_target(target), tir_pipeline=lowering())
-    built.mod.write_to_file(str(path))
-    symbols.name_kernels(Path(path), kernels)
+    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+        objects = _objects(kernels, target, folder, kept)
+        if len(objects) == 1:
+            shutil.copyfile(objects[0], path)
+        else:
+            _link(["-r", "-nostdlib", "-o", str(path), *objects], target, Path(path).name, linker)
     return Path(path)
 
 
-def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | Path, linker: str | None = None) -> Path:
+def _objects(kernels: Mapping[str, object], target: Target, folder: str, kept: Collection | None) -> list[str]:
+    """An object of each kernel, in the order of symbols: from the cache, or compiled."""
+    made = []
+    for number, (symbol, kernel) in enumerate(sorted(kernels.items())):
+        path = os.path.join(folder, f"{number}.o")
+        key = kept and f"{keys.key_of(kernel, target)}-{_compiling()}"
+        if not key or not kept.take(key, path):
+            _compile(kernel, target, path)
+            if key:
+                kept.keep(key, path)
+        symbols.rename_kernel(Path(path), _ANY, symbol)
+        made.append(path)
+    return made
+
+
+_ANY = "kernel"  # what a kernel is called while its name does not matter
+
+
+def _compile(kernel, target: Target, path: str) -> None:
+    import tvm
+
+    alone = tvm.IRModule({_ANY: kernel.with_attr("global_symbol", _ANY)})
+    with tvm.transform.PassContext(config=CONFIG):
+        built = tvm.compile(alone, target=tvm_target(target), tir_pipeline=lowering())
+    built.mod.write_to_file(path)
+    symbols.name_kernel(Path(path), _ANY)
+
+
+@functools.cache
+def _compiling() -> str:
+    """A short hash of the code that makes objects."""
+    sources = (Path(__file__), Path(symbols.__file__))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[: keys.LENGTH]
+
+
+def compile_kernels(
+    kernels: Mapping[str, object],
+    target: Target,
+    path: str | Path,
+    linker: str | None = None,
+    kept: Collection | None = KEPT,
+) -> Path:
     """Build a library that exports each PrimFunc as ``__tvm_ffi_<symbol>``.
 
     Parameters
     ----------
-    kernels, target
+    kernels, target, kept
         As `compile_object` takes them.
     path : path
         The library to write; it appears whole or not at all.
@@ -75,8 +131,7 @@ def compile_kernels(kernels: Mapping[str, object], target: Target, path: str | P
         The linker failed; its own words are in the message.
     """
     with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
-        made = compile_object(kernels, target, os.path.join(folder, "kernels.o"))
-        return link([str(made)], target, path, linker, kernels)
+        return link(_objects(kernels, target, folder, kept), target, path, linker, kernels)
 
 
 def build_executable(lowered, kernels: str | Path, target: Target, path: str | Path, linker: str | None = None) -> Path:
@@ -173,21 +228,24 @@ def link(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
-        command = [*linker_command(target, linker), *SHARED, "-o", str(new), *objects]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        except OSError as e:
-            raise MissingDependencyError(
-                f"the linker {command[0]} cannot be run: {e.strerror}", "leave out --linker to use zig's"
-            ) from None
-        if done.returncode:
-            raise TvmMobilenetError(
-                f"linking {path.name} for {target.name} failed with exit code {done.returncode}: "
-                f"{done.stderr.strip()[-800:]}",
-                "command: " + " ".join(command),
-            )
+        _link([*SHARED, "-o", str(new), *objects], target, path.name, linker)
         symbols.keep_kernels(new, kernels)
     return path
+
+
+def _link(arguments: list[str], target: Target, name: str, linker: str | None) -> None:
+    command = [*linker_command(target, linker), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as e:
+        raise MissingDependencyError(
+            f"the linker {command[0]} cannot be run: {e.strerror}", "leave out --linker to use zig's"
+        ) from None
+    if done.returncode:
+        raise TvmMobilenetError(
+            f"linking {name} for {target.name} failed with exit code {done.returncode}: {done.stderr.strip()[-800:]}",
+            "command: " + " ".join(command),
+        )
 
 
 def linker_key(target: Target, linker: str | None = None) -> tuple:

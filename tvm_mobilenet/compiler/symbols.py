@@ -1,6 +1,6 @@
 """Symbols of ELF objects and libraries: names are all that changes here, code refers to symbols by number.
 
-- `name_kernels`: each kernel has one symbol for all of its code, which profilers show.
+- `name_kernel`, `rename_kernel`: each kernel has one symbol for all of its code, which profilers show.
 - `own_names`: the symbols of a relocatable object get names of the model's own, so that two models link into one
   program. Every global symbol that the object defines gets a prefix and is hidden, but for the interface:
   ``mobilenet_open`` becomes ``<prefix>mobilenet_open``, and the plain name stays as a weak second one, for programs
@@ -64,26 +64,50 @@ class _Elf:
         table, step = self.contents[self.table], self.form.symbol.size
         return [self.form.unpack_symbol(table, at) for at in range(0, len(table), step)]
 
+    def with_symbols(self, symbols: list[list[int]]) -> bytes:
+        """The file with other symbols, as many as it has."""
+        at = self.sections[self.table][4]
+        table = b"".join(map(self.form.pack_symbol, symbols))
+        return self.data[:at] + table + self.data[at + len(table) :]
 
-def name_kernels(path: Path, kernels: Iterable[str]) -> None:
-    """Give the code of each kernel in an object of TVM's one symbol, the kernel's name.
+
+def name_kernel(path: Path, kernel: str) -> None:
+    """Give the code of the one kernel in an object of TVM's one symbol, the kernel's name.
 
     TVM's own symbol ends where the kernel's parallel regions begin, which are functions without a name. A kernel
-    that LLVM made part of its wrapper keeps the wrapper's name alone.
+    that LLVM made part of its wrapper keeps the wrapper's name alone. A module of one function has a second wrapper,
+    ``__tvm_ffi_main``: it is hidden and called ``main``, for many kernels become one library.
     """
     elf = _Elf(path)
-    symbols, kernels = elf.symbols(), set(kernels)
+    symbols = elf.symbols()
     starts = sorted((s[3], s[4] & ~1) for s in symbols if s[1] & 15 == _FUNCTION and s[3])
-    wrappers = {_text(elf.strings, s[0]): s[0] for s in symbols if s[3]}
-    for s in symbols:
-        name = _text(elf.strings, s[0])
-        if s[1] & 15 == _FUNCTION and name.endswith(BODY) and (kernel := name.removesuffix(BODY)) in kernels:
+    names = [_text(elf.strings, s[0]) for s in symbols]
+    wrapper = next(s[0] for s, name in zip(symbols, names, strict=True) if s[3] and name == WRAPPER + kernel)
+    for s, name in zip(symbols, names, strict=True):
+        if s[1] & 15 == _FUNCTION and name == kernel + BODY:
             section, start = s[3], s[4] & ~1
             after = min((at for i, at in starts if i == section and at > start), default=elf.sections[section][5])
-            s[0], s[5] = wrappers[WRAPPER + kernel] + len(WRAPPER), after - start  # its name ends the wrapper's
-    at = elf.sections[elf.table][4]
-    table = b"".join(map(elf.form.pack_symbol, symbols))
-    path.write_bytes(elf.data[:at] + table + elf.data[at + len(table) :])
+            s[0], s[5] = wrapper + len(WRAPPER), after - start  # its name ends the wrapper's
+        elif name == WRAPPER + "main":
+            s[0], s[2] = s[0] + len(WRAPPER), s[2] & ~3 | _HIDDEN
+    path.write_bytes(elf.with_symbols(symbols))
+
+
+def rename_kernel(path: Path, kernel: str, name: str) -> None:
+    """Call the kernel of an object otherwise, its wrapper too."""
+    elf = _Elf(path)
+    table, strings = elf.sections[elf.sections[elf.table][6]], elf.strings
+    at = {kernel: len(strings) + len(WRAPPER), WRAPPER + kernel: len(strings)}
+    symbols = elf.symbols()
+    for s in symbols:
+        s[0] = at.get(_text(strings, s[0]), s[0])
+    data = elf.with_symbols(symbols)
+    strings += (WRAPPER + name).encode() + b"\0"
+    table[4], table[5] = len(data), len(strings)  # the longer table goes to the end of the file
+    data += strings
+    number = elf.sections[elf.table][6]
+    place = elf.header[6] + number * elf.header[11]
+    path.write_bytes(data[:place] + elf.form.section.pack(*table) + data[place + elf.header[11] :])
 
 
 def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:

@@ -128,7 +128,7 @@ def _link(target, linker: str | None, folder: Path) -> str:
 
     path = folder / "kernel.so"
     try:
-        Builder(target, linker, kept=None).build(_probe(target), path)
+        Builder(target, linker, fresh=True).build(_probe(target), path)
     except TvmMobilenetError as e:  # it is there, but it does not work
         raise MissingDependencyError(e.message, e.hint) from None
     command = codegen.linker_command(target, linker)

@@ -3,14 +3,12 @@
 It is the same for every board. What a library should compute follows from its candidate, so that the two travel
 together from the process that builds to the one that runs (`runner`).
 
-Compiling takes 0.1 to 1 s, half of what a small candidate takes in all. So libraries are kept in the user's cache, by
-the key of their code (`tune_logs.keys`) and of what links them, and taken from there by later runs as well.
+Compiling takes 0.1 to 1 s, half of what a small candidate takes in all. Objects that were compiled before, by any
+verb, are taken from the user's cache (`compiler.codegen`).
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
 import secrets
 import tempfile
@@ -18,12 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import tvm_alone
-from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tuning.candidate import Candidate
-
-KEPT = Collection("kernels", 128 << 20)  # some 10,000 libraries, which take 10 kB each
 
 
 @dataclass(frozen=True)
@@ -64,12 +59,12 @@ class Builder:
     target : targets.Target
     linker : str, optional
         As ``compiler.codegen.compile_kernels`` takes it.
-    kept : Collection, optional
-        Of libraries that were built before; None: compile each.
+    fresh : bool
+        Compile also what was compiled before.
     """
 
-    def __init__(self, target, linker: str | None = None, kept: Collection | None = KEPT):
-        self.target, self.linker, self._kept = target, linker, kept
+    def __init__(self, target, linker: str | None = None, fresh: bool = False):
+        self.target, self.linker, self._fresh = target, linker, fresh
 
     def prepare(self) -> None:
         """Import what takes seconds."""
@@ -93,23 +88,9 @@ class Builder:
         layer = Layer.parse(candidate.layer)
         kernel = schedules.kernel(layer, candidate.decisions)
         code = keys.code_key(layer, candidate.decisions, self.target)
-        built = Built(candidate, str(path), code, operands_of(kernel))
-        key = self._kept and built.code + self._linking
-        if not key or not self._kept.take(key, path):
-            codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker)
-            if key:
-                self._kept.keep(key, path)
-        return built
-
-    @functools.cached_property
-    def _linking(self) -> str:
-        """What a library depends on besides its kernel: a short hash of the code that compiles and links, and of what
-        links, by its version or its file."""
-        from tvm_mobilenet.compiler import codegen
-
-        depends = codegen.linker_key(self.target, self.linker)
-        code = Path(codegen.__file__).read_bytes()
-        return "-" + hashlib.sha256(repr(depends).encode() + code).hexdigest()[: keys.LENGTH]
+        kept = None if self._fresh else codegen.KEPT
+        codegen.compile_kernels({nest.SYMBOL: kernel}, self.target, path, self.linker, kept)
+        return Built(candidate, str(path), code, operands_of(kernel))
 
     def __call__(self, candidate: Candidate) -> Built:
         return self.build(candidate)
