@@ -29,17 +29,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import integer_constants, integer_conv, nest, pointwise
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import conv as defaults
-from tvm_mobilenet.schedules.pointwise import constants
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import conv as space
 from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -49,8 +49,9 @@ def kernel(layer: Layer, d: Decisions):
     panels, tail_n = divmod(n, tile_n)
     blocks = layer.groups * (panels // n_block)
     columns = runs(layer, 1, d["tile_w"])
-    signature = nest.arguments(layer, constants(layer))
+    signature = nest.arguments(layer, constants(layer, d))
     with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * rows * blocks) as task:
+        integer = integer_conv.Tiles(layer, d, f) if dtypes.of(layer.dtype).integer else None
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
         b, h = line // rows, line % rows
@@ -60,7 +61,10 @@ def kernel(layer: Layer, d: Decisions):
             for run in columns:
                 with nest.serial(run.count) as i:
                     at = Position(b, h, run.start + i * run.tile, group * n + index * tile_n)
-                    _tile(layer, d, f, run, at, group, width)
+                    if integer:
+                        integer.tile(run, at, group, width)
+                    else:
+                        _tile(layer, d, f, run, at, group, width)
 
         with nest.serial(n_block) as p:
             panel(block * n_block + p, tile_n)
@@ -130,9 +134,18 @@ class Taps:
 # ---- the constants
 
 
+def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
+    """What `pack` gives."""
+    if dtypes.of(layer.dtype).integer:
+        return integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
+    return pointwise.constants(layer, d)
+
+
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, and the bias
     (n,)."""
+    if dtypes.of(layer.dtype).integer:
+        return integer_constants.pack(layer, d, integer_conv.pack(layer, d, arrays), arrays)
     pieces, weight = [], arrays["weight"]
     n = layer.out_channels // layer.groups
     for group in weight.reshape(layer.groups, n, *weight.shape[1:]):
@@ -142,6 +155,11 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 # ---- the choices
+
+
+def products_of(layer: Layer, core) -> tuple[str, ...]:
+    """How products of integers are summed: the best way of a core."""
+    return integer_conv.ways(layer, core)[:1] if dtypes.of(layer.dtype).integer else ()
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -156,6 +174,7 @@ def decisions(layer: Layer, core) -> Space:
             "outer": Choice(("n", "h"), default["outer"]),
             "apart": nest.apart_choice(core, inner=False),
             "c_unroll": Choice(space.unrolls(layer), default["c_unroll"]),
+            **({"products": Choice(ways, ways[0])} if (ways := products_of(layer, core)) else {}),
             **nest.vector_choice(layer, core),
         },
         lambda d: space.refuse(layer, d, core),

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import integer_constants, integer_depthwise, nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import depthwise as defaults
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
@@ -39,9 +39,10 @@ from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import depthwise as space
 from tvm_mobilenet.schedules.window import Run, runs, source
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -50,9 +51,10 @@ def kernel(layer: Layer, d: Decisions):
     c_blocks = layer.channels // c_block
     rows, columns = runs(layer, 0, d["tile_h"]), runs(layer, 1, d["tile_w"])
     row_tiles = sum(r.count for r in rows)
-    signature = nest.arguments(layer, constants(layer))
+    signature = nest.arguments(layer, constants(layer, d))
+    make = integer_depthwise.Filters if dtypes.of(layer.dtype).integer else _Filters
     with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
-        filters = _Filters(layer, d, f)
+        filters = make(layer, d, f)
         b, first, tile_row = task // (row_tiles * c_blocks), task // row_tiles % c_blocks * c_block, task % row_tiles
 
         def channels(body):
@@ -169,14 +171,18 @@ def filter_tile(layer: Layer, acc: nest.Tile, taps_h, taps_w, data, weight) -> N
 # ---- the constants
 
 
-def constants(layer: Layer) -> list[nest.Argument]:
+def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     """What `pack` gives: taps ``[kh, kw, c]``, and the bias (c,)."""
+    if dtypes.of(layer.dtype).integer:
+        return integer_constants.arguments(layer, d, integer_depthwise.weights(layer, d))
     taps = ("weight", (*layer.kernel, layer.channels), layer.weight_dtype)
     return [taps, ("bias", (layer.channels,), layer.bias_dtype)]
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, and the bias (c,)."""
+    if dtypes.of(layer.dtype).integer:
+        return integer_constants.pack(layer, d, integer_depthwise.pack(layer, d, arrays), arrays)
     taps = np.ascontiguousarray(arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0))
     return [taps.astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
 
@@ -186,6 +192,9 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 def decisions(layer: Layer, core) -> Space:
     """The search space, and in it the point of an untuned build."""
+    if dtypes.of(layer.dtype).integer:
+        found = integer_depthwise.choices(layer, core, space.blocks(layer, core)) | nest.vector_choice(layer, core)
+        return Space(found, lambda d: "")
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default[name]) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core, ends=False)

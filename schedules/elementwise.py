@@ -18,13 +18,15 @@ Cycles a value on one core, default / tuned, predicted (python -m benchmarks.pea
 
 from __future__ import annotations
 
-from tvm_mobilenet.schedules import nest, values
+from tvm_mobilenet.schedules import integer_constants, integer_maps, nest, values
 from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, divisors
 from tvm_mobilenet.schedules.registers import sum_lanes
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
+constants, pack = integer_constants.of_maps, integer_constants.pack_maps
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -46,7 +48,7 @@ def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
     positions, lanes, c = layer.height * layer.width, d["lanes"], layer.channels
     blocks = positions // d["p_block"]
-    with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * blocks) as task:
+    with nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f, nest.parallel(layer.batch * blocks) as task:
         b = task // blocks
         with nest.serial(d["p_block"]) as p:
             position = task % blocks * d["p_block"] + p
@@ -62,8 +64,16 @@ def kernel(layer: Layer, d: Decisions):
 
 def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
     data, second, dtype = f["data"], f.get("second"), layer.accumulator_dtype
+    gate = layer.op == "scale"
+
+    def integer(lane):
+        at = nest.at(layer.input_layout, b, h, w, c + lane)
+        operand = None if second is None else second[(b, 0, 0, c + lane) if gate else at]
+        return integer_maps.element(layer, f, data[at], operand, lane.count if isinstance(lane, nest.Lanes) else 1)
 
     def value(lane):
+        if dtypes.of(layer.dtype).integer:
+            return integer(lane)
         x = values.cast(data[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
         if layer.op == "scale":
             x = x * values.cast(second[b, 0, 0, c + lane], dtype)

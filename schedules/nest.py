@@ -236,6 +236,10 @@ class Kernel:
         """``rows`` x ``width`` accumulators."""
         return Tile(rows, width, self.lanes(dtype), dtype)
 
+    def variables(self, count: int, lanes: int, dtype: str) -> Variables:
+        """``count`` vectors of ``lanes`` values, to be held in registers."""
+        return Variables(Tensor(T.alloc_buffer((count * lanes,), dtype), (count, lanes)))
+
     def write(self, tensor: Tensor, value, width: int, index) -> None:
         """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
         for first, count in pieces(width, self.lanes(tensor.dtype)):
@@ -291,6 +295,19 @@ def pieces(width: int, vector: int) -> list[tuple[int, int]]:
     return [(v, min(vector, width - v)) for v in range(0, width, vector)]
 
 
+@dataclass(frozen=True)
+class Variables:
+    """Vectors by their numbers."""
+
+    tensor: Tensor
+
+    def __getitem__(self, index: int):
+        return self.tensor[index, Lanes(0, self.tensor.shape[1])]
+
+    def __setitem__(self, index: int, value) -> None:
+        self.tensor[index, Lanes(0, self.tensor.shape[1])] = value
+
+
 class Tile:
     """``rows`` x ``width`` accumulators in vectors of ``vector`` lanes, to be held in registers."""
 
@@ -325,6 +342,11 @@ class Tile:
         self.set_row(
             row, lambda lane: values.multiply_add(self[row, lane], left(lane), right(lane), self.dtype, lane.count)
         )
+
+    def __setitem__(self, index, value) -> None:
+        row, lane = index
+        tensor, place = self._row(row)
+        tensor[place, lane] = value
 
     def _row(self, row: int) -> tuple[Tensor, int]:
         return self.tensors[row // self._each], row % self._each

@@ -35,16 +35,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import integer_constants, integer_products, nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import pointwise as defaults
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import pointwise as space
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -54,8 +55,8 @@ def kernel(layer: Layer, d: Decisions):
     rows, tail_m = divmod(m, tile_m)
     panels, tail_n = divmod(n, tile_n)
     m_blocks, n_blocks = rows // d["m_block"], panels // d["n_block"]
-    with nest.Kernel(nest.arguments(layer, constants(layer)), d) as f, nest.parallel(m_blocks * n_blocks) as task:
-        product = _Product(layer, d, f)
+    with nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f, nest.parallel(m_blocks * n_blocks) as task:
+        product = (integer_products.Product if dtypes.of(layer.dtype).integer else _Product)(layer, d, f)
         inner = m_blocks if d["outer"] == "n" else n_blocks
         back = nest.named(task // inner % 2, "back")  # every other pass over the inner blocks and k runs backwards
         ahead, step = task // inner, _turned(task % inner, inner, back)
@@ -191,14 +192,19 @@ def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_pitch: i
 # ---- the constants
 
 
-def constants(layer: Layer) -> list[nest.Argument]:
+def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     """What `pack` gives."""
     weight = ("weight", (math.prod(layer.weight_shape),), layer.weight_dtype)
+    if dtypes.of(layer.dtype).integer:
+        size = layer.channels * integer_products.padded(layer.out_channels)
+        return integer_constants.arguments(layer, d, size)
     return [weight, ("bias", (layer.out_channels,), layer.bias_dtype)]
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (n, k) as ``[k blocks][panels][k_block][tile_n]`` in one dimension, and the bias (n,)."""
+    if dtypes.of(layer.dtype).integer:
+        return integer_constants.pack(layer, d, integer_products.pack(layer, d, arrays), arrays)
     pieces, weight = [], arrays["weight"]
     for k0, k1 in _steps(layer.channels, d["k_block"]):
         for n0, n1 in _steps(layer.out_channels, d["tile_n"]):
@@ -216,7 +222,7 @@ def _steps(extent: int, step: int) -> list[tuple[int, int]]:
 def decisions(layer: Layer, core) -> Space:
     """The search space, and in it the point of an untuned build."""
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
-    choices = {name: Choice(those, default[name]) for name, those in candidates.items()}
+    choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)
     choices |= space.loop_choice(layer, core) | nest.vector_choice(layer, core)
     return Space(choices, lambda d: space.refuse(layer, d, core))

@@ -22,7 +22,7 @@ Cycles a value on one core, default / tuned, predicted (python -m benchmarks.pea
 from __future__ import annotations
 
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import nest, values
+from tvm_mobilenet.schedules import integer_constants, integer_maps, nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space, divisors, line_channels
 from tvm_mobilenet.schedules.registers import sum_lanes
 from tvm_mobilenet.schedules.window import source
@@ -30,7 +30,8 @@ from tvm_mobilenet.schedules.window import source
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
+constants, pack = integer_constants.of_maps, integer_constants.pack_maps
 
 
 def decisions(layer: Layer, core) -> Space:
@@ -56,7 +57,10 @@ def kernel(layer: Layer, d: Decisions):
     c_block, lanes = d["c_block"], d["lanes"]
     c_blocks = layer.channels // c_block
     oh, ow = layer.out_height, layer.out_width
-    with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * oh * ow * c_blocks) as task:
+    with (
+        nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f,
+        nest.parallel(layer.batch * oh * ow * c_blocks) as task,
+    ):
         first = task % c_blocks * c_block
         position = task // c_blocks
         b, h, w = position // (oh * ow), position // ow % oh, position % ow
@@ -72,6 +76,8 @@ def kernel(layer: Layer, d: Decisions):
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) -> None:
     data, dtype = f["data"], layer.accumulator_dtype
     maximum = layer.op == "max"
+    integer = dtypes.of(layer.dtype).integer
+    dtype = layer.dtype if integer and maximum else dtype
     acc = f.tile(1, width, dtype)
     acc.set(lambda i, lane: values.const(dtypes.of(dtype).lowest if maximum else 0.0, dtype))
     (top, rows), (left, columns) = _inside(layer, 0, h), _inside(layer, 1, w)
@@ -91,6 +97,22 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
         else:
             with T.serial(0, columns) as kw:
                 element(kh, kw)
+    if integer and not maximum:
+        f.write(
+            f["output"],
+            lambda lane: integer_maps.average(f, acc[0, lane], lane.count),
+            width,
+            lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
+        )
+        return
+    if integer:
+        f.write(
+            f["output"],
+            lambda lane: acc[0, lane],
+            width,
+            lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
+        )
+        return
     share = values.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
     f.store(
         layer,

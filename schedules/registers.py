@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from tvm_mobilenet.schedules import integer_products
+
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 
 def sum_lanes(layer: Layer, core) -> int:
     """How many of a layer's sums a vector register holds."""
+    if dtypes.of(layer.dtype).integer and layer.declared.pixels and integer_products.ways(layer, core)[0] == "long":
+        return 1  # a vector of sums each
     return core.lanes(layer.accumulator_dtype)
 
 

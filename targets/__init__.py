@@ -60,6 +60,7 @@ class Core:
     fma_latency: int
     fma_accumulate_latency: int  # from accumulator to accumulator, with forwarding
     vector_load_bytes: int = 16  # that one cycle of a load moves into a vector register
+    dot_products: bool = False  # of four bytes a lane, as one instruction
     l2_line_cycles: float = 5.0  # for 64 bytes, of their latency what overlap and prefetching leave
     dram_line_cycles: float | None = None  # for 64 bytes, as one core streams; a target tells where the file does not
     l1d: Cache

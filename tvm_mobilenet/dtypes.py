@@ -53,6 +53,11 @@ class DType:
     fused: bool = False
     chunk: int = 0
 
+    @property
+    def integer(self) -> bool:
+        """Whether values are whole numbers."""
+        return not self.rounding
+
 
 DTYPES = {
     dtype.name: dtype

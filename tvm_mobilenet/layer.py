@@ -29,7 +29,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from tvm_mobilenet import dtypes, kinds, old_words
-from tvm_mobilenet.kinds import names
+from tvm_mobilenet.kinds import integers, names
 from tvm_mobilenet.kinds.generic import Body
 from tvm_mobilenet.kinds.names import ACTIVATIONS
 
@@ -106,6 +106,8 @@ class Layer:
     reads: str = ""
     writes: str = ""
     sums: str = ""
+    group: int = 0
+    small: bool = False
     parts: tuple[Layer, ...] = ()
     body: Body | None = None
 
@@ -312,9 +314,10 @@ class Layer:
             return {f"{i}.{name}": what for i, p in enumerate(self.parts) for name, what in p.constants.items()}
         if self.body is not None:
             return {f"constant{i}": (shape, self.dtype) for i, shape in enumerate(self.body.constants)}
-        if self.weight_shape is None:
-            return {}
-        return {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
+        found = {}
+        if self.weight_shape is not None:
+            found = {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
+        return found | (integers.constants_of(self) if dtypes.of(self.dtype).integer else {})
 
     @property
     def mult_adds(self) -> int:

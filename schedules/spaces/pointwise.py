@@ -3,10 +3,12 @@ loop."""
 
 from __future__ import annotations
 
+from tvm_mobilenet.schedules import integer_products
 from tvm_mobilenet.schedules.choices import Choice, Decisions, divisors
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.registers import compiled_registers, registers, sum_lanes
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 # Of no core: where candidates begin and end. What a core has no registers for is refused.
@@ -20,7 +22,8 @@ UNROLL = (1, 2, 4, 8)
 def tiles(m: int, n: int, layer: Layer, core) -> tuple[list[int], list[int]]:
     """Heights and widths that a tile of an m x n product may have; ``layer`` says of which dtype."""
     vector = sum_lanes(layer, core)
-    widths = [t * vector for t in VECTORS if t * vector <= n] or [n]
+    least = integer_products.SUMS if dtypes.of(layer.dtype).integer else 1
+    widths = [t * vector for t in VECTORS if t * vector <= n and t * vector % least == 0] or [n]
     heights = HEIGHTS_IN_ORDER if inorder.pairs(core, layer) else HEIGHTS
     return [t for t in heights if t <= m], widths
 
@@ -29,6 +32,8 @@ def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) ->
     """The tiles of these heights and widths that LLVM, or a loop of our own, keeps in registers."""
 
     def most(a: int, b: int) -> int:
+        if dtypes.of(layer.dtype).integer:  # a loop of sdot with 30 registers spills, one of long multiplies with 26
+            return core.vector_registers * (14 if integer_products.ways(layer, core)[0] == "dot" else 12) // 16
         own = inorder.pairs(core, layer) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core, looped)
 
@@ -37,7 +42,7 @@ def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) ->
 
 def k_blocks(layer: Layer) -> list[int]:
     """How much of k a block may have: partial sums between them are kept in an output that is channels-last."""
-    lower = K_BLOCKS if layer.output_layout == "NHWC" else ()
+    lower = K_BLOCKS if layer.output_layout == "NHWC" and not dtypes.of(layer.dtype).integer else ()
     return sorted({b for b in lower if b < layer.channels} | {layer.channels})
 
 
@@ -52,7 +57,13 @@ def choices(layer: Layer, core) -> dict[str, tuple]:
         "m_block": _blocks(layer.height, tiles_m),
         "outer": ("n", "m"),
         "k_unroll": tuple(u for u in UNROLL if u <= layer.channels),
+        **products(layer, core, integer_products),
     }
+
+
+def products(layer: Layer, core, module) -> dict[str, tuple]:
+    """How products of integers are summed: the best way of a core."""
+    return {"products": module.ways(layer, core)[:1]} if dtypes.of(layer.dtype).integer else {}
 
 
 def loop_choice(layer: Layer, core) -> dict[str, Choice]:

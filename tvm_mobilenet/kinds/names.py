@@ -55,6 +55,7 @@ def name_of(layer) -> str:
         tokens.append(f"out{layer.output_pitch}")
     tokens.append(dtypes.of(layer.dtype).token)
     tokens += [f"{verb}_{dtypes.of(dtype).token}" for verb in _VERBS if (dtype := getattr(layer, verb))]
+    tokens += [f"group{layer.group}"] * bool(layer.group) + ["small"] * layer.small
     if layer.residual == "before":
         tokens.append("add")
     if layer.activation != "none":
@@ -88,6 +89,10 @@ def fields_of(name: str) -> dict:
             f[verb[0]] = dtypes.BY_TOKEN[verb[2]].name
         elif "dtype" not in f and declared and token in declared.ops:
             f["op"] = token
+        elif m := re.fullmatch(r"group(\d+)", token):
+            f["group"] = int(m[1])
+        elif token == "small":
+            f["small"] = True
         elif token in ("nchw", "to_nchw"):
             f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
         elif token in ("add", "add_after"):

@@ -1,0 +1,53 @@
+"""The constants of integer layers, as their kernels take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from tvm_mobilenet.schedules import integers
+from tvm_mobilenet.schedules.choices import Decisions
+
+from tvm_mobilenet.layer import Layer
+
+
+def _width(layer: Layer) -> int:
+    return -(-layer.out_channels // 4) * 4
+
+
+def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
+    """Names, shapes and dtypes: weights, biases, factors, ends, and the factors of an addition."""
+    each = 4 if d.get("products") == "long" else 1
+    found = [
+        ("weight", (weights,), "int8"),
+        ("bias", (_width(layer) * each,), "int32"),
+        ("scale", (_width(layer),), "float32"),
+        ("ends", (8 if layer.residual != "none" else 4,), "int32"),
+    ]
+    return [*found, *_more(layer)]
+
+
+def _more(layer: Layer) -> list[tuple]:
+    """Those that are packed as they are."""
+    return [(name, *layer.constants[name]) for name in ("added", "table") if name in layer.constants]
+
+
+def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """As `arguments` names them; biases of small sums begin at the bits of `integers.MAGIC`."""
+    more = _width(layer) - layer.out_channels
+    bias = np.pad(arrays["bias"].astype(np.int64), (0, more)) + (integers.BITS if layer.small else 0)
+    bias = bias.astype(np.int32)
+    if d.get("products") == "long":
+        bias = np.stack([bias, *[np.zeros_like(bias)] * 3], 1).ravel()
+    found = [weight, bias, np.pad(arrays["scale"], (0, more)).astype(np.float32), arrays["ends"].astype(np.int32)]
+    return [*found, *(arrays[name].astype(dtype) for name, _, dtype in _more(layer))]
+
+
+def of_maps(layer: Layer, d: Decisions) -> list[tuple]:
+    """Those of a layer without weights, as `Layer.constants` names them; of another dtype there are none."""
+    return [(name, shape, dtype) for name, (shape, dtype) in layer.constants.items()]
+
+
+def pack_maps(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """As they are."""
+    return [np.ascontiguousarray(arrays[name], dtype) for name, (_, dtype) in layer.constants.items()]

@@ -1,0 +1,142 @@
+"""Convolutions of int8: how the products of a tile of columns are summed.
+
+``dot``   four channels of a tap an instruction: for cores with dot products, data channels-last whose rows are whole quads
+          of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
+``wide``  channel by channel in int32. Weights ``[groups][panels][kh, kw][c][n]``
+
+A tap outside of the image reads the zero point of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+from tvm_mobilenet.schedules import integers, nest, values
+from tvm_mobilenet.schedules.choices import Decisions
+from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, padded
+from tvm_mobilenet.schedules.position import Position
+from tvm_mobilenet.schedules.window import Run, runs, source, written_out
+
+from tvm_mobilenet.layer import Layer
+
+
+def ways(layer: Layer, core) -> tuple[str, ...]:
+    """How a core may sum a layer's products, the best first."""
+    quads = layer.input_layout == "NHWC" and layer.input_row % QUAD == 0 and layer.groups == 1
+    return (*(["dot"] if core.dot_products and quads else []), "wide")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of a kernel under construction."""
+
+    layer: Layer
+    d: Decisions
+    f: nest.Kernel
+
+    def tile(self, run: Run, at: Position, group, width: int) -> None:
+        """The outputs of one tile of columns, ``width`` channels of a group."""
+        layer = self.layer
+        columns = padded(width) if layer.groups == 1 else width
+        acc = self.f.tile(run.tile, columns, "int32")
+        acc.set_rows(self.f["bias"], at.c, self.d["apart"] != "none")
+        add = self._dot if self.d["products"] == "dot" else self._wide
+
+        def tap_row(kh, inside: bool, by: int) -> None:
+            for kw in range(layer.kernel[1]):
+                reads = [i if inside and kw in taps else None for i, taps in enumerate(run.taps)]
+                add(acc, run, at, group, kh, kw, reads, by)
+
+        if written_out(layer):
+            rows = runs(layer, 0, 1)
+            depth = layer.channels // layer.groups
+            nest.switch(
+                at.h,
+                [r.count for r in rows],
+                lambda r, _: [tap_row(kh, kh in rows[r].taps[0], depth) for kh in range(layer.kernel[0])],
+            )
+        else:
+            with nest.serial(layer.kernel[0]) as kh:
+                y = source(layer, 0, at.h, kh)
+                inside = tirx.all(y >= 0, y < layer.height)
+                by = self.d["c_unroll"]
+                nest.either(inside, lambda: tap_row(kh, True, by), lambda: tap_row(kh, False, by))
+        for i in range(run.tile):
+            integers.store(
+                layer,
+                self.f,
+                lambda first, count, i=i: acc[i, nest.Lanes(first, count) if count > 1 else first],
+                width,
+                at.c,
+                lambda lane, i=i: at.output(layer, lane, 0, i),
+            )
+
+    def _index(self, at: Position, i: int, kh, kw: int, channel):
+        layer = self.layer
+        y, x = source(layer, 0, at.h, kh), source(layer, 1, at.w + i, kw)
+        return nest.at(layer.input_layout, at.b, y, x, channel)
+
+    def _wide(self, acc: nest.Tile, run: Run, at: Position, group, kh, kw: int, reads: list, by: int) -> None:
+        layer = self.layer
+        depth, taps = layer.channels // layer.groups, layer.kernel[0] * layer.kernel[1]
+        zero = values.cast(self.f["ends"][0], "int8")
+
+        def step(c):
+            start = at.c * (taps * depth) + ((kh * layer.kernel[1] + kw) * depth + c) * acc.width
+            for i, read in enumerate(reads):
+                value = zero if read is None else self.f["data"][self._index(at, i, kh, kw, group * depth + c)]
+                acc.add_product(i, lambda lane, value=value: value, lambda lane: self.f["weight"][start + lane])
+
+        nest.unrolled(depth, by, step)
+
+    def _dot(self, acc: nest.Tile, run: Run, at: Position, group, kh, kw: int, reads: list, by: int) -> None:
+        layer = self.layer
+        quads, taps = -(-layer.channels // QUAD), layer.kernel[0] * layer.kernel[1]
+        zero = tirx.Broadcast(values.cast(self.f["ends"][0], "int8"), BYTES)
+
+        def step(quad):
+            start = at.c * (taps * quads * QUAD) + ((kh * layer.kernel[1] + kw) * quads + quad) * acc.width * QUAD
+            for i, read in enumerate(reads):
+                lane = zero
+                if read is not None:
+                    data = self.f["data"][self._index(at, i, kh, kw, nest.Lanes(quad * QUAD, QUAD))]
+                    lane = tirx.Broadcast(integers.reinterpret(data, "int32", 1), SUMS)
+                    lane = integers.reinterpret(lane, "int8", BYTES)
+                for v in range(0, acc.width, SUMS):
+                    place, weights = (i, nest.Lanes(v, SUMS)), self.f["weight"][nest.Lanes(start + v * QUAD, BYTES)]
+                    acc[place] = tirx.call_llvm_pure_intrin(
+                        "int32x4", "llvm.aarch64.neon.sdot", acc[place], weights, lane
+                    )
+
+        nest.unrolled(quads, min(by, quads), step)
+
+
+# ---- the constants
+
+
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Weights (n, c / groups, kh, kw) as the way of summing takes them."""
+    n, pieces = layer.out_channels // layer.groups, []
+    for group in arrays["weight"].reshape(layer.groups, n, *arrays["weight"].shape[1:]):
+        for n0 in range(0, n, d["tile_n"]):
+            panel = group[n0 : n0 + d["tile_n"]]
+            if layer.groups == 1:
+                panel = np.pad(panel, ((0, padded(len(panel)) - len(panel)), (0, 0), (0, 0), (0, 0)))
+            if d["products"] == "dot":
+                panel = np.pad(panel, ((0, 0), (0, -panel.shape[1] % QUAD), (0, 0), (0, 0)))
+                quads = panel.reshape(len(panel), -1, QUAD, *layer.kernel)
+                pieces.append(quads.transpose(3, 4, 1, 0, 2).ravel())
+            else:
+                pieces.append(panel.transpose(2, 3, 1, 0).ravel())
+    return np.concatenate(pieces).astype(layer.weight_dtype)
+
+
+def weights(layer: Layer, d: Decisions) -> int:
+    """How many bytes that makes."""
+    taps, depth = layer.kernel[0] * layer.kernel[1], layer.channels // layer.groups
+    columns = padded(layer.out_channels) if layer.groups == 1 else layer.out_channels
+    return columns * taps * (-(-depth // QUAD) * QUAD if d["products"] == "dot" else depth)

@@ -1,0 +1,267 @@
+"""Depthwise filters of int8: how the taps of a tile of positions are summed, sixteen channels at a time.
+
+``taps``  long multiplies make int16 products, of which ``Layer.group`` taps are summed before they are added to int32
+``dot``   four neighbouring columns are interleaved, so that one instruction sums a row of taps of four channels: for
+          cores with dot products, kernels of up to four columns. Weights ``[row][shift][c][4]``
+``wide``  tap by tap in int32: any core, any number of channels
+
+A tap outside of the image reads the zero point of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm_mobilenet.schedules import integers, nest, values
+from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions
+from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS
+from tvm_mobilenet.schedules.position import Position
+from tvm_mobilenet.schedules.window import Run, source
+
+from tvm_mobilenet.layer import Layer
+
+
+def ways(layer: Layer, core) -> tuple[str, ...]:
+    """How a core may sum a layer's taps, the best first."""
+    plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8
+    dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= QUAD and layer.dilation[1] == 1 and plain
+    return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")
+
+
+def outputs(layer: Layer) -> int:
+    """Neighbouring positions that four interleaved columns have all taps of."""
+    return (QUAD - layer.kernel[1]) // layer.stride[1] + 1
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Tiles of a kernel under construction."""
+
+    layer: Layer
+    d: Decisions
+    f: nest.Kernel
+
+    def tile(self, row: Run, column: Run, at: Position, width: int) -> None:
+        """The outputs of one tile, ``width`` channels of them."""
+        for first in range(0, width, BYTES):
+            count = min(BYTES, width - first)
+            count = count if count in (8, BYTES) else 1
+            for lane in range(first, min(width, first + BYTES), count):
+                self._channels(row, column, Position(at.b, at.h, at.w, at.c + lane), count)
+
+    def _channels(self, row: Run, column: Run, at: Position, count: int) -> None:
+        window = _Window(self, row, column, at, count)
+        way = self.d["products"] if count > 1 else "wide"
+        sums = getattr(self, "_" + way)(window)
+        for i in range(row.tile):
+            for j in range(column.tile):
+                integers.store(
+                    self.layer,
+                    self.f,
+                    lambda first, n, total=sums(i, j): _lanes(total, first, n),
+                    count,
+                    at.c,
+                    lambda lane, i=i, j=j: at.output(self.layer, lane, i, j),
+                )
+
+    def _bias(self, at: Position, count: int) -> list:
+        """The biases of ``count`` channels as vectors of sums."""
+        return [self.f["bias"][nest.Lanes(at.c + v, SUMS)] for v in range(0, count, SUMS)]
+
+    # ---- ways of summing: each gives sums(i, j), the vectors of a position
+
+    def _wide(self, window: _Window):
+        layer, at = self.layer, window.at
+
+        def sums(i: int, j: int):
+            total = self.f["bias"][at.c] if window.count == 1 else self.f["bias"][nest.Lanes(at.c, window.count)]
+            for kh in range(layer.kernel[0]):
+                for kw in range(layer.kernel[1]):
+                    weight = values.cast(self._tap(kh, kw, at.c, window.count), "int32")
+                    total = total + values.cast(window.read(i, j, kh, kw), "int32") * weight
+            return [total]
+
+        return sums
+
+    def _tap(self, kh: int, kw: int, c, count: int):
+        lane = nest.Lanes(c, count) if count > 1 else c
+        return self.f["weight"][(kh * self.layer.kernel[1] + kw) * self.layer.channels + lane]
+
+    def _taps(self, window: _Window):
+        layer, at, count = self.layer, window.at, window.count
+        taps = [(kh, kw) for kh in range(layer.kernel[0]) for kw in range(layer.kernel[1])]
+        weights = self.f.variables(len(taps), count, "int8")
+        for n, (kh, kw) in enumerate(taps):
+            weights[n] = self._tap(kh, kw, at.c, count)
+        groups = [range(n, min(n + layer.group, len(taps))) for n in range(0, len(taps), layer.group)]
+
+        def sums(i: int, j: int):
+            total = self.f.variables(count // SUMS, SUMS, "int32")
+            for v, bias in enumerate(self._bias(at, count)):
+                total[v] = bias
+            short = self.f.variables(1, 8, "int16")
+            for group in groups:
+                for half in range(count // 8):
+                    products = None
+                    for n in group:
+                        data, weight = (
+                            integers.eighth(x, half, count) for x in (window.read(i, j, *taps[n]), weights[n])
+                        )
+                        product = data.astype("int16x8") * weight.astype("int16x8")
+                        products = product if products is None else products + product
+                    short[0] = products
+                    for quarter in range(2):
+                        four = tirx.Shuffle([short[0]], list(range(SUMS * quarter, SUMS * quarter + SUMS)))
+                        v = 2 * half + quarter
+                        total[v] = total[v] + four.astype("int32x4")
+            return [total[v] for v in range(count // SUMS)]
+
+        return sums
+
+    def _dot(self, window: _Window):
+        layer, at, count = self.layer, window.at, window.count
+        rows, columns, each = window.row.tile, window.column.tile, outputs(layer)
+        total = self.f.variables(rows * columns * (count // SUMS), SUMS, "int32")
+        for n in range(rows * columns):
+            for v, bias in enumerate(self._bias(at, count)):
+                total[n * (count // SUMS) + v] = bias
+        stride = layer.stride
+        for y in range((rows - 1) * stride[0] + layer.kernel[0]):
+            readers = [(i, y - i * stride[0]) for i in range(rows) if 0 <= y - i * stride[0] < layer.kernel[0]]
+            if not readers:
+                continue
+            for j in range(0, columns, each):
+                four = self._interleaved(window, y, j * stride[1])
+                for i, kh in readers:
+                    for shift in range(min(each, columns - j)):
+                        for v in range(count // SUMS):
+                            place = (kh * each + shift) * layer.channels + at.c + v * SUMS
+                            weights = self.f["weight"][nest.Lanes(place * QUAD, BYTES)]
+                            n = (i * columns + j + shift) * (count // SUMS) + v
+                            total[n] = tirx.call_llvm_pure_intrin(
+                                "int32x4", "llvm.aarch64.neon.sdot", total[n], four[v], weights
+                            )
+        return lambda i, j: [total[(i * columns + j) * (count // SUMS) + v] for v in range(count // SUMS)]
+
+    def _interleaved(self, window: _Window, y: int, x: int) -> nest.Variables:
+        """Four columns from x on of one row under the tile, by channels: vectors of four channels."""
+        count = window.count
+        a, b, c, d = (window.at_window(y, x + n) for n in range(QUAD))
+        made = self.f.variables(count // SUMS, BYTES, "int8")
+        two = self.f.variables(count // 4, 8, "int16")  # pairs of columns, then of pairs
+        for half in range(count // 8):
+            pairs = [n for lane in range(8 * half, 8 * half + 8) for n in (lane, lane + count)]
+            for side, (left, right) in enumerate(((a, b), (c, d))):
+                two[2 * half + side] = integers.reinterpret(tirx.Shuffle([left, right], pairs), "int16", 8)
+        for half in range(count // 8):
+            for quarter in range(2):
+                fours = [n for lane in range(SUMS * quarter, SUMS * quarter + SUMS) for n in (lane, lane + 8)]
+                mixed = tirx.Shuffle([two[2 * half], two[2 * half + 1]], fours)
+                made[2 * half + quarter] = integers.reinterpret(mixed, "int8", BYTES)
+        return made
+
+
+class _Window:
+    """The data under a tile, each value loaded once; what lies outside of the image is the zero point."""
+
+    def __init__(self, filters: Filters, row: Run, column: Run, at: Position, count: int):
+        self.filters, self.layer, self.row, self.column, self.at, self.count = (
+            filters,
+            filters.layer,
+            row,
+            column,
+            at,
+            count,
+        )
+        self._loaded: dict[tuple[int, int], nest.Variables] = {}
+
+    def read(self, i: int, j: int, kh: int, kw: int):
+        """What a tap of position (i, j) reads."""
+        layer = self.layer
+        inside = kh in self.row.taps[i] and kw in self.column.taps[j]
+        y, x = i * layer.stride[0] + kh * layer.dilation[0], j * layer.stride[1] + kw * layer.dilation[1]
+        return self._value(y, x, inside)
+
+    def at_window(self, y: int, x: int):
+        """Row y and column x of the window; columns that no tap reads are the zero point too."""
+        layer = self.layer
+        rows = {i * layer.stride[0] + kh * layer.dilation[0] for i, taps in enumerate(self.row.taps) for kh in taps}
+        columns = {
+            j * layer.stride[1] + kw * layer.dilation[1] for j, taps in enumerate(self.column.taps) for kw in taps
+        }
+        return self._value(y, x, y in rows and x in columns)
+
+    def _value(self, y: int, x: int, inside: bool):
+        f, layer, count = self.filters.f, self.layer, self.count
+        key = (y, x) if inside else (-1, -1)
+        if count == 1:
+            return self._load(y, x) if inside else values.cast(f["ends"][0], "int8")
+        if key not in self._loaded:
+            self._loaded[key] = f.variables(1, count, "int8")
+            zero = values.broadcast(values.cast(f["ends"][0], "int8"), count)
+            self._loaded[key][0] = self._load(y, x) if inside else zero
+        return self._loaded[key][0]
+
+    def _load(self, y: int, x: int):
+        layer, at = self.layer, self.at
+        lane = nest.Lanes(at.c, self.count) if self.count > 1 else at.c
+        place = at.b, source(layer, 0, at.h, 0) + y, source(layer, 1, at.w, 0) + x, lane
+        return self.filters.f["data"][nest.at(layer.input_layout, *place)]
+
+
+def _lanes(total: list, first: int, count: int):
+    """``count`` sums from ``first`` on of vectors of them."""
+    if len(total) == 1:
+        return total[0]
+    fours = total[first // SUMS : (first + count) // SUMS]
+    return fours[0] if len(fours) == 1 else tirx.Shuffle(fours, list(range(count)))
+
+
+# ---- the choices
+
+
+def choices(layer: Layer, core, blocks: list[int]) -> dict[str, Choice]:
+    """The space: tiles whose data and taps lie in registers, sixteen channels at a time."""
+    way = ways(layer, core)[0]
+    lanes = tuple(n for n in (BYTES, BYTES // 2) if n <= layer.channels) or (layer.channels,)
+    heights, widths = (tuple(t for t in (1, 2) if t <= n) for n in (layer.out_height, layer.out_width))
+    widths = tuple(t for t in (1, 2, 4) if t <= layer.out_width)
+    two = {"dot": (2, outputs(layer) * 2 // 2), "taps": (1, 2), "wide": (1, 1)}[way]
+    tile = min(two[0], heights[-1]), min(two[1], widths[-1])
+    enough = [b for b in blocks if b % lanes[0] == 0 or b == layer.channels]
+    tasks = -(-layer.out_height // tile[0])
+    block = max((b for b in enough if tasks * (layer.channels // b) >= SHARES * core.cpus), default=min(enough))
+    return {
+        "tile_h": Choice(heights, tile[0]),
+        "tile_w": Choice(widths, tile[1]),
+        "lanes": Choice(lanes, lanes[0]),
+        "c_block": Choice(tuple(enough), block),
+        "inner": Choice(("columns", "channels"), "channels"),
+        "products": Choice((way,), way),
+    }
+
+
+# ---- the constants
+
+
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, for `dot` as ``[kh][shift][c][4]``."""
+    taps = arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0)
+    if d["products"] != "dot":
+        return np.ascontiguousarray(taps).ravel()
+    each = outputs(layer)
+    made = np.zeros((layer.kernel[0], each, layer.channels, QUAD), np.int8)
+    for shift in range(each):
+        at = shift * layer.stride[1]
+        made[:, shift, :, at : at + layer.kernel[1]] = taps.transpose(0, 2, 1)
+    return made.ravel()
+
+
+def weights(layer: Layer, d: Decisions) -> int:
+    """How many bytes that makes."""
+    if d["products"] != "dot":
+        return layer.kernel[0] * layer.kernel[1] * layer.channels
+    return layer.kernel[0] * outputs(layer) * layer.channels * QUAD

@@ -1,0 +1,230 @@
+"""Matrix products of int8: how products are summed to int32, and what a tile's sums become.
+
+``dot``   four k an instruction, each lane of four bytes one output: for cores with dot products. Weights ``[k / 4][n][4]``
+``long``  sixteen k at a time: long multiplies make int16 products, of which ``Layer.group`` are summed before pairs of
+          lanes are added to int32. An output has a vector of sums, which are added up at the end. Weights ``[n][16]`` by
+          steps of k
+``wide``  k by k in int32, as LLVM finds it: any core, any shape
+
+Columns are padded with zeros to whole vectors of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm_mobilenet.schedules import integers, nest
+from tvm_mobilenet.schedules.choices import Decisions
+from tvm_mobilenet.schedules.position import Position
+
+from tvm_mobilenet.layer import Layer
+
+SUMS = 4  # int32 of a vector of sixteen bytes: what sdot and pairwise additions write
+BYTES = 16
+QUAD = 4  # bytes that sdot sums to one int32
+
+
+def padded(width: int) -> int:
+    """Columns in whole vectors of sums."""
+    return -(-width // SUMS) * SUMS
+
+
+def ways(layer: Layer, core) -> tuple[str, ...]:
+    """How a core may sum a layer's products, the best first."""
+    k, direct = layer.channels, layer.input_layout == "NHWC"
+    found = ["dot"] if core.dot_products and k % QUAD == 0 and direct else []
+    found += ["long"] if core.architecture == "aarch64" and k % 8 == 0 and direct and layer.group else []
+    return (*found, "wide")
+
+
+def steps(k: int, group: int) -> list[tuple[int, int]]:
+    """The steps over k of `long`, (first, length): 8 for each of the products that an int16 holds, then what is left."""
+    found, at = [], 0
+    for length in (8 * group, BYTES, BYTES // 2):
+        while k - at >= length:
+            found.append((at, length))
+            at += length
+    return found
+
+
+@dataclass(frozen=True)
+class Product:
+    """The tiles of a product: `pointwise.kernel` lays the loops around them."""
+
+    layer: Layer
+    d: Decisions
+    f: nest.Kernel
+
+    def tile(self, at: Position, height: int, width: int, block) -> None:
+        """``height`` x ``width`` outputs over all of k."""
+        layer, f = self.layer, self.f
+        made = _WAYS[self.d["products"]](self, at, height, padded(width))
+        made.begin()
+        made.multiply()
+        for i in range(height):
+            integers.store(
+                layer,
+                f,
+                lambda first, count, i=i: made.sums(i, first, count),
+                width,
+                at.c,
+                lambda lane, i=i: at.output(layer, lane, i),
+            )
+
+    def data(self, at: Position, i: int, k, count: int):
+        """``count`` k of row i of a tile."""
+        index = nest.Lanes(k, count) if count > 1 else k
+        return self.f["data"][nest.at(self.layer.input_layout, at.b, at.h + i, 0, index)]
+
+
+@dataclass
+class _Way:
+    product: Product
+    at: Position
+    height: int
+    width: int
+
+    def __post_init__(self):
+        self.f, self.layer = self.product.f, self.product.layer
+        self.panel = self.at.c * self.layer.channels
+        self.acc = self.f.tile(self.height, self.width * self.each, "int32")
+
+    each = 1  # sums of an output
+
+    def begin(self) -> None:
+        self.acc.set_rows(self.f["bias"], self.at.c, self.product.d["apart"] != "none")
+
+    def sums(self, i: int, first: int, count: int):
+        return self.acc[i, nest.Lanes(first, count)]
+
+    def weight(self, offset, count: int):
+        return self.f["weight"][nest.Lanes(self.panel + offset, count)]
+
+
+class _Wide(_Way):
+    def multiply(self) -> None:
+        def step(k):
+            for i in range(self.height):
+                self.acc.add_product(
+                    i,
+                    lambda lane, i=i: self.product.data(self.at, i, k, 1),
+                    lambda lane: self.weight(k * self.width + lane.first, lane.count),
+                )
+
+        nest.unrolled(self.layer.channels, self.product.d["k_unroll"], step)
+
+
+class _Dot(_Way):
+    def multiply(self) -> None:
+        k, row = self.layer.channels, self.width * QUAD
+
+        def add(quad, i, lane):
+            for v in range(0, self.width, SUMS):
+                weights = self.weight(quad * row + v * QUAD, BYTES)
+                place = i, nest.Lanes(v, SUMS)
+                self.acc[place] = tirx.call_llvm_pure_intrin(
+                    "int32x4", "llvm.aarch64.neon.sdot", self.acc[place], weights, lane
+                )
+
+        def vector(step):
+            for u in range(BYTES // QUAD):
+                for i in range(self.height):
+                    data = self.product.data(self.at, i, step * BYTES, BYTES)
+                    quads = integers.reinterpret(data, "int32", SUMS)
+                    lane = tirx.Broadcast(tirx.Shuffle([quads], [u]), SUMS)
+                    add(step * (BYTES // QUAD) + u, i, integers.reinterpret(lane, "int8", BYTES))
+
+        nest.unrolled(k // BYTES, 1, vector)
+        for quad in range(k // BYTES * (BYTES // QUAD), k // QUAD):
+            for i in range(self.height):
+                data = integers.reinterpret(self.product.data(self.at, i, quad * QUAD, QUAD), "int32", 1)
+                add(quad, i, integers.reinterpret(tirx.Broadcast(data, SUMS), "int8", BYTES))
+
+
+class _Long(_Way):
+    each = SUMS
+
+    def begin(self) -> None:
+        """The bias in the first of an output's sums, nothing in the others."""
+        bias = self.f["bias"].row(self.at.c * SUMS) if self.product.d["apart"] != "none" else None
+        for i in range(self.height):
+            for j in range(self.width):
+                place = nest.Lanes(j * SUMS, SUMS)
+                value = bias[place] if bias is not None else self.f["bias"][place + self.at.c * SUMS]
+                self.acc[i, place] = value
+
+    def multiply(self) -> None:
+        k, group = self.layer.channels, self.layer.group
+        whole = k // (8 * group)
+        nest.unrolled(whole, 1, lambda s: self._step(s * (8 * group), 8 * group))
+        for first, length in steps(k, group)[whole:]:
+            self._step(first, length)
+
+    def _step(self, first, length: int) -> None:
+        """The products of ``length`` k; an int16 lane sums one of each eight."""
+        size = min(BYTES, length)
+        vectors = length // size
+        data = [self.f.variables(vectors, size, "int8") for _ in range(self.height)]
+        for i in range(self.height):
+            for u in range(vectors):
+                data[i][u] = self.product.data(self.at, i, first + u * size, size)
+        for j in range(self.width):
+            weights = self.f.variables(vectors, size, "int8")
+            for u in range(vectors):
+                weights[u] = self.weight(first * self.width + u * (self.width * size) + j * size, size)
+            for i in range(self.height):
+                total = None
+                for u in range(vectors):
+                    for half in range(size // 8):
+                        left, right = (integers.eighth(v[u], half, size) for v in (data[i], weights))
+                        product = left.astype("int16x8") * right.astype("int16x8")
+                        total = product if total is None else total + product
+                place = i, nest.Lanes(j * SUMS, SUMS)
+                pairs = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp", total)
+                self.acc[place] = self.acc[place] + pairs
+
+    def sums(self, i: int, first: int, count: int):
+        if count < SUMS:  # of a padded column: all four are there
+            four = self.sums(i, first // SUMS * SUMS, SUMS)
+            return tirx.Shuffle([four], [first % SUMS])
+        fours = []
+        for at in range(first, first + count, SUMS):
+            x = [self.acc[i, nest.Lanes((at + q) * SUMS, SUMS)] for q in range(SUMS)]
+            fours.append(integers.addp(integers.addp(x[0], x[1]), integers.addp(x[2], x[3])))
+        return fours[0] if len(fours) == 1 else tirx.Shuffle(fours, list(range(count)))
+
+
+_WAYS = {"wide": _Wide, "dot": _Dot, "long": _Long}
+
+
+# ---- the constants
+
+
+def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Weights (n, k) by panels of ``tile_n`` columns, each padded, as the way of summing takes them."""
+    weight, tile_n, pieces = arrays["weight"], d["tile_n"], []
+    for n0 in range(0, layer.out_channels, tile_n):
+        panel = weight[n0 : n0 + tile_n]
+        panel = np.pad(panel, ((0, padded(len(panel)) - len(panel)), (0, 0)))
+        pieces.append(_PACKS[d["products"]](panel, layer).ravel())
+    return np.concatenate(pieces).astype(layer.weight_dtype)
+
+
+def _dot_panel(panel: np.ndarray, layer: Layer) -> np.ndarray:
+    n, k = panel.shape
+    return panel.reshape(n, k // QUAD, QUAD).transpose(1, 0, 2)
+
+
+def _long_panel(panel: np.ndarray, layer: Layer) -> np.ndarray:
+    pieces = []
+    for first, length in steps(layer.channels, layer.group):
+        size = min(BYTES, length)
+        block = panel[:, first : first + length].reshape(len(panel), length // size, size)
+        pieces.append(block.transpose(1, 0, 2).ravel())
+    return np.concatenate(pieces)
+
+
+_PACKS = {"wide": lambda panel, layer: panel.T, "dot": _dot_panel, "long": _long_panel}

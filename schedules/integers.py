@@ -1,0 +1,145 @@
+"""Arithmetic of integer layers as expressions: sums that are read as floats, requantization, additions, tables.
+
+A sum becomes an output by ``q = clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties to
+even: a fused multiply-add with `MAGIC`, beyond which a float32 holds integers alone. Where all sums of a layer are small
+(``Layer.small``) they begin at the bits of `MAGIC`, so that a sum read as a float is `MAGIC` + sum, and no conversion is
+needed; the result then fits 16 bits, and narrowing saturates. Else sums are converted, and clamped as floats, for whatever
+they are.
+
+All is written in terms that LLVM knows for any target: saturating adds and narrowing become one instruction where there
+is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+from tvm_mobilenet.schedules import nest, values
+
+from tvm_mobilenet.layer import Layer
+
+MAGIC = 12582912.0  # 1.5 * 2**23: of the float32 numbers around it each is one from the next
+BITS = int(np.float32(MAGIC).view(np.int32))
+INT8 = (-128, 127)
+
+
+def _like(value, dtype: str, count: int) -> str:
+    return dtype if count == 1 else f"{dtype}x{count}"
+
+
+def reinterpret(value, dtype: str, count: int):
+    """The bits of ``count`` lanes as values of a dtype of the same size."""
+    return tirx.reinterpret(_like(value, dtype, count), value)
+
+
+def const(value, dtype: str, count: int):
+    return values.broadcast(values.const(value, dtype), count)
+
+
+def fused(left, right, total, count: int):
+    """``left * right + total`` in float32, rounded once."""
+    return tirx.call_llvm_pure_intrin(_like(total, "float32", count), "llvm.fma", left, right, total)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a requantization ends with, read from a layer's constants: scalars of int32.
+
+    ``clamped``: whether low and high are narrower than the dtype.
+    """
+
+    zero: object
+    low: object
+    high: object
+    clamped: bool
+
+
+def requantize(total, factor, ends: Ends, small: bool, count: int):
+    """int8 of ``count`` sums in int32; ``factor``: float32, a lane each."""
+    magic = const(MAGIC, "float32", count)
+    if small:
+        rounded = fused(reinterpret(total, "float32", count) - magic, factor, magic, count)
+        short = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low half
+        zero = values.broadcast(values.cast(ends.zero, "int16"), count)
+        short = tirx.call_llvm_pure_intrin(_like(short, "int16", count), "llvm.sadd.sat", short, zero)
+        narrow = values.cast(clamp(short, *INT8, "int16", count), "int8")
+        if not ends.clamped:
+            return narrow
+        low, high = (values.broadcast(values.cast(v, "int8"), count) for v in (ends.low, ends.high))
+        return T.min(T.max(narrow, low), high)
+    rounded = fused(values.cast(total, "float32"), factor, magic, count)
+    low, high = (values.broadcast(values.cast(v - ends.zero, "float32") + MAGIC, count) for v in (ends.low, ends.high))
+    rounded = T.min(T.max(rounded, low), high)
+    whole = reinterpret(rounded, "int32", count) + values.broadcast(ends.zero - BITS, count)
+    return values.cast(whole, "int8")
+
+
+def clamp(value, low: int, high: int, dtype: str, count: int):
+    return T.min(T.max(value, const(low, dtype, count)), const(high, dtype, count))
+
+
+def addp(a, b):
+    """Sums of neighbours in two vectors of four."""
+    return tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.addp", a, b)
+
+
+def eighth(vector, index: int, lanes: int):
+    """Eight neighbouring lanes of a vector."""
+    return vector if lanes == 8 else tirx.Shuffle([vector], list(range(8 * index, 8 * index + 8)))
+
+
+OUTPUTS = (16, 8, 4, 1)  # that are made and stored at once
+
+
+def store(layer: Layer, f, sums, width: int, first, index) -> None:
+    """Write ``width`` neighbouring channels from ``first`` on: requantized, through table and addition.
+
+    ``sums(lane, count)`` are sums with their bias, ``index(lane)`` where an output goes.
+    """
+    at = 0
+    while at < width:
+        count = next(c for c in OUTPUTS if c <= width - at and (c == 1 or layer.output_layout == "NHWC"))
+        lanes = nest.Lanes(at, count) if count > 1 else at
+        channels = nest.Lanes(first + at, count) if count > 1 else first + at
+        f["output"][index(lanes)] = finished(layer, f, sums(at, count), channels, lambda at=lanes: index(at), count)
+        at += count
+
+
+def finished(layer: Layer, f, total, channels, place, count: int):
+    """The output of ``count`` sums."""
+    factor = f["scale"][channels]
+    if layer.output_dtype == "float32":
+        return values.cast(unshifted(total, layer.small, count), "float32") * factor
+    ends = f["ends"]
+    made = requantize(total, factor, Ends(ends[1], ends[2], ends[3], layer.activation != "none"), layer.small, count)
+    if "table" in layer.constants:
+        made = looked_up(f["table"], made, count)
+    if layer.residual != "none":
+        made = added(made, f["second"][place()], f["added"], ends, count)
+    return made
+
+
+def unshifted(total, small: bool, count: int):
+    return total - const(BITS, "int32", count) if small else total
+
+
+def added(left, right, factors, ends, count: int):
+    """The sum of two int8 values of different scales: ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``."""
+    a, b = (
+        values.cast(values.cast(value, "int32") - values.broadcast(ends[zero], count), "float32")
+        for value, zero in ((left, 1), (right, 4))
+    )
+    one, two = (values.broadcast(factors[i], count) for i in (0, 1))
+    magic = const(MAGIC, "float32", count)
+    rounded = fused(a, one, b * two, count) + magic
+    low, high = (values.broadcast(values.cast(ends[i] - ends[5], "float32") + MAGIC, count) for i in (6, 7))
+    rounded = T.min(T.max(rounded, low), high)
+    return values.cast(reinterpret(rounded, "int32", count) + values.broadcast(ends[5] - BITS, count), "int8")
+
+
+def looked_up(table, value, count: int):
+    """Of int8 values those of a table of 256, the first that of the lowest."""
+    return table[values.cast(value, "int32") + const(-INT8[0], "int32", count)]

@@ -1,0 +1,155 @@
+"""What an integer layer computes, value for value: the definition that every kernel must equal.
+
+A sum is exact in int32: of products of the weights with the data less its zero point, and a bias. It becomes an output by
+``clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties to even. An activation that is no
+clamp is a table of 256. A residual is added to the finished output, as a layer of its own would add it:
+``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, the inner product rounded to float32,
+the rest once. So a layer computes the same whether an addition is fused into it or not.
+
+Everything here is numpy in float64, which holds all of these sums and products exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tvm_mobilenet import kinds
+from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.layer import Layer
+
+SPREAD = 50.0  # units of an output's standard deviation, of random operands
+LIMIT = 255  # of the magnitudes of weights whose products with int8 are summed in an int16
+
+
+def requantized(total: np.ndarray, factor: np.ndarray, zero: int, low: int, high: int) -> np.ndarray:
+    """int8 of sums (…, n) by factors (n,) or (1,)."""
+    exact = total.astype(np.float32).astype(np.float64) * factor.astype(np.float32).astype(np.float64)
+    return np.clip(np.rint(exact) + zero, low, high).astype(np.int8)
+
+
+def added(left: np.ndarray, right: np.ndarray, factors: np.ndarray, ends: np.ndarray, sign: int = 1) -> np.ndarray:
+    """The sum of two int8 tensors of different scales, in a third; ``ends`` as a layer has them."""
+    a = (left.astype(np.int64) - ends[_OWN]).astype(np.float64)
+    b = (right.astype(np.float32) - np.float32(ends[4])) * np.float32(factors[1])
+    total = (a * np.float64(np.float32(factors[0])) + sign * b.astype(np.float64)).astype(np.float32)
+    return np.clip(np.rint(total) + ends[5], ends[6], ends[7]).astype(np.int8)
+
+
+_OWN = 1  # of the ends: the zero point of a layer's own output, which a residual joins
+
+
+def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], second: np.ndarray | None = None):
+    """The layer's output.
+
+    Parameters
+    ----------
+    data : ``layer.input_shape``, or as it lies in memory
+    constants : mapping of str to ndarray
+        As ``layer.constants`` names them; of a fused block, those of its parts.
+    second : the residual or second operand, if the layer has one
+
+    Returns
+    -------
+    ndarray
+        ``layer.output_shape`` of ``layer.output_dtype``
+    """
+    if layer.parts:
+        for i, part in enumerate(layer.parts):
+            own = {name.removeprefix(f"{i}."): a for name, a in constants.items() if name.startswith(f"{i}.")}
+            data = run(part, data.reshape(part.input_shape), own, second if part is layer.parts[-1] else None)
+        return data
+    data = data[..., : layer.input_shape[-1]]
+    second = None if second is None else second[..., : layer.second_shape[-1]]
+    if layer.kind == "elementwise":
+        return _in_layout(layer, _element(layer, _channels_last(layer, data), constants, second))
+    ends = constants.get("ends", np.array([0, 0, -128, 127]))
+    total = _sums(layer, data, constants, int(ends[0]))
+    if layer.kind == "pool" and layer.op == "max":
+        return total.astype(np.int8)
+    if layer.output_dtype == "float32":
+        return _in_layout(layer, total.astype(np.float32) * constants["scale"].astype(np.float32))
+    made = requantized(total, constants["scale"], int(ends[1]), int(ends[2]), int(ends[3]))
+    if layer.activation not in CLAMPS:
+        made = looked_up(constants["table"], made)
+    if layer.residual != "none":
+        made = added(made, second.reshape(made.shape), constants["added"], ends)
+    return _in_layout(layer, made)
+
+
+def looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """int8 values of a table of 256, the first that of the lowest."""
+    return table[values.astype(np.int64) + 128]
+
+
+def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], second) -> np.ndarray:
+    ends = constants["ends"]
+    if layer.input_dtype == "float32":
+        scaled = x.astype(np.float32) / np.float32(constants["scale"][0])
+        whole = np.rint(np.clip(scaled, ends[2] - ends[1], ends[3] - ends[1]).astype(np.float64))
+        return (whole + ends[1]).astype(np.int8)
+    if layer.op == "none":
+        if layer.output_dtype == "float32":
+            return (x.astype(np.float32) - np.float32(ends[0])) * np.float32(constants["scale"][0])
+        return looked_up(constants["table"], x)
+    if layer.op in ("add", "sub"):
+        shifted = ends.copy()
+        shifted[_OWN] = ends[0]
+        return added(x, second, constants["added"], shifted, 1 if layer.op == "add" else -1)
+    product = (x.astype(np.int64) - ends[0]) * (second.astype(np.int64) - ends[4])
+    return requantized(product, constants["scale"], int(ends[1]), int(ends[2]), int(ends[3]))
+
+
+def _sums(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], zero: int) -> np.ndarray:
+    """The exact sums, channels last: float64."""
+    import torch
+
+    shifted = 0 if layer.kind == "pool" and layer.op == "max" else zero
+    x = torch.from_numpy(data.astype(np.float64) - shifted)
+    x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
+    if layer.kind == "pool":
+        y = kinds.of("pool").reference(layer, x, None, None, None)
+        y = y * (layer.kernel[0] * layer.kernel[1]) if layer.op == "avg" else y
+    else:
+        weight = constants["weight"].astype(np.float64)
+        bias = constants["bias"] + zero * weight.reshape(len(weight), -1).sum(1)
+        y = kinds.of(layer.kind).reference(layer, x, torch.from_numpy(weight), torch.from_numpy(bias), None)
+    return np.rint(y.permute(0, 2, 3, 1).numpy())
+
+
+def _channels_last(layer: Layer, x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 2, 3, 1) if layer.input_layout == "NCHW" else x
+
+
+def _in_layout(layer: Layer, y: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(y if layer.output_layout == "NHWC" else y.transpose(0, 3, 1, 2))
+
+
+def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarray]:
+    """Constants of a layer that spread its output over int8, for data in random int8."""
+    found: dict[str, np.ndarray] = {}
+    ends = np.array([rng.integers(-20, 20), rng.integers(-20, 20), -128, 127, rng.integers(-20, 20), 3, -128, 127])
+    if layer.activation in ("relu", "relu6"):
+        ends[2], ends[3] = ends[1], ends[1] + 100
+    if layer.weight_shape is not None:
+        most = LIMIT // max(2, layer.group or 1)
+        found["weight"] = rng.integers(-most, most + 1, layer.weight_shape).astype(np.int8)
+        sums = found["weight"].reshape(layer.out_channels, -1).astype(np.int64).sum(1)
+        found["bias"] = (rng.integers(-2000, 2000, layer.out_channels) - ends[0] * sums).astype(np.int32)
+    if layer.kind == "pool" and layer.op == "avg":
+        taps = layer.kernel[0] * layer.kernel[1]
+        found["bias"] = np.array([-ends[0] * taps], np.int32)
+        found["scale"] = np.array([0.8 / taps], np.float32)
+    elif layer.weight_shape is not None:
+        deviation = _sums(layer, data, found, int(ends[0])).std((0, 1, 2))
+        found["scale"] = (SPREAD / np.maximum(deviation, 1.0)).astype(np.float32)
+    elif "scale" in layer.constants:
+        value = 0.031 if "float32" in (layer.input_dtype, layer.output_dtype) else 0.01
+        found["scale"] = np.array([value], np.float32)
+    found["ends"] = ends[: layer.constants["ends"][0][0]].astype(np.int32) if "ends" in layer.constants else None
+    found["added"] = np.array([0.71, 0.43], np.float32)
+    found["table"] = rng.permutation(np.arange(-128, 128)).astype(np.int8)
+    return {name: found[name] for name in layer.constants}
+
+
