@@ -20,9 +20,9 @@ def element(layer: Layer, f: nest.Kernel, x, second, count: int):
         if layer.output_dtype == "float32":
             whole = values.cast(x, "int32") - values.broadcast(ends[0], count)
             return values.cast(whole, "float32") * values.broadcast(f["scale"][0], count)
-        return integers.looked_up(f["table"], x, count)
+        return integers.looked_up(f["table"], x, count) if "table" in layer.constants else x
     if layer.op in ("add", "sub"):
-        return integers.added(x, second, f["added"], ends, count)
+        return integers.added(x, second, f["added"], ends, count, own=0, sign=1 if layer.op == "add" else -1)
     left, right = (
         values.cast(value, "int32") - values.broadcast(ends[zero], count) for value, zero in ((x, 0), (second, 4))
     )

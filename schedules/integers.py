@@ -126,15 +126,16 @@ def unshifted(total, small: bool, count: int):
     return total - const(BITS, "int32", count) if small else total
 
 
-def added(left, right, factors, ends, count: int):
+def added(left, right, factors, ends, count: int, own: int = 1, sign: int = 1):
     """The sum of two int8 values of different scales: ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``."""
     a, b = (
         values.cast(values.cast(value, "int32") - values.broadcast(ends[zero], count), "float32")
-        for value, zero in ((left, 1), (right, 4))
+        for value, zero in ((left, own), (right, 4))
     )
     one, two = (values.broadcast(factors[i], count) for i in (0, 1))
     magic = const(MAGIC, "float32", count)
-    rounded = fused(a, one, b * two, count) + magic
+    right = b * two if sign > 0 else const(0.0, "float32", count) - b * two
+    rounded = fused(a, one, right, count) + magic
     low, high = (values.broadcast(values.cast(ends[i] - ends[5], "float32") + MAGIC, count) for i in (6, 7))
     rounded = T.min(T.max(rounded, low), high)
     return values.cast(reinterpret(rounded, "int32", count) + values.broadcast(ends[5] - BITS, count), "int8")

@@ -92,7 +92,7 @@ def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], s
     if layer.op == "none":
         if layer.output_dtype == "float32":
             return (x.astype(np.float32) - np.float32(ends[0])) * np.float32(constants["scale"][0])
-        return looked_up(constants["table"], x)
+        return looked_up(constants["table"], x) if "table" in constants else x
     if layer.op in ("add", "sub"):
         shifted = ends.copy()
         shifted[_OWN] = ends[0]

@@ -52,8 +52,8 @@ def run(graph: LayerGraph, core) -> LayerGraph:
 
     pitches = (
         (
-            pitch(call.inputs[0], call.layer.channels, call.layer.input_dtype),
-            pitch(call.output, call.layer.out_channels, call.layer.output_dtype),
+            call.layer.input_pitch or pitch(call.inputs[0], call.layer.channels, call.layer.input_dtype),
+            call.layer.output_pitch or pitch(call.output, call.layer.out_channels, call.layer.output_dtype),
         )
         for call in calls
     )

@@ -1,0 +1,154 @@
+"""Scales and zero points of a network's values, from what they are on images.
+
+The network runs in float32 on each image; of each value a histogram is kept. Ranges are tried: all values, all but a few
+of the largest, and narrower ones; of them the one is taken that has the least mean square error, of rounding within it and
+of what it clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tvm_mobilenet import kinds
+from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.quantize import HIGH, LOW, Quantization, Scale, integral, rounded_up
+
+BINS = 2048
+TAILS = (0.0, 1e-5, 1e-4, 1e-3)  # shares of values that a range may leave out
+NARROWER = tuple(1 - i / 20 for i in range(1, 11))
+
+
+class Histogram:
+    """How often a value is how large; the range grows as values come."""
+
+    def __init__(self):
+        self.low, self.high, self.counts = 0.0, 0.0, np.zeros(BINS)
+
+    def add(self, values: np.ndarray) -> None:
+        low, high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        if (low, high) != (self.low, self.high):
+            at, counts = self.centres, self.counts
+            self.low, self.high, self.counts = low, high, np.zeros(BINS)
+            if counts.any():
+                self.counts += np.histogram(at, BINS, (low, high), weights=counts)[0]
+        if self.high > self.low:
+            self.counts += np.histogram(values, BINS, (self.low, self.high))[0]
+
+    @property
+    def centres(self) -> np.ndarray:
+        width = (self.high - self.low) / BINS
+        return self.low + width * (np.arange(BINS) + 0.5)
+
+    def scale(self) -> Scale:
+        """The scale with the least mean square error."""
+        if self.high <= self.low:
+            return Scale(1.0, 0)
+        share = np.cumsum(self.counts) / self.counts.sum()
+        ranges = []
+        for tail in TAILS:
+            low = self.centres[np.searchsorted(share, tail)] if tail else self.low
+            high = self.centres[min(BINS - 1, np.searchsorted(share, 1 - tail))] if tail else self.high
+            ranges.append((min(low, 0.0), max(high, 0.0)))
+        ranges += [(self.low * part, self.high * part) for part in NARROWER]
+        return min((scale_of(*r) for r in ranges if r[1] > r[0]), key=self._error)
+
+    def _error(self, scale: Scale) -> float:
+        at = self.centres
+        low, high = ((end - scale.zero) * scale.step for end in (LOW, HIGH))
+        inside = (at >= low - scale.step / 2) & (at <= high + scale.step / 2)
+        clipped = np.clip(at, low, high) - at
+        return float(self.counts @ np.where(inside, scale.step**2 / 12, clipped**2))
+
+
+def scale_of(low: float, high: float) -> Scale:
+    """The scale of a range that holds zero: 255 steps, zero one of them exactly."""
+    step = float(rounded_up(np.array((high - low) / (HIGH - LOW))))
+    return Scale(step, int(np.clip(np.rint(LOW - low / step), LOW, HIGH)))
+
+
+def decide(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: str = "") -> Quantization:
+    """The scales of a network in float32.
+
+    Parameters
+    ----------
+    inputs : sequence of tuples of ndarray
+        Each the network's inputs.
+    images : str
+        What they are, in words.
+    """
+    seen: dict[str, Histogram] = {}
+    inner: dict[str, Histogram] = {}
+    for one in inputs:
+        held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, one, strict=True)}
+        for value, x in held.items():
+            seen.setdefault(value, Histogram()).add(x)
+        left = graph.readers()
+        for call in graph.calls:
+            before, held[call.output] = outputs(call, [held[value] for value in call.inputs])
+            seen.setdefault(call.output, Histogram()).add(held[call.output])
+            if integral(call.layer) and has_inner(call):
+                inner.setdefault(call.name, Histogram()).add(before)
+            for value in call.inputs:
+                left[value] -= 1
+                if not left[value]:
+                    del held[value]
+    return Quantization(
+        {value: histogram.scale() for value, histogram in seen.items()},
+        {name: histogram.scale() for name, histogram in inner.items()},
+        images,
+    )
+
+
+def has_inner(call: LayerCall) -> bool:
+    """Whether a layer's sums become int8 before they are its output."""
+    layer = call.layer
+    return bool(layer.weight_shape) and (layer.residual != "none" or layer.activation not in CLAMPS)
+
+
+def outputs(call: LayerCall, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer computes in float32: before table or residual, and in the end."""
+    import torch
+    import torch.nn.functional as F
+
+    layer = call.layer
+    if layer.body is not None:
+        shaped = [x.reshape(shape) for x, shape in zip(operands, layer.body.operands, strict=True)]
+        output = np.asarray(layer.body.reference(*shaped, *call.constants.values()), np.float32)
+        return output, output
+    data, *second = operands
+    x = _channels_second(data.reshape(layer.input_shape), layer.input_layout)
+    other = None
+    if second and layer.residual == "none":
+        gate = layer.op == "scale"
+        other = _channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
+    weight, bias = (
+        None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
+    )
+    with torch.no_grad():
+        y = kinds.of(layer.kind).reference(layer, x, weight, bias, other)
+        own = y
+        residual = None
+        if layer.residual != "none":
+            residual = _channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
+        if layer.residual == "before":
+            y = y + residual
+        if layer.declared.function == "softmax":
+            y = F.softmax(y, 1)
+        elif layer.activation == "sigmoid":
+            y = y.sigmoid()
+        elif layer.activation != "none":
+            y = getattr(F, layer.activation)(y)
+        if layer.residual == "after":
+            own = y
+            y = y + residual
+    return tuple((t if layer.output_layout == "NCHW" else t.permute(0, 2, 3, 1)).contiguous().numpy() for t in (own, y))
+
+
+def _channels_second(array: np.ndarray, layout: str):
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    return x if layout == "NCHW" else x.permute(0, 3, 1, 2)
