@@ -193,7 +193,9 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 def decisions(layer: Layer, core) -> Space:
     """The search space, and in it the point of an untuned build."""
     if dtypes.of(layer.dtype).integer:
-        found = integer_depthwise.choices(layer, core, space.blocks(layer, core)) | nest.vector_choice(layer, core)
+        found = integer_depthwise.choices(
+            layer, core, space.blocks(layer, core), lambda tile_h: defaults.block(layer, tile_h, core)
+        ) | nest.vector_choice(layer, core)
         return Space(found, lambda d: "")
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default[name]) for name, those in candidates.items()}

@@ -38,6 +38,7 @@ def decisions(layer: Layer, core) -> Space:
         {
             "lanes": Choice(tuple(lanes), lanes[-1]),
             "p_block": Choice(tuple(blocks), max(enough, default=1)),
+            **(integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}),
             **nest.vector_choice(layer, core),
         },
         lambda d: "",

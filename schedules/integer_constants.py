@@ -6,9 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 from tvm_mobilenet.schedules import integers
-from tvm_mobilenet.schedules.choices import Decisions
+from tvm_mobilenet.schedules.choices import Choice, Decisions
 
 from tvm_mobilenet.layer import Layer
+
+
+def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
+    """How a table is read: by AArch64's instructions for tables of 64 bytes, or byte by byte."""
+    way = "tables" if core.architecture == "aarch64" else "bytes"
+    return {"lookup": Choice((way,), way)} if "table" in layer.constants else {}
 
 
 def _width(layer: Layer) -> int:

@@ -1,8 +1,9 @@
 """Depthwise filters of int8: how the taps of a tile of positions are summed, sixteen channels at a time.
 
 ``taps``  long multiplies make int16 products, of which ``Layer.group`` taps are summed before they are added to int32
-``dot``   four neighbouring columns are interleaved, so that one instruction sums a row of taps of four channels: for
-          cores with dot products, kernels of up to four columns. Weights ``[row][shift][c][4]``
+``dot``   four neighbouring columns are interleaved, so that one instruction sums up to four taps of a row, of four
+          channels: for cores with dot products. As many quads of columns as all outputs that they cover need; weights
+          ``[row][output][quad][c][4]``, shifted to where an output's taps lie in the quads
 ``wide``  tap by tap in int32: any core, any number of channels
 
 A tap outside of the image reads the zero point of the data.
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 from tvm_mobilenet.schedules import integers, nest, values
-from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions
+from tvm_mobilenet.schedules.integer_constants import lookup_choice
+from tvm_mobilenet.schedules.choices import Choice, Decisions
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.window import Run, source
@@ -27,13 +29,25 @@ from tvm_mobilenet.layer import Layer
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """How a core may sum a layer's taps, the best first."""
     plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8
-    dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= QUAD and layer.dilation[1] == 1 and plain
+    dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= 2 * QUAD and plain
+    dot = dot and layer.dilation[1] == 1
     return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")
 
 
+def quads(layer: Layer) -> int:
+    """Quads of columns that are interleaved at a time."""
+    return -(-layer.kernel[1] // QUAD)
+
+
 def outputs(layer: Layer) -> int:
-    """Neighbouring positions that four interleaved columns have all taps of."""
-    return (QUAD - layer.kernel[1]) // layer.stride[1] + 1
+    """Neighbouring positions that these quads have all taps of."""
+    return (quads(layer) * QUAD - layer.kernel[1]) // layer.stride[1] + 1
+
+
+def quads_of(layer: Layer, output: int) -> range:
+    """The quads that have taps of an output."""
+    first = output * layer.stride[1]
+    return range(first // QUAD, (first + layer.kernel[1] - 1) // QUAD + 1)
 
 
 @dataclass(frozen=True)
@@ -134,16 +148,22 @@ class Filters:
             if not readers:
                 continue
             for j in range(0, columns, each):
-                four = self._interleaved(window, y, j * stride[1])
-                for i, kh in readers:
-                    for shift in range(min(each, columns - j)):
-                        for v in range(count // SUMS):
-                            place = (kh * each + shift) * layer.channels + at.c + v * SUMS
-                            weights = self.f["weight"][nest.Lanes(place * QUAD, BYTES)]
-                            n = (i * columns + j + shift) * (count // SUMS) + v
-                            total[n] = tirx.call_llvm_pure_intrin(
-                                "int32x4", "llvm.aarch64.neon.sdot", total[n], four[v], weights
-                            )
+                here = range(min(each, columns - j))
+                for quad in range(quads(layer)):
+                    users = [output for output in here if quad in quads_of(layer, output)]
+                    if not users:
+                        continue
+                    four = self._interleaved(window, y, j * stride[1] + quad * QUAD)
+                    for i, kh in readers:
+                        for output in users:
+                            for v in range(count // SUMS):
+                                row = (kh * each + output) * quads(layer) + quad
+                                place = row * layer.channels + at.c + v * SUMS
+                                weights = self.f["weight"][nest.Lanes(place * QUAD, BYTES)]
+                                n = (i * columns + j + output) * (count // SUMS) + v
+                                total[n] = tirx.call_llvm_pure_intrin(
+                                    "int32x4", "llvm.aarch64.neon.sdot", total[n], four[v], weights
+                                )
         return lambda i, j: [total[(i * columns + j) * (count // SUMS) + v] for v in range(count // SUMS)]
 
     def _interleaved(self, window: _Window, y: int, x: int) -> nest.Variables:
@@ -223,17 +243,17 @@ def _lanes(total: list, first: int, count: int):
 # ---- the choices
 
 
-def choices(layer: Layer, core, blocks: list[int]) -> dict[str, Choice]:
+def choices(layer: Layer, core, blocks: list[int], block_of) -> dict[str, Choice]:
     """The space: tiles whose data and taps lie in registers, sixteen channels at a time."""
     way = ways(layer, core)[0]
     lanes = tuple(n for n in (BYTES, BYTES // 2) if n <= layer.channels) or (layer.channels,)
     heights, widths = (tuple(t for t in (1, 2) if t <= n) for n in (layer.out_height, layer.out_width))
-    widths = tuple(t for t in (1, 2, 4) if t <= layer.out_width)
-    two = {"dot": (2, outputs(layer) * 2 // 2), "taps": (1, 2), "wide": (1, 1)}[way]
+    widths = tuple(t for t in sorted({1, 2, 4, outputs(layer)}) if t <= layer.out_width)
+    two = {"dot": (2 if quads(layer) == 1 else 1, outputs(layer)), "taps": (1, 2), "wide": (1, 1)}[way]
     tile = min(two[0], heights[-1]), min(two[1], widths[-1])
     enough = [b for b in blocks if b % lanes[0] == 0 or b == layer.channels]
-    tasks = -(-layer.out_height // tile[0])
-    block = max((b for b in enough if tasks * (layer.channels // b) >= SHARES * core.cpus), default=min(enough))
+    block = block_of(tile[0])
+    block = block if block in enough else min(enough)
     return {
         "tile_h": Choice(heights, tile[0]),
         "tile_w": Choice(widths, tile[1]),
@@ -241,6 +261,7 @@ def choices(layer: Layer, core, blocks: list[int]) -> dict[str, Choice]:
         "c_block": Choice(tuple(enough), block),
         "inner": Choice(("columns", "channels"), "channels"),
         "products": Choice((way,), way),
+        **lookup_choice(layer, core),
     }
 
 
@@ -248,20 +269,21 @@ def choices(layer: Layer, core, blocks: list[int]) -> dict[str, Choice]:
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, for `dot` as ``[kh][shift][c][4]``."""
+    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, for `dot` as ``[kh][output][quad][c][4]``."""
     taps = arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0)
     if d["products"] != "dot":
         return np.ascontiguousarray(taps).ravel()
     each = outputs(layer)
-    made = np.zeros((layer.kernel[0], each, layer.channels, QUAD), np.int8)
-    for shift in range(each):
-        at = shift * layer.stride[1]
-        made[:, shift, :, at : at + layer.kernel[1]] = taps.transpose(0, 2, 1)
-    return made.ravel()
+    made = np.zeros((layer.kernel[0], each, layer.channels, quads(layer) * QUAD), np.int8)
+    for output in range(each):
+        at = output * layer.stride[1]
+        made[:, output, :, at : at + layer.kernel[1]] = taps.transpose(0, 2, 1)
+    by_quad = made.reshape(layer.kernel[0], each, layer.channels, quads(layer), QUAD)
+    return np.ascontiguousarray(by_quad.transpose(0, 1, 3, 2, 4)).ravel()
 
 
 def weights(layer: Layer, d: Decisions) -> int:
     """How many bytes that makes."""
     if d["products"] != "dot":
         return layer.kernel[0] * layer.kernel[1] * layer.channels
-    return layer.kernel[0] * outputs(layer) * layer.channels * QUAD
+    return layer.kernel[0] * outputs(layer) * quads(layer) * layer.channels * QUAD

@@ -57,24 +57,34 @@ class Ends:
     clamped: bool
 
 
-def requantize(total, factor, ends: Ends, small: bool, count: int):
-    """int8 of ``count`` sums in int32; ``factor``: float32, a lane each."""
+def requantize(total, factor, ends: Ends, small: bool, count: int, short: bool = False):
+    """int8 of ``count`` sums in int32; ``factor``: float32, a lane each; ``short``: sums are below 2**22."""
     magic = const(MAGIC, "float32", count)
     if small:
         rounded = fused(reinterpret(total, "float32", count) - magic, factor, magic, count)
-        short = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low half
+        half = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low one
         zero = values.broadcast(values.cast(ends.zero, "int16"), count)
-        short = tirx.call_llvm_pure_intrin(_like(short, "int16", count), "llvm.sadd.sat", short, zero)
-        narrow = values.cast(clamp(short, *INT8, "int16", count), "int8")
+        half = tirx.call_llvm_pure_intrin(_like(half, "int16", count), "llvm.sadd.sat", half, zero)
+        narrow = values.cast(clamp(half, *INT8, "int16", count), "int8")
         if not ends.clamped:
             return narrow
         low, high = (values.broadcast(values.cast(v, "int8"), count) for v in (ends.low, ends.high))
         return T.min(T.max(narrow, low), high)
-    rounded = fused(values.cast(total, "float32"), factor, magic, count)
+    rounded = fused(floating(total, 0, count) if short else values.cast(total, "float32"), factor, magic, count)
     low, high = (values.broadcast(values.cast(v - ends.zero, "float32") + MAGIC, count) for v in (ends.low, ends.high))
     rounded = T.min(T.max(rounded, low), high)
     whole = reinterpret(rounded, "int32", count) + values.broadcast(ends.zero - BITS, count)
     return values.cast(whole, "int8")
+
+
+def floating(value, zero, count: int):
+    """``value - zero`` in float32, of integers below 2**22: exact, by an addition where a conversion would take longer.
+
+    ``zero``: an int32 scalar, or a number.
+    """
+    bits = values.cast(value, "int32") + const(BITS, "int32", count)
+    offset = values.const(MAGIC, "float32") if isinstance(zero, int) else values.cast(zero, "float32") + MAGIC
+    return reinterpret(bits, "float32", count) - values.broadcast(offset, count)
 
 
 def clamp(value, low: int, high: int, dtype: str, count: int):
@@ -116,7 +126,7 @@ def finished(layer: Layer, f, total, channels, place, count: int):
     ends = f["ends"]
     made = requantize(total, factor, Ends(ends[1], ends[2], ends[3], layer.activation != "none"), layer.small, count)
     if "table" in layer.constants:
-        made = looked_up(f["table"], made, count)
+        made = looked_up(f, made, count)
     if layer.residual != "none":
         made = added(made, f["second"][place()], f["added"], ends, count)
     return made
@@ -128,10 +138,7 @@ def unshifted(total, small: bool, count: int):
 
 def added(left, right, factors, ends, count: int, own: int = 1, sign: int = 1):
     """The sum of two int8 values of different scales: ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``."""
-    a, b = (
-        values.cast(values.cast(value, "int32") - values.broadcast(ends[zero], count), "float32")
-        for value, zero in ((left, own), (right, 4))
-    )
+    a, b = (floating(value, ends[zero], count) for value, zero in ((left, own), (right, 4)))
     one, two = (values.broadcast(factors[i], count) for i in (0, 1))
     magic = const(MAGIC, "float32", count)
     right = b * two if sign > 0 else const(0.0, "float32", count) - b * two
@@ -141,6 +148,19 @@ def added(left, right, factors, ends, count: int, own: int = 1, sign: int = 1):
     return values.cast(reinterpret(rounded, "int32", count) + values.broadcast(ends[5] - BITS, count), "int8")
 
 
-def looked_up(table, value, count: int):
+TABLE = 64  # bytes of four registers, which one instruction looks up
+
+
+def looked_up(f, value, count: int):
     """Of int8 values those of a table of 256, the first that of the lowest."""
-    return table[values.cast(value, "int32") + const(-INT8[0], "int32", count)]
+    table = f["table"]
+    if f.decisions.get("lookup") != "tables" or count not in (8, 16):
+        return table[values.cast(value, "int32") + const(-INT8[0], "int32", count)]
+    at = value + const(-128, "int8", count)  # of unsigned bytes, 0 for the lowest
+    found = None
+    for first in range(0, 256, TABLE):
+        quarter = [table[nest.Lanes(first + i, 16)] for i in range(0, TABLE, 16)]
+        index = at - const(first if first < 128 else first - 256, "int8", count)
+        name, before = ("tbl4", []) if found is None else ("tbx4", [found])
+        found = tirx.call_llvm_pure_intrin(f"int8x{count}", f"llvm.aarch64.neon.{name}", *before, *quarter, index)
+    return found

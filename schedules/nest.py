@@ -199,6 +199,7 @@ class Kernel:
         lanes = decisions.get("vector")
         self.vector_bytes = lanes * dtypes.of(arguments[0][2]).bytes if lanes else VECTOR_BYTES
         self.tensors: dict[str, Tensor] = {}
+        self.decisions = decisions
         self.scratch_bytes = 0
 
     def __enter__(self) -> Kernel:

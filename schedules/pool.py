@@ -100,7 +100,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
     if integer and not maximum:
         f.write(
             f["output"],
-            lambda lane: integer_maps.average(f, acc[0, lane], lane.count),
+            lambda lane: integer_maps.average(layer, f, acc[0, lane], lane.count),
             width,
             lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
         )

@@ -24,7 +24,7 @@ def choose(layer: Layer, core) -> Decisions:
     """The decisions of an untuned build, but for how the loop is written."""
     widths = space.lanes_of(layer, core)
     tile_h, tile_w, lanes, inner = _tile(layer, core, widths)
-    c_block = _block(layer, tile_h, core)
+    c_block = block(layer, tile_h, core)
     lanes = max((v for v in widths if v <= min(lanes, c_block)), default=widths[0])
     return {"tile_h": tile_h, "tile_w": tile_w, "lanes": lanes, "c_block": c_block, "inner": inner}
 
@@ -60,7 +60,7 @@ def _even_blocks(layer: Layer, tile_h: int, core) -> list[int]:
     return sorted(whole, key=lambda b: max(ALIKE, uneven[b])) or halves
 
 
-def _block(layer: Layer, tile_h: int, core) -> int:
+def block(layer: Layer, tile_h: int, core) -> int:
     """Channels of a task: even blocks in a number that all CPUs deal out without rows, if there are such.
 
     Of those the largest whose rows under a tile lie in a quarter of the L1, where the next row of tiles finds them
@@ -114,10 +114,10 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
 
     def cost(tile: tuple[int, int]) -> float:
         cycles = fills = slow = 0.0
-        block = _block(layer, tile[0], core)
+        own = block(layer, tile[0], core)
         for row in runs(layer, 0, tile[0]):
             whole = lines_under(layer, row.tile, layer.out_width)
-            at_once = core.sharers(core.l2) * (whole + row.tile * layer.out_width) * block
+            at_once = core.sharers(core.l2) * (whole + row.tile * layer.out_width) * own
             if at_once * layer.bytes > core.l2.bytes:
                 slow += row.count * whole
             for column in runs(layer, 1, tile[1]):
@@ -126,7 +126,7 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
                 cycles += many * inorder_depthwise.cycles(strips.strip_of(layer, row.taps, column.taps)) * vectors
                 fills += many * lines * (1 + again * max(0, 1 - held / lines))
         cycles += (fills * costs.strip + slow * costs.again) * size / line
-        return cycles * max(ALIKE, imbalance(work(layer, tile[0], block), core.cpus))
+        return cycles * max(ALIKE, imbalance(work(layer, tile[0], own), core.cpus))
 
     widths = [t for t in tiles_w if t >= min(core.limits.strip_columns, layer.out_width)]
     return min(((a, b) for a in tiles_h for b in widths if not strips.refuse(layer, a)), key=cost)

@@ -151,5 +151,3 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
     found["added"] = np.array([0.71, 0.43], np.float32)
     found["table"] = rng.permutation(np.arange(-128, 128)).astype(np.int8)
     return {name: found[name] for name in layer.constants}
-
-
