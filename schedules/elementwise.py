@@ -47,6 +47,8 @@ def decisions(layer: Layer, core) -> Space:
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
+    if integer_maps.is_image(layer):
+        return integer_maps.image(layer, d)
     positions, lanes, c = layer.height * layer.width, d["lanes"], layer.channels
     blocks = positions // d["p_block"]
     with nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f, nest.parallel(layer.batch * blocks) as task:

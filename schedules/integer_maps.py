@@ -5,12 +5,15 @@ The nests are those of `schedules/elementwise.py` and `schedules/pool.py`; here 
 
 from __future__ import annotations
 
+from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import integers, nest, values
+from tvm_mobilenet.schedules import integer_constants, integers, nest, values
+from tvm_mobilenet.schedules.choices import Decisions
+from tvm_mobilenet.schedules.integer_products import QUAD
 
 from tvm_mobilenet.layer import Layer
 
-SHORT_SUMS = (1 << 22) // 256  # values of int8 whose sum is below 2**22
+PIXELS = 16  # of no core: a vector of int8, four of float32
 
 
 def element(layer: Layer, f: nest.Kernel, x, second, count: int):
@@ -23,13 +26,20 @@ def element(layer: Layer, f: nest.Kernel, x, second, count: int):
             return integers.floating(x, ends[0], count) * values.broadcast(f["scale"][0], count)
         return integers.looked_up(f, x, count) if "table" in layer.constants else x
     if layer.op in ("add", "sub"):
-        return integers.added(x, second, f["added"], ends, count, own=0, sign=1 if layer.op == "add" else -1)
+        return integers.added(x, second, f, layer, count, own=0, sign=1 if layer.op == "add" else -1)
     left, right = (
-        values.cast(value, "int32") - values.broadcast(ends[zero], count) for value, zero in ((x, 0), (second, 4))
+        values.cast(value, "int16") - values.broadcast(values.cast(ends[zero], "int16"), count)
+        for value, zero in ((x, 0), (second, 4))
     )
-    factor = values.broadcast(f["scale"][0], count)
-    own = integers.Ends(ends[1], ends[2], ends[3], True)
-    return integers.requantize(left * right, factor, own, False, count, short=True)
+    total = values.cast(left, "int32") * values.cast(right, "int32")
+    return _requantized(layer, f, total, count)
+
+
+def _requantized(layer: Layer, f: nest.Kernel, total, count: int):
+    ends, factor = f["ends"], values.broadcast(f["scale"][0], count)
+    total = total + integers.const(integers.BITS, "int32", count) if layer.small else total
+    own = integers.Ends(ends[1], ends[2], ends[3], layer.activation != "none")
+    return integers.requantize(total, factor, own, layer.small, count)
 
 
 def quantized(x, ends, count: int):
@@ -43,7 +53,43 @@ def quantized(x, ends, count: int):
 
 def average(layer: Layer, f: nest.Kernel, total, count: int):
     """The mean of a window, of its sum without bias."""
-    ends = f["ends"]
-    factor, bias = (values.broadcast(f[name][0], count) for name in ("scale", "bias"))
-    own, short = integers.Ends(ends[1], ends[2], ends[3], True), layer.kernel[0] * layer.kernel[1] <= SHORT_SUMS
-    return integers.requantize(total + bias, factor, own, False, count, short)
+    return _requantized(layer, f, total + values.broadcast(f["bias"][0], count), count)
+
+
+# ---- images
+
+
+def is_image(layer: Layer) -> bool:
+    """Whether float32 planes become quads of int8, pixel by pixel."""
+    planes = layer.input_dtype == "float32" and layer.input_layout == "NCHW" and layer.output_layout == "NHWC"
+    return planes and layer.dtype == "int8" and layer.output_row == QUAD
+
+
+def image(layer: Layer, d: Decisions):
+    """The nest of such a layer: rows in parallel, `PIXELS` of a row at a time, whose planes are interleaved."""
+    blocks = layer.width // PIXELS
+    with (
+        nest.Kernel(nest.arguments(layer, integer_constants.of_maps(layer, d)), d) as f,
+        nest.parallel(layer.batch * layer.height) as task,
+    ):
+        b, h = task // layer.height, task % layer.height
+        row = nest.Tensor(f["output"].flat, (layer.batch * layer.height, layer.width * QUAD))
+
+        def pixels(w, count: int) -> None:
+            lane = nest.Lanes(w, count) if count > 1 else w
+            scale = values.broadcast(f["scale"][0], count)
+            planes = [quantized(f["data"][b, c, h, lane] / scale, f["ends"], count) for c in range(layer.channels)]
+            planes += [integers.const(0, "int8", count)] * (QUAD - layer.channels)
+            if count == 1:
+                for c, plane in enumerate(planes):
+                    row[task, w * QUAD + c] = plane
+                return
+            order = [plane * count + i for i in range(count) for plane in range(QUAD)]
+            row[task, nest.Lanes(w * QUAD, count * QUAD)] = tirx.Shuffle(planes, order)
+
+        if blocks:
+            with nest.serial(blocks) as block:
+                pixels(block * PIXELS, PIXELS)
+        for w in range(blocks * PIXELS, layer.width):
+            pixels(w, 1)
+    return f.prim_func

@@ -57,24 +57,30 @@ class Ends:
     clamped: bool
 
 
-def requantize(total, factor, ends: Ends, small: bool, count: int, short: bool = False):
-    """int8 of ``count`` sums in int32; ``factor``: float32, a lane each; ``short``: sums are below 2**22."""
+def requantize(total, factor, ends: Ends, small: bool, count: int):
+    """int8 of ``count`` sums in int32, which begin at `BITS` where they are small; ``factor``: float32, a lane each."""
     magic = const(MAGIC, "float32", count)
-    if small:
-        rounded = fused(reinterpret(total, "float32", count) - magic, factor, magic, count)
-        half = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low one
-        zero = values.broadcast(values.cast(ends.zero, "int16"), count)
-        half = tirx.call_llvm_pure_intrin(_like(half, "int16", count), "llvm.sadd.sat", half, zero)
-        narrow = values.cast(clamp(half, *INT8, "int16", count), "int8")
-        if not ends.clamped:
-            return narrow
-        low, high = (values.broadcast(values.cast(v, "int8"), count) for v in (ends.low, ends.high))
-        return T.min(T.max(narrow, low), high)
-    rounded = fused(floating(total, 0, count) if short else values.cast(total, "float32"), factor, magic, count)
-    low, high = (values.broadcast(values.cast(v - ends.zero, "float32") + MAGIC, count) for v in (ends.low, ends.high))
-    rounded = T.min(T.max(rounded, low), high)
-    whole = reinterpret(rounded, "int32", count) + values.broadcast(ends.zero - BITS, count)
-    return values.cast(whole, "int8")
+    real = reinterpret(total, "float32", count) - magic if small else values.cast(total, "float32")
+    return narrowed(fused(real, factor, magic, count), ends, small, count)
+
+
+def narrowed(rounded, ends: Ends, small: bool, count: int):
+    """int8 of ``count`` whole numbers beyond `MAGIC`; ``small``: none of them leaves an int16."""
+    if not small:
+        low, high = (
+            values.broadcast(values.cast(v - ends.zero, "float32") + MAGIC, count) for v in (ends.low, ends.high)
+        )
+        rounded = T.min(T.max(rounded, low), high)
+        whole = reinterpret(rounded, "int32", count) + values.broadcast(ends.zero - BITS, count)
+        return values.cast(whole, "int8")
+    half = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low one
+    zero = values.broadcast(values.cast(ends.zero, "int16"), count)
+    half = tirx.call_llvm_pure_intrin(_like(half, "int16", count), "llvm.sadd.sat", half, zero)
+    narrow = values.cast(clamp(half, *INT8, "int16", count), "int8")
+    if not ends.clamped:
+        return narrow
+    low, high = (values.broadcast(values.cast(v, "int8"), count) for v in (ends.low, ends.high))
+    return T.min(T.max(narrow, low), high)
 
 
 def floating(value, zero, count: int):
@@ -124,11 +130,12 @@ def finished(layer: Layer, f, total, channels, place, count: int):
     if layer.output_dtype == "float32":
         return values.cast(unshifted(total, layer.small, count), "float32") * factor
     ends = f["ends"]
-    made = requantize(total, factor, Ends(ends[1], ends[2], ends[3], layer.activation != "none"), layer.small, count)
+    clamped = layer.activation != "none" and layer.residual != "before"
+    made = requantize(total, factor, Ends(ends[1], ends[2], ends[3], clamped), layer.small, count)
     if "table" in layer.constants:
         made = looked_up(f, made, count)
     if layer.residual != "none":
-        made = added(made, f["second"][place()], f["added"], ends, count)
+        made = added(made, f["second"][place()], f, layer, count)
     return made
 
 
@@ -136,16 +143,15 @@ def unshifted(total, small: bool, count: int):
     return total - const(BITS, "int32", count) if small else total
 
 
-def added(left, right, factors, ends, count: int, own: int = 1, sign: int = 1):
+def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1):
     """The sum of two int8 values of different scales: ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``."""
+    factors, ends = f["added"], f["ends"]
     a, b = (floating(value, ends[zero], count) for value, zero in ((left, own), (right, 4)))
     one, two = (values.broadcast(factors[i], count) for i in (0, 1))
-    magic = const(MAGIC, "float32", count)
     right = b * two if sign > 0 else const(0.0, "float32", count) - b * two
-    rounded = fused(a, one, right, count) + magic
-    low, high = (values.broadcast(values.cast(ends[i] - ends[5], "float32") + MAGIC, count) for i in (6, 7))
-    rounded = T.min(T.max(rounded, low), high)
-    return values.cast(reinterpret(rounded, "int32", count) + values.broadcast(ends[5] - BITS, count), "int8")
+    rounded = fused(a, one, right, count) + const(MAGIC, "float32", count)
+    clamped = layer.activation != "none" and layer.residual != "after"
+    return narrowed(rounded, Ends(ends[5], ends[6], ends[7], clamped), layer.small, count)
 
 
 TABLE = 64  # bytes of four registers, which one instruction looks up

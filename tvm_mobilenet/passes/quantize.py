@@ -228,6 +228,7 @@ def constants_of(
     elif layer.activation != "none" and (low, high) == (LOW, HIGH) and layer.weight_shape and clamps:
         layer = layer.replace(activation="none")
     found["ends"] = np.array(ends)
+    layer = layer.replace(small=_small(layer, found) and layer.output_dtype == DTYPE == layer.input_dtype)
     return {name: found[name] for name in layer.constants}, layer
 
 
@@ -249,10 +250,21 @@ def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Sca
     biases = np.rint(bias / (given.step * steps)) - given.zero * whole.sum(1)
     factors = (given.step * steps) / (own.step if layer.output_dtype == DTYPE else 1.0)
     found["weight"], found["bias"] = whole.reshape(weight.shape), biases
+    return factors, layer
+
+
+def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
+    """Whether all sums are below `MAGIC_SUMS`, and what they become, and what an addition makes, within an int16."""
+    if "added" in found and "added" in layer.constants and (HIGH - LOW) * found["added"].sum() >= MAGIC_OUTPUTS:
+        return False
+    if layer.weight_shape is None:
+        taps = layer.kernel[0] * layer.kernel[1]
+        most = (HIGH - LOW) ** 2 if layer.op in ("mul", "scale") else (HIGH - LOW) * taps
+        return most < MAGIC_SUMS and (found.get("scale") is None or most * found["scale"][0] < MAGIC_OUTPUTS)
+    whole, biases = found["weight"].reshape(layer.out_channels, -1), found["bias"]
     plus, minus = np.maximum(whole, 0).sum(1), np.maximum(-whole, 0).sum(1)
     most = np.maximum(np.abs(biases + HIGH * plus - LOW * minus), np.abs(biases + LOW * plus - HIGH * minus))
-    small = (most < MAGIC_SUMS).all() and (most * factors < MAGIC_OUTPUTS).all()
-    return factors, layer.replace(small=bool(small and layer.output_dtype == DTYPE))
+    return bool((most < MAGIC_SUMS).all() and (most * found["scale"] < MAGIC_OUTPUTS).all())
 
 
 def _group(layer: Layer) -> int:
