@@ -131,7 +131,8 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
     found: dict[str, np.ndarray] = {}
     ends = np.array([rng.integers(-20, 20), rng.integers(-20, 20), -128, 127, rng.integers(-20, 20), 3, -128, 127])
     if layer.activation in ("relu", "relu6"):
-        ends[2], ends[3] = ends[1], ends[1] + 100
+        at = 6 if layer.residual == "before" else 2
+        ends[at], ends[at + 1] = ends[at - 1], ends[at - 1] + 100
     if layer.weight_shape is not None:
         most = LIMIT // max(2, layer.group or 1)
         found["weight"] = rng.integers(-most, most + 1, layer.weight_shape).astype(np.int8)
