@@ -14,7 +14,7 @@ import numpy as np
 from tvm_mobilenet import kinds
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
-from tvm_mobilenet.passes.quantize import HIGH, LOW, Quantization, Scale, integral, rounded_up
+from tvm_mobilenet.passes.quantize import HIGH, LOW, Quantization, Scale, integral, rounded_up, whole_weights
 
 BINS = 2048
 TAILS = (0.0, 1e-5, 1e-4, 1e-3)  # shares of values that a range may leave out
@@ -81,6 +81,7 @@ def decide(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: 
     """
     seen: dict[str, Histogram] = {}
     inner: dict[str, Histogram] = {}
+    means: dict[str, np.ndarray] = {}
     for one in inputs:
         held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, one, strict=True)}
         for value, x in held.items():
@@ -89,17 +90,40 @@ def decide(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: 
         for call in graph.calls:
             before, held[call.output] = outputs(call, [held[value] for value in call.inputs])
             seen.setdefault(call.output, Histogram()).add(held[call.output])
+            if integral(call.layer) and call.layer.weight_shape:
+                x = held[call.inputs[0]].reshape(call.layer.input_shape)
+                axes = (0, 2, 3) if call.layer.input_layout == "NCHW" else (0, 1, 2)
+                means[call.name] = means.get(call.name, 0.0) + x.mean(axes, np.float64)
             if integral(call.layer) and has_inner(call):
                 inner.setdefault(call.name, Histogram()).add(before)
             for value in call.inputs:
                 left[value] -= 1
                 if not left[value]:
                     del held[value]
-    return Quantization(
-        {value: histogram.scale() for value, histogram in seen.items()},
-        {name: histogram.scale() for name, histogram in inner.items()},
-        images,
-    )
+    scales = {value: histogram.scale() for value, histogram in seen.items()}
+    shifts = {
+        call.name: shift_of(call, scales[call.inputs[0]], means[call.name] / len(inputs))
+        for call in graph.calls
+        if call.name in means
+    }
+    return Quantization(scales, {name: histogram.scale() for name, histogram in inner.items()}, shifts, images)
+
+
+def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, ...]:
+    """What a layer's biases get so that rounding its weights does not shift the mean of its sums (Nagel et al., 2019).
+
+    Parameters
+    ----------
+    means : (channels,) float64
+        Of its data.
+    """
+    whole, steps = whole_weights(call, given)
+    lost = call.weight.reshape(len(whole), -1).astype(np.float64) - whole * steps[:, None]
+    layer, taps = call.layer, call.layer.kernel[0] * call.layer.kernel[1]
+    of_group = layer.channels // layer.groups
+    first = np.arange(layer.out_channels) // (layer.out_channels // layer.groups) * of_group
+    by_tap = np.repeat(means[first[:, None] + np.arange(of_group)], taps, 1)
+    return tuple(float(f"{x:.6g}") for x in (lost * by_tap).sum(1))
 
 
 def has_inner(call: LayerCall) -> bool:

@@ -15,7 +15,7 @@ and three taps of a depthwise filter fit an int16, since steps are chosen so (``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class Quantization:
         Of each value that a layer of int8 reads or writes.
     inner : dict of str to Scale
         By call: of the value before a table or an addition that is fused into it.
+    shifts : dict of str to tuple of float
+        By call: what is added to the biases of its output channels, since rounded weights shift the mean of its sums.
     images : str
         On which they were found, in words.
     io : str
@@ -64,6 +66,7 @@ class Quantization:
 
     scales: Mapping[str, Scale]
     inner: Mapping[str, Scale]
+    shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     images: str = ""
     io: str = "float32"
 
@@ -75,7 +78,8 @@ class Quantization:
     def from_data(cls, data: Mapping) -> Quantization:
         """Of plain data."""
         scales = {name: {v: Scale(**s) for v, s in data[name].items()} for name in ("scales", "inner")}
-        return cls(**scales, images=data["images"], io=data["io"])
+        shifts = {name: tuple(values) for name, values in data["shifts"].items()}
+        return cls(**scales, shifts=shifts, images=data["images"], io=data["io"])
 
 
 def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
@@ -174,6 +178,8 @@ class _Quantize:
         own = self.q.inner.get(call.name) or self.q.scales.get(call.output)
         out = self.q.scales.get(call.output)
         layer = layer.replace(dtype=DTYPE, writes=writes)
+        if call.name in self.q.shifts:
+            call = call.replace(bias=call.bias + np.array(self.q.shifts[call.name]))
         constants, layer = constants_of(call, layer, given, own, out, [self.q.scales[v] for v in call.inputs[1:]])
         made = LayerCall(call.name, layer, call.source, tuple(inputs), {}, call.output, call.parts)
         self.made.append(made.replace(**constants))
@@ -240,13 +246,19 @@ def _clamp(activation: str, scale: Scale) -> tuple[int, int]:
     return low, min(HIGH, int(np.rint(6 / scale.step)) + scale.zero) if activation == "relu6" else HIGH
 
 
-def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Scale) -> tuple[np.ndarray, Layer]:
-    """Weights, biases and factors of a layer with weights."""
+def whole_weights(call: LayerCall, given: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """The weights (n, taps) of a layer as whole numbers, and their steps (n,)."""
     weight, bias = call.weight.astype(np.float64), call.bias.astype(np.float64)
     flat = weight.reshape(len(weight), -1)
+    steps = steps_of(call.layer.replace(group=_group(call.layer)), flat, bias / given.step)
+    return np.clip(np.rint(flat / steps[:, None]), -STEPS, STEPS), steps
+
+
+def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Scale) -> tuple[np.ndarray, Layer]:
+    """Weights, biases and factors of a layer with weights."""
+    weight, bias = call.weight, call.bias.astype(np.float64)
     layer = layer.replace(group=_group(layer))
-    steps = steps_of(layer, flat, bias / given.step)
-    whole = np.clip(np.rint(flat / steps[:, None]), -STEPS, STEPS)
+    whole, steps = whole_weights(call, given)
     biases = np.rint(bias / (given.step * steps)) - given.zero * whole.sum(1)
     factors = (given.step * steps) / (own.step if layer.output_dtype == DTYPE else 1.0)
     found["weight"], found["bias"] = whole.reshape(weight.shape), biases

@@ -1,0 +1,189 @@
+"""int8: every kernel equals its definition, value for value, on every target and for every way of summing products."""
+
+import numpy as np
+import pytest
+from tvm_mobilenet.schedules import integer_depthwise, integers, nest
+
+from tvm_mobilenet import boards, schedules, targets
+from tvm_mobilenet.checking import integers as definition
+from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.layer import Layer
+
+LAYERS = (
+    "pointwise m20 n32 k48 i8 group4 small relu6",
+    "pointwise m9 n37 k24 i8 group4 small",
+    "pointwise m10 n16 k35 i8 group2 small relu",
+    "pointwise m12 n24 k40 in48 out32 i8 group4 small add relu6",
+    "pointwise m12 n16 k16 i8 add_after",
+    "dense m1 n101 k72 i8 writes_f32 group4",
+    "dense m3 n10 k72 i8 group4 small hardswish",
+    "depthwise 9x9x32 3x3 p1,1,1,1 i8 group3 small",
+    "depthwise 8x9x24 3x3 s2 p0,0,1,1 in32 out32 i8 group3 small relu6",
+    "depthwise 9x7x16 5x5 p2,2,2,2 i8 group3 small hardswish",
+    "depthwise 9x7x20 5x5 s2 p2,2,2,2 b2 i8 group2 relu",
+    "depthwise 6x6x7 3x3 p2,2,2,2 d2 i8",
+    "conv 12x12x3 n16 3x3 s2 p1,1,1,1 in4 i8 small relu6",
+    "conv 12x12x3 n16 3x3 s2 p1,1,1,1 nchw i8 small relu6",
+    "conv 6x6x32 n21 3x3 p1,1,1,1 i8",
+    "conv 6x6x20 n20 3x3 s2 p1,1,1,1 g4 b2 i8 relu6",
+    "elementwise 4x4x24 add i8 small relu",
+    "elementwise 4x4x24 sub i8",
+    "elementwise 4x4x24 mul i8 small",
+    "elementwise 4x4x24 scale i8",
+    "elementwise 4x4x24 none i8 hardswish",
+    "elementwise 5x19x3 none nchw out4 i8 reads_f32",
+    "elementwise 4x4x24 none i8 writes_f32",
+    "pool 7x7x24 avg 7x7 i8 small",
+    "pool 8x8x16 max 3x3 s2 p1,1,1,1 i8",
+)
+SOME = ("rpi5", "rpi4")
+
+
+def operands_of(name: str, seed: int = 0):
+    """Layer, data, constants and second operand, all of it drawn."""
+    layer, rng = Layer.parse(name), np.random.default_rng(seed)
+    assert layer.name == name
+
+    def draw(shape):
+        return rng.integers(-128, 128, shape).astype(np.int8)
+
+    real = layer.input_dtype == "float32"
+    data = rng.standard_normal(layer.input_shape).astype(np.float32) * 2 if real else draw(layer.input_shape)
+    second = None if layer.second_shape is None else draw(layer.second_shape)
+    return layer, data, definition.random_constants(layer, data, rng), second
+
+
+def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array in memory, what lies between its rows drawn: nothing may depend on it."""
+    buffer = np.random.default_rng(9).integers(-128, 128, shape).astype(array.dtype)
+    buffer[..., : array.shape[-1]] = array
+    return buffer
+
+
+def run(target, layer: Layer, data, constants, second, path, decisions=None) -> np.ndarray:
+    decisions = decisions or schedules.space(layer, target.core).default
+    others = [] if second is None else [in_buffer(second, layer.second_buffer)]
+    packed = schedules.pack(layer, decisions, constants)
+    output = np.zeros(layer.output_buffer, layer.output_dtype)
+    arguments = [in_buffer(data, layer.input_buffer), *packed, *others, output]
+    library = codegen.compile_kernels({nest.SYMBOL: schedules.kernel(layer, decisions)}, target, path)
+    where = "local" if target.is_host else "virtual"
+    with boards.open_board(where, target) as board, board.load(library) as module:
+        found = module.call(nest.SYMBOL, arguments).outputs[-1]
+    return found[..., : layer.output_shape[-1]]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "target", [t if t in SOME else pytest.param(t, marks=pytest.mark.full) for t in (*SOME, "rpi3", "armv7", "host")]
+)
+def test_a_kernel_equals_its_definition(target, name, tmp_path):
+    layer, data, constants, second = operands_of(name)
+    expected = definition.run(layer, data, constants, second)
+    assert len(np.unique(expected)) > 8, "an output that depends on its input"
+    found = run(targets.load(target), layer, data, constants, second, tmp_path / "k.so")
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", [LAYERS[0], LAYERS[3], LAYERS[7], LAYERS[9], LAYERS[12]])
+def test_every_way_of_summing_gives_the_same_bits(name, tmp_path):
+    """Also what a core would not choose, and other tiles."""
+    target = targets.load("rpi5")
+    layer, data, constants, second = operands_of(name)
+    expected = definition.run(layer, data, constants, second)
+    default = schedules.space(layer, target.core).default
+    ways = {"depthwise": ("dot", "taps", "wide"), "pointwise": ("dot", "long", "wide"), "conv": ("dot", "wide")}[
+        layer.kind
+    ]
+    for i, way in enumerate(ways):
+        tile = {"tile_n": 4, "tile_m": 2, "tile_w": 1, "tile_h": 1} if i else {}
+        decisions = {**default, **{k: v for k, v in tile.items() if k in default}, "products": way}
+        if layer.kind == "conv" and i:
+            decisions["n_block"] = 1
+        elif i and "n_block" in default:
+            decisions |= {"n_block": 1, "m_block": 1}
+        found = run(target, layer, data, constants, second, tmp_path / f"{way}.so", decisions)
+        assert np.array_equal(found, expected), way
+
+
+@pytest.mark.parametrize("name", ["pointwise m200 n16 k48 i8 group4 small", LAYERS[7], LAYERS[12]])
+@pytest.mark.parametrize("planted", ["weight", "scale", "zero", "bias"])
+def test_one_unit_is_found(name, planted, tmp_path):
+    layer, data, constants, second = operands_of(name)
+    expected = definition.run(layer, data, constants, second)
+    wrong = {key: array.copy() for key, array in constants.items()}
+    if planted == "weight":
+        wrong["weight"].flat[5] += 1
+    elif planted == "scale":
+        wrong["scale"][1] *= 1.01
+    elif planted == "bias":
+        wrong["bias"][2] += int(2 / wrong["scale"][2])
+    else:
+        wrong["ends"][1] += 1
+    assert not np.array_equal(run(targets.load("rpi5"), layer, data, wrong, second, tmp_path / "k.so"), expected)
+
+
+# ---- requantization
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_sum_is_rounded_once_ties_to_even(small, tmp_path):
+    """Sums and factors whose products lie at and around halves; a product that is rounded first would fail here."""
+    target, count = targets.load("rpi4"), 1 << 12
+    rng = np.random.default_rng(0)
+    factor = np.exp2(rng.uniform(-12, -6, 16)).astype(np.float32)
+    factor[:4] = 0.5, 0.25, 0.375, 0.125
+    wanted = rng.integers(-200, 200, count) + 0.5
+    total = np.rint(wanted / np.tile(factor, count // 16)).astype(np.int32) + rng.integers(-1, 2, count).astype(
+        np.int32
+    )
+    total = np.clip(total, -(2**21), 2**21).astype(np.int32)
+    ends = np.array([-3, -100, 90], np.int32)
+
+    with nest.Kernel(
+        [
+            ("sums", (count,), "int32"),
+            ("factor", (16,), "float32"),
+            ("ends", (3,), "int32"),
+            ("output", (count,), "int8"),
+        ],
+        {},
+    ) as f:
+        with nest.serial(count // 16) as i:
+            lanes, own = nest.Lanes(i * 16, 16), integers.Ends(*(f["ends"][n] for n in range(3)), True)
+            factors = f["factor"][nest.Lanes(0, 16)]
+            f["output"][lanes] = integers.requantize(f["sums"][lanes], factors, own, small, 16)
+    library = codegen.compile_kernels({nest.SYMBOL: f.prim_func}, target, tmp_path / "k.so")
+    given = (total + (integers.BITS if small else 0)).astype(np.int32)
+    with boards.open_board("virtual", target) as board, board.load(library) as module:
+        found = module.call(nest.SYMBOL, [given, factor, ends, np.zeros(count, np.int8)]).outputs[-1]
+    expected = definition.requantized(total, np.tile(factor, count // 16), -3, -100, 90)
+    assert np.array_equal(found, expected)
+    twice = np.rint(total.astype(np.float32) * np.tile(factor, count // 16)) - 3
+    assert (np.clip(twice, -100, 90) != expected).any() or small, "the draw holds sums that tell the two apart"
+
+
+def test_adversarial_sums_stay_in_their_integers(tmp_path):
+    """All data at the ends and weights at the most that the groups allow: int16 sums reach 32,640, and no further."""
+    target = targets.load("rpi4")
+    for name, most in (("pointwise m4 n8 k64 i8 group4", 63), ("pointwise m4 n8 k64 i8 group2", 127)):
+        layer, data, constants, _ = operands_of(name)
+        for value in (-128, 127):
+            for sign in (-1, 1):
+                data[:] = value
+                constants["weight"][:] = sign * most
+                constants["scale"][:] = 1e-5
+                expected = definition.run(layer, data, constants)
+                assert np.array_equal(run(target, layer, data, constants, None, tmp_path / "k.so"), expected)
+    layer, data, constants, _ = operands_of("depthwise 5x5x16 3x3 p1,1,1,1 i8 group3")
+    data[:], constants["weight"][:], constants["scale"][:] = -128, 85, 1e-4
+    assert np.array_equal(
+        run(target, layer, data, constants, None, tmp_path / "d.so"), definition.run(layer, data, constants)
+    )
+
+
+def test_quads_of_columns_hold_all_taps_of_their_outputs():
+    for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1)):
+        layer = Layer.parse(f"depthwise 16x16x16 {kernel}x{kernel} s{stride} i8".replace(" s1 ", " "))
+        last = (integer_depthwise.outputs(layer) - 1) * stride + kernel
+        assert last <= integer_depthwise.quads(layer) * 4 < last + stride
