@@ -11,9 +11,9 @@ The nest::
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
 
-Every other pass of the faster of the two blocks, and of k where a layer's order of steps is open, runs backwards: what does not fit the last cache whole is
-found there as far as it does, for the next pass begins with what this one read last. 196 x 512 rows on the Cortex-A53,
-whose L2 they nearly fill: 2.7 MB from DRAM in place of 3.9.
+Every other pass of the faster of the two blocks runs backwards, and of k too where a layer's order of steps is open:
+what does not fit the last cache whole is found there as far as it does, for the next pass begins with what this one
+read last. 196 x 512 rows on the Cortex-A53, whose L2 they nearly fill: 2.7 MB from DRAM in place of 3.9.
 
 Register budget: the accumulators, one vector of weights a column of the tile, and two for data; what does not fit is no
 candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since

@@ -29,8 +29,8 @@ def broadcast(value, count: int):
 
 
 def fixed(layer: Layer) -> bool:
-    """Whether every build of a layer has to round alike, so that no step may be left to LLVM: it would contract a product
-    and a sum in some kernels and not in others."""
+    """Whether every build of a layer has to round alike, so that no step may be left to LLVM, which would contract a
+    product and a sum in some kernels and not in others."""
     return dtypes.of(layer.dtype).fused
 
 

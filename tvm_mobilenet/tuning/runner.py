@@ -1,8 +1,8 @@
 """Runs built candidates on an open board, virtual, local or remote: their result is compared, then their cost counts.
 
-The very machine code is executed, and its result compared with what the layer should compute (`checking.stepped.expected`). Of large layers a
-virtual board may run a sample of the kernel's parallel tasks while searching, and the rows that those wrote are
-compared; ``whole`` runs and compares all.
+The very machine code is executed, and its result compared with what the layer should compute, which is for
+`checking.stepped.expected` to say. Of large layers a virtual board may run a sample of the kernel's parallel tasks
+while searching, and the rows that those wrote are compared; ``whole`` runs and compares all.
 
 A predicted cost is the whole model's: arithmetic, and what all loads and stores take through the caches of the core,
 which at first hold what the layer before has just written. ``arithmetic`` is kept beside it.
@@ -59,9 +59,8 @@ class Runner:
         BoardError
             It ran wild or reports an error; `Lost` where that ended the session.
         """
-        from tvm_mobilenet.schedules import nest
-
         from tvm_mobilenet.checking import stepped
+        from tvm_mobilenet.schedules import nest
 
         candidate, cores = built.candidate, board.target.cores
         counts = (1,) if board.measures and (self._one_thread or cores == 1) else (1, cores)
