@@ -171,9 +171,11 @@ class Taps:
                         i, lambda lane, index=index: self.data[index], lambda lane: self.weight[start + lane]
                     )
 
+        whole = layer.kernel[0] == chunk_rows > 1  # all of a window is one chunk
+
         def tap_row(kh, by):
             columns = sorted({k for taps in run.taps for k in taps})
-            if not sums.chunked or layer.kernel[0] == chunk_rows > 1:
+            if not sums.chunked or whole:
                 for kw in columns:
                     nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
             elif chunk < depth:
@@ -186,24 +188,19 @@ class Taps:
                         nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
                     sums.close()
 
-        def tap_rows(rows: tuple[int, ...]):
-            whole = layer.kernel[0] == chunk_rows > 1
-            if whole:
-                sums.open()
-            for kh in rows:
-                tap_row(kh, depth)
-            if whole:
-                sums.close()
-
+        if whole:
+            sums.open()
         if written_out(layer) and not values.fixed(layer):
             rows = runs(layer, 0, 1)
-            nest.switch(at.h, [r.count for r in rows], lambda r, _: tap_rows(rows[r].taps[0]))
+            nest.switch(at.h, [r.count for r in rows], lambda r, _: [tap_row(kh, depth) for kh in rows[r].taps[0]])
         else:
             top = source(layer, 0, at.h, 0)
             first = T.max(0, (layer.dilation[0] - 1 - top) // layer.dilation[0])
             last = T.min(layer.kernel[0], (layer.height - 1 - top) // layer.dilation[0] + 1)
             with T.serial(0, T.max(0, last - first)) as kh:
                 tap_row(first + kh, depth if written_out(layer) else self.c_unroll)
+        if whole:
+            sums.close()
 
 
 # ---- the constants
