@@ -94,7 +94,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, data, run: Run, at: Positi
 
 def converts(layer: Layer) -> bool:
     """Whether a kernel converts its data before it reads it value by value."""
-    return values.fixed(layer) and layer.input_dtype != layer.dtype
+    return layer.input_dtype != layer.dtype
 
 
 def converted(layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: range) -> nest.Tensor:

@@ -186,11 +186,27 @@ def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, ro
         inorder.multiply(acc, depth, data, weight, row_pitch)
         return
 
-    def step(k):
+    def step(k, value=data):
         for i in range(acc.rows):
-            acc.add_product(i, lambda lane, i=i: data(i, k), lambda lane: weight(k, lane))
+            acc.add_product(i, lambda lane, i=i: value(i, k), lambda lane: weight(k, lane))
 
-    sums.loop(depth, chunks(layer)[2], unroll, step)
+    together, chunk = acc.vector, chunks(layer)[2]
+    whole, rest = divmod(depth, together)
+    if layer.input_dtype == acc.dtype or layer.input_layout != "NHWC" or not whole or (sums.chunked and rest):
+        sums.loop(depth, chunk, unroll, step)
+        return
+    # What is of another dtype is converted a vector of k at a time.
+    converted = nest.Tile(acc.rows, together, together, acc.dtype)
+
+    def vector(turn):
+        first = turn * together
+        converted.set(lambda i, lane: data(i, first + lane))
+        for u in range(together):
+            step(first + u, lambda i, k, u=u: converted[i, u])
+
+    sums.loop(whole, max(1, chunk // together), 1, vector)
+    for k in range(whole * together, depth):
+        step(k)
 
 
 # ---- the constants
