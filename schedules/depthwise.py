@@ -21,7 +21,8 @@ nothing. On cores that issue in order `loop` = paired leaves a tile to `schedule
 
                                                                 Cortex-A53  Cortex-A72  Cortex-A76
     depthwise 28x28x256 3x3 p1,1,1,1 in272 out272 f32 relu6     29 / -      62 / -      77 / -
-    depthwise 14x14x512 3x3 s2 p1,1,1,1 in544 out544 f32 relu6  33 / -      64 / -      74 / -
+    depthwise 14x14x512 3x3 s2 p1,1,1,1 in544 out544 f32 relu6  33 / -      65 / -      74 / -
+    depthwise 28x28x256 3x3 p1,1,1,1 f16 relu6                  -           -           77 / -
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ Each is code of its own, since its columns are constants.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
-                                                                  Cortex-A53  Cortex-A72  Cortex-A76
-    depthwise 56x56x128 3x3 p1,1,1,1 > pointwise m3136 n128 k128  65 / -      88 / -      95 / -
+                                                                      Cortex-A53  Cortex-A72  Cortex-A76
+    depthwise 56x56x128 3x3 p1,1,1,1 > pointwise m3136 n128 k128      65 / -      88 / -      95 / -
+    depthwise 56x56x128 3x3 p1,1,1,1 > pointwise m3136 n128 k128 f16  -           -           95 / -
 """
 
 from __future__ import annotations
