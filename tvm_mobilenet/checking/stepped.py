@@ -57,13 +57,11 @@ def run(
         The layer's kind does not say in which order it computes: a generic one.
     """
     if layer.parts:
-        reached = 0.0
+        reached, last = 0.0, layer.parts[-1]
         for i, part in enumerate(layer.parts):
-            last = i == len(layer.parts) - 1
-            data, one = run(
-                part, data.reshape(part.input_buffer if i == 0 else part.input_shape), weight[i], bias[i],
-                second if last else None, largest=largest,
-            )  # fmt: skip
+            data = data if i == 0 else data.reshape(part.input_shape)
+            residual = second if part is last else None
+            data, one = run(part, data, weight[i], bias[i], residual, largest=largest)
             reached = max(reached, one)
         return data, reached
     if layer.declared.stepped is None:
