@@ -4,9 +4,9 @@
 
 In two rounds, core by core: the four networks at full width and 224 pixels, then all widths and resolutions, whose
 layers start from what their nearest ones found. A layer that networks share is searched once; it counts by its share of
-each network's floor. ``--dtype float16`` searches the layers of the same networks in that dtype, on the cores that compute
-it; their records stand beside those of float32. Trials lie in the working folder, and the same command goes on from them until schedules, code
-generation or the core model change.
+each network's floor. Trials lie in the working folder, and the same command goes on from them until schedules, code
+generation or the core model change. ``--dtype float16`` searches the layers of the same networks in that dtype, on the
+cores that compute it; their records stand beside those of float32.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
 of a lower score (``Record.score``) than the default by more than ``GAIN``, on all cores neither dearer nor less
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tvm_mobilenet import dtypes, packages
 from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
@@ -190,16 +191,20 @@ def computing(names: Iterable[str] | None, dtype: str) -> list:
 
     Raises
     ------
-    TargetError
-        One of the names is none, or the target does not compute the dtype.
+    TvmMobilenetError
+        One of the names is none, or its target does not compute the dtype.
     """
     from tvm_mobilenet import targets
 
     chosen = [targets.load(name) for name in names or TARGETS]
-    if names:
-        for target in chosen:
-            targets.require(target, dtype)
-    return [target for target in chosen if target.computes(dtype)]
+    able = [target for target in chosen if target.computes(dtype)]
+    if names and len(able) < len(chosen):
+        unable = ", ".join(target.name for target in chosen if target not in able)
+        raise TvmMobilenetError(
+            f"--targets {unable}: no arithmetic of {dtype}",
+            f"targets that have it: {', '.join(targets.computing(dtype))}",
+        )
+    return able
 
 
 def _line(one: Shipped) -> str:
