@@ -1,4 +1,4 @@
-"""exp(x) in float32 as a fixed chain of steps: what kernels write and `checking.stepped` repeats, so that both round
+"""exp(x) in float32 in fixed steps, which kernels write and `checking.stepped` repeats, so that both round
 alike and no library's expf is called value by value.
 
 ``n = roundeven(x / ln 2)``, ``r = x - n ln 2`` in two parts, a polynomial in r, times 2 to the n. The coefficients are
