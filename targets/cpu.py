@@ -20,6 +20,7 @@ HWCAP_AARCH64 = {
     9: "fphp",
     10: "asimdhp",
     12: "asimdrdm",
+    14: "fcma",
     15: "lrcpc",
     17: "sha3",
     20: "asimddp",

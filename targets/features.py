@@ -8,11 +8,22 @@ _FEATURES = {
         "neon": ("asimd",),
         "fullfp16": ("fphp", "asimdhp"),
         "dotprod": ("asimddp",),
+        "fp16fml": ("asimdfhm",),
+        "lse": ("atomics",),
+        "rdm": ("asimdrdm",),
+        "rcpc": ("lrcpc",),
+        "complxnum": ("fcma",),
         "sve": ("sve",),
         "i8mm": ("i8mm",),
         "bf16": ("bf16",),
     },
-    "armv7": {"neon": ("neon",), "vfp4": ("vfpv4",), "hwdiv-arm": ("idiva",)},
+    "armv7": {
+        "neon": ("neon",),
+        "vfp4": ("vfpv4",),
+        "hwdiv-arm": ("idiva",),
+        "fullfp16": ("fphp", "asimdhp"),
+        "dotprod": ("asimddp",),
+    },
     "x86_64": {
         n: (n.replace(".", "_"),)
         for n in (
@@ -57,7 +68,25 @@ def _has(target):
     return lambda feature: bool(has(feature, llvm))
 
 
+def checked(target) -> list[str]:
+    """What a target's code may use and a build asks the CPU for when it is opened, by LLVM's names.
+
+    LLVM has a Cortex-A53 and A72 with instructions for AES, SHA and CRC, which a Raspberry Pi's have not all: such ones
+    are not in the list, and no code may have them.
+    """
+    has = _has(target)
+    return [feature for feature in _FEATURES[target.architecture] if has(feature)]
+
+
+def allowed(target) -> list[str]:
+    """What may be in a target's code, by LLVM's names: what is checked, and ARMv8's floating point in 32-bit code, of
+    which a kernel tells nothing."""
+    has = _has(target)
+    told = [feature for feature in ("fp-armv8",) if target.architecture == "armv7" and has(feature)]
+    return checked(target) + told
+
+
 def features(target) -> list[str]:
     """What a CPU must have, as the device's kernel names it."""
-    has = _has(target)
-    return [n for feature, names in _FEATURES[target.architecture].items() if has(feature) for n in names]
+    names = _FEATURES[target.architecture]
+    return [name for feature in checked(target) for name in names[feature]]
