@@ -103,7 +103,7 @@ A32_BASE = """vfma.f32 q0, q1, q2; vfma.f32 s0, s1, s2; vmla.f32 q0, q1, d0[1]; 
     vmull.s8 q0, d1, d2; vmull.p8 q0, d1, d2; vext.8 q0, q1, q2, #3; vtrn.32 q0, q1; vdup.32 q0, r0
     vshl.i16 q0, q1, #3; vshll.i16 q0, d1, #16; vpadd.f32 d0, d1, d2; vceq.f32 q0, q1, #0; sdiv r0, r1, r2
     ldrex r0, [r1]; strexd r0, r2, r3, [r4]; ldrd r0, r1, [r2]; swi #0; mul r0, r1, r2; smlabb r0, r1, r2, r3
-    dmb ish; pld [r0]; blx r0; bx lr; clz r0, r1; movw r0, #1; vmrs apscr_nzcv, fpscr; vsqrt.f32 s0, s1
+    dmb ish; pld [r0]; blx r0; bx lr; clz r0, r1; movw r0, #1; vmrs apsr_nzcv, fpscr; vsqrt.f32 s0, s1
     qadd r0, r1, r2"""
 
 
