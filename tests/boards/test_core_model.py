@@ -62,13 +62,13 @@ LOOPS = {
     "t4x12": tile(4, 12),
 }
 HALF = {  # a loop of 16 independent instructions, and one of 8 that wait for each other
-    "fmla .8h": "fmla v{d}.8h, v30.8h, v31.8h",
-    "fmla by element": "fmla v{d}.8h, v30.8h, v29.h[3]",
-    "fmul .8h": "fmul v{d}.8h, v{s}.8h, v31.8h",
-    "fadd .8h": "fadd v{d}.8h, v{s}.8h, v31.8h",
-    "fmin .8h": "fmin v{d}.8h, v{s}.8h, v31.8h",
-    "fmaxnm .8h": "fmaxnm v{d}.8h, v{s}.8h, v31.8h",
-    "fdiv .8h": "fdiv v{d}.8h, v{s}.8h, v31.8h",
+    "fmla .8h": "fmla v{d}.8h, v14.8h, v15.8h",
+    "fmla by element": "fmla v{d}.8h, v14.8h, v13.h[3]",
+    "fmul .8h": "fmul v{d}.8h, v{s}.8h, v15.8h",
+    "fadd .8h": "fadd v{d}.8h, v{s}.8h, v15.8h",
+    "fmin .8h": "fmin v{d}.8h, v{s}.8h, v15.8h",
+    "fmaxnm .8h": "fmaxnm v{d}.8h, v{s}.8h, v15.8h",
+    "fdiv .8h": "fdiv v{d}.8h, v{s}.8h, v15.8h",
     "fsqrt .8h": "fsqrt v{d}.8h, v{s}.8h",
     "scvtf .8h": "scvtf v{d}.8h, v{s}.8h",
     "fcvtzs .8h": "fcvtzs v{d}.8h, v{s}.8h",
@@ -86,7 +86,7 @@ HALF = {  # a loop of 16 independent instructions, and one of 8 that wait for ea
     "ldr h": "ldr h{d}, [x1, #{o}]",
     "ld1r .8h": "ld1r {{v{d}.8h}}, [x1]",
     "fcmp h": "fcmp h{s}, #0.0",
-    "fadd h": "fadd h{d}, h{s}, h31",
+    "fadd h": "fadd h{d}, h{s}, h15",
 }
 
 
@@ -95,7 +95,7 @@ def symbol(name: str, what: str) -> str:
 
 
 for name, text in HALF.items():
-    LOOPS[symbol(name, "apart")] = "\n".join(text.format(d=i, s=16 + i % 8, o=2 * i) for i in range(16))
+    LOOPS[symbol(name, "apart")] = "\n".join(text.format(d=16 + i, s=i % 8, o=2 * i) for i in range(16))
     LOOPS[symbol(name, "chain")] = "\n".join(text.format(d=0, s=0, o=0) for _ in range(8))
 FMA = {name: body.count("fmla") for name, body in LOOPS.items()}
 
