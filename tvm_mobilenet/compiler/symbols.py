@@ -102,7 +102,6 @@ def read(path: Path) -> _Elf:
     return _Elf(path)
 
 
-
 def name_kernel(path: Path, kernel: str) -> None:
     """Give the code of the one kernel in an object of TVM's one symbol, the kernel's name.
 
