@@ -10,7 +10,7 @@ caches followed on a second pass, when they are warm. In float16 that is the Pi 
 float16; its floor stays that of float32, so that rows compare. Peers' rows are kept in ``benchmarks/data/peers.json``.
 A harness is a folder with ``armcost.py``, ``apy.sh``, ``runners/`` and ``models/v1.onnx``: an aarch64 Python under
 qemu-aarch64, a plugin that counts blocks and simulates caches, llvm-mca 19 for estimates. With one, our module for the
-Pi 4 and the Pi 5 is executed and estimated like the peers: as the bundle that goes to devices, and by TVM's own runtime,
+Pi 4 and the Pi 5 is executed and estimated as the peers: as the bundle that goes to devices, and by TVM's own runtime,
 which lays out memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly (docs/predictor.md), so its
 column is our own core model's in any case.
 """
