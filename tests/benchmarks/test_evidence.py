@@ -22,6 +22,30 @@ def test_no_kernel_is_dropped_and_as_many_agree_as_the_page_says(cpu, agreeing):
     assert sum(points) / len(points) > 0.95
 
 
+def test_kernels_of_float16_agree_or_differ_by_what_the_page_names():
+    rows = json.loads((TABLES / "mca_neoverse-n1_float16.json").read_text(encoding="utf-8"))["kernels"]
+    near = [mca.near(row) for row in rows]
+    assert len(rows) == 39 and sum(near) == 35 and all(row["llvm_mca"] for row in rows)
+    assert all(mca.near(row, "micro_ops") for row in rows), "one that forwarding and the window do not explain"
+    assert all(" f16" in row["layer"] for row in rows)
+    text = "\n".join(mca.table(rows))
+    assert "35 of 39 kernels, 89.7%; the rule is 90%: not met" in text and "steps: 63 of 67, 94.0%" in text
+    assert text.count("(not_forwarded ") == 4
+
+
+def test_a_table_says_what_is_near_and_what_was_not_estimated():
+    rows = [
+        {"layer": "pointwise a", "ours": 1.0, "not_forwarded": 1.2, "llvm_mca": 1.0},
+        {"layer": "dense b", "ours": 0.5, "not_forwarded": 0.95, "llvm_mca": 1.0},
+        {"layer": "dense c", "ours": 0.5, "not_forwarded": 0.95, "llvm_mca": None, "why": "unknown instruction"},
+    ]
+    lines = mca.table(rows)
+    assert lines[0] == "within 10% of llvm-mca: 1 of 3 kernels, 33.3%; the rule is 90%: not met"
+    assert "  dense        0 of 2" in lines and "within 10% as not_forwarded: 1 of 3" in lines
+    assert "  0.500  dense b  (not_forwarded 0.950)" in lines
+    assert lines[-1] == "  not estimated by llvm-mca: dense c: unknown instruction"
+
+
 def test_write_backs_are_split_and_places_kept_small():
     assert mca.split("str q0, [x1], #16") == ["str q0, [x1]", "add x1, x1, #16"]
     assert mca.split("ldr d1, [x2, #-8]!") == ["sub x2, x2, #8", "ldr d1, [x2]"]
