@@ -260,6 +260,37 @@ def test_atomics_of_lse_are_for_cores_that_have_them(tmp_path):
         assert [one.feature for one in instruction_sets.outside(library, targets.load(board))] == ["lse"]
 
 
+def test_thumb_code_is_not_taken_for_32_bit_instructions(tmp_path):
+    """As a GCC for Arm makes it of the runtime's C: its halves look like anything."""
+    body = ".thumb\n.p2align 2\n.hword 0x0a81, 0xfe80, 0x0a81, 0xfe80\nbx lr\n.arm"
+    library = assemble(tmp_path / "x.so", {"f": body}, "armv7")
+    assert not instruction_sets.outside(library, targets.load("armv7"))
+
+
+GUARD = "adrp x16, flag\nldrb w16, [x16, :lo12:flag]\ncbz w16, 1f\n{}\nret\n1: ldxr w17, [x1]\nret"
+
+
+@pytest.mark.parametrize(
+    "body, allowed",
+    [
+        (GUARD.format("ldaddal w0, w0, [x1]"), True),
+        (GUARD.format("swpal w0, w0, [x1]"), True),
+        (GUARD.format("nop\nldaddal w0, w0, [x1]"), False),  # not the form that is known
+        (GUARD.format("crc32b w0, w1, w2"), False),  # a byte that says something of atomics
+        (GUARD.replace("cbz", "cbnz").format("ldaddal w0, w0, [x1]"), False),
+        (GUARD.replace("w16, 1f", "w15, 1f").format("ldaddal w0, w0, [x1]"), False),
+        (GUARD.replace("ldrb w16", "ldrb w15").format("ldaddal w0, w0, [x1]"), False),
+        ("ldaddal w0, w0, [x1]\nret", False),
+    ],
+)
+def test_atomics_that_ask_at_run_time_are_allowed(tmp_path, body, allowed):
+    """As GCC's library has them, which a linker of one's own brings: a Pi 4 does not reach them."""
+    extra = ".section .rodata\n.local flag\nflag: .byte 0"
+    code = f".arch_extension lse\n.arch_extension crc\n{body}"
+    library = assemble(tmp_path / "x.so", {"f": code}, extra=extra)
+    assert bool(instruction_sets.outside(library, targets.load("rpi4"))) != allowed
+
+
 def test_data_between_32_bit_functions_is_no_instruction(tmp_path):
     """With symbols that say so, and without: then as what a load relative to the program counter names."""
     body = "ldr r0, 1f\n vldr d0, 2f\n bx lr\n .balign 8\n2: .word 0xfe800a81, 0xfe800a81\n1: .word 0xf3ba05c2"

@@ -4,10 +4,13 @@ An instruction that a CPU lacks ends the process, and an emulator of another CPU
 ``fmlal`` and LSE atomics, which are no part of what a Cortex-A76's half precision has. So the code itself is read. Each
 word of the executable sections is held against the encodings below; one that belongs to an extension is allowed if the
 target's code may use that, and the check at open asks the CPU for it (`targets.features`). Nothing is allowed because
-it might not be reached.
+it might not be reached, but for one form whose condition stands right before it: atomics that ask at run time whether
+the CPU has LSE's (``__aarch64_ldadd4_acq_rel`` and its kin in libgcc and compiler-rt, which ``--linker`` with a GCC
+brings; zig's output has none).
 
 AArch64 begins with ARMv8.0-A (floating point and NEON), 32-bit Arm with ARMv7-A, NEON, VFPv4 and integer division.
-x86-64 is not read: its instructions have many lengths, and the host's level says what its code may be.
+Thumb code, which a GCC makes of the runtime's C, and x86-64 are not read: their instructions have several lengths. The
+host's level says what its code may be.
 
 Encodings: Arm Architecture Reference Manual for A-profile (DDI 0487), C4.1 "A64 instruction set encoding" and F3.1,
 F4.1 for A32. Features have LLVM's names. ``tests/compiler/test_instruction_sets.py`` holds them against LLVM's own
@@ -270,6 +273,8 @@ def outside(path: str | Path, target) -> list[Outside]:
             if feature in allowed or not where.any():
                 continue
             code = elf.code_words(number, len(words))
+            if feature == "lse":
+                code &= ~guarded(words)
             if target.architecture == "armv7":
                 code &= ~literals(words)
             for k in np.flatnonzero(where & code).tolist():
@@ -296,6 +301,21 @@ def check(path: str | Path, target, name: str = "") -> None:
         f"{name or Path(path).name} for {target.name}: {len(found)} instructions that its code may not use: {told}",
         f"add {', '.join(f'-{feature}' for feature in needs)} to llvm_attributes of the target, or leave out --linker",
     )
+
+
+def guarded(words: np.ndarray) -> np.ndarray:
+    """Which words of AArch64 code are reached only after a load of a byte that says that the CPU has LSE: (n,) bool.
+
+    The form of ``lse.S`` in libgcc and compiler-rt: the address of a variable's page in x16, its byte in w16, a branch
+    away if it is zero, and the instruction.
+    """
+    found = np.zeros(len(words), bool)
+    found[3:] = (
+        (words[:-3] & np.uint32(0x9F00001F) == np.uint32(0x90000010))  # adrp x16, page
+        & (words[1:-2] & np.uint32(0xFFC003FF) == np.uint32(0x39400210))  # ldrb w16, [x16, #offset]
+        & (words[2:-1] & np.uint32(0xFF80001F) == np.uint32(0x34000010))  # cbz w16, further down
+    )
+    return found
 
 
 def literals(words: np.ndarray) -> np.ndarray:

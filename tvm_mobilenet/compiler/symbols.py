@@ -83,17 +83,18 @@ class _Elf:
         return ""
 
     def code_words(self, section: int, words: int) -> np.ndarray:
-        """Which words of a section are instructions, by the symbols ``$a``, ``$x`` and ``$d`` where there are any."""
+        """Which words of a section are instructions of 32 bits, by the symbols ``$a``, ``$x``, ``$t`` and ``$d`` (Arm,
+        AArch64, Thumb, data) where there are any."""
         code = np.ones(words, bool)
         if self.table < 0:
             return code
         marks = sorted(
             (s[4] - self.sections[section][3], _text(self.strings, s[0])[:2])
             for s in self.symbols()
-            if s[3] == section and s[1] & 15 == 0 and _text(self.strings, s[0]).startswith(("$a", "$x", "$d"))
+            if s[3] == section and s[1] & 15 == 0 and _text(self.strings, s[0]).startswith(("$a", "$x", "$t", "$d"))
         )
         for at, mark in marks:
-            code[at // 4 :] = mark != "$d"
+            code[at // 4 :] = mark in ("$a", "$x")
         return code
 
 
