@@ -1,17 +1,22 @@
-"""Estimates kernels with the core model and with llvm-mca 19, and keeps both as data.
+"""Estimates kernels with the core model and with llvm-mca 19, keeps both as data, and prints how many agree.
 
     python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72.json     # a kept file is gone on with
+    python -m benchmarks.mca rpi5 benchmarks/data/mca_neoverse-n1_float16.json --dtype float16
 
 The kernels: every distinct convolution, depthwise, pointwise and dense layer of MobileNet v1 at four widths and three
-resolutions, default decisions of the target's core. All are kept, those that llvm-mca cannot estimate with its words.
+resolutions; of another dtype every kernel of v1 and v2 1.0-224 as `build` makes them, fused blocks and all. Decisions
+are the defaults of the target's core. All are kept, those that llvm-mca cannot estimate with its words.
 Of each, the traces that make 97 % of our cycles: loops in steady state by both, straight lines by throughput. A base
 that is written back by a store is split off, for llvm-mca lets it wait for the data that is stored. ``not_forwarded``
 is our estimate of the same traces with accumulators forwarded no sooner than any other result, which is how LLVM has
-the N1: it explains a difference, and judges nothing. ``commit`` is that of the schedules that made the kernel.
+the N1; ``micro_ops`` is that with a window that holds micro-operations, as LLVM counts them, in place of instructions
+(an N1's 128 entries hold instructions, of which a store of 128 bits is four micro-operations to LLVM). They explain a
+difference, and judge nothing. ``commit`` is that of the schedules that made the kernel.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -23,6 +28,9 @@ from pathlib import Path
 
 CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
 COVERED = 0.97
+NEAR = 0.1  # by so much an estimate may differ from llvm-mca's
+RULE = 0.9  # so many of all kernels must be as near
+NETWORKS = ("v1", "v2")
 WIDTHS, RESOLUTIONS = (1.0, 0.75, 0.5, 0.25), (224, 160, 128)
 BODY = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
 _BACK = re.compile(r"^(st\S*|ld\S*) (.*), \[(x\d+|sp)\], (#-?\w+|x\d+)$")
@@ -45,6 +53,20 @@ def layers() -> list[str]:
                 channels = int(full * width)
             found[f"dense m1 n1000 k{channels} f32"] = None
     return list(found)
+
+
+def network_layers(target, dtype: str) -> dict[str, int]:
+    """Names of the layers of `NETWORKS` as a build for a target has them, and how many of their steps are each."""
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.compiler.pipeline import for_core
+    from tvm_mobilenet.models.options import ModelOptions
+
+    found: dict[str, int] = {}
+    for model in NETWORKS:
+        graph = for_core(load_network(ModelOptions(model=model, dtype=dtype)).graph, target.core)
+        for layer, calls in graph.counts.items():
+            found[layer.name] = found.get(layer.name, 0) + calls
+    return found
 
 
 def split(text: str) -> list[str]:
@@ -90,6 +112,12 @@ def not_forwarding(core):
     return dataclasses.replace(core, model={**core.model, "classes": classes})
 
 
+def holding(core, micro_ops: float):
+    """The core with a window for so many micro-operations an instruction."""
+    window = max(1, round(core.model.get("window", 1) / micro_ops))
+    return dataclasses.replace(core, model={**core.model, "window": window})
+
+
 def compare(name: str, target, cpu: str, plain) -> dict:
     """One kernel: cycles by both over the same traces; ``plain``: the core as ``not_forwarding`` has it."""
     from tvm_mobilenet.schedules import nest
@@ -117,19 +145,16 @@ def compare(name: str, target, cpu: str, plain) -> dict:
         chosen.append(estimated[len(chosen)])
     codes = {tuple(i.text for i in t.trace.instructions): None for t in chosen}
     regions = [[part for text in code for part in split(text)] for code in codes]
+    row = {"layer": name, "decisions": decisions, "ours": sum(t.total for t in chosen)}
     slower = CoreModel.of(plain)
-    row = {
-        "layer": name,
-        "decisions": decisions,
-        "ours": sum(t.total for t in chosen),
-        "not_forwarded": sum(slower.trace_cycles(run.image, t.trace) * t.trace.count for t in chosen),
-    }
+    row["not_forwarded"] = sum(slower.trace_cycles(run.image, t.trace) * t.trace.count for t in chosen)
     try:
         short, long = mca(regions, cpu, 20), mca(regions, cpu, 60)
     except RuntimeError as e:
         return {**row, "llvm_mca": None, "why": str(e)}
-    estimate = {}
+    estimate, cores = {}, {}
     for code, a, b in zip(codes, short, long, strict=True):
+        cores[code] = holding(plain, max(1.0, a["TotaluOps"] / a["Iterations"] / len(code)))
         estimate[code] = (
             (b["TotalCycles"] - a["TotalCycles"]) / 40,
             max(a["BlockRThroughput"], a["TotaluOps"] / a["Iterations"] / a["DispatchWidth"]),
@@ -137,22 +162,69 @@ def compare(name: str, target, cpu: str, plain) -> dict:
     theirs = sum(
         estimate[tuple(i.text for i in t.trace.instructions)][not t.trace.loop] * t.trace.count for t in chosen
     )
+    row["micro_ops"] = sum(
+        CoreModel(cores[tuple(i.text for i in t.trace.instructions)]).trace_cycles(run.image, t.trace) * t.trace.count
+        for t in chosen
+    )
     return {**row, "llvm_mca": theirs}
 
 
-def main(name: str, output: str) -> None:
+def near(row: dict, estimate: str = "ours") -> bool:
+    """Whether an estimate of a kept kernel is within `NEAR` of llvm-mca's."""
+    return row["llvm_mca"] is not None and 1 - NEAR <= row[estimate] / row["llvm_mca"] <= 1 + NEAR
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Lines: the share within `NEAR` by kind of layer, how far off kernels are, and each that is outside."""
+    kinds: dict[str, list[bool]] = {}
+    for row in rows:
+        kinds.setdefault(row["layer"].split()[0], []).append(near(row))
+    every = [one for found in kinds.values() for one in found]
+    share = sum(every) / len(every)
+    lines = [
+        f"within {NEAR:.0%} of llvm-mca: {sum(every)} of {len(every)} kernels, {share:.1%}; the rule is {RULE:.0%}: "
+        + ("met" if share >= RULE else "not met"),
+        *(f"  {kind:<12} {sum(found)} of {len(found)}" for kind, found in kinds.items()),
+    ]
+    if all("calls" in row for row in rows):
+        calls, near_by = sum(row["calls"] for row in rows), sum(row["calls"] for row in rows if near(row))
+        lines.append(f"of the networks' steps: {near_by} of {calls}, {near_by / calls:.1%}")
+    known = [row for row in rows if row["llvm_mca"]]
+    steps: dict[float, int] = {}
+    for row in known:
+        step = round(20 * row["ours"] / row["llvm_mca"]) / 20
+        steps[step] = steps.get(step, 0) + 1
+    lines.append("ours / llvm-mca, to the nearest 0.05: " + ", ".join(f"{s:.2f} {n}" for s, n in sorted(steps.items())))
+    others = [key for key in ("not_forwarded", "micro_ops") if known and all(key in row for row in known)]
+    for other in others:
+        lines.append(f"within {NEAR:.0%} as {other}: {sum(near(row, other) for row in rows)} of {len(rows)}")
+    for row in sorted((r for r in known if not near(r)), key=lambda r: r["ours"] / r["llvm_mca"]):
+        said = ", ".join(f"{other} {row[other] / row['llvm_mca']:.3f}" for other in others)
+        lines.append(f"  {row['ours'] / row['llvm_mca']:.3f}  {row['layer']}" + (f"  ({said})" if said else ""))
+    return lines + [f"  not estimated by llvm-mca: {r['layer']}: {r['why']}" for r in rows if not r["llvm_mca"]]
+
+
+def main(argv: list[str] | None = None) -> None:
     from tvm_mobilenet import targets
 
-    target, cpu, path = targets.load(name), CPU[name], Path(output)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mca", description=__doc__.splitlines()[0])
+    parser.add_argument("target", choices=sorted(CPU))
+    parser.add_argument("file", type=Path, help="the kernels as data; one that exists is gone on with")
+    parser.add_argument("--dtype", default="float32", help="in which the networks' layers compute (default float32)")
+    args = parser.parse_args(argv)
+    target, cpu, path = targets.load(args.target), CPU[args.target], args.file
+    targets.require(target, args.dtype)
     rows = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.is_file() else []
     done, plain = {r["layer"] for r in rows}, not_forwarding(target.core)
     head = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    for layer in layers():
+    calls = {} if args.dtype == "float32" else network_layers(target, args.dtype)
+    for layer in calls or layers():
         if layer in done:
             continue
-        rows.append({**compare(layer, target, cpu, plain), "commit": head.stdout.strip()})
+        about = {"calls": calls[layer]} if calls else {}
+        rows.append({**compare(layer, target, cpu, plain), **about, "commit": head.stdout.strip()})
         text = ",\n".join(json.dumps(r) for r in rows)
         path.write_text(
             f'{{"cpu": "{cpu}", "tool": "llvm-mca 19", "covered": {COVERED}, "kernels": [\n{text}\n]}}\n',
@@ -160,7 +232,8 @@ def main(name: str, output: str) -> None:
         )
         r = rows[-1]
         print(layer, f"{r['ours'] / r['llvm_mca']:.3f}" if r["llvm_mca"] else r["why"], file=sys.stderr, flush=True)
+    print("\n".join(table(rows)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -2,7 +2,7 @@
 
 Of the cycles that the virtual board predicts for one core, the part that its multiply-adds alone take at the core's
 peak rate. Layers without multiply-adds have cycles a value of their output in its place. `-`: no decisions ship, the
-default is what a build takes.
+default is what a build takes; of a whole cell, the core has no arithmetic of this dtype.
 
     python -m benchmarks.peak            # predicts, prints and keeps benchmarks/data/peak.json
     python -m benchmarks.peak write      # puts what is kept into the docstrings
@@ -26,17 +26,26 @@ LAYERS = {  # schedule: layers of MobileNets at 224
     "pointwise": (
         "pointwise m196 n512 k512 in544 out544 f32 relu6",
         "pointwise m49 n1024 k512 in544 out1088 f32 relu6",
+        "pointwise m196 n512 k512 in544 out544 f16 relu6",
         "dense m1 n1000 k1024 f32",
+        "dense m1 n1000 k1024 f16 writes_f32 sums_f32",
     ),
     "depthwise": (
         "depthwise 28x28x256 3x3 p1,1,1,1 in272 out272 f32 relu6",
         "depthwise 14x14x512 3x3 s2 p1,1,1,1 in544 out544 f32 relu6",
+        "depthwise 28x28x256 3x3 p1,1,1,1 f16 relu6",
     ),
-    "conv": ("conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6",),
-    "fused_block": ("fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6",),
-    "pool": ("pool 7x7x1024 avg 7x7 f32",),
-    "elementwise": ("elementwise 28x28x64 add f32",),
-    "softmax": ("softmax 1x1x1000 f32",),
+    "conv": (
+        "conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6",
+        "conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6",
+    ),
+    "fused_block": (
+        "fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6",
+        "fused depthwise 56x56x128 3x3 p1,1,1,1 f16 relu6 > pointwise m3136 n128 k128 f16 relu6",
+    ),
+    "pool": ("pool 7x7x1024 avg 7x7 f32", "pool 7x7x1024 avg 7x7 f16"),
+    "elementwise": ("elementwise 28x28x64 add f32", "elementwise 28x28x64 add f16"),
+    "softmax": ("softmax 1x1x1000 f32", "softmax 1x1x1000 f16 reads_f32 writes_f32"),
 }
 
 
@@ -48,7 +57,8 @@ def share(layer, core, cycles: float) -> float:
 
 
 def predict(name: str, target, evaluate) -> list[float | None]:
-    """Of a layer on a target, with its default and with the decisions that ship; None where there are none."""
+    """Of a layer on a target, with its default and with the decisions that ship; None where there are none, or no
+    arithmetic."""
     from tvm_mobilenet.tune_logs.log import TuneLogs, consulted
 
     from tvm_mobilenet import schedules
@@ -56,6 +66,8 @@ def predict(name: str, target, evaluate) -> list[float | None]:
     from tvm_mobilenet.tuning.candidate import Candidate
 
     layer = Layer.parse(name)
+    if not all(target.computes(part.dtype) for part in layer.parts or (layer,)):
+        return [None, None]
     known = TuneLogs(consulted(None, target.core.name), target).find(layer)
     records = schedules.space(layer, target.core).default, known and known.record.decisions
     return [
@@ -73,6 +85,8 @@ def table(schedule: str, kept: dict) -> str:
     digits, title = (0, PEAK) if Layer.parse(names[0]).mult_adds else (2, VALUE)
 
     def cell(values: list[float | None]) -> str:
+        if values[0] is None:
+            return "-"
         return " / ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
 
     head = ["", *(targets.load(target).core.title.removeprefix("Arm ") for target in TARGETS)]
@@ -84,7 +98,10 @@ def table(schedule: str, kept: dict) -> str:
 
 def _short(name: str) -> str:
     """A layer's name, of a fused block without what is equal in every part."""
-    return name.replace(" f32 relu6", "").removeprefix("fused ") if name.startswith("fused ") else name
+    if not name.startswith("fused "):
+        return name
+    token = "" if name.endswith(" f32 relu6") else " f16"  # float32 goes without saying
+    return name.replace(" f32 relu6", "").replace(" f16 relu6", "").removeprefix("fused ") + token
 
 
 def with_table(source: str, new: str) -> str:

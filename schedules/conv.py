@@ -18,25 +18,30 @@ left and right border are generated without the taps outside; rows at the top an
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
-                                                       Cortex-A53  Cortex-A72  Cortex-A76
-    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6  38 / -      81 / 80     82 / 88
+                                                                 Cortex-A53  Cortex-A72  Cortex-A76
+    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6            38 / -      81 / 80     82 / 88
+    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6  -           -           76 / -
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
+from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import integer_constants, integer_conv, nest, pointwise
+from tvm_mobilenet.schedules import integer_constants, integer_conv, nest, pointwise, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import conv as defaults
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import conv as space
+from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -55,6 +60,7 @@ def kernel(layer: Layer, d: Decisions):
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
         b, h = line // rows, line % rows
+        data = converted(layer, f, f["data"], b, h, range(layer.width))
         group, block = block // (panels // n_block), block % (panels // n_block)
 
         def panel(index, width):
@@ -64,7 +70,7 @@ def kernel(layer: Layer, d: Decisions):
                     if integer:
                         integer.tile(run, at, group, width)
                     else:
-                        _tile(layer, d, f, run, at, group, width)
+                        _tile(layer, d, f, data, run, at, group, width)
 
         with nest.serial(n_block) as p:
             panel(block * n_block + p, tile_n)
@@ -74,16 +80,16 @@ def kernel(layer: Layer, d: Decisions):
     return f.prim_func
 
 
-def _tile(layer: Layer, d: Decisions, f: nest.Kernel, run: Run, at: Position, group, width: int) -> None:
+def _tile(layer: Layer, d: Decisions, f: nest.Kernel, data, run: Run, at: Position, group, width: int) -> None:
     """The outputs of one tile of columns, ``width`` channels of a group."""
-    acc = f.tile(run.tile, width, layer.accumulator_dtype)
-    acc.set_rows(f["bias"], at.c)
-    Taps(layer, f["data"], f["weight"], d["c_unroll"]).accumulate(acc, run, at, group)
+    sums = Sums(f, layer, run.tile, width)
+    sums.total.set_rows(f["bias"], at.c)
+    Taps(layer, data, f["weight"], d["c_unroll"]).accumulate(sums, run, at, group)
     for i in range(run.tile):
         f.store(
             layer,
             f["output"],
-            lambda lane, i=i: acc[i, lane],
+            lambda lane, i=i: sums[i, lane],
             width,
             lambda lane, i=i: at.output(layer, lane, 0, i),
             f.get("second"),
@@ -91,19 +97,72 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, run: Run, at: Position, gr
         )
 
 
+def converts(layer: Layer) -> bool:
+    """Whether a kernel converts its data before it reads it value by value."""
+    return layer.input_dtype != layer.dtype
+
+
+def converted(layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: range) -> nest.Tensor:
+    """The rows of data under the windows of an output row, in the layer's dtype; the data itself if it is of that.
+
+    Parameters
+    ----------
+    columns : range
+        Of the data, which are wanted.
+
+    Returns
+    -------
+    nest.Tensor
+        As the data lies, with a row for each row of the kernel, `Taps` knows.
+    """
+    if not converts(layer):
+        return data
+    rows, lanes, nchw = layer.kernel[0], f.lanes(layer.dtype), layer.input_layout == "NCHW"
+    channels, packed = layer.channels, layer.input_row == layer.channels
+    narrow = f.scratch(nest.at(layer.input_layout, 1, rows, layer.width, channels), layer.dtype)
+    # What lies together: a row of a plane, a row of all channels, or the channels of a position.
+    together = len(columns) if nchw else len(columns) * channels if packed else channels
+    inner = channels if nchw else 1 if packed else len(columns)
+
+    def piece(kh, y, i, first, count: int) -> None:
+        lane = nest.Lanes(first, count) if count > 1 else first
+        if nchw:
+            to, of = (0, i, kh, columns.start + lane), (b, i, y, columns.start + lane)
+        elif packed:
+            to, of = (0, kh, columns.start, lane), (b, y, columns.start, lane)
+        else:
+            to, of = (0, kh, columns.start + i, lane), (b, y, columns.start + i, lane)
+        narrow[to] = values.cast(data[of], layer.dtype)
+
+    whole, rest = divmod(together, lanes)
+    with nest.serial(rows) as kh:
+        y = source(layer, 0, h, kh)
+        with nest.when(tirx.all(y >= 0, y < layer.height)), nest.serial(inner) as i:
+            if whole:
+                with nest.serial(whole) as v:
+                    piece(kh, y, i, v * lanes, lanes)
+            if rest and whole:
+                piece(kh, y, i, together - lanes, lanes)  # some of them again
+            for lane in range(0 if whole else rest):
+                piece(kh, y, i, lane, 1)
+    return narrow
+
+
 @dataclass(frozen=True)
 class Taps:
-    """The loops over a window's taps and their input channels; fused blocks have them too."""
+    """The loops over a window's taps and their input channels; fused blocks have them too. ``data`` is as `converted`
+    gives it."""
 
     layer: Layer
     data: nest.Tensor
     weight: nest.Tensor
     c_unroll: int
 
-    def accumulate(self, acc: nest.Tile, run: Run, at: Position, group=0) -> None:
+    def accumulate(self, sums: Sums, run: Run, at: Position, group=0) -> None:
         """Add the products of one tile of columns from ``at`` on, whose packed panel begins with its first channel."""
-        layer = self.layer
+        layer, acc = self.layer, sums.products
         depth, taps = layer.channels // layer.groups, layer.kernel[0] * layer.kernel[1]
+        chunk_rows, chunk_taps, chunk = chunks(layer)
         panel_at = at.c * (taps * depth)
 
         def step(kh, kw, c):
@@ -111,16 +170,32 @@ class Taps:
             for i in range(run.tile):
                 if kw in run.taps[i]:
                     y, x = source(layer, 0, at.h, kh), source(layer, 1, at.w + i, kw)
-                    index = nest.at(layer.input_layout, at.b, y, x, group * depth + c)
+                    b, y = (0, kh) if converts(layer) else (at.b, y)
+                    index = nest.at(layer.input_layout, b, y, x, group * depth + c)
                     acc.add_product(
                         i, lambda lane, index=index: self.data[index], lambda lane: self.weight[start + lane]
                     )
 
-        def tap_row(kh, by):
-            for kw in sorted({k for taps in run.taps for k in taps}):
-                nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
+        whole = layer.kernel[0] == chunk_rows > 1  # all of a window is one chunk
 
-        if written_out(layer):
+        def tap_row(kh, by):
+            columns = sorted({k for taps in run.taps for k in taps})
+            if not sums.chunked or whole:
+                for kw in columns:
+                    nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
+            elif chunk < depth:
+                for kw in columns:
+                    sums.loop(depth, chunk, by, lambda c, kw=kw: step(kh, kw, c))
+            else:
+                for _, together in groupby(columns, lambda kw: kw // chunk_taps):
+                    sums.open()
+                    for kw in together:
+                        nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
+                    sums.close()
+
+        if whole:
+            sums.open()
+        if written_out(layer) and not values.fixed(layer):
             rows = runs(layer, 0, 1)
             nest.switch(at.h, [r.count for r in rows], lambda r, _: [tap_row(kh, depth) for kh in rows[r].taps[0]])
         else:
@@ -128,7 +203,9 @@ class Taps:
             first = T.max(0, (layer.dilation[0] - 1 - top) // layer.dilation[0])
             last = T.min(layer.kernel[0], (layer.height - 1 - top) // layer.dilation[0] + 1)
             with T.serial(0, T.max(0, last - first)) as kh:
-                tap_row(first + kh, self.c_unroll)
+                tap_row(first + kh, depth if written_out(layer) else self.c_unroll)
+        if whole:
+            sums.close()
 
 
 # ---- the constants

@@ -1,6 +1,7 @@
 """Convolutions of int8: how the products of a tile of columns are summed.
 
-``dot``   four channels of a tap an instruction: for cores with dot products, data channels-last whose rows are whole quads
+``dot``   four channels of a tap an instruction: for cores with dot products, data channels-last whose rows are whole
+quads
           of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
 ``wide``  channel by channel in int32. Weights ``[groups][panels][kh, kw][c][n]``
 
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
-from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import integers, nest, values
 from tvm_mobilenet.schedules.choices import Decisions
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, padded

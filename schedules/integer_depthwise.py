@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 from tvm_mobilenet.schedules import integers, nest, values
-from tvm_mobilenet.schedules.integer_constants import lookup_choice
 from tvm_mobilenet.schedules.choices import Choice, Decisions
+from tvm_mobilenet.schedules.integer_constants import lookup_choice
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.window import Run, source
@@ -72,10 +72,11 @@ class Filters:
         sums = getattr(self, "_" + way)(window)
         for i in range(row.tile):
             for j in range(column.tile):
+                total = sums(i, j)
                 integers.store(
                     self.layer,
                     self.f,
-                    lambda first, n, total=sums(i, j): _lanes(total, first, n),
+                    lambda first, n, total=total: _lanes(total, first, n),
                     count,
                     at.c,
                     lambda lane, i=i, j=j: at.output(self.layer, lane, i, j),
@@ -215,7 +216,7 @@ class _Window:
         return self._value(y, x, y in rows and x in columns)
 
     def _value(self, y: int, x: int, inside: bool):
-        f, layer, count = self.filters.f, self.layer, self.count
+        f, count = self.filters.f, self.count
         key = (y, x) if inside else (-1, -1)
         if count == 1:
             return self._load(y, x) if inside else values.cast(f["ends"][0], "int8")

@@ -1,9 +1,10 @@
 """Matrix products of int8: how products are summed to int32, and what a tile's sums become.
 
-``dot``   four k an instruction, each lane of four bytes one output: for cores with dot products. Weights ``[k / 4][n][4]``
-``long``  sixteen k at a time: long multiplies make int16 products, of which ``Layer.group`` are summed before pairs of
-          lanes are added to int32. An output has a vector of sums, which are added up at the end. Weights ``[n][16]`` by
-          steps of k
+``dot``   four k an instruction, each lane of four bytes one output: for cores with dot products. Weights ``[k /
+4][n][4]`` ``long``  sixteen k at a time: long multiplies make int16 products, of which ``Layer.group`` are summed
+before pairs of
+          lanes are added to int32. An output has a vector of sums, which are added up at the end. Weights ``[n][16]``
+          by steps of k
 ``wide``  k by k in int32, as LLVM finds it: any core, any shape
 
 Columns are padded with zeros to whole vectors of sums.
@@ -41,7 +42,8 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
 
 
 def steps(k: int, group: int) -> list[tuple[int, int]]:
-    """The steps over k of `long`, (first, length): 8 for each of the products that an int16 holds, then what is left."""
+    """The steps over k of `long`, (first, length): 8 for each of the products that an int16 holds, then what is
+    left."""
     found, at = [], 0
     for length in (8 * group, BYTES, BYTES // 2):
         while k - at >= length:

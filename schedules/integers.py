@@ -1,10 +1,10 @@
 """Arithmetic of integer layers as expressions: sums that are read as floats, requantization, additions, tables.
 
-A sum becomes an output by ``q = clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties to
-even: a fused multiply-add with `MAGIC`, beyond which a float32 holds integers alone. Where all sums of a layer are small
-(``Layer.small``) they begin at the bits of `MAGIC`, so that a sum read as a float is `MAGIC` + sum, and no conversion is
-needed; the result then fits 16 bits, and narrowing saturates. Else sums are converted, and clamped as floats, for whatever
-they are.
+A sum becomes an output by ``q = clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties
+to even: a fused multiply-add with `MAGIC`, beyond which a float32 holds integers alone. Where all sums of a layer are
+small (``Layer.small``) they begin at the bits of `MAGIC`, so that a sum read as a float is `MAGIC` + sum, and no
+conversion is needed; the result then fits 16 bits, and narrowing saturates. Else sums are converted, and clamped as
+floats, for whatever they are.
 
 All is written in terms that LLVM knows for any target: saturating adds and narrowing become one instruction where there
 is one.
@@ -144,7 +144,10 @@ def unshifted(total, small: bool, count: int):
 
 
 def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1):
-    """The sum of two int8 values of different scales: ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``."""
+    """The sum of two int8 values of different scales.
+
+    ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``.
+    """
     factors, ends = f["added"], f["ends"]
     a, b = (floating(value, ends[zero], count) for value, zero in ((left, own), (right, 4)))
     one, two = (values.broadcast(factors[i], count) for i in (0, 1))

@@ -269,8 +269,7 @@ class Kernel:
 
         def element(lane):
             place = lane if apart else index(lane)
-            made = values.epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
-            row[place] = values.cast(made, out.dtype)
+            row[place] = values.epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)], out.dtype)
 
         for first, count in pieces(width, lanes) if together else [(v, 1) for v in range(width)]:
             element(Lanes(first, count) if count > 1 else first)
@@ -344,11 +343,6 @@ class Tile:
             row, lambda lane: values.multiply_add(self[row, lane], left(lane), right(lane), self.dtype, lane.count)
         )
 
-    def __setitem__(self, index, value) -> None:
-        row, lane = index
-        tensor, place = self._row(row)
-        tensor[place, lane] = value
-
     def _row(self, row: int) -> tuple[Tensor, int]:
         return self.tensors[row // self._each], row % self._each
 
@@ -356,6 +350,11 @@ class Tile:
         row, lane = index
         tensor, place = self._row(row)
         return tensor[place, lane]
+
+    def __setitem__(self, index, value) -> None:
+        row, lane = index
+        tensor, place = self._row(row)
+        tensor[place, lane] = value
 
 
 def at(layout: str, b, h, w, c) -> tuple:

@@ -11,9 +11,9 @@ The nest::
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
 
-Every other pass of the faster of the two blocks, and of k, runs backwards: what does not fit the last cache whole is
-found there as far as it does, for the next pass begins with what this one read last. 196 x 512 rows on the Cortex-A53,
-whose L2 they nearly fill: 2.7 MB from DRAM in place of 3.9.
+Every other pass of the faster of the two blocks runs backwards, and of k too where a layer's order of steps is open:
+what does not fit the last cache whole is found there as far as it does, for the next pass begins with what this one
+read last. 196 x 512 rows on the Cortex-A53, whose L2 they nearly fill: 2.7 MB from DRAM in place of 3.9.
 
 Register budget: the accumulators, one vector of weights a column of the tile, and two for data; what does not fit is no
 candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since
@@ -25,7 +25,9 @@ divide get a smaller tile of their own, so nothing is padded and no test stands 
                                                       Cortex-A53  Cortex-A72  Cortex-A76
     pointwise m196 n512 k512 in544 out544 f32 relu6   68 / 67     94 / 94     98 / 98
     pointwise m49 n1024 k512 in544 out1088 f32 relu6  67 / -      90 / -      97 / -
+    pointwise m196 n512 k512 in544 out544 f16 relu6   -           -           98 / -
     dense m1 n1000 k1024 f32                          8 / -       18 / 18     16 / -
+    dense m1 n1000 k1024 f16 writes_f32 sums_f32      -           -           16 / -
 """
 
 from __future__ import annotations
@@ -35,14 +37,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import integer_constants, integer_products, nest
+from tvm_mobilenet.schedules import integer_constants, integer_products, nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import pointwise as defaults
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import pointwise as space
+from tvm_mobilenet.schedules.sums import Sums
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -81,7 +85,8 @@ def kernel(layer: Layer, d: Decisions):
         with nest.serial(layer.batch) as b:
             whole, tail_k = divmod(k, d["k_block"])
             with nest.serial(whole) as order:
-                block_of_k(b, _Block(order if tail_k else _turned(order, whole, back), d["k_block"], order))
+                ascending = tail_k or values.fixed(layer)
+                block_of_k(b, _Block(order if ascending else _turned(order, whole, back), d["k_block"], order))
             if tail_k:
                 block_of_k(b, _Block(whole, tail_k, whole))
     return f.prim_func
@@ -112,18 +117,19 @@ class _Product:
     def tile(self, at: Position, height: int, width: int, block: _Block) -> None:
         """``height`` x ``width`` outputs over one block of k."""
         layer, d, data, weight = self.layer, self.d, self.f["data"], self.f["weight"]
-        acc = self.f.tile(height, width, layer.accumulator_dtype)
-        self._begin(acc, at, block)
+        sums = Sums(self.f, layer, height, width)
+        self._begin(sums.total, at, block)
         panel_at = block.index * (d["k_block"] * layer.out_channels) + at.c * block.depth
         multiply(
-            acc,
+            layer,
+            sums,
             block.depth,
             d["k_unroll"],
             lambda i, k: data[nest.at(layer.input_layout, at.b, at.h + i, 0, block.index * d["k_block"] + k)],
             lambda k, lane: weight[panel_at + k * width + lane],
             layer.input_row if d.get("loop") == "paired" and layer.input_layout == "NHWC" else 0,
         )
-        self._end(acc, at, block)
+        self._end(sums.total, at, block)
 
     def _blocks(self) -> int:
         return -(-self.layer.channels // self.d["k_block"])
@@ -173,20 +179,37 @@ class _Product:
                 )
 
 
-def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
-    """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
+def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
+    """sums(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
 
     ``row_pitch`` is the distance between rows of data where the loop of ``inorder`` may be taken, which needs it.
     """
+    acc = sums.products
     if row_pitch and inorder.fits(acc.rows, acc.width, depth, row_pitch):
         inorder.multiply(acc, depth, data, weight, row_pitch)
         return
 
-    def step(k):
+    def step(k, value=data):
         for i in range(acc.rows):
-            acc.add_product(i, lambda lane, i=i: data(i, k), lambda lane: weight(k, lane))
+            acc.add_product(i, lambda lane, i=i: value(i, k), lambda lane: weight(k, lane))
 
-    nest.unrolled(depth, unroll, step)
+    together, chunk = acc.vector, chunks(layer)[2]
+    whole, rest = divmod(depth, together)
+    if layer.input_dtype == acc.dtype or layer.input_layout != "NHWC" or not whole or (sums.chunked and rest):
+        sums.loop(depth, chunk, unroll, step)
+        return
+    # What is of another dtype is converted a vector of k at a time.
+    converted = nest.Tile(acc.rows, together, together, acc.dtype)
+
+    def vector(turn):
+        first = turn * together
+        converted.set(lambda i, lane: data(i, first + lane))
+        for u in range(together):
+            step(first + u, lambda i, k, u=u: converted[i, u])
+
+    sums.loop(whole, max(1, chunk // together), 1, vector)
+    for k in range(whole * together, depth):
+        step(k)
 
 
 # ---- the constants

@@ -7,14 +7,22 @@ The nest::
       for each channel: output = exp(data - top), total += output      # unrolled
       for each channel: output = activation(output / total)
 
-Register budget: two accumulators, top and total; expf is a call, so no vector is kept.
+and of a layer whose order of steps is fixed, by the exponential of `kinds.exponential` and in float32 scratch memory::
+
+      for each 8 channels: tops = max(tops, data)
+      for each 8 channels: powers = exp(data - the largest top), totals += powers
+      for each 8 channels: output = powers * (1 / the sum of totals)
+
+Register budget: two accumulators, top and total; expf is a call, so no vector is kept. Else tops or totals in two
+vectors, eight for the exponential.
 
 It is a thousandth of a network's time: too cheap to tune.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
-                          Cortex-A53  Cortex-A72  Cortex-A76
-    softmax 1x1x1000 f32  85.27 / -   54.80 / -   36.25 / -
+                                               Cortex-A53  Cortex-A72  Cortex-A76
+    softmax 1x1x1000 f32                       85.27 / -   54.80 / -   36.25 / -
+    softmax 1x1x1000 f16 reads_f32 writes_f32  -           -           4.78 / -
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.softmax import SUMS
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16")
@@ -36,30 +45,85 @@ def decisions(layer: Layer, core) -> Space:
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
-    positions, dtype = layer.height * layer.width, layer.accumulator_dtype
+    positions = layer.height * layer.width
     with nest.Kernel(nest.arguments(layer, []), d) as f, nest.parallel(layer.batch * positions) as task:
         b, h, w = task // positions, task % positions // layer.width, task % layer.width
-        data, out = f["data"], f["output"]
-        top, total = f.tile(1, 1, dtype), f.tile(1, 1, dtype)
-
-        def x(c):
-            return values.cast(data[nest.at(layer.input_layout, b, h, w, c)], dtype)
-
-        def y(c):
-            return nest.at(layer.output_layout, b, h, w, c)
-
-        top.set(lambda i, lane: values.const(dtypes.of(dtype).lowest, dtype))
-        total.set(lambda i, lane: values.const(0.0, dtype))
-        nest.unrolled(layer.channels, d["unroll"], lambda c: top.set_row(0, lambda lane: T.max(top[0, lane], x(c))))
-
-        def exponential(c):
-            out[y(c)] = values.cast(tirx.exp(x(c) - top[0, 0]), out.dtype)
-            total.set_row(0, lambda lane: total[0, lane] + values.cast(out[y(c)], dtype))
-
-        def share(c):
-            value = values.activate(layer.activation, values.cast(out[y(c)], dtype) / total[0, 0], dtype)
-            out[y(c)] = values.cast(value, out.dtype)
-
-        nest.unrolled(layer.channels, d["unroll"], exponential)
-        nest.unrolled(layer.channels, d["unroll"], share)
+        (_in_vectors if values.fixed(layer) else _one_by_one)(layer, d, f, b, h, w)
     return f.prim_func
+
+
+def _one_by_one(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w) -> None:
+    """The softmax of one position, channel after channel."""
+    data, out, dtype = f["data"], f["output"], layer.accumulator_dtype
+    top, total = f.tile(1, 1, dtype), f.tile(1, 1, dtype)
+
+    def x(c):
+        return values.cast(data[nest.at(layer.input_layout, b, h, w, c)], dtype)
+
+    def y(c):
+        return nest.at(layer.output_layout, b, h, w, c)
+
+    top.set(lambda i, lane: values.const(dtypes.of(dtype).lowest, dtype))
+    total.set(lambda i, lane: values.const(0.0, dtype))
+    nest.unrolled(layer.channels, d["unroll"], lambda c: top.set_row(0, lambda lane: T.max(top[0, lane], x(c))))
+
+    def exponential(c):
+        out[y(c)] = values.cast(tirx.exp(x(c) - top[0, 0]), out.dtype)
+        total.set_row(0, lambda lane: total[0, lane] + values.cast(out[y(c)], dtype))
+
+    def share(c):
+        value = values.activate(layer, values.cast(out[y(c)], dtype) / total[0, 0], dtype)
+        out[y(c)] = values.cast(value, out.dtype)
+
+    nest.unrolled(layer.channels, d["unroll"], exponential)
+    nest.unrolled(layer.channels, d["unroll"], share)
+
+
+def _in_vectors(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w) -> None:
+    """The softmax of one position, ``SUMS`` channels at a time."""
+    data, out, dtype = f["data"], f["output"], layer.accumulator_dtype
+    powers = f.scratch((layer.channels,), dtype)
+    whole, rest = divmod(layer.channels, SUMS)
+
+    def each(step) -> None:
+        """``step(first channel, first sum, how many)``; what is left goes one by one, each to a sum of its own."""
+        nest.unrolled(whole, d["unroll"], lambda i: step(i * SUMS, 0, SUMS))
+        for i in range(rest):
+            step(whole * SUMS + i, i, 1)
+
+    def lanes(first, count: int):
+        return nest.Lanes(first, count) if count > 1 else first
+
+    def folded(start: float, add, combine):
+        """One value of all channels: ``add(sums so far, first channel, how many)``, the sums combined in order."""
+        sums, one = f.tile(1, SUMS, dtype), f.tile(1, 1, dtype)
+        sums.set(lambda i, lane: values.const(start, dtype))
+
+        def step(c, first, count):
+            at = lanes(first, count)
+            sums[0, at] = add(sums[0, at], c, count)
+
+        each(step)
+        one[0, 0] = sums[0, 0]
+        for i in range(1, SUMS):
+            one[0, 0] = combine(one[0, 0], sums[0, i])
+        return one
+
+    def x(c, count):
+        return values.cast(data[nest.at(layer.input_layout, b, h, w, lanes(c, count))], dtype)
+
+    def power(total, c, count):
+        made = values.exponential(x(c, count) - values.broadcast(top[0, 0], count))
+        powers[lanes(c, count)] = made
+        return total + powers[lanes(c, count)]
+
+    top = folded(dtypes.of(dtype).lowest, lambda sums, c, count: T.max(sums, x(c, count)), T.max)
+    total = folded(0.0, power, lambda a, b: a + b)
+    total[0, 0] = values.const(1.0, dtype) / total[0, 0]
+
+    def share(c, _, count):
+        value = values.alone(layer, powers[lanes(c, count)] * values.broadcast(total[0, 0], count))
+        to = nest.at(layer.output_layout, b, h, w, lanes(c, count))
+        out[to] = values.cast(values.activate(layer, value, dtype), out.dtype)
+
+    each(share)

@@ -8,34 +8,57 @@ _FEATURES = {
         "neon": ("asimd",),
         "fullfp16": ("fphp", "asimdhp"),
         "dotprod": ("asimddp",),
+        "fp16fml": ("asimdfhm",),
+        "lse": ("atomics",),
+        "rdm": ("asimdrdm",),
+        "rcpc": ("lrcpc",),
+        "complxnum": ("fcma",),
         "sve": ("sve",),
         "i8mm": ("i8mm",),
         "bf16": ("bf16",),
     },
-    "armv7": {"neon": ("neon",), "vfp4": ("vfpv4",), "hwdiv-arm": ("idiva",)},
+    "armv7": {
+        "neon": ("neon",),
+        "vfp4": ("vfpv4",),
+        "hwdiv-arm": ("idiva",),
+        "fullfp16": ("fphp", "asimdhp"),
+        "dotprod": ("asimddp",),
+    },
     "x86_64": {
         n: (n.replace(".", "_"),)
         for n in (
             *("ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi2"),
-            *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"),
+            *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni", "avx512fp16"),
         )
     },
 }
 
 
-# LLVM's name of the feature without which it computes a dtype by another one
+# LLVM's name of the feature without which it computes a dtype by another one, and says nothing
 _NEEDED = {
     "float16": {"aarch64": "fullfp16", "armv7": "fullfp16", "x86_64": "avx512fp16"},
-    "int8": {"aarch64": "neon", "armv7": "neon"},
+    "int8": {"aarch64": "neon", "armv7": "neon", "x86_64": "avx512vnni"},
 }
+# LLVM's CPUs of shipped cores that have a feature, so that a list of targets need not import tvm
+_CPUS = {"fullfp16": ("cortex-a76",)}
+
+
+def needed(target, dtype: str) -> str:
+    """LLVM's name of the feature that a target's code must be allowed, to compute a dtype; empty where none is."""
+    return _NEEDED.get(dtype, {}).get(target.architecture, "")
 
 
 def allows(target, dtype: str) -> bool:
     """Whether a target's code may have instructions of a dtype."""
-    needed = _NEEDED.get(dtype, {}).get(target.architecture)
-    if dtype not in _NEEDED:
+    feature = needed(target, dtype)
+    if not feature:
         return True
-    return needed is not None and _has(target)(needed)
+    if not any(attribute.startswith("-") for attribute in target.llvm_attributes):
+        if f"+{feature}" in target.llvm_attributes:
+            return True
+        if (target.llvm_cpu or target.core.llvm_cpu) in _CPUS.get(feature, ()):
+            return True
+    return _has(target)(feature)
 
 
 def _has(target):
@@ -45,7 +68,25 @@ def _has(target):
     return lambda feature: bool(has(feature, llvm))
 
 
+def checked(target) -> list[str]:
+    """What a target's code may use and a build asks the CPU for when it is opened, by LLVM's names.
+
+    LLVM has a Cortex-A53 and A72 with instructions for AES, SHA and CRC, which a Raspberry Pi's have not all: such ones
+    are not in the list, and no code may have them.
+    """
+    has = _has(target)
+    return [feature for feature in _FEATURES[target.architecture] if has(feature)]
+
+
+def allowed(target) -> list[str]:
+    """What may be in a target's code, by LLVM's names: what is checked, and ARMv8's floating point in 32-bit code, of
+    which a kernel tells nothing."""
+    has = _has(target)
+    told = [feature for feature in ("fp-armv8",) if target.architecture == "armv7" and has(feature)]
+    return checked(target) + told
+
+
 def features(target) -> list[str]:
     """What a CPU must have, as the device's kernel names it."""
-    has = _has(target)
-    return [n for feature, names in _FEATURES[target.architecture].items() if has(feature) for n in names]
+    names = _FEATURES[target.architecture]
+    return [name for feature in checked(target) for name in names[feature]]

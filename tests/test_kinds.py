@@ -10,7 +10,7 @@ import pytest
 import tvm
 
 from tests.test_arrows import ROOT, modules
-from tvm_mobilenet import kinds, schedules, targets
+from tvm_mobilenet import dtypes, kinds, schedules, targets
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.lower import lower_layers
@@ -49,6 +49,8 @@ def test_a_kind_is_whole(kind):
     module = importlib.import_module(f"tvm_mobilenet.schedules.{kind.schedule}")
     assert module.decisions and module.kernel and module.DTYPES
     assert kind.weight_shape is None or (module.pack and module.constants)
+    fixed = any(dtypes.of(name).fused for name in module.DTYPES)
+    assert kind.has_parts or not fixed or kind.stepped, "its order of steps, to which float16 is held"
 
 
 def test_an_unknown_kind_is_no_layer():

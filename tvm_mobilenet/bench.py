@@ -56,7 +56,8 @@ def bench(
     cpus : sequence of int, optional
         That may be used; TVM's threads then keep to them, and are not pinned one by one.
     against : sequence of str
-        Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``.
+        Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``, in the build's dtype, or as
+        ``ncnn:float32`` says.
     layers : bool
         Also time every kernel call.
     runtime : str
@@ -109,7 +110,7 @@ def bench(
 
             show(f"writing the network for {', '.join(against)}")
             network = load_network(model_files.from_build(module))
-            others = peers.contenders(network, against, Path(temporary))
+            others = peers.contenders(network, against, Path(temporary), peers.dtype_of(module.plan))
         return measured_rows.measured(
             board,
             module,
@@ -156,7 +157,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--against",
         metavar="NAME,NAME",
-        help="litert, ncnn, onnxruntime: the same network there, taking turns with ours",
+        help="litert, ncnn, onnxruntime: the same network there, taking turns with ours; in the build's dtype, or in "
+        "float32 as NAME:float32",
     )
     group = new.add_argument_group("output")
     group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document there")

@@ -5,7 +5,8 @@
 In two rounds, core by core: the four networks at full width and 224 pixels, then all widths and resolutions, whose
 layers start from what their nearest ones found. A layer that networks share is searched once; it counts by its share of
 each network's floor. Trials lie in the working folder, and the same command goes on from them until schedules, code
-generation or the core model change.
+generation or the core model change. ``--dtype float16`` searches the layers of the same networks in that dtype, on the
+cores that compute it; their records stand beside those of float32.
 
 After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
 of a lower score (``Record.score``) than the default by more than ``GAIN``, on all cores neither dearer nor less
@@ -21,8 +22,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tvm_mobilenet import packages
+from tvm_mobilenet import dtypes, packages
 from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
@@ -128,6 +130,7 @@ def rebuild(
     targets: Iterable,
     rounds: Iterable = ROUNDS,
     *,
+    dtype: str = "float32",
     folder: Path,
     output: Path | None = None,
     trials: int = TRIALS,
@@ -142,6 +145,8 @@ def rebuild(
     targets : iterable of targets.Target
     rounds : iterable of tuples of ModelOptions
         One after the other, each for all targets.
+    dtype : str
+        In which the layers compute.
     folder : path
         Of the trials.
     output : path, optional
@@ -153,7 +158,7 @@ def rebuild(
     from tvm_mobilenet.tune import show_search
     from tvm_mobilenet.tuning.runner import Evaluate
 
-    targets, rounds, outlines, done = list(targets), list(rounds), {}, {}
+    targets, rounds, outlines, done = list(targets), in_dtype(rounds, dtype), {}, {}
     for k, networks in enumerate(rounds):
         for options_ in networks:
             if options_ not in outlines:
@@ -175,6 +180,33 @@ def rebuild(
     return list(done.values())
 
 
+def in_dtype(rounds: Iterable, dtype: str) -> list[tuple[ModelOptions, ...]]:
+    """The networks of each round with their layers in a dtype."""
+    other = {"dtype": dtype} if dtype != "float32" else {}
+    return [tuple(replace(network, **other) for network in networks) for networks in rounds]
+
+
+def computing(names: Iterable[str] | None, dtype: str) -> list:
+    """The targets of these names, which have to compute the dtype; of no names, those of ``TARGETS`` that do.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One of the names is none, or its target does not compute the dtype.
+    """
+    from tvm_mobilenet import targets
+
+    chosen = [targets.load(name) for name in names or TARGETS]
+    able = [target for target in chosen if target.computes(dtype)]
+    if names and len(able) < len(chosen):
+        unable = ", ".join(target.name for target in chosen if target not in able)
+        raise TvmMobilenetError(
+            f"--targets {unable}: no arithmetic of {dtype}",
+            f"targets that have it: {', '.join(targets.computing(dtype))}",
+        )
+    return able
+
+
 def _line(one: Shipped) -> str:
     gain = f", {1 - one.tuned / one.default:.2%} less than the defaults" if one.default else ""
     return f"{one.core}: {one.searched} layers, {one.trials} trials, {one.records} records in {one.path}{gain}"
@@ -184,6 +216,9 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     new = entry.parser_for("rebuild_logs", __doc__.split("\n")[0])
     new.add_argument("--targets", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
+    new.add_argument(
+        "--dtype", choices=dtypes.OF_DATA[:2], default=dtypes.OF_DATA[0], help="of the layers (default: %(default)s)"
+    )
     new.add_argument("--trials", type=options.positive(int), default=TRIALS, help="a layer (default: %(default)s)")
     new.add_argument(
         "--time-limit",
@@ -200,14 +235,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from tvm_mobilenet import targets
-
     wanted = packages.for_model(options.ModelOptions()) + packages.for_board("virtual") + packages.SEARCH
     packages.require("rebuild_logs", *wanted)
-    chosen = [targets.load(name) for name in args.targets or TARGETS]
     found = rebuild(
-        chosen,
+        computing(args.targets, args.dtype),
         ROUNDS[:1] if args.first else ROUNDS,
+        dtype=args.dtype,
         folder=args.folder,
         output=args.ship_to,
         trials=args.trials,

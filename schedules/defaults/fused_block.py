@@ -32,7 +32,7 @@ def _part(part: Layer, width: int, core, first: bool) -> Decisions:
     if part.declared.streams == "anywhere":
         tile_w, lanes = _depthwise_tile(part, width, core, first)
         return {"tile_w": tile_w, "lanes": lanes, **_loops(part, core)}
-    tile_m, tile_n = conv.tiles_of(part, width, core)[2]
+    tile_m, tile_n = conv.tile_of(part, width, core)
     return {"tile_m": tile_m, "tile_n": tile_n}
 
 

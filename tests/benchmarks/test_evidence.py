@@ -22,6 +22,30 @@ def test_no_kernel_is_dropped_and_as_many_agree_as_the_page_says(cpu, agreeing):
     assert sum(points) / len(points) > 0.95
 
 
+def test_kernels_of_float16_agree_or_differ_by_what_the_page_names():
+    rows = json.loads((TABLES / "mca_neoverse-n1_float16.json").read_text(encoding="utf-8"))["kernels"]
+    near = [mca.near(row) for row in rows]
+    assert len(rows) == 39 and sum(near) == 35 and all(row["llvm_mca"] for row in rows)
+    assert all(mca.near(row, "micro_ops") for row in rows), "one that forwarding and the window do not explain"
+    assert all(" f16" in row["layer"] for row in rows)
+    text = "\n".join(mca.table(rows))
+    assert "35 of 39 kernels, 89.7%; the rule is 90%: not met" in text and "steps: 63 of 67, 94.0%" in text
+    assert text.count("(not_forwarded ") == 4
+
+
+def test_a_table_says_what_is_near_and_what_was_not_estimated():
+    rows = [
+        {"layer": "pointwise a", "ours": 1.0, "not_forwarded": 1.2, "llvm_mca": 1.0},
+        {"layer": "dense b", "ours": 0.5, "not_forwarded": 0.95, "llvm_mca": 1.0},
+        {"layer": "dense c", "ours": 0.5, "not_forwarded": 0.95, "llvm_mca": None, "why": "unknown instruction"},
+    ]
+    lines = mca.table(rows)
+    assert lines[0] == "within 10% of llvm-mca: 1 of 3 kernels, 33.3%; the rule is 90%: not met"
+    assert "  dense        0 of 2" in lines and "within 10% as not_forwarded: 1 of 3" in lines
+    assert "  0.500  dense b  (not_forwarded 0.950)" in lines
+    assert lines[-1] == "  not estimated by llvm-mca: dense c: unknown instruction"
+
+
 def test_write_backs_are_split_and_places_kept_small():
     assert mca.split("str q0, [x1], #16") == ["str q0, [x1]", "add x1, x1, #16"]
     assert mca.split("ldr d1, [x2, #-8]!") == ["sub x2, x2, #8", "ldr d1, [x2]"]
@@ -31,12 +55,49 @@ def test_write_backs_are_split_and_places_kept_small():
 
 def test_the_targets_table_has_every_peer_and_only_what_is_known():
     """A figure in another core's column, or a row that is dropped, would compare what was never measured."""
-    kept = json.loads(peers.TABLE.read_text(encoding="utf-8"))["rows"]
+    kept = peers.kept("float32")
     rows = {name: {b: tuple(row[b]) for b in peers.CPU} for name, row in kept.items()}
-    lines = peers.table({**rows, "targets": peers.TARGETS}).splitlines()
+    lines = peers.table({**rows, "targets": peers.TARGETS["float32"]}).splitlines()
     assert len(lines) == 2 + len(kept) + 1 and {line.count("|") for line in lines} == {11}
     lite = next(line for line in lines if "LiteRT" in line).split("|")
     assert [cell.strip() for cell in lite[2:11]] == ["1.086", "6.07", "63.3", "1.111", "3.92", "46.6", "", "", ""]
+
+
+def test_the_table_of_float16_has_ncnn_beside_ours():
+    every = json.loads(peers.TABLE.read_text(encoding="utf-8"))["rows"]
+    assert {**peers.kept("float32"), **peers.kept("float16")} == every and len(peers.kept("float16")) == 1
+    own = peers.Row(0.5, 0.9, 13.0, (1.0, 1.0), 0.5, 1.01, 1, 1.0)
+    rows = peers._rows("float16", ("rpi5",), {("rpi5", "float16"): own}, None, [])
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in peers.table(rows, ("rpi5",), "float16").splitlines()
+    ]
+    assert lines[0][:2] == ["v1 1.0-224 float16, one core", "N1: x float32 floor"]
+    assert lines[2:] == [
+        ["ncnn 2026-10, float16", "0.559", "3.00", "31.0"],
+        ["targets", "0.540", "1.00", "14.0"],
+        ["this tree, by our core model", "0.500", "0.90", "13.0"],
+    ]
+
+
+@pytest.mark.parametrize("executed, refused", [(8 * 71.0e6, False), (4 * 142.0e6, True)])
+def test_a_peer_that_fell_back_to_float32_is_no_row_of_float16(tmp_path, monkeypatch, executed, refused):
+    (tmp_path / "out").mkdir()
+    facts = {"macs_executed": executed, "fma": 71.0e6 if not refused else 142.0e6}
+    (tmp_path / "out" / "ncnn_fp16.neoverse-n1.json").write_text(json.dumps(facts))
+    commands = []
+
+    def estimated(harness, name, board, command):
+        commands.append(command)
+        return (0.56, 3.0, 31.0), 1.0
+
+    monkeypatch.setattr(peers, "_estimated", estimated)
+    if refused:
+        with pytest.raises(SystemExit, match=r"4\.0 multiply-adds an instruction: it ran in float32"):
+            peers.again(tmp_path, "ncnn_fp16", "rpi5")
+    else:
+        assert peers.again(tmp_path, "ncnn_fp16", "rpi5") == (0.56, 3.0, 31.0)
+    assert commands == [["./apy.sh", "runners/run_ncnn.py", "{n}", "fp16"]]
 
 
 def test_another_run_of_a_peer_needs_the_harness(capsys):

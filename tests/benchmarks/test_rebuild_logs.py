@@ -18,6 +18,7 @@ from tests.tuning.test_search import BEST, NAMES, space
 from tvm_mobilenet import rebuild_logs, schedules, targets
 from tvm_mobilenet.cli import entry
 from tvm_mobilenet.compiler import pipeline
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.tuning import runner
@@ -196,3 +197,13 @@ def test_a_sample_of_the_shipped_kernels_builds_and_computes_what_it_should(path
         assert outcome.difference <= 1e-4
         if log.Today(target).counts(r):
             assert outcome.cost == pytest.approx(r.cost, rel=1e-3)
+
+
+def test_another_dtype_is_searched_on_the_cores_that_compute_it():
+    assert [t.name for t in rebuild_logs.computing(None, "float16")] == ["rpi5"]
+    assert [t.name for t in rebuild_logs.computing(None, "float32")] == list(rebuild_logs.TARGETS)
+    with pytest.raises(TvmMobilenetError, match="--targets rpi4: no arithmetic of float16") as error:
+        rebuild_logs.computing(["rpi5", "rpi4"], "float16")
+    assert "rpi5" in error.value.hint and error.value.exit_code == 2
+    assert rebuild_logs.in_dtype(rebuild_logs.ROUNDS, "float32") == list(rebuild_logs.ROUNDS)
+    assert rebuild_logs.parser().parse_args(["--dtype", "float16"]).dtype == "float16"

@@ -13,6 +13,7 @@ from tvm_mobilenet.boards.cost.core_model import CoreModel, listing_of
 from tvm_mobilenet.boards.cost.flow import traces
 from tvm_mobilenet.boards.cost.instructions import CLASSES, disassemble
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
+from tvm_mobilenet.errors import TvmMobilenetError
 
 A53, A72, A76 = (targets.load(n).core for n in ("rpi3", "rpi4", "rpi5"))
 CORES = {"A53": A53, "A72": A72, "A76": A76}
@@ -60,6 +61,42 @@ LOOPS = {
     "t6x8": tile(6, 8),
     "t4x12": tile(4, 12),
 }
+HALF = {  # a loop of 16 independent instructions, and one of 8 that wait for each other
+    "fmla .8h": "fmla v{d}.8h, v14.8h, v15.8h",
+    "fmla by element": "fmla v{d}.8h, v14.8h, v13.h[3]",
+    "fmul .8h": "fmul v{d}.8h, v{s}.8h, v15.8h",
+    "fadd .8h": "fadd v{d}.8h, v{s}.8h, v15.8h",
+    "fmin .8h": "fmin v{d}.8h, v{s}.8h, v15.8h",
+    "fmaxnm .8h": "fmaxnm v{d}.8h, v{s}.8h, v15.8h",
+    "fdiv .8h": "fdiv v{d}.8h, v{s}.8h, v15.8h",
+    "fsqrt .8h": "fsqrt v{d}.8h, v{s}.8h",
+    "scvtf .8h": "scvtf v{d}.8h, v{s}.8h",
+    "fcvtzs .8h": "fcvtzs v{d}.8h, v{s}.8h",
+    "frintn .8h": "frintn v{d}.8h, v{s}.8h",
+    "frecpe .8h": "frecpe v{d}.8h, v{s}.8h",
+    "scvtf .4h": "scvtf v{d}.4h, v{s}.4h",
+    "fcvtl": "fcvtl v{d}.4s, v{s}.4h",
+    "fcvtl2": "fcvtl2 v{d}.4s, v{s}.8h",
+    "fcvtn": "fcvtn v{d}.4h, v{s}.4s",
+    "fcvtn2": "fcvtn2 v{d}.8h, v{s}.4s",
+    "fcvt h to s": "fcvt s{d}, h{s}",
+    "fcvt s to h": "fcvt h{d}, s{s}",
+    "dup .8h": "dup v{d}.8h, v{s}.h[7]",
+    "dup .8h of w": "dup v{d}.8h, w9",
+    "ldr h": "ldr h{d}, [x1, #{o}]",
+    "ld1r .8h": "ld1r {{v{d}.8h}}, [x1]",
+    "fcmp h": "fcmp h{s}, #0.0",
+    "fadd h": "fadd h{d}, h{s}, h15",
+}
+
+
+def symbol(name: str, what: str) -> str:
+    return re.sub(r"\W+", "_", f"{name} {what}")
+
+
+for name, text in HALF.items():
+    LOOPS[symbol(name, "apart")] = "\n".join(text.format(d=16 + i, s=i % 8, o=2 * i) for i in range(16))
+    LOOPS[symbol(name, "chain")] = "\n".join(text.format(d=0, s=0, o=0) for _ in range(8))
 FMA = {name: body.count("fmla") for name, body in LOOPS.items()}
 
 
@@ -113,6 +150,54 @@ def test_rates_of_loads_and_stores(estimate, loop, rates):
     n = {"load_q": 16, "load_pq": 8, "ld1_4": 8, "store_q": 16}[loop]
     for core, rate in rates.items():
         assert estimate(loop, CORES[core]) == pytest.approx(n / rate, rel=0.08, abs=1.1), core
+
+
+@pytest.mark.parametrize(
+    "name,latency,rate",
+    [  # measured on a Neoverse N1, ocxtal/insn_bench_aarch64, results/aws_graviton2.md; fdiv: LLVM's model of it
+        ("fmla .8h", 2, 2.0),  # from accumulator to accumulator
+        ("fmla by element", 2, 2.0),
+        ("fmul .8h", 3, 2.0),
+        ("fadd .8h", 2, 2.0),
+        ("fadd h", 2, 2.0),
+        ("fmin .8h", 2, 2.0),
+        ("fmaxnm .8h", 2, 2.0),
+        ("fdiv .8h", 13, 0.1),
+        ("fsqrt .8h", 13, 0.1),  # 11 measured
+        ("scvtf .8h", 6, 0.25),
+        ("fcvtzs .8h", 6, 0.25),
+        ("frintn .8h", 6, 0.25),
+        ("frecpe .8h", 6, 0.25),
+        ("scvtf .4h", 4, 0.5),
+        ("fcvtl", 4, 0.5),
+        ("fcvtl2", 4, 0.5),
+        ("fcvtn", 4, 0.5),
+        ("fcvtn2", 4, 0.5),
+        ("fcvt h to s", 3, 1.0),
+        ("fcvt s to h", 3, 1.0),
+        ("dup .8h", 2, 2.0),
+        ("dup .8h of w", None, 1.0),
+        ("ldr h", None, 2.0),
+        ("ld1r .8h", None, 2.0),
+        ("fcmp h", None, 1.0),
+    ],
+)
+def test_rates_of_half_precision_on_the_a76(estimate, name, latency, rate):
+    assert estimate(symbol(name, "apart"), A76) == pytest.approx(16 / rate, rel=0.05, abs=0.6)
+    if latency:
+        assert estimate(symbol(name, "chain"), A76) == pytest.approx(8 * latency, rel=0.05)
+
+
+def test_a_core_may_leave_out_the_classes_of_half_precision():
+    """Files of cores from before they were there are read, and have the rows of singles for them."""
+    without = {k: v for k, v in A76.model["classes"].items() if not k.endswith("_h")}
+    classes = CoreModel(dataclasses.replace(A76, model={**A76.model, "classes": without})).pipeline.classes
+    assert classes["fcvt_h"] == classes["fcvt_q"] and classes["fdiv_h"] == classes["fdiv_q"]
+    own = CoreModel(A76).pipeline.classes
+    assert own["fcvt_h"] != own["fcvt_q"] and own["fdiv_h"] != own["fdiv_q"]
+    only = {k: v for k, v in without.items() if k != "fcvt_q"}
+    with pytest.raises(TvmMobilenetError, match="missing fcvt_q, fcvt_h"):
+        CoreModel(dataclasses.replace(A76, model={**A76.model, "classes": only}))
 
 
 def test_pairing_on_the_a53(estimate):
@@ -174,8 +259,6 @@ def test_every_core_estimates_every_class():
     ],
 )
 def test_wrong_model_data_is_named(change, says):
-    from tvm_mobilenet.errors import TvmMobilenetError
-
     with pytest.raises(TvmMobilenetError) as e:
         CoreModel(dataclasses.replace(A72, model=change(A72.model)))
     assert says in str(e.value) and "cortex-a72" in str(e.value)

@@ -71,9 +71,9 @@ def test_an_engine_whose_output_is_no_number_is_not_taken_for_equal(tmp_path):
 # ---- boards
 
 
-def outcomes(board: str, target, at: int | None) -> list:
+def outcomes(board: str, target, at: int | None, layers=LAYERS) -> list:
     """What comes of each layer's default decisions on a board: an outcome, or why there is none."""
-    jobs = [Candidate(layer.name, schedules.space(layer, target.core).default, whole=True) for layer in LAYERS]
+    jobs = [Candidate(layer.name, schedules.space(layer, target.core).default, whole=True) for layer in layers]
     builder = planted.Builder(target)
     builder.at = at
     if address.parse(board).is_remote:
@@ -97,15 +97,24 @@ def outcomes(board: str, target, at: int | None) -> list:
     return found
 
 
-def rejects_what_is_planted(board: str, target) -> None:
-    right = outcomes(board, target, None)
+def rejects_what_is_planted(board: str, target, layers=LAYERS) -> None:
+    right = outcomes(board, target, None, layers)
     assert all(getattr(one, "cost", 0) > 0 for one in right), right
-    for found, layer in zip(outcomes(board, target, 5), LAYERS, strict=True):
+    for found, layer in zip(outcomes(board, target, 5, layers), layers, strict=True):
         assert isinstance(found, str) and "wrong result" in found and "off at (0, 0, 0, 5)" in found, (layer, found)
 
 
 def test_the_virtual_board_rejects_one_wrong_value():
     rejects_what_is_planted("virtual", targets.load("rpi4"))
+
+
+def test_of_float16_layers_the_virtual_board_rejects_the_last_digit(monkeypatch):
+    """The candidates of a search are compared for equality."""
+    layers = [Layer.parse(name.replace(" f32", " f16")) for name in planted.LAYERS]
+    monkeypatch.setattr(planted, "PLANTED", 2.0**-8)  # a unit in the last place of values below 8, or a few
+    right = outcomes("virtual", targets.load("rpi5"), None, layers)
+    assert [one.difference for one in right] == [0.0] * len(layers)
+    rejects_what_is_planted("virtual", targets.load("rpi5"), layers)
 
 
 def test_this_machine_rejects_one_wrong_value():

@@ -1,16 +1,22 @@
 """Other engines beside ours: they get the very same network, so that a ratio compares engines and nothing else."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import types
 
+import numpy as np
 import pytest
 
 from tests.support import modules
+from tests.support.agents import ARM64
 from tvm_mobilenet import bench
 from tvm_mobilenet.boards.agent import engines, measure
 from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.measuring import benchmark_text
+from tvm_mobilenet.measuring import benchmark_text, measured_rows
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.peers import files as peers
 
@@ -81,7 +87,145 @@ def test_engines_take_turns_and_their_ratio_is_of_each_round(monkeypatch, capsys
         assert "onnxruntime" in out and "pip install ncnn" in out
 
 
+# ---- float16
+
+
+def test_ncnn_says_what_its_layers_ran_in(networks, tmp_path):
+    if importlib.util.find_spec("ncnn") is None:
+        pytest.skip("ncnn is not installed")
+    contender = peers.contenders(networks["v1"], ["ncnn"], tmp_path)["ncnn"]
+    running = engines.Ncnn(contender, list(networks["v1"].inputs(1)[0]), 1)
+    running.run()
+    assert running.kernels().startswith(f"float32: {len(networks['v1'].layers)} layers, ")
+
+
+def test_a_fallback_to_float32_does_not_pass_as_float16(networks, tmp_path, monkeypatch):
+    """ncnn keeps its options for float16 where the CPU has none of it, and runs in float32."""
+    ncnn = pytest.importorskip("ncnn")
+    if ncnn.cpu_support_arm_asimdhp():
+        pytest.skip("this machine has half-precision arithmetic")
+    network, found = networks["v1"], {}
+    found = peers.contenders(network, ["ncnn"], tmp_path, "float16")
+    assert list(found) == ["ncnn float16"] and found["ncnn float16"]["dtype"] == "float16"
+    inputs = list(network.inputs(1)[0])
+    with pytest.raises(ValueError, match=r"asimdhp alone.*--against ncnn:float32"):
+        engines.Ncnn(found["ncnn float16"], inputs, 1)
+    monkeypatch.setattr(ncnn, "cpu_support_arm_asimdhp", lambda: 1)
+    running = engines.Ncnn(found["ncnn float16"], inputs, 1)
+    running.run()
+    with pytest.raises(ValueError, match=r"ncnn ran \d+ layers in float32 though told float16, the first is layer_0"):
+        running.kernels()
+
+
+class Value:
+    """What a layer of a net left: ``bits`` a value, all of them ``value``."""
+
+    def __init__(self, value: float, bits: int):
+        self._value, self._bits, self.elempack = value, bits, 8
+
+    def elembits(self) -> int:
+        return self._bits
+
+    def __array__(self, dtype=None, copy=None):
+        return np.full(4, self._value, dtype)
+
+
+class Net:
+    """A net of one convolution, which leaves one value in so many bits."""
+
+    def __init__(self, value: float, bits: int = 16):
+        self._value = value, bits
+
+    def blobs(self):
+        return [types.SimpleNamespace(name="y")]
+
+    def layers(self):
+        return [types.SimpleNamespace(name="first", type="Convolution", tops=[0])]
+
+    def create_extractor(self):
+        return types.SimpleNamespace(
+            input=lambda *_: 0, set_light_mode=lambda _: None, extract=lambda *_: (0, Value(*self._value))
+        )
+
+
+@pytest.mark.parametrize(
+    "bits, in_storage, says",
+    [
+        (16, 2.0, "float16: 1 layers, 1 packed by 8"),
+        (16, 1.0, "stored float16 and computed in float32"),
+        (32, 2.0, "ran 1 layers in float32 though told float16, the first is first"),
+    ],
+)
+def test_float16_is_seen_in_values_and_in_sums(bits, in_storage, says):
+    running = engines.Ncnn.__new__(engines.Ncnn)
+    running._half, running._feed, running._names = True, [], ["y"]
+    running._net, running._load = Net(1.0, bits), lambda arithmetic: Net(in_storage)
+    if says.startswith("float16"):
+        assert running.kernels() == says
+        return
+    with pytest.raises(ValueError, match=says):
+        running.kernels()
+
+
+@pytest.mark.full
+def test_ncnn_in_float16_on_a_core_that_has_it(networks, tmp_path):
+    """Executed as a Neoverse N1, whose half precision is that of a Cortex-A76; refused on a Cortex-A72."""
+    if not list(ARM64.glob("site/ncnn")):
+        pytest.skip("needs the ncnn wheel in the folder of .ci/arm64-python")
+    found = peers.contenders(networks["v1"], ["ncnn"], tmp_path, "float16")["ncnn float16"]
+    np.save(tmp_path / "x.npy", networks["v1"].inputs(1)[0][0])
+    code = (
+        "import sys, json, numpy; from tvm_mobilenet.boards.agent.engines import Ncnn\n"
+        f"n = Ncnn(json.loads(sys.argv[1]), [numpy.load({str(tmp_path / 'x.npy')!r})], 1); n.run(); print(n.kernels())"
+    )
+    for cpu, ends in (("neoverse-n1", 0), ("cortex-a72", 1)):
+        done = subprocess.run(
+            [str(ARM64 / "bin" / "python"), "-c", code, json.dumps(found)],
+            env={**os.environ, "QEMU_CPU": cpu, "PYTHONPATH": os.getcwd()},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == ends, done.stderr
+        assert (done.stdout.startswith("float16: ") and "float32" not in done.stdout) or "asimdhp alone" in done.stderr
+
+
+def test_others_than_ncnn_compute_their_files_in_float32(networks, tmp_path):
+    found = peers.contenders(networks["v1"], ["onnxruntime", "litert:float32"], tmp_path, "float16")
+    assert "--against onnxruntime:float32 compares with that" in found["onnxruntime float16"]["missing"]
+    assert "missing" not in found["litert float32"] and "dtype" not in found["litert float32"]
+
+
+def test_an_agent_that_does_not_say_what_ran_is_told_about():
+    """One of an earlier version does not know the dtype, runs in float32 and gives no error."""
+    rounds = {"rounds": [[1.0]] * 3, "version": "1", "difference": 0.0, "rss_peak": 1}
+    asked = {"engine": "ncnn", "dtype": "float16"}
+    found = measured_rows._peer("ncnn float16", 1, rounds, rounds, asked)
+    assert found.time is None and "does not say which kernels ran" in found.missing
+    found = measured_rows._peer("ncnn float16", 1, {**rounds, "kernels": "float16: 28 layers"}, rounds, asked)
+    assert found.kernels == "float16: 28 layers" and found.ratio == 1.0
+    assert measured_rows._peer("ncnn", 1, rounds, rounds, {"engine": "ncnn"}).ratio == 1.0
+
+
+@pytest.mark.parametrize(
+    "layers, dtype",
+    [
+        (["pointwise m49 n48 k32 f32"], "float32"),
+        (["pointwise m49 n48 k32 f16", "dense m1 n10 k48 f16 writes_f32 sums_f32"], "float16"),
+        (["pointwise m49 n48 k32 f32", "dense m1 n10 k48 f16 writes_f32 sums_f32"], "float32"),
+        (["fused depthwise 7x7x32 3x3 p1,1,1,1 f16 > pointwise m49 n48 k32 f16", "pool 7x7x48 avg 7x7 f32"], "float16"),
+        (["no name of a layer"], "float32"),
+    ],
+)
+def test_peers_are_asked_for_the_dtype_of_most_multiply_adds(layers, dtype):
+    plan = types.SimpleNamespace(steps=[types.SimpleNamespace(layer=layer) for layer in layers])
+    assert peers.dtype_of(plan) == dtype
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(TvmMobilenetError, match="--against torch: no such engine"):
         peers.parse("ncnn,torch")
     assert peers.parse("ncnn,litert,ncnn") == ("ncnn", "litert")
+    assert peers.parse("ncnn:float16,litert:float32") == ("ncnn:float16", "litert:float32")
+    for text in ("litert:float16", "ncnn:int8", "ncnn:"):
+        with pytest.raises(TvmMobilenetError, match=f"--against {text}: .* does not compute in"):
+            peers.parse(text)

@@ -14,6 +14,14 @@ from tvm_mobilenet.layer import Layer
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tir"
 CASES = {  # file: layer, and whose default
     "pointwise": ("pointwise m5 n12 k6 f32 relu6", "rpi4"),
+    "pointwise-float16": ("pointwise m2 n16 k3 f16 relu6", "rpi5"),
+    "dense-float16-wide-sums": ("dense m1 n10 k66 f16 writes_f32 sums_f32", "rpi5"),
+    "depthwise-float16": ("depthwise 3x3x8 3x3 p1,1,1,1 f16 hardswish add_after", "rpi5"),
+    "conv-float16": ("conv 4x4x1 n8 2x2 s2 nchw f16 reads_f32 relu", "rpi5"),
+    "pool-float16": ("pool 4x4x8 avg 2x2 s2 f16", "rpi5"),
+    "elementwise-float16": ("elementwise 2x2x8 mul f16 sigmoid", "rpi5"),
+    "softmax-float16": ("softmax 1x1x9 f16 writes_f32", "rpi5"),
+    "fused-float16": ("fused depthwise 4x2x8 3x3 p1,1,1,1 f16 relu > pointwise m8 n8 k8 f16 relu", "rpi5"),
     "pointwise-dual-issue": ("pointwise m6 n12 k4 f32 relu", "rpi3"),
     "pointwise-32-byte-vectors": ("pointwise m2 n12 k2 f32", "x86-64-v3"),
     "dense": ("dense m1 n10 k3 f32", "rpi4"),

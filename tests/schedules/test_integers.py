@@ -140,19 +140,21 @@ def test_a_sum_is_rounded_once_ties_to_even(small, tmp_path):
     total = np.clip(total, -(2**21), 2**21).astype(np.int32)
     ends = np.array([-3, -100, 90], np.int32)
 
-    with nest.Kernel(
-        [
-            ("sums", (count,), "int32"),
-            ("factor", (16,), "float32"),
-            ("ends", (3,), "int32"),
-            ("output", (count,), "int8"),
-        ],
-        {},
-    ) as f:
-        with nest.serial(count // 16) as i:
-            lanes, own = nest.Lanes(i * 16, 16), integers.Ends(*(f["ends"][n] for n in range(3)), True)
-            factors = f["factor"][nest.Lanes(0, 16)]
-            f["output"][lanes] = integers.requantize(f["sums"][lanes], factors, own, small, 16)
+    with (
+        nest.Kernel(
+            [
+                ("sums", (count,), "int32"),
+                ("factor", (16,), "float32"),
+                ("ends", (3,), "int32"),
+                ("output", (count,), "int8"),
+            ],
+            {},
+        ) as f,
+        nest.serial(count // 16) as i,
+    ):
+        lanes, own = nest.Lanes(i * 16, 16), integers.Ends(*(f["ends"][n] for n in range(3)), True)
+        factors = f["factor"][nest.Lanes(0, 16)]
+        f["output"][lanes] = integers.requantize(f["sums"][lanes], factors, own, small, 16)
     library = codegen.compile_kernels({nest.SYMBOL: f.prim_func}, target, tmp_path / "k.so")
     given = (total + (integers.BITS if small else 0)).astype(np.int32)
     with boards.open_board("virtual", target) as board, board.load(library) as module:

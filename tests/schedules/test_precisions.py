@@ -7,8 +7,8 @@ import pytest
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.tune_logs import keys, log
 
-from tests.schedules.test_any_core import SAMPLE, target_of
-from tvm_mobilenet import dtypes, kinds, schedules
+from tests.schedules.test_any_core import SAMPLE, of_dtype, target_of
+from tvm_mobilenet import kinds, schedules
 from tvm_mobilenet.compiler import decide, fuse_blocks, lower
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
@@ -19,12 +19,6 @@ from tvm_mobilenet.tuning.runner import Evaluate
 
 OTHERS = ["int8"]  # no schedule computes it yet
 LAYERS = {layer.kind: layer for layer in map(Layer.parse, SAMPLE)}
-
-
-def of_dtype(layer: Layer, dtype: str) -> Layer:
-    """The same layer of another dtype; of a fused block, all parts of it."""
-    token = dtypes.of(dtype).token
-    return Layer.parse(" ".join(token if word == "f32" else word for word in layer.name.split()))
 
 
 CASES = [pytest.param(of_dtype(layer, d), id=f"{kind}-{d}") for kind, layer in LAYERS.items() for d in OTHERS]

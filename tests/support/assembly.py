@@ -13,6 +13,8 @@ LOAD_DATA = "\n".join(f"ldr x{9 + i}, [x1, #{16 * i + 8}]\n ldr x{9 + i}, [x{9 +
 def assemble(path, functions: dict[str, str], architecture: str = "aarch64", extra: str = ""):
     """A shared object with one kernel a name; each body ends with its own ``ret``. ``extra``: other directives."""
     lines = [".text"]
+    if architecture == "aarch64":
+        lines.append(".arch_extension fp16")
     if architecture == "armv7":
         lines += [".syntax unified", ".arm", ".fpu neon-vfpv4"]
     for name, body in functions.items():

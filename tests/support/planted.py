@@ -14,13 +14,16 @@ LAYERS = (  # of each kind that may have a row pitch
 )
 
 
+PLANTED = 1.0  # of a value about 1
+
+
 def off_by_one(kernel, at: int):
-    """The kernel with one added to one value at the end: channel ``at`` of the output's first position."""
+    """The kernel with ``PLANTED`` added to one value at the end: channel ``at`` of the output's first position."""
     import tvm
 
     views = [s.buffer for s in kernel.body if isinstance(s, tvm.tirx.DeclBuffer)]  # flat, one an argument
     output = views[len(kernel.params) - 1]
-    value = tvm.tirx.BufferLoad(output, [at]) + tvm.tirx.const(1.0, output.dtype)
+    value = tvm.tirx.BufferLoad(output, [at]) + tvm.tirx.const(PLANTED, output.dtype)
     return kernel.with_body(tvm.tirx.SeqStmt([*kernel.body, tvm.tirx.BufferStore(output, value, [at])]))
 
 

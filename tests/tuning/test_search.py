@@ -118,6 +118,15 @@ def test_near_layers_start_from_each_others_decisions():
     assert asked == [space().default, BEST]
 
 
+def test_layers_of_another_dtype_are_not_near():
+    names = [f"pointwise m196 n512 k{k} {token} relu6" for k in (32, 64) for token in ("f32", "f16")]
+    near_of = near(dict.fromkeys(names), Layer.parse)
+    assert all(len(others) == 1 for others in near_of.values()) and len(near_of) == 4
+    assert all(
+        Layer.parse(name).dtype == Layer.parse(other).dtype for name, others in near_of.items() for other in others
+    )
+
+
 def test_time_of_earlier_runs_counts(tmp_path):
     journal = Journal(tmp_path / "log")
     journal.append(Record(layer=NAMES[0], core="c", decisions=space().default, cost=1.0, seconds=100.0))

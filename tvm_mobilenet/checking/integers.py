@@ -1,10 +1,10 @@
 """What an integer layer computes, value for value: the definition that every kernel must equal.
 
-A sum is exact in int32: of products of the weights with the data less its zero point, and a bias. It becomes an output by
-``clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties to even. An activation that is no
-clamp is a table of 256. A residual is added to the finished output, as a layer of its own would add it:
-``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, the inner product rounded to float32,
-the rest once. So a layer computes the same whether an addition is fused into it or not.
+A sum is exact in int32: of products of the weights with the data less its zero point, and a bias. It becomes an output
+by ``clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties to even. An activation that
+is no clamp is a table of 256. A residual is added to the finished output, as a layer of its own would add it:
+``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, the inner product rounded to
+float32, the rest once. So a layer computes the same whether an addition is fused into it or not.
 
 Everything here is numpy in float64, which holds all of these sums and products exactly.
 """

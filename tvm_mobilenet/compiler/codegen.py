@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.compiler import symbols
+from tvm_mobilenet.compiler import instruction_sets, symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
@@ -229,6 +229,7 @@ def link(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
         _link([*SHARED, "-o", str(new), *objects], target, path.name, linker)
+        instruction_sets.check(new, target, path.name)
         symbols.keep_kernels(new, kernels)
     return path
 

@@ -15,7 +15,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from tvm_mobilenet.compiler import codegen, symbols, tables
+from tvm_mobilenet.compiler import codegen, instruction_sets, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.user_cache import Collection
 
@@ -100,6 +100,7 @@ def link_library(
         *(work, target, compiler, "-shared", *options, "-Wl,-soname,libmobilenet.so"),
         *("-o", LIBRARY, "model.o", *_LIBC),
     )
+    instruction_sets.check(work / LIBRARY, target)
     symbols.keep_kernels(work / LIBRARY, scratch, prefix)
     return work / LIBRARY
 
@@ -112,6 +113,9 @@ def link_rest(work: Path, target, linker: str | None) -> dict[str, bytes]:
         *(work, target, compiler, "-s", "-Wl,-rpath,$ORIGIN", "-o", "mobilenet", "main.c.o", LIBRARY, *_LIBC),
     )
     _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
+    instruction_sets.check(work / "main.c.o", target)  # the program has no symbols, which tell Thumb and data apart
+    if target.architecture == "aarch64":
+        instruction_sets.check(work / "mobilenet", target)
     for name in (LIBRARY, "mobilenet"):
         check_needs(work / name)
     return {name: (work / name).read_bytes() for name in (LIBRARY, "libmobilenet.a", "mobilenet")}

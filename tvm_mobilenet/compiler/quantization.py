@@ -1,8 +1,8 @@
 """Scales and zero points of a network's values, from what they are on images.
 
-The network runs in float32 on each image; of each value a histogram is kept. Ranges are tried: all values, all but a few
-of the largest, and narrower ones; of them the one is taken that has the least mean square error, of rounding within it and
-of what it clips.
+The network runs in float32 on each image; of each value a histogram is kept. Ranges are tried: all values, all but a
+few of the largest, and narrower ones; of them the one is taken that has the least mean square error, of rounding within
+it and of what it clips.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 WRAPPER, BODY = "__tvm_ffi_", "_compute_"  # what TVM puts before a kernel's name for its caller, and behind it
 _FUNCTION, _ALLOCATED = 2, 2
 _SYMTAB, _STRTAB, _NOBITS, _NULL = 2, 3, 8, 0
@@ -69,6 +71,36 @@ class _Elf:
         at = self.sections[self.table][4]
         table = b"".join(map(self.form.pack_symbol, symbols))
         return self.data[:at] + table + self.data[at + len(table) :]
+
+    def function_at(self, section: int, address: int) -> str:
+        """The function that holds an address in a section, and how far in it; empty where no symbol says."""
+        if self.table < 0:
+            return ""
+        for s in self.symbols():
+            start = s[4] & ~1
+            if s[1] & 15 == _FUNCTION and s[3] == section and start <= address < start + s[5]:
+                return f"{_text(self.strings, s[0])}+{address - start:#x}"
+        return ""
+
+    def code_words(self, section: int, words: int) -> np.ndarray:
+        """Which words of a section are instructions of 32 bits, by the symbols ``$a``, ``$x``, ``$t`` and ``$d`` (Arm,
+        AArch64, Thumb, data) where there are any."""
+        code = np.ones(words, bool)
+        if self.table < 0:
+            return code
+        marks = sorted(
+            (s[4] - self.sections[section][3], _text(self.strings, s[0])[:2])
+            for s in self.symbols()
+            if s[3] == section and s[1] & 15 == 0 and _text(self.strings, s[0]).startswith(("$a", "$x", "$t", "$d"))
+        )
+        for at, mark in marks:
+            code[at // 4 :] = mark in ("$a", "$x")
+        return code
+
+
+def read(path: Path) -> _Elf:
+    """An ELF file in parts."""
+    return _Elf(path)
 
 
 def name_kernel(path: Path, kernel: str) -> None:

@@ -85,6 +85,8 @@ class Peer:
         Largest difference of its outputs from ours, over their standard deviation.
     missing : str
         Why there is nothing: the command that installs it, or what it reported.
+    kernels : str
+        In which dtype its layers ran, by what they left; empty for an engine that has no choice.
     """
 
     engine: str
@@ -97,6 +99,7 @@ class Peer:
     difference: float | None = None
     rss_peak: int | None = None
     missing: str = ""
+    kernels: str = ""
 
 
 @dataclass(frozen=True)

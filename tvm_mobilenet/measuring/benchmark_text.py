@@ -63,6 +63,8 @@ def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> 
         for peer in result.peers:
             if peer.missing:
                 console.print_text(f"! {peer.engine}: {peer.missing}", 4)
+            if peer.kernels:
+                console.print_text(f"  {peer.engine} ran {peer.kernels}", 4)
     console.print_text("\n".join(_about(result)), 10)
     if comparison:
         table(

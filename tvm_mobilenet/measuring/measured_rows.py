@@ -118,7 +118,7 @@ def measured(
         results = iter(rest)
         for engine, contender in others.items():
             result = next(results) if "engine" in contender else contender
-            beside.append(_peer(engine, count, result, ours))
+            beside.append(_peer(engine, count, result, ours, contender))
     return _benchmark(
         module,
         target,
@@ -226,16 +226,20 @@ def _row(count: int, ours: dict, states: list[dict], plan, timed: dict | None, f
     )
 
 
-def _peer(engine: str, count: int, result: dict, ours: dict) -> Peer:
+def _peer(engine: str, count: int, result: dict, ours: dict, contender: dict) -> Peer:
     if why := result.get("missing") or result.get("failed"):
         return Peer(engine, count, missing=why)
+    kernels = result.get("kernels", "")
+    if contender.get("dtype", "float32") != "float32" and not kernels:
+        return Peer(engine, count, missing="the agent there does not say which kernels ran: install this version there")
     ratios = sorted(
         statistics.median(theirs) / statistics.median(own)
         for theirs, own in zip(result["rounds"], ours["rounds"], strict=True)
     )
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     time_of = Statistics.of([s for each in result["rounds"] for s in each])
-    return Peer(engine, count, result["version"], time_of, middle, low, high, result["difference"], result["rss_peak"])
+    told = {"difference": result["difference"], "rss_peak": result["rss_peak"], "kernels": kernels}
+    return Peer(engine, count, result["version"], time_of, middle, low, high, **told)
 
 
 def _sent(board, contender: dict) -> dict:

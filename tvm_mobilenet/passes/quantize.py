@@ -4,9 +4,9 @@ An int8 value ``q`` stands for ``(q - zero) * scale``; each value of the network
 output channel of a weight a step of its own and no zero point. Sums are int32, their biases have the data's zero point
 taken out, and what they are multiplied by is scale of the data times step over scale of the output.
 
-What has no integer form (softmax, generic layers) stays in float32, between conversions. The network's inputs and outputs
-stay as they are: the first layer's data is quantized to channels-last in whole quads of bytes, the layer that makes scores
-writes float32.
+What has no integer form (softmax, generic layers) stays in float32, between conversions. The network's inputs and
+outputs stay as they are: the first layer's data is quantized to channels-last in whole quads of bytes, the layer that
+makes scores writes float32.
 
 What a core could do better with other weights is decided here once, for all of them: four products of a matrix product
 and three taps of a depthwise filter fit an int16, since steps are chosen so (``Layer.group``).
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
-from tvm_mobilenet.kinds.integers import CLAMPS, TABLE
+from tvm_mobilenet.kinds.integers import TABLE
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
@@ -306,7 +306,8 @@ def steps_of(layer: Layer, flat: np.ndarray, biases: np.ndarray) -> np.ndarray:
 def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
     """Weights (n, groups, members) by the groups that are summed in an int16, zeros where there are none.
 
-    Of a matrix product the members are eight apart (``schedules/integer_products.py``), of a depthwise filter neighbours.
+    Of a matrix product the members are eight apart (``schedules/integer_products.py``), of a depthwise filter
+    neighbours.
     """
     n, taps = flat.shape
     if layer.declared.pixels:

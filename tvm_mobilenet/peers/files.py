@@ -3,10 +3,13 @@
 They are written from the network's layers after batch normalisation is folded, as each engine's own converter leaves
 such a network, so that all run the same arithmetic. Convolutions, dense layers, global average pools, residual adds,
 ReLU and ReLU6 are known: MobileNet v1 and v2. What else a network has is named.
+
+Files are float32. ncnn makes float16 of them as it loads them; the others compute as their files are.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,42 +18,66 @@ import numpy as np
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.terminal import console
 
 ENGINES = ("litert", "ncnn", "onnxruntime")
+COMPUTE = {"ncnn": ("float16",)}  # dtypes beside float32
 
 
 class Unknown(Exception):
     """A layer that the writers do not know."""
 
 
-def contenders(network, engines: Sequence[str], folder: Path) -> dict[str, dict]:
+def dtype_of(plan) -> str:
+    """The dtype in which most multiply-adds of a plan are computed; what other engines are asked for beside it."""
+    total = Counter({"float32": 0})
+    for step in plan.steps:
+        with contextlib.suppress(ValueError):  # of a layer that no name says
+            layer = Layer.parse(step.layer)
+            for part in layer.parts or (layer,):
+                total[part.dtype] += part.mult_adds
+    return max(total, key=total.__getitem__)
+
+
+def contenders(network, engines: Sequence[str], folder: Path, dtype: str = "float32") -> dict[str, dict]:
     """Files of a network for engines, as ``boards.agent.engines`` takes them.
 
     Parameters
     ----------
     network : Network
     engines : sequence of str
-        Of ``ENGINES``.
+        As `parse` gives them.
     folder : path
         Where the files go.
+    dtype : str
+        In which those compute that name none.
 
     Returns
     -------
     dict of str to dict
-        ``{"missing": why}`` for one that cannot run this network.
+        By what is shown of each, ``ncnn`` or ``ncnn float16``. ``{"missing": why}`` for one that cannot run this
+        network, or not in that dtype.
     """
     found = {}
-    for engine in engines:
+    for asked in engines:
+        engine, _, own = asked.partition(":")
+        wanted = own or dtype
+        label = engine if dtype == wanted == "float32" else f"{engine} {wanted}"
+        if wanted != "float32" and wanted not in COMPUTE.get(engine, ()):
+            why = f"{engine} computes this network's file in float32: --against {engine}:float32 compares with that"
+            found[label] = {"missing": why}
+            continue
         try:
-            found[engine] = {"engine": engine, **_WRITERS[engine](_checked(network), folder)}
+            files = _WRITERS[engine](_checked(network), folder)
+            found[label] = {"engine": engine, **files, **({"dtype": wanted} if wanted != "float32" else {})}
         except Unknown as e:
-            found[engine] = {"missing": f"{network.options.title} cannot be written for {engine}: {e}"}
+            found[label] = {"missing": f"{network.options.title} cannot be written for {engine}: {e}"}
         except ModuleNotFoundError as e:
             name = (e.name or "").split(".")[0]
             if name not in packages.MODULES:
                 raise
-            found[engine] = {"missing": f"to write its file: {packages.remedy(name)}"}
+            found[label] = {"missing": f"to write its file: {packages.remedy(name)}"}
     return found
 
 
@@ -60,7 +87,7 @@ def require(engines: Sequence[str], board: str) -> None:
     Parameters
     ----------
     engines : sequence of str
-        Of ``ENGINES``.
+        As `parse` gives them.
     board : str
         As ``--board`` says it: of this machine it is known what is installed.
 
@@ -69,8 +96,9 @@ def require(engines: Sequence[str], board: str) -> None:
     MissingDependencyError
         None of them can.
     """
-    needs = {engine: [*_WRITES_WITH[engine]] for engine in engines}
-    for engine in engines if board == "local" else ():
+    names = list(dict.fromkeys(asked.partition(":")[0] for asked in engines))
+    needs = {engine: [*_WRITES_WITH[engine]] for engine in names}
+    for engine in names if board == "local" else ():
         needs[engine].append(packages.ENGINES[engine])
     errors = []
     for engine, modules in needs.items():
@@ -78,23 +106,32 @@ def require(engines: Sequence[str], board: str) -> None:
             packages.require(f"bench --against {engine}", *modules)
         except MissingDependencyError as e:
             errors.append(e)
-    if len(errors) == len(engines):
+    if len(errors) == len(names):
         raise errors[0]
     for error in errors:
         console.say(f"warning: {error}")
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """An argparse value: names of engines with commas.
+    """An argparse value: names of engines with commas, each with its dtype if it is to be another than the build's:
+    ``ncnn,onnxruntime:float32``.
 
     Raises
     ------
     TvmMobilenetError
-        There is no such engine.
+        There is no such engine, or it does not compute in that dtype.
     """
     names = tuple(dict.fromkeys(text.split(",")))
-    if wrong := [n for n in names if n not in ENGINES]:
-        raise TvmMobilenetError(f"--against {wrong[0]}: no such engine", f"engines: {', '.join(ENGINES)}")
+    for name in names:
+        engine, colon, dtype = name.partition(":")
+        if engine not in ENGINES:
+            raise TvmMobilenetError(f"--against {name}: no such engine", f"engines: {', '.join(ENGINES)}")
+        known = ("float32", *COMPUTE.get(engine, ()))
+        if colon and dtype not in known:
+            raise TvmMobilenetError(
+                f"--against {name}: {engine} does not compute in {dtype!r}",
+                " or ".join(f"{engine}:{one}" for one in known),
+            )
     return names
 
 

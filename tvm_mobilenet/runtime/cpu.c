@@ -10,7 +10,7 @@
 #include "internal.h"
 
 #if defined(__x86_64__)
-/* leaf 1 ECX, leaf 7 EBX, leaf 7 ECX; the system must save the registers as well (XCR0) */
+/* leaf 1 ECX, leaf 7 EBX, leaf 7 ECX, leaf 7 EDX; the system must save the registers as well (XCR0) */
 static const struct {
     const char *name;
     int word, bit;
@@ -18,12 +18,12 @@ static const struct {
 } known[] = {{"ssse3", 0, 9, 0},         {"sse4_1", 0, 19, 0},      {"sse4_2", 0, 20, 0},    {"popcnt", 0, 23, 0},
              {"avx", 0, 28, 0x6},       {"fma", 0, 12, 0x6},       {"f16c", 0, 29, 0x6},     {"avx2", 1, 5, 0x6},
              {"bmi2", 1, 8, 0},         {"avx512f", 1, 16, 0xe6},  {"avx512dq", 1, 17, 0xe6}, {"avx512bw", 1, 30, 0xe6},
-             {"avx512vl", 1, 31, 0xe6}, {"avx512vnni", 2, 11, 0xe6}};
+             {"avx512vl", 1, 31, 0xe6}, {"avx512vnni", 2, 11, 0xe6}, {"avx512fp16", 3, 23, 0xe6}};
 
 static int has(const char *name, size_t n) {
-    unsigned a, b, c, d, words[3] = {0}, low = 0, high = 0;
+    unsigned a, b, c, d, words[4] = {0}, low = 0, high = 0;
     if (__get_cpuid(1, &a, &b, &c, &d)) words[0] = c;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) words[1] = b, words[2] = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) words[1] = b, words[2] = c, words[3] = d;
     if (words[0] >> 27 & 1) __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strlen(known[i].name) == n && !memcmp(known[i].name, name, n))
@@ -38,10 +38,12 @@ static const struct {
     int bit;
 } known[] = {
 #if defined(__aarch64__)
-    {"asimd", AT_HWCAP, 1},     {"fphp", AT_HWCAP, 9}, {"asimdhp", AT_HWCAP, 10},
-    {"asimddp", AT_HWCAP, 20},  {"sve", AT_HWCAP, 22}, {"i8mm", AT_HWCAP2, 13}, {"bf16", AT_HWCAP2, 14},
+    {"asimd", AT_HWCAP, 1},     {"atomics", AT_HWCAP, 8},  {"fphp", AT_HWCAP, 9},   {"asimdhp", AT_HWCAP, 10},
+    {"asimdrdm", AT_HWCAP, 12}, {"fcma", AT_HWCAP, 14},    {"lrcpc", AT_HWCAP, 15}, {"asimddp", AT_HWCAP, 20},
+    {"sve", AT_HWCAP, 22},      {"asimdfhm", AT_HWCAP, 23}, {"i8mm", AT_HWCAP2, 13}, {"bf16", AT_HWCAP2, 14},
 #else
-    {"neon", AT_HWCAP, 12}, {"vfpv4", AT_HWCAP, 16}, {"idiva", AT_HWCAP, 17},
+    {"neon", AT_HWCAP, 12}, {"vfpv4", AT_HWCAP, 16},   {"idiva", AT_HWCAP, 17},
+    {"fphp", AT_HWCAP, 22}, {"asimdhp", AT_HWCAP, 23}, {"asimddp", AT_HWCAP, 24},
 #endif
 };
 

@@ -248,7 +248,8 @@ class LayerSearch:
 
 
 def near(layers: dict[str, LayerSearch], kind_of: Callable[[str], object]) -> dict[str, list[str]]:
-    """For each layer, the others of its kind, the nearest in size first: their decisions are where it starts."""
+    """For each layer, the others of its kind and dtype, the nearest in size first: their decisions are where it
+    starts."""
 
     def distance(a, b) -> float:
         sizes = [(a.height * a.width, b.height * b.width), (a.channels, b.channels), (a.out_channels, b.out_channels)]
@@ -261,6 +262,7 @@ def near(layers: dict[str, LayerSearch], kind_of: Callable[[str], object]) -> di
             for other in layers
             if other != name
             and parsed[other].kind == parsed[name].kind
+            and parsed[other].dtype == parsed[name].dtype
             and parsed[other].kernel == parsed[name].kernel
             and parsed[other].stride == parsed[name].stride
         ]

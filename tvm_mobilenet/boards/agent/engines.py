@@ -3,11 +3,14 @@ same weights.
 
 An engine is made with a contender's description, the inputs and a number of threads; ``run()`` is one inference on
 those inputs, ``outputs()`` what the last one gave. Only an engine's own package is imported, so that the memory a
-process takes is that engine's. Each is set up as its documentation says for latency on CPUs in float32.
+process takes is that engine's. Each is set up as its documentation says for latency on CPUs, in float32 unless its
+description has another ``dtype``. One that falls back to another dtype by itself says what its layers ran in:
+``kernels()``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import metadata
 
 import numpy as np
@@ -124,41 +127,101 @@ class LiteRt:
 
 
 class Ncnn:
-    """ncnn in float32; ``param`` and ``bin``: its two files, ``inputs`` and ``outputs``: names of its blobs."""
+    """ncnn; ``param`` and ``bin``: its two files, ``inputs`` and ``outputs``: names of its blobs, ``dtype``: float32
+    (the default) or float16, which is half precision in storage and arithmetic.
+
+    Without half-precision arithmetic ncnn takes its options for float16, keeps them, and runs in float32.
+    """
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
         import ncnn
 
         if any(x.shape[0] != 1 for x in inputs):
             raise ValueError("ncnn runs one image at a time: use --batch 1")
-        self._net = ncnn.Net()
-        option = self._net.opt
-        option.num_threads = threads
-        option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
-        option.use_bf16_storage = option.use_vulkan_compute = False
-        self._net.opt = option
-        if self._net.load_param(contender["param"]) or self._net.load_model(contender["bin"]):
-            raise ValueError(f"ncnn cannot read {contender['param']}")
+        self._half = contender.get("dtype", "float32") == "float16"
+        if self._half and not ncnn.cpu_support_arm_asimdhp():
+            raise ValueError(
+                "ncnn computes in float16 on Arm CPUs with asimdhp alone, and this CPU has none: "
+                "--against ncnn:float32 compares with float32"
+            )
+        self._contender, self._threads = contender, threads
+        self._net = self._load(self._half)
         self._feed = [
-            (name, ncnn.Mat(np.ascontiguousarray(x[0]))) for name, x in zip(contender["inputs"], inputs, strict=True)
+            (name, ncnn.Mat(np.ascontiguousarray(x[0], np.float32)))
+            for name, x in zip(contender["inputs"], inputs, strict=True)
         ]
         self._names = contender["outputs"]
 
+    def _load(self, arithmetic: bool):
+        import ncnn
+
+        net = ncnn.Net()
+        option = net.opt
+        option.num_threads = self._threads
+        option.use_fp16_packed = option.use_fp16_storage = self._half
+        option.use_fp16_arithmetic = arithmetic
+        option.use_bf16_storage = option.use_vulkan_compute = False
+        net.opt = option
+        if net.load_param(self._contender["param"]) or net.load_model(self._contender["bin"]):
+            raise ValueError(f"ncnn cannot read {self._contender['param']}")
+        return net
+
     def run(self) -> None:
         """One inference."""
-        extractor = self._net.create_extractor()
+        self._found = self._extract(self._net)
+
+    def _extract(self, net) -> list:
+        extractor = net.create_extractor()
         for name, x in self._feed:
             extractor.input(name, x)
-        self._found = []
+        found = []
         for name in self._names:
             code, y = extractor.extract(name)
             if code:
                 raise RuntimeError(f"ncnn: extract {name}: {code}")
-            self._found.append(y)
+            found.append(y)
+        return found
 
     def outputs(self) -> list[np.ndarray]:
         """In the model's order, with the batch of one."""
         return [np.array(y)[None] for y in self._found]
+
+    def kernels(self) -> str:
+        """What its layers ran in, by the values that each left: ``float16: 27 layers, 26 of them packed by 8; ...``.
+
+        In float16 two things must be seen. Each layer with weights leaves values of 16 bits; and the outputs are others
+        than those of the same network with half precision in storage alone, whose sums are float32.
+
+        Raises
+        ------
+        ValueError
+            It ran in float32, in whole or in part.
+        """
+        extractor = self._net.create_extractor()
+        extractor.set_light_mode(False)  # values stay, so that each layer runs once
+        for name, x in self._feed:
+            extractor.input(name, x)
+        blobs, found, wide = self._net.blobs(), Counter(), []
+        for layer in self._net.layers():
+            if layer.type == "Input":
+                continue
+            code, y = extractor.extract(blobs[layer.tops[0]].name, 1)  # as the layer left them
+            if code:
+                raise RuntimeError(f"ncnn: extract {layer.name}: {code}")
+            found[y.elembits(), y.elempack] += 1
+            if y.elembits() != 16 and layer.type.startswith(("Convolution", "InnerProduct")):
+                wide.append(layer.name)
+        if self._half and wide:
+            raise ValueError(f"ncnn ran {len(wide)} layers in float32 though told float16, the first is {wide[0]}")
+        if self._half:
+            in_storage, whole = ([np.array(y) for y in self._extract(net)] for net in (self._load(False), self._net))
+            if all(np.array_equal(a, b) for a, b in zip(in_storage, whole, strict=True)):
+                raise ValueError("ncnn stored float16 and computed in float32: its outputs are those of storage alone")
+        return "; ".join(
+            f"float{bits}: {sum(n for (b, _), n in found.items() if b == bits)} layers, "
+            + ", ".join(f"{n} packed by {pack}" for (b, pack), n in sorted(found.items(), reverse=True) if b == bits)
+            for bits in sorted({bits for bits, _ in found})
+        )
 
 
 ENGINES = {"tvm_mobilenet": Own, "tvm": by_tvm, "onnxruntime": OnnxRuntime, "litert": LiteRt, "ncnn": Ncnn}

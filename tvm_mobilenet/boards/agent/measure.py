@@ -43,8 +43,9 @@ def measure(request: dict) -> dict:
         ``contenders``: for each ``missing`` (the command that installs it), ``failed`` (what it reported), or
         ``version``, ``load_seconds``, ``warm_up`` (``runs``, ``seconds``, ``first_seconds``, ``steady``), ``number``
         (runs a sample), ``rounds`` (a list of samples each: seconds a run), ``rss_initial``, ``rss_loaded``,
-        ``rss_peak`` (bytes) and ``difference`` (of its outputs from the first contender's, the largest, over their
-        standard deviation; None where sizes differ). ``states``: of the board, after warm-up and after every round.
+        ``rss_peak`` (bytes), ``difference`` (of its outputs from the first contender's, the largest, over their
+        standard deviation; None where sizes differ) and ``kernels`` (what it ran, in words; one that ran others than it
+        was asked for has ``failed``). ``states``: of the board, after warm-up and after every round.
 
     Raises
     ------
@@ -82,6 +83,7 @@ def measure(request: dict) -> dict:
             process.ask("outputs", path=path)
             result["difference"] = _difference(path, os.path.join(folder, "0.npz"))
             result.update(process.ask("memory"))
+            result.update(process.ask("kernels", fatal=not i))
     return {"threads": threads, "contenders": results, "states": states}
 
 

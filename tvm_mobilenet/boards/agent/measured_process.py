@@ -11,6 +11,7 @@ It is started by `measure` and takes one JSON command a line on stdin, one JSON 
     steps     the same once, and what each call wrote
     outputs   written to a file
     memory    the peak of resident memory
+    kernels   which kernels an engine that chooses by itself really ran
 
 Whole runs are timed one by one where they are long beside the clock's own cost, so that percentiles are of inferences.
 Layers are timed where they stand in the network: each finds the caches as the one before it left them.
@@ -147,6 +148,16 @@ class Measured:
     def memory(self) -> dict:
         """``rss_peak``: bytes."""
         return {"rss_peak": resident("VmHWM")}
+
+    def kernels(self) -> dict:
+        """``kernels``: what an engine says of those that it ran, empty where it has no choice.
+
+        Raises
+        ------
+        ValueError
+            They are not those that were asked for.
+        """
+        return {"kernels": self._engine.kernels() if hasattr(self._engine, "kernels") else ""}
 
     def layers(self, parameters: str, inputs: list, seconds: float, seed: int = 0, **files) -> dict:
         """Time every kernel call of a network: in its own ``library``, or by the plan in TVM's runtime.

@@ -1,6 +1,7 @@
 """Disassembled instructions as the core model sees them: class, registers read and written, branch target.
 
-Classes are the rows of a core's ``[model.classes]`` table; AArch64 and 32-bit ARM share them. Registers are named by
+Classes are the rows of a core's ``[model.classes]`` table; AArch64 and 32-bit ARM share them. A core without half
+precision may leave out the classes of vectors of eight halves (``IN_PLACE``). Registers are named by
 the storage they share: ``w3`` and ``x3`` are ``x3``; on 32-bit ARM ``s``, ``d`` and ``q`` registers are the ``d``
 registers that hold them.
 """
@@ -26,8 +27,10 @@ CLASSES = (
     "fminmax_d",
     "fdiv_q",
     "fdiv_d",
+    "fdiv_h",
     "fcvt_q",
     "fcvt_d",
+    "fcvt_h",
     "fcmp",
     "vint_q",
     "vint_d",
@@ -85,6 +88,7 @@ CLASSES = (
     "barrier",
     "unknown",
 )
+IN_PLACE = {"fdiv_h": "fdiv_q", "fcvt_h": "fcvt_q"}  # classes that a core may leave out: which row counts for them
 
 
 @functools.cache
@@ -269,6 +273,10 @@ def _kind64(mnemonic: str, operands: str) -> str:
                 return kind if "." not in first else "vint" + wide
             if kind == "fma" and "." not in first:
                 return "fma_s"
+            if kind == "fcvt" and first.endswith(".4h"):
+                return "fcvt_q"  # four halves are converted like four singles, to which fcvtn has them next
+            if f"{kind}_h" in IN_PLACE and first.endswith(".8h") and not mnemonic.startswith("fcvtn"):
+                return f"{kind}_h"
             return kind + wide
     if vector:
         if re.search(r", [wx]([0-9]+|zr)$", operands):

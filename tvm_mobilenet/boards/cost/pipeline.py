@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_mobilenet.boards.cost import native
-from tvm_mobilenet.boards.cost.instructions import CLASSES, Instruction
+from tvm_mobilenet.boards.cost.instructions import CLASSES, IN_PLACE, Instruction
 from tvm_mobilenet.errors import TvmMobilenetError
 
 _STEADY = 24  # iterations simulated of a short loop
@@ -67,6 +67,7 @@ class Pipeline:
             raise TvmMobilenetError(f"{where}: missing {e.args[0]}", _EXAMPLE) from None
         self.in_order = core.in_order
         self.classes = {kind: self._row(kind, row, where) for kind, row in rows.items()}
+        self.classes |= {k: self.classes[v] for k, v in IN_PLACE.items() if k not in rows and v in rows}
         self._machine = np.array([self.in_order, self.decode, self.dispatch, self.window, len(self.units)], np.int32)
         uops: list[tuple[int, int]] = []
         self._rows: dict[str, tuple[int, ...]] = {}
