@@ -209,13 +209,52 @@ def names() -> list[str]:
 
 
 def computing(dtype: str) -> list[str]:
-    """The boards that ship and compute a dtype, sorted."""
-    return [name for name in names() if load(name).computes(dtype)]
+    """The boards that ship and compute a dtype, sorted; this machine only where it is a host."""
+    found = []
+    for name in names():
+        with contextlib.suppress(TvmMobilenetError):  # of the host, whatever its variable holds
+            if load(name).computes(dtype):
+                found.append(name)
+    return found
+
+
+def require(target: Target, dtype: str) -> None:
+    """Refuse a target that does not compute a dtype: LLVM would convert each value to another one, and say nothing.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Its core has no arithmetic of the dtype, its core's file has no rate of it, or its code may not use it. The hint
+        names what to change in a target's file of one's own, and the shipped targets that compute the dtype.
+    """
+    from tvm_mobilenet.targets import features, host
+
+    if target.computes(dtype):
+        return
+    core, needed, hints = target.core, features.needed(target, dtype), []
+    if core.computes(dtype):
+        cpu = target.llvm_cpu or core.llvm_cpu
+        also = f" with llvm_attributes = {list(target.llvm_attributes)}" if target.llvm_attributes else ""
+        why = f"its code may not use {dtype} arithmetic: llvm_cpu = {cpu!r}{also} does not allow {needed}"
+        if target.file:
+            hints.append(f'add "+{needed}" to llvm_attributes in {target.file}')
+    elif target.file and features.allows(target, dtype):
+        why = f"the file of its core, {core.name}, has no rate of {dtype}"
+        hints.append(
+            f"if the core has {dtype} arithmetic, add multiply-adds a cycle to its file: [rates] {dtype} = 16.0"
+        )
+    else:
+        why = f"{core.title} has no {dtype} arithmetic"
+        if target.is_host and (own := host.machine()) != host.of_core(core) and dtype in own.computes:
+            hints.append(f"this machine has it: set {host.VARIABLE}={own.name}")
+    able = computing(dtype)
+    hints.append(f"targets that compute {dtype}: {', '.join(able)}" if able else f"no shipped target computes {dtype}")
+    raise TvmMobilenetError(f"target {target.name}: {why}", "; ".join(hints))
 
 
 def table_rows() -> list[tuple[str, ...]]:
     """What ``--target list`` prints: a heading, then one row a board, all strings."""
-    rows = [("target", "board", "core", "cores", "GHz", "memory", "code")]
+    rows = [("target", "board", "core", "cores", "GHz", "memory", "code", "computes")]
     for target in map(load, names()):
         host = target.is_host
         rows.append(
@@ -227,6 +266,7 @@ def table_rows() -> list[tuple[str, ...]]:
                 "" if host else f"{target.clock_hz / 1e9:.1f}",
                 "" if host else f"{target.memory_bytes / 2**30:.3g} GiB",
                 f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}",
+                ", ".join(dtype for dtype in dtypes.OF_DATA if target.computes(dtype)),
             )
         )
     return rows

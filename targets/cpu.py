@@ -53,6 +53,7 @@ CPUID_X86_64 = {
         31: "avx512vl",
     },
     (1, 2): {11: "avx512_vnni"},
+    (1, 3): {23: "avx512_fp16"},
     (2, 2): {0: "lahf_lm", 5: "abm"},
 }
 _AT_HWCAP, _AT_HWCAP2 = 16, 26

@@ -17,25 +17,37 @@ _FEATURES = {
         n: (n.replace(".", "_"),)
         for n in (
             *("ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi2"),
-            *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"),
+            *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni", "avx512fp16"),
         )
     },
 }
 
 
-# LLVM's name of the feature without which it computes a dtype by another one
+# LLVM's name of the feature without which it computes a dtype by another one, and says nothing
 _NEEDED = {
     "float16": {"aarch64": "fullfp16", "armv7": "fullfp16", "x86_64": "avx512fp16"},
-    "int8": {"aarch64": "neon", "armv7": "neon"},
+    "int8": {"aarch64": "neon", "armv7": "neon", "x86_64": "avx512vnni"},
 }
+# LLVM's CPUs of shipped cores that have a feature, so that a list of targets need not import tvm
+_CPUS = {"fullfp16": ("cortex-a76",)}
+
+
+def needed(target, dtype: str) -> str:
+    """LLVM's name of the feature that a target's code must be allowed, to compute a dtype; empty where none is."""
+    return _NEEDED.get(dtype, {}).get(target.architecture, "")
 
 
 def allows(target, dtype: str) -> bool:
     """Whether a target's code may have instructions of a dtype."""
-    needed = _NEEDED.get(dtype, {}).get(target.architecture)
-    if dtype not in _NEEDED:
+    feature = needed(target, dtype)
+    if not feature:
         return True
-    return needed is not None and _has(target)(needed)
+    if not any(attribute.startswith("-") for attribute in target.llvm_attributes):
+        if f"+{feature}" in target.llvm_attributes:
+            return True
+        if (target.llvm_cpu or target.core.llvm_cpu) in _CPUS.get(feature, ()):
+            return True
+    return _has(target)(feature)
 
 
 def _has(target):

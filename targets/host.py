@@ -4,8 +4,9 @@ A level is what a compiler may use of a CPU. It sets LLVM's CPU, the vectors' si
 the core's name, so tune records of different levels never mix and a build says what it needs. Unless
 ``TVM_MOBILENET_HOST_CPU`` names a lower one, the highest level that this machine has is used.
 
-Levels of x86-64 are those of its psABI (version 1.0, table 3.1), which LLVM has as CPUs. Arm has none: ``armv8-a`` is
-what every AArch64 core has, ``armv8.2-a`` what a Cortex-A76 adds. Rates are those of the common cores with the same
+Levels of x86-64 are those of its psABI (version 1.0, table 3.1), which LLVM has as CPUs, and ``x86-64-v4-fp16``, which
+adds half-precision arithmetic. Arm has none: ``armv8-a`` is what every AArch64 core has, ``armv8.2-a`` what a Cortex-A76
+adds. Rates are those of the common cores with the same
 vectors, DRAM as a Cortex-A76 streams it; nothing is predicted for the host, it measures.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from tvm_mobilenet.targets import cpu
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
 
 VARIABLE = "TVM_MOBILENET_HOST_CPU"
@@ -41,6 +43,10 @@ class Level:
         What the CPU must have, as ``targets.cpu.features`` names it; those of lower levels included.
     fma_per_cycle : float
         Vector multiply-adds a cycle; half as many where a multiply-add is two instructions.
+    computes : tuple of str
+        Dtypes other than float32 that it has arithmetic for.
+    attributes : tuple of str
+        What LLVM must be told beside its CPU, as a target's ``llvm_attributes``.
     """
 
     name: str
@@ -49,6 +55,8 @@ class Level:
     vector_registers: int
     flags: tuple[str, ...] = ()
     fma_per_cycle: float = 2.0
+    computes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
     def lacks(self, flags: Collection[str]) -> list[str]:
         """Which of its flags are not among a CPU's."""
@@ -58,20 +66,39 @@ class Level:
 _V2 = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 _V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_V4_FP16 = (*_V4, "avx512_fp16")
 _A76 = ("asimd", "crc32", "atomics", "asimdrdm", "fphp", "asimdhp", "asimddp", "lrcpc")
 LEVELS = {  # ascending
-    "x86_64": tuple(
-        Level(name=name, llvm_cpu=name, vector_bytes=b, vector_registers=n, flags=flags, fma_per_cycle=rate)
-        for name, b, n, flags, rate in (
-            ("x86-64", 16, 16, (), 1.0),
-            ("x86-64-v2", 16, 16, _V2, 1.0),
-            ("x86-64-v3", 32, 16, _V3, 2.0),
-            ("x86-64-v4", 64, 32, _V4, 2.0),
-        )
+    "x86_64": (
+        *(
+            Level(name=name, llvm_cpu=name, vector_bytes=b, vector_registers=n, flags=flags, fma_per_cycle=rate)
+            for name, b, n, flags, rate in (
+                ("x86-64", 16, 16, (), 1.0),
+                ("x86-64-v2", 16, 16, _V2, 1.0),
+                ("x86-64-v3", 32, 16, _V3, 2.0),
+                ("x86-64-v4", 64, 32, _V4, 2.0),
+            )
+        ),
+        Level(
+            name="x86-64-v4-fp16",
+            llvm_cpu="x86-64-v4",
+            vector_bytes=64,
+            vector_registers=32,
+            flags=_V4_FP16,
+            computes=("float16",),
+            attributes=("+avx512fp16",),
+        ),
     ),
     "aarch64": (
         Level(name="armv8-a", llvm_cpu="cortex-a72", vector_bytes=16, vector_registers=32),
-        Level(name="armv8.2-a", llvm_cpu="cortex-a76", vector_bytes=16, vector_registers=32, flags=_A76),
+        Level(
+            name="armv8.2-a",
+            llvm_cpu="cortex-a76",
+            vector_bytes=16,
+            vector_registers=32,
+            flags=_A76,
+            computes=("float16",),
+        ),
     ),
     "armv7": (Level(name="armv7-a", llvm_cpu="cortex-a7", vector_bytes=16, vector_registers=16),),
 }
@@ -136,8 +163,20 @@ def level() -> Level:
 
 
 def of_llvm_cpu(cpu: str) -> Level | None:
-    """The level that is this CPU for LLVM, or None."""
+    """The lowest level that is this CPU for LLVM, or None."""
     return next((one for levels in LEVELS.values() for one in levels if one.llvm_cpu == cpu), None)
+
+
+def of_core(core) -> Level | None:
+    """The level whose name a core has or ends with, and whose CPU for LLVM; None for a core of a board."""
+    return next(
+        (
+            one
+            for one in LEVELS.get(core.architecture, ())
+            if f"-{core.name}".endswith(f"-{one.name}") and core.llvm_cpu == one.llvm_cpu
+        ),
+        None,
+    )
 
 
 def cores() -> int:
@@ -165,6 +204,9 @@ def core_data() -> dict:
         "fma_latency": 4,
         "fma_accumulate_latency": 4,
         "dram_line_cycles": 13.0,
+        "rates": {
+            dtype: chosen.fma_per_cycle * (chosen.vector_bytes // dtypes.of(dtype).bytes) for dtype in chosen.computes
+        },
         "l1d": {"bytes": 32768, "ways": 8},
         "l2": {"bytes": 524288, "ways": 8},
     }

@@ -13,11 +13,13 @@ import tomllib
 
 from tvm_mobilenet.targets import Cache, Core, Limits, Target
 
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.errors import TvmMobilenetError, nearest
 
 _NAME = re.compile(
     r"[^\W][^/\x00-\x1f\x7f]{0,99}"
 )  # of a file, without its suffix; it becomes part of other files' names
+MOST_MULTIPLY_ADDS = 4096  # a cycle
 _TYPES = {
     "int": (int, "a whole number"),
     "int | None": (int, "a whole number"),
@@ -66,6 +68,8 @@ def target(data: dict, where: str) -> Target:
         if not isinstance(data["llvm_attributes"], list):
             raise TvmMobilenetError(f"{where}: llvm_attributes = {data['llvm_attributes']!r} is not a list")
         data["llvm_attributes"] = tuple(data["llvm_attributes"])
+    if isinstance(data.get("core"), Core) and data.get("llvm_cpu", "") in ("", data["core"].llvm_cpu):
+        data["llvm_attributes"] = _with_those_of_level(data["core"], data.get("llvm_attributes", ()))
     return _make(Target, data, where)
 
 
@@ -77,6 +81,8 @@ def core(data: dict, where: str) -> Core:
             data[level] = _make(Cache, data[level], f"{where}: [{level}]")
     if isinstance(data.get("limits"), dict):
         data["limits"] = _make(Limits, data["limits"], f"{where}: [limits]")
+    if isinstance(data.get("rates"), dict):
+        _check_rates(data["rates"], where)
     if odd := _odd(data.get("model", {}), "model"):
         raise TvmMobilenetError(f"{where}: {odd} is neither a number, a string, true or false, a list nor a table")
     made = _make(Core, data, where)
@@ -91,6 +97,35 @@ def at_level(core: Core) -> Core:
     if core.name.endswith(f"-{level.name}"):
         return core
     return dataclasses.replace(core, name=f"{core.name}-{level.name}", llvm_cpu=level.llvm_cpu)
+
+
+def _with_those_of_level(core: Core, attributes: tuple) -> tuple:
+    """A target's LLVM attributes, after those that the level of its core has and the target does not speak of."""
+    from tvm_mobilenet.targets import host
+
+    level = host.of_core(core)
+    told = {str(attribute)[1:] for attribute in attributes}
+    return (*(a for a in (level.attributes if level else ()) if a[1:] not in told), *attributes)
+
+
+def _check_rates(rates: dict, where: str) -> None:
+    """Refuse a table ``[rates]`` with a key that is no dtype of data, or a value that no core has."""
+    known = [dtype for dtype in dtypes.OF_DATA if dtype != "float32"]
+    for key, value in rates.items():
+        if key not in known:
+            near = nearest(key, known)
+            why = "; the rate of float32 is fma_per_cycle" if key == "float32" else ""
+            raise TvmMobilenetError(
+                f"{where}: [rates]: unknown dtype {key!r} = {value!r}" + (f"; did you mean {near!r}?" if near else why),
+                "dtypes: " + ", ".join(known),
+            )
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise TvmMobilenetError(f"{where}: [rates]: {key} = {value!r} is not a number", "multiply-adds a cycle")
+        if not 1 / 64 <= value <= MOST_MULTIPLY_ADDS:
+            raise TvmMobilenetError(
+                f"{where}: [rates]: {key} = {value!r}: not between {1 / 64} and {MOST_MULTIPLY_ADDS}",
+                "multiply-adds a cycle",
+            )
 
 
 def _odd(value: object, where: str) -> str:
