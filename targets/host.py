@@ -5,9 +5,9 @@ the core's name, so tune records of different levels never mix and a build says 
 ``TVM_MOBILENET_HOST_CPU`` names a lower one, the highest level that this machine has is used.
 
 Levels of x86-64 are those of its psABI (version 1.0, table 3.1), which LLVM has as CPUs, and ``x86-64-v4-fp16``, which
-adds half-precision arithmetic. Arm has none: ``armv8-a`` is what every AArch64 core has, ``armv8.2-a`` what a Cortex-A76
-adds. Rates are those of the common cores with the same
-vectors, DRAM as a Cortex-A76 streams it; nothing is predicted for the host, it measures.
+adds half-precision arithmetic. Arm has none: ``armv8-a`` is what every AArch64 core has, ``armv8.2-a`` what a
+Cortex-A76 adds. Rates are those of the common cores with the same vectors, DRAM as a Cortex-A76 streams it; nothing is
+predicted for the host, it measures.
 """
 
 from __future__ import annotations

@@ -114,9 +114,11 @@ def _check_rates(rates: dict, where: str) -> None:
     for key, value in rates.items():
         if key not in known:
             near = nearest(key, known)
-            why = "; the rate of float32 is fma_per_cycle" if key == "float32" else ""
+            why = f"; did you mean {near!r}?" if near else ""
+            if key == "float32":
+                why = "; the rate of float32 is fma_per_cycle"
             raise TvmMobilenetError(
-                f"{where}: [rates]: unknown dtype {key!r} = {value!r}" + (f"; did you mean {near!r}?" if near else why),
+                f"{where}: [rates]: unknown dtype {key!r} = {value!r}{why}",
                 "dtypes: " + ", ".join(known),
             )
         if not isinstance(value, (int, float)) or isinstance(value, bool):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from tvm_mobilenet.targets import cpu, host
+from tvm_mobilenet.targets import cpu, host, stored
 
 from tests.support import modules
 from tvm_mobilenet import bench, build, profile, schedules, targets, verify
@@ -43,7 +43,9 @@ def this_machine_is(monkeypatch, machine: str, flags) -> None:
 @pytest.mark.parametrize(
     "flags, name, nbytes, registers",
     [
+        (host._V4_FP16, "x86-64-v4-fp16", 64, 32),
         (host._V4, "x86-64-v4", 64, 32),
+        ((*host._V3, "avx512_fp16"), "x86-64-v3", 32, 16),
         ((*host._V3, "avx512f", "avx512cd"), "x86-64-v3", 32, 16),  # Knights Landing
         ((*host._V2, "avx", "f16c"), "x86-64-v2", 16, 16),  # Ivy Bridge: without fused multiply-add
         (("pni", "ssse3"), "x86-64", 16, 16),
@@ -54,8 +56,14 @@ def test_all_of_a_level_is_found_at_once(monkeypatch, flags, name, nbytes, regis
     this_machine_is(monkeypatch, "x86_64", flags)
     monkeypatch.delenv(host.VARIABLE, raising=False)
     core = targets.load("host").core
-    assert (core.name, core.llvm_cpu, core.vector_bytes, core.vector_registers) == (name, name, nbytes, registers)
-    assert targets.load("host").llvm_target()["mcpu"] == name
+    cpu_of_llvm = name.removesuffix("-fp16")
+    assert (core.name, core.llvm_cpu, core.vector_bytes, core.vector_registers) == (
+        name,
+        cpu_of_llvm,
+        nbytes,
+        registers,
+    )
+    assert targets.load("host").llvm_target()["mcpu"] == cpu_of_llvm
 
 
 @pytest.mark.parametrize(
@@ -109,10 +117,45 @@ def test_levels_are_llvms_own():
 
     has = tvm.get_global_func("target.target_has_feature")
     other = {"lahf_lm": "sahf", "pni": "sse3", "bmi1": "bmi", "abm": "lzcnt", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
+    other["avx512_fp16"] = "avx512fp16"
     for level in host.LEVELS["x86_64"]:
-        target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": level.llvm_cpu})
-        found = [flag for flag in host._V4 if has(other.get(flag, flag), target)]
+        facts = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": level.llvm_cpu}
+        target = tvm.target.Target({**facts, **({"mattr": list(level.attributes)} if level.attributes else {})})
+        found = [flag for flag in host._V4_FP16 if has(other.get(flag, flag), target)]
         assert set(found) == set(level.flags), level.name
+
+
+@pytest.mark.parametrize(
+    "machine, flags, rate",
+    [
+        ("x86_64", host._V4_FP16, 64.0),
+        ("x86_64", host._V4, None),
+        ("aarch64", host._A76, 16.0),
+        ("aarch64", [flag for flag in host._A76 if flag != "asimdhp"], None),
+        ("aarch64", [flag for flag in host._A76 if flag != "fphp"], None),
+        ("aarch64", ["asimd"], None),
+        ("armv7l", ["neon"], None),
+    ],
+)
+def test_a_host_computes_float16_where_its_cpu_does(monkeypatch, machine, flags, rate):
+    this_machine_is(monkeypatch, machine, flags)
+    monkeypatch.delenv(host.VARIABLE, raising=False)
+    target = targets.load("host")
+    assert target.computes("float16") == (rate is not None) == ("host" in targets.computing("float16"))
+    if rate is None:
+        with pytest.raises(TvmMobilenetError, match=f"at {target.core.name} has no float16") as e:
+            targets.require(target, "float16")
+        assert "arm82, rpi5" in e.value.hint
+        return
+    assert target.core.macs_per_cycle("float16") == rate == 2 * target.core.macs_per_cycle("float32")
+    assert stored.from_data(json.loads(json.dumps(stored.to_data(target))), "plan.json") == target
+    assert not needs.missing(target, flags) and needs.missing(
+        target, [f for f in flags if "hp" not in f and "_fp16" not in f]
+    )
+    monkeypatch.setenv(host.VARIABLE, host.LEVELS[host.architecture()][0].name)
+    with pytest.raises(TvmMobilenetError) as e:
+        targets.require(targets.load("host"), "float16")
+    assert f"this machine has it: set {host.VARIABLE}={target.core.name}" in e.value.hint
 
 
 def test_without_proc_the_cpu_is_asked_itself(monkeypatch):

@@ -102,13 +102,26 @@ def test_what_is_stored_comes_back(name):
     target = targets.load(name)
     data = json.loads(json.dumps(stored.to_data(target), allow_nan=False))
     found = stored.from_data(data, "plan.json")
-    assert found == target and found.core.model == target.core.model
+    assert found == target and found.core.model == target.core.model and found.core.rates == target.core.rates
     assert log.target_key(found) == log.target_key(target) and not stored.changes(found)
+
+
+def test_a_build_of_before_rates_is_read_and_nothing_said():
+    """Of a Pi 5 as builds had it: without rates, so it does not compute float16."""
+    data = stored.to_data(targets.load("rpi5"))
+    del data["core"]["rates"]
+    found = stored.from_data(data, "plan.json")
+    assert not found.computes("float16") and not stored.changes(found)
+    data["core"]["rates"] = {"float16": 8.0}
+    assert "core.rates.float16 was 8.0, is 16.0" in stored.changes(stored.from_data(data, "plan.json"))
 
 
 @pytest.mark.parametrize(
     "do, says",
     [
+        (lambda t: t["core"].update(rates={"float61": 16.0}), "[core]: [rates]: unknown dtype 'float61'"),
+        (lambda t: t["core"].update(rates={"float16": None}), "[rates]: float16 = None is not a number"),
+        (lambda t: t["core"].update(rates=[16.0]), "rates = [16.0] is not a table"),
         (lambda t: t.update(colour="red"), "unknown key 'colour'"),
         (lambda t: t["core"].update(lanes=4), "unknown key 'lanes'"),
         (lambda t: t["core"]["l1d"].update(banks=4), "unknown key 'banks'"),

@@ -11,7 +11,7 @@ from tvm_mobilenet import targets
 from tvm_mobilenet.errors import TvmMobilenetError
 
 FOLDER = Path(targets.__file__).parent
-BOARDS = ("arm", "armv7", "host", "rpi3", "rpi3bplus", "rpi4", "rpi5", "zero2w")
+BOARDS = ("arm", "arm82", "armv7", "host", "rpi3", "rpi3bplus", "rpi4", "rpi5", "zero2w")
 
 
 def test_every_board_ships():
@@ -133,6 +133,119 @@ def test_wrong_values_of_a_core_are_named(tmp_path, change, says):
     assert says in str(e.value) and "my-core.toml" in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "table,says",
+    [
+        ("float61 = 16.0", "[rates]: unknown dtype 'float61' = 16.0; did you mean 'float16'"),
+        ("float32 = 8.0", "[rates]: unknown dtype 'float32' = 8.0; the rate of float32 is fma_per_cycle"),
+        ("int32 = 8.0", "[rates]: unknown dtype 'int32'"),
+        ("float16 = -16", "[rates]: float16 = -16: not between"),
+        ("float16 = 0", "[rates]: float16 = 0: not between"),
+        ("float16 = inf", "[rates]: float16 = inf: not between"),
+        ("float16 = nan", "[rates]: float16 = nan: not between"),
+        ("float16 = 1e-9", "[rates]: float16 = 1e-09: not between"),
+        ("float16 = true", "[rates]: float16 = True is not a number"),
+        ('float16 = "16"', "[rates]: float16 = '16' is not a number"),
+        ("[rates.float16]\nrate = 3", "[rates]: float16 = {'rate': 3} is not a number"),
+    ],
+)
+def test_wrong_rates_are_named(tmp_path, table, says):
+    with pytest.raises(TvmMobilenetError) as e:
+        targets.load(copied(tmp_path, core=lambda s: s.replace("[l1d]", f"[rates]\n{table}\n[l1d]", 1)))
+    assert says in str(e.value) and "my-core.toml" in str(e.value)
+
+
 def test_missing_file():
     with pytest.raises(TvmMobilenetError, match=r"nowhere\.toml"):
         targets.load("nowhere.toml")
+
+
+# ---- dtypes
+
+
+def a76(tmp_path, change=lambda s: s, core=lambda s: s):
+    """A Pi 5 as a user's own files, each changed by a function."""
+    (tmp_path / "my-core.toml").write_text(core((FOLDER / "cores/cortex-a76.toml").read_text()))
+    text = (FOLDER / "rpi5.toml").read_text().replace('core = "cortex-a76"', 'core = "my-core.toml"')
+    (tmp_path / "my.toml").write_text(change(text))
+    return targets.load(str(tmp_path / "my.toml"))
+
+
+def without_rates(text):
+    return re.sub(r"(?m)^\[rates\]\nfloat16 = .*\n", "", text)
+
+
+def refused(target, dtype="float16"):
+    assert not target.computes(dtype)
+    with pytest.raises(TvmMobilenetError) as e:
+        targets.require(target, dtype)
+    assert e.value.exit_code == 2
+    return e.value
+
+
+def test_those_that_compute_float16_are_named():
+    able = set(targets.computing("float16")) - {"host"}
+    assert able == {"rpi5", "arm82"} and set(targets.computing("float32")) == set(targets.names())
+    listed = {row[0]: row[-1] for row in targets.table_rows()[1:]}
+    assert {name for name, dtypes in listed.items() if "float16" in dtypes} - {"host"} == able
+    for name in sorted(able):
+        targets.require(targets.load(name), "float16")
+
+
+@pytest.mark.parametrize("name", ["arm", "armv7", "rpi3", "rpi3bplus", "rpi4", "zero2w"])
+def test_a_core_without_half_precision_is_refused(name):
+    target = targets.load(name)
+    told = refused(target)
+    assert told.message == f"target {name}: {target.core.title} has no float16 arithmetic"
+    assert "targets that compute float16: arm82" in told.hint and "rpi5" in told.hint
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'llvm_cpu = "generic"',
+        'llvm_cpu = "generic"\nllvm_attributes = ["+v8.2a", "+dotprod"]',
+        'llvm_cpu = "cortex-a72"',
+        'llvm_attributes = ["-fullfp16"]',
+        'llvm_attributes = ["+fullfp16", "-fullfp16"]',
+        'llvm_attributes = ["-fp-armv8"]',  # without which LLVM has no half precision either
+    ],
+)
+def test_code_that_may_not_use_half_precision_is_refused(tmp_path, line):
+    """LLVM would convert each value to float32 and back, and say nothing."""
+    target = a76(tmp_path, lambda s: s.replace("rpc_key", f"{line}\nrpc_key"))
+    told = refused(target)
+    assert "its code may not use float16 arithmetic: llvm_cpu = " in told.message and "fullfp16" in told.message
+    assert f'add "+fullfp16" to llvm_attributes in {target.file}' in told.hint and "rpi5" in told.hint
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        'llvm_cpu = "generic"\nllvm_attributes = ["+fullfp16"]',
+        'llvm_cpu = "generic"\nllvm_attributes = ["+v8.2a", "+fp16fml"]',  # which LLVM has fullfp16 with
+        'llvm_cpu = "neoverse-n1"',
+        'llvm_attributes = ["-fullfp16", "+fullfp16"]',
+    ],
+)
+def test_code_that_may_use_half_precision_is_taken(tmp_path, line):
+    target = a76(tmp_path, lambda s: s.replace("rpc_key", f"{line}\nrpc_key"))
+    assert target.computes("float16")
+    targets.require(target, "float16")
+
+
+def test_a_core_whose_file_has_no_rate_is_refused_with_what_to_add(tmp_path):
+    told = refused(a76(tmp_path, core=without_rates))
+    assert told.message == "target my: the file of its core, my-core, has no rate of float16"
+    assert "[rates] float16 = " in told.hint and "rpi5" in told.hint
+
+
+def test_llvm_agrees_with_what_is_said_of_its_cpus():
+    """`--target list` does not ask LLVM; what it says must be LLVM's own answer."""
+    from tvm_mobilenet.targets import features
+
+    for name in targets.names():
+        target = targets.load(name)
+        if needed := features.needed(target, "float16"):
+            assert features.allows(target, "float16") == features._has(target)(needed), name
