@@ -67,6 +67,9 @@ class Kind:
     reference : callable
         ``reference(layer, x, weight, bias, second)``: the sum before residual and activation, of float64 tensors with
         channels second. The padding is the kind's own to apply.
+    stepped : callable or None
+        ``stepped(layer, x, weight, bias, second, steps)``: the same as its kernel computes it, in its kernel's order, by
+        ``steps``, a `checking.stepped.Steps`, which rounds; of float64 arrays, channels last. None: there is no order.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Kind:
     formula: Callable = lambda layer, cost: 0
     patterns: dict[str, Callable] = field(default_factory=dict)
     reference: Callable | None = None
+    stepped: Callable | None = None
 
 
 _KINDS: dict[str, Kind] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import conv2d, convolved, filters, squares
+from tvm_mobilenet.kinds.windows import conv2d, convolved, convolved_in_steps, filters, squares
 
 
 def _formula(layer, cost) -> int:
@@ -33,5 +33,6 @@ register(
         formula=_formula,
         patterns={"nn.conv2d": _pattern},
         reference=convolved,
+        stepped=convolved_in_steps,
     )
 )

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import conv2d, convolved, filters, squares
+from tvm_mobilenet.kinds.windows import conv2d, convolved, convolved_in_steps, filters, squares
 
 
 def _formula(layer, cost) -> int:
@@ -91,5 +91,6 @@ register(
             "multiply": lambda make, call: _affine(make, call, "mul"),
         },
         reference=convolved,
+        stepped=convolved_in_steps,
     )
 )

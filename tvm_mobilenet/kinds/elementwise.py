@@ -18,6 +18,10 @@ def _reference(layer, x, weight, bias, second):
     return x if layer.op == "none" else _OPERATORS[layer.op](x, second)
 
 
+def _stepped(layer, x, weight, bias, second, steps):
+    return x if layer.op == "none" else steps.round(_OPERATORS[layer.op](x, second))
+
+
 def _binary(make, call, op: str):
     constant = make.array(call.args[1])
     if constant is not None:
@@ -58,5 +62,6 @@ register(
         writes_nchw=True,
         pitched=True,
         reference=_reference,
+        stepped=_stepped,
     )
 )

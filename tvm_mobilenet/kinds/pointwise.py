@@ -6,7 +6,7 @@ import math
 from math import prod
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import conv2d, convolved, matrix
+from tvm_mobilenet.kinds.windows import conv2d, convolved, convolved_in_steps, matrix
 
 
 def _formula(layer, cost) -> int:
@@ -48,6 +48,7 @@ _PRODUCT = {
     "weight_shape": matrix,
     "formula": _formula,
     "reference": convolved,
+    "stepped": convolved_in_steps,
 }
 
 register(

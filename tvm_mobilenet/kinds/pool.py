@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import check_window, padded, window_of
+from tvm_mobilenet.kinds.windows import check_window, padded, taken, window_of
 
 
 def _reference(layer, x, weight, bias, second):
@@ -12,6 +12,25 @@ def _reference(layer, x, weight, bias, second):
         kernel, dilation = layer.kernel[axis], layer.dilation[axis]
         windows = windows.unfold(2 + axis, (kernel - 1) * dilation + 1, layer.stride[axis])[..., ::dilation]
     return windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
+
+
+def _stepped(layer, x, weight, bias, second, steps):
+    import numpy as np
+
+    start = 0.0 if layer.op == "avg" else -np.inf
+    sums = np.full((layer.batch, layer.out_height, layer.out_width, layer.channels), start)
+    ones = np.ones(1)
+    found = [
+        (None, where, x[read], ones)
+        for kh in range(layer.kernel[0])
+        for kw in range(layer.kernel[1])
+        for where, read in [taken(layer, kh, kw)]
+    ]
+    if layer.op == "avg":
+        return steps.round(steps.sum_products(sums, found) * steps.const(1.0 / (layer.kernel[0] * layer.kernel[1])))
+    for _, where, values, _ in found:
+        np.maximum(sums[where], values, out=sums[where])
+    return sums
 
 
 def _average(make, call):
@@ -54,6 +73,7 @@ register(
         pitched=True,
         wide=True,
         reference=_reference,
+        stepped=_stepped,
         patterns={"nn.avg_pool2d": _average, "nn.max_pool2d": _maximum},
     )
 )

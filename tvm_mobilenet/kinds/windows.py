@@ -22,6 +22,66 @@ def convolved(layer, x, weight, bias, second):
     return F.conv2d(padded(layer, x, 0.0), weight, bias, layer.stride, 0, layer.dilation, layer.groups)
 
 
+def chunks(layer) -> tuple[int, int, int]:
+    """How many tap rows, taps of a row and input channels of a tap the products of one chunk cover at most.
+
+    A chunk is of ``DType.chunk`` products or fewer: all of a window that has no more, else taps of one row, or channels
+    of one tap. It ends where the next would not begin at a multiple of these.
+    """
+    from tvm_mobilenet import dtypes
+
+    most, depth = dtypes.of(layer.dtype).chunk, layer.channels // layer.groups
+    if depth * layer.kernel[0] * layer.kernel[1] <= most:
+        return layer.kernel[0], layer.kernel[1], depth
+    return 1, max(1, min(layer.kernel[1], most // depth)), min(depth, most)
+
+
+def convolved_in_steps(layer, x, weight, bias, second, steps):
+    """A layer's convolution, one product after the other: tap rows, taps of a row, input channels of a tap."""
+    import numpy as np
+
+    depth, n = layer.channels // layer.groups, layer.out_channels // layer.groups
+    x = x.reshape(*x.shape[:3], layer.groups, depth, 1)
+    weight = weight.reshape(layer.groups, n, depth, *layer.kernel)
+    weight = np.ascontiguousarray(weight.transpose(3, 4, 2, 0, 1))  # kh, kw, c, group, n
+    sums = np.empty((layer.batch, layer.out_height, layer.out_width, layer.groups, n))
+    rows_of, taps_of, channels_of = chunks(layer)
+
+    def products(first: int, last: int):
+        for kh in range(layer.kernel[0]):
+            rows, y = _inside(layer, 0, kh, first, last)
+            for kw in range(layer.kernel[1]):
+                columns, at = _inside(layer, 1, kw, 0, layer.out_width)
+                if rows.start < rows.stop and columns.start < columns.stop:
+                    seen = np.ascontiguousarray(np.moveaxis(x[:, y, at], -2, 0))
+                    where = slice(None), slice(rows.start - first, rows.stop - first), columns
+                    for c in range(depth):
+                        yield (kh // rows_of, kw // taps_of, c // channels_of), where, seen[c], weight[kh, kw, c]
+
+    for block in steps.blocks(sums.shape):
+        start = np.broadcast_to(bias.reshape(layer.groups, n), sums[:, block].shape)
+        sums[:, block] = steps.sum_products(start, products(block.start, block.stop))
+    return sums.reshape(*sums.shape[:3], layer.out_channels)
+
+
+def _inside(layer, axis: int, tap: int, first: int, last: int) -> tuple[slice, slice]:
+    """The output's positions from ``first`` to ``last`` that read the data at a tap, and what they read."""
+    size, stride = (layer.height, layer.width)[axis], layer.stride[axis]
+    off = tap * layer.dilation[axis] - layer.padding[axis]
+    start = max(first, -(off // stride))  # the first whose source is no padding
+    stop = min(last, (size - 1 - off) // stride + 1)
+    return slice(start, stop), slice(start * stride + off, (stop - 1) * stride + off + 1, stride)
+
+
+def taken(layer, kh: int, kw: int) -> tuple[tuple, tuple]:
+    """Which outputs, channels last, read the data at a tap, and which of the data."""
+    rows, y = _inside(layer, 0, kh, 0, layer.out_height)
+    columns, x = _inside(layer, 1, kw, 0, layer.out_width)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        rows = columns = y = x = slice(0, 0)
+    return (slice(None), rows, columns), (slice(None), y, x)
+
+
 def squares(layer) -> tuple[float, float]:
     """Sides of squares that have as much as a layer's kernel and as its outputs do: the papers' D_K and D_F."""
     return math.sqrt(math.prod(layer.kernel)), math.sqrt(layer.out_height * layer.out_width * layer.batch)

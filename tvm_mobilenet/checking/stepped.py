@@ -1,0 +1,210 @@
+"""What a layer computes where its dtype rounds visibly: as its kernel does, rounded once at each step.
+
+A kernel of float16 sums in an order that belongs to its layer, whatever its decisions: bias first, then products one by
+one, k ascending (taps row by row, the channels of a tap ascending, padding left out), each by a fused multiply-add, so
+``float16(a * b + total)`` with the inner expression exact. Residual and activation follow, rounded step by step. Here
+stands the same order in float64, which holds each such product and sum exactly, so that a right kernel is equal in
+value, signs of zero aside, and not near. Exponentials and divisions may be one unit in the last place off.
+
+A layer that sums in float32 (``sums_f32``) adds up ``DType.chunk`` products in float16, beginning at zero, and adds
+that to a float32 sum, which begins with the bias; `kinds.windows.chunks` says which products make a chunk.
+
+The order of products is the kind's to say (`kinds.Kind.stepped`), as its definition is. Nothing here knows of tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.layer import Layer
+
+BLOCK_VALUES = 1 << 15  # of sums at a time, so that they stay in a cache: 256 KiB
+_ROUNDED = ("hardswish", "hardsigmoid", "none", "relu", "relu6")  # activations without exponential or division
+
+
+def run(
+    layer: Layer,
+    data: np.ndarray,
+    weight=None,
+    bias=None,
+    second: np.ndarray | None = None,
+    *,
+    largest: bool = True,
+) -> tuple[np.ndarray, float]:
+    """The layer's output, and the largest magnitude that any value had on the way.
+
+    Parameters
+    ----------
+    data, weight, bias, second
+        As `reference.reference` takes them.
+    largest : bool
+        False: leave that out, which saves a tenth of the time; it is 0.0 then.
+
+    Returns
+    -------
+    (ndarray, float)
+        ``layer.output_shape`` of ``layer.output_dtype``, and the largest magnitude of a sum, a product or an output that
+        is held in the layer's own dtype; wide sums do not count. Of a fused block the largest of all parts.
+
+    Raises
+    ------
+    ValueError
+        The layer's kind does not say in which order it computes: a generic one.
+    """
+    if layer.parts:
+        reached = 0.0
+        for i, part in enumerate(layer.parts):
+            last = i == len(layer.parts) - 1
+            data, one = run(
+                part, data.reshape(part.input_buffer if i == 0 else part.input_shape), weight[i], bias[i],
+                second if last else None, largest=largest,
+            )  # fmt: skip
+            reached = max(reached, one)
+        return data, reached
+    if layer.declared.stepped is None:
+        raise ValueError(f"{layer.name}: its kind has no order of steps")
+    steps = Steps(layer, largest)
+    x = steps.read(_channels_last(data[..., : layer.input_shape[-1]], layer.input_layout))
+    operand = None
+    if second is not None:
+        gate = layer.op == "scale"
+        lies = layer.output_layout if layer.residual != "none" else "NHWC" if gate else layer.input_layout
+        operand = steps.round(_channels_last(second[..., : layer.second_shape[-1]], lies))
+    own = [None if array is None else array.astype(np.float64) for array in (weight, bias)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = layer.declared.stepped(layer, x, *own, operand, steps)
+        y = steps.epilogue(y, operand if layer.residual != "none" else None)
+        if layer.output_dtype == layer.dtype:
+            steps.watch(y)
+        y = y if layer.output_layout == "NHWC" else y.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(y).astype(layer.output_dtype), steps.largest
+
+
+def units(layer: Layer) -> int | None:
+    """By how many units in the last place of its output a kernel may differ from `run`; None: `run` says nothing of it,
+    since its dtype leaves the order of its sums open."""
+    parts = layer.parts or (layer,)
+    if not all(dtypes.of(part.dtype).fused for part in parts):
+        return None
+    return int(any(part.declared.function or part.activation not in _ROUNDED for part in parts))
+
+
+class Steps:
+    """The roundings of one layer: what `kinds` compute with.
+
+    Attributes
+    ----------
+    dtype, sums : str
+        Of products and of sums, which are the dtype of residual and activation too.
+    largest : float
+        The largest magnitude so far of what is held in the layer's own dtype.
+    """
+
+    def __init__(self, layer: Layer, watched: bool = True):
+        self.layer, self.sums = layer, layer.accumulator_dtype
+        self.dtype = layer.dtype if layer.sums else self.sums
+        self.largest, self._watched = 0.0, watched
+
+    def read(self, data: np.ndarray) -> np.ndarray:
+        """Data as products see it: float64 numbers of their dtype."""
+        return self.round(data, self.dtype)
+
+    def round(self, values: np.ndarray, dtype: str | None = None) -> np.ndarray:
+        """To the nearest values of a dtype, by default that of the sums, as float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = values.astype(dtype or self.sums).astype(np.float64)
+        if dtype is None and self.sums == self.layer.dtype:
+            self.watch(rounded)
+        return rounded
+
+    def const(self, value: float) -> float:
+        """A constant of the kernel."""
+        return float(np.dtype(self.sums).type(value))
+
+    def blocks(self, shape: tuple[int, ...], axis: int = 1) -> Iterator[slice]:
+        """An axis in pieces of about ``BLOCK_VALUES`` values each."""
+        others = max(1, int(np.prod(shape)) // shape[axis])
+        rows = max(1, BLOCK_VALUES // others)
+        for start in range(0, shape[axis], rows):
+            yield slice(start, min(start + rows, shape[axis]))
+
+    def sum_products(self, start: np.ndarray, terms: Iterable[tuple]) -> np.ndarray:
+        """``start`` plus products, one after the other.
+
+        Parameters
+        ----------
+        start : float64
+        terms : iterable of (chunk, where, left, right)
+            ``where`` is an index of the sums that have this product, ``left * right`` broadcasts to it. ``chunk`` is
+            the same for all products of a chunk, which come together.
+        """
+        total = np.array(start, np.float64, order="C")
+        if self.layer.sums:
+            return self._sum_chunks(total, terms)
+        room, narrow = np.empty(total.size), np.empty(total.size, self.dtype)
+        for _, where, left, right in terms:
+            self._multiply_add(total[where], left, right, room, narrow)
+        return total
+
+    def _sum_chunks(self, total: np.ndarray, terms) -> np.ndarray:
+        room, narrow = np.empty(total.size), np.empty(total.size, self.dtype)
+        part, wide, open_chunk = np.zeros_like(total), np.empty(total.shape, self.sums), None
+
+        def close():
+            np.copyto(wide, total + part, casting="same_kind")
+            np.copyto(total, wide)
+            part.fill(0.0)
+
+        for chunk, where, left, right in terms:
+            if chunk != open_chunk and open_chunk is not None:
+                close()
+            open_chunk = chunk
+            self._multiply_add(part[where], left, right, room, narrow)
+        close()
+        return total
+
+    def _multiply_add(self, sums: np.ndarray, left, right, room: np.ndarray, narrow: np.ndarray) -> None:
+        exact, rounded = room[: sums.size].reshape(sums.shape), narrow[: sums.size].reshape(sums.shape)
+        np.multiply(left, right, out=exact)
+        np.add(exact, sums, out=exact)
+        np.copyto(rounded, exact, casting="same_kind")
+        np.copyto(sums, rounded)
+        if self.dtype == self.layer.dtype:
+            self.watch(sums)
+
+    def watch(self, values: np.ndarray) -> None:
+        """Take note of the largest of them."""
+        if self._watched and values.size:
+            self.largest = max(self.largest, float(values.max()), -float(values.min()))
+
+    def epilogue(self, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
+        """Residual and activation as `schedules.values.epilogue` writes them; what follows a product is added to it in
+        one step."""
+        layer = self.layer
+        if layer.residual == "before":
+            x = self.round(x + residual)
+        after = residual if layer.residual == "after" else None
+        return self.activate(layer.activation, x, after)
+
+    def activate(self, name: str, x: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
+        """An activation, and what is added after it."""
+        if name in ("hardswish", "hardsigmoid"):
+            gate = np.clip(self.round(x + 3.0), 0.0, 6.0)
+            sixth = self.const(1 / 6)
+            left, right = (x, self.round(gate * sixth)) if name == "hardswish" else (gate, sixth)
+            return self.round(left * right + (0.0 if then is None else then))
+        if name in ("sigmoid", "silu"):
+            y = (1.0 if name == "sigmoid" else x) / (1.0 + np.exp(-x))
+            x = self.round(y)
+        elif name in ("relu", "relu6"):
+            x = np.clip(x, 0.0, 6.0 if name == "relu6" else None)
+        elif name != "none":
+            raise ValueError(f"unknown activation {name!r}")
+        return x if then is None else self.round(x + then)
+
+
+def _channels_last(array: np.ndarray, layout: str) -> np.ndarray:
+    return array if layout == "NHWC" else array.transpose(0, 2, 3, 1)
