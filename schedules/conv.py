@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from tvm.tirx.script import builder as T
@@ -35,8 +36,10 @@ from tvm_mobilenet.schedules.defaults import conv as defaults
 from tvm_mobilenet.schedules.pointwise import constants
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import conv as space
+from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
+from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16")
@@ -72,14 +75,14 @@ def kernel(layer: Layer, d: Decisions):
 
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, run: Run, at: Position, group, width: int) -> None:
     """The outputs of one tile of columns, ``width`` channels of a group."""
-    acc = f.tile(run.tile, width, layer.accumulator_dtype)
-    acc.set_rows(f["bias"], at.c)
-    Taps(layer, f["data"], f["weight"], d["c_unroll"]).accumulate(acc, run, at, group)
+    sums = Sums(f, layer, run.tile, width)
+    sums.total.set_rows(f["bias"], at.c)
+    Taps(layer, f["data"], f["weight"], d["c_unroll"]).accumulate(sums, run, at, group)
     for i in range(run.tile):
         f.store(
             layer,
             f["output"],
-            lambda lane, i=i: acc[i, lane],
+            lambda lane, i=i: sums[i, lane],
             width,
             lambda lane, i=i: at.output(layer, lane, 0, i),
             f.get("second"),
@@ -96,10 +99,11 @@ class Taps:
     weight: nest.Tensor
     c_unroll: int
 
-    def accumulate(self, acc: nest.Tile, run: Run, at: Position, group=0) -> None:
+    def accumulate(self, sums: Sums, run: Run, at: Position, group=0) -> None:
         """Add the products of one tile of columns from ``at`` on, whose packed panel begins with its first channel."""
-        layer = self.layer
+        layer, acc = self.layer, sums.products
         depth, taps = layer.channels // layer.groups, layer.kernel[0] * layer.kernel[1]
+        chunk_rows, chunk_taps, chunk = chunks(layer)
         panel_at = at.c * (taps * depth)
 
         def step(kh, kw, c):
@@ -113,12 +117,32 @@ class Taps:
                     )
 
         def tap_row(kh, by):
-            for kw in sorted({k for taps in run.taps for k in taps}):
-                nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
+            columns = sorted({k for taps in run.taps for k in taps})
+            if not sums.chunked or layer.kernel[0] == chunk_rows > 1:
+                for kw in columns:
+                    nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
+            elif chunk < depth:
+                for kw in columns:
+                    sums.loop(depth, chunk, by, lambda c, kw=kw: step(kh, kw, c))
+            else:
+                for _, together in groupby(columns, lambda kw: kw // chunk_taps):
+                    sums.open()
+                    for kw in together:
+                        nest.unrolled(depth, by, lambda c, kw=kw: step(kh, kw, c))
+                    sums.close()
+
+        def tap_rows(rows: tuple[int, ...]):
+            whole = layer.kernel[0] == chunk_rows > 1
+            if whole:
+                sums.open()
+            for kh in rows:
+                tap_row(kh, depth)
+            if whole:
+                sums.close()
 
         if written_out(layer):
             rows = runs(layer, 0, 1)
-            nest.switch(at.h, [r.count for r in rows], lambda r, _: [tap_row(kh, depth) for kh in rows[r].taps[0]])
+            nest.switch(at.h, [r.count for r in rows], lambda r, _: tap_rows(rows[r].taps[0]))
         else:
             top = source(layer, 0, at.h, 0)
             first = T.max(0, (layer.dilation[0] - 1 - top) // layer.dilation[0])

@@ -37,8 +37,10 @@ from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
 from tvm_mobilenet.schedules.in_order.strips import strip_of
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import depthwise as space
+from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import Run, runs, source
 
+from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16")
@@ -114,12 +116,12 @@ class _Filters:
 
     def _accumulated(self, row: Run, column: Run, at: Position, width: int) -> None:
         layer, data, weight = self.layer, self.f["data"], self.f["weight"]
-        acc = self.f.tile(row.tile * column.tile, width, layer.accumulator_dtype)
+        sums = Sums(self.f, layer, row.tile * column.tile, width)
         apart = self.d["apart"] == "all"
-        acc.set_rows(self.f["bias"], at.c, apart)
+        sums.total.set_rows(self.f["bias"], at.c, apart and not sums.chunked)
         filter_tile(
             layer,
-            acc,
+            sums,
             row.taps,
             column.taps,
             lambda y, x, lane: data[
@@ -138,7 +140,7 @@ class _Filters:
                 self.f.store(
                     layer,
                     self.f["output"],
-                    lambda lane, n=i * column.tile + j: acc[n, lane],
+                    lambda lane, n=i * column.tile + j: sums[n, lane],
                     width,
                     lambda lane, i=i, j=j: at.output(layer, lane, i, j),
                     self.f.get("second"),
@@ -146,8 +148,8 @@ class _Filters:
                 )
 
 
-def filter_tile(layer: Layer, acc: nest.Tile, taps_h, taps_w, data, weight) -> None:
-    """Filter a tile of ``len(taps_h) x len(taps_w)`` positions into its accumulators.
+def filter_tile(layer: Layer, sums: Sums, taps_h, taps_w, data, weight) -> None:
+    """Filter a tile of ``len(taps_h) x len(taps_w)`` positions into its sums.
 
     ``data(y, x, lane)`` is the input y rows and x columns from where the first position's window begins,
     ``weight(kh, kw, lane)`` a tap; ``taps_h[i]`` are the tap rows that position row i reads. Every input value is read
@@ -161,9 +163,16 @@ def filter_tile(layer: Layer, acc: nest.Tile, taps_h, taps_w, data, weight) -> N
                     y = i * layer.stride[0] + kh * layer.dilation[0]
                     x = j * layer.stride[1] + kw * layer.dilation[1]
                     readers.setdefault((y, x), []).append((i * len(taps_w) + j, kh, kw))
+    rows, taps, _ = chunks(layer)
     for (y, x), uses in sorted(readers.items()):
         for n, kh, kw in uses:
-            acc.add_product(n, lambda lane, y=y, x=x: data(y, x, lane), lambda lane, kh=kh, kw=kw: weight(kh, kw, lane))
+            sums.add_product(
+                n,
+                (kh // rows, kw // taps),
+                lambda lane, y=y, x=x: data(y, x, lane),
+                lambda lane, kh=kh, kw=kw: weight(kh, kw, lane),
+            )
+    sums.finish()
 
 
 # ---- the constants

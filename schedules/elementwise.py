@@ -66,11 +66,11 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
     def value(lane):
         x = values.cast(data[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
         if layer.op == "scale":
-            x = x * values.cast(second[b, 0, 0, c + lane], dtype)
+            x = values.alone(layer, x * values.cast(second[b, 0, 0, c + lane], dtype))
         elif layer.op != "none":
             y = values.cast(second[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
-            x = x + y if layer.op == "add" else x - y if layer.op == "sub" else x * y
-        return values.activate(layer.activation, x, dtype)
+            x = x + y if layer.op == "add" else x - y if layer.op == "sub" else values.alone(layer, x * y)
+        return values.activate(layer, x, dtype)
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":

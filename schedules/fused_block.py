@@ -48,6 +48,7 @@ from tvm_mobilenet.schedules.in_order.strips import strip_of
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.row_tiles import between, columns_of, stages, window
 from tvm_mobilenet.schedules.spaces import fused_block as space
+from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet import schedules
@@ -212,11 +213,11 @@ class _FusedBlock:
             for run in runs(part, 1, d[f"{i}.tile_m"], self.columns[i]):
                 with nest.serial(run.count) as t:
                     w = run.start + t * run.tile
-                    acc = self.f.tile(run.tile, channels, part.accumulator_dtype)
-                    acc.set_rows(self.f[f"bias{i}"], first, self.apart)
-                    taps.accumulate(acc, run, Position(0, row, w, first))
+                    sums = Sums(self.f, part, run.tile, channels)
+                    sums.total.set_rows(self.f[f"bias{i}"], first, self.apart)
+                    taps.accumulate(sums, run, Position(0, row, w, first))
                     for j in range(run.tile):
-                        self.store(i, row, w + j, lambda lane, j=j, acc=acc: acc[j, lane], channels, first)
+                        self.store(i, row, w + j, lambda lane, j=j, sums=sums: sums[j, lane], channels, first)
 
         panels, rest = divmod(part.out_channels, d[f"{i}.tile_n"])
         with nest.serial(panels) as p:
@@ -252,10 +253,11 @@ class _Product:
 
     def _tile(self, column, height: int, first, channels: int) -> None:
         fused_block, part, k = self.fused_block, self.part, self.part.channels
-        acc = fused_block.f.tile(height, channels, part.accumulator_dtype)
-        acc.set_rows(self.bias, first, fused_block.apart)
+        sums = Sums(fused_block.f, part, height, channels)
+        sums.total.set_rows(self.bias, first, fused_block.apart)
         pointwise.multiply(
-            acc,
+            part,
+            sums,
             k,
             min(4, k),
             lambda m, c: self._data(column + m, c),
@@ -263,7 +265,7 @@ class _Product:
             part.input_row if self.paired else 0,
         )
         for m in range(height):
-            fused_block.store(self.i, self.row, column + m, lambda lane, m=m: acc[m, lane], channels, first)
+            fused_block.store(self.i, self.row, column + m, lambda lane, m=m: sums[m, lane], channels, first)
 
     def _data(self, position, c):
         fused_block, i = self.fused_block, self.i
@@ -301,18 +303,18 @@ class _Filters:
         if fused_block.d.get(f"{self.i}.loop") == "paired":
             self._row_tile(taps_h, taps_w, w, c, lanes)
             return
-        acc = fused_block.f.tile(len(taps_w), lanes, part.accumulator_dtype)
-        acc.set_rows(self.bias, c, fused_block.d["apart"] == "all")
+        sums = Sums(fused_block.f, part, len(taps_w), lanes)
+        sums.total.set_rows(self.bias, c, fused_block.d["apart"] == "all" and not sums.chunked)
         depthwise.filter_tile(
             part,
-            acc,
+            sums,
             [taps_h],
             taps_w,
             lambda y, x, lane: self._data(y, x, w, c + lane),
             lambda kh, kw, lane: self.weight[kh, kw, c + lane],
         )
         for j in range(len(taps_w)):
-            fused_block.store(self.i, self.row, w + j, lambda lane, j=j: acc[j, lane], lanes, c)
+            fused_block.store(self.i, self.row, w + j, lambda lane, j=j: sums[j, lane], lanes, c)
 
     def _row_tile(self, taps_h, taps_w, w, c, lanes: int) -> None:
         fused_block, i = self.fused_block, self.i

@@ -264,8 +264,7 @@ class Kernel:
 
         def element(lane):
             place = lane if apart else index(lane)
-            made = values.epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)])
-            row[place] = values.cast(made, out.dtype)
+            row[place] = values.epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)], out.dtype)
 
         for first, count in pieces(width, lanes) if together else [(v, 1) for v in range(width)]:
             element(Lanes(first, count) if count > 1 else first)
@@ -333,6 +332,11 @@ class Tile:
         row, lane = index
         tensor, place = self._row(row)
         return tensor[place, lane]
+
+    def __setitem__(self, index, value) -> None:
+        row, lane = index
+        tensor, place = self._row(row)
+        tensor[place, lane] = value
 
 
 def at(layout: str, b, h, w, c) -> tuple:

@@ -11,7 +11,7 @@ The nest::
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
 
-Every other pass of the faster of the two blocks, and of k, runs backwards: what does not fit the last cache whole is
+Every other pass of the faster of the two blocks, and of k where a layer's order of steps is open, runs backwards: what does not fit the last cache whole is
 found there as far as it does, for the next pass begins with what this one read last. 196 x 512 rows on the Cortex-A53,
 whose L2 they nearly fill: 2.7 MB from DRAM in place of 3.9.
 
@@ -35,13 +35,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import pointwise as defaults
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import pointwise as space
+from tvm_mobilenet.schedules.sums import Sums
 
+from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16")
@@ -80,7 +82,8 @@ def kernel(layer: Layer, d: Decisions):
         with nest.serial(layer.batch) as b:
             whole, tail_k = divmod(k, d["k_block"])
             with nest.serial(whole) as order:
-                block_of_k(b, _Block(order if tail_k else _turned(order, whole, back), d["k_block"], order))
+                ascending = tail_k or values.fixed(layer)
+                block_of_k(b, _Block(order if ascending else _turned(order, whole, back), d["k_block"], order))
             if tail_k:
                 block_of_k(b, _Block(whole, tail_k, whole))
     return f.prim_func
@@ -111,18 +114,19 @@ class _Product:
     def tile(self, at: Position, height: int, width: int, block: _Block) -> None:
         """``height`` x ``width`` outputs over one block of k."""
         layer, d, data, weight = self.layer, self.d, self.f["data"], self.f["weight"]
-        acc = self.f.tile(height, width, layer.accumulator_dtype)
-        self._begin(acc, at, block)
+        sums = Sums(self.f, layer, height, width)
+        self._begin(sums.total, at, block)
         panel_at = block.index * (d["k_block"] * layer.out_channels) + at.c * block.depth
         multiply(
-            acc,
+            layer,
+            sums,
             block.depth,
             d["k_unroll"],
             lambda i, k: data[nest.at(layer.input_layout, at.b, at.h + i, 0, block.index * d["k_block"] + k)],
             lambda k, lane: weight[panel_at + k * width + lane],
             layer.input_row if d.get("loop") == "paired" and layer.input_layout == "NHWC" else 0,
         )
-        self._end(acc, at, block)
+        self._end(sums.total, at, block)
 
     def _blocks(self) -> int:
         return -(-self.layer.channels // self.d["k_block"])
@@ -172,11 +176,12 @@ class _Product:
                 )
 
 
-def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
-    """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
+def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
+    """sums(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
 
     ``row_pitch`` is the distance between rows of data where the loop of ``inorder`` may be taken, which needs it.
     """
+    acc = sums.products
     if row_pitch and inorder.fits(acc.rows, acc.width, depth, row_pitch):
         inorder.multiply(acc, depth, data, weight, row_pitch)
         return
@@ -185,7 +190,7 @@ def multiply(acc: nest.Tile, depth: int, unroll: int, data, weight, row_pitch: i
         for i in range(acc.rows):
             acc.add_product(i, lambda lane, i=i: data(i, k), lambda lane: weight(k, lane))
 
-    nest.unrolled(depth, unroll, step)
+    sums.loop(depth, chunks(layer)[2], unroll, step)
 
 
 # ---- the constants

@@ -95,7 +95,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
     f.store(
         layer,
         f["output"],
-        lambda lane: acc[0, lane] * share,
+        lambda lane: values.alone(layer, acc[0, lane] * share),
         width,
         lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
         f.get("second"),

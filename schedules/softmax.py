@@ -57,7 +57,7 @@ def kernel(layer: Layer, d: Decisions):
             total.set_row(0, lambda lane: total[0, lane] + values.cast(out[y(c)], dtype))
 
         def share(c):
-            value = values.activate(layer.activation, values.cast(out[y(c)], dtype) / total[0, 0], dtype)
+            value = values.activate(layer, values.cast(out[y(c)], dtype) / total[0, 0], dtype)
             out[y(c)] = values.cast(value, out.dtype)
 
         nest.unrolled(layer.channels, d["unroll"], exponential)

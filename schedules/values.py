@@ -6,7 +6,10 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds import exponential as EXP
 from tvm_mobilenet.layer import Layer
+
+CLAMPS = ("none", "relu", "relu6")  # to values that every dtype has: they may as well follow a conversion
 
 
 def const(value, dtype: str):
@@ -25,46 +28,107 @@ def broadcast(value, count: int):
     return value if count == 1 or "x" in str(value.ty) else tirx.Broadcast(value, count)
 
 
+def fixed(layer: Layer) -> bool:
+    """Whether every build of a layer has to round alike, so that no step may be left to LLVM: it would contract a product
+    and a sum in some kernels and not in others."""
+    return dtypes.of(layer.dtype).fused
+
+
+def intrinsic(name: str, *operands):
+    """One of LLVM's functions of vectors or scalars of one type, which it returns."""
+    return tirx.call_llvm_pure_intrin(str(operands[0].ty), name, *operands)
+
+
+def lanes_of(value) -> int:
+    """How many lanes an expression has."""
+    return int(str(value.ty).partition("x")[2] or 1)
+
+
 def multiply_add(total, left, right, dtype: str, count: int = 1):
     """``total + left * right`` in a dtype, of ``count`` lanes; rounded once where the dtype asks for it."""
     left, right = cast(left, dtype), cast(right, dtype)
     if not dtypes.of(dtype).fused:
         return total + left * right
-    vector = dtype if count == 1 else f"{dtype}x{count}"
-    operands = (broadcast(value, count) for value in (left, right, total))
-    return tirx.call_llvm_pure_intrin(vector, "llvm.fma", *operands)
+    return fused(total, left, right, count)
 
 
-def activate(name: str, x, dtype: str):
-    """The activation of an expression of this dtype.
+def fused(total, left, right, count: int = 1):
+    """``total + left * right``, rounded once."""
+    return intrinsic("llvm.fma", *(broadcast(value, count) for value in (left, right, total)))
+
+
+def alone(layer: Layer, product):
+    """A product to which LLVM may not add what comes next, where the layer's steps are `fixed`."""
+    return intrinsic("llvm.arithmetic.fence", product) if fixed(layer) else product
+
+
+def exponential(x):
+    """exp(x) of float32 by the steps of `kinds.exponential`."""
+    count = lanes_of(x)
+
+    def vector(value, dtype="float32"):
+        return broadcast(const(value, dtype), count)
+
+    x = T.max(vector(EXP.LOWEST), T.min(vector(EXP.HIGHEST), x))  # which keeps what is not a number
+    n = intrinsic("llvm.roundeven", x * vector(EXP.PER_LN2))
+    r = x
+    for part in EXP.LN2:
+        r = fused(r, n, vector(-part), count)
+    p = vector(EXP.COEFFICIENTS[0])
+    for coefficient in EXP.COEFFICIENTS[1:]:
+        p = fused(vector(coefficient), p, r, count)
+    y = fused(r, p, intrinsic("llvm.arithmetic.fence", r * r), count)
+    exponent = (cast(n, "int32") + vector(127, "int32")) << vector(23, "int32")
+    return (y + vector(1.0)) * tirx.reinterpret(str(x.ty), exponent)
+
+
+def activate(layer: Layer, x, dtype: str, then=None):
+    """The layer's activation of an expression of this dtype, and the value that is added after it.
 
     The hard ones follow MobileNetV3 (Howard et al., 2019): hard-sigmoid is relu6(x + 3) / 6, hard-swish x times that.
+    Where the layer's steps are `fixed`, the last product of these and what is added after it are one step.
     """
+    name = layer.activation
     zero, three, six, sixth = (const(v, dtype) for v in (0.0, 3.0, 6.0, 1 / 6))
+
+    def added(value):
+        return value if then is None else value + then
+
+    def product(left, right):
+        return fused(then, left, right, lanes_of(x)) if fixed(layer) and then is not None else added(left * right)
+
     if name == "none":
-        return x
+        return added(x)
     if name == "relu":
-        return T.max(x, zero)
+        return added(T.max(x, zero))
     if name == "relu6":
-        return T.max(T.min(x, six), zero)
+        return added(T.max(T.min(x, six), zero))
     if name == "hardsigmoid":
-        return T.max(T.min(x + three, six), zero) * sixth
+        return product(T.max(T.min(x + three, six), zero), sixth)
     if name == "hardswish":
-        return x * (T.max(T.min(x + three, six), zero) * sixth)
+        return product(x, T.max(T.min(x + three, six), zero) * sixth)
     if name in ("sigmoid", "silu"):
-        wide = dtypes.of(dtype).wide
-        one, zero, y = const(1.0, wide), const(0.0, wide), cast(x, wide)
-        sigmoid = one / (one + tirx.exp(zero - y))
-        return cast(sigmoid if name == "sigmoid" else y * sigmoid, dtype)
+        return added(cast(_sigmoid(layer, cast(x, dtypes.of(dtype).wide), name == "silu"), dtype))
     raise ValueError(f"unknown activation {name!r}")
 
 
-def epilogue(layer: Layer, x, residual):
-    """Residual add and activation, in the layer's order. ``residual()`` reads the second operand's element."""
+def _sigmoid(layer: Layer, y, times_y: bool):
+    wide = str(y.ty).partition("x")[0]
+    one, zero = const(1.0, wide), const(0.0, wide)
+    if fixed(layer):
+        one = broadcast(one, lanes_of(y))
+        return (y if times_y else one) / (one + exponential(broadcast(zero, lanes_of(y)) - y))
+    sigmoid = one / (one + tirx.exp(zero - y))
+    return y * sigmoid if times_y else sigmoid
+
+
+def epilogue(layer: Layer, x, residual, written: str):
+    """Residual add and activation, in the layer's order, as a value of the dtype that is written. ``residual()`` reads
+    the second operand's element."""
     dtype = layer.accumulator_dtype
     if layer.residual == "before":
         x = x + cast(residual(), dtype)
-    x = activate(layer.activation, x, dtype)
-    if layer.residual == "after":
-        x = x + cast(residual(), dtype)
-    return x
+    if fixed(layer) and layer.activation in CLAMPS and layer.residual != "after":
+        return activate(layer, cast(x, written), written)  # the same value, for fewer vectors
+    y = activate(layer, x, dtype, cast(residual(), dtype) if layer.residual == "after" else None)
+    return cast(y, written)

@@ -7,6 +7,7 @@ from tvm_mobilenet.schedules.choices import Choice, Decisions, divisors
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.registers import compiled_registers, registers, sum_lanes
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 # Of no core: where candidates begin and end. What a core has no registers for is refused.
@@ -36,9 +37,17 @@ def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) ->
 
 
 def k_blocks(layer: Layer) -> list[int]:
-    """How much of k a block may have: partial sums between them are kept in an output that is channels-last."""
-    lower = K_BLOCKS if layer.output_layout == "NHWC" else ()
-    return sorted({b for b in lower if b < layer.channels} | {layer.channels})
+    """How much of k a block may have: partial sums between them are kept in an output that is channels-last and loses
+    none of their digits. A chunk of sums is not divided."""
+    lower = K_BLOCKS if keeps_sums(layer) else ()
+    whole = dtypes.of(layer.dtype).chunk if layer.sums else 1
+    return sorted({b for b in lower if b < layer.channels and b % whole == 0} | {layer.channels})
+
+
+def keeps_sums(layer: Layer) -> bool:
+    """Whether a layer's output can hold partial sums."""
+    held, kept = dtypes.of(layer.accumulator_dtype), dtypes.of(layer.output_dtype)
+    return layer.output_layout == "NHWC" and kept.rounding <= held.rounding
 
 
 def choices(layer: Layer, core) -> dict[str, tuple]:
@@ -76,8 +85,8 @@ def refuse(layer: Layer, d: Decisions, core) -> str:
         return f"m_block = {d['m_block']} does not divide {m // d['tile_m']} tiles"
     if too_short(layer, d["k_block"], d["tile_n"], core):
         return f"blocks of {d['k_block']} of k move more partial sums of wide tiles than they spare in the L1"
-    if d["k_block"] < k and layer.output_layout == "NCHW":
-        return "partial sums are kept in an output that is channels-last"
+    if d["k_block"] < k and not keeps_sums(layer):
+        return "partial sums are kept in an output that is channels-last and of as many digits"
     return ""
 
 

@@ -2,8 +2,9 @@
 
 `compare` serves every board and every verb: it takes a kernel's output as it lies in memory, leaves out what stands
 between rows with a pitch, and says by how much of the reference's standard deviation, or of what each value may be off,
-the rest is off. What is allowed is the caller's: `require_right` for a single kernel; for whole networks see
-`checking.network_ends` and `tolerance`.
+the rest is off. What is allowed is the caller's: `require_right` for a single kernel, which in dtypes whose order of
+steps is fixed has to be equal to it (`checking.stepped`); for whole networks see `checking.network_ends` and
+`tolerance`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
+from tvm_mobilenet import dtypes
 
 KERNEL_TOLERANCE = 1e-4  # of the standard deviation; float32 sums over 1,000 terms differ by about 1e-6
 
@@ -103,18 +106,57 @@ def relative(found: np.ndarray, expected: np.ndarray, unit=None) -> float:
     return compare(found, expected, unit).relative
 
 
-def require_right(found: np.ndarray, expected: np.ndarray, *, sample: bool = False) -> float:
+def last_place(found: np.ndarray, expected: np.ndarray, dtype: str) -> np.ndarray:
+    """One unit in the last place of each value of a dtype, float64: of the larger of the two."""
+    smallest = np.finfo(dtype).smallest_subnormal
+    with np.errstate(invalid="ignore", over="ignore"):
+        larger = np.fmax(np.abs(in_channels(found, expected.shape)), np.abs(expected)).astype(dtype)
+        return np.fmax(np.spacing(np.where(np.isfinite(larger), larger, 0)), smallest).astype(np.float64)
+
+
+def require_right(
+    found: np.ndarray, expected: np.ndarray, *, sample: bool = False, units: int | None = None, dtype: str = ""
+) -> float:
     """`relative` of one kernel's output, whose buffer was not a number before it ran.
+
+    Parameters
+    ----------
+    found, expected, sample
+        As `compare` takes them.
+    units : int, optional
+        By how many units in the last place of its dtype each value may differ; 0: values are equal, signs of zero
+        aside. None: the reference does not round as the kernel does, and ``KERNEL_TOLERANCE`` of its standard deviation
+        is allowed, to which comes what storing in the output's dtype loses.
+    dtype : str
+        Of whose last place ``units`` are; the output's by default.
+
+    Returns
+    -------
+    float
+        The largest difference: in units in the last place where ``units`` says how many may be.
 
     Raises
     ------
     WrongResult
-        Above ``KERNEL_TOLERANCE``, or something was not written; of a ``sample``, nothing was.
+        More than that, or something was not written; of a ``sample``, nothing was.
     """
-    difference = compare(found, expected, sample=sample)
+    unit = None if units is None else last_place(found, expected, dtype or str(found.dtype))
+    allowed = float(units or 0)
+    if units is None:
+        spread = spread_of(expected.astype(np.float64))
+        lost = dtypes.of(str(found.dtype)).rounding if str(found.dtype) in dtypes.DTYPES else 0.0
+        if lost > KERNEL_TOLERANCE / 4:  # else it is nothing beside what sums lose
+            unit = spread + np.abs(expected.astype(np.float64)) * (lost / KERNEL_TOLERANCE)
+        allowed = KERNEL_TOLERANCE
+    difference = compare(found, expected, unit, sample=sample)
     if not difference.written or (difference.written < difference.size and not sample):
         raise WrongResult(f"wrong result: {difference.written} of {difference.size} values are numbers")
-    if not difference.relative <= KERNEL_TOLERANCE:
+    if units is not None and not difference.relative <= allowed:
+        raise WrongResult(
+            f"wrong result: {difference.relative:.3g} units in the last place off at {difference.where}, "
+            f"{units or 'none'} is allowed"
+        )
+    if not difference.relative <= allowed:
         raise WrongResult(
             f"wrong result: {difference.relative:.3g} of the output's standard deviation off at {difference.where}"
         )

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.checking import reference
+from tvm_mobilenet.kinds import exponential
 from tvm_mobilenet.layer import Layer
 
 BLOCK_VALUES = 1 << 15  # of sums at a time, so that they stay in a cache: 256 KiB
@@ -46,8 +48,8 @@ def run(
     Returns
     -------
     (ndarray, float)
-        ``layer.output_shape`` of ``layer.output_dtype``, and the largest magnitude of a sum, a product or an output that
-        is held in the layer's own dtype; wide sums do not count. Of a fused block the largest of all parts.
+        ``layer.output_shape`` of ``layer.output_dtype``, and the largest magnitude of a sum, a product or an output
+        that is held in the layer's own dtype; wide sums do not count. Of a fused block the largest of all parts.
 
     Raises
     ------
@@ -83,13 +85,21 @@ def run(
         return np.ascontiguousarray(y).astype(layer.output_dtype), steps.largest
 
 
-def units(layer: Layer) -> int | None:
-    """By how many units in the last place of its output a kernel may differ from `run`; None: `run` says nothing of it,
-    since its dtype leaves the order of its sums open."""
+def expected(layer: Layer, **operands) -> np.ndarray:
+    """What a layer's kernel is compared with: `run`'s output where its dtype says in which order it computes, else the
+    definition, `reference.reference`."""
+    if allowed(layer):
+        return run(layer, **operands, largest=False)[0]
+    return reference.reference(layer, **operands)
+
+
+def allowed(layer: Layer) -> dict:
+    """How far a kernel's output may be from `expected`, as `boards.comparison.require_right` takes it."""
     parts = layer.parts or (layer,)
-    if not all(dtypes.of(part.dtype).fused for part in parts):
-        return None
-    return int(any(part.declared.function or part.activation not in _ROUNDED for part in parts))
+    if not all(dtypes.of(part.dtype).fused and part.declared.stepped for part in parts):
+        return {}
+    inexact = any(part.declared.function or part.activation not in _ROUNDED for part in parts)
+    return {"units": int(inexact), "dtype": layer.dtype}
 
 
 class Steps:
@@ -197,13 +207,31 @@ class Steps:
             left, right = (x, self.round(gate * sixth)) if name == "hardswish" else (gate, sixth)
             return self.round(left * right + (0.0 if then is None else then))
         if name in ("sigmoid", "silu"):
-            y = (1.0 if name == "sigmoid" else x) / (1.0 + np.exp(-x))
-            x = self.round(y)
+            below = _wide(1.0 + self.exponential(-x))
+            x = self.round(_wide((1.0 if name == "sigmoid" else x) / below))
         elif name in ("relu", "relu6"):
             x = np.clip(x, 0.0, 6.0 if name == "relu6" else None)
         elif name != "none":
             raise ValueError(f"unknown activation {name!r}")
         return x if then is None else self.round(x + then)
+
+    @staticmethod
+    def exponential(x: np.ndarray) -> np.ndarray:
+        """exp(x) by the steps of `kinds.exponential`, of float32 numbers; what is not a number stays so."""
+        x = np.clip(x, exponential.LOWEST, exponential.HIGHEST)
+        n = np.rint(_wide(x * np.float64(np.float32(exponential.PER_LN2))))
+        r = x
+        for part in exponential.LN2:
+            r = _wide(r - n * np.float64(np.float32(part)))
+        p, *coefficients = (np.float64(np.float32(c)) for c in exponential.COEFFICIENTS)
+        for coefficient in coefficients:
+            p = _wide(p * r + coefficient)
+        y = _wide(r + p * _wide(r * r))
+        return _wide(_wide(y + 1.0) * np.exp2(n))
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values).astype(np.float32).astype(np.float64)
 
 
 def _channels_last(array: np.ndarray, layout: str) -> np.ndarray:

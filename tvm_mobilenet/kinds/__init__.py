@@ -68,8 +68,8 @@ class Kind:
         ``reference(layer, x, weight, bias, second)``: the sum before residual and activation, of float64 tensors with
         channels second. The padding is the kind's own to apply.
     stepped : callable or None
-        ``stepped(layer, x, weight, bias, second, steps)``: the same as its kernel computes it, in its kernel's order, by
-        ``steps``, a `checking.stepped.Steps`, which rounds; of float64 arrays, channels last. None: there is no order.
+        ``stepped(layer, x, weight, bias, second, steps)``: the same in its kernel's order, by ``steps``, a
+        `checking.stepped.Steps`, which rounds; of float64 arrays, channels last. None: there is no order.
     """
 
     name: str

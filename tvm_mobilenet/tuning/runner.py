@@ -1,6 +1,6 @@
 """Runs built candidates on an open board, virtual, local or remote: their result is compared, then their cost counts.
 
-The very machine code is executed, and its result compared with the layer's definition in PyTorch. Of large layers a
+The very machine code is executed, and its result compared with what the layer should compute (`checking.stepped.expected`). Of large layers a
 virtual board may run a sample of the kernel's parallel tasks while searching, and the rows that those wrote are
 compared; ``whole`` runs and compares all.
 
@@ -21,7 +21,6 @@ from tvm_mobilenet.tuning.builder import Builder, Built
 from tvm_mobilenet.tuning.candidate import Candidate, Outcome
 
 LAYERS_KEPT = 4  # operands and reference of so many layers stay in memory
-_OPERANDS = ("data", "weight", "bias", "second")
 
 
 class Runner:
@@ -36,12 +35,12 @@ class Runner:
 
     def arguments(self, layer, decisions: dict) -> tuple[list[np.ndarray], np.ndarray]:
         """Random arguments of a layer's kernel, the output all not-a-number, and what should be in it then."""
-        from tvm_mobilenet.checking import reference
+        from tvm_mobilenet.checking import reference, stepped
 
         with self._lock:
             if layer not in self._known:
                 operands = reference.random_arguments(layer)
-                self._known[layer] = operands, reference.reference(layer, *map(operands.get, _OPERANDS))
+                self._known[layer] = operands, stepped.expected(layer, **operands)
                 if len(self._known) > LAYERS_KEPT:
                     self._known.popitem(last=False)
             self._known.move_to_end(layer)
@@ -62,6 +61,8 @@ class Runner:
         """
         from tvm_mobilenet.schedules import nest
 
+        from tvm_mobilenet.checking import stepped
+
         candidate, cores = built.candidate, board.target.cores
         counts = (1,) if board.measures and (self._one_thread or cores == 1) else (1, cores)
         arguments, expected = self.arguments(built.layer, candidate.decisions)
@@ -72,7 +73,8 @@ class Runner:
             else:  # one run, whose cost is known on any number of cores
                 tasks = "all" if candidate.whole else "sample"
                 runs = [module.call(nest.SYMBOL, arguments, tasks, memory=True)] * len(counts)
-        difference = require_right(runs[0].outputs[-1], expected, sample=runs[0].sampled)
+        allowed = stepped.allowed(built.layer)
+        difference = require_right(runs[0].outputs[-1], expected, sample=runs[0].sampled, **allowed)
         cost, *every = (run.cost(count) for run, count in zip(runs, counts, strict=True))
         parts = _parts(runs[0], board.target) if cost.predicted else {}
         all_cores = float(every[0].value) if every else None
