@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import nest
+from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import conv as defaults
 from tvm_mobilenet.schedules.pointwise import constants
@@ -57,13 +58,14 @@ def kernel(layer: Layer, d: Decisions):
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
         b, h = line // rows, line % rows
+        data = converted(layer, f, f["data"], b, h, range(layer.width))
         group, block = block // (panels // n_block), block % (panels // n_block)
 
         def panel(index, width):
             for run in columns:
                 with nest.serial(run.count) as i:
                     at = Position(b, h, run.start + i * run.tile, group * n + index * tile_n)
-                    _tile(layer, d, f, run, at, group, width)
+                    _tile(layer, d, f, data, run, at, group, width)
 
         with nest.serial(n_block) as p:
             panel(block * n_block + p, tile_n)
@@ -73,11 +75,11 @@ def kernel(layer: Layer, d: Decisions):
     return f.prim_func
 
 
-def _tile(layer: Layer, d: Decisions, f: nest.Kernel, run: Run, at: Position, group, width: int) -> None:
+def _tile(layer: Layer, d: Decisions, f: nest.Kernel, data, run: Run, at: Position, group, width: int) -> None:
     """The outputs of one tile of columns, ``width`` channels of a group."""
     sums = Sums(f, layer, run.tile, width)
     sums.total.set_rows(f["bias"], at.c)
-    Taps(layer, f["data"], f["weight"], d["c_unroll"]).accumulate(sums, run, at, group)
+    Taps(layer, data, f["weight"], d["c_unroll"]).accumulate(sums, run, at, group)
     for i in range(run.tile):
         f.store(
             layer,
@@ -90,9 +92,61 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, run: Run, at: Position, gr
         )
 
 
+def converts(layer: Layer) -> bool:
+    """Whether a kernel converts its data before it reads it value by value."""
+    return values.fixed(layer) and layer.input_dtype != layer.dtype
+
+
+def converted(layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: range) -> nest.Tensor:
+    """The rows of data under the windows of an output row, in the layer's dtype; the data itself if it is of that.
+
+    Parameters
+    ----------
+    columns : range
+        Of the data, which are wanted.
+
+    Returns
+    -------
+    nest.Tensor
+        As the data lies, with a row for each row of the kernel, `Taps` knows.
+    """
+    if not converts(layer):
+        return data
+    rows, lanes, nchw = layer.kernel[0], f.lanes(layer.dtype), layer.input_layout == "NCHW"
+    channels, packed = layer.channels, layer.input_row == layer.channels
+    narrow = f.scratch(nest.at(layer.input_layout, 1, rows, layer.width, channels), layer.dtype)
+    # What lies together: a row of a plane, a row of all channels, or the channels of a position.
+    together = len(columns) if nchw else len(columns) * channels if packed else channels
+    inner = channels if nchw else 1 if packed else len(columns)
+
+    def piece(kh, y, i, first, count: int) -> None:
+        lane = nest.Lanes(first, count) if count > 1 else first
+        if nchw:
+            to, of = (0, i, kh, columns.start + lane), (b, i, y, columns.start + lane)
+        elif packed:
+            to, of = (0, kh, columns.start, lane), (b, y, columns.start, lane)
+        else:
+            to, of = (0, kh, columns.start + i, lane), (b, y, columns.start + i, lane)
+        narrow[to] = values.cast(data[of], layer.dtype)
+
+    whole, rest = divmod(together, lanes)
+    with nest.serial(rows) as kh:
+        y = source(layer, 0, h, kh)
+        with nest.when(tirx.all(y >= 0, y < layer.height)), nest.serial(inner) as i:
+            if whole:
+                with nest.serial(whole) as v:
+                    piece(kh, y, i, v * lanes, lanes)
+            if rest and whole:
+                piece(kh, y, i, together - lanes, lanes)  # some of them again
+            for lane in range(0 if whole else rest):
+                piece(kh, y, i, lane, 1)
+    return narrow
+
+
 @dataclass(frozen=True)
 class Taps:
-    """The loops over a window's taps and their input channels; fused blocks have them too."""
+    """The loops over a window's taps and their input channels; fused blocks have them too. ``data`` is as `converted`
+    gives it."""
 
     layer: Layer
     data: nest.Tensor
@@ -111,7 +165,8 @@ class Taps:
             for i in range(run.tile):
                 if kw in run.taps[i]:
                     y, x = source(layer, 0, at.h, kh), source(layer, 1, at.w + i, kw)
-                    index = nest.at(layer.input_layout, at.b, y, x, group * depth + c)
+                    b, y = (0, kh) if converts(layer) else (at.b, y)
+                    index = nest.at(layer.input_layout, b, y, x, group * depth + c)
                     acc.add_product(
                         i, lambda lane, index=index: self.data[index], lambda lane: self.weight[start + lane]
                     )
@@ -140,7 +195,7 @@ class Taps:
             if whole:
                 sums.close()
 
-        if written_out(layer):
+        if written_out(layer) and not values.fixed(layer):
             rows = runs(layer, 0, 1)
             nest.switch(at.h, [r.count for r in rows], lambda r, _: tap_rows(rows[r].taps[0]))
         else:
@@ -148,7 +203,7 @@ class Taps:
             first = T.max(0, (layer.dilation[0] - 1 - top) // layer.dilation[0])
             last = T.min(layer.kernel[0], (layer.height - 1 - top) // layer.dilation[0] + 1)
             with T.serial(0, T.max(0, last - first)) as kh:
-                tap_row(first + kh, self.c_unroll)
+                tap_row(first + kh, depth if written_out(layer) else self.c_unroll)
 
 
 # ---- the constants

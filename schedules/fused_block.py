@@ -207,7 +207,10 @@ class _FusedBlock:
 
     def _conv(self, i: int, row) -> None:
         part, d = self.stages[i].part, self.d
-        taps = conv.Taps(part, self.input, self.f[f"weight{i}"], min(2, part.channels))
+        read = window(part, self.columns[i])
+        read = range(max(0, read.start), min(part.width, read.stop))
+        data = conv.converted(part, self.f, self.input, 0, row, read)
+        taps = conv.Taps(part, data, self.f[f"weight{i}"], min(2, part.channels))
 
         def panel(first, channels):
             for run in runs(part, 1, d[f"{i}.tile_m"], self.columns[i]):
