@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.options import DTYPES, ModelOptions
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -52,8 +52,35 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed
         help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
     )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
+    add_precision_options(parser.add_argument_group("precision"))
     if inputs:
         add_image_options(parser.add_argument_group("input"))
+
+
+def add_precision_options(group) -> None:
+    """In which dtype layers compute: ``--dtype`` and what goes with it."""
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=DTYPES[0],
+        help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--io", choices=DTYPES, default=DTYPES[0], help="of the model's inputs and outputs (default: %(default)s)"
+    )
+    group.add_argument(
+        "--accumulate",
+        type=wide_sums,
+        metavar="float32[:LAYER,…]",
+        help="with --dtype float16: layers that sum in float32, all of them or those of a name or module",
+    )
+    group.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="FOLDER|FILE",
+        help="with --dtype float16: images that show which layers would leave its range (default: those that ship)",
+    )
 
 
 def add_image_options(group) -> None:
@@ -103,6 +130,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     from tvm_mobilenet.models.registry import check_shape
 
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
+    values["calibrate"] = tuple(values.get("calibrate") or ())
     options = ModelOptions(**values)
     check_model(options.model)
     for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
@@ -262,6 +290,14 @@ def fraction(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1; the usual is 0.875")
     return value
+
+
+def wide_sums(text: str) -> str:
+    """An argparse type: float32, or float32: and names of layers with commas."""
+    dtype, colon, names = text.partition(":")
+    if dtype != DTYPES[0] or (colon and not all(names.split(","))):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither float32 nor float32:LAYER,LAYER")
+    return text
 
 
 def time_span(text: str) -> float:

@@ -1,6 +1,7 @@
 """The whole way from a model to a built folder, on one page.
 
-    model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target
+    model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target;
+                                                   calibration.py says which layers a narrow dtype computes
           ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, row_pitch.py
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
           ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
@@ -86,6 +87,7 @@ class BuiltModel:
             "target": self.target.name,
             "core": self.target.core.name,
             "seeded": network.seeded,
+            **({"precision": network.precision.to_data()} if network.precision else {}),
             "preprocess": network.image and network.image.to_data(),
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
         }
