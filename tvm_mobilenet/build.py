@@ -230,7 +230,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.bundle is None:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
-    model = options.model_options(args)
+    model = options.model_options(args, target)
     output = options.output_folder(args, model, target)
     if args.bundle is not None and not is_archive(args.bundle):
         refuse_others_files(args.bundle)

@@ -195,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if (target := options.load_target(args)) is None:
         return 0
-    model, board = options.model_options(args), options.board_for(args, target)
+    model, board = options.model_options(args, target), options.board_for(args, target)
     if board == "local" and args.jobs > 1:
         why = "on this machine one candidate is built and measured at a time: two would disturb each other"
         refuse(args, ("--jobs",), why, "leave it out")

@@ -16,8 +16,11 @@ BOARDS = (
 )
 
 
-def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True) -> None:
-    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input.
+def add_model_options(
+    parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True, precision: bool = True
+) -> None:
+    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input; ``precision``: also
+    those of the dtypes in which layers compute.
 
     Their defaults are None where a file has its own: `ModelOptions` fills in those of a network by name.
     """
@@ -52,7 +55,8 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed
         help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
     )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
-    add_precision_options(parser.add_argument_group("precision"))
+    if precision:
+        add_precision_options(parser.add_argument_group("precision"))
     if inputs:
         add_image_options(parser.add_argument_group("input"))
 
@@ -116,15 +120,21 @@ def add_image_options(group) -> None:
     group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
 
 
-def model_options(args: argparse.Namespace) -> ModelOptions:
+def model_options(args: argparse.Namespace, target=None) -> ModelOptions:
     """The options a user gave; files must exist, and every flag must have an effect.
+
+    Parameters
+    ----------
+    target : targets.Target, optional
+        What it is built for.
 
     Raises
     ------
     TvmMobilenetError
         A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
-        size that makes no network.
+        size that makes no network; a target that does not compute the dtype.
     """
+    from tvm_mobilenet import targets
     from tvm_mobilenet.cli.flags import refuse_for_model
     from tvm_mobilenet.frontend.files import check_file, check_model
     from tvm_mobilenet.models.registry import check_shape
@@ -135,7 +145,12 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     check_model(options.model)
     for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
         check_file(flag, path)
+    for path in options.calibrate:
+        if not Path(path).exists():
+            check_file("--calibrate", Path(path))
     refuse_for_model(args, options)
+    if target is not None:
+        targets.require(target, options.dtype)
     if not options.is_file:
         check_shape(options.alpha, options.resolution, options.classes)
     return options

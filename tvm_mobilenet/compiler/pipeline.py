@@ -30,7 +30,7 @@ from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
 from tvm_mobilenet.compiler.plan import Plan, kernels_of, plan_of
 from tvm_mobilenet.passes.layer_graph import LayerGraph
-from tvm_mobilenet.targets import Target
+from tvm_mobilenet.targets import Target, require
 
 CORE_PASSES = (fuse_blocks, row_pitch)
 
@@ -115,6 +115,7 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     watch : Watch
         Sees each phase: ``fuse_blocks``, ``row_pitch``, ``decisions``, ``plan``.
     """
+    require(target, network.options.dtype)
     graph = for_core(network.graph, target.core, watch)
     decided = decide(graph.counts, target, log)
     watch("decisions", decided)
