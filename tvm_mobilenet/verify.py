@@ -84,12 +84,7 @@ class VerifyResult:
                 * c.constant
             )
         if self.layers:
-            worst = max(self.layers, key=lambda c: c.relative)
-            lines.append(
-                f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest "
-                f"difference is {worst.relative:.1e} of the standard deviation, in "
-                f"{worst.name} (tolerance {LAYER_TOLERANCE:.0e})"
-            )
+            lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")
         label = "predicted"
         if self.cycles is None:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
@@ -105,6 +100,24 @@ class VerifyResult:
             if self.seeded:
                 lines[-1] += "; of seeded weights, which mean nothing"
         return "\n".join(lines)
+
+    def _worst(self) -> str:
+        """Of layers that are near their definition, the farthest; of those that round step by step, how many are
+        equal."""
+        steps = [c for c in self.layers if c.units is not None]
+        near = [c for c in self.layers if c.units is None]
+        text = ""
+        if steps:
+            equal = sum(c.relative == 0 for c in steps)
+            text += f"; {equal} equal to their layers computed step by step in every value"
+            if equal < len(steps):
+                most = max(c.relative for c in steps)
+                text += f", {len(steps) - equal} within {most:.3g} units in the last place"
+        if near:
+            worst = max(near, key=lambda c: c.relative)
+            text += f"; the largest difference is {worst.relative:.1e} of the standard deviation, in {worst.name} "
+            text += f"(tolerance {LAYER_TOLERANCE:.0e})"
+        return text
 
 
 def verify(
@@ -181,7 +194,7 @@ def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(
         ("layer", Layers("what"), Detail("from"), "difference / std", ""),
-        [(c.name, c.layer, c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
+        [(c.name, c.layer, c.source, c.difference, "" if c.ok else "WRONG") for c in result.layers],
         f"{result.folder} on the {result.board} board",
     )
     console.print_text(result.summary(), indent=10)

@@ -9,12 +9,12 @@ operands that it answers to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import relative
-from tvm_mobilenet.checking import reference, tolerance
+from tvm_mobilenet.boards.comparison import last_place, relative
+from tvm_mobilenet.checking import reference, stepped, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
@@ -38,6 +38,9 @@ class LayerCheck:
         The same of weights and bias against the model's, over their standard deviation.
     wrong_part : str
         The layer of a fused block whose constants differ.
+    units : int or None
+        Of a layer that rounds once at each step, in an order of its own (`checking.stepped`): by how many units in the
+        last place its values may differ, of which ``relative`` is the largest; 0: they are equal.
     """
 
     name: str
@@ -46,10 +49,21 @@ class LayerCheck:
     relative: float
     constants: float = 0.0
     wrong_part: str = ""
+    units: int | None = None
 
     @property
     def ok(self) -> bool:
-        return self.relative <= LAYER_TOLERANCE and self.constants <= CONSTANTS_TOLERANCE
+        return self.relative <= self.allowed and self.constants <= CONSTANTS_TOLERANCE
+
+    @property
+    def allowed(self) -> float:
+        """What ``relative`` may be."""
+        return LAYER_TOLERANCE if self.units is None else float(self.units)
+
+    @property
+    def difference(self) -> str:
+        """``relative`` and its unit, for people."""
+        return f"{self.relative:.1e}" if self.units is None else f"{self.relative:.3g} ulp"
 
 
 @dataclass(frozen=True)
@@ -105,9 +119,12 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             "its weights changed since the build: build again",
         )
     if wrong:
+        if wrong.units is None:
+            by = f"{wrong.relative:.2e} of its scale, {LAYER_TOLERANCE:.0e} is allowed"
+        else:
+            by = f"{wrong.relative:.3g} units in the last place, {wrong.units or 'none'} is allowed"
         raise VerificationError(
-            f"the machine code is wrong first in {where}: it differs by {wrong.relative:.2e} of its scale, "
-            f"{LAYER_TOLERANCE:.0e} is allowed",
+            f"the machine code is wrong first in {where}: it differs by {by}",
             "build again; if it stays, report the layer's line and its decisions",
         )
     worst = max(outputs, key=lambda c: c.relative / c.gate)
@@ -196,6 +213,7 @@ def check(
                 sum(len(call.layer.parts) or 1 for call in calls),
                 [e[j] for e in found_ends],
                 [b[j] for b in said.before],
+                network.options.dtype,
             )
             for j, name in enumerate(names)
         ]
@@ -291,7 +309,8 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
 
     *operands, output = step.operands
     data, *others = (runner.read(t) for t in operands if t.space != "parameters")
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, data, **reference.operands_of(call, others))
+    given = {"data": data, **reference.operands_of(call, others)}
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
     packed = schedules.pack(call.layer, decisions, call.constants)
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
@@ -299,12 +318,18 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         number, _, _ = step.constants[differences.index(wrong)].partition(".")
         part = call.layer.parts[int(number)].name
-    found = _difference(runner.read(output), due)
-    return LayerCheck(call.name, step.layer, call.source, found, wrong, part), due.answers >= tolerance.BLIND
+    found = _difference(call.layer, runner.read(output), due, given)
+    units = stepped.allowed(call.layer).get("units")
+    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units), due.answers >= tolerance.BLIND
 
 
-def _difference(found: np.ndarray, due: tolerance.Expected) -> float:
-    return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
+def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected, operands: dict) -> float:
+    """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place."""
+    rule = stepped.allowed(layer)
+    if not rule:
+        return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
+    right = stepped.expected(layer, **operands)
+    return relative(found, right, last_place(found, right, rule["dtype"]))
 
 
 def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
@@ -317,6 +342,7 @@ def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     if "second" in operands:
         runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
     runner.call(step)
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, weight=call.weight, bias=call.bias, **operands)
-    found = max(checked.relative, _difference(runner.read(output), due))
-    return LayerCheck(checked.name, checked.layer, checked.source, found, checked.constants, checked.wrong_part)
+    given = {"weight": call.weight, "bias": call.bias, **operands}
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
+    found = max(checked.relative, _difference(call.layer, runner.read(output), due, given))
+    return replace(checked, relative=found)
