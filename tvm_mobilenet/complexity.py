@@ -194,9 +194,11 @@ def _calls(options: ModelOptions) -> list:
     from tvm_mobilenet import frontend, passes
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.models import registry
+    from tvm_mobilenet.passes import precision
+    from tvm_mobilenet.passes.precision import Precision
 
     if options.is_file:
-        return load_network(options).layers
+        return load_network(replace(options, decided=Precision(options.dtype, options.io))).layers
     import torch
 
     from tvm_mobilenet.models.weights import load_weights
@@ -206,7 +208,8 @@ def _calls(options: ModelOptions) -> list:
     if options.weights:
         load_weights(module, options.weights)
     example = torch.zeros(options.batch, 3, *options.size)
-    return list(passes.run(frontend.from_torch(module.eval().requires_grad_(False), example)).calls)
+    graph = passes.run(frontend.from_torch(module.eval().requires_grad_(False), example))
+    return list(precision.without_images(graph, options).calls)
 
 
 def _layer_complexity(call) -> LayerComplexity:

@@ -56,13 +56,13 @@ def add_model_options(
     )
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if precision:
-        add_precision_options(parser.add_argument_group("precision"))
+        add_precision_options(parser.add_argument_group("precision"), inputs)
     if inputs:
         add_image_options(parser.add_argument_group("input"))
 
 
-def add_precision_options(group) -> None:
-    """In which dtype layers compute: ``--dtype`` and what goes with it."""
+def add_dtype(group) -> None:
+    """``--dtype``: in which layers compute."""
     group.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -70,6 +70,11 @@ def add_precision_options(group) -> None:
         help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's "
         "(default: %(default)s)",
     )
+
+
+def add_precision_options(group, images: bool = True) -> None:
+    """``--dtype`` and what goes with it; ``images``: values of the network are found, not only its shapes."""
+    add_dtype(group)
     group.add_argument(
         "--io", choices=DTYPES, default=DTYPES[0], help="of the model's inputs and outputs (default: %(default)s)"
     )
@@ -79,6 +84,8 @@ def add_precision_options(group) -> None:
         metavar="float32[:LAYER,…]",
         help="with --dtype float16: layers that sum in float32, all of them or those of a name or module",
     )
+    if not images:
+        return
     group.add_argument(
         "--calibrate",
         nargs="+",

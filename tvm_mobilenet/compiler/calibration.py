@@ -8,13 +8,12 @@ limit stays in float32, and so does one that reads or writes such values; those 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet import kinds
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
@@ -23,13 +22,7 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.precision import LargestSum, Precision
 
 IMAGES = 8  # photographs and crops, where none are given
-HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")
-
-
-def limit_of(dtype: str) -> float:
-    """The magnitude above which a layer does not compute in a dtype: 16,384 for float16."""
-    return 2.0 ** math.ceil(math.log2(-dtypes.of(dtype).lowest)) / HEADROOM
 
 
 def decide(network) -> Precision:
@@ -49,7 +42,7 @@ def decide(network) -> Precision:
     sums = precision.named(graph, options.accumulate) if options.accumulate else ()
     precision.run(graph, Precision(options.dtype, options.io))  # what cannot be stored is refused before anything slow
     inputs, images = _inputs(network, options)
-    limit = limit_of(options.dtype)
+    limit = precision.limit_of(options.dtype)
     largest, values = measure(graph, inputs, limit)
     above = {name for name, most in values.items() if not most <= limit}
     wide = [
@@ -156,7 +149,9 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float) -> tuple[np.
     if second and layer.residual == "none":
         gate = layer.op == "scale"
         other = _channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
-    weight, bias = (None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias))
+    weight, bias = (
+        None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
+    )
     with torch.no_grad():
         define = kinds.of(layer.kind).reference
         y = define(layer, x, weight, bias, other)
@@ -199,7 +194,7 @@ def _activated(layer: Layer, y):
 
 
 def _partial_sums(layer: Layer, x, weight, bias) -> float:
-    """The largest magnitude of a layer's partial sums, in the order of kernels: (N, C, H, W), as PyTorch has weights."""
+    """The largest magnitude of a layer's partial sums, in the order of kernels; ``x``: (N, C, H, W)."""
     import torch
     import torch.nn.functional as F
 

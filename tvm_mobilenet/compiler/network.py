@@ -56,6 +56,17 @@ class Network:
         """Whether the weights are random numbers: no checkpoint was given, and no file."""
         return self.model is not None and self.options.weights is None
 
+    def largest(self, graph) -> dict[str, float]:
+        """The largest partial sum of each distinct layer of a graph that was made of this network's, by its name; empty
+        where that was not found."""
+        known = {one.layer: one.value for one in self.precision.largest} if self.precision else {}
+        found: dict[str, float] = {}
+        for call in graph.calls:
+            sums = [known[part.name] for part in call.originals if part.name in known]
+            if sums:
+                found[call.layer.name] = max(found.get(call.layer.name, 0.0), *sums)
+        return found
+
     @cached_property
     def image(self) -> Image | None:
         """How an image becomes the input; None when the inputs are no image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -108,6 +108,11 @@ class ModelOptions:
         return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
 
     @property
+    def in_float32(self) -> ModelOptions:
+        """The same network with all of its layers in float32."""
+        return replace(self, dtype=FLOAT32, io=FLOAT32, accumulate=None, calibrate=(), decided=None)
+
+    @property
     def is_file(self) -> bool:
         return Path(self.model).suffix.lower() in (".onnx", ".pt2")
 
@@ -127,7 +132,7 @@ class ModelOptions:
 
     @property
     def title(self) -> str:
-        """For people: ``v1 1.0-224``, or the file's name, with the size that was chosen for it; ``v1 1-224 float16``."""
+        """For people: ``v1 1.0-224``, or the file's name, with the size chosen for it; ``v1 1-224 float16``."""
         own = "" if self.dtype == FLOAT32 else f" {self.dtype}"
         if self.is_file:
             return f"{Path(self.model).name} {self.size_text}".rstrip() + own

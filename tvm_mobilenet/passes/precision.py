@@ -17,6 +17,7 @@ Constants are stored in the dtype. One that is out of its range is refused, with
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
+HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
 LOST = 1 / 64  # of a channel's weights, by which what the dtype drops is told
 
 
@@ -81,12 +83,36 @@ class Precision:
         """Plain data for JSON."""
         return asdict(self)
 
+    def summary(self) -> str:
+        """For people: how large sums become, and what stays in float32 for it."""
+        if not self.largest:
+            return ""
+        most = max(self.largest, key=lambda one: one.value)
+        told = f"largest partial sum {_sum(most)} of {most.source or most.layer}, on {self.images}"
+        if not self.wide:
+            return f"{told}; no layer is above {limit_of(self.dtype):,.0f}"
+        known = {one.layer: one for one in self.largest}
+        kept = [f"{known[name].source or name} ({_sum(known[name])})" for name in self.wide]
+        return (
+            f"{told}; in float32, as their values reach above {limit_of(self.dtype):,.0f}: {', '.join(kept[:5])}"
+            + f" and {len(kept) - 5} more" * (len(kept) > 5)
+        )
+
     @classmethod
     def from_data(cls, data: dict) -> Precision:
         """Of plain data, as a build keeps it."""
         lists = {name: tuple(data[name]) for name in ("sums", "wide", "values")}
         largest = tuple(LargestSum(**one) for one in data["largest"])
         return cls(**{**data, **lists, "largest": largest})
+
+
+def limit_of(dtype: str) -> float:
+    """The magnitude above which a layer does not compute in a dtype: 16,384 for float16."""
+    return 2.0 ** math.ceil(math.log2(-dtypes.of(dtype).lowest)) / HEADROOM
+
+
+def _sum(one: LargestSum) -> str:
+    return f"{'' if one.exact else 'at most '}{one.value:,.6g}"
 
 
 def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
@@ -140,6 +166,20 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
         for side in ("inputs", "outputs")
     }
     return LayerGraph(tuple(made), replace(signature, **sides))
+
+
+def without_images(graph: LayerGraph, options) -> LayerGraph:
+    """The graph in the dtype of options, as if none of its values could leave that dtype's range: for costs, which no
+    value changes.
+
+    Parameters
+    ----------
+    options : models.options.ModelOptions
+    """
+    if options.dtype == "float32":
+        return graph
+    sums = named(graph, options.accumulate) if options.accumulate else ()
+    return run(graph, Precision(options.dtype, options.io, sums))
 
 
 def stored(call: LayerCall, layer: Layer) -> LayerCall:
