@@ -115,7 +115,11 @@ def measure(
         held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, one, strict=True)}
         left = graph.readers()
         for call in graph.calls:
-            held[call.output], largest, known = _run(call, [held[value] for value in call.inputs], limit)
+            operands = [held[value] for value in call.inputs]
+            held[call.output], largest, known = _run(call, operands, limit)
+            given = max(map(_largest, operands))
+            if given > largest:
+                largest, known = given, True
             if largest > most[call.name]:
                 most[call.name], exact[call.name] = largest, known
             for value in call.inputs:
