@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import last_place, relative
+from tvm_mobilenet.boards.comparison import last_place, relative, spread_of
 from tvm_mobilenet.checking import reference, stepped, tolerance
-from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement
+from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
+from tvm_mobilenet.compiler import calibration
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 
@@ -174,6 +175,7 @@ def check(
     calls = calls_of(network, module)
     noise = _noise(network.signature.inputs)
     said = network.framework(inputs + noise)
+    _require_import(network, inputs + noise, said)
     names = [name for name, _ in module.plan.outputs]
     batch = inputs + noise if _is_quiet(said, len(inputs), visible) else inputs
     decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
@@ -233,6 +235,34 @@ def _noise(ports) -> list[tuple[np.ndarray, ...]]:
     """Inputs that move a network's outputs, if anything does: noise, and more of it."""
     draw = np.random.default_rng(1)
     return [tuple((scale * draw.standard_normal(p.shape)).astype(p.dtype) for p in ports) for scale in (1, 4)]
+
+
+def _require_import(network, batch: list, said) -> None:
+    """Of a network in another dtype than its model's: its layers in float32 compute what the framework does.
+
+    What rounding makes of them says nothing of a layer that was imported wrongly; float32 does.
+
+    Raises
+    ------
+    VerificationError
+        They do not.
+    """
+    if network.original is None:
+        return
+    gate = output_tolerance(tolerance.FRAMEWORK, len(network.original.calls))
+    ports = network.original.signature
+    for inputs, expected in zip(batch, said.values, strict=True):
+        given = tuple(x.astype(port.dtype) for x, port in zip(inputs, ports.inputs, strict=True))
+        found = calibration.outputs(network.original, given)
+        for port, one, right in zip(ports.outputs, found, expected, strict=True):
+            unit = spread_of(right.astype(np.float64)) + np.abs(right.astype(np.float64))
+            off = relative(one, right, unit)
+            if not off <= gate:
+                raise VerificationError(
+                    f"output {port.name}: the imported layers, in float32, differ from {said.name} by {off:.2e} of "
+                    f"its scale, {gate:.2e} is allowed",
+                    "the model was imported wrongly, or its weights changed since the build",
+                )
 
 
 def _is_quiet(said, count: int, visible: bool) -> bool:

@@ -132,14 +132,28 @@ def measure(
     return found, values
 
 
+def outputs(graph: LayerGraph, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """What a graph computes in float32, layer by layer."""
+    held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, inputs, strict=True)}
+    left = graph.readers()
+    for call in graph.calls:
+        held[call.output] = _run(call, [held[value] for value in call.inputs])[0]
+        for value in call.inputs:
+            left[value] -= 1
+            if not left[value]:
+                del held[value]
+    return [held[port.value].reshape(port.shape) for port in graph.signature.outputs]
+
+
 def _largest(array) -> float:
     """The largest magnitude; infinite for what is no number."""
     found = float(np.abs(array).max(initial=0.0))
     return found if np.isfinite(found) else float("inf")
 
 
-def _run(call: LayerCall, operands: list[np.ndarray], limit: float) -> tuple[np.ndarray, float, bool]:
-    """A layer's output in float32; the largest magnitude of its partial sums and epilogue; whether that is exact."""
+def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None) -> tuple[np.ndarray, float, bool]:
+    """A layer's output in float32; the largest magnitude of its partial sums and epilogue; whether that is exact. No
+    limit: partial sums are left out."""
     import torch
 
     layer = call.layer
@@ -160,7 +174,7 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float) -> tuple[np.
         define = kinds.of(layer.kind).reference
         y = define(layer, x, weight, bias, other)
         largest, exact = float(y.abs().max()), True
-        if weight is not None:
+        if weight is not None and limit is not None:
             bound = float(define(layer, x.abs(), weight.abs(), bias.abs(), None).max())
             if bound > limit:
                 bound = max(largest, _partial_sums(layer, x, weight, bias))
