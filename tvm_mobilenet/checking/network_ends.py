@@ -18,9 +18,9 @@ from tvm_mobilenet.checking import reference, tolerance
 
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
 # The same of a dtype whose sums round as they go, in roundings of a value. Measured (benchmarks/half_precision.py): of
-# float16 at most 240, in v1 with seeded weights, 8 to 100 in other networks. Unrelated outputs differ by 4 standard
-# deviations; this is 1.0 to 1.6 of them for the layers of v1 to v3.
-FUSED_ROUNDINGS = 384
+# float16 at most 298, in v1 with seeded weights, 20 to 72 in others and in trained ones. Unrelated outputs differ by 4
+# standard deviations and more; this is 1.3 to 2.1 of them for the layers of v1 to v3.
+FUSED_ROUNDINGS = 512
 
 
 def output_tolerance(dtype: str, layers: int) -> float:
