@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import relative
-from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
+from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.checking.network_ends import output_tolerance
 from tvm_mobilenet.checking.reference import network_outputs
@@ -41,7 +41,6 @@ from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.options import FLOAT32
 
 FORMAT = 1
-PORTS = ("float32",)  # dtypes of inputs and outputs
 PROGRAMS = ("libmobilenet.so", "mobilenet")
 
 
