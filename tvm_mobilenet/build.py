@@ -102,6 +102,8 @@ def build(
 ) -> BuildResult:
     """Build a network for a target.
 
+    In one piece: each step works on what those before it made.
+
     Parameters
     ----------
     model : ModelOptions

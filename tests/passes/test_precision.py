@@ -27,7 +27,8 @@ class Small(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.stem = nn.Conv2d(3, 8, 3, 2, 1)
-        self.expand, self.depthwise, self.project = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 8, 1)  # fmt: skip
+        self.expand, self.project = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, 1, 1, groups=16)
         self.last, self.softmax, self.features = nn.Linear(16, 10), softmax, features
 
     def forward(self, x):
@@ -190,7 +191,8 @@ def test_the_largest_partial_sum_is_that_of_the_kernels_order(name):
     ((exact,), values), ((bound,), _) = (calibration.measure(graph, [tuple(inputs)], limit) for limit in (0.0, 1e9))
     assert exact.exact and not bound.exact and exact.value <= bound.value * (1 + 1e-5)
     assert values["x"] == np.abs(inputs[0]).max()
-    assert exact.value == pytest.approx(max(by_loops(layer, given), values["a"], *map(values.get, "xy"[: len(inputs)])), rel=1e-5)  # fmt: skip
+    beside = [values[name] for name in ("a", *"xy"[: len(inputs)])]
+    assert exact.value == pytest.approx(max(by_loops(layer, given), *beside), rel=1e-5)
 
 
 def by_loops(layer: Layer, given: dict) -> float:

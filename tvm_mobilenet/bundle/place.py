@@ -8,7 +8,6 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
 
-
 PORTS = ("float32",)  # dtypes of inputs and outputs
 
 

@@ -216,7 +216,8 @@ def check_output(
         due = gate * unit + 4 * tolerance.ROUNDING * np.abs(e)
     difference = max(difference, relative(f, e, due))
     changes = np.ptp(telling, axis=0)
-    constant = bool(np.all(changes <= 4 * (due if z is None else allowed).max(0)))
+    rounds = output_tolerance(tolerance.FRAMEWORK, layers) / gate  # whatever the dtype, the framework's outputs move
+    constant = bool(np.all(changes <= 4 * rounds * (due if z is None else allowed).max(0)))
     off = np.abs(f - e)
     flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
     norm = np.linalg.norm(flat_f) * np.linalg.norm(flat_e)
