@@ -21,6 +21,7 @@ from tvm_mobilenet.checking.machine_check import LAYER_TOLERANCE, LayerCheck, ch
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Detail, Layers
 
@@ -41,6 +42,8 @@ class VerifyResult:
         The weights are random numbers: classes mean nothing.
     arithmetic : float or None
         ``cycles`` without memory.
+    floor_float32 : float or None
+        Of a network in another dtype: the cycles of its multiply-adds in float32.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class VerifyResult:
     classes: list = field(default_factory=list)
     arithmetic: float | None = None
     seeded: bool = False
+    floor_float32: float | None = None
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -90,6 +94,8 @@ class VerifyResult:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
         if self.cycles and self.arithmetic:
             label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} compute, the rest memory"
+            if self.floor_float32:
+                label += f"; {self.cycles / self.floor_float32:.3f} x the float32 floor"
         lines.append(
             f"latency   {console.number(self.milliseconds)} ms on 1 core, "
             f"{console.number(self.milliseconds_all_cores)} ms on "
@@ -187,7 +193,13 @@ def verify(
         best_classes(found.values[0][0][0], network.scores, network.labels) if network.classes else [],
         found.run.arithmetic if cost.predicted else None,
         network.seeded,
+        None if network.original is None else _floor(network.original, target),
     )
+
+
+def _floor(graph, target) -> float:
+    """Cycles of a graph's multiply-adds alone in float32."""
+    return sum(call.layer.mult_adds for call in graph.calls) / target.core.macs_per_cycle(FLOAT32)
 
 
 def print_result(result: VerifyResult) -> None:
