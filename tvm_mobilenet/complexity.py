@@ -170,9 +170,8 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     if looks_like_a_file(text):
         check_model(text, "--compare")
         shared_flags = {"--resolution": "resolution", "--batch": "batch"}
-        return ModelOptions(
-            model=text, **{name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
-        )
+        taken = {name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
+        return ModelOptions(model=text, dtype=options.dtype, io=options.io, **taken)
     model, _, size = text.partition(":")
     alpha, _, resolution = size.partition("-")
     example = "for example v2:0.5-160"

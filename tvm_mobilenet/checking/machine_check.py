@@ -16,7 +16,6 @@ import numpy as np
 from tvm_mobilenet.boards.comparison import last_place, relative, spread_of
 from tvm_mobilenet.checking import reference, stepped, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
-from tvm_mobilenet.compiler import calibration
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 
@@ -249,6 +248,8 @@ def _require_import(network, batch: list, said) -> None:
     """
     if network.original is None:
         return
+    from tvm_mobilenet.compiler import calibration
+
     gate = output_tolerance(tolerance.FRAMEWORK, len(network.original.calls))
     ports = network.original.signature
     for inputs, expected in zip(batch, said.values, strict=True):
