@@ -108,10 +108,7 @@ def bench(
             from tvm_mobilenet.peers import files as peers
 
             show(f"writing the network for {', '.join(against)}")
-            options_ = model_files.from_build(module)
-            network = load_network(options_.in_float32)
-            if options_.dtype != network.options.dtype:
-                show(f"other engines run the model in {network.options.dtype}, this build in {options_.dtype}")
+            network = load_network(model_files.from_build(module).in_float32)  # as their files are
             others = peers.contenders(network, against, Path(temporary))
         return measured_rows.measured(
             board,

@@ -329,7 +329,10 @@ def _main(paths: list[str]) -> None:
     try:
         with Mobilenet() as net:
             for path in paths:
-                scores = net.run_image(path)
+                try:
+                    scores = net.run_image(path)
+                except MobilenetError as e:
+                    raise MobilenetError(f"{path}: {e}", e.code) if e.code == 8 else e from None
                 if net.seeded and path == paths[0]:
                     print(f"note: {SEEDED}", file=sys.stderr)
                 if len(paths) > 1:
