@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 WRAPPER, BODY = "__tvm_ffi_", "_compute_"  # what TVM puts before a kernel's name for its caller, and behind it
 _FUNCTION, _ALLOCATED = 2, 2
 _SYMTAB, _STRTAB, _NOBITS, _NULL = 2, 3, 8, 0
+_CONVERSIONS = b"conv"  # the end of their section's name
 _GLOBAL, _WEAK, _HIDDEN, _ABSOLUTE = 1, 2, 2, 0xFFF1
 
 
@@ -126,9 +128,15 @@ def name_kernel(path: Path, kernel: str) -> None:
 
 
 def rename_kernel(path: Path, kernel: str, name: str) -> None:
-    """Call the kernel of an object otherwise, its wrapper too."""
+    """Call the kernel of an object otherwise, its wrapper too.
+
+    TVM's conversions of half precision, which every object has, get a section of the kernel's own: of many that become
+    one object, a linker then drops all copies but the one that is called, if any is.
+    """
     elf = _Elf(path)
     table, strings = elf.sections[elf.sections[elf.table][6]], elf.strings
+    own = hashlib.sha256(name.encode()).hexdigest()[: len(_CONVERSIONS)].encode()
+    strings = strings.replace(b".fp16." + _CONVERSIONS + b"\0", b".fp16." + own + b"\0")
     at = {kernel: len(strings) + len(WRAPPER), WRAPPER + kernel: len(strings)}
     symbols = elf.symbols()
     for s in symbols:

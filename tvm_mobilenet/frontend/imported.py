@@ -11,6 +11,8 @@ from tvm import relax
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
+FLOAT32_ALONE = "only float32 models are imported: convert it to float32; --dtype float16 builds such a one in float16"
+
 
 def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] = ()) -> tvm.IRModule:
     """The module with ``sources`` on ``main``, and ``outputs``, their names, where they have any.
@@ -36,7 +38,7 @@ def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] 
 def check_input(name: str, shape: list, dtype: str) -> None:
     """Refuse an input of a network that cannot be one."""
     if dtype != "float32":
-        raise TvmMobilenetError(f"input {name!r} is {dtype}", "only float32 models are imported; convert it to float32")
+        raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOAT32_ALONE)
     if len(shape) not in (2, 4):
         raise TvmMobilenetError(
             f"input {name!r} has rank {len(shape)}, {tuple(shape)}", "an image network takes (N, C, H, W)"
