@@ -206,7 +206,8 @@ def core_data() -> dict:
         "dram_line_cycles": 13.0,
         "rates": {
             dtype: chosen.fma_per_cycle * (chosen.vector_bytes // dtypes.of(dtype).bytes) for dtype in chosen.computes
-        },
+        }
+        | {"int8": chosen.fma_per_cycle * (chosen.vector_bytes // dtypes.of(dtypes.of("int8").accumulator).bytes)},
         "l1d": {"bytes": 32768, "ways": 8},
         "l2": {"bytes": 524288, "ways": 8},
     }

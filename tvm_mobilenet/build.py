@@ -182,7 +182,7 @@ def build(
 
 def print_result(result: BuildResult) -> None:
     """The layers and where their decisions come from, then the whole."""
-    sums = ("largest sum",) if result.precision else ()
+    sums = ("largest sum",) if result.largest else ()
     console.print_table(
         (Layers("layer"), *sums, Words("decisions"), "from"),
         [

@@ -126,6 +126,18 @@ def _in_layout(layer: Layer, y: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(y if layer.output_layout == "NHWC" else y.transpose(0, 3, 1, 2))
 
 
+def random_operands(layer: Layer, rng) -> dict:
+    """Operands of a layer as `run` takes them, drawn."""
+
+    def draw(shape) -> np.ndarray:
+        return rng.integers(-128, 128, shape).astype(np.int8)
+
+    real = layer.input_dtype == "float32"
+    data = (2 * rng.standard_normal(layer.input_shape)).astype(np.float32) if real else draw(layer.input_shape)
+    found = {"data": data, "constants": random_constants(layer, data, rng)}
+    return found | ({"second": draw(layer.second_shape)} if layer.second_shape else {})
+
+
 def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarray]:
     """Constants of a layer that spread its output over int8, for data in random int8."""
     found: dict[str, np.ndarray] = {}

@@ -219,6 +219,8 @@ def check(
             for j, name in enumerate(names)
         ]
         _require_movement(outputs)
+        if not layers or all(c.ok for c in checks):
+            _require_equal(network, batch, values)
         if layers and not all(o.ok for o in outputs):  # what the first input does not show, another one does
             for x in batch[1:]:
                 if not all(c.ok for c in checks):
@@ -263,6 +265,28 @@ def _require_import(network, batch: list, said) -> None:
                     f"output {port.name}: the imported layers, in float32, differ from {said.name} by {off:.2e} of "
                     f"its scale, {gate:.2e} is allowed",
                     "the model was imported wrongly, or its weights changed since the build",
+                )
+
+
+def _require_equal(network, batch: list, values: list) -> None:
+    """Of a network in integers: its outputs are what its layers compute, one after the other, value for value.
+
+    Raises
+    ------
+    VerificationError
+        They are not.
+    """
+    from tvm_mobilenet.checking import network_steps
+
+    if not network_steps.is_integral(network):
+        return
+    for found, right in zip(values, network_steps.outputs(network, batch), strict=True):
+        for port, one, due in zip(network.signature.outputs, found, right, strict=True):
+            if not np.array_equal(one, due):
+                raise VerificationError(
+                    f"output {port.name}: {int((one != due).sum())} of {due.size} values are not what the layers "
+                    "compute",
+                    "build again; if it stays, report the network and its options",
                 )
 
 
@@ -341,7 +365,8 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     *operands, output = step.operands
     data, *others = (runner.read(t) for t in operands if t.space != "parameters")
     given = {"data": data, **reference.operands_of(call, others)}
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
+    whole = reference.integral(call.layer)
+    due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
     packed = schedules.pack(call.layer, decisions, call.constants)
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
@@ -349,12 +374,14 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         number, _, _ = step.constants[differences.index(wrong)].partition(".")
         part = call.layer.parts[int(number)].name
-    found = _difference(call.layer, runner.read(output), due, given)
+    made = runner.read(output)
+    found = _difference(call.layer, made, due, given)
+    sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
     units = stepped.allowed(call.layer).get("units")
-    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units), due.answers >= tolerance.BLIND
+    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units), sees
 
 
-def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected, operands: dict) -> float:
+def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None, operands: dict) -> float:
     """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place."""
     rule = stepped.allowed(layer)
     if not rule:
@@ -365,7 +392,12 @@ def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected, operan
 
 def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     """A layer whose outputs showed nothing, run by itself on operands to which they answer."""
-    operands = None if call.layer.body else tolerance.revealing(call.layer, call.weight, call.bias)
+    whole = reference.integral(call.layer)
+    if whole:
+        operands = reference.random_arguments(call.layer)
+        del operands["constants"]
+    else:
+        operands = None if call.layer.body else tolerance.revealing(call.layer, call.weight, call.bias)
     if operands is None:
         return checked
     *given, output = step.operands
@@ -373,7 +405,8 @@ def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     if "second" in operands:
         runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
     runner.call(step)
-    given = {"weight": call.weight, "bias": call.bias, **operands}
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
+    own = {"constants": dict(call.constants)} if whole else {"weight": call.weight, "bias": call.bias}
+    given = {**own, **operands}
+    due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     found = max(checked.relative, _difference(call.layer, runner.read(output), due, given))
     return replace(checked, relative=found)

@@ -13,20 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_mobilenet import dtypes
-from tvm_mobilenet.boards.comparison import relative
-from tvm_mobilenet.checking import reference, tolerance
+from tvm_mobilenet.boards.comparison import relative, spread_of
+from tvm_mobilenet.checking import integers, reference, tolerance
 
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
 # The same of a dtype whose sums round as they go, in roundings of a value. Measured (benchmarks/half_precision.py): of
 # float16 at most 298, in v1 with seeded weights, 20 to 72 in others and in trained ones. Unrelated outputs differ by 4
 # standard deviations and more; this is 1.3 to 2.1 of them for the layers of v1 to v3.
 FUSED_ROUNDINGS = 512
+INTEGERS = 16.0  # standard deviations: of int8 the framework says how much quantizing changes, and little of mistakes
 
 
 def output_tolerance(dtype: str, layers: int) -> float:
     """What outputs of a network of so many layers, most of them of a dtype, may differ from a framework's in float32,
     of the scale of their last sums."""
     own = dtypes.of(dtype)
+    if own.integer:  # equality with what its layers compute decides, `machine_check`
+        return INTEGERS
     return (FUSED_ROUNDINGS * own.rounding if own.fused else OUTPUT_TOLERANCE) * math.sqrt(max(1, layers))
 
 
@@ -99,6 +102,8 @@ class Ends:
         first = self._calls[tail[0]]
         data, *others = self._kept[tail[0]]
         operands = reference.operands_of(first, others)
+        if reference.integral(first.layer):
+            return self._integer_end(tail, port, data, operands)
         z = tolerance.sum_of(first.layer, data, **operands)
         last = first.layer.parts[-1] if first.layer.parts else first.layer
         function = "none" if last.residual == "after" else reference.final_function(first.layer)
@@ -116,6 +121,22 @@ class Ends:
         if function == "softmax":
             axis = _axis(values.shape, 3 if layout == "NHWC" else 1, port.shape)
         return End(values.reshape(port.shape), float(np.sqrt(np.mean(z.scale**2))), function, axis)
+
+
+    def _integer_end(self, tail: list[int], port, data: np.ndarray, operands: dict) -> End:
+        """Of integers: what the last layers make of it, in floats, before a last softmax."""
+        values, function, axis = integers.run(self._calls[tail[0]].layer, data, **operands), "none", -1
+        for number in tail[1:]:
+            call = self._calls[number]
+            values = values.reshape(call.layer.input_shape)
+            if call.layer.declared.function == "softmax":
+                function, axis = "softmax", _axis(values.shape, 3, port.shape)
+            elif reference.integral(call.layer):
+                values = integers.run(call.layer, values, dict(call.constants))
+            else:
+                values = reference.reference(call.layer, values)
+        values = values.astype(np.float64)
+        return End(values.reshape(port.shape), spread_of(values), function, axis)
 
 
 def _axis(shape: tuple[int, ...], axis: int, to: tuple[int, ...]) -> int:

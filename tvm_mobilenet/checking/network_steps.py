@@ -20,6 +20,11 @@ def is_exact(network) -> bool:
     )
 
 
+def is_integral(network) -> bool:
+    """Whether all layers compute in integers."""
+    return all(reference.integral(call.layer) for call in network.layers)
+
+
 def outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
     """The outputs of a network for each of the inputs, of the outputs' dtypes.
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tvm_mobilenet import kinds
+from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.boards.comparison import spread_of
+from tvm_mobilenet.checking import integers
 from tvm_mobilenet.layer import Layer
 
+UNREAD = 85  # what stands where nothing may read integers
 ROUNDING = 2.0**-20  # of an output's spread; a build may differ by a few hundred times as much
 
 
@@ -167,9 +169,16 @@ def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     return [values[port.value].reshape(port.shape) for port in ports.outputs]
 
 
+def integral(layer: Layer) -> bool:
+    """Whether a layer computes in integers."""
+    return all(dtypes.of(part.dtype).integer for part in layer.parts or (layer,))
+
+
 def operands_of(call, others) -> dict:
     """What a call's layer is computed from besides its data, as `reference` and its kin take it."""
     second = (tuple(others) if call.layer.body else others[0]) if others else None
+    if integral(call.layer):
+        return {"second": second, "constants": dict(call.constants)}
     if call.layer.body:
         return {"second": second, "constants": tuple(call.constants.values())}
     return {"weight": call.weight, "bias": call.bias, "second": second}
@@ -178,6 +187,8 @@ def operands_of(call, others) -> dict:
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     """Seeded operands of a layer that keep its output at about unit variance: data, weight, bias, second."""
     rng = np.random.default_rng(seed)
+    if integral(layer):
+        return integers.random_operands(layer, rng)
     if layer.parts:
         parts = [random_arguments(part, seed + i) for i, part in enumerate(layer.parts)]
         joined = {name: tuple(p[name] for p in parts) for name in ("weight", "bias")}
@@ -211,6 +222,9 @@ def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndar
 def constants_of(layer: Layer, arguments: dict) -> dict[str, np.ndarray]:
     """Of a layer's operands those that are constants, by the names of ``layer.constants``."""
 
+    if "constants" in arguments:
+        return arguments["constants"]
+
     def found(name: str) -> np.ndarray:
         part, _, own = name.rpartition(".")
         return arguments[own][int(part)] if part else arguments[own]
@@ -222,6 +236,6 @@ def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """An array as it lies in memory, what stands between its rows not a number: nothing may read it."""
     if array.shape == shape:
         return array
-    buffer = np.full(shape, np.nan, array.dtype)
+    buffer = np.full(shape, np.nan if array.dtype.kind == "f" else UNREAD, array.dtype)
     buffer[..., : array.shape[-1]] = array
     return buffer

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tvm_mobilenet import dtypes
-from tvm_mobilenet.checking import reference
+from tvm_mobilenet.checking import integers, reference
 from tvm_mobilenet.kinds import exponential
 from tvm_mobilenet.layer import Layer
 
@@ -85,7 +85,9 @@ def run(
 
 def expected(layer: Layer, **operands) -> np.ndarray:
     """What a layer's kernel is compared with: `run`'s output where its dtype says in which order it computes, else the
-    definition, `reference.reference`."""
+    definition, `reference.reference`; of integers `integers.run`'s."""
+    if reference.integral(layer):
+        return integers.run(layer, **operands)
     if allowed(layer):
         return run(layer, **operands, largest=False)[0]
     return reference.reference(layer, **operands)
@@ -94,6 +96,8 @@ def expected(layer: Layer, **operands) -> np.ndarray:
 def allowed(layer: Layer) -> dict:
     """How far a kernel's output may be from `expected`, as `boards.comparison.require_right` takes it."""
     parts = layer.parts or (layer,)
+    if reference.integral(layer):
+        return {"units": 0, "dtype": layer.output_dtype}
     if not all(dtypes.of(part.dtype).fused and part.declared.stepped for part in parts):
         return {}
     inexact = any(part.declared.function or part.activation not in _ROUNDED for part in parts)

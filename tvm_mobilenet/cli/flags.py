@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import FLOAT32
 
@@ -70,6 +71,8 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         if model.io != FLOAT32:
             refuse(args, ("--io",), why, "leave it out, or add --dtype float16")
         refuse(args, ("--accumulate", "--calibrate"), why, "leave it out, or add --dtype float16")
+    if dtypes.of(model.dtype).integer:
+        refuse(args, ("--accumulate",), "integers are summed in int32", "leave it out")
     if model.is_file:
         refuse(
             args,

@@ -67,8 +67,8 @@ def add_dtype(group) -> None:
         "--dtype",
         choices=DTYPES,
         default=DTYPES[0],
-        help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's "
-        "(default: %(default)s)",
+        help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's; int8 "
+        "quantized with --calibrate's images (default: %(default)s)",
     )
 
 
@@ -76,7 +76,7 @@ def add_precision_options(group, images: bool = True) -> None:
     """``--dtype`` and what goes with it; ``images``: values of the network are found, not only its shapes."""
     add_dtype(group)
     group.add_argument(
-        "--io", choices=DTYPES, default=DTYPES[0], help="of the model's inputs and outputs (default: %(default)s)"
+        "--io", choices=DTYPES[:2], default=DTYPES[0], help="of the model's inputs and outputs (default: %(default)s)"
     )
     group.add_argument(
         "--accumulate",
@@ -90,7 +90,8 @@ def add_precision_options(group, images: bool = True) -> None:
         "--calibrate",
         nargs="+",
         metavar="FOLDER|FILE",
-        help="with --dtype float16: images that show which layers would leave its range (default: those that ship)",
+        help="with --dtype float16: images that show which layers would leave its range; with int8: those that scales "
+        "are found on (default: photographs that ship)",
     )
 
 

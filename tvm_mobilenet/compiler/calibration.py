@@ -41,7 +41,7 @@ def decide(network) -> Precision:
     options, graph = network.options, network.graph
     sums = precision.named(graph, options.accumulate) if options.accumulate else ()
     precision.run(graph, Precision(options.dtype, options.io))  # what cannot be stored is refused before anything slow
-    inputs, images = _inputs(network, options)
+    inputs, images = images_of(network, options)
     limit = precision.limit_of(options.dtype)
     largest, values = measure(graph, inputs, limit)
     above = {name for name, most in values.items() if not most <= limit}
@@ -55,10 +55,10 @@ def decide(network) -> Precision:
     )
 
 
-def _inputs(network, options: ModelOptions) -> tuple[list[tuple[np.ndarray, ...]], str]:
+def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list[tuple[np.ndarray, ...]], str]:
     """What is run, and what it is in words."""
     if not options.calibrate:
-        found = network.inputs(IMAGES)
+        found = network.inputs(count)
         what = "photographs that ship, and crops of them" if network.image is not None else "arrays of noise"
         return found, f"{len(found)} {what if options.input is None else 'of --input'}"
     if network.image is None:
@@ -162,11 +162,11 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
         output = np.asarray(layer.body.reference(*shaped, *call.constants.values()), np.float32)
         return output, _largest(output), True
     data, *second = operands
-    x = _channels_second(data.reshape(layer.input_shape), layer.input_layout)
+    x = channels_second(data.reshape(layer.input_shape), layer.input_layout)
     other = None
     if second and layer.residual == "none":
         gate = layer.op == "scale"
-        other = _channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
+        other = channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
     weight, bias = (
         None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
     )
@@ -183,11 +183,11 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
             largest = bound
         residual = None
         if layer.residual != "none":
-            residual = _channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
+            residual = channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
         if layer.residual == "before":
             y = y + residual
             largest = max(largest, float(y.abs().max()))
-        y = _activated(layer, y)
+        y = activated(layer, y)
         if layer.residual == "after":
             y = y + residual
         largest = max(largest, float(y.abs().max()))
@@ -195,14 +195,14 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
     return y.contiguous().numpy(), largest if np.isfinite(largest) else float("inf"), exact
 
 
-def _channels_second(array: np.ndarray, layout: str):
+def channels_second(array: np.ndarray, layout: str):
     import torch
 
     x = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     return x if layout == "NCHW" else x.permute(0, 3, 1, 2)
 
 
-def _activated(layer: Layer, y):
+def activated(layer: Layer, y):
     import torch.nn.functional as F
 
     if layer.declared.function == "softmax":

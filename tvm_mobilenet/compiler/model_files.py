@@ -15,6 +15,7 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.passes.precision import Precision
+from tvm_mobilenet.passes.quantize import DTYPE, Quantization
 
 _FLAGS = {"model": "--model", "weights": "--weights", "labels": "--labels", "input": "--input"}
 
@@ -59,7 +60,7 @@ def from_build(module, **changes) -> ModelOptions:
         if name not in changes:
             data[name] = str(_find(name, Path(data[name]), kept, module.folder))
     if kept := module.info.get("precision"):
-        changes["decided"] = Precision.from_data(kept)
+        changes["decided"] = (Quantization if kept["dtype"] == DTYPE else Precision).from_data(kept)
     return ModelOptions.from_data(data, **changes)
 
 

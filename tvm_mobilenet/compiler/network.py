@@ -222,10 +222,11 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
 
 def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network:
     """The network in the dtype that its options ask for."""
-    from tvm_mobilenet.compiler import calibration
-    from tvm_mobilenet.passes import precision
+    from tvm_mobilenet import dtypes
+    from tvm_mobilenet.compiler import calibration, quantization
 
-    decided = network.options.decided or calibration.decide(network)
-    graph = precision.run(network.graph, decided)
+    how = quantization if dtypes.of(network.options.dtype).integer else calibration
+    decided = network.options.decided or how.decide(network)
+    graph = decided.applied(network.graph)
     watch("precision", graph)
     return replace(network, graph=graph, precision=decided, original=network.graph)

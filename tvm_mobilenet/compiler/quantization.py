@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvm_mobilenet import kinds
+from tvm_mobilenet.compiler.calibration import activated, channels_second, images_of
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import HIGH, LOW, Quantization, Scale, integral, rounded_up, whole_weights
 
+IMAGES = 32  # photographs and crops, where none are given
 BINS = 2048
 TAILS = (0.0, 1e-5, 1e-4, 1e-3)  # shares of values that a range may leave out
 NARROWER = tuple(1 - i / 20 for i in range(1, 11))
@@ -69,8 +72,28 @@ def scale_of(low: float, high: float) -> Scale:
     return Scale(step, int(np.clip(np.rint(LOW - low / step), LOW, HIGH)))
 
 
-def decide(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: str = "") -> Quantization:
-    """The scales of a network in float32.
+def decide(network) -> Quantization:
+    """The scales of a network in float32, on the images of its options.
+
+    Parameters
+    ----------
+    network : Network
+
+    Raises
+    ------
+    TvmMobilenetError
+        An image cannot be read; inputs and outputs are to be of another dtype than float32.
+    """
+    if network.options.io != "float32":
+        raise TvmMobilenetError(
+            f"--io {network.options.io}: a network in int8 takes and returns float32", "leave out --io"
+        )
+    inputs, images = images_of(network, network.options, IMAGES)
+    return scales_of(network.graph, inputs, images)
+
+
+def scales_of(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: str = "") -> Quantization:
+    """The scales of a graph in float32.
 
     Parameters
     ----------
@@ -135,7 +158,6 @@ def has_inner(call: LayerCall) -> bool:
 def outputs(call: LayerCall, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """What a layer computes in float32: before table or residual, and in the end."""
     import torch
-    import torch.nn.functional as F
 
     layer = call.layer
     if layer.body is not None:
@@ -143,11 +165,11 @@ def outputs(call: LayerCall, operands: list[np.ndarray]) -> tuple[np.ndarray, np
         output = np.asarray(layer.body.reference(*shaped, *call.constants.values()), np.float32)
         return output, output
     data, *second = operands
-    x = _channels_second(data.reshape(layer.input_shape), layer.input_layout)
+    x = channels_second(data.reshape(layer.input_shape), layer.input_layout)
     other = None
     if second and layer.residual == "none":
         gate = layer.op == "scale"
-        other = _channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
+        other = channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
     weight, bias = (
         None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
     )
@@ -156,23 +178,11 @@ def outputs(call: LayerCall, operands: list[np.ndarray]) -> tuple[np.ndarray, np
         own = y
         residual = None
         if layer.residual != "none":
-            residual = _channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
+            residual = channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
         if layer.residual == "before":
             y = y + residual
-        if layer.declared.function == "softmax":
-            y = F.softmax(y, 1)
-        elif layer.activation == "sigmoid":
-            y = y.sigmoid()
-        elif layer.activation != "none":
-            y = getattr(F, layer.activation)(y)
+        y = activated(layer, y)
         if layer.residual == "after":
             own = y
             y = y + residual
     return tuple((t if layer.output_layout == "NCHW" else t.permute(0, 2, 3, 1)).contiguous().numpy() for t in (own, y))
-
-
-def _channels_second(array: np.ndarray, layout: str):
-    import torch
-
-    x = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-    return x if layout == "NCHW" else x.permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 
 FLOAT32 = "float32"
-DTYPES = (FLOAT32, "float16")  # in which layers of a network can be computed
+DTYPES = (FLOAT32, "float16", "int8")  # in which layers of a network can be computed
 
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 

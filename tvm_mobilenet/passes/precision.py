@@ -25,6 +25,7 @@ import numpy as np
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes import quantize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
 HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
@@ -82,6 +83,10 @@ class Precision:
     def to_data(self) -> dict:
         """Plain data for JSON."""
         return asdict(self)
+
+    def applied(self, graph: LayerGraph) -> LayerGraph:
+        """A graph in float32 as it says."""
+        return run(graph, self)
 
     def summary(self) -> str:
         """For people: how large sums become, and what stays in float32 for it."""
@@ -178,6 +183,8 @@ def without_images(graph: LayerGraph, options) -> LayerGraph:
     """
     if options.dtype == "float32":
         return graph
+    if dtypes.of(options.dtype).integer:
+        return quantize.run(graph, quantize.ASSUMED)
     sums = named(graph, options.accumulate) if options.accumulate else ()
     return run(graph, Precision(options.dtype, options.io, sums))
 

@@ -70,6 +70,16 @@ class Quantization:
     images: str = ""
     io: str = "float32"
 
+    dtype, wide, largest = DTYPE, (), ()  # as a `precision.Precision` has them
+
+    def summary(self) -> str:
+        """One line for people."""
+        return f"scales of {len(self.scales)} values, found on {self.images}"
+
+    def applied(self, graph: LayerGraph) -> LayerGraph:
+        """A graph in float32 as it says."""
+        return run(graph, self)
+
     def to_data(self) -> dict:
         """Plain data for JSON."""
         return {"dtype": DTYPE, **asdict(self)}
@@ -80,6 +90,19 @@ class Quantization:
         scales = {name: {v: Scale(**s) for v, s in data[name].items()} for name in ("scales", "inner")}
         shifts = {name: tuple(values) for name, values in data["shifts"].items()}
         return cls(**scales, shifts=shifts, images=data["images"], io=data["io"])
+
+
+class _Any(dict):
+    """The same scale for whatever value."""
+
+    def __missing__(self, value: str) -> Scale:
+        return Scale(1 / 32, 0)
+
+    def get(self, value: str, default=None) -> Scale:
+        return self[value]
+
+
+ASSUMED = Quantization(_Any(), _Any(), images="none: costs do not depend on scales")
 
 
 def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:

@@ -46,7 +46,7 @@ class Runner:
             self._known.move_to_end(layer)
             operands, expected = self._known[layer]
         arguments = reference.kernel_arguments(layer, decisions, operands)
-        arguments[-1].fill(np.nan if np.issubdtype(arguments[-1].dtype, np.floating) else 0)
+        arguments[-1].fill(np.nan if np.issubdtype(arguments[-1].dtype, np.floating) else reference.UNREAD)
         return arguments, expected
 
     def run(self, built: Built, board) -> Outcome:
@@ -70,7 +70,8 @@ class Runner:
             if board.measures:
                 runs = module.call_on(nest.SYMBOL, arguments, counts)
             else:  # one run, whose cost is known on any number of cores
-                tasks = "all" if candidate.whole else "sample"
+                whole = candidate.whole or arguments[-1].dtype.kind != "f"  # of integers none says "not written"
+                tasks = "all" if whole else "sample"
                 runs = [module.call(nest.SYMBOL, arguments, tasks, memory=True)] * len(counts)
         allowed = stepped.allowed(built.layer)
         difference = require_right(runs[0].outputs[-1], expected, sample=runs[0].sampled, **allowed)
