@@ -111,6 +111,7 @@ def pytest_configure(config):
     config.pluginmanager.register(CpuTimes(), "tvm_mobilenet_cpu_times")
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")
+        os.environ["TVM_MOBILENET_TOKEN"] = os.path.join(os.environ[SHARED], "token")  # the user's own is not touched
 
 
 def pytest_unconfigure(config):
