@@ -84,6 +84,18 @@ def test_wrong_addresses_are_usage_errors(text):
     assert e.value.exit_code == 2 and e.value.hint
 
 
+@pytest.mark.parametrize("text,demands", [
+    ("rpc://192.0.2.1", True), ("rpc://127.0.0.1", False), ("rpc://127.9.9.9:91", False), ("rpc://[::1]", False),
+    ("rpc://localhost", False), ("rpc://192.0.2.1?trust-network", False), ("rpc://[2001:db8::1]", True),
+    ("rpc://0.0.0.0", True), ("rpc://no-such-board.invalid", True),
+])  # fmt: skip
+def test_who_must_show_the_token(text, demands):
+    assert address.parse(text).demands_token == demands
+    if demands:
+        trusting = address.parse(text).trusting()
+        assert not trusting.demands_token and address.parse(trusting.text) == trusting
+
+
 # ---- the agent
 
 
