@@ -1,7 +1,7 @@
 """Find what keeps this machine or a board from working: every hop in turn, each ok or with its remedy.
 
 python -m tvm_mobilenet.doctor
-python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4
+python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4 --trust-network
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     checks = doctor(
         target,
-        board=args.board,
+        board=options.board_for(args, target) if args.board or args.trust_network else None,
         log=args.log,
         linker=args.linker,
         show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None,

@@ -216,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``verify``."""
     new = entry.parser_for("verify", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
-    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
+    options.add_board(new)
     new.add_argument(
         "--inputs",
         type=options.positive(int),

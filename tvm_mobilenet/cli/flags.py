@@ -100,7 +100,8 @@ def refuse_for_sweep(args: argparse.Namespace) -> None:
     limits = ("--budget", "--memory", "--min-accuracy")
     if args.theory:
         why = "--theory compares the papers' own networks on three cores"
-        table = ("--families", "--alphas", "--resolutions", "--dtype", "--target", "--board", "--csv")
+        table = ("--families", "--alphas", "--resolutions", "--dtype", "--target", "--csv")
+        table += ("--board", "--trust-network")
         refuse(args, () if args.html else table, why, "leave it out, or add --html FILE: a report with both")
         refuse(args, (*limits, "--cores", "--output"), why, "leave it out: a budget needs a sweep of its own")
     if not args.given.intersection(limits):

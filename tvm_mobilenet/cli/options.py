@@ -176,11 +176,17 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
         "--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)"
     )
     if board:
-        group.add_argument(
-            "--board",
-            metavar="ADDRESS",
-            help=f"what runs the code: {BOARDS}",
-        )
+        add_board(group)
+
+
+def add_board(parser) -> None:
+    """``--board`` and ``--trust-network``."""
+    parser.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {BOARDS}")
+    parser.add_argument(
+        "--trust-network",
+        action="store_true",
+        help="take what answers beyond this machine, at an rpc:// or tracker:// address, for your board: no token",
+    )
 
 
 def add_runtime(parser) -> None:
@@ -242,12 +248,16 @@ def board_for(args: argparse.Namespace, target) -> str:
     Raises
     ------
     TvmMobilenetError
-        It is no address of a board (``boards.address``).
+        It is no address of a board (``boards.address``), or a tracker that nobody said to trust.
     """
     from tvm_mobilenet.boards import address
 
     default = "local" if target.is_host else "virtual"
-    return address.parse(default if args.board is None else args.board).text
+    where = address.parse(default if args.board is None else args.board)
+    if args.trust_network:
+        where = where.trusting()
+    where.check_tracker()
+    return where.text
 
 
 def positive(kind: type):
