@@ -245,7 +245,7 @@ def read(path: str | Path) -> Bundle:
 
 def _model(options) -> dict:
     """What the model is, without a path of this machine."""
-    data = {k: v for k, v in asdict(options).items() if k not in ("weights", "input", "labels")}
+    data = {k: v for k, v in asdict(options).items() if k not in ("weights", "input", "labels", "trust_file")}
     return {**data, "model": Path(options.model).name if options.is_file else options.model}
 
 

@@ -23,6 +23,7 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
     from tvm_mobilenet.compiler.module import file_hash
 
     data, files = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}, {}
+    del data["trust_file"]
     for name in _FLAGS:
         given = data[name]
         if given is None or (name == "model" and not options.is_file):

@@ -1,4 +1,4 @@
-"""What every importer ends with: sources, interface checks, and a place for operators that TVM does not know.
+"""What every importer ends with: sources, and a place for operators that TVM does not know.
 
 An operator that cannot be imported becomes an opaque call of the right shape. So the import always comes to its end,
 and the passes report everything that is unsupported at once, whatever the reason.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import tvm
 from tvm import relax
-
-from tvm_mobilenet.errors import TvmMobilenetError
 
 
 def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] = ()) -> tvm.IRModule:
@@ -31,20 +29,6 @@ def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] 
             sources[binding.var.name] = current
     attrs = {"sources": sources, **({"outputs": list(outputs)} if outputs else {})}
     return tvm.IRModule({**dict(mod.functions.items()), mod.get_global_var("main"): main.with_attrs(attrs)})
-
-
-def check_input(name: str, shape: list, dtype: str) -> None:
-    """Refuse an input of a network that cannot be one."""
-    if dtype != "float32":
-        raise TvmMobilenetError(f"input {name!r} is {dtype}", "only float32 models are imported; convert it to float32")
-    if len(shape) not in (2, 4):
-        raise TvmMobilenetError(
-            f"input {name!r} has rank {len(shape)}, {tuple(shape)}", "an image network takes (N, C, H, W)"
-        )
-    if any(not isinstance(d, int) or d < 1 for d in shape):
-        raise TvmMobilenetError(
-            f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"
-        )
 
 
 def opaque(name: str, inputs: list, types: list[relax.TensorType]) -> relax.Call:

@@ -123,6 +123,20 @@ def fix(inputs: Sequence[Input], batch: int | None, size: tuple[int, int] | None
     return found
 
 
+def check_input(name: str, shape: list, dtype: str) -> None:
+    """Refuse an input of a network that cannot be one."""
+    if dtype != "float32":
+        raise TvmMobilenetError(f"input {name!r} is {dtype}", "only float32 models are imported; convert it to float32")
+    if len(shape) not in (2, 4):
+        raise TvmMobilenetError(
+            f"input {name!r} has rank {len(shape)}, {tuple(shape)}", "an image network takes (N, C, H, W)"
+        )
+    if any(not isinstance(d, int) or d < 1 for d in shape):
+        raise TvmMobilenetError(
+            f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"
+        )
+
+
 def size_text(size: int | tuple[int, int]) -> str:
     """``224``, or ``192x256`` for a height and a width that differ."""
     height, width = (size, size) if isinstance(size, int) else size

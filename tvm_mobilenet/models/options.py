@@ -43,6 +43,8 @@ class ModelOptions:
         graph says, or a default that is announced as assumed.
     labels : path, optional
         Class names, one a line.
+    trust_file : bool
+        A ``.pt2`` file may run code. No build keeps this: each verb is told anew.
     """
 
     model: str = "v1"
@@ -62,6 +64,7 @@ class ModelOptions:
     layout: str | None = None
     channel_order: str | None = None
     labels: Path | None = None
+    trust_file: bool = False
 
     def __post_init__(self):
         if isinstance(self.resolution, list | tuple):
@@ -80,6 +83,7 @@ class ModelOptions:
     def from_data(cls, data: dict, **changes) -> ModelOptions:
         """The options of plain data, as a built module keeps them."""
         values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        values.pop("trust_file", None)  # a build's folder may be anybody's
         for name in ("weights", "input", "labels"):
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):

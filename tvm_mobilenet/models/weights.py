@@ -13,6 +13,10 @@ from tvm_mobilenet.files.reading import refusal
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
+DTYPES = {str(t).removeprefix("torch."): t for t in (
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64),
+)}  # fmt: skip
 _SHOWN = 3  # keys of each complaint
 
 
@@ -114,3 +118,25 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def check_dense(name: str, tensor: torch.Tensor, where: str = "") -> None:
+    """Refuse a parameter that is sparse, quantized or of a type that no kernel here computes with.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names parameter and type; ``where`` stands before them.
+    """
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    what = "" if dtype in DTYPES else dtype
+    if tensor.layout is not torch.strided:
+        what = f"sparse, {str(tensor.layout).removeprefix('torch.')}"
+    elif getattr(tensor, "is_nested", False):
+        what = "nested"
+    elif tensor.device.type != "cpu":
+        what = "without values" if tensor.device.type == "meta" else f"on {tensor.device.type}"
+    if what:
+        raise TvmMobilenetError(
+            f"{where}{name} is {what}", "save dense tensors of floats or whole numbers: model.float(), tensor.to_dense()"
+        )
