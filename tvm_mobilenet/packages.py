@@ -65,7 +65,7 @@ def for_model(model) -> tuple[str, ...]:
     """The modules that read a model: a ``ModelOptions``."""
     if model.is_onnx:
         return ("tvm", "onnx")
-    weights = str(model.weights or "").lower().endswith(".safetensors")
+    weights = model.is_file or str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
 
 

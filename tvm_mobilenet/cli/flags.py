@@ -64,6 +64,7 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
     TvmMobilenetError
         A flag of the registry's networks for a file, or one that another flag makes pointless.
     """
+    refuse_trust(args, model)
     if model.is_file:
         refuse(
             args,
@@ -81,6 +82,18 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
             "--features leaves out the classifier, so there are no classes",
             "leave out --features, or this",
         )
+
+
+def refuse_trust(args: argparse.Namespace, model) -> None:
+    """Refuse ``--trust-file`` for what is no ``.pt2`` file.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It was given.
+    """
+    if not model.is_file or model.is_onnx:
+        refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch would run", "leave it out")
 
 
 def refuse_for_sweep(args: argparse.Namespace) -> None:
