@@ -34,7 +34,7 @@ def saved(path, nodes, constants=(), shape=(1, 3, 8, 8), output="y", **fields):
     return path
 
 
-def refused(path, words="", **options):
+def refused(path, words=".", **options):
     """What is said of a file that is refused within 2 GiB and a few seconds."""
     started = time.process_time()
     with at_most(2 << 30), pytest.raises(TvmMobilenetError, match=words) as e:

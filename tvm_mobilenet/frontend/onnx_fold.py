@@ -88,7 +88,8 @@ def explicit_pads(model: onnx.ModelProto) -> None:
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
     """Static shape and dtype of each value that ONNX's inference finds one for."""
     try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        values = onnx_limits.values_stay_small(model.graph)
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=values).graph
     except Exception:  # a broken or foreign node: what is known without inference
         graph = model.graph
     found = {}

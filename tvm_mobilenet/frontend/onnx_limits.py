@@ -17,6 +17,7 @@ import onnx
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import limits
 
+_MOST_PROPAGATED = 4096  # elements of a shape that a graph computes
 _ITEM_BYTES = 8  # of the largest element
 # Operators of constants that are computed, and how many elements the result has at most: `_most_elements`.
 _LIKE_INPUTS = {
@@ -88,6 +89,25 @@ def check_values(shapes: dict[str, tuple[tuple[int, ...], str]], path: Path) -> 
         if len(shape) > limits.MOST_RANK:
             raise TvmMobilenetError(f"{path}: {name} has {len(shape)} dimensions", "an image network has four")
         limits.check_tensor(math.prod(shape), np.dtype(dtype).itemsize, f"{path}: {name} of the shape {shape}")
+
+
+def values_stay_small(graph: onnx.GraphProto) -> bool:
+    """Whether ONNX's inference may compute shapes from values: it joins them without any limit."""
+    sizes = {i.name: math.prod(i.dims) for i in graph.initializer if len(i.dims) < 2}
+    for node in graph.node:
+        inputs = [sizes[i] for i in node.input if i in sizes]
+        size = None
+        if node.op_type == "Concat":
+            size = sum(inputs) if len(inputs) == len(node.input) else None  # else feature maps
+        elif node.op_type in ("Shape", "Size", "Constant"):
+            size = limits.MOST_RANK
+        elif node.op_type in _LIKE_INPUTS | _NO_LARGER | {"Gather"} and 0 < len(inputs) == len(node.input):
+            size = max(inputs)
+        if size is not None:
+            if size > _MOST_PROPAGATED and node.op_type == "Concat":
+                return False
+            sizes.update((o, size) for o in node.output)
+    return True
 
 
 def check_constants(node: onnx.NodeProto, values: dict[str, np.ndarray], path: Path) -> bool:
