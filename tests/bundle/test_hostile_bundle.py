@@ -119,7 +119,14 @@ def test_a_manifest_that_describes_no_bundle_is_refused(tmp_path, kind):
 def test_damaged_archives_are_refused(tmp_path):
     path = archive(tmp_path / "b.tar.gz", whole())
     data = path.read_bytes()
-    for broken in (b"", b"hello", data[: len(data) // 2], data[:20], b"\x1f\x8b" + b"x" * 100, gzip.compress(b"x" * 2000)):
+    for broken in (
+        b"",
+        b"hello",
+        data[: len(data) // 2],
+        data[:20],
+        b"\x1f\x8b" + b"x" * 100,
+        gzip.compress(b"x" * 2000),
+    ):
         path.write_bytes(broken)
         with pytest.raises(TvmMobilenetError, match="no whole bundle"):
             pack.read(path)

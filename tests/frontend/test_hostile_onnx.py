@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """An ONNX file comes from anybody: what it declares is held against limits before memory or time is spent on it."""
 
 import os
@@ -122,8 +123,15 @@ def test_long_names_are_refused(tmp_path):
 
 
 def test_functions_that_call_themselves_are_refused(tmp_path):
-    again = helper.make_function("own", "F", ["a"], ["b"], [node("F", ["a"], ["b"], domain="own")], [helper.make_opsetid("own", 1)])
-    path = saved(tmp_path / "m.onnx", [node("F", ["x"], ["y"], domain="own")], functions=[again], opset_import=[helper.make_opsetid("own", 1)])
+    again = helper.make_function(
+        "own", "F", ["a"], ["b"], [node("F", ["a"], ["b"], domain="own")], [helper.make_opsetid("own", 1)]
+    )
+    path = saved(
+        tmp_path / "m.onnx",
+        [node("F", ["x"], ["y"], domain="own")],
+        functions=[again],
+        opset_import=[helper.make_opsetid("own", 1)],
+    )
     refused(path, "operators of its own")
 
 
@@ -138,7 +146,8 @@ def test_sparse_initialisers_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["../secret", "/etc/passwd", "a/../../secret", "link", "folder/secret", "", "missing", "model.onnx\0", "pipe"]
+    "place",
+    ["../secret", "/etc/passwd", "a/../../secret", "link", "folder/secret", "", "missing", "model.onnx\0", "pipe"],
 )
 def test_external_data_stay_in_the_models_folder(tmp_path, place):
     folder = tmp_path / "models"
@@ -157,7 +166,9 @@ def test_external_data_stay_in_the_models_folder(tmp_path, place):
     refused(path, "outside of the model's folder|no file")
 
 
-@pytest.mark.parametrize(("offset", "length"), [("0", "999999999999"), ("999999999999", "4"), ("-5", "4"), ("x", "y"), ("0", "-7")])
+@pytest.mark.parametrize(
+    ("offset", "length"), [("0", "999999999999"), ("999999999999", "4"), ("-5", "4"), ("x", "y"), ("0", "-7")]
+)
 def test_external_data_beyond_their_file_are_refused(tmp_path, offset, length):
     path = saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y"])])
     model = onnx.load(path)
@@ -192,11 +203,13 @@ def test_a_graph_that_breaks_a_rule_ends_in_a_message_or_is_imported(tmp_path, k
     try:
         frontend.load(path)
     except TvmMobilenetError as e:
-        assert e.exit_code == 2 and "m.onnx" in str(e) or "not supported" in str(e)
+        assert (e.exit_code == 2 and "m.onnx" in str(e)) or "not supported" in str(e)
 
 
 def test_control_characters_of_names_are_written_out(tmp_path):
-    path = saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y\x1b[2J"], "conv\x1b]0;owned\x07\n")], output="y\x1b[2J")
+    path = saved(
+        tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y\x1b[2J"], "conv\x1b]0;owned\x07\n")], output="y\x1b[2J"
+    )
     main = frontend.load(path)["main"]
     texts = [*main.attrs["outputs"], *main.attrs["sources"].values()]
     assert texts and all(str(t).isprintable() for t in texts)

@@ -1,7 +1,7 @@
 """A bundle as it came from somewhere: its archive read as a stream, within limits, and its manifest checked.
 
-An archive may be a bomb: zeros that compress a thousandfold, a sparse file, a header that announces gigabytes. A manifest
-may be anything that is JSON. Its names become paths and words of a shell on a board, so they are plain ones.
+An archive may be a bomb: zeros that compress a thousandfold, a sparse file, a header that announces gigabytes. A
+manifest may be anything that is JSON. Its names become paths and words of a shell on a board, so they are plain ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How large the parts of a model's file may be. A file is refused before memory or time is spent on it.
 
-The largest MobileNet's file has a tenth of each: v3-large as ONNX 350 nodes, v1 at α = 4 weights of 260 MB.
+The largest MobileNet's file has a tenth of each: v3-large as ONNX 350 nodes, v1 at width 4 has weights of 260 MB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def check_unpacked(unpacked: int, packed: int, path) -> None:
     """
     if unpacked > MOST_EXPANSION * packed + _FREE:
         raise TvmMobilenetError(
-            f"{path} has {packed:,} bytes and would unpack to {unpacked:,}", "models and weights are hardly compressible"
+            f"{path} has {packed:,} bytes and would unpack to {unpacked:,}",
+            "models and weights are hardly compressible",
         )
 
 

@@ -72,7 +72,9 @@ class Program:
         outputs = [self._node(name) for name in _list(data, "outputs")]
         self.graph.output((tuple(outputs),))
         kind = torch.export.graph_signature.OutputKind.USER_OUTPUT
-        self.graph_signature = SimpleNamespace(input_specs=specs, output_specs=[SimpleNamespace(kind=kind)] * len(outputs))
+        self.graph_signature = SimpleNamespace(
+            input_specs=specs, output_specs=[SimpleNamespace(kind=kind)] * len(outputs)
+        )
         self.single = data["single"] is True
         self.names = tuple(printable(str(name)[: limits.MOST_NAME]) for name in _list(data, "names"))
         if self.names and len(self.names) != len(outputs):

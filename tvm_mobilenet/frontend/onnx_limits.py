@@ -157,7 +157,9 @@ def _most_elements(node: onnx.NodeProto, inputs: list[np.ndarray]) -> int | None
             return max(0, math.ceil((limit - start) / step))
         if kind == "Pad":
             before, after = inputs[1].astype(object).reshape(2, -1)
-            return math.prod(max(0, d + int(b) + int(a)) for d, b, a in zip(inputs[0].shape, before, after, strict=True))
+            return math.prod(
+                max(0, d + int(b) + int(a)) for d, b, a in zip(inputs[0].shape, before, after, strict=True)
+            )
     except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
         return None
     return None
@@ -215,7 +217,7 @@ def _check_external(tensor: onnx.TensorProto, name: str, path: Path) -> None:
     if not inside:
         raise TvmMobilenetError(
             f"{path}: the weights {name} are said to be in {place[:80]!a}, outside of the model's folder",
-            "external data must lie beside the model: save it again with onnx.save(model, path, save_as_external_data=True)",
+            "save it with its data beside it: onnx.save(model, path, save_as_external_data=True)",
         )
     if not real.is_file():
         raise TvmMobilenetError(

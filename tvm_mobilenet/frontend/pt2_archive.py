@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
-from tvm_mobilenet.frontend import pt2_graph
 from tvm_mobilenet.files.limits import MOST_CONSTANT_BYTES, MOST_JSON_BYTES, MOST_MEMBERS, check_unpacked
+from tvm_mobilenet.frontend import pt2_graph
 
 SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), path)"
 TRUST = "--trust-file reads it all the same, and runs what it asks for: only for files of your own"

@@ -97,7 +97,10 @@ def _serve(request: dict, descriptors: list[int]) -> int:
         data, tensors = {"message": f"{request['path']}: reading it takes more memory than any model's file does"}, {}
     except BaseException as e:  # of a hundred kinds, for a damaged file
         words = " ".join(f"{type(e).__name__}: {e}".split())[:300]
-        data, tensors = {"message": f"{request['path']}: not a saved ExportedProgram: torch cannot read it: {words}"}, {}
+        data, tensors = (
+            {"message": f"{request['path']}: not a saved ExportedProgram: torch cannot read it: {words}"},
+            {},
+        )
     try:
         from safetensors.torch import save
 
@@ -123,7 +126,13 @@ def forbid_pickle() -> None:
         return load(file, map_location="cpu", weights_only=True)
 
     def artifact(serialized):
-        return serialized if isinstance(serialized, dict | tuple) else weights_only(io.BytesIO(serialized)) if serialized else {}
+        return (
+            serialized
+            if isinstance(serialized, dict | tuple)
+            else weights_only(io.BytesIO(serialized))
+            if serialized
+            else {}
+        )
 
     torch.load = weights_only
     serde.deserialize_torch_artifact = artifact

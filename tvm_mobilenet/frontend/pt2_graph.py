@@ -10,16 +10,38 @@ from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import symbolic
 from tvm_mobilenet.files.limits import MOST_NAME, MOST_NODES
+from tvm_mobilenet.frontend import symbolic
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PATH = re.compile(r"[\w.\-$@<>\[\]']+")  # of a parameter in its module
 _NODE = re.compile(r"torch\.ops\.(aten|prims|prim|quantized_decomposed|torchvision)\.\w+\.\w+", re.ASCII)
 _NODES = {
-    *(f"_operator.{n}" for n in "add and_ eq floordiv ge getitem gt le lt mod mul ne neg or_ pos pow sub truediv".split()),
-    *(f"torch.{n}" for n in "sym_float sym_int sym_ite sym_max sym_min sym_not _sym_sqrt".split()),
-    *(f"math.{n}" for n in "ceil floor trunc".split()),
+    *(
+        f"_operator.{n}"
+        for n in [
+            "add",
+            "and_",
+            "eq",
+            "floordiv",
+            "ge",
+            "getitem",
+            "gt",
+            "le",
+            "lt",
+            "mod",
+            "mul",
+            "ne",
+            "neg",
+            "or_",
+            "pos",
+            "pow",
+            "sub",
+            "truediv",
+        ]
+    ),
+    *(f"torch.{n}" for n in ["sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "_sym_sqrt"]),
+    *(f"math.{n}" for n in ["ceil", "floor", "trunc"]),
     *(f"torch.ops.higher_order.{n}" for n in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "cond")),
 }
 _FILES = re.compile(r"torch\.ops\.aten\.(from_file|save|load)\w*\.\w+")  # these open a file

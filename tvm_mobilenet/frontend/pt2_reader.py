@@ -27,7 +27,13 @@ from tvm_mobilenet.files.limits import MOST_JSON_BYTES
 _SECONDS = 1200  # of wall time for one file
 _STARTING = 300
 _BYTES_BESIDE = 256 << 20  # of tensors, beside four times the file's own
-_PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ")  # of the environment: nothing secret, no paths to code
+_PASSED_ON = (
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "TZ",
+)  # of the environment: nothing secret, no paths to code
 _BROKEN = "the file may be damaged or hostile; export it again, or export the model to ONNX"
 
 

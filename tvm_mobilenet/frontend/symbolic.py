@@ -83,13 +83,22 @@ def _call(node: ast.Call, depth: int, powers: int) -> None:
         flags = all(k is not None and isinstance(v, ast.Constant) and type(v.value) is bool for k, v in told.items())
         if len(node.args) == 1 and flags and isinstance(node.args[0], ast.Constant):
             text = node.args[0].value
-            if isinstance(text, str) and _SYMBOL.fullmatch(text) and set(told) <= {"positive", "integer", "nonnegative"}:
+            if (
+                isinstance(text, str)
+                and _SYMBOL.fullmatch(text)
+                and set(told) <= {"positive", "integer", "nonnegative"}
+            ):
                 return
         raise ValueError("a symbolic shape whose symbol is none of PyTorch's")
     if name == "Float" and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
         precise = [k.value for k in node.keywords if k.arg == "precision"]
         small = all(isinstance(v, ast.Constant) and type(v.value) is int and 0 < v.value <= 64 for v in precise)
-        if len(node.args) == 1 and len(precise) == len(node.keywords) and small and _FLOAT.fullmatch(node.args[0].value):
+        if (
+            len(node.args) == 1
+            and len(precise) == len(node.keywords)
+            and small
+            and _FLOAT.fullmatch(node.args[0].value)
+        ):
             return
         raise ValueError("a symbolic shape with a number that is none")
     if name not in FUNCTIONS or node.keywords:

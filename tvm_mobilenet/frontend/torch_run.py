@@ -51,10 +51,12 @@ def where(functions: tuple[str, ...], found: list) -> list:
 
 
 def answered(module, inputs: dict[str, torch.Tensor]) -> tuple[dict, dict[str, torch.Tensor]]:
-    """`with_and_without_last` as JSON and tensors: ``inputs`` and what is returned have names such as ``values.0.1``."""
+    """`with_and_without_last` as JSON and tensors, both with names such as ``values.0.1``."""
     values, before, functions = with_and_without_last(module, from_named(inputs, "inputs"))
     tensors = {**named("values", values), **named("before", before)}
-    return {"functions": list(functions), "torch": torch.__version__}, {k: torch.from_numpy(v) for k, v in tensors.items()}
+    return {"functions": list(functions), "torch": torch.__version__}, {
+        k: torch.from_numpy(v) for k, v in tensors.items()
+    }
 
 
 def named(kind: str, lists: list) -> dict[str, np.ndarray]:
