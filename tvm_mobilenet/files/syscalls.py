@@ -193,7 +193,7 @@ NUMBERS = {
         "utimensat": 280,
         "utimes": 235,
         "vfork": 58,
-    },  # fmt: skip
+    },
     "aarch64": {
         "accept": 202,
         "accept4": 242,
@@ -329,5 +329,5 @@ NUMBERS = {
         "unshare": 97,
         "userfaultfd": 282,
         "utimensat": 88,
-    },  # fmt: skip
+    },
 }

@@ -86,9 +86,12 @@ def _new_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
         raise ValueError("it is an archive of another kind, as torch.save and torch.jit.save write them")
     for kind in ("weights", "constants"):
         config = f"data/{kind}/model_{kind}_config.json"
+        if config not in found and f"data/{kind}/model.pt" in found:  # as torch 2.8 wrote it: read as weights only
+            name = f"data/{kind}/model.pt"
+            kept[name] = read(name)
+            check_pickled(path, kept[name])
+            continue
         if config not in found:
-            if f"data/{kind}/model.pt" in found:
-                raise Refused(f"{path}: its {kind} are a pickle, as older versions of torch wrote them", TRUST)
             raise ValueError(f"it lacks its {kind}")
         payload = _json(read(config), found[config])
         for name, record in _records(path, kind, payload, found).items():
@@ -114,7 +117,9 @@ def _old_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
 
 
 def check_pickled(path: Path, data: bytes) -> None:
-    """Refuse a pickle of tensors that unpacks to far more than its bytes."""
+    """Refuse a pickle of tensors that torch.save did not write, or that unpacks to far more than its bytes."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise Refused(f"{path}: its tensors are a pickle that torch.save did not write", TRUST)
     with zipfile.ZipFile(io.BytesIO(data)) as inner:
         if len(inner.infolist()) > MOST_MEMBERS:
             raise Refused(f"{path}: an archive in it has {len(inner.infolist()):,} members", TRUST)

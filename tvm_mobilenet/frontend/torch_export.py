@@ -32,7 +32,8 @@ def load(file: BinaryIO, path: Path) -> torch.export.ExportedProgram:
         try:
             return torch.export.load(file)
         except Exception as e:
-            why = said[-1].strip().splitlines()[-1][:200] if said else str(e).strip().splitlines()[-1:][0][:200]
+            last = (str(e).strip().splitlines() or [""])[-1]
+            why = (said[-1].strip().splitlines()[-1] if said and "ran into an error" in last else last)[:200]
             raise unreadable(path, "torch cannot read it" + f": {why}" * bool(why)) from e
 
 
