@@ -100,7 +100,8 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     while count and not labels[count - 1]:
         count -= 1
     labels = labels[:count]
-    if long := next((i for i, name in enumerate(labels) if len(name) > MOST_NAME), None):
+    long = next((i for i, name in enumerate(labels) if len(name) > MOST_NAME), None)
+    if long is not None:
         raise TvmMobilenetError(
             f"labels {path}: the name of class {long} has {len(labels[long]):,} characters", _WANTED
         )
