@@ -120,6 +120,7 @@ def test_long_names_are_refused(tmp_path):
     long = "n" * 200_000
     refused(saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], [long]), node("Relu", [long], ["y"])]), "200,000 char")
     refused(saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y"], long)]), "a name has 200,000 characters")
+    refused(saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y"])], shape=(long, 3, 8, 8)), "a name has 200,000")
 
 
 def test_functions_that_call_themselves_are_refused(tmp_path):

@@ -194,8 +194,12 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
         yield node.op_type
         yield from node.input
         yield from node.output
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        yield from (a.name for a in node.attribute)
+    for tensor in graph.initializer:
+        yield tensor.name
+    for value in (*graph.input, *graph.output, *graph.value_info):
         yield value.name
+        yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:

@@ -96,7 +96,7 @@ def _serve(request: dict, descriptors: list[int]) -> int:
     except MemoryError:
         data, tensors = {"message": f"{request['path']}: reading it takes more memory than any model's file does"}, {}
     except BaseException as e:  # of a hundred kinds, for a damaged file
-        words = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+        words = " ".join(str(e).split())[:300] or "it is damaged"
         data, tensors = (
             {"message": f"{request['path']}: not a saved ExportedProgram: torch cannot read it: {words}"},
             {},
