@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.memory import at_most
-from tvm_mobilenet import frontend
+from tvm_mobilenet import frontend, passes
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import onnx_file
 
@@ -217,3 +217,10 @@ def test_control_characters_of_names_are_written_out(tmp_path):
     with pytest.raises(TvmMobilenetError) as e:
         onnx_file.from_onnx(saved(tmp_path / "n.onnx", [node("Conv", ["a\x1b[2J", "w"], ["y"])]))
     assert "n.onnx" in str(e.value)
+
+
+def test_nothing_of_a_graph_is_printed(tmp_path, capfd):
+    path = saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["c"]), node("No\x1b[2J", ["c"], ["y"])])
+    with pytest.raises(TvmMobilenetError):
+        passes.run(frontend.load(path))
+    assert capfd.readouterr() == ("", "")

@@ -8,6 +8,8 @@ everything else.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from pathlib import Path
 
@@ -53,7 +55,8 @@ def from_onnx(
     try:
         opset = _check(model, path)
         fix_inputs(model.graph, batch, size, layout, path)
-        with warnings.catch_warnings():
+        # TVM prints the names of operators that it does not know, whatever is in them
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             model = fold(model, path)
             explicit_pads(model)

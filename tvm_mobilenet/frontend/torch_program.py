@@ -7,6 +7,8 @@ gives a ``main`` that does.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import warnings
 import zipfile
@@ -135,7 +137,7 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
 def _import(program: Program) -> tvm.IRModule:
     importer = ExportedProgramImporter()
     sources: dict[str, str] = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # TVM prints
         warnings.simplefilter("ignore")
         for name in {n.target.__name__ for n in program.graph.nodes if n.op == "call_function"}:
             importer.convert_map[name] = _recording(importer.convert_map.get(name), importer, sources, program.sources)
