@@ -10,7 +10,7 @@ import torch
 from tvm_mobilenet import complexity as verb
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import cost, papers, registry
-from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.options import DTYPES, ModelOptions
 
 FIGURES = papers.figures()
 
@@ -305,3 +305,12 @@ def test_wrong_comparisons(text):
 def test_unknown_family(capsys, command):
     assert command(["--model", "mobilenet_v7"]) == 2
     assert "v3-large" in capsys.readouterr().err
+
+
+def test_float16_takes_half_of_the_bytes_and_the_same_multiply_adds():
+    """But for the image and the scores, which stay float32."""
+    whole, half = (counted(options(dtype=dtype)) for dtype in DTYPES)
+    assert half.model == f"{whole.model} float16" and half.mult_adds == whole.mult_adds
+    assert half.weight_bytes == whole.weight_bytes / 2
+    ends = 3 * 32 * 32 + 1000
+    assert half.activation_bytes == whole.activation_bytes / 2 + 2 * ends

@@ -109,7 +109,7 @@ def bench(
             from tvm_mobilenet.peers import files as peers
 
             show(f"writing the network for {', '.join(against)}")
-            network = load_network(model_files.from_build(module))
+            network = load_network(model_files.from_build(module).in_float32)  # as their files are
             others = peers.contenders(network, against, Path(temporary), peers.dtype_of(module.plan))
         return measured_rows.measured(
             board,

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
+from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError, reason
@@ -48,6 +48,10 @@ class BuildResult:
         Of its archive, or of all files in its folder.
     dump : path or None
         Where each phase was written as text.
+    precision : passes.precision.Precision or None
+        Which layers compute in what, and how large their sums become; None: all in float32.
+    largest : dict of str to float
+        The largest partial sum of each distinct layer, where ``precision`` is known.
     """
 
     folder: Path
@@ -64,6 +68,8 @@ class BuildResult:
     bundle: Path | None = None
     bundle_bytes: int | None = None
     dump: Path | None = None
+    precision: object | None = None
+    largest: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> str:
         """For people, a line, and one each of the dump and the bundle."""
@@ -72,6 +78,8 @@ class BuildResult:
             f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
             f"({self.parameters_bytes / mib:.1f} MiB of parameters), arena {self.arena_bytes / mib:.1f} MiB"
         )
+        if self.precision is not None:
+            line += f"\n{self.precision.dtype:9} {self.precision.summary()}"
         if self.dump is not None:
             line += f"\ndump      {self.dump}: each phase; {self.dump / 'index.txt'} says which file is what"
         if self.bundle is not None:
@@ -93,6 +101,8 @@ def build(
     tvm_executable: bool = False,
 ) -> BuildResult:
     """Build a network for a target.
+
+    In one piece: each step works on what those before it made.
 
     Parameters
     ----------
@@ -165,14 +175,25 @@ def build(
         bundle,
         bundle and sum(p.stat().st_size for p in (bundle.iterdir() if bundle.is_dir() else [bundle])),
         dump,
+        network.precision,
+        network.largest(compiled.graph),
     )
 
 
 def print_result(result: BuildResult) -> None:
     """The layers and where their decisions come from, then the whole."""
+    sums = ("largest sum",) if result.precision else ()
     console.print_table(
-        (Layers("layer"), Words("decisions"), "from"),
-        [(b.layer, " ".join(f"{k}={v}" for k, v in b.decisions.items()), b.source) for b in result.layers],
+        (Layers("layer"), *sums, Words("decisions"), "from"),
+        [
+            (
+                b.layer,
+                *(result.largest.get(b.layer) for _ in sums),
+                " ".join(f"{k}={v}" for k, v in b.decisions.items()),
+                b.source,
+            )
+            for b in result.layers
+        ],
         f"{result.model} for {result.target}",
     )
     console.print_text(result.summary(), indent=10)
@@ -230,7 +251,12 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.bundle is None:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
-    model = options.model_options(args)
+    model = options.model_options(args, target)
+    if args.bundle is not None and model.io not in PORTS:
+        raise TvmMobilenetError(
+            f"--io {model.io}: inputs and outputs of a bundle are {', '.join(PORTS)}: so are its images and scores",
+            "leave out --io: layers compute in --dtype nevertheless; or build without --bundle",
+        )
     output = options.output_folder(args, model, target)
     if args.bundle is not None and not is_archive(args.bundle):
         refuse_others_files(args.bundle)

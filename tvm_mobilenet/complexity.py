@@ -170,9 +170,8 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     if looks_like_a_file(text):
         check_model(text, "--compare")
         shared_flags = {"--resolution": "resolution", "--batch": "batch"}
-        return ModelOptions(
-            model=text, **{name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
-        )
+        taken = {name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
+        return ModelOptions(model=text, dtype=options.dtype, io=options.io, **taken)
     model, _, size = text.partition(":")
     alpha, _, resolution = size.partition("-")
     example = "for example v2:0.5-160"
@@ -194,9 +193,11 @@ def _calls(options: ModelOptions) -> list:
     from tvm_mobilenet import frontend, passes
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.models import registry
+    from tvm_mobilenet.passes import precision
+    from tvm_mobilenet.passes.precision import Precision
 
     if options.is_file:
-        return load_network(options).layers
+        return load_network(replace(options, decided=Precision(options.dtype, options.io))).layers
     import torch
 
     from tvm_mobilenet.models.weights import load_weights
@@ -206,7 +207,8 @@ def _calls(options: ModelOptions) -> list:
     if options.weights:
         load_weights(module, options.weights)
     example = torch.zeros(options.batch, 3, *options.size)
-    return list(passes.run(frontend.from_torch(module.eval().requires_grad_(False), example)).calls)
+    graph = passes.run(frontend.from_torch(module.eval().requires_grad_(False), example))
+    return list(precision.without_images(graph, options).calls)
 
 
 def _layer_complexity(call) -> LayerComplexity:

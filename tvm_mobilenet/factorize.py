@@ -182,7 +182,7 @@ def _by_channel(kernel: np.ndarray) -> np.ndarray:
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``factorize``."""
     new = parser_for("factorize", __doc__.split("\n")[0])
-    shared.add_model_options(new, inputs=False)
+    shared.add_model_options(new, inputs=False, precision=False)
     new.set_defaults(model="v1-plain")
     new.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
     new.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")

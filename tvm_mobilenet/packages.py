@@ -63,8 +63,10 @@ _SLOW = ("torch", "tvm")  # importing them takes seconds, and whoever needs them
 
 def for_model(model) -> tuple[str, ...]:
     """The modules that read a model: a ``ModelOptions``."""
-    if model.is_onnx:
+    if model.is_onnx and model.dtype == "float32":
         return ("tvm", "onnx")
+    if model.is_onnx:  # its layers are run on photographs
+        return ("tvm", "onnx", "torch", "PIL")
     weights = model.is_file or str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
 

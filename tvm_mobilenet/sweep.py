@@ -12,20 +12,19 @@ what it chooses; should the built module not fit, the next best is taken.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
-from tvm_mobilenet import packages
+from tvm_mobilenet import packages, targets
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse_for_sweep
 from tvm_mobilenet.errors import RegressionError
 from tvm_mobilenet.files.whole_file import journal_file, output_file
+from tvm_mobilenet.models.options import DTYPES, ModelOptions
+from tvm_mobilenet.models.papers import accuracies
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.sweep_text import print_result, write_csv
 from tvm_mobilenet.terminal import console
@@ -53,6 +52,8 @@ class Variant:
         Published ImageNet accuracy, 0..1.
     source : str
         Who published it.
+    dtype : str
+        In which it computes; ``top1`` is of float32 whatever it is.
     """
 
     model: str
@@ -67,10 +68,15 @@ class Variant:
     memory_bytes: int
     top1: float | None = None
     source: str = ""
+    dtype: str = DTYPES[0]
+
+    @property
+    def options(self) -> ModelOptions:
+        return ModelOptions(model=self.model, alpha=self.alpha, resolution=self.resolution, dtype=self.dtype)
 
     @property
     def title(self) -> str:
-        return f"{self.model} {self.alpha:g}-{self.resolution}"
+        return self.options.title
 
     def latency(self, cores: int) -> float:
         """Milliseconds on one core or on all."""
@@ -100,17 +106,9 @@ class SweepResult:
     twins: list[Twin]
 
 
-@cache
-def accuracies() -> dict[tuple[str, float, int], tuple[float, str]]:
-    """Published top-1, 0..1, and its source, by (full name, alpha, resolution)."""
-    text = (resources.files("tvm_mobilenet.models") / "data" / "accuracy.csv").read_text(encoding="utf-8")
-    return {
-        (row["model"], float(row["alpha"]), int(row["resolution"])): (float(row["top1"]) / 100, row["source"])
-        for row in csv.DictReader(text.splitlines())
-    }
-
-
-def networks_of(families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int]) -> list:
+def networks_of(
+    families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int], dtype: str = DTYPES[0]
+) -> list:
     """The networks to look at: of each family those with a published accuracy, or the alphas and resolutions given.
 
     Raises
@@ -135,7 +133,7 @@ def networks_of(families: Sequence[str], alphas: Sequence[float], resolutions: S
                 for a in alphas or dict.fromkeys(a for a, _ in published)
                 for r in resolutions or dict.fromkeys(r for _, r in published)
             ]
-        found += [options.ModelOptions(model=entry.aliases[0], alpha=a, resolution=r) for a, r in pairs]
+        found += [ModelOptions(model=entry.aliases[0], alpha=a, resolution=r, dtype=dtype) for a, r in pairs]
     return list(dict.fromkeys(found))
 
 
@@ -214,6 +212,7 @@ def _variant(estimate, target) -> Variant:
         _memory(estimate, target),
         top1,
         source,
+        estimate.dtype,
     )
 
 
@@ -234,6 +233,7 @@ def parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--alphas", metavar="A,B", help="width multipliers (default: those with a published accuracy)")
     group.add_argument("--resolutions", metavar="A,B", help="multiples of 32 (default: likewise)")
+    options.add_dtype(group)
     options.add_target_options(new)
     group = new.add_argument_group("budget: name the most accurate network that fits, build and verify it")
     group.add_argument("--budget", metavar="TIME", help="such as 60ms")
@@ -262,7 +262,7 @@ def parser() -> argparse.ArgumentParser:
 
 def needs(board: str, linker: str | None, builds: bool) -> tuple[str, ...]:
     """The modules of a sweep; ``builds``: it ends with a build and its verification."""
-    model = options.ModelOptions()
+    model = ModelOptions()
     compare = packages.for_comparing(model) if builds else packages.for_model(model)
     return (*compare, *packages.for_board(board), *packages.for_linking(linker), "elftools")
 
@@ -287,10 +287,12 @@ def _run(args: argparse.Namespace) -> int:
         args.families.split(","),
         budget.numbers("--alphas", args.alphas, float),
         budget.numbers("--resolutions", args.resolutions, int),
+        args.dtype,
     )
     target = options.load_target(args)
     if target is None:
         return 0
+    targets.require(target, args.dtype)
     limits = budget.limits_of(args, target)
     board = options.board_for(args, target)
     packages.require("sweep", *needs(board, args.linker, bool(limits)))
@@ -337,7 +339,7 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
     done: dict = {}
 
     def made(network: Variant) -> Variant:
-        model = options.ModelOptions(model=network.model, alpha=network.alpha, resolution=network.resolution)
+        model = network.options
         console.say(f"build {model.title}")
         loaded = load_network(model)
         announce(loaded)

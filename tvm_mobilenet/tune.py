@@ -17,6 +17,8 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.cli.tune_text import print_result, show_search, write_charts
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.tuning import fleet, known_layers, prediction_error
 from tvm_mobilenet.tuning import session as tuning
@@ -146,7 +148,17 @@ def result_of(
         verified,
         prediction,
         arithmetic=total("arithmetic"),
+        floor_float32=_floor_float32(work),
     )
+
+
+def _floor_float32(work: Work) -> float | None:
+    """The floor in float32 of layers of another dtype."""
+    layers = {Layer.parse(name): search.count for name, search in work.searches.items()}
+    if all(layer.dtype == FLOAT32 for layer in layers):
+        return None
+    cycles = sum(n * layer.mult_adds for layer, n in layers.items()) / work.target.core.macs_per_cycle(FLOAT32)
+    return cycles / work.target.clock_hz if work.measured else cycles
 
 
 def needs(model: options.ModelOptions, target, board: str, linker: str | None) -> tuple[str, ...]:
@@ -195,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if (target := options.load_target(args)) is None:
         return 0
-    model, board = options.model_options(args), options.board_for(args, target)
+    model, board = options.model_options(args, target), options.board_for(args, target)
     if board == "local" and args.jobs > 1:
         why = "on this machine one candidate is built and measured at a time: two would disturb each other"
         refuse(args, ("--jobs",), why, "leave it out")

@@ -21,6 +21,7 @@ from tvm_mobilenet.checking.machine_check import LAYER_TOLERANCE, LayerCheck, ch
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse, refuse_trust
+from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Detail, Layers
 
@@ -41,6 +42,8 @@ class VerifyResult:
         The weights are random numbers: classes mean nothing.
     arithmetic : float or None
         ``cycles`` without memory.
+    floor_float32 : float or None
+        Of a network in another dtype: the cycles of its multiply-adds in float32.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class VerifyResult:
     classes: list = field(default_factory=list)
     arithmetic: float | None = None
     seeded: bool = False
+    floor_float32: float | None = None
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -84,17 +88,14 @@ class VerifyResult:
                 * c.constant
             )
         if self.layers:
-            worst = max(self.layers, key=lambda c: c.relative)
-            lines.append(
-                f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right; the largest "
-                f"difference is {worst.relative:.1e} of the standard deviation, in "
-                f"{worst.name} (tolerance {LAYER_TOLERANCE:.0e})"
-            )
+            lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")
         label = "predicted"
         if self.cycles is None:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
         if self.cycles and self.arithmetic:
             label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} compute, the rest memory"
+            if self.floor_float32:
+                label += f"; {self.cycles / self.floor_float32:.3f} x the float32 floor"
         lines.append(
             f"latency   {console.number(self.milliseconds)} ms on 1 core, "
             f"{console.number(self.milliseconds_all_cores)} ms on "
@@ -105,6 +106,24 @@ class VerifyResult:
             if self.seeded:
                 lines[-1] += "; of seeded weights, which mean nothing"
         return "\n".join(lines)
+
+    def _worst(self) -> str:
+        """Of layers that are near their definition, the farthest; of those that round step by step, how many are
+        equal."""
+        steps = [c for c in self.layers if c.units is not None]
+        near = [c for c in self.layers if c.units is None]
+        text = ""
+        if steps:
+            equal = sum(c.relative == 0 for c in steps)
+            text += f"; {equal} equal to their layers computed step by step in every value"
+            if equal < len(steps):
+                most = max(c.relative for c in steps)
+                text += f", {len(steps) - equal} within {most:.3g} units in the last place"
+        if near:
+            worst = max(near, key=lambda c: c.relative)
+            text += f"; the largest difference is {worst.relative:.1e} of the standard deviation, in {worst.name} "
+            text += f"(tolerance {LAYER_TOLERANCE:.0e})"
+        return text
 
 
 def verify(
@@ -174,14 +193,20 @@ def verify(
         best_classes(found.values[0][0][0], network.scores, network.labels) if network.classes else [],
         found.run.arithmetic if cost.predicted else None,
         network.seeded,
+        None if network.original is None else _floor(network.original, target),
     )
+
+
+def _floor(graph, target) -> float:
+    """Cycles of a graph's multiply-adds alone in float32."""
+    return sum(call.layer.mult_adds for call in graph.calls) / target.core.macs_per_cycle(FLOAT32)
 
 
 def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(
         ("layer", Layers("what"), Detail("from"), "difference / std", ""),
-        [(c.name, c.layer, c.source, f"{c.relative:.1e}", "" if c.ok else "WRONG") for c in result.layers],
+        [(c.name, c.layer, c.source, c.difference, "" if c.ok else "WRONG") for c in result.layers],
         f"{result.folder} on the {result.board} board",
     )
     console.print_text(result.summary(), indent=10)

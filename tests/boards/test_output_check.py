@@ -1,5 +1,7 @@
 """The one comparison: every board accepts what is right, whatever its rows' pitch, and rejects one wrong value."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ from tvm_mobilenet import schedules, targets
 from tvm_mobilenet.boards import address
 from tvm_mobilenet.boards import comparison as output_check
 from tvm_mobilenet.boards.agent import measure
+from tvm_mobilenet.boards.agent.measured_process import Measured
 from tvm_mobilenet.boards.comparison import WrongResult
+from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning import fleet
 from tvm_mobilenet.tuning.candidate import Candidate
@@ -148,3 +152,16 @@ def test_a_wrong_value_between_the_rows_is_nobodys_business(name):
     """What lies there is no number and nobody reads it: a kernel that writes there has changed no result."""
     target = targets.load("rpi4" if name == "virtual" else "host")
     assert all(getattr(one, "cost", 0) > 0 for one in outcomes(name, target, 16)[:2])
+
+
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+@pytest.mark.parametrize("engine, refused", [("tvm_mobilenet", True), ("tvm", True), ("ncnn", False)])
+def test_a_benchmark_of_a_build_whose_outputs_are_no_numbers_is_an_error(tmp_path, engine, refused, odd):
+    """What took that time is no result; of another engine the difference says so."""
+    measured = Measured.__new__(Measured)
+    measured._name, measured._engine = engine, SimpleNamespace(outputs=lambda: [np.ones(3), np.array([1.0, odd])])
+    if refused:
+        with pytest.raises(BoardError, match="the outputs hold infinities or NaN"):
+            measured.outputs(str(tmp_path / "x.npz"))
+    else:
+        measured.outputs(str(tmp_path / "x.npz"))

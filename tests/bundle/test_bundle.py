@@ -197,7 +197,35 @@ def test_seeded_weights_are_said_and_scores_are_probabilities(host):
             [b.probability for b in best], shares[[b.index for b in best]], rtol=1e-6, atol=1e-35
         )
         assert abs(sum(b.probability for b in best) - 1) < 1e-5
-        assert n.top(np.full((1, 1000), np.nan, np.float32), 1)[0].probability is None
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_an_infinity_is_an_error_and_never_a_class(copy, tmp_path, odd):
+    """In a result, whatever calls the library: by C, by Python, and by both programs. The weights are damaged, and a
+    bias of the classifier, the last of them, is no number."""
+    data = bytearray((copy / "weights.bin").read_bytes())
+    at = len(data) - 4032 + 4 * 3  # 1,000 biases, up to a whole line
+    data[at : at + 4] = np.float32(odd).tobytes()
+    (copy / "weights.bin").write_bytes(data)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.ppm")
+    words = "output output0 is an infinity or NaN at 3: the input or the weights are damaged"
+    for program in ([copy / "mobilenet", "classify"], [sys.executable, copy / "mobilenet.py"]):
+        done = run(*program, tmp_path / "a.ppm")
+        assert (done.returncode, done.stdout) == (1, "") and words in done.stderr, done
+    done = run(copy / "mobilenet", "bench", "--runs", "2")
+    assert (done.returncode, done.stdout) == (1, "") and words in done.stderr, done
+    with net(copy) as n:
+        for call in (lambda: n.run(np.zeros((1, 3, 128, 128), np.float32)), lambda: n.run_image(tmp_path / "a.ppm")):
+            with pytest.raises(Exception, match=words) as found:
+                call()
+            assert found.value.code == 8
+        scores = np.zeros((1, 1000), np.float32)
+        scores[0, 700] = odd
+        with pytest.raises(Exception, match="a score is an infinity or NaN"):
+            n.top(scores, 1)
+        best = (n.top.__globals__["_Class"] * 5)()
+        assert n._lib.mobilenet_top(n._open(), scores.ctypes.data, 5, best) == 0
+        assert b"score 700 is an infinity or NaN" in n._lib.mobilenet_last_error()
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,34 @@ def test_a_core_without_the_features_is_told_so():
     command, made = emulated("rpi5")
     done = run(*command, "-cpu", "cortex-a72", made.folder / "mobilenet", "info")
     assert done.returncode == 1 and re.search("this CPU has no .* which a build for rpi5 needs", done.stderr)
+
+
+HALF = [(model, 1.0, 224) for model in ("v1", "v2", "v3-large", "v3-small")] + [
+    *(("v1", 0.5, 160), ("v1", 0.75, 128), ("v2", 0.35, 96), ("v2", 1.4, 128), ("v3-large", 0.75, 192)),
+    *(("v3-small", 0.75, 160), ("v3-small", 0.35, 32)),
+]
+
+
+@pytest.mark.parametrize(
+    "target, model, alpha, resolution",
+    [
+        ("rpi5", "v1", 0.25, 32),
+        *(pytest.param(t, *network, marks=pytest.mark.full) for network in HALF for t in ("rpi5", "arm82")),
+    ],
+)
+def test_float16_on_cpus_that_have_it_and_not_on_others(target, model, alpha, resolution):
+    """Every value as its layers give it step by step, on a Neoverse N1; a Cortex-A72 is told what it lacks."""
+    command = bundles.emulator("aarch64")
+    if command is None:
+        pytest.skip("needs apt-get install qemu-user libc6-arm64-cross")
+    made = bundles.made(target, model=model, alpha=alpha, resolution=resolution, dtype="float16")
+    program = made.folder / "mobilenet"
+    done = run(command[0], "-cpu", "neoverse-n1", *command[1:], program, "selftest", "--threads", 2)
+    assert done.returncode == 0 and "float16" in done.stdout and "difference 0.00e+00" in done.stdout, done
+    done = run(command[0], "-cpu", "cortex-a72", *command[1:], program, "selftest")
+    assert (done.returncode, done.stdout) == (1, "") and "this CPU has no fphp" in done.stderr, done
+    manifest = made.bundle.manifest
+    assert manifest["model"]["dtype"] == "float16" and manifest["error"]["found"] == 0
+    weights = sum(c.weight.size for c in made.network.layers if c.weight is not None)
+    assert 2 * weights < manifest["bytes"]["weights"] < 2.3 * weights + 100_000
+    assert {t[2] for t in (*manifest["inputs"], *manifest["outputs"])} == {"float32"}

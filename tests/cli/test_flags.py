@@ -197,6 +197,9 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
 # Where a flag would have no effect, it is refused: verb, command line, what is said. FOLDER: a module built for rpi4.
 POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
+    ("build", ["--io", "float16"], "--io: it is of layers that compute in another dtype"),
+    ("build", ["--accumulate", "float32"], "--accumulate: it is of layers that compute in another dtype"),
+    ("tune", ["--calibrate", "x.npy", "image.png"], "--calibrate: it is of layers that compute in another dtype"),
     ("tune", ["--target", "host", "--jobs", "4"], "--jobs: on this machine"),
     ("verify", ["FOLDER", "--input", "x.npy", "--inputs", "3"], "--inputs: it is the number of photographs"),
     ("bench", ["FOLDER", "--max-regress", "5%"], "--max-regress: it says how much slower than --compare"),
@@ -230,7 +233,7 @@ ALWAYS = [
     "--help", "--debug", "--json", "--csv", "--html", "--markdown", "--record", "--trace", "--output", "--log",
     "--estimates", "--folder", "--ship-to", "--target", "--targets", "--linker", "--board", "--threads", "--trials",
     "--time-limit", "--dry-run", "--list", "--first", "--bundle", "--dump", "--compare", "--against", "--check-timing",
-    "--tvm",
+    "--tvm", "--dtype",
     "--view", "--paper", "--layer", "--rank", "--families", "--alphas", "--resolutions", "--budget", "--memory",
     "--min-accuracy", "--theory", "--jobs", "--to", "--rollback", "--runner", "--host", "--port", "--key",
     "--tracker", "--session-limit", "--memory-limit", "--inputs", "--input", "--cores",

@@ -26,17 +26,18 @@ def made(
     classes: int = 1000,
     embed: bool = False,
     executable: bool = False,
+    model: str = "v1",
+    dtype: str = "float32",
 ):
     """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``.
 
     ``target`` is a name, or a target of one's own; ``executable``: ``.built`` has TVM's, too.
     """
     target = targets.load(target) if isinstance(target, str) else target
-    root = (
-        modules.root() / f"bundle-{target.name}-{target.llvm_cpu}-{alpha}-{resolution}-{classes}-{embed}-{executable}"
-    )
+    about = (target.name, target.llvm_cpu, alpha, resolution, classes, embed, executable, model, dtype)
+    root = modules.root() / ("bundle-" + "-".join(map(str, about)))
     labels = _labels(classes)
-    options = ModelOptions(alpha=alpha, resolution=resolution, classes=classes, labels=labels)
+    options = ModelOptions(model=model, alpha=alpha, resolution=resolution, classes=classes, labels=labels, dtype=dtype)
     network = load_network(options)
 
     def make(root: Path) -> None:

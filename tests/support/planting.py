@@ -52,8 +52,8 @@ class Copy:
         """Move one weight of a step's layer by so many of its layer's standard deviations."""
         tensor = tensor or next(t for t in self.family.steps[step].operands if t.space == "parameters")
         parameters = np.fromfile(self.folder / built.PARAMETERS, np.uint8)
-        weights = parameters[tensor.offset : tensor.offset + tensor.nbytes].view(np.float32)
-        weights[random.Random(seed).randrange(weights.size)] += np.float32(deviations * weights.std())
+        weights = parameters[tensor.offset : tensor.offset + tensor.nbytes].view(tensor.dtype)
+        weights[random.Random(seed).randrange(weights.size)] += deviations * weights.astype(np.float64).std()
         parameters.tofile(self.folder / built.PARAMETERS)
         self.sign()
 

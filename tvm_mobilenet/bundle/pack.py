@@ -3,7 +3,8 @@
 ``libmobilenet.so``, ``libmobilenet.a``  the kernels and our runtime (runtime/), linked for the target
 ``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes
 ``weights.bin``     the constants, mapped by the library
-``selftest.bin``    inputs, and the outputs of PyTorch in float64 for them, with what they may differ by
+``selftest.bin``    inputs, and the outputs for them with what they may differ by: of PyTorch in float64, or those of
+                    layers of float16 computed step by step, which every CPU gives alike
 ``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
 ``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256`` its own hash
 
@@ -20,7 +21,7 @@ import struct
 import tarfile
 import tempfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -29,15 +30,17 @@ import numpy as np
 
 from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.bundle import received
-from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
+from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
+from tvm_mobilenet.checking import network_steps
+from tvm_mobilenet.checking.network_ends import output_tolerance
 from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import replacing_folder, write_whole
 from tvm_mobilenet.models import labels as class_names
+from tvm_mobilenet.models.options import FLOAT32
 
-PORTS = ("float32",)  # dtypes of inputs and outputs
 PROGRAMS = ("libmobilenet.so", "mobilenet")
 
 
@@ -136,8 +139,7 @@ def make(
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
     _check_ports(plan)
     checked = _checked(module, network, target, samples)
-    batch, tolerance = checked.inputs, max(o.gate for o in checked.outputs)
-    expected = network_outputs(network, batch)
+    batch, (tolerance, expected) = checked.inputs, _expected(network, checked)
     units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # as every CPU finds them
     error = max(  # against float64, which is the same on every CPU; a framework's float32 is not
         relative(found, right, unit)
@@ -233,7 +235,8 @@ def read(path: str | Path) -> Bundle:
 
 def _model(options) -> dict:
     """What the model is, without a path of this machine."""
-    data = {k: v for k, v in asdict(options).items() if k not in ("weights", "input", "labels", "trust_file")}
+    left_out = ("weights", "input", "labels", "calibrate", "decided", "trust_file")
+    data = {k: v for k, v in asdict(replace(options, decided=None)).items() if k not in left_out}
     return {**data, "model": Path(options.model).name if options.is_file else options.model}
 
 
@@ -252,6 +255,18 @@ def _check_ports(plan) -> None:
                     f"{side} {name!r} is {tensor.dtype}, a bundle's are {', '.join(PORTS)}",
                     "build a model whose inputs and outputs are, or build without --bundle",
                 )
+
+
+def _expected(network, checked) -> tuple[float, list[list[np.ndarray]]]:
+    """What outputs may differ by, of the scale of their last sums, and what they should be.
+
+    PyTorch's, in float64; of a network whose layers round step by step, and exactly so, what these steps give: then a
+    device computes the same, which PyTorch's outputs could not tell within float16's rounding.
+    """
+    if network_steps.is_exact(network):
+        layers = sum(len(call.layer.parts) or 1 for call in network.layers)
+        return output_tolerance(FLOAT32, layers), network_steps.outputs(network, checked.inputs)
+    return max(o.gate for o in checked.outputs), network_outputs(network, checked.inputs)
 
 
 def _checked(module, network, target, samples: int):

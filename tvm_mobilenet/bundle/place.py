@@ -8,6 +8,8 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
 
+PORTS = ("float32",)  # dtypes of inputs and outputs
+
 
 def is_archive(path: Path) -> bool:
     """Whether a bundle of this name is an archive, not a folder."""

@@ -9,13 +9,13 @@ operands that it answers to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import relative
-from tvm_mobilenet.checking import reference, tolerance
-from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement
+from tvm_mobilenet.boards.comparison import last_place, relative, spread_of
+from tvm_mobilenet.checking import reference, stepped, tolerance
+from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 
@@ -38,6 +38,9 @@ class LayerCheck:
         The same of weights and bias against the model's, over their standard deviation.
     wrong_part : str
         The layer of a fused block whose constants differ.
+    units : int or None
+        Of a layer that rounds once at each step, in an order of its own (`checking.stepped`): by how many units in the
+        last place its values may differ, of which ``relative`` is the largest; 0: they are equal.
     """
 
     name: str
@@ -46,10 +49,21 @@ class LayerCheck:
     relative: float
     constants: float = 0.0
     wrong_part: str = ""
+    units: int | None = None
 
     @property
     def ok(self) -> bool:
-        return self.relative <= LAYER_TOLERANCE and self.constants <= CONSTANTS_TOLERANCE
+        return self.relative <= self.allowed and self.constants <= CONSTANTS_TOLERANCE
+
+    @property
+    def allowed(self) -> float:
+        """What ``relative`` may be."""
+        return LAYER_TOLERANCE if self.units is None else float(self.units)
+
+    @property
+    def difference(self) -> str:
+        """``relative`` and its unit, for people."""
+        return f"{self.relative:.1e}" if self.units is None else f"{self.relative:.3g} ulp"
 
 
 @dataclass(frozen=True)
@@ -105,9 +119,12 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             "its weights changed since the build: build again",
         )
     if wrong:
+        if wrong.units is None:
+            by = f"{wrong.relative:.2e} of its scale, {LAYER_TOLERANCE:.0e} is allowed"
+        else:
+            by = f"{wrong.relative:.3g} units in the last place, {wrong.units or 'none'} is allowed"
         raise VerificationError(
-            f"the machine code is wrong first in {where}: it differs by {wrong.relative:.2e} of its scale, "
-            f"{LAYER_TOLERANCE:.0e} is allowed",
+            f"the machine code is wrong first in {where}: it differs by {by}",
             "build again; if it stays, report the layer's line and its decisions",
         )
     worst = max(outputs, key=lambda c: c.relative / c.gate)
@@ -157,6 +174,7 @@ def check(
     calls = calls_of(network, module)
     noise = _noise(network.signature.inputs)
     said = network.framework(inputs + noise)
+    _require_import(network, inputs + noise, said)
     names = [name for name, _ in module.plan.outputs]
     batch = inputs + noise if _is_quiet(said, len(inputs), visible) else inputs
     decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
@@ -196,6 +214,7 @@ def check(
                 sum(len(call.layer.parts) or 1 for call in calls),
                 [e[j] for e in found_ends],
                 [b[j] for b in said.before],
+                network.options.dtype,
             )
             for j, name in enumerate(names)
         ]
@@ -215,6 +234,36 @@ def _noise(ports) -> list[tuple[np.ndarray, ...]]:
     """Inputs that move a network's outputs, if anything does: noise, and more of it."""
     draw = np.random.default_rng(1)
     return [tuple((scale * draw.standard_normal(p.shape)).astype(p.dtype) for p in ports) for scale in (1, 4)]
+
+
+def _require_import(network, batch: list, said) -> None:
+    """Of a network in another dtype than its model's: its layers in float32 compute what the framework does.
+
+    What rounding makes of them says nothing of a layer that was imported wrongly; float32 does.
+
+    Raises
+    ------
+    VerificationError
+        They do not.
+    """
+    if network.original is None:
+        return
+    from tvm_mobilenet.compiler import calibration
+
+    gate = output_tolerance(tolerance.FRAMEWORK, len(network.original.calls))
+    ports = network.original.signature
+    for inputs, expected in zip(batch, said.values, strict=True):
+        given = tuple(x.astype(port.dtype) for x, port in zip(inputs, ports.inputs, strict=True))
+        found = calibration.outputs(network.original, given)
+        for port, one, right in zip(ports.outputs, found, expected, strict=True):
+            unit = spread_of(right.astype(np.float64)) + np.abs(right.astype(np.float64))
+            off = relative(one, right, unit)
+            if not off <= gate:
+                raise VerificationError(
+                    f"output {port.name}: the imported layers, in float32, differ from {said.name} by {off:.2e} of "
+                    f"its scale, {gate:.2e} is allowed",
+                    "the model was imported wrongly, or its weights changed since the build",
+                )
 
 
 def _is_quiet(said, count: int, visible: bool) -> bool:
@@ -291,7 +340,8 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
 
     *operands, output = step.operands
     data, *others = (runner.read(t) for t in operands if t.space != "parameters")
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, data, **reference.operands_of(call, others))
+    given = {"data": data, **reference.operands_of(call, others)}
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
     packed = schedules.pack(call.layer, decisions, call.constants)
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
@@ -299,12 +349,18 @@ def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         number, _, _ = step.constants[differences.index(wrong)].partition(".")
         part = call.layer.parts[int(number)].name
-    found = _difference(runner.read(output), due)
-    return LayerCheck(call.name, step.layer, call.source, found, wrong, part), due.answers >= tolerance.BLIND
+    found = _difference(call.layer, runner.read(output), due, given)
+    units = stepped.allowed(call.layer).get("units")
+    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units), due.answers >= tolerance.BLIND
 
 
-def _difference(found: np.ndarray, due: tolerance.Expected) -> float:
-    return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
+def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected, operands: dict) -> float:
+    """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place."""
+    rule = stepped.allowed(layer)
+    if not rule:
+        return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
+    right = stepped.expected(layer, **operands)
+    return relative(found, right, last_place(found, right, rule["dtype"]))
 
 
 def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
@@ -317,6 +373,7 @@ def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     if "second" in operands:
         runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
     runner.call(step)
-    due = tolerance.expected(call.layer, LAYER_TOLERANCE, weight=call.weight, bias=call.bias, **operands)
-    found = max(checked.relative, _difference(runner.read(output), due))
-    return LayerCheck(checked.name, checked.layer, checked.source, found, checked.constants, checked.wrong_part)
+    given = {"weight": call.weight, "bias": call.bias, **operands}
+    due = tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
+    found = max(checked.relative, _difference(call.layer, runner.read(output), due, given))
+    return replace(checked, relative=found)

@@ -156,9 +156,10 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _run_layers(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    ports = network.signature
+    graph = network.original or network.graph
+    ports = graph.signature
     values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
-    for call in network.layers:
+    for call in graph.calls:
         layer = call.layer
         shapes = layer.body.operands if layer.body else (layer.input_shape, layer.second_shape)
         data, *others = (values[value].reshape(shape) for value, shape in zip(call.inputs, shapes, strict=False))

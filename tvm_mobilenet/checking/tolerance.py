@@ -16,6 +16,7 @@ import numpy as np
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.checking import reference as definition
+from tvm_mobilenet.checking import stepped
 from tvm_mobilenet.layer import Layer
 
 FRAMEWORK = "float32"  # in which the models' own frameworks compute
@@ -207,7 +208,10 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
     dtype = {"data": layer.input_dtype, "second": layer.second_dtype}
     best, most = None, 0.0
     for factor in factors:
-        scaled = {name: (array * factor).astype(dtype[name]) for name, array in operands.items()}
+        with np.errstate(over="ignore"):
+            scaled = {name: (array * factor).astype(dtype[name]) for name, array in operands.items()}
+        if stepped.allowed(layer) and not stepped.run(layer, weight=weight, bias=bias, **scaled)[1] < math.inf:
+            continue  # a sum beyond the range of its dtype
         share = expected(layer, 0.0, weight=weight, bias=bias, **scaled).answers
         if share > most:
             best, most = scaled, share

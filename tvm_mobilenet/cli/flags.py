@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterable
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.options import FLOAT32
 
 
 def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) -> None:
@@ -65,6 +66,11 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         A flag of the registry's networks for a file, or one that another flag makes pointless.
     """
     refuse_trust(args, model)
+    if model.dtype == FLOAT32:
+        why = "it is of layers that compute in another dtype than float32"
+        if model.io != FLOAT32:
+            refuse(args, ("--io",), why, "leave it out, or add --dtype float16")
+        refuse(args, ("--accumulate", "--calibrate"), why, "leave it out, or add --dtype float16")
     if model.is_file:
         refuse(
             args,
@@ -107,7 +113,7 @@ def refuse_for_sweep(args: argparse.Namespace) -> None:
     limits = ("--budget", "--memory", "--min-accuracy")
     if args.theory:
         why = "--theory compares the papers' own networks on three cores"
-        table = ("--families", "--alphas", "--resolutions", "--target", "--board", "--csv")
+        table = ("--families", "--alphas", "--resolutions", "--dtype", "--target", "--board", "--csv")
         refuse(args, () if args.html else table, why, "leave it out, or add --html FILE: a report with both")
         refuse(args, (*limits, "--cores", "--output"), why, "leave it out: a budget needs a sweep of its own")
     if not args.given.intersection(limits):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tvm_mobilenet.models import labels
 from tvm_mobilenet.models.preprocess import FIELDS
+from tvm_mobilenet.passes.precision import lost
 from tvm_mobilenet.terminal import console
 
 SEEDED = "weights are seeded random numbers: classes mean nothing; give trained ones with --weights FILE"
@@ -32,6 +33,10 @@ def notices(network) -> list[str]:
             )
     if network.labels and network.options.labels is None:
         found.append(f"labels are assumed for {network.classes} classes: {labels.SOURCE}; --labels FILE gives others")
+    if network.precision:
+        found += lost(network.original, network.graph)
+        if network.precision.wide:
+            found.append(network.precision.summary())
     return found
 
 

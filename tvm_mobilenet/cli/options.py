@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.options import DTYPES, ModelOptions
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -16,8 +16,11 @@ BOARDS = (
 )
 
 
-def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True) -> None:
-    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input.
+def add_model_options(
+    parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True, precision: bool = True
+) -> None:
+    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input; ``precision``: also
+    those of the dtypes in which layers compute.
 
     Their defaults are None where a file has its own: `ModelOptions` fills in those of a network by name.
     """
@@ -53,6 +56,8 @@ def add_model_options(parser: argparse.ArgumentParser, inputs: bool = True, seed
     )
     add_trust(group)
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
+    if precision:
+        add_precision_options(parser.add_argument_group("precision"), inputs)
     if inputs:
         add_image_options(parser.add_argument_group("input"))
 
@@ -63,6 +68,39 @@ def add_trust(group) -> None:
         "--trust-file",
         action="store_true",
         help="read a .pt2 file that is refused otherwise, in this process: it can run any program",
+    )
+
+
+def add_dtype(group) -> None:
+    """``--dtype``: in which layers compute."""
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=DTYPES[0],
+        help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's "
+        "(default: %(default)s)",
+    )
+
+
+def add_precision_options(group, images: bool = True) -> None:
+    """``--dtype`` and what goes with it; ``images``: values of the network are found, not only its shapes."""
+    add_dtype(group)
+    group.add_argument(
+        "--io", choices=DTYPES, default=DTYPES[0], help="of the model's inputs and outputs (default: %(default)s)"
+    )
+    group.add_argument(
+        "--accumulate",
+        type=wide_sums,
+        metavar="float32[:LAYER,…]",
+        help="with --dtype float16: layers that sum in float32, all of them or those of a name or module",
+    )
+    if not images:
+        return
+    group.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="FOLDER|FILE",
+        help="with --dtype float16: images that show which layers would leave its range (default: those that ship)",
     )
 
 
@@ -99,25 +137,37 @@ def add_image_options(group) -> None:
     group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
 
 
-def model_options(args: argparse.Namespace) -> ModelOptions:
+def model_options(args: argparse.Namespace, target=None) -> ModelOptions:
     """The options a user gave; files must exist, and every flag must have an effect.
+
+    Parameters
+    ----------
+    target : targets.Target, optional
+        What it is built for.
 
     Raises
     ------
     TvmMobilenetError
         A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
-        size that makes no network.
+        size that makes no network; a target that does not compute the dtype.
     """
+    from tvm_mobilenet import targets
     from tvm_mobilenet.cli.flags import refuse_for_model
     from tvm_mobilenet.frontend.files import check_file, check_model
     from tvm_mobilenet.models.registry import check_shape
 
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
+    values["calibrate"] = tuple(values.get("calibrate") or ())
     options = ModelOptions(**values)
     check_model(options.model)
     for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
         check_file(flag, path)
+    for path in options.calibrate:
+        if not Path(path).exists():
+            check_file("--calibrate", Path(path))
     refuse_for_model(args, options)
+    if target is not None:
+        targets.require(target, options.dtype)
     if not options.is_file:
         check_shape(options.alpha, options.resolution, options.classes)
     return options
@@ -272,6 +322,14 @@ def fraction(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1; the usual is 0.875")
     return value
+
+
+def wide_sums(text: str) -> str:
+    """An argparse type: float32, or float32: and names of layers with commas."""
+    dtype, colon, names = text.partition(":")
+    if dtype != DTYPES[0] or (colon and not all(names.split(","))):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither float32 nor float32:LAYER,LAYER")
+    return text
 
 
 def time_span(text: str) -> float:

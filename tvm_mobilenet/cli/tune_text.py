@@ -78,6 +78,8 @@ def totals_of(result: TuneResult) -> list[str]:
     for name, cost in costs.items():
         if cost is not None:
             share = f", {result.floor / cost:.1%} of peak" if result.floor and name != "peak" else ""
+            if share and result.floor_float32:
+                share += f", {cost / result.floor_float32:.3f} x the float32 floor"
             ms = console.number(result.milliseconds(cost))
             what = {"compute": " of the tuned ones if no load missed the L1", "peak": " of the multiply-adds alone"}
             known = "at the core's peak rate" if name == "peak" and not result.predicted else label

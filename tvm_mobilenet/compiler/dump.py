@@ -17,6 +17,7 @@ from tvm_mobilenet import passes
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.plan import Plan, Step
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.passes import precision
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.terminal import table
 
@@ -33,12 +34,15 @@ def _described(modules) -> dict[str, str]:
 
 PHASES = {
     "imported": "The imported graph in Relax",
-    **_described((*passes.RELAX_PASSES, passes.channels_last, *passes.LAYER_PASSES, *pipeline.CORE_PASSES)),
+    **_described((*passes.RELAX_PASSES, passes.channels_last, *passes.LAYER_PASSES, precision, *pipeline.CORE_PASSES)),
     "decisions": "The decisions of each distinct layer, and where they come from",
     "plan": "The order of kernel calls, and the place of every tensor",
     "tir": "Each kernel's loop nest: as its schedule made it, and as LLVM got it",
     "assembly": "Each kernel's assembly, and what bounds its hot loops",
 }
+
+
+SOME = ("precision",)  # phases of some builds alone: they share the number of the phase before
 
 
 class Dump:
@@ -93,7 +97,8 @@ class Dump:
 
 
 def _name(phase: str) -> str:
-    return f"{list(PHASES).index(phase):02d}-{phase.replace('_', '-')}"
+    before = list(PHASES)[: list(PHASES).index(phase) + 1]
+    return f"{sum(name not in SOME for name in before) - 1:02d}-{phase.replace('_', '-')}"
 
 
 def _unwritable(folder: Path, error: OSError) -> TvmMobilenetError:

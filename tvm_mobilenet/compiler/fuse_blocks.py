@@ -127,6 +127,8 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
         return False
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
+    if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer is of one
+        return False
     return (
         layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype in implemented("fused")
     )

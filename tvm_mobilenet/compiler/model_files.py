@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.passes.precision import Precision
 
 _FLAGS = {"model": "--model", "weights": "--weights", "labels": "--labels", "input": "--input"}
 
@@ -22,8 +23,10 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
     """The options as a build in ``folder`` keeps them, JSON data; ``files`` tells each file's places and hash."""
     from tvm_mobilenet.compiler.module import file_hash
 
-    data, files = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}, {}
-    del data["trust_file"]
+    data, files = asdict(replace(options, decided=None)), {}
+    data = {
+        name: str(v) if isinstance(v, Path) else v for name, v in data.items() if name not in ("decided", "trust_file")
+    }
     for name in _FLAGS:
         given = data[name]
         if given is None or (name == "model" and not options.is_file):
@@ -57,6 +60,8 @@ def from_build(module, **changes) -> ModelOptions:
     for name, kept in (data.get("files") or {}).items():
         if name not in changes:
             data[name] = str(_find(name, Path(data[name]), kept, module.folder))
+    if kept := module.info.get("precision"):
+        changes["decided"] = Precision.from_data(kept)
     return ModelOptions.from_data(data, **changes)
 
 

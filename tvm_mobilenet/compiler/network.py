@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import labels
 from tvm_mobilenet.models.images import Image, channel_axis, check_registry, image_of
-from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.options import FLOAT32, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,18 @@ class Network:
         Of ``passes.run``: nothing in it depends on a target.
     channels_at : int or None
         The axis of the input that the graph reads as channels, as ``models.images.channel_axis`` finds it.
+    precision : passes.precision.Precision or None
+        What is decided of the dtypes of its layers; None: they compute in the model's own.
+    original : passes.LayerGraph or None
+        The graph in the model's own dtype, where ``graph`` is in another.
     """
 
     options: ModelOptions
     model: object
     graph: object
     channels_at: int | None = None
+    precision: object | None = None
+    original: object | None = None
 
     @property
     def layers(self) -> tuple:
@@ -49,6 +55,17 @@ class Network:
     def seeded(self) -> bool:
         """Whether the weights are random numbers: no checkpoint was given, and no file."""
         return self.model is not None and self.options.weights is None
+
+    def largest(self, graph) -> dict[str, float]:
+        """The largest partial sum of each distinct layer of a graph that was made of this network's, by its name; empty
+        where that was not found."""
+        known = {one.layer: one.value for one in self.precision.largest} if self.precision else {}
+        found: dict[str, float] = {}
+        for call in graph.calls:
+            sums = [known[part.name] for part in call.originals if part.name in known]
+            if sums:
+                found[call.layer.name] = max(found.get(call.layer.name, 0.0), *sums)
+        return found
 
     @cached_property
     def image(self) -> Image | None:
@@ -109,13 +126,14 @@ class Network:
         if self.image is None:
             draw = np.random.default_rng(0)
             return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]
-        preprocess, batch = self.image.preprocess, ports[0].shape[0]
+        preprocess, batch, dtype = self.image.preprocess, ports[0].shape[0], ports[0].dtype
         if self.options.input is not None:
             images = load_image(self.options.input, preprocess)
             images = np.concatenate([images] * -(-batch // len(images)))
         else:
             images = evaluation_batch(preprocess, count * batch)
-        return [(np.ascontiguousarray(images[i : i + batch]),) for i in range(0, len(images) - batch + 1, batch)]
+        starts = range(0, len(images) - batch + 1, batch)
+        return [(np.ascontiguousarray(images[i : i + batch], dtype),) for i in starts]
 
     def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
         """What the model's own framework computes in float32, and its name: PyTorch, or ONNX Runtime for ONNX.
@@ -132,7 +150,9 @@ class Network:
         """As `checking.reference`, also before a last softmax or activation: a ``frontend.framework.Outputs``."""
         from tvm_mobilenet.frontend import framework
 
-        return framework.run(self.options, self.model, inputs)
+        ports = (self.original or self.graph).signature.inputs
+        given = [tuple(x.astype(p.dtype, copy=False) for x, p in zip(xs, ports, strict=True)) for xs in inputs]
+        return framework.run(self.options, self.model, given)
 
 
 def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
@@ -198,4 +218,15 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     network = Network(options, model, passes.run(module, watch), channel_axis(module))
     _check_finite(network.layers, options)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
-    return network
+    return network if options.dtype == FLOAT32 else _narrowed(network, watch)
+
+
+def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network:
+    """The network in the dtype that its options ask for."""
+    from tvm_mobilenet.compiler import calibration
+    from tvm_mobilenet.passes import precision
+
+    decided = network.options.decided or calibration.decide(network)
+    graph = precision.run(network.graph, decided)
+    watch("precision", graph)
+    return replace(network, graph=graph, precision=decided, original=network.graph)

@@ -1,6 +1,7 @@
 """The whole way from a model to a built folder, on one page.
 
-    model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target
+    model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target;
+                                                   calibration.py says which layers a narrow dtype computes
           ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, row_pitch.py
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
           ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
@@ -29,7 +30,7 @@ from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
 from tvm_mobilenet.compiler.plan import Plan, kernels_of, plan_of
 from tvm_mobilenet.passes.layer_graph import LayerGraph
-from tvm_mobilenet.targets import Target
+from tvm_mobilenet.targets import Target, require
 
 CORE_PASSES = (fuse_blocks, row_pitch)
 
@@ -86,6 +87,7 @@ class BuiltModel:
             "target": self.target.name,
             "core": self.target.core.name,
             "seeded": network.seeded,
+            **({"precision": network.precision.to_data()} if network.precision else {}),
             "preprocess": network.image and network.image.to_data(),
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
         }
@@ -113,6 +115,7 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     watch : Watch
         Sees each phase: ``fuse_blocks``, ``row_pitch``, ``decisions``, ``plan``.
     """
+    require(target, network.options.dtype)
     graph = for_core(network.graph, target.core, watch)
     decided = decide(graph.counts, target, log)
     watch("decisions", decided)

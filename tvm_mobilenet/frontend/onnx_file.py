@@ -25,6 +25,7 @@ from tvm_mobilenet.frontend import onnx_limits
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
+from tvm_mobilenet.frontend.sizes import FLOAT32_ALONE
 from tvm_mobilenet.terminal.printable import printable
 
 OLDEST_OPSET = 11
@@ -165,9 +166,7 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     for tensor in graph.initializer:
         dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
         if dtype in ("FLOAT16", "DOUBLE", "BFLOAT16", "INT8", "UINT8"):
-            raise TvmMobilenetError(
-                f"{path}: {tensor.name} is {dtype.lower()}", "only float32 models are imported; convert it to float32"
-            )
+            raise TvmMobilenetError(f"{path}: {tensor.name} is {dtype.lower()}", FLOAT32_ALONE)
     # old exporters list the initialisers among the inputs
     inputs = [i for i in graph.input if i.name not in initialisers]
     del graph.input[:]

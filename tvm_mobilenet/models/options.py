@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+
+FLOAT32 = "float32"
+DTYPES = (FLOAT32, "float16")  # in which layers of a network can be computed
 
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 
@@ -43,6 +46,16 @@ class ModelOptions:
         graph says, or a default that is announced as assumed.
     labels : path, optional
         Class names, one a line.
+    dtype : str
+        In which its layers compute, one of ``DTYPES``. Weights and references are float32 whatever it is.
+    io : str
+        Of its inputs and outputs, where it is not float32: that of ``dtype``.
+    accumulate : str, optional
+        ``float32``, or ``float32:LAYER,LAYER``: layers that sum in float32 though they compute in ``dtype``.
+    calibrate : tuple of str
+        Images, or folders of them, on which it is found which layers can compute in ``dtype``.
+    decided : object, optional
+        A ``passes.precision.Precision`` that a build holds: nothing of it is found again.
     trust_file : bool
         A ``.pt2`` file may run code. No build keeps this: each verb is told anew.
     """
@@ -64,6 +77,11 @@ class ModelOptions:
     layout: str | None = None
     channel_order: str | None = None
     labels: Path | None = None
+    dtype: str = FLOAT32
+    io: str = FLOAT32
+    accumulate: str | None = None
+    calibrate: tuple[str, ...] = ()
+    decided: object | None = field(default=None, compare=False, repr=False)
     trust_file: bool = False
 
     def __post_init__(self):
@@ -88,9 +106,15 @@ class ModelOptions:
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):
             values[name] = tuple(values[name]) if values.get(name) else None
+        values["calibrate"] = tuple(values.get("calibrate") or ())
         if cls(model=values["model"]).is_file:  # builds of an older version hold the registry's values for a file too
             values = {name: value for name, value in values.items() if name not in REGISTRY or values["alpha"] is None}
         return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
+
+    @property
+    def in_float32(self) -> ModelOptions:
+        """The same network with all of its layers in float32."""
+        return replace(self, dtype=FLOAT32, io=FLOAT32, accumulate=None, calibrate=(), decided=None)
 
     @property
     def is_file(self) -> bool:
@@ -112,10 +136,11 @@ class ModelOptions:
 
     @property
     def title(self) -> str:
-        """For people: ``v1 1.0-224``, or the file's name, with the size that was chosen for it."""
+        """For people: ``v1 1.0-224``, or the file's name, with the size chosen for it; ``v1 1-224 float16``."""
+        own = "" if self.dtype == FLOAT32 else f" {self.dtype}"
         if self.is_file:
-            return f"{Path(self.model).name} {self.size_text}".rstrip()
-        return f"{self.model} {self.alpha:g}-{self.size_text}"
+            return f"{Path(self.model).name} {self.size_text}".rstrip() + own
+        return f"{self.model} {self.alpha:g}-{self.size_text}{own}"
 
     @property
     def slug(self) -> str:
@@ -133,4 +158,6 @@ class ModelOptions:
             parts.append("features")
         if self.batch not in (None, 1):
             parts.append(f"b{self.batch}")
+        if self.dtype != FLOAT32:
+            parts.append(self.dtype)
         return re.sub(r"[^\w.]+", "-", "-".join(parts))

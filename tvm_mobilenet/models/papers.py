@@ -110,3 +110,13 @@ def _one_layer(model: str, alpha: float, size: int, quantity: str) -> float:
 @cache
 def _costs(model: str, alpha: float, resolution: int) -> list[cost.LayerCost]:
     return cost.model_costs(model, alpha, resolution)
+
+
+@cache
+def accuracies() -> dict[tuple[str, float, int], tuple[float, str]]:
+    """Published top-1, 0..1, and its source, by (full name, alpha, resolution)."""
+    text = (resources.files("tvm_mobilenet.models") / "data" / "accuracy.csv").read_text(encoding="utf-8")
+    return {
+        (row["model"], float(row["alpha"]), int(row["resolution"])): (float(row["top1"]) / 100, row["source"])
+        for row in csv.DictReader(text.splitlines())
+    }

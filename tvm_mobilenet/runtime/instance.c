@@ -167,7 +167,8 @@ static int run_locked(mobilenet *m, const void *const *inputs, void *const *outp
 }
 
 int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs) {
-    return mobilenet_run_steps(m, inputs, outputs, 0, (int)mn_model.step_count);
+    int code = mobilenet_run_steps(m, inputs, outputs, 0, (int)mn_model.step_count);
+    return code ? code : mn_check_outputs(outputs);
 }
 
 int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *outputs, int first, int last) {
@@ -202,5 +203,5 @@ int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, s
     int code = mn_image_load(&m->image, rgb, width, height, stride, m->port_buffers[0]);
     if (!code) code = run_locked(m, &input, &output, 0, mn_model.step_count);
     pthread_mutex_unlock(&m->lock);
-    return code;
+    return code ? code : mn_check_outputs(&output);
 }

@@ -137,6 +137,9 @@ int mn_image_init(mn_image *i, int max_width, int max_height);
 void mn_image_close(mn_image *i);
 int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, float *input);
 
+/* ---- scores.c */
+int mn_check_outputs(void *const *outputs); /* an error where one is an infinity or NaN */
+
 /* ---- error.c */
 int mn_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void *mn_allocate(size_t n); /* aligned to 64 bytes, zero only as the system gives it */

@@ -131,7 +131,8 @@ static int classify(mobilenet *m, const char *path, int top) {
         if (width < 1 || height < 1 || room < (size_t)height) code = fail_at(path, "the picture is cut off");
         else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of float32");
         else if (channels == 1 && !(rgb = coloured(data + at, (size_t)width * (size_t)height))) code = fail("no memory");
-        else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores)) code = fail(mobilenet_last_error());
+        else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores))
+            code = fail_at(path, mobilenet_last_error());
     } else if (!code && n > 4 && (!memcmp(data, "\xff\xd8\xff", 3) || !memcmp(data, "\x89PNG", 4))) {
         code = fail_at(path, "a compressed picture: save it as .ppm, or use mobilenet.py");
     } else if (!code) {
@@ -144,10 +145,8 @@ static int classify(mobilenet *m, const char *path, int top) {
         } else if (memcpy(input, data + at, wanted), !finite_all(input, wanted / sizeof *input))
             code = fail_at(path, "the input holds infinities or NaN");
         else if (mobilenet_run(m, &in, &out))
-            code = fail(mobilenet_last_error());
+            code = fail_at(path, mobilenet_last_error());
     }
-    if (!code && !finite_all(scores, (size_t)info->classes))
-        code = fail_at(path, "the scores are not finite: the weights are damaged");
     if (!code && info->seeded) fprintf(stderr, "note: %s\n", seeded);
     for (int i = 0, k = code ? 0 : mobilenet_top(m, scores, top, best); i < k; i++) print_class(info, &best[i]);
     free(rgb);

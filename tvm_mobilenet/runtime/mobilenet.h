@@ -56,7 +56,8 @@ enum {
     MOBILENET_CPU = 4,      /* this CPU lacks a feature that the kernels use */
     MOBILENET_MEMORY = 5,
     MOBILENET_KERNEL = 6,   /* a kernel reported an error */
-    MOBILENET_WRONG = 7     /* the self-test found wrong results */
+    MOBILENET_WRONG = 7,    /* the self-test found wrong results */
+    MOBILENET_INFINITE = 8  /* a result holds infinities or NaN */
 };
 
 typedef struct mobilenet mobilenet;
@@ -103,7 +104,7 @@ typedef struct {
 
 typedef struct {
     int samples;
-    float difference, allowed; /* largest difference to PyTorch, of the scale of its output */
+    float difference, allowed; /* largest difference to what is expected, of the scale of the output */
     double milliseconds;       /* a run, the median */
     size_t resident_bytes;     /* of this process, after the first run */
 } mobilenet_selftest_result;
@@ -114,7 +115,8 @@ MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *op
 /* What the model takes and gives; valid until close. */
 MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 
-/* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe. No copy when aligned to 64 bytes. */
+/* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe. No copy when aligned to 64 bytes.
+ * An infinity or NaN in an output is an error, MOBILENET_INFINITE; the outputs are written nevertheless. */
 MOBILENET_API int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs);
 
 /* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): made grey for a model of one channel, resized, cropped and
@@ -126,7 +128,8 @@ MOBILENET_API int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width,
 MOBILENET_API int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
                                        float *input);
 
-/* The best k classes of the first input of a batch, best first. Returns how many there are. */
+/* The best k classes of the first input of a batch, best first. Returns how many there are: none if a score is an
+ * infinity or NaN. */
 MOBILENET_API int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best);
 
 MOBILENET_API int mobilenet_set_threads(mobilenet *m, int threads);
@@ -134,7 +137,7 @@ MOBILENET_API int mobilenet_set_threads(mobilenet *m, int threads);
 /* Hashes every file of a bundle's folder. */
 MOBILENET_API int mobilenet_check(const char *folder);
 
-/* Hashes every file, runs the inputs that travel with the bundle and compares with PyTorch's outputs. */
+/* Hashes every file, runs the inputs that travel with the bundle and compares with the outputs that do. */
 MOBILENET_API int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result);
 
 /* What went wrong in the last call of this thread that failed. */

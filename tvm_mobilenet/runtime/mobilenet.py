@@ -148,7 +148,10 @@ class Mobilenet:
             self._lib.mobilenet_close(handle)
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`."""
+        """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`.
+
+        An infinity or NaN in one is an error, of ``code`` 8.
+        """
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
         arrays = []
@@ -186,6 +189,8 @@ class Mobilenet:
         scores = np.ascontiguousarray(scores, np.float32)
         if not self.classes or scores.size < self.classes:
             raise MobilenetError(f"scores of shape {scores.shape}, the model has {self.classes} classes")
+        if not np.isfinite(scores.reshape(-1)[: self.classes]).all():
+            raise MobilenetError("a score is an infinity or NaN: it names no class", 8)
         best = (_Class * min(max(count, 0), self.classes))()
         found = self._lib.mobilenet_top(self._open(), scores.ctypes.data, len(best), best)
         return [
@@ -203,7 +208,7 @@ class Mobilenet:
         self._check(self._lib.mobilenet_set_threads(self._open(), threads))
 
     def selftest(self) -> dict:
-        """Hashes every file and compares with PyTorch's outputs; raises when they differ."""
+        """Hashes every file and compares with the outputs that travel with them; raises when they differ."""
         result = _Selftest()
         self._check(self._lib.mobilenet_selftest(self._open(), byref(result)))
         return {name: getattr(result, name) for name, _ in _Selftest._fields_}
@@ -331,9 +336,10 @@ def _main(paths: list[str]) -> None:
     try:
         with Mobilenet() as net:
             for path in paths:
-                scores = net.run_image(path)
-                if not np.isfinite(scores).all():
-                    raise MobilenetError(f"{path}: the scores are not finite: the input or the weights are damaged")
+                try:
+                    scores = net.run_image(path)
+                except MobilenetError as e:
+                    raise MobilenetError(f"{path}: {e}", e.code) if e.code == 8 else e from None
                 if net.seeded and path == paths[0]:
                     print(f"note: {SEEDED}", file=sys.stderr)
                 if len(paths) > 1:

@@ -1,4 +1,5 @@
-/* The best classes, and how probable they are. */
+/* The best classes, and how probable they are; and whether results are numbers at all. */
+#include <math.h>
 #include <string.h>
 
 #include "internal.h"
@@ -21,8 +22,32 @@ static double softmax_of(const float *scores, int n, double most) {
     return sum;
 }
 
+/* The first value of a tensor that is an infinity or NaN; -1: there is none. */
+static int64_t first_odd(const mobilenet_tensor *t, const void *data) {
+    if (!strcmp(t->dtype, "float32"))
+        for (size_t i = 0; i < t->bytes / 4; i++)
+            if (!isfinite(((const float *)data)[i])) return (int64_t)i;
+    if (!strcmp(t->dtype, "float16")) /* all ones in the exponent */
+        for (size_t i = 0; i < t->bytes / 2; i++)
+            if ((((const uint16_t *)data)[i] & 0x7c00) == 0x7c00) return (int64_t)i;
+    return -1;
+}
+
+int mn_check_outputs(void *const *outputs) {
+    const mobilenet_tensor *ports = mn_model.ports + mn_model.inputs;
+    for (uint32_t o = 0; o < mn_model.outputs; o++) {
+        int64_t at = first_odd(&ports[o], outputs[o]);
+        if (at >= 0)
+            return mn_fail(MOBILENET_INFINITE, "output %s is an infinity or NaN at %lld: the input or the weights are "
+                           "damaged, or values left the range of the layers' dtype", ports[o].name, (long long)at);
+    }
+    return 0;
+}
+
 int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best) {
     if (!m || !scores || !best || k < 1) return 0;
+    for (int i = 0; i < m->info.classes; i++)
+        if (!isfinite(scores[i])) return mn_fail(MOBILENET_INFINITE, "score %d is an infinity or NaN", i), 0;
     int have = 0;
     for (int i = 0; i < m->info.classes; i++) {
         if (have == k && !(scores[i] > best[k - 1].score)) continue;

@@ -1,4 +1,4 @@
-/* Whether the kernels compute here what PyTorch computed where they were built. */
+/* Whether the kernels compute here what was expected of them where they were built. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
@@ -76,7 +76,7 @@ static int compare(mobilenet *m, const char *data, void **in, void **out, mobile
         r->samples++;
     }
     if (r->difference <= r->allowed) return 0;
-    return mn_fail(MOBILENET_WRONG, "the outputs differ from PyTorch's by %.2e of their scale, %.2e is allowed",
+    return mn_fail(MOBILENET_WRONG, "the outputs differ from the expected ones by %.2e of their scale, %.2e is allowed",
                    r->difference, r->allowed);
 }
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import json_text
-from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.options import FLOAT32, ModelOptions
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, typed
 from tvm_mobilenet.tune_logs.log import UNITS, consulted, target_key
@@ -35,7 +35,7 @@ from tvm_mobilenet.tuning.runner import OnBoard
 from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
-_NETWORK = ("model", "alpha", "resolution", "classes", "batch")
+_NETWORK = ("model", "alpha", "resolution", "classes", "batch", "dtype")
 _BUILDS = ("layer.py", "build.py", "compiler", "survey/estimates.py", "passes", "frontend", "models")
 
 
@@ -45,7 +45,7 @@ class Estimate:
 
     Parameters
     ----------
-    model, alpha, resolution, classes, batch
+    model, alpha, resolution, classes, batch, dtype
         As ``ModelOptions`` has them.
     cost, cost_all_cores : float
         In ``unit``: predicted cycles or measured seconds, on one core and on all.
@@ -81,6 +81,7 @@ class Estimate:
     arena_bytes: int
     scratch_bytes: int
     code_bytes: int
+    dtype: str = FLOAT32
     target: str = ""
     board: str = ""
     basis: str = ""
@@ -174,11 +175,13 @@ def weightless(options: ModelOptions):
     from tvm_mobilenet import frontend, passes
     from tvm_mobilenet.compiler.network import Network
     from tvm_mobilenet.models import registry
+    from tvm_mobilenet.passes import precision
 
     registry.check_shape(options.alpha, options.resolution, options.classes)
     model = registry.architecture(options.model, options.alpha, options.classes).eval().requires_grad_(False)
     example = torch.zeros(options.batch, 3, *options.size)
-    return Network(options, None, passes.run(frontend.from_torch(model, example)))
+    graph = passes.run(frontend.from_torch(model, example))
+    return Network(options, None, precision.without_images(graph, options))
 
 
 def code_bytes(library: str | os.PathLike) -> int:

@@ -45,6 +45,8 @@ class TuneResult:
         Predicted costs are arithmetic and memory; the floor is that of the multiply-adds alone.
     arithmetic : float or None
         As ``tuned``, if every load hit the first-level cache; None for measured costs.
+    floor_float32 : float or None
+        Of multiply-adds in another dtype: the floor that they would have in float32.
     build, verification
         The results of `build.build` and `verify.verify`.
     prediction : PredictionError or None
@@ -71,6 +73,7 @@ class TuneResult:
     verification: object = None
     prediction: object = None
     arithmetic: float | None = None
+    floor_float32: float | None = None
 
     def milliseconds(self, cost: float | None) -> float | None:
         """A cost of this result as milliseconds on the target."""

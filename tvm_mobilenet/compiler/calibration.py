@@ -1,0 +1,242 @@
+"""How large the values of a network become on images: what decides which layers a narrow dtype can compute.
+
+The network runs in float32, layer by layer. A layer's partial sums are at most the sum of the magnitudes of its terms,
+which is one more convolution of magnitudes. Where that is above the limit, the partial sums themselves are computed, in
+the order in which kernels add: bias first, then k ascending, taps row by row. A layer whose largest is still above the
+limit stays in float32, and so does one that reads or writes such values; those values stay in float32 too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet import kinds
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.passes import precision
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.precision import LargestSum, Precision
+
+IMAGES = 8  # photographs and crops, where none are given
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")
+
+
+def decide(network) -> Precision:
+    """What is computed in the dtype of a network's options.
+
+    Parameters
+    ----------
+    network : Network
+        In float32.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A weight is out of the dtype's range; ``--accumulate`` names no layer; an image cannot be read.
+    """
+    options, graph = network.options, network.graph
+    sums = precision.named(graph, options.accumulate) if options.accumulate else ()
+    precision.run(graph, Precision(options.dtype, options.io))  # what cannot be stored is refused before anything slow
+    inputs, images = _inputs(network, options)
+    limit = precision.limit_of(options.dtype)
+    largest, values = measure(graph, inputs, limit)
+    above = {name for name, most in values.items() if not most <= limit}
+    wide = [
+        found.layer
+        for found, call in zip(largest, graph.calls, strict=True)
+        if not found.value <= limit or above.intersection((*call.inputs, call.output))
+    ]
+    return Precision(
+        options.dtype, options.io, sums, tuple(wide), tuple(v for v in values if v in above), tuple(largest), images
+    )
+
+
+def _inputs(network, options: ModelOptions) -> tuple[list[tuple[np.ndarray, ...]], str]:
+    """What is run, and what it is in words."""
+    if not options.calibrate:
+        found = network.inputs(IMAGES)
+        what = "photographs that ship, and crops of them" if network.image is not None else "arrays of noise"
+        return found, f"{len(found)} {what if options.input is None else 'of --input'}"
+    if network.image is None:
+        raise TvmMobilenetError(
+            f"--calibrate: {options.title} takes no images, but arrays", "leave it out: noise stands in for them"
+        )
+    from tvm_mobilenet.models.preprocess import load_image
+
+    files = image_files(options.calibrate)
+    batch = network.signature.inputs[0].shape[0]
+    loaded = (load_image(path, network.image.preprocess) for path in files)
+    return [(np.concatenate([x[:1]] * batch),) for images in loaded for x in np.split(images, len(images))], (
+        f"{len(files)} images of --calibrate"
+    )
+
+
+def image_files(paths: Sequence[str]) -> list[Path]:
+    """The images of files and folders, those of a folder by name.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A path is not there, or a folder has no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError as e:
+            raise TvmMobilenetError(f"--calibrate {path}: {reason(e)}", "give images, or folders of them") from None
+        images = [p for p in inside if p == path or p.suffix.lower() in SUFFIXES]
+        if not images:
+            raise TvmMobilenetError(f"--calibrate {path}: no image is in it", f"images end in {', '.join(SUFFIXES)}")
+        found += images
+    return found
+
+
+def measure(
+    graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], limit: float
+) -> tuple[list[LargestSum], dict[str, float]]:
+    """The largest partial sums of each layer, and the largest magnitude of each value.
+
+    Parameters
+    ----------
+    inputs : sequence of tuples of ndarray
+        Each the network's inputs.
+    limit : float
+        Partial sums are computed for a layer whose bound is above it.
+    """
+    most = dict.fromkeys((call.name for call in graph.calls), 0.0)
+    exact = dict.fromkeys(most, True)
+    values: dict[str, float] = {}
+    for one in inputs:
+        held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, one, strict=True)}
+        left = graph.readers()
+        for call in graph.calls:
+            operands = [held[value] for value in call.inputs]
+            held[call.output], largest, known = _run(call, operands, limit)
+            given = max(map(_largest, operands))
+            if given > largest:
+                largest, known = given, True
+            if largest > most[call.name]:
+                most[call.name], exact[call.name] = largest, known
+            for value in call.inputs:
+                left[value] -= 1
+                if not left[value]:
+                    values[value] = max(values.get(value, 0.0), _largest(held.pop(value)))
+        for value, array in held.items():
+            values[value] = max(values.get(value, 0.0), _largest(array))
+    found = [LargestSum(c.name, c.source, float(f"{most[c.name]:.6g}"), exact[c.name]) for c in graph.calls]
+    return found, values
+
+
+def outputs(graph: LayerGraph, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """What a graph computes in float32, layer by layer."""
+    held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, inputs, strict=True)}
+    left = graph.readers()
+    for call in graph.calls:
+        held[call.output] = _run(call, [held[value] for value in call.inputs])[0]
+        for value in call.inputs:
+            left[value] -= 1
+            if not left[value]:
+                del held[value]
+    return [held[port.value].reshape(port.shape) for port in graph.signature.outputs]
+
+
+def _largest(array) -> float:
+    """The largest magnitude; infinite for what is no number."""
+    found = float(np.abs(array).max(initial=0.0))
+    return found if np.isfinite(found) else float("inf")
+
+
+def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None) -> tuple[np.ndarray, float, bool]:
+    """A layer's output in float32; the largest magnitude of its partial sums and epilogue; whether that is exact. No
+    limit: partial sums are left out."""
+    import torch
+
+    layer = call.layer
+    if layer.body is not None:
+        shaped = [x.reshape(shape) for x, shape in zip(operands, layer.body.operands, strict=True)]
+        output = np.asarray(layer.body.reference(*shaped, *call.constants.values()), np.float32)
+        return output, _largest(output), True
+    data, *second = operands
+    x = _channels_second(data.reshape(layer.input_shape), layer.input_layout)
+    other = None
+    if second and layer.residual == "none":
+        gate = layer.op == "scale"
+        other = _channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
+    weight, bias = (
+        None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
+    )
+    with torch.no_grad():
+        define = kinds.of(layer.kind).reference
+        y = define(layer, x, weight, bias, other)
+        largest, exact = float(y.abs().max()), True
+        if weight is not None and limit is not None:
+            bound = float(define(layer, x.abs(), weight.abs(), bias.abs(), None).max())
+            if bound > limit:
+                bound = max(largest, _partial_sums(layer, x, weight, bias))
+            else:
+                exact = False
+            largest = bound
+        residual = None
+        if layer.residual != "none":
+            residual = _channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
+        if layer.residual == "before":
+            y = y + residual
+            largest = max(largest, float(y.abs().max()))
+        y = _activated(layer, y)
+        if layer.residual == "after":
+            y = y + residual
+        largest = max(largest, float(y.abs().max()))
+    y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
+    return y.contiguous().numpy(), largest if np.isfinite(largest) else float("inf"), exact
+
+
+def _channels_second(array: np.ndarray, layout: str):
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    return x if layout == "NCHW" else x.permute(0, 3, 1, 2)
+
+
+def _activated(layer: Layer, y):
+    import torch.nn.functional as F
+
+    if layer.declared.function == "softmax":
+        return F.softmax(y, 1)
+    own = {"none": lambda y: y, "sigmoid": lambda y: y.sigmoid()}
+    return own.get(layer.activation, getattr(F, layer.activation, None))(y)
+
+
+def _partial_sums(layer: Layer, x, weight, bias) -> float:
+    """The largest magnitude of a layer's partial sums, in the order of kernels; ``x``: (N, C, H, W)."""
+    import torch
+    import torch.nn.functional as F
+
+    if layer.declared.pixels:
+        weight = weight.reshape(*weight.shape[:2], 1, 1)
+    out, inner, rows, columns = weight.shape
+    top, left, bottom, right = layer.padding
+    x = F.pad(x, (left, right, top, bottom))
+    height, width = (layer.height, 1) if layer.declared.pixels else (layer.out_height, layer.out_width)
+    of_group = out // layer.groups
+    total = bias.reshape(1, out, 1, 1).expand(len(x), out, height, width).clone()
+    largest = float(total.abs().max())
+    channels = torch.arange(out) // of_group * inner
+    for row in range(rows):
+        for column in range(columns):
+            at = row * layer.dilation[0], column * layer.dilation[1]
+            window = x[
+                :,
+                :,
+                at[0] : at[0] + layer.stride[0] * (height - 1) + 1 : layer.stride[0],
+                at[1] : at[1] + layer.stride[1] * (width - 1) + 1 : layer.stride[1],
+            ]
+            for k in range(inner):
+                taken = window[:, k : k + 1] if layer.groups == 1 else window[:, channels + k]
+                total += taken * weight[:, k, row, column].reshape(1, out, 1, 1)
+                largest = max(largest, float(total.abs().max()))
+    return largest

@@ -1,0 +1,330 @@
+"""Layers of float32 in another dtype: which layers compute in it, and what lies between those that do and those that do
+not.
+
+A value has one dtype, and a layer reads and writes values in the dtypes that they have (``Layer.reads``, ``writes``):
+
+- the network's inputs and outputs have the dtype of its interface, float32 unless asked for otherwise;
+- a value that may leave the dtype's range, one that a layer without that dtype reads or writes, and one that lies
+  between layers of float32 alone is float32; so are the scores that a last softmax reads;
+- all others have the dtype.
+
+A residual has the dtype of the output that it joins, a second operand that of the data. Where a value has another, a
+copying layer converts it once for all who read it so. The dense layer that makes a network's scores sums in the wide
+dtype, and so do layers that are named.
+
+Constants are stored in the dtype. One that is out of its range is refused, with its layer and channel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from tvm_mobilenet import dtypes, schedules
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+
+HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
+LOST = 1 / 64  # of a channel's weights, by which what the dtype drops is told
+
+
+@dataclass(frozen=True)
+class LargestSum:
+    """The largest magnitude of a partial sum of a layer, over the images of a calibration.
+
+    Attributes
+    ----------
+    layer, source : str
+        The call's name in the graph of float32, and where it comes from.
+    value : float
+        Of all partial sums, of what the layer reads, and of what it writes.
+    exact : bool
+        False: an upper bound, the sum of the magnitudes of all terms.
+    """
+
+    layer: str
+    source: str
+    value: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What is decided of a network's dtypes: once, when it is built.
+
+    Attributes
+    ----------
+    dtype, io : str
+        Of the layers, and of inputs and outputs.
+    sums : tuple of str
+        Calls that sum in the wide dtype of ``dtype``.
+    wide : tuple of str
+        Calls that stay as they were, since they may leave the range of ``dtype``.
+    values : tuple of str
+        Values that stay as they were.
+    largest : tuple of LargestSum
+        Of each call, in order.
+    images : str
+        Over which that was found, in words.
+    """
+
+    dtype: str
+    io: str = "float32"
+    sums: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    largest: tuple[LargestSum, ...] = ()
+    images: str = ""
+
+    def to_data(self) -> dict:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """For people: how large sums become, and what stays in float32 for it."""
+        if not self.largest:
+            return ""
+        most = max(self.largest, key=lambda one: one.value)
+        told = f"largest partial sum {_sum(most)} of {most.source or most.layer}, on {self.images}"
+        if not self.wide:
+            return f"{told}; no layer is above {limit_of(self.dtype):,.0f}"
+        known = {one.layer: one for one in self.largest}
+        kept = [f"{known[name].source or name} ({_sum(known[name])})" for name in self.wide]
+        return (
+            f"{told}; in float32, as their values reach above {limit_of(self.dtype):,.0f}: {', '.join(kept[:5])}"
+            + f" and {len(kept) - 5} more" * (len(kept) > 5)
+        )
+
+    @classmethod
+    def from_data(cls, data: dict) -> Precision:
+        """Of plain data, as a build keeps it."""
+        lists = {name: tuple(data[name]) for name in ("sums", "wide", "values")}
+        largest = tuple(LargestSum(**one) for one in data["largest"])
+        return cls(**{**data, **lists, "largest": largest})
+
+
+def limit_of(dtype: str) -> float:
+    """The magnitude above which a layer does not compute in a dtype: 16,384 for float16."""
+    return 2.0 ** math.ceil(math.log2(-dtypes.of(dtype).lowest)) / HEADROOM
+
+
+def _sum(one: LargestSum) -> str:
+    return f"{'' if one.exact else 'at most '}{one.value:,.6g}"
+
+
+def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
+    """The graph with its layers of float32 in a dtype, and conversions where they are needed.
+
+    Calls keep their names; a conversion is called after its value, ``layer_007_f32``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A weight or bias is outside the dtype's range.
+    """
+    narrow = {c.name for c in graph.calls if c.name not in precision.wide and _computed(c.layer, precision.dtype)}
+    held = _dtypes_of_values(graph, narrow, precision)
+    ports = [*graph.signature.inputs, *graph.signature.outputs]
+    held |= {p.value: precision.io for p in ports if p.dtype == "float32"}
+    wide_sums = {*precision.sums, *(c.name for c in _scores(graph) if c.layer.declared.images)}
+    made: list[LayerCall] = []
+    converted: dict[tuple[str, str], str] = {}
+
+    def in_dtype(value: str, dtype: str, shape: tuple[int, ...]) -> str:
+        """A value of that dtype: itself, or a copy."""
+        if held[value] == dtype:
+            return value
+        if (value, dtype) not in converted:
+            copy = _conversion(f"{value}_{dtypes.of(dtype).token}", value, held[value], dtype, shape)
+            made.append(copy)
+            converted[value, dtype] = copy.output
+        return converted[value, dtype]
+
+    for call in graph.calls:
+        layer = call.layer
+        if layer.body is not None or layer.dtype != "float32":  # its nest has the dtype that it has
+            inputs = [in_dtype(v, layer.dtype, s) for v, s in zip(call.inputs, layer.operand_buffers, strict=True)]
+            due = held[call.output]
+            own = call.output if due == layer.output_dtype else f"{call.output}_{dtypes.of(layer.output_dtype).token}"
+            made.append(call.replace(inputs=tuple(inputs), output=own))
+            if own != call.output:
+                conversion = _conversion(call.output, own, layer.output_dtype, due, layer.output_shape)
+                made.append(replace(conversion, name=f"{call.name}_{dtypes.of(due).token}"))
+            continue
+        layer = _in_dtypes(layer, call.name in narrow, held[call.inputs[0]], held[call.output], precision.dtype)
+        if call.name in wide_sums and layer.weight_shape and layer.dtype == precision.dtype:
+            layer = layer.replace(sums=dtypes.of(layer.dtype).wide)
+        data, *second = call.inputs
+        second = [in_dtype(v, layer.second_dtype, layer.second_shape) for v in second]
+        made.append(stored(call, layer).replace(inputs=(data, *second)))
+    signature = graph.signature
+    sides = {
+        side: tuple(replace(p, dtype=held.get(p.value, p.dtype)) for p in getattr(signature, side))
+        for side in ("inputs", "outputs")
+    }
+    return LayerGraph(tuple(made), replace(signature, **sides))
+
+
+def without_images(graph: LayerGraph, options) -> LayerGraph:
+    """The graph in the dtype of options, as if none of its values could leave that dtype's range: for costs, which no
+    value changes.
+
+    Parameters
+    ----------
+    options : models.options.ModelOptions
+    """
+    if options.dtype == "float32":
+        return graph
+    sums = named(graph, options.accumulate) if options.accumulate else ()
+    return run(graph, Precision(options.dtype, options.io, sums))
+
+
+def stored(call: LayerCall, layer: Layer) -> LayerCall:
+    """A call as one of ``layer``, its constants in the dtypes of that.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A constant is finite, and no finite number of that dtype.
+    """
+    for name, (_, dtype) in layer.constants.items():
+        array = call.constants[name]
+        with np.errstate(over="ignore"):
+            out = np.isfinite(array) & ~np.isfinite(array.astype(dtype))
+        if out.any():
+            at = tuple(int(i) for i in np.argwhere(out)[0])
+            channels = sorted({int(i[0]) for i in np.argwhere(out)})
+            others = f" and {len(channels) - 1} more channels" * (len(channels) > 1)
+            raise TvmMobilenetError(
+                f"{call.source or call.name}: its folded {name} of channel {at[0]}{others} is {array[at]:.6g}, outside "
+                f"the range of {dtype}, which ends at {-dtypes.of(dtype).lowest:g}",
+                "build with --dtype float32; or look at the channel's batch norm in the checkpoint: a variance near "
+                "zero makes such weights, and a channel that gives nothing can be set to zero",
+            )
+    return call.replace(layer=layer, **call.constants)
+
+
+def lost(graph: LayerGraph, narrowed: LayerGraph) -> list[str]:
+    """Sentences on the channels whose weights a dtype drops: they are too small for it.
+
+    A channel is told when more than `LOST` of its weights, by their norm, is dropped, and that is more than the
+    rounding of its bias.
+    """
+    found, after = [], {call.name: call for call in narrowed.calls}
+    for call in graph.calls:
+        now = after[call.name]
+        if call.weight is None or now.layer.dtype == call.layer.dtype:
+            continue
+        was = call.weight.reshape(len(call.weight), -1).astype(np.float64)
+        dropped = np.where(np.abs(was) < dtypes.of(now.layer.dtype).smallest, was - now.weight.reshape(was.shape), 0.0)
+        off, norm = np.linalg.norm(dropped, axis=1), np.linalg.norm(was, axis=1)
+        matters = (off > LOST * norm) & (off > dtypes.of(now.layer.dtype).rounding * np.abs(call.bias))
+        if matters.any():
+            channels = np.flatnonzero(matters)
+            worst = channels[(off[channels] / norm[channels]).argmax()]
+            found.append(
+                f"{call.source or call.name}: the weights of {len(channels)} of {len(was)} channels are too small for "
+                f"{now.layer.dtype}; of channel {worst} it drops {off[worst] / norm[worst]:.0%}"
+            )
+    return found
+
+
+def named(graph: LayerGraph, wanted: str) -> tuple[str, ...]:
+    """The calls that ``--accumulate`` names.
+
+    Parameters
+    ----------
+    wanted : str
+        ``float32``: all that have weights. ``float32:NAME,NAME``: those of a call's name, or of a source or the module
+        that it is in, such as ``features.3``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A name is that of no layer with weights; the nearest is suggested.
+    """
+    from tvm_mobilenet.errors import nearest
+
+    _, colon, names = wanted.partition(":")
+    calls = [call for call in graph.calls if call.layer.weight_shape]
+    if not colon:
+        return tuple(call.name for call in calls)
+    found: list[str] = []
+    for name in names.split(","):
+        here = [c.name for c in calls if name == c.name or f"{c.source}.".startswith(f"{name}.")]
+        if not here:
+            near = nearest(name, [n for c in calls for n in (c.name, c.source)], 0.5)
+            raise TvmMobilenetError(
+                f"--accumulate {wanted}: no layer with weights is called {name!r}",
+                (f"did you mean {near}? " if near else "") + "`build --dtype float16 --json` lists them",
+            )
+        found += here
+    return tuple(dict.fromkeys(found))
+
+
+def _computed(layer: Layer, dtype: str) -> bool:
+    """Whether a layer of float32 can compute in a dtype."""
+    return layer.dtype == "float32" and layer.body is None and dtype in schedules.implemented(layer.kind)
+
+
+def _dtypes_of_values(graph: LayerGraph, narrow: set[str], precision: Precision) -> dict[str, str]:
+    """The dtype of each value that a layer writes."""
+    readers: dict[str, list[LayerCall]] = {}
+    for call in graph.calls:
+        for value in call.inputs:
+            readers.setdefault(value, []).append(call)
+    scores = {call.inputs[0] for call in _scores(graph) if not call.layer.weight_shape}
+    held = {port.value: port.dtype for port in graph.signature.inputs}
+    for call in graph.calls:
+        around = [call, *readers.get(call.output, ())]
+        fixed = [c.layer.output_dtype if c is call else c.layer.dtype for c in around if c.layer.body is not None]
+        if call.layer.output_dtype != "float32":
+            held[call.output] = call.layer.output_dtype
+        elif call.output in (*precision.values, *scores) or fixed or not any(c.name in narrow for c in around):
+            held[call.output] = "float32"
+        else:
+            held[call.output] = precision.dtype
+    return held
+
+
+def _scores(graph: LayerGraph) -> list[LayerCall]:
+    """The calls that make outputs: a last softmax, plain copies, and the layer that made what they read."""
+    makers, found = {call.output: call for call in graph.calls}, []
+    for port in graph.signature.outputs:
+        call = makers.get(port.value)
+        while call is not None:
+            found.append(call)
+            copy = call.layer.copies and call.layer.activation == "none"
+            call = makers.get(call.inputs[0]) if copy or call.layer.declared.function == "softmax" else None
+    return found
+
+
+def _in_dtypes(layer: Layer, narrow: bool, reads: str, writes: str, dtype: str) -> Layer:
+    """A layer of float32 that reads and writes these dtypes, and computes in ``dtype`` where it is narrow.
+
+    One without weights between two of float32 has nothing to gain and stays as it is.
+    """
+    plain = layer.weight_shape is None and reads == writes == "float32"
+    own = dtype if narrow and not plain else layer.dtype
+    return layer.replace(dtype=own, reads="" if reads == own else reads, writes="" if writes == own else writes)
+
+
+def _conversion(name: str, value: str, before: str, after: str, shape: tuple[int, ...]) -> LayerCall:
+    """The copy of a value in another dtype: one position a row of its last dimension."""
+    channels = shape[-1] if shape else 1
+    positions = int(np.prod(shape, dtype=np.int64)) // channels
+    narrow = after if dtypes.of(after).bytes < dtypes.of(before).bytes else before
+    layer = Layer(
+        kind="elementwise",
+        op="none",
+        height=positions,
+        channels=channels,
+        out_channels=channels,
+        dtype=narrow,
+        reads="" if before == narrow else before,
+        writes="" if after == narrow else after,
+    )
+    return LayerCall(name, layer, f"{value} as {after}", (value,), {}, name)
