@@ -16,6 +16,7 @@ from tvm_mobilenet.diagnosis.checks import DOUBTFUL, FAILED, SKIPPED, Checks
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import journal_file
 from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.printable import printable_lines
 
 
 def doctor(
@@ -74,7 +75,7 @@ def print_result(checks: Checks) -> None:
     for c in checks.found:
         console.print_text(f"{c.status:11}  {c.name:{width}}  {c.text}".rstrip(), 11 + width + 4)
         if c.remedy:  # not broken into lines: it may be a command, to be copied
-            print(f"{'':11}  {'':{width}}  -> {c.remedy}")
+            print(f"{'':11}  {'':{width}}  -> {printable_lines(c.remedy)}")
     counts = {s: sum(c.status == s for c in checks.found) for s in (FAILED, SKIPPED, DOUBTFUL)}
     said = ", ".join(f"{n} {s.lower()}" for s, n in counts.items() if n)
     print(f"{len(checks.found)} checks: {said or 'all ok'}")

@@ -65,6 +65,7 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
     TvmMobilenetError
         A flag of the registry's networks for a file, or one that another flag makes pointless.
     """
+    refuse_trust(args, model)
     if model.dtype == FLOAT32:
         why = "it is of layers that compute in another dtype than float32"
         if model.io != FLOAT32:
@@ -87,6 +88,18 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
             "--features leaves out the classifier, so there are no classes",
             "leave out --features, or this",
         )
+
+
+def refuse_trust(args: argparse.Namespace, model) -> None:
+    """Refuse ``--trust-file`` for what is no ``.pt2`` file.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It was given.
+    """
+    if model.trust_file and (not model.is_file or model.is_onnx):
+        refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch would run", "leave it out")
 
 
 def refuse_for_sweep(args: argparse.Namespace) -> None:

@@ -54,11 +54,21 @@ def add_model_options(
         type=positive(int),
         help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
     )
+    add_trust(group)
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if precision:
         add_precision_options(parser.add_argument_group("precision"), inputs)
     if inputs:
         add_image_options(parser.add_argument_group("input"))
+
+
+def add_trust(group) -> None:
+    """``--trust-file``, of verbs that read a model's file."""
+    group.add_argument(
+        "--trust-file",
+        action="store_true",
+        help="read a .pt2 file that is refused otherwise, in this process: it can run any program",
+    )
 
 
 def add_dtype(group) -> None:
