@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tvm_mobilenet.cli import notices, options
+from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.compiler import tables
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
