@@ -287,7 +287,7 @@ def test_best_classes_of_any_numbers():
 
 def test_flags_say_it_all():
     """Parsed, kept in a build's data, and read back."""
-    parser = VerbParser()
+    parser = VerbParser("build", "")
     options.add_model_options(parser)
     line = "--mean 0.1,0.2,0.3 --std 0.5 --resize squash --crop 0.9 --interpolation nearest --layout NHWC"
     read = options.model_options(parser.parse_args([*line.split(), "--channel-order", "BGR"]))
