@@ -37,6 +37,7 @@ LONGEST = (
     "test_plain_server",
     "test_any_core",
     "test_far_link",
+    "test_agent_under_attack",
     "test_bench_arm64",
     "test_board_faults",
     "test_verify",
@@ -45,6 +46,8 @@ LONGEST = (
     "test_doctor_after",
     "test_bundle_c",
     "test_remote",
+    "test_hostile_tracker",
+    "test_hostile_board",
     "test_schedules",
     "test_fleet",
     "test_kernel_names",
@@ -111,6 +114,7 @@ def pytest_configure(config):
     config.pluginmanager.register(CpuTimes(), "tvm_mobilenet_cpu_times")
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")
+        os.environ["TVM_MOBILENET_TOKEN"] = os.path.join(os.environ[SHARED], "token")  # the user's own is not touched
 
 
 def pytest_unconfigure(config):

@@ -1,16 +1,17 @@
 """Serve this board to others: run kernels, measure them and tell the board's facts over TVM's RPC.
 
     python -m tvm_mobilenet.agent                                        # for this machine and ssh tunnels
-    python -m tvm_mobilenet.agent --tracker shelf:9190 --key rpi4 --host 0.0.0.0 --trust-network
+    python -m tvm_mobilenet.agent --tracker shelf:9190 --key rpi4 --host 0.0.0.0
 
-It needs the base installation only. Whoever can open a connection can run any code as this user: it listens on
-127.0.0.1 unless told otherwise, and others come through ssh (``--board ssh://user@host``).
+It needs the base installation only. Whoever is served can run any code as this user. It listens on 127.0.0.1 unless
+told otherwise, and others come through ssh (``--board ssh://user@host``); on any other address it serves those who
+show that they have the token in this user's home (``boards.token``).
 """
 
 from __future__ import annotations
 
 import argparse
-import ipaddress
+import os
 import re
 import signal
 import socket
@@ -19,7 +20,7 @@ import sys
 import time
 
 from tvm_mobilenet import __version__
-from tvm_mobilenet.boards.address import AGENT_PORT, TRACKER_PORT
+from tvm_mobilenet.boards.address import AGENT_PORT, TRACKER_PORT, is_loopback
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--trust-network",
         action="store_true",
-        help="listen on an address that others reach: whoever does can run ANY code here as this user, unasked",
+        help="serve whoever reaches --host, without the token: they can run ANY code here as this user",
     )
     new.add_argument(
         "--session-limit", type=options.time_span, default=0.0, metavar="TIME", help="that one session may take"
@@ -71,11 +72,6 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
         raise TvmMobilenetError(f"--port {args.port} is no port")
     if re.search(r"\s|:", args.key):
         raise TvmMobilenetError(f"--key {args.key!r}: a key has no spaces and colons")
-    if not is_private(args.host) and not args.trust_network:
-        raise TvmMobilenetError(
-            f"--host {args.host}: whoever reaches this address could run any code here as this user",
-            "leave --host out and come by --board ssh://…; or add --trust-network if all in this network may do so",
-        )
     if is_private(args.host):
         why = f"only this machine reaches {args.host}, so it changes nothing"
         refuse(args, ("--trust-network",), why, "leave it out, or add the --host that others reach, such as 0.0.0.0")
@@ -88,26 +84,30 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
         raise TvmMobilenetError(f"--tracker {args.tracker}: not HOST:PORT", f"such as shelf.local:{TRACKER_PORT}")
     if is_private(args.host) and not is_private(host):
         raise TvmMobilenetError(
-            f"--tracker {args.tracker}: its clients cannot reach {args.host}", "add --host 0.0.0.0 --trust-network"
+            f"--tracker {args.tracker}: its clients cannot reach {args.host}",
+            "add --host 0.0.0.0: it serves those "
+            "who have the token; any code can be run by whoever is served, which with --trust-network is everybody",
         )
     return host.strip("[]"), int(port)
 
 
 def is_private(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine reaches an address.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is no such host.
+    """
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None)
+        return is_loopback(host)
     except OSError as e:
         raise TvmMobilenetError(f"{host}: no such host: {e.strerror}", "give an address of this machine") from None
-    return all(ipaddress.ip_address(entry[4][0].split("%")[0]).is_loopback for entry in found)
 
 
 def _run(args: argparse.Namespace) -> int:
     tracker = check(args)
+    from tvm_mobilenet.boards import token
     from tvm_mobilenet.boards.agent import services, tvm_alone
     from tvm_mobilenet.boards.agent.server import AgentServer
 
@@ -117,19 +117,47 @@ def _run(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         console.say(f"{time.strftime('%H:%M:%S')} {line}")
 
-    with AgentServer(args.host, args.port, args.key, tracker, args.session_limit, args.memory_limit, say=log) as server:
+    demanded = not is_private(args.host) and not args.trust_network
+    secret, demanded = _token(demanded)
+    limits = args.session_limit, args.memory_limit
+    with AgentServer(args.host, args.port, args.key, tracker, *limits, secret, demanded, say=log) as server:
         signal.signal(signal.SIGTERM, server.stop)
         signal.signal(signal.SIGINT, server.stop)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(signal.SIGHUP, server.stop)
+        server.guard()
         console.say(f"agent {__version__} with TVM {tvm.__version__} on {socket.gethostname()}")
         console.say(f"  services  {', '.join(sorted(services.SERVICES))}; kernels, files")
         console.say(f"  folder    {server.folder}")
-        if not is_private(args.host):
+        if demanded and not is_private(args.host):
+            console.say(f"  token     {token.path()}: demanded of every client; it authenticates, nothing is encrypted")
+        elif not is_private(args.host):
             console.say("  WARNING   whoever reaches this port can run any code here as this user")
         host = f"[{server.host}]" if ":" in server.host else server.host
         print(f"rpc://{host}:{server.port}" + (f"/{args.key}" if args.key and not tracker else ""), flush=True)
         server.run()
         log("ended")
     return 0
+
+
+def _token(demanded: bool) -> tuple[bytes, bool]:
+    """The token, and whether clients must have it; where they need not, it is made only if that can be done.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is demanded, and cannot be read or made.
+    """
+    from tvm_mobilenet.boards import token
+
+    if given := os.environ.pop(token.GIVEN, ""):  # for this agent alone, by who started it through ssh
+        return bytes.fromhex(given), True
+    try:
+        return token.read_or_make(), demanded
+    except TvmMobilenetError:
+        if demanded:
+            raise
+        return b"", False
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``bench``."""
     new = entry.parser_for("bench", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
-    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
+    options.add_board(new)
     group = new.add_argument_group("measuring")
     group.add_argument("--threads", type=options.counts, default=(1,), metavar="N,N", help="a row each (default: 1)")
     group.add_argument("--seconds", type=options.positive(float), default=3.0, help="a row (default: %(default)s)")

@@ -1,7 +1,7 @@
 """Find what keeps this machine or a board from working: every hop in turn, each ok or with its remedy.
 
 python -m tvm_mobilenet.doctor
-python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4
+python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4 --trust-network
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tvm_mobilenet.diagnosis.checks import DOUBTFUL, FAILED, SKIPPED, Checks
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import journal_file
 from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.printable import printable_lines
 
 
 def doctor(
@@ -74,7 +75,7 @@ def print_result(checks: Checks) -> None:
     for c in checks.found:
         console.print_text(f"{c.status:11}  {c.name:{width}}  {c.text}".rstrip(), 11 + width + 4)
         if c.remedy:  # not broken into lines: it may be a command, to be copied
-            print(f"{'':11}  {'':{width}}  -> {c.remedy}")
+            print(f"{'':11}  {'':{width}}  -> {printable_lines(c.remedy)}")
     counts = {s: sum(c.status == s for c in checks.found) for s in (FAILED, SKIPPED, DOUBTFUL)}
     said = ", ".join(f"{n} {s.lower()}" for s, n in counts.items() if n)
     print(f"{len(checks.found)} checks: {said or 'all ok'}")
@@ -101,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     checks = doctor(
         target,
-        board=args.board,
+        board=options.board_for(args, target) if args.board or args.trust_network else None,
         log=args.log,
         linker=args.linker,
         show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None,

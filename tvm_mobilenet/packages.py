@@ -67,7 +67,7 @@ def for_model(model) -> tuple[str, ...]:
         return ("tvm", "onnx")
     if model.is_onnx:  # its layers are run on photographs
         return ("tvm", "onnx", "torch", "PIL")
-    weights = str(model.weights or "").lower().endswith(".safetensors")
+    weights = model.is_file or str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
 
 

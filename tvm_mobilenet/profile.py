@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``profile``."""
     new = entry.parser_for("profile", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
-    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
+    options.add_board(new)
     new.add_argument("--threads", type=options.positive(int), default=1, help="default: %(default)s")
     new.add_argument(
         "--seconds",

@@ -20,7 +20,7 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.checking.machine_check import LAYER_TOLERANCE, LayerCheck, check, first_wrong, require
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.cli import entry, options
-from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.cli.flags import refuse, refuse_trust
 from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Detail, Layers
@@ -216,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``verify``."""
     new = entry.parser_for("verify", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
-    new.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {options.BOARDS}")
+    options.add_board(new)
     new.add_argument(
         "--inputs",
         type=options.positive(int),
@@ -225,6 +225,7 @@ def parser() -> argparse.ArgumentParser:
         help="photographs and crops to compare (default: %(default)s)",
     )
     new.add_argument("--input", type=Path, metavar="FILE", help="an image or .npy of your own instead")
+    options.add_trust(new)
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return new
 
@@ -241,7 +242,8 @@ def _run(args: argparse.Namespace) -> int:
     module = built.read(args.folder)
     target = module.target
     board = options.board_for(args, target)
-    model = model_files.from_build(module, input=args.input)
+    model = model_files.from_build(module, input=args.input, trust_file=args.trust_file)
+    refuse_trust(args, model)
     packages.require("verify", *packages.for_comparing(model), *packages.for_board(board))
     with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
         network = load_network(model)

@@ -1,6 +1,7 @@
 """A board behind ssh: a real sshd on loopback; the agent there is started, and gone afterwards."""
 
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ import pytest
 
 from tests.boards.test_remote import HOST, fault, works
 from tests.bundle.test_ship import sshd  # noqa: F401 - a fixture
-from tests.support.agents import compile_kernels
-from tvm_mobilenet.boards import open_board
+from tests.support.agents import Agent, compile_kernels
+from tests.support.hostile import Listener
+from tvm_mobilenet.boards import open_board, token, wire
 from tvm_mobilenet.boards.remote import ssh, wheel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +84,41 @@ def test_ssh_that_does_not_get_there(behind, monkeypatch):
     with fault("Host key verification failed") as e:
         open_board(url, HOST)
     assert "ssh must log in without questions" in e.info.value.hint
+
+
+def test_who_listens_on_the_boards_port_without_the_token_is_not_talked_to(behind, tmp_path, monkeypatch, capsys):
+    """It answers as TVM's server would, sends the challenge back, or nothing; an agent is started beside it."""
+    url, cache = behind
+    ready(cache)
+    monkeypatch.setattr(ssh, "PROOF_SECONDS", 2.0)
+    heard = []
+
+    def squat(connection):
+        connection.settimeout(120)
+        heard.append(connection.recv(36))
+        if len(heard) % 2:
+            connection.sendall(struct.pack("<ii", wire.MAGIC, 7) + b"server:")
+        else:
+            connection.sendall(token.CHALLENGE + heard[-1][4:] + bytes(32))
+        heard.append(connection.recv(1 << 12))
+
+    with Listener(squat) as squatter:
+        monkeypatch.setattr(ssh, "AGENT_PORT", squatter.port)
+        token.read_or_make()
+        with open_board(url, HOST) as board:
+            assert board.has_agent and board._tunnel.secret != token.read()
+    assert "has no token of yours; an agent is started beside it" in capsys.readouterr().err
+    assert heard and all(struct.pack("<i", wire.MAGIC) not in data for data in heard), "it was greeted"
+
+
+def test_an_agent_that_runs_there_and_has_the_token_is_used(behind, monkeypatch):
+    url, cache = behind
+    ready(cache)
+    with Agent() as running:
+        monkeypatch.setattr(ssh, "AGENT_PORT", running.port)
+        with open_board(url, HOST) as board:
+            assert board._tunnel.secret == token.read()
+            assert board.service("ping", {})["pid"] in running.children()
 
 
 @pytest.mark.full  # it needs the package index

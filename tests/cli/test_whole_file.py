@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from tvm_mobilenet import bench, build, factorize, profile, sweep
-from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files import whole_file
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError
+from tvm_mobilenet.files import user_cache, whole_file
 from tvm_mobilenet.files.whole_file import refusal, replacing, write_whole
 
 
@@ -137,3 +137,23 @@ def test_a_file_that_is_mounted_alone_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", busy)
     write_whole(path, "new", "--html")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["report.html"]
+
+
+def test_the_cache_in_the_temporary_folder_is_no_link_and_no_folder_that_others_write_to(tmp_path, monkeypatch):
+    """Its name can be guessed, so another user may have put something there first."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(user_cache.tempfile, "tempdir", str(tmp_path))
+    place = tmp_path / f"tvm_mobilenet-{os.getuid()}"
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    place.symlink_to(victim)
+    with pytest.raises(BoardError, match="no folder to keep compiled code in"):
+        user_cache.folder()
+    place.unlink()
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(BoardError, match="no folder to keep compiled code in"):
+        user_cache.folder()
+    place.chmod(0o700)
+    assert user_cache.folder() == place

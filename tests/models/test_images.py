@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tvm_mobilenet.cli import notices, options
+from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.compiler import tables
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -286,7 +287,7 @@ def test_best_classes_of_any_numbers():
 
 def test_flags_say_it_all():
     """Parsed, kept in a build's data, and read back."""
-    parser = __import__("argparse").ArgumentParser()
+    parser = VerbParser("build", "")
     options.add_model_options(parser)
     line = "--mean 0.1,0.2,0.3 --std 0.5 --resize squash --crop 0.9 --interpolation nearest --layout NHWC"
     read = options.model_options(parser.parse_args([*line.split(), "--channel-order", "BGR"]))

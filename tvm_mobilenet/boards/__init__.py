@@ -54,6 +54,7 @@ def reach(kind: str) -> int:
     where = address.parse(kind)
     if where.kind == "rpc":
         wire.dial(where.host, where.port).close()
+    where.check_tracker()
     if where.kind == "tracker":
         with wire.Tracker(where.host, where.port) as tracker:
             return len(tracker.known(where.key)[where.key]["addresses"])

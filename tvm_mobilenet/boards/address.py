@@ -5,11 +5,18 @@
 ``rpc://host[:port]``                an agent, or TVM's own RPC server (port 9090 unless given)
 ``tracker://host[:port]/key``        any free board that a tracker has under a key (port 9190 unless given)
 ``ssh://[user@]host[:port]``         a machine that ``ssh`` reaches; the agent there is started and ended
+
+``?trust-network`` after ``rpc://`` or ``tracker://``, as the flag ``--trust-network`` adds it: what is there is taken
+for what it says it is. Without it a board beyond this machine must show that it has the token, and no tracker there is
+asked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import ipaddress
+import socket
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
@@ -35,6 +42,8 @@ class Address:
         0 where the kind has none, or for ssh its own default.
     key : str
         Of a tracker's boards, or of one RPC server.
+    trusted : bool
+        Nothing there has to show that it has the token.
     """
 
     text: str
@@ -43,6 +52,7 @@ class Address:
     port: int = 0
     key: str = ""
     user: str = ""
+    trusted: bool = False
 
     @property
     def measured(self) -> bool:
@@ -59,6 +69,61 @@ class Address:
         """``host:port``, for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}" if self.port else host
+
+    @property
+    def demands_token(self) -> bool:
+        """Whether a board there must show that it has the token."""
+        with contextlib.suppress(OSError):  # no such host: that is said later
+            return not self.trusted and not is_loopback(self.host)
+        return not self.trusted
+
+    def check_tracker(self) -> None:
+        """Refuse a tracker beyond this machine that nobody said to trust.
+
+        Raises
+        ------
+        TvmMobilenetError
+        """
+        if self.kind == "tracker" and not self.trusted:
+            with contextlib.suppress(OSError):
+                if not is_loopback(self.host):
+                    raise TvmMobilenetError(
+                        f"--board {self.text}: a tracker knows no token: whoever answers says which boards to use",
+                        "add --trust-network, if you trust all in this network; or --board rpc://…, ssh://…",
+                    )
+
+    def trusting(self) -> Address:
+        """The same address, with ``--trust-network``.
+
+        Raises
+        ------
+        TvmMobilenetError
+            It has no use for it.
+        """
+        if self.kind not in ("rpc", "tracker"):
+            why = "ssh authenticates by itself" if self.kind == "ssh" else "it is in no network"
+            raise TvmMobilenetError(f"--trust-network: {self.text}: {why}", "leave it out")
+        with contextlib.suppress(OSError):
+            if self.kind == "rpc" and is_loopback(self.host):
+                raise TvmMobilenetError(f"--trust-network: only this machine reaches {self.host}", "leave it out")
+        return self if self.trusted else replace(self, text=f"{self.text}?{_TRUST}", trusted=True)
+
+
+_TRUST = "trust-network"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host, by name or address.
+
+    Raises
+    ------
+    OSError
+        There is no such host.
+    """
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]").split("%")[0]).is_loopback
+    found = socket.getaddrinfo(host, None)
+    return all(ipaddress.ip_address(entry[4][0].split("%")[0]).is_loopback for entry in found)
 
 
 def parse(text: str) -> Address:
@@ -82,7 +147,9 @@ def parse(text: str) -> Address:
     except ValueError:
         raise TvmMobilenetError(f"--board {text}: no host and port; a port is a number up to 65535", SYNTAX) from None
     key, user = unquote(url.path.strip("/")), unquote(url.username or "")
-    if not host or host.startswith("-") or user.startswith("-") or url.query or url.fragment or url.password:
+    trusted = url.query == _TRUST and kind != "ssh"
+    odd = (url.query and not trusted) or url.fragment or url.password
+    if not host or host.startswith("-") or user.startswith("-") or odd:
         what = "no host" if not host else "only user, host, port and key make an address"
         raise TvmMobilenetError(f"--board {text}: {what}", SYNTAX)
     if port == 0:
@@ -96,4 +163,4 @@ def parse(text: str) -> Address:
     if kind == "ssh" and key:
         raise TvmMobilenetError(f"--board {text}: {url.path} is one part too many", "ssh://user@host[:port]")
     default = {"rpc": AGENT_PORT, "tracker": TRACKER_PORT, "ssh": 0}[kind]
-    return Address(text, kind, host, port or default, key, user)
+    return Address(text, kind, host, port or default, key, user, trusted)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_mobilenet.boards import answers
 from tvm_mobilenet.boards.interface import Seconds
 from tvm_mobilenet.boards.local import LocalRun
 from tvm_mobilenet.boards.plan_runner import PlanRun, PlanRunner, check_inputs
@@ -20,6 +21,7 @@ from tvm_mobilenet.compiler.module import PARAMETERS, PLAN
 from tvm_mobilenet.compiler.plan import Step, Tensor
 
 RUN_SECONDS, _LIMIT = 60.0, 10  # of one kernel; of a run, so many times that
+_PASSES = range(1, 1000)  # over the network in one run
 
 
 @contextlib.contextmanager
@@ -80,7 +82,8 @@ class LibraryRunner:
         """Run one step alone on what its operands hold."""
         number = self._plan.steps.index(step)
         given = {str(i): self._view(t) for i, t in enumerate(step.operands[:-1]) if t.space != "parameters"}
-        answer = self._ask(given, threads=cores or self._board.target.cores, step=number)
+        wanted = {"0": _kind_of(step.operands[-1]), "seconds": (_PASSES, 1)}
+        answer = self._ask(given, wanted, threads=cores or self._board.target.cores, step=number)
         self.write(step.operands[-1], answer["0"])
         return _run_of(step, answer["seconds"][:, 0], answer["0"])
 
@@ -96,7 +99,11 @@ class LibraryRunner:
         for array, (_, tensor) in zip(inputs, self._plan.inputs, strict=True):
             self.write(tensor, array)
         given = {str(i): array for i, array in enumerate(inputs)}
-        answer = self._ask(given, threads=cores or self._board.target.cores, watched=watch is not None)
+        steps = self._plan.steps
+        wanted = {"seconds": (_PASSES, len(steps))}
+        wanted |= {f"output{i}": _kind_of(tensor) for i, (_, tensor) in enumerate(self._plan.outputs)}
+        wanted |= {str(i): _kind_of(step.operands[-1]) for i, step in enumerate(steps)} if watch else {}
+        answer = self._ask(given, wanted, threads=cores or self._board.target.cores, watched=watch is not None)
         kernels = []
         for i, step in enumerate(self._plan.steps):
             kernels.append(_run_of(step, answer["seconds"][:, i], answer.get(str(i))))
@@ -108,15 +115,22 @@ class LibraryRunner:
             self.write(tensor, array)
         return PlanRun(outputs, kernels)
 
-    def _ask(self, given: dict[str, np.ndarray], **request) -> dict[str, np.ndarray]:
+    def _ask(self, given: dict[str, np.ndarray], wanted: dict[str, tuple], **request) -> dict[str, np.ndarray]:
         path = Path(self._folder.name) / "given.npz"
         np.savez(path, **given)
         there = self._board.upload(path)
         request["limit_seconds"] = _LIMIT * getattr(self._board, "seconds", RUN_SECONDS)
         found = self._board.service("run_steps", {**self._files, "given": there, **request})["path"]
         answer = self._board.download(found, Path(self._folder.name) / "found.npz")
-        with np.load(answer) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        shapes = {name: (kind, "float64") if name == "seconds" else kind for name, kind in wanted.items()}
+        found = answers.arrays(answer, shapes, self._board.name)
+        for times in found["seconds"]:
+            answers.seconds(times.tolist(), self._board.name, "the times of a run")
+        return found
+
+
+def _kind_of(tensor: Tensor) -> tuple[tuple[int, ...], str]:
+    return tuple(tensor.shape), tensor.dtype
 
 
 def _run_of(step: Step, seconds: np.ndarray, output: np.ndarray | None) -> LocalRun:

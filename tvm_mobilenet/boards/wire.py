@@ -13,7 +13,10 @@ import struct
 import time
 from collections.abc import Callable
 
+from tvm_mobilenet.boards import token
+from tvm_mobilenet.boards.answers import plain
 from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.files import json_text
 
 MAGIC, TRACKER_MAGIC = 0xFF271, 0x2F271
 SUCCESS, DUPLICATE, MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
@@ -22,6 +25,8 @@ CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 60.0  # for a board that another session holds
 KNOWN_SECONDS = 3.0  # that a key may be missing at a tracker
 SILENCE_SECONDS = 3.0  # after which a silent port is looked at more closely
+_LONGEST_NAME = 1024
+LONGEST = 1 << 24  # bytes of a tracker's answer
 DEAD_SECONDS = 45  # without any sign of life until a connection is given up
 _NO_HOST = "is the name spelled right, and the board on?"
 _START = "start one there: python -m tvm_mobilenet.agent, or python -m tvm.exec.rpc_server"
@@ -109,7 +114,7 @@ def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
         try:
             connection.settimeout(patience)
             connection.sendall(struct.pack("<ii", MAGIC, len(name)) + name)
-            began = receive(connection, 4)
+            began = receive(connection, 4, time.monotonic() + patience)
         except OSError as e:
             _refuse_http(host, port)
             return "busy" if isinstance(e, TimeoutError) else "closes"
@@ -117,7 +122,7 @@ def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
         _refuse_http(host, port)
     if began == b"SSH-":
         raise BoardError(f"{where}: an SSH server answers there", "ssh://user@host reaches boards by ssh")
-    if struct.unpack("<i", began)[0] in (SUCCESS, MISMATCH, DUPLICATE):
+    if began == token.CHALLENGE or struct.unpack("<i", began)[0] in (SUCCESS, MISMATCH, DUPLICATE):
         return "server"
     raise BoardError(f"{where}: what answers there is no TVM RPC server", "is this the right port?")
 
@@ -134,18 +139,24 @@ def _refuse_http(host: str, port: int) -> None:
     raise BoardError(f"{host}:{port}: an HTTP server answers there", "is this the right port?")
 
 
-def receive(connection: socket.socket, count: int) -> bytes:
-    """Exactly ``count`` bytes.
+def receive(connection: socket.socket, count: int, end: float) -> bytes:
+    """Exactly ``count`` bytes, by a time of ``time.monotonic`` however they are cut up.
 
     Raises
     ------
     ConnectionError
         The other side closed before.
+    TimeoutError
+        They did not come in time.
     """
-    if not 0 <= count <= 1 << 24:
+    if not 0 <= count <= LONGEST:
         raise ConnectionError(f"a message of {count} bytes")
     parts = bytearray()
     while len(parts) < count:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        connection.settimeout(left)
         part = connection.recv(count - len(parts))
         if not part:
             raise ConnectionResetError("closed by the other side")
@@ -168,7 +179,7 @@ class Tracker:
         try:
             self._connection.settimeout(CONNECT_SECONDS)
             self._connection.sendall(struct.pack("<i", TRACKER_MAGIC))
-            if struct.unpack("<i", receive(self._connection, 4))[0] != TRACKER_MAGIC:
+            if receive(self._connection, 4, time.monotonic() + CONNECT_SECONDS) != struct.pack("<i", TRACKER_MAGIC):
                 raise ConnectionError("another magic number")
         except OSError:
             self.close()
@@ -188,34 +199,56 @@ class Tracker:
         BoardError
             The tracker went away, or reports a failure.
         """
-        text = json.dumps(message).encode()
+        text, end = json.dumps(message).encode(), time.monotonic() + timeout
         try:
             self._connection.settimeout(timeout)
             self._connection.sendall(struct.pack("<i", len(text)) + text)
-            answer = json.loads(receive(self._connection, struct.unpack("<i", receive(self._connection, 4))[0]))
+            (length,) = struct.unpack("<i", receive(self._connection, 4, end))
+            answer = json_text.parse(receive(self._connection, length, end).decode())
         except TimeoutError:
             raise
         except (OSError, ValueError) as e:
-            raise BoardError(f"tracker {self.where} went away: {e}", "was it restarted? try again") from None
-        if message[0] == PENDING:  # of all answers the only one without a code
-            return [answer]
-        if answer == 0:  # a code alone
-            return []
-        if not isinstance(answer, list) or not answer or answer[0] != 0:
-            raise BoardError(f"tracker {self.where} refuses: {answer}", "try again")
+            raise BoardError(
+                f"tracker {self.where} went away: {plain(str(e))}", "was it restarted? try again"
+            ) from None
+        if not isinstance(answer, list) or not answer or answer[0] != 0 or isinstance(answer[0], bool):
+            raise BoardError(f"tracker {self.where} refuses: {plain(str(answer))[:200]}", "try again")
         return answer[1:]
 
     def boards(self) -> dict[str, dict]:
-        """Of every key: ``addresses`` of its boards, how many are ``free``, and clients ``pending``."""
-        summary = self.ask([SUMMARY])[0]
+        """Of every key: ``addresses`` of its boards, how many are ``free``, and clients ``pending``.
+
+        Raises
+        ------
+        BoardError
+            The tracker does not answer so.
+        """
+        answer = self._asked([SUMMARY], CONNECT_SECONDS)
         found: dict[str, dict] = {}
-        for server in summary["server_info"]:
-            key = server["key"].removeprefix("server:")
-            found.setdefault(key, {"addresses": [], "free": 0, "pending": 0})["addresses"].append(tuple(server["addr"]))
-        for key, queue in summary["queue_info"].items():
-            if key in found:
-                found[key] |= {"free": queue["free"], "pending": queue["pending"]}
+        try:
+            (summary,) = answer
+            for server in summary["server_info"]:
+                host, port = server["addr"]
+                key = _name(_name(server["key"]).removeprefix("server:"))
+                board = (None if host is None else _name(host), None if port is None else _port(port))
+                found.setdefault(key, {"addresses": [], "free": 0, "pending": 0})["addresses"].append(board)
+            for key, queue in summary["queue_info"].items():
+                if key in found:
+                    found[key] |= {"free": _count(queue["free"]), "pending": _count(queue["pending"])}
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise self._nonsense(answer) from None
         return found
+
+    def _asked(self, message: list, timeout: float) -> list:
+        try:
+            return self.ask(message, timeout)
+        except TimeoutError:
+            raise BoardError(f"tracker {self.where}: no whole answer within {timeout:.0f} s", "try again") from None
+
+    def _nonsense(self, answer: object) -> BoardError:
+        return BoardError(
+            f"tracker {self.where} answers what no tracker does: {plain(str(answer))[:200]}", "is it a TVM tracker?"
+        )
 
     def known(self, key: str) -> dict[str, dict]:
         """As ``boards``, among which there is one with this key.
@@ -231,7 +264,7 @@ class Tracker:
         while key not in (known := self.boards()) and time.monotonic() < end:
             time.sleep(0.2)
         if key not in known:
-            there = ", ".join(f"{k} ({len(v['addresses'])})" for k, v in sorted(known.items())) or "none"
+            there = ", ".join(f"{k} ({len(v['addresses'])})" for k, v in sorted(known.items()))[:300] or "none"
             raise BoardError(
                 f"tracker {self.where} has no board with key {key!r}; it has: {there}",
                 f"on the board: python -m tvm_mobilenet.agent --tracker {self.where} --key {key}",
@@ -251,14 +284,18 @@ class Tracker:
         if not known[key]["free"]:
             waiting()
         try:
-            (found,) = self.ask([REQUEST, key, "", 1], max(0.1, end - time.monotonic()))
+            answer = self.ask([REQUEST, key, "", 1], max(0.1, end - time.monotonic()))
         except TimeoutError:
             raise Silent(
                 f"tracker {self.where}: no board with key {key!r} became free within {wait:.0f} s "
                 f"({len(known[key]['addresses'])} known)",
                 "wait for other sessions to end, or look with python -m tvm.exec.query_rpc_tracker",
             ) from None
-        return tuple(found)
+        try:
+            ((host, port, match_key),) = answer
+            return _name(host), _port(port), _name(match_key)
+        except (TypeError, ValueError):
+            raise self._nonsense(answer) from None
 
     def close(self) -> None:
         """End the connection; a request that waits is withdrawn."""
@@ -269,3 +306,21 @@ class Tracker:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value or len(value) > _LONGEST_NAME or plain(value) != value or " " in value:
+        raise ValueError
+    return value
+
+
+def _port(value: object) -> int:
+    if not 0 < _count(value) < 1 << 16:
+        raise ValueError
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError
+    return value

@@ -20,6 +20,7 @@ import json
 import struct
 import tarfile
 import tempfile
+import zlib
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import relative
+from tvm_mobilenet.bundle import received
 from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.checking.network_ends import output_tolerance
@@ -35,12 +37,10 @@ from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.whole_file import replacing_folder, write_whole
 from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.options import FLOAT32
 
-FORMAT = 1
 PROGRAMS = ("libmobilenet.so", "mobilenet")
 
 
@@ -150,7 +150,7 @@ def make(
     assumed_labels = bool(labels) and network.options.labels is None
     weights_hash = hashlib.sha256(weights).hexdigest()
     about = tables.about_of(network, target, weights_hash, embed_weights)
-    name = f"mobilenet-{network.options.slug}-{target.name}"
+    name = f"mobilenet-{network.options.slug}-{target.name}"[:150]  # a tar file has no room for more
     files = {
         "selftest.bin": struct.pack(f"<8sQd{len(units)}d", b"MNTESTS1", len(batch), tolerance, *units)
         + b"".join(np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True) for a in (*x, *y))
@@ -174,7 +174,7 @@ def make(
         library.link_library(work, target, linker, plan, about, scratch, preprocess, inside)
         files |= library.link_rest(work, target, linker)
     manifest = {
-        "format": FORMAT,
+        "format": received.FORMAT,
         "id": about["id"],
         "name": name,
         "symbol_prefix": about["prefix"],
@@ -222,22 +222,10 @@ def read(path: str | Path) -> Bundle:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            files = {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
-        else:
-            with tarfile.open(path) as tar:
-                files = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
-        text = files["manifest.json"]
-        if hashlib.sha256(text).hexdigest() != files["manifest.sha256"][:64].decode():
-            raise ValueError("the manifest's hash differs")
-        manifest = json_text.parse(text.decode())
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']!r}, this reads {FORMAT}")
-        for name, entry in manifest["files"].items():
-            if hashlib.sha256(files[name]).hexdigest() != entry["sha256"]:
-                raise ValueError(f"{name} is not the file that was built: its hash differs")
-        kept = {name: files[name] for name in (*manifest["files"], "manifest.json", "manifest.sha256")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, tarfile.TarError) as e:
+        files = received.files_of(path)
+        manifest = received.manifest_of(files)
+        kept = {name: files[name] for name in (*manifest["files"], received.MANIFEST, received.SUM)}
+    except (OSError, ValueError, EOFError, OverflowError, zlib.error, tarfile.TarError) as e:
         raise TvmMobilenetError(
             f"{path} is no whole bundle: {reason(e)}",
             "python -m tvm_mobilenet.build --bundle FILE makes one",
@@ -247,7 +235,7 @@ def read(path: str | Path) -> Bundle:
 
 def _model(options) -> dict:
     """What the model is, without a path of this machine."""
-    left_out = ("weights", "input", "labels", "calibrate", "decided")
+    left_out = ("weights", "input", "labels", "calibrate", "decided", "trust_file")
     data = {k: v for k, v in asdict(replace(options, decided=None)).items() if k not in left_out}
     return {**data, "model": Path(options.model).name if options.is_file else options.model}
 

@@ -66,6 +66,7 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
     TvmMobilenetError
         A flag of the registry's networks for a file, or one that another flag makes pointless.
     """
+    refuse_trust(args, model)
     if model.dtype == FLOAT32:
         why = "it is of layers that compute in another dtype than float32"
         if model.io != FLOAT32:
@@ -92,6 +93,18 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         )
 
 
+def refuse_trust(args: argparse.Namespace, model) -> None:
+    """Refuse ``--trust-file`` for what is no ``.pt2`` file.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It was given.
+    """
+    if model.trust_file and (not model.is_file or model.is_onnx):
+        refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch would run", "leave it out")
+
+
 def refuse_for_sweep(args: argparse.Namespace) -> None:
     """Refuse flags that others make pointless.
 
@@ -103,7 +116,8 @@ def refuse_for_sweep(args: argparse.Namespace) -> None:
     limits = ("--budget", "--memory", "--min-accuracy")
     if args.theory:
         why = "--theory compares the papers' own networks on three cores"
-        table = ("--families", "--alphas", "--resolutions", "--dtype", "--target", "--board", "--csv")
+        table = ("--families", "--alphas", "--resolutions", "--dtype", "--target", "--csv")
+        table += ("--board", "--trust-network")
         refuse(args, () if args.html else table, why, "leave it out, or add --html FILE: a report with both")
         refuse(args, (*limits, "--cores", "--output"), why, "leave it out: a budget needs a sweep of its own")
     if not args.given.intersection(limits):

@@ -54,11 +54,21 @@ def add_model_options(
         type=positive(int),
         help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
     )
+    add_trust(group)
     group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
     if precision:
         add_precision_options(parser.add_argument_group("precision"), inputs)
     if inputs:
         add_image_options(parser.add_argument_group("input"))
+
+
+def add_trust(group) -> None:
+    """``--trust-file``, of verbs that read a model's file."""
+    group.add_argument(
+        "--trust-file",
+        action="store_true",
+        help="read a .pt2 file that is refused otherwise, in this process: it can run any program",
+    )
 
 
 def add_dtype(group) -> None:
@@ -177,11 +187,17 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
         "--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)"
     )
     if board:
-        group.add_argument(
-            "--board",
-            metavar="ADDRESS",
-            help=f"what runs the code: {BOARDS}",
-        )
+        add_board(group)
+
+
+def add_board(parser) -> None:
+    """``--board`` and ``--trust-network``."""
+    parser.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {BOARDS}")
+    parser.add_argument(
+        "--trust-network",
+        action="store_true",
+        help="take what answers beyond this machine, at an rpc:// or tracker:// address, for your board: no token",
+    )
 
 
 def add_runtime(parser) -> None:
@@ -243,12 +259,16 @@ def board_for(args: argparse.Namespace, target) -> str:
     Raises
     ------
     TvmMobilenetError
-        It is no address of a board (``boards.address``).
+        It is no address of a board (``boards.address``), or a tracker that nobody said to trust.
     """
     from tvm_mobilenet.boards import address
 
     default = "local" if target.is_host else "virtual"
-    return address.parse(default if args.board is None else args.board).text
+    where = address.parse(default if args.board is None else args.board)
+    if args.trust_network:
+        where = where.trusting()
+    where.check_tracker()
+    return where.text
 
 
 def positive(kind: type):

@@ -25,7 +25,9 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
     from tvm_mobilenet.compiler.module import file_hash
 
     data, files = asdict(replace(options, decided=None)), {}
-    data = {name: str(v) if isinstance(v, Path) else v for name, v in data.items() if name != "decided"}
+    data = {
+        name: str(v) if isinstance(v, Path) else v for name, v in data.items() if name not in ("decided", "trust_file")
+    }
     for name in _FLAGS:
         given = data[name]
         if given is None or (name == "model" and not options.is_file):

@@ -194,7 +194,8 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     model = None
     if options.is_file:
         layout = options.layout or "NCHW"
-        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=layout)
+        trusted = options.trust_file
+        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=layout, trusted=trusted)
     else:
         import torch
 

@@ -48,12 +48,24 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     checks.run("your tune log", lambda: _writable(log))
     checks.run("shipped tune log", lambda: _shipped(target))
     checks.run("temporary folder", _temporary)
+    checks.run("confinement", _confinement)
 
 
 def _python() -> str:
     if not (3, 11) <= sys.version_info[:2] < (3, 14):
         raise MissingDependencyError(f"Python {sys.version.split()[0]}", "use Python 3.11, 3.12 or 3.13")
     return f"{sys.version.split()[0]}, tvm_mobilenet {__version__}"
+
+
+def _confinement() -> str:
+    from tvm_mobilenet.files import landlock
+
+    if not (version := landlock.version()):
+        raise Doubt(
+            "this kernel has no Landlock: the process that speaks to a board keeps this user's rights",
+            "Linux 5.13 or newer, with landlock among its security modules; docs/security.md says what it adds",
+        )
+    return f"Landlock {version}: the process that speaks to a board opens no file and starts no program"
 
 
 def _version(package: str) -> str | None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 
 
-def parse(text: str) -> object:
+def parse(text: str, unique: bool = False) -> object:
     """The value of a JSON text; NaN and infinities, which JSON does not have, are refused too.
+
+    Parameters
+    ----------
+    unique : bool
+        Refuse an object that has a key twice: readers differ on which one counts.
 
     Raises
     ------
@@ -14,7 +19,7 @@ def parse(text: str) -> object:
         It is no JSON, or nested deeper than Python reads.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as e:
@@ -23,3 +28,10 @@ def parse(text: str) -> object:
 
 def _refuse(constant: str):
     raise ValueError(f"{constant} is no number")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found

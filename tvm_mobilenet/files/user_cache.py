@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def folder() -> Path:
     BoardError
         There is no place for one that is the user's own.
     """
-    choices = [
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet",
-        Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}",
-    ]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet"
+    choices = [home, Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}"]
     for place in choices:
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if place is not home and not _is_private(os.lstat(place)):
+                continue  # others may make links and folders there
             if place.stat().st_uid == os.getuid() and os.access(place, os.W_OK):
                 return place
         except OSError:
@@ -42,6 +43,10 @@ def folder() -> Path:
         f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
         "set XDG_CACHE_HOME to a folder that can be written",
     )
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o022
 
 
 class Collection:

@@ -31,12 +31,20 @@ def from_torch(
 
 
 def from_pt2(
-    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NCHW"
+    path: str | Path,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    layout: str = "NCHW",
+    trusted: bool = False,
 ) -> tvm.IRModule:
     """See `torch_program.from_pt2`."""
+    if not trusted:
+        from tvm_mobilenet.frontend import pt2_reader
+
+        pt2_reader.start()  # it imports torch while this process does
     from tvm_mobilenet.frontend import torch_program
 
-    return torch_program.from_pt2(path, batch, size, layout)
+    return torch_program.from_pt2(path, batch, size, layout, trusted)
 
 
 def from_onnx(
@@ -54,6 +62,7 @@ def load(
     batch: int | None = None,
     size: tuple[int, int] | None = None,
     layout: str = "NCHW",
+    trusted: bool = False,
 ) -> tvm.IRModule:
     """The Relax module of a file or a PyTorch model.
 
@@ -67,6 +76,8 @@ def load(
         For a file or an ExportedProgram: images at once, height and width, where it leaves them open.
     layout : str
         ``NCHW`` or ``NHWC``: for a file whose graph does not tell where an image has its channels.
+    trusted : bool
+        A ``.pt2`` file is read by torch in this process, which runs what the file asks for.
 
     Raises
     ------
@@ -75,5 +86,6 @@ def load(
     """
     if not isinstance(model, str | Path):
         return from_torch(model, example_input, batch, size, layout)
-    load_file = from_onnx if kind_of(model) == "onnx" else from_pt2
-    return load_file(model, batch, size, layout)
+    if kind_of(model) == "onnx":
+        return from_onnx(model, batch, size, layout)
+    return from_pt2(model, batch, size, layout, trusted)

@@ -14,13 +14,9 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 
-# operators that may stand between the last function and the output, and those functions; names of ONNX and of ATen
-_VIEWS = {
-    *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
-    *("view", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "clone", "alias", "dropout"),
-    *("contiguous", "_unsafe_view", "t", "numpy_T"),
-}
-_AFFINE = {"Add", "Sub", "Mul", "Div", "add", "sub", "mul", "div", "add_", "mul_", "div_"}  # with a constant
+# operators that may stand between the last function and the output, and those functions; `torch_run` has PyTorch's
+_VIEWS = {"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
+_AFFINE = {"Add", "Sub", "Mul", "Div"}  # with a constant
 _FUNCTIONS = {
     "Softmax": "softmax",
     "Sigmoid": "sigmoid",
@@ -28,10 +24,6 @@ _FUNCTIONS = {
     "Relu": "relu",
     "Clip": "clip",
     "HardSwish": "hardswish",
-    **{name: "softmax" for name in ("softmax", "_softmax")},
-    **{name: name for name in ("sigmoid", "hardsigmoid", "relu", "silu", "hardswish")},
-    **{name: "clip" for name in ("clamp", "clamp_min", "hardtanh", "relu6", "hardtanh_")},
-    "relu_": "relu",
 }
 
 
@@ -77,68 +69,46 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
         return _onnx(Path(options.model), inputs)
     import torch
 
-    from tvm_mobilenet.frontend.torch_program import load_program
+    from tvm_mobilenet.frontend import torch_run
 
-    module = model.module if model is not None else load_program(Path(options.model)).module()
-    values = _torch(module, inputs)
-    functions = ("",) * len(values[0])
-    before = [[None] * len(functions) for _ in inputs]
-    if model is None:
-        functions = _leave_out_of_torch(module)
-        if any(functions):
-            before = _where(functions, _torch(module, inputs))
-    return Outputs(values, before, functions, f"PyTorch {torch.__version__.split('+')[0]}")
+    name = f"PyTorch {torch.__version__.split('+')[0]}"
+    if model is not None:
+        values = torch_run.outputs(model.module, inputs)
+        functions = ("",) * len(values[0])
+        return Outputs(values, [[None] * len(functions) for _ in inputs], functions, name)
+    if options.trust_file:
+        from tvm_mobilenet.frontend.torch_program import load_trusted
 
-
-def _where(functions: tuple[str, ...], found: list) -> list:
-    return [[y if function else None for y, function in zip(ys, functions, strict=True)] for ys in found]
+        module = load_trusted(Path(options.model)).module()
+        return Outputs(*torch_run.with_and_without_last(module, inputs), name)
+    return Outputs(*_read_and_run(Path(options.model), inputs), name)
 
 
-def _torch(module, inputs: list) -> list:
-    import torch
-    from torch.utils._pytree import tree_leaves
+def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]]:
+    """What a saved program computes in the process that reads it; its answer is checked."""
+    from tvm_mobilenet.frontend import pt2_reader, torch_run
 
-    with torch.no_grad():
-        found = [tree_leaves(module(*(torch.from_numpy(a) for a in x))) for x in inputs]
-    return [[t.numpy() for t in ys if isinstance(t, torch.Tensor)] for ys in found]
-
-
-def _leave_out_of_torch(module) -> tuple[str, ...]:
-    """Takes the last function of each output out of an exported module; which these were."""
-    from torch.utils._pytree import tree_leaves
-
-    graph = module.graph
-    (output,) = graph.find_nodes(op="output")
-    functions = []
-    for node in tree_leaves(output.args[0]):
-        function, at = "", node
-        while (before := _torch_view(at)) is not None:
-            at = before
-        if _aten(at) in _FUNCTIONS and len(at.users) == 1:
-            function = _FUNCTIONS[_aten(at)]
-            at.replace_all_uses_with(at.args[0])
-        if hasattr(node, "meta") and getattr(node.meta.get("val"), "dtype", None) is not None:
-            functions.append(function)
-    module.recompile()
-    return tuple(functions)
-
-
-def _torch_view(node):
-    """What a node shows in another shape, or scaled and shifted by constants; None for any other node."""
-    import torch
-
-    if len(getattr(node, "users", ())) != 1:
-        return None
-    if _aten(node) in _VIEWS:
-        return node.args[0]
-    made = [a for a in node.args if isinstance(a, torch.fx.Node) and a.op != "get_attr"]
-    return made[0] if _aten(node) in _AFFINE and len(made) == 1 else None
-
-
-def _aten(node) -> str:
-    """``softmax`` of a call of aten.softmax.int."""
-    packet = getattr(getattr(node, "target", None), "overloadpacket", None)
-    return getattr(packet, "__name__", "")
+    data, tensors = pt2_reader.run(path, inputs)
+    try:
+        functions = tuple(data["functions"])
+        values, before = (torch_run.from_named(tensors, kind) for kind in ("values", "before"))
+        known = {"", *torch_run.FUNCTIONS.values()}
+        if len(values) != len(inputs) or any(len(ys) != len(functions) for ys in values) or set(functions) - known:
+            raise ValueError
+        if not any(functions):
+            return [list(ys) for ys in values], [[None] * len(functions) for _ in inputs], functions
+        if len(before) != len(inputs) or any(len(ys) != sum(map(bool, functions)) for ys in before):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise TvmMobilenetError(
+            f"{path} cannot be verified: what ran it gave no outputs", "export it again, or export the model to ONNX"
+        ) from None
+    told = [iter(ys) for ys in before]
+    return (
+        [list(ys) for ys in values],
+        [[next(ys) if function else None for function in functions] for ys in told],
+        functions,
+    )
 
 
 def _onnx(path: Path, inputs: list) -> Outputs:
@@ -147,6 +117,8 @@ def _onnx(path: Path, inputs: list) -> Outputs:
     except ImportError:
         raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
     import onnx
+
+    from tvm_mobilenet.frontend.torch_run import where
 
     def outputs(model: str | bytes) -> list:
         options = onnxruntime.SessionOptions()
@@ -167,7 +139,7 @@ def _onnx(path: Path, inputs: list) -> Outputs:
     functions = _leave_out_of_onnx(model.graph)
     before = [[None] * len(functions) for _ in inputs]
     if any(functions):
-        before = _where(functions, outputs(model.SerializeToString()))
+        before = where(functions, outputs(model.SerializeToString()))
     return Outputs(values, before, functions, f"ONNX Runtime {onnxruntime.__version__}")
 
 

@@ -8,6 +8,8 @@ everything else.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from pathlib import Path
 
@@ -19,9 +21,12 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend.imported import FLOAT32_ALONE, finished, opaque
+from tvm_mobilenet.frontend import onnx_limits
+from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
+from tvm_mobilenet.frontend.sizes import FLOAT32_ALONE
+from tvm_mobilenet.terminal.printable import printable
 
 OLDEST_OPSET = 11
 
@@ -48,15 +53,24 @@ def from_onnx(
     """
     path = Path(path)
     model = _load(path)
-    opset = _check(model, path)
-    fix_inputs(model.graph, batch, size, layout, path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = fold(model)
-        explicit_pads(model)
-        importer = _Importer(model)
-        mod = importer.from_onnx(model.graph, opset)
-    return finished(mod, importer.noted, tuple(output.name for output in model.graph.output))
+    try:
+        opset = _check(model, path)
+        fix_inputs(model.graph, batch, size, layout, path)
+        # TVM prints the names of operators that it does not know, whatever is in them
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            model = fold(model, path)
+            explicit_pads(model)
+            importer = _Importer(model)
+            mod = importer.from_onnx(model.graph, opset)
+        return finished(mod, importer.noted, tuple(printable(output.name) for output in model.graph.output))
+    except TvmMobilenetError:
+        raise
+    except Exception as e:  # a graph that no exporter wrote breaks a rule in one of a hundred places
+        raise TvmMobilenetError(
+            f"{path} cannot be imported: {reason(e)[:300]}",
+            "check it with onnx.checker.check_model; it may be damaged: export it again",
+        ) from e
 
 
 class _Importer(ONNXGraphImporter):
@@ -93,7 +107,7 @@ class _Importer(ONNXGraphImporter):
             if isinstance(result, relax.Call):
                 result = self.bb.emit(result)
             if isinstance(result, relax.Var):
-                self.noted[result.name] = node.name or node.output[0]
+                self.noted[result.name] = printable(node.name or node.output[0])
         return result
 
 
@@ -101,7 +115,11 @@ def _load(path: Path) -> onnx.ModelProto:
     if why := refusal(path):
         raise TvmMobilenetError(f"{path}: {why}", "give the path of an .onnx file")
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        onnx_limits.check_graph(model, path)
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except TvmMobilenetError:
+        raise
     except Exception as e:
         external = "external data" in str(e) or "should be stored in" in str(e)
         raise TvmMobilenetError(

@@ -6,19 +6,29 @@ the input's shape fixed all of them are constants. ONNX's own reference evaluato
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-_MAX_BYTES = 64 << 20  # a folded constant beyond this is none that an exporter wrote
-_NEVER = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "If", "Loop", "Scan"}
+from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import onnx_limits
 
 
-def fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without nodes whose results are known; Identity and Dropout are gone too."""
+def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model without nodes whose results are known; Identity and Dropout are gone too. ``path`` is for messages.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A constant, or a value, is larger than any network's.
+    """
+    made, stored = 0, model.ByteSize()
     while True:
         shapes = shapes_of(model)
+        onnx_limits.check_values(shapes, path)
         graph = model.graph
         constants = {i.name: i for i in graph.initializer}
         renamed: dict[str, str] = {}
@@ -35,11 +45,13 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
                 dims = np.array(shapes[node.input[0]][0], np.int64)
                 bounds = {a.name: a.i for a in node.attribute}
                 values = [dims[bounds.get("start", 0) : bounds.get("end", len(dims))]]
-            elif node.op_type not in _NEVER and all(i in constants or not i for i in node.input):
-                values = _evaluate(node, constants, model)
-            if values is None or sum(v.nbytes for v in values) > _MAX_BYTES:
+            elif all(i in constants or not i for i in node.input):
+                values = _evaluate(node, constants, model, path)
+            if values is None:
                 kept.append(node)
                 continue
+            made += sum(v.nbytes for v in values)
+            limits.check_constant(made // 4, stored, f"{path}: all that follows from constants")
             for name, value in zip(node.output, values, strict=False):
                 constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         if len(kept) == len(graph.node):
@@ -76,7 +88,8 @@ def explicit_pads(model: onnx.ModelProto) -> None:
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
     """Static shape and dtype of each value that ONNX's inference finds one for."""
     try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        values = onnx_limits.values_stay_small(model.graph)
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=values).graph
     except Exception:  # a broken or foreign node: what is known without inference
         graph = model.graph
     found = {}
@@ -88,9 +101,14 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto) -> list[np.ndarray] | None:
-    """The outputs of a node of constants, or None when the evaluator does not know it."""
-    feeds = {i: numpy_helper.to_array(constants[i]) for i in node.input if i}
+def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto, path: Path) -> list[np.ndarray] | None:
+    """The outputs of a node of constants, or None when it is not computed here, or breaks a rule."""
+    try:
+        feeds = {i: numpy_helper.to_array(constants[i]) for i in node.input if i}
+    except Exception:
+        return None
+    if not onnx_limits.check_constants(node, feeds, path):
+        return None
     graph = onnx.helper.make_graph(
         [node],
         "node",

@@ -14,7 +14,6 @@ import onnx
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import sizes
-from tvm_mobilenet.frontend.imported import check_input
 
 # Operators whose output has the shape of their first input, or of the other that is no constant.
 _KEEPS_SHAPE = {
@@ -47,7 +46,7 @@ def fix_inputs(
     inputs = [_input(graph, value, layout) for value in graph.input]
     for value, dims in zip(graph.input, sizes.fix(inputs, batch, size, path), strict=True):
         tensor = value.type.tensor_type
-        check_input(value.name, dims, _dtype(tensor.elem_type))
+        sizes.check_input(value.name, dims, _dtype(tensor.elem_type))
         tensor.shape.CopyFrom(onnx.TensorShapeProto(dim=[{"dim_value": d} for d in dims]))
     # they may hold the dimensions that were open: they are inferred again
     del graph.value_info[:]

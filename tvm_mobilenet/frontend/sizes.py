@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
+FLOAT32_ALONE = "only float32 models are imported: convert it to float32; --dtype float16 builds such a one in float16"
 PLACES = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # of channels, height and width in an image's shape
 
 
@@ -121,6 +122,20 @@ def fix(inputs: Sequence[Input], batch: int | None, size: tuple[int, int] | None
             "leave out --resolution, or export the model with dynamic height and width, or at that size",
         )
     return found
+
+
+def check_input(name: str, shape: list, dtype: str) -> None:
+    """Refuse an input of a network that cannot be one."""
+    if dtype != "float32":
+        raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOAT32_ALONE)
+    if len(shape) not in (2, 4):
+        raise TvmMobilenetError(
+            f"input {name!r} has rank {len(shape)}, {tuple(shape)}", "an image network takes (N, C, H, W)"
+        )
+    if any(not isinstance(d, int) or d < 1 for d in shape):
+        raise TvmMobilenetError(
+            f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"
+        )
 
 
 def size_text(size: int | tuple[int, int]) -> str:

@@ -11,6 +11,7 @@ from tvm_mobilenet.measuring.benchmark import Benchmark, Row
 from tvm_mobilenet.measuring.regression import Comparison
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.printable import printable, printable_lines
 from tvm_mobilenet.terminal.table import Layers
 
 COLUMNS = ("threads", "min", "mean", "p50", "p90", "p99", "deviation", "runs", "MiB initial", "MiB peak", "°C", "MHz")
@@ -40,7 +41,7 @@ SLOWEST = 5  # layers shown below the table
 def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> None:
     """Print a benchmark: ``form`` is ``table``, ``markdown`` or ``csv``."""
     if form == "csv":
-        print(as_csv(result), end="")
+        print(printable_lines(as_csv(result)), end="")
         return
     table = _markdown if form == "markdown" else console.print_table
     table(COLUMNS, [_cells(row) for row in result.rows], _title(result))
@@ -179,11 +180,11 @@ def _about(result: Benchmark) -> list[str]:
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence], heading: str = "") -> None:
     """A table as GitHub shows it."""
     if heading:
-        print(heading + "\n")
+        print(printable_lines(heading) + "\n")
     right = [all(not isinstance(row[i], str) or row[i] in ("", "-") for row in rows) for i in range(len(columns))]
     print("| " + " | ".join(columns) + " |")
     print("|" + "|".join("--:" if r else "---" for r in right) + "|")
     for row in rows:
         cells = [c if isinstance(c, str) else console.number(c) for c in row]
-        print("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+        print("| " + " | ".join(printable(c).replace("|", "\\|") for c in cells) + " |")
     sys.stdout.flush()

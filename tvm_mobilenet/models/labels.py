@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.limits import MOST_NAME
+from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.terminal.printable import printable
 
 # What a network's numbers are, and so how a class's probability follows.
 SCORES = {
@@ -23,6 +26,7 @@ SCORES = {
     "value": "one number, of which no probability is known",
 }
 _WANTED = "a text file with one class a line, a JSON list, or a JSON object from index to name"
+_MOST_BYTES = 64 << 20
 BACKGROUND = "background"  # TensorFlow's MobileNets have it before ImageNet's thousand
 SOURCE = "ImageNet's, from torchvision 0.29.1 (BSD 3-Clause)"
 LICENCE = "imagenet_labels.LICENSE.txt"
@@ -80,7 +84,7 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
         If the file cannot be read or has another number of names.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = _text(Path(path))
         labels = json.loads(text) if str(path).lower().endswith(".json") else text.splitlines()
         if isinstance(labels, dict):
             labels = [labels[str(i)] for i in range(len(labels))]
@@ -92,8 +96,15 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     except (ValueError, TypeError, IndexError, RecursionError):
         kind = "JSON of names" if str(path).lower().endswith(".json") else "text in UTF-8"
         raise TvmMobilenetError(f"labels {path}: no {kind}", _WANTED) from None
-    while labels and not labels[-1]:
-        labels = labels[:-1]
+    count = len(labels)
+    while count and not labels[count - 1]:
+        count -= 1
+    labels = labels[:count]
+    long = next((i for i, name in enumerate(labels) if len(name) > MOST_NAME), None)
+    if long is not None:
+        raise TvmMobilenetError(
+            f"labels {path}: the name of class {long} has {len(labels[long]):,} characters", _WANTED
+        )
     if len(labels) != num_classes:
         one = "one output: a name for it" if num_classes == 1 else f"{num_classes} classes: a name for each"
         raise TvmMobilenetError(f"labels {path} has {len(labels)} names, the model {num_classes} classes", one)
@@ -105,7 +116,18 @@ def _name(label) -> str:
     name = label[-1] if isinstance(label, list) else label
     if not isinstance(name, str):
         raise TypeError
-    return name.strip()
+    return printable(" ".join(name.split()))
+
+
+def _text(path: Path) -> str:
+    """The text of a file that is no larger than names of a million classes."""
+    if why := refusal(path):
+        raise TvmMobilenetError(f"labels {path}: {why}", _WANTED)
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise TvmMobilenetError(f"labels {path}: more than {_MOST_BYTES >> 20} MiB", _WANTED)
+    return data.decode("utf-8-sig")
 
 
 def imagenet_labels(num_classes: int) -> tuple[str, ...]:

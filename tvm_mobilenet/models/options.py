@@ -56,6 +56,8 @@ class ModelOptions:
         Images, or folders of them, on which it is found which layers can compute in ``dtype``.
     decided : object, optional
         A ``passes.precision.Precision`` that a build holds: nothing of it is found again.
+    trust_file : bool
+        A ``.pt2`` file may run code. No build keeps this: each verb is told anew.
     """
 
     model: str = "v1"
@@ -80,6 +82,7 @@ class ModelOptions:
     accumulate: str | None = None
     calibrate: tuple[str, ...] = ()
     decided: object | None = field(default=None, compare=False, repr=False)
+    trust_file: bool = False
 
     def __post_init__(self):
         if isinstance(self.resolution, list | tuple):
@@ -98,6 +101,7 @@ class ModelOptions:
     def from_data(cls, data: dict, **changes) -> ModelOptions:
         """The options of plain data, as a built module keeps them."""
         values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        values.pop("trust_file", None)  # a build's folder may be anybody's
         for name in ("weights", "input", "labels"):
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +25,9 @@ LAYOUTS = ("NCHW", "NHWC")
 CHANNEL_ORDERS = ("RGB", "BGR")
 # What a user can say of a network's images; the flag of each is its name with dashes.
 FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_order")
+IMAGE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # no
+# other program reads these: for an EPS file Pillow starts Ghostscript
+MOST_IMAGE_PIXELS = 1 << 27  # of an image, before it is decoded: 134 megapixels
 MOST_PIXELS = 65_535  # a side that images are resized to
 _LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
 
@@ -170,7 +174,7 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
     Parameters
     ----------
     path : path
-        Anything Pillow reads, or ``.npy``: a (H, W, 3), (H, W, 1) or (H, W) uint8 image, or an input that is
+        One of ``IMAGE_FORMATS``, or ``.npy``: a (H, W, 3), (H, W, 1) or (H, W) uint8 image, or an input that is
         preprocessed already.
 
     Returns
@@ -241,7 +245,15 @@ def read_image(path: Path) -> np.ndarray:
     """
     image_module, ops = _pillow()
     try:
-        with image_module.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
+            image_module.init()
+            opened = image_module.open(path, formats=[f for f in IMAGE_FORMATS if f in image_module.OPEN])
+        with opened as image:
+            if image.width * image.height > MOST_IMAGE_PIXELS:  # of its header: nothing is decoded yet
+                raise ValueError(
+                    f"it has {image.width:,} x {image.height:,} pixels, {MOST_IMAGE_PIXELS:,} are the most"
+                )
             deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
             image = ops.exif_transpose(image)
             if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
@@ -249,19 +261,21 @@ def read_image(path: Path) -> np.ndarray:
             elif image.mode in ("I", "F"):
                 raise ValueError("its pixels have 32 bits; save it with 8")
             return np.asarray(image.convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as e:
-        raise TvmMobilenetError(
-            f"{path} cannot be read as an image: {reason(e)}", "give a .jpg, .png or .npy file"
-        ) from None
+    except MemoryError:
+        raise TvmMobilenetError(f"{path} takes more memory than there is", "make it smaller") from None
+    except Exception as e:  # Pillow's decoders raise a dozen kinds for damaged files
+        why = (
+            f"no image of a kind that is read: {', '.join(IMAGE_FORMATS)}" if "cannot identify" in str(e) else reason(e)
+        )
+        raise TvmMobilenetError(f"{path} cannot be read as an image: {why}", "give a .jpg, .png or .npy file") from None
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        why = "it holds Python objects" if "allow_pickle" in str(e) else reason(e)
+        array = _stored_array(path)
+    except Exception as e:  # numpy evaluates the header's literal: a dozen kinds
         raise TvmMobilenetError(
-            f"{path} cannot be read as an array: {why}", "write an array of numbers with numpy.save"
+            f"{path} cannot be read as an array: {reason(e)}", "write an array of numbers with numpy.save"
         ) from None
     image = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3) and image.size:
@@ -278,3 +292,22 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     if not np.isfinite(array).all():
         raise TvmMobilenetError(f"{path} holds infinities or NaN", "save finite numbers: find them with numpy.isfinite")
     return array
+
+
+def _stored_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file, whose header is held against the file's size before there is memory for it."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"its format is {version[0]}.{version[1]}; numpy writes 1.0 for arrays of numbers")
+        shape, columns_first, dtype = readers[version](file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        if dtype.fields or dtype.subdtype or dtype.kind not in "fiu" or dtype.itemsize > 8:
+            raise ValueError(f"it holds {str(dtype)[:60]}, not numbers")
+        size, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
+        if size != there:
+            raise ValueError(f"it has {there:,} bytes of numbers, its shape {shape} wants {size:,}"[:200])
+        array = np.fromfile(file, dtype, math.prod(shape))
+    return array.reshape(shape[::-1]).T if columns_first else array.reshape(shape)

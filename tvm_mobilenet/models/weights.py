@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -9,10 +10,16 @@ import torch
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.limits import MOST_MEMBERS, MOST_NAME, check_unpacked
 from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.terminal.printable import printable
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
+DTYPES = {str(t).removeprefix("torch."): t for t in (
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64),
+)}  # fmt: skip
 _SHOWN = 3  # keys of each complaint
 
 
@@ -29,28 +36,30 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if why := refusal(path):
         raise TvmMobilenetError(f"weights {path}: {why}", "give a .pth, .pt or .safetensors file")
-    if path.suffix.lower() == ".safetensors":
-        state = _read_safetensors(path)
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as e:  # torch raises a dozen kinds for a damaged or foreign pickle
-            whole = zipfile.is_zipfile(path) or "pickle" in str(e).lower()
-            raise TvmMobilenetError(
-                f"{path} cannot be read as weights: "
-                + ("it holds more than weights" if whole and "weights_only" in str(e) else "torch did not write it"),
-                "save weights only: torch.save(model.state_dict(), path), or as .safetensors",
-            ) from None
+    state = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     return unwrap(state, path)
 
 
 def unwrap(state, path: str | Path = "the file") -> dict[str, torch.Tensor]:
     """The innermost mapping of names to tensors, without the prefixes that all names share."""
+    seen = set()
     while isinstance(state, dict) and (inner := next((k for k in _WRAPPERS if isinstance(state.get(k), dict)), None)):
+        if id(state) in seen:
+            raise TvmMobilenetError(f"{path} holds a structure that contains itself", "save model.state_dict()")
+        seen.add(id(state))
         state = state[inner]
-    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
-    if not tensors:
+    found = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
+    if not found:
         raise TvmMobilenetError(f"{path} holds no weights", "it must be a state dict: names and tensors")
+    if odd := [k for k in found if not isinstance(k, str)]:
+        raise TvmMobilenetError(
+            f"{path} has the key {odd[0]!r}"[:200] + ", which is no name of a parameter", "save model.state_dict()"
+        )
+    tensors = {printable(k): v for k, v in found.items()}
+    if long := next((k for k in tensors if len(k) > MOST_NAME), None):
+        raise TvmMobilenetError(f"{path} has a key of {len(long):,} characters", "save model.state_dict()")
+    for name, tensor in tensors.items():
+        check_dense(name, tensor, f"{path}: ")
     stripped = True
     while stripped:
         stripped = False
@@ -93,12 +102,37 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
             classes = next(state[k].shape[0] for k in reversed(list(own)) if k in state)
             hint = f"only the classifier differs: --classes {classes}"
         raise TvmMobilenetError(f"{path} does not fit {type(module).__name__}: " + "; ".join(complaints), hint)
-    odd = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    odd = [k for k, v in state.items() if k not in counters and v.is_floating_point() and not torch.isfinite(v).all()]
     if odd:
         raise TvmMobilenetError(
             f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}", "take a checkpoint of before they came up"
         )
     module.load_state_dict({k: v for k, v in state.items() if k not in counters}, strict=False)
+
+
+def _read_pickle(path: Path) -> dict:
+    """What torch unpickles of a ``.pth`` file, weights alone."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+                if len(members) > MOST_MEMBERS:
+                    raise TvmMobilenetError(f"{path}: the archive has {len(members):,} members", "save weights only")
+                check_unpacked(sum(m.file_size for m in members), path.stat().st_size, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sparse tensors, say, which are named
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except TvmMobilenetError:
+        raise
+    except MemoryError:
+        raise TvmMobilenetError(f"{path} asks for more memory than there is", "save weights only") from None
+    except Exception as e:  # torch raises a dozen kinds for a damaged or foreign pickle
+        whole = zipfile.is_zipfile(path) or "pickle" in str(e).lower()
+        raise TvmMobilenetError(
+            f"{path} cannot be read as weights: "
+            + ("it holds more than weights" if whole and "weights_only" in str(e) else "torch did not write it"),
+            "save weights only: torch.save(model.state_dict(), path), or as .safetensors",
+        ) from None
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -114,3 +148,26 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def check_dense(name: str, tensor: torch.Tensor, where: str = "") -> None:
+    """Refuse a parameter that is sparse, quantized or of a type that no kernel here computes with.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names parameter and type; ``where`` stands before them.
+    """
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    what = "" if dtype in DTYPES else dtype
+    if tensor.layout is not torch.strided:
+        what = f"sparse, {str(tensor.layout).removeprefix('torch.')}"
+    elif getattr(tensor, "is_nested", False):
+        what = "nested"
+    elif tensor.device.type != "cpu":
+        what = "without values" if tensor.device.type == "meta" else f"on {tensor.device.type}"
+    if what:
+        raise TvmMobilenetError(
+            f"{where}{name} is {what}",
+            "save dense tensors of floats or whole numbers: model.float(), tensor.to_dense()",
+        )

@@ -285,6 +285,10 @@ def _pixels(image) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_MOST_PIXELS = 1 << 27
+
+
 def _read(path: Path):
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
@@ -301,7 +305,10 @@ def _read(path: Path):
         kind, width, height = map(int, head.groups())
         channels = 3 if kind == 6 else 1
         return np.frombuffer(data, np.uint8, width * height * channels, head.end()).reshape(height, width, channels)
-    with Image.open(path) as opened:
+    Image.init()
+    with Image.open(path, formats=[f for f in _FORMATS if f in Image.OPEN]) as opened:
+        if opened.width * opened.height > _MOST_PIXELS:  # nothing is decoded yet
+            raise ValueError(f"it has {opened.width} x {opened.height} pixels, {_MOST_PIXELS} are the most")
         return _upright(opened)
 
 

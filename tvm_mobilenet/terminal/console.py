@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.terminal import table, titles
+from tvm_mobilenet.terminal.printable import printable, printable_lines
 
 _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
 
 
 def say(text: str) -> None:
-    """A line for the person who waits, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person who waits, on stderr; control characters in it are written out."""
+    print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def is_plain(stream) -> bool:
@@ -32,8 +33,8 @@ def is_plain(stream) -> bool:
 
 
 def print_json(result: object) -> None:
-    """The one JSON document of ``--json``."""
-    _result(json.dumps(plain_data(result), indent=2))
+    """The one JSON document of ``--json``; all but ASCII is escaped in it."""
+    _result(json.dumps(plain_data(result), indent=2).replace("\x7f", "\\u007f"))
 
 
 def _result(text: str) -> None:
@@ -48,7 +49,7 @@ def _result(text: str) -> None:
     if sys.stdout is None:
         raise TvmMobilenetError("the result cannot be written: stdout is closed", hint)
     try:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
     except BrokenPipeError:
         raise  # its reader left
     except OSError as e:
@@ -85,7 +86,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
     columns : sequence of str
         Headings; ``table.Layers``, ``table.Detail`` and ``table.Words`` say what a column holds.
     """
-    cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
     right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(columns))]
     if title:
         print_text(title)
@@ -178,7 +179,7 @@ class _View:
         from rich import text
 
         width, height = terminal_size(self.stream)
-        yield text.Text("\n".join(self.lines(width, height)), no_wrap=True, overflow="crop", end="")
+        yield text.Text(printable_lines("\n".join(self.lines(width, height))), no_wrap=True, overflow="crop", end="")
 
     def lines(self, width: int, height: int) -> list[str]:
         """At most ``height - 1`` lines: a full screen would scroll."""

@@ -2,33 +2,31 @@
 
 TVM's own ``rpc.Server`` stops serving when a session's process crashes, and waits without end for a client that
 connects and says nothing. This one speaks the same protocol (``tvm/rpc/server.py``, TVM 0.27), so TVM's clients,
-trackers and proxies see no difference.
+trackers and proxies see no difference. One loop waits for all there is (the port, callers, the session, the tracker)
+and does nothing that waits for somebody else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import math
 import os
-import random
 import select
-import shutil
+import signal
 import socket
 import struct
-import tempfile
+import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tvm_mobilenet.boards import wire
-from tvm_mobilenet.boards.agent.session import AgentSession
+from tvm_mobilenet.boards.agent.door import Caller, Door
+from tvm_mobilenet.boards.agent.folder import Folder
+from tvm_mobilenet.boards.agent.registration import Registration
+from tvm_mobilenet.boards.agent.session import ENDED, AgentSession
 from tvm_mobilenet.errors import BoardError
 
-HANDSHAKE_SECONDS = 5.0
-PING_SECONDS = 2.0  # between two looks at the tracker
-TAKEN_SECONDS = 10.0  # that a match key may be out without its client coming, before it is replaced
-_PREFIX = "tvm_mobilenet-agent-"
-PUT, UPDATE_INFO = 3, 5  # of tvm.rpc.base.TrackerCode
+STOP_SECONDS = 4.0  # after a signal to end, until the process ends whatever it is waiting for
 
 
 class AgentServer:
@@ -45,6 +43,10 @@ class AgentServer:
         Seconds that a session may take; 0: as long as its client wants.
     memory : int
         Bytes of address space a session may take; 0: all.
+    secret : bytes
+        The token; empty: there is none.
+    demanded : bool
+        Nobody is served without the token.
     say : callable
         Takes a line of what happens.
 
@@ -62,21 +64,31 @@ class AgentServer:
         tracker: tuple[str, int] | None = None,
         limit: float = 0.0,
         memory: int = 0,
+        secret: bytes = b"",
+        demanded: bool = False,
         say: Callable[[str], None] = print,
     ):
         self.key, self.tracker, self.limit, self.memory, self._say = key, tracker, limit, memory, say
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._listener = socket.create_server((host, port), family=family, backlog=64)
+            listener = socket.create_server((host, port), family=family, backlog=128)
         except OSError as e:
             raise BoardError(
                 f"cannot listen on {host}:{port}: {e.strerror or e}", "is an agent running there already? see --port"
             ) from None
-        self.host, self.port = self._listener.getsockname()[:2]
+        self.host, self.port = listener.getsockname()[:2]
+        self._door = Door(listener, secret, demanded)
         self._stop_read, self._stop_write = os.pipe()
-        self.folder, self._lock = _own_folder()
-        self._registration: _Registration | None = None
-        self._sessions = 0
+        os.set_blocking(self._stop_write, False)
+        self._folder = Folder()
+        self._registration: Registration | None = None
+        self._session: AgentSession | None = None
+        self._sessions, self._began = 0, 0.0
+
+    @property
+    def folder(self):
+        """Of temporary files; each session has one in it."""
+        return self._folder.path
 
     def stop(self, *_) -> None:
         """End ``run`` and the session in it; may be called by a signal handler."""
@@ -86,71 +98,99 @@ class AgentServer:
     def run(self) -> None:
         """Serve until ``stop``."""
         if self.tracker:
-            self._registration = _Registration(self.tracker, self.key, self.port, self._say)
+            self._registration = Registration(self.tracker, self.key, self.port, self._say)
         while True:
-            watched = [self._listener, self._stop_read]
-            ready = select.select(watched, [], [], PING_SECONDS if self._registration else None)[0]
+            poll = select.poll()
+            poll.register(self._stop_read, select.POLLIN)
+            parts = [part for part in (self._door, self._session, self._registration) if part]
+            for part in parts:
+                part.register(poll)
+            left = min(part.seconds_left(time.monotonic()) for part in parts)
+            ready = {fd for fd, _ in poll.poll(None if left == math.inf else 1000 * max(0.0, left) + 1)}
             if self._stop_read in ready:
+                if self._session:
+                    self._over(self._session.end("the agent was ended"))
                 return
+            now = time.monotonic()
+            self._door.step(ready, now)
+            if self._session and (words := self._session.step(ready, now)):
+                self._over(words)
             if self._registration:
-                self._registration.keep()
-            if self._listener in ready:
-                self._accept()
-                if self._stopping():
-                    return
+                self._registration.step(ready, now)
+            while not self._session and (caller := self._door.next(self._wanted, self._refused)):
+                self._begin(caller)
 
-    def _stopping(self) -> bool:
-        return bool(select.select([self._stop_read], [], [], 0)[0])
+    @property
+    def _wanted(self) -> str:
+        return self._registration.match_key if self._registration else self.key
 
-    def _accept(self) -> None:
-        try:
-            connection, peer = self._listener.accept()
-        except OSError:
-            return
-        with connection:
-            try:
-                options = self._handshake(connection)
-            except (OSError, ValueError):
-                return  # no client of TVM's, or one that left; a scanner is not worth a line
-            if options is None:
-                self._say(f"refused {peer[0]}:{peer[1]}: another key")
-                return
-            self._sessions += 1
-            number, started = self._sessions, time.monotonic()
-            self._say(f"session {number} from {peer[0]}:{peer[1]}")
-            wire.watch(connection)
-            limit = min(filter(None, (options, self.limit)), default=0.0)
-            held = [self._listener, *(self._registration.sockets if self._registration else ())]
-            session = AgentSession(connection, self.folder / str(number), limit, self.memory, held)
-            ended = session.run(self._stop_read)
-            self._say(f"session {number} over after {time.monotonic() - started:.1f} s: {ended}")
-            if self._registration:
-                self._registration.renew()
+    def _refused(self, where: str) -> None:
+        self._say(f"refused {where}: another key")
 
-    def _handshake(self, connection: socket.socket) -> float | None:
-        """Seconds that the client wants the session to last at most (0: no limit), or None: another key."""
-        connection.settimeout(HANDSHAKE_SECONDS)
-        magic, length = struct.unpack("<ii", wire.receive(connection, 8))
-        if magic != wire.MAGIC or not 0 < length < 4096:
-            raise ValueError("no client of TVM's")
-        name, *options = wire.receive(connection, length).decode().split(" ")
-        if name != f"client:{self._registration.match_key if self._registration else self.key}":
-            connection.sendall(struct.pack("<i", wire.MISMATCH))
-            return None
+    def _begin(self, caller: Caller) -> None:
         ours = f"server:{self.key}".encode()
-        connection.sendall(struct.pack("<ii", wire.SUCCESS, len(ours)) + ours)
-        connection.settimeout(None)
-        return max((float(o.removeprefix("-timeout=")) for o in options if o.startswith("-timeout=")), default=0.0)
+        try:
+            caller.say(struct.pack("<ii", wire.SUCCESS, len(ours)) + ours)
+            wire.watch(caller.connection)
+        except OSError:
+            caller.connection.close()
+            return
+        self._sessions, self._began = self._sessions + 1, time.monotonic()
+        self._say(f"session {self._sessions} from {caller.where}")
+        limit = min(filter(None, (caller.limit, self.limit)), default=0.0)
+        try:
+            if self._folder.renew():
+                self._say(f"the folder for temporary files had gone; it is {self.folder} now")
+            session = AgentSession(caller.connection, self._folder.new(str(self._sessions)), limit, self.memory)
+            session.start()
+        except OSError as e:
+            words = f"the board cannot begin a session: {e.strerror or e}"
+            _tell(caller.connection, words)
+            self._say(f"session {self._sessions} over at once: {words}")
+            return
+        self._session = session
+        if self._registration:
+            self._registration.hold()
+
+    def _over(self, words: str) -> None:
+        self._say(f"session {self._sessions} over after {time.monotonic() - self._began:.1f} s: {words}")
+        self._session = None
+        if self._registration:
+            self._registration.renew()
+
+    def guard(self) -> None:
+        """See that signals to end do so within ``STOP_SECONDS``, whatever this process waits for then.
+
+        Call it in the main thread, once signals lead to ``stop``.
+        """
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+        def watch() -> None:
+            while number := os.read(read, 1):
+                if number[0] in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    break
+            time.sleep(STOP_SECONDS)
+            with contextlib.suppress(Exception):
+                if session := self._session:
+                    session.kill()
+                self._folder.remove()
+            os._exit(0)
+
+        threading.Thread(target=watch, name="guard", daemon=True).start()
 
     def close(self) -> None:
         """Leave the tracker, close the port, remove the folder."""
+        if self._session:
+            self._session.end("the agent was ended")
+            self._session = None
         if self._registration:
             self._registration.close()
-        self._listener.close()
+        self._door.close()
         os.close(self._stop_read)
         os.close(self._stop_write)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        self._folder.remove()
 
     def __enter__(self) -> AgentServer:
         return self
@@ -159,73 +199,11 @@ class AgentServer:
         self.close()
 
 
-class _Registration:
-    """The agent's entry in a tracker: made again when the tracker was restarted, with a new match key each session."""
-
-    def __init__(self, tracker: tuple[str, int], key: str, port: int, say: Callable[[str], None]):
-        self._address, self._key, self._port, self._say = tracker, key, port, say
-        self._tracker: wire.Tracker | None = None
-        self._missed = self._taken = 0.0
-        self.match_key = ""
-        self.keep()
-
-    @property
-    def sockets(self) -> list:
-        """What a session's process must close."""
-        return [self._tracker] if self._tracker else []
-
-    def keep(self) -> None:
-        """See that the tracker knows this board and its match key; called every few seconds while no session runs."""
-        try:
-            if self._tracker is None:
-                self._tracker = wire.Tracker(*self._address)
-                self._tracker.ask([UPDATE_INFO, {"key": f"server:{self._key}", "addr": [None, self._port]}])
-                self._put()
-                self._say(f"tracker {self._tracker.where} has this board under {self._key!r}")
-                self._missed = 0.0
-            elif self.match_key in self._tracker.ask([wire.PENDING])[0]:
-                self._taken = 0.0
-            else:
-                self._taken = self._taken or time.monotonic()
-                if time.monotonic() - self._taken > TAKEN_SECONDS:  # its client never came
-                    self._put()
-        except (BoardError, OSError) as e:
-            if not self._missed:
-                self._say(f"no tracker: {getattr(e, 'message', e)}; trying again")
-            self._missed = self._missed or time.monotonic()
-            self.close()
-
-    def renew(self) -> None:
-        """After a session: the board is free again."""
-        try:
-            if self._tracker:
-                self._put()
-        except (BoardError, OSError):
-            self.close()
-        self.keep()
-
-    def _put(self) -> None:
-        self.match_key, self._taken = f"{self._key}:{random.random()}", 0.0
-        self._tracker.ask([PUT, self._key, [self._port, self.match_key], None])
-
-    def close(self) -> None:
-        if self._tracker:
-            self._tracker.close()
-            self._tracker = None
-
-
-def _own_folder() -> tuple[Path, int]:
-    """A new folder for temporary files, with a lock that goes with this process; those of dead agents are removed."""
-    parent = Path(tempfile.gettempdir())
-    for old in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            lock = os.open(old / "lock", os.O_RDWR)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(old, ignore_errors=True)
-            finally:
-                os.close(lock)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return folder, lock
+def _tell(connection: socket.socket, words: str) -> None:
+    """End a session that did not begin: its client, which asks for one now, reads why."""
+    text = f"{ENDED}{words}".encode()
+    with contextlib.suppress(OSError), connection:
+        connection.settimeout(1.0)
+        connection.sendall(struct.pack("<QiiiQ", 20 + len(text), 5, 1, 8, len(text)) + text)  # an exception with a text
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1 << 12)

@@ -16,6 +16,7 @@ import platform
 import sys
 from collections.abc import Callable
 
+from tvm_mobilenet.boards import answers
 from tvm_mobilenet.boards.agent import facts, measure
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
@@ -116,11 +117,11 @@ def answer(text: str, where: str) -> dict:
     Raises
     ------
     TvmMobilenetError
-        Of the class that the service raised; ``where`` stands before its message.
+        Of the class that the service raised; ``where`` stands before its message. `BoardError` where it is no answer.
     """
-    found = json.loads(text)
+    found = answers.parsed(text, where)
     if "error" not in found or "code" not in found:
         return found
     kinds = (TvmMobilenetError, *TvmMobilenetError.__subclasses__())
     kind = next((k for k in kinds if k.exit_code == found["code"]), BoardError)
-    raise kind(f"{where}: {found['error']}", found.get("hint", ""))
+    raise kind(f"{where}: {found['error']}", str(found.get("hint", "")))

@@ -9,6 +9,7 @@ answer.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import resource
@@ -16,18 +17,20 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import lifeline, services
 
 ENDED = "session ended: "  # how the last words to a client begin; ``remote.session`` looks for them
 GOODBYE_SECONDS = 3.0  # for a session to end by itself after its client has left
+TELL_SECONDS = 1.5  # for a client to take the last words
 _POLL_SECONDS = 0.5
 _NO_MEMORY = 12  # exit code of a session; ENOMEM
-_CLOSED = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)
+_LEAVES = getattr(select, "POLLRDHUP", 0)  # beside errors, which are always told
 
 
 @dataclass
@@ -44,42 +47,87 @@ class AgentSession:
         Seconds until it is ended; 0: never.
     memory : int
         Bytes of address space that it may take; 0: all.
-    close_in_child : list of socket
-        What the session's process must not hold open.
     """
 
     connection: socket.socket
     folder: Path
     limit: float = 0.0
     memory: int = 0
-    close_in_child: list = field(default_factory=list)
     pid: int = 0
+    _started: float = 0.0
+    _left: float = 0.0  # when its client did
+    _handle: int = -1
 
-    def run(self, stop: int) -> str:
-        """Serve until the session is over; how it ended, in a few words.
+    def start(self) -> None:
+        """Begin to serve.
 
-        Parameters
-        ----------
-        stop : int
-            A file descriptor that becomes readable when the agent is to end.
+        Raises
+        ------
+        OSError
+            The board has no room for a folder, or for a process.
         """
-        self.folder.mkdir()
+        self.connection.setblocking(True)
+        self.folder.mkdir(mode=0o700)
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         if self.pid == 0:
             self._child(parent)
         with contextlib.suppress(OSError):
             os.setpgid(self.pid, self.pid)  # the child does so too: whoever is first
+        with contextlib.suppress(OSError, AttributeError):
+            self._handle = os.pidfd_open(self.pid)
+        self._started = time.monotonic()
+
+    def register(self, poll: select.poll) -> None:
+        """Watch its process, and whether its client is there."""
+        if self._handle >= 0:
+            poll.register(self._handle, select.POLLIN)
+        if not self._left:
+            poll.register(self.connection, _LEAVES)
+
+    def seconds_left(self, now: float) -> float:
+        """Until `step` has something to do."""
+        end = min(
+            self._started + self.limit if self.limit else math.inf,
+            self._left + GOODBYE_SECONDS if self._left else math.inf,
+        )
+        return min(end - now, math.inf if self._handle >= 0 else _POLL_SECONDS)
+
+    def step(self, ready: set[int], now: float) -> str:
+        """How it ended, in a few words; empty while it goes on."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            self.pid = 0
+            return self._finish(*self._ended(status, self._left))
+        if self.limit and now > self._started + self.limit:
+            return self._finish(f"its {self.limit:g} s are over", True)
+        if self._left and now > self._left + GOODBYE_SECONDS:
+            return self._finish("its client left in the middle of a call", False)
+        if self.connection.fileno() in ready:
+            self._left = self._left or now
+        return ""
+
+    def end(self, why: str) -> str:
+        """End it; what its client is told."""
+        return self._finish(why, True)
+
+    def _finish(self, words: str, tell: bool) -> str:
         try:
-            words, tell = self._watch(stop)
             if tell:
                 self._tell(words)
             return words
         finally:
-            self._kill()
+            self.kill()
             self.connection.close()
+            if self._handle >= 0:
+                os.close(self._handle)
+                self._handle = -1
             shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---- in the session's own process
@@ -89,10 +137,10 @@ class AgentSession:
         try:
             os.setpgid(0, 0)
             lifeline.end_with(parent)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-            for other in self.close_in_child:
-                other.close()
+            _keep_only(self.connection.fileno())
             with contextlib.suppress(OSError):  # when memory runs out, a session dies and not the agent
                 Path("/proc/self/oom_score_adj").write_text("800")
             if self.memory:
@@ -113,32 +161,6 @@ class AgentSession:
 
     # ---- in the agent
 
-    def _watch(self, stop: int) -> tuple[str, bool]:
-        """How the session ended, and whether its client should be told."""
-        started = time.monotonic()
-        poll = select.poll()
-        poll.register(self.connection, _CLOSED & ~(select.POLLHUP | select.POLLERR | select.POLLNVAL))
-        poll.register(stop, select.POLLIN)
-        left = 0.0  # when the client did
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                return self._ended(status, left)
-            now = time.monotonic()
-            if self.limit and now > started + self.limit:
-                return f"its {self.limit:g} s are over", True
-            if left and now > left + GOODBYE_SECONDS:
-                return "its client left in the middle of a call", False
-            for descriptor, _ in poll.poll(1000 * min(_POLL_SECONDS, self.limit or _POLL_SECONDS)):
-                if descriptor == stop:
-                    return "the agent was ended", True
-                left = left or now
-                poll.unregister(self.connection)
-                poll.register(stop, select.POLLIN)
-            if left:
-                time.sleep(0.02)
-
     def _ended(self, status: int, left: float) -> tuple[str, bool]:
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
@@ -154,22 +176,33 @@ class AgentSession:
     def _tell(self, words: str) -> None:
         from tvm.rpc import _ffi_api
 
-        self._kill()  # nobody else may write to the connection
+        self.kill()  # nobody else may write to the connection
         with contextlib.suppress(Exception):
-            self.connection.settimeout(1.0)
+            self.connection.settimeout(TELL_SECONDS)
             _ffi_api.ReturnException(self.connection.fileno(), f"{ENDED}{words}")
             self.connection.shutdown(socket.SHUT_WR)
-            end = time.monotonic() + GOODBYE_SECONDS
-            while time.monotonic() < end and self.connection.recv(1 << 16):
-                pass  # closed with bytes unread, the connection would be reset, and the words with it
+            end = time.monotonic() + TELL_SECONDS
+            while (left := end - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv(1 << 16):
+                    break  # closed with bytes unread, the connection would be reset, and the words with it
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End its process, and what that started."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)
             self.pid = 0
+
+
+def _keep_only(connection: int) -> None:
+    """Close every other socket of this process: listeners, trackers and callers are the agent's."""
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and int(name) != connection and stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                os.close(int(name))
 
 
 class _Folder:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from tvm_mobilenet.boards import needs, wire
+from tvm_mobilenet.boards import answers, needs, wire
 from tvm_mobilenet.boards.address import Address
 from tvm_mobilenet.boards.agent import facts, services, tvm_alone
 from tvm_mobilenet.boards.remote.module import RUN_SECONDS, RemoteModule
@@ -32,6 +33,8 @@ class RemoteBoard:
         Seconds to wait while the board is busy; ``wire.WAIT_SECONDS`` by default.
     quiet : bool
         Do not say so then.
+    secret : bytes, optional
+        The token that what is there must show; the user's own, and only beyond this machine, unless given.
 
     Attributes
     ----------
@@ -44,15 +47,24 @@ class RemoteBoard:
     measures = True
     seconds = RUN_SECONDS
 
-    def __init__(self, address: Address, target, limit: float = 0.0, wait: float | None = None, quiet: bool = False):
+    def __init__(
+        self,
+        address: Address,
+        target,
+        limit: float = 0.0,
+        wait: float | None = None,
+        quiet: bool = False,
+        secret: bytes | None = None,
+    ):
         self.address, self.target, self.name = address, target, address.text
         self._uploaded: dict[str, str] = {}
         self._tunnel = None
+        self._secret = secret
         if address.kind == "ssh":
             from tvm_mobilenet.boards.remote.ssh import Tunnel
 
             self._tunnel = Tunnel(address)
-            address = self._tunnel.address
+            address, self._secret = self._tunnel.address, self._tunnel.secret
         try:
             self._open(address, limit, wire.WAIT_SECONDS if wait is None else wait, quiet)
         except BaseException:
@@ -68,12 +80,16 @@ class RemoteBoard:
                 say(f"{address.text} is busy; waiting up to {wait:.0f} s")
 
         where, key = (address.host, address.port), address.key
+        address.check_tracker()
         if address.kind == "tracker":
             tvm_alone.import_tvm()  # it takes a second, and a match key has to be used at once
             with wire.Tracker(*where) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
-                where = host, port
-        self.session = Session(*where, key, limit=limit, wait=wait, waiting=busy)
+                where, address = (host, port), replace(address, host=host)
+        demanded = self._secret is not None or address.demands_token
+        self.session = Session(
+            *where, key, limit=limit, wait=wait, waiting=busy, secret=self._secret, demanded=demanded
+        )
         try:
             self._serve = self.session.do("looking for the agent", self._find_agent)
             self.facts = self.service("ping", {}) if self._serve else {}
@@ -140,7 +156,7 @@ class RemoteBoard:
         text = self.session.do(
             f"asking for {name}", self._serve, name, json.dumps(request), seconds=SERVICE_SECONDS + 2 * asked
         )
-        return services.answer(str(text), self.session.where)
+        return answers.check(name, services.answer(str(text), self.session.where), self.session.where)
 
     def upload(self, path) -> str:
         """Copy a file to the session's folder on the board; its path there. A file is copied once a session."""
@@ -150,7 +166,7 @@ class RemoteBoard:
 
             def send() -> str:
                 self.session.rpc.upload(bytearray(data), there)
-                return str(self.session.rpc.get_function("tvm.rpc.server.workpath")(there))
+                return answers.plain(str(self.session.rpc.get_function("tvm.rpc.server.workpath")(there)))
 
             what = f"uploading {name} ({len(data):,} bytes)"
             self._uploaded[there] = self.session.do(what, send, seconds=UPLOAD_SECONDS)
@@ -160,7 +176,10 @@ class RemoteBoard:
         """Copy a file of the board to a path on this machine."""
 
         def fetch() -> None:
-            Path(here).write_bytes(self.session.rpc.download(there))
+            data = self.session.rpc.download(there)
+            if not isinstance(data, (bytes, bytearray)) and type(data).__name__ != "Bytes":
+                raise BoardError(f"{self.where}: {Path(there).name} is no file", "try again")
+            Path(here).write_bytes(data)
 
         self.session.do(f"downloading {Path(there).name}", fetch, seconds=UPLOAD_SECONDS)
         return Path(here)

@@ -50,12 +50,13 @@ class Lender:
         self._losses: dict[str, int] = {}
         self._out: dict[str, float] = {}  # until when a board is left out
         self._closed = False
-        self._tunnel = None
+        self._tunnel, self._secret = None, None
+        address.check_tracker()
         if address.kind == "ssh":
             from tvm_mobilenet.boards.remote.ssh import Tunnel
 
             self._tunnel = Tunnel(address)
-            self._address = self._tunnel.address
+            self._address, self._secret = self._tunnel.address, self._tunnel.secret
         if address.kind == "tracker":
             with wire.Tracker(address.host, address.port) as tracker:
                 tracker.known(address.key)
@@ -82,13 +83,13 @@ class Lender:
             where = self._address.endpoint
             if self._is_out(where):
                 raise BoardError(f"{where} is left out for a while")
-            return RemoteBoard(self._address, self._target, wait=_WAIT_SECONDS, quiet=True)
+            return RemoteBoard(self._address, self._target, wait=_WAIT_SECONDS, quiet=True, secret=self._secret)
         with wire.Tracker(self._address.host, self._address.port) as tracker:
             host, port, key = tracker.request(self._address.key, _WAIT_SECONDS)
         where = f"{host}:{port}"
         if self._is_out(where):
             raise BoardError(f"{where} is left out for a while")
-        one = Address(self._address.text, "rpc", host, port, key)
+        one = Address(self._address.text, "rpc", host, port, key, trusted=self._address.trusted)
         try:
             return RemoteBoard(one, self._target, wait=_WAIT_SECONDS, quiet=True)
         except BoardError:
@@ -115,6 +116,10 @@ class Lender:
         if self._closed:
             return False
         self._say(f"{error.message}; it is run again")
+        if error.refused:
+            with self._lock:
+                self._leave_out(error.where, "it sent what no board sends")
+            return False
         host, _, port = error.where.rpartition(":")
         try:
             wire.dial(host, int(port), timeout=3.0).close()

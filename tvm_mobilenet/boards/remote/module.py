@@ -13,6 +13,7 @@ import re
 
 import numpy as np
 
+from tvm_mobilenet.boards import answers
 from tvm_mobilenet.boards.interface import KernelModule, Seconds
 from tvm_mobilenet.boards.local import LocalRun
 from tvm_mobilenet.boards.remote.session import Lost
@@ -166,7 +167,7 @@ class RemoteModule(KernelModule):
 
         def measured(number: int, repeat: int) -> list[float]:
             evaluate = self._module.time_evaluator(symbol, self._session.rpc.cpu(), number=number, repeat=repeat)
-            return list(evaluate(*tensors).results)
+            return answers.seconds(evaluate(*tensors).results, self._board.where, f"running {symbol}")
 
         if symbol not in self._symbols:
             self._do(f"looking for kernel {symbol}", self._find, symbol)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_mobilenet.boards import answers
 from tvm_mobilenet.boards.agent.measure import ROUNDS
 from tvm_mobilenet.boards.agent.measured_process import choose, warm_up
 from tvm_mobilenet.boards.plan_runner import PlanRunner
@@ -76,7 +77,7 @@ class PlainServer:
         def times(repeat: int, number: int = 1) -> list[float]:
             def evaluate():
                 timed = vm[0].time_evaluator("invoke_stateful", session.rpc.cpu(), number=number, repeat=repeat)
-                return list(timed("main").results)
+                return answers.seconds(timed("main").results, self._board.where, "running the network")
 
             return session.do("measuring the network", evaluate, seconds=60 + 10 * seconds)
 

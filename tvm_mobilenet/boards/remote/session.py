@@ -2,32 +2,39 @@
 
 Calls run one after the other in a thread of the session that no signal reaches. TVM's client, when a signal interrupts
 its waiting (Ctrl-C, the resizing of a terminal), runs Python's signal handlers without Python's lock and may crash. It
-also waits without end on a socket that it opened itself: the session finds that socket, gives it a time limit, and
-shuts it down when the caller cannot wait any longer.
+also waits without end, and obeys what it is sent. Between it and the board stands a process (``reply_filter``), which
+lets only answers pass and is ended when the caller cannot wait any longer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import re
 import signal
-import socket
-import stat
-import struct
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 
-from tvm_mobilenet.boards import wire
+from tvm_mobilenet.boards import token, wire
 from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet.boards.answers import plain
+from tvm_mobilenet.boards.remote.link import Link
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 CALL_SECONDS = 60.0
-GRACE_SECONDS = 2.0  # between the caller's patience and the socket's own limit, which also ends what nobody waits for
+GRACE_SECONDS = 2.0  # for the session's thread to end
+_REPORT_SECONDS = 10.0  # for the process between to say why the channel closed
+_CHANNEL = re.compile(r"kShutdown|[Cc]hannel closes|[Pp]ipe (read|write) error|previously closed|code=1\b")
 ENDED = "session ended: "  # how the agent begins its last words (``agent``)
+_UNASKED = "the session was ended, for what is there sent what no board sends"
+_FOREIGN = "is this your board? Somebody else may listen there; nothing that it sent was obeyed"
+_NO_TOKEN = (
+    f"copy {token.path()} of the board to this machine (mode 0600); or come by --board ssh://…; "
+    "or add --trust-network, if you trust all in this network"
+)
+_OTHER_TOKEN = f"copy {token.path()} of the board to this machine again; or come by --board ssh://…"
 _connecting = threading.Lock()
 
 
@@ -40,11 +47,13 @@ class Lost(BoardError):
         ``host:port`` of the board.
     crashed : bool
         What ran there crashed, as the agent says.
+    refused : bool
+        What is there sent something that no board sends.
     """
 
-    def __init__(self, where: str, over: str, hint: str):
+    def __init__(self, where: str, over: str, hint: str, refused: bool = False):
         super().__init__(f"{where}: {over}", hint)
-        self.where, self.crashed = where, "crashed its process" in over
+        self.where, self.crashed, self.refused = where, "crashed its process" in over, refused
 
 
 class Session:
@@ -60,6 +69,10 @@ class Session:
         Seconds to wait while the server is busy with another session.
     waiting : callable
         Called once when it turns out to be busy.
+    secret : bytes, optional
+        The token of this board; the user's own unless given.
+    demanded : bool
+        What is there must show first that it has the token.
 
     Attributes
     ----------
@@ -84,9 +97,15 @@ class Session:
         limit: float = 0.0,
         wait: float = wire.WAIT_SECONDS,
         waiting: Callable[[], None] = lambda: None,
+        secret: bytes | None = None,
+        demanded: bool = False,
     ):
         self.where, self.over, self.rpc = f"{host}:{port}", "", None
-        self._socket: socket.socket | None = None
+        self._refused = False
+        self._link: Link | None = None
+        self._secret, self._demanded = token.read() if secret is None else secret, demanded
+        if demanded and not self._secret:
+            raise BoardError(f"{self.where}: this machine has no token for boards beyond it", _NO_TOKEN)
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="rpc session", daemon=True)
         self._thread.start()
@@ -99,11 +118,12 @@ class Session:
 
     def _open(self, host, port, key, limit, wait, waiting) -> None:
         tvm_alone.import_tvm()
-        import tvm.rpc
-
-        before, peer = _sockets(), wire.resolve(host, port)
-        future = self._submit(tvm.rpc.connect, peer[0], port, key, limit)
+        options = f"{key} -timeout={limit}" if limit else key
+        self._link = Link()
+        future = self._submit(_connect, self._link.command)
         try:
+            self._link.started()
+            self._link.give(wire.dial(host, port), options, self._secret, self._demanded)
             try:
                 self.rpc = future.result(min(wait, wire.SILENCE_SECONDS))
             except Late:
@@ -121,20 +141,31 @@ class Session:
             raise
         except Exception as e:
             raise self._unopened(host, port, key, str(e)) from None
-        finally:
-            self._socket = _socket_to(peer, before)
-        if self._socket is not None:
-            wire.watch(self._socket)
 
     def _unopened(self, host: str, port: int, key: str, text: str) -> BoardError:
-        found = wire.diagnose(host, port)
-        if found == "server" or "mismatch" in text or "cannot find server that matches" in text:
+        if ENDED in text:  # the agent's own words
+            words = plain(" ".join(text.split()).split(ENDED)[-1])[:300]
+            return BoardError(f"{self.where}: {words}", "the agent's log says more")
+        kind, why = self._link.over(_REPORT_SECONDS if _CHANNEL.search(text) else 0.0)
+        if kind == "refused":
+            return Lost(self.where, f"{_UNASKED}: {why}", _FOREIGN, refused=True)
+        if kind == "token":
+            return BoardError(f"{self.where}: {why}", _OTHER_TOKEN if self._secret else _NO_TOKEN)
+        if not kind:  # an exception of the board's
+            return BoardError(f"{self.where}: no session: {_last_line(text)}", "the board's log says more")
+        if kind == "key":
             return BoardError(
                 f"{self.where}: the server there has another key than {key!r}"
                 if key
                 else f"{self.where}: the server there has a key",
                 f"rpc://{self.where}/KEY for a server that was started with --key KEY; boards of a tracker are reached "
                 "as tracker://HOST:PORT/KEY",
+            )
+        found = wire.diagnose(host, port)
+        if self._demanded and found == "server":
+            return BoardError(
+                f"{self.where}: what answers there does not know the token: TVM's own RPC server, or an older agent",
+                "python -m tvm_mobilenet.agent in its place; or --trust-network, if you trust all in this network",
             )
         return BoardError(
             f"{self.where}: what answers there is no TVM RPC server",
@@ -176,8 +207,7 @@ class Session:
             What ran on the board reports an error; the session goes on.
         """
         if self.over:
-            raise Lost(self.where, self.over, "open the board again")
-        self._limit(seconds + GRACE_SECONDS)
+            raise Lost(self.where, self.over, "open the board again", self._refused)
         future = self._submit(call, *args)
         try:
             return future.result(seconds)
@@ -196,11 +226,14 @@ class Session:
         text = " ".join(str(error).split())
         if ENDED in text:  # the agent's own words
             words = text.split(ENDED)[-1].split(" Stack trace")[0]
-            self._end(f"{words[:300]} while {what}")
+            self._end(f"{plain(words)[:300]} while {what}")
         elif "RPCSessionTimeoutError" in text:
             self._end(f"the server ended the session, whose time was up, while {what}")
-        elif self._is_gone() or "kShutdown" in text or re.search(r"Socket.*Error|SockChannel", text):
-            self._end(f"{self._last_words() or 'the connection was lost'} while {what}")
+        elif (how := self._link.over(_REPORT_SECONDS if _CHANNEL.search(text) else 0.0))[0]:
+            self._refused = how[0] == "refused"
+            self._end(f"{f'{_UNASKED}: {how[1]},' if self._refused else 'the connection was lost'} while {what}")
+            if self._refused:
+                return Lost(self.where, self.over, _FOREIGN, refused=True)
         elif re.search(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign", text):
             return BoardError(f"{self.where}: the board has too little memory, {what}", "a smaller network or batch")
         else:
@@ -209,36 +242,10 @@ class Session:
             return Lost(self.where, self.over, "a smaller network or batch, or a larger --memory-limit of the agent")
         return Lost(self.where, self.over, "does the server there still run? its log says more")
 
-    def _last_words(self) -> str:
-        """What the agent said last: a server whose memory ran out says good-bye first, and TVM reads no further."""
-        data = bytearray()
-        self._limit(2.0)
-        with contextlib.suppress(OSError, AttributeError):
-            while len(data) < 1 << 16 and (part := self._socket.recv(4096)):
-                data += part
-        found = re.search(rf"{ENDED}([ -~]*)".encode(), bytes(data))
-        return found[1].decode()[:300] if found else ""
-
-    def _is_gone(self) -> bool:
-        try:
-            return self._socket is not None and not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def _limit(self, seconds: float) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-
     def _end(self, why: str) -> None:
         self.over = self.over or why
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._link is not None:
+            self._link.end()
 
     def close(self) -> None:
         """End the session; what the board does for it ends too."""
@@ -249,39 +256,19 @@ class Session:
         self.rpc = None
         self._jobs.put(None)
         self._thread.join(GRACE_SECONDS)
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     def _forget(self) -> None:
         self.rpc = None
 
 
-def _sockets() -> dict[int, int]:
-    """The descriptors of this process's sockets, by inode: other threads close and open files all the time, and a
-    number that was one socket's is soon another's."""
-    found = {}
-    for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError):
-            status = os.fstat(int(name))
-            if stat.S_ISSOCK(status.st_mode):
-                found[status.st_ino] = int(name)
-    return found
+def _connect(command: list[str]):
+    """TVM's client, served by a process in place of the board."""
+    from tvm.rpc import _ffi_api, client
 
-
-def _socket_to(peer: tuple, before: Container[int]) -> socket.socket | None:
-    """One more handle on the connection to a peer, of those that have come since."""
-    for inode, descriptor in _sockets().items():
-        if inode in before:
-            continue
-        with contextlib.suppress(OSError):
-            found = socket.socket(fileno=descriptor)
-            try:
-                if found.getpeername()[:2] == peer:
-                    return found.dup()
-            finally:
-                found.detach()  # it is TVM's, or another thread's
-    return None
+    return client.RPCSession(_ffi_api.CreatePipeClient(*command))
 
 
 def _last_line(text: str) -> str:
@@ -289,4 +276,4 @@ def _last_line(text: str) -> str:
     text = re.sub(r"(?:RPCError: )?Error caught from RPC call:\s*", "", text)  # stands before the board's own words
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     worded = [line for line in lines if re.match(r"\w*Error\b|.*\bcheck failed", line, re.IGNORECASE)]
-    return (worded or lines or ["no message"])[-1][:400]
+    return plain((worded or lines or ["no message"])[-1])[:400]

@@ -1,5 +1,8 @@
 """A board behind ssh: the system's ``ssh`` opens a tunnel to the agent there, which is started if none runs, and ended.
 
+Only an agent of this user is talked to: one that was started here, with a token made for it, or one that runs there
+already and shows that it has the token in this user's home, there or here (``boards.token``).
+
 The board needs Python 3.11 or newer with ``venv``, and a way to install TVM and numpy with pip; all else is copied. In
 ``~/.cache/tvm_mobilenet`` there a virtual environment is made once for each version of this package, and used again.
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -20,30 +24,36 @@ import threading
 import time
 from dataclasses import replace
 
+from tvm_mobilenet.boards import token, wire
 from tvm_mobilenet.boards.address import AGENT_PORT, Address
 from tvm_mobilenet.boards.remote.wheel import build_wheel
-from tvm_mobilenet.errors import BoardError, MissingDependencyError
+from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError
 
 START_SECONDS = 90.0
 INSTALL_SECONDS = 1200.0
+PROOF_SECONDS = 20.0  # for an agent that runs there to show that it has the token
 OPTIONS = (
     "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
     "-o", "ExitOnForwardFailure=yes",
 )  # fmt: skip
 _FOLDER = "${XDG_CACHE_HOME:-$HOME/.cache}/tvm_mobilenet"
-# Says RUNNING, READY or MISSING: an agent listens on $1 already; the environment of version $2 is there; it is not.
-_LOOK = f"""set -eu; venv="{_FOLDER}/$2"
-if python3 -c "import socket; socket.create_connection(('127.0.0.1', $1), 2)" 2>/dev/null; then echo RUNNING
-elif [ -e "$venv/complete" ]; then echo READY; else echo MISSING; fi"""
+# Says LOOK, whether the environment of version $2 is there (READY, MISSING), whether something listens on $1 (yes, no),
+# and the token of this user there, or a dash.
+_LOOK = f"""set -eu; venv="{_FOLDER}/$2"; state=MISSING; listens=no; token=-
+file="${{TVM_MOBILENET_TOKEN:-${{XDG_CONFIG_HOME:-$HOME/.config}}/tvm_mobilenet/token}}"
+if [ -e "$venv/complete" ]; then state=READY; fi
+if python3 -c "import socket; socket.create_connection(('127.0.0.1', $1), 2)" 2>/dev/null; then listens=yes
+  if [ -r "$file" ]; then token=$(head -c 64 "$file"); fi; fi
+echo "LOOK $state $listens $token" """
 # Takes the wheel, named $2 and $3 bytes long, from its input, and installs it in the environment $1.
 _INSTALL = f"""set -eu; umask 077; folder="{_FOLDER}"; mkdir -p "$folder"
 new=$(mktemp -d "$folder/.new-XXXXXX"); trap 'rm -rf "$new"' EXIT HUP INT TERM
 cat > "$new/$2"; [ "$(wc -c < "$new/$2")" -eq "$3" ] || {{ echo "the connection broke while copying" >&2; exit 71; }}
 rm -rf "$folder/$1"; python3 -m venv "$folder/$1"
 "$folder/$1/bin/python" -m pip install -q --disable-pip-version-check "$new/$2" >&2; touch "$folder/$1/complete" """
-# Starts an agent of the environment $1 and ends it when the input ends.
-_START = f"""venv="{_FOLDER}/$1"
-"$venv/bin/python" -m tvm_mobilenet.agent --port 0 </dev/null & agent=$!
+# Starts an agent of the environment $1, with the token that is the first line of the input, and ends it with the input.
+_START = f"""venv="{_FOLDER}/$1"; IFS= read -r token <&3
+TVM_MOBILENET_GIVEN_TOKEN="$token" "$venv/bin/python" -m tvm_mobilenet.agent --port 0 </dev/null & agent=$!
 trap 'kill $agent 2>/dev/null' EXIT HUP INT TERM
 (while read -r line; do :; done; kill $agent 2>/dev/null) <&3 &
 wait $agent"""
@@ -71,6 +81,8 @@ class Tunnel:
     ----------
     address : Address
         Of this end: ``rpc://127.0.0.1:port``.
+    secret : bytes
+        The token that the agent there must show.
 
     Raises
     ------
@@ -84,24 +96,48 @@ class Tunnel:
 
         self._there, self._ssh = address, shlex.split(ssh or os.environ.get("TVM_MOBILENET_SSH", "ssh"))
         self._processes: list[subprocess.Popen] = []
+        self.secret = b""
         try:
             wheel = build_wheel()
             version = f"{__version__}-{wheel[1]}"
-            found = self._run(_LOOK, str(AGENT_PORT), version, seconds=30).split()[-1:]
-            port = AGENT_PORT
-            if found != ["RUNNING"]:
-                if found != ["READY"]:
+            looked = self._run(_LOOK, str(AGENT_PORT), version, seconds=30)
+            found = re.search(r"LOOK (READY|MISSING) (yes|no) ([0-9a-f]{64}|-)", looked)
+            if not found:
+                raise self._failed(f"it answers {looked[-200:]!r}", 0)
+            state, listens, there = found.groups()
+            local = self._running([there]) if listens == "yes" else 0
+            if not local:
+                if state != "READY":
                     say(f"{address.endpoint}: installing TVM and this package there, once; this takes some minutes")
                     name, _, data = wheel
                     self._run(_INSTALL, version, name, str(len(data)), data=data, seconds=INSTALL_SECONDS)
-                port = self._start(version)
-            local = self._forward(port)
+                self.secret = secrets.token_bytes(token.PROOF)
+                local = self._forward(self._start(version))
         except BaseException:
             self.close()
             raise
         self.address = replace(address, kind="rpc", host="127.0.0.1", port=local, user="")
 
     # ---- steps
+
+    def _running(self, there: list[str]) -> int:
+        """The way to the agent that runs there, if it is this user's: the port on this machine; else 0."""
+        from tvm_mobilenet.terminal.console import say
+
+        with contextlib.suppress(TvmMobilenetError):
+            there.append(token.read().hex())
+        local = self._forward(AGENT_PORT)
+        for secret in (bytes.fromhex(text) for text in there if text.strip("-")):
+            with contextlib.suppress(OSError, token.Unproven), socket.create_connection(("127.0.0.1", local), 5) as way:
+                end = time.monotonic() + PROOF_SECONDS
+                token.challenge(secret, way.sendall, lambda n, way=way, end=end: wire.receive(way, n, end))
+                self.secret = secret
+                return local
+        say(
+            f"{self._there.text}: what listens on port {AGENT_PORT} has no token of yours; "
+            "an agent is started beside it"
+        )
+        return 0
 
     def _command(self, *options: str) -> list[str]:
         port = ("-p", str(self._there.port)) if self._there.port else ()
@@ -128,6 +164,9 @@ class Tunnel:
             [*self._command(), words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0
         )
         self._processes.append(process)
+        with contextlib.suppress(OSError):
+            process.stdin.write(self.secret.hex().encode() + b"\n")
+            process.stdin.flush()
         timer = threading.Timer(START_SECONDS, process.kill)
         timer.start()
         try:

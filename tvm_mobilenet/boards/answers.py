@@ -1,0 +1,227 @@
+"""What boards and trackers answer, before anybody relies on it: text without control characters, finite numbers, types.
+
+A board may lie about what it measured; nothing here can tell. But a number is a number, a list is one of the right
+things, and an array has the shape that was asked for, before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.files import json_text
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_REMEDY = "is this your board, and its agent of this version? Nothing of the answer was used"
+_DEEPEST = 20
+_FAR = 1e300  # beyond it a number is taken for infinite
+
+
+def plain(text: str) -> str:
+    """A text of somebody else's, fit for a terminal: a space in place of control characters."""
+    return _CONTROL.sub(" ", text)
+
+
+# ---- numbers
+
+
+def seconds(values: Sequence, where: str, what: str) -> list[float]:
+    """Times that a board measured: finite, none below zero, one at least.
+
+    Raises
+    ------
+    BoardError
+    """
+    found = list(values)
+    if not found or not all(_is_number(value) and value >= 0 for value in found):
+        told = next((v for v in found if not (_is_number(v) and v >= 0)), "none")
+        raise BoardError(f"{where}: {what}: {plain(str(told))[:60]} is no time", _REMEDY)
+    return [float(value) for value in found]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
+
+
+# ---- services
+
+NUMBER, TIME, COUNT, TEXT, FLAG = "a number", "a time", "a whole number from 0", "a text", "true or false"
+
+
+class Maybe:
+    """A value of this shape, or null."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+
+class Either:
+    """A value of one of these shapes."""
+
+    def __init__(self, *shapes):
+        self.shapes = shapes
+
+
+_STATE = {
+    "temperature_c?": Maybe(NUMBER), "clock_hz?": Maybe(TIME), "clock_limit_hz?": Maybe(TIME), "governor?": TEXT,
+    "load?": Maybe(TIME), "throttled?": [TEXT], "throttled_since_boot?": [TEXT], "throttle_events?": Maybe(COUNT),
+    "throttling_from?": TEXT,
+}  # fmt: skip
+_PING = {"versions": {str: TEXT}, "architecture": TEXT, "features": [TEXT], "python": TEXT, "pid": COUNT,
+         "services": [TEXT]}  # fmt: skip
+_MEASURED = {
+    "version": TEXT, "load_seconds": TIME, "number": COUNT, "rounds": [[TIME]], "difference": Maybe(NUMBER),
+    "warm_up": {"runs": COUNT, "seconds": TIME, "first_seconds": TIME, "steady": FLAG},
+    "rss_initial": Maybe(COUNT), "rss_loaded": Maybe(COUNT), "rss_peak": Maybe(COUNT),
+}  # fmt: skip
+SHAPES: dict[str, object] = {
+    "ping": _PING,
+    "threads": {"cpus": [COUNT], "threads": COUNT},
+    "state": _STATE,
+    "facts": {
+        "model": TEXT, "hostname": TEXT, "architecture": TEXT, "cpu": TEXT, "cores": COUNT, "features": [TEXT],
+        "clock_hz": Maybe(TIME), "governor": TEXT, "memory_bytes": Maybe(COUNT), "memory_available_bytes": Maybe(COUNT),
+        "disk_free_bytes": COUNT, "kernel": TEXT, "system": TEXT, "python": TEXT, "versions": {str: TEXT},
+        "state": _STATE,
+    },
+    "measure": {
+        "threads": COUNT, "contenders": [Either({"missing": TEXT}, {"failed": TEXT}, _MEASURED)], "states": [_STATE],
+    },
+    "measure_layers": {
+        "threads": COUNT, "seconds": [[TIME]], "starts": [[NUMBER]], "overhead_seconds": TIME, "steady": FLAG,
+        "state": _STATE,
+    },
+    "run_steps": {"path": TEXT},
+    "check_timing": {"ours": [TIME], "time_evaluator": [TIME], "number": COUNT, "repeat": COUNT},
+}  # fmt: skip
+
+
+def parsed(text: str, where: str) -> dict:
+    """The JSON object in a text, with plain texts and finite numbers.
+
+    Raises
+    ------
+    BoardError
+    """
+    try:
+        found = _plain_data(json_text.parse(text), 0)
+    except ValueError as e:
+        raise BoardError(f"{where}: its answer cannot be read: {plain(str(e))[:200]}", _REMEDY) from None
+    if not isinstance(found, dict):
+        raise BoardError(f"{where}: its answer is no object", _REMEDY)
+    return found
+
+
+def _plain_data(value: object, depth: int):
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict):
+        return {plain(k): _plain_data(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain_data(v, depth + 1) for v in value]
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, (int, float)) and not -_FAR < value < _FAR:
+        raise ValueError("a number without end")
+    return value
+
+
+def check(name: str, answer: dict, where: str) -> dict:
+    """The answer of a service, if it has the shape of one.
+
+    Raises
+    ------
+    BoardError
+        It names the place in the answer.
+    """
+    if name in SHAPES and (wrong := _wrong(answer, SHAPES[name], name)):
+        raise BoardError(f"{where}: {wrong}", _REMEDY)
+    return answer
+
+
+def _wrong(value: object, shape: object, path: str) -> str:
+    """What is wrong with a value, or the empty string."""
+    if isinstance(shape, Maybe):
+        return "" if value is None else _wrong(value, shape.shape, path)
+    if isinstance(shape, Either):
+        found = [_wrong(value, one, path) for one in shape.shapes]
+        return "" if "" in found else found[-1]
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{path} is no list"
+        return next(filter(None, (_wrong(v, shape[0], f"{path}[{i}]") for i, v in enumerate(value))), "")
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{path} is no object"
+        if str in shape:
+            return next(filter(None, (_wrong(v, shape[str], f"{path}.{k}") for k, v in value.items())), "")
+        for key, inner in shape.items():
+            name = key.removesuffix("?")
+            if name not in value:
+                if name == key:
+                    return f"{path} has no {name!r}"
+            elif wrong := _wrong(value[name], inner, f"{path}.{name}"):
+                return wrong
+        return ""
+    right = {
+        NUMBER: lambda: _is_number(value),
+        TIME: lambda: _is_number(value) and value >= 0,
+        COUNT: lambda: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+        TEXT: lambda: isinstance(value, str),
+        FLAG: lambda: isinstance(value, bool),
+    }[shape]()
+    return "" if right else f"{path} is {str(value)[:60]!r}, not {shape}"
+
+
+# ---- arrays
+
+
+def arrays(path: str | Path, wanted: Mapping[str, tuple[tuple[int | range, ...], str]], where: str) -> dict:
+    """The arrays of an ``.npz`` that a board wrote.
+
+    Parameters
+    ----------
+    wanted : mapping
+        For each name the shape, a range where it may vary, and the dtype.
+
+    Returns
+    -------
+    dict
+        Of name to ndarray.
+
+    Raises
+    ------
+    BoardError
+        It is no such file; one is missing, compressed, or of another shape or type.
+    """
+    import numpy as np
+
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, (shape, dtype) in wanted.items():
+                info = archive.getinfo(f"{name}.npy")
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{name} is compressed")
+                with archive.open(info) as member:
+                    version = np.lib.format.read_magic(member)
+                    if version != (1, 0):
+                        raise ValueError(f"{name} is of version {version}")
+                    there, fortran, kind = np.lib.format.read_array_header_1_0(member)
+                    fits = len(there) == len(shape) and all(
+                        n in s if isinstance(s, range) else n == s for n, s in zip(there, shape, strict=True)
+                    )
+                    if not fits or kind != np.dtype(dtype) or fortran:
+                        raise ValueError(f"{name} is {kind} {there}, not {dtype} {shape}")
+                    size = math.prod(there) * kind.itemsize
+                    data = member.read(size + 1)
+                    if len(data) != size:
+                        raise ValueError(f"{name} has {len(data):,} bytes, not {size:,}")
+                    found[name] = np.frombuffer(bytearray(data), kind).reshape(there)
+    except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, NotImplementedError, EOFError) as e:
+        raise BoardError(f"{where}: what it computed cannot be read: {plain(str(e))[:200]}", _REMEDY) from None
+    return found

@@ -1,0 +1,134 @@
+"""The token of this user's boards, and how two sides show each other that they have the same, before TVM's handshake.
+
+    client  CHALLENGE, 32 random bytes
+    agent   CHALLENGE, 32 random bytes, HMAC-SHA256(token, "agent" + both)
+    client  HMAC-SHA256(token, "client" + both)
+
+It authenticates; it encrypts nothing and protects nothing that follows. An agent that demands the token answers TVM's
+own greeting by CHALLENGE, and the client may begin again on the same connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+VARIABLE = "TVM_MOBILENET_TOKEN"  # another file than the one in the user's home
+GIVEN = "TVM_MOBILENET_GIVEN_TOKEN"  # the token itself, for the agent that a client starts through ssh
+CHALLENGE = struct.pack("<i", 0x7A271)  # none of TVM's magic numbers
+NONCE = PROOF = 32  # bytes
+_TEXT = re.compile(rb"[0-9a-f]{64}\n?")
+
+
+def path() -> Path:
+    """The file of the token."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tvm_mobilenet" / "token"
+
+
+def read() -> bytes:
+    """The token; empty where there is none.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is no token, or others can read it.
+    """
+    file = path()
+    try:
+        opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    except OSError as e:
+        raise TvmMobilenetError(f"the token {file} cannot be read: {e.strerror}", _REMEDY) from None
+    with open(opened, "rb") as stream:
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode):
+            raise TvmMobilenetError(f"the token {file} is no file", _REMEDY)
+        if status.st_mode & 0o077:
+            mode = stat.S_IMODE(status.st_mode)
+            raise TvmMobilenetError(f"the token {file} has mode {mode:04o}: others can read it", f"chmod 600 {file}")
+        text = stream.read(100)
+    if not _TEXT.fullmatch(text):
+        raise TvmMobilenetError(f"{file} holds no token: 64 hexadecimal digits", _REMEDY)
+    return bytes.fromhex(text.decode())
+
+
+_REMEDY = "remove it; the agent makes a new one when it starts; copy that to every machine that may use the board"
+
+
+def read_or_make() -> bytes:
+    """The token, which is made if there is none.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read or made.
+    """
+    if found := read():
+        return found
+    file, text = path(), secrets.token_hex(PROOF) + "\n"
+    new = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as stream:
+            stream.write(text)
+        with contextlib.suppress(FileExistsError):  # another agent was faster: its token counts
+            os.link(new, file)
+    except OSError as e:
+        raise TvmMobilenetError(
+            f"no token can be made at {file}: {e.strerror}", f"set {VARIABLE} to a file that can be written"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
+    return read()
+
+
+def proof(token: bytes, side: str, nonces: bytes) -> bytes:
+    """What shows that a side, ``agent`` or ``client``, has the token; ``nonces``: the client's, then the agent's."""
+    return hmac.new(token, side.encode() + nonces, hashlib.sha256).digest()
+
+
+class Unproven(Exception):
+    """The other side does not have the token; its text says how that showed."""
+
+
+def challenge(token: bytes, send: Callable[[bytes], object], receive: Callable[[int], bytes]) -> None:
+    """The client's side.
+
+    Parameters
+    ----------
+    send, receive : callable
+        Send bytes; receive exactly as many.
+
+    Raises
+    ------
+    Unproven
+        What answers does not have this token.
+    """
+    ours = secrets.token_bytes(NONCE)
+    send(CHALLENGE + ours)
+    if (first := receive(4)) != CHALLENGE:
+        raise Unproven(f"it answers the challenge by {first.hex()}, as this project's agent does not")
+    theirs, proven = receive(NONCE), receive(PROOF)
+    nonces = ours + theirs
+    if not same(proven, proof(token, "agent", nonces)):
+        raise Unproven("it has another token")
+    send(proof(token, "client", nonces))
+
+
+def same(one: bytes, other: bytes) -> bool:
+    """Whether two proofs are equal; how long it takes tells nothing."""
+    return hmac.compare_digest(one, other)

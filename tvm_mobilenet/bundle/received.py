@@ -1,0 +1,147 @@
+"""A bundle as it came from somewhere: its archive read as a stream, within limits, and its manifest checked.
+
+An archive may be a bomb: zeros that compress a thousandfold, a sparse file, a header that announces gigabytes. A
+manifest may be anything that is JSON. Its names become paths and words of a shell on a board, so they are plain ones.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.limits import MOST_EXPANSION
+
+MANIFEST, SUM = "manifest.json", "manifest.sha256"
+FORMAT = 1
+_PROGRAMS = ("libmobilenet.so", "mobilenet")
+_MOST_BYTES = 2 << 30  # of all files: twice the largest value that a build allows
+_MOST_FILES = 64
+_MOST_MANIFEST = 8 << 20
+_FREE = 64 << 20  # bytes that any archive may unpack to; padding and symbols of libraries compress well
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]{0,149}")
+_ID = re.compile(r"[0-9a-f]{8,64}")
+
+
+class _Limited(io.RawIOBase):
+    """A stream that ends in a ValueError after so many bytes."""
+
+    def __init__(self, source: BinaryIO, most: int):
+        self._source, self._left, self._most = source, most, most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._source.read(min(len(buffer), 1 << 20))
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {self._most:,} bytes, too many for its size")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """The files of a bundle's folder or archive, by name.
+
+    Raises
+    ------
+    ValueError, OSError, EOFError, tarfile.TarError
+        It is damaged, holds what no bundle holds, or would unpack to far more than it has.
+    """
+    if path.is_dir():
+        return _from_folder(path)
+    with path.open("rb") as file:
+        packed = file.seek(0, io.SEEK_END)
+        head = (file.seek(0), file.read(2))[1]
+        file.seek(0)
+        most = min(_MOST_BYTES, _FREE + MOST_EXPANSION * packed)
+        source = gzip.GzipFile(fileobj=file) if head == b"\x1f\x8b" else file
+        return _from_tar(io.BufferedReader(_Limited(source, most), 1 << 16))
+
+
+def _from_folder(path: Path) -> dict[str, bytes]:
+    found, left = {}, _MOST_BYTES
+    for place in sorted(path.iterdir()):
+        if place.is_symlink():
+            raise ValueError(f"{place.name} is a link")
+        if not place.is_file():
+            continue
+        left -= place.stat().st_size
+        if left < 0 or len(found) >= _MOST_FILES:
+            raise ValueError(f"it holds more than {_MOST_FILES} files or {_MOST_BYTES:,} bytes")
+        found[place.name] = place.read_bytes()
+    return found
+
+
+def _from_tar(stream: BinaryIO) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            name = member.name[:80]
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                raise ValueError(f"{name!a} in it is no plain file")
+            parts = PurePosixPath(member.name).parts
+            if member.name.startswith("/") or ".." in parts or not parts or len(parts) > 3:
+                raise ValueError(f"{name!a} in it lies outside of the bundle")
+            if parts[-1] in found:
+                raise ValueError(f"{name!a} is in it twice")
+            if len(found) >= _MOST_FILES or member.size > _MOST_BYTES:
+                raise ValueError(f"it holds more than {_MOST_FILES} files or {_MOST_BYTES:,} bytes")
+            data = tar.extractfile(member).read()
+            if len(data) != member.size:
+                raise ValueError(f"{name!a} in it is cut short")
+            found[parts[-1]] = data
+    return found
+
+
+def manifest_of(files: dict[str, bytes]) -> dict:
+    """The manifest among a bundle's files, once it is known to describe them.
+
+    Raises
+    ------
+    ValueError
+        It is none, or a file is not the one that it describes.
+    """
+    for name in (MANIFEST, SUM):
+        if name not in files:
+            raise ValueError(f"it lacks {name}")
+    text = files[MANIFEST]
+    if len(text) > _MOST_MANIFEST:
+        raise ValueError(f"its manifest has {len(text):,} bytes")
+    if hashlib.sha256(text).hexdigest().encode() != files[SUM][:64]:
+        raise ValueError("the manifest's hash differs")
+    manifest = json_text.parse(text.decode(), unique=True)
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest is no JSON object")
+    if type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
+        raise ValueError(f"format {json.dumps(manifest.get('format'))[:40]}, this reads {FORMAT}")
+    for key, pattern in (("name", _NAME), ("id", _ID)):
+        if not isinstance(manifest.get(key), str) or not pattern.fullmatch(manifest[key]):
+            raise ValueError(f"its manifest has {json.dumps(manifest.get(key))[:60]} as {key}")
+    described = manifest.get("files")
+    if not isinstance(described, dict):
+        raise ValueError("its manifest lists no files")
+    for name in (*_PROGRAMS, *described):
+        if name not in described or not _FILE.fullmatch(name) or name in (MANIFEST, SUM):
+            raise ValueError(f"its manifest lists no {name}" if name in _PROGRAMS else f"it has a file {name[:60]!a}")
+        _check_file(name, described[name], files)
+    return manifest
+
+
+def _check_file(name: str, entry: object, files: dict[str, bytes]) -> None:
+    if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or not isinstance(entry.get("sha256"), str):
+        raise ValueError(f"its manifest does not describe {name}")
+    if name not in files:
+        raise ValueError(f"it lacks {name}")
+    if hashlib.sha256(files[name]).hexdigest() != entry["sha256"] or len(files[name]) != entry["bytes"]:
+        raise ValueError(f"{name} is not the file that was built: its hash differs")

@@ -1,0 +1,70 @@
+"""How large the parts of a model's file may be. A file is refused before memory or time is spent on it.
+
+The largest MobileNet's file has a tenth of each: v3-large as ONNX 350 nodes, v1 at width 4 has weights of 260 MB.
+"""
+
+from __future__ import annotations
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+MOST_NODES = 5_000
+MOST_NAME = 1_000  # characters of a name
+MOST_MEMBERS = 20_000  # of an archive
+MOST_JSON_BYTES = 64 << 20
+MOST_CONSTANT_BYTES = 64 << 20  # that is computed or spread out, not stored
+MOST_TENSOR_BYTES = 1 << 30  # of any value that layers pass on
+MOST_RANK = 16
+MOST_EXPANSION = 8  # bytes unpacked for each byte of an archive
+_FREE = 16 << 20  # bytes that any archive may unpack to
+
+
+def check_unpacked(unpacked: int, packed: int, path) -> None:
+    """Refuse an archive that unpacks to far more than it has.
+
+    Raises
+    ------
+    TvmMobilenetError
+        With both sizes.
+    """
+    if unpacked > MOST_EXPANSION * packed + _FREE:
+        raise TvmMobilenetError(
+            f"{path} has {packed:,} bytes and would unpack to {unpacked:,}",
+            "models and weights are hardly compressible",
+        )
+
+
+def check_tensor(elements: int, item_bytes: int, what: str) -> None:
+    """Refuse a value of a graph that no board has memory for.
+
+    Raises
+    ------
+    TvmMobilenetError
+        ``what`` names it.
+    """
+    if elements * item_bytes > MOST_TENSOR_BYTES:
+        raise TvmMobilenetError(
+            f"{what} would take {elements * item_bytes / 2**20:,.0f} MiB; {MOST_TENSOR_BYTES >> 20:,} MiB are the most",
+            "give a smaller --batch or --resolution, or export the model for smaller images",
+        )
+
+
+def check_constant(size: int, stored: int, what: str) -> None:
+    """Refuse a value that follows from constants alone, and so is computed, if it is many times as large as they are.
+
+    Parameters
+    ----------
+    size, stored : int
+        Bytes of the value, and of the largest constant that it is made of.
+    what : str
+        The value, for the message.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is large and not stored.
+    """
+    if size > max(4 * stored, MOST_CONSTANT_BYTES):
+        raise TvmMobilenetError(
+            f"{what} would be a constant of {size / 2**20:,.0f} MiB, made of {stored / 2**20:,.1f} MiB",
+            "export the model again: no exporter writes such a constant",
+        )

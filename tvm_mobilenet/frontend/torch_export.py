@@ -1,0 +1,257 @@
+"""Programs of `torch.export`: saved ones, at one size, run, and as plain data that an importer takes. Needs no TVM."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch.utils import _pytree as pytree
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend import sizes
+from tvm_mobilenet.models.weights import check_dense
+
+_UNBOUNDED = 1 << 32  # PyTorch has an infinity of its own for integers
+
+
+def load(file: BinaryIO, path: Path) -> torch.export.ExportedProgram:
+    """A saved program, by torch alone; ``path`` is for messages.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Torch cannot read it.
+    """
+    with quiet() as said:
+        try:
+            return torch.export.load(file)
+        except Exception as e:
+            last = (str(e).strip().splitlines() or [""])[-1]
+            why = (said[-1].strip().splitlines()[-1] if said and "ran into an error" in last else last)[:200]
+            raise unreadable(path, "torch cannot read it" + f": {why}" * bool(why)) from e
+
+
+def unreadable(path: Path, why: str) -> TvmMobilenetError:
+    """The error of a file that is no saved program."""
+    return TvmMobilenetError(
+        f"{path}: not a saved ExportedProgram: {why}",
+        "save it with torch.export.save(torch.export.export(model.eval(), (example,)), path)",
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Torch's own warnings, tracebacks of what it tried, as a list of texts: what matters of them is in the error."""
+    said: list[str] = []
+
+    class Keep(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            said.append(str(record.exc_info[1]) if record.exc_info else record.getMessage())
+            return False
+
+    keep, loggers = Keep(), [logging.getLogger(n) for n in ("torch.export", "torch.export.pt2_archive._package")]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield said
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)
+
+
+def at_one_size(
+    program: torch.export.ExportedProgram,
+    batch: int | None,
+    size: tuple[int, int] | None,
+    layout: str,
+    path: Path | str,
+) -> torch.export.ExportedProgram:
+    """The program at one size: where dimensions are open it is exported again with them fixed."""
+    values = {node.name: node.meta["val"] for node in _inputs(program)}
+    values = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    dims = {name: tuple(_dim(d, program.range_constraints) for d in value.shape) for name, value in values.items()}
+    fixed = sizes.fix(
+        [sizes.Input(name, shape, sizes.layout_of(shape, layout)) for name, shape in dims.items()], batch, size, path
+    )
+    if not any(isinstance(d, sizes.Free) for shape in dims.values() for d in shape):
+        return program
+    with torch.device("cpu"):
+        example = [torch.zeros(shape, dtype=value.dtype) for shape, value in zip(fixed, values.values(), strict=True)]
+    args, kwargs = pytree.tree_unflatten(example, program.call_spec.in_spec)
+    try:
+        return torch.export.export(program.module(), args, kwargs)
+    except Exception as e:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in fixed)
+        raise TvmMobilenetError(
+            f"{path} does not run at {shapes}: {str(e).splitlines()[0]}",
+            "choose another --batch or --resolution, or export the model at that size",
+        ) from e
+
+
+def _inputs(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
+    """The nodes of what the user passes, in order."""
+    wanted = set(program.graph_signature.user_inputs)
+    return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+
+
+def _dim(dim: int | torch.SymInt, ranges: dict) -> int | sizes.Free:
+    """A dimension as the program has it. Two as the lower end is PyTorch's own: it stands for one as well."""
+    if isinstance(dim, int):
+        return dim
+    expression = dim.node.expr
+    (symbol,) = expression.free_symbols
+    offset = int(expression.subs(symbol, 0))
+    factor = int(expression.coeff(symbol))
+    whole, base = (ranges.get(e) for e in (expression, symbol))
+    lows, highs = [], []
+    for found, scale, plus in ((whole, 1, 0), (base, factor, offset)):
+        if found is not None:
+            lows += [int(found.lower) * scale + plus] if found.lower > 2 else []
+            highs += [int(found.upper) * scale + plus] if found.upper < _UNBOUNDED else []
+    return sizes.Free(str(symbol), factor, offset, max(lows, default=None), min(highs, default=None))
+
+
+def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, torch.Tensor]]:
+    """A program as plain data, in operators that are decomposed, and its tensors by name.
+
+    `graph_data.Program` reads it. Each node has its place in the model (``source``), the shapes and dtypes that it
+    gives, and its arguments.
+
+    Raises
+    ------
+    TvmMobilenetError
+        An input or a parameter is of a kind that no network here has, or no tensor is returned.
+    """
+    for node in _inputs(program):
+        value = node.meta["val"]
+        shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
+        sizes.check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
+        program = program.run_decompositions()
+    names = _output_names(program)
+    (output,) = program.graph.find_nodes(op="output")  # None and numbers beside tensors are no outputs
+    kind = torch.export.graph_signature.OutputKind.USER_OUTPUT
+    pairs = zip(output.args[0], program.graph_signature.output_specs, strict=True)
+    outputs = [node.name for node, spec in pairs if isinstance(node, torch.fx.Node) and spec.kind is kind]
+    if not outputs:
+        raise TvmMobilenetError("the program returns no tensor", "export a model that returns its outputs")
+    inputs, tensors = _input_data(program)
+    data = {
+        "inputs": inputs,
+        "nodes": [_node_data(node) for node in program.graph.nodes if node.op == "call_function"],
+        "outputs": outputs,
+        "names": list(names),
+        "single": _returns_tensor(program),
+    }
+    return data, tensors
+
+
+def _input_data(program: torch.export.ExportedProgram) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """The placeholders, and the tensors of those that are parameters, buffers or constants."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    stored = {**program.state_dict, **program.constants}
+    inputs, tensors = [], {}
+    for spec in program.graph_signature.input_specs:
+        name = spec.arg.name
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
+            if not isinstance(value, torch.Tensor):
+                raise TvmMobilenetError(f"input {name!r} is no tensor", "export a model that takes tensors")
+            inputs.append({"name": name, "values": _values(value)})
+            continue
+        tensor = stored.get(spec.target)
+        if not isinstance(tensor, torch.Tensor):
+            raise TvmMobilenetError(f"{spec.target!r} is no tensor", "export a model whose parameters are tensors")
+        check_dense(repr(spec.target), tensor)
+        inputs.append({"name": name, "tensor": spec.target, "kind": spec.kind.name})
+        tensors[spec.target] = tensor.detach()
+    return inputs, tensors
+
+
+def _node_data(node: torch.fx.Node) -> dict:
+    values = node.meta.get("val")
+    several = isinstance(values, tuple | list)
+    return {
+        "name": node.name,
+        "target": [*_target(node.target)],
+        "args": _argument(node.args),
+        "kwargs": {k: _argument(v) for k, v in node.kwargs.items()},
+        "values": [_values(v) for v in values] if several else _values(values),
+        "source": _source(node),
+    }
+
+
+def _target(target) -> tuple[str, str, str]:
+    """Namespace, operator and overload of what a node calls; the last two are empty for what has none."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace, target._opname, target._overloadname
+    return getattr(target, "__module__", None) or "", getattr(target, "__name__", type(target).__name__), ""
+
+
+def _values(value: object) -> list | None:
+    """``[shape, dtype]`` of a tensor that a node gives; None for anything else."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    return [[int(d) for d in value.shape], str(value.dtype).removeprefix("torch.")]
+
+
+def _argument(value: object) -> object:
+    """An argument as JSON has it; what JSON lacks is an object with one key."""
+    if isinstance(value, torch.fx.Node):
+        return {"graph": str(value.target)} if value.op == "get_attr" else {"node": value.name}
+    if isinstance(value, tuple | list):
+        return [_argument(v) for v in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | torch.SymInt):
+        return int(value)
+    if isinstance(value, float):
+        return {"float": repr(value)}
+    for kind in ("dtype", "layout", "memory_format"):
+        if isinstance(value, getattr(torch, kind)):
+            return {kind: str(value).removeprefix("torch.")}
+    return {"device": value.type} if isinstance(value, torch.device) else {"other": str(value)[:100]}
+
+
+def _source(node: torch.fx.Node) -> str:
+    """The path of the innermost module that the operator was traced in, else its own name."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] for entry in stack.values() if entry[0]]
+    path = paths[-1].removeprefix("L['self'].") if paths else ""
+    return path or node.name
+
+
+def _returns_tensor(program: torch.export.ExportedProgram) -> bool:
+    spec = program.call_spec.out_spec
+    return spec is not None and spec.is_leaf()
+
+
+def _output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The outputs' names, by their place in a dictionary, dataclass or nested list: ``logits``, ``boxes.0``.
+
+    None for a single tensor, or a plain list of them: these are numbered.
+    """
+    spec = program.call_spec.out_spec
+    if spec is None or spec.is_leaf() or (spec.type in (tuple, list) and all(c.is_leaf() for c in spec.children())):
+        return ()
+    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(spec.num_leaves)), spec))
+    (output,) = program.graph.find_nodes(op="output")
+    tensors = [isinstance(a, torch.fx.Node) for a in pytree.tree_leaves(output.args[0])]
+    tensors = tensors[len(tensors) - len(leaves) :]
+    names: list[str] = []
+    for (path, _), tensor in zip(leaves, tensors, strict=True):
+        name = re.sub(r"\W+", ".", pytree.keystr(path)).strip(".")
+        name = f"output{name}" if name[:1].isdigit() else name or "output"
+        if tensor:
+            names.append(next(n for n in (name, *(f"{name}.{i}" for i in range(2, 10**6))) if n not in names))
+    return tuple(names)
