@@ -79,10 +79,11 @@ class VerifyResult:
         """For people, a few lines."""
         lines = []
         for c in self.outputs:
+            allowed = f"tolerance {c.gate:.1e}" if c.decides else "of quantizing: the layers must be equal"
             lines.append(
                 f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} "
                 f"input{'s' * (self.inputs > 1)}: largest difference {c.max_difference:.2e}, {c.relative:.1e} of the "
-                f"standard deviation (tolerance {c.gate:.1e}), mean {c.mean_difference:.1e}, cosine {c.cosine:.7f}, "
+                f"standard deviation ({allowed}), mean {c.mean_difference:.1e}, cosine {c.cosine:.7f}, "
                 f"top-1 {c.top1:.0%}, top-5 {c.top5:.0%}"
                 + "; the same for every input, so it shows little"
                 * c.constant

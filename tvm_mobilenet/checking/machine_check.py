@@ -127,7 +127,7 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             f"the machine code is wrong first in {where}: it differs by {by}",
             "build again; if it stays, report the layer's line and its decisions",
         )
-    worst = max(outputs, key=lambda c: c.relative / c.gate)
+    worst = max(outputs, key=lambda c: (not c.ok, c.relative / c.gate))
     if not worst.ok:
         raise VerificationError(
             f"output {worst.name} differs from {reference} by {worst.relative:.2e} of its scale, {worst.gate:.2e} is "
@@ -346,7 +346,7 @@ def calls_of(network, module) -> list:
     for step in steps if same else ():
         taken, layer = [known[part.name] for part in step.parts], Layer.parse(step.layer)
         dense = layer.with_pitches(0, 0)
-        if same := same and [call.layer for call in taken] == list(dense.parts or [dense]):
+        if same := same and [call.layer.with_pitches(0, 0) for call in taken] == list(dense.parts or [dense]):
             call = join(taken) if dense.parts else taken[0]
             same = (call.inputs, call.output) == (step.reads, step.writes)
             calls.append(call if layer.body else call.replace(layer=layer))  # a nest is in the model, not in a name
