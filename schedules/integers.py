@@ -36,6 +36,7 @@ def reinterpret(value, dtype: str, count: int):
 
 
 def const(value, dtype: str, count: int):
+    """A constant in ``count`` lanes."""
     return values.broadcast(values.const(value, dtype), count)
 
 
@@ -94,6 +95,7 @@ def floating(value, zero, count: int):
 
 
 def clamp(value, low: int, high: int, dtype: str, count: int):
+    """``count`` values within two constants."""
     return T.min(T.max(value, const(low, dtype, count)), const(high, dtype, count))
 
 
@@ -140,6 +142,7 @@ def finished(layer: Layer, f, total, channels, place, count: int):
 
 
 def unshifted(total, small: bool, count: int):
+    """Sums as they are, of small ones without `BITS`."""
     return total - const(BITS, "int32", count) if small else total
 
 

@@ -37,7 +37,6 @@ _FEATURES = {
 # LLVM's name of the feature without which it computes a dtype by another one, and says nothing
 _NEEDED = {
     "float16": {"aarch64": "fullfp16", "armv7": "fullfp16", "x86_64": "avx512fp16"},
-    "int8": {"aarch64": "neon", "armv7": "neon"},
 }
 # LLVM's CPUs of shipped cores that have a feature, so that a list of targets need not import tvm
 _CPUS = {"fullfp16": ("cortex-a76",)}

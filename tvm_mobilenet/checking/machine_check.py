@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import last_place, relative, spread_of
-from tvm_mobilenet.checking import reference, stepped, tolerance
+from tvm_mobilenet.checking import network_steps, reference, stepped, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
@@ -220,7 +220,7 @@ def check(
         ]
         _require_movement(outputs)
         if not layers or all(c.ok for c in checks):
-            _require_equal(network, batch, values)
+            network_steps.require_equal(network, batch, values)
         if layers and not all(o.ok for o in outputs):  # what the first input does not show, another one does
             for x in batch[1:]:
                 if not all(c.ok for c in checks):
@@ -265,28 +265,6 @@ def _require_import(network, batch: list, said) -> None:
                     f"output {port.name}: the imported layers, in float32, differ from {said.name} by {off:.2e} of "
                     f"its scale, {gate:.2e} is allowed",
                     "the model was imported wrongly, or its weights changed since the build",
-                )
-
-
-def _require_equal(network, batch: list, values: list) -> None:
-    """Of a network in integers: its outputs are what its layers compute, one after the other, value for value.
-
-    Raises
-    ------
-    VerificationError
-        They are not.
-    """
-    from tvm_mobilenet.checking import network_steps
-
-    if not network_steps.is_integral(network):
-        return
-    for found, right in zip(values, network_steps.outputs(network, batch), strict=True):
-        for port, one, due in zip(network.signature.outputs, found, right, strict=True):
-            if not np.array_equal(one, due):
-                raise VerificationError(
-                    f"output {port.name}: {int((one != due).sum())} of {due.size} values are not what the layers "
-                    "compute",
-                    "build again; if it stays, report the network and its options",
                 )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mobilenet.checking import reference, stepped
+from tvm_mobilenet.errors import VerificationError
 
 
 def is_exact(network) -> bool:
@@ -35,6 +36,26 @@ def outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarra
         Of the inputs' dtypes.
     """
     return [_run(network, inputs) for inputs in batch]
+
+
+def require_equal(network, batch: list, values: list) -> None:
+    """Of a network in integers: its outputs are what its layers compute, one after the other, value for value.
+
+    Raises
+    ------
+    VerificationError
+        They are not.
+    """
+    if not is_integral(network):
+        return
+    for found, right in zip(values, outputs(network, batch), strict=True):
+        for port, one, due in zip(network.signature.outputs, found, right, strict=True):
+            if not np.array_equal(one, due):
+                raise VerificationError(
+                    f"output {port.name}: {int((one != due).sum())} of {due.size} values are not what the layers "
+                    "compute",
+                    "build again; if it stays, report the network and its options",
+                )
 
 
 def _run(network, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:

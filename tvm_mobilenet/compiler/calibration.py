@@ -196,6 +196,7 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
 
 
 def channels_second(array: np.ndarray, layout: str):
+    """An array of a layout as a tensor of PyTorch, channels second, float32."""
     import torch
 
     x = torch.from_numpy(np.ascontiguousarray(array, np.float32))
@@ -203,6 +204,7 @@ def channels_second(array: np.ndarray, layout: str):
 
 
 def activated(layer: Layer, y):
+    """A tensor, channels second, through a layer's activation or softmax."""
     import torch.nn.functional as F
 
     if layer.declared.function == "softmax":
