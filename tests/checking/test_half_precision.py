@@ -71,6 +71,26 @@ def test_the_build_keeps_what_was_decided(copy):
         assert model_files.from_build(built.read(copy.folder)).dtype == "float32"
 
 
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("dtype", "float32", "dtype 'float32' was decided, the model's is 'float16'"),
+        ("dtype", "int8", "dtype 'int8' was decided"),
+        ("io", "float16", "io 'float16' was decided, the model's is 'float32'"),
+        ("sums", 7, "7 is no list"),
+        ("largest", [{"layer": "layer_000"}], "it lacks 'source'"),
+        ("colour", "red", "colour"),
+    ],
+)
+def test_decisions_that_were_edited_are_refused_in_words(copy, name, value, words):
+    """Whoever writes into plan.json reads what is wrong there, and no Python class's name."""
+    module = built.read(copy.folder)
+    module.info["precision"][name] = value
+    with pytest.raises(TvmMobilenetError, match=r"plan\.json was changed since the build") as found:
+        model_files.from_build(module)
+    assert words in found.value.message and found.value.exit_code == 2 and "Error" not in found.value.message
+
+
 @pytest.mark.parametrize("where", [0, 0.5, 1])
 def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
     step = round(where * (len(copy.family.steps) - 1))
