@@ -201,6 +201,21 @@ def test_images_of_ones_own_decide(tmp_path):
         load_network(replace(options, calibrate=(str(tmp_path / "x.png"),)))
 
 
+def test_one_image_beside_those_that_ship_decides_no_less(tmp_path):
+    """A grey one makes no layer's sums large; `--input` says what is classified, not what is calibrated on."""
+    from dataclasses import replace
+
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), (128, 128, 128)).save(tmp_path / "grey.png")
+    options = overflowing(tmp_path / "over.pt2")
+    shipped = load_network(options).precision
+    both = load_network(replace(options, input=tmp_path / "grey.png")).precision
+    assert shipped.wide and (both.wide, both.values) == (shipped.wide, shipped.values)
+    assert (both.images, shipped.images) == ("--input and 8 photographs that ship, and crops of them", both.images[12:])
+    assert load_network(replace(options, calibrate=(str(tmp_path / "grey.png"),))).precision.wide == ()
+
+
 def test_a_target_without_the_dtype_is_refused_before_anything_slow(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tvm_mobilenet.compiler.network.load_network", None)
     for verb in (build, __import__("tvm_mobilenet.tune").tune):
