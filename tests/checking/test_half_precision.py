@@ -1,5 +1,6 @@
 """Networks of float16: built, found equal to their layers computed step by step, and errors planted in them named."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from tests.support import modules
 from tests.support.planting import Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, targets, verify
-from tvm_mobilenet.checking import network_ends, network_steps
+from tvm_mobilenet.checking import machine_check, network_ends, network_steps
 from tvm_mobilenet.compiler import model_files
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -118,6 +119,25 @@ def test_a_limit_of_outputs_follows_from_the_dtype_and_can_fail():
         found = [x * np.sqrt(1 - off**2) + off * draw.standard_normal(x.shape) for x in right]
         check = network_ends.check_output("y", found, right, 50, [None] * 2, [None] * 2, "float16")
         assert check.ok == ok, (off, check)
+
+
+def test_what_an_error_of_float16_asks_for():
+    """Layers that are right say that the dtype does not suit the network; an infinity, that values left its range."""
+    draw = np.random.default_rng(0)
+    found, right = ([draw.standard_normal((1, 1000))] for _ in range(2))
+    output = network_ends.check_output("y", found, right, 1, [None], [None], "float16")
+    half, wide = (machine_check.LayerCheck("layer_000", "conv", "a", 0.0, units=units) for units in (0, None))
+    beyond = dataclasses.replace(half, relative=float("inf"))
+    other = dataclasses.replace(half, relative=3.0)
+    for layers, there, absent in (
+        ([half], "--accumulate float32", "imported"),
+        ([wide], "imported wrongly", "float16"),
+        ([beyond, half], "--calibrate", "imported"),
+        ([other, half], "report the layer's line", "--calibrate"),
+    ):
+        with pytest.raises(VerificationError) as told:
+            machine_check.require([output], layers, "PyTorch")
+        assert told.value.exit_code == 5 and there in told.value.hint and absent not in told.value.hint, told.value.hint
 
 
 # ---- sums beyond the range
