@@ -100,7 +100,8 @@ def add_precision_options(group, images: bool = True) -> None:
         "--calibrate",
         nargs="+",
         metavar="FOLDER|FILE",
-        help="with --dtype float16: images that show which layers would leave its range (default: those that ship)",
+        help="with --dtype float16: images that show which layers would leave its range (default: those that ship, "
+        "and that of --input)",
     )
 
 
