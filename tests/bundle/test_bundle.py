@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -226,6 +227,18 @@ def test_an_infinity_is_an_error_and_never_a_class(copy, tmp_path, odd):
         best = (n.top.__globals__["_Class"] * 5)()
         assert n._lib.mobilenet_top(n._open(), scores.ctypes.data, 5, best) == 0
         assert b"score 700 is an infinity or NaN" in n._lib.mobilenet_last_error()
+
+
+def test_an_input_that_holds_an_infinity_is_an_error(host):
+    """Its ReLU6 would hide a NaN, and the outputs would be numbers."""
+    x = np.zeros((1, 3, 128, 128))
+    with net(host.folder) as n, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for odd in (np.nan, np.inf, -np.inf, 1e300):  # the last is no float32
+            x[0, 1, 2, 3] = odd
+            with pytest.raises(Exception, match="input x holds infinities or NaN") as found:
+                n.run(x)
+            assert found.value.code == 8
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_float16_on_cpus_that_have_it_and_not_on_others(target, model, alpha, re
     assert done.returncode == 0 and "float16" in done.stdout and "difference 0.00e+00" in done.stdout, done
     done = run(command[0], "-cpu", "cortex-a72", *command[1:], program, "selftest")
     assert (done.returncode, done.stdout) == (1, "") and "this CPU has no fphp" in done.stderr, done
+    assert done.stderr.endswith(f"a build for {target} needs: build with --target arm and without --dtype float16\n")
     manifest = made.bundle.manifest
     assert manifest["model"]["dtype"] == "float16" and manifest["error"]["found"] == 0
     weights = sum(c.weight.size for c in made.network.layers if c.weight is not None)

@@ -1,5 +1,6 @@
 """Networks of float16: built, found equal to their layers computed step by step, and errors planted in them named."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from tests.support import modules
 from tests.support.planting import Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, targets, verify
-from tvm_mobilenet.checking import network_ends, network_steps
+from tvm_mobilenet.checking import machine_check, network_ends, network_steps
 from tvm_mobilenet.compiler import model_files
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -71,6 +72,26 @@ def test_the_build_keeps_what_was_decided(copy):
         assert model_files.from_build(built.read(copy.folder)).dtype == "float32"
 
 
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("dtype", "float32", "dtype 'float32' was decided, the model's is 'float16'"),
+        ("dtype", "int8", "dtype 'int8' was decided"),
+        ("io", "float16", "io 'float16' was decided, the model's is 'float32'"),
+        ("sums", 7, "7 is no list"),
+        ("largest", [{"layer": "layer_000"}], "it lacks 'source'"),
+        ("colour", "red", "colour"),
+    ],
+)
+def test_decisions_that_were_edited_are_refused_in_words(copy, name, value, words):
+    """Whoever writes into plan.json reads what is wrong there, and no Python class's name."""
+    module = built.read(copy.folder)
+    module.info["precision"][name] = value
+    with pytest.raises(TvmMobilenetError, match=r"plan\.json was changed since the build") as found:
+        model_files.from_build(module)
+    assert words in found.value.message and found.value.exit_code == 2 and "Error" not in found.value.message
+
+
 @pytest.mark.parametrize("where", [0, 0.5, 1])
 def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
     step = round(where * (len(copy.family.steps) - 1))
@@ -98,6 +119,25 @@ def test_a_limit_of_outputs_follows_from_the_dtype_and_can_fail():
         found = [x * np.sqrt(1 - off**2) + off * draw.standard_normal(x.shape) for x in right]
         check = network_ends.check_output("y", found, right, 50, [None] * 2, [None] * 2, "float16")
         assert check.ok == ok, (off, check)
+
+
+def test_what_an_error_of_float16_asks_for():
+    """Layers that are right say that the dtype does not suit the network; an infinity, that values left its range."""
+    draw = np.random.default_rng(0)
+    found, right = ([draw.standard_normal((1, 1000))] for _ in range(2))
+    output = network_ends.check_output("y", found, right, 1, [None], [None], "float16")
+    half, wide = (machine_check.LayerCheck("layer_000", "conv", "a", 0.0, units=units) for units in (0, None))
+    beyond = dataclasses.replace(half, relative=float("inf"))
+    other = dataclasses.replace(half, relative=3.0)
+    for layers, there, absent in (
+        ([half], "--accumulate float32", "imported"),
+        ([wide], "imported wrongly", "float16"),
+        ([beyond, half], "--calibrate", "imported"),
+        ([other, half], "report the layer's line", "--calibrate"),
+    ):
+        with pytest.raises(VerificationError) as told:
+            machine_check.require([output], layers, "PyTorch")
+        assert told.value.exit_code == 5 and there in told.value.hint and absent not in told.value.hint, told.value.hint
 
 
 # ---- sums beyond the range
@@ -179,6 +219,21 @@ def test_images_of_ones_own_decide(tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(TvmMobilenetError, match=r"x\.png"):
         load_network(replace(options, calibrate=(str(tmp_path / "x.png"),)))
+
+
+def test_one_image_beside_those_that_ship_decides_no_less(tmp_path):
+    """A grey one makes no layer's sums large; `--input` says what is classified, not what is calibrated on."""
+    from dataclasses import replace
+
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), (128, 128, 128)).save(tmp_path / "grey.png")
+    options = overflowing(tmp_path / "over.pt2")
+    shipped = load_network(options).precision
+    both = load_network(replace(options, input=tmp_path / "grey.png")).precision
+    assert shipped.wide and (both.wide, both.values) == (shipped.wide, shipped.values)
+    assert (both.images, shipped.images) == ("--input and 8 photographs that ship, and crops of them", both.images[12:])
+    assert load_network(replace(options, calibrate=(str(tmp_path / "grey.png"),))).precision.wide == ()
 
 
 def test_a_target_without_the_dtype_is_refused_before_anything_slow(tmp_path, monkeypatch, capsys):

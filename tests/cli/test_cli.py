@@ -230,6 +230,14 @@ def test_json_is_one_document(capsys):
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": "c", "d": [1, 2]}
 
 
+def test_the_list_of_targets_says_which_dtypes_they_compute(capsys):
+    assert tune.main(["--target", "list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " computes " in lines["target"]
+    for name, half in {"rpi5": True, "arm82": True, "rpi4": False, "armv7": False}.items():
+        assert "float32" in lines[name] and ("float32, float16" in lines[name]) is half, lines[name]
+
+
 def test_progress_off_a_terminal_is_plain_lines_on_stderr(capsys):
     with console.Progress(every=0) as progress:
         progress.update(lambda: "half", ("layer",), lambda: [("a",)])

@@ -17,8 +17,8 @@ from tvm_mobilenet.tune_logs.log import Journal, Record
 from tests.support import modules
 from tvm_mobilenet import build, schedules, targets
 from tvm_mobilenet.cli import options
+from tvm_mobilenet.compiler import library, pipeline
 from tvm_mobilenet.compiler import module as built
-from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.network import Network, load_network
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
@@ -190,6 +190,16 @@ def failing_linker(folder: Path) -> str:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_linker_that_fails_is_told_by_what_it_made(tmp_path):
+    """And not by its last flag, such as `-lpthread`."""
+    with pytest.raises(TvmMobilenetError, match=r"^libmobilenet\.so for rpi4: exit code 7: crt1\.o: not today") as told:
+        library._run(
+            *(tmp_path, targets.load("rpi4"), [failing_linker(tmp_path)]),
+            *("-shared", "-o", "libmobilenet.so", "model.o", "-lm", "-lpthread"),
+        )
+    assert told.value.hint.endswith("-lm -lpthread")
 
 
 def test_a_linker_that_fails_leaves_what_was_there(copy, tmp_path):

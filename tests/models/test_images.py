@@ -159,6 +159,23 @@ def test_a_network_that_takes_no_images(tmp_path, shape):
         assert "leave out" in caught.value.hint
 
 
+def test_a_network_of_several_inputs_takes_no_images(tmp_path):
+    """And that is why, not that its channels are none of an image's."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(*classifier(3, 2))
+
+        def forward(self, x, y):
+            return self.net(x + y)
+
+    given = (torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+    torch.export.save(torch.export.export(Two().eval(), given), tmp_path / "two.pt2")
+    (sentence,) = notices.notices(load_network(ModelOptions(model=str(tmp_path / "two.pt2"))))
+    assert sentence == "two.pt2 takes no images: its inputs are x (1, 3, 16, 16), y (1, 3, 16, 16); it is fed arrays"
+
+
 # ---- what is assumed
 
 

@@ -25,6 +25,8 @@ LAYER_TOLERANCE = 5e-5
 CONSTANTS_TOLERANCE = 1e-6  # of a weight's spread: they are copies
 QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
 
+BEYOND = "values left float16's range: build with --calibrate and images like these"
+
 
 @dataclass(frozen=True)
 class LayerCheck:
@@ -123,16 +125,19 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             by = f"{wrong.relative:.2e} of its scale, {LAYER_TOLERANCE:.0e} is allowed"
         else:
             by = f"{wrong.relative:.3g} units in the last place, {wrong.units or 'none'} is allowed"
+        beyond = "" if wrong.units is None or np.isfinite(wrong.relative) else f"; or {BEYOND}"
         raise VerificationError(
             f"the machine code is wrong first in {where}: it differs by {by}",
-            "build again; if it stays, report the layer's line and its decisions",
+            f"build again; if it stays, report the layer's line and its decisions{beyond}",
         )
     worst = max(outputs, key=lambda c: (not c.ok, c.relative / c.gate))
     if not worst.ok:
         raise VerificationError(
             f"output {worst.name} differs from {reference} by {worst.relative:.2e} of its scale, {worst.gate:.2e} is "
             "allowed, though every layer computes what it should",
-            "the model was imported wrongly, or its weights changed since the build",
+            "the model was imported wrongly, or its weights changed since the build"
+            if all(layer.units is None for layer in layers)
+            else f"float16 rounds too much for it: build with --accumulate float32, or in float32; or {BEYOND}",
         )
 
 

@@ -21,7 +21,9 @@ def notices(network) -> list[str]:
     port, image = network.signature.inputs[0], network.image
     if image is None:
         shapes = ", ".join(f"{p.name} {p.shape}" for p in network.signature.inputs)
-        found.append(f"{title} takes no images: {shapes} is none of 3 or 1 channels; it is fed arrays")
+        several = len(network.signature.inputs) > 1
+        why = f"its inputs are {shapes}" if several else f"{shapes} is none of 3 or 1 channels"
+        found.append(f"{title} takes no images: {why}; it is fed arrays")
     else:
         if network.options.layout is None and image.preprocess.layout == "NHWC" and "layout" not in image.assumed:
             found.append(f"{title} takes {port.shape}, which its graph reads as NHWC: built with --layout NHWC")

@@ -101,7 +101,7 @@ def add_precision_options(group, images: bool = True) -> None:
         nargs="+",
         metavar="FOLDER|FILE",
         help="with --dtype float16: images that show which layers would leave its range; with int8: those that scales "
-        "are found on (default: photographs that ship)",
+        "are found on (default: those that ship, and that of --input)",
     )
 
 
@@ -243,12 +243,19 @@ def load_target(args: argparse.Namespace):
             CoreModel.of(target.core)
         return target
     known = [targets.load(name) for name in targets.names()]
+
+    def computed(target) -> str:
+        return ", ".join(dtype for dtype in DTYPES if target.computes(dtype))
+
     if getattr(args, "json", False):
         print_json(known)
     else:
         print_table(
-            ("target", "board", "core", "cores", "MHz", Detail("triple")),
-            [(t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), t.llvm_triple) for t in known],
+            ("target", "board", Detail("core"), "cores", "MHz", "computes", Detail("triple")),
+            [
+                (t.name, t.title, t.core.name, t.cores, round(t.clock_hz / 1e6), computed(t), t.llvm_triple)
+                for t in known
+            ],
         )
     return None
 

@@ -9,6 +9,7 @@ limit stays in float32, and so does one that reads or writes such values; those 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,14 @@ def decide(network) -> Precision:
 def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list[tuple[np.ndarray, ...]], str]:
     """What is run, and what it is in words."""
     if not options.calibrate:
-        found = network.inputs(count)
-        what = "photographs that ship, and crops of them" if network.image is not None else "arrays of noise"
-        return found, f"{len(found)} {what if options.input is None else 'of --input'}"
+        if network.image is None:
+            found = network.inputs(count)
+            return found, f"{len(found)} arrays of noise"
+        found = replace(network, options=replace(options, input=None)).inputs(count)
+        what = f"{len(found)} photographs that ship, and crops of them"
+        if options.input is None:
+            return found, what
+        return [*network.inputs(count), *found], f"--input and {what}"  # one image shows less than eight
     if network.image is None:
         raise TvmMobilenetError(
             f"--calibrate: {options.title} takes no images, but arrays", "leave it out: noise stands in for them"
@@ -71,7 +77,7 @@ def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list
     batch = network.signature.inputs[0].shape[0]
     loaded = (load_image(path, network.image.preprocess) for path in files)
     return [(np.concatenate([x[:1]] * batch),) for images in loaded for x in np.split(images, len(images))], (
-        f"{len(files)} images of --calibrate"
+        f"{len(files)} image{'s' * (len(files) > 1)} of --calibrate"
     )
 
 

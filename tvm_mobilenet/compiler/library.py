@@ -142,8 +142,9 @@ def _runtime_object(work: Path, target, compiler: list[str], linker: str | None)
 def _run(work: Path, target, command: list[str], *arguments: str) -> None:
     done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True)
     if done.returncode:
+        made = arguments[arguments.index("-o") + 1] if "-o" in arguments else arguments[1]
         raise TvmMobilenetError(
-            f"{arguments[-1]} for {target.name}: exit code {done.returncode}: {done.stderr.strip()[-800:]}",
+            f"{made} for {target.name}: exit code {done.returncode}: {done.stderr.strip()[-800:]}",
             "command: " + " ".join((*command, *arguments)),
         )
 

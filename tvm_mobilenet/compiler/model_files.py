@@ -12,8 +12,8 @@ import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.models.options import DTYPES, ModelOptions
 from tvm_mobilenet.passes.precision import Precision
 from tvm_mobilenet.passes.quantize import DTYPE, Quantization
 
@@ -54,7 +54,7 @@ def from_build(module, **changes) -> ModelOptions:
     Raises
     ------
     TvmMobilenetError
-        A file is gone.
+        A file is gone; what is kept of dtypes is not as a build writes it.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     data = dict(module.info["model"])
@@ -62,8 +62,24 @@ def from_build(module, **changes) -> ModelOptions:
         if name not in changes:
             data[name] = str(_find(name, Path(data[name]), kept, module.folder))
     if kept := module.info.get("precision"):
-        changes["decided"] = (Quantization if kept["dtype"] == DTYPE else Precision).from_data(kept)
+        changes["decided"] = _decided(kept, data, module)
     return ModelOptions.from_data(data, **changes)
+
+
+def _decided(kept: dict, data: dict, module) -> Precision | Quantization:
+    """What was decided about dtypes, which must be of the dtypes that the model's options say."""
+    from tvm_mobilenet.compiler.module import PLAN
+
+    try:
+        decided = (Quantization if kept.get("dtype") == DTYPE else Precision).from_data(kept)
+        for name in ("dtype", "io"):
+            if getattr(decided, name) != data.get(name) or data[name] not in DTYPES:
+                raise ValueError(f"{name} {getattr(decided, name)!r} was decided, the model's is {data.get(name)!r}")
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise TvmMobilenetError(
+            f"{module.folder / PLAN} was changed since the build: {reason(e)}", "build it again"
+        ) from None
+    return decided
 
 
 def _find(name: str, path: Path, kept: dict, folder: Path) -> Path:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import quantize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
@@ -105,10 +105,28 @@ class Precision:
 
     @classmethod
     def from_data(cls, data: dict) -> Precision:
-        """Of plain data, as a build keeps it."""
-        lists = {name: tuple(data[name]) for name in ("sums", "wide", "values")}
-        largest = tuple(LargestSum(**one) for one in data["largest"])
-        return cls(**{**data, **lists, "largest": largest})
+        """Of plain data, as a build keeps it.
+
+        Raises
+        ------
+        ValueError
+            It is not what ``to_data`` gives.
+        """
+        try:
+            lists = {name: tuple(map(str, _list(data[name]))) for name in ("sums", "wide", "values")}
+            largest = tuple(
+                LargestSum(str(one["layer"]), str(one["source"]), float(one["value"]), bool(one["exact"]))
+                for one in _list(data["largest"])
+            )
+            return cls(**{**data, **lists, "largest": largest})
+        except (KeyError, TypeError) as e:
+            raise ValueError(f"no decisions about dtypes: {reason(e)}") from None
+
+
+def _list(found: object) -> list:
+    if not isinstance(found, list):
+        raise TypeError(f"{found!r} is no list")
+    return found
 
 
 def limit_of(dtype: str) -> float:

@@ -55,12 +55,20 @@ static int has(const char *name, size_t n) {
 }
 #endif
 
+/* What to build in place of it: whoever built float16 for a CPU that has it finds no other target that computes it. */
+static const char *remedy(void) {
+    static const char half[] = " float16"; /* the end of such a model's title */
+    size_t n = strlen(mn_model.model), end = sizeof half - 1;
+    if (strcmp(mn_model.architecture, "aarch64")) return "host here";
+    return n > end && !strcmp(mn_model.model + n - end, half) ? "arm and without --dtype float16" : "arm";
+}
+
 int mn_check_cpu(void) {
     for (const char *at = mn_model.features; *at;) {
         size_t n = strcspn(at, " ");
         if (!has(at, n))
             return mn_fail(MOBILENET_CPU, "this CPU has no %.*s, which a build for %s needs: build with --target %s", (int)n,
-                           at, mn_model.target, strcmp(mn_model.architecture, "aarch64") ? "host here" : "arm");
+                           at, mn_model.target, remedy());
         at += n + (at[n] == ' ');
     }
     return 0;

@@ -116,7 +116,8 @@ MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *op
 MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 
 /* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe. No copy when aligned to 64 bytes.
- * An infinity or NaN in an output is an error, MOBILENET_INFINITE; the outputs are written nevertheless. */
+ * An infinity or NaN in an output is an error, MOBILENET_INFINITE; the outputs are written nevertheless. Inputs are not
+ * looked through: a ReLU may hide their infinities and NaN from the outputs, so give finite ones. */
 MOBILENET_API int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs);
 
 /* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): made grey for a model of one channel, resized, cropped and

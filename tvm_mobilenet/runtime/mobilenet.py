@@ -150,15 +150,18 @@ class Mobilenet:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`.
 
-        An infinity or NaN in one is an error, of ``code`` 8.
+        An infinity or NaN in one, or in an input, is an error, of ``code`` 8: a ReLU would hide it from the outputs.
         """
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
         arrays = []
         for i, (name, shape, dtype) in enumerate(self.inputs):
-            a = np.ascontiguousarray(inputs[i], dtype)
+            with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity
+                a = np.ascontiguousarray(inputs[i], dtype)
             if a.shape != shape:
                 raise MobilenetError(f"input {name} has shape {a.shape}, the model takes {shape}")
+            if not np.isfinite(a).all():
+                raise MobilenetError(f"input {name} holds infinities or NaN", 8)
             arrays.append(a)
         found = [np.empty(shape, dtype) for _, shape, dtype in self.outputs]
         self._check(self._lib.mobilenet_run(self._open(), _pointers(arrays), _pointers(found)))
