@@ -71,10 +71,10 @@ def _decided(kept: dict, data: dict, module) -> Precision | Quantization:
     from tvm_mobilenet.compiler.module import PLAN
 
     try:
-        decided = (Quantization if kept.get("dtype") == DTYPE else Precision).from_data(kept)
         for name in ("dtype", "io"):
-            if getattr(decided, name) != data.get(name) or data[name] not in DTYPES:
-                raise ValueError(f"{name} {getattr(decided, name)!r} was decided, the model's is {data.get(name)!r}")
+            if kept[name] != data.get(name) or data[name] not in DTYPES:
+                raise ValueError(f"{name} {kept[name]!r} was decided, the model's is {data.get(name)!r}")
+        decided = (Quantization if kept["dtype"] == DTYPE else Precision).from_data(kept)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise TvmMobilenetError(
             f"{module.folder / PLAN} was changed since the build: {reason(e)}", "build it again"
