@@ -20,7 +20,7 @@ left and right border are generated without the taps outside; rows at the top an
 
                                                                  Cortex-A53  Cortex-A72  Cortex-A76
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6            38 / -      81 / 80     82 / 88
-    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6  -           -           76 / -
+    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6  -           -           74 / 76
 """
 
 from __future__ import annotations

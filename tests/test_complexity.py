@@ -10,7 +10,7 @@ import torch
 from tvm_mobilenet import complexity as verb
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import cost, papers, registry
-from tvm_mobilenet.models.options import DTYPES, ModelOptions
+from tvm_mobilenet.models.options import ModelOptions
 
 FIGURES = papers.figures()
 
@@ -307,9 +307,15 @@ def test_unknown_family(capsys, command):
     assert "v3-large" in capsys.readouterr().err
 
 
+def test_int8_takes_a_quarter_of_the_weights():
+    whole, quarter = (counted(options(dtype=dtype)) for dtype in ("float32", "int8"))
+    assert quarter.model == f"{whole.model} int8" and quarter.mult_adds == whole.mult_adds
+    assert whole.weight_bytes / 4 < quarter.weight_bytes < whole.weight_bytes / 2.5
+
+
 def test_float16_takes_half_of_the_bytes_and_the_same_multiply_adds():
     """But for the image and the scores, which stay float32."""
-    whole, half = (counted(options(dtype=dtype)) for dtype in DTYPES)
+    whole, half = (counted(options(dtype=dtype)) for dtype in ("float32", "float16"))
     assert half.model == f"{whole.model} float16" and half.mult_adds == whole.mult_adds
     assert half.weight_bytes == whole.weight_bytes / 2
     ends = 3 * 32 * 32 + 1000

@@ -1,0 +1,152 @@
+"""Networks of int8: quantized, built, equal on every target to their layers one by one; planted errors named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.support.planting import Copy, with_executed
+from tvm_mobilenet import build, targets
+from tvm_mobilenet.checking import network_steps
+from tvm_mobilenet.compiler import model_files, quantization
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.compiler.pipeline import for_core
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.passes import quantize
+from tvm_mobilenet.passes.quantize import Scale
+
+TARGET = targets.load("rpi5")
+FAMILIES = {
+    "v1": ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10, dtype="int8"),
+    "v2": ModelOptions(model="v2", alpha=0.35, resolution=64, dtype="int8"),
+    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=64, dtype="int8"),
+}
+
+
+@pytest.fixture(scope="module", params=["v1", *(pytest.param(f, marks=pytest.mark.full) for f in ("v2", "v3-small"))])
+def family(request, tmp_path_factory):
+    """A network built for the Raspberry Pi 5, and which instructions each of its steps executes."""
+    network = load_network(FAMILIES[request.param])
+    folder = tmp_path_factory.mktemp("int8") / request.param
+    build.build(network.options, TARGET, output=folder, network=network)
+    return with_executed(network, folder, TARGET)
+
+
+@pytest.fixture
+def copy(family, tmp_path):
+    return Copy(family, tmp_path / "copy")
+
+
+def test_every_layer_equals_its_definition(copy):
+    result = copy.verify()
+    result.require()
+    assert {c.units for c in result.layers} == {0} and all(c.relative == 0 for c in result.layers)
+    (output,) = result.outputs
+    assert not output.decides and output.relative > 1e-3, "quantizing changes something, and that is told"
+    assert network_steps.is_integral(copy.family.network)
+
+
+def test_the_build_keeps_its_scales(copy):
+    """A quarter of the weights, and no verb that opens it runs images again."""
+    module, network = built.read(copy.folder), copy.family.network
+    options = model_files.from_build(module)
+    assert options.decided == network.precision and options == network.options and " int8" in options.title
+    again = quantize.Quantization.from_data(json.loads(json.dumps(network.precision.to_data())))
+    assert again == network.precision
+    weights = sum(call.weight.size for call in network.layers if call.weight is not None)
+    assert weights < module.plan.parameters_bytes < 1.5 * weights + 1024 * len(network.layers)
+    assert load_network(options).graph.counts == network.graph.counts
+
+
+@pytest.mark.parametrize("target", ["rpi4", "host", pytest.param("armv7", marks=pytest.mark.full)])
+def test_every_target_gives_the_same_bits(family, target, tmp_path):
+    """By other instructions, in other tiles."""
+    from tvm_mobilenet import boards
+    from tvm_mobilenet.boards.library_runner import open_runner
+
+    network, target = family.network, targets.load(target)
+    build.build(network.options, target, output=tmp_path, network=network)
+    module, inputs = built.read(tmp_path), network.inputs(2)
+    where = "local" if target.is_host else "virtual"
+    with boards.open_board(where, target) as board, open_runner(board, module) as runner:
+        found = [runner.run(*x).outputs for x in inputs]
+    expected = network_steps.outputs(network, inputs)
+    assert not np.array_equal(expected[0][0], expected[1][0]), "outputs that depend on their input"
+    for one, right in zip(found, expected, strict=True):
+        assert np.array_equal(one[0], right[0])
+
+
+@pytest.mark.parametrize("where", [0, 0.5, 1])
+def test_one_weight_a_unit_off_is_found_in_its_layer(copy, where):
+    steps = [n for n, step in enumerate(copy.family.steps) if "weight" in step.constants]
+    number = steps[round(where * (len(steps) - 1))]
+    step = copy.family.steps[number]
+    weight = [t for t in step.operands if t.space == "parameters"][step.constants.index("weight")]
+    path = copy.folder / built.PARAMETERS
+    data = bytearray(path.read_bytes())
+    data[weight.offset] = (data[weight.offset] + 1) % 256
+    path.write_bytes(data)
+    copy.sign()
+    copy.named(number)
+
+
+# ---- scales
+
+
+def test_a_scale_holds_zero_exactly_and_does_not_depend_on_the_last_digits():
+    for low, high in ((-1.3, 2.7), (0.0, 6.0), (-5.0, 0.0), (-1e-3, 1e3)):
+        scale = quantization.scale_of(low, high)
+        assert float(scale.of(np.zeros(1))[0]) == scale.zero
+        assert (scale.of(np.array([low, high])) - scale.zero) * scale.step == pytest.approx([low, high], abs=scale.step)
+        near = [quantization.scale_of(low * (1 + d), high * (1 + d)) for d in (-1e-7, 1e-7)]
+        assert near[0] == near[1] == scale or (low, high) == (-1e-3, 1e3)
+    assert quantization.scale_of(0.0, 6.0).zero == -128
+
+
+def test_the_range_with_the_least_error_is_taken():
+    """Of values with long tails some are clipped; the error is that of the values, not of their histogram."""
+    values = np.random.default_rng(0).standard_t(3, 100_000)
+    histogram = quantization.Histogram()
+    for part in np.split(values, 10):
+        histogram.add(part)
+
+    def error(scale: Scale) -> float:
+        return float(np.mean((values - (scale.of(values) - scale.zero) * scale.step) ** 2))
+
+    scale, whole = histogram.scale(), quantization.scale_of(values.min(), values.max())
+    tails = quantization.scale_of(*np.quantile(values, [1e-3, 1 - 1e-3]))
+    assert scale.step < 0.9 * whole.step and error(scale) < 0.9 * error(whole) and error(scale) < 0.9 * error(tails)
+
+
+def test_steps_keep_groups_of_products_within_an_int16():
+    draw = np.random.default_rng(0)
+    for name, group in (("pointwise m9 n16 k72 i8", 4), ("depthwise 9x9x16 3x3 i8", 3)):
+        layer = Layer.parse(name).replace(group=group)
+        flat = draw.standard_normal((16, 72 if group == 4 else 9)) ** 3
+        steps = quantize.steps_of(layer, flat, np.zeros(16))
+        whole = np.rint(flat / steps[:, None])
+        assert np.abs(whole).max() <= 127 and np.abs(quantize.grouped(layer, whole)).sum(2).max() <= 255
+    dead = quantize.steps_of(Layer.parse("pointwise m9 n2 k8 i8"), np.zeros((2, 8)), np.array([0.0, 3.0]))
+    assert (dead > 0).all() and abs(3.0 / dead[1]) < 2**31, "a channel of zeros keeps its bias"
+
+
+def test_a_table_is_the_activation_of_each_value():
+    before, after = Scale(0.05, 3), Scale(0.03, -100)
+    table = quantize.table("hardswish", before, after)
+    x = (np.arange(-128, 128) - 3) * 0.05
+    assert np.array_equal(table, np.clip(np.rint(x * np.clip(x + 3, 0, 6) / 6 / 0.03) - 100, -128, 127))
+
+
+def test_the_image_is_quantized_to_quads_and_pitches_stay(family):
+    graph = for_core(family.network.graph, TARGET.core)
+    image, stem = graph.calls[0].layer, graph.calls[1].layer
+    assert image.output_pitch == stem.input_pitch == 4 and stem.input_layout == "NHWC" and image.reads == "float32"
+    assert graph.calls[-1].layer.writes == "float32"
+
+
+def test_what_int8_does_not_take_is_refused():
+    with pytest.raises(TvmMobilenetError, match="takes and returns float32"):
+        load_network(ModelOptions(model="v1", alpha=0.25, resolution=32, dtype="int8", io="int8"))
