@@ -102,7 +102,7 @@ def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
             with boards.open_board("virtual", target) as board, board.load(library) as module:
                 values = input_values(inputs_of(plan))
                 run, one, every = run_and_estimate(PlanRunner(module, plan, parameters), board, values, target.cores)
-            found |= {"cycles": one.value, "cycles_all_cores": every.value, "compute_cycles": run.arithmetic}
+            found |= {"cycles": one.value, "cycles_all_cores": every.value, "compute_cycles": run.compute}
     return found
 
 

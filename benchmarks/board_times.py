@@ -167,7 +167,7 @@ def estimated(row: dict, run: dict, exposed: float | None = None, together: int 
     times = [
         part_time(part, costs, None, row["threads"], target.core, target, True) for part, costs in parts(run, together)
     ]
-    return tuple(1e3 / target.clock_hz * sum(getattr(t, k) for t in times) for k in ("whole", "arithmetic", "memory"))
+    return tuple(1e3 / target.clock_hz * sum(getattr(t, k) for t in times) for k in ("whole", "compute", "memory"))
 
 
 def run_of(row: dict, runs: list[dict]) -> dict:
@@ -211,11 +211,11 @@ def rows_table(rows: list[dict], runs: list[dict]) -> str:
         "|---|" + "---|" * 8,
     ]
     for row in rows:
-        whole, arithmetic, memory = estimated(row, run_of(row, runs))
+        whole, compute, memory = estimated(row, run_of(row, runs))
         lines.append(
             f"| {row['peer']} | {row['threads']} | {row['board']}, {row['clock_hz'] / 1e9:.1f} GHz | {row['ms']:g} | "
-            f"{arithmetic:.1f} | {memory:.1f} | {whole:.1f} | {whole / row['ms'] - 1:+.0%} | "
-            f"{(row['ms'] - arithmetic) / memory:.2f} x |"
+            f"{compute:.1f} | {memory:.1f} | {whole:.1f} | {whole / row['ms'] - 1:+.0%} | "
+            f"{(row['ms'] - compute) / memory:.2f} x |"
         )
     return "\n".join(lines)
 

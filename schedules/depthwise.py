@@ -101,7 +101,7 @@ class _Filters:
 
     def tile(self, row: Run, column: Run, at: Position, width: int) -> None:
         """The outputs of one tile, ``width`` channels of them."""
-        if self.d.get("loop") == "paired":
+        if self.d.get("loop") == "dual_issue":
             self._strip(row, column, at, width)
         else:
             self._accumulated(row, column, at, width)

@@ -237,7 +237,7 @@ class _Product:
         self.fused_block, self.i, self.row, self.part = fused_block, i, row, fused_block.stages[i].part
         self.tile_m, self.tile_n = fused_block.d[f"{i}.tile_m"], fused_block.d[f"{i}.tile_n"]
         self.weight, self.bias = fused_block.f[f"weight{i}"], fused_block.f[f"bias{i}"]
-        self.paired = fused_block.d.get(f"{i}.loop") == "paired" and (i or self.part.input_layout == "NHWC")
+        self.dual_issue = fused_block.d.get(f"{i}.loop") == "dual_issue" and (i or self.part.input_layout == "NHWC")
 
     def block(self, start, positions: int) -> None:
         """So many positions from ``start`` on, all panels."""
@@ -266,7 +266,7 @@ class _Product:
             min(4, k),
             lambda m, c: self._data(column + m, c),
             lambda c, lane: self.weight[first * k + c * channels + lane],
-            part.input_row if self.paired else 0,
+            part.input_row if self.dual_issue else 0,
         )
         for m in range(height):
             fused_block.store(self.i, self.row, column + m, lambda lane, m=m: sums[m, lane], channels, first)
@@ -304,7 +304,7 @@ class _Filters:
 
     def _channels(self, taps_h, taps_w, w, c, lanes: int) -> None:
         fused_block, part = self.fused_block, self.part
-        if fused_block.d.get(f"{self.i}.loop") == "paired":
+        if fused_block.d.get(f"{self.i}.loop") == "dual_issue":
             self._row_tile(taps_h, taps_w, w, c, lanes)
             return
         sums = Sums(fused_block.f, part, len(taps_w), lanes)

@@ -127,7 +127,7 @@ class _Product:
             d["k_unroll"],
             lambda i, k: data[nest.at(layer.input_layout, at.b, at.h + i, 0, block.index * d["k_block"] + k)],
             lambda k, lane: weight[panel_at + k * width + lane],
-            layer.input_row if d.get("loop") == "paired" and layer.input_layout == "NHWC" else 0,
+            layer.input_row if d.get("loop") == "dual_issue" and layer.input_layout == "NHWC" else 0,
         )
         self._end(sums.total, at, block)
 

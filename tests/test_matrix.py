@@ -115,15 +115,15 @@ def row(net, target_name: str, folder: Path) -> verify.VerifyResult:
             file.write("\t".join(map(str, cells)) + "\n")
     result.require()
     assert len(result.layers) == made.kernels
-    assert all(c.gate == pytest.approx(1e-4 * len(net.layers) ** 0.5) for c in result.outputs)
+    assert all(c.tolerance == pytest.approx(1e-4 * len(net.layers) ** 0.5) for c in result.outputs)
     return result
 
 
 def _figures(result, net, target, made) -> list[str]:
-    worst = max(result.outputs, key=lambda c: c.relative / c.gate)
+    worst = max(result.outputs, key=lambda c: c.relative / c.tolerance)
     figures = [
         f"{worst.relative:.1e}",
-        f"{worst.gate:.1e}",
+        f"{worst.tolerance:.1e}",
         f"{max(c.relative for c in result.layers):.1e}",
         f"{worst.cosine:.8f}",
         f"{worst.top1:.0%}",

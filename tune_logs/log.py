@@ -35,7 +35,7 @@ from tvm_mobilenet.files import json_text
 from tvm_mobilenet.layer import Layer
 
 CORES = 4  # of the boards of records that do not say how many
-HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind arithmetic; no core hides all
+HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind computing; no core hides all
 UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
 
 
@@ -75,13 +75,13 @@ class Record:
         As ``cost``, with all cores of that target.
     cores : int
         How many those are.
-    arithmetic : float or None
+    compute : float or None
         Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
     balance : float or None
-        Of a predicted cost: arithmetic on all cores over an even share of ``arithmetic``; 1 is even.
+        Of a predicted cost: compute on all cores over an even share of ``compute``; 1 is even.
     memory : float or None
         Of a predicted cost on one core: what its traffic takes at all levels, one after another, hidden behind
-        arithmetic or not.
+        compute or not.
     versions : dict of str to str
         Tools that built and ran it.
     failure : str
@@ -108,7 +108,7 @@ class Record:
     target: str = ""
     cost_all_cores: float | None = None
     cores: int = CORES
-    arithmetic: float | None = None
+    compute: float | None = None
     balance: float | None = None
     memory: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -142,16 +142,16 @@ class Record:
             return float("inf")
         every = self.cost if self.cost_all_cores is None else self.cores * self.cost_all_cores
         mean, memory = (self.cost + every) / 2, self.memory or 0.0
-        if self.arithmetic is None or not (self.in_order or _issues_in_order(self.core)):
+        if self.compute is None or not (self.in_order or _issues_in_order(self.core)):
             return mean + HIDDEN * memory
-        return mean + max(0.0, memory - (self.cost - self.arithmetic))
+        return mean + max(0.0, memory - (self.cost - self.compute))
 
     def to_json(self) -> str:
         """One line, without what is empty."""
         data = {
             name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
         }
-        for name in ("cost", "default_cost", "cost_all_cores", "arithmetic", "balance", "memory"):
+        for name in ("cost", "default_cost", "cost_all_cores", "compute", "balance", "memory"):
             if name in data:
                 data[name] = float(f"{data[name]:.7g}")
         if self.cores == CORES:  # as in the logs that were written before records said it
@@ -169,13 +169,14 @@ class Record:
         data = json_text.parse(line)
         if isinstance(data, dict):
             data.pop("schedule", None)  # of lines that were written before there were keys
+            data = old_words.keys(data)
             _in_words_of_today(data)
         record = cls(**typed(cls, data, {"cost": None}))
         if record.cost is not None and record.cost <= 0:
             raise ValueError(f"cost = {record.cost:g} is not above zero")
         if record.cores < 1:
             raise ValueError(f"cores = {record.cores} is below one")
-        for name in ("default_cost", "cost_all_cores", "arithmetic", "balance", "memory", "seconds"):
+        for name in ("default_cost", "cost_all_cores", "compute", "balance", "memory", "seconds"):
             if (getattr(record, name) or 0) < 0:
                 raise ValueError(f"{name} = {getattr(record, name):g} is below zero")
         return record
@@ -186,9 +187,9 @@ def _in_words_of_today(data: dict) -> None:
     layer, decisions = data.get("layer"), data.get("decisions")
     if isinstance(layer, str) and (name := old_words.layer_name(layer)) != layer:
         data["layer"] = name
-        if isinstance(decisions, dict):
-            data["decisions"] = old_words.decisions(decisions)
         warnings.warn(old_words.NOTICE, stacklevel=2)
+    if isinstance(decisions, dict):
+        data["decisions"] = old_words.decisions(decisions)
 
 
 def trials_of(path: str | os.PathLike) -> Journal:

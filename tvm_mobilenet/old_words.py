@@ -4,6 +4,8 @@ from __future__ import annotations
 
 _FUSED, _CHAIN = "fused ", "chain "
 DECISIONS = {"strips": "row_tiles", "bands": "column_tiles"}
+LOOPS = {"paired": "dual_issue"}  # the decision `loop`, of a part of a fused block `0.loop`
+KEYS = {"arithmetic": "compute", "gate": "tolerance"}  # of JSON documents: read, and written beside today's
 NOTICE = "a tune log has fused blocks under their old name, chain: they are read as before"
 FLAGS = {"--prices": "--estimates"}
 
@@ -15,4 +17,25 @@ def layer_name(name: str) -> str:
 
 def decisions(found: dict) -> dict:
     """Decisions under their names of today; the same object where nothing changes."""
-    return {DECISIONS.get(name, name): value for name, value in found.items()} if DECISIONS.keys() & found else found
+    new = {DECISIONS.get(name, name): _value(name, value) for name, value in found.items()}
+    return found if new == found else new
+
+
+def _value(name: str, value: object) -> object:
+    loop = name.rpartition(".")[2] == "loop" and isinstance(value, str)
+    return LOOPS.get(value, value) if loop else value
+
+
+def keys(data: dict) -> dict:
+    """The fields of a JSON object under their names of today."""
+    return {KEYS.get(name, name): value for name, value in data.items()}
+
+
+def with_old_keys(data: object) -> object:
+    """A JSON document in which fields of other names today stand under both."""
+    if isinstance(data, list):
+        return [with_old_keys(one) for one in data]
+    if not isinstance(data, dict):
+        return data
+    found = {name: with_old_keys(value) for name, value in data.items()}
+    return found | {old: found[new] for old, new in KEYS.items() if new in found and old not in found}

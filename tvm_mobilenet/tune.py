@@ -118,7 +118,7 @@ def result_of(
             s.best and s.best.cost,
             s.best and s.best.cost_all_cores,
             s.curve,
-            s.best and s.best.arithmetic,
+            s.best and s.best.compute,
         )
         for name, s in work.searches.items()
     ]
@@ -147,7 +147,7 @@ def result_of(
         built,
         verified,
         prediction,
-        arithmetic=total("arithmetic"),
+        compute=total("compute"),
         floor_float32=_floor_float32(work),
     )
 

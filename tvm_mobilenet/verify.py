@@ -40,7 +40,7 @@ class VerifyResult:
         The best five of the first input, when the model classifies.
     seeded : bool
         The weights are random numbers: classes mean nothing.
-    arithmetic : float or None
+    compute : float or None
         ``cycles`` without memory.
     floor_float32 : float or None
         Of a network in another dtype: the cycles of its multiply-adds in float32.
@@ -59,7 +59,7 @@ class VerifyResult:
     milliseconds_all_cores: float
     cores: int
     classes: list = field(default_factory=list)
-    arithmetic: float | None = None
+    compute: float | None = None
     seeded: bool = False
     floor_float32: float | None = None
 
@@ -79,7 +79,7 @@ class VerifyResult:
         """For people, a few lines."""
         lines = []
         for c in self.outputs:
-            allowed = f"tolerance {c.gate:.1e}" if c.decides else "of quantizing: the layers must be equal"
+            allowed = f"tolerance {c.tolerance:.1e}" if c.decides else "of quantizing: the layers must be equal"
             lines.append(
                 f"{'verified' if c.ok else 'WRONG':9} {c.name} against {self.reference} on {self.inputs} "
                 f"input{'s' * (self.inputs > 1)}: largest difference {c.max_difference:.2e}, {c.relative:.1e} of the "
@@ -93,8 +93,8 @@ class VerifyResult:
         label = "predicted"
         if self.cycles is None:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
-        if self.cycles and self.arithmetic:
-            label = f"predicted; of one core's, {self.arithmetic / self.cycles:.0%} compute, the rest memory"
+        if self.cycles and self.compute:
+            label = f"predicted; of one core's, {self.compute / self.cycles:.0%} compute, the rest memory"
             if self.floor_float32:
                 label += f"; {self.cycles / self.floor_float32:.3f} x the float32 floor"
         lines.append(
@@ -192,7 +192,7 @@ def verify(
         cost_all.value * scale,
         target.cores,
         best_classes(found.values[0][0][0], network.scores, network.labels) if network.classes else [],
-        found.run.arithmetic if cost.predicted else None,
+        found.run.compute if cost.predicted else None,
         network.seeded,
         None if network.original is None else _floor(network.original, target),
     )

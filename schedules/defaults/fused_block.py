@@ -38,7 +38,7 @@ def _part(part: Layer, width: int, core, first: bool) -> Decisions:
 
 def _loops(part: Layer, core) -> Decisions:
     """The dual-issue loop, where there is one."""
-    return {name: "paired" for name in space.loops(part, core)}
+    return {name: "dual_issue" for name in space.loops(part, core)}
 
 
 def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[int, int]:

@@ -50,13 +50,13 @@ def choices(layer: Layer, core) -> dict[str, tuple]:
 
 def loop_choice(layer: Layer, core) -> dict[str, Choice]:
     """Who writes a tile: LLVM, from TIR, or on in-order cores ``schedules/in_order/depthwise.py``."""
-    return {"loop": Choice(inorder.LOOPS, "paired")} if strips.possible(layer, core) else {}
+    return {"loop": Choice(inorder.LOOPS, "dual_issue")} if strips.possible(layer, core) else {}
 
 
 def refuse(layer: Layer, d: Decisions, core) -> str:
     """Why these decisions are none, or the empty string."""
     vector = sum_lanes(layer, core)
-    if d.get("loop") == "paired":
+    if d.get("loop") == "dual_issue":
         if d["lanes"] != vector or d["c_block"] % vector:
             return "the dual-issue kernel takes one vector of channels at a time"
         return strips.refuse(layer, d["tile_h"])

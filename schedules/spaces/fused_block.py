@@ -90,7 +90,7 @@ def refuse(layer: Layer, d: Decisions, core) -> str:
     for i in range(len(layer.parts)):
         if f"{i}.tile_w" not in d:
             need = registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"], vector)
-        elif d.get(f"{i}.loop") == "paired":
+        elif d.get(f"{i}.loop") == "dual_issue":
             if d[f"{i}.lanes"] != vector:
                 return f"the dual-issue kernel of part {i} takes one vector of channels at a time"
             continue

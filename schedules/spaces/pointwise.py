@@ -76,7 +76,7 @@ def products(layer: Layer, core, module) -> dict[str, tuple]:
 
 def loop_choice(layer: Layer, core) -> dict[str, Choice]:
     """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``."""
-    return {"loop": Choice(inorder.LOOPS, "paired")} if inorder.pairs(core, layer) else {}
+    return {"loop": Choice(inorder.LOOPS, "dual_issue")} if inorder.pairs(core, layer) else {}
 
 
 def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ def test_both_ways_of_counting_cost_the_same(counted, emulated):
     found, kernels = executed.read(counted(1)), emulated(1)
     for core in (A53, A72):
         cycles, inner, dram = total(board_times.summary(found, core, 2))[0]
-        own = [k.arithmetic_on(1) if core is A72 else k.cycles_on(1, core) for k in kernels]
+        own = [k.compute_on(1) if core is A72 else k.cycles_on(1, core) for k in kernels]
         assert cycles == pytest.approx(sum(k.value for k in own), rel=0.03)
     moved = np.sum([k.traffic.bytes for k in kernels], axis=0)
     assert inner == pytest.approx(moved[0], rel=0.25) and dram == pytest.approx(moved[1], rel=0.25)
@@ -80,7 +80,7 @@ def test_both_ways_of_counting_cost_the_same(counted, emulated):
 def test_four_threads_are_told_apart(counted, emulated):
     """Each does a quarter of what one thread does, and what waiting executes; none is counted as another."""
     run = board_times.summary(executed.read(counted(4)), A72, 2)
-    each, one = total(run)[:, 0], sum(k.arithmetic_on(1).value for k in emulated(1))
+    each, one = total(run)[:, 0], sum(k.compute_on(1).value for k in emulated(1))
     longest = np.array(run["slices"], float)[:, :, 0].max(axis=1).sum() * 1e3
     assert len(each) == 4 and each.min() > 0.8 * each.max()
     assert 0.97 * one < each.sum() < 1.5 * one, "work is missing, or counted twice"
@@ -117,7 +117,7 @@ def as_text(kernel) -> str:
 @pytest.fixture(scope="module")
 def written(emulated):
     """The largest pointwise kernel, and its counts as text."""
-    kernel = max(emulated(1), key=lambda k: k.arithmetic_on(1).value)
+    kernel = max(emulated(1), key=lambda k: k.compute_on(1).value)
     return kernel, as_text(kernel)
 
 
@@ -180,13 +180,13 @@ def test_a_prediction_is_made_of_its_parts():
     """On one core: arithmetic, and `exposed` of the traffic; half the clock doubles the arithmetic and not DRAM."""
     row = next(r for r in KEPT["rows"] if r["threads"] == 1)
     run = board_times.run_of(row, KEPT["runs"])
-    whole, arithmetic, memory = board_times.estimated(row, run, exposed=1.0)
-    assert whole == pytest.approx(arithmetic + memory)
-    assert arithmetic == pytest.approx(total(run)[0, 0] / row["clock_hz"] * 1e3)
+    whole, compute, memory = board_times.estimated(row, run, exposed=1.0)
+    assert whole == pytest.approx(compute + memory)
+    assert compute == pytest.approx(total(run)[0, 0] / row["clock_hz"] * 1e3)
     hidden = board_times.estimated(row, run, exposed=0.0)[0]
-    assert max(arithmetic, memory) <= hidden < whole
+    assert max(compute, memory) <= hidden < whole
     slow = board_times.estimated({**row, "clock_hz": row["clock_hz"] / 2}, run, exposed=1.0)
-    assert slow[1] == pytest.approx(2 * arithmetic) and slow[2] < 2 * memory
+    assert slow[1] == pytest.approx(2 * compute) and slow[2] < 2 * memory
 
 
 def test_halves_report_what_was_not_fitted():

@@ -180,7 +180,7 @@ def test_shipped_records_are_valid_for_todays_schedules(path):
     for r in records:
         assert (r.core, r.board, r.unit, r.whole) == (target.core.name, "virtual", "cycles", True), r.layer
         assert r.target.split(" ")[0] == target.name and r.code and r.estimate and r.versions, r.layer
-        assert r.cost <= (1 + rebuild_logs.DEARER) * r.default_cost and r.arithmetic <= r.cost, r.layer
+        assert r.cost <= (1 + rebuild_logs.DEARER) * r.default_cost and r.compute <= r.cost, r.layer
         known = log.TuneLogs([path], target).find(Layer.parse(r.layer))
         assert known is not None and known.record == r, f"{r.layer}: {r.decisions} is not valid any more"
     assert all(json.loads(line) for line in lines)

@@ -137,7 +137,7 @@ def test_a_copy_costs_what_its_bytes_do_and_ends_in_writebacks(tmp_path):
     assert n - (1 << 20) <= back <= n + (1 << 20)  # the last MiB stays in L2; of the operand before, one came out
     bandwidth = target.dram_bytes_per_second / target.clock_hz
     assert run.memory_on(1).value == pytest.approx((fills + back) / bandwidth, rel=0.01)
-    assert run.arithmetic_on(1) == plain.cost(1) < run.cost(1)
+    assert run.compute_on(1) == plain.cost(1) < run.cost(1)
     assert run.memory_on(1) <= run.cost(1) and plain.memory_on(1) is None
 
 
@@ -147,9 +147,9 @@ def test_in_order_cores_add_and_others_overlap(tmp_path):
     for name in ("rpi3", "rpi4", "rpi5"):
         with VirtualBoard(targets.load(name)).load(path) as module:
             run = module.call("copy", [a, b], memory=True)
-        one, arithmetic, memory = run.cost(1).value, run.arithmetic_on(1).value, run.memory_on(1).value
+        one, compute, memory = run.cost(1).value, run.compute_on(1).value, run.memory_on(1).value
         exposed = run.target.core.model["memory"]["exposed"]
-        assert one == pytest.approx(max(arithmetic, memory) + exposed * min(arithmetic, memory), rel=1e-6)
+        assert one == pytest.approx(max(compute, memory) + exposed * min(compute, memory), rel=1e-6)
     slow = dataclasses.replace(targets.load("rpi3"), dram_bytes_per_second=1e8)
     with VirtualBoard(slow).load(path) as module:
         assert module.call("copy", [a, b], memory=True).cost(1).value > 5e6
@@ -204,8 +204,8 @@ def test_costs_of_several_cores_share_the_memory(tmp_path):
     beside = sum(p.shared.bytes[-1] for p in run.parts)
     assert 2 * moved < beside < 4 * moved  # the output is read and written, and the operand before it written back
     least = beside / target.dram_bytes_per_second_all * target.clock_hz  # four cores have no more of DRAM than one
-    assert least <= run.cost(4).value <= 1.1 * least + run.arithmetic_on(4).value
-    assert run.cost(4).value > 2 * run.arithmetic_on(4).value
+    assert least <= run.cost(4).value <= 1.1 * least + run.compute_on(4).value
+    assert run.cost(4).value > 2 * run.compute_on(4).value
     quick = dataclasses.replace(target, dram_bytes_per_second_all=4 * target.dram_bytes_per_second)
     run.target = quick
     costs = [run.cost(n).value for n in (1, 2, 4)]

@@ -46,7 +46,7 @@ def test_every_value_is_that_of_the_layers_computed_step_by_step(copy):
     assert {c.units for c in result.layers} == {0} and all(c.relative == 0 for c in result.layers)
     assert "equal to their layers computed step by step in every value" in result.summary()
     (output,) = result.outputs
-    assert 1e-3 < output.relative < output.gate and output.cosine > 0.95
+    assert 1e-3 < output.relative < output.tolerance and output.cosine > 0.95
     inputs = copy.family.network.inputs(1)
     assert network_steps.is_exact(copy.family.network)
     ((steps,),), plan = network_steps.outputs(copy.family.network, inputs), built.read(copy.folder).plan

@@ -136,7 +136,7 @@ def test_a_sure_network_is_accepted(built_for, name, count):
     made = built_for(name)
     result = verify.verify(made.folder, network=made.network, count=count)
     result.require()
-    assert not result.outputs[0].constant and 0 <= result.outputs[0].relative < result.outputs[0].gate
+    assert not result.outputs[0].constant and 0 <= result.outputs[0].relative < result.outputs[0].tolerance
 
 
 @pytest.mark.parametrize("name", KINDS)

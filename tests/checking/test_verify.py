@@ -62,7 +62,7 @@ def test_what_was_built_is_right(copy):
     result.require()
     assert result.ok and result.first_wrong is None and len(result.layers) == len(copy.family.steps)
     (output,) = result.outputs
-    assert output.top1 == output.top5 == 1 and output.cosine > 0.999999 and 0 < output.relative < output.gate
+    assert output.top1 == output.top5 == 1 and output.cosine > 0.999999 and 0 < output.relative < output.tolerance
     assert 0 < max(c.relative for c in result.layers) < machine_check.LAYER_TOLERANCE / 3, "the gate has room, not much"
     assert result.cycles > result.cycles_all_cores > 0 and "predicted" in result.summary()
     assert result.milliseconds == pytest.approx(1e3 * result.cycles / TARGET.clock_hz)
@@ -120,7 +120,7 @@ def test_a_wild_kernel_is_an_error_of_the_board_and_names_it(copy, word, reason)
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
-def test_one_weight_a_hundredth_of_its_spread_off_is_found_in_its_layer(copy, where, seed):
+def test_one_weight_a_hundredth_of_its_deviation_off_is_found_in_its_layer(copy, where, seed):
     step = positions(copy.family)[where]
     while not any(t.space == "parameters" for t in copy.family.steps[step].operands):
         step -= 1

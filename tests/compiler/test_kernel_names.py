@@ -54,11 +54,11 @@ def test_names_of_all_shipped_records_are_read_back():
             tile = tuple(decisions[t] for t in ("tile_h", "tile_m", "tile_w", "tile_n") if t in decisions)
             assert (found.layer, found.tile) == (layer, tile), name
             assert (found.lanes, found.k_block) == (decisions.get("lanes", 0), decisions.get("k_block", 0)), name
-            assert found.is_paired == (decisions.get("loop") == "paired"), name
+            assert found.is_dual_issue == (decisions.get("loop") == "dual_issue"), name
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("core", ["cortex-a72", "K2 lite", "x86-64-v3", "64-bit", "paired"])
+@pytest.mark.parametrize("core", ["cortex-a72", "K2 lite", "x86-64-v3", "64-bit", "dual_issue"])
 def test_every_word_of_a_layer_is_in_the_name(layer, core):
     layer = Layer.parse(layer)
     decisions = schedules.space(layer, targets.load("rpi4").core).default

@@ -28,7 +28,7 @@ def record(layer: Layer, rows: int, width: int) -> dict:
         "m_block": 1,
         "n_block": 1,
         "k_block": layer.channels,
-        "loop": "paired",
+        "loop": "dual_issue",
     }
 
 
@@ -83,7 +83,7 @@ def test_vector_loads_keep_four_cycles_from_fmla():
 
 def test_default_of_a_core_that_issues_in_order_is_this_loop():
     layer = Layer.parse("pointwise m196 n512 k512 f32 relu6")
-    assert schedules.space(layer, A53.core).default["loop"] == "paired"
+    assert schedules.space(layer, A53.core).default["loop"] == "dual_issue"
     for board in ("rpi4", "rpi5", "armv7"):
         assert "loop" not in schedules.space(layer, targets.load(board).core).choices
 

@@ -166,7 +166,7 @@ def test_every_strip_computes_its_layer(name, height, tmp_path):
     layer = Layer.parse(name)
     height = min(height, layer.out_height)
     for width in {layer.out_width, min(5, layer.out_width)}:
-        found, expected, _ = run(name, tmp_path, tile_h=height, tile_w=width, loop="paired")
+        found, expected, _ = run(name, tmp_path, tile_h=height, tile_w=width, loop="dual_issue")
         assert np.abs(found - expected()).max() < 1e-5
 
 
@@ -174,7 +174,7 @@ def test_a_wrong_register_is_found(tmp_path, monkeypatch):
     text = inorder_depthwise._text
     monkeypatch.setattr(inorder_depthwise, "_text", lambda plan: re.sub(r", v0\.4s", ", v1.4s", text(plan), count=1))
     inorder_depthwise._function.cache_clear()
-    found, expected, _ = run("depthwise 9x12x8 3x3 p1,1,1,1 f32 relu6", tmp_path, loop="paired")
+    found, expected, _ = run("depthwise 9x12x8 3x3 p1,1,1,1 f32 relu6", tmp_path, loop="dual_issue")
     inorder_depthwise._function.cache_clear()
     assert np.abs(found - expected()).max() > 1e-3
 
@@ -197,7 +197,7 @@ def test_layers_of_mobilenet_v1_take_at_most_two_cycles_and_a_fifth(shape, tmp_p
     """What the loop is for: LLVM's code takes up to 3.0 cycles a vector fmla."""
     name = f"depthwise {shape} p1,1,1,1 f32 relu6"
     layer = Layer.parse(name)
-    assert schedules.space(layer, A53.core).default["loop"] == "paired"
+    assert schedules.space(layer, A53.core).default["loop"] == "dual_issue"
     *_, cycles = run(name, tmp_path, tasks="sample")
     assert cycles <= 2.2 * layer.mult_adds / 4
 
@@ -252,6 +252,6 @@ def test_fused_blocks_compute_their_layers_with_strips(row_tiles, column_tiles, 
         "depthwise 17x17x12 3x3 s2 p1,1,1,1 f32 relu > pointwise m81 n8 k12 f32"
     )
     default = schedules.space(Layer.parse(name), A53.core).default
-    assert default["0.loop"] == default["2.loop"] == "paired"
+    assert default["0.loop"] == default["2.loop"] == "dual_issue"
     found, expected, _ = run(name, tmp_path, row_tiles=row_tiles, column_tiles=column_tiles)
     assert np.abs(found - expected()).max() <= 1e-5 * max(1.0, float(expected().std()))

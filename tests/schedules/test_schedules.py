@@ -202,7 +202,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 def run_here(layer: Layer, decisions: dict) -> float:
     """The largest difference to the definition, run on this machine."""
-    decisions = {k: "tir" if v == "paired" else v for k, v in decisions.items()}  # that one is AArch64 assembly
+    decisions = {k: "tir" if v == "dual_issue" else v for k, v in decisions.items()}  # that one is AArch64 assembly
     module = tvm.IRModule({"kernel": schedules.kernel(layer, decisions)})
     kernel = tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "opt-level": 1}))["kernel"]
     operands = reference.random_arguments(layer)

@@ -105,7 +105,7 @@ def tune_result() -> tune.TuneResult:
         Path("out/tune_log.jsonl"),
         405,
         verification=verify_result(),
-        arithmetic=total("arithmetic"),
+        compute=total("compute"),
     )
 
 

@@ -129,8 +129,8 @@ def test_a_network_costs_what_the_built_module_is_predicted_to(estimated, tmp_pa
     checked = verify(tmp_path, network=network, count=1, layers=False)
     assert found.cost == pytest.approx(checked.cycles, rel=2e-3)
     assert found.cost_all_cores == pytest.approx(checked.cycles_all_cores, rel=2e-3)
-    assert found.arithmetic == pytest.approx(checked.arithmetic, rel=1e-3)
-    assert checked.arithmetic < checked.cycles
+    assert found.compute == pytest.approx(checked.compute, rel=1e-3)
+    assert checked.compute < checked.cycles
     assert sum(found.kinds.values()) == pytest.approx(found.cost)
     assert (found.parameters_bytes, found.arena_bytes, found.scratch_bytes) == (
         made.parameters_bytes,
@@ -191,7 +191,7 @@ def estimate_of(options, **values):
             "cost": 1e8,
             "cost_all_cores": 3e7,
             "unit": "cycles",
-            "arithmetic": 9e7,
+            "compute": 9e7,
             "kinds": {"pointwise": 1e8},
             "mult_adds": 5 * 10**8,
             "parameters": 4_000_000,
@@ -395,7 +395,7 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
                     cost=cycles,
                     cost_all_cores=cycles / 2,
                     mult_adds=counts,
-                    arithmetic=0.9 * cycles,
+                    compute=0.9 * cycles,
                     kinds={"pointwise": cycles},
                 )
             )

@@ -42,7 +42,7 @@ BAD = {
     "cost zero": changed(cost=0),
     "all cores string": changed(cost_all_cores="x"),
     "memory negative": changed(memory=-1.0),
-    "arithmetic object": changed(arithmetic={}),
+    "arithmetic object": changed(compute={}),
     "balance bool": changed(balance=False),
     "target number": changed(target=5),
     "target null": changed(target=None),
@@ -149,7 +149,7 @@ def test_many_bad_lines_are_counted_not_listed(tmp_path):
 def test_the_sweeps_estimates_are_read_as_strictly(tmp_path):
     estimate = estimating.Estimate(
         **{"model": "v1", "alpha": 0.25, "resolution": 32, "classes": 10, "batch": 1, "cost": 5.0},
-        **{"cost_all_cores": 2.0, "unit": "cycles", "arithmetic": 1.0, "kinds": {"dense": 1.0}, "mult_adds": 1},
+        **{"cost_all_cores": 2.0, "unit": "cycles", "compute": 1.0, "kinds": {"dense": 1.0}, "mult_adds": 1},
         **dict.fromkeys(("parameters", "parameters_bytes", "arena_bytes", "scratch_bytes", "code_bytes"), 1),
     )
     journal = Journal(tmp_path / "sweep.jsonl", estimating.Estimate, "--estimates")

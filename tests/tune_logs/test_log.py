@@ -62,8 +62,8 @@ def test_all_cores_count_as_much_as_one(order):
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("core, wins", [("cortex-a53", "few"), ("cortex-a72", "many")])
 def test_a_core_that_issues_in_order_waits_at_every_level(order, core, wins):
-    few = record(101.0, core=core, arithmetic=90.0, memory=14.0)  # three more than its slowest level alone
-    many = record(100.0, core=core, arithmetic=90.0, memory=16.0)
+    few = record(101.0, core=core, compute=90.0, memory=14.0)  # three more than its slowest level alone
+    many = record(100.0, core=core, compute=90.0, memory=16.0)
     (winner,) = log.best([few, many][::order]).values()
     assert winner is {"few": few, "many": many}[wins]
 
@@ -71,7 +71,7 @@ def test_a_core_that_issues_in_order_waits_at_every_level(order, core, wins):
 @pytest.mark.parametrize("order", [1, -1])
 def test_so_does_a_core_of_ones_own_that_issues_in_order(order):
     costs = ((101.0, 14.0), (100.0, 16.0))
-    few, many = (record(c, core="my-a35", arithmetic=90.0, memory=m, in_order=True) for c, m in costs)
+    few, many = (record(c, core="my-a35", compute=90.0, memory=m, in_order=True) for c, m in costs)
     (winner,) = log.best([Record.from_json(r.to_json()) for r in [few, many][::order]]).values()
     assert winner == few
 

@@ -63,7 +63,7 @@ def in_channels(found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return found[..., : shape[-1]] if shape else found
 
 
-def spread_of(expected: np.ndarray) -> float:
+def deviation_of(expected: np.ndarray) -> float:
     """The unit of all differences: the standard deviation; the largest value where there is no deviation, or 1."""
     return float(expected.std()) or float(np.abs(expected).max()) or 1.0
 
@@ -78,7 +78,7 @@ def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool 
     expected : array
         The reference, without pitch.
     unit : float or array, optional
-        Of all differences, or of each; the reference's `spread_of` by default.
+        Of all differences, or of each; the reference's `deviation_of` by default.
     sample : bool
         Only a sample of the tasks ran: what is not a number was not written, and is left out.
 
@@ -93,7 +93,7 @@ def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool 
     count = int(written.sum())
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.abs(np.where(written, found, expected if sample else np.inf) - expected)
-        off = off / (spread_of(expected) if unit is None else unit)
+        off = off / (deviation_of(expected) if unit is None else unit)
     worst = int(off.argmax())
     where = tuple(int(i) for i in np.unravel_index(worst, off.shape))
     largest = float(off.flat[worst])
@@ -145,10 +145,10 @@ def require_right(
     unit = None if units is None else last_place(found, expected, dtype or str(found.dtype))
     allowed = float(units or 0)
     if units is None:
-        spread = spread_of(expected.astype(np.float64))
+        deviation = deviation_of(expected.astype(np.float64))
         lost = dtypes.of(str(found.dtype)).rounding if str(found.dtype) in dtypes.DTYPES else 0.0
         if lost > KERNEL_TOLERANCE / 4:  # else it is nothing beside what sums lose
-            unit = spread + np.abs(expected.astype(np.float64)) * (lost / KERNEL_TOLERANCE)
+            unit = deviation + np.abs(expected.astype(np.float64)) * (lost / KERNEL_TOLERANCE)
         allowed = KERNEL_TOLERANCE
     difference = compare(found, expected, unit, sample=sample)
     if not difference.written or (difference.written < difference.size and not sample):

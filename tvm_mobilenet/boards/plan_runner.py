@@ -29,7 +29,7 @@ class PlanRun:
     @property
     def arithmetic(self) -> float:
         """Predicted cycles of one core, if every access hit the first-level cache."""
-        return sum(k.arithmetic_on(1).value for k in self.kernels)
+        return sum(k.compute_on(1).value for k in self.kernels)
 
 
 def signatures(plan: Plan) -> dict[str, list[tuple[tuple[int, ...], str]]]:

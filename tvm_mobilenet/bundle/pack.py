@@ -266,7 +266,7 @@ def _expected(network, checked) -> tuple[float, list[list[np.ndarray]]]:
     if network_steps.is_exact(network):
         layers = sum(len(call.layer.parts) or 1 for call in network.layers)
         return output_tolerance(FLOAT32, layers), network_steps.outputs(network, checked.inputs)
-    return max(o.gate for o in checked.outputs), network_outputs(network, checked.inputs)
+    return max(o.tolerance for o in checked.outputs), network_outputs(network, checked.inputs)
 
 
 def _checked(module, network, target, samples: int):

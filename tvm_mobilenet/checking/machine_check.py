@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import last_place, relative, spread_of
+from tvm_mobilenet.boards.comparison import deviation_of, last_place, relative
 from tvm_mobilenet.checking import network_steps, reference, stepped, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 
 # Of the scale of a layer's sums. A layer is one sum in float32: over 1,024 products its rounding is some 1e-6. One
-# weight off by a hundredth of its layer's spread shows as 3e-4 (k = 1,024) or more.
+# weight off by a hundredth of its layer's standard deviation shows as 3e-4 (k = 1,024) or more.
 LAYER_TOLERANCE = 5e-5
-CONSTANTS_TOLERANCE = 1e-6  # of a weight's spread: they are copies
+CONSTANTS_TOLERANCE = 1e-6  # of a weight's standard deviation: they are copies
 QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
 
 BEYOND = "values left float16's range: build with --calibrate and images like these"
@@ -130,11 +130,11 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             f"the machine code is wrong first in {where}: it differs by {by}",
             f"build again; if it stays, report the layer's line and its decisions{beyond}",
         )
-    worst = max(outputs, key=lambda c: (not c.ok, c.relative / c.gate))
+    worst = max(outputs, key=lambda c: (not c.ok, c.relative / c.tolerance))
     if not worst.ok:
         raise VerificationError(
-            f"output {worst.name} differs from {reference} by {worst.relative:.2e} of its scale, {worst.gate:.2e} is "
-            "allowed, though every layer computes what it should",
+            f"output {worst.name} differs from {reference} by {worst.relative:.2e} of its scale, "
+            f"{worst.tolerance:.2e} is allowed, though every layer computes what it should",
             "the model was imported wrongly, or its weights changed since the build"
             if all(layer.units is None for layer in layers)
             else f"float16 rounds too much for it: build with --accumulate float32, or in float32; or {BEYOND}",
@@ -257,18 +257,18 @@ def _require_import(network, batch: list, said) -> None:
         return
     from tvm_mobilenet.compiler import calibration
 
-    gate = output_tolerance(tolerance.FRAMEWORK, len(network.original.calls))
+    limit = output_tolerance(tolerance.FRAMEWORK, len(network.original.calls))
     ports = network.original.signature
     for inputs, expected in zip(batch, said.values, strict=True):
         given = tuple(x.astype(port.dtype) for x, port in zip(inputs, ports.inputs, strict=True))
         found = calibration.outputs(network.original, given)
         for port, one, right in zip(ports.outputs, found, expected, strict=True):
-            unit = spread_of(right.astype(np.float64)) + np.abs(right.astype(np.float64))
+            unit = deviation_of(right.astype(np.float64)) + np.abs(right.astype(np.float64))
             off = relative(one, right, unit)
-            if not off <= gate:
+            if not off <= limit:
                 raise VerificationError(
                     f"output {port.name}: the imported layers, in float32, differ from {said.name} by {off:.2e} of "
-                    f"its scale, {gate:.2e} is allowed",
+                    f"its scale, {limit:.2e} is allowed",
                     "the model was imported wrongly, or its weights changed since the build",
                 )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_mobilenet import dtypes
-from tvm_mobilenet.boards.comparison import relative, spread_of
+from tvm_mobilenet.boards.comparison import deviation_of, relative
 from tvm_mobilenet.checking import integers, reference, tolerance
 
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
@@ -134,7 +134,7 @@ class Ends:
             else:
                 values = reference.reference(call.layer, values)
         values = values.astype(np.float64)
-        return End(values.reshape(port.shape), spread_of(values), function, axis)
+        return End(values.reshape(port.shape), deviation_of(values), function, axis)
 
 
 def _axis(shape: tuple[int, ...], axis: int, to: tuple[int, ...]) -> int:
@@ -155,12 +155,13 @@ class OutputCheck:
     ----------
     relative : float
         The largest difference, of the scale of the last sum, before a last softmax or activation where there is one.
-    gate : float
+    tolerance : float
         What ``relative`` may be.
     constant : bool
         The framework says the same to every input, so the output shows little.
     unit : float
-        Of the output itself: a difference of ``gate * unit`` in one of its values may be right, a larger one is not.
+        Of the output itself: a difference of ``tolerance * unit`` in one of its values may be right, a larger one is
+        not.
     decides : bool
         False of a network in integers: the framework in float32 says how much quantizing changes. Whether the machine
         code is right, equality with what its layers compute says (`machine_check`).
@@ -173,14 +174,14 @@ class OutputCheck:
     cosine: float
     top1: float
     top5: float
-    gate: float
+    tolerance: float
     constant: bool = False
     unit: float = 1.0
     decides: bool = True
 
     @property
     def ok(self) -> bool:
-        return self.relative <= self.gate or not self.decides
+        return self.relative <= self.tolerance or not self.decides
 
 
 def movement(values: list[np.ndarray]) -> float:
@@ -216,13 +217,13 @@ def check_output(
     dtype : str
         In which the layers compute.
     """
-    gate = output_tolerance(dtype, layers)
+    limit = output_tolerance(dtype, layers)
     count = len(found)
     f, every = np.stack(found).astype(np.float64), np.stack(expected).astype(np.float64)
     e, z = every[:count], None
     known = all(ends)
     if known and all(b is not None for b in before):
-        z = _before(ends[0], np.stack(before).astype(np.float64), every, gate)
+        z = _before(ends[0], np.stack(before).astype(np.float64), every, limit)
     own = np.stack([end.before for end in ends]) if known else f
     telling = every if z is None else z
     values = own if z is None else z[:count]
@@ -230,16 +231,16 @@ def check_output(
     unit = tolerance.unit(values, scale)
     if values.std() > unit:  # biases far apart: neither they nor the sum alone are what inputs change
         unit = np.maximum(unit, min(float(values.std()), movement(list(values))))
-    allowed = gate * unit + 4 * tolerance.ROUNDING * np.abs(values)
+    allowed = limit * unit + 4 * tolerance.ROUNDING * np.abs(values)
     difference = 0.0 if z is None else relative(own, z[:count], allowed)
     if known and ends[0].function != "none":
         axis = ends[0].axis + (ends[0].axis >= 0)
         due = tolerance.carried(ends[0].function, values, allowed, axis, framework=True)
     else:
-        due = gate * unit + 4 * tolerance.ROUNDING * np.abs(e)
+        due = limit * unit + 4 * tolerance.ROUNDING * np.abs(e)
     difference = max(difference, relative(f, e, due))
     changes = np.ptp(telling, axis=0)
-    rounds = output_tolerance(tolerance.FRAMEWORK, layers) / gate  # whatever the dtype, the framework's outputs move
+    rounds = output_tolerance(tolerance.FRAMEWORK, layers) / limit  # whatever the dtype, the framework's outputs move
     constant = bool(np.all(changes <= 4 * rounds * (due if z is None else allowed).max(0)))
     off = np.abs(f - e)
     flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
@@ -250,24 +251,24 @@ def check_output(
         name,
         float(off.max()),
         float(off.mean()),
-        gate * difference,
+        limit * difference,
         float((flat_f * flat_e).sum() / norm) if norm else 1.0,
         float(np.mean(best_f[:, 0] == best_e[:, 0])),
         float(top5),
-        gate,
+        limit,
         constant,
-        float(due.max()) / gate,
+        float(due.max()) / limit,
         not dtypes.of(dtype).integer,
     )
 
 
-def _before(end: End, z: np.ndarray, e: np.ndarray, gate: float) -> np.ndarray | None:
+def _before(end: End, z: np.ndarray, e: np.ndarray, limit: float) -> np.ndarray | None:
     """The framework's values before the last function, if that function is the one of the machine code."""
     function, axis = end.function, end.axis + (end.axis >= 0)
     if function == "none" or z.shape != e.shape:
         return None
     for candidate in (z, 6 * z - 3) if function == "hardsigmoid" else (z,):  # or spelled clip(x / 6 + 1/2, 0, 1)
-        near = np.full(z.shape, gate * (float(candidate.std()) or 1.0))
+        near = np.full(z.shape, limit * (float(candidate.std()) or 1.0))
         close = tolerance.carried(function, candidate, near, axis, framework=True)
         if relative(e, reference.apply(function, candidate, axis), close) <= 1:
             return candidate

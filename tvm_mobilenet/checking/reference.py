@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvm_mobilenet import dtypes, kinds
-from tvm_mobilenet.boards.comparison import spread_of
+from tvm_mobilenet.boards.comparison import deviation_of
 from tvm_mobilenet.checking import integers
 from tvm_mobilenet.layer import Layer
 
 UNREAD = 85  # what stands where nothing may read integers
-ROUNDING = 2.0**-20  # of an output's spread; a build may differ by a few hundred times as much
+ROUNDING = 2.0**-20  # of an output's standard deviation; a build may differ by a few hundred times as much
 
 
 def reference(
@@ -122,9 +122,9 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
     """What a network computes in float64, rounded so coarsely that every machine finds the same bits.
 
     The order of a float64 sum, and with it its last digits, changes with the CPU and the number of threads;
-    ``ROUNDING`` of the spread is a million times larger. A network of the registry is computed by PyTorch. One from a
-    file may hold operators that know no float64, so its layers are computed; `checking.machine_check` compares
-    them with what its framework says in float32.
+    ``ROUNDING`` of the standard deviation is a million times larger. A network of the registry is computed by PyTorch.
+    One from a file may hold operators that know no float64, so its layers are computed; `checking.machine_check`
+    compares them with what its framework says in float32.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as values of a dtype."""
-    step = math.ldexp(1.0, math.frexp(spread_of(values) * ROUNDING)[1])
+    step = math.ldexp(1.0, math.frexp(deviation_of(values) * ROUNDING)[1])
     return (np.round(values / step) * step).astype(dtype)
 
 

@@ -1,6 +1,6 @@
 """What a difference may be: a share of the scale of the sum that made a value, carried through its activation.
 
-A sure classifier's probabilities, a saturated sigmoid and a ReLU that is zero have hardly any spread, so a difference
+A sure classifier's probabilities, a saturated sigmoid and a ReLU that is zero hardly deviate, so a difference
 in units of their standard deviation says nothing: rounding looks like a mistake, or a mistake like rounding. What was
 summed before the activation has a scale of its own. The tolerance is a share of that scale, and the activation carries
 it to the output: where the sum may be off by ``t``, an output ``f(z)`` may be off by ``|f(z + t) - f(z)|``. So 0.99999

@@ -72,7 +72,7 @@ def totals_of(result: TuneResult) -> list[str]:
     costs = {
         "untuned": result.untuned,
         "tuned": result.tuned,
-        "compute": result.arithmetic,  # what the papers on kernels speak of
+        "compute": result.compute,  # what the papers on kernels speak of
         "peak": result.floor,
     }
     for name, cost in costs.items():

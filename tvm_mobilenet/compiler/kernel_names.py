@@ -1,12 +1,12 @@
 """Names of kernels, as profilers and ``nm`` show them: what a kernel computes, how, and for which core.
 
-    name  = kind "_" dtype "_" shape {"_" word} ["_tile" tile] ["_lanes" n] ["_k" n] ["_paired"] "_" core
+    name  = kind "_" dtype "_" shape {"_" word} ["_tile" tile] ["_lanes" n] ["_k" n] ["_dualissue"] "_" core
     block = "block" parts "_" dtype {"_" kind shape} ["_cut" rows "x" columns] "_" core "_" hash
 
 ``kind``, ``dtype``, ``shape`` and ``word`` are those of the layer's name (``Layer.name``) with letters, digits and
 underscores alone: ``m``, ``n`` and ``k`` of a product stand together, a comma is an ``x``. ``tile`` is the tile of
 accumulators, ``lanes`` how many channels are computed at once, ``k`` how many rows of weights a packed panel has,
-``paired`` the dual-issue kernel of an in-order core. A fused block tells its parts by a short word of
+``dualissue`` the dual-issue kernel of an in-order core. A fused block tells its parts by a short word of
 their kind, shape and stride, how its
 output is cut for the cores, and all of it by a hash.
 
@@ -33,7 +33,7 @@ _OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"} | {  # of a name, to
     f"{verb}{token}": f"{verb}_{token}" for verb in ("reads", "writes", "sums") for token in dtypes.BY_TOKEN
 }
 _END = re.compile(
-    r"(?:_tile(?P<tile>\d+(?:x\d+)*))?(?:_lanes(?P<lanes>\d+))?(?:_k(?P<k_block>\d+))?(?P<paired>_paired)?_(?P<core>\w+)"
+    r"(?:_tile(?P<tile>\d+(?:x\d+)*))?(?:_lanes(?P<lanes>\d+))?(?:_k(?P<k_block>\d+))?(?P<dual_issue>_dualissue)?_(?P<core>\w+)"
 )
 _COMMAS = re.compile(r"[sd]\d+x\d+|p\d+x\d+x\d+x\d+")
 _PART = re.compile(r"more\d+|[a-z]+\d+x\d+x\d+(?:n\d+)?(?:s\d+)?")
@@ -65,7 +65,7 @@ class KernelName:
     tile: tuple[int, ...] = ()
     lanes: int = 0
     k_block: int = 0
-    is_paired: bool = False
+    is_dual_issue: bool = False
     parts: tuple[str, ...] = ()
     cut: tuple[int, int] = (1, 1)
 
@@ -89,7 +89,7 @@ def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
         *(["tile" + "x".join(tile)] if tile else []),
         *([f"lanes{decisions['lanes']}"] if "lanes" in decisions else []),
         *([f"k{decisions['k_block']}"] if "k_block" in decisions else []),
-        *(["paired"] if decisions.get("loop") == "paired" else []),
+        *(["dualissue"] if decisions.get("loop") == "dual_issue" else []),
         core,
     ]
     return "_".join(said)
@@ -125,7 +125,7 @@ def _part(layer: Layer) -> str:
 def _core_word(core: str) -> str:
     """A core's name as the last word; one that reads like a word before it says that it is a core."""
     word = re.sub(r"\W+", "_", core).strip("_").lower() or "core"
-    return f"core_{word}" if re.match(r"(?:tile|lanes|k|cut)\d|paired(?:_|$)|\d", word) else word
+    return f"core_{word}" if re.match(r"(?:tile|lanes|k|cut)\d|dualissue(?:_|$)|\d", word) else word
 
 
 def parse(name: str) -> KernelName:
@@ -154,7 +154,7 @@ def parse(name: str) -> KernelName:
         if layer is not None and end:
             tile = tuple(map(int, end["tile"].split("x"))) if end["tile"] else ()
             lanes, k_block = int(end["lanes"] or 0), int(end["k_block"] or 0)
-            return KernelName(layer, end["core"], tile, lanes, k_block, bool(end["paired"]))
+            return KernelName(layer, end["core"], tile, lanes, k_block, bool(end["dual_issue"]))
     raise ValueError(f"{name!r} is no kernel's name: kind_dtype_shape, words, tile, packing and core are")
 
 

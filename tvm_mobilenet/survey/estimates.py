@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.models.options import FLOAT32, ModelOptions
@@ -49,7 +50,7 @@ class Estimate:
         As ``ModelOptions`` has them.
     cost, cost_all_cores : float
         In ``unit``: predicted cycles or measured seconds, on one core and on all.
-    arithmetic : float or None
+    compute : float or None
         Of a predicted ``cost``: what is left if every load hits the first-level cache.
     kinds : dict of str to float
         The part of ``cost`` of each kind of layer.
@@ -73,7 +74,7 @@ class Estimate:
     cost: float
     cost_all_cores: float
     unit: str
-    arithmetic: float | None
+    compute: float | None
     kinds: dict[str, float]
     mult_adds: int
     parameters: int
@@ -102,7 +103,8 @@ class Estimate:
     @classmethod
     def from_json(cls, line: str) -> Estimate:
         """The estimate of a line; a ValueError says what is wrong with it."""
-        estimate = cls(**typed(cls, json_text.parse(line)))
+        data = json_text.parse(line)
+        estimate = cls(**typed(cls, old_words.keys(data) if isinstance(data, dict) else data))
         if (
             estimate.unit not in UNITS
             or min(estimate.cost, estimate.cost_all_cores, estimate.alpha, estimate.resolution) <= 0
@@ -156,7 +158,7 @@ class Bench(OnBoard):
             cost=float(one.value),
             cost_all_cores=float(every.value),
             unit=one.unit,
-            arithmetic=float(run.arithmetic) if one.predicted else None,
+            compute=float(run.compute) if one.predicted else None,
             kinds=kinds,
             mult_adds=sum(c.layer.mult_adds for c in network.layers),
             parameters=sum(c.weight.size for c in network.layers if c.weight is not None),

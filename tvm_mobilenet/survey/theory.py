@@ -49,7 +49,7 @@ class Theory:
     ----------
     floors : dict of str to dict of str to float
         By network and core: cycles on one core over those of the multiply-adds alone.
-    arithmetic : dict of str to dict of str to float
+    compute : dict of str to dict of str to float
         Likewise, with every load from the first-level cache.
     speedups : dict of str to dict of str to float
         By network and core: cycles of one core over those of all.
@@ -59,7 +59,7 @@ class Theory:
 
     comparisons: list[Comparison]
     floors: dict
-    arithmetic: dict
+    compute: dict
     speedups: dict
     kinds: dict
 
@@ -97,7 +97,7 @@ class Theory:
         return [
             f"Memory. Cycles of one core over those of the multiply-adds alone: {spread(BASE, self.floors)}; its plain "
             f"twin {spread(PLAIN, self.floors)}. With every load from the first-level cache it would be "
-            f"{spread(BASE, self.arithmetic)}; {spread(PLAIN, self.arithmetic)}: the rest is memory. The plain twin's "
+            f"{spread(BASE, self.compute)}; {spread(PLAIN, self.compute)}: the rest is memory. The plain twin's "
             "weights, 117 MB against 17, and its larger kernels do not stay in the caches.",
             f"Four cores share the memory. They are faster than one by {spread(BASE, self.speedups)}; "
             f"{spread(PLAIN, self.speedups)}.",
@@ -105,11 +105,11 @@ class Theory:
             "map that is 9 %, on 7x7 18 %: a plain network's compute can lie below the cycles of its counted "
             "mult-adds. A pointwise layer has no padding to skip.",
             f"Narrow. Over the cycles of the multiply-adds alone: {spread(_narrow(0.25), self.floors)}; of it compute "
-            f"{spread(_narrow(0.25), self.arithmetic)}. With few channels sums are short, and the start and end of a "
+            f"{spread(_narrow(0.25), self.compute)}. With few channels sums are short, and the start and end of a "
             "tile (bias, clamp, store) weigh more; the stem reads three channels at any alpha, and depthwise layers "
             "and all activations shrink with alpha, not with its square.",
             f"Small. Over the cycles of the multiply-adds alone: {spread(_small(128), self.floors)}; of it compute "
-            f"{spread(_small(128), self.arithmetic)}. The weights do not shrink with the map and are fetched for fewer "
+            f"{spread(_small(128), self.compute)}. The weights do not shrink with the map and are fetched for fewer "
             f"products. On four cores a map of few rows does not divide evenly as well, and the slowest share counts: "
             f"faster by {spread(_small(128), self.speedups)}.",
             "Where cycles of v1 1.0-224 go: "
@@ -130,7 +130,7 @@ def compare(**how) -> Theory:
 
     networks = [BASE, PLAIN, *map(_narrow, ALPHAS), *map(_small, RESOLUTIONS)]
     costs: dict[str, dict] = {}
-    floors, arithmetic, speedups = ({n.title: {} for n in networks} for _ in range(3))
+    floors, compute, speedups = ({n.title: {} for n in networks} for _ in range(3))
     for name in TARGETS:
         target = load(name)
         console.say(f"theory: {len(networks)} networks on {target.core.name}")
@@ -139,7 +139,7 @@ def compare(**how) -> Theory:
         for n, cost in found.items():
             least = cost.mult_adds / target.core.macs_per_cycle("float32")
             floors[n.title][target.core.name] = cost.cost / least
-            arithmetic[n.title][target.core.name] = cost.arithmetic / least
+            compute[n.title][target.core.name] = cost.compute / least
             speedups[n.title][target.core.name] = cost.cost / cost.cost_all_cores
     counts = {n: next(iter(costs.values()))[n].mult_adds for n in networks}
 
@@ -156,7 +156,7 @@ def compare(**how) -> Theory:
     comparisons += [pair(f"alpha {a:g} / 1", a**2, _narrow(a), BASE) for a in ALPHAS]
     comparisons += [pair(f"rho {r}/224", (r / 224) ** 2, _small(r), BASE) for r in RESOLUTIONS]
     kinds = {core: {k: v / c[BASE].cost for k, v in c[BASE].kinds.items()} for core, c in costs.items()}
-    return Theory(comparisons, floors, arithmetic, speedups, kinds)
+    return Theory(comparisons, floors, compute, speedups, kinds)
 
 
 def print_result(found: Theory) -> None:

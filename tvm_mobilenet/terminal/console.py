@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.terminal import table, titles
 from tvm_mobilenet.terminal.printable import printable, printable_lines
@@ -34,7 +35,7 @@ def is_plain(stream) -> bool:
 
 def print_json(result: object) -> None:
     """The one JSON document of ``--json``; all but ASCII is escaped in it."""
-    _result(json.dumps(plain_data(result), indent=2).replace("\x7f", "\\u007f"))
+    _result(json.dumps(old_words.with_old_keys(plain_data(result)), indent=2).replace("\x7f", "\\u007f"))
 
 
 def _result(text: str) -> None:

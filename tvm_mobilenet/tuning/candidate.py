@@ -16,11 +16,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a candidate that computes the right thing costs, and by how much of the output's spread it is off.
+    """What a candidate that computes the right thing costs, and by how much of the output's standard deviation it is
+    off.
 
     ``code``: the key of the code that ran (``tune_logs.keys``), empty if its builder does not tell. Of a predicted
-    cost, ``arithmetic``: what it would be if every load hit the first-level cache; ``memory``: what the traffic takes
-    at all levels, one after another; ``balance``: the arithmetic of all cores over an even share of it.
+    cost, ``compute``: what it would be if every load hit the first-level cache; ``memory``: what the traffic takes
+    at all levels, one after another; ``balance``: the compute cycles of all cores over an even share of it.
     """
 
     cost: float
@@ -28,7 +29,7 @@ class Outcome:
     predicted: bool
     difference: float
     cost_all_cores: float | None = None
-    arithmetic: float | None = None
+    compute: float | None = None
     memory: float | None = None
     balance: float | None = None
     code: str = ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What tuning found for one layer; costs in ``TuneResult.unit``, one core. ``arithmetic``: of the tuned cost."""
+    """What tuning found for one layer; costs in ``TuneResult.unit``, one core. ``compute``: of the tuned cost."""
 
     layer: str
     count: int
@@ -21,7 +21,7 @@ class LayerResult:
     tuned: float | None
     tuned_all_cores: float | None
     curve: list[float] = field(default_factory=list, repr=False)
-    arithmetic: float | None = None
+    compute: float | None = None
 
     @property
     def floor_multiple(self) -> float | None:
@@ -42,8 +42,8 @@ class TuneResult:
         Of all costs.
     untuned, tuned, tuned_all_cores, floor : float or None
         Of the whole network, each layer by itself with its operand just written; None while a layer is unknown.
-        Predicted costs are arithmetic and memory; the floor is that of the multiply-adds alone.
-    arithmetic : float or None
+        Predicted costs are compute and memory; the floor is that of the multiply-adds alone.
+    compute : float or None
         As ``tuned``, if every load hit the first-level cache; None for measured costs.
     floor_float32 : float or None
         Of multiply-adds in another dtype: the floor that they would have in float32.
@@ -72,7 +72,7 @@ class TuneResult:
     build: object = None
     verification: object = None
     prediction: object = None
-    arithmetic: float | None = None
+    compute: float | None = None
     floor_float32: float | None = None
 
     def milliseconds(self, cost: float | None) -> float | None:

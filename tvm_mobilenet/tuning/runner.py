@@ -4,8 +4,8 @@ The very machine code is executed, and its result compared with what the layer s
 `checking.stepped.expected` to say. Of large layers a virtual board may run a sample of the kernel's parallel tasks
 while searching, and the rows that those wrote are compared; ``whole`` runs and compares all.
 
-A predicted cost is the whole model's: arithmetic, and what all loads and stores take through the caches of the core,
-which at first hold what the layer before has just written. ``arithmetic`` is kept beside it.
+A predicted cost is the whole model's: compute cycles, and what all loads and stores take through the core's caches,
+which at first hold what the layer before has just written. ``compute`` is kept beside it.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def _parts(run, target) -> dict[str, float]:
     """What a prediction is made of."""
     from tvm_mobilenet.targets.memory import rates
 
-    arithmetic, cores = run.arithmetic_on(1).value, target.cores
+    compute, cores = run.compute_on(1).value, target.cores
     moved = zip(run.traffic.bytes, rates(target.core, target).one, strict=True)
     return {
-        "arithmetic": arithmetic,
+        "compute": compute,
         "memory": sum(amount / rate for amount, rate in moved),
-        "balance": cores * run.arithmetic_on(cores).value / arithmetic,
+        "balance": cores * run.compute_on(cores).value / compute,
     }
 
 

@@ -8,8 +8,8 @@ Within a layer, one after the other:
 A space of no more points than trials is thus searched exhaustively, best regions first.
 
 Between layers: the next trial goes to where it is expected to gain most a second, ``count * (best - floor) / (stale +
-3)²`` over the layer's seconds a trial, where ``count`` is how often the network has the layer, ``floor`` its arithmetic
-alone and ``stale`` the number of trials since it last improved.
+3)²`` over the layer's seconds a trial, where ``count`` is how often the network has the layer, ``floor`` its peak
+and ``stale`` the number of trials since it last improved.
 
 Every trial is in the log before the next one is chosen, so a search that was stopped at any moment goes on from the
 log.
@@ -48,7 +48,7 @@ class LayerSearch:
     count : int
         How often the network has it.
     floor : float
-        Cycles of its arithmetic alone.
+        Cycles of its multiply-adds alone.
     trials : int
         At most so many candidates are tried.
     """

@@ -155,7 +155,7 @@ def search(
             predicted=found.predicted if found else not work.measured,
             cost_all_cores=found and found.cost_all_cores,
             cores=work.target.cores,
-            arithmetic=found and found.arithmetic,
+            compute=found and found.compute,
             balance=found and found.balance,
             memory=found and found.memory,
             seconds=done.seconds,

@@ -1,8 +1,8 @@
-"""What a part of a kernel takes, from its arithmetic and its traffic, on one core or several.
+"""What a part of a kernel takes, from its compute cycles and its traffic, on one core or several.
 
 Each level takes what it moves over its bandwidth: below L1 and L2 of a core its own, of levels that cores share the
 larger of each core's own and of all traffic over what the level gives to all. A share of a region takes the larger of
-its arithmetic and its slowest level, and of the smaller the part that this core cannot overlap (``exposed`` of its
+its compute cycles and its slowest level, and of the smaller the part that this core cannot overlap (``exposed`` of its
 ``[model.memory]``: all of it on a core that issues in order and stops at the first use of what is not there yet).
 Starting a region on several cores costs ``wake_cycles``. Bandwidths are those of `targets.memory.rates`.
 """
@@ -18,10 +18,10 @@ from tvm_mobilenet.targets.memory import rates
 
 @dataclass(frozen=True)
 class PartTime:
-    """Cycles of a part: as a whole, and of the share that takes longest its arithmetic and its traffic alone."""
+    """Cycles of a part: as a whole, and of the share that takes longest its compute cycles and its traffic alone."""
 
     whole: float
-    arithmetic: float
+    compute: float
     memory: float
 
 
@@ -38,9 +38,9 @@ def part_time(part, costs: list[float], pair: float | None, cores: int, core, ta
         Whether traffic was followed and counts.
     """
     parallel = part.kind == "parallel" and cores > 1
-    arithmetic = part.shares(costs, cores if parallel else 1, pair)
+    compute = part.shares(costs, cores if parallel else 1, pair)
     if not memory:
-        return PartTime(max(arithmetic), max(arithmetic), 0.0)
+        return PartTime(max(compute), max(compute), 0.0)
     r = rates(core, target)
     traffic = _bytes(part, parallel)  # (levels, tasks that ran)
     shares = np.array([part.shares(list(level), cores if parallel else 1) for level in traffic])  # (levels, shares)
@@ -57,9 +57,9 @@ def part_time(part, costs: list[float], pair: float | None, cores: int, core, ta
                 total[k] = every
             own[k] = np.maximum(own[k], total[k] / r.every[k])
     slowest = own.max(axis=0)
-    times = [max(a, m) + r.exposed * min(a, m) for a, m in zip(arithmetic, slowest, strict=True)]
+    times = [max(a, m) + r.exposed * min(a, m) for a, m in zip(compute, slowest, strict=True)]
     k = int(np.argmax(times))
-    return PartTime(times[k] + (r.wake_cycles if parallel else 0.0), arithmetic[k], float(slowest[k]))
+    return PartTime(times[k] + (r.wake_cycles if parallel else 0.0), compute[k], float(slowest[k]))
 
 
 def _bytes(part, parallel: bool) -> np.ndarray:

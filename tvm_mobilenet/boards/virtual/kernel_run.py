@@ -185,9 +185,9 @@ class KernelRun:
         times = self._times(cores, core or self.target.core, own and self.followed)
         return PredictedCycles(sum(p.whole for p in times))
 
-    def arithmetic_on(self, cores: int) -> PredictedCycles:
+    def compute_on(self, cores: int) -> PredictedCycles:
         """As ``cycles_on``, if every access hit the first-level cache."""
-        return PredictedCycles(sum(p.arithmetic for p in self._times(cores, self.target.core, False)))
+        return PredictedCycles(sum(p.compute for p in self._times(cores, self.target.core, False)))
 
     def memory_on(self, cores: int) -> PredictedCycles | None:
         """Cycles that the traffic alone takes, at the level that takes longest; None where it was not followed."""
