@@ -147,7 +147,13 @@ def _figures(result, net, target, made) -> list[str]:
 
 @pytest.mark.parametrize(
     "family, target",
-    [("v1", "rpi3"), ("v1-plain", "rpi4"), ("v2", "rpi5"), ("v3-large", "host"), ("v3-small", "armv7")],
+    [
+        ("v1", "rpi3"),
+        pytest.param("v1-plain", "rpi4", marks=pytest.mark.full),
+        ("v2", "rpi5"),
+        pytest.param("v3-large", "host", marks=pytest.mark.full),
+        ("v3-small", "armv7"),
+    ],
 )
 def test_a_small_network_of_every_family_and_every_core(family, target, tmp_path):
     row(network(*SMALL[family]), target, tmp_path)

@@ -21,6 +21,7 @@ def server():
         yield f"rpc://127.0.0.1:{port}"
 
 
+@pytest.mark.full
 def test_bench_times_the_network_and_its_kernels_and_says_what_is_missing(server, capsys):
     assert bench.main([str(modules.small()), "--board", server, "--seconds", "0.2", "--threads", "1,2", "--json"]) == 0
     found = benchmark.from_data(json.loads(capsys.readouterr().out))

@@ -92,7 +92,7 @@ def test_decisions_that_were_edited_are_refused_in_words(copy, name, value, word
     assert words in found.value.message and found.value.exit_code == 2 and "Error" not in found.value.message
 
 
-@pytest.mark.parametrize("where", [0, 0.5, 1])
+@pytest.mark.parametrize("where", [pytest.param(0, marks=pytest.mark.full), 0.5, 1])
 def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
     step = round(where * (len(copy.family.steps) - 1))
     while not (found := instructions(copy.family, step, "fmla")):
@@ -101,7 +101,7 @@ def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
     copy.named(step)
 
 
-@pytest.mark.parametrize("where", [0, 0.5, 1])
+@pytest.mark.parametrize("where", [pytest.param(0, marks=pytest.mark.full), 0.5, 1])
 def test_one_weight_a_hundredth_off_is_found_in_its_layer(copy, where):
     step = round(where * (len(copy.family.steps) - 1))
     while not any(t.space == "parameters" for t in copy.family.steps[step].operands):

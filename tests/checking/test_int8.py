@@ -79,7 +79,7 @@ def test_every_target_gives_the_same_bits(family, target, tmp_path):
         assert np.array_equal(one[0], right[0])
 
 
-@pytest.mark.parametrize("where", [0, 0.5, 1])
+@pytest.mark.parametrize("where", [pytest.param(0, marks=pytest.mark.full), 0.5, 1])
 def test_one_weight_a_unit_off_is_found_in_its_layer(copy, where):
     steps = [n for n, step in enumerate(copy.family.steps) if "weight" in step.constants]
     number = steps[round(where * (len(steps) - 1))]

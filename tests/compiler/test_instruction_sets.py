@@ -160,7 +160,10 @@ def test_every_feature_is_tried():
     assert set(A32) == set(instruction_sets._A32)
 
 
-@pytest.mark.parametrize("board", sorted(CODE.values()))
+@pytest.mark.parametrize(
+    "board",
+    [b if b in ("rpi5", "armv7") else pytest.param(b, marks=pytest.mark.full) for b in sorted(CODE.values())],
+)
 def test_no_file_that_ships_has_an_instruction_outside_its_boards(board):
     """All libraries of a build, all of a bundle, and its program."""
     target, options = targets.load(board), modules.tiny_options()

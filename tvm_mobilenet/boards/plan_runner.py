@@ -27,7 +27,7 @@ class PlanRun:
         return type(each[0])(sum(c.value for c in each))
 
     @property
-    def arithmetic(self) -> float:
+    def compute(self) -> float:
         """Predicted cycles of one core, if every access hit the first-level cache."""
         return sum(k.compute_on(1).value for k in self.kernels)
 
