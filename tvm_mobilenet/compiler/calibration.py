@@ -164,18 +164,9 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
 
     layer = call.layer
     if layer.body is not None:
-        shaped = [x.reshape(shape) for x, shape in zip(operands, layer.body.operands, strict=True)]
-        output = np.asarray(layer.body.reference(*shaped, *call.constants.values()), np.float32)
+        output = by_its_nest(call, operands)
         return output, _largest(output), True
-    data, *second = operands
-    x = channels_second(data.reshape(layer.input_shape), layer.input_layout)
-    other = None
-    if second and layer.residual == "none":
-        gate = layer.op == "scale"
-        other = channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
-    weight, bias = (
-        None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
-    )
+    x, weight, bias, other, residual = tensors_of(call, operands)
     with torch.no_grad():
         define = kinds.of(layer.kind).reference
         y = define(layer, x, weight, bias, other)
@@ -187,9 +178,6 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
             else:
                 exact = False
             largest = bound
-        residual = None
-        if layer.residual != "none":
-            residual = channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
         if layer.residual == "before":
             y = y + residual
             largest = max(largest, float(y.abs().max()))
@@ -197,8 +185,38 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
         if layer.residual == "after":
             y = y + residual
         largest = max(largest, float(y.abs().max()))
-    y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
-    return y.contiguous().numpy(), largest if np.isfinite(largest) else float("inf"), exact
+    return array_of(layer, y), largest if np.isfinite(largest) else float("inf"), exact
+
+
+def by_its_nest(call: LayerCall, operands: list[np.ndarray]) -> np.ndarray:
+    """What a generic layer computes in float32."""
+    body = call.layer.body
+    shaped = [x.reshape(shape) for x, shape in zip(operands, body.operands, strict=True)]
+    return np.asarray(body.reference(*shaped, *call.constants.values()), np.float32)
+
+
+def tensors_of(call: LayerCall, operands: list[np.ndarray]) -> tuple:
+    """Data, weight, bias, second operand and residual as tensors of PyTorch, float32, channels second; None for what a
+    layer has not."""
+    import torch
+
+    layer, (data, *second) = call.layer, operands
+    x = channels_second(data.reshape(layer.input_shape), layer.input_layout)
+    other = residual = None
+    if second and layer.residual == "none":
+        gate = layer.op == "scale"
+        other = channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
+    elif second:
+        residual = channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
+    weight, bias = (
+        None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
+    )
+    return x, weight, bias, other, residual
+
+
+def array_of(layer: Layer, y) -> np.ndarray:
+    """A layer's output, a tensor with channels second, in its layout."""
+    return (y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)).contiguous().numpy()
 
 
 def channels_second(array: np.ndarray, layout: str):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvm_mobilenet import kinds
-from tvm_mobilenet.compiler.calibration import activated, channels_second, images_of
+from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest, images_of, tensors_of
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
@@ -161,28 +161,14 @@ def outputs(call: LayerCall, operands: list[np.ndarray]) -> tuple[np.ndarray, np
 
     layer = call.layer
     if layer.body is not None:
-        shaped = [x.reshape(shape) for x, shape in zip(operands, layer.body.operands, strict=True)]
-        output = np.asarray(layer.body.reference(*shaped, *call.constants.values()), np.float32)
+        output = by_its_nest(call, operands)
         return output, output
-    data, *second = operands
-    x = channels_second(data.reshape(layer.input_shape), layer.input_layout)
-    other = None
-    if second and layer.residual == "none":
-        gate = layer.op == "scale"
-        other = channels_second(second[0].reshape(layer.second_shape), "NHWC" if gate else layer.input_layout)
-    weight, bias = (
-        None if a is None else torch.from_numpy(np.asarray(a, np.float32)) for a in (call.weight, call.bias)
-    )
+    x, weight, bias, other, residual = tensors_of(call, operands)
     with torch.no_grad():
-        y = kinds.of(layer.kind).reference(layer, x, weight, bias, other)
-        own = y
-        residual = None
-        if layer.residual != "none":
-            residual = channels_second(second[0].reshape(layer.output_shape), layer.output_layout)
+        own = y = kinds.of(layer.kind).reference(layer, x, weight, bias, other)
         if layer.residual == "before":
             y = y + residual
         y = activated(layer, y)
         if layer.residual == "after":
-            own = y
-            y = y + residual
-    return tuple((t if layer.output_layout == "NCHW" else t.permute(0, 2, 3, 1)).contiguous().numpy() for t in (own, y))
+            own, y = y, y + residual
+    return array_of(layer, own), array_of(layer, y)

@@ -153,7 +153,7 @@ def rename_kernel(path: Path, kernel: str, name: str) -> None:
 def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
     """Leave of a linked library's table of all symbols those of its kernels, and nothing of its debug information.
 
-    What it exports is in another table, which stays. (zig's ``--row_tile-debug`` takes the symbols too.)
+    What it exports is in another table, which stays. (zig's ``--strip-debug`` takes the symbols too.)
 
     Parameters
     ----------
