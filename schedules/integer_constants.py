@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tvm_mobilenet.schedules import integers
+from tvm_mobilenet.schedules import integer_products, integers
 from tvm_mobilenet.schedules.choices import Choice, Decisions
 
 from tvm_mobilenet.layer import Layer
@@ -17,35 +17,27 @@ def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
     return {"lookup": Choice((way,), way)} if "table" in layer.constants else {}
 
 
-def _width(layer: Layer) -> int:
-    return -(-layer.out_channels // 4) * 4
-
-
 def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
     """Names, shapes and dtypes: weights, biases, factors, ends, and the factors of an addition."""
-    each = 4 if d.get("products") == "long" else 1
-    found = [
-        ("weight", (weights,), "int8"),
-        ("bias", (_width(layer) * each,), "int32"),
-        ("scale", (_width(layer),), "float32"),
-        ("ends", (8 if layer.residual != "none" else 4,), "int32"),
-    ]
+    width = integer_products.padded(layer.out_channels)
+    each = integer_products.SUMS if d.get("products") == "long" else 1
+    found = [("weight", (weights,), "int8"), ("bias", (width * each,), "int32"), ("scale", (width,), "float32")]
     return [*found, *_more(layer)]
 
 
 def _more(layer: Layer) -> list[tuple]:
     """Those that are packed as they are."""
-    return [(name, *layer.constants[name]) for name in ("added", "table") if name in layer.constants]
+    return [(name, *layer.constants[name]) for name in ("ends", "added", "table") if name in layer.constants]
 
 
 def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """As `arguments` names them; biases of small sums begin at the bits of `integers.MAGIC`."""
-    more = _width(layer) - layer.out_channels
+    more = integer_products.padded(layer.out_channels) - layer.out_channels
     bias = np.pad(arrays["bias"].astype(np.int64), (0, more)) + (integers.BITS if layer.small else 0)
     bias = bias.astype(np.int32)
     if d.get("products") == "long":
-        bias = np.stack([bias, *[np.zeros_like(bias)] * 3], 1).ravel()
-    found = [weight, bias, np.pad(arrays["scale"], (0, more)).astype(np.float32), arrays["ends"].astype(np.int32)]
+        bias = np.stack([bias, *[np.zeros_like(bias)] * (integer_products.SUMS - 1)], 1).ravel()
+    found = [weight, bias, np.pad(arrays["scale"], (0, more)).astype(np.float32)]
     return [*found, *(arrays[name].astype(dtype) for name, _, dtype in _more(layer))]
 
 

@@ -1,8 +1,7 @@
 """Convolutions of int8: how the products of a tile of columns are summed.
 
 ``dot``   four channels of a tap an instruction: for cores with dot products, data channels-last whose rows are whole
-quads
-          of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
+          quads of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
 ``wide``  channel by channel in int32. Weights ``[groups][panels][kh, kw][c][n]``
 
 A tap outside of the image reads the zero point of the data.

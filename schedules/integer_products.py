@@ -1,10 +1,10 @@
 """Matrix products of int8: how products are summed to int32, and what a tile's sums become.
 
-``dot``   four k an instruction, each lane of four bytes one output: for cores with dot products. Weights ``[k /
-4][n][4]`` ``long``  sixteen k at a time: long multiplies make int16 products, of which ``Layer.group`` are summed
-before pairs of
-          lanes are added to int32. An output has a vector of sums, which are added up at the end. Weights ``[n][16]``
-          by steps of k
+``dot``   four k an instruction, each lane of four bytes one output: for cores with dot products.
+          Weights ``[k / 4][n][4]``
+``long``  sixteen k at a time: long multiplies make int16 products, of which ``Layer.group`` are summed before pairs of
+          lanes are added to int32. An output has a vector of sums, which are added up at the end.
+          Weights ``[n][16]`` by steps of k
 ``wide``  k by k in int32, as LLVM finds it: any core, any shape
 
 Columns are padded with zeros to whole vectors of sums.

@@ -98,21 +98,12 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
         else:
             with T.serial(0, columns) as kw:
                 element(kh, kw)
-    if integer and not maximum:
-        f.write(
-            f["output"],
-            lambda lane: integer_maps.average(layer, f, acc[0, lane], lane.count),
-            width,
-            lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
-        )
-        return
     if integer:
-        f.write(
-            f["output"],
-            lambda lane: acc[0, lane],
-            width,
-            lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
-        )
+
+        def whole(lane):
+            return acc[0, lane] if maximum else integer_maps.average(layer, f, acc[0, lane], lane.count)
+
+        f.write(f["output"], whole, width, lambda lane: nest.at(layer.output_layout, b, h, w, c + lane))
         return
     share = values.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
     f.store(

@@ -4,7 +4,7 @@
 ``ends``   int32: zero point of the data, zero point, lowest and highest value of the output; where a second operand is
            added or multiplied, its zero point, and zero point, lowest and highest value of the sum
 ``added``  float32: the factors of the layer's own value and of the second operand in the scale of the sum
-``table``  int8: the output for each of the 256 values before an activation that is no clamp
+``table``  int8: the output for each of the 256 values before an activation that is no clamp, or stands by itself
 ``bias``   int32: of an average, what the zero points of a window make
 """
 
@@ -29,6 +29,6 @@ def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
     found["ends"] = ((8 if second else 4,), "int32")
     if layer.residual != "none" or layer.op in ("add", "sub"):
         found["added"] = ((2,), "float32")
-    if layer.activation not in CLAMPS:
+    if layer.activation not in CLAMPS or (layer.copies and layer.activation != "none"):
         found["table"] = ((TABLE,), "int8")
     return found

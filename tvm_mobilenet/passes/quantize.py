@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
-from tvm_mobilenet.kinds.integers import TABLE
+from tvm_mobilenet.kinds.integers import CLAMPS, TABLE
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
@@ -111,16 +111,20 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 
 def integral(layer: Layer) -> bool:
-    """Whether a layer of float32 has an integer form."""
+    """Whether a layer of float32 has an integer form: of activations behind an addition, a product or a pool those that
+    are clamps, behind a maximum none."""
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
-    return layer.op in ("", "none", "add", "sub", "mul", "scale", "avg", "max")
+    if layer.op == "max":
+        return layer.activation == "none"
+    alone = layer.copies or (layer.weight_shape is not None and layer.residual == "none")
+    return alone or layer.activation in CLAMPS
 
 
 class _Quantize:
     def __init__(self, graph: LayerGraph, q: Quantization):
         self.graph, self.q, self.made = graph, q, []
-        self.shapes = {c.output: c.layer.output_shape for c in graph.calls}
+        self.scales = {value: q.scales[value] for value in graph.readers()}
         self.held = {p.value: p.dtype for p in graph.signature.inputs}
         self.converted: dict[tuple[str, str], str] = {}
         self.readers = graph.readers()
@@ -153,7 +157,7 @@ class _Quantize:
         return self.converted[value, dtype]
 
     def _convert(self, base: Layer, value: str, dtype: str) -> str:
-        scale = self.q.scales[value]
+        scale = self.scales[value]
         to_integers = dtype == DTYPE
         layer = base.replace(dtype=DTYPE, reads="float32" if to_integers else "", writes="" if to_integers else dtype)
         ends = (0, scale.zero, LOW, HIGH) if to_integers else (scale.zero, 0, LOW, HIGH)
@@ -197,13 +201,15 @@ class _Quantize:
         floating = scores or self._reads_float(call.output)
         plain = layer.weight_shape and layer.residual == "none" and layer.activation == "none"
         writes = "float32" if plain and floating and layer.output_layout == "NHWC" else ""
-        given = self.q.scales[data]
-        own = self.q.inner.get(call.name) or self.q.scales.get(call.output)
-        out = self.q.scales.get(call.output)
+        given = self.scales[data]
+        if layer.op == "max" or (layer.copies and layer.activation == "none"):  # its values are some of the data's
+            self.scales[call.output] = given
+        out = self.scales[call.output]
+        own = given if layer.copies else self.q.inner.get(call.name) or out
         layer = layer.replace(dtype=DTYPE, writes=writes)
         if call.name in self.q.shifts:
             call = call.replace(bias=call.bias + np.array(self.q.shifts[call.name]))
-        constants, layer = constants_of(call, layer, given, own, out, [self.q.scales[v] for v in call.inputs[1:]])
+        constants, layer = constants_of(call, layer, given, own, out, [self.scales[v] for v in call.inputs[1:]])
         made = LayerCall(call.name, layer, call.source, tuple(inputs), {}, call.output, call.parts)
         self.made.append(made.replace(**constants))
         self.held[call.output] = layer.output_dtype
@@ -227,33 +233,32 @@ def constants_of(
         Of its second operand.
     """
     found: dict[str, np.ndarray] = {}
-    last = out or own
     if layer.weight_shape is not None:
         factors, layer = _weighted(found, call, layer, given, own)
     elif layer.kind == "pool":
         taps = layer.kernel[0] * layer.kernel[1]
-        factors = np.array([given.step / (last.step * taps)])
+        factors = np.array([given.step / (out.step * taps)])
         if layer.op == "avg":
             found["bias"] = np.array([-given.zero * taps])
     else:
-        factors = np.array([given.step * others[0].step / last.step]) if layer.op in ("mul", "scale") else None
+        factors = np.array([given.step * others[0].step / out.step]) if layer.op in ("mul", "scale") else None
     if "scale" in layer.constants:
         found["scale"] = factors
     low, high = LOW, HIGH
     clamps = layer.residual != "before"
     if clamps and layer.output_dtype == DTYPE:
         low, high = _clamp(layer.activation, own)
-    ends = [given.zero, own.zero if own else 0, low, high]
+    ends = [given.zero, own.zero, low, high]
     if others:
-        sum_low, sum_high = (LOW, HIGH) if layer.residual == "after" else _clamp(layer.activation, last)
-        ends += [others[0].zero, last.zero, sum_low, sum_high]
+        sum_low, sum_high = (LOW, HIGH) if layer.residual == "after" else _clamp(layer.activation, out)
+        ends += [others[0].zero, out.zero, sum_low, sum_high]
         left = own if layer.residual != "none" else given
-        found["added"] = np.array([left.step / last.step, others[0].step / last.step])
+        found["added"] = np.array([left.step / out.step, others[0].step / out.step])
         if layer.op in ("mul", "scale"):
             ends[2:4] = sum_low, sum_high
-            ends[1] = last.zero
+            ends[1] = out.zero
     if "table" in layer.constants:
-        found["table"] = table(layer.activation, own if own is not None else given, last)
+        found["table"] = table(layer.activation, own, out)
     elif layer.activation != "none" and (low, high) == (LOW, HIGH) and layer.weight_shape and clamps:
         layer = layer.replace(activation="none")
     found["ends"] = np.array(ends)
