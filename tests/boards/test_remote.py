@@ -211,11 +211,17 @@ def test_out_of_memory(library):
     import tvm
 
     with Agent("--memory-limit", "6G") as running, open_board(running.url, HOST) as board:
-        with fault("too little memory"):
+        with fault("ran out of memory while allocating"):
             board.session.do("allocating", lambda: tvm.runtime.empty((8 << 30,), "uint8", board.session.rpc.cpu()))
+        with fault("ran out of memory while copying"):  # a MemoryError of Python's has no words
+            board.session.do("copying", _raise, tvm.error.RPCError("RPCError: Error caught from RPC call:\n"))
         board.close()
         works(running.url, library)
         assert running.is_clean()
+
+
+def _raise(error):
+    raise error
 
 
 def test_half_a_library(agent, library, tmp_path):

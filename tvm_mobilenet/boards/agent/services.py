@@ -97,6 +97,9 @@ def serve(name: str, request_json: str) -> str:
         return json.dumps(call(name, json.loads(request_json)))
     except TvmMobilenetError as e:
         return json.dumps({"error": e.message, "hint": e.hint, "code": e.exit_code})
+    except MemoryError:
+        out = {"error": f"service {name}: the board ran out of memory", "hint": "a smaller network or batch"}
+        return json.dumps({**out, "code": BoardError.exit_code})
     except Exception as e:
         import traceback
 

@@ -27,6 +27,7 @@ CALL_SECONDS = 60.0
 GRACE_SECONDS = 2.0  # for the session's thread to end
 _REPORT_SECONDS = 10.0  # for the process between to say why the channel closed
 _CHANNEL = re.compile(r"kShutdown|[Cc]hannel closes|[Pp]ipe (read|write) error|previously closed|code=1\b")
+_NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign")
 ENDED = "session ended: "  # how the agent begins its last words (``agent``)
 _UNASKED = "the session was ended, for what is there sent what no board sends"
 _FOREIGN = "is this your board? Somebody else may listen there; nothing that it sent was obeyed"
@@ -234,11 +235,15 @@ class Session:
             self._end(f"{f'{_UNASKED}: {how[1]},' if self._refused else 'the connection was lost'} while {what}")
             if self._refused:
                 return Lost(self.where, self.over, _FOREIGN, refused=True)
-        elif re.search(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign", text):
-            return BoardError(f"{self.where}: the board has too little memory, {what}", "a smaller network or batch")
+        elif _NO_MEMORY.search(text) or not _words(str(error)):
+            # Of what may fail there only a MemoryError has no words: Python raises it before a function can say more.
+            return BoardError(
+                f"{self.where}: the board ran out of memory while {what}",
+                "a smaller network or batch, or a larger --memory-limit of the agent",
+            )
         else:
             return BoardError(f"{self.where}: {what}: {_last_line(str(error))}", "the session goes on")
-        if "out of memory" in self.over:
+        if _NO_MEMORY.search(self.over):
             return Lost(self.where, self.over, "a smaller network or batch, or a larger --memory-limit of the agent")
         return Lost(self.where, self.over, "does the server there still run? its log says more")
 
@@ -271,9 +276,13 @@ def _connect(command: list[str]):
     return client.RPCSession(_ffi_api.CreatePipeClient(*command))
 
 
+def _words(text: str) -> str:
+    """What a board said of an error, without what TVM's client writes before it."""
+    return re.sub(r"(?:RPCError: )?Error caught from RPC call:\s*", "", text).strip()
+
+
 def _last_line(text: str) -> str:
     """The message of an error of TVM, without the stack that it prints before or after."""
-    text = re.sub(r"(?:RPCError: )?Error caught from RPC call:\s*", "", text)  # stands before the board's own words
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in _words(text).splitlines() if line.strip()]
     worded = [line for line in lines if re.match(r"\w*Error\b|.*\bcheck failed", line, re.IGNORECASE)]
     return plain((worded or lines or ["no message"])[-1])[:400]
