@@ -25,6 +25,7 @@ ORDER = (
     ("peers", "bundle", "tuning"),
     ("measuring",),
     ("diagnosis", "survey"),
+    ("evaluation",),
     ("cli",),
     ("verbs",),
 )

@@ -202,6 +202,8 @@ POINTLESS = [
     ("tune", ["--calibrate", "x.npy", "image.png"], "--calibrate: it is of layers that compute in another dtype"),
     ("tune", ["--target", "host", "--jobs", "4"], "--jobs: on this machine"),
     ("verify", ["FOLDER", "--input", "x.npy", "--inputs", "3"], "--inputs: it is the number of photographs"),
+    ("accuracy", ["FOLDER", "--data", "x", "--board", "virtual", "--check", "2"], "--check: --board runs the build's"),
+    ("accuracy", ["FOLDER", "--data", "labels.txt", "--truth", "x"], "--truth x: --data labels.txt is a file"),
     ("bench", ["FOLDER", "--max-regress", "5%"], "--max-regress: it says how much slower than --compare"),
     ("bench", ["FOLDER", "--seconds", "3"], "--seconds: the virtual board predicts"),
     (
@@ -236,7 +238,8 @@ ALWAYS = [
     "--tvm", "--dtype",
     "--view", "--paper", "--layer", "--rank", "--families", "--alphas", "--resolutions", "--budget", "--memory",
     "--min-accuracy", "--theory", "--jobs", "--to", "--rollback", "--runner", "--host", "--port", "--key",
-    "--tracker", "--session-limit", "--memory-limit", "--inputs", "--input", "--cores",
+    "--tracker", "--session-limit", "--memory-limit", "--inputs", "--input", "--cores", "--data", "--limit",
+    "--no-float",
 ]  # fmt: skip
 
 

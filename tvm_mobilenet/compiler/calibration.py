@@ -18,12 +18,12 @@ from tvm_mobilenet import kinds
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.preprocess import SUFFIXES
 from tvm_mobilenet.passes import precision
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.precision import LargestSum, Precision
 
 IMAGES = 8  # photographs and crops, where none are given
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")
 
 
 def decide(network) -> Precision:

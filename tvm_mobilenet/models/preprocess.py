@@ -6,10 +6,11 @@ imported only when an image is read; ``.npy`` needs only numpy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ CHANNEL_ORDERS = ("RGB", "BGR")
 FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_order")
 IMAGE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # no
 # other program reads these: for an EPS file Pillow starts Ghostscript
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")  # in folders
 MOST_IMAGE_PIXELS = 1 << 27  # of an image, before it is decoded: 134 megapixels
 MOST_PIXELS = 65_535  # a side that images are resized to
 _LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
@@ -244,6 +246,39 @@ def read_image(path: Path) -> np.ndarray:
         It cannot be read, or its pixels have more than 16 bits.
     """
     image_module, ops = _pillow()
+    with _opened(path) as image:
+        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+        image = ops.exif_transpose(image)
+        if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
+            image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError("its pixels have 32 bits; save it with 8")
+        return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def check_image(path: Path) -> None:
+    """Read an image file's header alone: enough to refuse what is no image before thousands are run.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read.
+    """
+    if path.suffix.lower() != ".npy":
+        with _opened(path):
+            pass
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator:
+    """An image file, of which the header is read. What goes wrong with it, also while it is decoded, is told in words.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read, or has too many pixels.
+    """
+    image_module, _ = _pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
@@ -254,13 +289,7 @@ def read_image(path: Path) -> np.ndarray:
                 raise ValueError(
                     f"it has {image.width:,} x {image.height:,} pixels, {MOST_IMAGE_PIXELS:,} are the most"
                 )
-            deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-            image = ops.exif_transpose(image)
-            if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
-                image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError("its pixels have 32 bits; save it with 8")
-            return np.asarray(image.convert("RGB"), np.uint8)
+            yield image
     except MemoryError:
         raise TvmMobilenetError(f"{path} takes more memory than there is", "make it smaller") from None
     except Exception as e:  # Pillow's decoders raise a dozen kinds for damaged files

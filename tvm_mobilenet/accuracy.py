@@ -1,0 +1,225 @@
+"""Say how often a built network is right on labelled images, beside the float network that it was made from.
+
+python -m tvm_mobilenet.accuracy out/v2-1.0-224-int8-rpi4 --data imagenet/val --html out/mistakes.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvm_mobilenet import packages
+from tvm_mobilenet.cli import accuracy_options, entry, options
+from tvm_mobilenet.cli.flags import refuse, refuse_trust
+from tvm_mobilenet.files.whole_file import output_file
+from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal.table import Words
+
+SHOWN = 20  # of the images whose class changed, in the table
+
+
+@dataclass(frozen=True)
+class AccuracyResult:
+    """What `accuracy` found.
+
+    Attributes
+    ----------
+    folder, model, target, board : str
+        What was built, for what, and what ran it.
+    found : evaluation.accuracy.Accuracy
+    words : models.class_words.ClassWords
+        Of its classes.
+    paths : dict of str to path
+        Where each image lies.
+    """
+
+    folder: Path
+    model: str
+    target: str
+    board: str
+    found: object
+    words: object
+    paths: dict[str, Path]
+
+    def summary(self) -> str:
+        """For people, a few lines."""
+        found = self.found
+        part = "" if found.images == found.whole else f"; {found.images:,} of them ran, evenly spread"
+        lines = [f"ran       {found.ran}", f"data      {found.data}{part}"]
+        for name, own, other in (("top-1", found.top1, found.float_top1), ("top-5", found.top5, found.float_top5)):
+            beside = f"; float32 by {found.reference}: {other}" if other else ""
+            lines.append(f"{name:9} {own}{beside}")
+        if found.same:
+            lost, gained, others = (len(found.changed(change)) for change in ("lost", "gained", "other"))
+            lines.append(
+                f"changed   the class of {lost + gained + others:,} images: {lost:,} right ones became wrong, "
+                f"{gained:,} wrong ones right, {others:,} stay wrong; the same class in {found.same}"
+            )
+        return "\n".join(lines)
+
+    def to_data(self) -> dict:
+        """Plain data for JSON."""
+        found = self.found
+        data = {name: getattr(self, name) for name in ("folder", "model", "target", "board")}
+        shares = ("top1", "top5", "float_top1", "float_top5", "same")
+        data |= {name: getattr(found, name) for name in ("ran", "data", "images", "whole", "reference", *shares)}
+        data |= {"drop": found.drop, "seconds": round(found.seconds, 3)}
+        data["changed"] = [self._told(answer) for answer in found.changed()]
+        data["mistakes"] = [self._told(answer) for answer in found.mistakes]
+        return console.plain_data(data)
+
+    def _told(self, answer) -> dict:
+        return {
+            "image": answer.image,
+            "label": answer.label,
+            "name": self.words.title(answer.label),
+            "best": answer.best,
+            "float_best": answer.float_best,
+            "change": answer.change,
+        }
+
+
+def accuracy(
+    folder: str | Path,
+    data: str | Path,
+    *,
+    truth: Path | None = None,
+    board: str | None = None,
+    limit: int | None = None,
+    reference: bool = True,
+    check: int = 1,
+    network=None,
+) -> AccuracyResult:
+    """Run a built module on labelled images.
+
+    Parameters
+    ----------
+    folder : path
+        What `build` wrote.
+    data : path
+        A data set, as ``models.labelled_images`` reads them.
+    truth : path, optional
+        Its ground truth, where that is a file elsewhere.
+    board : str, optional
+        As ``boards.open_board`` takes it; this machine unless given.
+    limit : int, optional
+        Images to run, evenly spread over the data set.
+    reference : bool
+        Also run the float network.
+    check : int
+        Images that the build's own code runs too, on the virtual board, where this machine cannot run it.
+    network : Network, optional
+        The model; made again from what the folder says unless given.
+
+    Raises
+    ------
+    TvmMobilenetError
+        No build; a data set that cannot be read or does not fit the network.
+    VerificationError
+        The build's own code computes something else.
+    BoardError
+        The board cannot be reached.
+    """
+    from tvm_mobilenet.compiler import model_files
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.evaluation import kernels
+    from tvm_mobilenet.evaluation.accuracy import class_words, measure
+    from tvm_mobilenet.models import labelled_images
+
+    module = built.read(folder)
+    network = network or load_network(model_files.from_build(module))
+    words = class_words(network)
+    images = labelled_images.read(Path(data), words, truth)
+    place = kernels.place_of(module.target, kernels.dtypes_of(network), board)
+    if place == "virtual" and limit is None and len(images.images) > kernels.VIRTUAL_IMAGES:
+        limit = kernels.VIRTUAL_IMAGES
+        console.say(f"note: the virtual board runs {limit} images, evenly spread; --limit N takes more")
+    images = images.limited(limit)
+    images.check()
+    console.say(f"accuracy of {network.options.title} for {module.target.name} on {len(images.images):,} images")
+    with kernels.opened(network, module.target, place, module, check=check) as opened, console.Progress() as progress:
+        found = measure(network, opened, images, reference=reference, show=progress.update)
+    paths = {image.name: image.path for image in images.images}
+    return AccuracyResult(Path(folder), network.options.title, module.target.name, opened.board, found, words, paths)
+
+
+def print_result(result: AccuracyResult) -> None:
+    """The images whose class changed, then the whole."""
+    changed, words = result.found.changed(), result.words
+    if changed:
+        rows = [(a.image, words.title(a.label), words.title(a.float_best[0]), words.title(a.best[0]), a.change)
+                for a in changed[:SHOWN]]  # fmt: skip
+        if len(changed) > SHOWN:
+            rows.append((f"and {len(changed) - SHOWN:,} more (--json has all)", "", "", "", ""))
+        columns = (Words("image"), Words("shows"), Words("float32"), Words("here"), "change")
+        console.print_table(columns, rows, f"{result.model} for {result.target}: images whose class changed")
+    console.print_text(result.summary(), indent=10)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``accuracy``."""
+    new = entry.parser_for("accuracy", __doc__.split("\n")[0])
+    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    accuracy_options.add_data(new, required=True)
+    new.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line, in place of the build's")
+    options.add_board(new)
+    new.add_argument(
+        "--check",
+        type=accuracy_options.whole,
+        default=1,
+        metavar="N",
+        help="images that the build's own code runs as well, on the virtual board, where this machine cannot run it: "
+        "its scores must be the same (default: %(default)s; 0 leaves it out)",
+    )
+    new.add_argument("--no-float", action="store_true", help="leave out the float network")
+    new.add_argument("--html", type=output_file, metavar="FILE", help="a page with the images that are not recognised")
+    options.add_trust(new)
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return new
+
+
+def _run(args: argparse.Namespace) -> int:
+    from tvm_mobilenet.cli.notices import announce
+    from tvm_mobilenet.compiler import model_files
+    from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.evaluation import page
+
+    module = built.read(args.folder)
+    target = module.target
+    if args.board is not None or args.trust_network:
+        args.board = options.board_for(args, target)
+        refuse(args, ("--check",), "--board runs the build's own code", "leave it out")
+    model = model_files.from_build(module, trust_file=args.trust_file, labels=args.labels)
+    refuse_trust(args, model)
+    virtual = packages.for_board("virtual") if args.board in (None, "virtual") and not target.is_host else ()
+    compared = (*packages.for_model(model), "torch", "PIL") if args.no_float else packages.for_comparing(model)
+    packages.require("accuracy", *compared, *packages.for_linking(None), *virtual)
+    network = load_network(model)
+    announce(network)
+    result = accuracy(
+        args.folder,
+        args.data,
+        truth=args.truth,
+        board=args.board,
+        limit=args.limit,
+        reference=not args.no_float,
+        check=args.check,
+        network=network,
+    )
+    console.print_json(result.to_data()) if args.json else print_result(result)
+    if args.html:
+        page.write(result.found, f"{result.model} for {result.target}", result.words, result.paths, args.html)
+        console.say(f"page: {args.html}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return entry.run_verb(parser(), _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

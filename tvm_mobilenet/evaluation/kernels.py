@@ -1,0 +1,184 @@
+"""What computes a network's outputs on thousands of images: its kernels, on the board that is asked for or on this one.
+
+A build whose code this machine can run is run here as it is. Any other is built once more for this machine, from the
+same model by the same decisions about dtypes: the layers are the same, so are scales, zero points and weights. In int8
+that gives the same bits, for what a layer computes is defined without a target; in float32 the order of a sum may
+differ, and with it the last digits. To show that it is so, the first images also run by the build's own code on the
+virtual board. Where this machine has no arithmetic of the dtype, all images do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet import targets
+from tvm_mobilenet.checking import network_steps
+from tvm_mobilenet.checking.machine_check import calls_of
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler import pipeline
+from tvm_mobilenet.errors import BoardError, VerificationError
+
+VIRTUAL_IMAGES = 20  # unless asked for more: an image takes seconds there
+NEAR = 1e-3  # of the scores' standard deviation, by which float32 may differ from target to target
+
+Outputs = Callable[[tuple[np.ndarray, ...]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """An opened network.
+
+    Attributes
+    ----------
+    outputs : callable
+        From a network's inputs to its outputs.
+    ran : str
+        In words: what runs, and where.
+    board : str
+    """
+
+    outputs: Outputs
+    ran: str
+    board: str
+
+
+def place_of(target, dtypes: set[str], board: str | None = None) -> str:
+    """Where a target's network runs: the board that was asked for, ``local`` if this machine runs the very code,
+    ``host`` if it runs the network built for it, else ``virtual``."""
+    from tvm_mobilenet.boards.local import LocalBoard
+
+    if board is not None:
+        return board
+    with contextlib.suppress(BoardError):
+        LocalBoard(target)
+        return "local"
+    return "host" if all(targets.load("host").computes(dtype) for dtype in dtypes) else "virtual"
+
+
+def dtypes_of(network) -> set[str]:
+    """The dtypes in which a network's layers compute and sum."""
+    return {call.layer.dtype for call in network.layers if call.layer.body is None}
+
+
+@contextlib.contextmanager
+def opened(network, target, place: str, module=None, linker: str | None = None, check: int = 1) -> Iterator[Kernels]:
+    """A network, ready to run on images.
+
+    Parameters
+    ----------
+    network : Network
+    target : targets.Target
+    place : str
+        Of `place_of`.
+    module : built.BuiltModule, optional
+        What was built for the target; built here, for as long as it is needed, unless given.
+    linker : str, optional
+        Of that build, for another target than this machine.
+    check : int
+        So many of the first images also run by the target's own code where ``place`` is ``host``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The module was built from another network.
+    BoardError
+        The board cannot be reached.
+    """
+    if module is not None:
+        calls_of(network, module)
+    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+        where = Path(folder)
+        if module is None and (place != "host" or check):
+            module = pipeline.compile(network, target).write(where, linker)
+        own = "the build's own code" if module is not None and module.folder != where else "its code"
+        if place == "local":
+            with _here(module) as run:
+                yield Kernels(run, f"{own}, on this machine", place)
+        elif place == "host":
+            here = targets.load("host")
+            (where / "host").mkdir()
+            rebuilt = pipeline.compile(network, here).write(where / "host")
+            ran = f"the same layers built for this machine ({here.core.name})"
+            if check:
+                ran += f"; {check} image{'s' * (check > 1)} also by the code for {target.name}, on the virtual board"
+            with _here(rebuilt) as run, _compared(run, network, target, module, check) as compared:
+                yield Kernels(compared, ran, place)
+        else:
+            from tvm_mobilenet.boards import open_board
+
+            with open_board(place, target) as board, _on(board, module) as run:
+                yield Kernels(run, f"{own}, on {place}", place)
+
+
+@contextlib.contextmanager
+def _here(module: built.BuiltModule) -> Iterator[Outputs]:
+    """A build on this machine, in this process."""
+    if module.runtime is None:  # of an earlier version
+        from tvm_mobilenet.boards import open_board
+
+        with open_board("local", module.target) as board, _on(board, module) as run:
+            yield run
+        return
+    from tvm_mobilenet.runtime.instance import Instance
+
+    with Instance(module.runtime, module.folder / built.PARAMETERS) as instance:
+
+        def run(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+            instance.set_inputs(inputs)
+            instance.run()
+            return [output.copy() for output in instance.outputs]
+
+        yield run
+
+
+@contextlib.contextmanager
+def _on(board, module: built.BuiltModule) -> Iterator[Outputs]:
+    from tvm_mobilenet.boards.library_runner import open_runner
+
+    with open_runner(board, module) as runner:
+        yield lambda inputs: runner.run(*inputs).outputs
+
+
+@contextlib.contextmanager
+def _compared(run: Outputs, network, target, module, check: int) -> Iterator[Outputs]:
+    """The same, the first images compared with the target's own code."""
+    left = check
+
+    def compared(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        nonlocal left
+        found = run(inputs)
+        if left > 0:
+            left -= 1
+            from tvm_mobilenet.boards.virtual.board import VirtualBoard
+
+            with VirtualBoard(target) as board, _on(board, module) as own:
+                require_same(own(inputs), found, network_steps.is_integral(network), target.name)
+        return found
+
+    yield compared
+
+
+def require_same(own: list[np.ndarray], here: list[np.ndarray], integral: bool, target: str) -> None:
+    """Outputs of a target's own code and of the same layers built for this machine.
+
+    Raises
+    ------
+    VerificationError
+        They differ: of a network in integers in any bit, else by more than `NEAR` of their standard deviation.
+    """
+    for left, right in zip(own, here, strict=True):
+        if integral and np.array_equal(left, right):
+            continue
+        off = float(np.abs(left.astype(np.float64) - right).max()) / max(float(right.std()), 1e-30)
+        if integral or not off <= NEAR:
+            raise VerificationError(
+                f"the code for {target} computes other scores than the same layers built for this machine: they "
+                f"differ by {off:.1e} of the scores' standard deviation, in {(left != right).sum():,} of {left.size:,}",
+                "run `verify` on the build: it names the first wrong layer",
+            )
