@@ -11,7 +11,7 @@ from tests.support.assembly import assemble
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards.cost.core_model import CoreModel, listing_of
 from tvm_mobilenet.boards.cost.flow import traces
-from tvm_mobilenet.boards.cost.instructions import CLASSES, disassemble
+from tvm_mobilenet.boards.cost.instructions import CLASSES, IN_PLACE, disassemble
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -88,13 +88,57 @@ HALF = {  # a loop of 16 independent instructions, and one of 8 that wait for ea
     "fcmp h": "fcmp h{s}, #0.0",
     "fadd h": "fadd h{d}, h{s}, h15",
 }
+# Integers: text, latency (None: not of interest here) and rate a cycle on the A53, the A72 and the A76 (Neoverse N1).
+# ocxtal/insn_bench_aarch64: results/raspberry-pi-3_cortex-a53.md, nxp_lx2160a_a72.md, aws_graviton2.md. Accumulator
+# to accumulator, sadalp of the A72 and A76 and sdot from Arm's software optimization guides. None: the core has it not.
+INTEGERS = {
+    "smull": ("smull v{d}.8h, v{s}.8b, v15.8b", (4, 1), (4, 1), (4, 1)),
+    "umull2": ("umull2 v{d}.8h, v{s}.16b, v15.16b", (4, 1), (4, 1), (4, 1)),
+    "smull by element": ("smull v{d}.4s, v{s}.4h, v15.h[3]", (4, 1), (4, 1), (4, 1)),
+    "smlal to itself": ("smlal v{d}.8h, v14.8b, v15.8b", (1, 1), (1, 1), (1, 1)),
+    "smlal2": ("smlal2 v{d}.8h, v14.16b, v15.16b", (1, 1), (1, 1), (1, 1)),
+    "smlal by element": ("smlal v{d}.4s, v14.4h, v15.h[3]", (1, 1), (1, 1), (1, 1)),
+    "smlal of it": ("smlal v{d}.8h, v{s}.8b, v15.8b", (4, 1), (4, 1), (4, 1)),
+    "sadalp": ("sadalp v{d}.4s, v14.8h", (4, 0.5), (1, 1), (1, 1)),
+    "uadalp of it": ("uadalp v{d}.4s, v{s}.8h", (4, 0.5), (4, 1), (4, 1)),
+    "saddlp": ("saddlp v{d}.4s, v{s}.8h", (3, 1), (3, 1), (2, 2)),
+    "saddw": ("saddw v{d}.4s, v{s}.4s, v15.4h", (3, 1), (3, 1.5), (2, 2)),
+    "saddw2": ("saddw2 v{d}.4s, v{s}.4s, v15.8h", (3, 1), (3, 1.5), (2, 2)),
+    "saddl": ("saddl v{d}.8h, v{s}.8b, v15.8b", (3, 1), (3, 1.5), (2, 2)),
+    "addp": ("addp v{d}.4s, v{s}.4s, v15.4s", (3, 1), (3, 1.5), (2, 2)),
+    "sqadd": ("sqadd v{d}.8h, v{s}.8h, v15.8h", (3, 1), (3, 1.5), (2, 2)),
+    "add": ("add v{d}.4s, v{s}.4s, v15.4s", (2, 1), (3, 1.5), (2, 2)),
+    "smax": ("smax v{d}.16b, v{s}.16b, v15.16b", (2, 1), (3, 1.5), (2, 2)),
+    "xtn": ("xtn v{d}.8b, v{s}.8h", (2, 2), (3, 2), (2, 2)),
+    "sqxtn": ("sqxtn v{d}.8b, v{s}.8h", (4, 2), (4, 1), (4, 1)),
+    "sqxtn2": ("sqxtn2 v{d}.16b, v{s}.8h", (4, 2), (4, 1), (4, 1)),
+    "sqxtun": ("sqxtun v{d}.4h, v{s}.4s", (4, 2), (4, 1), (4, 1)),
+    "sqrshrn": ("sqrshrn v{d}.4h, v{s}.4s, #7", (4, 2), (4, 1), (4, 1)),
+    "sxtl": ("sxtl v{d}.8h, v{s}.8b", (2, 1), (3, 1), (2, 1)),
+    "uzp1": ("uzp1 v{d}.8h, v{s}.8h, v15.8h", (2, 1), (3, 1.5), (2, 2)),
+    "zip2": ("zip2 v{d}.16b, v{s}.16b, v15.16b", (2, 1), (3, 1.5), (2, 2)),
+    "mul .8h": ("mul v{d}.8h, v{s}.8h, v15.8h", (4, 1), (4, 0.5), (5, 0.5)),
+    "scvtf": ("scvtf v{d}.4s, v{s}.4s", (4, 1), (3, 0.5), (4, 0.5)),
+    "fcvtns": ("fcvtns v{d}.4s, v{s}.4s", (4, 1), (3, 0.5), (4, 0.5)),
+    "frintn": ("frintn v{d}.4s, v{s}.4s", (4, 1), (3, 0.5), (4, 0.5)),
+    "sdot": ("sdot v{d}.4s, v14.16b, v15.16b", None, None, (1, 2)),
+    "sdot of it": ("sdot v{d}.4s, v{s}.16b, v15.4b[2]", None, None, (3, 2)),
+    "tbl of 1": ("tbl v{d}.16b, {{v15.16b}}, v{s}.16b", (2, 1), (6, 0.67), (2, 2)),
+    "tbl of 2": ("tbl v{d}.16b, {{v14.16b, v15.16b}}, v{s}.16b", (3, 0.5), (10, 0.33), (2, 2)),
+    "tbl of 3": ("tbl v{d}.16b, {{v13.16b, v14.16b, v15.16b}}, v{s}.16b", (4, 0.33), (13, 0.2), (4, 1)),
+    "tbl of 4": ("tbl v{d}.16b, {{v12.16b, v13.16b, v14.16b, v15.16b}}, v{s}.16b", (5, 0.25), (16, 0.14), (4, 0.67)),
+    "tbx of 1": ("tbx v{d}.16b, {{v15.16b}}, v{s}.16b", (3, 0.5), (6, 0.67), (2, 2)),
+    "tbx of 2": ("tbx v{d}.16b, {{v14.16b, v15.16b}}, v{s}.16b", (4, 0.33), (10, 0.33), (4, 1)),
+    "tbx of 3": ("tbx v{d}.16b, {{v13.16b, v14.16b, v15.16b}}, v{s}.16b", (5, 0.25), (13, 0.2), (6, 0.67)),
+    "tbx of 4": ("tbx v{d}.16b, {{v12.16b, v13.16b, v14.16b, v15.16b}}, v{s}.16b", (6, 0.2), (16, 0.14), (6, 0.4)),
+}
 
 
 def symbol(name: str, what: str) -> str:
     return re.sub(r"\W+", "_", f"{name} {what}")
 
 
-for name, text in HALF.items():
+for name, text in {**HALF, **{name: row[0] for name, row in INTEGERS.items()}}.items():
     LOOPS[symbol(name, "apart")] = "\n".join(text.format(d=16 + i, s=i % 8, o=2 * i) for i in range(16))
     LOOPS[symbol(name, "chain")] = "\n".join(text.format(d=0, s=0, o=0) for _ in range(8))
 FMA = {name: body.count("fmla") for name, body in LOOPS.items()}
@@ -188,13 +232,28 @@ def test_rates_of_half_precision_on_the_a76(estimate, name, latency, rate):
         assert estimate(symbol(name, "chain"), A76) == pytest.approx(8 * latency, rel=0.05)
 
 
-def test_a_core_may_leave_out_the_classes_of_half_precision():
-    """Files of cores from before they were there are read, and have the rows of singles for them."""
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("name", INTEGERS)
+def test_rates_of_integers(estimate, name, core):
+    """Long multiplies above all: with the rows of multiplies that widen nothing they would take twice their time."""
+    measured = dict(zip(CORES, INTEGERS[name][1:], strict=True))[core]
+    if measured is None:
+        return
+    latency, rate = measured
+    assert estimate(symbol(name, "apart"), CORES[core]) == pytest.approx(16 / rate, rel=0.06, abs=1.1)
+    assert estimate(symbol(name, "chain"), CORES[core]) == pytest.approx(8 * max(latency, 1 / rate), rel=0.05, abs=1.1)
+
+
+def test_a_core_may_leave_out_classes_that_came_later():
+    """Files of cores from before they were there are read, and have the rows of their kin for them."""
     without = {k: v for k, v in A76.model["classes"].items() if not k.endswith("_h")}
     classes = CoreModel(dataclasses.replace(A76, model={**A76.model, "classes": without})).pipeline.classes
     assert classes["fcvt_h"] == classes["fcvt_q"] and classes["fdiv_h"] == classes["fdiv_q"]
     own = CoreModel(A76).pipeline.classes
     assert own["fcvt_h"] != own["fcvt_q"] and own["fdiv_h"] != own["fdiv_q"]
+    older = {k: v for k, v in A76.model["classes"].items() if k not in IN_PLACE}
+    kept = CoreModel(dataclasses.replace(A76, model={**A76.model, "classes": older})).pipeline.classes
+    assert all(kept[kind] == own[stands] for kind, stands in IN_PLACE.items())
     only = {k: v for k, v in without.items() if k != "fcvt_q"}
     with pytest.raises(TvmMobilenetError, match="missing fcvt_q, fcvt_h"):
         CoreModel(dataclasses.replace(A76, model={**A76.model, "classes": only}))

@@ -14,7 +14,7 @@ def assemble(path, functions: dict[str, str], architecture: str = "aarch64", ext
     """A shared object with one kernel a name; each body ends with its own ``ret``. ``extra``: other directives."""
     lines = [".text"]
     if architecture == "aarch64":
-        lines.append(".arch_extension fp16")
+        lines += [".arch_extension fp16", ".arch_extension dotprod"]
     if architecture == "armv7":
         lines += [".syntax unified", ".arm", ".fpu neon-vfpv4"]
     for name, body in functions.items():

@@ -45,7 +45,7 @@ def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
 def _trace(estimated: EstimatedTrace, share: float, model: CoreModel, run, lines: int, which: str) -> str:
     instructions = estimated.trace.instructions
     kinds = Counter(i.kind for i in instructions)
-    multiply_adds = sum(n for k, n in kinds.items() if k.startswith(("fma", "vmla", "dot")))
+    multiply_adds = sum(n for k, n in kinds.items() if k.startswith(("fma", "vmull", "vmla", "dot")))
     function, offset = run.image.function_at(instructions[0].address)
     where = f"{function}+{offset:#x}" if function else f"{instructions[0].address - run.image.base:#x}"
     out = [

@@ -1,7 +1,11 @@
 """Disassembled instructions as the core model sees them: class, registers read and written, branch target.
 
 Classes are the rows of a core's ``[model.classes]`` table; AArch64 and 32-bit ARM share them. A core without half
-precision may leave out the classes of vectors of eight halves (``IN_PLACE``). Registers are named by
+precision may leave out the classes of vectors of eight halves, and any core those in which integer instructions differ
+from their kin (``IN_PLACE``). Of those: ``vmull`` and ``vmlal`` are long multiplies, ``vadalp`` and ``vaddlp`` pairwise
+long additions with and without an accumulator, ``vsum`` other widening, pairwise and saturating additions, ``vnarrow``
+and ``vqnarrow`` halve the width of elements, the latter saturating or rounding, ``table_3`` looks up in three registers
+and ``table_x3`` does and keeps what is out of range. Registers are named by
 the storage they share: ``w3`` and ``x3`` are ``x3``; on 32-bit ARM ``s``, ``d`` and ``q`` registers are the ``d``
 registers that hold them.
 """
@@ -40,11 +44,26 @@ CLASSES = (
     "vmla_d",
     "vshift_q",
     "vshift_d",
+    "vmull",
+    "vmlal",
+    "vadalp",
+    "vaddlp",
+    "vsum_q",
+    "vsum_d",
+    "vnarrow",
+    "vqnarrow",
     "dot_q",
     "dot_d",
     "shuffle_q",
     "shuffle_d",
     "table",
+    "table_2",
+    "table_3",
+    "table_4",
+    "table_x",
+    "table_x2",
+    "table_x3",
+    "table_x4",
     "dup_gpr",
     "ins_gpr",
     "to_gpr",
@@ -88,7 +107,20 @@ CLASSES = (
     "barrier",
     "unknown",
 )
-IN_PLACE = {"fdiv_h": "fdiv_q", "fcvt_h": "fcvt_q"}  # classes that a core may leave out: which row counts for them
+IN_PLACE = {  # classes that a core may leave out: which row counts for them
+    "fdiv_h": "fdiv_q",
+    "fcvt_h": "fcvt_q",
+    "vmull": "vmul_q",
+    "vmlal": "vmla_q",
+    "vadalp": "vint_q",
+    "vaddlp": "vint_q",
+    "vsum_q": "vint_q",
+    "vsum_d": "vint_d",
+    "vnarrow": "vshift_d",
+    "vqnarrow": "vshift_d",
+    **{f"table_{more}": "table" for more in ("2", "3", "4", "x", "x2", "x3", "x4")},
+}
+_ACCUMULATE = ("fma_", "vmla", "vadalp", "dot")  # classes, or how their names begin
 
 
 @functools.cache
@@ -175,7 +207,12 @@ def _fields64(mnemonic: str, operands: str):
         target, sources = _registers64(first), _registers64(rest)
         if _FLAGS_WRITTEN.match(mnemonic) and mnemonic[:3] in ("cmp", "cmn", "tst", "ccm", "fcm", "fcc"):
             sources, target = target + sources, []
-        if kind.startswith(("fma_", "vmla", "dot")) and mnemonic not in ("fmadd", "fmsub", "fnmadd", "fnmsub"):
+        if kind.startswith(("fma_", "vmla", "vadalp", "dot")) and mnemonic not in (
+            "fmadd",
+            "fmsub",
+            "fnmadd",
+            "fnmsub",
+        ):
             accumulator = target[0] if target else ""
         elif kind.startswith("fma_"):  # fmadd d, n, m, a
             accumulator = sources.pop() if len(sources) > 2 else ""
@@ -228,9 +265,20 @@ _KINDS64 = [
         (r"fcmp\w*|fccmp\w*|fcsel|fac\w\w|fcm\w\w|facg[te]", "fcmp"),
         (r"fabs|fneg", "vint"),
         (r"[su]dot|usdot|sudot|bfdot|[su]mmla", "dot"),
-        (r"tbl|tbx", "table"),
     )
 ]
+_INTEGERS64 = [  # of vectors, whatever the width of the first operand
+    (re.compile(p), k)
+    for p, k in (
+        (r"[su]mull2?|sqdmull2?|pmull2?", "vmull"),
+        (r"[su]ml[as]l2?|sqdml[as]l2?", "vmlal"),
+        (r"[su]adalp", "vadalp"),
+        (r"[su]addlp", "vaddlp"),
+        (r"xtn2?|r?(add|sub)hn2?", "vnarrow"),
+        (r"[su]qxtn2?|sqxtun2?|rshrn2?|[su]qr?shrn2?|sqr?shrun2?", "vqnarrow"),
+    )
+]
+_SUM_VECTOR = re.compile(r"[su]q(add|sub)|suqadd|usqadd|[su](add|sub)[lw]2?|addp")
 _INTEGER_VECTOR = re.compile(
     r"[su]?q?(add|sub|max|min|abd|hadd|rhadd|neg|abs)\w*|and|orr|eor|bic|orn|mvn|not|bsl|bit"
     r"|bif|cm\w\w|cmtst|[us]aba\w*|[us]adalp|addv|cnt"
@@ -269,7 +317,7 @@ def _kind64(mnemonic: str, operands: str) -> str:
                 return "to_gpr"
             if kind == "fcvt" and re.search(r", [wx]\d", operands):
                 return "dup_gpr"
-            if kind in ("fcmp", "table"):
+            if kind == "fcmp":
                 return kind if "." not in first else "vint" + wide
             if kind == "fma" and "." not in first:
                 return "fma_s"
@@ -279,6 +327,8 @@ def _kind64(mnemonic: str, operands: str) -> str:
                 return f"{kind}_h"
             return kind + wide
     if vector:
+        if integer := _integer_kind64(mnemonic, operands, wide):
+            return integer
         if re.search(r", [wx]([0-9]+|zr)$", operands):
             return "ins_gpr" if "[" in first else "dup_gpr"
         if mnemonic in ("movi", "mvni") or (mnemonic in ("mov", "fmov") and "[" not in operands):
@@ -311,6 +361,18 @@ def _kind64(mnemonic: str, operands: str) -> str:
     if mnemonic in ("svc", "brk", "udf", "hlt", "mrs", "msr"):
         return "unknown"
     return "alu"
+
+
+def _integer_kind64(mnemonic: str, operands: str, wide: str) -> str:
+    """The class of a vector instruction of integers that has one beside its kin; else empty."""
+    if mnemonic in ("tbl", "tbx"):
+        more = operands[operands.index("{") : operands.index("}")].count(",") + 1
+        name = ("x" if mnemonic == "tbx" else "") + (str(more) if more > 1 else "")
+        return f"table_{name}" if name else "table"
+    for pattern, kind in _INTEGERS64:
+        if pattern.fullmatch(mnemonic):
+            return kind
+    return "vsum" + wide if _SUM_VECTOR.fullmatch(mnemonic) else ""
 
 
 def _memory_kind(mnemonic: str, operands: str, vector: bool) -> str:
