@@ -20,9 +20,8 @@ def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
 def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
     """Names, shapes and dtypes: weights, biases, factors, ends, and the factors of an addition."""
     width = integer_products.padded(layer.out_channels)
-    each = integer_products.SUMS if d.get("products") == "long" else 1
-    found = [("weight", (weights,), "int8"), ("bias", (width * each,), "int32"), ("scale", (width,), "float32")]
-    return [*found, *_more(layer)]
+    found = [("weight", (weights,), "int8"), ("bias", (width,), "int32"), ("scale", (width,), "float32")]
+    return [*found, *_more(layer), *_vectors(layer)]
 
 
 def _more(layer: Layer) -> list[tuple]:
@@ -30,15 +29,32 @@ def _more(layer: Layer) -> list[tuple]:
     return [(name, *layer.constants[name]) for name in ("ends", "added", "table") if name in layer.constants]
 
 
+def _vectors(layer: Layer) -> list[tuple]:
+    """`integers.Constants`, of layers whose sums are small and become int8."""
+    if not layer.small or layer.output_dtype != "int8":
+        return []
+    outputs = 1 + ("added" in layer.constants)
+    return [("vectors", (16 + outputs * len(integers.NAMES) * integers.WORDS,), "int32")]
+
+
+def _packed_vectors(ends: np.ndarray, outputs: int) -> np.ndarray:
+    """`MAGIC` sixteen times; for each output its zero point as int16, its lowest and highest value as int8."""
+    pieces = [np.full(16, integers.BITS, np.int32)]
+    for first in (1, 5)[:outputs]:
+        for value, dtype in zip(ends[first : first + 3], (np.int16, np.int8, np.int8), strict=True):
+            lanes = np.full(4 * integers.WORDS // np.dtype(dtype).itemsize, value, dtype)
+            pieces.append(np.frombuffer(lanes.tobytes(), np.int32))
+    return np.concatenate(pieces)
+
+
 def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """As `arguments` names them; biases of small sums begin at the bits of `integers.MAGIC`."""
     more = integer_products.padded(layer.out_channels) - layer.out_channels
     bias = np.pad(arrays["bias"].astype(np.int64), (0, more)) + (integers.BITS if layer.small else 0)
-    bias = bias.astype(np.int32)
-    if d.get("products") == "long":
-        bias = np.stack([bias, *[np.zeros_like(bias)] * (integer_products.SUMS - 1)], 1).ravel()
-    found = [weight, bias, np.pad(arrays["scale"], (0, more)).astype(np.float32)]
-    return [*found, *(arrays[name].astype(dtype) for name, _, dtype in _more(layer))]
+    found = [weight, bias.astype(np.int32), np.pad(arrays["scale"], (0, more)).astype(np.float32)]
+    found += [arrays[name].astype(dtype) for name, _, dtype in _more(layer)]
+    outputs = 1 + ("added" in layer.constants)
+    return [*found, *(_packed_vectors(arrays["ends"], outputs) for _ in _vectors(layer))]
 
 
 def of_maps(layer: Layer, d: Decisions) -> list[tuple]:

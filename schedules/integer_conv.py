@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
-from tvm_mobilenet.schedules import integers, nest, values
+from tvm_mobilenet.schedules import integer_outputs, integers, nest, values
 from tvm_mobilenet.schedules.choices import Decisions
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, padded
 from tvm_mobilenet.schedules.position import Position
@@ -64,15 +64,14 @@ class Tiles:
                 inside = tirx.all(y >= 0, y < layer.height)
                 by = self.d["c_unroll"]
                 nest.either(inside, lambda: tap_row(kh, True, by), lambda: tap_row(kh, False, by))
-        for i in range(run.tile):
-            integers.store(
-                layer,
-                self.f,
+        rows = [
+            integer_outputs.Row(
                 lambda first, count, i=i: acc[i, nest.Lanes(first, count) if count > 1 else first],
-                width,
-                at.c,
                 lambda lane, i=i: at.output(layer, lane, 0, i),
             )
+            for i in range(run.tile)
+        ]
+        integer_outputs.store(layer, self.f, rows, width, at.c)
 
     def _index(self, at: Position, i: int, kh, kw: int, channel):
         layer = self.layer

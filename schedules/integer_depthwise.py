@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
-from tvm_mobilenet.schedules import integers, nest, values
+from tvm_mobilenet.schedules import integer_outputs, integers, nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions
 from tvm_mobilenet.schedules.integer_constants import lookup_choice
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS
@@ -70,21 +70,22 @@ class Filters:
         window = _Window(self, row, column, at, count)
         way = self.d["products"] if count > 1 else "wide"
         sums = getattr(self, "_" + way)(window)
-        for i in range(row.tile):
-            for j in range(column.tile):
-                total = sums(i, j)
-                integers.store(
-                    self.layer,
-                    self.f,
-                    lambda first, n, total=total: _lanes(total, first, n),
-                    count,
-                    at.c,
-                    lambda lane, i=i, j=j: at.output(self.layer, lane, i, j),
-                )
+
+        def row_of(i: int, j: int) -> integer_outputs.Row:
+            total = sums(i, j)
+            return integer_outputs.Row(
+                lambda first, n: _lanes(total, first, n), lambda lane: at.output(self.layer, lane, i, j)
+            )
+
+        rows = [row_of(i, j) for i in range(row.tile) for j in range(column.tile)]
+        integer_outputs.store(self.layer, self.f, rows, count, at.c)
 
     def _bias(self, at: Position, count: int) -> list:
-        """The biases of ``count`` channels as vectors of sums."""
-        return [self.f["bias"][nest.Lanes(at.c + v, SUMS)] for v in range(0, count, SUMS)]
+        """The biases of ``count`` channels as vectors of sums, to begin with."""
+        bias, first = self.f["bias"], at.c
+        if self.d.get("apart", "none") != "none":
+            bias, first = bias.row(at.c), 0
+        return [bias[nest.Lanes(first + v, SUMS)] for v in range(0, count, SUMS)]
 
     # ---- ways of summing: each gives sums(i, j), the vectors of a position
 
@@ -262,6 +263,7 @@ def choices(layer: Layer, core, blocks: list[int], block_of) -> dict[str, Choice
         "c_block": Choice(tuple(enough), block),
         "inner": Choice(("columns", "channels"), "channels"),
         "products": Choice((way,), way),
+        "apart": nest.apart_choice(core),
         **lookup_choice(layer, core),
     }
 

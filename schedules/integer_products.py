@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
-from tvm_mobilenet.schedules import integers, nest
+from tvm_mobilenet.schedules import integer_outputs, integers, nest
 from tvm_mobilenet.schedules.choices import Decisions
+from tvm_mobilenet.schedules.in_order import integer_products as inorder
 from tvm_mobilenet.schedules.position import Position
 
 from tvm_mobilenet.layer import Layer
@@ -66,15 +67,13 @@ class Product:
         made = _WAYS[self.d["products"]](self, at, height, padded(width))
         made.begin()
         made.multiply()
-        for i in range(height):
-            integers.store(
-                layer,
-                f,
-                lambda first, count, i=i: made.sums(i, first, count),
-                width,
-                at.c,
-                lambda lane, i=i: at.output(layer, lane, i),
+        rows = [
+            integer_outputs.Row(
+                lambda first, count, i=i: made.sums(i, first, count), lambda lane, i=i: at.output(layer, lane, i)
             )
+            for i in range(height)
+        ]
+        integer_outputs.store(layer, f, rows, width, at.c)
 
     def data(self, at: Position, i: int, k, count: int):
         """``count`` k of row i of a tile."""
@@ -150,22 +149,24 @@ class _Long(_Way):
     each = SUMS
 
     def begin(self) -> None:
-        """The bias in the first of an output's sums, nothing in the others."""
-        bias = self.f["bias"].row(self.at.c * SUMS) if self.product.d["apart"] != "none" else None
-        for i in range(self.height):
-            for j in range(self.width):
-                place = nest.Lanes(j * SUMS, SUMS)
-                value = bias[place] if bias is not None else self.f["bias"][place + self.at.c * SUMS]
-                self.acc[i, place] = value
+        """Nothing: the first products are what sums begin with, and biases come last."""
 
     def multiply(self) -> None:
-        k, group = self.layer.channels, self.layer.group
+        k, group, row = self.layer.channels, self.layer.group, self.layer.input_row
         whole = k // (8 * group)
-        nest.unrolled(whole, 1, lambda s: self._step(s * (8 * group), 8 * group))
-        for first, length in steps(k, group)[whole:]:
-            self._step(first, length)
+        written = self.product.d.get("loop") == "dual_issue"
+        written = written and inorder.fits(self.height, self.width, k, group, row)
+        if written:
+            data, weight = self.product.data(self.at, 0, 0, 1), self.f["weight"][self.panel]
+            inorder.multiply(self.acc, self.height, self.width, whole, group, data, weight, row)
+        for n, (first, length) in enumerate(steps(k, group)):
+            if n >= whole or (n == 0 and not written):
+                self._step(first, length, begins=n == 0)
+            elif n == 1 and not written:
+                with nest.serial(whole - 1) as s:
+                    self._step((s + 1) * (8 * group), length)
 
-    def _step(self, first, length: int) -> None:
+    def _step(self, first, length: int, begins: bool = False) -> None:
         """The products of ``length`` k; an int16 lane sums one of each eight."""
         size = min(BYTES, length)
         vectors = length // size
@@ -186,7 +187,7 @@ class _Long(_Way):
                         total = product if total is None else total + product
                 place = i, nest.Lanes(j * SUMS, SUMS)
                 pairs = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp", total)
-                self.acc[place] = self.acc[place] + pairs
+                self.acc[place] = pairs if begins else self.acc[place] + pairs
 
     def sums(self, i: int, first: int, count: int):
         if count < SUMS:  # of a padded column: all four are there
@@ -195,7 +196,8 @@ class _Long(_Way):
         fours = []
         for at in range(first, first + count, SUMS):
             x = [self.acc[i, nest.Lanes((at + q) * SUMS, SUMS)] for q in range(SUMS)]
-            fours.append(integers.addp(integers.addp(x[0], x[1]), integers.addp(x[2], x[3])))
+            four = integers.addp(integers.addp(x[0], x[1]), integers.addp(x[2], x[3]))
+            fours.append(four + self.f["bias"][nest.Lanes(self.at.c + at, SUMS)])
         return fours[0] if len(fours) == 1 else tirx.Shuffle(fours, list(range(count)))
 
 

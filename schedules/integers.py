@@ -49,20 +49,66 @@ def fused(left, right, total, count: int):
 class Ends:
     """What a requantization ends with, read from a layer's constants: scalars of int32.
 
-    ``clamped``: whether low and high are narrower than the dtype.
+    ``clamped``: whether low and high are narrower than the dtype. ``vectors``: where vectors of these are read, of
+    small sums, in place of scalars that are put into all lanes: a `Constants`.
     """
 
     zero: object
     low: object
     high: object
     clamped: bool
+    vectors: Constants | None = None
+
+    def lanes(self, name: str, dtype: str, count: int):
+        """One of them in ``count`` lanes of a narrow dtype."""
+        if self.vectors is None or count not in (8, 16):
+            return values.broadcast(values.cast(getattr(self, name), dtype), count)
+        return self.vectors.lanes(name, dtype, count)
+
+    def magic(self, count: int):
+        """`MAGIC` in ``count`` lanes."""
+        if self.vectors is None or count not in (8, 16):
+            return const(MAGIC, "float32", count)
+        return self.vectors.magic(count)
+
+
+WORDS = 4  # int32 of a vector of sixteen bytes
+NAMES = ("zero", "low", "high")  # of an output, a vector each
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Vectors of a layer's constants in memory, see `integer_constants`: `MAGIC` in sixteen lanes, then zero point,
+    lowest and highest value of its own output, and of the sum with a second operand.
+
+    ``second``: those of the sum. ``loaded``: `MAGIC` is read again for each use, for it is lost to the multiply-add,
+    and a load takes a vector pipe no time where a move takes it.
+    """
+
+    tensor: nest.Tensor
+    second: bool
+    loaded: bool
+
+    def lanes(self, name: str, dtype: str, count: int):
+        """Zero point, lowest or highest value in ``count`` lanes of int16 or int8."""
+        first = 16 + (WORDS * len(NAMES) if self.second else 0) + WORDS * NAMES.index(name)
+        have = 16 if dtype == "int8" else 8
+        vector = reinterpret(self.tensor[nest.Lanes(first, WORDS)], dtype, have)
+        return vector if have == count else tirx.Shuffle([vector] * max(1, count // have), list(range(count)))
+
+    def magic(self, count: int):
+        """`MAGIC` in ``count`` lanes, from memory where it is to be."""
+        if not self.loaded:
+            return const(MAGIC, "float32", count)
+        return reinterpret(self.tensor.row(0)[nest.Lanes(0, count)], "float32", count)
 
 
 def requantize(total, factor, ends: Ends, small: bool, count: int):
     """int8 of ``count`` sums in int32, which begin at `BITS` where they are small; ``factor``: float32, a lane each."""
-    magic = const(MAGIC, "float32", count)
-    real = reinterpret(total, "float32", count) - magic if small else values.cast(total, "float32")
-    return narrowed(fused(real, factor, magic, count), ends, small, count)
+    real = values.cast(total, "float32")
+    if small:
+        real = reinterpret(total, "float32", count) - const(MAGIC, "float32", count)
+    return narrowed(fused(real, factor, ends.magic(count), count), ends, small, count)
 
 
 def narrowed(rounded, ends: Ends, small: bool, count: int):
@@ -75,13 +121,12 @@ def narrowed(rounded, ends: Ends, small: bool, count: int):
         whole = reinterpret(rounded, "int32", count) + values.broadcast(ends.zero - BITS, count)
         return values.cast(whole, "int8")
     half = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low one
-    zero = values.broadcast(values.cast(ends.zero, "int16"), count)
+    zero = ends.lanes("zero", "int16", count)
     half = tirx.call_llvm_pure_intrin(_like(half, "int16", count), "llvm.sadd.sat", half, zero)
     narrow = values.cast(clamp(half, *INT8, "int16", count), "int8")
     if not ends.clamped:
         return narrow
-    low, high = (values.broadcast(values.cast(v, "int8"), count) for v in (ends.low, ends.high))
-    return T.min(T.max(narrow, low), high)
+    return T.min(T.max(narrow, ends.lanes("low", "int8", count)), ends.lanes("high", "int8", count))
 
 
 def floating(value, zero, count: int):
@@ -109,44 +154,12 @@ def eighth(vector, index: int, lanes: int):
     return vector if lanes == 8 else tirx.Shuffle([vector], list(range(8 * index, 8 * index + 8)))
 
 
-OUTPUTS = (16, 8, 4, 1)  # that are made and stored at once
-
-
-def store(layer: Layer, f, sums, width: int, first, index) -> None:
-    """Write ``width`` neighbouring channels from ``first`` on: requantized, through table and addition.
-
-    ``sums(lane, count)`` are sums with their bias, ``index(lane)`` where an output goes.
-    """
-    at = 0
-    while at < width:
-        count = next(c for c in OUTPUTS if c <= width - at and (c == 1 or layer.output_layout == "NHWC"))
-        lanes = nest.Lanes(at, count) if count > 1 else at
-        channels = nest.Lanes(first + at, count) if count > 1 else first + at
-        f["output"][index(lanes)] = finished(layer, f, sums(at, count), channels, lambda at=lanes: index(at), count)
-        at += count
-
-
-def finished(layer: Layer, f, total, channels, place, count: int):
-    """The output of ``count`` sums."""
-    factor = f["scale"][channels]
-    if layer.output_dtype == "float32":
-        return values.cast(unshifted(total, layer.small, count), "float32") * factor
-    ends = f["ends"]
-    clamped = layer.activation != "none" and layer.residual != "before"
-    made = requantize(total, factor, Ends(ends[1], ends[2], ends[3], clamped), layer.small, count)
-    if "table" in layer.constants:
-        made = looked_up(f, made, count)
-    if layer.residual != "none":
-        made = added(made, f["second"][place()], f, layer, count)
-    return made
-
-
 def unshifted(total, small: bool, count: int):
     """Sums as they are, of small ones without `BITS`."""
     return total - const(BITS, "int32", count) if small else total
 
 
-def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1):
+def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1, vectors: Constants | None = None):
     """The sum of two int8 values of different scales.
 
     ``rint(fma(left - zero, factor, fl32((right - zero) * factor)))``.
@@ -157,7 +170,7 @@ def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1)
     right = b * two if sign > 0 else const(0.0, "float32", count) - b * two
     rounded = fused(a, one, right, count) + const(MAGIC, "float32", count)
     clamped = layer.activation != "none" and layer.residual != "after"
-    return narrowed(rounded, Ends(ends[5], ends[6], ends[7], clamped), layer.small, count)
+    return narrowed(rounded, Ends(ends[5], ends[6], ends[7], clamped, vectors), layer.small, count)
 
 
 TABLE = 64  # bytes of four registers, which one instruction looks up

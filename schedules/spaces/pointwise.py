@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tvm_mobilenet.schedules import integer_products
 from tvm_mobilenet.schedules.choices import Choice, Decisions, divisors
+from tvm_mobilenet.schedules.in_order import integer_products as inorder_integers
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.registers import compiled_registers, registers, sum_lanes
 
@@ -75,8 +76,10 @@ def products(layer: Layer, core, module) -> dict[str, tuple]:
 
 
 def loop_choice(layer: Layer, core) -> dict[str, Choice]:
-    """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``."""
-    return {"loop": Choice(inorder.LOOPS, "dual_issue")} if inorder.pairs(core, layer) else {}
+    """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``, of int8
+    ``schedules/in_order/integer_products.py``."""
+    integers = inorder_integers.pairs(core, layer) and integer_products.ways(layer, core)[0] == "long"
+    return {"loop": Choice(inorder.LOOPS, "dual_issue")} if inorder.pairs(core, layer) or integers else {}
 
 
 def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:

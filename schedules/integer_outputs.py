@@ -1,0 +1,139 @@
+"""What becomes of a tile's sums: outputs of int8, sixteen at a time, stored where they belong.
+
+Rows whose width is no multiple of sixteen share vectors: of four rows of four columns one is made, requantized at once,
+and stored a row a lane. What a layer does to all vectors it does step by step, so that the registers of a table are
+loaded once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm_mobilenet.schedules import integers, nest, values
+
+from tvm_mobilenet.layer import Layer
+
+VECTOR = 16  # outputs that are made at once
+PIECES = (16, 8, 4, 1)  # and that are stored at once
+WHOLE = {4: "int32", 8: "int64"}  # as what a piece of a vector is loaded and stored
+
+
+@dataclass(frozen=True)
+class Row:
+    """Neighbouring outputs: ``sums(lane, count)`` with their bias, ``index(lane)`` where they go."""
+
+    sums: Callable
+    index: Callable
+
+
+@dataclass(frozen=True)
+class _Piece:
+    row: Row
+    at: int
+    count: int
+
+    @property
+    def lanes(self):
+        return nest.Lanes(self.at, self.count) if self.count > 1 else self.at
+
+
+def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first) -> None:
+    """Write ``width`` neighbouring channels from ``first`` on of some rows: requantized, through table and addition."""
+    made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, len(rows), width, rows)]
+    for step in ("requantize", "look_up", "add", "write"):
+        for vector in made:
+            getattr(vector, step)()
+
+
+def _vectors(layer: Layer, count: int, width: int, rows: Sequence[Row]) -> list[list[_Piece]]:
+    """The outputs as pieces, those of one size together in vectors of sixteen lanes as far as they go."""
+    by_size: dict[int, list[_Piece]] = {}
+    together = layer.output_layout == "NHWC"
+    at = 0
+    while at < width:
+        size = next(c for c in PIECES if c <= width - at and (c == 1 or together))
+        by_size.setdefault(size, []).extend(_Piece(row, at, size) for row in rows)
+        at += size
+    vectors = []
+    for size, pieces in by_size.items():
+        most = 1 if size == 1 or layer.output_dtype != "int8" else VECTOR // size
+        vectors += [pieces[i : i + most] for i in range(0, len(pieces), most)]
+    return [part for vector in vectors for part in _halved(vector)]
+
+
+def _halved(pieces: list[_Piece]) -> list[list[_Piece]]:
+    """Pieces in vectors of as many lanes as have names: 16, 8, 4 or 1."""
+    found, size = [], pieces[0].count
+    while pieces:
+        most = next(c for c in PIECES if c <= len(pieces) * size) // size
+        found.append(pieces[:most])
+        pieces = pieces[most:]
+    return found
+
+
+class _Vector:
+    """Outputs of one vector, from sums to memory."""
+
+    def __init__(self, layer: Layer, f: nest.Kernel, pieces: list[_Piece], first):
+        self.layer, self.f, self.pieces, self.first = layer, f, pieces, first
+        self.each = pieces[0].count
+        self.count = self.each * len(pieces)
+        self.made = f.variables(1, self.count, layer.output_dtype) if self.count > 1 else None
+
+    def _joined(self, of: Callable):
+        """A value of each piece, side by side."""
+        found = [of(piece) for piece in self.pieces]
+        return found[0] if len(found) == 1 else tirx.Shuffle(found, list(range(len(found) * values.lanes_of(found[0]))))
+
+    def _vectors(self, second: bool) -> integers.Constants | None:
+        own = self.f.get("vectors")
+        return own and integers.Constants(own, second, self.f.decisions.get("apart", "none") != "none")
+
+    def requantize(self) -> None:
+        layer, ends = self.layer, self.f["ends"]
+        factor = self._joined(lambda piece: self.f["scale"][piece.lanes + self.first])
+        total = self._joined(lambda piece: piece.row.sums(piece.at, piece.count))
+        if layer.output_dtype == "float32":
+            self._keep(values.cast(integers.unshifted(total, layer.small, self.count), "float32") * factor)
+            return
+        clamped = layer.activation != "none" and layer.residual != "before"
+        own = integers.Ends(ends[1], ends[2], ends[3], clamped, self._vectors(False))
+        self._keep(integers.requantize(total, factor, own, layer.small, self.count))
+
+    def look_up(self) -> None:
+        if "table" in self.layer.constants:
+            self._keep(integers.looked_up(self.f, self._value(), self.count))
+
+    def add(self) -> None:
+        if self.layer.residual == "none":
+            return
+        second = self._joined(lambda piece: self._loaded(piece))
+        if len(self.pieces) > 1:
+            second = integers.reinterpret(second, "int8", self.count)
+        self._keep(integers.added(self._value(), second, self.f, self.layer, self.count, vectors=self._vectors(True)))
+
+    def _loaded(self, piece: _Piece):
+        """What is added to a piece; of several in a vector as one number each."""
+        found = self.f["second"][piece.row.index(piece.lanes)]
+        return found if len(self.pieces) == 1 else integers.reinterpret(found, WHOLE[self.each], 1)
+
+    def write(self) -> None:
+        whole = None
+        if len(self.pieces) > 1:
+            whole = integers.reinterpret(self._value(), WHOLE[self.each], len(self.pieces))
+        for n, piece in enumerate(self.pieces):
+            made = self._value()
+            if whole is not None:
+                made = integers.reinterpret(tirx.Shuffle([whole], [n]), "int8", self.each)
+            self.f["output"][piece.row.index(piece.lanes)] = made
+
+    def _keep(self, value) -> None:
+        if self.made is None:
+            self._scalar = value
+        else:
+            self.made[0] = value
+
+    def _value(self):
+        return self._scalar if self.made is None else self.made[0]
