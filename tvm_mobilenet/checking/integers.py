@@ -6,7 +6,7 @@ is no clamp is a table of 256. A residual is added to the finished output, as a 
 ``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, the inner product rounded to
 float32, the rest once. So a layer computes the same whether an addition is fused into it or not.
 
-Everything here is numpy in float64, which holds all of these sums and products exactly.
+Everything here is in float64, which holds all of these sums and products exactly, and in float32 where that does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import numpy as np
 
 from tvm_mobilenet import kinds
 from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.kinds.windows import padded
 from tvm_mobilenet.layer import Layer
 
 SPREAD = 50.0  # units of an output's standard deviation, of random operands
+EXACT = 1 << 24  # below which float32 holds every whole number
 LIMIT = 255  # of the magnitudes of weights whose products with int8 are summed in an int16
 
 
@@ -102,20 +104,66 @@ def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], s
 
 
 def _sums(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], zero: int) -> np.ndarray:
-    """The exact sums, channels last: float64."""
+    """The exact sums, channels last: float64, or float32 where that holds every partial sum in any order."""
     import torch
 
-    shifted = 0 if layer.kind == "pool" and layer.op == "max" else zero
-    x = torch.from_numpy(data.astype(np.float64) - shifted)
-    x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
     if layer.kind == "pool":
+        shifted = 0 if layer.op == "max" else zero
+        x = torch.from_numpy(data.astype(np.float64) - shifted)
+        x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
         y = kinds.of("pool").reference(layer, x, None, None, None)
         y = y * (layer.kernel[0] * layer.kernel[1]) if layer.op == "avg" else y
+        return np.rint(y.permute(0, 2, 3, 1).numpy())
+    weight = constants["weight"].reshape(layer.out_channels, -1).astype(np.float64)
+    bias = constants["bias"] + zero * weight.sum(1)
+    farthest = max(int(data.max(initial=zero)) - zero, zero - int(data.min(initial=zero)))
+    most = float((np.abs(weight).sum(1) * farthest + np.abs(bias)).max())
+    by_taps = layer.declared.groups == "channels" and layer.out_channels == layer.channels
+    narrow = most < EXACT and (by_taps or layer.groups == 1)
+    dtype = np.float32 if narrow else np.float64
+    x = torch.from_numpy(data.astype(dtype) - dtype(zero))
+    x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
+    weight, bias = (torch.from_numpy(np.ascontiguousarray(a, dtype)) for a in (weight, bias))
+    if not narrow:
+        y = kinds.of(layer.kind).reference(layer, x, weight.reshape(layer.weight_shape), bias, None)
     else:
-        weight = constants["weight"].astype(np.float64)
-        bias = constants["bias"] + zero * weight.reshape(len(weight), -1).sum(1)
-        y = kinds.of(layer.kind).reference(layer, x, torch.from_numpy(weight), torch.from_numpy(bias), None)
+        y = (_by_taps if by_taps else _by_products)(layer, x, weight, bias)
     return np.rint(y.permute(0, 2, 3, 1).numpy())
+
+
+def _by_products(layer: Layer, x, weight, bias):
+    """A layer's sums as a matrix product: PyTorch computes some convolutions by transforms, which round."""
+    import torch.nn.functional as F
+
+    if layer.kernel == (1, 1) and layer.stride == (1, 1) and not any(layer.padding):
+        return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+    taps = F.unfold(padded(layer, x, 0.0), layer.kernel, layer.dilation, 0, layer.stride)
+    y = weight @ taps + bias[:, None]
+    return y.reshape(len(x), -1, layer.out_height, layer.out_width)
+
+
+def _by_taps(layer: Layer, x, weight, bias):
+    """A depthwise layer's sums, tap after tap: by PyTorch's transforms they would be rounded."""
+    x = padded(layer, x, 0.0)
+    y = bias.reshape(1, -1, 1, 1).repeat(len(x), 1, layer.out_height, layer.out_width)
+    y = y.contiguous(memory_format=_memory_format(x))
+    for row in range(layer.kernel[0]):
+        for column in range(layer.kernel[1]):
+            top, left = row * layer.dilation[0], column * layer.dilation[1]
+            window = x[
+                :,
+                :,
+                top : top + layer.stride[0] * (layer.out_height - 1) + 1 : layer.stride[0],
+                left : left + layer.stride[1] * (layer.out_width - 1) + 1 : layer.stride[1],
+            ]
+            y.addcmul_(window, weight[:, row * layer.kernel[1] + column].reshape(1, -1, 1, 1))
+    return y
+
+
+def _memory_format(x):
+    import torch
+
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 def _channels_last(layer: Layer, x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""The definition of integer layers: in whatever dtype their sums are computed, they are exact."""
+
+import numpy as np
+import pytest
+
+from tvm_mobilenet.checking import integers
+from tvm_mobilenet.layer import Layer
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pointwise m30 n16 k24 i8",
+        "dense m9 n30 k24 i8",
+        "depthwise 9x9x16 3x3 s2 p1,1,0,0 i8",
+        "depthwise 9x7x16 5x5 p4,4,4,4 d2 i8",
+        "conv 12x12x3 n16 3x3 s2 p0,0,1,1 nchw i8",
+        "conv 9x9x16 n8 3x3 p1,1,1,1 g4 i8",
+    ],
+)
+def test_sums_in_float32_are_those_in_float64(name, monkeypatch):
+    layer = Layer.parse(name)
+    given = integers.random_operands(layer, np.random.default_rng(0))
+    narrow = integers.run(layer, **given)
+    monkeypatch.setattr(integers, "EXACT", 0)
+    assert np.array_equal(integers.run(layer, **given), narrow) and len(np.unique(narrow)) > 100
+
+
+def test_sums_beyond_float32_are_exact():
+    """2,047 products of 127 and 127, one of 1 and a bias of 1: float32 holds no odd number of that size."""
+    layer = Layer.parse("dense m1 n1 k2048 i8 writes_f32")
+    weight, data = np.full((1, 2048), 127, np.int8), np.full((1, 1, 1, 2048), 127, np.int8)
+    weight[0, 0] = data[..., 0] = 1
+    constants = {"weight": weight, "bias": np.array([1]), "scale": np.ones(1), "ends": np.array([0, 0, 0, 0])}
+    total = integers._sums(layer, data, constants, 0)
+    assert total.item() == 2047 * 127**2 + 2 != float(np.float32(total.item()))
