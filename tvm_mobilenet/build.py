@@ -10,13 +10,14 @@ ordinary TVM executable.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
-from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli import accuracy_options, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
@@ -52,6 +53,8 @@ class BuildResult:
         Which layers compute in what, and how large their sums become; None: all in float32.
     largest : dict of str to float
         The largest partial sum of each distinct layer, where ``precision`` is known.
+    accuracy : evaluation.accuracy.Accuracy or None
+        On the data set of ``--min-accuracy``.
     """
 
     folder: Path
@@ -70,6 +73,7 @@ class BuildResult:
     dump: Path | None = None
     precision: object | None = None
     largest: dict[str, float] = field(default_factory=dict)
+    accuracy: object | None = None
 
     def summary(self) -> str:
         """For people, a line, and one each of the dump and the bundle."""
@@ -80,6 +84,8 @@ class BuildResult:
         )
         if self.precision is not None:
             line += f"\n{self.precision.dtype:9} {self.precision.summary()}"
+        if self.accuracy is not None:
+            line += f"\ntop-1     {self.accuracy.top1}; ran: {self.accuracy.ran}"
         if self.dump is not None:
             line += f"\ndump      {self.dump}: each phase; {self.dump / 'index.txt'} says which file is what"
         if self.bundle is not None:
@@ -217,6 +223,14 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write model.so, an executable of TVM's virtual machine that calls the same kernels",
     )
+    group = new.add_argument_group("accuracy")
+    group.add_argument(
+        "--min-accuracy",
+        type=accuracy_options.least,
+        metavar="TOP1",
+        help="such as 0.6 or 60%%: build only if so many images of --data are recognised (else exit code 5)",
+    )
+    accuracy_options.add_data(group)
     group = new.add_argument_group("bundle")
     group.add_argument(
         "--bundle",
@@ -245,10 +259,25 @@ def _refuse_mixing(dump: Path | None, others: dict[str, Path | None]) -> None:
             )
 
 
+def _accurate(args: argparse.Namespace, model, target) -> tuple[object, object]:
+    """The network, and its accuracy on ``--data``, which is as high as was asked for."""
+    from tvm_mobilenet.cli.notices import announce
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.evaluation import required
+
+    wanted = required.Wanted(args.min_accuracy, args.data, args.truth, args.limit)
+    network = load_network(model)
+    announce(network)
+    console.say(f"top-1 of {model.title} on {args.data}")
+    with console.Progress() as progress:
+        return network, required.measured(network, target, wanted, args.linker, progress.update)
+
+
 def _run(args: argparse.Namespace) -> int:
     target = options.load_target(args)
     if target is None:
         return 0
+    accuracy_options.refuse_alone(args)
     if args.bundle is None:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args, target)
@@ -273,19 +302,27 @@ def _run(args: argparse.Namespace) -> int:
         board = "local" if target.is_host else "virtual"
         wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)
         flag += " --bundle"
+    if args.data:
+        wanted += packages.for_comparing(model) + packages.for_board("local" if target.is_host else "virtual")
+        flag += " --min-accuracy"
     packages.require(f"build{flag}", *wanted)
     console.say(f"build {model.title} for {target.name} into {output}")
+    network, found = _accurate(args, model, target) if args.data else (None, None)
+    if network is not None:
+        model = dataclasses.replace(model, decided=network.precision)
     result = build(
         model,
         target,
         log=args.log,
         output=output,
         linker=args.linker,
+        network=network,
         bundle=args.bundle,
         embed_weights=args.embed_weights,
         dump=args.dump,
         tvm_executable=args.tvm,
     )
+    result = dataclasses.replace(result, accuracy=found)
     console.print_json(result) if args.json else print_result(result)
     return 0
 

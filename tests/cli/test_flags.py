@@ -197,6 +197,8 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
 # Where a flag would have no effect, it is refused: verb, command line, what is said. FOLDER: a module built for rpi4.
 POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
+    ("build", ["--data", "x", "--limit", "3"], "--data, --limit: --min-accuracy is measured on it"),
+    ("build", ["--min-accuracy", "70%"], "--min-accuracy: on which images?"),
     ("build", ["--io", "float16"], "--io: it is of layers that compute in another dtype"),
     ("build", ["--accumulate", "float32"], "--accumulate: it is of layers that compute in another dtype"),
     ("tune", ["--calibrate", "x.npy", "image.png"], "--calibrate: it is of layers that compute in another dtype"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from tvm_mobilenet.cli import options
+from tvm_mobilenet.cli.flags import refuse
+from tvm_mobilenet.errors import TvmMobilenetError
 
 
 def add_data(group, required: bool = False) -> None:
@@ -32,3 +35,25 @@ def whole(text: str) -> int:
     if value < 0:
         raise ValueError
     return value
+
+
+def least(text: str) -> float:
+    """An argparse type: a share of 1 such as 0.6 or 60%"""
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of 1; try 0.6 or 60%")
+    return value
+
+
+def refuse_alone(args: argparse.Namespace) -> None:
+    """Refuse a data set that nothing is measured on, and what is measured without one.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One was given without the other.
+    """
+    if args.min_accuracy is None:
+        refuse(args, ("--data", "--truth", "--limit"), "--min-accuracy is measured on it", "add --min-accuracy TOP1")
+    elif args.data is None:
+        raise TvmMobilenetError("--min-accuracy: on which images?", "add --data FOLDER, labelled images")
