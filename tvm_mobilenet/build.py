@@ -202,6 +202,10 @@ def print_result(result: BuildResult) -> None:
         ],
         f"{result.model} for {result.target}",
     )
+    kept = getattr(result.precision, "kept", ())
+    if kept:
+        rows = [(one.layer, one.source, one.dtype, one.why) for one in kept]
+        console.print_table(("layer", Words("from"), "in", Words("why")), rows, "layers that stay in float")
     console.print_text(result.summary(), indent=10)
 
 

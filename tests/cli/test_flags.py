@@ -199,6 +199,7 @@ POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
     ("build", ["--data", "x", "--limit", "3"], "--data, --limit: --min-accuracy is measured on it"),
     ("build", ["--min-accuracy", "70%"], "--min-accuracy: on which images?"),
+    ("build", ["--keep-float", "layer_001"], "--keep-float: it is of networks in int8"),
     ("build", ["--io", "float16"], "--io: it is of layers that compute in another dtype"),
     ("build", ["--accumulate", "float32"], "--accumulate: it is of layers that compute in another dtype"),
     ("tune", ["--calibrate", "x.npy", "image.png"], "--calibrate: it is of layers that compute in another dtype"),

@@ -72,7 +72,9 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         if model.io != FLOAT32:
             refuse(args, ("--io",), why, "leave it out, or add --dtype float16")
         refuse(args, ("--accumulate", "--calibrate"), why, "leave it out, or add --dtype float16")
-    if dtypes.of(model.dtype).integer:
+    if not dtypes.of(model.dtype).integer:
+        refuse(args, ("--keep-float",), "it is of networks in int8", "leave it out, or add --dtype int8")
+    else:
         refuse(args, ("--accumulate",), "integers are summed in int32", "leave it out")
     if model.is_file:
         refuse(

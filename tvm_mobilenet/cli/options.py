@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import DTYPES, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, FLOAT32, ModelOptions
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -104,6 +105,14 @@ def add_precision_options(group, images: bool = True) -> None:
         "are found on (default: those that ship, and that of --input)",
     )
 
+    group.add_argument(
+        "--keep-float",
+        type=layer_names,
+        metavar="LAYER,…",
+        help="with --dtype int8: layers that stay in float16, or float32 where the target lacks that: names as "
+        "`profile` prints them, modules (features.3), patterns (dense*)",
+    )
+
 
 def add_image_options(group) -> None:
     """How an image becomes the input, and what its classes are called."""
@@ -169,6 +178,7 @@ def model_options(args: argparse.Namespace, target=None) -> ModelOptions:
     refuse_for_model(args, options)
     if target is not None:
         targets.require(target, options.dtype)
+        options = replace(options, keep_dtype="float16" if target.computes("float16") else FLOAT32)
     if not options.is_file:
         check_shape(options.alpha, options.resolution, options.classes)
     return options
@@ -347,6 +357,13 @@ def wide_sums(text: str) -> str:
     dtype, colon, names = text.partition(":")
     if dtype != DTYPES[0] or (colon and not all(names.split(","))):
         raise argparse.ArgumentTypeError(f"{text!r} is neither float32 nor float32:LAYER,LAYER")
+    return text
+
+
+def layer_names(text: str) -> str:
+    """An argparse type: names of layers with commas."""
+    if not all(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; try features.3,layer_007")
     return text
 
 

@@ -224,10 +224,10 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
 def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network:
     """The network in the dtype that its options ask for."""
     from tvm_mobilenet import dtypes
-    from tvm_mobilenet.compiler import calibration, quantization
+    from tvm_mobilenet.compiler import calibration, kept_float, quantization
 
     how = quantization if dtypes.of(network.options.dtype).integer else calibration
-    decided = network.options.decided or how.decide(network)
+    decided = network.options.decided or kept_float.decide(network, how.decide(network))
     graph = decided.applied(network.graph)
     watch("precision", graph)
     return replace(network, graph=graph, precision=decided, original=network.graph)

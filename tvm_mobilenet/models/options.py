@@ -54,6 +54,10 @@ class ModelOptions:
         ``float32``, or ``float32:LAYER,LAYER``: layers that sum in float32 though they compute in ``dtype``.
     calibrate : tuple of str
         Images, or folders of them, on which it is found which layers can compute in ``dtype``.
+    keep_float : str, optional
+        Layers that stay in float in a network of int8, names with commas.
+    keep_dtype : str
+        In which they compute: ``float16`` where the target has it.
     decided : object, optional
         A ``passes.precision.Precision`` that a build holds: nothing of it is found again.
     trust_file : bool
@@ -81,6 +85,8 @@ class ModelOptions:
     io: str = FLOAT32
     accumulate: str | None = None
     calibrate: tuple[str, ...] = ()
+    keep_float: str | None = None
+    keep_dtype: str = FLOAT32
     decided: object | None = field(default=None, compare=False, repr=False)
     trust_file: bool = False
 
@@ -114,7 +120,7 @@ class ModelOptions:
     @property
     def in_float32(self) -> ModelOptions:
         """The same network with all of its layers in float32."""
-        return replace(self, dtype=FLOAT32, io=FLOAT32, accumulate=None, calibrate=(), decided=None)
+        return replace(self, dtype=FLOAT32, io=FLOAT32, accumulate=None, calibrate=(), keep_float=None, decided=None)
 
     @property
     def is_file(self) -> bool:

@@ -18,12 +18,14 @@ Constants are stored in the dtype. One that is out of its range is refused, with
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
-from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.errors import TvmMobilenetError, nearest, reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import quantize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
@@ -168,6 +170,9 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
 
     for call in graph.calls:
         layer = call.layer
+        if _is_whole(layer):  # values between it and others are float32
+            made.append(call)
+            continue
         if layer.body is not None or layer.dtype != "float32":  # its nest has the dtype that it has
             inputs = [in_dtype(v, layer.dtype, s) for v, s in zip(call.inputs, layer.operand_buffers, strict=True)]
             due = held[call.output]
@@ -271,23 +276,51 @@ def named(graph: LayerGraph, wanted: str) -> tuple[str, ...]:
     TvmMobilenetError
         A name is that of no layer with weights; the nearest is suggested.
     """
-    from tvm_mobilenet.errors import nearest
-
     _, colon, names = wanted.partition(":")
     calls = [call for call in graph.calls if call.layer.weight_shape]
     if not colon:
         return tuple(call.name for call in calls)
+    return chosen(calls, names, f"--accumulate {wanted}", "layer with weights", "float16")
+
+
+def chosen(calls: Sequence[LayerCall], names: str, flag: str, what: str, dtype: str) -> tuple[str, ...]:
+    """The calls that a flag names.
+
+    Parameters
+    ----------
+    names : str
+        With commas: names of calls (``layer_007``), sources (``features.3.conv.0``), modules (``features.3``), layers
+        (``depthwise 14x14x512 3x3``), and patterns of all of these (``layer_00?``, ``dense*``).
+    flag, what, dtype : str
+        For the message: the flag as it was given, what it names, and of which builds.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A name is that of none; the nearest is suggested.
+    """
     found: list[str] = []
     for name in names.split(","):
-        here = [c.name for c in calls if name == c.name or f"{c.source}.".startswith(f"{name}.")]
+        here = [c.name for c in calls if _is_named(c, name)]
         if not here:
             near = nearest(name, [n for c in calls for n in (c.name, c.source)], 0.5)
             raise TvmMobilenetError(
-                f"--accumulate {wanted}: no layer with weights is called {name!r}",
-                (f"did you mean {near}? " if near else "") + "`build --dtype float16 --json` lists them",
+                f"{flag}: no {what} is called {name!r}",
+                (f"did you mean {near}? " if near else "") + f"`build --dtype {dtype} --json` lists them",
             )
         found += here
     return tuple(dict.fromkeys(found))
+
+
+def _is_named(call: LayerCall, name: str) -> bool:
+    if name == call.name or f"{call.source}.".startswith(f"{name}."):
+        return True
+    return any(fnmatchcase(given, name) for given in (call.name, call.source, call.layer.name))
+
+
+def _is_whole(layer: Layer) -> bool:
+    """Whether a layer computes in integers, of a network of int8 that keeps others in float."""
+    return layer.body is None and dtypes.of(layer.dtype).integer
 
 
 def _computed(layer: Layer, dtype: str) -> bool:
@@ -305,7 +338,7 @@ def _dtypes_of_values(graph: LayerGraph, narrow: set[str], precision: Precision)
     held = {port.value: port.dtype for port in graph.signature.inputs}
     for call in graph.calls:
         around = [call, *readers.get(call.output, ())]
-        fixed = [c.layer.output_dtype if c is call else c.layer.dtype for c in around if c.layer.body is not None]
+        fixed = [c for c in around if c.layer.body is not None or _is_whole(c.layer)]
         if call.layer.output_dtype != "float32":
             held[call.output] = call.layer.output_dtype
         elif call.output in (*precision.values, *scores) or fixed or not any(c.name in narrow for c in around):

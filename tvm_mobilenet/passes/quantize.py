@@ -62,6 +62,8 @@ class Quantization:
         On which they were found, in words.
     io : str
         Of the network's inputs and outputs.
+    kept : tuple of mixed.Kept
+        Calls that stay in float.
     """
 
     scales: Mapping[str, Scale]
@@ -69,16 +71,23 @@ class Quantization:
     shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     images: str = ""
     io: str = "float32"
+    kept: tuple = ()
 
     dtype, wide, largest = DTYPE, (), ()  # as a `precision.Precision` has them
 
     def summary(self) -> str:
         """One line for people."""
-        return f"scales of {len(self.scales)} values, found on {self.images}"
+        told = f"scales of {len(self.scales)} values, found on {self.images}"
+        if self.kept:
+            floats = " and ".join(sorted({kept.dtype for kept in self.kept}))
+            told += f"; {len(self.kept)} layer{'s' * (len(self.kept) > 1)} in {floats}"
+        return told
 
     def applied(self, graph: LayerGraph) -> LayerGraph:
         """A graph in float32 as it says."""
-        return run(graph, self)
+        from tvm_mobilenet.passes import mixed
+
+        return mixed.run(graph, self)
 
     def to_data(self) -> dict:
         """Plain data for JSON."""
@@ -89,7 +98,10 @@ class Quantization:
         """Of plain data."""
         scales = {name: {v: Scale(**s) for v, s in data[name].items()} for name in ("scales", "inner")}
         shifts = {name: tuple(values) for name, values in data["shifts"].items()}
-        return cls(**scales, shifts=shifts, images=data["images"], io=data["io"])
+        from tvm_mobilenet.passes.mixed import Kept
+
+        kept = tuple(Kept(**one) for one in data.get("kept", ()))
+        return cls(**scales, shifts=shifts, images=data["images"], io=data["io"], kept=kept)
 
 
 class _Any(dict):
@@ -124,6 +136,7 @@ def integral(layer: Layer) -> bool:
 class _Quantize:
     def __init__(self, graph: LayerGraph, q: Quantization):
         self.graph, self.q, self.made = graph, q, []
+        self.kept = {kept.layer for kept in q.kept}
         self.scales = {value: q.scales[value] for value in graph.readers()}
         self.held = {p.value: p.dtype for p in graph.signature.inputs}
         self.converted: dict[tuple[str, str], str] = {}
@@ -132,7 +145,7 @@ class _Quantize:
 
     def run(self) -> LayerGraph:
         for call in self.graph.calls:
-            if not integral(call.layer):
+            if not self._integral(call):
                 shapes = call.layer.operand_buffers
                 inputs = tuple(self._in(v, "float32", s) for v, s in zip(call.inputs, shapes, strict=True))
                 self.made.append(call.replace(inputs=inputs))
@@ -217,7 +230,11 @@ class _Quantize:
     def _reads_float(self, value: str) -> bool:
         """Whether a value's only reader has no integer form."""
         readers = [c for c in self.graph.calls if value in c.inputs]
-        return len(readers) == 1 == self.readers[value] and not integral(readers[0].layer)
+        return len(readers) == 1 == self.readers[value] and not self._integral(readers[0])
+
+    def _integral(self, call: LayerCall) -> bool:
+        """Whether a call becomes one of integers."""
+        return integral(call.layer) and call.name not in self.kept
 
 
 def constants_of(

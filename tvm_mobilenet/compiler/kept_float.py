@@ -1,0 +1,72 @@
+"""Which layers of an int8 network stay in float, and in which float: what a user names, or what a search chose.
+
+They are computed in float16 where the target has it, and where their values and weights stay in its range; else in
+float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.compiler import calibration
+from tvm_mobilenet.models.options import FLOAT32
+from tvm_mobilenet.passes import precision, quantize
+from tvm_mobilenet.passes.mixed import Kept
+from tvm_mobilenet.passes.quantize import Quantization
+
+FLAG = "--keep-float"
+
+
+def decide(network, decided: Quantization) -> Quantization:
+    """A quantization that keeps in float what the network's options name.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A name is that of no layer.
+    """
+    if not network.options.keep_float:
+        return decided
+    return keeping(network, decided, dict.fromkeys(named(network, decided), f"named by {FLAG}"))
+
+
+def named(network, decided: Quantization) -> tuple[str, ...]:
+    """The calls that ``--keep-float`` names, by the names of float32 or of int8."""
+    calls = network.graph.calls
+    narrow = quantize.run(network.graph, decided).calls
+    found = precision.chosen((*calls, *narrow), network.options.keep_float, FLAG, "layer", decided.dtype)
+    return tuple(call.name for call in calls if call.name in found)
+
+
+def keeping(network, decided: Quantization, why: Mapping[str, str]) -> Quantization:
+    """A quantization that keeps these calls in float, each with the reason.
+
+    Parameters
+    ----------
+    network : Network
+        In float32, with options that say in which float.
+    """
+    dtype, calls = network.options.keep_dtype, network.graph.calls
+    chosen = [call for call in calls if call.name in why and quantize.integral(call.layer)]
+    wide = _beyond(network, dtype) if chosen and dtype != FLOAT32 else set()
+    kept = (Kept(c.name, c.source, FLOAT32 if c.name in wide else dtype, why[c.name]) for c in chosen)
+    return replace(decided, kept=tuple(kept))
+
+
+def _beyond(network, dtype: str) -> set[str]:
+    """The calls whose values or constants may leave a dtype's range."""
+    graph, limit = network.graph, precision.limit_of(dtype)
+    inputs, _ = calibration.images_of(network, network.options)
+    largest, values = calibration.measure(graph, inputs, limit)
+    above = {value for value, most in values.items() if not most <= limit}
+    return {
+        call.name
+        for found, call in zip(largest, graph.calls, strict=True)
+        if not found.value <= limit
+        or above.intersection((*call.inputs, call.output))
+        or any(np.abs(a).max(initial=0.0) > -dtypes.of(dtype).lowest for a in call.constants.values())
+    }
