@@ -57,7 +57,7 @@ def bench(
         That may be used; TVM's threads then keep to them, and are not pinned one by one.
     against : sequence of str
         Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``, in the build's dtype, or as
-        ``ncnn:float32`` says.
+        ``ncnn:float32`` says. Which kernels each ran is in the result; one that fell back to another dtype has no time.
     layers : bool
         Also time every kernel call.
     runtime : str
@@ -109,8 +109,9 @@ def bench(
             from tvm_mobilenet.peers import files as peers
 
             show(f"writing the network for {', '.join(against)}")
-            network = load_network(model_files.from_build(module).in_float32)  # as their files are
-            others = peers.contenders(network, against, Path(temporary), peers.dtype_of(module.plan))
+            network = load_network(model_files.from_build(module))
+            wanted = peers.dtype_of(module.plan)
+            others = peers.contenders(network, against, Path(temporary), wanted, target.architecture)
         return measured_rows.measured(
             board,
             module,

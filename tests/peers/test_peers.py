@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.support.agents import ARM64
 from tvm_mobilenet import bench
 from tvm_mobilenet.boards.agent import engines, measure
 from tvm_mobilenet.boards.comparison import relative
+from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.measuring import benchmark_text, measured_rows
@@ -189,10 +191,70 @@ def test_ncnn_in_float16_on_a_core_that_has_it(networks, tmp_path):
         assert (done.stdout.startswith("float16: ") and "float32" not in done.stdout) or "asimdhp alone" in done.stderr
 
 
-def test_others_than_ncnn_compute_their_files_in_float32(networks, tmp_path):
-    found = peers.contenders(networks["v1"], ["onnxruntime", "litert:float32"], tmp_path, "float16")
-    assert "--against onnxruntime:float32 compares with that" in found["onnxruntime float16"]["missing"]
-    assert "missing" not in found["litert float32"] and "dtype" not in found["litert float32"]
+# ---- int8
+
+
+@pytest.fixture(scope="module")
+def integers():
+    options = replace(FAMILIES["v2"], alpha=0.1, resolution=32, dtype="int8")
+    return load_network(options)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
+def test_an_engine_computes_the_builds_int8_network_by_integer_kernels(integers, engine, tmp_path):
+    pytest.importorskip(MODULES[engine])
+    contender = peers.contenders(integers, [engine], tmp_path, "int8")[f"{engine} int8"]
+    assert contender["dtype"] == "int8"
+    image = integers.inputs(1)[0]
+    running = engines.ENGINES[engine](contender, list(image), 1)
+    running.run()
+    due = network_steps.outputs(integers, [image])[0][0]
+    off = np.abs(running.outputs()[0].reshape(due.shape) - due).max() / due.std()
+    rounding = np.abs(integers.reference([image])[0][0][0] - due).max() / due.std()
+    assert off < 0.5 * rounding and off < 0.3, "other weights or scales than the build's"
+    said = dict(part.split(": ") for part in running.kernels().split("; ") if ": " in part)
+    adds = sum(len(call.inputs) > 1 for call in integers.original.calls)
+    expected = {"onnxruntime": f"52 QLinearConv, {adds} QLinearAdd", "litert": f"17 DEPTHWISE_CONV_2D, {adds} ADD"}
+    assert expected[engine] in said["int8"]
+    assert said["float32"].lower() in ("1 quantizelinear", "1 quantize"), "only the image is float32"
+
+
+@pytest.mark.parametrize(
+    "engine, says", [("onnxruntime", r"ONNX Runtime ran 53 of 53 layers in float32"), ("litert", "LiteRT ran 53 of 53")]
+)
+def test_a_fallback_to_float32_does_not_pass_as_int8(integers, engine, says, tmp_path):
+    """A file of float32 under the name of one in int8, as an engine that has no integer kernels would run it."""
+    pytest.importorskip(MODULES[engine])
+    contender = peers.contenders(integers, [f"{engine}:float32"], tmp_path)[engine]
+    running = engines.ENGINES[engine]({**contender, "dtype": "int8"}, list(integers.inputs(1)[0]), 1)
+    assert "missing" not in contender and "dtype" not in contender
+    with pytest.raises(ValueError, match=says):
+        running.kernels()
+
+
+def test_one_layer_that_falls_back_is_named():
+    """What ONNX Runtime did to v2 on x86-64 when values were signed: 15 of its 53 layers ran in float32."""
+    ran = [("a", "QLinearConv", "int8"), ("b", "Conv", "float32"), ("c", "QGemm", "int8"), ("d", "Add", "float32")]
+    with pytest.raises(ValueError, match=r"E ran 1 of 3 layers in float32 though told int8, the first is b \(Conv\)"):
+        engines.told("E", "int8", ran, ("Conv", "Gemm"))
+    assert engines.told("E", "int8", ran[::2], ("Conv", "Gemm")) == "int8: 1 QLinearConv, 1 QGemm"
+    with pytest.raises(ValueError, match="does not say which kernels"):
+        engines.told("E", "int8", ran[3:], ("Conv", "Gemm"))
+
+
+def test_what_cannot_be_compared_says_with_what_to_compare(networks, integers, tmp_path):
+    """ncnn in int8 is not written, a build in float32 has no scales, and integers come and go as no engine has them."""
+    found = peers.contenders(networks["v1"], ["onnxruntime", "litert:int8"], tmp_path, "float16")
+    assert "--against onnxruntime:float32 compares with float32" in found["onnxruntime float16"]["missing"]
+    assert "v1 0.25-32 has no scales" in found["litert int8"]["missing"]
+    assert "ncnn:float32" in peers.contenders(integers, ["ncnn"], tmp_path, "int8")["ncnn int8"]["missing"]
+    port = replace(integers.signature.inputs[0], dtype="uint8")
+    pixels = replace(integers, graph=replace(integers.graph, signature=replace(integers.signature, inputs=(port,))))
+    assert (
+        "is uint8, and litert's file takes"
+        in peers.contenders(pixels, ["litert"], tmp_path, "int8")["litert int8"]["missing"]
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_agent_that_does_not_say_what_ran_is_told_about():
@@ -226,6 +288,7 @@ def test_mistakes(tmp_path):
         peers.parse("ncnn,torch")
     assert peers.parse("ncnn,litert,ncnn") == ("ncnn", "litert")
     assert peers.parse("ncnn:float16,litert:float32") == ("ncnn:float16", "litert:float32")
+    assert peers.parse("litert:int8,onnxruntime:int8") == ("litert:int8", "onnxruntime:int8")
     for text in ("litert:float16", "ncnn:int8", "ncnn:"):
         with pytest.raises(TvmMobilenetError, match=f"--against {text}: .* does not compute in"):
             peers.parse(text)

@@ -4,13 +4,17 @@ same weights.
 An engine is made with a contender's description, the inputs and a number of threads; ``run()`` is one inference on
 those inputs, ``outputs()`` what the last one gave. Only an engine's own package is imported, so that the memory a
 process takes is that engine's. Each is set up as its documentation says for latency on CPUs, in float32 unless its
-description has another ``dtype``. One that falls back to another dtype by itself says what its layers ran in:
-``kernels()``.
+description has another ``dtype``; floats that it takes and returns are float32 in any case. One that may fall back to
+another dtype by itself says what its layers ran in: ``kernels()``.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from importlib import metadata
 
 import numpy as np
@@ -82,18 +86,65 @@ class Tvm:
         return [t.numpy() for t in (found if isinstance(found, (tuple, list)) else (found,))]
 
 
+def _in_float32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def told(engine: str, dtype: str, ran: Iterable[tuple[str, str, str]], weighted: tuple[str, ...]) -> str:
+    """What an engine ran, in words: ``int8: 27 QLinearConv, 1 QGemm; float32: 1 QuantizeLinear``.
+
+    Parameters
+    ----------
+    engine : str
+        For people.
+    dtype : str
+        That it was told.
+    ran : iterable of (str, str, str)
+        Of each kernel: where it stands in the network, its name, and the dtype that it reads.
+    weighted : tuple of str
+        How kernels are named that have weights: these must read that dtype.
+
+    Raises
+    ------
+    ValueError
+        It ran in another dtype, in whole or in part; or none of them has weights.
+    """
+    ran = list(ran)
+    multiplied = [one for one in ran if any(name in one[1] for name in weighted)]
+    wrong = [one for one in multiplied if one[2] != dtype]
+    if wrong:
+        where, name, read = wrong[0]
+        raise ValueError(
+            f"{engine} ran {len(wrong)} of {len(multiplied)} layers in {read} though told {dtype}, "
+            f"the first is {where} ({name})"
+        )
+    if not multiplied:
+        raise ValueError(f"{engine} does not say which kernels it ran")
+    found = Counter((read, name) for _, name, read in ran)
+    return "; ".join(
+        f"{dtype}: " + ", ".join(f"{n} {name}" for (read, name), n in found.items() if read == dtype)
+        for dtype in dict.fromkeys(read for read, _ in found)
+    )
+
+
 class OnnxRuntime:
-    """ONNX Runtime's CPU provider; ``model``: an ``.onnx`` file."""
+    """ONNX Runtime's CPU provider; ``model``: an ``.onnx`` file, ``dtype``: float32 (the default) or int8."""
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
+        self._contender, self._threads = contender, threads
+        self._session = self._open()
+        names = [i.name for i in self._session.get_inputs()]
+        self._feed = dict(zip(names, map(_in_float32, inputs), strict=True))
+
+    def _open(self, profile: str = ""):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(contender["model"], options, providers=["CPUExecutionProvider"])
-        names = [i.name for i in self._session.get_inputs()]
-        self._feed = dict(zip(names, inputs, strict=True))
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        return onnxruntime.InferenceSession(self._contender["model"], options, providers=["CPUExecutionProvider"])
 
     def run(self) -> None:
         """One inference."""
@@ -103,19 +154,43 @@ class OnnxRuntime:
         """In the model's order."""
         return list(self._found)
 
+    def kernels(self) -> str:
+        """What it ran, as its profiler saw one more run: kernels by name and by the dtype that each reads.
+
+        Raises
+        ------
+        ValueError
+            A layer with weights ran in another dtype than told.
+        """
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            session = self._open(os.path.join(folder, "profile"))
+            session.run(None, self._feed)
+            with open(session.end_profiling(), encoding="utf-8") as file:
+                events = json.load(file)
+        ran = []
+        for event in events:
+            about = event.get("args", {})
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                read = next(iter(about["input_type_shape"][0]), "") if about["input_type_shape"] else ""
+                where = event["name"].removesuffix("_kernel_time")
+                ran.append((where, about["op_name"], {"float": "float32", "uint8": "int8"}.get(read, read)))
+        return told("ONNX Runtime", self._contender.get("dtype", "float32"), ran, ("Conv", "Gemm", "MatMul"))
+
 
 class LiteRt:
-    """LiteRT with its default delegate, XNNPACK; ``model``: a ``.tflite`` file that takes images channels-last."""
+    """LiteRT with its default delegate, XNNPACK; ``model``: a ``.tflite`` file that takes images channels-last,
+    ``dtype``: float32 (the default) or int8."""
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
         from ai_edge_litert.interpreter import Interpreter
 
+        self._dtype = contender.get("dtype", "float32")
         self._interpreter = Interpreter(model_path=contender["model"], num_threads=threads)
         self._interpreter.allocate_tensors()
         nhwc = contender.get("nhwc_inputs", [])
         for place, x, channels_last in zip(self._interpreter.get_input_details(), inputs, nhwc, strict=True):
             x = x if channels_last or x.ndim != 4 else x.transpose(0, 2, 3, 1)
-            self._interpreter.set_tensor(place["index"], np.ascontiguousarray(x))
+            self._interpreter.set_tensor(place["index"], np.ascontiguousarray(_in_float32(x)))
 
     def run(self) -> None:
         """One inference; inputs stay set."""
@@ -124,6 +199,34 @@ class LiteRt:
     def outputs(self) -> list[np.ndarray]:
         """In the model's order."""
         return [self._interpreter.get_tensor(o["index"]) for o in self._interpreter.get_output_details()]
+
+    def kernels(self) -> str:
+        """What it ran: operators by the dtype that each reads, and whether XNNPACK took them.
+
+        A kernel reads what its operator's tensors hold: neither XNNPACK nor TFLite's own have another for them.
+
+        Raises
+        ------
+        ValueError
+            A layer with weights ran in another dtype than told.
+        """
+        operators = self._interpreter._get_ops_details()  # no public name says what a delegate took
+        makers = {int(out): op for op in operators if op["op_name"] != "DELEGATE" for out in op["outputs"]}
+        taken: set[int] = set()
+        for delegate in (op for op in operators if op["op_name"] == "DELEGATE"):
+            given, open_values = {int(v) for v in delegate["inputs"]}, [int(v) for v in delegate["outputs"]]
+            while open_values:
+                maker = makers.get(open_values.pop())
+                if maker and maker["index"] not in taken:
+                    taken.add(maker["index"])
+                    open_values += [int(v) for v in maker["inputs"] if int(v) not in given]
+        ran = []
+        for op in operators:
+            if op["op_name"] != "DELEGATE":
+                by = "" if op["index"] in taken else " of TFLite's own kernels"
+                ran.append((f"operator {op['index']}", op["op_name"] + by, np.dtype(op["operand_types"][0]).name))
+        text = told("LiteRT", self._dtype, ran, ("CONV_2D", "FULLY_CONNECTED"))
+        return f"{text}; {len(taken)} of {len(ran)} by XNNPACK"
 
 
 class Ncnn:
