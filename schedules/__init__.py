@@ -53,7 +53,8 @@ def require(layer: Layer) -> None:
     """
     for one in (layer, *layer.parts):
         known = implemented(one.kind)
-        for dtype in dict.fromkeys((one.input_dtype, one.output_dtype, one.dtype)):
+        ends = () if one.body is not None else (one.input_dtype, one.output_dtype)  # its nest says how to read others
+        for dtype in dict.fromkeys((*ends, one.dtype)):
             if dtype not in known:
                 raise NoScheduleError(
                     f"{layer.name}: no schedule computes {one.kind} layers in {dtype}",

@@ -60,13 +60,14 @@ def kernel(layer: Layer, d: Decisions):
             f"{layer.name}: its loop nest is in its model, not in its name", "build the model that it is from"
         )
     schedule = s_tir.Schedule(tvm.IRModule({nest.SYMBOL: layer.body.function}))
-    root = schedule.get_sblock("root", nest.SYMBOL)
-    blocks = schedule.get_child_blocks(root)
-    for block in blocks[:-1]:
-        _inline(schedule, block)
-    for block in schedule.get_child_blocks(root):
-        _loops(schedule, block, d["lanes"])
-    kept = schedule.get(root).alloc_buffers
+    kept = ()
+    if layer.body.function.body.block.name_hint == "root":  # else a scan, whose loops TVM wrote as they are
+        root = schedule.get_sblock("root", nest.SYMBOL)
+        for block in schedule.get_child_blocks(root)[:-1]:
+            _inline(schedule, block)
+        for block in schedule.get_child_blocks(root):
+            _loops(schedule, block, d["lanes"])
+        kept = schedule.get(root).alloc_buffers
     scratch = sum(prod(map(int, b.shape)) * dtypes.of(str(b.dtype)).bytes for b in kept)
     plain = [
         s_tir.transform.CanonicalizeLoop(),

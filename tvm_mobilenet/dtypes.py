@@ -32,7 +32,7 @@ class DType:
     smallest : float
         Below it values lose digits, and are often zero; 0 for integers.
     data : bool
-        Whether a layer's data may have it; others are of sums alone.
+        Whether a layer computes in it; others are of sums, and of what generic layers pass to each other.
     fused : bool
         Products are added by a fused multiply-add that is written as one, so that every build rounds alike. Else that
         is left to LLVM.
@@ -70,8 +70,11 @@ DTYPES = {
         ),
         DType("int8", "i8", 1, *("int32",) * 3, -128),
         DType("int32", "i32", 4, *("int32",) * 3, -(2**31), data=False),
+        DType("int64", "i64", 8, *("int64",) * 3, -(2**63), data=False),
+        DType("bool", "b8", 1, *("bool",) * 3, 0, data=False),
     )
 }
+DLPACK_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # of kinds of numbers, as numpy calls them
 OF_DATA = tuple(name for name, dtype in DTYPES.items() if dtype.data)
 BY_TOKEN = {dtype.token: dtype for dtype in DTYPES.values() if dtype.data}
 

@@ -220,6 +220,8 @@ class Layer:
     @property
     def input_dtype(self) -> str:
         """Of the data, and of a second operand that lies as the data does."""
+        if self.body is not None and self.body.dtypes:
+            return self.body.dtypes[0]
         return self.parts[0].input_dtype if self.parts else self.reads or self.dtype
 
     @property
@@ -241,12 +243,21 @@ class Layer:
     @property
     def output_dtype(self) -> str:
         """Of the output, and of a residual."""
+        if self.body is not None and self.body.dtypes:
+            return self.body.dtypes[-1]
         return self.parts[-1].output_dtype if self.parts else self.writes or self.dtype
 
     @property
     def second_dtype(self) -> str:
         """Of the residual or second operand, where the layer has one."""
         return self.output_dtype if self.residual != "none" else self.input_dtype
+
+    @property
+    def operand_dtypes(self) -> tuple[str, ...]:
+        """Of its data and its other operands, constants left out: those of ``operand_buffers``."""
+        if self.body is not None:
+            return (self.body.dtypes or (self.dtype,) * len(self.body.operands))[: len(self.body.operands)]
+        return (self.input_dtype, self.second_dtype)[: len(self.operand_buffers)]
 
     @property
     def input_row(self) -> int:
@@ -313,7 +324,9 @@ class Layer:
         if self.parts:
             return {f"{i}.{name}": what for i, p in enumerate(self.parts) for name, what in p.constants.items()}
         if self.body is not None:
-            return {f"constant{i}": (shape, self.dtype) for i, shape in enumerate(self.body.constants)}
+            held = self.body.dtypes[len(self.body.operands) : -1] or (self.dtype,) * len(self.body.constants)
+            each = zip(self.body.constants, held, strict=True)
+            return {f"constant{i}": what for i, what in enumerate(each)}
         found = {}
         if self.weight_shape is not None:
             found = {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}

@@ -363,14 +363,14 @@ def test_detection_heads_reshape_without_a_copy():
 
 def test_all_unsupported_operators_are_listed_with_their_places():
     def forward(m, x):
-        y = torch.cumsum(m.first(x), 1)
-        return torch.cat([y, m.second(x)], 1), torch.erfinv(x), m.second(x).argmax(1)
+        y = m.first(x).sort(1)[0]
+        return torch.cat([y, m.second(x)], 1), torch.erfinv(x), m.second(x).topk(2, 1)[0]
 
     model = Lambda(forward, first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(3, 4, 3))
     with pytest.raises(TvmMobilenetError) as e:
         passes.run(frontend.from_torch(model.eval(), image(1, 3, 8, 8)))
     message = str(e.value)
-    for part in ("cumsum", "argmax", "erfinv", "[1, 4, 6, 6]", "3 operator(s) are not supported"):
+    for part in ("sort", "topk", "erfinv", "[1, 4, 6, 6]", "operators are not supported"):
         assert part in message, message
 
 

@@ -60,7 +60,8 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
                 layer = call.layer
                 packed = schedules.pack(layer, decisions[layer], call.constants)
                 data, *others = map(view, call.inputs, layer.operand_buffers)
-                operands = [data, *map(relax.const, packed), *others]
+                # without its dtype, a constant of 64 bits would be one of 32
+                operands = [data, *(relax.const(array, str(array.dtype)) for array in packed), *others]
                 out = relax.TensorType(layer.output_buffer, layer.output_dtype)
                 values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
             outputs = [view(p.value, p.shape) for p in signature.outputs]

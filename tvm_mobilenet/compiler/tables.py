@@ -8,12 +8,12 @@ import re
 import numpy as np
 
 from tvm_mobilenet.compiler.plan import ALIGNMENT, Plan, Tensor, align
+from tvm_mobilenet.dtypes import DLPACK_CODES
 from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.preprocess import FIELDS
 from tvm_mobilenet.targets import features
 
 _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
-_CODES = {"i": 0, "u": 1, "f": 2}
 _MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
 _KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 _SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOID", "value": "MN_VALUE"}
@@ -101,7 +101,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         for t in step.operands:
             dtype = np.dtype(t.dtype)
             operands.append(
-                f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {_CODES[dtype.kind]}, "
+                f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {DLPACK_CODES[dtype.kind]}, "
                 f"{8 * dtype.itemsize}, {t.offset}, {dims(t)}}},"
             )
     for name, t in (*plan.inputs, *plan.outputs):

@@ -76,7 +76,8 @@ def _bytes(ty: relax.TensorType, name: str) -> int:
     return elements * item
 
 
-def opaque(name: str, inputs: list, types: list[relax.TensorType]) -> relax.Call:
-    """A call that stands for an operator that could not be imported."""
+def opaque(name: str, inputs: list, types: list[relax.TensorType], why: str = "") -> relax.Call:
+    """A call that stands for an operator that could not be imported; its symbol is the name, on a second line why."""
     tensors = [i for i in inputs if isinstance(i, relax.Expr) and isinstance(i.ty, relax.TensorType)]
-    return relax.op.call_dps_packed(name, relax.Tuple(tensors), types[0] if len(types) == 1 else types)
+    symbol = f"{name}\n{why}" if why else name
+    return relax.op.call_dps_packed(symbol, relax.Tuple(tensors), types[0] if len(types) == 1 else types)

@@ -1,9 +1,8 @@
 """ONNX files to Relax, as PyTorch's and TensorFlow's exporters write them.
 
 Before TVM's importer sees the graph, sizes that it leaves open are fixed (`onnx_inputs`) and everything that depends on
-constants and shapes only is computed (`onnx_fold`): what is left are the operators of the network. Clip and Pad, which
-TVM imports as TIR, become Relax operators; what TVM cannot import becomes an opaque call, which the passes report with
-everything else.
+constants and shapes only is computed (`onnx_fold`): what is left are the operators of the network. Some have converters
+of ours (`onnx_operators`); what nobody can import becomes an opaque call, which the passes report with everything else.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import tvm
 from tvm import relax
@@ -25,6 +24,7 @@ from tvm_mobilenet.frontend import onnx_limits
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
+from tvm_mobilenet.frontend.onnx_operators import CONVERTERS
 from tvm_mobilenet.frontend.sizes import FLOAT32_ALONE
 from tvm_mobilenet.terminal.printable import printable
 
@@ -74,7 +74,7 @@ def from_onnx(
 
 
 class _Importer(ONNXGraphImporter):
-    """TVM's importer, with sources, with Clip and Pad as Relax operators, and opaque calls for what it cannot do."""
+    """TVM's importer, with sources, converters of ours, and opaque calls for what neither can do."""
 
     def __init__(self, model: onnx.ModelProto):
         super().__init__({}, "float32")
@@ -86,14 +86,10 @@ class _Importer(ONNXGraphImporter):
         pass  # reported by the passes, with everything else
 
     def _convert_operator(self, op_name, inputs, attrs, opset):
-        node = next(self._nodes_left)
+        node, convert = next(self._nodes_left), CONVERTERS.get(op_name)
         try:
-            if op_name == "Clip":
-                result = relax.op.clip(inputs[0], *_range(inputs, attrs))
-            elif op_name == "Pad" and _pad(inputs, attrs) is not None:
-                result = relax.op.nn.pad(inputs[0], *_pad(inputs, attrs))
-            else:
-                result = super()._convert_operator(op_name, inputs, attrs, opset)
+            otherwise = partial(super()._convert_operator, op_name, attrs=attrs, opset=opset)
+            result = otherwise(inputs) if convert is None else convert(self.bb, inputs, attrs, otherwise)
         except Exception as e:
             known = [self._shapes.get(o) for o in node.output if o]
             if None in known:
@@ -101,7 +97,8 @@ class _Importer(ONNXGraphImporter):
                     f"{op_name} at {node.name or node.output[0]} is not supported: {str(e).splitlines()[0]}",
                     "cut the model before it, or replace it in the model",
                 ) from e
-            result = opaque(op_name, list(inputs), [relax.TensorType(shape, dtype) for shape, dtype in known])
+            why = str(e).splitlines()[0] if convert is not None and isinstance(e, ValueError) else ""
+            result = opaque(op_name, list(inputs), [relax.TensorType(shape, dtype) for shape, dtype in known], why)
         if isinstance(result, relax.Expr):
             result = self.bb.normalize(result)
             if isinstance(result, relax.Call):
@@ -172,29 +169,3 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     del graph.input[:]
     graph.input.extend(inputs)
     return opset
-
-
-def _range(inputs, attrs: dict) -> tuple[float, float]:
-    """The bounds of a Clip; a ValueError when one is no constant."""
-    bounds = [attrs.get("min", -np.inf), attrs.get("max", np.inf)]
-    for i in (1, 2):
-        if len(inputs) > i and inputs[i] is not None:
-            bounds[i - 1] = _numpy(inputs[i]).reshape(())
-    return float(bounds[0]), float(bounds[1])
-
-
-def _pad(inputs, attrs: dict) -> tuple[list[int], str, float] | None:
-    """Widths ``[before, after]`` by axis, mode and value of a Pad with constants; None for what TVM may know better."""
-    mode = attrs.get("mode", b"constant")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    if mode != "constant" or (len(inputs) > 3 and inputs[3] is not None):
-        return None
-    pads = _numpy(inputs[1]).reshape(2, -1)
-    value = _numpy(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
-    return [int(p) for p in pads.T.reshape(-1)], "constant", float(value)
-
-
-def _numpy(expr: relax.Expr) -> np.ndarray:
-    if not isinstance(expr, tvm.ir.Constant):
-        raise ValueError("an argument that is not constant")
-    return expr.value.numpy()

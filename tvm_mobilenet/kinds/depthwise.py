@@ -23,18 +23,18 @@ def _pattern(make, call):
 
 
 def _batch_norm(make, call):
-    raise make.Unsupported("its statistics are not fixed; export the model in inference mode (model.eval())")
+    raise make.Refused("its statistics are not fixed; export the model in inference mode (model.eval())")
 
 
 def _pad(make, call):
     """Zeros that no convolution took in: a depthwise 1x1 layer that pads."""
+    widths = [int(i) for i in call.attrs.pad_width]
+    if min(widths) < 0:
+        raise make.Refused("a negative pad cuts the data; slice it")
+    if str(call.attrs.pad_mode) != "constant" or float(call.attrs.pad_value) or len(widths) != 8 or any(widths[:4]):
+        raise make.Unsupported("only zeros around the height and width")
     x = make.nhwc(make.tensor(call.args[0]))
     n, c, h, w = x.shape
-    widths = [int(i) for i in call.attrs.pad_width]
-    if str(call.attrs.pad_mode) != "constant" or float(call.attrs.pad_value) or any(widths[:4]):
-        raise make.Unsupported("only zeros around the height and width")
-    if min(widths) < 0:
-        raise make.Unsupported("a negative pad")
     padding = (widths[4], widths[6], widths[5], widths[7])
     geometry = {"height": h, "width": w, "channels": c, "out_channels": c, "batch": n, "groups": c}
     layer = make.layer(kind="depthwise", padding=padding, **geometry)

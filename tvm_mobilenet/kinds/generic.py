@@ -28,6 +28,8 @@ class Body:
     constants : tuple of tuples of int
         Shapes of its constants.
     output : tuple of int
+    dtypes : tuple of str
+        Of operands, constants and output, one after the other; empty where all have the layer's own.
     digest : str
         Of the nest, without names.
     function : tirx.PrimFunc, optional
@@ -40,20 +42,28 @@ class Body:
     constants: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
     digest: str
+    dtypes: tuple[str, ...] = ()
     function: object = field(default=None, compare=False, repr=False)
     reference: Callable | None = field(default=None, compare=False, repr=False)
 
 
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "1"
+TOKENS = {dtype.token: name for name, dtype in dtypes.DTYPES.items()}
+
+
+def _text(shape: tuple[int, ...], dtype: str = "") -> str:
+    """``1x8x8x3``; of another dtype than the layer's ``1x8x8x3_i64``."""
+    return ("x".join(map(str, shape)) or "1") + (f"_{dtypes.of(dtype).token}" if dtype else "")
 
 
 def name_of(layer) -> str:
     """The name of a generic layer."""
     body = layer.body
-    shapes = [*map(_text, body.operands), *("c" + _text(shape) for shape in body.constants)]
-    words = [layer.kind, layer.op, *shapes, "to", _text(body.output), dtypes.of(layer.dtype).token, f"#{body.digest}"]
-    return " ".join(words)
+    count = len(body.operands) + len(body.constants) + 1
+    others = ["" if dtype == layer.dtype else dtype for dtype in body.dtypes or (layer.dtype,) * count]
+    shapes = [_text(*each) for each in zip((*body.operands, *body.constants, body.output), others, strict=True)]
+    given, constants = shapes[: len(body.operands)], ["c" + text for text in shapes[len(body.operands) : -1]]
+    words = [layer.kind, layer.op, *given, *constants, "to", shapes[-1], dtypes.of(layer.dtype).token]
+    return " ".join([*words, f"#{body.digest}"])
 
 
 def fields_of(name: str) -> dict:
@@ -64,23 +74,23 @@ def fields_of(name: str) -> dict:
     ValueError
         It is none.
     """
-    shape = r"\d+(?:x\d+)*"
+    shape = rf"\d+(?:x\d+)*(?:_(?:{'|'.join(TOKENS)}))?"
     pattern = rf"generic (\w+)((?: c?{shape})*) to ({shape}) (\w+) #([0-9a-f]+)"
     found = re.fullmatch(pattern, name)
     if not found or found[4] not in dtypes.BY_TOKEN:
         raise ValueError(f"layer name {name!r}: no operator, shapes, dtype and hash of a generic layer")
 
-    def read(text: str) -> tuple[int, ...]:
-        return tuple(map(int, text.split("x")))
-
+    own = dtypes.BY_TOKEN[found[4]].name
+    read: list[tuple[int, ...]] = []
+    held: list[str] = []
     words = found[2].split()
-    body = Body(
-        tuple(read(word) for word in words if word[0] != "c"),
-        tuple(read(word[1:]) for word in words if word[0] == "c"),
-        read(found[3]),
-        found[5],
-    )
-    return fields(found[1], body, dtypes.BY_TOKEN[found[4]].name)
+    for word in (*words, found[3]):
+        sizes, _, token = word.removeprefix("c").partition("_")
+        read.append(tuple(map(int, sizes.split("x"))))
+        held.append(TOKENS.get(token, own))
+    count = sum(word[0] != "c" for word in words)
+    others = tuple(held) if set(held) != {own} else ()
+    return fields(found[1], Body(tuple(read[:count]), tuple(read[count:-1]), read[-1], found[5], others), own)
 
 
 def fields(op: str, body: Body, dtype: str) -> dict:

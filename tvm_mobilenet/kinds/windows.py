@@ -101,13 +101,11 @@ def check_window(make, kernel: tuple, window: dict, size: tuple) -> None:
     """Refuse pads that cut instead of adding, and a kernel that its data, pads included, has no room for."""
     top, left, bottom, right = window["padding"]
     if min(window["padding"]) < 0:
-        raise make.Unsupported(
-            f"negative pads {list(window['padding'])} (top, left, bottom, right) cut the data; slice it"
-        )
+        raise make.Refused(f"negative pads {list(window['padding'])} (top, left, bottom, right) cut the data; slice it")
     room = size[0] + top + bottom, size[1] + left + right
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, window["dilation"], strict=True))
     if reach[0] > room[0] or reach[1] > room[1]:
-        raise make.Unsupported(
+        raise make.Refused(
             f"its kernel reaches over {reach[0]}x{reach[1]}, the data with its pads is {room[0]}x{room[1]}"
         )
 
@@ -150,9 +148,10 @@ class Found:
 
 def conv2d(make, call) -> Found:
     """What ``relax.nn.conv2d`` says; ``make`` is `passes.channels_last.ChannelsLast`."""
-    x, weight, attrs = make.tensor(call.args[0]), make.array(call.args[1]), call.attrs
+    weight, attrs = make.array(call.args[1]), call.attrs
     if weight is None or str(attrs.data_layout) != "NCHW":
         raise make.Unsupported("only convolutions of NCHW data with constant weights")
+    x = make.image(make.tensor(call.args[0]))
     n, c, h, w = x.shape
     out, groups = weight.shape[0], int(attrs.groups)
     kernel, window = tuple(weight.shape[2:]), window_of(attrs)
@@ -161,7 +160,5 @@ def conv2d(make, call) -> Found:
     if depthwise:
         x = make.nhwc(x)
     layout = "NHWC" if (x.layout == "NCHW" and h * w == 1) or c == 1 else x.layout
-    if layout is None:
-        raise make.Unsupported("its data is neither NCHW nor NHWC in memory")
     sizes = {"height": h, "width": w, "channels": c, "out_channels": out, "batch": n, "groups": groups}
     return Found(x, weight, kernel, window, sizes, layout, depthwise)

@@ -17,26 +17,30 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet import kinds
+from tvm_mobilenet.dtypes import OF_DATA
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
-from tvm_mobilenet.passes.generic import NotGeneric, layer_of, piece, transposed
+from tvm_mobilenet.passes.generic import NotGeneric, piece, pieces_of, transposed
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
+from tvm_mobilenet.passes.problems import Problem, told
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
-
-GENERIC_TOO = ("add", "subtract", "multiply", "matmul", "nn.softmax")  # of tensors that lie as no kind has them
 
 
 class Unsupported(Exception):
-    """An operator that no layer computes; the message says why."""
+    """An operator that the kinds do not compute; the message says why. It may still be a generic layer."""
+
+
+class Refused(Exception):
+    """An operator that no layer may compute, for it means nothing that is right; the message says why."""
 
 
 class ChannelsLast:
     """See the module; it expects what `simplify`, `activations` and `fold_pad` leave. Patterns of kinds get it as
     ``make``."""
 
-    Unsupported, axes, layer = Unsupported, axes, Layer
+    Unsupported, Refused, axes, layer = Unsupported, Refused, axes, Layer
     array, shape_of, four = staticmethod(array), staticmethod(static_shape), staticmethod(lambda shape: _four(shape))
 
     def __init__(self, mod: tvm.IRModule):
@@ -49,8 +53,8 @@ class ChannelsLast:
         self.splits: dict[relax.Var, relax.Call] = {}
         self.copies: dict[tuple, Tensor] = {}  # in logical order, of tensors that are not
         self.dtypes: dict[str, str] = {}  # of values
-        self.problems: list[str] = []
-        self.where = ""
+        self.problems: list[Problem] = []
+        self.where, self.at = "", 0
 
     def run(self) -> LayerGraph:
         """The list of layers.
@@ -68,7 +72,7 @@ class ChannelsLast:
             self.dtypes[value] = inputs[-1].dtype
             self.tensors[param] = fresh(value, _four(shape), shape)
         for i, binding in enumerate(b for block in self.main.body.blocks for b in block.bindings):
-            value = binding.value
+            value, self.at = binding.value, i
             self.where = self.sources.get(binding.var.name) or f"operator {i}"
             if isinstance(value, relax.Tuple):
                 self.tuples[binding.var] = list(value.fields)
@@ -86,10 +90,7 @@ class ChannelsLast:
             self._output(i, str(called[i]) if called else f"output{i}", f) for i, f in enumerate(fields or [result])
         )
         if self.problems:
-            raise TvmMobilenetError(
-                f"{len(self.problems)} operator(s) are not supported:\n    " + "\n    ".join(self.problems),
-                "cut the model before them (export a backbone), or replace them in the model",
-            )
+            raise TvmMobilenetError(*told(self.problems, self.products))
         return LayerGraph(tuple(self.calls), Signature(tuple(inputs), outputs, fields is not None))
 
     def _operator(self, var: relax.Var, value: relax.Expr) -> Tensor:
@@ -105,14 +106,17 @@ class ChannelsLast:
             return fresh("?", (1, 1, 1, 1), (1,))
         if name in ("call_dps_packed", "call_tir"):
             name = getattr(value.args[0], "global_symbol", None) or value.args[0].name_hint
+        name, _, why = name.partition("\n")
         try:
+            if why:
+                raise Refused(why)
             if isinstance(value.op, tvm.ir.GlobalVar) and "activation" in (self.mod[value.op].attrs or {}):
                 return self._activation(value)
             return self._by_kind(name, value)
-        except (Unsupported, ImpossibleLayerError, NotGeneric) as e:
+        except (Unsupported, Refused, ImpossibleLayerError, NotGeneric) as e:
             args = [f for a in value.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
             shapes = ", ".join(str(list(static_shape(a))) for a in args if isinstance(a.ty, relax.TensorType))
-            self.problems.append(f"{name} at {self.where}, {shapes or 'no tensors'}: {e}")
+            self.problems.append(Problem(name, self.where, shapes or "no tensors", str(e), self.at))
             shape = static_shape(var) if isinstance(var.ty, relax.TensorType) else (1,)
             return fresh("?", _four(shape), shape)
 
@@ -125,13 +129,17 @@ class ChannelsLast:
             found = next(filter(None, (pattern(self, call) for pattern in patterns)), None)
             return found or self._generic(call)
         except (Unsupported, ImpossibleLayerError) as e:
-            if name not in GENERIC_TOO:
-                raise
             del self.calls[before:]  # copies of its operands
             try:
                 return self._generic(call)
-            except NotGeneric:
+            except (NotGeneric, Unsupported):
                 raise e from None
+
+    @property
+    def products(self) -> int:
+        """The place of the last operator that sums products, the heart of a network; -1 without one."""
+        bindings = [b for block in self.main.body.blocks for b in block.bindings]
+        return max((i for i, b in enumerate(bindings) if op_name(b.value) in ("nn.conv2d", "matmul")), default=-1)
 
     # ---- views
 
@@ -154,14 +162,20 @@ class ChannelsLast:
         """By the loop nest that TVM makes of it, of tensors that lie in the order of their dimensions."""
         flat_args = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
         found = [a for a in flat_args if isinstance(a.ty, relax.TensorType) and array(a) is None]
+        if isinstance(call.ty, relax.TupleType):
+            raise Unsupported("it gives several tensors, as no layer does")
         if not found or not isinstance(call.ty, relax.TensorType):
             raise Unsupported("no layer computes it")
         given = [self.tensor(a) for a in found]
-        layer, constants = layer_of(call, found, str(found[0].ty.dtype))
+        pieces = pieces_of(call, found, self.mod)
         if any(x.value == "?" for x in given):  # of an operator that is reported already
             return fresh("?", _four(static_shape(call)), static_shape(call))
-        inputs = [self._copy_in_order(x) for x in given]
-        return self._called(layer, inputs, fresh("", _four(layer.output_shape), layer.output_shape), constants)
+        values = [self._copy_in_order(x) for x in given]
+        for one in pieces:
+            shape = one.layer.output_shape
+            reads = [values[i] for i in one.reads]
+            values.append(self._called(one.layer, reads, fresh("", _four(shape), shape), one.constants))
+        return values[-1]
 
     def _copy_in_order(self, x: Tensor) -> Tensor:
         """The tensor in logical order, copied once for all who read it so."""
@@ -178,15 +192,20 @@ class ChannelsLast:
         return self.tensors[expr]
 
     def nhwc(self, x: Tensor) -> Tensor:
-        """The tensor in NHWC, copied if it must be (only ever the network's own input)."""
-        if len(x.dims) != 4 or x.layout is None:
-            raise Unsupported("its data is neither NCHW nor NHWC in memory")
+        """The tensor in NHWC, copied if it must be."""
+        x = self.image(x)
         n, c, h, w = x.shape
         if x.layout == "NHWC" or c == 1 or h * w == 1:
             return Tensor(x.value, (n, h, w, c), x.stored, x.dims)
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
         dims = x.dims
         return self.call(layer.replace(input_layout="NCHW"), [x], flat((dims[0], dims[2], dims[3], dims[1])), dims)
+
+    def image(self, x: Tensor) -> Tensor:
+        """The tensor as NCHW or NHWC, copied to NCHW if it lies otherwise: permuted, or a view of something else."""
+        if len(x.dims) != 4:
+            raise Unsupported(f"its data has {len(x.dims)} dimensions where 4 are expected")
+        return x if x.layout else self._copy_in_order(x)
 
     def in_order(self, x: Tensor) -> Tensor:
         """The tensor with memory in logical order: copied to NCHW if it is a feature map, whatever its dimensions."""
@@ -195,9 +214,10 @@ class ChannelsLast:
         logical, channel = flat(x.dims), x.stored[-1]
         place = logical.index(channel)
         n, pixels = logical[:place], logical[place + 1 :]
-        if n + pixels + (channel,) != x.stored:
+        dtype = self.dtypes.get(x.value, OF_DATA[0])
+        if n + pixels + (channel,) != x.stored or dtype not in OF_DATA:
             sizes = tuple(a.size for a in x.stored)
-            layer = transposed(sizes, tuple(x.stored.index(a) for a in logical), self.dtypes.get(x.value, "?"))
+            layer = transposed(sizes, tuple(x.stored.index(a) for a in logical), dtype)
             return self._called(layer, [x], Tensor("", _four(x.shape), logical, x.dims), {})
         batch, rest, c = (prod(a.size for a in axes) for axes in (n, pixels, (channel,)))
         h, w = x.nhwc[1:3] if x.nhwc[0] == batch and x.nhwc[3] == c else (rest, 1)
@@ -239,12 +259,12 @@ class ChannelsLast:
         self.where = f"output{index}"
         x = self.tensors.get(expr)
         if x is None:
-            self.problems.append(f"output {index}: a constant")
+            self.problems.append(Problem("output", str(index), "no tensors", "a constant", self.at))
             return Port(name, (1,), "?", "?")
         try:
             x = self.in_order(x)
         except (Unsupported, ImpossibleLayerError) as e:
-            self.problems.append(f"{self.where}, {list(x.shape)}: {e}")
+            self.problems.append(Problem("output", str(index), str(list(x.shape)), str(e), self.at))
         return Port(name, x.shape, self.dtypes.get(x.value, "?"), x.value)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from tvm_mobilenet.kinds.generic import DIGEST, Body, fields
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.rewrite import array, op_name
 
+OWN = "float32"  # of a generic layer
 REFERENCES = ("float64", "float32")  # in which a reference is computed, the first that TVM can
 FLOAT32_ALONE = ("nn.layer_norm", "nn.group_norm", "nn.instance_norm", "nn.rms_norm")  # by topi's own checks
 
@@ -27,43 +29,105 @@ class NotGeneric(Exception):
 
 @dataclass(frozen=True)
 class _Operator:
-    """An operator on its own: ``make(dtype, variables)`` writes it in Relax, of its tensors and then its constants."""
+    """An operator on its own: ``make(dtype, variables)`` writes it in Relax, of its tensors and then its constants.
+
+    ``nest`` is what an importer wrote in TIR in place of an operator, for one dtype; ``make`` then gets it too.
+    """
 
     make: object
     shapes: tuple[tuple[int, ...], ...]
+    held: tuple[str, ...]  # their dtypes
     name: str
+    nest: tirx.PrimFunc | None = None
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """In which a reference may be computed, the most exact first."""
+        return REFERENCES[self.nest is not None or self.name in FLOAT32_ALONE :]
+
+    def operands(self, dtype: str) -> list[tuple[tuple[int, ...], str]]:
+        """Shapes and dtypes of what it takes, that dtype in place of `OWN`."""
+        return [(shape, dtype if own == OWN else own) for shape, own in zip(self.shapes, self.held, strict=True)]
 
     def module(self, dtype: str) -> tvm.IRModule:
-        """Its legalized module."""
+        """Its legalized module, of that dtype in place of `OWN`."""
         bb = relax.BlockBuilder()
-        params = [relax.Var(f"x{i}", relax.TensorType(shape, dtype)) for i, shape in enumerate(self.shapes)]
+        params = [relax.Var(f"x{i}", relax.TensorType(*each)) for i, each in enumerate(self.operands(dtype))]
+        given = [] if self.nest is None else [bb.add_func(self.nest, self.name)]
         with bb.function("main", params):
             with bb.dataflow():
-                out = bb.emit_output(bb.emit(self.make(dtype, params)))
+                out = bb.emit_output(bb.emit(self.make(dtype, params, *given)))
             bb.emit_func_output(out)
-        return relax.transform.LegalizeOps()(bb.get())
+        with tvm.target.Target("llvm"):  # scans are made of loops for a CPU
+            return relax.backend.DispatchSortScan()(relax.transform.LegalizeOps()(bb.get()))
 
 
-def layer_of(call: relax.Call, tensors: Sequence[relax.Expr], dtype: str) -> tuple[Layer, dict[str, np.ndarray]]:
-    """The generic layer of a call and its constants.
+@dataclass(frozen=True)
+class Piece:
+    """One generic layer of an operator: ``reads`` are the numbers of the operator's tensors, or of pieces before it,
+    counted on from them."""
+
+    layer: Layer
+    reads: tuple[int, ...]
+    constants: dict[str, np.ndarray]
+
+
+def pieces_of(call: relax.Call, tensors: Sequence[relax.Expr], mod: tvm.IRModule) -> list[Piece]:
+    """The generic layers of a call: mostly one; as many as TVM makes loop nests of it. The last gives the result.
 
     Parameters
     ----------
     call : relax.Call
-        Of one of Relax's operators.
+        Of one of Relax's operators, or of a loop nest of ``mod``.
     tensors : sequence of relax.Expr
         Those of its arguments, or of their fields, that are no constants, in order.
 
     Raises
     ------
     NotGeneric
-        It is of another dtype or shape than layers have, or TVM has no one nest for it.
+        It is of another dtype or shape than layers have, or TVM has no loop nest for it.
     """
-    if not isinstance(call.op, tvm.ir.Op) or op_name(call) in ("call_dps_packed", "call_tir"):
+    if not isinstance(call.op, tvm.ir.Op) or op_name(call) == "call_dps_packed":
         raise NotGeneric("no layer computes it")
-    values = {f"constant{i}": a for i, a in enumerate(_constants(call))}
-    shapes = tuple(_shape(t) for t in tensors) + tuple(a.shape for a in values.values())
-    return _layer(_Operator(_copy_of(call), shapes, op_name(call)), len(tensors), dtype), values
+    values = _constants(call)
+    shapes = tuple(_shape(t) for t in tensors) + tuple(a.shape for a in values)
+    held = tuple(str(t.ty.dtype) for t in tensors) + tuple(str(a.dtype) for a in values)
+    name, nest = op_name(call), None
+    if name == "call_tir":
+        name, nest = call.args[0].name_hint.rstrip("0123456789"), mod[call.args[0]]  # numbered where there are several
+    operator = _Operator(_copy_of(call), shapes, held, name, nest)
+    try:
+        module = operator.module(OWN)
+    except (RuntimeError, TypeError, ValueError) as e:
+        raise NotGeneric(f"TVM cannot legalize it: {str(e).strip().splitlines()[-1]}") from None
+    calls = [b for block in module["main"].body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
+    if nest is None and len(calls) > 1:
+        return _several(module, calls, len(tensors), values)
+    own = {f"constant{i}": a for i, a in enumerate(values)}
+    return [Piece(_layer(operator, module, len(tensors)), tuple(range(len(tensors))), own)]
+
+
+def _several(module: tvm.IRModule, bindings: list, tensors: int, values: list[np.ndarray]) -> list[Piece]:
+    """One piece for each of several loop nests."""
+    params = list(module["main"].params)
+    known = dict(zip(params[:tensors], range(tensors), strict=True))
+    constants = {
+        param: relax.const(array, str(array.dtype)) for param, array in zip(params[tensors:], values, strict=True)
+    }
+    pieces: list[Piece] = []
+    for binding in bindings:
+        call = binding.value
+        if op_name(call) != "call_tir" or not isinstance(call.ty, relax.TensorType):
+            raise NotGeneric(f"TVM makes {op_name(call) or 'no loop nest'} of it")
+        fields = [constants.get(field, field) for field in call.args[1].fields]
+        read = [field for field in fields if field in known]
+        if not read:
+            raise NotGeneric("one of its loop nests reads constants alone")
+        given = relax.Call(call.op, [call.args[0], relax.Tuple(fields), *call.args[2:]], call.attrs, call.ty_args)
+        (one,) = pieces_of(given, read, module)
+        pieces.append(replace(one, reads=tuple(known[field] for field in read)))
+        known[binding.var] = tensors + len(pieces) - 1
+    return pieces
 
 
 def piece(split: relax.Call, index: int) -> relax.Call:
@@ -81,29 +145,26 @@ def piece(split: relax.Call, index: int) -> relax.Call:
 
 def transposed(shape: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Layer:
     """The layer that moves a tensor's dimensions."""
-    operator = _Operator(lambda _, x: relax.op.permute_dims(x[0], axes), (shape,), "permute_dims")
-    return _layer(operator, 1, dtype)
+    operator = _Operator(lambda _, x: relax.op.permute_dims(x[0], axes), (shape,), (dtype,), "permute_dims")
+    return _layer(operator, operator.module(OWN), 1)
 
 
-def _layer(operator: _Operator, tensors: int, dtype: str) -> Layer:
-    try:
-        module = operator.module(dtype)
-    except (RuntimeError, TypeError, ValueError) as e:
-        raise NotGeneric(f"TVM cannot legalize it: {str(e).strip().splitlines()[-1]}") from None
+def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
     function = _nest(module)
     operands, constants = operator.shapes[:tensors], operator.shapes[tensors:]
     output = tuple(int(d) for d in module["main"].body.body.ty.shape)
-    used = {str(param.ty.dtype) for param in function.params}
-    if used != {dtype} or dtype not in dtypes.OF_DATA:
-        raise NotGeneric(f"no layer computes it in {', '.join(sorted(used - {dtype}) or [dtype])}")
+    used = tuple(str(param.ty.dtype) for param in function.params)
+    if unknown := sorted(set(used) - set(dtypes.DTYPES)):
+        raise NotGeneric(f"no layer computes it in {', '.join(unknown)}")
     if not output or min(output) < 1 or any(not shape or min(shape) < 1 for shape in operator.shapes):
         raise NotGeneric("a tensor without dimensions or values")
     first, *others = function.params
     moved = [first, *others[tensors - 1 : -1], *others[: tensors - 1], others[-1]]  # constants after the first operand
     function = tirx.PrimFunc(moved, function.body, function.ret_type, function.attrs)
     digest = f"{tvm_ffi.structural_hash(function, map_free_vars=True) & (1 << 64) - 1:016x}"[:DIGEST]
-    body = Body(operands, constants, output, digest, function, lambda *arrays: _computed(operator, arrays))
-    return Layer(**fields(operator.name.replace(".", "_"), body, dtype))
+    held = used if set(used) != {OWN} else ()
+    body = Body(operands, constants, output, digest, held, function, lambda *arrays: _computed(operator, arrays))
+    return Layer(**fields(operator.name.replace(".", "_"), body, OWN))
 
 
 def _nest(module: tvm.IRModule) -> tirx.PrimFunc:
@@ -117,6 +178,8 @@ def _nest(module: tvm.IRModule) -> tirx.PrimFunc:
     if len(given) != len(places) or any(len(found) != 1 for found in places):
         raise NotGeneric("TVM's loop nest does not read each of its operands once")
     function = module[calls[0].args[0]].without_attr("global_symbol")
+    if re.search(r"call_(c)?packed", str(function.body)):
+        raise NotGeneric("TVM computes it by a call of its own runtime, which no device has")
     params = [*(function.params[found[0]] for found in places), function.params[-1]]
     return tirx.PrimFunc(params, function.body, function.ret_type, function.attrs)
 
@@ -124,7 +187,7 @@ def _nest(module: tvm.IRModule) -> tirx.PrimFunc:
 def _copy_of(call: relax.Call):
     """The call, of variables in place of its tensors and constants, its numbers in a dtype."""
 
-    def make(dtype: str, variables: list[relax.Var]) -> relax.Expr:
+    def make(dtype: str, variables: list[relax.Var], *nest: tvm.ir.GlobalVar) -> relax.Expr:
         count = len(variables) - len(_constants(call))
         tensors, constants = iter(variables[:count]), iter(variables[count:])
 
@@ -133,21 +196,21 @@ def _copy_of(call: relax.Call):
                 return relax.Tuple([copied(field) for field in argument.fields])
             known = array(argument) if isinstance(argument, tvm.ir.Constant) else None
             if known is not None:
-                if known.dtype.kind != "f":
-                    return argument
-                return next(constants) if known.ndim else relax.const(known.astype(dtype), dtype)
+                if known.ndim:
+                    return next(constants)
+                return relax.const(known.astype(dtype), dtype) if str(known.dtype) == OWN else argument
             return next(tensors) if isinstance(getattr(argument, "ty", None), relax.TensorType) else argument
 
-        return relax.Call(call.op, [copied(a) for a in call.args], call.attrs)
+        return relax.Call(call.op, [*nest, *map(copied, call.args[len(nest) :])], call.attrs, call.ty_args)
 
     return make
 
 
 def _constants(call: relax.Call) -> list[np.ndarray]:
-    """The constants of a call that have dimensions and are no indices: the others are part of its nest."""
+    """The constants of a call that have dimensions: the others are part of its nest."""
     flat = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
     found = [array(a) for a in flat if isinstance(a, tvm.ir.Constant)]
-    return [a for a in found if a is not None and a.ndim and a.dtype.kind == "f"]
+    return [a for a in found if a is not None and a.ndim]
 
 
 def _shape(expr: relax.Expr) -> tuple[int, ...]:
@@ -157,7 +220,7 @@ def _shape(expr: relax.Expr) -> tuple[int, ...]:
 @lru_cache(maxsize=256)
 def _compiled(operator: _Operator):
     """The operator by TVM's own pipeline, and the dtype that it computes in: some know float32 alone."""
-    for dtype in REFERENCES[operator.name in FLOAT32_ALONE :]:
+    for dtype in operator.dtypes:
         with contextlib.suppress(RuntimeError, TypeError, ValueError):
             built = tvm.compile(operator.module(dtype), target="llvm")
             return relax.VirtualMachine(built, tvm.cpu())["main"], dtype
@@ -167,5 +230,6 @@ def _compiled(operator: _Operator):
 def _computed(operator: _Operator, arrays) -> np.ndarray:
     """The operator without our loops, float64."""
     function, dtype = _compiled(operator)
-    given = [tvm.runtime.tensor(np.ascontiguousarray(a, dtype)) for a in arrays]
+    due = operator.operands(dtype)
+    given = [tvm.runtime.tensor(np.ascontiguousarray(a, own)) for a, (_, own) in zip(arrays, due, strict=True)]
     return function(*given).numpy().astype(np.float64)

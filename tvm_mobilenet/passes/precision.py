@@ -174,7 +174,8 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
             made.append(call)
             continue
         if layer.body is not None or layer.dtype != "float32":  # its nest has the dtype that it has
-            inputs = [in_dtype(v, layer.dtype, s) for v, s in zip(call.inputs, layer.operand_buffers, strict=True)]
+            due = zip(call.inputs, layer.operand_dtypes, layer.operand_buffers, strict=True)
+            inputs = [in_dtype(*operand) for operand in due]
             due = held[call.output]
             own = call.output if due == layer.output_dtype else f"{call.output}_{dtypes.of(layer.output_dtype).token}"
             made.append(call.replace(inputs=tuple(inputs), output=own))

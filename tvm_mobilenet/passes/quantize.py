@@ -146,8 +146,8 @@ class _Quantize:
     def run(self) -> LayerGraph:
         for call in self.graph.calls:
             if not self._integral(call):
-                shapes = call.layer.operand_buffers
-                inputs = tuple(self._in(v, "float32", s) for v, s in zip(call.inputs, shapes, strict=True))
+                due = zip(call.inputs, call.layer.operand_dtypes, call.layer.operand_buffers, strict=True)
+                inputs = tuple(self._in(*operand) for operand in due)
                 self.made.append(call.replace(inputs=inputs))
                 self.held[call.output] = call.layer.output_dtype
             else:

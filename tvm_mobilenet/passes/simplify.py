@@ -2,8 +2,8 @@
 
 Constants are computed, tuples that are only taken apart again disappear, casts and reshapes that change nothing too.
 Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a
-constant stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means over a feature
-map become average pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
+constant stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means and
+maxima over a feature map become pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ _NUMPY = {
     "where": np.where,
     "maximum": np.maximum,
     "minimum": np.minimum,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_not": np.logical_not,
+    "floor_divide": np.floor_divide,
 }
 
 
@@ -52,8 +62,10 @@ class Simplify(Rewriter):
         values = [array(a) for a in call.args if not isinstance(a, relax.ShapeExpr)]
         if not values or any(v is None for v in values):
             return None
-        if name == "reshape":
-            return _const(values[0].reshape(tuple(int(d) for d in call.args[1].values)))
+        if name in ("reshape", "broadcast_to"):
+            return _const(getattr(np, name)(values[0], tuple(int(d) for d in call.args[1].values)))
+        if name == "take":
+            return _const(np.take(*values, axis=call.attrs.axis and int(call.attrs.axis), mode="wrap"))
         if name == "permute_dims":
             axes = call.attrs.axes
             return _const(np.transpose(values[0], None if axes is None else [int(a) for a in axes]))
@@ -86,6 +98,36 @@ class Simplify(Rewriter):
         shape[int(call.attrs.axis)] = -1
         y = self.emit(relax.op.multiply(x, _const(scale.reshape(shape).astype(str(x.ty.dtype)))))
         return relax.op.add(y, _const(shift.reshape(shape).astype(str(x.ty.dtype))))
+
+    # ---- shapes as data
+
+    def _shape_of(self, call: relax.Call) -> relax.Expr:
+        return relax.ShapeExpr(static_shape(call.args[0], self.where))
+
+    def _shape_to_tensor(self, call: relax.Call) -> relax.Expr:
+        return _const(np.array([int(d) for d in call.args[0].values], np.int64))
+
+    def _broadcast_to(self, call: relax.Call) -> relax.Expr:
+        shape = tuple(int(d) for d in call.args[1].values)
+        return call.args[0] if static_shape(call.args[0], self.where) == shape else call
+
+    def _take(self, call: relax.Call) -> relax.Expr:
+        """One index, which takes a dimension away, is a slice of one. Others never read beyond the data."""
+        index = array(call.args[1]) if len(call.args) > 1 else None
+        axis = call.attrs.axis
+        if index is None or index.ndim or axis is None:
+            return relax.op.take(*call.args[:2], None if axis is None else int(axis), mode="clip")
+        axis = int(axis) % len(shape := static_shape(call.args[0], self.where))
+        at = int(index) % shape[axis]
+        cut = self.emit(relax.op.strided_slice(call.args[0], [axis], [at], [at + 1]))
+        return self._reshape(relax.op.reshape(cut, shape[:axis] + shape[axis + 1 :]))
+
+    def _where(self, call: relax.Call) -> relax.Expr:
+        """A number as a tensor of one, which TVM's loop nests read."""
+        known = [array(a) for a in call.args]
+        return relax.op.where(
+            *(a if k is None or k.ndim else _const(k.reshape(1)) for a, k in zip(call.args, known, strict=True))
+        )
 
     # ---- arithmetic with constants
 
@@ -134,12 +176,19 @@ class Simplify(Rewriter):
         return self._clip(relax.op.clip(call.args[0], 0.0, np.inf)) if inner is not None else call
 
     def _maximum(self, call: relax.Call) -> relax.Expr:
-        low = scalar(call.args[1])
-        return call if low is None else self._clip(relax.op.clip(call.args[0], low, np.inf))
+        x, low = self._and_number(call)
+        return call if low is None else self._clip(relax.op.clip(x, low, np.inf))
 
     def _minimum(self, call: relax.Call) -> relax.Expr:
-        high = scalar(call.args[1])
-        return call if high is None else self._clip(relax.op.clip(call.args[0], -np.inf, high))
+        x, high = self._and_number(call)
+        return call if high is None else self._clip(relax.op.clip(x, -np.inf, high))
+
+    def _and_number(self, call: relax.Call) -> tuple[relax.Expr, float | None]:
+        """The tensor of two operands, and the number that the other is; None where it is none."""
+        a, b = call.args
+        a, b = (b, a) if scalar(b) is None else (a, b)
+        same = static_shape(a) == static_shape(self._bb.normalize(call)) and str(a.ty.dtype) == "float32"
+        return a, scalar(b) if same else None
 
     # ---- shapes
 
@@ -159,10 +208,41 @@ class Simplify(Rewriter):
         axes = list(range(rank))[::-1] if call.attrs.axes is None else [int(a) % rank for a in call.attrs.axes]
         inner = self.made_by(call.args[0], "permute_dims")
         if inner is None:
-            return call if axes != list(range(rank)) else call.args[0]
+            return self._permuted_before(call, axes) if axes != list(range(rank)) else call.args[0]
         inner_axes = list(range(rank))[::-1] if inner.attrs.axes is None else [int(a) % rank for a in inner.attrs.axes]
         axes = [inner_axes[a] for a in axes]
         return inner.args[0] if axes == list(range(rank)) else relax.op.permute_dims(inner.args[0], axes)
+
+    def _permuted_before(self, call: relax.Call, axes: list[int]) -> relax.Expr:
+        """A permute behind a pad, or behind arithmetic with constants on the network's own input, moves before it.
+
+        Graphs of TensorFlow's normalise and pad NHWC, and permute for each convolution: so all of it is NCHW.
+        """
+        inner = self.made_by(call.args[0], "nn.pad", "add", "multiply")
+        if inner is None:
+            return call
+        x, rank = inner.args[0], len(axes)
+
+        def permuted() -> relax.Expr:
+            moved = self._permute_dims(self._bb.normalize(relax.op.permute_dims(x, axes)))
+            return moved if isinstance(moved, relax.Var) else self.emit(moved)
+
+        if op_name(inner) == "nn.pad":
+            widths = np.reshape([int(w) for w in inner.attrs.pad_width], (rank, 2))[axes]
+            mode, value = str(inner.attrs.pad_mode), float(inner.attrs.pad_value)
+            return relax.op.nn.pad(permuted(), [int(w) for w in widths.reshape(-1)], mode, value)
+        constant = array(inner.args[1])
+        if constant is None or constant.ndim > rank or not self._normalises_input(x):
+            return call
+        constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape).transpose(axes)
+        operator = {"add": relax.op.add, "multiply": relax.op.multiply}[op_name(inner)]
+        return operator(permuted(), _const(constant))
+
+    def _normalises_input(self, x: relax.Expr) -> bool:
+        """Whether nothing but arithmetic with constants made a value of the network's own input."""
+        while (inner := self.made_by(x, "add", "multiply")) is not None and array(inner.args[1]) is not None:
+            x = inner.args[0]
+        return x in list(self.main.params)
 
     def _astype(self, call: relax.Call) -> relax.Expr:
         return call.args[0] if str(call.args[0].ty.dtype) == str(call.attrs.dtype) else call
@@ -173,6 +253,12 @@ class Simplify(Rewriter):
     # ---- pooling
 
     def _mean(self, call: relax.Call) -> relax.Expr:
+        return self._pooled(call, relax.op.nn.avg_pool2d)
+
+    def _max(self, call: relax.Call) -> relax.Expr:
+        return self._pooled(call, relax.op.nn.max_pool2d)
+
+    def _pooled(self, call: relax.Call, pool) -> relax.Expr:
         x = call.args[0]
         shape = static_shape(x, self.where)
         axes = sorted(int(a) % len(shape) for a in (call.attrs.axis or range(len(shape))))
@@ -181,7 +267,7 @@ class Simplify(Rewriter):
             return call
         if layout == "NHWC":
             x = self.emit(relax.op.permute_dims(x, (0, 3, 1, 2)))
-        pooled = self.emit(relax.op.nn.avg_pool2d(x, tuple(shape[a] for a in axes)))
+        pooled = self.emit(pool(x, tuple(shape[a] for a in axes)))
         if layout == "NHWC":
             pooled = self.emit(relax.op.permute_dims(pooled, (0, 2, 3, 1)))
         return self._reshape(relax.op.reshape(pooled, static_shape(self._bb.normalize(call))))
@@ -201,7 +287,8 @@ def run(mod):
 
 
 def _const(value: np.ndarray) -> relax.Expr:
-    return relax.const(np.asarray(value, order="C"))
+    value = np.asarray(value, order="C")
+    return relax.const(value, str(value.dtype))  # which one value alone would lose
 
 
 def _number(expr: relax.Expr) -> float:

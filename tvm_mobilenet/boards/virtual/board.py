@@ -35,11 +35,11 @@ from tvm_mobilenet.boards.virtual.imports import KernelError, RuntimeCall, Works
 from tvm_mobilenet.boards.virtual.kernel_run import Counts, KernelFault, KernelRun, Part
 from tvm_mobilenet.boards.virtual.memory import Caches, Traffic
 from tvm_mobilenet.compiler.plan import PAGE, place_in_page
+from tvm_mobilenet.dtypes import DLPACK_CODES
 from tvm_mobilenet.errors import BoardError
 
 BUDGET_INSTRUCTIONS = 20_000_000_000
 _TENSOR = 7  # kTVMFFIDLTensorPtr
-_DTYPE_CODES = {"i": 0, "u": 1, "f": 2}
 _MAXIMUM_ITERATIONS = 1 << 20
 _MOST_BOUNDARY_RUNS = 12
 
@@ -254,7 +254,7 @@ class VirtualModule(KernelModule):
             self.write(dims, np.array([*shape, *strides], np.int64))
             form = "<QiiiBBHQQQ" if wide else "<IiiiBBHIIxxxxQ"
             tensor = struct.pack(
-                form, address, 1, 0, n, _DTYPE_CODES[dtype.kind], 8 * dtype.itemsize, 1, dims, dims + 8 * n, 0
+                form, address, 1, 0, n, DLPACK_CODES[dtype.kind], 8 * dtype.itemsize, 1, dims, dims + 8 * n, 0
             )
             at = e.allocate(len(tensor))
             self.write(at, np.frombuffer(tensor, np.uint8))

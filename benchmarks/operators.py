@@ -1,0 +1,77 @@
+"""Which operators of ONNX build, and by which layers: writes `docs/operators.md`.
+
+    python -m benchmarks.operators write      # the page anew
+    python -m benchmarks.operators check      # nothing is written; exit code 1 where the page is another
+
+Each case of `operator_cases` is imported and taken through the passes. That what comes out is right is for tests:
+`tests/frontend/test_operators.py` runs all of them and compares with ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.operator_cases import CASES, GIVEN, Case, write
+from tvm_mobilenet import passes
+from tvm_mobilenet.frontend import from_onnx
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
+HEAD = """# Operators
+
+What a network may consist of. `python -m benchmarks.operators write` makes this page: it imports each operator in the
+ways listed and shows which kinds of layers come out. Each case is also built, executed and compared with ONNX Runtime
+(`tests/frontend/test_operators.py`).
+
+A kind in **bold** has a schedule of this project, with decisions that are tuned. `generic` is a loop nest of TVM's with
+a plain schedule: parallel, vectors over the last dimension. It has nothing to tune; `profile` shows its share of the
+time. "nothing" means that no layer is left: a view, a constant, or part of the layer before it.
+
+Generic layers compute in float32, and pass int64 and bool to each other. In float16 and int8 networks they stay in
+float32, between conversions.
+
+Refused by name: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their shapes depend on data, or TVM computes them by
+calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize whose scales make no whole sizes.
+
+| ONNX | how | layers |
+|---|---|---|
+"""
+
+
+def layers(case: Case, folder: Path) -> list[str]:
+    """The kinds of layers of a case, without the convolutions that feed it and the copy that lays out a feature map."""
+    path = folder / "case.onnx"
+    write([case], path)
+    found = []
+    for call in passes.run(from_onnx(path)).calls:
+        layer, at_end = call.layer, call.source.startswith("output")
+        if call.source in GIVEN or (at_end and layer.body is None):
+            continue
+        found.append(f"generic ({layer.op})" if layer.body else f"**{layer.kind}**")
+    return list(dict.fromkeys(found))
+
+
+def page() -> str:
+    """The text of the page."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in sorted(CASES, key=lambda one: (one.operator, one.how)):
+            rows.append(f"| {case.operator} | {case.how} | {', '.join(layers(case, Path(folder))) or 'nothing'} |")
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.operators", description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("write", "check"))
+    text = page()
+    if parser.parse_args(argv).what == "write":
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    return int(PAGE.read_text(encoding="utf-8") != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

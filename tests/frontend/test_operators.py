@@ -1,0 +1,138 @@
+"""ONNX's operators: each builds, and computes what ONNX Runtime does; what has no layer is refused by name."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from onnx import helper as h
+
+from benchmarks import operators
+from benchmarks.operator_cases import CASES, write
+from tvm_mobilenet import build, passes, targets, verify
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend import from_onnx
+from tvm_mobilenet.models.options import ModelOptions
+
+AT_ONCE = 25
+BY_NAME = {case.name: case for case in CASES}
+FEW = (  # one of each way to a layer: own converters, TIR of the importer's, int64 and bool, several nests, a scan
+    "Celu",
+    "LpNormalization axis 1",
+    "Max and Min: relu6",
+    "Resize linear, half_pixel, sizes",
+    "Resize nearest, ceil",
+    "Pad wrap",
+    "Pad reflect",
+    "Pad with 2",
+    "Where of a comparison",
+    "Gather channels",
+    "Gather one channel",
+    "Cast to int64 and back",
+    "ArgMax axis 1",
+    "CumSum axis 1",
+    "GlobalMaxPool",
+    "AveragePool padded",
+    "ConvTranspose depthwise",
+    "Reshape channel shuffle",
+)
+
+
+def verified(cases, folder):
+    write(cases, folder / "net.onnx")
+    build.build(ModelOptions(model=str(folder / "net.onnx")), targets.load("rpi4"), output=folder / "out")
+    found = verify.verify(folder / "out")
+    assert found.ok and len(found.outputs) == len(cases)
+    return found
+
+
+def test_operators_compute_what_onnx_runtime_does(tmp_path):
+    found = verified([BY_NAME[name] for name in FEW], tmp_path)
+    assert sum(check.layer.startswith("generic ") for check in found.layers) > len(FEW)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("first", range(0, len(CASES), AT_ONCE))
+def test_every_operator_computes_what_onnx_runtime_does(first, tmp_path):
+    verified(CASES[first : first + AT_ONCE], tmp_path)
+
+
+@pytest.mark.full
+def test_the_page_of_operators_is_of_today():
+    assert operators.main(["check"]) == 0, "python -m benchmarks.operators write"
+
+
+def model_of(path, *nodes, constants=(), outputs=("y",), shape=(1, 3, 8, 8)):
+    graph = h.make_graph(
+        list(nodes),
+        "g",
+        [h.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [h.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants],
+    )
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "node, constants, words",
+    [
+        (h.make_node("TopK", ["x", "k"], ["y", "i"], "top", axis=1), [("k", np.array([2], np.int64))], "topk at top"),
+        (
+            h.make_node("Resize", ["x", "", "k"], ["y"], "half", mode="nearest"),
+            [("k", np.array([1, 1, 0.6, 0.6], np.float32))],
+            "Resize at half.*make no whole sizes",
+        ),
+        (
+            h.make_node("Conv", ["x", "w"], ["y"], "cut", pads=[-1, -1, 0, 0]),
+            [("w", np.ones((4, 3, 3, 3), np.float32))],
+            r"nn.conv2d at cut.*negative pads \[-1, -1, 0, 0\]",
+        ),
+        (
+            h.make_node("Pad", ["x", "p"], ["y"], "cut"),
+            [("p", np.array([0, 0, -1, 0, 0, 0, 0, 0], np.int64))],
+            "nn.pad at cut.*a negative pad",
+        ),
+    ],
+)
+def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):
+    with pytest.raises(TvmMobilenetError, match=words):
+        passes.run(from_onnx(model_of(tmp_path / "net.onnx", node, constants=constants)))
+
+
+def test_many_of_a_kind_are_told_once_with_their_count(tmp_path):
+    nodes = [h.make_node("TopK", ["x", "k"], [f"y{i}", f"i{i}"], f"top{i}", axis=1) for i in range(7)]
+    nodes.append(h.make_node("Conv", ["y0", "w"], ["y7"]))
+    path = model_of(
+        tmp_path / "net.onnx",
+        *nodes,
+        constants=[("k", np.array([2], np.int64)), ("w", np.ones((4, 2, 3, 3), np.float32))],
+        outputs=[f"y{i}" for i in range(8)],
+    )
+    with pytest.raises(TvmMobilenetError, match=r"7 operators.*\n    topk at top0, .* and 6 more: [^\n]*\n") as refused:
+        passes.run(from_onnx(path))
+    assert refused.value.hint.startswith("replace them in the model")
+
+
+def test_pads_and_normalisation_of_nhwc_move_before_the_transpose(tmp_path):
+    """As TensorFlow's exporters write them: no copy is left between the input and the first convolution's data."""
+    draw = np.random.default_rng(0)
+    path = model_of(
+        tmp_path / "net.onnx",
+        h.make_node("Mul", ["x", "a"], ["m"]),
+        h.make_node("Add", ["m", "b"], ["n"]),
+        h.make_node("Pad", ["n", "p"], ["q"]),
+        h.make_node("Transpose", ["q"], ["t"], perm=[0, 3, 1, 2]),
+        h.make_node("Conv", ["t", "w"], ["y"], strides=[2, 2]),
+        constants=[
+            ("a", np.float32(1 / 127.5)),
+            ("b", np.array([-1, -0.5, 0.25], np.float32)),
+            ("p", np.array([0, 0, 0, 0, 0, 1, 1, 0], np.int64)),
+            ("w", draw.standard_normal((4, 3, 3, 3)).astype(np.float32)),
+        ],
+        shape=(1, 16, 16, 3),
+    )
+    graph = passes.run(from_onnx(path))
+    assert [call.layer.kind for call in graph.calls] == ["depthwise", "conv"]
+    assert graph.calls[1].layer.padding == (0, 0, 1, 1)
+    build.build(ModelOptions(model=str(path)), targets.load("rpi4"), output=tmp_path / "out")
+    assert verify.verify(tmp_path / "out").ok

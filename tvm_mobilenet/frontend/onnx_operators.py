@@ -1,0 +1,136 @@
+"""Converters of ONNX operators that TVM's importer has not, or gets wrong, or writes so that no pass knows them again.
+
+`CONVERTERS` has one by the operator's name: ``convert(bb, inputs, attrs, otherwise)`` gives the Relax of a node, where
+``otherwise(inputs)`` is what TVM's own importer makes of these inputs. A ValueError says why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+import tvm
+from tvm import relax
+
+
+def _clip(bb, inputs, attrs, otherwise):
+    return relax.op.clip(inputs[0], *_range(inputs, attrs))
+
+
+def _range(inputs, attrs: dict) -> tuple[float, float]:
+    """The bounds of a Clip; a ValueError when one is no constant."""
+    bounds = [attrs.get("min", -np.inf), attrs.get("max", np.inf)]
+    for i in (1, 2):
+        if len(inputs) > i and inputs[i] is not None:
+            bounds[i - 1] = _numpy(inputs[i]).reshape(())
+    return float(bounds[0]), float(bounds[1])
+
+
+def _pad(bb, inputs, attrs, otherwise):
+    """A constant pad as Relax's operator, wrapped data as pieces side by side."""
+    if len(inputs) > 3 and inputs[3] is not None:
+        return otherwise(inputs)
+    mode, widths = _text(attrs.get("mode", "constant")), _numpy(inputs[1]).reshape(2, -1).T
+    if mode == "constant":
+        value = _numpy(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
+        return relax.op.nn.pad(inputs[0], [int(w) for w in widths.reshape(-1)], mode, float(value))
+    if mode == "wrap":
+        return reduce(lambda x, axis: _wrapped(bb, x, axis, *map(int, widths[axis])), range(len(widths)), inputs[0])
+    return otherwise(inputs)
+
+
+def _wrapped(bb, x: relax.Expr, axis: int, before: int, after: int) -> relax.Expr:
+    """Data with its other end before it and its beginning behind it."""
+    if not before and not after:
+        return x
+    size = int(x.ty.shape[axis])
+    if min(before, after) < 0 or max(before, after) > size:
+        raise ValueError(f"a wrapped pad of {before} and {after} around {size} values")
+
+    def part(start: int, stop: int) -> list[relax.Expr]:
+        return [relax.op.strided_slice(x, [axis], [start], [stop])] if start < stop else []
+
+    pieces = [*part(size - before, size), x, *part(0, after)]
+    return bb.emit(relax.op.concat([bb.emit(p) if p is not x else x for p in pieces], axis))
+
+
+def _extreme(operator: Callable) -> Callable:
+    """Min and Max of any number of operands; TVM's own stacks them."""
+
+    def convert(bb, inputs, attrs, otherwise):
+        return reduce(lambda a, b: bb.emit(operator(a, b)), inputs)
+
+    return convert
+
+
+def _celu(bb, inputs, attrs, otherwise):
+    """``max(0, x) + min(0, alpha * (exp(x / alpha) - 1))``, as the operator's definition has it."""
+    x, alpha = inputs[0], float(attrs.get("alpha", 1.0))
+    grown = bb.emit(relax.op.exp(bb.emit(relax.op.multiply(x, _const(1 / alpha)))))
+    below = bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(grown, _const(1.0))), _const(alpha)))
+    return relax.op.add(
+        bb.emit(relax.op.nn.relu(x)), bb.emit(relax.op.minimum(below, _const(0.0)))
+    )  # exp may overflow to infinity where x is large; its minimum with 0 is 0
+
+
+def _swish(bb, inputs, attrs, otherwise):
+    x, alpha = inputs[0], float(attrs.get("alpha", 1.0))
+    scaled = x if alpha == 1.0 else bb.emit(relax.op.multiply(x, _const(alpha)))
+    return relax.op.multiply(x, bb.emit(relax.op.sigmoid(scaled)))
+
+
+def _lp_normalization(bb, inputs, attrs, otherwise):
+    """Divided by the norm along an axis; where that is zero, the data's zeros stay, as ONNX Runtime has it."""
+    x, axis, p = inputs[0], int(attrs.get("axis", -1)), int(attrs.get("p", 2))
+    if p not in (1, 2):
+        raise ValueError(f"p = {p}: the norms are 1 and 2")
+    size = bb.emit(relax.op.abs(x) if p == 1 else relax.op.multiply(x, x))
+    total = bb.emit(relax.op.sum(size, axis, keepdims=True))
+    norm = total if p == 1 else bb.emit(relax.op.sqrt(total))
+    least = _const(np.finfo(np.float32).tiny)
+    return relax.op.divide(x, bb.emit(relax.op.maximum(norm, least)))
+
+
+def _resize(bb, inputs, attrs, otherwise):
+    """TVM knows no empty operands, and computes from sizes: scales that make no whole sizes would give other values."""
+    given = type(inputs)  # which answers None where a node has fewer
+    inputs = given(None if i and x is not None and _is_empty(x) else x for i, x in enumerate(inputs))
+    if len(inputs) > 2 and inputs[2] is not None:
+        scales = _numpy(inputs[2]).astype(np.float64)
+        sizes = scales * [int(d) for d in inputs[0].ty.shape]
+        if np.abs(sizes - np.round(sizes)).max() > 1e-3:
+            raise ValueError(f"scales {scales.tolist()} make no whole sizes; export it with sizes")
+        whole = relax.const(np.round(sizes).astype(np.int64), "int64")
+        inputs = given([inputs[0], inputs[1], None, whole])
+    return otherwise(inputs)
+
+
+def _is_empty(expr: relax.Expr) -> bool:
+    return isinstance(expr, tvm.ir.Constant) and expr.value.numpy().size == 0
+
+
+def _const(value: float) -> relax.Expr:
+    return relax.const(float(value), "float32")
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _numpy(expr: relax.Expr) -> np.ndarray:
+    if not isinstance(expr, tvm.ir.Constant):
+        raise ValueError("an argument that is not constant")
+    return expr.value.numpy()
+
+
+CONVERTERS: dict[str, Callable] = {
+    "Clip": _clip,
+    "Pad": _pad,
+    "Min": _extreme(relax.op.minimum),
+    "Max": _extreme(relax.op.maximum),
+    "Celu": _celu,
+    "Swish": _swish,
+    "LpNormalization": _lp_normalization,
+    "Resize": _resize,
+}
