@@ -2,6 +2,7 @@
 
     python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72.json     # a kept file is gone on with
     python -m benchmarks.mca rpi5 benchmarks/data/mca_neoverse-n1_float16.json --dtype float16
+    python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72_int8.json --dtype int8
 
 The kernels: every distinct convolution, depthwise, pointwise and dense layer of MobileNet v1 at four widths and three
 resolutions; of another dtype every kernel of v1 and v2 1.0-224 as `build` makes them, fused blocks and all. Decisions
@@ -11,7 +12,9 @@ that is written back by a store is split off, for llvm-mca lets it wait for the 
 is our estimate of the same traces with accumulators forwarded no sooner than any other result, which is how LLVM has
 the N1; ``micro_ops`` is that with a window that holds micro-operations, as LLVM counts them, in place of instructions
 (an N1's 128 entries hold instructions, of which a store of 128 bits is four micro-operations to LLVM). They explain a
-difference, and judge nothing. ``commit`` is that of the schedules that made the kernel.
+difference, and judge nothing. ``dispatched`` is ours with one slot of dispatch for each micro-operation, as LLVM has
+the A72: it judges int8, for how many slots a long multiply takes is not measured. ``wider`` has, by class, the cycles
+of dispatch that slots beyond one a micro-operation take. ``commit`` is that of the schedules that made the kernel.
 """
 
 from __future__ import annotations
@@ -112,14 +115,32 @@ def not_forwarding(core):
     return dataclasses.replace(core, model={**core.model, "classes": classes})
 
 
+def dispatching(core):
+    """The core, whose micro-operations take a slot of dispatch each, however wide they are."""
+    classes = {k: {a: b for a, b in row.items() if a != "slots"} for k, row in core.model["classes"].items()}
+    return dataclasses.replace(core, model={**core.model, "classes": classes})
+
+
 def holding(core, micro_ops: float):
     """The core with a window for so many micro-operations an instruction."""
     window = max(1, round(core.model.get("window", 1) / micro_ops))
     return dataclasses.replace(core, model={**core.model, "window": window})
 
 
-def compare(name: str, target, cpu: str, plain) -> dict:
-    """One kernel: cycles by both over the same traces; ``plain``: the core as ``not_forwarding`` has it."""
+def wider(model, found: list) -> dict[str, float]:
+    """The cycles that slots of dispatch beyond one a micro-operation take, by class, the most first."""
+    cycles: dict[str, float] = {}
+    for estimated in found:
+        for instruction in estimated.trace.instructions:
+            row = model.pipeline.classes[instruction.kind]
+            if more := row.slots - max(len(row.uops), 1):
+                by = more * estimated.trace.count / model.pipeline.dispatch
+                cycles[instruction.kind] = cycles.get(instruction.kind, 0.0) + by
+    return dict(sorted(cycles.items(), key=lambda item: -item[1]))
+
+
+def executed(name: str, target) -> tuple:
+    """One kernel: its decisions, its run, and the traces that make `COVERED` of our cycles."""
     from tvm_mobilenet.schedules import nest
 
     from tvm_mobilenet import schedules
@@ -143,16 +164,29 @@ def compare(name: str, target, cpu: str, plain) -> dict:
     whole, chosen = sum(t.total for t in estimated), []
     while sum(t.total for t in chosen) < COVERED * whole:
         chosen.append(estimated[len(chosen)])
+    return decisions, run, chosen
+
+
+def compare(name: str, target, cpu: str, others: dict) -> dict:
+    """One kernel: cycles by both over the same traces; ``others``: by name, cores that they are estimated on, too."""
+    from tvm_mobilenet.boards.cost.core_model import CoreModel
+
+    decisions, run, chosen = executed(name, target)
     codes = {tuple(i.text for i in t.trace.instructions): None for t in chosen}
     regions = [[part for text in code for part in split(text)] for code in codes]
     row = {"layer": name, "decisions": decisions, "ours": sum(t.total for t in chosen)}
-    slower = CoreModel.of(plain)
-    row["not_forwarded"] = sum(slower.trace_cycles(run.image, t.trace) * t.trace.count for t in chosen)
+
+    def by(core) -> float:
+        return sum(CoreModel.of(core).trace_cycles(run.image, t.trace) * t.trace.count for t in chosen)
+
+    row |= {name: by(core) for name, core in others.items()}
+    if "dispatched" in others:
+        row["wider"] = wider(CoreModel.of(target.core), chosen)
     try:
         short, long = mca(regions, cpu, 20), mca(regions, cpu, 60)
     except RuntimeError as e:
         return {**row, "llvm_mca": None, "why": str(e)}
-    estimate, cores = {}, {}
+    estimate, cores, plain = {}, {}, others["not_forwarded"]
     for code, a, b in zip(codes, short, long, strict=True):
         cores[code] = holding(plain, max(1.0, a["TotaluOps"] / a["Iterations"] / len(code)))
         estimate[code] = (
@@ -195,7 +229,7 @@ def table(rows: list[dict]) -> list[str]:
         step = round(20 * row["ours"] / row["llvm_mca"]) / 20
         steps[step] = steps.get(step, 0) + 1
     lines.append("ours / llvm-mca, to the nearest 0.05: " + ", ".join(f"{s:.2f} {n}" for s, n in sorted(steps.items())))
-    others = [key for key in ("not_forwarded", "micro_ops") if known and all(key in row for row in known)]
+    others = [key for key in ("not_forwarded", "micro_ops", "dispatched") if known and all(key in row for row in known)]
     for other in others:
         lines.append(f"within {NEAR:.0%} as {other}: {sum(near(row, other) for row in rows)} of {len(rows)}")
     for row in sorted((r for r in known if not near(r)), key=lambda r: r["ours"] / r["llvm_mca"]):
@@ -205,17 +239,25 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from tvm_mobilenet import targets
+    from tvm_mobilenet import dtypes, targets
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mca", description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=sorted(CPU))
     parser.add_argument("file", type=Path, help="the kernels as data; one that exists is gone on with")
-    parser.add_argument("--dtype", default="float32", help="in which the networks' layers compute (default float32)")
+    parser.add_argument(
+        "--dtype",
+        choices=dtypes.OF_DATA,
+        default="float32",
+        help="in which the networks' layers compute (default float32)",
+    )
     args = parser.parse_args(argv)
     target, cpu, path = targets.load(args.target), CPU[args.target], args.file
     targets.require(target, args.dtype)
     rows = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.is_file() else []
-    done, plain = {r["layer"] for r in rows}, not_forwarding(target.core)
+    done = {r["layer"] for r in rows}
+    others = {"not_forwarded": not_forwarding(target.core)}
+    if args.dtype == "int8":
+        others["dispatched"] = dispatching(target.core)
     head = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
@@ -224,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
         if layer in done:
             continue
         about = {"calls": calls[layer]} if calls else {}
-        rows.append({**compare(layer, target, cpu, plain), **about, "commit": head.stdout.strip()})
+        rows.append({**compare(layer, target, cpu, others), **about, "commit": head.stdout.strip()})
         text = ",\n".join(json.dumps(r) for r in rows)
         path.write_text(
             f'{{"cpu": "{cpu}", "tool": "llvm-mca 19", "covered": {COVERED}, "kernels": [\n{text}\n]}}\n',

@@ -154,7 +154,6 @@ def rebuild(
     time_limit : float
         Seconds of search in all, those of interrupted runs included: half of it for the first round.
     """
-    from tvm_mobilenet.survey.estimates import weightless
     from tvm_mobilenet.tune import show_search
     from tvm_mobilenet.tuning.runner import Evaluate
 
@@ -163,7 +162,7 @@ def rebuild(
         for options_ in networks:
             if options_ not in outlines:
                 console.say(f"importing {options_.title}")
-                outlines[options_] = weightless(options_)
+                outlines[options_] = outline(options_)
         limit = time_limit / len(targets) * (k + 1) / len(rounds)
         for target in targets:
             core = target.core.name
@@ -178,6 +177,14 @@ def rebuild(
                 done[core] = ship(work, path)
                 console.say(_line(done[core]))
     return list(done.values())
+
+
+def outline(network: ModelOptions):
+    """The layers of a network, as a build of it has them, whatever the weights; of int8 those of its seeded weights."""
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.survey.estimates import weightless
+
+    return load_network(network) if network.dtype == "int8" else weightless(network)
 
 
 def in_dtype(rounds: Iterable, dtype: str) -> list[tuple[ModelOptions, ...]]:
@@ -217,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     new = entry.parser_for("rebuild_logs", __doc__.split("\n")[0])
     new.add_argument("--targets", action="append", metavar="NAME", help=f"default: {', '.join(TARGETS)}")
     new.add_argument(
-        "--dtype", choices=dtypes.OF_DATA[:2], default=dtypes.OF_DATA[0], help="of the layers (default: %(default)s)"
+        "--dtype", choices=dtypes.OF_DATA, default=dtypes.OF_DATA[0], help="of the layers (default: %(default)s)"
     )
     new.add_argument("--trials", type=options.positive(int), default=TRIALS, help="a layer (default: %(default)s)")
     new.add_argument(
