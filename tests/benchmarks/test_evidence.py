@@ -33,6 +33,33 @@ def test_kernels_of_float16_agree_or_differ_by_what_the_page_names():
     assert text.count("(not_forwarded ") == 4
 
 
+@pytest.mark.parametrize("cpu, judged, agreeing", [("cortex-a72", "zipped", 50), ("neoverse-n1", "ours", 52)])
+def test_kernels_of_int8_agree_where_dispatch_is_llvms(cpu, judged, agreeing):
+    """The page says which classes make the difference: nine of ten agree with LLVM's slots and zips, fewer without."""
+    rows = json.loads((TABLES / f"mca_{cpu}_int8.json").read_text(encoding="utf-8"))["kernels"]
+    assert len(rows) == 52 and all(row["llvm_mca"] and " i8" in row["layer"] for row in rows)
+    assert sum(mca.near(row, judged) for row in rows) == agreeing and agreeing / len(rows) >= mca.RULE
+    assert f"{agreeing} of 52 kernels" in mca.table(rows)[0] and "met" in mca.table(rows)[0]
+    if judged != "ours":
+        assert [sum(mca.near(row, name) for row in rows) for name in ("ours", "dispatched")] == [27, 34]
+        apart = [row for row in rows if not mca.near(row)]
+        assert all(row["ours"] > row["llvm_mca"] and sum(row["wider"].values()) for row in apart)
+        assert any("depthwise: cycles of wider slots" in line for line in mca.table(rows))
+
+
+def test_dispatch_as_llvms_leaves_no_slot_beyond_one_a_micro_operation():
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.boards.cost.instruction import Instruction
+    from tvm_mobilenet.boards.cost.pipeline import Pipeline
+
+    core = targets.load("rpi4").core
+    rows = Pipeline(mca.dispatching(core)).classes.values()
+    assert all(row.slots == max(len(row.uops), 1) for row in rows)
+    assert any(row.slots > max(len(row.uops), 1) for row in Pipeline(core).classes.values())
+    texts = ("uzp1 v0.8h, v1.8h, v2.8h", "uzp1 v0.8b, v1.8b, v2.8b", "ext v0.16b, v1.16b, v2.16b, #8")
+    assert [mca.zipped(Instruction(0, text, "was")).kind for text in texts] == ["table", "was", "was"]
+
+
 def test_a_table_says_what_is_near_and_what_was_not_estimated():
     rows = [
         {"layer": "pointwise a", "ours": 1.0, "not_forwarded": 1.2, "llvm_mca": 1.0},
