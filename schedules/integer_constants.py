@@ -20,7 +20,7 @@ def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
 def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
     """Names, shapes and dtypes: weights, biases, factors, ends, and the factors of an addition."""
     width = integer_products.padded(layer.out_channels)
-    found = [("weight", (weights,), "int8"), ("bias", (width,), "int32"), ("scale", (width,), "float32")]
+    found = [("weight", (weights,), layer.weight_dtype), ("bias", (width,), "int32"), ("scale", (width,), "float32")]
     return [*found, *_more(layer), *_vectors(layer)]
 
 

@@ -25,7 +25,7 @@ from tvm_mobilenet.layer import Layer
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """How a core may sum a layer's products, the best first."""
-    quads = layer.input_layout == "NHWC" and layer.input_row % QUAD == 0 and layer.groups == 1
+    quads = layer.input_layout == "NHWC" and layer.input_row % QUAD == 0 and layer.groups == 1 and not layer.weights
     return (*(["dot"] if core.dot_products and quads else []), "wide")
 
 

@@ -28,7 +28,7 @@ from tvm_mobilenet.layer import Layer
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """How a core may sum a layer's taps, the best first."""
-    plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8
+    plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8 and not layer.weights
     dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= 2 * QUAD and plain
     dot = dot and layer.dilation[1] == 1
     return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")

@@ -36,7 +36,7 @@ def padded(width: int) -> int:
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """How a core may sum a layer's products, the best first."""
-    k, direct = layer.channels, layer.input_layout == "NHWC"
+    k, direct = layer.channels, layer.input_layout == "NHWC" and not layer.weights
     found = ["dot"] if core.dot_products and k % QUAD == 0 and direct else []
     found += ["long"] if core.architecture == "aarch64" and k % 8 == 0 and direct and layer.group else []
     return (*found, "wide")

@@ -69,6 +69,7 @@ DTYPES = {
             chunk=64,
         ),
         DType("int8", "i8", 1, *("int32",) * 3, -128),
+        DType("int16", "i16", 2, *("int32",) * 3, -(2**15), data=False),
         DType("int32", "i32", 4, *("int32",) * 3, -(2**31), data=False),
         DType("int64", "i64", 8, *("int64",) * 3, -(2**63), data=False),
         DType("bool", "b8", 1, *("bool",) * 3, 0, data=False),
@@ -76,7 +77,7 @@ DTYPES = {
 }
 DLPACK_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # of kinds of numbers, as numpy calls them
 OF_DATA = tuple(name for name, dtype in DTYPES.items() if dtype.data)
-BY_TOKEN = {dtype.token: dtype for dtype in DTYPES.values() if dtype.data}
+BY_TOKEN = {dtype.token: dtype for dtype in DTYPES.values()}
 
 
 def of(name: str) -> DType:

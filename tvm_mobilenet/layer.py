@@ -78,6 +78,9 @@ class Layer:
     sums : str
         The dtype of the sums where it is another than the dtype's own: its ``wide`` one. They are of chunks of
         ``DType.chunk`` products each.
+    weights : str
+        The dtype of the weights where it is another than the layer's own: int16 for those of a file whose zero points
+        take them beyond an int8.
     parts : tuple of Layer
         Of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its ends.
     body : kinds.generic.Body
@@ -106,6 +109,7 @@ class Layer:
     reads: str = ""
     writes: str = ""
     sums: str = ""
+    weights: str = ""
     group: int = 0
     small: bool = False
     parts: tuple[Layer, ...] = ()
@@ -127,6 +131,7 @@ class Layer:
             ("dtype", dtypes.OF_DATA),
             ("reads", ("", *dtypes.OF_DATA)),
             ("writes", ("", *dtypes.OF_DATA)),
+            ("weights", ("", "int16") if self.dtype == "int8" else ("",)),
             ("sums", ("", dtypes.of(self.dtype).wide if self.dtype in dtypes.DTYPES else "")),
         ):
             if getattr(self, field) not in allowed:
@@ -227,7 +232,7 @@ class Layer:
     @property
     def weight_dtype(self) -> str:
         """Of the weight, where the layer has one."""
-        return self.dtype
+        return self.weights or self.dtype
 
     @property
     def accumulator_dtype(self) -> str:

@@ -15,7 +15,7 @@ from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.passes import quantize
+from tvm_mobilenet.passes import quantize, whole_weights
 from tvm_mobilenet.passes.quantize import Scale
 
 TARGET = targets.load("rpi5")
@@ -126,10 +126,10 @@ def test_steps_keep_groups_of_products_within_an_int16():
     for name, group in (("pointwise m9 n16 k72 i8", 4), ("depthwise 9x9x16 3x3 i8", 3)):
         layer = Layer.parse(name).replace(group=group)
         flat = draw.standard_normal((16, 72 if group == 4 else 9)) ** 3
-        steps = quantize.steps_of(layer, flat, np.zeros(16))
+        steps = whole_weights.steps_of(layer, flat, np.zeros(16))
         whole = np.rint(flat / steps[:, None])
-        assert np.abs(whole).max() <= 127 and np.abs(quantize.grouped(layer, whole)).sum(2).max() <= 255
-    dead = quantize.steps_of(Layer.parse("pointwise m9 n2 k8 i8"), np.zeros((2, 8)), np.array([0.0, 3.0]))
+        assert np.abs(whole).max() <= 127 and np.abs(whole_weights.grouped(layer, whole)).sum(2).max() <= 255
+    dead = whole_weights.steps_of(Layer.parse("pointwise m9 n2 k8 i8"), np.zeros((2, 8)), np.array([0.0, 3.0]))
     assert (dead > 0).all() and abs(3.0 / dead[1]) < 2**31, "a channel of zeros keeps its bias"
 
 

@@ -35,6 +35,11 @@ LAYERS = (
     "elementwise 4x4x24 none i8 writes_f32",
     "pool 7x7x24 avg 7x7 i8 small",
     "pool 8x8x16 max 3x3 s2 p1,1,1,1 i8",
+    "pointwise m9 n12 k40 i8 group1 small",
+    "pointwise m9 n37 k24 i8 weights_i16 relu6",
+    "depthwise 6x7x32 3x3 p1,1,1,1 i8 group1 small",
+    "depthwise 6x7x24 3x3 s2 p1,1,1,1 i8 weights_i16",
+    "conv 8x8x3 n16 3x3 s2 p1,1,1,1 in4 i8 weights_i16 small",
 )
 SOME = ("rpi5",)
 
@@ -183,6 +188,26 @@ def test_adversarial_sums_stay_in_their_integers(tmp_path):
     assert np.array_equal(
         run(target, layer, data, constants, None, tmp_path / "d.so"), definition.run(layer, data, constants)
     )
+
+
+@pytest.mark.parametrize("target", ["rpi4", pytest.param("rpi5", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pointwise m4 n8 k64 i8 group1",
+        "depthwise 5x5x16 3x3 p1,1,1,1 i8 group1",
+        "conv 6x6x4 n8 3x3 p1,1,1,1 i8",
+        "dense m1 n8 k64 i8 weights_i16",
+        "depthwise 5x5x16 3x3 p1,1,1,1 i8 weights_i16",
+    ],
+)
+def test_weights_that_come_with_a_network_may_be_the_lowest(name, target, tmp_path):
+    """Data and weights of -128: two of their products overflow an int16. Less their zero points weights reach 255."""
+    layer, data, constants, _ = operands_of(name)
+    for value, weight in ((-128, -128), (127, -128), (-128, 255 if layer.weights else 127)):
+        data[:], constants["weight"][:], constants["scale"][:] = value, weight, 1e-5
+        expected = definition.run(layer, data, constants)
+        assert np.array_equal(run(targets.load(target), layer, data, constants, None, tmp_path / "k.so"), expected)
 
 
 def test_quads_of_columns_hold_all_taps_of_their_outputs():

@@ -194,8 +194,8 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         at = 6 if layer.residual == "before" else 2
         ends[at], ends[at + 1] = ends[at - 1], ends[at - 1] + 100
     if layer.weight_shape is not None:
-        most = LIMIT // max(2, layer.group or 1)
-        found["weight"] = rng.integers(-most, most + 1, layer.weight_shape).astype(np.int8)
+        most = LIMIT if layer.weights else LIMIT // max(2, layer.group or 1)
+        found["weight"] = rng.integers(-most, most + 1, layer.weight_shape).astype(layer.weight_dtype)
         sums = found["weight"].reshape(layer.out_channels, -1).astype(np.int64).sum(1)
         found["bias"] = (rng.integers(-2000, 2000, layer.out_channels) - ends[0] * sums).astype(np.int32)
     if layer.kind == "pool" and layer.op == "avg":

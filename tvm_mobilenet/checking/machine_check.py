@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import deviation_of, last_place, relative
-from tvm_mobilenet.checking import network_steps, reference, stepped, tolerance
+from tvm_mobilenet.checking import given_layers, network_steps, reference, stepped, tolerance
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
@@ -246,7 +246,8 @@ def _noise(ports) -> list[tuple[np.ndarray, ...]]:
 def _require_import(network, batch: list, said) -> None:
     """Of a network in another dtype than its model's: its layers in float32 compute what the framework does.
 
-    What rounding makes of them says nothing of a layer that was imported wrongly; float32 does.
+    What rounding makes of them says nothing of a layer that was imported wrongly; float32 does. Of a network that came
+    quantized its layers in int8 compute what the framework does of the same whole numbers.
 
     Raises
     ------
@@ -254,6 +255,9 @@ def _require_import(network, batch: list, said) -> None:
         They do not.
     """
     if network.original is None:
+        return
+    if network.quantized:
+        given_layers.require(given_layers.differences(network, network.whole_numbers(batch)))
         return
     from tvm_mobilenet.compiler import calibration
 

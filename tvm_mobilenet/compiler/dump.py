@@ -42,7 +42,7 @@ PHASES = {
 }
 
 
-SOME = ("precision",)  # phases of some builds alone: they share the number of the phase before
+SOME = ("precision", "given_scales", "marks")  # phases of some builds alone: they share the number of the phase before
 
 
 class Dump:
@@ -195,6 +195,8 @@ def layers_text(graph: LayerGraph) -> str:
     for call in graph.calls:
         digest = _digest(call)
         what = f"fused block of {len(call.parts)}:" if call.parts else call.layer.name
+        if call.marks is not None and call.marks.output is not None:
+            what += f" to ({call.marks.output.step:.6g}, {call.marks.output.zero})"
         rows.append((call.name, what, ", ".join(call.inputs), call.output, digest, call.source))
         for part, layer in zip(call.parts, call.layer.parts, strict=True):
             rows.append((f"  {part.name}", f"  {layer.name}", "", "", "", part.source))

@@ -56,6 +56,19 @@ class Network:
         """Whether the weights are random numbers: no checkpoint was given, and no file."""
         return self.model is not None and self.options.weights is None
 
+    @property
+    def quantized(self) -> bool:
+        """Whether it came quantized, from a file with scales of its own."""
+        return bool(getattr(self.precision, "given", False))
+
+    def whole_numbers(self, inputs: list[tuple[np.ndarray, ...]]) -> list[dict[str, np.ndarray]]:
+        """What the file's own runtime computes inside of it: as ``frontend.onnx_values.whole_numbers``."""
+        from pathlib import Path
+
+        from tvm_mobilenet.frontend import onnx_values
+
+        return onnx_values.whole_numbers(Path(self.options.model), inputs)
+
     def largest(self, graph) -> dict[str, float]:
         """The largest partial sum of each distinct layer of a graph that was made of this network's, by its name; empty
         where that was not found."""
@@ -215,19 +228,51 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
         )
         module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
     watch("imported", module)
-    network = Network(options, model, passes.run(module, watch), channel_axis(module))
+    graph = passes.run(module, watch)
+    options = of_quantized(options, graph)
+    network = Network(options, model, graph, channel_axis(module))
     _check_finite(network.layers, options)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
     return network if options.dtype == FLOAT32 else _narrowed(network, watch)
+
+
+def of_quantized(options: ModelOptions, graph) -> ModelOptions:
+    """The options as a graph's scales ask for: a network that comes quantized computes in int8.
+
+    Raises
+    ------
+    TvmMobilenetError
+        They ask for what such a network cannot do.
+    """
+    from tvm_mobilenet.passes import marks
+
+    if not marks.known(graph):
+        return options
+    if options.dtype not in (FLOAT32, marks.DTYPE):
+        raise TvmMobilenetError(
+            f"--dtype {options.dtype}: {options.model} comes quantized to int8",
+            "leave it out, or give its float32 model",
+        )
+    if options.calibrate:
+        raise TvmMobilenetError(
+            f"--calibrate: {options.model} comes quantized, with scales of its own",
+            "leave it out; to find scales anew give its float32 model with --dtype int8",
+        )
+    return replace(options, dtype=marks.DTYPE)
 
 
 def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network:
     """The network in the dtype that its options ask for."""
     from tvm_mobilenet import dtypes
     from tvm_mobilenet.compiler import calibration, kept_float, quantization
+    from tvm_mobilenet.passes import quantize_given
 
     how = quantization if dtypes.of(network.options.dtype).integer else calibration
-    decided = network.options.decided or kept_float.decide(network, how.decide(network))
+    given = quantize_given.found(network.graph)
+    known = network.options.decided
+    if known is None or (given is not None and not getattr(known, "given", False)):
+        known = kept_float.decide(network, given or how.decide(network))
+    decided = known
     graph = decided.applied(network.graph)
     watch("precision", graph)
     return replace(network, graph=graph, precision=decided, original=network.graph)

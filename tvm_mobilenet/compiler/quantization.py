@@ -16,7 +16,8 @@ from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest,
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
-from tvm_mobilenet.passes.quantize import HIGH, LOW, Quantization, Scale, integral, rounded_up, whole_weights
+from tvm_mobilenet.passes.quantize import Quantization, Scale, integral
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW, rounded_up, whole_weights
 
 IMAGES = 32  # photographs and crops, where none are given
 BINS = 2048

@@ -20,7 +20,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend import onnx_limits
+from tvm_mobilenet.frontend import onnx_limits, onnx_quantized
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
@@ -61,6 +61,7 @@ def from_onnx(
             warnings.simplefilter("ignore")
             model = fold(model, path)
             explicit_pads(model)
+            onnx_quantized.require_pairs(model.graph)
             importer = _Importer(model)
             mod = importer.from_onnx(model.graph, opset)
         return finished(mod, importer.noted, tuple(printable(output.name) for output in model.graph.output))
@@ -89,7 +90,12 @@ class _Importer(ONNXGraphImporter):
         node, convert = next(self._nodes_left), CONVERTERS.get(op_name)
         try:
             otherwise = partial(super()._convert_operator, op_name, attrs=attrs, opset=opset)
-            result = otherwise(inputs) if convert is None else convert(self.bb, inputs, attrs, otherwise)
+            if op_name in onnx_quantized.PAIR:
+                result = onnx_quantized.converted(node, inputs, attrs)
+            else:
+                result = otherwise(inputs) if convert is None else convert(self.bb, inputs, attrs, otherwise)
+        except TvmMobilenetError:
+            raise
         except Exception as e:
             known = [self._shapes.get(o) for o in node.output if o]
             if None in known:
@@ -139,6 +145,7 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
             f"export it again, or convert it with onnx.version_converter.convert_version(model, {OLDEST_OPSET + 2})",
         )
     graph = model.graph
+    onnx_quantized.prepare(model, path)
     foreign = [
         f"{n.domain}.{n.op_type} at {n.name or n.output[0]}" for n in graph.node if n.domain not in ("", "ai.onnx")
     ]
@@ -160,9 +167,10 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
             f"{path}: {', '.join(missing[:3])}{more} is no input, initialiser or output of an earlier node",
             "export the model with its weights",
         )
+    read = onnx_quantized.read_by_others(graph)
     for tensor in graph.initializer:
         dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
-        if dtype in ("FLOAT16", "DOUBLE", "BFLOAT16", "INT8", "UINT8"):
+        if dtype in ("FLOAT16", "DOUBLE", "BFLOAT16", "INT8", "UINT8") and tensor.name in read:
             raise TvmMobilenetError(f"{path}: {tensor.name} is {dtype.lower()}", FLOAT32_ALONE)
     # old exporters list the initialisers among the inputs
     inputs = [i for i in graph.input if i.name not in initialisers]

@@ -107,6 +107,8 @@ def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto, pat
         feeds = {i: numpy_helper.to_array(constants[i]) for i in node.input if i}
     except Exception:
         return None
+    if node.op_type == "DequantizeLinear":
+        return None  # what comes quantized stays whole numbers
     if not onnx_limits.check_constants(node, feeds, path):
         return None
     graph = onnx.helper.make_graph(

@@ -17,7 +17,7 @@ _NUMBERS = {
     "in": "input_pitch",
     "out": "output_pitch",
 }
-_VERBS = ("reads", "writes", "sums")  # dtypes that are others than the layer's
+_VERBS = ("reads", "writes", "sums", "weights")  # dtypes that are others than the layer's
 
 
 def name_of(layer) -> str:

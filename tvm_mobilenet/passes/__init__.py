@@ -2,11 +2,13 @@
 
 ``run(mod)`` applies `RELAX_PASSES`, `channels_last` and `LAYER_PASSES` in order. What comes out is a `LayerGraph`.
 
+    given_scales     what comes quantized as float32 with marks
     simplify         one spelling for what exporters write in many
     activations      hard-swish and the others by name
     fold_pad         explicit pads into the operator that reads them
     channels_last    operators to layers, NHWC, no transposes
     fold_batch_norm  scale and shift into the weights
+    marks            scales that the network came with, at their layers
     fuse_epilogue    activation, residual add and output layout into the layer before
 
 ``compiler/pipeline.py`` goes on with what depends on the target.
@@ -18,11 +20,21 @@ from collections.abc import Callable
 
 import tvm
 
-from tvm_mobilenet.passes import activations, channels_last, fold_batch_norm, fold_pad, fuse_epilogue, simplify
+from tvm_mobilenet.passes import (
+    activations,
+    channels_last,
+    fold_batch_norm,
+    fold_pad,
+    fuse_epilogue,
+    given_scales,
+    marks,
+    simplify,
+)
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 
-RELAX_PASSES = (simplify, activations, fold_pad)
-LAYER_PASSES = (fold_batch_norm, fuse_epilogue)
+RELAX_PASSES = (given_scales, simplify, activations, fold_pad)
+LAYER_PASSES = (fold_batch_norm, marks, fuse_epilogue)
+OF_QUANTIZED = (given_scales, marks)
 
 __all__ = ["LAYER_PASSES", "RELAX_PASSES", "LayerCall", "LayerGraph", "Port", "Signature", "run"]
 
@@ -33,7 +45,8 @@ def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, 
     Parameters
     ----------
     watch : callable
-        Called after each pass with its name, such as ``fold_pad``, and what it made.
+        Called after each pass with its name, such as ``fold_pad``, and what it made; not after one for networks that
+        come quantized, where this one does not.
 
     Raises
     ------
@@ -42,6 +55,8 @@ def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, 
     """
     made = mod
     for step in (*RELAX_PASSES, channels_last, *LAYER_PASSES):
-        made = step.run(made)
+        before, made = made, step.run(made)
+        if made is before and step in OF_QUANTIZED:
+            continue
         watch(step.__name__.rpartition(".")[2], made)
     return made

@@ -10,6 +10,7 @@ collected and reported at once.
 
 from __future__ import annotations
 
+import json
 from math import prod
 
 import numpy as np
@@ -24,7 +25,9 @@ from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
 from tvm_mobilenet.passes.generic import NotGeneric, piece, pieces_of, transposed
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
+from tvm_mobilenet.passes.marks import Marks
 from tvm_mobilenet.passes.problems import Problem, told
+from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
 
 
@@ -112,6 +115,8 @@ class ChannelsLast:
                 raise Refused(why)
             if isinstance(value.op, tvm.ir.GlobalVar) and "activation" in (self.mod[value.op].attrs or {}):
                 return self._activation(value)
+            if isinstance(value.op, tvm.ir.GlobalVar) and "mark" in (self.mod[value.op].attrs or {}):
+                return self._mark(value)
             return self._by_kind(name, value)
         except (Unsupported, Refused, ImpossibleLayerError, NotGeneric) as e:
             args = [f for a in value.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
@@ -155,6 +160,16 @@ class ChannelsLast:
     def _activation(self, call: relax.Call) -> Tensor:
         name = str(self.mod[call.op].attrs["activation"])
         return self.elementwise("none", self.tensor(call.args[0]), activation=name)
+
+    def _mark(self, call: relax.Call) -> Tensor:
+        """A scale that the file says: at a copying layer of its own, steps of weights at the layer that has them."""
+        what, x = json.loads(str(self.mod[call.op].attrs["mark"])), self.tensor(call.args[0])
+        if "steps" not in what:
+            x = self.elementwise("none", x)
+            self.calls[-1] = self.calls[-1].replace(marks=Marks(Scale(**what), source=self.where))
+        elif self.calls and self.calls[-1].output == x.value and self.calls[-1].layer.weight_shape:
+            self.calls[-1] = self.calls[-1].replace(marks=Marks(steps=tuple(what["steps"])))
+        return x
 
     # ---- anything else
 

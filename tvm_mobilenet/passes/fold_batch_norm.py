@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.marks import scaled
 
 
 def run(graph: LayerGraph) -> LayerGraph:
@@ -52,7 +53,8 @@ def _into_previous(before: LayerCall, affine: LayerCall) -> LayerCall:
     scale = affine.weight.reshape(-1).astype(np.float64)
     weight = before.weight * scale.reshape(-1, *[1] * (before.weight.ndim - 1))
     bias = before.bias * scale + affine.bias
-    return before.replace(weight=weight, bias=bias, output=affine.output, name=affine.name)
+    marks = scaled(before.marks, scale)
+    return before.replace(weight=weight, bias=bias, output=affine.output, name=affine.name, marks=marks)
 
 
 def _into_next(affine: LayerCall, call: LayerCall) -> LayerCall:
@@ -66,4 +68,5 @@ def _into_next(affine: LayerCall, call: LayerCall) -> LayerCall:
     taps = call.weight.astype(np.float64).reshape(out, per_group, -1).sum(-1)
     weight = call.weight * scale[channel].reshape(out, per_group, *tail)
     bias = call.bias + (taps * shift[channel]).sum(1)
-    return call.replace(weight=weight, bias=bias, inputs=(affine.inputs[0], *call.inputs[1:]))
+    # weights that came as whole numbers are none any more
+    return call.replace(weight=weight, bias=bias, inputs=(affine.inputs[0], *call.inputs[1:]), marks=None)

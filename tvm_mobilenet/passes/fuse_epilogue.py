@@ -8,6 +8,7 @@ layer has none yet, ``after`` it otherwise.
 from __future__ import annotations
 
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes import marks
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
 
@@ -40,7 +41,8 @@ def _activation(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | N
         return None
     if not producer.layer.declared.epilogue or layer.input_layout != layer.output_layout:
         return None
-    return producer.output, _extended(producer, call, producer.layer.replace(activation=layer.activation))
+    made = _extended(producer, call, producer.layer.replace(activation=layer.activation), "activation")
+    return made and (producer.output, made)
 
 
 def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
@@ -55,7 +57,9 @@ def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | Non
         if other in order and order.index(other) > order.index(value):
             continue
         where = "before" if producer.layer.activation == "none" else "after"
-        fused = _extended(producer, call, producer.layer.replace(residual=where))
+        fused = _extended(producer, call, producer.layer.replace(residual=where), "residual")
+        if fused is None:
+            continue
         return producer.output, fused.replace(inputs=(*fused.inputs, other))
     return None
 
@@ -75,8 +79,15 @@ def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
         producer = producer.replace(weight=producer.weight.reshape(made.weight_shape))
     elif not made.declared.writes_nchw or len(producer.inputs) > 1:
         return None
-    return producer.output, _extended(producer, call, made.replace(output_layout="NCHW"))
+    extended = _extended(producer, call, made.replace(output_layout="NCHW"), "layout")
+    return extended and (producer.output, extended)
 
 
-def _extended(producer: LayerCall, call: LayerCall, layer: Layer) -> LayerCall:
-    return producer.replace(layer=layer, output=call.output, name=call.name)
+def _extended(producer: LayerCall, call: LayerCall, layer: Layer, what: str) -> LayerCall | None:
+    """The producer as this layer, which computes the call too; None where scales that the network came with forbid."""
+    joined = marks.fused(producer, call, what)
+    if joined is None:
+        return None
+    return producer.replace(
+        layer=layer, output=call.output, name=call.name, marks=joined if joined != marks.NONE else None
+    )

@@ -36,6 +36,8 @@ class LayerCall:
         The value written, of ``layer.output_shape``.
     parts : tuple of LayerCall
         Of a fused block: the calls that it stands for.
+    marks : passes.marks.Marks or None
+        Of a network that comes quantized: its scales. `quantize` reads them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class LayerCall:
     constants: dict[str, np.ndarray]
     output: str
     parts: tuple[LayerCall, ...] = ()
+    marks: object | None = None
 
     def replace(self, **changes) -> LayerCall:
         """The call with other fields, or with other constants by their names, of a fused block as `weight` has them.

@@ -27,7 +27,7 @@ import numpy as np
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError, nearest, reason
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes import quantize
+from tvm_mobilenet.passes import quantize, quantize_given
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
 HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
@@ -208,7 +208,7 @@ def without_images(graph: LayerGraph, options) -> LayerGraph:
     if options.dtype == "float32":
         return graph
     if dtypes.of(options.dtype).integer:
-        return quantize.run(graph, quantize.ASSUMED)
+        return quantize.run(graph, quantize_given.found(graph) or quantize.ASSUMED)
     sums = named(graph, options.accumulate) if options.accumulate else ()
     return run(graph, Precision(options.dtype, options.io, sums))
 

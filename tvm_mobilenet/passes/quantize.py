@@ -23,15 +23,11 @@ from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.kinds.integers import CLAMPS, TABLE
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW, group_of, summed, whole_weights
 
 DTYPE = "int8"
-LOW, HIGH = -128, 127
-STEPS = 127  # of a weight: -128 is left out, so that two products fit an int16
-SHORT = 255  # of the magnitudes of weights whose products with int8 are summed in an int16
 QUAD = 4  # bytes that dot products sum at once
-GROUPS = {"products": 4, "taps": 3}  # what an int16 sums
 MAGIC_SUMS, MAGIC_OUTPUTS = 1 << 22, (1 << 15) - 256  # below which sums are read as floats, see schedules/integers.py
-LEAST = 2.0**-60
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,9 @@ class Quantization:
         Of the network's inputs and outputs.
     kept : tuple of mixed.Kept
         Calls that stay in float.
+    given : bool
+        The network came quantized: weights are those of its file, whatever follows for how products are summed, and
+        values without a scale stay in float32.
     """
 
     scales: Mapping[str, Scale]
@@ -72,12 +71,14 @@ class Quantization:
     images: str = ""
     io: str = "float32"
     kept: tuple = ()
+    given: bool = False
 
     dtype, wide, largest = DTYPE, (), ()  # as a `precision.Precision` has them
 
     def summary(self) -> str:
         """One line for people."""
-        told = f"scales of {len(self.scales)} values, found on {self.images}"
+        found = "that come with the network" if self.given else f"found on {self.images}"
+        told = f"scales of {len(self.scales)} values, {found}"
         if self.kept:
             floats = " and ".join(sorted({kept.dtype for kept in self.kept}))
             told += f"; {len(self.kept)} layer{'s' * (len(self.kept) > 1)} in {floats}"
@@ -100,8 +101,8 @@ class Quantization:
         shifts = {name: tuple(values) for name, values in data["shifts"].items()}
         from tvm_mobilenet.passes.mixed import Kept
 
-        kept = tuple(Kept(**one) for one in data.get("kept", ()))
-        return cls(**scales, shifts=shifts, images=data["images"], io=data["io"], kept=kept)
+        own = {"kept": tuple(Kept(**one) for one in data.get("kept", ())), "given": data.get("given", False)}
+        return cls(**scales, shifts=shifts, images=data["images"], io=data["io"], **own)
 
 
 class _Any(dict):
@@ -119,7 +120,11 @@ ASSUMED = Quantization(_Any(), _Any(), images="none: costs do not depend on scal
 
 def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
     """The graph with its layers in int8, and conversions where they are needed."""
-    return _Quantize(graph, quantization).run()
+    if quantization.given:
+        from tvm_mobilenet.passes.quantize_given import QuantizeGiven
+
+        return QuantizeGiven(graph, quantization).run()
+    return Quantize(graph, quantization).run()
 
 
 def integral(layer: Layer) -> bool:
@@ -133,28 +138,41 @@ def integral(layer: Layer) -> bool:
     return alone or layer.activation in CLAMPS
 
 
-class _Quantize:
+class Quantize:
+    """See the module."""
+
     def __init__(self, graph: LayerGraph, q: Quantization):
         self.graph, self.q, self.made = graph, q, []
         self.kept = {kept.layer for kept in q.kept}
-        self.scales = {value: q.scales[value] for value in graph.readers()}
+        self.scales = self._scales()
         self.held = {p.value: p.dtype for p in graph.signature.inputs}
         self.converted: dict[tuple[str, str], str] = {}
         self.readers = graph.readers()
         self.outputs = {p.value for p in graph.signature.outputs}
 
     def run(self) -> LayerGraph:
+        """The graph with its layers in int8."""
         for call in self.graph.calls:
-            if not self._integral(call):
-                due = zip(call.inputs, call.layer.operand_dtypes, call.layer.operand_buffers, strict=True)
-                inputs = tuple(self._in(*operand) for operand in due)
-                self.made.append(call.replace(inputs=inputs))
-                self.held[call.output] = call.layer.output_dtype
-            else:
-                self._integer(call)
+            self._call(call)
         names = {p.value: self._in(p.value, p.dtype, p.shape) for p in self.graph.signature.outputs}
         outputs = tuple(replace(p, value=names[p.value]) for p in self.graph.signature.outputs)
         return LayerGraph(tuple(self.made), replace(self.graph.signature, outputs=outputs))
+
+    def _scales(self) -> dict[str, Scale]:
+        return {value: self.q.scales[value] for value in self.graph.readers()}
+
+    def _call(self, call: LayerCall) -> None:
+        if self._integral(call):
+            self._integer(call)
+        else:
+            self._float(call, call.output)
+
+    def _float(self, call: LayerCall, output: str) -> None:
+        """A layer in float32, which writes a value of this name."""
+        due = zip(call.inputs, call.layer.operand_dtypes, call.layer.operand_buffers, strict=True)
+        inputs = tuple(self._in(*operand) for operand in due)
+        self.made.append(call.replace(inputs=inputs, output=output, marks=None))
+        self.held[output] = call.layer.output_dtype
 
     # ---- conversions
 
@@ -163,18 +181,14 @@ class _Quantize:
         if self.held[value] == dtype:
             return value
         if (value, dtype) not in self.converted:
-            channels = shape[-1] if shape else 1
-            positions = int(np.prod(shape, dtype=np.int64)) // channels
-            base = Layer(kind="elementwise", op="none", height=positions, channels=channels, out_channels=channels)
-            self.converted[value, dtype] = self._convert(base, value, dtype)
+            name = f"{value}_{dtypes.of(dtype).token}"
+            self.converted[value, dtype] = self._convert(flat(shape), value, dtype, self.scales[value], name)
         return self.converted[value, dtype]
 
-    def _convert(self, base: Layer, value: str, dtype: str) -> str:
-        scale = self.scales[value]
+    def _convert(self, base: Layer, value: str, dtype: str, scale: Scale, name: str) -> str:
         to_integers = dtype == DTYPE
         layer = base.replace(dtype=DTYPE, reads="float32" if to_integers else "", writes="" if to_integers else dtype)
         ends = (0, scale.zero, LOW, HIGH) if to_integers else (scale.zero, 0, LOW, HIGH)
-        name = f"{value}_{dtypes.of(dtype).token}"
         constants = {"scale": np.array([scale.step]), "ends": np.array(ends)}
         self.made.append(LayerCall(name, layer, f"{value} as {dtype}", (value,), {}, name).replace(**constants))
         self.held[name] = dtype
@@ -198,7 +212,8 @@ class _Quantize:
                 input_layout="NCHW",
                 output_pitch=pitch,
             )
-            self.converted[key] = self._convert(base, value, DTYPE)
+            name = f"{value}_{dtypes.of(DTYPE).token}"
+            self.converted[key] = self._convert(base, value, DTYPE, self.scales[value], name)
         return self.converted[key], layer.replace(input_layout="NHWC", input_pitch=pitch)
 
     # ---- layers
@@ -210,14 +225,11 @@ class _Quantize:
         else:
             value = self._in(data, DTYPE, layer.input_shape)
         inputs = [value, *(self._in(v, DTYPE, layer.second_shape) for v in call.inputs[1:])]
-        scores = call.output in self.outputs and self.readers[call.output] == 1
-        floating = scores or self._reads_float(call.output)
-        plain = layer.weight_shape and layer.residual == "none" and layer.activation == "none"
-        writes = "float32" if plain and floating and layer.output_layout == "NHWC" else ""
+        writes = "float32" if plain(layer) and self._floating(call) else ""
         given = self.scales[data]
         if layer.op == "max" or (layer.copies and layer.activation == "none"):  # its values are some of the data's
             self.scales[call.output] = given
-        out = self.scales[call.output]
+        out = self.scales.get(call.output) or Scale(1.0, 0)
         own = given if layer.copies else self.q.inner.get(call.name) or out
         layer = layer.replace(dtype=DTYPE, writes=writes)
         if call.name in self.q.shifts:
@@ -227,14 +239,30 @@ class _Quantize:
         self.made.append(made.replace(**constants))
         self.held[call.output] = layer.output_dtype
 
-    def _reads_float(self, value: str) -> bool:
-        """Whether a value's only reader has no integer form."""
+    def _floating(self, call: LayerCall) -> bool:
+        """Whether what a layer writes is read in float32 alone."""
+        value = call.output
+        if value in self.outputs and self.readers[value] == 1:
+            return True
         readers = [c for c in self.graph.calls if value in c.inputs]
         return len(readers) == 1 == self.readers[value] and not self._integral(readers[0])
 
     def _integral(self, call: LayerCall) -> bool:
         """Whether a call becomes one of integers."""
         return integral(call.layer) and call.name not in self.kept
+
+
+def flat(shape: tuple[int, ...]) -> Layer:
+    """A copy of a tensor of this shape, as rows of its last dimension."""
+    channels = shape[-1] if shape else 1
+    positions = int(np.prod(shape, dtype=np.int64)) // channels
+    return Layer(kind="elementwise", op="none", height=positions, channels=channels, out_channels=channels)
+
+
+def plain(layer: Layer) -> bool:
+    """Whether a layer can write its sums as float32."""
+    alone = layer.residual == "none" and layer.activation == "none"
+    return layer.weight_shape is not None and alone and layer.output_layout == "NHWC"
 
 
 def constants_of(
@@ -291,19 +319,11 @@ def _clamp(activation: str, scale: Scale) -> tuple[int, int]:
     return low, min(HIGH, int(np.rint(6 / scale.step)) + scale.zero) if activation == "relu6" else HIGH
 
 
-def whole_weights(call: LayerCall, given: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """The weights (n, taps) of a layer as whole numbers, and their steps (n,)."""
-    weight, bias = call.weight.astype(np.float64), call.bias.astype(np.float64)
-    flat = weight.reshape(len(weight), -1)
-    steps = steps_of(call.layer.replace(group=_group(call.layer)), flat, bias / given.step)
-    return np.clip(np.rint(flat / steps[:, None]), -STEPS, STEPS), steps
-
-
 def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Scale) -> tuple[np.ndarray, Layer]:
     """Weights, biases and factors of a layer with weights."""
     weight, bias = call.weight, call.bias.astype(np.float64)
-    layer = layer.replace(group=_group(layer))
     whole, steps = whole_weights(call, given)
+    layer = summed(layer.replace(group=group_of(layer)), whole)
     biases = np.rint(bias / (given.step * steps)) - given.zero * whole.sum(1)
     factors = (given.step * steps) / (own.step if layer.output_dtype == DTYPE else 1.0)
     found["weight"], found["bias"] = whole.reshape(weight.shape), biases
@@ -322,50 +342,6 @@ def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
     plus, minus = np.maximum(whole, 0).sum(1), np.maximum(-whole, 0).sum(1)
     most = np.maximum(np.abs(biases + HIGH * plus - LOW * minus), np.abs(biases + LOW * plus - HIGH * minus))
     return bool((most < MAGIC_SUMS).all() and (most * found["scale"] < MAGIC_OUTPUTS).all())
-
-
-def _group(layer: Layer) -> int:
-    if layer.declared.pixels:
-        return GROUPS["products"]
-    return GROUPS["taps"] if layer.declared.groups == "channels" else 0
-
-
-def steps_of(layer: Layer, flat: np.ndarray, biases: np.ndarray) -> np.ndarray:
-    """The step of each output channel: its largest weight in `STEPS`, the groups that an int16 sums within `SHORT`, and
-    its bias within an int32. Rounded up to 12 bits.
-
-    Parameters
-    ----------
-    flat : (n, taps) float64
-    biases : (n,) float64
-        Over the scale of the data.
-    """
-    steps = np.abs(flat).max(1) / STEPS
-    if layer.group:
-        sums = np.abs(grouped(layer, flat)).sum(2).max(1)
-        steps = np.maximum(steps, sums / (SHORT - layer.group / 2))
-    steps = np.maximum(steps, np.abs(biases) / (1 << 30))
-    return rounded_up(np.maximum(steps, LEAST))
-
-
-def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
-    """Weights (n, groups, members) by the groups that are summed in an int16, zeros where there are none.
-
-    Of a matrix product the members are eight apart (``schedules/integer_products.py``), of a depthwise filter
-    neighbours.
-    """
-    n, taps = flat.shape
-    if layer.declared.pixels:
-        block = 8 * layer.group
-        padded = np.pad(flat, ((0, 0), (0, -taps % block)))
-        return padded.reshape(n, -1, layer.group, 8).transpose(0, 1, 3, 2).reshape(n, -1, layer.group)
-    return np.pad(flat, ((0, 0), (0, -taps % layer.group))).reshape(n, -1, layer.group)
-
-
-def rounded_up(values: np.ndarray, bits: int = 12) -> np.ndarray:
-    """To so many significant bits, so that what differs in its last digits from CPU to CPU becomes equal."""
-    mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.ceil(mantissa * (1 << bits)) / (1 << bits), exponent)
 
 
 def table(activation: str, before: Scale, after: Scale) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""The whole numbers inside of a quantized ONNX file, as ONNX Runtime computes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tvm_mobilenet import packages
+from tvm_mobilenet.terminal.printable import printable
+
+
+def whole_numbers(
+    path: Path, inputs: list[tuple[np.ndarray, ...]], optimized: bool = False
+) -> list[dict[str, np.ndarray]]:
+    """For each of the inputs what every dequantize of an activation reads, by its place.
+
+    Parameters
+    ----------
+    inputs : list of tuples of ndarray
+    optimized : bool
+        By ONNX Runtime's integer kernels; else operator by operator, in float32 between the pairs.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
+    model = onnx.load(path)
+    made = {o for node in model.graph.node if node.op_type == "QuantizeLinear" for o in node.output}
+    places = {n.input[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in made}
+    outputs = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in places if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    keys = {name: printable(node.name or node.output[0]) for name, node in places.items()}
+    runs = [session.run(list(keys), dict(zip(names, x, strict=True))) for x in inputs]
+    return [dict(zip(keys.values(), run, strict=True)) for run in runs]

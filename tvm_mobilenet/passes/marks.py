@@ -1,0 +1,118 @@
+"""Scales that come with a network, at the layers that they belong to.
+
+`given_scales` leaves marks between operators, `channels_last` makes copying layers of them. Here such a layer becomes a
+mark of the one that made its data, where nobody else reads that; what is left of them rounds a value for some of its
+readers, the network's inputs among these. `fuse_epilogue` asks `fused` what two layers with marks may become: a layer
+in int8 knows the scale of its output, and of its sums where they are rounded before a table or an addition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.quantize import DTYPE, Scale
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a file says of a layer.
+
+    Attributes
+    ----------
+    output : Scale or None
+        Of what it writes; None: that is float32.
+    inner : Scale or None
+        Of its sums, where they are rounded before an activation or a residual.
+    steps : tuple of float or None
+        Of the weight, one an output channel; None: that is float32.
+    source : str
+        Where ``output`` is said: the dequantize in the user's model.
+    """
+
+    output: Scale | None = None
+    inner: Scale | None = None
+    steps: tuple[float, ...] | None = None
+    source: str = field(default="", compare=False)
+
+
+NONE = Marks()
+__all__ = ["DTYPE", "NONE", "Marks", "Scale", "fused", "known", "rounds", "run", "scaled"]
+
+
+def known(graph: LayerGraph) -> bool:
+    """Whether a network comes quantized."""
+    return any(call.marks is not None for call in graph.calls)
+
+
+def rounds(call: LayerCall) -> bool:
+    """Whether a layer is what is left of a mark: it rounds its data to a scale, and does nothing else."""
+    layer = call.layer
+    plain = layer.copies and layer.activation == "none" and layer.input_layout == layer.output_layout
+    return plain and call.marks is not None and call.marks.output is not None
+
+
+def run(graph: LayerGraph) -> LayerGraph:
+    """The graph with its marks at the layers that make their data; the same where it has none."""
+    if not known(graph):
+        return graph
+    readers: dict[str, list[LayerCall | None]] = {}
+    for call in graph.calls:
+        for value in call.inputs:
+            readers.setdefault(value, []).append(call)
+    for port in graph.signature.outputs:
+        readers.setdefault(port.value, []).append(None)
+    kept: dict[str, LayerCall] = {}
+    names: dict[str, str] = {}
+    for call in graph.calls:
+        own = call.inputs[0]
+        call = call.replace(inputs=tuple(names.get(v, v) for v in call.inputs))
+        before = kept.get(call.inputs[0])
+        if rounds(call) and before is not None:
+            scale = call.marks.output
+            alone = all(r is not None and rounds(r) and r.marks.output == scale for r in readers[own])
+            if before.marks is not None and before.marks.output == scale:
+                names[call.output] = before.output
+                continue
+            if alone and (before.marks is None or before.marks.output is None):
+                kept[before.output] = before.replace(marks=_to(before.marks or NONE, call.marks))
+                names[call.output] = before.output
+                continue
+        kept[call.output] = call
+    outputs = tuple(replace(p, value=names.get(p.value, p.value)) for p in graph.signature.outputs)
+    made = LayerGraph(graph.calls, replace(graph.signature, outputs=outputs))
+    return made.with_calls(kept.values())
+
+
+def fused(producer: LayerCall, call: LayerCall, what: str) -> Marks | None:
+    """The marks of a layer and of the one that is to be fused into it, as one; None: they stay apart.
+
+    Parameters
+    ----------
+    what : str
+        ``activation``, ``residual`` or ``layout``.
+    """
+    first, last = producer.marks or NONE, call.marks or NONE
+    if first == last == NONE:
+        return NONE
+    if what == "layout":
+        return None if first.output and last.output else first if first.output else _to(first, last)
+    if what == "activation" and call.layer.activation in CLAMPS:
+        return _to(first, last) if first.output in (None, last.output) else None
+    whole = first.steps is not None and first.output is not None and last.output is not None
+    if whole and first.inner is None and producer.layer.residual == "none":
+        table = producer.layer.activation not in CLAMPS
+        return None if table else Marks(last.output, first.output, first.steps, last.source)
+    return _to(first, last) if first.steps is None and first.output is None else None
+
+
+def _to(first: Marks, last: Marks) -> Marks:
+    return replace(first, output=last.output, source=last.source)
+
+
+def scaled(marks: Marks | None, factors) -> Marks | None:
+    """The marks of a layer whose weights are multiplied by these, one an output channel."""
+    if marks is None or marks.steps is None:
+        return marks
+    return replace(marks, steps=tuple(abs(s * float(f)) for s, f in zip(marks.steps, factors, strict=True)))

@@ -1,0 +1,113 @@
+"""Layers in int8 by the scales that a network came with.
+
+Its marks (`passes.marks`) say which values are rounded to int8, and where. A layer whose data and output are, and whose
+weights came as whole numbers, is one in int8, and computes what `quantize` makes of calibrated networks. All else stays
+in float32, as the file says it: between conversions, and rounded after it where a mark stands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes import marks
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.quantize import (
+    DTYPE,
+    Quantization,
+    Quantize,
+    Scale,
+    flat,
+    plain,
+)
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW, whole_weights
+
+_MOST = 1 << 31  # of a sum
+_LATER = "later"  # of a value that is rounded once somebody reads it
+
+
+def found(graph: LayerGraph) -> Quantization | None:
+    """The scales that a graph came with; None where it came without."""
+    if not marks.known(graph):
+        return None
+    own = [(call, call.marks) for call in graph.calls if call.marks is not None]
+    return Quantization(
+        {call.output: m.output for call, m in own if m.output is not None},
+        {call.name: m.inner for call, m in own if m.inner is not None},
+        given=True,
+    )
+
+
+class QuantizeGiven(Quantize):
+    """See the module."""
+
+    def __init__(self, graph: LayerGraph, q: Quantization):
+        super().__init__(graph, q)
+        self.later: dict[str, tuple[str, Layer]] = {}  # values to be rounded: the one that they are of, and its copy
+
+    def _scales(self) -> dict[str, Scale]:
+        return dict(self.q.scales)
+
+    def _call(self, call: LayerCall) -> None:
+        if marks.rounds(call):
+            self.later[call.output] = call.inputs[0], call.layer
+            self.held[call.output] = _LATER
+        elif self._whole(call):
+            self._integer(self._of_image(call))
+        elif call.output in self.scales:  # in float32, then rounded as the file says
+            raw = f"{call.output}_f32"
+            self._float(call, raw)
+            self._rounded(raw, call.output, call.layer.output_shape)
+        else:
+            self._float(call, call.output)
+
+    # ---- which layers are integer
+
+    def _whole(self, call: LayerCall) -> bool:
+        """Whether a layer computes in whole numbers."""
+        layer, out = call.layer, self.scales.get(call.output)
+        if not self._integral(call) or any(v not in self.scales for v in call.inputs):
+            return False
+        given = self.scales[call.inputs[0]]
+        if layer.op == "max" or (layer.copies and layer.activation == "none"):
+            return out in (None, given)
+        if layer.weight_shape is None:
+            return out is not None
+        if call.marks is None or call.marks.steps is None or not (out or plain(layer)):
+            return False
+        inner = layer.residual != "none" or layer.activation not in CLAMPS
+        return (call.name in self.q.inner or not inner) and _fits(call, given)
+
+    def _floating(self, call: LayerCall) -> bool:
+        return call.output not in self.scales
+
+    # ---- values
+
+    def _of_image(self, call: LayerCall) -> LayerCall:
+        """A convolution that reads a rounded NCHW image as one that reads the image: it is rounded to channels-last."""
+        data = call.inputs[0]
+        if self.held[data] != _LATER or call.layer.kind != "conv" or call.layer.input_layout != "NCHW":
+            return call
+        image = self.later[data][0]
+        known = self.scales.setdefault(image, self.scales[data])
+        if call.layer.groups != 1 or self.held[image] != "float32" or known != self.scales[data]:
+            return call
+        return call.replace(inputs=(image, *call.inputs[1:]))
+
+    def _in(self, value: str, dtype: str, shape: tuple[int, ...]) -> str:
+        if self.held[value] == _LATER:
+            given, copy = self.later[value]
+            self._rounded(self._in(given, "float32", copy.input_shape), value, copy.input_shape)
+        return super()._in(value, dtype, shape)
+
+    def _rounded(self, raw: str, value: str, shape: tuple[int, ...]) -> None:
+        """A value in float32 as one in int8."""
+        self._convert(flat(shape), raw, DTYPE, self.scales[value], value)
+
+
+def _fits(call: LayerCall, given: Scale) -> bool:
+    """Whether all sums of a layer fit an int32."""
+    whole, steps = whole_weights(call, given)
+    biases = np.abs(call.bias.astype(np.float64) / (given.step * steps))
+    return bool((biases + np.abs(whole).sum(1) * (HIGH - LOW) < _MOST).all())
