@@ -78,6 +78,7 @@ def test_every_phase_is_there_numbered_in_order_and_in_the_index(folders):
     steps = ("imported", *passes.RELAX_PASSES, passes.channels_last, *passes.LAYER_PASSES, *pipeline.CORE_PASSES)
     names = [step if isinstance(step, str) else step.__name__.rpartition(".")[2] for step in steps]
     every = [name for name in PHASES if name not in SOME]
+    names = [name for name in names if name not in SOME]
     assert every == [*names, "decisions", "plan", "tir", "assembly"]
     found = sorted(path.name for path in dump.iterdir() if path.name != INDEX)
     expected = [f"{i:02d}-{name.replace('_', '-')}" for i, name in enumerate(every)]

@@ -36,7 +36,7 @@ def notices(network) -> list[str]:
     if network.labels and network.options.labels is None:
         found.append(f"labels are assumed for {network.classes} classes: {labels.SOURCE}; --labels FILE gives others")
     if network.quantized:
-        found.append(f"{network.options.title}: it comes quantized and is computed so, {network.precision.summary()}")
+        found.append(f"{network.options.title} computes as the file is quantized: {network.precision.summary()}")
     elif network.precision and network.precision.dtype == "int8" and not network.options.calibrate:
         found.append(f"scales stand in for yours: {network.precision.summary()}; --calibrate FOLDER takes your images")
     elif network.precision:

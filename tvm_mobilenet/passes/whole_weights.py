@@ -1,16 +1,21 @@
 """Weights as whole numbers, and what these let a kernel do.
 
 A network that is quantized here has steps to the measure of the kernels: four products of a matrix product and three
-taps of a depthwise filter fit an int16. One that comes quantized has those of its file. Its weights may be -128, so that
-two products of bytes overflow an int16, and less their zero points they may need two bytes.
+taps of a depthwise filter fit an int16. One that comes quantized has those of its file. Its weights may be -128, so
+that two products of bytes overflow an int16, and less their zero points they may need two bytes.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.passes.quantize import Scale
 
 LOW, HIGH = -128, 127
 STEPS = 127  # of a weight: -128 is left out, so that two products fit an int16
