@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
-from tvm_mobilenet.cli import accuracy_options, entry, options
+from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
@@ -55,6 +55,8 @@ class BuildResult:
         The largest partial sum of each distinct layer, where ``precision`` is known.
     accuracy : evaluation.accuracy.Accuracy or None
         On the data set of ``--min-accuracy``.
+    choice : evaluation.sensitivity.Choice or None
+        Of ``--max-drop``.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class BuildResult:
     precision: object | None = None
     largest: dict[str, float] = field(default_factory=dict)
     accuracy: object | None = None
+    choice: object | None = None
 
     def summary(self) -> str:
         """For people, a line, and one each of the dump and the bundle."""
@@ -84,6 +87,8 @@ class BuildResult:
         )
         if self.precision is not None:
             line += f"\n{self.precision.dtype:9} {self.precision.summary()}"
+        if self.choice is not None:
+            line += f"\nmax-drop  {self.choice.summary()}"
         if self.accuracy is not None:
             line += f"\ntop-1     {self.accuracy.top1}; ran: {self.accuracy.ran}"
         if self.dump is not None:
@@ -228,13 +233,7 @@ def parser() -> argparse.ArgumentParser:
         help="also write model.so, an executable of TVM's virtual machine that calls the same kernels",
     )
     group = new.add_argument_group("accuracy")
-    group.add_argument(
-        "--min-accuracy",
-        type=accuracy_options.least,
-        metavar="TOP1",
-        help="such as 0.6 or 60%%: build only if so many images of --data are recognised (else exit code 5)",
-    )
-    accuracy_options.add_data(group)
+    accuracy_options.add_required(group)
     group = new.add_argument_group("bundle")
     group.add_argument(
         "--bundle",
@@ -263,25 +262,11 @@ def _refuse_mixing(dump: Path | None, others: dict[str, Path | None]) -> None:
             )
 
 
-def _accurate(args: argparse.Namespace, model, target) -> tuple[object, object]:
-    """The network, and its accuracy on ``--data``, which is as high as was asked for."""
-    from tvm_mobilenet.cli.notices import announce
-    from tvm_mobilenet.compiler.network import load_network
-    from tvm_mobilenet.evaluation import required
-
-    wanted = required.Wanted(args.min_accuracy, args.data, args.truth, args.limit)
-    network = load_network(model)
-    announce(network)
-    console.say(f"top-1 of {model.title} on {args.data}")
-    with console.Progress() as progress:
-        return network, required.measured(network, target, wanted, args.linker, progress.update)
-
-
 def _run(args: argparse.Namespace) -> int:
     target = options.load_target(args)
     if target is None:
         return 0
-    accuracy_options.refuse_alone(args)
+    accuracy_options.refuse_alone(args, target)
     if args.bundle is None:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args, target)
@@ -306,14 +291,12 @@ def _run(args: argparse.Namespace) -> int:
         board = "local" if target.is_host else "virtual"
         wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)
         flag += " --bundle"
-    if args.data:
-        wanted += packages.for_comparing(model) + packages.for_board("local" if target.is_host else "virtual")
-        flag += " --min-accuracy"
+    wanted, flag = accuracy_options.needs(args, model, target, wanted, flag)
     packages.require(f"build{flag}", *wanted)
     console.say(f"build {model.title} for {target.name} into {output}")
-    network, found = _accurate(args, model, target) if args.data else (None, None)
+    network, found, choice = accurate_network.load(args, model, target)
     if network is not None:
-        model = dataclasses.replace(model, decided=network.precision)
+        model = dataclasses.replace(network.options, decided=network.precision)
     result = build(
         model,
         target,
@@ -326,7 +309,7 @@ def _run(args: argparse.Namespace) -> int:
         dump=args.dump,
         tvm_executable=args.tvm,
     )
-    result = dataclasses.replace(result, accuracy=found)
+    result = dataclasses.replace(result, accuracy=found, choice=choice)
     console.print_json(result) if args.json else print_result(result)
     return 0
 

@@ -197,7 +197,15 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
 # Where a flag would have no effect, it is refused: verb, command line, what is said. FOLDER: a module built for rpi4.
 POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
-    ("build", ["--data", "x", "--limit", "3"], "--data, --limit: --min-accuracy is measured on it"),
+    ("build", ["--data", "x", "--limit", "3"], "--data, --limit: nothing is measured on it"),
+    ("build", ["--truth", "x", "--limit", "3"], "--truth, --limit: it is of --data"),
+    ("build", ["--max-drop", "1%"], "--max-drop: it is of networks in int8"),
+    ("build", ["--plot", "x.html"], "--plot: it is of the layers that --max-drop chooses"),
+    (
+        "build",
+        ["--max-drop", "1%", "--dtype", "int8", "--target", "host", "--plot", "x.html"],
+        "--plot: nothing predicts the cycles of host",
+    ),
     ("build", ["--min-accuracy", "70%"], "--min-accuracy: on which images?"),
     ("build", ["--keep-float", "layer_001"], "--keep-float: it is of networks in int8"),
     ("build", ["--io", "float16"], "--io: it is of layers that compute in another dtype"),

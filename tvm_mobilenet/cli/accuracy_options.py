@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tvm_mobilenet import dtypes, packages
 from tvm_mobilenet.cli import options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import output_file
 
 
 def add_data(group, required: bool = False) -> None:
@@ -45,15 +47,56 @@ def least(text: str) -> float:
     return value
 
 
-def refuse_alone(args: argparse.Namespace) -> None:
-    """Refuse a data set that nothing is measured on, and what is measured without one.
+def add_required(group) -> None:
+    """What `build` may be asked of a network's accuracy."""
+    group.add_argument(
+        "--min-accuracy",
+        type=least,
+        metavar="TOP1",
+        help="such as 0.6 or 60%%: build only if so many images of --data are recognised (else exit code 5)",
+    )
+    group.add_argument(
+        "--max-drop",
+        type=options.percentage,
+        metavar="PERCENT",
+        help="with --dtype int8, such as 1%%: keep the fewest layers in float with which top-1 on --data, or without "
+        "it the class of --calibrate's images, changes no more",
+    )
+    group.add_argument(
+        "--plot",
+        type=output_file,
+        metavar="FILE.html",
+        help="with --max-drop: a page of accuracy against predicted cycles, and of what each layer costs",
+    )
+    add_data(group)
+
+
+def refuse_alone(args: argparse.Namespace, target) -> None:
+    """Refuse a data set that nothing is measured on, what is measured without one, and a plot of nothing.
 
     Raises
     ------
     TvmMobilenetError
         One was given without the other.
     """
-    if args.min_accuracy is None:
-        refuse(args, ("--data", "--truth", "--limit"), "--min-accuracy is measured on it", "add --min-accuracy TOP1")
-    elif args.data is None:
-        raise TvmMobilenetError("--min-accuracy: on which images?", "add --data FOLDER, labelled images")
+    if args.max_drop is None:
+        refuse(args, ("--plot",), "it is of the layers that --max-drop chooses", "add --max-drop PERCENT")
+    elif not dtypes.of(args.dtype).integer:
+        refuse(args, ("--max-drop",), "it is of networks in int8", "leave it out, or add --dtype int8")
+    if args.plot and not target.core.model:
+        refuse(args, ("--plot",), f"nothing predicts the cycles of {target.name}", "leave it out, or build for a board")
+    if args.data is None:
+        refuse(args, ("--truth", "--limit"), "it is of --data", "add --data FOLDER")
+        if args.min_accuracy is not None:
+            raise TvmMobilenetError("--min-accuracy: on which images?", "add --data FOLDER, labelled images")
+    elif args.min_accuracy is None and args.max_drop is None:
+        refuse(args, ("--data", "--truth", "--limit"), "nothing is measured on it", "add --min-accuracy or --max-drop")
+
+
+def needs(args: argparse.Namespace, model, target, modules: tuple[str, ...], flag: str) -> tuple[tuple[str, ...], str]:
+    """The modules that `build` needs, and the flags that need them, with those of the flags here."""
+    if args.data is None and args.max_drop is None:
+        return modules, flag
+    runs = args.plot is not None or (args.data is not None and not target.is_host)
+    wanted = packages.for_comparing(model) + packages.for_board("virtual" if runs else "local")
+    return modules + wanted, flag + (" --max-drop" if args.max_drop is not None else " --min-accuracy")

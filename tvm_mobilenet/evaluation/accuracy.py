@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,21 +169,32 @@ def measure(
 
 def _chunks(images: tuple[LabelledImage, ...], network) -> Iterator[list[tuple]]:
     """Inputs of the network with the images in them, some at once."""
-    from tvm_mobilenet.models.preprocess import load_image
-
-    port = network.signature.inputs[0]
-    batch, made = port.shape[0], []
+    batch, made = network.signature.inputs[0].shape[0], []
     for start in range(0, len(images), batch):
         here = images[start : start + batch]
-        loaded = [load_image(image.path, network.image.preprocess) for image in here]
-        several = next((image for image, x in zip(here, loaded, strict=True) if len(x) > 1), None)
-        if several is not None:
-            raise TvmMobilenetError(f"{several.path} has several images, one label", "save one image a file")
-        loaded += loaded[-1:] * (batch - len(here))
-        made.append(((np.ascontiguousarray(np.concatenate(loaded), port.dtype),), here))
+        made.append((inputs_of(network, here), here))
         if len(made) * batch >= CHUNK or start + batch >= len(images):
             yield made
             made = []
+
+
+def inputs_of(network, images: Sequence[LabelledImage]) -> tuple[np.ndarray]:
+    """Images as the network's inputs, a batch of them; the last fills up what is left of it.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One cannot be read, or is several.
+    """
+    from tvm_mobilenet.models.preprocess import load_image
+
+    port = network.signature.inputs[0]
+    loaded = [load_image(image.path, network.image.preprocess) for image in images]
+    several = next((image for image, x in zip(images, loaded, strict=True) if len(x) > 1), None)
+    if several is not None:
+        raise TvmMobilenetError(f"{several.path} has several images, one label", "save one image a file")
+    loaded += loaded[-1:] * (port.shape[0] - len(images))
+    return (np.ascontiguousarray(np.concatenate(loaded), port.dtype),)
 
 
 def _scores(kernels: Kernels, given: tuple, images: tuple[LabelledImage, ...]) -> np.ndarray:

@@ -18,13 +18,14 @@ class Wanted:
 
     Attributes
     ----------
-    top1 : float or None
-        The least top-1, of 1.
+    top1, drop : float or None
+        The least top-1, and how far it may be below the float network's, of 1.
     data, truth, limit
         The data set, as the verb `accuracy` takes it.
     """
 
     top1: float | None
+    drop: float | None
     data: Path
     truth: Path | None = None
     limit: int | None = None
@@ -59,7 +60,7 @@ def measured(
     Raises
     ------
     VerificationError
-        It is below ``wanted.top1``.
+        It is below ``wanted.top1``, or too far below the float network's.
     TvmMobilenetError
         The data set cannot be read, or does not fit the network.
     """
@@ -75,6 +76,13 @@ def measured(
             f"{wanted.top1:.2%}; {found.reference} in float32 has {found.float_top1}; nothing was built",
             _remedy(network, found, wanted.top1),
         )
+    if wanted.drop is not None and found.drop > wanted.drop:
+        raise VerificationError(
+            f"top-1 of {network.options.title} on {wanted.data} is {found.top1}, {found.drop:.2%} below the "
+            f"{found.float_top1} of {found.reference} in float32; --max-drop asks for {wanted.drop:.2%}; nothing was "
+            "built",
+            "choose layers on more images: --limit for --data's, --calibrate; or ask for less",
+        )
     return replace(found, answers=())
 
 
@@ -83,4 +91,4 @@ def _remedy(network, found: Accuracy, least: float) -> str:
         return "the float network has no more: ask for less, or take better weights"
     if network.options.dtype == "float32":
         return "look at the images that changed: build without --min-accuracy, then run `accuracy --html`"
-    return "calibrate with more images (--calibrate), keep layers in float (--keep-float), or ask for less"
+    return "calibrate with more images (--calibrate), keep layers in float (--max-drop, --keep-float), or ask for less"

@@ -132,23 +132,13 @@ class Bench(OnBoard):
         self.log = log
 
     def __call__(self, options: ModelOptions) -> Estimate:
-        from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_estimate
-        from tvm_mobilenet.compiler import codegen, pipeline
-        from tvm_mobilenet.compiler.plan import input_values, inputs_of
+        from tvm_mobilenet.compiler import pipeline
 
         start = time.monotonic()
         network = weightless(options)
         model = pipeline.compile(network, self.target, self.log)
         plan = model.plan
-        with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
-            library = os.path.join(folder, "kernels.so")
-            codegen.compile_kernels(model.kernels, self.target, library, self.linker)
-            size = code_bytes(library)
-            with self.opened.load(library) as module:
-                runner = PlanRunner(module, plan, model.parameters)
-                run, one, every = run_and_estimate(
-                    runner, self.opened, input_values(inputs_of(plan)), self.target.cores
-                )
+        run, one, every, size = executed(model, self.opened, self.linker)
         kinds: dict[str, float] = {}
         for step, kernel in zip(plan.steps, run.kernels, strict=True):
             kind = step.layer.split(" ", 1)[0]
@@ -168,6 +158,27 @@ class Bench(OnBoard):
             code_bytes=size,
             seconds=time.monotonic() - start,
         )
+
+
+def executed(model, board, linker: str | None = None) -> tuple:
+    """A compiled network run once on an opened board, on zeros or noise: the run, what it cost on one core and on all
+    of them, and the bytes of its code.
+
+    Parameters
+    ----------
+    model : pipeline.BuiltModel
+    """
+    from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_estimate
+    from tvm_mobilenet.compiler import codegen
+    from tvm_mobilenet.compiler.plan import input_values, inputs_of
+
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        library = os.path.join(folder, "kernels.so")
+        codegen.compile_kernels(model.kernels, model.target, library, linker)
+        with board.load(library) as module:
+            runner = PlanRunner(module, model.plan, model.parameters)
+            inputs = input_values(inputs_of(model.plan))
+            return *run_and_estimate(runner, board, inputs, model.target.cores), code_bytes(library)
 
 
 def weightless(options: ModelOptions):

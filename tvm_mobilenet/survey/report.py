@@ -151,7 +151,7 @@ def accuracy_plot(networks: Sequence, cores: int, how: str) -> str:
     known = [n for n in networks if n.top1 is not None]
     points = _points(known, lambda n: n.latency(cores), lambda n: 100 * n.top1)
     front = pareto(known, cores)
-    axes = _Axes(points, f"ms {how}", "published top-1, %", log_x=True)
+    axes = Axes(points, f"ms {how}", "published top-1, %", log_x=True)
     line = [(n.latency(cores), 100 * n.top1) for n in front]
     return axes.svg([axes.line(line, FRONT, dashes="5 4")], points, {n.title for n in front})
 
@@ -159,7 +159,7 @@ def accuracy_plot(networks: Sequence, cores: int, how: str) -> str:
 def cost_plot(networks: Sequence, cores: int, how: str) -> tuple[str, str]:
     """Mult-adds against latency with the fitted line, and the line in words."""
     points = _points(networks, lambda n: n.mult_adds / 1e6, lambda n: n.latency(cores))
-    axes = _Axes(points, "mult-adds, M", f"ms {how}", zero=True)
+    axes = Axes(points, "mult-adds, M", f"ms {how}", zero=True)
     if len({p.x for p in points}) < 2:
         return axes.svg([], points, {p.name for p in points}), "One network: no line to fit."
     slope, intercept, explained = fit([p.x for p in points], [p.y for p in points])
@@ -180,7 +180,7 @@ def twins_plot(result) -> str:
         for t in result.twins
         for series, y in {"1 core": t.one_core, every: t.all_cores}.items()
     ]
-    axes = _Axes(points, "plain / separable, mult-adds", "plain / separable, time", zero=True)
+    axes = Axes(points, "plain / separable, mult-adds", "plain / separable, time", zero=True)
     end = min(axes.x1, axes.y1)
     return axes.svg([axes.line([(0, 0), (end, end)], FRONT)], points, {p.name for p in points})
 
@@ -199,7 +199,7 @@ def _points(networks: Sequence, x, y) -> list[Point]:
     ]
 
 
-class _Axes:
+class Axes:
     """The frame of a plot: scales from the points, ticks, and what is drawn in it."""
 
     def __init__(self, points: Sequence[Point], x_title: str, y_title: str, log_x: bool = False, zero: bool = False):

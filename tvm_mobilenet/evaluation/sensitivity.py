@@ -1,0 +1,268 @@
+"""Which layers of an int8 network cost most accuracy, and the fewest that must stay in float for a drop within a limit.
+
+1. **What each layer costs.** On some images one layer at a time is computed in int8, all others in float32. What that
+   changes of the scores, squared and in the mean, is the layer's error; errors of layers are nearly independent, so
+   they add up, and the share of a layer in the sum is what it costs.
+2. **How many stay.** Layers are kept in float in the order of what they cost: 1, 2, 4, … of them until the limit holds,
+   then the fewest between. Then each of these is taken back once, the cheapest first, where the limit allows it.
+
+A network is computed layer by layer as its kernels compute it (`checking.integers`, value for value), layers in float
+in float32. The drop is that of top-1 where labels are known. Without labels it is the share of images whose best class
+is not the float network's, which is at least as large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tvm_mobilenet.checking import integers, reference
+from tvm_mobilenet.compiler import kept_float, quantization
+from tvm_mobilenet.models.options import FLOAT32
+from tvm_mobilenet.passes import quantize
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.mixed import Kept
+
+IMAGES = 8  # of step 1: an error is a mean over all scores of an image, so few of them suffice
+
+Values = dict[str, np.ndarray]
+Show = Callable[[Callable[[], str]], None]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What computing one layer in int8 costs.
+
+    Attributes
+    ----------
+    layer, source : str
+        The call's name in the graph of float32, and where it comes from.
+    share : float
+        Of the sum of all layers' errors.
+    """
+
+    layer: str
+    source: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network with some layers in float.
+
+    Attributes
+    ----------
+    kept : tuple of str
+        Their calls.
+    accuracy, drop : float
+        Of 1: top-1 and how far that is below the float network's; without labels the share of images of the float
+        network's class, and that of all others.
+    cycles : float or None
+        Predicted, on one core; None: not estimated.
+    """
+
+    kept: tuple[str, ...]
+    accuracy: float
+    drop: float
+    cycles: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which layers stay in float, and how that was found.
+
+    Attributes
+    ----------
+    limit : float
+        The drop that was allowed.
+    costs : tuple of LayerCost
+        Of all layers of int8, the dearest first.
+    points : tuple of Point
+        That were computed, those with the fewest layers in float first.
+    chosen : Point
+    images : str
+        On which, in words.
+    labelled : bool
+    """
+
+    limit: float
+    costs: tuple[LayerCost, ...]
+    points: tuple[Point, ...]
+    chosen: Point
+    images: str
+    labelled: bool
+
+    def why(self, layer: str) -> str:
+        """Why a layer stays in float, for a table."""
+        share = {cost.layer: cost.share for cost in self.costs}
+        return f"{share[layer]:.1%} of the error of all layers" if layer in share else "named by --keep-float"
+
+    def summary(self) -> str:
+        """For people, a line."""
+        none = self.points[0]
+        what = "top-1 drops by" if self.labelled else "another class than in float:"
+        return (
+            f"{what} {none.drop:.2%} with {len(none.kept) or 'no'} layers in float, {self.chosen.drop:.2%} with "
+            f"{len(self.chosen.kept)} (at most {self.limit:.2%}), on {self.images}"
+        )
+
+
+def choose(
+    network,
+    limit: float,
+    inputs: Sequence[tuple],
+    images: str,
+    labels: Sequence[int] = (),
+    show: Show = lambda line: None,
+) -> Choice:
+    """The fewest layers that stay in float for a drop of no more than ``limit``.
+
+    Parameters
+    ----------
+    network : Network
+        In int8, with the layers in float that stay so anyway.
+    inputs : sequence of tuples of ndarray
+        Each the network's inputs in float32, one image a batch.
+    images : str
+        What they are, in words.
+    labels : sequence of int
+        The class of each image, where it is known.
+    show : callable
+        Gets a function that says how far it is.
+    """
+    costs = layer_costs(network, inputs[:IMAGES], show)
+    search = _Search(network, inputs, labels, [cost.layer for cost in costs], show)
+    count = _fewest(lambda k: search.first(k).drop <= limit, len(costs))
+    chosen = search.first(count)
+    for name in reversed(search.order[:count]):
+        without = search.at((kept for kept in chosen.kept if kept != name), limit)
+        chosen = without if without.drop <= limit else chosen
+    points = sorted(search.points.values(), key=lambda point: (len(point.kept), point.drop))
+    return Choice(limit, tuple(costs), tuple(points), chosen, images, bool(len(labels)))
+
+
+def with_kept(network, choice: Choice):
+    """The network with the layers in float that were chosen, where the options say in which: as it would be loaded with
+    ``--keep-float``."""
+    why = {layer: choice.why(layer) for layer in choice.chosen.kept}
+    start = replace(network, graph=network.original)
+    decided = kept_float.keeping(start, replace(network.precision, kept=()), why)
+    options = replace(network.options, keep_float=",".join(why) or None)
+    return replace(network, options=options, graph=decided.applied(network.original), precision=decided)
+
+
+def _fewest(holds: Callable[[int], bool], most: int) -> int:
+    """The least number from 0 to ``most`` for which something holds that holds for all above it."""
+    if holds(0):
+        return 0
+    low, high = 0, 1
+    while high < most and not holds(high):
+        low, high = high, 2 * high
+    high = min(high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+class _Search:
+    """Networks with some layers in float on all images, each computed once."""
+
+    def __init__(self, network, inputs: Sequence[tuple], labels: Sequence[int], order: list[str], show: Show):
+        self.network, self.inputs, self.labels, self.order, self.show = network, inputs, labels, order, show
+        self.base = tuple(kept.layer for kept in network.precision.kept)
+        self.points: dict[frozenset[str], Point] = {}
+        graph = network.original
+        self.floats = [_best(graph, _run(graph, _ports(graph, x))) for x in inputs]
+
+    def first(self, count: int) -> Point:
+        """With the ``count`` dearest layers in float."""
+        return self.at((*self.base, *self.order[:count]))
+
+    def at(self, names: Iterable[str], limit: float = 1.0) -> Point:
+        """With these layers in float; a network that changes more classes than ``limit`` allows need not run whole."""
+        names = tuple(names)
+        known = self.points.get(frozenset(names))
+        if known is not None:
+            return known
+        graph, found = keeping(self.network, names), []
+        for x in self.inputs:
+            found.append(_best(graph, _run(graph, _ports(graph, x))))
+            self.show(lambda: f"{len(names)} layers in float: {len(found)} of {len(self.inputs)} images")
+            if not len(self.labels) and self._changed(found) > limit * len(self.inputs):
+                return Point(names, 0.0, 1.0)
+        return self.points.setdefault(frozenset(names), self._point(names, found))
+
+    def _changed(self, found: list[int]) -> int:
+        return sum(best != due for best, due in zip(found, self.floats, strict=False))
+
+    def _point(self, names: tuple[str, ...], found: list[int]) -> Point:
+        right = self.labels if len(self.labels) else self.floats
+        own, floats = (float(np.mean(np.equal(best, right))) for best in (found, self.floats))
+        return Point(names, own, floats - own)
+
+
+def keeping(network, names: Iterable[str], dtype: str = FLOAT32) -> LayerGraph:
+    """The graph of an int8 network that keeps these calls in float."""
+    kept = tuple(Kept(name, "", dtype, "") for name in names)
+    return replace(network.precision, kept=kept).applied(network.original)
+
+
+def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None) -> list[LayerCost]:
+    """What each layer that is in int8 costs, the dearest first."""
+    graph, already = network.original, {kept.layer for kept in network.precision.kept}
+    calls = [call for call in graph.calls if quantize.integral(call.layer) and call.name not in already]
+    alone = {call.name: keeping(network, (c.name for c in graph.calls if c is not call)) for call in calls}
+    errors = dict.fromkeys(alone, 0.0)
+    for i, x in enumerate(inputs):
+        floats = _run(graph, _ports(graph, x), keep=True)
+        due = _scores(graph, floats).astype(np.float64)
+        for name, made in alone.items():
+            off = _scores(made, _run(made, dict(floats), _start(made, name))) - due
+            errors[name] += float(np.mean(off**2)) / max(float(due.var()), 1e-30) / len(inputs)
+            show(lambda done=i: f"what each of {len(calls)} layers costs: {done} of {len(inputs)} images")
+    total = sum(errors.values()) or 1.0
+    costs = [LayerCost(call.name, call.source, errors[call.name] / total) for call in calls]
+    return sorted(costs, key=lambda cost: -cost.share)
+
+
+def _start(graph: LayerGraph, name: str) -> int:
+    """The place of the first call that a graph with one layer in int8 has and the graph of float32 has not."""
+    return next(i for i, call in enumerate(graph.calls) if call.name == name or reference.integral(call.layer))
+
+
+def _ports(graph: LayerGraph, inputs: tuple) -> Values:
+    return {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, inputs, strict=True)}
+
+
+def _run(graph: LayerGraph, values: Values, start: int = 0, keep: bool = False) -> Values:
+    """The values of a graph from a call on; ``keep``: all of them, not the outputs alone."""
+    left = graph.readers()
+    for call in graph.calls[start:]:
+        values[call.output] = _computed(call, [values[value] for value in call.inputs])
+        for value in () if keep else call.inputs:
+            left[value] -= 1
+            if not left[value]:
+                values.pop(value, None)
+    return values
+
+
+def _computed(call: LayerCall, operands: list[np.ndarray]) -> np.ndarray:
+    layer = call.layer
+    if not reference.integral(layer) or layer.body is not None:
+        return quantization.outputs(call, operands)[1]
+    data, *others = operands
+    second = others[0].reshape(layer.second_shape) if others else None
+    shape = layer.input_shape if data.size == np.prod(layer.input_shape) else data.shape
+    return integers.run(layer, data.reshape(shape), call.constants, second)
+
+
+def _scores(graph: LayerGraph, values: Values) -> np.ndarray:
+    port = graph.signature.outputs[0]
+    return values[port.value].reshape(port.shape)[0]
+
+
+def _best(graph: LayerGraph, values: Values) -> int:
+    return int(np.argmax(_scores(graph, values)))
