@@ -17,8 +17,8 @@ MOST_POINTS = 8  # each is compiled and executed whole
 def priced(choice: Choice, network, target, linker: str | None = None, show: Callable = lambda line: None) -> Choice:
     """A choice with the predicted cycles of the networks on its way, conversions included.
 
-    Of networks with as many layers in float the most accurate is estimated, at most `MOST_POINTS` in all: the first, the
-    last and the chosen one always.
+    Of networks with as many layers in float the most accurate is estimated. They are at most `MOST_POINTS` in all, the
+    first, the last and the chosen one always.
 
     Parameters
     ----------
