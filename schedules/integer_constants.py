@@ -8,6 +8,7 @@ import numpy as np
 from tvm_mobilenet.schedules import integer_products, integers
 from tvm_mobilenet.schedules.choices import Choice, Decisions
 
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 
 
@@ -62,6 +63,20 @@ def of_maps(layer: Layer, d: Decisions) -> list[tuple]:
     return [(name, shape, dtype) for name, (shape, dtype) in layer.constants.items()]
 
 
+LEAST = 2.0**-100  # of the scale of a float input: with smaller ones the rests of its quotients are not exact
+
+
 def pack_maps(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """As they are."""
+    """As they are.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A float input has a scale below `LEAST`.
+    """
+    if layer.input_dtype == "float32" and layer.dtype == "int8" and float(arrays["scale"][0]) < LEAST:
+        raise TvmMobilenetError(
+            f"{layer.name}: a scale of {float(arrays['scale'][0]):g} for an input in float32, the least is {LEAST:g}",
+            "calibrate on images whose values are not all zero",
+        )
     return [np.ascontiguousarray(arrays[name], dtype) for name, (_, dtype) in layer.constants.items()]

@@ -7,6 +7,7 @@ from tvm_mobilenet.schedules import integer_depthwise, integers, nest
 from tvm_mobilenet import boards, schedules, targets
 from tvm_mobilenet.checking import integers as definition
 from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 
 LAYERS = (
@@ -215,3 +216,26 @@ def test_quads_of_columns_hold_all_taps_of_their_outputs():
         layer = Layer.parse(f"depthwise 16x16x16 {kernel}x{kernel} s{stride} i8".replace(" s1 ", " "))
         last = (integer_depthwise.outputs(layer) - 1) * stride + kernel
         assert last <= integer_depthwise.quads(layer) * 4 < last + stride
+
+
+@pytest.mark.parametrize("target", ["rpi5", "host", pytest.param("rpi3", marks=pytest.mark.full)])
+def test_images_are_divided_by_their_scale_as_rounding_says(target, tmp_path):
+    """Without a division: quotients beside halves, whose last unit decides, infinities, numbers that are not normal."""
+    layer, data, constants, second = operands_of("elementwise 8x64x3 none nchw out4 i8 reads_f32")
+    for seed, step in enumerate((0.0187, 1 / 3, 1.9999999, 1.0000001, 3e-20)):
+        rng, scale = np.random.default_rng(seed), np.float32(step)
+        halves = ((rng.integers(-300, 300, data.size) + 0.5).astype(np.float32) * scale).astype(np.float32)
+        beside = (halves.view(np.int32) + rng.integers(-3, 4, data.size).astype(np.int32)).view(np.float32)
+        beside[:8] = np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 3e38, -3e38
+        constants["scale"] = np.array([scale], np.float32)
+        with np.errstate(over="ignore"):
+            expected = definition.run(layer, beside.reshape(data.shape), constants, second)
+        found = run(targets.load(target), layer, beside.reshape(data.shape), constants, second, tmp_path / "k.so")
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_scale_whose_quotients_could_be_off_is_refused():
+    layer, _, constants, _ = operands_of("elementwise 8x64x3 none nchw out4 i8 reads_f32")
+    constants["scale"] = np.array([1e-33], np.float32)
+    with pytest.raises(TvmMobilenetError, match=r"a scale of 1e-33"):
+        schedules.pack(layer, {}, constants)
