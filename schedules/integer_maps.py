@@ -55,8 +55,8 @@ def quotient(x, scale, count: int):
     """``x / scale``, rounded once, where neither quotient nor rests leave the normal numbers.
 
     By the reciprocal and its rests, for a division takes 7 to 34 cycles: of a quotient within a unit in the last place
-    and a reciprocal that is rounded right, one more step rounds right (Markstein 1990). The first step makes the product
-    such a quotient.
+    and a reciprocal that is rounded right, one more step rounds right (Markstein 1990). The first step makes such a
+    quotient of the product.
     """
     reciprocal = values.broadcast(values.const(1.0, "float32") / scale, count)
     against = values.broadcast(values.const(0.0, "float32") - scale, count)
