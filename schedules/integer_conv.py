@@ -2,9 +2,12 @@
 
 ``dot``   four channels of a tap an instruction: for cores with dot products, data channels-last whose rows are whole
           quads of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
-``wide``  channel by channel in int32. Weights ``[groups][panels][kh, kw][c][n]``
+``long``  eight output channels at a time: long multiplies by a value of the data make int16 products, of which
+          ``Layer.group`` neighbours of ``[kh, kw, c]`` are summed before they are added to int32
+``wide``  channel by channel in int32
 
-A tap outside of the image reads the zero point of the data.
+Weights of the last two are ``[groups][panels][kh, kw][c][n]``. A tap outside of the image reads the zero point of the
+data.
 """
 
 from __future__ import annotations
@@ -22,11 +25,23 @@ from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
 from tvm_mobilenet.layer import Layer
 
+LANES = 8  # int16 products of an instruction
+
+
+def columns(layer: Layer, core) -> int:
+    """Of how many columns a tile's width is a multiple."""
+    return LANES if ways(layer, core)[0] == "long" else SUMS
+
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """How a core may sum a layer's products, the best first."""
-    quads = layer.input_layout == "NHWC" and layer.input_row % QUAD == 0 and layer.groups == 1 and not layer.weights
-    return (*(["dot"] if core.dot_products and quads else []), "wide")
+    direct = layer.groups == 1 and not layer.weights
+    quads = layer.input_layout == "NHWC" and layer.input_row % QUAD == 0
+    found = ["dot"] if core.dot_products and quads and direct else []
+    whole = written_out(layer) or (layer.group and layer.channels % layer.group == 0)
+    long = layer.group and whole and direct and layer.out_channels % LANES == 0
+    found += ["long"] if core.architecture == "aarch64" and long else []
+    return (*found, "wide")
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Tiles:
         columns = padded(width) if layer.groups == 1 else width
         acc = self.f.tile(run.tile, columns, "int32")
         acc.set_rows(self.f["bias"], at.c, self.d["apart"] != "none")
-        add = self._dot if self.d["products"] == "dot" else self._wide
+        add = getattr(self, "_" + self.d["products"])
 
         def tap_row(kh, inside: bool, by: int) -> None:
             for kw in range(layer.kernel[1]):
@@ -53,11 +68,18 @@ class Tiles:
         if written_out(layer):
             rows = runs(layer, 0, 1)
             depth = layer.channels // layer.groups
-            nest.switch(
-                at.h,
-                [r.count for r in rows],
-                lambda r, _: [tap_row(kh, kh in rows[r].taps[0], depth) for kh in range(layer.kernel[0])],
-            )
+
+            def window(r: int, _) -> None:
+                inside = rows[r].taps[0]
+                if self.d["products"] == "long":
+                    self._grouped(
+                        acc, at, [s for kh in range(layer.kernel[0]) for s in self._steps(run, kh, kh in inside)]
+                    )
+                    return
+                for kh in range(layer.kernel[0]):
+                    tap_row(kh, kh in inside, depth)
+
+            nest.switch(at.h, [r.count for r in rows], window)
         else:
             with nest.serial(layer.kernel[0]) as kh:
                 y = source(layer, 0, at.h, kh)
@@ -90,6 +112,58 @@ class Tiles:
                 acc.add_product(i, lambda lane, value=value: value, lambda lane: self.f["weight"][start + lane])
 
         nest.unrolled(depth, by, step)
+
+    def _steps(self, run: Run, kh: int, inside: bool) -> list[tuple]:
+        """All products of a row of taps: where their weights begin, tap, channel and what reads them."""
+        depth = self.layer.channels
+        return [
+            (kh, kw, c, [i if inside and kw in taps else None for i, taps in enumerate(run.taps)])
+            for kw in range(self.layer.kernel[1])
+            for c in range(depth)
+        ]
+
+    def _long(self, acc: nest.Tile, run: Run, at: Position, group, kh, kw: int, reads: list, by: int) -> None:
+        together = self.layer.group
+
+        def step(c):
+            self._grouped(acc, at, [(kh, kw, c * together + u, reads) for u in range(together)])
+
+        nest.unrolled(self.layer.channels // together, by, step)
+
+    def _grouped(self, acc: nest.Tile, at: Position, steps: list[tuple]) -> None:
+        """Add the products of steps, as many as an int16 sums at a time."""
+        layer, f = self.layer, self.f
+        taps, together = layer.kernel[0] * layer.kernel[1] * layer.channels, layer.group
+        zero = values.cast(f["ends"][0], "int8")
+        for first in range(0, len(steps), together):
+            members = steps[first : first + together]
+            data = [f.variables(len(members), BYTES, "int8") for _ in range(acc.rows)]
+            for u, (kh, kw, c, reads) in enumerate(members):
+                for i, read in enumerate(reads):
+                    value = zero if read is None else f["data"][self._index(at, i, kh, kw, c)]
+                    data[i][u] = tirx.Broadcast(value, BYTES)
+            for v in range(0, acc.width, BYTES):
+                count = min(BYTES, acc.width - v)
+                weights = f.variables(len(members), count, "int8")
+                for u, (kh, kw, c, _) in enumerate(members):
+                    start = at.c * taps + ((kh * layer.kernel[1] + kw) * layer.channels + c) * acc.width + v
+                    weights[u] = f["weight"][nest.Lanes(start, count)]
+                for i in range(acc.rows):
+                    self._add_grouped(acc, i, v, data[i], weights, len(members), count)
+
+    def _add_grouped(self, acc: nest.Tile, i: int, v: int, data, weights, members: int, count: int) -> None:
+        for half in range(count // LANES):
+            total = None
+            for u in range(members):
+                left = integers.eighth(data[u], half, BYTES).astype("int16x8")
+                product = left * integers.eighth(weights[u], half, count).astype("int16x8")
+                total = product if total is None else total + product
+            short = self.f.variables(1, LANES, "int16")
+            short[0] = total
+            for quarter in range(2):
+                place = i, nest.Lanes(v + LANES * half + SUMS * quarter, SUMS)
+                four = tirx.Shuffle([short[0]], list(range(SUMS * quarter, SUMS * quarter + SUMS)))
+                acc[place] = acc[place] + four.astype("int32x4")
 
     def _dot(self, acc: nest.Tile, run: Run, at: Position, group, kh, kw: int, reads: list, by: int) -> None:
         layer = self.layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mobilenet.schedules import integer_products
+from tvm_mobilenet.schedules import integer_conv, integer_products
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
@@ -10,9 +10,23 @@ from tvm_mobilenet.layer import Layer
 
 def sum_lanes(layer: Layer, core) -> int:
     """How many of a layer's sums a vector register holds."""
-    if dtypes.of(layer.dtype).integer and layer.declared.pixels and integer_products.ways(layer, core)[0] == "long":
+    if layer.declared.pixels and way(layer, core) == "long":
         return 1  # a vector of sums each
     return core.lanes(layer.accumulator_dtype)
+
+
+def way(layer: Layer, core) -> str:
+    """How products of integers are summed by default; of other dtypes there is one way, without a name."""
+    if not dtypes.of(layer.dtype).integer:
+        return ""
+    return (integer_products if layer.declared.pixels else integer_conv).ways(layer, core)[0]
+
+
+def least_columns(layer: Layer, core) -> int:
+    """Of how many columns a tile's width is a multiple, where there are as many."""
+    if not dtypes.of(layer.dtype).integer:
+        return 1
+    return integer_products.SUMS if layer.declared.pixels else integer_conv.columns(layer, core)
 
 
 def compiled_registers(core, looped: bool = True) -> int:
@@ -33,6 +47,12 @@ def registers(tile_m: int, tile_n: int, vector: int) -> int:
     """Vector registers of a tile: accumulators, a row of weights, two for data; ``vector``: lanes of a register."""
     vectors = -(-tile_n // vector)
     return tile_m * vectors + vectors + 2
+
+
+def grouped_registers(tile_m: int, tile_n: int, group: int, lanes: int, vector: int) -> int:
+    """Vector registers of a tile whose products of ``group`` values are summed in an int16: accumulators of ``lanes``
+    each, the values in all lanes of a vector, weights in vectors of ``vector``, and two sums."""
+    return tile_m * -(-tile_n // lanes) + group * (tile_m + -(-tile_n // vector)) + 2
 
 
 def depthwise_registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tvm_mobilenet.schedules.choices import ALIKE, Decisions, divisors, imbalance
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
-from tvm_mobilenet.schedules.registers import sum_lanes
+from tvm_mobilenet.schedules.registers import sum_lanes, way
 from tvm_mobilenet.schedules.spaces import pointwise as space
 from tvm_mobilenet.targets import memory
 
@@ -122,11 +122,14 @@ def tiles(
 def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, core, looped: bool = True) -> float:
     """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles."""
     scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
-    lanes = sum_lanes(layer, core)
+    lanes, grouped = sum_lanes(layer, core), way(layer, core) == "long" and not layer.declared.pixels
 
     def one(rows: int, columns: int) -> float:
         vectors = -(-columns // lanes)
         products = rows * vectors
+        if grouped:  # half of a multiply's lanes a sum, and an addition for each group; values go into all lanes
+            data, weights = (1.0, 0.5) if core.in_order else (1.5, 0.125)  # in multiplies
+            return products * (0.5 + 1 / layer.group) + data * rows + weights * vectors
         if inorder.pairs(core, layer):
             if inorder.fits(rows, columns, k, k):
                 return inorder.cycles(rows, columns)

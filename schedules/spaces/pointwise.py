@@ -7,7 +7,14 @@ from tvm_mobilenet.schedules import integer_products
 from tvm_mobilenet.schedules.choices import Choice, Decisions, divisors
 from tvm_mobilenet.schedules.in_order import integer_products as inorder_integers
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
-from tvm_mobilenet.schedules.registers import compiled_registers, registers, sum_lanes
+from tvm_mobilenet.schedules.registers import (
+    compiled_registers,
+    grouped_registers,
+    least_columns,
+    registers,
+    sum_lanes,
+    way,
+)
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
@@ -23,7 +30,7 @@ UNROLL = (1, 2, 4, 8)
 def tiles(m: int, n: int, layer: Layer, core) -> tuple[list[int], list[int]]:
     """Heights and widths that a tile of an m x n product may have; ``layer`` says of which dtype."""
     vector = sum_lanes(layer, core)
-    least = integer_products.SUMS if dtypes.of(layer.dtype).integer else 1
+    least = least_columns(layer, core)
     widths = [t * vector for t in VECTORS if t * vector <= n and t * vector % least == 0] or [n]
     heights = HEIGHTS_IN_ORDER if inorder.pairs(core, layer) else HEIGHTS
     return [t for t in heights if t <= m], widths
@@ -32,13 +39,21 @@ def tiles(m: int, n: int, layer: Layer, core) -> tuple[list[int], list[int]]:
 def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) -> list[tuple[int, int]]:
     """The tiles of these heights and widths that LLVM, or a loop of our own, keeps in registers."""
 
+    vector = sum_lanes(layer, core)
+    if way(layer, core) == "long" and not layer.declared.pixels:
+        limit = core.vector_registers * (11 if core.in_order else 13) // 16
+        need = {
+            (a, b): grouped_registers(a, b, layer.group, vector, core.vector_bytes) for a in heights for b in widths
+        }
+        return [tile for tile, count in need.items() if count <= limit] or [min(need, key=need.get)]
+
     def most(a: int, b: int) -> int:
         if dtypes.of(layer.dtype).integer:  # a loop of sdot with 30 registers spills, one of long multiplies with 26
-            return core.vector_registers * (14 if integer_products.ways(layer, core)[0] == "dot" else 12) // 16
+            return core.vector_registers * (14 if way(layer, core) == "dot" and looped else 12) // 16
         own = inorder.pairs(core, layer) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core, looped)
 
-    return [(a, b) for a in heights for b in widths if registers(a, b, sum_lanes(layer, core)) <= most(a, b)]
+    return [(a, b) for a in heights for b in widths if registers(a, b, vector) <= most(a, b)]
 
 
 def k_blocks(layer: Layer) -> list[int]:

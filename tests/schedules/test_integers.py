@@ -23,9 +23,10 @@ LAYERS = (
     "depthwise 9x7x16 5x5 p2,2,2,2 i8 group3 small hardswish",
     "depthwise 9x7x20 5x5 s2 p2,2,2,2 b2 i8 group2 relu",
     "depthwise 6x6x7 3x3 p2,2,2,2 d2 i8",
-    "conv 12x12x3 n16 3x3 s2 p1,1,1,1 in4 i8 small relu6",
-    "conv 12x12x3 n16 3x3 s2 p1,1,1,1 nchw i8 small relu6",
+    "conv 12x12x3 n16 3x3 s2 p1,1,1,1 in4 i8 group2 small relu6",
+    "conv 12x12x3 n24 3x3 s2 p1,1,1,1 nchw i8 group2 small relu6",
     "conv 6x6x32 n21 3x3 p1,1,1,1 i8",
+    "conv 6x6x32 n24 3x3 p1,1,1,1 i8 group2",
     "conv 6x6x20 n20 3x3 s2 p1,1,1,1 g4 b2 i8 relu6",
     "elementwise 4x4x24 add i8 small relu",
     "elementwise 4x4x24 sub i8",
@@ -99,11 +100,13 @@ def test_every_way_of_summing_gives_the_same_bits(name, tmp_path):
     layer, data, constants, second = operands_of(name)
     expected = definition.run(layer, data, constants, second)
     default = schedules.space(layer, target.core).default
-    ways = {"depthwise": ("dot", "taps", "wide"), "pointwise": ("dot", "long", "wide"), "conv": ("dot", "wide")}[
-        layer.kind
-    ]
+    ways = {
+        "depthwise": ("dot", "taps", "wide"),
+        "pointwise": ("dot", "long", "wide"),
+        "conv": ("dot", "long", "wide"),
+    }[layer.kind]
     for i, way in enumerate(ways):
-        tile = {"tile_n": 4, "tile_m": 2, "tile_w": 1, "tile_h": 1} if i else {}
+        tile = {"tile_n": 8 if layer.kind == "conv" else 4, "tile_m": 2, "tile_w": 1, "tile_h": 1} if i else {}
         decisions = {**default, **{k: v for k, v in tile.items() if k in default}, "products": way}
         if layer.kind == "conv" and i:
             decisions["n_block"] = 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOW, HIGH = -128, 127
 STEPS = 127  # of a weight: -128 is left out, so that two products fit an int16
 SHORT = 255  # of the magnitudes of weights whose products with int8 are summed in an int16
-GROUPS = {"products": 4, "taps": 3}  # what an int16 sums
+GROUPS = {"products": 4, "taps": 3, "conv": 2}  # what an int16 sums; two without -128 fit whatever they are
 LEAST = 2.0**-60
 
 
@@ -64,7 +64,9 @@ def group_of(layer: Layer) -> int:
     """How many products an int16 sums, of a layer whose weights are made for it; 0: none does."""
     if layer.declared.pixels:
         return GROUPS["products"]
-    return GROUPS["taps"] if layer.declared.groups == "channels" else 0
+    if layer.declared.groups == "channels":
+        return GROUPS["taps"]
+    return GROUPS["conv"] if layer.groups == 1 else 0
 
 
 def steps_of(layer: Layer, flat: np.ndarray, biases: np.ndarray) -> np.ndarray:
@@ -89,9 +91,11 @@ def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
     """Weights (n, groups, members) by the groups that are summed in an int16, zeros where there are none.
 
     Of a matrix product the members are eight apart (``schedules/integer_products.py``), of a depthwise filter
-    neighbours.
+    neighbours, and so of a convolution's taps and channels, channels fastest.
     """
     n, taps = flat.shape
+    if layer.declared.groups == "any":
+        flat = flat.reshape(n, layer.channels // layer.groups, -1).transpose(0, 2, 1).reshape(n, taps)
     if layer.declared.pixels:
         block = 8 * layer.group
         padded = np.pad(flat, ((0, 0), (0, -taps % block)))
