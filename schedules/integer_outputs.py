@@ -39,6 +39,21 @@ class _Piece:
         return nest.Lanes(self.at, self.count) if self.count > 1 else self.at
 
 
+def vectors(rows: int, width: int) -> int:
+    """How many vectors the outputs of a tile make."""
+    whole, rest = divmod(width, VECTOR)
+    return rows * whole + sum(-(-rows // (VECTOR // size)) if size > 1 else rows for size in _pieces(rest))
+
+
+def _pieces(width: int) -> list[int]:
+    """The sizes in which so many neighbours are stored."""
+    found = []
+    while width:
+        found.append(next(c for c in PIECES if c <= width))
+        width -= found[-1]
+    return found
+
+
 def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first) -> None:
     """Write ``width`` neighbouring channels from ``first`` on of some rows: requantized, through table and addition."""
     made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, len(rows), width, rows)]
@@ -52,15 +67,14 @@ def _vectors(layer: Layer, count: int, width: int, rows: Sequence[Row]) -> list[
     by_size: dict[int, list[_Piece]] = {}
     together = layer.output_layout == "NHWC"
     at = 0
-    while at < width:
-        size = next(c for c in PIECES if c <= width - at and (c == 1 or together))
+    for size in _pieces(width) if together else [1] * width:
         by_size.setdefault(size, []).extend(_Piece(row, at, size) for row in rows)
         at += size
-    vectors = []
+    found = []
     for size, pieces in by_size.items():
         most = 1 if size == 1 or layer.output_dtype != "int8" else VECTOR // size
-        vectors += [pieces[i : i + most] for i in range(0, len(pieces), most)]
-    return [part for vector in vectors for part in _halved(vector)]
+        found += [pieces[i : i + most] for i in range(0, len(pieces), most)]
+    return [part for vector in found for part in _halved(vector)]
 
 
 def _halved(pieces: list[_Piece]) -> list[list[_Piece]]:

@@ -130,19 +130,24 @@ class _Dot(_Way):
                     "int32x4", "llvm.aarch64.neon.sdot", self.acc[place], weights, lane
                 )
 
-        def vector(step):
-            for u in range(BYTES // QUAD):
+        def vector(first, size: int):
+            for u in range(size // QUAD):
                 for i in range(self.height):
-                    data = self.product.data(self.at, i, step * BYTES, BYTES)
-                    quads = integers.reinterpret(data, "int32", SUMS)
-                    lane = tirx.Broadcast(tirx.Shuffle([quads], [u]), SUMS)
-                    add(step * (BYTES // QUAD) + u, i, integers.reinterpret(lane, "int8", BYTES))
+                    data = self.product.data(self.at, i, first, size)
+                    quads = integers.reinterpret(data, "int32", size // QUAD)
+                    lane = tirx.Shuffle([quads], [u]) if size > QUAD else quads
+                    add(
+                        tirx.floordiv(first, QUAD) + u,
+                        i,
+                        integers.reinterpret(tirx.Broadcast(lane, SUMS), "int8", BYTES),
+                    )
 
-        nest.unrolled(k // BYTES, 1, vector)
-        for quad in range(k // BYTES * (BYTES // QUAD), k // QUAD):
-            for i in range(self.height):
-                data = integers.reinterpret(self.product.data(self.at, i, quad * QUAD, QUAD), "int32", 1)
-                add(quad, i, integers.reinterpret(tirx.Broadcast(data, SUMS), "int8", BYTES))
+        nest.unrolled(k // BYTES, 1, lambda step: vector(step * BYTES, BYTES))
+        at = k // BYTES * BYTES
+        for size in (BYTES // 2, QUAD):
+            if k - at >= size:
+                vector(at, size)
+                at += size
 
 
 class _Long(_Way):

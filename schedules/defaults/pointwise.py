@@ -10,16 +10,19 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tvm_mobilenet.schedules import integer_outputs
 from tvm_mobilenet.schedules.choices import ALIKE, Decisions, divisors, imbalance
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet.schedules.registers import sum_lanes, way
 from tvm_mobilenet.schedules.spaces import pointwise as space
 from tvm_mobilenet.targets import memory
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 # Of no core: how fine the estimates are.
 NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory and even tasks
+OUTPUTS = 18  # instructions of a vector unit that make sixteen int8 of as many sums
 FAR = 1.05  # and up to so many times where they save as much, on all CPUs
 
 
@@ -122,9 +125,18 @@ def tiles(
 def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, core, looped: bool = True) -> float:
     """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles."""
     scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
+    integer, depth = dtypes.of(layer.dtype).integer, layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]
     lanes, grouped = sum_lanes(layer, core), way(layer, core) == "long" and not layer.declared.pixels
 
     def one(rows: int, columns: int) -> float:
+        return sums(rows, columns) + outputs(rows, columns)
+
+    def outputs(rows: int, columns: int) -> float:
+        if not integer:
+            return 0.0
+        return OUTPUTS / core.fma_per_cycle * integer_outputs.vectors(rows, columns) / depth
+
+    def sums(rows: int, columns: int) -> float:
         vectors = -(-columns // lanes)
         products = rows * vectors
         if grouped:  # half of a multiply's lanes a sum, and an addition for each group; values go into all lanes
