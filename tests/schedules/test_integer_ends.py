@@ -13,7 +13,7 @@ from tvm_mobilenet import boards, schedules, targets
 from tvm_mobilenet.checking import integers as definition
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes import quantize
+from tvm_mobilenet.passes import whole_weights
 
 LAYERS = (
     "pointwise m9 n12 k104 i8 group4",
@@ -40,7 +40,7 @@ def extreme_weights(layer: Layer, rng) -> list[np.ndarray]:
     flat = np.zeros((shape[0], int(np.prod(shape[1:]))), np.int64)
     if layer.group < 2:
         return [np.full(shape, v) for v in (-128, 127)] + [rng.choice([-128, 127], shape)]
-    member = quantize.grouped(layer, np.arange(1, flat[0].size + 1, dtype=float)[None])[0].astype(int)
+    member = whole_weights.grouped(layer, np.arange(1, flat[0].size + 1, dtype=float)[None])[0].astype(int)
     uneven = [127, 127, 1, 0][: layer.group] if layer.group > 2 else [127, 127]
     found = []
     for sizes in ([255 // layer.group] * layer.group, uneven):
@@ -95,7 +95,7 @@ def test_four_products_too_large_for_an_int16_are_not_summed_in_one(tmp_path):
     right, wrong = (Layer.parse(f"pointwise m4 n8 k64 i8 group{group}") for group in (2, 4))
     _, data, constants, _ = operands_of(right.name)
     data[:], constants["weight"][:], constants["scale"][:] = -128, 127, 1e-4
-    assert np.abs(quantize.grouped(wrong, constants["weight"].astype(float))).sum(2).max() > quantize.SHORT
+    assert np.abs(whole_weights.grouped(wrong, constants["weight"].astype(float))).sum(2).max() > whole_weights.SHORT
     expected = definition.run(right, data, constants)
     for layer in (right, wrong):
         d = schedules.space(layer, target.core).default
