@@ -8,7 +8,8 @@ A kind of layer is one module here, with three functions that all take the same 
 ``kernel(layer, decisions) -> PrimFunc``  the loop nest; arguments: data, packed constants, second operand if the layer
                                           has one, output
 
-and ``DTYPES``, the dtypes of layers for which they do so. Any other is refused here, whoever asks.
+and ``DTYPES``, the dtypes of layers for which they do so, and ``READS`` and ``WRITES``, further ones of their data and
+output. Any other is refused here, whoever asks.
 
 The same decisions always give the same TIR, whoever asks: search, replay of a log, or an untuned build.
 """
@@ -52,10 +53,10 @@ def require(layer: Layer) -> None:
         It names the kind, the dtype and what is implemented.
     """
     for one in (layer, *layer.parts):
-        known = implemented(one.kind)
-        ends = () if one.body is not None else (one.input_dtype, one.output_dtype)  # its nest says how to read others
-        for dtype in dict.fromkeys((*ends, one.dtype)):
-            if dtype not in known:
+        known, module = implemented(one.kind), _module(one.kind)
+        ends = ((one.input_dtype, "READS"), (one.output_dtype, "WRITES"))
+        for dtype, more in (*(() if one.body is not None else ends), (one.dtype, "")):  # a nest says how to read others
+            if dtype not in (*known, *getattr(module, more, ())):
                 raise NoScheduleError(
                     f"{layer.name}: no schedule computes {one.kind} layers in {dtype}",
                     f"implemented for {one.kind}: {', '.join(known)}; give a model of that dtype",

@@ -45,6 +45,7 @@ from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
+READS = ("uint8",)
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -60,7 +61,7 @@ def kernel(layer: Layer, d: Decisions):
         lines = layer.batch * rows
         line, block = (task % lines, task // lines) if d["outer"] == "n" else (task // blocks, task % blocks)
         b, h = line // rows, line % rows
-        data = converted(layer, f, f["data"], b, h, range(layer.width))
+        data = converted(layer, f, f["data"], b, h, range(layer.width), f.get("pixels"))
         group, block = block // (panels // n_block), block % (panels // n_block)
 
         def panel(index, width):
@@ -102,13 +103,17 @@ def converts(layer: Layer) -> bool:
     return layer.input_dtype != layer.dtype
 
 
-def converted(layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: range) -> nest.Tensor:
+def converted(
+    layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: range, pixels: nest.Tensor | None
+) -> nest.Tensor:
     """The rows of data under the windows of an output row, in the layer's dtype; the data itself if it is of that.
 
     Parameters
     ----------
     columns : range
         Of the data, which are wanted.
+    pixels : nest.Tensor or None
+        Of data in uint8: what its bytes stand for, as ``layer.constants`` has it.
 
     Returns
     -------
@@ -118,7 +123,7 @@ def converted(layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: ra
     if not converts(layer):
         return data
     rows, lanes, nchw = layer.kernel[0], f.lanes(layer.dtype), layer.input_layout == "NCHW"
-    channels, packed = layer.channels, layer.input_row == layer.channels
+    channels, packed = layer.channels, layer.input_row == layer.channels and pixels is None
     narrow = f.scratch(nest.at(layer.input_layout, 1, rows, layer.width, channels), layer.dtype)
     # What lies together: a row of a plane, a row of all channels, or the channels of a position.
     together = len(columns) if nchw else len(columns) * channels if packed else channels
@@ -132,7 +137,11 @@ def converted(layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: ra
             to, of = (0, kh, columns.start, lane), (b, y, columns.start, lane)
         else:
             to, of = (0, kh, columns.start + i, lane), (b, y, columns.start + i, lane)
-        narrow[to] = values.cast(data[of], layer.dtype)
+        value = data[of]
+        if pixels is not None:
+            factor, offset = (pixels[row, i if nchw else lane] for row in (0, 1))
+            value = values.fused(offset, values.cast(value, "float32"), factor, count)
+        narrow[to] = values.cast(value, layer.dtype)
 
     whole, rest = divmod(together, lanes)
     with nest.serial(rows) as kh:
@@ -215,7 +224,8 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     """What `pack` gives."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
-    return pointwise.constants(layer, d)
+    more = [("pixels", *layer.constants["pixels"])] if layer.reads_pixels else []
+    return [*pointwise.constants(layer, d), *more]
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -228,7 +238,8 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
     for group in weight.reshape(layer.groups, n, *weight.shape[1:]):
         for n0 in range(0, n, d["tile_n"]):
             pieces.append(np.ascontiguousarray(group[n0 : n0 + d["tile_n"]].transpose(2, 3, 1, 0)).ravel())
-    return [np.concatenate(pieces).astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
+    more = [arrays["pixels"].astype("float32")] if layer.reads_pixels else []
+    return [np.concatenate(pieces).astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype), *more]
 
 
 # ---- the choices

@@ -8,7 +8,8 @@ The nest::
 
 Register budget: data and second operand of up to 4 vectors, and the bounds of the activation.
 
-``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite.
+``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite. ``pixels`` and copies between
+int8 and uint8 are of a network's inputs and outputs.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -27,6 +28,7 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
+READS = WRITES = ("uint8",)
 constants, pack = integer_constants.of_maps, integer_constants.pack_maps
 
 
@@ -73,7 +75,10 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
     def integer(lane):
         at = nest.at(layer.input_layout, b, h, w, c + lane)
         operand = None if second is None else second[(b, 0, 0, c + lane) if gate else at]
-        return integer_maps.element(layer, f, data[at], operand, lane.count if isinstance(lane, nest.Lanes) else 1)
+        count = lane.count if isinstance(lane, nest.Lanes) else 1
+        if layer.op == "pixels":
+            return integer_maps.of_pixels(f, data[at], c + lane, count)
+        return integer_maps.element(layer, f, data[at], operand, count)
 
     def value(lane):
         if dtypes.of(layer.dtype).integer:

@@ -56,6 +56,7 @@ from tvm_mobilenet import schedules
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16")
+READS = ("uint8",)
 
 
 def kernel(layer: Layer, d: Decisions):
@@ -210,7 +211,7 @@ class _FusedBlock:
         part, d = self.stages[i].part, self.d
         read = window(part, self.columns[i])
         read = range(max(0, read.start), min(part.width, read.stop))
-        data = conv.converted(part, self.f, self.input, 0, row, read)
+        data = conv.converted(part, self.f, self.input, 0, row, read, self.f.get(f"pixels{i}"))
         taps = conv.Taps(part, data, self.f[f"weight{i}"], min(2, part.channels))
 
         def panel(first, channels):

@@ -1,4 +1,4 @@
-"""Integer layers without weights: conversions from and to float32, additions and products of two scales, pools.
+"""Integer layers without weights: conversions from and to float32 and uint8, additions and products of two scales, pools.
 
 The nests are those of `schedules/elementwise.py` and `schedules/pool.py`; here stands what is computed of a vector.
 """
@@ -18,6 +18,8 @@ PIXELS = 16  # of no core: a vector of int8, four of float32
 
 def element(layer: Layer, f: nest.Kernel, x, second, count: int):
     """The output of an element-wise layer for ``count`` values."""
+    if "uint8" in (layer.input_dtype, layer.output_dtype):
+        return other_sign(x, layer, count)
     ends = f["ends"]
     if layer.input_dtype == "float32":
         return quantized(x, f["scale"][0], ends, count)
@@ -33,6 +35,25 @@ def element(layer: Layer, f: nest.Kernel, x, second, count: int):
     )
     total = values.cast(left, "int32") * values.cast(right, "int32")
     return _requantized(layer, f, total, count)
+
+
+def other_sign(x, layer: Layer, count: int):
+    """The same values 128 higher or lower: uint8 for int8, or int8 for uint8."""
+    top = integers.const(-128 if layer.input_dtype == "int8" else 128, layer.input_dtype, count)
+    return values.cast(tirx.bitwise_xor(x, top), layer.output_dtype)
+
+
+def of_pixels(f: nest.Kernel, x, channel, count: int):
+    """What bytes of an image become: ``count`` of one channel, or of as many neighbouring channels."""
+    table = f["table"]
+    if not isinstance(channel, nest.Lanes):
+        own = nest.Tensor(table.flat, (integers.BYTES,), channel * integers.BYTES)
+        if integers.by_tables(f, count):
+            return integers.of_tables(own, values.cast(x, "int8"), count)
+        return own[values.cast(x, "int32")]
+    places = [(channel.first + lane) * integers.BYTES for lane in range(count)]
+    found = [table.flat[place + values.cast(tirx.Shuffle([x], [lane]), "int32")] for lane, place in enumerate(places)]
+    return tirx.Shuffle(found, list(range(count)))
 
 
 def _requantized(layer: Layer, f: nest.Kernel, total, count: int):
@@ -75,9 +96,9 @@ def average(layer: Layer, f: nest.Kernel, total, count: int):
 
 
 def is_image(layer: Layer) -> bool:
-    """Whether float32 planes become quads of int8, pixel by pixel."""
-    planes = layer.input_dtype == "float32" and layer.input_layout == "NCHW" and layer.output_layout == "NHWC"
-    return planes and layer.dtype == "int8" and layer.output_row == QUAD
+    """Whether planes become quads of int8, pixel by pixel."""
+    planes = layer.input_layout == "NCHW" and layer.output_layout == "NHWC" and layer.op in layer.declared.unary
+    return planes and layer.dtype == layer.output_dtype == "int8" and layer.output_row == QUAD
 
 
 def image(layer: Layer, d: Decisions):
@@ -92,9 +113,10 @@ def image(layer: Layer, d: Decisions):
 
         def pixels(w, count: int) -> None:
             lane = nest.Lanes(w, count) if count > 1 else w
-            planes = [
-                quantized(f["data"][b, c, h, lane], f["scale"][0], f["ends"], count) for c in range(layer.channels)
-            ]
+            planes = []
+            for c in range(layer.channels):
+                x = f["data"][b, c, h, lane]
+                planes.append(of_pixels(f, x, c, count) if layer.op == "pixels" else element(layer, f, x, None, count))
             planes += [integers.const(0, "int8", count)] * (QUAD - layer.channels)
             if count == 1:
                 for c, plane in enumerate(planes):

@@ -173,15 +173,24 @@ def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1,
     return narrowed(rounded, Ends(ends[5], ends[6], ends[7], clamped, vectors), layer.small, count)
 
 
+BYTES = 256  # values of one
 TABLE = 64  # bytes of four registers, which one instruction looks up
 
 
 def looked_up(f, value, count: int):
     """Of int8 values those of a table of 256, the first that of the lowest."""
-    table = f["table"]
-    if f.decisions.get("lookup") != "tables" or count not in (8, 16):
-        return table[values.cast(value, "int32") + const(-INT8[0], "int32", count)]
-    at = value + const(-128, "int8", count)  # of unsigned bytes, 0 for the lowest
+    if by_tables(f, count):
+        return of_tables(f["table"], value + const(-128, "int8", count), count)
+    return f["table"][values.cast(value, "int32") + const(-INT8[0], "int32", count)]
+
+
+def by_tables(f, count: int) -> bool:
+    """Whether so many values are looked up by instructions for tables."""
+    return f.decisions.get("lookup") == "tables" and count in (8, 16)
+
+
+def of_tables(table, at, count: int):
+    """Those of a table of 256 at places that are unsigned bytes, held in int8."""
     found = None
     for first in range(0, 256, TABLE):
         quarter = [table[nest.Lanes(first + i, 16)] for i in range(0, TABLE, 16)]

@@ -33,6 +33,8 @@ class DType:
         Below it values lose digits, and are often zero; 0 for integers.
     data : bool
         Whether a layer computes in it; others are of sums, and of what generic layers pass to each other.
+    read : bool
+        Whether a layer that computes in another dtype may read or write it.
     fused : bool
         Products are added by a fused multiply-add that is written as one, so that every build rounds alike. Else that
         is left to LLVM.
@@ -50,6 +52,7 @@ class DType:
     rounding: float = 0.0
     smallest: float = 0.0
     data: bool = True
+    read: bool = True
     fused: bool = False
     chunk: int = 0
 
@@ -69,14 +72,16 @@ DTYPES = {
             chunk=64,
         ),
         DType("int8", "i8", 1, *("int32",) * 3, -128),
-        DType("int16", "i16", 2, *("int32",) * 3, -(2**15), data=False),
-        DType("int32", "i32", 4, *("int32",) * 3, -(2**31), data=False),
-        DType("int64", "i64", 8, *("int64",) * 3, -(2**63), data=False),
-        DType("bool", "b8", 1, *("bool",) * 3, 0, data=False),
+        DType("uint8", "u8", 1, *("int32",) * 3, 0, data=False),
+        DType("int16", "i16", 2, *("int32",) * 3, -(2**15), data=False, read=False),
+        DType("int32", "i32", 4, *("int32",) * 3, -(2**31), data=False, read=False),
+        DType("int64", "i64", 8, *("int64",) * 3, -(2**63), data=False, read=False),
+        DType("bool", "b8", 1, *("bool",) * 3, 0, data=False, read=False),
     )
 }
 DLPACK_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # of kinds of numbers, as numpy calls them
 OF_DATA = tuple(name for name, dtype in DTYPES.items() if dtype.data)
+READ = tuple(name for name, dtype in DTYPES.items() if dtype.read)
 BY_TOKEN = {dtype.token: dtype for dtype in DTYPES.values()}
 
 

@@ -129,8 +129,8 @@ class Layer:
             ("input_layout", LAYOUTS),
             ("output_layout", LAYOUTS),
             ("dtype", dtypes.OF_DATA),
-            ("reads", ("", *dtypes.OF_DATA)),
-            ("writes", ("", *dtypes.OF_DATA)),
+            ("reads", ("", *dtypes.READ)),
+            ("writes", ("", *dtypes.READ)),
             ("weights", ("", "int16") if self.dtype == "int8" else ("",)),
             ("sums", ("", dtypes.of(self.dtype).wide if self.dtype in dtypes.DTYPES else "")),
         ):
@@ -282,7 +282,7 @@ class Layer:
             return self.output_shape
         if self.op == "scale":
             return (self.batch, 1, 1, self.channels)
-        return self.input_shape if self.declared.identity and not self.copies else None
+        return self.input_shape if self.declared.identity and self.op not in self.declared.unary else None
 
     @property
     def input_buffer(self) -> tuple[int, int, int, int]:
@@ -314,6 +314,13 @@ class Layer:
         return bool(self.declared.identity) and self.op == self.declared.identity
 
     @property
+    def reads_pixels(self) -> bool:
+        """Whether it computes in floats what its data's bytes stand for: of each channel a byte times the first row of
+        ``pixels`` plus the second, by a fused multiply-add in float32. Padding is zeros of these values."""
+        first = self.parts[0] if self.parts else self
+        return first.reads == "uint8" and not dtypes.of(first.dtype).integer
+
+    @property
     def weight_shape(self) -> tuple | None:
         """``(out, in / groups, kernel height, kernel width)`` as PyTorch has it; ``(n, k)`` for pointwise and dense; of
         a fused block, the shapes of its parts."""
@@ -335,6 +342,8 @@ class Layer:
         found = {}
         if self.weight_shape is not None:
             found = {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
+            if self.reads_pixels:
+                found["pixels"] = ((2, self.channels), "float32")
         return found | (integers.constants_of(self) if dtypes.of(self.dtype).integer else {})
 
     @property

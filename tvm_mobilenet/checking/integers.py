@@ -86,6 +86,10 @@ def looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], second) -> np.ndarray:
+    if layer.op == "pixels":
+        return constants["table"][np.arange(layer.channels), x]
+    if layer.input_dtype == "uint8" or layer.output_dtype == "uint8":
+        return (x.astype(np.int64) - (128 if layer.input_dtype == "uint8" else -128)).astype(layer.output_dtype)
     ends = constants["ends"]
     if layer.input_dtype == "float32":
         scaled = x.astype(np.float32) / np.float32(constants["scale"][0])
@@ -180,8 +184,10 @@ def random_operands(layer: Layer, rng) -> dict:
     def draw(shape) -> np.ndarray:
         return rng.integers(-128, 128, shape).astype(np.int8)
 
-    real = layer.input_dtype == "float32"
-    data = (2 * rng.standard_normal(layer.input_shape)).astype(np.float32) if real else draw(layer.input_shape)
+    if layer.input_dtype == "float32":
+        data = (2 * rng.standard_normal(layer.input_shape)).astype(np.float32)
+    else:
+        data = draw(layer.input_shape).view(layer.input_dtype)
     found = {"data": data, "constants": random_constants(layer, data, rng)}
     return found | ({"second": draw(layer.second_shape)} if layer.second_shape else {})
 
@@ -210,5 +216,8 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         found["scale"] = np.array([value], np.float32)
     found["ends"] = ends[: layer.constants["ends"][0][0]].astype(np.int32) if "ends" in layer.constants else None
     found["added"] = np.array([0.71, 0.43], np.float32)
-    found["table"] = rng.permutation(np.arange(-128, 128)).astype(np.int8)
+    if layer.op == "pixels":
+        found["table"] = np.stack([rng.permutation(np.arange(-128, 128)) for _ in range(layer.channels)]).astype(np.int8)
+    else:
+        found["table"] = rng.permutation(np.arange(-128, 128)).astype(np.int8)
     return {name: found[name] for name in layer.constants}

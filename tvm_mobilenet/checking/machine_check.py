@@ -392,8 +392,7 @@ def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     if "second" in operands:
         runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
     runner.call(step)
-    own = {"constants": dict(call.constants)} if whole else {"weight": call.weight, "bias": call.bias}
-    given = {**own, **operands}
+    given = {**reference.operands_of(call, ()), **operands}
     due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     found = max(checked.relative, _difference(call.layer, runner.read(output), due, given))
     return replace(checked, relative=found)

@@ -41,7 +41,8 @@ def reference(
     activated : bool
         False: the value before the activation, a softmax's input, without a residual that is added after it.
     constants : sequence of ndarray, optional
-        Of a generic layer, whose ``second`` is a tuple where it has more than two operands.
+        Of a generic layer, whose ``second`` is a tuple where it has more than two operands. Of a layer that reads
+        bytes a mapping, with its ``pixels``; data that is in floats already is taken as it is.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def reference(
     if layer.body is not None:
         others = second if isinstance(second, tuple) else () if second is None else (second,)
         return layer.body.reference(data, *others, *(constants or ()))
-    data = data[..., : layer.input_shape[-1]]
+    data = real(layer, data, constants)[..., : layer.input_shape[-1]]
     if second is not None:
         second = second[..., : layer.second_shape[-1]]
     if layer.parts:
@@ -81,6 +82,22 @@ def reference(
             y = y + residual
     y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
     return y.contiguous().numpy()
+
+
+def real(layer: Layer, data: np.ndarray, constants) -> np.ndarray:
+    """A layer's data, of one that reads pixels what its bytes stand for: float32 values, each rounded once."""
+    if not layer.reads_pixels or data.dtype != np.uint8:
+        return data
+    channel = 1 if layer.input_layout == "NCHW" else 3
+    factor, offset = (
+        row.astype(np.float64).reshape([-1 if axis == channel else 1 for axis in range(4)])
+        for row in constants[_pixels(layer)]
+    )
+    return (data[..., : layer.input_shape[-1]] * factor + offset).astype(np.float32)  # exact before it is rounded
+
+
+def _pixels(layer: Layer) -> str:
+    return next(name for name in layer.constants if name.rpartition(".")[2] == "pixels")
 
 
 _FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
@@ -181,7 +198,9 @@ def operands_of(call, others) -> dict:
         return {"second": second, "constants": dict(call.constants)}
     if call.layer.body:
         return {"second": second, "constants": tuple(call.constants.values())}
-    return {"weight": call.weight, "bias": call.bias, "second": second}
+    pixels = {_pixels(call.layer)} if call.layer.reads_pixels else set()
+    own = {"constants": {name: call.constants[name] for name in pixels}} if pixels else {}
+    return {"weight": call.weight, "bias": call.bias, "second": second, **own}
 
 
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
@@ -192,9 +211,11 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     if layer.parts:
         parts = [random_arguments(part, seed + i) for i, part in enumerate(layer.parts)]
         joined = {name: tuple(p[name] for p in parts) for name in ("weight", "bias")}
+        given = parts[0].get("constants", {})
         return {
             "data": parts[0]["data"],
             **joined,
+            **({"constants": {f"0.{name}": array for name, array in given.items()}} if given else {}),
             **({"second": parts[-1]["second"]} if "second" in parts[-1] else {}),
         }
     arguments = {"data": rng.standard_normal(layer.input_shape)}
@@ -205,8 +226,14 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     if layer.second_shape:
         draw = rng.random if layer.op == "scale" else rng.standard_normal
         arguments["second"] = draw(layer.second_shape)
+    if layer.reads_pixels:
+        arguments["data"] = rng.integers(0, 256, layer.input_shape)
     dtype = {"data": layer.input_dtype, "second": layer.second_dtype, **{n: d for n, (_, d) in layer.constants.items()}}
-    return {name: a.astype(dtype[name]) for name, a in arguments.items()}
+    made = {name: a.astype(dtype[name]) for name, a in arguments.items()}
+    if layer.reads_pixels:
+        factor = (0.5 + rng.random(layer.channels)) / 128
+        made["constants"] = {"pixels": np.stack([factor, -128 * factor]).astype(np.float32)}
+    return made
 
 
 def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -221,11 +248,11 @@ def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndar
 
 def constants_of(layer: Layer, arguments: dict) -> dict[str, np.ndarray]:
     """Of a layer's operands those that are constants, by the names of ``layer.constants``."""
-
-    if "constants" in arguments:
-        return arguments["constants"]
+    given = arguments.get("constants", {})
 
     def found(name: str) -> np.ndarray:
+        if name in given:
+            return given[name]
         part, _, own = name.rpartition(".")
         return arguments[own][int(part)] if part else arguments[own]
 

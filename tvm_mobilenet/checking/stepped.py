@@ -33,6 +33,7 @@ def run(
     weight=None,
     bias=None,
     second: np.ndarray | None = None,
+    constants=None,
     *,
     largest: bool = True,
 ) -> tuple[np.ndarray, float]:
@@ -40,7 +41,7 @@ def run(
 
     Parameters
     ----------
-    data, weight, bias, second
+    data, weight, bias, second, constants
         As `reference.reference` takes them.
     largest : bool
         False: leave that out, which saves a tenth of the time; it is 0.0 then.
@@ -56,6 +57,7 @@ def run(
     ValueError
         The layer's kind does not say in which order it computes: a generic one.
     """
+    data = reference.real(layer, data, constants)
     if layer.parts:
         reached, last = 0.0, layer.parts[-1]
         for i, part in enumerate(layer.parts):

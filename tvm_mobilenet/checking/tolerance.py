@@ -67,6 +67,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
         values = definition.reference(layer, data, second=second, constants=constants)
         size = np.sqrt(np.mean(values**2, keepdims=True))
         return Sum(values, size, size, 1, 0.0, layer.accumulator_dtype)
+    data = definition.real(layer, data, constants)
     if layer.parts:
         data = data[..., : layer.input_shape[-1]]
         layer, data, weight, bias = definition.last_part(layer, data, weight, bias)
@@ -193,6 +194,8 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
         ``data`` and, where the layer has one, ``second``, of ``layer.input_shape`` and ``second_shape``.
     """
     draw = np.random.default_rng(seed)
+    if layer.reads_pixels:
+        return {"data": draw.integers(0, 256, layer.input_shape).astype(np.uint8)}
     operands = {"data": draw.standard_normal(layer.input_shape)}
     if layer.second_shape is not None:
         operands["second"] = draw.standard_normal(layer.second_shape)

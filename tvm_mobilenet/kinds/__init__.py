@@ -29,6 +29,8 @@ class Kind:
         What ``Layer.op`` may be; None: any word.
     identity : str
         The op under which it only copies its data, through the activation.
+    unary : tuple of str
+        Ops without a second operand.
     with_rows : str
         Of ``pixels``: the kind that computes the same and knows rows and columns.
     groups : str
@@ -77,6 +79,7 @@ class Kind:
     schedule: str
     ops: tuple[str, ...] | None = ("",)
     identity: str = ""
+    unary: tuple[str, ...] = ()
     with_rows: str = ""
     groups: str = "one"
     keeps_channels: bool = True

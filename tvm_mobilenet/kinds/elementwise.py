@@ -1,7 +1,8 @@
 """Element-wise layers: an activation alone, or two operands.
 
 ``none``: no second operand. ``add``, ``sub``, ``mul``: a second operand of the same shape. ``scale``: the second
-operand is one value a channel, (batch, 1, 1, channels): squeeze-and-excite.
+operand is one value a channel, (batch, 1, 1, channels): squeeze-and-excite. ``pixels``: an image's bytes become int8 by
+a table of 256 a channel.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ register(
         name="elementwise",
         short="ew",
         schedule="elementwise",
-        ops=("none", *_OPERATORS),
+        ops=("none", "pixels", *_OPERATORS),
         identity="none",
+        unary=("none", "pixels"),
         patterns={
             "add": lambda make, call: _binary(make, call, "add"),
             "subtract": lambda make, call: _binary(make, call, "sub"),

@@ -6,6 +6,8 @@
 ``added``  float32: the factors of the layer's own value and of the second operand in the scale of the sum
 ``table``  int8: the output for each of the 256 values before an activation that is no clamp, or stands by itself
 ``bias``   int32: of an average, what the zero points of a window make
+
+A copy between int8 and uint8 needs none: the value of a byte is 128 more. ``pixels`` has a table of 256 a channel alone.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
         return (
             {"bias": ((1,), "int32"), "scale": ((1,), "float32"), "ends": ((4,), "int32")} if layer.op == "avg" else {}
         )
+    if layer.op == "pixels":
+        return {"table": ((layer.channels, TABLE), "int8")}
     if layer.weight_shape is not None:
         found["scale"] = ((layer.out_channels,), "float32")
     elif layer.op in ("mul", "scale") or layer.input_dtype == "float32" or layer.output_dtype == "float32":
