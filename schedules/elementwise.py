@@ -8,8 +8,8 @@ The nest::
 
 Register budget: data and second operand of up to 4 vectors, and the bounds of the activation.
 
-``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite. ``pixels`` and copies between
-int8 and uint8 are of a network's inputs and outputs.
+``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite. ``pixels`` and copies
+between int8 and uint8 are of a network's inputs and outputs.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 

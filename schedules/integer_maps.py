@@ -1,4 +1,4 @@
-"""Integer layers without weights: conversions from and to float32 and uint8, additions and products of two scales, pools.
+"""Integer layers without weights: conversions from and to float32 and uint8, sums and products of two scales, pools.
 
 The nests are those of `schedules/elementwise.py` and `schedules/pool.py`; here stands what is computed of a vector.
 """

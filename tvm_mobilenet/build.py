@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
+from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
 from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError, reason
@@ -270,11 +270,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.bundle is None:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
     model = options.model_options(args, target)
-    if args.bundle is not None and model.io not in PORTS:
-        raise TvmMobilenetError(
-            f"--io {model.io}: inputs and outputs of a bundle are {', '.join(PORTS)}: so are its images and scores",
-            "leave out --io: layers compute in --dtype nevertheless; or build without --bundle",
-        )
     output = options.output_folder(args, model, target)
     if args.bundle is not None and not is_archive(args.bundle):
         refuse_others_files(args.bundle)

@@ -195,9 +195,12 @@ def _calls(options: ModelOptions) -> list:
     from tvm_mobilenet.models import registry
     from tvm_mobilenet.passes import precision
     from tvm_mobilenet.passes.precision import Precision
+    from tvm_mobilenet.passes.quantize import ASSUMED
 
     if options.is_file:
-        return load_network(replace(options, decided=Precision(options.dtype, options.io))).layers
+        integer = dtypes.of(options.dtype).integer
+        decided = ASSUMED if integer else Precision(options.dtype, options.io)
+        return load_network(replace(options, decided=decided)).layers
     import torch
 
     from tvm_mobilenet.models.weights import load_weights

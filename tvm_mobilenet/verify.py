@@ -164,7 +164,6 @@ def verify(
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import model_files
     from tvm_mobilenet.compiler import module as built
-    from tvm_mobilenet.models.labels import best_classes
 
     module = built.read(folder)
     target = target or module.target
@@ -191,11 +190,20 @@ def verify(
         cost.value * scale,
         cost_all.value * scale,
         target.cores,
-        best_classes(found.values[0][0][0], network.scores, network.labels) if network.classes else [],
+        _best(network, found.values[0][0]),
         found.run.compute if cost.predicted else None,
         network.seeded,
         None if network.original is None else _floor(network.original, target),
     )
+
+
+def _best(network, output) -> list:
+    """The best classes of the first of a batch; none of a network that does not classify."""
+    from tvm_mobilenet.models.labels import best_classes
+
+    if not network.classes:
+        return []
+    return best_classes(network.signature.outputs[0].real(output)[0], network.scores, network.labels)
 
 
 def _floor(graph, target) -> float:

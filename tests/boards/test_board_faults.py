@@ -194,7 +194,7 @@ def wild(folder: Path, body: str) -> Path:
     (folder / "wild.c").write_text(KERNELS + "".join(f"KERNEL({symbol}) {{ {body} }}\n" for symbol in sorted(symbols)))
     subprocess.run(["gcc", "-c", "-fPIC", "-O1", "-o", folder / built.OBJECT, folder / "wild.c"], check=True)
     codegen.link([str(folder / built.OBJECT)], module.target, folder / built.KERNELS, kernels=symbols)
-    about = tables.about_of(load_network(modules.tiny_options()), module.target, "")
+    about = tables.about_of(load_network(modules.tiny_options()), module.target, module.plan, "")
     library.link_library(folder, module.target, None, module.plan, about, dict.fromkeys(symbols, 0))
     info = json.loads((folder / built.PLAN).read_text())
     info["files"] |= {name: built.file_hash(folder / name) for name in (built.OBJECT, built.KERNELS, built.LIBRARY)}

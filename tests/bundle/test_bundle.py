@@ -21,7 +21,7 @@ from tests.support import bundles
 from tvm_mobilenet import targets
 from tvm_mobilenet.bundle import pack as bundle
 from tvm_mobilenet.checking.reference import network_outputs
-from tvm_mobilenet.compiler import library, symbols, tables
+from tvm_mobilenet.compiler import library, port_tables, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.preprocess import load_image, sample_images
 
@@ -399,6 +399,8 @@ def test_a_manifest_of_another_build_is_refused(copy):
 
 def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
     """Not an illegal instruction: here the tables ask for what no CPU has."""
+    from tvm_mobilenet.compiler import module as built
+
     about = {
         **host.bundle.manifest,
         "model": "m",
@@ -410,9 +412,8 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(host, tmp_path):
         "embedded": False,
         "labels_source": "",
         "preprocess": "",
+        "ends": port_tables.of(host.network, built.read(host.built).plan),
     }
-    from tvm_mobilenet.compiler import module as built
-
     model = tables.source(built.read(host.built).plan, about, {}, host.network.model.preprocess)
     (tmp_path / "model.c").write_text(model)
     command = [

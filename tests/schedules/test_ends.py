@@ -32,7 +32,6 @@ FLOATS = (
 )
 
 
-
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("target", ["rpi5", *(pytest.param(t, marks=pytest.mark.full) for t in ("armv7", "host"))])
 def test_a_copy_at_the_ends_equals_its_definition(target, name, tmp_path):

@@ -142,14 +142,14 @@ def make(
     batch, (tolerance, expected) = checked.inputs, _expected(network, checked)
     units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # as every CPU finds them
     error = max(  # against float64, which is the same on every CPU; a framework's float32 is not
-        relative(found, right, unit)
+        relative(port.real(found), port.real(right), unit)
         for values, wanted in zip(checked.values, expected, strict=True)
-        for found, right, unit in zip(values, wanted, units, strict=True)
+        for port, found, right, unit in zip(network.signature.outputs, values, wanted, units, strict=True)
     )
     image, labels = network.image, network.labels
     assumed_labels = bool(labels) and network.options.labels is None
     weights_hash = hashlib.sha256(weights).hexdigest()
-    about = tables.about_of(network, target, weights_hash, embed_weights)
+    about = tables.about_of(network, target, plan, weights_hash, embed_weights)
     name = f"mobilenet-{network.options.slug}-{target.name}"[:150]  # a tar file has no room for more
     files = {
         "selftest.bin": struct.pack(f"<8sQd{len(units)}d", b"MNTESTS1", len(batch), tolerance, *units)
@@ -192,6 +192,7 @@ def make(
         "preprocess": image and image.to_data(),
         "inputs": [[n, t.shape, t.dtype] for n, t in plan.inputs],
         "outputs": [[n, t.shape, t.dtype] for n, t in plan.outputs],
+        "encodings": _encodings(network.signature),
         "classes": network.classes,
         "scores": network.scores,
         "labels": "labels.txt" if labels else None,
@@ -240,6 +241,15 @@ def _model(options) -> dict:
     return {**data, "model": Path(options.model).name if options.is_file else options.model}
 
 
+def _encodings(signature) -> dict:
+    """Of inputs and outputs in whole numbers: a value stands for ``(value - zero_point) * scale``."""
+    ports = ((p.name, p.encoding) for p in (*signature.inputs, *signature.outputs) if p.encoding)
+    return {
+        name: {"scale": e.scales, "zero_point": e.zeros} | ({"axis": e.axis} if len(e.scales) > 1 else {})
+        for name, e in ports
+    }
+
+
 def _version() -> str:
     from tvm_mobilenet import __version__
 
@@ -247,7 +257,7 @@ def _version() -> str:
 
 
 def _check_ports(plan) -> None:
-    """Refuse inputs and outputs that the C runtime does not know: its images, scores and self-test are floats."""
+    """Refuse inputs and outputs that the C runtime does not know."""
     for side, ports in (("input", plan.inputs), ("output", plan.outputs)):
         for name, tensor in ports:
             if tensor.dtype not in PORTS:

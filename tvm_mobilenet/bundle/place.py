@@ -8,7 +8,7 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
 
-PORTS = ("float32",)  # dtypes of inputs and outputs
+PORTS = ("float32", "float16", "uint8", "int8")  # dtypes of inputs and outputs
 
 
 def is_archive(path: Path) -> bool:

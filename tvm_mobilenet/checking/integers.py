@@ -217,7 +217,9 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
     found["ends"] = ends[: layer.constants["ends"][0][0]].astype(np.int32) if "ends" in layer.constants else None
     found["added"] = np.array([0.71, 0.43], np.float32)
     if layer.op == "pixels":
-        found["table"] = np.stack([rng.permutation(np.arange(-128, 128)) for _ in range(layer.channels)]).astype(np.int8)
+        found["table"] = np.stack([rng.permutation(np.arange(-128, 128)) for _ in range(layer.channels)]).astype(
+            np.int8
+        )
     else:
         found["table"] = rng.permutation(np.arange(-128, 128)).astype(np.int8)
     return {name: found[name] for name in layer.constants}

@@ -214,7 +214,7 @@ def check(
         outputs = [
             check_output(
                 name,
-                [v[j] for v in values],
+                [network.signature.outputs[j].real(v[j]) for v in values],
                 [v[j] for v in said.values],
                 sum(len(call.layer.parts) or 1 for call in calls),
                 [e[j] for e in found_ends],
@@ -240,7 +240,7 @@ def check(
 def _noise(ports) -> list[tuple[np.ndarray, ...]]:
     """Inputs that move a network's outputs, if anything does: noise, and more of it."""
     draw = np.random.default_rng(1)
-    return [tuple((scale * draw.standard_normal(p.shape)).astype(p.dtype) for p in ports) for scale in (1, 4)]
+    return [tuple(p.stored(scale * draw.standard_normal(p.shape)) for p in ports) for scale in (1, 4)]
 
 
 def _require_import(network, batch: list, said) -> None:
@@ -263,8 +263,7 @@ def _require_import(network, batch: list, said) -> None:
 
     limit = output_tolerance(tolerance.FRAMEWORK, len(network.original.calls))
     ports = network.original.signature
-    for inputs, expected in zip(batch, said.values, strict=True):
-        given = tuple(x.astype(port.dtype) for x, port in zip(inputs, ports.inputs, strict=True))
+    for given, expected in zip(network.real(batch), said.values, strict=True):
         found = calibration.outputs(network.original, given)
         for port, one, right in zip(ports.outputs, found, expected, strict=True):
             unit = deviation_of(right.astype(np.float64)) + np.abs(right.astype(np.float64))

@@ -129,11 +129,13 @@ class Ends:
             values = values.reshape(call.layer.input_shape)
             if call.layer.declared.function == "softmax":
                 function, axis = "softmax", _axis(values.shape, 3, port.shape)
+            elif function == "softmax":  # what follows copies probabilities; these stand before them
+                break
             elif reference.integral(call.layer):
                 values = integers.run(call.layer, values, dict(call.constants))
             else:
                 values = reference.reference(call.layer, values)
-        values = values.astype(np.float64)
+        values = (port.real(values) if values.dtype == port.dtype else values).astype(np.float64)
         return End(values.reshape(port.shape), deviation_of(values), function, axis)
 
 

@@ -17,6 +17,7 @@ from tvm_mobilenet.checking import integers
 from tvm_mobilenet.layer import Layer
 
 UNREAD = 85  # what stands where nothing may read integers
+FLOAT = "float32"
 ROUNDING = 2.0**-20  # of an output's standard deviation; a build may differ by a few hundred times as much
 
 
@@ -147,7 +148,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
     ----------
     network : Network
     batch : list of tuples of ndarray
-        Inputs, float32.
+        The network's inputs.
 
     Returns
     -------
@@ -155,6 +156,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
         The outputs for each of the inputs, of the dtypes of the network's outputs.
 
     """
+    batch, ports = network.real(batch), network.signature.outputs
     if network.model is None:
         found = [_run_layers(network, x) for x in batch]
     else:
@@ -164,8 +166,10 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
         with torch.no_grad():
             raw = [module(*(torch.from_numpy(a).double() for a in x)) for x in batch]
         found = [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in raw]
-    ports = network.signature.outputs
-    return [[rounded(y, p.dtype) for y, p in zip(outputs, ports, strict=True)] for outputs in found]
+    return [
+        [p.stored(rounded(y, FLOAT)) if p.encoding else rounded(y, p.dtype) for y, p in zip(ys, ports, strict=True)]
+        for ys in found
+    ]
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:

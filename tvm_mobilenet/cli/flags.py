@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.models.options import FLOAT32
+from tvm_mobilenet.models.options import FLOAT32, IO
 
 
 def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) -> None:
@@ -67,10 +67,11 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         A flag of the registry's networks for a file, or one that another flag makes pointless.
     """
     refuse_trust(args, model)
+    if model.dtype not in IO[model.io]:
+        why = f"{model.io} inputs and outputs are of layers in {' or '.join(IO[model.io])}, not in {model.dtype}"
+        refuse(args, ("--io",), why, f"leave it out, or add --dtype {IO[model.io][0]}")
     if model.dtype == FLOAT32:
         why = "it is of layers that compute in another dtype than float32"
-        if model.io != FLOAT32:
-            refuse(args, ("--io",), why, "leave it out, or add --dtype float16")
         refuse(args, ("--accumulate", "--calibrate"), why, "leave it out, or add --dtype float16")
     if not dtypes.of(model.dtype).integer:
         refuse(args, ("--keep-float",), "it is of networks in int8", "leave it out, or add --dtype int8")

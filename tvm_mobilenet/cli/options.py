@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import DTYPES, FLOAT32, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, FLOAT32, IO, ModelOptions
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -87,7 +87,11 @@ def add_precision_options(group, images: bool = True) -> None:
     """``--dtype`` and what goes with it; ``images``: values of the network are found, not only its shapes."""
     add_dtype(group)
     group.add_argument(
-        "--io", choices=DTYPES[:2], default=DTYPES[0], help="of the model's inputs and outputs (default: %(default)s)"
+        "--io",
+        choices=tuple(IO),
+        default=DTYPES[0],
+        help="of the model's inputs and outputs: float16 or int8 with that --dtype; uint8: bytes of images, and with "
+        "--dtype int8 outputs too (default: %(default)s)",
     )
     group.add_argument(
         "--accumulate",

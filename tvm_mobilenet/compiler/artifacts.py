@@ -32,7 +32,7 @@ def make(model, folder: Path, linker: str | None = None, executable: bool = Fals
         work = Path(temporary)
         made = codegen.compile_object(model.kernels, target, work / module.OBJECT, linker)
         codegen.link([str(made)], target, work / module.KERNELS, linker, model.kernels)
-        about = tables.about_of(model.network, target, hashlib.sha256(model.parameters).hexdigest())
+        about = tables.about_of(model.network, target, model.plan, hashlib.sha256(model.parameters).hexdigest())
         image = model.network.image and model.network.image.preprocess
         library.link_library(work, target, linker, model.plan, about, scratch_of(lowered), image)
         if executable:

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-from tvm_mobilenet.models.options import DTYPES, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, IO, ModelOptions
 from tvm_mobilenet.passes.precision import Precision
 from tvm_mobilenet.passes.quantize import DTYPE, Quantization
 
@@ -71,8 +71,8 @@ def _decided(kept: dict, data: dict, module) -> Precision | Quantization:
     from tvm_mobilenet.compiler.module import PLAN
 
     try:
-        for name in ("dtype", "io"):
-            if kept[name] != data.get(name) or data[name] not in DTYPES:
+        for name, known in (("dtype", DTYPES), ("io", IO)):
+            if kept[name] != data.get(name) or data[name] not in known:
                 raise ValueError(f"{name} {kept[name]!r} was decided, the model's is {data.get(name)!r}")
         decided = (Quantization if kept["dtype"] == DTYPE else Precision).from_data(kept)
     except (ValueError, TypeError, KeyError, AttributeError) as e:

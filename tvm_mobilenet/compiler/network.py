@@ -138,15 +138,15 @@ class Network:
         ports = self.signature.inputs
         if self.image is None:
             draw = np.random.default_rng(0)
-            return [tuple(draw.standard_normal(p.shape).astype(p.dtype) for p in ports) for _ in range(count)]
-        preprocess, batch, dtype = self.image.preprocess, ports[0].shape[0], ports[0].dtype
+            return [tuple(p.stored(draw.standard_normal(p.shape)) for p in ports) for _ in range(count)]
+        preprocess, batch = self.image.preprocess, ports[0].shape[0]
         if self.options.input is not None:
             images = load_image(self.options.input, preprocess)
             images = np.concatenate([images] * -(-batch // len(images)))
         else:
             images = evaluation_batch(preprocess, count * batch)
         starts = range(0, len(images) - batch + 1, batch)
-        return [(np.ascontiguousarray(images[i : i + batch], dtype),) for i in starts]
+        return [(np.ascontiguousarray(ports[0].stored(images[i : i + batch])),) for i in starts]
 
     def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
         """What the model's own framework computes in float32, and its name: PyTorch, or ONNX Runtime for ONNX.
@@ -163,9 +163,15 @@ class Network:
         """As `checking.reference`, also before a last softmax or activation: a ``frontend.framework.Outputs``."""
         from tvm_mobilenet.frontend import framework
 
-        ports = (self.original or self.graph).signature.inputs
-        given = [tuple(x.astype(p.dtype, copy=False) for x, p in zip(xs, ports, strict=True)) for xs in inputs]
-        return framework.run(self.options, self.model, given)
+        return framework.run(self.options, self.model, self.real(inputs))
+
+    def real(self, inputs: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, ...]]:
+        """Inputs as the model itself takes them: of its dtypes, whole numbers as what they stand for."""
+        own, ports = self.signature.inputs, (self.original or self.graph).signature.inputs
+        return [
+            tuple(mine.real(x).astype(port.dtype, copy=False) for x, mine, port in zip(xs, own, ports, strict=True))
+            for xs in inputs
+        ]
 
 
 def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
@@ -233,7 +239,7 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     network = Network(options, model, graph, channel_axis(module))
     _check_finite(network.layers, options)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
-    return network if options.dtype == FLOAT32 else _narrowed(network, watch)
+    return network if (options.dtype, options.io) == (FLOAT32, FLOAT32) else _narrowed(network, watch)
 
 
 def of_quantized(options: ModelOptions, graph) -> ModelOptions:
@@ -262,17 +268,20 @@ def of_quantized(options: ModelOptions, graph) -> ModelOptions:
 
 
 def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network:
-    """The network in the dtype that its options ask for."""
+    """The network in the dtypes that its options ask for."""
     from tvm_mobilenet import dtypes
     from tvm_mobilenet.compiler import calibration, kept_float, quantization
-    from tvm_mobilenet.passes import quantize_given
+    from tvm_mobilenet.passes import ends, quantize_given
 
-    how = quantization if dtypes.of(network.options.dtype).integer else calibration
-    given = quantize_given.found(network.graph)
-    known = network.options.decided
-    if known is None or (given is not None and not getattr(known, "given", False)):
-        known = kept_float.decide(network, given or how.decide(network))
-    decided = known
-    graph = decided.applied(network.graph)
+    options, known, graph, scales = network.options, None, network.graph, None
+    if options.dtype != FLOAT32:
+        how = quantization if dtypes.of(options.dtype).integer else calibration
+        given = quantize_given.found(graph)
+        known = options.decided
+        if known is None or (given is not None and not getattr(known, "given", False)):
+            known = kept_float.decide(network, given or how.decide(network))
+        graph = known.applied(ends.wanted(graph, options.dtype, options.io))
+        scales = getattr(known, "scales", None)
+    graph = ends.run(graph, options.io, scales, network.image and network.image.preprocess)
     watch("precision", graph)
-    return replace(network, graph=graph, precision=decided, original=network.graph)
+    return replace(network, graph=graph, precision=known, original=network.graph)

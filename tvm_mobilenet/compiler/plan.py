@@ -252,14 +252,21 @@ def scratch_of(lowered) -> dict[str, int]:
 
 
 def inputs_of(plan: Plan) -> list:
-    """Normal values for every input, as ``input_values`` and the services take them: ``[shape, dtype]`` each."""
+    """Drawn values for every input, as ``input_values`` and the services take them: ``[shape, dtype]`` each."""
     return [[list(t.shape), t.dtype] for _, t in plan.inputs]
 
 
 def input_values(inputs, seed: int = 0) -> list[np.ndarray]:
     """The values of inputs: of an ``.npy`` file where one is a path, else drawn for its ``[shape, dtype]``."""
     draw = np.random.default_rng(seed)
-    return [np.load(x) if isinstance(x, str) else draw.standard_normal(x[0]).astype(x[1]) for x in inputs]
+
+    def drawn(shape, dtype) -> np.ndarray:
+        if np.dtype(dtype).kind == "f":
+            return draw.standard_normal(shape).astype(dtype)
+        ends = np.iinfo(dtype)
+        return draw.integers(ends.min, ends.max, shape, dtype, endpoint=True)
+
+    return [np.load(x) if isinstance(x, str) else drawn(*x) for x in inputs]
 
 
 def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:

@@ -8,12 +8,12 @@ it and of what it clips.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tvm_mobilenet import kinds
 from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest, images_of, tensors_of
-from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Quantization, Scale, integral
@@ -83,14 +83,10 @@ def decide(network) -> Quantization:
     Raises
     ------
     TvmMobilenetError
-        An image cannot be read; inputs and outputs are to be of another dtype than float32.
+        An image cannot be read.
     """
-    if network.options.io != "float32":
-        raise TvmMobilenetError(
-            f"--io {network.options.io}: a network in int8 takes and returns float32", "leave out --io"
-        )
     inputs, images = images_of(network, network.options, IMAGES)
-    return scales_of(network.graph, inputs, images)
+    return replace(scales_of(network.graph, inputs, images), io=network.options.io)
 
 
 def scales_of(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: str = "") -> Quantization:

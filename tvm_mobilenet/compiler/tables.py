@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from tvm_mobilenet.compiler import port_tables
 from tvm_mobilenet.compiler.plan import ALIGNMENT, Plan, Tensor, align
 from tvm_mobilenet.dtypes import DLPACK_CODES
 from tvm_mobilenet.models import labels as class_names
@@ -16,10 +17,11 @@ from tvm_mobilenet.targets import features
 _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
 _MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
 _KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
+_ELEMENTS = {4: "float", 2: "uint16_t", 1: "uint8_t"}  # of a table of pixels, by their bytes
 _SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOID", "value": "MN_VALUE"}
 
 
-def about_of(network, target, weights_sha256: str, embedded: bool = False) -> dict:
+def about_of(network, target, plan: Plan, weights_sha256: str, embedded: bool = False) -> dict:
     """What a library tells of its model and target: see `source`; ``prefix`` stands before its symbols."""
     return {
         "model": network.options.title,
@@ -34,6 +36,7 @@ def about_of(network, target, weights_sha256: str, embedded: bool = False) -> di
         "preprocess": _in_words(network.image),
         "embedded": embedded,
         "weights_sha256": weights_sha256,
+        "ends": port_tables.of(network, plan),
         "prefix": _prefix(f"{network.options.slug}_{target.name}"),
     }
 
@@ -71,7 +74,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     about : dict
         ``model``, ``target``, ``id``, ``weights_sha256``, ``architecture``, ``features``, ``classes``, ``labels``
         (bool), ``labels_source``, ``embedded`` (bool), ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool),
-        ``preprocess`` (in words).
+        ``preprocess`` (in words), ``ends`` (of `port_tables`).
     scratch : dict of str to int
         Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
         that is alive in the step.
@@ -104,8 +107,19 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
                 f"    {{{_SPACES[t.space]}, {t.index}, {len(t.shape)}, {DLPACK_CODES[dtype.kind]}, "
                 f"{8 * dtype.itemsize}, {t.offset}, {dims(t)}}},"
             )
-    for name, t in (*plan.inputs, *plan.outputs):
-        ports.append(f"    {{{_quoted(name)}, {_quoted(t.dtype)}, {len(t.shape)}, {dims(t)}, {t.nbytes}}},")
+    for i, (name, t) in enumerate((*plan.inputs, *plan.outputs)):
+        encoding = about["ends"]["encodings"][i]
+        if encoding:
+            lines += [
+                f"static const double {n}{i}[] = {{{_list(v)}}};"
+                for n, v in zip(("scale", "zero"), encoding[:2], strict=True)
+            ]
+        told = f"{len(encoding[0])}, {encoding[2]}, scale{i}, zero{i}" if encoding else "0, 0, NULL, NULL"
+        ports.append(f"    {{{_quoted(name)}, {_quoted(t.dtype)}, {len(t.shape)}, {dims(t)}, {t.nbytes}, {told}}},")
+    lines.append(f"static const float largest[] = {{{', '.join(f'{v!r}f' for v in about['ends']['largest'])}}};")
+    for name in ("input", "first"):
+        if table := about["ends"][name]:
+            lines.append(f"static const {_ELEMENTS[table['bytes']]} pixels_{name}[] = {{{_list(table['values'])}}};")
     for symbol in dict.fromkeys(s.symbol for s in plan.steps):
         lines.append(f"int __tvm_ffi_{symbol}(void *, const mn_any *, int32_t, mn_any *);")
     embedded = "NULL"
@@ -132,7 +146,8 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         f"    {plan.arena_bytes}, {plan.scratch_bytes}, {plan.parameters_bytes},",
         f"    {about['classes']}, {int(about['labels'])}, {_SCORES[about['scores']]}, {int(about['seeded'])},",
         f"    {_quoted(about['architecture'])}, {_quoted(' '.join(about['features']))}, {embedded},",
-        f"    {_image(plan, preprocess)},",
+        "    largest,",
+        f"    {_image(plan, preprocess, about['ends'])},",
         "};",
         "",
     ]
@@ -152,15 +167,23 @@ def free_from(plan: Plan) -> list[int]:
     return free
 
 
-def _image(plan: Plan, p) -> str:
+def _image(plan: Plan, p, ends: dict) -> str:
     if p is None:
         return "{0}"
-    values = ["{" + ", ".join(map(repr, v)) + "}" for v in (p.mean, p.std)]
+    tables = ["{NULL, 0, 0, 0, 0, 0}"] * 2
+    for i, name in enumerate(("input", "first")):
+        if table := ends[name]:
+            tables[i] = f"{{pixels_{name}, {table['bytes']}, {_list(table['strides'])}}}"
     return (
-        f"{{1, {p.size[0]}, {p.size[1]}, {int(p.layout == 'NHWC')}, {plan.inputs[0][1].shape[0]}, "
+        f"{{1, {p.size[0]}, {p.size[1]}, {plan.inputs[0][1].shape[0]}, "
         f"{_KERNELS[p.interpolation]}, {p.channels}, {int(p.resize == 'squash')}, {int(p.channel_order == 'BGR')}, "
-        f"{p.crop!r}, {values[0]}, {values[1]}}}"
+        f"{p.crop!r}, {', '.join(tables)}, {(ends['first'] or {}).get('operand', 0)}}}"
     )
+
+
+def _list(values) -> str:
+    """Numbers with commas: whole ones, or floats that are read back to the bit."""
+    return ", ".join(v.hex() if isinstance(v, float) else str(v) for v in values)
 
 
 def _quoted(text: str) -> str:

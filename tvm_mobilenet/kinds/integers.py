@@ -7,7 +7,8 @@
 ``table``  int8: the output for each of the 256 values before an activation that is no clamp, or stands by itself
 ``bias``   int32: of an average, what the zero points of a window make
 
-A copy between int8 and uint8 needs none: the value of a byte is 128 more. ``pixels`` has a table of 256 a channel alone.
+A copy between int8 and uint8 needs none: the value of a byte is 128 more. ``pixels`` has a table of 256 for each
+channel, and nothing else.
 """
 
 from __future__ import annotations

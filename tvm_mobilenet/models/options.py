@@ -10,6 +10,12 @@ from tvm_mobilenet.errors import TvmMobilenetError
 
 FLOAT32 = "float32"
 DTYPES = (FLOAT32, "float16", "int8")  # in which layers of a network can be computed
+IO = {  # of inputs and outputs, and the dtypes of layers that can have them
+    FLOAT32: DTYPES,
+    "float16": ("float16",),
+    "uint8": DTYPES,
+    "int8": ("int8",),
+}
 
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 
@@ -49,7 +55,7 @@ class ModelOptions:
     dtype : str
         In which its layers compute, one of ``DTYPES``. Weights and references are float32 whatever it is.
     io : str
-        Of its inputs and outputs, where it is not float32: that of ``dtype``.
+        Of its inputs and outputs, one of ``IO``. ``uint8``: of images their bytes.
     accumulate : str, optional
         ``float32``, or ``float32:LAYER,LAYER``: layers that sum in float32 though they compute in ``dtype``.
     calibrate : tuple of str

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.encoding import Pixels, Whole
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,22 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of ``main``: its name, shape, dtype, and the value behind it."""
+    """An input or output of ``main``: its name, shape, dtype, and the value behind it; of whole numbers also what they
+    stand for."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     value: str
+    encoding: Whole | Pixels | None = None
+
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """What values of the port stand for: float32, or the values themselves."""
+        return values if self.encoding is None else self.encoding.real(values)
+
+    def stored(self, values: np.ndarray) -> np.ndarray:
+        """Floats as values of the port, the nearest there are."""
+        return np.asarray(values).astype(self.dtype) if self.encoding is None else self.encoding.stored(values)
 
 
 @dataclass(frozen=True)

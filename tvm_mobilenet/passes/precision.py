@@ -27,7 +27,7 @@ import numpy as np
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError, nearest, reason
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes import quantize, quantize_given
+from tvm_mobilenet.passes import ends, quantize, quantize_given
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
 HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
@@ -153,7 +153,8 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
     narrow = {c.name for c in graph.calls if c.name not in precision.wide and _computed(c.layer, precision.dtype)}
     held = _dtypes_of_values(graph, narrow, precision)
     ports = [*graph.signature.inputs, *graph.signature.outputs]
-    held |= {p.value: precision.io for p in ports if p.dtype == "float32"}
+    io = precision.io if precision.io == precision.dtype else "float32"  # whole numbers are of `ends`
+    held |= {p.value: io for p in ports if p.dtype == "float32"}
     wide_sums = {*precision.sums, *(c.name for c in _scores(graph) if c.layer.declared.images)}
     made: list[LayerCall] = []
     converted: dict[tuple[str, str], str] = {}
@@ -205,12 +206,26 @@ def without_images(graph: LayerGraph, options) -> LayerGraph:
     ----------
     options : models.options.ModelOptions
     """
+    scales, image = None, _assumed_image(graph)
     if options.dtype == "float32":
-        return graph
-    if dtypes.of(options.dtype).integer:
-        return quantize.run(graph, quantize_given.found(graph) or quantize.ASSUMED)
-    sums = named(graph, options.accumulate) if options.accumulate else ()
-    return run(graph, Precision(options.dtype, options.io, sums))
+        pass
+    elif dtypes.of(options.dtype).integer:
+        known = quantize_given.found(graph) or quantize.ASSUMED
+        scales = known.scales
+        graph = quantize.run(ends.wanted(graph, options.dtype, options.io), known)
+    else:
+        sums = named(graph, options.accumulate) if options.accumulate else ()
+        graph = run(graph, Precision(options.dtype, options.io, sums))
+    return ends.run(graph, options.io, scales, image)
+
+
+def _assumed_image(graph: LayerGraph) -> Preprocess | None:
+    """Some way of an image to the only input of a graph, where that has the shape of one; costs do not depend on it."""
+    ports = graph.signature.inputs
+    shape = ports[0].shape
+    return (
+        Preprocess(shape[2:], channels=shape[1]) if len(ports) == 1 and len(shape) == 4 and shape[1] in (1, 3) else None
+    )
 
 
 def stored(call: LayerCall, layer: Layer) -> LayerCall:

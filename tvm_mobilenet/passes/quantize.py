@@ -22,7 +22,8 @@ import numpy as np
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.kinds.integers import CLAMPS, TABLE
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.encoding import Whole
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW, group_of, summed, whole_weights
 
 DTYPE = "int8"
@@ -148,14 +149,14 @@ class Quantize:
         self.held = {p.value: p.dtype for p in graph.signature.inputs}
         self.converted: dict[tuple[str, str], str] = {}
         self.readers = graph.readers()
-        self.outputs = {p.value for p in graph.signature.outputs}
+        self.outputs = {p.value for p in graph.signature.outputs if p.dtype == "float32"}
 
     def run(self) -> LayerGraph:
         """The graph with its layers in int8."""
         for call in self.graph.calls:
             self._call(call)
         names = {p.value: self._in(p.value, p.dtype, p.shape) for p in self.graph.signature.outputs}
-        outputs = tuple(replace(p, value=names[p.value]) for p in self.graph.signature.outputs)
+        outputs = tuple(self._output(p, names[p.value]) for p in self.graph.signature.outputs)
         return LayerGraph(tuple(self.made), replace(self.graph.signature, outputs=outputs))
 
     def _scales(self) -> dict[str, Scale]:
@@ -173,6 +174,11 @@ class Quantize:
         inputs = tuple(self._in(*operand) for operand in due)
         self.made.append(call.replace(inputs=inputs, output=output, marks=None))
         self.held[output] = call.layer.output_dtype
+
+    def _output(self, port: Port, value: str) -> Port:
+        scale = self.scales.get(port.value)
+        encoding = Whole(scale.step, scale.zero) if port.dtype == DTYPE else None
+        return replace(port, value=value, encoding=encoding)
 
     # ---- conversions
 

@@ -6,6 +6,7 @@
     folder.c    the manifest, the weights and the hashes of a bundle's folder
     image.c     from RGB bytes to an input
     scores.c    what outputs say of classes
+    numbers.c   what values stand for, whether they are numbers, the floating-point control register
     sha256.c    hashes
     selftest.c  the self-test
     error.c     what went wrong last, memory

@@ -1,4 +1,4 @@
-/* From 8-bit RGB to an input, as models/resize.py defines it: each pass is a weighted sum in fixed point, rounded to 8 bits.
+/* From 8-bit RGB to an input, or to what the first step makes of one, as models/resize.py defines it: each pass is a weighted sum in fixed point, rounded to 8 bits.
  *
  * Only the columns and rows that the crop keeps are computed. The horizontal pass of a source row lies in a ring that
  * holds as many rows as one output row reads, so memory does not grow with the image's height. Where the height shrinks
@@ -93,9 +93,6 @@ int mn_image_init(mn_image *i, int max_width, int max_height) {
     i->out = malloc((size_t)c * (size_t)w);
     if (!i->coefficients || !i->row_coefficients || !i->first || !i->count || !i->line || !i->ring || !i->out)
         return mn_fail(MOBILENET_MEMORY, "no memory for images of %d x %d", max_width, max_height);
-    for (int k = 0; k < c; k++)
-        for (int v = 0; v < 256; v++)
-            i->table[k][v] = (float)((v / 255.0 - mn_model.image.mean[k]) / mn_model.image.std[k]);
     return 0;
 }
 
@@ -153,18 +150,26 @@ static void down(const mn_image *i, const uint8_t *rgb, size_t stride, int first
     }
 }
 
-/* Row y of the network's image, normalised into the input. */
-static void store(const mn_image *i, const uint8_t *row, int y, float *input) {
-    int w = mn_model.image.width, h = mn_model.image.height, c = mn_model.image.channels;
-    size_t plane = mn_model.image.nhwc ? 1 : (size_t)h * (size_t)w, pixel = mn_model.image.nhwc ? (size_t)c : 1;
-    for (int x = 0; x < w; x++)
-        for (int k = 0; k < c; k++) {
-            int at = mn_model.image.bgr ? c - 1 - k : k;
-            input[(size_t)at * plane + ((size_t)y * (size_t)w + (size_t)x) * pixel] = i->table[at][row[x * c + k]];
+/* Row y of the network's image, each byte as its table says. */
+static void store(const uint8_t *row, int y, const mn_pixels *to, void *out) {
+    int w = mn_model.image.width, c = mn_model.image.channels;
+    for (int k = 0; k < c; k++) {
+        size_t at = (size_t)(mn_model.image.bgr ? c - 1 - k : k), begin = at * to->plane + (size_t)y * to->row;
+        const uint8_t *p = row + k;
+        if (to->bytes == 4) {
+            const float *table = (const float *)to->table + 256 * at;
+            for (float *o = (float *)out + begin, *end = o + (size_t)w * to->pixel; o < end; o += to->pixel, p += c) *o = table[*p];
+        } else if (to->bytes == 2) {
+            const uint16_t *table = (const uint16_t *)to->table + 256 * at;
+            for (uint16_t *o = (uint16_t *)out + begin, *end = o + (size_t)w * to->pixel; o < end; o += to->pixel, p += c) *o = table[*p];
+        } else {
+            const uint8_t *table = (const uint8_t *)to->table + 256 * at;
+            for (uint8_t *o = (uint8_t *)out + begin, *end = o + (size_t)w * to->pixel; o < end; o += to->pixel, p += c) *o = table[*p];
         }
+    }
 }
 
-int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, float *input) {
+int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, const mn_pixels *to, void *out) {
     int w = mn_model.image.width, h = mn_model.image.height, c = mn_model.image.channels;
     if (width < 1 || height < 1 || width > i->max_width || height > i->max_height || (stride && stride < 3 * (size_t)width))
         return mn_fail(MOBILENET_ARGUMENT, "an image of %d x %d: from 1 x 1 to %d x %d is taken; shrink it, or open "
@@ -189,7 +194,7 @@ int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t
         if (height_first) {
             down(i, rgb, stride, first, n);
             across(i, i->line, i->out);
-            store(i, i->out, row, input);
+            store(i->out, row, to, out);
             continue;
         }
         if (next < first) next = first;
@@ -201,9 +206,9 @@ int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t
                 sum += i->ring[(size_t)((first + t) % i->most_taps) * slot + p] * i->row_coefficients[t];
             i->out[p] = clip(sum);
         }
-        store(i, i->out, row, input);
+        store(i->out, row, to, out);
     }
-    size_t one = slot * (size_t)h;
-    for (int b = 1; b < mn_model.image.batch; b++) memcpy(input + (size_t)b * one, input, sizeof(float) * one);
+    size_t one = to->image * (size_t)to->bytes;
+    for (int b = 1; b < mn_model.image.batch; b++) memcpy((char *)out + (size_t)b * one, out, one);
     return 0;
 }

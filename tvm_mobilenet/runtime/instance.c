@@ -83,7 +83,9 @@ static int open_new(const char *folder, const char *weights, const mobilenet_opt
     if (!options) options = &defaults;
     pthread_mutex_init(&m->lock, NULL);
     mn_pool_init(&m->pool, options->spin_microseconds, !options->no_affinity);
+    mn_floats before = mn_floats_begin();
     int code = open_all(m, folder, weights, options);
+    mn_floats_end(before);
     if (code)
         mobilenet_close(m);
     else
@@ -148,60 +150,105 @@ static int execute(mobilenet *m, uint32_t first, uint32_t last) {
     return mn_fail(MOBILENET_KERNEL, "kernel %s failed: out of scratch memory", step[-1].name);
 }
 
-static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs, uint32_t first, uint32_t last) {
+/* What the kernels use of the i-th port: the caller's buffer, or our own. */
+static void *aligned(const mobilenet *m, uint32_t i, const void *theirs) {
+    return (uintptr_t)theirs % MN_ALIGNMENT ? m->port_buffers[i] : (void *)(uintptr_t)theirs;
+}
+
+static void place_ports(mobilenet *m, const void *const *inputs, void *const *outputs) {
     const mn_model_t *d = &mn_model;
-    for (uint32_t i = 0; i < d->inputs; i++)
-        if ((uintptr_t)inputs[i] % MN_ALIGNMENT) memcpy(m->port_buffers[i], inputs[i], d->ports[i].bytes);
+    for (uint32_t i = 0; i < d->inputs; i++) {
+        void *ours = aligned(m, i, inputs[i]);
+        if (ours != inputs[i]) memcpy(ours, inputs[i], d->ports[i].bytes);
+    }
     for (uint32_t i = 0; i < d->operand_count; i++) {
         const mn_operand *o = &d->operands[i];
         if (o->space > MN_OUTPUT) continue;
-        void *theirs = o->space == MN_INPUT ? (void *)(uintptr_t)inputs[o->index] : outputs[o->index];
-        void *ours = m->port_buffers[o->space == MN_INPUT ? o->index : d->inputs + o->index];
-        m->tensors[i].data = (uintptr_t)theirs % MN_ALIGNMENT ? ours : theirs;
+        m->tensors[i].data = o->space == MN_INPUT ? aligned(m, o->index, inputs[o->index])
+                                                  : aligned(m, d->inputs + o->index, outputs[o->index]);
     }
+}
+
+static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs, uint32_t first, uint32_t last) {
+    const mn_model_t *d = &mn_model;
+    place_ports(m, inputs, outputs);
     int code = execute(m, first, last);
-    for (uint32_t i = 0; i < d->outputs && !code; i++)
-        if ((uintptr_t)outputs[i] % MN_ALIGNMENT)
-            memcpy(outputs[i], m->port_buffers[d->inputs + i], d->ports[d->inputs + i].bytes);
+    for (uint32_t i = 0; i < d->outputs && !code; i++) {
+        void *ours = aligned(m, d->inputs + i, outputs[i]);
+        if (ours != outputs[i]) memcpy(outputs[i], ours, d->ports[d->inputs + i].bytes);
+    }
+    return code;
+}
+
+static int check_outputs(const mobilenet *m, void *const *outputs) {
+    int code = 0;
+    for (uint32_t i = 0; i < mn_model.outputs && !code; i++)
+        code = mn_check_output(i, aligned(m, mn_model.inputs + i, outputs[i]));
+    return code;
+}
+
+static int check_buffers(const mobilenet *m, const void *const *inputs, void *const *outputs) {
+    if (!m || !inputs || !outputs) return mn_fail(MOBILENET_ARGUMENT, "no instance, inputs or outputs");
+    for (int i = 0; i < m->info.inputs + m->info.outputs; i++)
+        if (!(i < m->info.inputs ? inputs[i] : outputs[i - m->info.inputs]))
+            return mn_fail(MOBILENET_ARGUMENT, "no buffer for %s", m->info.input[i].name);
+    return 0;
+}
+
+/* Of the caller's settings of floats nothing holds between these two. */
+static mn_floats begin(mobilenet *m) {
+    pthread_mutex_lock(&m->lock);
+    return mn_floats_begin();
+}
+
+static int end(mobilenet *m, mn_floats before, int code) {
+    mn_floats_end(before);
+    pthread_mutex_unlock(&m->lock);
     return code;
 }
 
 int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs) {
-    int code = mobilenet_run_steps(m, inputs, outputs, 0, (int)mn_model.step_count);
-    return code ? code : mn_check_outputs(outputs);
+    int code = check_buffers(m, inputs, outputs);
+    if (code) return code;
+    mn_floats before = begin(m);
+    place_ports(m, inputs, outputs);
+    for (uint32_t i = 0; i < mn_model.inputs && !code; i++)
+        code = mn_check_input(&m->pool, i, aligned(m, i, inputs[i]));
+    if (!code) code = run_locked(m, inputs, outputs, 0, mn_model.step_count);
+    if (!code) code = check_outputs(m, outputs);
+    return end(m, before, code);
 }
 
 int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *outputs, int first, int last) {
-    if (!m || !inputs || !outputs) return mn_fail(MOBILENET_ARGUMENT, "no instance, inputs or outputs");
+    int code = check_buffers(m, inputs, outputs);
+    if (code) return code;
     if (first < 0 || last < first || last > (int)mn_model.step_count)
         return mn_fail(MOBILENET_ARGUMENT, "steps %d to %d of %d", first, last, (int)mn_model.step_count);
-    for (int i = 0; i < m->info.inputs + m->info.outputs; i++)
-        if (!(i < m->info.inputs ? inputs[i] : outputs[i - m->info.inputs]))
-            return mn_fail(MOBILENET_ARGUMENT, "no buffer for %s", m->info.input[i].name);
-    pthread_mutex_lock(&m->lock);
-    int code = run_locked(m, inputs, outputs, (uint32_t)first, (uint32_t)last);
-    pthread_mutex_unlock(&m->lock);
-    return code;
+    mn_floats before = begin(m);
+    return end(m, before, run_locked(m, inputs, outputs, (uint32_t)first, (uint32_t)last));
 }
 
-int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, float *input) {
+int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, void *input) {
     if (!m || !rgb || !input) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or input");
     if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images, but arrays: mobilenet_run");
-    pthread_mutex_lock(&m->lock);
-    int code = mn_image_load(&m->image, rgb, width, height, stride, input);
-    pthread_mutex_unlock(&m->lock);
-    return code;
+    mn_floats before = begin(m);
+    return end(m, before, mn_image_load(&m->image, rgb, width, height, stride, &mn_model.image.input, input));
 }
 
-int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, float *scores) {
+int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, void *scores) {
     if (!m || !rgb || !scores) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or place for the scores");
     if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images, but arrays: mobilenet_run");
     if (m->info.outputs != 1) return mn_fail(MOBILENET_ARGUMENT, "this model has several outputs: use mobilenet_run");
-    pthread_mutex_lock(&m->lock);
+    mn_floats before = begin(m);
     const void *input = m->port_buffers[0];
     void *output = scores;
-    int code = mn_image_load(&m->image, rgb, width, height, stride, m->port_buffers[0]);
-    if (!code) code = run_locked(m, &input, &output, 0, mn_model.step_count);
-    pthread_mutex_unlock(&m->lock);
-    return code ? code : mn_check_outputs(&output);
+    const mn_pixels *to = &mn_model.image.input;
+    void *into = m->port_buffers[0];
+    uint32_t first = 0;
+    if (mn_model.image.first.bytes) /* bytes become what the first step would make of an input */
+        to = &mn_model.image.first, into = m->tensors[mn_model.image.operand].data, first = 1;
+    int code = mn_image_load(&m->image, rgb, width, height, stride, to, into);
+    if (!code) code = run_locked(m, &input, &output, first, mn_model.step_count);
+    if (!code) code = check_outputs(m, &output);
+    return end(m, before, code);
 }

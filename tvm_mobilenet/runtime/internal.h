@@ -44,6 +44,13 @@ typedef struct {
     uint64_t scratch;    /* so many bytes, then of the next */
 } mn_step;
 
+/* What an image's bytes become, and where: strides are values from one pixel, channel, row and image to the next. */
+typedef struct {
+    const void *table; /* 256 values for each channel */
+    int bytes;         /* of a value; 0: there is no such table */
+    size_t pixel, plane, row, image;
+} mn_pixels;
+
 typedef struct {
     const char *model, *target, *id, *weights_sha256, *preprocess, *labels_source;
     const mn_step *steps;
@@ -55,10 +62,14 @@ typedef struct {
     const char *architecture;
     const char *features; /* names with blanks between */
     const unsigned char *embedded; /* the weights, or NULL for a file */
+    const float *largest; /* of each input: the magnitude beyond which it is refused */
     struct {
-        int wanted, height, width, nhwc, batch, kernel; /* kernel: 0 nearest, 1 bilinear, 2 bicubic */
-        int channels, squash, bgr;                      /* channels: 3, or 1 of grey */
-        double crop, mean[3], std[3];
+        int wanted, height, width, batch, kernel; /* kernel: 0 nearest, 1 bilinear, 2 bicubic */
+        int channels, squash, bgr;                /* channels: 3, or 1 of grey */
+        double crop;
+        mn_pixels input; /* in the input */
+        mn_pixels first; /* in what the first step would make of the input, */
+        uint32_t operand; /* which is this operand */
     } image;
 } mn_model_t;
 extern const mn_model_t mn_model;
@@ -99,6 +110,7 @@ void mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
 int mn_pool_threads(mn_pool *p, int threads);
 void mn_pool_follow(mn_pool *p); /* the caller moved to a thread's CPU: they change places */
 void mn_pool_close(mn_pool *p);
+int mn_pool_share(mn_pool *p, mn_task task, void *data, int tasks); /* by the pool's threads */
 int64_t mn_now(void); /* nanoseconds of a clock that never goes back */
 int mn_allowed_cpus(void);
 extern __thread mn_worker *mn_current;
@@ -131,14 +143,21 @@ typedef struct {
     int *coefficients, *first, *count; /* horizontal, for each column that is kept */
     int *row_coefficients;
     uint8_t *line, *ring, *out;        /* a row of the source; rows resized in width; a row of the input */
-    float table[3][256];
 } mn_image;
 int mn_image_init(mn_image *i, int max_width, int max_height);
 void mn_image_close(mn_image *i);
-int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, float *input);
+int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t stride, const mn_pixels *to, void *out);
 
-/* ---- scores.c */
-int mn_check_outputs(void *const *outputs); /* an error where one is an infinity or NaN */
+/* ---- numbers.c */
+typedef struct {
+    uint64_t control;
+} mn_floats;
+mn_floats mn_floats_begin(void); /* rounding to nearest, small numbers as they are, no traps: returns what was set */
+void mn_floats_end(mn_floats before);
+double mn_value(const mobilenet_tensor *t, const void *data, size_t i); /* what the i-th value stands for */
+/* Errors where a value is an infinity or NaN, or too large; data: aligned. */
+int mn_check_input(mn_pool *p, uint32_t input, const void *data);
+int mn_check_output(uint32_t output, const void *data);
 
 /* ---- error.c */
 int mn_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +13,8 @@
 
 static const char usage[] =
     "usage: mobilenet classify FILE | bench | selftest | info   [--folder F] [--threads N] [--runs N] [--top K]\n"
-    "  FILE  a .ppm (P6) or .pgm (P5), a .npy (uint8 height x width x 3 or height x width, or a preprocessed float32\n"
-    "        input), or raw float32 input\n";
+    "  FILE  a .ppm (P6) or .pgm (P5), a .npy (uint8 height x width x 3 or height x width, or a preprocessed input of\n"
+    "        the model's dtype), or that input's bytes alone\n";
 
 static const char seeded[] = "weights are seeded random numbers: classes mean nothing; build with --weights FILE";
 
@@ -74,8 +73,13 @@ static size_t ppm(const unsigned char *d, size_t n, int *width, int *height, int
     return numbers[2] == 255 && at <= n && (n - at) / (size_t)channels / (size_t)(*width > 0 ? *width : 1) >= (size_t)*height ? at : 0;
 }
 
-/* numpy's header is a Python dict in text; returns where the data begins, or 0. Channels: 0 for what is no image. */
-static size_t npy(const unsigned char *d, size_t n, int *channels, int *width, int *height) {
+static const char *numpy_name(const char *dtype) {
+    return !strcmp(dtype, "float32") ? "'<f4'" : !strcmp(dtype, "float16") ? "'<f2'" : *dtype == 'u' ? "'|u1'" : "'|i1'";
+}
+
+/* numpy's header is a Python dict in text; returns where the data begins, or 0: neither an image nor of the dtype.
+ * Channels: 0 for what is no image. */
+static size_t npy(const unsigned char *d, size_t n, const char *dtype, int *channels, int *width, int *height) {
     char header[512] = "";
     size_t length = n < 12 ? 0 : d[8] | (size_t)d[9] << 8, begin = 10;
     if (n >= 12 && d[6] > 1) length |= (size_t)d[10] << 16 | (size_t)d[11] << 24, begin = 12;
@@ -86,7 +90,7 @@ static size_t npy(const unsigned char *d, size_t n, int *channels, int *width, i
     int found = shape ? sscanf(shape, "'shape': (%d, %d, %d%1[)]", height, width, channels, end) : 0;
     int flat = found == 2 && sscanf(shape, "'shape': (%*d, %*d%1[)]", end) == 1;
     if (!strstr(header, "'|u1'") || !(flat || (found == 4 && (*channels == 1 || *channels == 3)))) *channels = 0;
-    if (strstr(header, "True") || (!*channels && !strstr(header, "'<f4'"))) return 0;
+    if (strstr(header, "True") || (!*channels && !strstr(header, numpy_name(dtype)))) return 0;
     return begin + length;
 }
 
@@ -95,12 +99,6 @@ static unsigned char *coloured(const unsigned char *grey, size_t pixels) {
     unsigned char *rgb = malloc(3 * pixels + 1);
     for (size_t i = 0; rgb && i < pixels; i++) rgb[3 * i] = rgb[3 * i + 1] = rgb[3 * i + 2] = grey[i];
     return rgb;
-}
-
-static int finite_all(const float *values, size_t n) {
-    size_t i = 0;
-    while (i < n && isfinite(values[i])) i++;
-    return i == n;
 }
 
 static void print_class(const mobilenet_info *info, const mobilenet_class *c) {
@@ -115,7 +113,7 @@ static int classify(mobilenet *m, const char *path, int top) {
     size_t n = 0, at = 0, wanted = info->input[0].bytes;
     int width = 0, height = 0, channels = 0, code = 0;
     unsigned char *rgb = NULL, *data = read_file(path, &n);
-    float *scores = malloc(info->output[0].bytes), *input = aligned_alloc(64, (wanted + 63) / 64 * 64);
+    void *scores = malloc(info->output[0].bytes), *input = aligned_alloc(64, (wanted + 63) / 64 * 64);
     mobilenet_class *best = calloc((size_t)top, sizeof *best);
     if (!data || !scores || !input || !best) {
         code = data ? fail("no memory") : 1;
@@ -123,13 +121,13 @@ static int classify(mobilenet *m, const char *path, int top) {
         channels = data[1] == '6' ? 3 : 1;
         if (!(at = ppm(data, n, &width, &height, channels))) code = fail_at(path, "not a whole P6 or P5 picture of 8 bits a channel");
     } else if (n > 6 && !memcmp(data, "\x93NUMPY", 6)) {
-        if (!(at = npy(data, n, &channels, &width, &height)))
-            code = fail_at(path, "not a .npy of uint8 height x width x 3 or height x width, or of float32 in C order");
+        if (!(at = npy(data, n, info->input[0].dtype, &channels, &width, &height)))
+            code = fail_at(path, "not a .npy of uint8 height x width x 3 or height x width, or of the input's dtype in C order");
     }
     if (!code && channels) {
         size_t room = (n - at) / (size_t)channels / (size_t)(width > 0 ? width : 1);
         if (width < 1 || height < 1 || room < (size_t)height) code = fail_at(path, "the picture is cut off");
-        else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of float32");
+        else if (!info->takes_images) code = fail("this model takes no images: give its input as a .npy of its dtype");
         else if (channels == 1 && !(rgb = coloured(data + at, (size_t)width * (size_t)height))) code = fail("no memory");
         else if (mobilenet_run_rgb(m, rgb ? rgb : data + at, width, height, 0, scores))
             code = fail_at(path, mobilenet_last_error());
@@ -139,12 +137,10 @@ static int classify(mobilenet *m, const char *path, int top) {
         const void *in = input;
         void *out = scores;
         if (n - at != wanted) {
-            fprintf(stderr, "error: %s: %s%zu bytes of data, the input has %zu\n", path,
-                    at ? "" : "no .ppm, .pgm or .npy; as raw float32 it has ", n - at, wanted);
+            fprintf(stderr, "error: %s: %s%zu bytes of data, the input of %s has %zu\n", path,
+                    at ? "" : "no .ppm, .pgm or .npy; as an input's bytes it has ", n - at, info->input[0].dtype, wanted);
             code = 1;
-        } else if (memcpy(input, data + at, wanted), !finite_all(input, wanted / sizeof *input))
-            code = fail_at(path, "the input holds infinities or NaN");
-        else if (mobilenet_run(m, &in, &out))
+        } else if (memcpy(input, data + at, wanted), mobilenet_run(m, &in, &out))
             code = fail_at(path, mobilenet_last_error());
     }
     if (!code && info->seeded) fprintf(stderr, "note: %s\n", seeded);
@@ -206,7 +202,11 @@ static int describe(const mobilenet *m) {
         const mobilenet_tensor *t = &info->input[i];
         printf("%s %s %s", i < info->inputs ? "input   " : "output  ", t->name, t->dtype);
         for (int d = 0; d < t->dimensions; d++) printf("%s%lld", d ? " x " : " ", (long long)t->shape[d]);
-        printf(", %zu bytes\n", t->bytes);
+        printf(", %zu bytes", t->bytes);
+        for (int s = 0; s < t->scales; s++)
+            printf("%s(v - %.9g) * %.9g", s ? "; " : t->scales > 1 ? ", a channel stands for " : ", stands for ",
+                   t->zero_point[s], t->scale[s]);
+        puts("");
     }
     printf("image    %s\n", info->preprocess);
     if (info->classes) printf("classes  %d, scores: %s\n", info->classes, info->scores);

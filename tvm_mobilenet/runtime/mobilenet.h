@@ -8,7 +8,8 @@
  *
  * All functions are safe to call from any thread; calls on one instance wait for each other. Nothing is allocated after
  * mobilenet_open except by mobilenet_set_threads, mobilenet_check, mobilenet_selftest and opening another instance.
- * Nothing is ever written to stdout or stderr.
+ * Nothing is ever written to stdout or stderr. However the caller's rounding mode and treatment of small numbers are
+ * set, these functions compute with the default ones, and leave the caller's as they were.
  *
  * A program that links two models statically defines MOBILENET_PREFIX before it includes this, once for each model and
  * file: the prefix is "symbol_prefix" in the bundle's manifest.
@@ -57,7 +58,7 @@ enum {
     MOBILENET_MEMORY = 5,
     MOBILENET_KERNEL = 6,   /* a kernel reported an error */
     MOBILENET_WRONG = 7,    /* the self-test found wrong results */
-    MOBILENET_INFINITE = 8  /* a result holds infinities or NaN */
+    MOBILENET_INFINITE = 8  /* an input or a result holds infinities or NaN, or leaves the range of the layers' dtype */
 };
 
 typedef struct mobilenet mobilenet;
@@ -72,10 +73,13 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    const char *dtype;    /* "float32" */
+    const char *dtype;    /* "float32", "float16", "int8" or "uint8" */
     int dimensions;
     const int64_t *shape;
     size_t bytes;
+    int scales;           /* of floats 0; of whole numbers 1, or one for each channel, */
+    int axis;             /* which are this dimension */
+    const double *scale, *zero_point; /* a value stands for (value - zero_point) * scale */
 } mobilenet_tensor;
 
 typedef struct {
@@ -97,7 +101,7 @@ typedef struct {
 
 typedef struct {
     int index;
-    float score;       /* the model's output for the class: see mobilenet_info.scores */
+    float score;       /* the model's output for the class, as the number that it stands for: mobilenet_info.scores */
     float probability; /* 0 to 1: the score's softmax, unless the model ends in one; -1: unknown */
     const char *label; /* or NULL */
 } mobilenet_class;
@@ -115,23 +119,24 @@ MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *op
 /* What the model takes and gives; valid until close. */
 MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 
-/* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe. No copy when aligned to 64 bytes.
- * An infinity or NaN in an output is an error, MOBILENET_INFINITE; the outputs are written nevertheless. Inputs are not
- * looked through: a ReLU may hide their infinities and NaN from the outputs, so give finite ones. */
+/* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe and of its dtypes. No copy when aligned
+ * to 64 bytes. An infinity or NaN in an input or output is an error, MOBILENET_INFINITE, and so is an input beyond 65,504
+ * that layers of float16 read. Of an input's nothing is computed; outputs are written nevertheless. */
 MOBILENET_API int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs);
 
 /* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): made grey for a model of one channel, resized, cropped and
- * normalised as the model wants it. Grey rows are RGB rows of three equal values. */
+ * normalised as the model wants it. Grey rows are RGB rows of three equal values. scores: the output, of its dtype. */
 MOBILENET_API int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
-                                    float *scores);
+                                    void *scores);
 
-/* The first half of mobilenet_run_rgb: fills one input tensor (every image of a batch gets the same). */
+/* Fills one input tensor, of its dtype (every image of a batch gets the same): mobilenet_run gives for it what
+ * mobilenet_run_rgb gives. */
 MOBILENET_API int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
-                                       float *input);
+                                       void *input);
 
-/* The best k classes of the first input of a batch, best first. Returns how many there are: none if a score is an
- * infinity or NaN. */
-MOBILENET_API int mobilenet_top(const mobilenet *m, const float *scores, int k, mobilenet_class *best);
+/* The best k classes of the first input of a batch, best first; scores: the output, of its dtype. Returns how many there
+ * are: none if a score is an infinity or NaN. */
+MOBILENET_API int mobilenet_top(const mobilenet *m, const void *scores, int k, mobilenet_class *best);
 
 MOBILENET_API int mobilenet_set_threads(mobilenet *m, int threads);
 

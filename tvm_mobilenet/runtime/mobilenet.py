@@ -44,6 +44,10 @@ class _Tensor(Structure):
         ("dimensions", c_int),
         ("shape", POINTER(c_int64)),
         ("bytes", c_size_t),
+        ("scales", c_int),
+        ("axis", c_int),
+        ("scale", POINTER(c_double)),
+        ("zero_point", POINTER(c_double)),
     ]
 
 
@@ -96,6 +100,29 @@ class Best(NamedTuple):
     probability: float | None
 
 
+class Encoding(NamedTuple):
+    """What the whole numbers of an input or output stand for: ``(value - zero_point) * scale``, both float64 arrays.
+
+    They have one element, or one a channel along an axis, and then the shape that broadcasts there.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    dtype: np.dtype
+
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """What values stand for: float32."""
+        return ((values.astype(np.float64) - self.zero_point) * self.scale).astype(np.float32)
+
+    def stored(self, values: np.ndarray) -> np.ndarray:
+        """The values that stand for what is nearest."""
+        ends = np.iinfo(self.dtype)
+        whole = np.rint(np.asarray(values, np.float64) / self.scale + self.zero_point)
+        if np.isnan(whole).any():
+            raise MobilenetError("NaN stands for no whole number", 8)
+        return np.clip(whole, ends.min, ends.max).astype(self.dtype)
+
+
 class MobilenetError(Exception):
     """What the library reports; `code` as in mobilenet.h."""
 
@@ -134,6 +161,8 @@ class Mobilenet:
         self.labels_source = info.labels_source.decode()
         self.inputs = [_port(info.input[i]) for i in range(info.inputs)]  # (name, shape, dtype) each
         self.outputs = [_port(info.output[i]) for i in range(info.outputs)]
+        self.input_encodings = [_encoding(info.input[i]) for i in range(info.inputs)]  # None of floats
+        self.output_encodings = [_encoding(info.output[i]) for i in range(info.outputs)]
 
     def __enter__(self):
         return self
@@ -150,27 +179,29 @@ class Mobilenet:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`.
 
-        An infinity or NaN in one, or in an input, is an error, of ``code`` 8: a ReLU would hide it from the outputs.
+        Numbers of another dtype are converted to floats, but not to whole numbers: `input_encodings` do that. An
+        infinity or NaN in an input or output is an error, of ``code`` 8, and so is an input beyond the range of
+        the layers' dtype.
         """
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
         arrays = []
         for i, (name, shape, dtype) in enumerate(self.inputs):
-            with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity
-                a = np.ascontiguousarray(inputs[i], dtype)
+            a = np.asarray(inputs[i])
             if a.shape != shape:
                 raise MobilenetError(f"input {name} has shape {a.shape}, the model takes {shape}")
-            if not np.isfinite(a).all():
-                raise MobilenetError(f"input {name} holds infinities or NaN", 8)
-            arrays.append(a)
+            arrays.append(_as(dtype, a, f"input {name}"))
         found = [np.empty(shape, dtype) for _, shape, dtype in self.outputs]
         self._check(self._lib.mobilenet_run(self._open(), _pointers(arrays), _pointers(found)))
         return found
 
     def run_image(self, image) -> np.ndarray:
-        """The scores for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8."""
+        """The scores for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8.
+
+        They have the shape and dtype of the output.
+        """
         pixels = _pixels(image)
-        scores = np.empty(self.outputs[0][1], np.float32)
+        scores = np.empty(*self.outputs[0][1:])
         height, width = pixels.shape[:2]
         self._check(self._lib.mobilenet_run_rgb(self._open(), pixels.ctypes.data, width, height, 0, scores.ctypes.data))
         return scores
@@ -178,7 +209,7 @@ class Mobilenet:
     def preprocess(self, image) -> np.ndarray:
         """The input that the library makes of an image."""
         pixels = _pixels(image)
-        out = np.empty(self.inputs[0][1], np.float32)
+        out = np.empty(*self.inputs[0][1:])
         height, width = pixels.shape[:2]
         self._check(self._lib.mobilenet_preprocess(self._open(), pixels.ctypes.data, width, height, 0, out.ctypes.data))
         return out
@@ -188,8 +219,8 @@ class Mobilenet:
         return [(best.label or f"class {best.index}", best.score) for best in self.top(self.run_image(image), top)]
 
     def top(self, scores: np.ndarray, count: int = 5) -> list[Best]:
-        """The best classes of one output (the first of a batch), best first."""
-        scores = np.ascontiguousarray(scores, np.float32)
+        """The best classes of one output (the first of a batch) of the model's dtype, best first."""
+        scores = _as(self.outputs[0][2], np.asarray(scores), "scores")
         if not self.classes or scores.size < self.classes:
             raise MobilenetError(f"scores of shape {scores.shape}, the model has {self.classes} classes")
         if not np.isfinite(scores.reshape(-1)[: self.classes]).all():
@@ -262,6 +293,23 @@ def _machine(path) -> bytes:
 
 def _port(t) -> tuple:
     return t.name.decode(), tuple(t.shape[: t.dimensions]), np.dtype(t.dtype.decode())
+
+
+def _as(dtype: np.dtype, values: np.ndarray, what: str) -> np.ndarray:
+    """Values of a dtype, as they lie in C: other numbers become floats, whole numbers stay what they are."""
+    if values.dtype != dtype and (dtype.kind != "f" or values.dtype.kind not in "fiub"):
+        hint = "" if dtype.kind == "f" else ": what they stand for, input_encodings and output_encodings say"
+        raise MobilenetError(f"{what}: {values.dtype} numbers, the model's are {dtype}{hint}", 1)
+    with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity
+        return np.ascontiguousarray(values, dtype)
+
+
+def _encoding(t) -> Encoding | None:
+    if not t.scales:
+        return None
+    along = [-1 if d == t.axis and t.scales > 1 else 1 for d in range(t.dimensions)]
+    scale, zero = (np.reshape(values[: t.scales], along) for values in (t.scale, t.zero_point))
+    return Encoding(scale, zero, np.dtype(t.dtype.decode()))
 
 
 def _pointers(arrays):

@@ -52,6 +52,7 @@ static void *work(void *argument) {
     mn_pool *p = w->pool;
     unsigned seen = 0;
     mn_current = w;
+    mn_floats_begin(); /* the thread that started this one may have set something else */
     for (;;) {
         int fresh = 0;
         for (int64_t end = p->spin_nanoseconds ? mn_now() + p->spin_nanoseconds : 0; end;) {
@@ -123,6 +124,14 @@ static int launch(mn_task task, void *data, int tasks) {
         pthread_mutex_unlock(&p->lock);
     }
     return atomic_load(&p->failed) ? -1 : 0;
+}
+
+int mn_pool_share(mn_pool *p, mn_task task, void *data, int tasks) {
+    mn_worker *before = mn_current;
+    mn_current = p->workers;
+    int code = launch(task, data, tasks);
+    mn_current = before;
+    return code;
 }
 
 static void *take(int device_type, int device, uint64_t n, int code, int bits) {

@@ -26,11 +26,13 @@ static double milliseconds(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* The largest difference; infinite for NaN. */
-static double difference(const float *found, const float *expected, size_t n) {
+/* The largest difference of what values stand for; infinite for NaN. */
+static double difference(const mobilenet_tensor *t, const void *found, const void *expected) {
     double most = 0;
+    size_t n = 1;
+    for (int d = 0; d < t->dimensions; d++) n *= (size_t)t->shape[d];
     for (size_t i = 0; i < n; i++) {
-        double d = fabs((double)found[i] - expected[i]);
+        double d = fabs(mn_value(t, found, i) - mn_value(t, expected, i));
         if (!(d <= most)) most = isfinite(d) ? d : INFINITY;
     }
     return most;
@@ -69,7 +71,7 @@ static int compare(mobilenet *m, const char *data, void **in, void **out, mobile
         if (!s) r->milliseconds = times[REPEATS / 2];
         for (int i = m->info.inputs; i < ports; i++) {
             int o = i - m->info.inputs;
-            double d = difference(out[o], (const float *)data, m->info.input[i].bytes / sizeof(float)) / units[o];
+            double d = difference(&m->info.input[i], out[o], data) / units[o];
             if (d > r->difference) r->difference = (float)d;
             data += m->info.input[i].bytes;
         }
@@ -80,7 +82,7 @@ static int compare(mobilenet *m, const char *data, void **in, void **out, mobile
                    r->difference, r->allowed);
 }
 
-int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result) {
+static int test(mobilenet *m, mobilenet_selftest_result *result) {
     mobilenet_selftest_result r = {0};
     header h;
     size_t n, sample = 0, before;
@@ -101,5 +103,12 @@ int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result) {
     for (int i = 0; i < ports; i++) free(buffers[i]);
     free(data);
     if (result) *result = r;
+    return code;
+}
+
+int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result) {
+    mn_floats before = mn_floats_begin();
+    int code = test(m, result);
+    mn_floats_end(before);
     return code;
 }

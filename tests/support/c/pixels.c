@@ -23,18 +23,22 @@ int main(void) {
         memset(&image, 0, sizeof image);
         memset(&mn_model, 0, sizeof mn_model);
         mn_model.image.wanted = 1;
-        mn_model.image.height = n[0], mn_model.image.width = n[1], mn_model.image.nhwc = n[2], mn_model.image.batch = n[3];
+        mn_model.image.height = n[0], mn_model.image.width = n[1], mn_model.image.batch = n[3];
         mn_model.image.kernel = n[4], mn_model.image.channels = n[5], mn_model.image.squash = n[6], mn_model.image.bgr = n[7];
         mn_model.image.crop = d[0];
-        memcpy(mn_model.image.mean, d + 1, 3 * sizeof(double));
-        memcpy(mn_model.image.std, d + 4, 3 * sizeof(double));
+        static float table[3][256];
+        for (int k = 0; k < n[5]; k++)
+            for (int v = 0; v < 256; v++) table[k][v] = (float)((v / 255.0 - d[1 + k]) / d[4 + k]);
+        size_t plane = (size_t)n[0] * (size_t)n[1], channels = (size_t)n[5], row = (size_t)n[1];
+        mn_pixels nchw = {table, 4, 1, plane, row, channels * plane};
+        mn_pixels nhwc = {table, 4, channels, 1, row * channels, channels * plane};
         size_t count = (size_t)n[0] * (size_t)n[1] * (size_t)n[3] * (size_t)n[5];
         size_t rows = (size_t)n[11] * (size_t)(n[12] ? n[12] : 3 * n[10]);
         unsigned char *rgb = malloc(rows);
         float *input = malloc(count * sizeof *input), none = NAN;
         if (fread(rgb, 1, rows, stdin) != rows) return 1;
         int code = mn_image_init(&image, n[8], n[9]);
-        if (!code) code = mn_image_load(&image, rgb, n[10], n[11], (size_t)n[12], input);
+        if (!code) code = mn_image_load(&image, rgb, n[10], n[11], (size_t)n[12], n[2] ? &nhwc : &nchw, input);
         fwrite(code ? &none : input, sizeof *input, code ? 1 : count, stdout);
         mn_image_close(&image);
         free(rgb);

@@ -1,0 +1,213 @@
+"""A network's inputs and outputs in another dtype than float32, as ``--io`` asks for.
+
+``float16`` is `precision`'s: layers of float16 read and write it. Here are the whole numbers:
+
+- ``int8``, of networks in int8: inputs and outputs have the scales and zero points of the values behind them.
+- ``uint8``: of a network that takes images the input is their bytes, in the graph's layout, and what `Pixels` says of
+  them. A stem of floats reads them itself; in integers one copy makes int8 of them by a table a channel, the same
+  values that float32 inputs would have become. Inputs that are no image, and the outputs of a network in int8, are
+  int8 moved up by 128. Outputs of a network in floats stay as they are.
+
+`wanted` says before quantizing which outputs become int8; `run` is the rest, after all layers have their dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.encoding import Pixels, Whole
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port
+
+FLOAT = "float32"
+WHOLE = ("int8", "uint8")
+
+
+def wanted(graph: LayerGraph, dtype: str, io: str) -> LayerGraph:
+    """A graph in float32 whose outputs say that they are to be int8, where layers in ``dtype`` can write it."""
+    if io not in WHOLE or not dtypes.of(dtype).integer:
+        return graph
+    outputs = (replace(p, dtype="int8") if p.dtype == FLOAT else p for p in graph.signature.outputs)
+    return LayerGraph(graph.calls, replace(graph.signature, outputs=tuple(outputs)))
+
+
+def run(graph: LayerGraph, io: str, scales: Mapping | None = None, image=None) -> LayerGraph:
+    """The graph with inputs, and outputs in int8, as ``io`` says.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+        Its layers in their dtypes.
+    scales : mapping of str to quantize.Scale, optional
+        Of each value of a network in int8.
+    image : models.preprocess.Preprocess, optional
+        How an image becomes the input; None: the inputs are no image.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Floats cannot be read from such an input.
+    """
+    if io not in WHOLE:
+        return graph
+    made = _Ends(graph, io, scales, image)
+    return made.run()
+
+
+class _Ends:
+    def __init__(self, graph: LayerGraph, io: str, scales: Mapping | None, image):
+        self.graph, self.io, self.scales, self.image = graph, io, scales, image
+        self.before: list[LayerCall] = []
+        self.after: list[LayerCall] = []
+        self.calls = list(graph.calls)
+        self.values: dict[str, str] = {}  # what is read in place of a value
+
+    def run(self) -> LayerGraph:
+        inputs = tuple(self._input(p) if p.dtype == FLOAT else p for p in self.graph.signature.inputs)
+        outputs = tuple(self._output(p) for p in self.graph.signature.outputs)
+        calls = (*self.before, *(call for call in self.calls if call is not None), *self.after)
+        signature = replace(self.graph.signature, inputs=inputs, outputs=outputs)
+        return LayerGraph(tuple(self._named(call) for call in calls), signature)
+
+    def _named(self, call: LayerCall) -> LayerCall:
+        return call.replace(inputs=tuple(self.values.get(value, value) for value in call.inputs))
+
+    # ---- inputs
+
+    def _input(self, port: Port) -> Port:
+        if self.io == "uint8" and self.image is not None:
+            axis = len(port.shape) - 1 if self.image.layout == "NHWC" else 1
+            port = replace(port, dtype="uint8", encoding=Pixels(self.image.mean, self.image.std, axis))
+        elif self.scales is None:
+            raise TvmMobilenetError(
+                f"--io {self.io}: input {port.name} {port.shape} is no image, and the layers compute in floats, which "
+                "have no scale",
+                "leave out --io; or build with --dtype int8",
+            )
+        else:
+            scale = self.scales[port.value]
+            own = Whole(scale.step, scale.zero)
+            port = replace(port, dtype=self.io, encoding=own if self.io == "int8" else own.as_uint8)
+        for number, call in enumerate(self.calls):
+            if port.value in call.inputs:
+                self.calls[number] = self._reader(call, port)
+        return port
+
+    def _reader(self, call: LayerCall, port: Port) -> LayerCall | None:
+        """A call that reads a port of whole numbers in place of float32; None: nothing is left to do."""
+        layer = call.layer
+        if layer.copies and layer.activation == "none" and layer.dtype == "int8" and layer.reads == FLOAT:
+            return self._quantizing(call, port)
+        if isinstance(port.encoding, Pixels) and self._reads_bytes(layer, port):
+            return self._reading_bytes(call, port.encoding)
+        if self.scales is None:
+            raise TvmMobilenetError(
+                f"--io {self.io}: {layer.name} (from {call.source or call.name}) reads input {port.name} as floats; "
+                "of layers in floats convolutions alone read an image's bytes",
+                "leave out --io; or build with --dtype int8",
+            )
+        inputs = tuple(self._floats(port) if value == port.value else value for value in call.inputs)
+        return call.replace(inputs=inputs)
+
+    def _quantizing(self, call: LayerCall, port: Port) -> LayerCall | None:
+        layer, encoding = call.layer, port.encoding
+        if isinstance(encoding, Pixels):
+            scale = Whole(float(call.constants["scale"][0]), int(call.constants["ends"][1]))
+            return self._of_pixels(call, port, scale)
+        if self.io == "int8" and layer.input_layout == layer.output_layout and not layer.output_pitch:
+            self.values[call.output] = port.value
+            return None
+        constants = {} if self.io == "uint8" else {"ends": np.array([0, 0, -128, 127])}
+        layer = layer.replace(reads="" if self.io == "int8" else self.io)
+        return LayerCall(call.name, layer, call.source, call.inputs, {}, call.output).replace(**constants)
+
+    def _of_pixels(self, call: LayerCall, port: Port, scale: Whole) -> LayerCall:
+        """A copy of an image's bytes as int8, where a copy of floats stood: of a pass that knew no image, the image's
+        own shape is restored."""
+        layer = call.layer.replace(op="pixels", reads="uint8")
+        if layer.input_shape != port.shape:
+            layer = self._whole_image(port).replace(op="pixels", dtype="int8", reads="uint8")
+        table = scale.stored(port.encoding.table)
+        return LayerCall(call.name, layer, call.source, call.inputs, {}, call.output).replace(table=table)
+
+    def _whole_image(self, port: Port) -> Layer:
+        """A copy of an image that keeps its layout."""
+        (n, a, b, c), planes = port.shape, port.encoding.axis == 1
+        height, width, channels = (b, c, a) if planes else (a, b, c)
+        layout = "NCHW" if planes else "NHWC"
+        return Layer(
+            kind="elementwise",
+            op="none",
+            batch=n,
+            height=height,
+            width=width,
+            channels=channels,
+            out_channels=channels,
+            input_layout=layout,
+            output_layout=layout,
+        )
+
+    @staticmethod
+    def _reads_bytes(layer: Layer, port: Port) -> bool:
+        """Whether a layer of floats can read an image's bytes: the image is its data, and no more of its operands."""
+        known = layer.kind == "conv" and not dtypes.of(layer.dtype).integer and layer.input_dtype == FLOAT
+        axis = 1 if layer.input_layout == "NCHW" else 3
+        return known and layer.input_shape == port.shape and axis == port.encoding.axis
+
+    @staticmethod
+    def _reading_bytes(call: LayerCall, encoding: Pixels) -> LayerCall:
+        factor = np.array(encoding.scales)
+        pixels = np.stack([factor, -np.array(encoding.mean) / np.array(encoding.std)])
+        return call.replace(layer=call.layer.replace(reads="uint8"), pixels=pixels)
+
+    def _floats(self, port: Port) -> str:
+        """The port's values as float32, copied once for all who read them so."""
+        name = f"{port.value}_f32"
+        if name not in (call.name for call in self.before):
+            whole, scale = self._whole(port), self.scales[port.value]
+            layer = _copy(port.shape).replace(writes=FLOAT)
+            constants = {"scale": np.array([scale.step]), "ends": np.array([scale.zero, 0, -128, 127])}
+            source = f"{port.name} as {FLOAT}"
+            self.before.append(LayerCall(name, layer, source, (whole,), {}, name).replace(**constants))
+        return name
+
+    def _whole(self, port: Port) -> str:
+        """The port's values as int8."""
+        if port.dtype == "int8":
+            return port.value
+        name = f"{port.value}_whole"
+        if name not in (call.name for call in self.before):
+            call = LayerCall(name, _copy(port.shape), f"{port.name} as int8", (port.value,), {}, name)
+            if isinstance(port.encoding, Pixels):
+                scale = self.scales[port.value]
+                call = self._of_pixels(call, port, Whole(scale.step, scale.zero))
+            else:
+                call = call.replace(layer=call.layer.replace(reads="uint8"), ends=np.array([0, 0, -128, 127]))
+            self.before.append(call)
+        return name
+
+    # ---- outputs
+
+    def _output(self, port: Port) -> Port:
+        if self.io != "uint8" or port.dtype != "int8" or port.encoding is None:
+            return port
+        name = f"{port.value}_u8"
+        if name not in (call.name for call in self.after):
+            layer = _copy(port.shape).replace(writes="uint8")
+            call = LayerCall(name, layer, f"{port.name} as uint8", (port.value,), {}, name)
+            self.after.append(call.replace(ends=np.array([0, 0, -128, 127])))
+        return replace(port, value=name, dtype="uint8", encoding=port.encoding.as_uint8)
+
+
+def _copy(shape: tuple[int, ...]) -> Layer:
+    """A copy in int8 of a tensor of any shape, a position a row of its last dimension."""
+    channels = shape[-1] if shape else 1
+    positions = int(np.prod(shape, dtype=np.int64)) // channels
+    return Layer(
+        kind="elementwise", op="none", height=positions, channels=channels, out_channels=channels, dtype="int8"
+    )

@@ -1,0 +1,148 @@
+/* Numbers of inputs and outputs: what they stand for, whether they are numbers at all, and how the CPU computes. */
+#include <math.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* ---- the floating-point control register */
+
+#if defined(__x86_64__)
+static uint64_t control(void) { return __builtin_ia32_stmxcsr(); }
+static void set_control(uint64_t value) { __builtin_ia32_ldmxcsr((unsigned)value); }
+enum { DEFAULT = 0x1f80 }; /* no trap, nothing else */
+#elif defined(__aarch64__)
+static uint64_t control(void) {
+    uint64_t value;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+    return value;
+}
+static void set_control(uint64_t value) { __asm__ volatile("msr fpcr, %0" : : "r"(value) : "memory"); }
+enum { DEFAULT = 0 };
+#else
+static uint64_t control(void) {
+    uint32_t value;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(value));
+    return value;
+}
+static void set_control(uint64_t value) { __asm__ volatile("vmsr fpscr, %0" : : "r"((uint32_t)value) : "memory"); }
+enum { DEFAULT = 0 };
+#endif
+
+mn_floats mn_floats_begin(void) {
+    mn_floats before = {control()};
+    if (before.control != DEFAULT) set_control(DEFAULT);
+    return before;
+}
+
+void mn_floats_end(mn_floats before) { set_control(before.control); }
+
+/* ---- values */
+
+static double of_half(uint16_t bits) {
+    int exponent = bits >> 10 & 31, digits = bits & 1023;
+    if (exponent == 31) return digits ? NAN : bits >> 15 ? -INFINITY : INFINITY;
+    double size = exponent ? (1024 + digits) * 0x1p-25 : digits * 0x1p-24;
+    for (int i = 0; i < exponent; i++) size *= 2;
+    return bits >> 15 ? -size : size;
+}
+
+/* Which of a tensor's scales a value has. */
+static int scale_of(const mobilenet_tensor *t, size_t i) {
+    if (t->scales < 2) return 0;
+    for (int d = t->dimensions - 1; d > t->axis; d--) i /= (size_t)t->shape[d];
+    return (int)(i % (size_t)t->shape[t->axis]);
+}
+
+double mn_value(const mobilenet_tensor *t, const void *data, size_t i) {
+    const char *dtype = t->dtype;
+    float single;
+    uint16_t half;
+    if (!strcmp(dtype, "float32")) return memcpy(&single, (const char *)data + 4 * i, 4), single;
+    if (!strcmp(dtype, "float16")) return memcpy(&half, (const char *)data + 2 * i, 2), of_half(half);
+    int whole = *dtype == 'u' ? ((const uint8_t *)data)[i] : ((const int8_t *)data)[i], of = scale_of(t, i);
+    return t->scales ? (whole - t->zero_point[of]) * t->scale[of] : whole;
+}
+
+/* ---- whether they are numbers */
+
+enum { TOGETHER = 16384, INFINITE = 0x7f800000, INFINITE_HALF = 0x7c00 };
+
+/* The largest magnitude, as bits without their sign: those of infinities and NaN are above all others. */
+static uint32_t largest_single(const uint32_t *bits, size_t n) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) most = most > (bits[i] & 0x7fffffff) ? most : bits[i] & 0x7fffffff;
+    return most;
+}
+
+static uint16_t largest_half(const uint16_t *bits, size_t n) {
+    uint16_t most = 0;
+    for (size_t i = 0; i < n; i++) most = most > (bits[i] & 0x7fff) ? most : (uint16_t)(bits[i] & 0x7fff);
+    return most;
+}
+
+static int is_of(const mobilenet_tensor *t, const char *dtype) { return !strcmp(t->dtype, dtype); }
+
+typedef struct {
+    const mobilenet_tensor *port;
+    const void *data;
+    uint32_t most; /* of a float32: bits */
+    atomic_int odd;
+} looked;
+
+/* Whether n values from the first-th on have one that is refused. */
+static int has_odd(const looked *l, size_t first, size_t n) {
+    if (is_of(l->port, "float32")) return largest_single((const uint32_t *)l->data + first, n) > l->most;
+    return is_of(l->port, "float16") && largest_half((const uint16_t *)l->data + first, n) >= INFINITE_HALF;
+}
+
+static size_t values_of(const mobilenet_tensor *t) { return t->bytes / (is_of(t, "float32") ? 4 : is_of(t, "float16") ? 2 : 1); }
+
+static int look(int id, void *environment, void *data) {
+    struct {
+        void *sync;
+        int32_t tasks;
+    } *e = environment;
+    looked *l = data;
+    size_t n = values_of(l->port), tasks = (size_t)e->tasks, from = n * (size_t)id / tasks;
+    if (has_odd(l, from, n * (size_t)(id + 1) / tasks - from)) atomic_store(&l->odd, 1);
+    return 0;
+}
+
+/* The first value that is refused. */
+static size_t first_odd(const looked *l) {
+    size_t i = 0;
+    while (!has_odd(l, i, 1)) i++;
+    return i;
+}
+
+static uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+int mn_check_input(mn_pool *p, uint32_t input, const void *data) {
+    const mobilenet_tensor *port = mn_model.ports + input;
+    float most = mn_model.largest[input];
+    looked l = {port, data, bits_of(most), 0};
+    size_t n = values_of(port);
+    if (n == port->bytes) return 0; /* whole numbers */
+    if (n < TOGETHER) atomic_store(&l.odd, has_odd(&l, 0, n));
+    else mn_pool_share(p, look, &l, p->threads);
+    if (!atomic_load(&l.odd)) return 0;
+    size_t at = first_odd(&l);
+    double value = mn_value(port, data, at);
+    if (isfinite(value))
+        return mn_fail(MOBILENET_INFINITE, "input %s holds %g at %zu, beyond %g: there ends the dtype of the layers that "
+                       "read it", port->name, value, at, (double)most);
+    return mn_fail(MOBILENET_INFINITE, "input %s holds %s at %zu: give finite numbers", port->name,
+                   isnan(value) ? "NaN" : "an infinity", at);
+}
+
+int mn_check_output(uint32_t output, const void *data) {
+    const mobilenet_tensor *port = mn_model.ports + mn_model.inputs + output;
+    looked l = {port, data, INFINITE - 1, 0};
+    if (!has_odd(&l, 0, values_of(port))) return 0;
+    return mn_fail(MOBILENET_INFINITE, "output %s is an infinity or NaN at %zu: the input or the weights are damaged, or "
+                   "values left the range of the layers' dtype", port->name, first_odd(&l));
+}
