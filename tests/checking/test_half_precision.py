@@ -9,6 +9,7 @@ import pytest
 from tests.support import modules
 from tests.support.planting import Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.checking import machine_check, network_ends, network_steps
 from tvm_mobilenet.compiler import model_files
 from tvm_mobilenet.compiler import module as built
@@ -247,12 +248,11 @@ def test_a_target_without_the_dtype_is_refused_before_anything_slow(tmp_path, mo
 
 
 def test_inputs_and_outputs_of_float16(tmp_path):
-    """A build has them when asked; a bundle, whose images and scores are float32, is refused."""
+    """A build has them when asked, and so has its bundle."""
     options = ModelOptions(model=modules.tiny_options().model, dtype="float16", io="float16")
-    build.build(options, TARGET, output=tmp_path / "built")
+    build.build(options, TARGET, output=tmp_path / "built", bundle=tmp_path / "bundle")
     plan = built.read(tmp_path / "built").plan
     assert {t.dtype for _, t in (*plan.inputs, *plan.outputs)} == {"float16"}
     verify.verify(tmp_path / "built").require()
-    assert (
-        build.main(["--dtype", "float16", "--io", "float16", "--target", "rpi5", "--bundle", str(tmp_path / "b")]) == 2
-    )
+    manifest = pack.read(tmp_path / "bundle").manifest
+    assert {port[2] for port in (*manifest["inputs"], *manifest["outputs"])} == {"float16"}

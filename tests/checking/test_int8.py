@@ -12,7 +12,6 @@ from tvm_mobilenet.compiler import model_files, quantization
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.compiler.pipeline import for_core
-from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.passes import quantize, whole_weights
@@ -145,8 +144,3 @@ def test_the_image_is_quantized_to_quads_and_pitches_stay(family):
     image, stem = graph.calls[0].layer, graph.calls[1].layer
     assert image.output_pitch == stem.input_pitch == 4 and stem.input_layout == "NHWC" and image.reads == "float32"
     assert graph.calls[-1].layer.writes == "float32"
-
-
-def test_what_int8_does_not_take_is_refused():
-    with pytest.raises(TvmMobilenetError, match="takes and returns float32"):
-        load_network(ModelOptions(model="v1", alpha=0.25, resolution=32, dtype="int8", io="int8"))
