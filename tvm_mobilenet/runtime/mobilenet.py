@@ -103,7 +103,7 @@ class Best(NamedTuple):
 class Encoding(NamedTuple):
     """What the whole numbers of an input or output stand for: ``(value - zero_point) * scale``, both float64 arrays.
 
-    They have one element, or one a channel along an axis, and then the shape that broadcasts there.
+    They are scalars, or have one element a channel and the shape that broadcasts there.
     """
 
     scale: np.ndarray
@@ -307,7 +307,7 @@ def _as(dtype: np.dtype, values: np.ndarray, what: str) -> np.ndarray:
 def _encoding(t) -> Encoding | None:
     if not t.scales:
         return None
-    along = [-1 if d == t.axis and t.scales > 1 else 1 for d in range(t.dimensions)]
+    along = [-1 if d == t.axis else 1 for d in range(t.dimensions)] if t.scales > 1 else ()
     scale, zero = (np.reshape(values[: t.scales], along) for values in (t.scale, t.zero_point))
     return Encoding(scale, zero, np.dtype(t.dtype.decode()))
 

@@ -1,0 +1,202 @@
+"""Inputs and outputs of whole numbers in bundles: what they stand for, images in one step, and the caller's settings of
+floats."""
+
+import ctypes
+import functools
+import platform
+import subprocess
+import types
+
+import numpy as np
+import pytest
+
+from tests.support import bundles, modules
+from tvm_mobilenet import build, targets
+from tvm_mobilenet.bundle import pack
+from tvm_mobilenet.checking import network_steps
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.models.options import ModelOptions
+
+IMAGE = np.random.default_rng(3).integers(0, 256, (40, 60, 3), np.uint8)
+FULL = pytest.mark.full
+ON_HOST = [
+    ("int8", "uint8"),
+    pytest.param("int8", "float32", marks=FULL),
+    pytest.param("int8", "int8", marks=FULL),
+    pytest.param("float32", "uint8", marks=FULL),
+]
+
+
+@functools.cache
+def made(dtype: str, io: str, target: str = "host"):
+    """A bundle of the small network from a file, and the network."""
+    options = ModelOptions(model=modules.tiny_options().model, dtype=dtype, io=io)
+    network, root = load_network(options), modules.root() / f"ends-{dtype}-{io}-{target}"
+
+    def make(root) -> None:
+        build.build(options, targets.load(target), output=root / "built", network=network, bundle=root / "bundle")
+
+    modules.once(root, make)
+    return types.SimpleNamespace(network=network, folder=root / "bundle")
+
+
+def opened(bundle, threads: int = 2):
+    return bundles.python_interface().Mobilenet(bundle.folder, threads)
+
+
+@pytest.mark.parametrize("dtype, io", ON_HOST)
+def test_an_image_gives_what_its_input_gives(dtype, io):
+    """In int8 the image becomes what the first step would make of the input; in integers to the bit."""
+    bundle = made(dtype, io)
+    port = bundle.network.signature.inputs[0]
+    with opened(bundle) as net:
+        given = net.preprocess(IMAGE)
+        assert given.dtype == port.dtype == io
+        wanted = bundle.network.image.preprocess
+        real = wanted.normalise(wanted.pixels(IMAGE) / 255.0)
+        assert np.array_equal(given, port.stored(real))
+        scores = net.run_image(IMAGE)
+        assert np.array_equal(scores, net.run(given)[0]) and len(np.unique(scores)) > 3
+        assert net.selftest()["difference"] <= (0 if dtype == "int8" else 1e-4)
+        if dtype == "int8":
+            assert np.array_equal(scores, network_steps.outputs(bundle.network, [(given,)])[0][0])
+        own = bundle.network.signature.outputs[0].real(scores)[0]
+        best = net.top(scores, 2)
+        assert [b.index for b in best] == list(np.argsort(-own.astype(np.float64), kind="stable")[:2])
+        assert best[0].score == pytest.approx(float(own.max()))
+        assert 0 < sum(b.probability for b in net.top(scores, own.size)) == pytest.approx(1)
+
+
+def test_an_interface_says_what_its_numbers_stand_for():
+    bundle = made("int8", "uint8")
+    data, out = bundle.network.signature.inputs[0].encoding, bundle.network.signature.outputs[0].encoding
+    told = pack.read(bundle.folder).manifest["encodings"]
+    assert told["output0"] == {"scale": [out.step], "zero_point": [out.zero]}
+    assert told["input"] == {"scale": list(data.scales), "zero_point": list(data.zeros), "axis": 1}
+    done = subprocess.run([bundle.folder / "mobilenet", "info"], capture_output=True, text=True)
+    assert f"uint8 1 x 16, 16 bytes, stands for (v - {out.zero}) * {out.step:.9g}\n" in done.stdout
+    assert "a channel stands for (v - 127.5) * 0.00784313725; " in done.stdout
+    with opened(bundle) as net:
+        (given,), (found,) = net.input_encodings, net.output_encodings
+        pixels = np.arange(3 * 32 * 32, dtype=np.uint8).reshape(1, 3, 32, 32)
+        assert np.allclose(given.real(pixels), data.real(pixels), atol=1e-6)
+        assert np.array_equal(given.stored(given.real(pixels)), pixels)
+        assert np.array_equal(found.real(np.uint8([0, 255])), out.real(np.uint8([0, 255])))
+        with pytest.raises(Exception, match="NaN stands for no whole number"):
+            found.stored(np.float32([np.nan]))
+
+
+@pytest.mark.parametrize("wrong", ["float32", "int8", "int64", "bool", "complex64"])
+def test_numbers_of_another_dtype_are_no_bytes(wrong):
+    with opened(made("int8", "uint8")) as net:
+        with pytest.raises(
+            Exception, match=f"input input: {wrong} numbers, the model's are uint8: what they stand for"
+        ):
+            net.run(np.zeros((1, 3, 32, 32), wrong))
+        with pytest.raises(Exception, match=f"scores: {wrong} numbers, the model's are uint8"):
+            net.top(np.zeros((1, 16), wrong))
+
+
+def test_a_program_takes_an_input_of_its_dtype(tmp_path):
+    bundle = made("int8", "uint8")
+    with opened(bundle) as net:
+        given = net.preprocess(IMAGE)
+        best = net.top(net.run_image(IMAGE), 1)[0]
+    np.save(tmp_path / "own.npy", given)
+    np.save(tmp_path / "image.npy", IMAGE)
+    given.tofile(tmp_path / "own.raw")
+    np.save(tmp_path / "floats.npy", given.astype(np.float32))
+    program = bundle.folder / "mobilenet"
+    for name in ("own.npy", "image.npy", "own.raw"):
+        done = subprocess.run([program, "classify", tmp_path / name, "--top", "1"], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.split()[0] == f"{best.score:.4f}", (name, done)
+    done = subprocess.run([program, "classify", tmp_path / "floats.npy"], capture_output=True, text=True)
+    assert done.returncode == 1 and "or of the input's dtype" in done.stderr
+
+
+# ---- the caller's settings of floats
+
+
+def settings():
+    """This CPU's environment of floats with each rounding mode, and with small numbers taken for zero: bytes."""
+    libm = ctypes.CDLL("libm.so.6")
+    x86 = platform.machine() == "x86_64"
+    place, flush, modes = (28, 0x8040, (0x2000, 0x4000, 0x6000)) if x86 else (0, 1 << 24, (1 << 22, 2 << 22, 3 << 22))
+    plain = ctypes.create_string_buffer(64)
+    assert libm.fegetenv(plain) == 0
+    for bits in (*modes, flush):
+        changed = ctypes.create_string_buffer(plain.raw, 64)
+        own = int.from_bytes(changed.raw[place : place + 4], "little") | bits
+        changed[place : place + 4] = own.to_bytes(4, "little")
+        yield libm, plain, changed, place
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_callers_settings_of_floats_change_no_bit_and_stay(threads):
+    """Rounding up changes most int8 values of a network; a thread that is started then has to round as others do."""
+    bundle = made("int8", "uint8")
+    with opened(bundle, threads) as net:
+        given = net.preprocess(IMAGE)
+        right = net.run_image(IMAGE)
+    for libm, plain, changed, place in settings():
+        after = ctypes.create_string_buffer(64)
+        libm.fesetenv(changed)
+        try:
+            with opened(bundle, threads) as net:
+                image, scores, found = net.preprocess(IMAGE), net.run_image(IMAGE), net.run(given)[0]
+                libm.fegetenv(after)
+        finally:
+            libm.fesetenv(plain)
+        assert np.array_equal(image, given) and np.array_equal(scores, right) and np.array_equal(found, right)
+        wanted, own = (int.from_bytes(e.raw[place : place + 4], "little") & ~0x3F for e in (changed, after))
+        assert own == wanted, "but for the flags of what happened"
+
+
+# ---- on ARM
+
+
+@FULL
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_every_core_gives_the_same_outputs(dtype, tmp_path):
+    """Bundles of three cores, each under emulators of all cores that have its instructions."""
+    command = bundles.emulator("aarch64")
+    if command is None:
+        pytest.skip("needs apt-get install qemu-user libc6-arm64-cross")
+    cores = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
+    said = set()
+    np.save(tmp_path / "image.npy", IMAGE)
+    for target in ("rpi5",) if dtype == "float16" else cores:
+        bundle = made(dtype, "float32", target)
+        for cpu in ("neoverse-n1",) if target == "rpi5" else cores.values():
+            program = [*command, "-cpu", cpu, str(bundle.folder / "mobilenet")]
+            done = subprocess.run([*program, "selftest"], capture_output=True, text=True)
+            assert done.returncode == 0 and "difference 0.00e+00" in done.stdout, done
+            done = subprocess.run([*program, "classify", tmp_path / "image.npy", "--top", "16"], capture_output=True)
+            said.add(done.stdout)
+    assert len(said) == 1 and len(said.pop().splitlines()) == 16
+
+
+@FULL
+@pytest.mark.parametrize("value", [70000.0, -65520.0, np.nan, np.inf])
+def test_a_value_beyond_float16_is_an_error(value, tmp_path):
+    command = bundles.emulator("aarch64")
+    if command is None:
+        pytest.skip("needs apt-get install qemu-user libc6-arm64-cross")
+    given = np.zeros((1, 3, 32, 32), np.float32)
+    program = [
+        *command,
+        "-cpu",
+        "neoverse-n1",
+        str(made("float16", "float32", "rpi5").folder / "mobilenet"),
+        "classify",
+    ]
+    given[0, 1, 2, 3] = 65504
+    np.save(tmp_path / "x.npy", given)
+    assert subprocess.run([*program, tmp_path / "x.npy"], capture_output=True).returncode == 0
+    given[0, 1, 2, 3] = value
+    np.save(tmp_path / "x.npy", given)
+    done = subprocess.run([*program, tmp_path / "x.npy"], capture_output=True, text=True)
+    words = (
+        f"input input holds {value:g} at 1091, beyond 65504" if np.isfinite(value) else "at 1091: give finite numbers"
+    )
+    assert done.returncode == 1 and words in done.stderr and not done.stdout, done
