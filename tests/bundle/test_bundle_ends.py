@@ -9,12 +9,14 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support import bundles, modules
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (40, 60, 3), np.uint8)
@@ -200,3 +202,67 @@ def test_a_value_beyond_float16_is_an_error(value, tmp_path):
         f"input input holds {value:g} at 1091, beyond 65504" if np.isfinite(value) else "at 1091: give finite numbers"
     )
     assert done.returncode == 1 and words in done.stderr and not done.stdout, done
+
+
+# ---- other networks
+
+
+class TwoEnds(torch.nn.Module):
+    """Two inputs, two outputs, a batch, and a resize, which computes in float32 between layers of int8."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(3, 8, 3, 1, 1)
+        self.c, self.l = torch.nn.Conv2d(8, 8, 1), torch.nn.Linear(8, 5)
+
+    def forward(self, x, y):
+        u, v = self.a(x).relu(), self.b(y).relu()
+        u = self.c(torch.nn.functional.interpolate(u, scale_factor=2.0, mode="bilinear"))
+        return self.l(u.mean((2, 3))), v.mean((2, 3))
+
+
+class NoImage(torch.nn.Module):
+    """Five channels of an odd size, and a row of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.l, self.o = torch.nn.Conv2d(5, 7, 3, 1, 1), torch.nn.Linear(11, 7), torch.nn.Linear(7, 3)
+
+    def forward(self, x, z):
+        return self.o(self.a(x).relu().mean((2, 3)) + self.l(z))
+
+
+@FULL
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+@pytest.mark.parametrize("net, shapes", [(TwoEnds, [(2, 3, 16, 16), (2, 3, 9, 7)]), (NoImage, [(2, 5, 9, 7), (2, 11)])])
+def test_a_device_finds_its_expected_outputs(net, shapes, io, tmp_path):
+    """Those of its own layers, with some of them in float32: PyTorch's would be off by what quantizing does."""
+    torch.manual_seed(0)
+    given = tuple(torch.zeros(shape) for shape in shapes)
+    torch.export.save(torch.export.export(net().eval(), given), tmp_path / "net.pt2")
+    options = ModelOptions(model=str(tmp_path / "net.pt2"), dtype="int8", io=io)
+    network = load_network(options)
+    build.build(options, targets.load("host"), output=tmp_path / "built", network=network, bundle=tmp_path / "bundle")
+    assert pack.read(tmp_path / "bundle").manifest["error"]["found"] < 1e-4
+    ports = (*network.signature.inputs, *network.signature.outputs)
+    assert {port.dtype for port in ports} == {io} and all(
+        (port.encoding is None) == (io == "float32") for port in ports
+    )
+    with bundles.python_interface().Mobilenet(tmp_path / "bundle") as on_device:
+        assert on_device.selftest()["difference"] < 1e-4
+        inputs = tuple(
+            port.stored(np.random.default_rng(5).standard_normal(port.shape)) for port in ports[: len(shapes)]
+        )
+        found, due = on_device.run(*inputs), network_steps.outputs(network, [inputs])[0]
+        for port, one, right in zip(network.signature.outputs, found, due, strict=True):
+            assert np.abs(port.real(one) - port.real(right)).max() < 0.02 * port.real(right).std()
+
+
+def test_bytes_of_no_image_are_refused_by_layers_of_floats(tmp_path):
+    torch.export.save(
+        torch.export.export(NoImage().eval(), (torch.zeros(2, 5, 9, 7), torch.zeros(2, 11))), tmp_path / "net.pt2"
+    )
+    with pytest.raises(
+        TvmMobilenetError, match=r"--io uint8: input x \(2, 5, 9, 7\) is no image, and the layers compute"
+    ):
+        load_network(ModelOptions(model=str(tmp_path / "net.pt2"), io="uint8"))

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.compiler.plan import Plan, Step, Tensor
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def check_inputs(plan: Plan, inputs: Sequence[np.ndarray]) -> None:
     Raises
     ------
     TvmMobilenetError
-        Another number, shape or dtype.
+        Another number, shape or dtype; infinities or NaN, and what the layers that read it cannot hold.
     """
     if len(inputs) != len(plan.inputs):
         raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(plan.inputs)}")
@@ -52,6 +54,22 @@ def check_inputs(plan: Plan, inputs: Sequence[np.ndarray]) -> None:
             raise TvmMobilenetError(
                 f"input {name}: {array.dtype} {array.shape}, the model takes {tensor.dtype} {tensor.shape}"
             )
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        most, end = float(np.abs(array).max()), _end(plan, tensor)
+        if not most <= end:
+            found = "NaN" if np.isnan(most) else f"{most:g}"
+            raise TvmMobilenetError(
+                f"input {name} holds {found}: the dtypes of the layers that read it end at {end:g}",
+                "give finite numbers that are in the dtypes of all layers",
+            )
+
+
+def _end(plan: Plan, port: Tensor) -> float:
+    """The largest number that all floats have which are computed from an input."""
+    reading = (s.layer for s in plan.steps if any((t.space, t.index) == (port.space, port.index) for t in s.operands))
+    own = {dtypes.of((layer.parts or (layer,))[0].dtype) for layer in map(Layer.parse, reading)}
+    return min(-dtype.lowest for dtype in (*own, dtypes.of("float32")) if not dtype.integer)
 
 
 class PlanRunner:

@@ -122,9 +122,9 @@ class _Ends:
         if self.io == "int8" and layer.input_layout == layer.output_layout and not layer.output_pitch:
             self.values[call.output] = port.value
             return None
-        constants = {} if self.io == "uint8" else {"ends": np.array([0, 0, -128, 127])}
         layer = layer.replace(reads="" if self.io == "int8" else self.io)
-        return LayerCall(call.name, layer, call.source, call.inputs, {}, call.output).replace(**constants)
+        made = LayerCall(call.name, layer, call.source, call.inputs, {}, call.output)
+        return made.replace(ends=np.array([0, 0, -128, 127]))
 
     def _of_pixels(self, call: LayerCall, port: Port, scale: Whole) -> LayerCall:
         """A copy of an image's bytes as int8, where a copy of floats stood: of a pass that knew no image, the image's
