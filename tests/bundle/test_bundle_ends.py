@@ -92,7 +92,7 @@ def test_an_interface_says_what_its_numbers_stand_for():
 def test_numbers_of_another_dtype_are_no_bytes(wrong):
     with opened(made("int8", "uint8")) as net:
         with pytest.raises(
-            Exception, match=f"input input: {wrong} numbers, the model's are uint8: what they stand for"
+            Exception, match=f"input input: {wrong} numbers, the model's are uint8: see input_encodings"
         ):
             net.run(np.zeros((1, 3, 32, 32), wrong))
         with pytest.raises(Exception, match=f"scores: {wrong} numbers, the model's are uint8"):

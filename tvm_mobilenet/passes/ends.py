@@ -21,6 +21,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.preprocess import Preprocess
 from tvm_mobilenet.passes.encoding import Pixels, Whole
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port
 
@@ -57,6 +58,14 @@ def run(graph: LayerGraph, io: str, scales: Mapping | None = None, image=None) -
         return graph
     made = _Ends(graph, io, scales, image)
     return made.run()
+
+
+def assumed_image(graph: LayerGraph) -> Preprocess | None:
+    """Some way of an image to the only input of a graph, where that has the shape of one; costs do not depend on it."""
+    ports = graph.signature.inputs
+    shape = ports[0].shape
+    likely = len(ports) == 1 and len(shape) == 4 and shape[1] in (1, 3)
+    return Preprocess(shape[2:], channels=shape[1]) if likely else None
 
 
 class _Ends:

@@ -206,7 +206,7 @@ def without_images(graph: LayerGraph, options) -> LayerGraph:
     ----------
     options : models.options.ModelOptions
     """
-    scales, image = None, _assumed_image(graph)
+    scales, image = None, ends.assumed_image(graph)
     if options.dtype == "float32":
         pass
     elif dtypes.of(options.dtype).integer:
@@ -217,15 +217,6 @@ def without_images(graph: LayerGraph, options) -> LayerGraph:
         sums = named(graph, options.accumulate) if options.accumulate else ()
         graph = run(graph, Precision(options.dtype, options.io, sums))
     return ends.run(graph, options.io, scales, image)
-
-
-def _assumed_image(graph: LayerGraph) -> Preprocess | None:
-    """Some way of an image to the only input of a graph, where that has the shape of one; costs do not depend on it."""
-    ports = graph.signature.inputs
-    shape = ports[0].shape
-    return (
-        Preprocess(shape[2:], channels=shape[1]) if len(ports) == 1 and len(shape) == 4 and shape[1] in (1, 3) else None
-    )
 
 
 def stored(call: LayerCall, layer: Layer) -> LayerCall:

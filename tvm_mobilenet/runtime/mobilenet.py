@@ -44,10 +44,8 @@ class _Tensor(Structure):
         ("dimensions", c_int),
         ("shape", POINTER(c_int64)),
         ("bytes", c_size_t),
-        ("scales", c_int),
-        ("axis", c_int),
-        ("scale", POINTER(c_double)),
-        ("zero_point", POINTER(c_double)),
+        *((n, c_int) for n in ("scales", "axis")),
+        *((n, POINTER(c_double)) for n in ("scale", "zero_point")),
     ]
 
 
@@ -101,10 +99,7 @@ class Best(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What the whole numbers of an input or output stand for: ``(value - zero_point) * scale``, both float64 arrays.
-
-    They are scalars, or have one element a channel and the shape that broadcasts there.
-    """
+    """What the whole numbers of a port stand for: ``(value - zero_point) * scale``, of all or one for each channel."""
 
     scale: np.ndarray
     zero_point: np.ndarray
@@ -117,10 +112,9 @@ class Encoding(NamedTuple):
     def stored(self, values: np.ndarray) -> np.ndarray:
         """The values that stand for what is nearest."""
         ends = np.iinfo(self.dtype)
-        whole = np.rint(np.asarray(values, np.float64) / self.scale + self.zero_point)
-        if np.isnan(whole).any():
+        if np.isnan(values := np.asarray(values, np.float64)).any():
             raise MobilenetError("NaN stands for no whole number", 8)
-        return np.clip(whole, ends.min, ends.max).astype(self.dtype)
+        return np.clip(np.rint(values / self.scale + self.zero_point), ends.min, ends.max).astype(self.dtype)
 
 
 class MobilenetError(Exception):
@@ -179,9 +173,8 @@ class Mobilenet:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`.
 
-        Numbers of another dtype are converted to floats, but not to whole numbers: `input_encodings` do that. An
-        infinity or NaN in an input or output is an error, of ``code`` 8, and so is an input beyond the range of
-        the layers' dtype.
+        Other numbers become floats, but no whole numbers: `input_encodings` make these. An infinity or NaN, or an input
+        beyond the range of the layers' dtype, is an error, of ``code`` 8.
         """
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
@@ -196,10 +189,7 @@ class Mobilenet:
         return found
 
     def run_image(self, image) -> np.ndarray:
-        """The scores for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8.
-
-        They have the shape and dtype of the output.
-        """
+        """The output for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8."""
         pixels = _pixels(image)
         scores = np.empty(*self.outputs[0][1:])
         height, width = pixels.shape[:2]
@@ -208,8 +198,7 @@ class Mobilenet:
 
     def preprocess(self, image) -> np.ndarray:
         """The input that the library makes of an image."""
-        pixels = _pixels(image)
-        out = np.empty(*self.inputs[0][1:])
+        pixels, out = _pixels(image), np.empty(*self.inputs[0][1:])
         height, width = pixels.shape[:2]
         self._check(self._lib.mobilenet_preprocess(self._open(), pixels.ctypes.data, width, height, 0, out.ctypes.data))
         return out
@@ -296,20 +285,18 @@ def _port(t) -> tuple:
 
 
 def _as(dtype: np.dtype, values: np.ndarray, what: str) -> np.ndarray:
-    """Values of a dtype, as they lie in C: other numbers become floats, whole numbers stay what they are."""
+    """Values of a dtype as C has them: other numbers become floats, but no whole numbers."""
     if values.dtype != dtype and (dtype.kind != "f" or values.dtype.kind not in "fiub"):
-        hint = "" if dtype.kind == "f" else ": what they stand for, input_encodings and output_encodings say"
-        raise MobilenetError(f"{what}: {values.dtype} numbers, the model's are {dtype}{hint}", 1)
+        see = ": see input_encodings and output_encodings" * (dtype.kind != "f")
+        raise MobilenetError(f"{what}: {values.dtype} numbers, the model's are {dtype}{see}", 1)
     with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity
         return np.ascontiguousarray(values, dtype)
 
 
 def _encoding(t) -> Encoding | None:
-    if not t.scales:
-        return None
     along = [-1 if d == t.axis else 1 for d in range(t.dimensions)] if t.scales > 1 else ()
-    scale, zero = (np.reshape(values[: t.scales], along) for values in (t.scale, t.zero_point))
-    return Encoding(scale, zero, np.dtype(t.dtype.decode()))
+    each = (np.reshape(values[: t.scales], along) for values in (t.scale, t.zero_point) if t.scales)
+    return Encoding(*each, np.dtype(t.dtype.decode())) if t.scales else None
 
 
 def _pointers(arrays):
