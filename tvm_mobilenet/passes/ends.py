@@ -99,18 +99,30 @@ class _Ends:
                 "leave out --io; or build with --dtype int8",
             )
         else:
-            scale = self.scales[port.value]
-            own = Whole(scale.step, scale.zero)
+            own = self._scale(port)
             port = replace(port, dtype=self.io, encoding=own if self.io == "int8" else own.as_uint8)
         for number, call in enumerate(self.calls):
             if port.value in call.inputs:
                 self.calls[number] = self._reader(call, port)
         return port
 
+    def _scale(self, port: Port) -> Whole:
+        """Of an input: of the calls that make int8 of it, else what was found for it."""
+        for call in self.graph.calls:
+            if port.value in call.inputs and _quantizes(call.layer):
+                return _made(call)
+        scale = self.scales.get(port.value)
+        if scale is None:
+            raise TvmMobilenetError(
+                f"--io {self.io}: input {port.name} has no scale: the network came quantized and reads it in float",
+                "leave out --io",
+            )
+        return Whole(scale.step, scale.zero)
+
     def _reader(self, call: LayerCall, port: Port) -> LayerCall | None:
         """A call that reads a port of whole numbers in place of float32; None: nothing is left to do."""
         layer = call.layer
-        if layer.copies and layer.activation == "none" and layer.dtype == "int8" and layer.reads == FLOAT:
+        if _quantizes(layer):
             return self._quantizing(call, port)
         if isinstance(port.encoding, Pixels) and self._reads_bytes(layer, port):
             return self._reading_bytes(call, port.encoding)
@@ -126,8 +138,7 @@ class _Ends:
     def _quantizing(self, call: LayerCall, port: Port) -> LayerCall | None:
         layer, encoding = call.layer, port.encoding
         if isinstance(encoding, Pixels):
-            scale = Whole(float(call.constants["scale"][0]), int(call.constants["ends"][1]))
-            return self._of_pixels(call, port, scale)
+            return self._of_pixels(call, port, _made(call))
         if self.io == "int8" and layer.input_layout == layer.output_layout and not layer.output_pitch:
             self.values[call.output] = port.value
             return None
@@ -178,7 +189,7 @@ class _Ends:
         """The port's values as float32, copied once for all who read them so."""
         name = f"{port.value}_f32"
         if name not in (call.name for call in self.before):
-            whole, scale = self._whole(port), self.scales[port.value]
+            whole, scale = self._whole(port), self._scale(port)
             layer = _copy(port.shape).replace(writes=FLOAT)
             constants = {"scale": np.array([scale.step]), "ends": np.array([scale.zero, 0, -128, 127])}
             source = f"{port.name} as {FLOAT}"
@@ -193,8 +204,7 @@ class _Ends:
         if name not in (call.name for call in self.before):
             call = LayerCall(name, _copy(port.shape), f"{port.name} as int8", (port.value,), {}, name)
             if isinstance(port.encoding, Pixels):
-                scale = self.scales[port.value]
-                call = self._of_pixels(call, port, Whole(scale.step, scale.zero))
+                call = self._of_pixels(call, port, self._scale(port))
             else:
                 call = call.replace(layer=call.layer.replace(reads="uint8"), ends=np.array([0, 0, -128, 127]))
             self.before.append(call)
@@ -211,6 +221,16 @@ class _Ends:
             call = LayerCall(name, layer, f"{port.name} as uint8", (port.value,), {}, name)
             self.after.append(call.replace(ends=np.array([0, 0, -128, 127])))
         return replace(port, value=name, dtype="uint8", encoding=port.encoding.as_uint8)
+
+
+def _quantizes(layer: Layer) -> bool:
+    """Whether a layer only makes int8 of float32."""
+    return layer.copies and layer.activation == "none" and layer.dtype == "int8" and layer.reads == FLOAT
+
+
+def _made(call: LayerCall) -> Whole:
+    """The scale of what such a layer makes."""
+    return Whole(float(call.constants["scale"][0]), int(call.constants["ends"][1]))
 
 
 def _copy(shape: tuple[int, ...]) -> Layer:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.integers import CLAMPS, TABLE
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.encoding import Whole
@@ -152,7 +153,19 @@ class Quantize:
         self.outputs = {p.value for p in graph.signature.outputs if p.dtype == "float32"}
 
     def run(self) -> LayerGraph:
-        """The graph with its layers in int8."""
+        """The graph with its layers in int8.
+
+        Raises
+        ------
+        TvmMobilenetError
+            An output that is to be int8 has no scale.
+        """
+        for port in self.graph.signature.outputs:
+            if port.dtype == DTYPE and self.scales.get(port.value) is None:
+                raise TvmMobilenetError(
+                    f"output {port.name} cannot be int8: the network came quantized and leaves it in float",
+                    "leave out --io",
+                )
         for call in self.graph.calls:
             self._call(call)
         names = {p.value: self._in(p.value, p.dtype, p.shape) for p in self.graph.signature.outputs}
