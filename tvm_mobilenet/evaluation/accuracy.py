@@ -194,7 +194,7 @@ def inputs_of(network, images: Sequence[LabelledImage]) -> tuple[np.ndarray]:
     if several is not None:
         raise TvmMobilenetError(f"{several.path} has several images, one label", "save one image a file")
     loaded += loaded[-1:] * (port.shape[0] - len(images))
-    return (np.ascontiguousarray(np.concatenate(loaded), port.dtype),)
+    return (np.ascontiguousarray(port.stored(np.concatenate(loaded))),)
 
 
 def _scores(kernels: Kernels, given: tuple, images: tuple[LabelledImage, ...]) -> np.ndarray:
