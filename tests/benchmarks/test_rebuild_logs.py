@@ -15,9 +15,9 @@ from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.support.fake_board import Costs, cost_of
 from tests.tuning.test_search import BEST, NAMES, space
-from tvm_mobilenet import rebuild_logs, schedules, targets
+from tvm_mobilenet import dtypes, rebuild_logs, schedules, targets
 from tvm_mobilenet.cli import entry
-from tvm_mobilenet.compiler import pipeline
+from tvm_mobilenet.compiler import network, pipeline
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.survey import estimates as estimating
@@ -164,9 +164,9 @@ def test_layers_count_by_their_share_of_each_networks_floor(monkeypatch):
 
 
 def test_the_first_round_is_of_the_networks_used_most():
-    network = rebuild_logs.FULL[0]
+    full = rebuild_logs.FULL[0]
     assert {n.model for n in rebuild_logs.ROUNDS[0]} == {"v1", "v2", "v3-large", "v3-small"}
-    assert len(rebuild_logs.ROUNDS[1]) == len(set(rebuild_logs.ROUNDS[1])) >= 24 and network in rebuild_logs.ROUNDS[1]
+    assert len(rebuild_logs.ROUNDS[1]) == len(set(rebuild_logs.ROUNDS[1])) >= 24 and full in rebuild_logs.ROUNDS[1]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -207,3 +207,13 @@ def test_another_dtype_is_searched_on_the_cores_that_compute_it():
     assert "rpi5" in error.value.hint and error.value.exit_code == 2
     assert rebuild_logs.in_dtype(rebuild_logs.ROUNDS, "float32") == list(rebuild_logs.ROUNDS)
     assert rebuild_logs.parser().parse_args(["--dtype", "float16"]).dtype == "float16"
+
+
+def test_layers_of_int8_are_those_of_calibrated_networks(monkeypatch):
+    """Clamps and small sums stand in their names: without scales what ships would be of layers that no build has."""
+    monkeypatch.setattr(network, "load_network", lambda options: ("calibrated", options.dtype))
+    monkeypatch.setattr(estimating, "weightless", lambda options: ("weightless", options.dtype))
+    found = [rebuild_logs.outline(rebuild_logs.in_dtype(rebuild_logs.ROUNDS, name)[0][0]) for name in dtypes.OF_DATA]
+    assert found == [("weightless", "float32"), ("weightless", "float16"), ("calibrated", "int8")]
+    assert rebuild_logs.parser().parse_args(["--dtype", "int8"]).dtype == "int8"
+    assert len(rebuild_logs.computing(None, "int8")) == len(rebuild_logs.TARGETS)
