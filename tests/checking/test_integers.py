@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tvm_mobilenet.checking import integers
+from tvm_mobilenet.checking import integers, reference
 from tvm_mobilenet.layer import Layer
 
 
@@ -34,3 +34,24 @@ def test_sums_beyond_float32_are_exact():
     constants = {"weight": weight, "bias": np.array([1]), "scale": np.ones(1), "ends": np.array([0, 0, 0, 0])}
     total = integers._sums(layer, data, constants, 0)
     assert total.item() == 2047 * 127**2 + 2 != float(np.float32(total.item()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense m1 n24 k72 i8 group4 small",
+        "dense m1 n1 k16 i8 group4 small hardsigmoid",
+        "pointwise m2 n8 k16 i8 group4 small",
+        "depthwise 3x3x16 3x3 i8 group3 small",
+        "pointwise m49 n32 k16 i8 group4 small",
+    ],
+)
+def test_random_constants_keep_what_small_promises_and_do_not_all_saturate(name):
+    """A layer of one position has no deviation: with scales from it every right kernel of it would be called wrong."""
+    layer = Layer.parse(name)
+    for seed in range(8):
+        operands = reference.random_arguments(layer, seed)
+        data, constants = operands["data"], operands["constants"]
+        sums = integers._sums(layer, data, constants, int(constants["ends"][0]))
+        assert np.abs(sums).max() < 2**22 and np.abs(sums * constants["scale"]).max() < 2**15
+        assert layer.out_channels == 1 or np.unique(integers.run(layer, data, constants)).size > 2

@@ -192,6 +192,17 @@ def random_operands(layer: Layer, rng) -> dict:
     return found | ({"second": draw(layer.second_shape)} if layer.second_shape else {})
 
 
+FEW = 8  # positions, whose sums in one channel tell no deviation
+FURTHEST = 2.0**14  # of what a small sum becomes: half of what it may
+
+
+def _spreading(sums: np.ndarray) -> np.ndarray:
+    """The scales, one a channel, that spread sums (b, h, w, c) over int8, none beyond what small ones may be."""
+    deviation = sums.std((0, 1, 2)) if sums[..., 0].size >= FEW else np.full(sums.shape[-1], sums.std())
+    furthest = np.maximum(np.abs(sums).max((0, 1, 2)), 1.0)
+    return np.minimum(SPREAD / np.maximum(deviation, 1.0), FURTHEST / furthest).astype(np.float32)
+
+
 def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarray]:
     """Constants of a layer that spread its output over int8, for data in random int8."""
     found: dict[str, np.ndarray] = {}
@@ -209,8 +220,7 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         found["bias"] = np.array([-ends[0] * taps], np.int32)
         found["scale"] = np.array([0.8 / taps], np.float32)
     elif layer.weight_shape is not None:
-        deviation = _sums(layer, data, found, int(ends[0])).std((0, 1, 2))
-        found["scale"] = (SPREAD / np.maximum(deviation, 1.0)).astype(np.float32)
+        found["scale"] = _spreading(_sums(layer, data, found, int(ends[0])))
     elif "scale" in layer.constants:
         value = 0.031 if "float32" in (layer.input_dtype, layer.output_dtype) else 0.01
         found["scale"] = np.array([value], np.float32)
