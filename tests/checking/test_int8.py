@@ -8,7 +8,7 @@ import pytest
 from tests.support.planting import Copy, with_executed
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.checking import network_steps
-from tvm_mobilenet.compiler import model_files, quantization
+from tvm_mobilenet.compiler import model_files, ranges
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.compiler.pipeline import for_core
@@ -97,26 +97,26 @@ def test_one_weight_a_unit_off_is_found_in_its_layer(copy, where):
 
 def test_a_scale_holds_zero_exactly_and_does_not_depend_on_the_last_digits():
     for low, high in ((-1.3, 2.7), (0.0, 6.0), (-5.0, 0.0), (-1e-3, 1e3)):
-        scale = quantization.scale_of(low, high)
+        scale = ranges.scale_of(low, high)
         assert float(scale.of(np.zeros(1))[0]) == scale.zero
         assert (scale.of(np.array([low, high])) - scale.zero) * scale.step == pytest.approx([low, high], abs=scale.step)
-        near = [quantization.scale_of(low * (1 + d), high * (1 + d)) for d in (-1e-7, 1e-7)]
+        near = [ranges.scale_of(low * (1 + d), high * (1 + d)) for d in (-1e-7, 1e-7)]
         assert near[0] == near[1] == scale or (low, high) == (-1e-3, 1e3)
-    assert quantization.scale_of(0.0, 6.0).zero == -128
+    assert ranges.scale_of(0.0, 6.0).zero == -128
 
 
 def test_the_range_with_the_least_error_is_taken():
     """Of values with long tails some are clipped; the error is that of the values, not of their histogram."""
     values = np.random.default_rng(0).standard_t(3, 100_000)
-    histogram = quantization.Histogram()
+    histogram = ranges.Histogram()
     for part in np.split(values, 10):
         histogram.add(part)
 
     def error(scale: Scale) -> float:
         return float(np.mean((values - (scale.of(values) - scale.zero) * scale.step) ** 2))
 
-    scale, whole = histogram.scale(), quantization.scale_of(values.min(), values.max())
-    tails = quantization.scale_of(*np.quantile(values, [1e-3, 1 - 1e-3]))
+    scale, whole = histogram.scale(), ranges.scale_of(values.min(), values.max())
+    tails = ranges.scale_of(*np.quantile(values, [1e-3, 1 - 1e-3]))
     assert scale.step < 0.9 * whole.step and error(scale) < 0.9 * error(whole) and error(scale) < 0.9 * error(tails)
 
 

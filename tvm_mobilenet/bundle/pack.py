@@ -235,7 +235,7 @@ def read(path: str | Path) -> Bundle:
 
 def _model(options) -> dict:
     """What the model is, without a path of this machine."""
-    left_out = ("weights", "input", "labels", "calibrate", "decided", "trust_file")
+    left_out = ("weights", "input", "labels", "calibrate", "quantization", "decided", "trust_file")
     data = {k: v for k, v in asdict(replace(options, decided=None)).items() if k not in left_out}
     return {**data, "model": Path(options.model).name if options.is_file else options.model}
 

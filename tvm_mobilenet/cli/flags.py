@@ -74,8 +74,16 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         why = "it is of layers that compute in another dtype than float32"
         refuse(args, ("--accumulate", "--calibrate"), why, "leave it out, or add --dtype float16")
     if not dtypes.of(model.dtype).integer:
-        refuse(args, ("--keep-float",), "it is of networks in int8", "leave it out, or add --dtype int8")
+        refuse(
+            args,
+            ("--keep-float", "--calibration-method", "--quantization"),
+            "it is of networks in int8",
+            "leave it out, or add --dtype int8",
+        )
     else:
+        if model.quantization is not None:
+            found = ("--calibrate", "--calibration-method")
+            refuse(args, found, "--quantization has all scales, none are found", "leave out one of the two")
         refuse(args, ("--accumulate",), "integers are summed in int32", "leave it out")
     if model.is_file:
         refuse(

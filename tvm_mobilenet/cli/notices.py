@@ -10,6 +10,7 @@ from tvm_mobilenet.models.preprocess import FIELDS
 from tvm_mobilenet.passes.precision import lost
 from tvm_mobilenet.terminal import console
 
+COLLAPSED = 0.95  # cosine of a layer's output to that in float32, below which it is told
 SEEDED = "weights are seeded random numbers: classes mean nothing; give trained ones with --weights FILE"
 
 
@@ -37,12 +38,31 @@ def notices(network) -> list[str]:
         found.append(f"labels are assumed for {network.classes} classes: {labels.SOURCE}; --labels FILE gives others")
     if network.quantized:
         found.append(f"{network.options.title} computes as the file is quantized: {network.precision.summary()}")
-    elif network.precision and network.precision.dtype == "int8" and not network.options.calibrate:
-        found.append(f"scales stand in for yours: {network.precision.summary()}; --calibrate FOLDER takes your images")
+    elif network.precision and network.precision.dtype == "int8":
+        found += _of_integers(network)
     elif network.precision:
         found += lost(network.original, network.graph)
         if network.precision.wide:
             found.append(network.precision.summary())
+    return found
+
+
+def _of_integers(network) -> list[str]:
+    """Scales that stand in for the user's; layers of which quantizing leaves little."""
+    options, precision = network.options, network.precision
+    found = []
+    if not options.calibrate and options.quantization is None and options.decided is None:
+        takes = "FOLDER takes your images" if network.image is not None else "FILE.npy takes your arrays"
+        found.append(f"scales stand in for yours: {precision.summary()}; --calibrate {takes}")
+    collapsed = [(name, one) for name, one in precision.layers.items() if one.cosine < COLLAPSED]
+    if collapsed:
+        first, one = min(collapsed, key=lambda pair: pair[1].cosine)
+        several = f" and {len(collapsed) - 1} more layers" * (len(collapsed) > 1)
+        found.append(
+            f"int8 leaves little of {first} ({one.source}){several}: cosine {one.cosine:.3f} to float32, signal "
+            f"{one.signal_to_noise:.1f} dB above the noise, {one.clipped:.1%} clipped; calibrate on images like those "
+            "that it will see, or build in float32 or float16"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import DTYPES, FLOAT32, IO, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, FLOAT32, IO, METHODS, ModelOptions
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -106,7 +106,18 @@ def add_precision_options(group, images: bool = True) -> None:
         nargs="+",
         metavar="FOLDER|FILE",
         help="with --dtype float16: images that show which layers would leave its range; with int8: those that scales "
-        "are found on (default: those that ship, and that of --input)",
+        "are found on, or .npy and .npz files of the network's inputs (default: those that ship, and that of --input)",
+    )
+    group.add_argument(
+        "--calibration-method",
+        choices=METHODS,
+        help="with --dtype int8: how the range of every value is found (default: value by value as layers do best)",
+    )
+    group.add_argument(
+        "--quantization",
+        type=Path,
+        metavar="FILE",
+        help="with --dtype int8: the scales of an earlier build, its quantization.json, in place of finding them",
     )
 
     group.add_argument(

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from tvm_mobilenet import kinds
-from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.models.preprocess import SUFFIXES
 from tvm_mobilenet.passes import precision
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.precision import LargestSum, Precision
@@ -67,39 +64,9 @@ def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list
         if options.input is None:
             return found, what
         return [*network.inputs(count), *found], f"--input and {what}"  # one image shows less than eight
-    if network.image is None:
-        raise TvmMobilenetError(
-            f"--calibrate: {options.title} takes no images, but arrays", "leave it out: noise stands in for them"
-        )
-    from tvm_mobilenet.models.preprocess import load_image
+    from tvm_mobilenet.compiler.calibration_inputs import given_inputs
 
-    files = image_files(options.calibrate)
-    batch = network.signature.inputs[0].shape[0]
-    loaded = (load_image(path, network.image.preprocess) for path in files)
-    return [(np.concatenate([x[:1]] * batch),) for images in loaded for x in np.split(images, len(images))], (
-        f"{len(files)} image{'s' * (len(files) > 1)} of --calibrate"
-    )
-
-
-def image_files(paths: Sequence[str]) -> list[Path]:
-    """The images of files and folders, those of a folder by name.
-
-    Raises
-    ------
-    TvmMobilenetError
-        A path is not there, or a folder has no image.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        try:
-            inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        except OSError as e:
-            raise TvmMobilenetError(f"--calibrate {path}: {reason(e)}", "give images, or folders of them") from None
-        images = [p for p in inside if p == path or p.suffix.lower() in SUFFIXES]
-        if not images:
-            raise TvmMobilenetError(f"--calibrate {path}: no image is in it", f"images end in {', '.join(SUFFIXES)}")
-        found += images
-    return found
+    return given_inputs(network, options.calibrate)
 
 
 def measure(

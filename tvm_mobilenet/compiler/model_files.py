@@ -12,6 +12,7 @@ import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from tvm_mobilenet.compiler import quantization_file
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.models.options import DTYPES, IO, ModelOptions
 from tvm_mobilenet.passes.precision import Precision
@@ -56,29 +57,34 @@ def from_build(module, **changes) -> ModelOptions:
     TvmMobilenetError
         A file is gone; what is kept of dtypes is not as a build writes it.
     """
+    from tvm_mobilenet.compiler.module import PLAN
+
     changes = {name: value for name, value in changes.items() if value is not None}
     data = dict(module.info["model"])
     for name, kept in (data.get("files") or {}).items():
         if name not in changes:
             data[name] = str(_find(name, Path(data[name]), kept, module.folder))
     if kept := module.info.get("precision"):
-        changes["decided"] = _decided(kept, data, module)
+        changes["decided"] = _decided(kept, data, module.folder / PLAN)
+    elif quantization_file.FILE in module.files:
+        path = module.folder / quantization_file.FILE
+        try:
+            kept = quantization_file.parsed(path)
+        except (OSError, ValueError) as e:
+            raise TvmMobilenetError(f"{path} cannot be read: {reason(e)}", "build it again") from None
+        changes["decided"] = _decided(kept, data, path)
     return ModelOptions.from_data(data, **changes)
 
 
-def _decided(kept: dict, data: dict, module) -> Precision | Quantization:
+def _decided(kept: dict, data: dict, path: Path) -> Precision | Quantization:
     """What was decided about dtypes, which must be of the dtypes that the model's options say."""
-    from tvm_mobilenet.compiler.module import PLAN
-
     try:
         for name, known in (("dtype", DTYPES), ("io", IO)):
             if kept[name] != data.get(name) or data[name] not in known:
                 raise ValueError(f"{name} {kept[name]!r} was decided, the model's is {data.get(name)!r}")
         decided = (Quantization if kept["dtype"] == DTYPE else Precision).from_data(kept)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise TvmMobilenetError(
-            f"{module.folder / PLAN} was changed since the build: {reason(e)}", "build it again"
-        ) from None
+        raise TvmMobilenetError(f"{path} was changed since the build: {reason(e)}", "build it again") from None
     return decided
 
 

@@ -4,6 +4,7 @@
 ``kernels.so``      every kernel exported, for the virtual board and TVM's RPC servers
 ``libmobilenet.so`` the kernels with the runtime in C, for all that runs on a real CPU
 ``parameters.bin``  the constants, as the plan wants them
+``quantization.json``  of a network in int8: its scales, and how well each layer does
 ``plan.json``       what it is, how and for which target it was built, and the plan
 ``model.so``        with ``build --tvm`` alone: TVM's executable, the same kernels in it and a copy of the constants
 
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet import old_words, targets
+from tvm_mobilenet.compiler import quantization_file
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text
@@ -168,7 +170,7 @@ def write(
     data["hash"] = _hash_of(data)
     with replacing(folder / PLAN) as new:
         new.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    for name in {OBJECT, KERNELS, LIBRARY, EXECUTABLE, EARLIER} - set(files):
+    for name in {OBJECT, KERNELS, LIBRARY, EXECUTABLE, EARLIER, quantization_file.FILE} - set(files):
         (folder / name).unlink(missing_ok=True)
     return BuiltModule(folder, plan, tuple(layers), info, data["target"], tuple(files))
 

@@ -24,12 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.compiler import artifacts, fuse_blocks, model_files, module, row_pitch
+from tvm_mobilenet.compiler import artifacts, fuse_blocks, model_files, module, quantization_file, row_pitch
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
 from tvm_mobilenet.compiler.plan import Plan, kernels_of, plan_of
+from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.passes.layer_graph import LayerGraph
+from tvm_mobilenet.passes.quantize import Quantization
 from tvm_mobilenet.targets import Target, require
 
 CORE_PASSES = (fuse_blocks, row_pitch)
@@ -82,12 +84,17 @@ class BuiltModel:
         """
         made = artifacts.make(self, folder, linker, executable)
         network = self.network
+        decided = network.precision.to_data() if network.precision else None
+        if isinstance(network.precision, Quantization):
+            with replacing(folder / quantization_file.FILE) as new:
+                new.write_text(quantization_file.text_of(network.precision, network.original), encoding="utf-8")
+            made, decided = (*made, quantization_file.FILE), None
         info = {
             "model": model_files.to_data(network.options, folder),
             "target": self.target.name,
             "core": self.target.core.name,
             "seeded": network.seeded,
-            **({"precision": network.precision.to_data()} if network.precision else {}),
+            **({"precision": decided} if decided else {}),
             "preprocess": network.image and network.image.to_data(),
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
         }

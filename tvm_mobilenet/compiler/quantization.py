@@ -1,76 +1,35 @@
 """Scales and zero points of a network's values, from what they are on images.
 
-The network runs in float32 on each image; of each value a histogram is kept. Ranges are tried: all values, all but a
-few of the largest, and narrower ones; of them the one is taken that has the least mean square error, of rounding within
-it and of what it clips.
+The network runs in float32 on each image. Four things are decided, each by measuring on a few of the images how far
+layers stand above what rounding adds to them:
+
+1. factors of channels, where these are unevenly large (``equalization.py``);
+2. the range of each value, of three ways to find one (``ranges.py``): of each the layers that read the value are
+   computed, since they know which of its channels matter;
+3. shifts of biases that take out what rounding the weights adds to the mean (Nagel et al., 2019), where they help;
+4. last, how far each layer of the whole stands above its noise, and how much of it is clipped, which is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from tvm_mobilenet import kinds
-from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest, images_of, tensors_of
-from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.compiler import equalization
+from tvm_mobilenet.compiler.calibration import images_of
+from tvm_mobilenet.compiler.equalization import decibels, height
+from tvm_mobilenet.compiler.float_run import AT_ONCE, has_inner, outputs, products, rounded, walk
+from tvm_mobilenet.compiler.ranges import METHODS, Histogram
+from tvm_mobilenet.passes import equalize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
-from tvm_mobilenet.passes.quantize import Quantization, Scale, integral
-from tvm_mobilenet.passes.whole_weights import HIGH, LOW, rounded_up, whole_weights
+from tvm_mobilenet.passes.quantize import Quality, Quantization, Scale, integral
+from tvm_mobilenet.passes.whole_weights import whole_weights
 
 IMAGES = 32  # photographs and crops, where none are given
-BINS = 2048
-TAILS = (0.0, 1e-5, 1e-4, 1e-3)  # shares of values that a range may leave out
-NARROWER = tuple(1 - i / 20 for i in range(1, 11))
-
-
-class Histogram:
-    """How often a value is how large; the range grows as values come."""
-
-    def __init__(self):
-        self.low, self.high, self.counts = 0.0, 0.0, np.zeros(BINS)
-
-    def add(self, values: np.ndarray) -> None:
-        low, high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        if (low, high) != (self.low, self.high):
-            at, counts = self.centres, self.counts
-            self.low, self.high, self.counts = low, high, np.zeros(BINS)
-            if counts.any():
-                self.counts += np.histogram(at, BINS, (low, high), weights=counts)[0]
-        if self.high > self.low:
-            self.counts += np.histogram(values, BINS, (self.low, self.high))[0]
-
-    @property
-    def centres(self) -> np.ndarray:
-        width = (self.high - self.low) / BINS
-        return self.low + width * (np.arange(BINS) + 0.5)
-
-    def scale(self) -> Scale:
-        """The scale with the least mean square error."""
-        if self.high <= self.low:
-            return Scale(1.0, 0)
-        share = np.cumsum(self.counts) / self.counts.sum()
-        ranges = []
-        for tail in TAILS:
-            low = self.centres[np.searchsorted(share, tail)] if tail else self.low
-            high = self.centres[min(BINS - 1, np.searchsorted(share, 1 - tail))] if tail else self.high
-            ranges.append((min(low, 0.0), max(high, 0.0)))
-        ranges += [(self.low * part, self.high * part) for part in NARROWER]
-        return min((scale_of(*r) for r in ranges if r[1] > r[0]), key=self._error)
-
-    def _error(self, scale: Scale) -> float:
-        at = self.centres
-        low, high = ((end - scale.zero) * scale.step for end in (LOW, HIGH))
-        inside = (at >= low - scale.step / 2) & (at <= high + scale.step / 2)
-        clipped = np.clip(at, low, high) - at
-        return float(self.counts @ np.where(inside, scale.step**2 / 12, clipped**2))
-
-
-def scale_of(low: float, high: float) -> Scale:
-    """The scale of a range that holds zero: 255 steps, zero one of them exactly."""
-    step = float(rounded_up(np.array((high - low) / (HIGH - LOW))))
-    return Scale(step, int(np.clip(np.rint(LOW - low / step), LOW, HIGH)))
+SAMPLE = AT_ONCE  # of them, on which choices are tried
+AUTO = "auto"
 
 
 def decide(network) -> Quantization:
@@ -83,13 +42,28 @@ def decide(network) -> Quantization:
     Raises
     ------
     TvmMobilenetError
-        An image cannot be read.
+        An image or the file of ``--quantization`` cannot be read; that is of another network.
     """
-    inputs, images = images_of(network, network.options, IMAGES)
-    return replace(scales_of(network.graph, inputs, images), io=network.options.io)
+    options = network.options
+    if options.quantization is not None:
+        from tvm_mobilenet.compiler.quantization_file import read
+
+        return replace(read(options.quantization, network.graph), io=options.io)
+    inputs, images = images_of(network, options, IMAGES)
+    bounds = {}
+    if network.image is not None:
+        bounds[network.signature.inputs[0].value] = network.image.preprocess.bounds
+    found = scales_of(network.graph, inputs, images, options.calibration_method or AUTO, bounds)
+    return replace(found, io=options.io)
 
 
-def scales_of(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], images: str = "") -> Quantization:
+def scales_of(
+    graph: LayerGraph,
+    inputs: Sequence[tuple[np.ndarray, ...]],
+    images: str = "",
+    method: str = AUTO,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+) -> Quantization:
     """The scales of a graph in float32.
 
     Parameters
@@ -98,44 +72,127 @@ def scales_of(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], image
         Each the network's inputs.
     images : str
         What they are, in words.
+    method : str
+        ``auto``, or one of ``ranges.METHODS`` for all values.
+    bounds : mapping of str to (float, float)
+        Of values whose least and largest are known: bytes of an image, normalised.
     """
-    seen: dict[str, Histogram] = {}
+    sample = [inputs[i * len(inputs) // min(SAMPLE, len(inputs))] for i in range(min(SAMPLE, len(inputs)))]
+    factors = equalization.found(graph, inputs, sample)
+    graph = equalize.run(graph, factors)
+    seen, inner, means = _seen(graph, inputs)
+    for value, (low, high) in (bounds or {}).items():
+        seen[value].low, seen[value].high = min(low, seen[value].low), max(high, seen[value].high)
+    ways = dict.fromkeys(seen, method) | dict.fromkeys(bounds or {}, "minmax")
+    inner_ways = dict.fromkeys(inner, method)
+    if method == AUTO:
+        _choose(graph, sample, seen, inner, ways, inner_ways)
+    scales = {value: histogram.scale(ways[value]) for value, histogram in seen.items()}
+    scales_inner = {name: histogram.scale(inner_ways[name]) for name, histogram in inner.items()}
+    shifts = _shifts(graph, sample, scales, means)
+    made = Quantization(
+        scales,
+        scales_inner,
+        shifts,
+        images,
+        factors={value: tuple(map(float, one)) for value, one in factors.items()},
+        method=method,
+    )
+    clipped = {value: histogram.clipped(scales[value]) for value, histogram in seen.items()}
+    return replace(made, layers=_quality(graph, sample, made, ways, clipped))
+
+
+def _seen(graph: LayerGraph, inputs: Sequence) -> tuple[dict, dict, dict]:
+    """Histograms of values, and of what layers make before a table or an addition; means of the channels of data."""
+    seen: dict[str, Histogram] = {port.value: Histogram() for port in graph.signature.inputs}
     inner: dict[str, Histogram] = {}
     means: dict[str, np.ndarray] = {}
     for one in inputs:
-        held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, one, strict=True)}
-        for value, x in held.items():
-            seen.setdefault(value, Histogram()).add(x)
-        left = graph.readers()
-        for call in graph.calls:
-            before, held[call.output] = outputs(call, [held[value] for value in call.inputs])
-            seen.setdefault(call.output, Histogram()).add(held[call.output])
-            if integral(call.layer) and call.layer.weight_shape:
-                x = held[call.inputs[0]].reshape(call.layer.input_shape)
-                axes = (0, 2, 3) if call.layer.input_layout == "NCHW" else (0, 1, 2)
-                means[call.name] = means.get(call.name, 0.0) + x.mean(axes, np.float64)
-            if integral(call.layer) and has_inner(call):
+        for port, x in zip(graph.signature.inputs, one, strict=True):
+            seen[port.value].add(np.asarray(x))
+
+    def visit(call: LayerCall, operands: list, own: list, made: list) -> None:
+        layer = call.layer
+        for data, before, output in zip(operands, own, made, strict=True):
+            seen.setdefault(call.output, Histogram()).add(output)
+            if not integral(layer) or layer.weight_shape is None:
+                continue
+            axes = (0, 2, 3) if layer.input_layout == "NCHW" else (0, 1, 2)
+            mean = data[0].reshape(layer.input_shape).mean(axes, np.float64) / len(inputs)
+            means[call.name] = means.get(call.name, 0.0) + mean
+            if has_inner(call):
                 inner.setdefault(call.name, Histogram()).add(before)
-            for value in call.inputs:
-                left[value] -= 1
-                if not left[value]:
-                    del held[value]
-    scales = {value: histogram.scale() for value, histogram in seen.items()}
-    shifts = {
-        call.name: shift_of(call, scales[call.inputs[0]], means[call.name] / len(inputs))
-        for call in graph.calls
-        if call.name in means
-    }
-    return Quantization(scales, {name: histogram.scale() for name, histogram in inner.items()}, shifts, images)
+
+    walk(graph, inputs, visit)
+    return seen, inner, means
+
+
+def _choose(graph: LayerGraph, sample: Sequence, seen: dict, inner: dict, ways: dict, inner_ways: dict) -> None:
+    """The way with which the readers of a value, or what a layer has inside, stand highest."""
+    heights = {value: np.zeros(len(METHODS)) for value in seen if ways[value] == AUTO}
+    own_heights = {name: np.zeros(len(METHODS)) for name in inner}
+    scales = {value: [seen[value].scale(method) for method in METHODS] for value in heights}
+    own_scales = {name: [inner[name].scale(method) for method in METHODS] for name in inner}
+
+    def visit(call: LayerCall, operands: list, own: list, _outputs: list) -> None:
+        if not integral(call.layer):
+            return
+        for place, value in enumerate(call.inputs):
+            for i, scale in enumerate(scales.get(value, ())):
+                again = scales[value].index(scale)
+                heights[value][i] += (
+                    heights[value][again] - heights[value][i] if again < i else height(call, place, operands, scale)
+                )
+        for i, scale in enumerate(own_scales.get(call.name, ())):
+            own_heights[call.name][i] = _height_alone(own, scale)
+
+    walk(graph, sample, visit)
+    for names, found in ((ways, heights), (inner_ways, own_heights)):
+        for name, row in found.items():
+            names[name] = METHODS[int(np.argmax(np.round(row, 2)))] if row.any() else "mse"
+
+
+def _height_alone(values: list[np.ndarray], scale: Scale) -> float:
+    signal = sum(float(np.square(x, dtype=np.float64).sum()) for x in values)
+    return decibels(signal, sum(float(np.square(rounded(x, scale) - x, dtype=np.float64).sum()) for x in values))
+
+
+def _shifts(graph: LayerGraph, sample: Sequence, scales: Mapping[str, Scale], means: Mapping) -> dict:
+    """Of the layers that it brings nearer to what they are in float32: `shift_of`."""
+    shifts: dict[str, tuple[float, ...]] = {}
+
+    def visit(call: LayerCall, operands: list, _own: list, _outputs: list) -> None:
+        if call.name not in means or call.name in shifts:
+            return
+        given = scales[call.inputs[0]]
+        shift = shift_of(call, given, means[call.name])
+        whole, steps = whole_weights(call, given)
+        weight = (whole * steps[:, None]).reshape(call.weight.shape)
+        added = np.array(shift, np.float32).reshape(1, -1, 1, 1)
+        without = with_shift = 0.0
+        for one in operands:
+            off = products(call, one, weight, given).numpy() - products(call, one, call.weight, None).numpy()
+            without += float(np.square(off, dtype=np.float64).sum())
+            with_shift += float(np.square(off + added, dtype=np.float64).sum())
+        if with_shift < without:
+            shifts[call.name] = shift
+
+    walk(graph, sample, visit)
+    return shifts
 
 
 def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, ...]:
-    """What a layer's biases get so that rounding its weights does not shift the mean of its sums (Nagel et al., 2019).
+    """What a layer's biases get so that rounding its weights does not shift the mean of its sums.
 
     Parameters
     ----------
     means : (channels,) float64
         Of its data.
+
+    Returns
+    -------
+    tuple of float
+        In whole sixteenths of what a bias is counted in: so every CPU finds the same.
     """
     whole, steps = whole_weights(call, given)
     lost = call.weight.reshape(len(whole), -1).astype(np.float64) - whole * steps[:, None]
@@ -143,29 +200,56 @@ def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, .
     of_group = layer.channels // layer.groups
     first = np.arange(layer.out_channels) // (layer.out_channels // layer.groups) * of_group
     by_tap = np.repeat(means[first[:, None] + np.arange(of_group)], taps, 1)
-    return tuple(float(f"{x:.6g}") for x in (lost * by_tap).sum(1))
+    unit = given.step * steps / 16
+    return tuple(float(f"{x:.6g}") for x in np.rint((lost * by_tap).sum(1) / unit) * unit)
 
 
-def has_inner(call: LayerCall) -> bool:
-    """Whether a layer's sums become int8 before they are its output."""
-    layer = call.layer
-    return bool(layer.weight_shape) and (layer.residual != "none" or layer.activation not in CLAMPS)
+def _quality(graph: LayerGraph, sample: Sequence, made: Quantization, ways: Mapping, clipped: Mapping) -> dict:
+    """Of each layer in the rounded network: how far it stands above the noise of all layers up to it."""
+    kept = _rounded_values(graph)
+    right: dict[str, list[np.ndarray]] = {}
+    found: dict[str, Quality] = {}
+    weights = {}
+    for call in graph.calls:
+        if integral(call.layer) and call.layer.weight_shape is not None:
+            whole, steps = whole_weights(call, made.scales[call.inputs[0]])
+            bias = call.bias + np.array(made.shifts.get(call.name, 0.0))
+            weights[call.name] = call.replace(bias=bias), (whole * steps[:, None]).reshape(call.weight.shape)
+
+    def run(call: LayerCall, operands: list) -> tuple[np.ndarray, np.ndarray]:
+        changed, weight = weights.get(call.name, (call, None))
+        own, output = outputs(changed, operands, weight, made.inner.get(call.name) if weight is not None else None)
+        return own, rounded(output, made.scales[call.output]) if call.output in kept else output
+
+    def compare(call: LayerCall, _operands: list, _own: list, outputs_: list) -> None:
+        pairs = list(zip(outputs_, right.pop(call.name), strict=True))
+        dots = [sum(float(np.vdot(a.ravel(), b.ravel())) for a, b in pick) for pick in _three(pairs)]
+        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
+        norm = float(np.sqrt(dots[1]) * np.sqrt(dots[2]))
+        found[call.name] = Quality(
+            call.source,
+            call.layer.name,
+            ways[call.output] if call.output in kept else "",
+            round(decibels(dots[2], noise), 1),
+            round(dots[0] / norm, 4) if norm else 1.0,
+            float(f"{clipped[call.output]:.2g}") if call.output in kept else 0.0,
+        )
+
+    first = {p.value: [] for p in graph.signature.inputs}
+    for one in sample:
+        for port, x in zip(graph.signature.inputs, one, strict=True):
+            first[port.value].append(rounded(np.asarray(x), made.scales[port.value] if port.value in kept else None))
+    walk(graph, sample, lambda call, _o, _own, made_: right.__setitem__(call.name, made_))
+    walk(graph, list(zip(*first.values(), strict=True)), compare, run)
+    return found
 
 
-def outputs(call: LayerCall, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What a layer computes in float32: before table or residual, and in the end."""
-    import torch
+def _three(pairs: list) -> tuple[list, list, list]:
+    return pairs, [(a, a) for a, _ in pairs], [(b, b) for _, b in pairs]
 
-    layer = call.layer
-    if layer.body is not None:
-        output = by_its_nest(call, operands)
-        return output, output
-    x, weight, bias, other, residual = tensors_of(call, operands)
-    with torch.no_grad():
-        own = y = kinds.of(layer.kind).reference(layer, x, weight, bias, other)
-        if layer.residual == "before":
-            y = y + residual
-        y = activated(layer, y)
-        if layer.residual == "after":
-            own, y = y, y + residual
-    return array_of(layer, own), array_of(layer, y)
+
+def _rounded_values(graph: LayerGraph) -> set[str]:
+    """The values that are int8 tensors: made by layers of integers, but for scores, or read by one."""
+    whole = {v for call in graph.calls if integral(call.layer) for v in call.inputs}
+    ends = {port.value for port in graph.signature.outputs}
+    return whole | {call.output for call in graph.calls if integral(call.layer) and call.output not in ends}

@@ -17,6 +17,14 @@ IO = {  # of inputs and outputs, and the dtypes of layers that can have them
     "int8": ("int8",),
 }
 
+_QUANTIZED = {
+    "calibrate": (),
+    "calibration_method": None,
+    "quantization": None,
+    "keep_float": None,
+}  # where there is none
+METHODS = ("minmax", "percentile", "mse")  # of ranges
+
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 
 MOST = {"alpha": 16, "resolution": 8192, "classes": 1_000_000, "batch": 4096}  # beyond it no memory holds them
@@ -64,6 +72,10 @@ class ModelOptions:
         Layers that stay in float in a network of int8, names with commas.
     keep_dtype : str
         In which they compute: ``float16`` where the target has it.
+    calibration_method : str, optional
+        How ranges of int8 are found, one of ``METHODS``; chosen value by value unless given.
+    quantization : path, optional
+        The scales of a build of int8, its ``quantization.json``: nothing of them is found again.
     decided : object, optional
         A ``passes.precision.Precision`` that a build holds: nothing of it is found again.
     trust_file : bool
@@ -93,6 +105,8 @@ class ModelOptions:
     calibrate: tuple[str, ...] = ()
     keep_float: str | None = None
     keep_dtype: str = FLOAT32
+    calibration_method: str | None = None
+    quantization: Path | None = None
     decided: object | None = field(default=None, compare=False, repr=False)
     trust_file: bool = False
 
@@ -114,7 +128,7 @@ class ModelOptions:
         """The options of plain data, as a built module keeps them."""
         values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
         values.pop("trust_file", None)  # a build's folder may be anybody's
-        for name in ("weights", "input", "labels"):
+        for name in ("weights", "input", "labels", "quantization"):
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):
             values[name] = tuple(values[name]) if values.get(name) else None
@@ -126,7 +140,7 @@ class ModelOptions:
     @property
     def in_float32(self) -> ModelOptions:
         """The same network with all of its layers in float32."""
-        return replace(self, dtype=FLOAT32, io=FLOAT32, accumulate=None, calibrate=(), keep_float=None, decided=None)
+        return replace(self, dtype=FLOAT32, io=FLOAT32, accumulate=None, decided=None, **_QUANTIZED)
 
     @property
     def is_file(self) -> bool:

@@ -120,6 +120,12 @@ class Preprocess:
         return (1, self.channels, h, w) if self.layout == "NCHW" else (1, h, w, self.channels)
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest number that bytes become."""
+        ends = [(byte - mean) / std for byte in (0.0, 1.0) for mean, std in zip(self.mean, self.std, strict=True)]
+        return min(ends), max(ends)
+
+    @property
     def colours(self) -> str:
         """``RGB``, ``BGR`` or ``grey``."""
         return self.channel_order if self.channels == 3 else "grey"
@@ -301,7 +307,7 @@ def _opened(path: Path) -> Iterator:
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     try:
-        array = _stored_array(path)
+        array = stored_array(path)
     except Exception as e:  # numpy evaluates the header's literal: a dozen kinds
         raise TvmMobilenetError(
             f"{path} cannot be read as an array: {reason(e)}", "write an array of numbers with numpy.save"
@@ -323,7 +329,7 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     return array
 
 
-def _stored_array(path: Path) -> np.ndarray:
+def stored_array(path: Path) -> np.ndarray:
     """The array of a ``.npy`` file, whose header is held against the file's size before there is memory for it."""
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)

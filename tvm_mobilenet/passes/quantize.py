@@ -15,109 +15,24 @@ and three taps of a depthwise filter fit an int16, since steps are chosen so (``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.kinds.integers import CLAMPS, TABLE
+from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes import equalize
+from tvm_mobilenet.passes.activation_table import table
 from tvm_mobilenet.passes.encoding import Whole
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port
+from tvm_mobilenet.passes.quantization import ASSUMED, DTYPE, Quality, Quantization, Scale
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW, group_of, summed, whole_weights
 
-DTYPE = "int8"
+__all__ = ["ASSUMED", "DTYPE", "Quality", "Quantization", "Scale", "integral", "run", "table"]
 QUAD = 4  # bytes that dot products sum at once
 MAGIC_SUMS, MAGIC_OUTPUTS = 1 << 22, (1 << 15) - 256  # below which sums are read as floats, see schedules/integers.py
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Of a value: ``(q - zero) * step``."""
-
-    step: float
-    zero: int
-
-    def of(self, values: np.ndarray) -> np.ndarray:
-        """Values as int8, as integers of no particular dtype."""
-        return np.clip(np.rint(values / self.step) + self.zero, LOW, HIGH)
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """What is decided of a network's int8: once, when it is built.
-
-    Attributes
-    ----------
-    scales : dict of str to Scale
-        Of each value that a layer of int8 reads or writes.
-    inner : dict of str to Scale
-        By call: of the value before a table or an addition that is fused into it.
-    shifts : dict of str to tuple of float
-        By call: what is added to the biases of its output channels, since rounded weights shift the mean of its sums.
-    images : str
-        On which they were found, in words.
-    io : str
-        Of the network's inputs and outputs.
-    kept : tuple of mixed.Kept
-        Calls that stay in float.
-    given : bool
-        The network came quantized: weights are those of its file, whatever follows for how products are summed, and
-        values without a scale stay in float32.
-    """
-
-    scales: Mapping[str, Scale]
-    inner: Mapping[str, Scale]
-    shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    images: str = ""
-    io: str = "float32"
-    kept: tuple = ()
-    given: bool = False
-
-    dtype, wide, largest = DTYPE, (), ()  # as a `precision.Precision` has them
-
-    def summary(self) -> str:
-        """One line for people."""
-        found = "that come with the network" if self.given else f"found on {self.images}"
-        told = f"scales of {len(self.scales)} values, {found}"
-        if self.kept:
-            floats = " and ".join(sorted({kept.dtype for kept in self.kept}))
-            told += f"; {len(self.kept)} layer{'s' * (len(self.kept) > 1)} in {floats}"
-        return told
-
-    def applied(self, graph: LayerGraph) -> LayerGraph:
-        """A graph in float32 as it says."""
-        from tvm_mobilenet.passes import mixed
-
-        return mixed.run(graph, self)
-
-    def to_data(self) -> dict:
-        """Plain data for JSON."""
-        return {"dtype": DTYPE, **asdict(self)}
-
-    @classmethod
-    def from_data(cls, data: Mapping) -> Quantization:
-        """Of plain data."""
-        scales = {name: {v: Scale(**s) for v, s in data[name].items()} for name in ("scales", "inner")}
-        shifts = {name: tuple(values) for name, values in data["shifts"].items()}
-        from tvm_mobilenet.passes.mixed import Kept
-
-        own = {"kept": tuple(Kept(**one) for one in data.get("kept", ())), "given": data.get("given", False)}
-        return cls(**scales, shifts=shifts, images=data["images"], io=data["io"], **own)
-
-
-class _Any(dict):
-    """The same scale for whatever value."""
-
-    def __missing__(self, value: str) -> Scale:
-        return Scale(1 / 32, 0)
-
-    def get(self, value: str, default=None) -> Scale:
-        return self[value]
-
-
-ASSUMED = Quantization(_Any(), _Any(), images="none: costs do not depend on scales")
 
 
 def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
@@ -126,7 +41,7 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
         from tvm_mobilenet.passes.quantize_given import QuantizeGiven
 
         return QuantizeGiven(graph, quantization).run()
-    return Quantize(graph, quantization).run()
+    return Quantize(equalize.run(graph, quantization.factors), quantization).run()
 
 
 def integral(layer: Layer) -> bool:
@@ -361,19 +276,3 @@ def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
     plus, minus = np.maximum(whole, 0).sum(1), np.maximum(-whole, 0).sum(1)
     most = np.maximum(np.abs(biases + HIGH * plus - LOW * minus), np.abs(biases + LOW * plus - HIGH * minus))
     return bool((most < MAGIC_SUMS).all() and (most * found["scale"] < MAGIC_OUTPUTS).all())
-
-
-def table(activation: str, before: Scale, after: Scale) -> np.ndarray:
-    """What an activation makes of each int8 value."""
-    x = (np.arange(LOW, LOW + TABLE) - before.zero) * before.step
-    return after.of(_FUNCTIONS[activation](x)).astype(np.int8)
-
-
-_FUNCTIONS = {
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "hardsigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "silu": lambda x: x / (1 + np.exp(-x)),
-}

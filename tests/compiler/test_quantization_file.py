@@ -1,0 +1,164 @@
+"""``quantization.json``: the same network again, words for what does not fit it; inputs from files of arrays."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tvm_mobilenet.cli.notices import notices
+from tvm_mobilenet.compiler import calibration_inputs, quantization_file
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.passes.quantize import Quantization
+
+OPTIONS = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10, dtype="int8")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_network(OPTIONS)
+
+
+@pytest.fixture
+def file(network, tmp_path):
+    path = tmp_path / quantization_file.FILE
+    path.write_text(quantization_file.text_of(network.precision, network.original))
+    return path
+
+
+def test_a_file_gives_the_same_network_again(network, file):
+    again = load_network(replace(OPTIONS, quantization=file))
+    assert again.precision == network.precision
+    for one, other in zip(again.layers, network.layers, strict=True):
+        assert one.layer == other.layer and all(np.array_equal(other.constants[n], a) for n, a in one.constants.items())
+    assert json.loads(file.read_text())["layers"].keys() == {call.name for call in network.original.calls}
+
+
+def change(key: str, value, name: str | None = None, field: str | None = None):
+    """An edit of a file: of the first entry of a table, or of that with a name."""
+
+    def edit(data: dict) -> None:
+        table = data[key]
+        if field is None and name is not None:
+            table[name] = value
+        elif field is None:
+            table[next(iter(table))] = value
+        else:
+            table[name or next(iter(table))][field] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit, words",
+    [
+        (change("scales", -0.1, field="step"), ("scales of input_0", "-0.1", "above 0")),
+        (change("scales", float("nan"), field="step"), ("NaN is no number",)),
+        (change("scales", 0, field="step"), ("step 0",)),
+        (change("scales", 1.5, field="zero"), ("zero 1.5", "-128 to 127")),
+        (change("scales", 128, "layer_003", "zero"), ("scales of layer_003", "128")),
+        (change("scales", {"step": 1.0, "zero": 0}, "layer_999"), ("layer_999", "no such value")),
+        (change("shifts", [0.0] * 3), ("3 numbers", "channels")),
+        (change("factors", 0.0, field=0), ("channel 0", "no factor")),
+        (lambda data: data["scales"].pop("layer_005"), ("scales of layer_005 are missing",)),
+        (lambda data: data.pop("inner"), ("inner is missing",)),
+        (lambda data: data.update(dtype="float16"), ("'float16'", "'int8'")),
+        (lambda data: data.update(scales=[]), ("scales is no object",)),
+    ],
+)
+def test_a_file_that_was_edited_is_refused_in_words(network, file, edit, words):
+    data = json.loads(file.read_text())
+    edit(data)
+    file.write_text(json.dumps(data))
+    with pytest.raises(TvmMobilenetError) as error:
+        quantization_file.read(file, network.original)
+    assert str(file) in error.value.message and all(word in error.value.message for word in words), error.value.message
+
+
+def test_a_file_of_another_network_is_refused_with_the_first_layer_that_differs(network, file):
+    other = load_network(replace(OPTIONS, alpha=0.5, dtype="float32"))
+    with pytest.raises(TvmMobilenetError, match=r"layer_000 is conv .* n16 .*, the file has conv .* n8"):
+        quantization_file.read(file, other.graph)
+    for text in ("", "[]", '{"dtype": "int8"', "\x00"):
+        file.write_text(text)
+        with pytest.raises(TvmMobilenetError, match=r"is no quantization\.json"):
+            quantization_file.read(file, network.original)
+    with pytest.raises(TvmMobilenetError, match="no such file"):
+        quantization_file.read(file.parent / "none.json", network.original)
+
+
+def test_a_layer_that_collapses_is_told_with_figures(network):
+    layers = dict(network.precision.layers)
+    layers["layer_004"] = replace(layers["layer_004"], cosine=0.7, signal_to_noise=2.5, clipped=0.25)
+    told = " ".join(notices(replace(network, precision=replace(network.precision, layers=layers))))
+    assert all(word in told for word in ("layer_004", "cosine 0.700", "2.5 dB", "25.0% clipped")), told
+    layers = {name: replace(one, cosine=0.96) for name, one in layers.items()}
+    told = " ".join(notices(replace(network, precision=replace(network.precision, layers=layers))))
+    assert "leaves little" not in told and "stand in for yours" in told
+
+
+def test_each_method_is_kept_with_what_it_does(network):
+    forced = load_network(replace(OPTIONS, calibration_method="minmax"))
+    assert {one.range for one in forced.precision.layers.values()} == {"minmax", ""}
+    assert "ranges by minmax" in forced.precision.summary() and forced.precision != network.precision
+    assert Quantization.from_data(json.loads(json.dumps(forced.precision.to_data()))) == forced.precision
+    assert all(one.clipped == 0 for one in forced.precision.layers.values())
+
+
+def test_arrays_become_inputs(network, tmp_path):
+    image = network.inputs(1)[0][0]
+    batch = np.concatenate([image, image * 0.5, image * 0.25])
+    np.save(tmp_path / "batch.npy", batch)
+    np.savez(tmp_path / "bytes.npz", a=np.zeros((2, 40, 50, 3), np.uint8), b=np.full((32, 32), 255, np.uint8))
+    found, told = calibration_inputs.given_inputs(network, [str(tmp_path)])
+    assert len(found) == 6 and told == "6 inputs of 2 array files of --calibrate"
+    assert all(np.array_equal(x, one[None]) for (x,), one in zip(found, batch, strict=False))
+    assert found[3][0].min() == network.image.preprocess.bounds[0] and found[5][0].max() == 1.0
+    own = load_network(replace(OPTIONS, calibrate=(str(tmp_path / "batch.npy"),)))
+    assert own.precision.images == "3 inputs of 1 array files of --calibrate" != network.precision.images
+
+
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.zeros((3, 3, 16, 16), np.float32), ("(3, 3, 16, 16)", "(N, 3, 32, 32)")),
+        (np.zeros((0, 3, 32, 32), np.float32), ("(0, 3, 32, 32)",)),
+        (np.full((1, 3, 32, 32), np.nan, np.float32), ("infinities or NaN",)),
+        (np.array(["a"]), ("not numbers",)),
+        (np.array([{}], object), ("cannot be read as arrays",)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_in_words(network, tmp_path, array, words):
+    np.savez(tmp_path / "x.npz", name=array)
+    with pytest.raises(TvmMobilenetError) as error:
+        calibration_inputs.given_inputs(network, [str(tmp_path / "x.npz")])
+    assert all(word in error.value.message for word in ("x.npz", *words)), error.value.message
+
+
+def test_networks_of_several_inputs_take_arrays_by_name(network, tmp_path):
+    """Nothing but the ports of a network without images is looked at."""
+    port = network.signature.inputs[0]
+    ports = tuple(replace(port, name=name, shape=shape) for name, shape in (("a", (1, 8)), ("b", (1, 4))))
+    two = replace(
+        network,
+        model=None,
+        original=None,
+        graph=replace(network.graph, signature=replace(network.signature, inputs=ports)),
+    )
+    assert two.image is None
+    path = tmp_path / "two.npz"
+    np.savez(path, a=np.ones((5, 8)), b=np.ones((5, 4)))
+    found, _ = calibration_inputs.given_inputs(two, [str(path)])
+    assert [x.shape for x in found[0]] == [(1, 8), (1, 4)] and len(found) == 5 and found[0][0].dtype == np.float32
+    for arrays, words in (
+        ({"a": np.ones((5, 8))}, "takes a, b"),
+        ({"a": np.ones((5, 8)), "b": np.ones((4, 4))}, "4 of b"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(TvmMobilenetError, match=words):
+            calibration_inputs.given_inputs(two, [str(path)])
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(TvmMobilenetError, match="takes no images"):
+        calibration_inputs.given_inputs(two, [str(tmp_path / "x.jpg")])

@@ -1,0 +1,175 @@
+"""What a network is calibrated on: the files of ``--calibrate``, else what stands in for them.
+
+Images become inputs as those of ``--input`` do. A ``.npy`` or ``.npz`` file has inputs as the network takes them, one
+or a batch of them: ``(N, 3, H, W)``; a network of images also takes bytes, ``(N, H, W, 3)`` uint8, whose pixels are
+normalised. Of a network with several inputs a ``.npz`` file has one array for each, by name.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.models.preprocess import SUFFIXES, load_image, stored_array
+
+ARRAYS = (".npy", ".npz")
+IMAGES = tuple(suffix for suffix in SUFFIXES if suffix not in ARRAYS)
+MOST_BYTES = 1 << 32  # of the arrays in one file
+
+
+def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, ...]], str]:
+    """The inputs of files and folders, and what they are in words.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A path is not there, a folder has nothing of a kind that is read, a file does not fit the network.
+    """
+    suffixes = ARRAYS if network.image is None else (*IMAGES, *ARRAYS)
+    paths_ = files(paths, suffixes)
+    found: list[tuple[np.ndarray, ...]] = []
+    for path in paths_:
+        if path.suffix.lower() in ARRAYS:
+            found += _of_arrays(network, path)
+        elif network.image is None:
+            raise TvmMobilenetError(
+                f"--calibrate {path}: {network.options.title} takes no images, but arrays", "give .npy or .npz files"
+            )
+        else:
+            found += _batched(network, load_image(path, network.image.preprocess))
+    arrays = sum(path.suffix.lower() in ARRAYS for path in paths_)
+    images = len(paths_) - arrays
+    told = [f"{images} image{'s' * (images > 1)}"] if images else []
+    if arrays:
+        told.append(f"{len(found) - images} input{'s' * (len(found) - images > 1)} of {arrays} array files")
+    return found, f"{' and '.join(told)} of --calibrate"
+
+
+def files(paths: Sequence[str], suffixes: Sequence[str] = (*IMAGES, *ARRAYS)) -> list[Path]:
+    """The files of files and folders, those of a folder by name.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A path is not there, or a folder has no such file.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError as e:
+            raise TvmMobilenetError(f"--calibrate {path}: {reason(e)}", "give images, or folders of them") from None
+        kept = [p for p in inside if p == path or p.suffix.lower() in suffixes]
+        if not kept:
+            kind = "image" if IMAGES[0] in suffixes else "array"
+            raise TvmMobilenetError(f"--calibrate {path}: no {kind} is in it", f"they end in {', '.join(suffixes)}")
+        found += kept
+    return found
+
+
+def _batched(network, images: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    """Single images, each as often as the network takes images at once."""
+    port = network.signature.inputs[0]
+    return [(np.repeat(one, port.shape[0], 0).astype(port.dtype),) for one in np.split(images, len(images))]
+
+
+def _of_arrays(network, path: Path) -> list[tuple[np.ndarray, ...]]:
+    """The inputs in a file of arrays."""
+    arrays, ports = _arrays(path), network.signature.inputs
+    if network.image is not None:
+        return [one for name, array in arrays.items() for one in _images(network, array, _where(path, name))]
+    if len(ports) == 1:
+        columns = [[one for name, a in arrays.items() for one in _inputs(ports[0], a, _where(path, name))]]
+    else:
+        names = [port.name for port in ports]
+        if set(arrays) != set(names):
+            raise TvmMobilenetError(
+                f"--calibrate {path}: it has {', '.join(arrays) or 'nothing'}, the network takes {', '.join(names)}",
+                "save one array for each input with numpy.savez, by its name",
+            )
+        columns = [_inputs(port, arrays[port.name], _where(path, port.name)) for port in ports]
+        if len({len(column) for column in columns}) > 1:
+            counts = ", ".join(f"{len(c)} of {name}" for c, name in zip(columns, names, strict=True))
+            raise TvmMobilenetError(f"--calibrate {path}: {counts}", "save as many of each input")
+    return list(zip(*columns, strict=True))
+
+
+def _where(path: Path, name: str) -> str:
+    return f"--calibrate {path}" + (f": {name}" if path.suffix.lower() == ".npz" else "")
+
+
+def _inputs(port, array: np.ndarray, where: str) -> list[np.ndarray]:
+    """Arrays of a port's shape: one, or several along a first axis or that of the batch."""
+    shape = port.shape
+    if array.shape == shape:
+        array = array[None]
+    elif array.ndim == len(shape) and array.shape[1:] == shape[1:] and len(array) and len(array) % shape[0] == 0:
+        array = array.reshape(-1, *shape)
+    if array.shape[1:] != shape or not len(array):
+        raise TvmMobilenetError(
+            f"{where} holds {array.dtype} {array.shape}, the network takes {port.dtype} {shape}",
+            f"save inputs of that shape, or several along a first axis: (N, {', '.join(map(str, shape))})",
+        )
+    return [np.ascontiguousarray(one, port.dtype) for one in array]
+
+
+def _images(network, array: np.ndarray, where: str) -> list[tuple[np.ndarray, ...]]:
+    """Inputs of an array of images: bytes, or normalised already."""
+    preprocess = network.image.preprocess
+    shape = preprocess.input_shape[1:]
+    images = array[None] if array.ndim == 3 else array
+    if array.dtype == np.uint8:
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3)):
+            images = array.reshape(-1, *array.shape[-2:], 1)
+        if images.ndim == 4 and images.shape[-1] in (1, 3) and images.size:
+            colours = np.broadcast_to(images, (*images.shape[:3], 3))
+            made = [preprocess.normalise(preprocess.pixels(one) / 255.0) for one in colours]
+            return _batched(network, np.concatenate(made))
+    elif images.ndim == 4 and images.shape[1:] == shape and len(images):
+        return _batched(network, np.ascontiguousarray(images, np.float32))
+    raise TvmMobilenetError(
+        f"{where} holds {array.dtype} {array.shape}, the network takes float32 (N, {', '.join(map(str, shape))})",
+        "save inputs of that shape, or images of bytes: (N, height, width, 3) uint8",
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of numpy, by name.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read, or holds no numbers.
+    """
+    where = f"--calibrate {path}"
+    if why := refusal(path):
+        raise TvmMobilenetError(f"{where}: {why}", "give images, or a .npy or .npz file")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                size = sum(info.file_size for info in file.infolist())
+                if size > MOST_BYTES:
+                    raise ValueError(f"its arrays have {size:,} bytes, {MOST_BYTES:,} are the most")
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        else:
+            if path.stat().st_size > MOST_BYTES:
+                raise ValueError(f"it has {path.stat().st_size:,} bytes, {MOST_BYTES:,} are the most")
+            found = {path.name: stored_array(path)}
+    except Exception as e:  # numpy evaluates headers, zipfile and zlib raise their own: a dozen kinds
+        raise TvmMobilenetError(
+            f"{where} cannot be read as arrays: {reason(e)}", "write numbers with numpy.save or numpy.savez"
+        ) from None
+    for name, array in found.items():
+        if array.dtype.kind not in "fiu":
+            raise TvmMobilenetError(f"{where}: {name} holds {array.dtype}, not numbers", "save numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise TvmMobilenetError(f"{where}: {name} holds infinities or NaN", "save finite numbers")
+    if not found:
+        raise TvmMobilenetError(f"{where} holds no arrays", "write them with numpy.savez")
+    return found

@@ -1,0 +1,105 @@
+"""A network's layers in float32 on several inputs, one layer after the other, watched: what calibration looks at.
+
+Beside it the same layers with rounded weights and values, which is what int8 makes of them but for the last digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tvm_mobilenet import kinds
+from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest, tensors_of
+from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.quantize import Scale
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW
+
+AT_ONCE = 8  # inputs of which all values are held
+
+
+def walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Callable, run: Callable | None = None):
+    """Run the graph, some inputs at a time.
+
+    Parameters
+    ----------
+    visit : callable
+        Called with each call, a list of the operands for each input, a list of what each makes before a table or an
+        addition, and a list of the outputs.
+    run : callable
+        In place of `outputs`.
+    """
+    for first in range(0, len(inputs), AT_ONCE):
+        some = inputs[first : first + AT_ONCE]
+        ports = graph.signature.inputs
+        held = {port.value: [np.asarray(one[i]) for one in some] for i, port in enumerate(ports)}
+        left = graph.readers()
+        for call in graph.calls:
+            operands = [list(one) for one in zip(*(held[value] for value in call.inputs), strict=True)]
+            made = [(run or outputs)(call, one) for one in operands]
+            visit(call, operands, [own for own, _ in made], [output for _, output in made])
+            held[call.output] = [output for _, output in made]
+            for value in call.inputs:
+                left[value] -= 1
+                if not left[value]:
+                    del held[value]
+
+
+def outputs(
+    call: LayerCall, operands: list[np.ndarray], weight: np.ndarray | None = None, inner: Scale | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer computes in float32: before table or residual, and in the end.
+
+    Parameters
+    ----------
+    weight : ndarray, optional
+        In place of its own.
+    inner : Scale, optional
+        By which the first of the two is rounded on the way.
+    """
+    import torch
+
+    layer = call.layer
+    if layer.body is not None:
+        output = by_its_nest(call, operands)
+        return output, output
+    x, own_weight, bias, other, residual = tensors_of(call, operands)
+    with torch.no_grad():
+        kernel = own_weight if weight is None else torch.from_numpy(weight.astype(np.float32))
+        own = y = rounded(
+            kinds.of(layer.kind).reference(layer, x, kernel, bias, other), inner, layer.residual != "after"
+        )
+        if layer.residual == "before":
+            y = y + residual
+        y = activated(layer, y)
+        if layer.residual == "after":
+            own = y = rounded(y, inner, True)
+            y = y + residual
+    return array_of(layer, own), array_of(layer, y)
+
+
+def rounded(values, scale: Scale | None, when: bool = True):
+    """A tensor or array as an int8 tensor of that scale holds it; no scale: as it is."""
+    if scale is None or not when:
+        return values
+    whole = (values * np.float32(1 / scale.step)).round() + scale.zero
+    return (whole.clip(LOW, HIGH) - scale.zero) * np.float32(scale.step)
+
+
+def products(call: LayerCall, operands: list[np.ndarray], weight: np.ndarray, given: Scale | None, factors=None):
+    """A layer's sums without bias, of weights, and of data that are rounded, times factors of channels: a tensor."""
+    import torch
+
+    x = tensors_of(call, operands)[0]
+    if factors is not None:
+        x = x * torch.from_numpy(factors.astype(np.float32)).reshape(1, -1, 1, 1)
+    kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
+    with torch.no_grad():
+        return kinds.of(call.layer.kind).reference(call.layer, rounded(x, given), kernel, None, None)
+
+
+def has_inner(call: LayerCall) -> bool:
+    """Whether a layer's sums become int8 before they are its output."""
+    layer = call.layer
+    return bool(layer.weight_shape) and (layer.residual != "none" or layer.activation not in CLAMPS)

@@ -1,0 +1,159 @@
+"""``quantization.json`` of a build: every scale, factor and shift of an int8 network, and how well each layer does.
+
+It is text that a person can read, one line a value, with the same bytes from every CPU. ``--quantization FILE`` takes
+it again for the same layers; whatever does not fit them is refused with its name and value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.passes.layer_graph import LayerGraph
+from tvm_mobilenet.passes.quantize import DTYPE, Quantization
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW
+
+FILE = "quantization.json"
+LARGEST = 1e30  # of a step, a factor or a shift
+MOST_BYTES = 1 << 28
+
+
+def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
+    """The file's text.
+
+    Parameters
+    ----------
+    graph : LayerGraph, optional
+        Of the network in float32, whose layers it names.
+    """
+    data = quantization.to_data()
+    if graph is not None:
+        data = {"network": fingerprint(graph), **data}
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            rows = [f"  {json.dumps(name)}: {json.dumps(one)}" for name, one in value.items()]
+            lines.append(f" {json.dumps(key)}: {{\n" + ",\n".join(rows) + "\n }")
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def fingerprint(graph: LayerGraph) -> str:
+    """A hash of a graph's layers and of how they are connected, not of its weights."""
+    told = [(call.name, call.layer.name, call.inputs, call.output) for call in graph.calls]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def parsed(path: Path) -> dict:
+    """The data of a file.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON object.
+    OSError
+        It cannot be read.
+    """
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    data = json_text.parse(path.read_text(encoding="utf-8"), unique=True)
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    return data
+
+
+def read(path: str | Path, graph: LayerGraph) -> Quantization:
+    """The quantization of ``--quantization FILE``, for a graph in float32.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It cannot be read, is of another network, or has a value that is impossible.
+    """
+    flag = f"--quantization {path}"
+    if why := refusal(path):
+        raise TvmMobilenetError(f"{flag}: {why}", f"give the {FILE} of a build")
+    try:
+        data = parsed(Path(path))
+        if data.get("dtype") != DTYPE:
+            raise ValueError(f"dtype is {data.get('dtype')!r}, not {DTYPE!r}")
+    except (OSError, ValueError, UnicodeDecodeError) as e:
+        raise TvmMobilenetError(f"{flag} is no {FILE}: {reason(e)}", f"give the {FILE} of a build") from None
+    if "network" in data and data["network"] != fingerprint(graph):
+        raise TvmMobilenetError(
+            f"{flag} is of another network: {_difference(data, graph)}",
+            "give that of a build of this network at this width, resolution and batch, or leave out --quantization",
+        )
+    try:
+        _check(data, graph)
+        return Quantization.from_data(data)
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        what = f"{e.args[0]} is missing" if isinstance(e, KeyError) else reason(e)
+        raise TvmMobilenetError(f"{flag}: {what}", "put it right, or leave out --quantization") from None
+
+
+def _difference(data: dict, graph: LayerGraph) -> str:
+    """The first layer that is another one."""
+    kept = data.get("layers")
+    kept = kept if isinstance(kept, dict) else {}
+    for call in graph.calls:
+        known = kept.get(call.name)
+        if not isinstance(known, dict) or known.get("layer") != call.layer.name:
+            there = known.get("layer") if isinstance(known, dict) else "nothing"
+            return f"{call.name} is {call.layer.name}, the file has {there}"
+    return (
+        f"it has {len(kept)} layers, the network {len(graph.calls)}"
+        if len(kept) != len(graph.calls)
+        else ("its layers are connected otherwise")
+    )
+
+
+def _check(data: dict, graph: LayerGraph) -> None:
+    """Refuse what makes no scale, and names and sizes that are not the graph's."""
+    calls = {call.name: call for call in graph.calls}
+    makers = {call.output: call for call in graph.calls}
+    values = set(graph.readers())
+    for key, known in (("scales", values), ("inner", set(calls)), ("shifts", set(calls)), ("factors", set(makers))):
+        table = data[key] if key != "factors" else data.get(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"{key} is no object")
+        if odd := sorted(set(table) - known):
+            raise ValueError(f"{key} of {odd[0]}: the network has no such {'value' if known is values else 'layer'}")
+        for name, one in table.items():
+            if key in ("scales", "inner"):
+                _check_scale(f"{key} of {name}", one)
+            else:
+                owner = (calls if key == "shifts" else makers)[name]
+                _check_numbers(f"{key} of {name}", one, owner.layer.out_channels, key == "factors")
+    if missing := sorted(values - set(data["scales"])):
+        raise ValueError(f"scales of {missing[0]} are missing")
+
+
+def _check_scale(what: str, scale: object) -> None:
+    if not isinstance(scale, dict) or set(scale) != {"step", "zero"}:
+        raise ValueError(f"{what}: {json.dumps(scale)[:80]} is no step and zero")
+    step, zero = scale["step"], scale["zero"]
+    if not _is_number(step) or not 0 < step <= LARGEST or step < 1 / LARGEST:
+        raise ValueError(f"{what}: step {step!r} is no number above 0, up to {LARGEST:g}")
+    if type(zero) is not int or not LOW <= zero <= HIGH:
+        raise ValueError(f"{what}: zero {zero!r} is no whole number from {LOW} to {HIGH}")
+
+
+def _check_numbers(what: str, numbers: object, count: int, positive: bool) -> None:
+    if not isinstance(numbers, list) or len(numbers) != count:
+        there = len(numbers) if isinstance(numbers, list) else json.dumps(numbers)[:40]
+        raise ValueError(f"{what}: {there} numbers, the layer has {count} channels")
+    for i, x in enumerate(numbers):
+        if not _is_number(x) or abs(x) > LARGEST or (positive and x < 1 / LARGEST):
+            raise ValueError(f"{what}: {x!r} of channel {i} is no {'factor' if positive else 'finite number'}")
+
+
+def _is_number(x: object) -> bool:
+    return type(x) in (int, float) and math.isfinite(x)

@@ -1,0 +1,103 @@
+"""Ranges of values, and the scales that they give: of the least and the largest, of all but a few, of the least error.
+
+``minmax``      all values that were seen
+``percentile``  without the largest hundred-thousandth at either end
+``mse``         of those, and of narrower ones, the range with the least mean square error of rounding and clipping
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tvm_mobilenet.models import options
+from tvm_mobilenet.passes.quantize import Scale
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW, rounded_up
+
+METHODS = options.METHODS
+BINS = 2048
+SAMPLES = 1 << 16  # of an array, for its histogram; its ends are those of all of it
+TAIL = 1e-5  # share of values that a percentile leaves out, at each end
+TAILS = (TAIL, 1e-4, 1e-3)
+NARROWER = tuple(1 - i / 20 for i in range(1, 11))
+
+
+class Histogram:
+    """How often a value is how large; the range grows as values come."""
+
+    def __init__(self):
+        self.low, self.high, self.counts = 0.0, 0.0, np.zeros(BINS)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count an array of whose elements many, spread over all channels, stand for all."""
+        low, high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        if (low, high) != (self.low, self.high):
+            at, counts = self.centres, self.counts
+            self.low, self.high, self.counts = low, high, np.zeros(BINS)
+            if counts.any():
+                self._count(at, counts)
+        if self.high > self.low:
+            self._count(sampled(values).astype(np.float64), None)
+
+    def _count(self, values: np.ndarray, weights: np.ndarray | None) -> None:
+        at = ((values - self.low) * (BINS / (self.high - self.low))).astype(np.int64)
+        self.counts += np.bincount(np.clip(at, 0, BINS - 1), weights, BINS)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The middle of each bin."""
+        width = (self.high - self.low) / BINS
+        return self.low + width * (np.arange(BINS) + 0.5)
+
+    def scale(self, method: str = "mse") -> Scale:
+        """The scale by one of ``METHODS``."""
+        if self.high <= self.low:
+            return Scale(1.0, 0)
+        if method == "minmax":
+            return scale_of(self.low, self.high)
+        if method == "percentile":
+            return scale_of(*self._without(TAIL))
+        ranges = [(self.low, self.high), *map(self._without, TAILS)]
+        ranges += [(self.low * part, self.high * part) for part in NARROWER]
+        return min((scale_of(*r) for r in ranges if r[1] > r[0]), key=self._error)
+
+    def _without(self, tail: float) -> tuple[float, float]:
+        """The range without a share of the values at either end."""
+        share = np.cumsum(self.counts) / self.counts.sum()
+        low, high = np.searchsorted(share, tail), min(BINS - 1, int(np.searchsorted(share, 1 - tail)))
+        low, high = min(float(self.centres[low]), 0.0), max(float(self.centres[high]), 0.0)
+        return (low, high) if high > low else (self.low, self.high)
+
+    def _error(self, scale: Scale) -> float:
+        at = self.centres
+        low, high = ends(scale)
+        inside = (at >= low - scale.step / 2) & (at <= high + scale.step / 2)
+        clipped = np.clip(at, low, high) - at
+        return float(self.counts @ np.where(inside, scale.step**2 / 12, clipped**2))
+
+    def clipped(self, scale: Scale) -> float:
+        """The share of values beyond a scale's ends."""
+        low, high = ends(scale)
+        beyond = (self.centres < low - scale.step / 2) | (self.centres > high + scale.step / 2)
+        return float(self.counts[beyond].sum() / max(1.0, self.counts.sum()))
+
+
+def sampled(values: np.ndarray) -> np.ndarray:
+    """At most about ``SAMPLES`` elements at equal distances, which meet all channels."""
+    flat = values.reshape(-1)
+    stride = -(-flat.size // SAMPLES)
+    while stride > 1 and math.gcd(stride, values.shape[-1] if values.ndim else 1) > 1:
+        stride += 1
+    return flat[::stride]
+
+
+def ends(scale: Scale) -> tuple[float, float]:
+    """The least and the largest number of a scale."""
+    return (LOW - scale.zero) * scale.step, (HIGH - scale.zero) * scale.step
+
+
+def scale_of(low: float, high: float) -> Scale:
+    """The scale of a range that holds zero: 255 steps, zero one of them exactly."""
+    step = float(rounded_up(np.array((high - low) / (HIGH - LOW))))
+    return Scale(step, int(np.clip(np.rint(LOW - low / step), LOW, HIGH)))

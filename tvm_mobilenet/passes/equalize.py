@@ -1,0 +1,129 @@
+"""Factors of channels, which make the channels of a value about equally large: an int8 tensor has one scale for all.
+
+A layer that makes a value gets its weights and biases times the factors, layers that read it theirs divided by them
+(Nagel et al., 2019). In float32 the network computes what it did. Values that are added to each other share their
+factors. What is between must be linear or a rectifier; of a ReLU6 the factors leave no more below six than images
+showed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+
+
+@dataclass(frozen=True)
+class Group:
+    """Values that share their factors.
+
+    Attributes
+    ----------
+    values : tuple of str
+    channels : int
+    readers : tuple of str
+        Names of the calls whose weights are divided.
+    clamped : bool
+        A ReLU6 makes one of them.
+    """
+
+    values: tuple[str, ...]
+    channels: int
+    readers: tuple[str, ...]
+    clamped: bool
+
+
+def groups(graph: LayerGraph) -> list[Group]:
+    """What can be equalized in a graph of float32, in execution order."""
+    sets = _Sets()
+    fixed = {port.value for port in (*graph.signature.inputs, *graph.signature.outputs)}
+    for call in graph.calls:
+        fixed.update(_tied(call, sets))
+    fixed = {sets.of(value) for value in fixed}
+    makers: dict[str, list[LayerCall]] = {}
+    for call in graph.calls:
+        makers.setdefault(sets.of(call.output), []).append(call)
+    found = []
+    for root, made in makers.items():
+        values = tuple(call.output for call in made)
+        channels = {call.layer.out_channels for call in made}
+        readers = [c for c in graph.calls if _weighted(c) and sets.of(c.inputs[0]) == root]
+        channels |= {c.layer.channels for c in readers}
+        if root not in fixed and len(channels) == 1 and readers:
+            clamped = any(call.layer.activation == "relu6" for call in made)
+            found.append(Group(values, channels.pop(), tuple(c.name for c in readers), clamped))
+    return found
+
+
+def _weighted(call: LayerCall) -> bool:
+    return call.layer.weight_shape is not None and not call.layer.parts
+
+
+def _tied(call: LayerCall, sets: _Sets) -> set[str]:
+    """Ties the values of a call that share factors, and gives those that can have none."""
+    layer, (data, *others) = call.layer, call.inputs
+    linear = layer.body is None and layer.activation in CLAMPS and layer.output_layout == "NHWC"
+    late = layer.residual == "after" and layer.activation == "relu6"  # it clamps what the output does not show
+    fixed = set() if linear and not late else {call.output, *others}
+    if layer.input_layout != "NHWC":
+        fixed.update(call.inputs)
+    if _weighted(call):
+        fixed.update({data} if layer.groups != 1 and not _by_channel(call) else ())
+        for value in others:
+            sets.join(value, call.output)
+    elif layer.kind == "pool" or (layer.kind == "elementwise" and layer.op in ("add", "sub", "none")):
+        for value in call.inputs:
+            sets.join(value, call.output)
+    else:
+        fixed.update((call.output, *call.inputs))
+    return fixed
+
+
+def _by_channel(call: LayerCall) -> bool:
+    return call.layer.declared.groups == "channels" and call.layer.out_channels == call.layer.channels
+
+
+class _Sets:
+    """Sets of values: each is named by one of its members."""
+
+    def __init__(self):
+        self._parent: dict[str, str] = {}
+
+    def of(self, value: str) -> str:
+        while value in self._parent:
+            value = self._parent[value]
+        return value
+
+    def join(self, a: str, b: str) -> None:
+        a, b = self.of(a), self.of(b)
+        if a != b:
+            self._parent[a] = b
+
+
+def read_by(call: LayerCall, factors: np.ndarray) -> np.ndarray:
+    """The weights of a layer whose data are factors times as large."""
+    weight = call.weight.astype(np.float64)
+    if _by_channel(call):
+        return weight / factors.reshape(-1, *[1] * (weight.ndim - 1))
+    return weight / factors.reshape(1, -1, *[1] * (weight.ndim - 2))
+
+
+def run(graph: LayerGraph, factors: Mapping[str, np.ndarray]) -> LayerGraph:
+    """The graph with the values of ``factors`` so many times as large, channel by channel."""
+    return replace(graph, calls=tuple(_scaled(call, factors) for call in graph.calls)) if factors else graph
+
+
+def _scaled(call: LayerCall, factors: Mapping[str, np.ndarray]) -> LayerCall:
+    if not _weighted(call):
+        return call
+    if call.inputs[0] in factors:
+        call = call.replace(weight=read_by(call, np.asarray(factors[call.inputs[0]])))
+    if call.output in factors:
+        own = np.asarray(factors[call.output])
+        weight = call.weight * own.reshape(-1, *[1] * (call.weight.ndim - 1))
+        call = call.replace(weight=weight, bias=call.bias * own)
+    return call
