@@ -207,6 +207,12 @@ POINTLESS = [
         "--plot: nothing predicts the cycles of host",
     ),
     ("build", ["--min-accuracy", "70%"], "--min-accuracy: on which images?"),
+    ("build", ["--calibration-method", "mse"], "--calibration-method: it is of networks in int8"),
+    (
+        "build",
+        ["--dtype", "int8", "--quantization", "x.json", "--calibrate", "x.npy"],
+        "--calibrate: --quantization has all scales",
+    ),
     ("build", ["--keep-float", "layer_001"], "--keep-float: it is of networks in int8"),
     ("build", ["--io", "float16"], "--io: float16 inputs and outputs are of layers in float16, not in float32"),
     ("build", ["--io", "int8"], "--io: int8 inputs and outputs are of layers in int8, not in float32"),
