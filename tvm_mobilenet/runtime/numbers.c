@@ -68,16 +68,23 @@ double mn_value(const mobilenet_tensor *t, const void *data, size_t i) {
 enum { TOGETHER = 16384, INFINITE = 0x7f800000, INFINITE_HALF = 0x7c00 };
 
 /* The largest magnitude, as bits without their sign: those of infinities and NaN are above all others. */
-static uint32_t largest_single(const uint32_t *bits, size_t n) {
-    uint32_t most = 0;
-    for (size_t i = 0; i < n; i++) most = most > (bits[i] & 0x7fffffff) ? most : bits[i] & 0x7fffffff;
-    return most;
-}
+#define LARGEST(name, word, digits)                                                                        \
+    name(const word *bits, size_t n) {                                                                     \
+        word most = 0;                                                                                     \
+        for (size_t i = 0; i < n; i++) most = most > (bits[i] & digits) ? most : (word)(bits[i] & digits); \
+        return most;                                                                                       \
+    }
+static uint32_t LARGEST(of_singles, uint32_t, 0x7fffffff)
+static uint16_t LARGEST(of_halves, uint16_t, 0x7fff)
+#if defined(__x86_64__) /* whose first generation, for which this is compiled, has no such maximum */
+__attribute__((target("avx2"))) static uint32_t LARGEST(of_singles_avx2, uint32_t, 0x7fffffff)
+#endif
 
-static uint16_t largest_half(const uint16_t *bits, size_t n) {
-    uint16_t most = 0;
-    for (size_t i = 0; i < n; i++) most = most > (bits[i] & 0x7fff) ? most : (uint16_t)(bits[i] & 0x7fff);
-    return most;
+static uint32_t largest_single(const uint32_t *bits, size_t n) {
+#if defined(__x86_64__)
+    if (strstr(mn_model.features, "avx2")) return of_singles_avx2(bits, n); /* it was found at open */
+#endif
+    return of_singles(bits, n);
 }
 
 static int is_of(const mobilenet_tensor *t, const char *dtype) { return !strcmp(t->dtype, dtype); }
@@ -92,7 +99,7 @@ typedef struct {
 /* Whether n values from the first-th on have one that is refused. */
 static int has_odd(const looked *l, size_t first, size_t n) {
     if (is_of(l->port, "float32")) return largest_single((const uint32_t *)l->data + first, n) > l->most;
-    return is_of(l->port, "float16") && largest_half((const uint16_t *)l->data + first, n) >= INFINITE_HALF;
+    return is_of(l->port, "float16") && of_halves((const uint16_t *)l->data + first, n) >= INFINITE_HALF;
 }
 
 static size_t values_of(const mobilenet_tensor *t) { return t->bytes / (is_of(t, "float32") ? 4 : is_of(t, "float16") ? 2 : 1); }
