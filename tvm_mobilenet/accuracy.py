@@ -49,7 +49,7 @@ class AccuracyResult:
         part = "" if found.images == found.whole else f"; {found.images:,} of them ran, evenly spread"
         lines = [f"ran       {found.ran}", f"data      {found.data}{part}"]
         for name, own, other in (("top-1", found.top1, found.float_top1), ("top-5", found.top5, found.float_top5)):
-            beside = f"; float32 by {found.reference}: {other}" if other else ""
+            beside = f"; by {found.reference}: {other}" if other else ""
             lines.append(f"{name:9} {own}{beside}")
         if found.same:
             lost, gained, others = (len(found.changed(change)) for change in ("lost", "gained", "other"))
@@ -154,7 +154,7 @@ def print_result(result: AccuracyResult) -> None:
                 for a in changed[:SHOWN]]  # fmt: skip
         if len(changed) > SHOWN:
             rows.append((f"and {len(changed) - SHOWN:,} more (--json has all)", "", "", "", ""))
-        columns = (Words("image"), Words("shows"), Words("float32"), Words("here"), "change")
+        columns = (Words("image"), Words("shows"), Words("model"), Words("here"), "change")
         console.print_table(columns, rows, f"{result.model} for {result.target}: images whose class changed")
     console.print_text(result.summary(), indent=10)
 

@@ -134,7 +134,7 @@ def test_the_command_and_its_page(data, tmp_path, capsys):
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert accuracy.main([*given]) == 0
     printed = capsys.readouterr().out
-    assert "top-1     75.00% (9 of 12; 95 %: 46.77% to 91.11%); float32 by PyTorch" in printed
+    assert "top-1     75.00% (9 of 12; 95 %: 46.77% to 91.11%); by PyTorch" in printed
 
 
 def test_a_page_is_bounded(networks, data, monkeypatch):

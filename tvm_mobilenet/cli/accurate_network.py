@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.terminal import console
 
 SEARCH_IMAGES = 200  # of --data, on which layers are chosen unless --limit says more or fewer
@@ -47,6 +48,11 @@ def _with_floats(args: argparse.Namespace, network, target, wanted) -> tuple:
     """The network with the fewest layers in float that keep its accuracy, and how they were chosen."""
     from tvm_mobilenet.evaluation import precision_page, sensitivity
 
+    if network.precision.given:
+        raise TvmMobilenetError(
+            f"--max-drop: {network.options.title} comes quantized, and has no float network to drop from",
+            "leave it out; --keep-float keeps layers in float, --min-accuracy asks for a top-1",
+        )
     inputs, images, labels = _images(args, network, wanted)
     console.say(f"choosing the layers of {network.options.title} that stay in float, on {images}")
     with console.Progress() as progress:

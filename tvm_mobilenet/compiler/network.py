@@ -194,6 +194,18 @@ def _check_finite(layers: list, options: ModelOptions) -> None:
         )
 
 
+def with_decided(network: Network, decided) -> Network:
+    """A network in another dtype than its model's, as if it had been loaded with what is decided of its layers.
+
+    Parameters
+    ----------
+    decided : passes.precision.Precision or passes.quantize.Quantization
+    """
+    options = replace(network.options, decided=decided)
+    start = replace(network, options=options, graph=network.original, precision=None, original=None)
+    return _narrowed(start, lambda phase, what: None)
+
+
 def load_network(options: ModelOptions, watch: Callable[[str, object], None] = lambda phase, what: None) -> Network:
     """Make or read a model, import it and run the passes.
 

@@ -74,7 +74,7 @@ class Accuracy:
     same : Share or None
         Images whose best class is the float network's.
     reference : str
-        What computed the float network.
+        What computed the float network, or the file that came quantized.
     answers : tuple of Answer
     seconds : float
     """
@@ -157,7 +157,7 @@ def measure(
     for chunk in _chunks(data.images, network):
         inputs = [given for given, _ in chunk]
         said = network.framework(inputs) if reference else None
-        name = said.name if said else ""
+        name = _reference(network, said.name) if said else ""
         for i, (given, images) in enumerate(chunk):
             rows = _scores(kernels, given, images)
             floats = said.values[i][0] if said else [None] * len(rows)
@@ -165,6 +165,12 @@ def measure(
                 answers.append(Answer(image.name, image.label, _best(row), () if one is None else _best(one)))
             show(lambda: _progress(answers, total, time.monotonic() - began))
     return _counted(kernels.ran, data, answers, name, time.monotonic() - began)
+
+
+def _reference(network, framework: str) -> str:
+    """What the model itself computes in, in words."""
+    own = "the file's own int8" if getattr(network.precision, "given", False) else "float32"
+    return f"{framework} in {own}"
 
 
 def _chunks(images: tuple[LabelledImage, ...], network) -> Iterator[list[tuple]]:

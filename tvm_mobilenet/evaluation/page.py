@@ -76,7 +76,7 @@ def html(result: Accuracy, title: str, words: ClassWords, paths: Mapping[str, Pa
 def _table(result: Accuracy) -> str:
     rows = [("top-1", result.top1, result.float_top1), ("top-5", result.top5, result.float_top5)]
     head = "<tr><th></th><th>here</th><th>95 %</th>"
-    head += f"<th>{escape(result.reference)} float32</th><th>95 %</th>" * bool(result.reference) + "</tr>"
+    head += f"<th>{escape(result.reference)}</th><th>95 %</th>" * bool(result.reference) + "</tr>"
     body = ""
     for name, own, other in rows:
         cells = [c for share in (own, other) if share for c in (f"{share.share:.2%}", _span(share))]

@@ -73,14 +73,13 @@ def measured(
     if wanted.top1 is not None and found.top1.share < wanted.top1:
         raise VerificationError(
             f"top-1 of {network.options.title} on {wanted.data} is {found.top1}, --min-accuracy asks for "
-            f"{wanted.top1:.2%}; {found.reference} in float32 has {found.float_top1}; nothing was built",
+            f"{wanted.top1:.2%}; {found.reference} has {found.float_top1}; nothing was built",
             _remedy(network, found, wanted.top1),
         )
     if wanted.drop is not None and found.drop > wanted.drop:
         raise VerificationError(
             f"top-1 of {network.options.title} on {wanted.data} is {found.top1}, {found.drop:.2%} below the "
-            f"{found.float_top1} of {found.reference} in float32; --max-drop asks for {wanted.drop:.2%}; nothing was "
-            "built",
+            f"{found.float_top1} of {found.reference}; --max-drop asks for {wanted.drop:.2%}; nothing was built",
             "choose layers on more images: --limit for --data's, --calibrate; or ask for less",
         )
     return replace(found, answers=())

@@ -20,6 +20,7 @@ import numpy as np
 
 from tvm_mobilenet.checking import integers, reference
 from tvm_mobilenet.compiler import kept_float, quantization
+from tvm_mobilenet.compiler.network import with_decided
 from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.passes import quantize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
@@ -150,7 +151,7 @@ def with_kept(network, choice: Choice):
     start = replace(network, graph=network.original)
     decided = kept_float.keeping(start, replace(network.precision, kept=()), why)
     options = replace(network.options, keep_float=",".join(why) or None)
-    return replace(network, options=options, graph=decided.applied(network.original), precision=decided)
+    return with_decided(replace(network, options=options), decided)
 
 
 def _fewest(holds: Callable[[int], bool], most: int) -> int:
