@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support import modules
+from tests.support import modules, quantized_files
 from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.compiler import kept_float, model_files
 from tvm_mobilenet.compiler import module as built
@@ -102,6 +102,18 @@ def test_it_is_built_verified_and_opened_again(target, tmp_path):
         targets.load("host").architecture == target.architecture
     )
     assert Quantization.from_data(network.precision.to_data() | {"kept": []}).kept == ()
+
+
+def test_layers_of_a_network_that_comes_quantized_stay_in_float_too(tmp_path):
+    """What they write is rounded as the file says; all calls have names of their own, by which a build finds them."""
+    source = quantized_files.floating(tmp_path / "float.onnx", "v1", 0.25, 32)
+    file = quantized_files.quantized(tmp_path / "int8.onnx", source, 32)
+    given = ModelOptions(model=str(file), keep_float="layer_00[2-4]", keep_dtype="float32")
+    network = load_network(given)
+    names = [call.name for call in network.layers]
+    assert len(set(names)) == len(names) and {k.layer for k in network.precision.kept} >= {"layer_003"}
+    kinds = {call.name: call.layer.dtype for call in network.layers}
+    assert kinds["layer_003"] == "float32" and kinds["layer_005"] == "int8"
 
 
 @pytest.mark.full

@@ -29,6 +29,7 @@ def priced(choice: Choice, network, target, linker: str | None = None, show: Cal
     """
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import pipeline
+    from tvm_mobilenet.compiler.network import with_decided
     from tvm_mobilenet.survey.estimates import executed
 
     points = shown(choice)
@@ -36,8 +37,8 @@ def priced(choice: Choice, network, target, linker: str | None = None, show: Cal
     with open_board("virtual", target) as board:
         for point in points:
             show(lambda: f"predicting cycles: {len(found)} of {len(points)} networks")
-            graph = keeping(network, point.kept, network.options.keep_dtype)
-            model = pipeline.compile(replace(network, graph=graph), target)
+            decided = keeping(network, point.kept, network.options.keep_dtype)
+            model = pipeline.compile(with_decided(network, decided), target)
             _, one, _, _ = executed(model, board, linker)
             found[point.kept] = replace(point, cycles=float(one.value))
     every = tuple(found.get(point.kept, point) for point in choice.points)

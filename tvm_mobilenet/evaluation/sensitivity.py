@@ -188,7 +188,7 @@ class _Search:
         known = self.points.get(frozenset(names))
         if known is not None:
             return known
-        graph, found = keeping(self.network, names), []
+        graph, found = keeping(self.network, names).applied(self.network.original), []
         for x in self.inputs:
             found.append(_best(graph, _run(graph, _ports(graph, x))))
             self.show(lambda: f"{len(names)} layers in float: {len(found)} of {len(self.inputs)} images")
@@ -205,17 +205,17 @@ class _Search:
         return Point(names, own, floats - own)
 
 
-def keeping(network, names: Iterable[str], dtype: str = FLOAT32) -> LayerGraph:
-    """The graph of an int8 network that keeps these calls in float."""
-    kept = tuple(Kept(name, "", dtype, "") for name in names)
-    return replace(network.precision, kept=kept).applied(network.original)
+def keeping(network, names: Iterable[str], dtype: str = FLOAT32):
+    """What is decided of an int8 network that keeps these calls in float."""
+    return replace(network.precision, kept=tuple(Kept(name, "", dtype, "") for name in names))
 
 
 def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None) -> list[LayerCost]:
     """What each layer that is in int8 costs, the dearest first."""
     graph, already = network.original, {kept.layer for kept in network.precision.kept}
     calls = [call for call in graph.calls if quantize.integral(call.layer) and call.name not in already]
-    alone = {call.name: keeping(network, (c.name for c in graph.calls if c is not call)) for call in calls}
+    others = {call.name: [c.name for c in graph.calls if c is not call] for call in calls}
+    alone = {name: keeping(network, names).applied(graph) for name, names in others.items()}
     errors = dict.fromkeys(alone, 0.0)
     for i, x in enumerate(inputs):
         floats = _run(graph, _ports(graph, x), keep=True)

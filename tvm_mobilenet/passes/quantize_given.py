@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import marks
@@ -104,6 +105,8 @@ class QuantizeGiven(Quantize):
     def _rounded(self, raw: str, value: str, shape: tuple[int, ...]) -> None:
         """A value in float32 as one in int8."""
         self._convert(flat(shape), raw, DTYPE, self.scales[value], value)
+        if any(call.name == value for call in self.made[:-1]):  # the layer whose output it rounds
+            self.made[-1] = self.made[-1].replace(name=f"{value}_{dtypes.of(DTYPE).token}")
 
 
 def _fits(call: LayerCall, given: Scale) -> bool:
