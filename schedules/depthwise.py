@@ -204,7 +204,11 @@ def decisions(layer: Layer, core) -> Space:
     """The search space, and in it the point of an untuned build."""
     if dtypes.of(layer.dtype).integer:
         found = integer_depthwise.choices(
-            layer, core, space.blocks(layer, core), lambda tile_h: defaults.block(layer, tile_h, core)
+            layer,
+            core,
+            space.blocks(layer, core),
+            lambda tile_h: defaults.block(layer, tile_h, core),
+            lambda tile_h, block: defaults.work(layer, tile_h, block),
         ) | nest.vector_choice(layer, core)
         return Space(found, lambda d: "")
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 from tvm_mobilenet.schedules import integer_outputs, integers, nest, values
-from tvm_mobilenet.schedules.choices import Choice, Decisions
+from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, divisors, imbalance
 from tvm_mobilenet.schedules.integer_constants import lookup_choice
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS
 from tvm_mobilenet.schedules.position import Position
@@ -245,17 +245,25 @@ def _lanes(total: list, first: int, count: int):
 # ---- the choices
 
 
-def choices(layer: Layer, core, blocks: list[int], block_of) -> dict[str, Choice]:
-    """The space: tiles whose data and taps lie in registers, sixteen channels at a time."""
+def choices(layer: Layer, core, blocks: list[int], block_of, shares) -> dict[str, Choice]:
+    """The space: tiles whose data and taps lie in registers, sixteen channels at a time.
+
+    ``block_of(tile_h)``: the block of channels that lies best in caches, ``shares(tile_h, c_block)``: the work of each
+    task. Where that block leaves CPUs waiting, the largest that does not is taken.
+    """
     way = ways(layer, core)[0]
     lanes = tuple(n for n in (BYTES, BYTES // 2) if n <= layer.channels) or (layer.channels,)
     heights, widths = (tuple(t for t in (1, 2) if t <= n) for n in (layer.out_height, layer.out_width))
     widths = tuple(t for t in sorted({1, 2, 4, outputs(layer)}) if t <= layer.out_width)
     two = {"dot": (2 if quads(layer) == 1 else 1, outputs(layer)), "taps": (1, 2), "wide": (1, 1)}[way]
     tile = min(two[0], heights[-1]), min(two[1], widths[-1])
+    blocks = sorted({*blocks, *(b for b in divisors(layer.channels) if b % BYTES == 0)})
     enough = [b for b in blocks if b % lanes[0] == 0 or b == layer.channels]
     block = block_of(tile[0])
     block = block if block in enough else min(enough)
+    uneven = {b: imbalance(shares(tile[0], b), core.cpus) for b in enough}
+    if uneven[block] > EVEN:
+        block = max((b for b in enough if uneven[b] <= EVEN), default=block)
     return {
         "tile_h": Choice(heights, tile[0]),
         "tile_w": Choice(widths, tile[1]),

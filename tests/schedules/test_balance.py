@@ -13,6 +13,7 @@ from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.survey.estimates import weightless
 
 
 def load_balance(layer: Layer, core) -> float:
@@ -43,6 +44,20 @@ def test_defaults_share_evenly(model):
             if layer.kind in ("pointwise", "depthwise", "fused"):
                 uneven[target.name, layer.name] = load_balance(layer, target.core)
     assert {name: share for name, share in uneven.items() if share > EVEN} == {}
+
+
+@pytest.mark.parametrize(
+    "model", ["v1", *(pytest.param(m, marks=pytest.mark.full) for m in ("v2", "v3-large", "v3-small"))]
+)
+def test_defaults_of_int8_share_evenly(model):
+    """Layers above a million multiply-adds; below, handing tasks over takes longer than what is uneven."""
+    graph = weightless(options.ModelOptions(model=model, dtype="int8")).graph
+    uneven = {}
+    for target in map(targets.load, ("rpi3", "rpi4", "rpi5")):
+        for layer in for_core(graph, target.core).counts:
+            if layer.kind in ("pointwise", "depthwise") and layer.mult_adds > 1_000_000:
+                uneven[target.name, layer.name] = load_balance(layer, target.core)
+    assert uneven and {name: share for name, share in uneven.items() if share > EVEN} == {}
 
 
 @pytest.mark.parametrize(
