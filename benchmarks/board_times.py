@@ -10,7 +10,7 @@ on one thread and on four. ``executed.c`` counts blocks, branches and traffic of
 both the mean is kept, in slices of equal time. A slice is one ``Part`` of ``memory_time``: the arithmetic of its
 threads by ``CoreModel``, their traffic below L1, the shared L2's with DRAM, and ``exposed``, as for a layer of our own.
 
-Rows and runs are ``benchmarks/data/board_times.json``. A harness is the folder that ``benchmarks.peers`` tells of.
+Rows and runs are ``benchmarks/data/board_times.json``. A harness is the folder that ``benchmarks.harness`` tells of.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import mca, metaschedule, peers
+from benchmarks import harness, mca, metaschedule, peers
 from tests.tuning.test_search import space
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "data"
@@ -80,51 +81,76 @@ def test_write_backs_are_split_and_places_kept_small():
     assert mca.split("fmla v1.4s, v2.4s, v3.s[0]") == ["fmla v1.4s, v2.4s, v3.s[0]"]
 
 
+def _cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+
 def test_the_targets_table_has_every_peer_and_only_what_is_known():
     """A figure in another core's column, or a row that is dropped, would compare what was never measured."""
-    kept = peers.kept("float32")
-    rows = {name: {b: tuple(row[b]) for b in peers.CPU} for name, row in kept.items()}
-    lines = peers.table({**rows, "targets": peers.TARGETS["float32"]}).splitlines()
+    every = json.loads(peers.TABLE.read_text(encoding="utf-8"))["rows"]
+    found = [row for dtype in peers.COLUMNS for model in peers.MODELS for row in peers.kept(dtype, model)]
+    assert len(found) == len(every) and all(row in every for row in found)
+    kept = peers.kept("float32", "v1")
+    rows = peers.rows_of("float32", "v1", {}, {})
+    lines = peers.table("v1 1-224 float32", rows, peers.COLUMNS["float32"]).splitlines()
     assert len(lines) == 2 + len(kept) + 1 and {line.count("|") for line in lines} == {11}
     lite = next(line for line in lines if "LiteRT" in line).split("|")
     assert [cell.strip() for cell in lite[2:11]] == ["1.086", "6.07", "63.3", "1.111", "3.92", "46.6", "", "", ""]
 
 
+OWN = peers.Row(0.5, 0.9, 13.0, (1.0, 1.0), 0.5, 1.01, 1, 1.0)
+
+
 def test_the_table_of_float16_has_ncnn_beside_ours():
-    every = json.loads(peers.TABLE.read_text(encoding="utf-8"))["rows"]
-    assert {**peers.kept("float32"), **peers.kept("float16")} == every and len(peers.kept("float16")) == 1
-    own = peers.Row(0.5, 0.9, 13.0, (1.0, 1.0), 0.5, 1.01, 1, 1.0)
-    rows = peers._rows("float16", ("rpi5",), {("rpi5", "float16"): own}, None, [])
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in peers.table(rows, ("rpi5",), "float16").splitlines()
-    ]
-    assert lines[0][:2] == ["v1 1.0-224 float16, one core", "N1: x float32 floor"]
+    ran = replace(OWN, executed=harness.Run(0.528, 0.74, 10.65, 1e8, 8.0))
+    again = {"ncnn 2026-10": {"rpi5": harness.Run(0.56, 3.1, 32.0, 1e8, 8.0)}}
+    first, again = (peers.rows_of("float16", "v1", {"rpi5": ran}, ran_again) for ran_again in ({}, again))
+    lines = _cells(peers.table("v1 1-224 float16", first, ("rpi5",)))
+    assert lines[0][:2] == ["v1 1-224 float16, one core", "N1: x float32 floor"]
     assert lines[2:] == [
-        ["ncnn 2026-10, float16", "0.559", "3.00", "31.0"],
+        ["ncnn 2026-10", "0.559", "3.00", "31.0"],
         ["targets", "0.540", "1.00", "14.0"],
         ["this tree, by our core model", "0.500", "0.90", "13.0"],
+        ["this tree, its bundle executed and estimated as the peers", "0.528", "0.74", "10.7"],
     ]
+    assert again["ncnn 2026-10"] == {"rpi5": (0.56, 3.1, 32.0)}
 
 
-@pytest.mark.parametrize("executed, refused", [(8 * 71.0e6, False), (4 * 142.0e6, True)])
-def test_a_peer_that_fell_back_to_float32_is_no_row_of_float16(tmp_path, monkeypatch, executed, refused):
+def test_the_tables_of_int8_have_a_network_each_and_leave_open_what_nobody_named():
+    rows = peers.rows_of("int8", "v2", {"rpi4": OWN, "rpi5": OWN, "rpi3": OWN}, {})
+    lines = _cells(peers.table("v2 1-224 int8", rows, peers.COLUMNS["int8"]))
+    assert [line[0] for line in lines[2:]] == [
+        "LiteRT 2.3 (quoted)",
+        "ONNX Runtime 1.32 (quoted)",
+        "targets",
+        "this tree, by our core model",
+    ]
+    assert lines[4][1:] == ["0.630", "", "", "0.450", "", "", "", "", ""]
+    text = peers.layers_table("int8", {("v2 1-224 int8", "rpi3"): OWN})
+    assert "| v2 1-224 int8 on A53 | 1.000 (1.000) | 0.50 | 1.010 | 0 | 1.0 | 0.500 |" in text
+
+
+@pytest.mark.parametrize("products, refused", [(8, False), (4, True)])
+def test_a_peer_that_fell_back_to_float32_is_no_row_of_float16(tmp_path, products, refused):
+    """The harness is what it says of a run: this one has no emulator, and says what it was asked."""
     (tmp_path / "out").mkdir()
-    facts = {"macs_executed": executed, "fma": 71.0e6 if not refused else 142.0e6}
-    (tmp_path / "out" / "ncnn_fp16.neoverse-n1.json").write_text(json.dumps(facts))
-    commands = []
-
-    def estimated(harness, name, board, command):
-        commands.append(command)
-        return (0.56, 3.0, 31.0), 1.0
-
-    monkeypatch.setattr(peers, "_estimated", estimated)
+    facts = {"macs_executed": 568e6, "fma": 568e6 / products, "cycles": 39.8e6, "bound": 71.1e6}
+    facts |= {"l1miss": 3e6, "dram_mb": 31.0, "instructions": 9.1e7}
+    name = "run_ncnn-fp16.neoverse-n1"
+    (tmp_path / "armcost.py").write_text(
+        "import json, os, sys\n"
+        f"json.dump({facts!r}, open('out/{name}.json', 'w'))\n"
+        "json.dump(sys.argv[1:], open('asked', 'w'))\n"
+    )
+    asked = ["run_ncnn.py", "{n}", "fp16"]
     if refused:
         with pytest.raises(SystemExit, match=r"4\.0 multiply-adds an instruction: it ran in float32"):
-            peers.again(tmp_path, "ncnn_fp16", "rpi5")
+            harness.peer(tmp_path, asked, "rpi5", 568e6, "float16")
     else:
-        assert peers.again(tmp_path, "ncnn_fp16", "rpi5") == (0.56, 3.0, 31.0)
-    assert commands == [["./apy.sh", "runners/run_ncnn.py", "{n}", "fp16"]]
+        found = harness.peer(tmp_path, asked, "rpi5", 568e6, "float16")
+        assert found.figures == (pytest.approx(39.8 / 71.1), 3.0, 31.0) and found.products == 8
+    told = json.loads((tmp_path / "asked").read_text())
+    assert told[-4:] == ["./apy.sh", "runners/run_ncnn.py", "{n}", "fp16"] and "568000000.0" in told
 
 
 def test_another_run_of_a_peer_needs_the_harness(capsys):

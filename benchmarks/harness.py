@@ -1,0 +1,102 @@
+"""Programs executed and estimated by the harness with which the peers were measured.
+
+A harness is a folder with ``armcost.py``, ``apy.sh``, ``runners/`` and ``models/``: an aarch64 Python under
+qemu-aarch64, a plugin that counts blocks and simulates caches, llvm-mca 19 for estimates. A run of three inferences is
+taken less one of one inference, so that opening a network costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
+NARROW = 7  # multiply-adds an instruction at least, of a network whose values are narrower than float32
+
+
+@dataclass(frozen=True)
+class Run:
+    """One inference as the harness saw it.
+
+    Parameters
+    ----------
+    floor : float
+        Estimated cycles over those of the multiply-adds at the full rate of float32.
+    l1_misses : float
+        Millions of lines.
+    dram_fills : float
+        Megabytes.
+    instructions : float
+    products : float
+        Multiply-adds an instruction that multiplies.
+    """
+
+    floor: float
+    l1_misses: float
+    dram_fills: float
+    instructions: float
+    products: float
+
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """As a table has them."""
+        return self.floor, self.l1_misses, self.dram_fills
+
+
+def run(harness: Path, name: str, board: str, mult_adds: float, command: list[str]) -> Run:
+    """A command, whose ``{n}`` becomes the number of inferences, on the core of a board.
+
+    Raises
+    ------
+    SystemExit
+        It failed.
+    """
+    environment = {**os.environ, "ARMCOST_WORK": str(harness)}
+    environment.pop("PYTHONPATH", None)
+    how = ["--name", name, "--cpu", CPU[board], "--macs", str(mult_adds), "--cache"]
+    arguments = [sys.executable, "armcost.py", "run", *how, "--", *command]
+    done = subprocess.run(arguments, cwd=harness, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} for {board} in {harness}: exit code {done.returncode}: {done.stderr.strip()[-800:]}")
+    found = json.loads((harness / "out" / f"{name}.{CPU[board]}.json").read_text(encoding="utf-8"))
+    products = found["macs_executed"] / max(1.0, found["fma"])
+    floor = found["cycles"] / found["bound"]
+    return Run(floor, found["l1miss"] / 1e6, found["dram_mb"], found["instructions"], products)
+
+
+def bundle(harness: Path, name: str, board: str, mult_adds: float, folder: Path) -> Run:
+    """A bundle, by its own program on one thread."""
+    program = f'exec setarch -R qemu-aarch64 -cpu $CPU -L {harness}/sysroot-$CPU $QEMU_EXTRA "$@"'
+    command = [str(folder / "mobilenet"), "bench", "--threads", "1", "--runs", "{n}"]
+    return run(harness, name, board, mult_adds, ["sh", "-c", program, "sh", *command])
+
+
+def by_tvm(harness: Path, name: str, board: str, mult_adds: float, executable: Path) -> Run:
+    """The same kernels in TVM's runtime, which lays out memory itself."""
+    return run(harness, name, board, mult_adds, ["./apy.sh", "runners/run_tvm.py", "{n}", str(executable)])
+
+
+def peer(harness: Path, runner: list[str], board: str, mult_adds: float, dtype: str) -> Run:
+    """A peer once more.
+
+    Parameters
+    ----------
+    runner : list of str
+        A file of ``runners`` and what it is told.
+    dtype : str
+        In which it computes.
+
+    Raises
+    ------
+    SystemExit
+        It failed; or its multiply-adds are of four values each, though it was told to compute in a narrower dtype.
+    """
+    name = "-".join([Path(part).stem for part in runner if part != "{n}"])
+    found = run(harness, name, board, mult_adds, ["./apy.sh", f"runners/{runner[0]}", *runner[1:]])
+    if dtype != "float32" and found.products < NARROW:
+        raise SystemExit(f"{name} on {board}: {found.products:.1f} multiply-adds an instruction: it ran in float32")
+    return found
