@@ -106,7 +106,18 @@ class Core:
             return f"fma_accumulate_latency = {self.fma_accumulate_latency}: above fma_latency = {self.fma_latency}"
         if self.fma_per_cycle > self.issue_width:
             return f"fma_per_cycle = {self.fma_per_cycle}: above issue_width = {self.issue_width}"
+        emulated = self.model.get("emulated_cpu", "")
+        if emulated in _EARLIER_CPUS:
+            found = [("[rates] float16", "float16" in self.rates), ("dot_products", self.dot_products)]
+            for key in (key for key, has in found if has):
+                return (
+                    f"[model] emulated_cpu = {emulated!r}: that CPU is of before ARMv8.2-A and has no such "
+                    f"instructions as {key} says; take {key} out, or if the core has them set emulated_cpu = 'MAX'"
+                )
         return ""
+
+
+_EARLIER_CPUS = ("A53", "A57", "A72", "A7", "A8", "A9", "A15")  # of the emulator; ARM: no half precision, no sdot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,26 +262,6 @@ def require(target: Target, dtype: str) -> None:
     able = computing(dtype)
     hints.append(f"targets that compute {dtype}: {', '.join(able)}" if able else f"no shipped target computes {dtype}")
     raise TvmMobilenetError(f"target {target.name}: {why}", "; ".join(hints))
-
-
-def table_rows() -> list[tuple[str, ...]]:
-    """What ``--target list`` prints: a heading, then one row a board, all strings."""
-    rows = [("target", "board", "core", "cores", "GHz", "memory", "code", "computes")]
-    for target in map(load, names()):
-        host = target.is_host
-        rows.append(
-            (
-                target.name,
-                target.title,
-                target.core.name,
-                str(target.cores),
-                "" if host else f"{target.clock_hz / 1e9:.1f}",
-                "" if host else f"{target.memory_bytes / 2**30:.3g} GiB",
-                f"{target.architecture}, {target.llvm_cpu or target.core.llvm_cpu}",
-                ", ".join(dtype for dtype in dtypes.OF_DATA if target.computes(dtype)),
-            )
-        )
-    return rows
 
 
 def load(name: str) -> Target:

@@ -6,6 +6,7 @@ judged for its own mistakes alone, and the first wrong one is named. Its constan
 input of zero would hide a wrong one.
 
     python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4
+    python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4 --dump wrong     # the first wrong layer's tensors
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.checking.machine_check import LAYER_TOLERANCE, LayerCheck, check, first_wrong, require
+from tvm_mobilenet.checking.layer_check import LAYER_TOLERANCE, LayerCheck, require_free
+from tvm_mobilenet.checking.machine_check import check, first_wrong, require
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse, refuse_trust
+from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Detail, Layers
@@ -44,6 +47,8 @@ class VerifyResult:
         ``cycles`` without memory.
     floor_float32 : float or None
         Of a network in another dtype: the cycles of its multiply-adds in float32.
+    dump : str or None
+        The folder with the first wrong layer's tensors.
     """
 
     folder: Path
@@ -62,6 +67,7 @@ class VerifyResult:
     compute: float | None = None
     seeded: bool = False
     floor_float32: float | None = None
+    dump: str | None = None
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -136,6 +142,7 @@ def verify(
     count: int = 2,
     layers: bool = True,
     target=None,
+    dump: Path | None = None,
 ) -> VerifyResult:
     """Run a built module on a board and compare it with its model.
 
@@ -153,11 +160,13 @@ def verify(
         How many of those.
     layers : bool
         Also check each layer, on the first input.
+    dump : path, optional
+        A folder for the tensors of the first wrong layer; nothing is written where no layer is wrong.
 
     Raises
     ------
     TvmMobilenetError
-        The folder holds no whole module, or another network than the one given.
+        The folder holds no whole module, or another network than the one given; ``dump`` holds something else.
     BoardError
         The board cannot be reached, or a kernel ran wild.
     """
@@ -167,6 +176,8 @@ def verify(
 
     module = built.read(folder)
     target = target or module.target
+    if dump is not None:
+        require_free(dump)
     if network is None:
         from tvm_mobilenet.compiler.network import load_network
 
@@ -175,6 +186,8 @@ def verify(
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_board(board, target)) if isinstance(board, str) else board
         found = check(module, network, opened, batch, layers=layers, cores=target.cores)
+    if dump is not None and found.evidence:
+        found.evidence.write(dump)
     cost, cost_all = found.costs
     scale = 1e3 / target.clock_hz if cost.predicted else 1e3
     return VerifyResult(
@@ -194,6 +207,7 @@ def verify(
         found.run.compute if cost.predicted else None,
         network.seeded,
         None if network.original is None else _floor(network.original, target),
+        str(dump) if dump is not None and found.evidence else None,
     )
 
 
@@ -235,6 +249,13 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("--input", type=Path, metavar="FILE", help="an image or .npy of your own instead")
     options.add_trust(new)
+    new.add_argument(
+        "--dump",
+        type=folder_to_write,
+        metavar="DIR",
+        help="save the tensors of the first wrong layer there: what it got, what is expected, what the code gave; a "
+        "new folder, or an earlier dump, which is replaced",
+    )
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return new
 
@@ -257,8 +278,10 @@ def _run(args: argparse.Namespace) -> int:
     with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
         network = load_network(model)
         announce(network)
-        result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target)
+        result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target, dump=args.dump)
     console.print_json({**console.plain_data(result), "ok": result.ok}) if args.json else print_result(result)
+    if args.dump:
+        console.say(f"dump: {result.dump}" if result.dump else "no layer is wrong: nothing is dumped")
     result.require()
     return 0
 

@@ -10,7 +10,7 @@ from tests.support import modules
 from tests.support.planting import Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.bundle import pack
-from tvm_mobilenet.checking import machine_check, network_ends, network_steps
+from tvm_mobilenet.checking import layer_check, machine_check, network_ends, network_steps
 from tvm_mobilenet.compiler import model_files
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
@@ -127,7 +127,7 @@ def test_what_an_error_of_float16_asks_for():
     draw = np.random.default_rng(0)
     found, right = ([draw.standard_normal((1, 1000))] for _ in range(2))
     output = network_ends.check_output("y", found, right, 1, [None], [None], "float16")
-    half, wide = (machine_check.LayerCheck("layer_000", "conv", "a", 0.0, units=units) for units in (0, None))
+    half, wide = (layer_check.LayerCheck("layer_000", "conv", "a", 0.0, units=units) for units in (0, None))
     beyond = dataclasses.replace(half, relative=float("inf"))
     other = dataclasses.replace(half, relative=3.0)
     for layers, there, absent in (

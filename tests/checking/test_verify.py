@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 from tests.support.planting import CHECKER, Copy, instructions, minus, some, with_executed
 from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.boards import comparison as output_check
-from tvm_mobilenet.checking import machine_check
+from tvm_mobilenet.checking import layer_check
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.network import load_network
@@ -63,7 +63,7 @@ def test_what_was_built_is_right(copy):
     assert result.ok and result.first_wrong is None and len(result.layers) == len(copy.family.steps)
     (output,) = result.outputs
     assert output.top1 == output.top5 == 1 and output.cosine > 0.999999 and 0 < output.relative < output.tolerance
-    assert 0 < max(c.relative for c in result.layers) < machine_check.LAYER_TOLERANCE / 3, "the gate has room, not much"
+    assert 0 < max(c.relative for c in result.layers) < layer_check.LAYER_TOLERANCE / 3, "the gate has room, not much"
     assert result.cycles > result.cycles_all_cores > 0 and "predicted" in result.summary()
     assert result.milliseconds == pytest.approx(1e3 * result.cycles / TARGET.clock_hz)
 
@@ -131,7 +131,7 @@ def test_one_weight_a_hundredth_of_its_deviation_off_is_found_in_its_layer(copy,
 def test_a_weight_off_shows_in_what_the_code_computes(copy):
     """Not only in the file: the layer's output differs too, wherever an input reaches the weight."""
     copy.weight(0, 0.01)
-    assert copy.verify().first_wrong.relative > machine_check.LAYER_TOLERANCE
+    assert copy.verify().first_wrong.relative > layer_check.LAYER_TOLERANCE
 
 
 def test_a_weight_off_within_a_fused_block_names_the_layer_of_the_fused_block(copy):
@@ -156,6 +156,30 @@ def test_a_weight_off_within_a_fused_block_names_the_layer_of_the_fused_block(co
 
 
 @pytest.mark.parametrize("family", ["v1"], indirect=True)
+def test_a_dump_never_replaces_what_is_not_one_and_right_layers_leave_none(copy, tmp_path, capsys):
+    """Before anything runs; the tensors of wrong layers of each dtype are looked at by `Copy.named`."""
+    from tvm_mobilenet.checking.layer_check import Evidence
+
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.npy").write_bytes(b"work of a year")
+    with pytest.raises(TvmMobilenetError, match=r"cannot write the dump .*mine: it holds thesis\.npy"):
+        copy.verify(dump=mine)
+    assert [path.name for path in mine.iterdir()] == ["thesis.npy"]
+    assert verify.main([str(copy.folder), "--inputs", "1", "--dump", str(tmp_path / "none")]) == 0
+    assert "no layer is wrong: nothing is dumped" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    old = Evidence("layer_000", "conv", "a", "wrong", {"data": (np.zeros(3), "x"), "old": (np.zeros(3), "x")})
+    old.write(tmp_path / "again")
+    refused = dataclasses.replace(old, tensors={"data": (np.array([object()]), "cannot be saved")})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        refused.write(tmp_path / "again")
+    kept = sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert kept == ["data.npy", "old.npy", "what.txt"], "the old one whole, nothing of the new one"
+    assert not list(tmp_path.glob(".*")), "and nothing beside it"
+    dataclasses.replace(old, tensors={"data": (np.ones(3), "x")}).write(tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["data.npy", "what.txt"]
+
+
 def test_another_network_is_refused(copy):
     other = load_network(ModelOptions(model="v1", alpha=0.25, resolution=32))
     with pytest.raises(TvmMobilenetError, match="another network"):

@@ -15,6 +15,8 @@ from elftools.elf.elffile import ELFFile
 from tvm_mobilenet import verify
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.checking import reference, stepped
+from tvm_mobilenet.checking.machine_check import calls_of
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import VerificationError
 
@@ -67,13 +69,30 @@ class Copy:
         return verify.verify(self.folder, network=self.family.network, count=2, **options)
 
     def named(self, step: int) -> None:
-        """Verification fails, and names the layer of a step."""
-        result = self.verify()
+        """Verification fails, names the layer of a step, and dumps its tensors."""
+        dump = self.folder.with_name("wrong")
+        result = self.verify(dump=dump)
         assert not result.ok and result.first_wrong.name == self.family.steps[step].name
         with pytest.raises(VerificationError) as error:
             result.require()
         step = self.family.steps[step]
         assert error.value.exit_code == 5 and f" {step.name}, {step.layer} " in str(error.value)
+        assert result.dump == str(dump)
+        self._dumped(dump, step)
+
+    def _dumped(self, folder: Path, step) -> None:
+        """What lies there is the layer: its definition of the tensors that it got is what is expected of it."""
+        tensors = {path.stem: np.load(path, allow_pickle=False) for path in folder.glob("*.npy")}
+        text = (folder / "what.txt").read_text()
+        assert f"{step.name}, {step.layer} (from " in text and all(f"\n{name}.npy  " in text for name in tensors)
+        call = next(c for c in calls_of(self.family.network, built.read(self.folder)) if c.name == step.name)
+        assert all(np.array_equal(tensors[name], array) for name, array in call.constants.items())
+        others = [tensors["second"]] if "second" in tensors else []
+        given = {"data": tensors["data"], **reference.operands_of(call, others)}
+        assert np.array_equal(stepped.expected(call.layer, **given), tensors["expected"])
+        wrong = [name for name in tensors if name.endswith(".got")]
+        assert wrong or not np.array_equal(tensors["got"], tensors["expected"])
+        assert tensors["got"].shape == tensors["expected"].shape
 
 
 def instructions(family, step: int, mnemonic: str) -> list[int]:

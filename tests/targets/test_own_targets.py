@@ -254,3 +254,20 @@ def test_a_file_does_not_name_itself(tmp_path, key):
     path.write_text(f'{key} = "rpi4"\n' + path.read_text())
     with pytest.raises(TvmMobilenetError, match=f"unknown key '{key}'"):
         targets.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "core, line, key", [("cortex-a53", "float16 = 8.0", "[rates] float16"), ("cortex-a72", "", "dot_products")]
+)
+def test_a_core_that_the_emulated_cpu_cannot_be_is_refused_by_its_file(tmp_path, core, line, key):
+    """Copied from a core of before ARMv8.2-A: a build of it used to end in an illegal instruction of `verify`."""
+    text = (FOLDER / "cores" / f"{core}.toml").read_text().replace("[rates]\n", f"[rates]\n{line}\n")
+    own = tmp_path / "mine.toml"
+    own.write_text(text if line else f"dot_products = true\n{text}")
+    board = tmp_path / "board.toml"
+    board.write_text(re.sub('core = "cortex-a72"', 'core = "mine.toml"', (FOLDER / "rpi4.toml").read_text()))
+    with pytest.raises(TvmMobilenetError) as e:
+        targets.load(str(board))
+    assert f"{own}: [model] emulated_cpu = " in str(e.value) and f"as {key} says" in str(e.value)
+    own.write_text(own.read_text().replace(f'emulated_cpu = "{core[-3:].upper()}"', 'emulated_cpu = "MAX"'))
+    assert targets.load(str(board)).core.name

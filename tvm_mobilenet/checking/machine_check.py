@@ -9,63 +9,28 @@ operands that it answers to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import deviation_of, last_place, relative
-from tvm_mobilenet.checking import given_layers, network_steps, reference, stepped, tolerance
+from tvm_mobilenet.boards.comparison import deviation_of, relative
+from tvm_mobilenet.checking import given_layers, network_steps, tolerance
+from tvm_mobilenet.checking.layer_check import (
+    CONSTANTS_TOLERANCE,
+    LAYER_TOLERANCE,
+    Evidence,
+    LayerCheck,
+    check_alone,
+    check_layer,
+    evidence_of,
+)
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 
-# Of the scale of a layer's sums. A layer is one sum in float32: over 1,024 products its rounding is some 1e-6. One
-# weight off by a hundredth of its layer's standard deviation shows as 3e-4 (k = 1,024) or more.
-LAYER_TOLERANCE = 5e-5
-CONSTANTS_TOLERANCE = 1e-6  # of a weight's standard deviation: they are copies
 QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
 
 BEYOND = "values left float16's range: build with --calibrate and images like these"
-
-
-@dataclass(frozen=True)
-class LayerCheck:
-    """One layer against its definition.
-
-    Attributes
-    ----------
-    relative : float
-        Largest difference of the output, of the scale of the layer's sums.
-    constants : float
-        The same of weights and bias against the model's, over their standard deviation.
-    wrong_part : str
-        The layer of a fused block whose constants differ.
-    units : int or None
-        Of a layer that rounds once at each step, in an order of its own (`checking.stepped`): by how many units in the
-        last place its values may differ, of which ``relative`` is the largest; 0: they are equal.
-    """
-
-    name: str
-    layer: str
-    source: str
-    relative: float
-    constants: float = 0.0
-    wrong_part: str = ""
-    units: int | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.relative <= self.allowed and self.constants <= CONSTANTS_TOLERANCE
-
-    @property
-    def allowed(self) -> float:
-        """What ``relative`` may be."""
-        return LAYER_TOLERANCE if self.units is None else float(self.units)
-
-    @property
-    def difference(self) -> str:
-        """``relative`` and its unit, for people."""
-        return f"{self.relative:.1e}" if self.units is None else f"{self.relative:.3g} ulp"
 
 
 @dataclass(frozen=True)
@@ -87,6 +52,8 @@ class Found:
         Of the first input.
     costs : tuple
         Of one core and of all; empty when not asked for.
+    evidence : layer_check.Evidence or None
+        The tensors of the first wrong layer.
     """
 
     inputs: list
@@ -96,6 +63,7 @@ class Found:
     reference: str
     run: object
     costs: tuple = field(default=())
+    evidence: Evidence | None = None
 
     def require(self) -> None:
         """Raise a VerificationError that names the first wrong layer, unless all is right."""
@@ -186,14 +154,21 @@ def check(
     ends = Ends(calls, network.signature)
     checks: list[LayerCheck] = []
     blind: list[int] = []
+    wrong: list[Evidence] = []
     number = 0
 
-    def watch(step, _run, runner, check_layer: bool = True) -> None:
+    def look(i: int, checked: LayerCheck, runner) -> LayerCheck:
+        if not checked.ok and not wrong:
+            step = module.plan.steps[i]
+            wrong.append(evidence_of(calls[i], step, runner, decisions[step.layer], checked))
+        return checked
+
+    def watch(step, _run, runner, layer: bool = True) -> None:
         nonlocal number
         ends.watch(number, step, runner)
-        if check_layer:
-            checked, sees = _check_layer(calls[number], step, runner, decisions[step.layer])
-            checks.append(checked)
+        if layer:
+            checked, sees = check_layer(calls[number], step, runner, decisions[step.layer])
+            checks.append(look(number, checked, runner))
             if not sees:
                 blind.append(number)
         number = (number + 1) % len(calls)
@@ -233,8 +208,8 @@ def check(
                 checks.clear()
                 runner.run(*x, watch=watch)
         for i in dict.fromkeys(blind) if all(c.ok for c in checks) else ():
-            checks[i] = _check_alone(calls[i], module.plan.steps[i], runner, checks[i])
-    return Found(batch, outputs, checks, values, said.name, run, tuple(costs))
+            checks[i] = look(i, check_alone(calls[i], module.plan.steps[i], runner, checks[i]), runner)
+    return Found(batch, outputs, checks, values, said.name, run, tuple(costs), *wrong)
 
 
 def _noise(ports) -> list[tuple[np.ndarray, ...]]:
@@ -342,56 +317,3 @@ def calls_of(network, module) -> list:
             "verify it without naming a model, or build it again",
         )
     return calls
-
-
-def _check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
-    """A layer after its step ran, and whether a mistake would have shown."""
-    from tvm_mobilenet import schedules
-
-    *operands, output = step.operands
-    data, *others = (runner.read(t) for t in operands if t.space != "parameters")
-    given = {"data": data, **reference.operands_of(call, others)}
-    whole = reference.integral(call.layer)
-    due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
-    constants = [runner.read(t) for t in operands if t.space == "parameters"]
-    packed = schedules.pack(call.layer, decisions, call.constants)
-    differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
-    wrong, part = max(differences, default=0.0), ""
-    if wrong > CONSTANTS_TOLERANCE and call.parts:
-        number, _, _ = step.constants[differences.index(wrong)].partition(".")
-        part = call.layer.parts[int(number)].name
-    made = runner.read(output)
-    found = _difference(call.layer, made, due, given)
-    sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
-    units = stepped.allowed(call.layer).get("units")
-    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units), sees
-
-
-def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None, operands: dict) -> float:
-    """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place."""
-    rule = stepped.allowed(layer)
-    if not rule:
-        return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
-    right = stepped.expected(layer, **operands)
-    return relative(found, right, last_place(found, right, rule["dtype"]))
-
-
-def _check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
-    """A layer whose outputs showed nothing, run by itself on operands to which they answer."""
-    whole = reference.integral(call.layer)
-    if whole:
-        operands = reference.random_arguments(call.layer)
-        del operands["constants"]
-    else:
-        operands = None if call.layer.body else tolerance.revealing(call.layer, call.weight, call.bias)
-    if operands is None:
-        return checked
-    *given, output = step.operands
-    runner.write(given[0], reference.in_buffer(operands["data"], call.layer.input_buffer))
-    if "second" in operands:
-        runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
-    runner.call(step)
-    given = {**reference.operands_of(call, ()), **operands}
-    due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
-    found = max(checked.relative, _difference(call.layer, runner.read(output), due, given))
-    return replace(checked, relative=found)

@@ -2,7 +2,7 @@
 
 - `name_kernel`, `rename_kernel`: each kernel has one symbol for all of its code, which profilers show.
 - `own_names`: the symbols of a relocatable object get names of the model's own, so that two models link into one
-  program. Every global symbol that the object defines gets a prefix and is hidden, but for the interface:
+  program. Every global symbol that the object defines gets a prefix and is hidden, but for what a program calls:
   ``mobilenet_open`` becomes ``<prefix>mobilenet_open``, and the plain name stays as a weak second one, for programs
   with one model. Debug information is dropped.
 - `keep_kernels`: a linked library keeps the symbols of its kernels, and no others but those that it exports.
@@ -197,7 +197,7 @@ def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
     path.write_bytes(out)
 
 
-def own_names(path: Path, prefix: str, signature: str = "mobilenet_") -> None:
+def own_names(path: Path, prefix: str, exported: str = "mobilenet_") -> None:
     """Rewrite an object in place.
 
     Parameters
@@ -206,14 +206,14 @@ def own_names(path: Path, prefix: str, signature: str = "mobilenet_") -> None:
         A relocatable ELF object, little endian.
     prefix : str
         Put before every global symbol that is defined in it.
-    interface : str
+    exported : str
         What begins so stays visible.
     """
     elf = _Elf(path)
     form, header, sections, contents = elf.form, elf.header, elf.sections, elf.contents
     dropped = {i for i, n in enumerate(elf.names) if n.startswith((".debug", ".rel.debug", ".rela.debug"))}
     table = elf.table
-    contents[table], strings = _renamed(form, contents[table], contents[sections[table][6]], prefix, signature, dropped)
+    contents[table], strings = _renamed(form, contents[table], contents[sections[table][6]], prefix, exported, dropped)
     if sections[table][6] == header[13]:  # one table for the names of sections and symbols: the old names stay in it
         strings = contents[header[13]] + strings
         raise_by = len(contents[header[13]])
@@ -240,7 +240,7 @@ def own_names(path: Path, prefix: str, signature: str = "mobilenet_") -> None:
     path.write_bytes(out)
 
 
-def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, signature: str, dropped: set) -> tuple[bytes, bytes]:
+def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, exported: str, dropped: set) -> tuple[bytes, bytes]:
     """The symbol table with new names, and the table of their strings."""
     strings, rows, aliases = bytearray(1), [], []
 
@@ -257,7 +257,7 @@ def _renamed(form: _Form, symbols: bytes, old: bytes, prefix: str, signature: st
             s[1], s[3], s[4] = 0, _ABSOLUTE, 0
             name = ""
         elif s[1] >> 4 in (_GLOBAL, _WEAK) and s[3]:
-            if name.startswith(signature):
+            if name.startswith(exported):
                 aliases.append([place(name), _WEAK << 4 | s[1] & 15, *s[2:]])
             else:
                 s[2] = s[2] & ~3 | _HIDDEN

@@ -120,7 +120,7 @@ class LayerGraph:
     ----------
     calls : tuple of LayerCall
         In execution order.
-    interface : Interface
+    signature : Signature
     """
 
     calls: tuple[LayerCall, ...]
