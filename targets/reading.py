@@ -11,14 +11,16 @@ import difflib
 import re
 import tomllib
 
-from tvm_mobilenet.targets import Cache, Core, Limits, Target
+from tvm_mobilenet.targets import Cache, Core, Limits, Target, model_table
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
+from tvm_mobilenet.files import reading
 
 _NAME = re.compile(
     r"[^\W][^/\x00-\x1f\x7f]{0,99}"
 )  # of a file, without its suffix; it becomes part of other files' names
+MOST_TOML = 1 << 20  # bytes of a file
 MOST_MULTIPLY_ADDS = 4096  # a cycle
 _TYPES = {
     "int": (int, "a whole number"),
@@ -45,8 +47,8 @@ def toml(path) -> dict:
         It cannot be read, or is none.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+        data = tomllib.loads(reading.text(path, MOST_TOML))
+    except (ValueError, RecursionError) as e:
         raise TvmMobilenetError(f"{path}: {e}", "it must be a TOML file") from None
     except OSError as e:
         raise TvmMobilenetError(f"{path}: {e.strerror}", "give a TOML file that can be read") from None
@@ -85,6 +87,8 @@ def core(data: dict, where: str) -> Core:
         _check_rates(data["rates"], where)
     if odd := _odd(data.get("model", {}), "model"):
         raise TvmMobilenetError(f"{where}: {odd} is neither a number, a string, true or false, a list nor a table")
+    if isinstance(data.get("model"), dict) and data["model"]:
+        model_table.check(data["model"], f"{where}: [model]")
     made = _make(Core, data, where)
     return at_level(made) if made.llvm_cpu == "host" else made
 

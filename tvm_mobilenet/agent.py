@@ -4,8 +4,9 @@
     python -m tvm_mobilenet.agent --tracker shelf:9190 --key rpi4 --host 0.0.0.0
 
 It needs the base installation only. Whoever is served can run any code as this user. It listens on 127.0.0.1 unless
-told otherwise, and others come through ssh (``--board ssh://user@host``); on any other address it serves those who
-show that they have the token in this user's home (``boards.token``).
+told otherwise, serves this user's programs there, and others come through ssh (``--board ssh://user@host``). Other
+users of the machine, and callers on any other address, are served if they show that they have the token in this user's
+home (``boards.token``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import time
 from tvm_mobilenet import __version__
 from tvm_mobilenet.boards.address import AGENT_PORT, TRACKER_PORT, is_loopback
 from tvm_mobilenet.cli import entry, options
-from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
 from tvm_mobilenet.terminal import console
 
@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--trust-network",
         action="store_true",
-        help="serve whoever reaches --host, without the token: they can run ANY code here as this user",
+        help="serve whoever reaches --host, other users of this machine too, without the token: they can run ANY code "
+        "here as this user",
     )
     new.add_argument(
         "--session-limit", type=options.time_span, default=0.0, metavar="TIME", help="that one session may take"
@@ -72,9 +73,6 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
         raise TvmMobilenetError(f"--port {args.port} is no port")
     if re.search(r"\s|:", args.key):
         raise TvmMobilenetError(f"--key {args.key!r}: a key has no spaces and colons")
-    if is_private(args.host):
-        why = f"only this machine reaches {args.host}, so it changes nothing"
-        refuse(args, ("--trust-network",), why, "leave it out, or add the --host that others reach, such as 0.0.0.0")
     if not args.tracker:
         return None
     if not args.key:
@@ -109,6 +107,7 @@ def _run(args: argparse.Namespace) -> int:
     tracker = check(args)
     from tvm_mobilenet.boards import token
     from tvm_mobilenet.boards.agent import services, tvm_alone
+    from tvm_mobilenet.boards.agent.door import EVERYBODY, NOBODY, OWN
     from tvm_mobilenet.boards.agent.server import AgentServer
 
     tvm_alone.import_tvm()
@@ -117,10 +116,9 @@ def _run(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         console.say(f"{time.strftime('%H:%M:%S')} {line}")
 
-    demanded = not is_private(args.host) and not args.trust_network
-    secret, demanded = _token(demanded)
+    secret, free = _token(EVERYBODY if args.trust_network else OWN if is_private(args.host) else NOBODY)
     limits = args.session_limit, args.memory_limit
-    with AgentServer(args.host, args.port, args.key, tracker, *limits, secret, demanded, say=log) as server:
+    with AgentServer(args.host, args.port, args.key, tracker, *limits, secret, free, say=log) as server:
         signal.signal(signal.SIGTERM, server.stop)
         signal.signal(signal.SIGINT, server.stop)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
@@ -129,9 +127,9 @@ def _run(args: argparse.Namespace) -> int:
         console.say(f"agent {__version__} with TVM {tvm.__version__} on {socket.gethostname()}")
         console.say(f"  services  {', '.join(sorted(services.SERVICES))}; kernels, files")
         console.say(f"  folder    {server.folder}")
-        if demanded and not is_private(args.host):
+        if free == NOBODY and not is_private(args.host):
             console.say(f"  token     {token.path()}: demanded of every client; it authenticates, nothing is encrypted")
-        elif not is_private(args.host):
+        elif free == EVERYBODY:
             console.say("  WARNING   whoever reaches this port can run any code here as this user")
         host = f"[{server.host}]" if ":" in server.host else server.host
         print(f"rpc://{host}:{server.port}" + (f"/{args.key}" if args.key and not tracker else ""), flush=True)
@@ -140,8 +138,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _token(demanded: bool) -> tuple[bytes, bool]:
-    """The token, and whether clients must have it; where they need not, it is made only if that can be done.
+def _token(free: str) -> tuple[bytes, str]:
+    """The token, and who need not have it; where some need not, it is made only if that can be done.
 
     Raises
     ------
@@ -149,15 +147,16 @@ def _token(demanded: bool) -> tuple[bytes, bool]:
         It is demanded, and cannot be read or made.
     """
     from tvm_mobilenet.boards import token
+    from tvm_mobilenet.boards.agent.door import NOBODY
 
     if given := os.environ.pop(token.GIVEN, ""):  # for this agent alone, by who started it through ssh
-        return bytes.fromhex(given), True
+        return bytes.fromhex(given), NOBODY
     try:
-        return token.read_or_make(), demanded
+        return token.read_or_make(), free
     except TvmMobilenetError:
-        if demanded:
+        if free == NOBODY:
             raise
-        return b"", False
+        return b"", free
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -247,13 +247,13 @@ POINTLESS = [
     ("ship", ["--to", "folder", "--rollback", "--keep", "2"], "--keep: --rollback"),
     ("ship", ["--to", "folder", "--rollback", "--ssh", "ssh -p 1"], "--ssh: no --to is behind ssh"),
     ("tune", ["--trust-file"], "--trust-file: only a .pt2 file can hold a program"),
-    ("agent", ["--trust-network"], "--trust-network: only this machine reaches 127.0.0.1"),
 ]
 # Flags whose effect does not depend on others: what they do is tested with their verb.
 ALWAYS = [
     "--help", "--debug", "--json", "--csv", "--html", "--markdown", "--record", "--trace", "--output", "--log",
     "--estimates", "--folder", "--ship-to", "--target", "--targets", "--linker", "--board", "--threads", "--trials",
     "--time-limit", "--dry-run", "--list", "--first", "--bundle", "--dump", "--compare", "--against", "--check-timing",
+    "--trust-network",
     "--tvm", "--dtype",
     "--view", "--paper", "--layer", "--rank", "--families", "--alphas", "--resolutions", "--budget", "--memory",
     "--min-accuracy", "--theory", "--jobs", "--to", "--rollback", "--runner", "--host", "--port", "--key",

@@ -56,6 +56,6 @@ def reach(kind: str) -> int:
         wire.dial(where.host, where.port).close()
     where.check_tracker()
     if where.kind == "tracker":
-        with wire.Tracker(where.host, where.port) as tracker:
+        with wire.Tracker(where.host, where.port, where.trusted) as tracker:
             return len(tracker.known(where.key)[where.key]["addresses"])
     return 1

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.shapes import COUNT, FAR, FLAG, NUMBER, TEXT, TIME, Either, Maybe, is_number, wrong
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _REMEDY = "is this your board, and its agent of this version? Nothing of the answer was used"
 _DEEPEST = 20
-_FAR = 1e300  # beyond it a number is taken for infinite
 
 
 def plain(text: str) -> str:
@@ -37,34 +37,13 @@ def seconds(values: Sequence, where: str, what: str) -> list[float]:
     BoardError
     """
     found = list(values)
-    if not found or not all(_is_number(value) and value >= 0 for value in found):
-        told = next((v for v in found if not (_is_number(v) and v >= 0)), "none")
+    if not found or not all(is_number(value) and value >= 0 for value in found):
+        told = next((v for v in found if not (is_number(v) and v >= 0)), "none")
         raise BoardError(f"{where}: {what}: {plain(str(told))[:60]} is no time", _REMEDY)
     return [float(value) for value in found]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
-
-
 # ---- services
-
-NUMBER, TIME, COUNT, TEXT, FLAG = "a number", "a time", "a whole number from 0", "a text", "true or false"
-
-
-class Maybe:
-    """A value of this shape, or null."""
-
-    def __init__(self, shape):
-        self.shape = shape
-
-
-class Either:
-    """A value of one of these shapes."""
-
-    def __init__(self, *shapes):
-        self.shapes = shapes
-
 
 _STATE = {
     "temperature_c?": Maybe(NUMBER), "clock_hz?": Maybe(TIME), "clock_limit_hz?": Maybe(TIME), "governor?": TEXT,
@@ -125,7 +104,7 @@ def _plain_data(value: object, depth: int):
         return [_plain_data(v, depth + 1) for v in value]
     if isinstance(value, str):
         return plain(value)
-    if isinstance(value, (int, float)) and not -_FAR < value < _FAR:
+    if isinstance(value, (int, float)) and not -FAR < value < FAR:
         raise ValueError("a number without end")
     return value
 
@@ -138,43 +117,9 @@ def check(name: str, answer: dict, where: str) -> dict:
     BoardError
         It names the place in the answer.
     """
-    if name in SHAPES and (wrong := _wrong(answer, SHAPES[name], name)):
-        raise BoardError(f"{where}: {wrong}", _REMEDY)
+    if name in SHAPES and (found := wrong(answer, SHAPES[name], name)):
+        raise BoardError(f"{where}: {found}", _REMEDY)
     return answer
-
-
-def _wrong(value: object, shape: object, path: str) -> str:
-    """What is wrong with a value, or the empty string."""
-    if isinstance(shape, Maybe):
-        return "" if value is None else _wrong(value, shape.shape, path)
-    if isinstance(shape, Either):
-        found = [_wrong(value, one, path) for one in shape.shapes]
-        return "" if "" in found else found[-1]
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{path} is no list"
-        return next(filter(None, (_wrong(v, shape[0], f"{path}[{i}]") for i, v in enumerate(value))), "")
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{path} is no object"
-        if str in shape:
-            return next(filter(None, (_wrong(v, shape[str], f"{path}.{k}") for k, v in value.items())), "")
-        for key, inner in shape.items():
-            name = key.removesuffix("?")
-            if name not in value:
-                if name == key:
-                    return f"{path} has no {name!r}"
-            elif wrong := _wrong(value[name], inner, f"{path}.{name}"):
-                return wrong
-        return ""
-    right = {
-        NUMBER: lambda: _is_number(value),
-        TIME: lambda: _is_number(value) and value >= 0,
-        COUNT: lambda: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-        TEXT: lambda: isinstance(value, str),
-        FLAG: lambda: isinstance(value, bool),
-    }[shape]()
-    return "" if right else f"{path} is {str(value)[:60]!r}, not {shape}"
 
 
 # ---- arrays

@@ -13,9 +13,9 @@ import struct
 import time
 from collections.abc import Callable
 
-from tvm_mobilenet.boards import token
+from tvm_mobilenet.boards import owner, token
 from tvm_mobilenet.boards.answers import plain
-from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.files import json_text
 
 MAGIC, TRACKER_MAGIC = 0xFF271, 0x2F271
@@ -167,15 +167,25 @@ def receive(connection: socket.socket, count: int, end: float) -> bytes:
 class Tracker:
     """A connection to a tracker; ``close`` it, or use it in a ``with``.
 
+    Parameters
+    ----------
+    trusted : bool
+        It may be beyond this machine, or of another user.
+
     Raises
     ------
     BoardError
         There is none at this address.
+    TvmMobilenetError
+        It is somebody else's.
     """
 
-    def __init__(self, host: str, port: int):
+    def __init__(self, host: str, port: int, trusted: bool = False):
         self.where = f"{host}:{port}"
         self._connection = dial(host, port)
+        if not trusted and (stranger := owner.stranger(self._connection)):
+            self.close()
+            raise TvmMobilenetError(f"tracker {self.where}: {stranger}", "add --trust-network, if you trust it")
         try:
             self._connection.settimeout(CONNECT_SECONDS)
             self._connection.sendall(struct.pack("<i", TRACKER_MAGIC))

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files import json_text, reading
 
 PORTS = ("float32", "float16", "uint8", "int8")  # dtypes of inputs and outputs
 
@@ -28,7 +28,7 @@ def refuse_others_files(path: Path) -> None:
     foreign = there
     if {"manifest.json", "manifest.sha256"} <= set(there):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            manifest = json_text.parse((path / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json_text.parse(reading.text(path / "manifest.json"))
             own = {*manifest["files"], "manifest.json", "manifest.sha256", "__pycache__"}  # mobilenet.py was imported
             known = own if "symbol_prefix" in manifest else set()
             foreign = [name for name in there if name not in known]

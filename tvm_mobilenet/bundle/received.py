@@ -25,9 +25,30 @@ _MOST_BYTES = 2 << 30  # of all files: twice the largest value that a build allo
 _MOST_FILES = 64
 _MOST_MANIFEST = 8 << 20
 _FREE = 64 << 20  # bytes that any archive may unpack to; padding and symbols of libraries compress well
+_MOST_MEMBERS = 4 * _MOST_FILES  # folders too
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE)
+_ABOUT = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MOST_ABOUT = 1 << 16  # bytes of a header about the next member
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]{0,149}")
 _ID = re.compile(r"[0-9a-f]{8,64}")
+
+
+class _Member(tarfile.TarInfo):
+    """A header of an archive: of a file or a folder, or of a short text about the next one. Others are refused at once.
+
+    ``tarfile`` reads what stands before a member (long names, attributes, maps of sparse files) whole, and calls itself
+    for each.
+    """
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or found.type not in (*_PLAIN, *_ABOUT):
+            raise ValueError(f"{found.name[:80]!a} in it is no plain file")
+        if found.type in _ABOUT and found.size > _MOST_ABOUT:
+            raise ValueError(f"a header in it has {found.size:,} bytes")
+        return found
 
 
 class _Limited(io.RawIOBase):
@@ -64,7 +85,10 @@ def files_of(path: Path) -> dict[str, bytes]:
         file.seek(0)
         most = min(_MOST_BYTES, _FREE + MOST_EXPANSION * packed)
         source = gzip.GzipFile(fileobj=file) if head == b"\x1f\x8b" else file
-        return _from_tar(io.BufferedReader(_Limited(source, most), 1 << 16))
+        try:
+            return _from_tar(io.BufferedReader(_Limited(source, most), 1 << 16))
+        except RecursionError:  # each header about the next calls for that
+            raise ValueError("it has headers about headers without end") from None
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
@@ -83,8 +107,10 @@ def _from_folder(path: Path) -> dict[str, bytes]:
 
 def _from_tar(stream: BinaryIO) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        for member in tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
+        for count, member in enumerate(tar):
+            if count >= _MOST_MEMBERS:
+                raise ValueError(f"it has more than {_MOST_MEMBERS} members")
             name = member.name[:80]
             if member.isdir():
                 continue

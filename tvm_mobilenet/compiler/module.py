@@ -29,10 +29,10 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet import old_words, targets
-from tvm_mobilenet.compiler import quantization_file
+from tvm_mobilenet.compiler import quantization_file, stored_plan
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files import json_text, reading
 from tvm_mobilenet.files.whole_file import replacing
 
 OBJECT, KERNELS, LIBRARY, EXECUTABLE = "kernels.o", "kernels.so", "libmobilenet.so", "model.so"
@@ -187,11 +187,13 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
     if not (folder / PLAN).is_file():
         raise TvmMobilenetError(f"{folder} holds no built module: {_lacks(folder)}", _remedy(folder))
     try:
-        data = json_text.parse((folder / PLAN).read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it is no JSON object")
+        data = json_text.parse(reading.text(folder / PLAN))
+        stored_plan.check(data)
         layers = tuple(BuiltLayer.from_data(layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
+        stored_plan.check_places(plan)
+        if odd := set(files) - {OBJECT, KERNELS, LIBRARY, EXECUTABLE, PARAMETERS, EARLIER}:
+            raise ValueError(f"it names a file {min(odd)[:80]!a}, which no build has")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(
             f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",

@@ -108,7 +108,7 @@ def _port(where) -> str:
 def _tracker(where) -> str:
     from tvm_mobilenet.boards import wire
 
-    with wire.Tracker(where.host, where.port) as tracker:
+    with wire.Tracker(where.host, where.port, where.trusted) as tracker:
         known = tracker.boards()
     return ", ".join(f"{key}: {len(v['addresses'])}" for key, v in sorted(known.items())) or "has no boards"
 
@@ -116,14 +116,14 @@ def _tracker(where) -> str:
 def _key(where) -> str:
     from tvm_mobilenet.boards import wire
 
-    with wire.Tracker(where.host, where.port) as tracker:
+    with wire.Tracker(where.host, where.port, where.trusted) as tracker:
         return f"{where.key}: {len(tracker.known(where.key)[where.key]['addresses'])} boards"
 
 
 def _free(where) -> str:
     from tvm_mobilenet.boards import wire
 
-    with wire.Tracker(where.host, where.port) as tracker:
+    with wire.Tracker(where.host, where.port, where.trusted) as tracker:
         found = tracker.known(where.key)[where.key]
     if not found["free"]:
         raise Doubt(

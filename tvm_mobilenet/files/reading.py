@@ -15,6 +15,7 @@ KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 NO_FILE = "no such file"
+MOST_TEXT = 16 << 20  # bytes of a file that is read as text
 
 
 def kind_of(mode: int) -> str:
@@ -41,3 +42,27 @@ def refusal(path: str | Path) -> str:
         if getattr(e, "errno", None) == errno.ELOOP:
             return "it is a link that leads back to itself"
         return f"it cannot be read: {getattr(e, 'strerror', None) or 'no file has such a name'}".lower()
+
+
+def text(path: str | Path, most: int = MOST_TEXT) -> str:
+    """The text of a regular file, in UTF-8; of one that is larger nothing is kept.
+
+    Parameters
+    ----------
+    most : int
+        Bytes that it may have.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is no regular file, too large, or no text.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if kind := kind_of(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"it is {kind}, not a file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return data.decode("utf-8-sig")

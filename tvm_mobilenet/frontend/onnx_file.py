@@ -118,7 +118,7 @@ def _load(path: Path) -> onnx.ModelProto:
     if why := refusal(path):
         raise TvmMobilenetError(f"{path}: {why}", "give the path of an .onnx file")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx_limits.parsed(path)
         onnx_limits.check_graph(model, path)
         onnx.load_external_data_for_model(model, str(path.parent))
     except TvmMobilenetError:

@@ -16,8 +16,11 @@ import onnx
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import onnx_wire
 
+_MOST_BYTES = (2 << 30) - 1  # of a file, as the format has it
 _MOST_PROPAGATED = 4096  # elements of a shape that a graph computes
+_TEXTS = "cut the model before them: a network computes with numbers"
 _ITEM_BYTES = 8  # of the largest element
 # Operators of constants that are computed, and how many elements the result has at most: `_most_elements`.
 _LIKE_INPUTS = {
@@ -31,6 +34,32 @@ _NO_LARGER = {
     *("ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "Split"),
     *("Squeeze", "Transpose", "Trilu", "Unsqueeze"),
 }
+
+
+def parsed(path: Path) -> onnx.ModelProto:
+    """The model of a file, whose parts were counted first; external data stay where they are.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It has more parts, or bytes, than any model.
+    OSError, google.protobuf.message.DecodeError
+        It cannot be read, or is damaged.
+    """
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise TvmMobilenetError(
+            f"{path} has more than {_MOST_BYTES:,} bytes, as no ONNX file can", "save its weights as external data"
+        )
+    try:
+        onnx_wire.check_parts(data, onnx.ModelProto.DESCRIPTOR)
+    except ValueError as e:
+        raise TvmMobilenetError(
+            f"{path}: not a whole ONNX file: {e}",
+            "the file may be truncated, or of another kind: export or copy it again",
+        ) from None
+    return onnx.ModelProto.FromString(data)
 
 
 def check_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -50,8 +79,13 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
         count += len(graph.node)
         if count > limits.MOST_NODES:
             break
-        if graph.sparse_initializer:
-            raise TvmMobilenetError(f"{path}: it has sparse initialisers", "export the model with dense weights")
+        if graph.sparse_initializer or any(a.HasField("sparse_tensor") or a.sparse_tensors for a in _attributes(graph)):
+            raise TvmMobilenetError(f"{path}: it has sparse constants", "export the model with dense weights")
+        texts = (
+            n for n in graph.node if n.op_type == "Cast" and any(a.i == onnx.TensorProto.STRING for a in n.attribute)
+        )
+        if found := next(texts, None):  # each would be an object of Python's
+            raise TvmMobilenetError(f"{path}: {found.name or found.output[:1]} makes texts of numbers", _TEXTS)
         for name in _names(graph):
             if len(name) > limits.MOST_NAME:
                 raise TvmMobilenetError(
@@ -92,7 +126,7 @@ def check_values(shapes: dict[str, tuple[tuple[int, ...], str]], path: Path) -> 
 
 
 def values_stay_small(graph: onnx.GraphProto) -> bool:
-    """Whether ONNX's inference may compute shapes from values: it joins them without any limit."""
+    """Whether ONNX's inference may compute shapes from values: it joins, counts and repeats them without any limit."""
     sizes = {i.name: math.prod(i.dims) for i in graph.initializer if len(i.dims) < 2}
     for node in graph.node:
         inputs = [sizes[i] for i in node.input if i in sizes]
@@ -103,6 +137,8 @@ def values_stay_small(graph: onnx.GraphProto) -> bool:
             size = limits.MOST_RANK
         elif node.op_type in _LIKE_INPUTS | _NO_LARGER | {"Gather"} and 0 < len(inputs) == len(node.input):
             size = max(inputs)
+        elif node.op_type not in _LIKE_INPUTS | _NO_LARGER | {"Gather"} and 0 < len(inputs) == len(node.input):
+            return False  # Range, say
         if size is not None:
             if size > _MOST_PROPAGATED and node.op_type == "Concat":
                 return False
@@ -188,6 +224,11 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 left += attribute.graphs
 
 
+def _attributes(graph: onnx.GraphProto) -> Iterator[onnx.AttributeProto]:
+    for node in graph.node:
+        yield from node.attribute
+
+
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
     for node in graph.node:
         yield node.name
@@ -207,6 +248,8 @@ def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     name = tensor.name or "a constant"
     if len(tensor.dims) > limits.MOST_RANK or any(d < 0 for d in tensor.dims):
         raise TvmMobilenetError(f"{path}: {name} has the shape {list(tensor.dims)[:8]}", "export the model again")
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise TvmMobilenetError(f"{path}: {name} holds texts", _TEXTS)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         _check_external(tensor, name, path)
 

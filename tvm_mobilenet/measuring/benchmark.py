@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files import json_text, reading
 from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.measuring.conditions import Mark
 from tvm_mobilenet.measuring.statistics import Statistics
@@ -156,7 +156,7 @@ def read(path: str | Path) -> Benchmark:
         It cannot be read, is none, or of another version.
     """
     try:
-        data = json_text.parse(Path(path).read_text(encoding="utf-8"))
+        data = json_text.parse(reading.text(path))
     except OSError as e:
         why = f"cannot read {path}: {e.strerror}"
         raise TvmMobilenetError(why, "give a file that `bench --record` wrote") from None

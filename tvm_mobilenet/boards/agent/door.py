@@ -2,7 +2,8 @@
 
 A caller has ten seconds for the whole greeting, however it is cut up; those that say nothing are closed, the oldest
 first when there are many. Who has greeted waits for a turn: one session runs at a time, and TVM's client takes silence
-for a board that is busy. Where the token is demanded it is asked for before anything else (``boards.token``).
+for a board that is busy. Where the token is demanded it is asked for before anything else (``boards.token``): of
+everybody, or of all but processes of this user on this machine (``boards.owner``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import struct
 import time
 from collections.abc import Callable
 
-from tvm_mobilenet.boards import token, wire
+from tvm_mobilenet.boards import owner, token, wire
 
 HANDSHAKE_SECONDS = 10.0
+EVERYBODY, OWN, NOBODY = "everybody", "own", "nobody"  # who is served without the token
 MOST_CALLERS = 64  # that have not greeted yet, and as many that wait for their turn
 _LONGEST_NAME = 4096
 
@@ -43,7 +45,7 @@ class Caller:
         self._bytes, self._next, self._wanted = b"", self._begin, 4
         self._proven, self._nonces = False, b""
 
-    def hear(self, secret: bytes, demanded: bool) -> None:
+    def hear(self, secret: bytes, free: str) -> None:
         """Read what has come.
 
         Raises
@@ -61,9 +63,9 @@ class Caller:
             self._bytes += part
             if len(self._bytes) == self._wanted:
                 data, self._bytes = self._bytes, b""
-                self._next(data, secret, demanded)
+                self._next(data, secret, free)
 
-    def _begin(self, data: bytes, secret: bytes, demanded: bool) -> None:
+    def _begin(self, data: bytes, secret: bytes, free: str) -> None:
         if data == token.CHALLENGE and secret and not self._nonces:
             self._next, self._wanted = self._answer, token.NONCE
         elif data == struct.pack("<i", wire.MAGIC):
@@ -71,25 +73,25 @@ class Caller:
         else:
             raise ValueError("no client of TVM's")
 
-    def _answer(self, data: bytes, secret: bytes, demanded: bool) -> None:
+    def _answer(self, data: bytes, secret: bytes, free: str) -> None:
         ours = secrets.token_bytes(token.NONCE)
         self._nonces = data + ours
         self.say(token.CHALLENGE + ours + token.proof(secret, "agent", self._nonces))
         self._next, self._wanted = self._check, token.PROOF
 
-    def _check(self, data: bytes, secret: bytes, demanded: bool) -> None:
+    def _check(self, data: bytes, secret: bytes, free: str) -> None:
         if not token.same(data, token.proof(secret, "client", self._nonces)):
             raise ValueError("another token")
         self._proven, self._next, self._wanted = True, self._begin, 4
 
-    def _length(self, data: bytes, secret: bytes, demanded: bool) -> None:
+    def _length(self, data: bytes, secret: bytes, free: str) -> None:
         (self._wanted,) = struct.unpack("<i", data)
         if not 0 < self._wanted < _LONGEST_NAME:
             raise ValueError("no client of TVM's")
         self._next = self._name
 
-    def _name(self, data: bytes, secret: bytes, demanded: bool) -> None:
-        if demanded and not self._proven:
+    def _name(self, data: bytes, secret: bytes, free: str) -> None:
+        if not self._proven and free != EVERYBODY and (free == NOBODY or not owner.is_own_caller(self.connection)):
             if self._nonces or not secret:
                 raise ValueError("no token")
             self.say(token.CHALLENGE)
@@ -133,13 +135,13 @@ class Door:
     listener : socket
     secret : bytes
         The token; empty: there is none.
-    demanded : bool
-        Nobody comes in without it.
+    free : str
+        Who comes in without it: ``EVERYBODY``, ``OWN`` or ``NOBODY``.
     """
 
-    def __init__(self, listener: socket.socket, secret: bytes, demanded: bool):
+    def __init__(self, listener: socket.socket, secret: bytes, free: str):
         listener.setblocking(False)
-        self.listener, self._secret, self._demanded = listener, secret, demanded
+        self.listener, self._secret, self._free = listener, secret, free
         self._callers: dict[int, Caller] = {}  # by descriptor; in the order in which they came
         self._waiting: list[Caller] = []
 
@@ -162,7 +164,7 @@ class Door:
         for descriptor, caller in list(self._callers.items()):
             if descriptor in ready:
                 try:
-                    caller.hear(self._secret, self._demanded)
+                    caller.hear(self._secret, self._free)
                 except (OSError, ValueError):  # a scanner is not worth a line
                     self._drop(caller)
             if caller.greeted:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 from tvm_mobilenet.boards import wire
-from tvm_mobilenet.boards.agent.door import Caller, Door
+from tvm_mobilenet.boards.agent.door import OWN, Caller, Door
 from tvm_mobilenet.boards.agent.folder import Folder
 from tvm_mobilenet.boards.agent.registration import Registration
 from tvm_mobilenet.boards.agent.session import ENDED, AgentSession
@@ -45,8 +45,8 @@ class AgentServer:
         Bytes of address space a session may take; 0: all.
     secret : bytes
         The token; empty: there is none.
-    demanded : bool
-        Nobody is served without the token.
+    free : str
+        Who is served without the token: ``door.EVERYBODY``, ``OWN``, callers of this user on this machine, ``NOBODY``.
     say : callable
         Takes a line of what happens.
 
@@ -65,7 +65,7 @@ class AgentServer:
         limit: float = 0.0,
         memory: int = 0,
         secret: bytes = b"",
-        demanded: bool = False,
+        free: str = OWN,
         say: Callable[[str], None] = print,
     ):
         self.key, self.tracker, self.limit, self.memory, self._say = key, tracker, limit, memory, say
@@ -77,7 +77,7 @@ class AgentServer:
                 f"cannot listen on {host}:{port}: {e.strerror or e}", "is an agent running there already? see --port"
             ) from None
         self.host, self.port = listener.getsockname()[:2]
-        self._door = Door(listener, secret, demanded)
+        self._door = Door(listener, secret, free)
         self._stop_read, self._stop_write = os.pipe()
         os.set_blocking(self._stop_write, False)
         self._folder = Folder()

@@ -83,13 +83,14 @@ class RemoteBoard:
         address.check_tracker()
         if address.kind == "tracker":
             tvm_alone.import_tvm()  # it takes a second, and a match key has to be used at once
-            with wire.Tracker(*where) as tracker:
+            with wire.Tracker(*where, address.trusted) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
                 where, address = (host, port), replace(address, host=host)
         demanded = self._secret is not None or address.demands_token
         self.session = Session(
-            *where, key, limit=limit, wait=wait, waiting=busy, secret=self._secret, demanded=demanded
-        )
+            *where, key, limit=limit, wait=wait, waiting=busy, secret=self._secret, demanded=demanded,
+            trusted=address.trusted,
+        )  # fmt: skip
         try:
             self._serve = self.session.do("looking for the agent", self._find_agent)
             self.facts = self.service("ping", {}) if self._serve else {}

@@ -58,7 +58,7 @@ class Lender:
             self._tunnel = Tunnel(address)
             self._address, self._secret = self._tunnel.address, self._tunnel.secret
         if address.kind == "tracker":
-            with wire.Tracker(address.host, address.port) as tracker:
+            with wire.Tracker(address.host, address.port, address.trusted) as tracker:
                 tracker.known(address.key)
         else:
             wire.dial(self._address.host, self._address.port).close()
@@ -68,7 +68,7 @@ class Lender:
         """How many boards there are now."""
         if self._address.kind != "tracker":
             return 1
-        with wire.Tracker(self._address.host, self._address.port) as tracker:
+        with wire.Tracker(self._address.host, self._address.port, self._address.trusted) as tracker:
             return len(tracker.boards().get(self._address.key, {"addresses": ()})["addresses"])
 
     def open(self) -> RemoteBoard:
@@ -84,7 +84,7 @@ class Lender:
             if self._is_out(where):
                 raise BoardError(f"{where} is left out for a while")
             return RemoteBoard(self._address, self._target, wait=_WAIT_SECONDS, quiet=True, secret=self._secret)
-        with wire.Tracker(self._address.host, self._address.port) as tracker:
+        with wire.Tracker(self._address.host, self._address.port, self._address.trusted) as tracker:
             host, port, key = tracker.request(self._address.key, _WAIT_SECONDS)
         where = f"{host}:{port}"
         if self._is_out(where):

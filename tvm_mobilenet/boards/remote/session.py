@@ -12,12 +12,13 @@ import contextlib
 import queue
 import re
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 
-from tvm_mobilenet.boards import token, wire
+from tvm_mobilenet.boards import owner, token, wire
 from tvm_mobilenet.boards.agent import tvm_alone
 from tvm_mobilenet.boards.answers import plain
 from tvm_mobilenet.boards.remote.link import Link
@@ -74,6 +75,9 @@ class Session:
         The token of this board; the user's own unless given.
     demanded : bool
         What is there must show first that it has the token.
+    trusted : bool
+        Nothing there must. Otherwise whoever is beyond this machine, or of another user on it, must too: the connection
+        decides (``boards.owner``), since a name may lead elsewhere each time.
 
     Attributes
     ----------
@@ -100,11 +104,13 @@ class Session:
         waiting: Callable[[], None] = lambda: None,
         secret: bytes | None = None,
         demanded: bool = False,
+        trusted: bool = False,
     ):
         self.where, self.over, self.rpc = f"{host}:{port}", "", None
         self._refused = False
         self._link: Link | None = None
         self._secret, self._demanded = token.read() if secret is None else secret, demanded
+        self._trusted, self._stranger = trusted, ""
         if demanded and not self._secret:
             raise BoardError(f"{self.where}: this machine has no token for boards beyond it", _NO_TOKEN)
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
@@ -124,7 +130,7 @@ class Session:
         future = self._submit(_connect, self._link.command)
         try:
             self._link.started()
-            self._link.give(wire.dial(host, port), options, self._secret, self._demanded)
+            self._link.give(self._dialed(host, port), options, self._secret, self._demanded)
             try:
                 self.rpc = future.result(min(wait, wire.SILENCE_SECONDS))
             except Late:
@@ -143,6 +149,16 @@ class Session:
         except Exception as e:
             raise self._unopened(host, port, key, str(e)) from None
 
+    def _dialed(self, host: str, port: int) -> socket.socket:
+        """A connection; whoever is at its other end must show the token, if that is nobody of this user's."""
+        connection = wire.dial(host, port)
+        if not self._demanded and not self._trusted and (stranger := owner.stranger(connection)):
+            self._demanded, self._stranger = True, f"{stranger}; "
+            if not self._secret:
+                connection.close()
+                raise BoardError(f"{self.where}: {stranger}, and this machine has no token", _NO_TOKEN)
+        return connection
+
     def _unopened(self, host: str, port: int, key: str, text: str) -> BoardError:
         if ENDED in text:  # the agent's own words
             words = plain(" ".join(text.split()).split(ENDED)[-1])[:300]
@@ -151,7 +167,7 @@ class Session:
         if kind == "refused":
             return Lost(self.where, f"{_UNASKED}: {why}", _FOREIGN, refused=True)
         if kind == "token":
-            return BoardError(f"{self.where}: {why}", _OTHER_TOKEN if self._secret else _NO_TOKEN)
+            return BoardError(f"{self.where}: {self._stranger}{why}", _OTHER_TOKEN if self._secret else _NO_TOKEN)
         if not kind:  # an exception of the board's
             return BoardError(f"{self.where}: no session: {_last_line(text)}", "the board's log says more")
         if kind == "key":
@@ -165,7 +181,8 @@ class Session:
         found = wire.diagnose(host, port)
         if self._demanded and found == "server":
             return BoardError(
-                f"{self.where}: what answers there does not know the token: TVM's own RPC server, or an older agent",
+                f"{self.where}: {self._stranger}what answers there does not know the token: TVM's own RPC server, or "
+                "an older agent",
                 "python -m tvm_mobilenet.agent in its place; or --trust-network, if you trust all in this network",
             )
         return BoardError(

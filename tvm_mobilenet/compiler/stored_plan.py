@@ -1,0 +1,113 @@
+"""What ``plan.json`` must hold, whoever wrote it: every part of the right type, and within what a build can be.
+
+The folder of a build may be anybody's. Its plan says how much memory there has to be, which layer a kernel computes and
+which model it is held against; each of these is looked at here once, so that no verb meets a text in place of a number
+in the middle of its work.
+"""
+
+from __future__ import annotations
+
+from tvm_mobilenet.compiler.plan import SPACES, Plan
+from tvm_mobilenet.dtypes import DTYPES
+from tvm_mobilenet.files.limits import MOST_NAME, MOST_NODES, MOST_RANK, MOST_TENSOR_BYTES
+from tvm_mobilenet.files.shapes import (
+    ANYTHING,
+    FLAG,
+    NUMBER,
+    TABLE,
+    Either,
+    Many,
+    Maybe,
+    OneOf,
+    Text,
+    Whole,
+    wrong,
+)  # fmt: skip
+from tvm_mobilenet.layer import Layer
+
+MOST_ARENA = 4 << 30  # bytes of all intermediates, and of all constants
+MOST_OPERANDS = 64  # of one kernel
+_NAME, _LONG = Text(MOST_NAME), Text(64 * MOST_NAME)  # a layer's name has all layers of a fused block in it
+_DTYPES = OneOf(*(DTYPES if isinstance(DTYPES, dict) else [d.name for d in DTYPES]), "bool", "float64", "uint32")
+_BYTES = Whole(0, MOST_ARENA)
+_TENSOR = {
+    "space": OneOf(*SPACES), "offset": _BYTES, "shape": Many(Whole(1, 1 << 31), MOST_RANK), "dtype": _DTYPES,
+    "index": Whole(0, MOST_NODES),
+}  # fmt: skip
+_STEP = {
+    "name": _NAME, "symbol": _LONG, "layer": _LONG, "operands": Many(_TENSOR, MOST_OPERANDS, 1),
+    "reads?": Many(_NAME, MOST_OPERANDS), "writes?": _NAME,
+    "parts?": Many({"name": _LONG, "source": _LONG}, MOST_NODES), "constants?": Many(_NAME, MOST_OPERANDS),
+}  # fmt: skip
+_NUMBERS = Maybe(Many(NUMBER, 64))
+_PATH = Maybe(Text(1 << 14))
+_MODEL = {
+    "model": Text(1 << 14), "alpha?": Maybe(NUMBER), "classes?": Maybe(Whole(1, 1 << 31)),
+    "seed?": Maybe(Whole(0, 1 << 63)),
+    "resolution?": Maybe(Either(Many(Whole(1, 1 << 31), 2, 2), Whole(1, 1 << 31))), "batch?": Maybe(Whole(1, 1 << 31)),
+    "features?": FLAG, "weights?": _PATH, "input?": _PATH, "labels?": _PATH, "mean?": _NUMBERS, "std?": _NUMBERS,
+    "crop?": Maybe(NUMBER), "resize?": Maybe(_NAME), "interpolation?": Maybe(_NAME), "layout?": Maybe(_NAME),
+    "channel_order?": Maybe(_NAME), "dtype?": _NAME, "io?": _NAME, "accumulate?": Maybe(_LONG),
+    "calibrate?": Maybe(Many(Text(1 << 14), 1 << 16)),
+    "files?": Maybe({str: {"given": Text(1 << 14), "from_build": Text(1 << 14), "sha256": Maybe(_NAME)}}),
+}  # fmt: skip
+_SHAPE = {
+    "info": {
+        "model": _MODEL, "target": _NAME, "core?": _NAME, "seeded?": FLAG, "precision?": TABLE,
+        "preprocess?": Maybe(TABLE), "versions?": {str: _NAME},
+    },
+    "files": {str: _NAME},
+    "target?": ANYTHING,  # `targets.stored` looks at it
+    "layers": Many({"layer": _LONG, "decisions": {str: Either(FLAG, _NAME, NUMBER)}, "source": _LONG}, MOST_NODES),
+    "plan": {
+        "version": ANYTHING, "steps": Many(_STEP, MOST_NODES), "arena_bytes": _BYTES, "scratch_bytes": _BYTES,
+        "parameters_bytes": _BYTES, **{f"{side}puts": Many(Either(ANYTHING), 64) for side in ("in", "out")},
+    },
+}  # fmt: skip
+
+
+def check(data: object) -> None:
+    """Refuse what no build wrote, by its types and sizes.
+
+    Parameters
+    ----------
+    data : object
+        Of the file, as JSON has it.
+
+    Raises
+    ------
+    ValueError
+        With the place of what is wrong.
+    """
+    if found := wrong(data, _SHAPE, "the plan"):
+        raise ValueError(found[:300])
+    for side in ("inputs", "outputs"):
+        for i, port in enumerate(data["plan"][side]):
+            where = f"the plan.plan.{side}[{i}]"
+            if not isinstance(port, list) or len(port) != 2:
+                raise ValueError(f"{where} is no name with its tensor")
+            if found := wrong(port[0], _NAME, where) or wrong(port[1], _TENSOR, where):
+                raise ValueError(found[:300])
+    for step in data["plan"]["steps"]:
+        Layer.parse(step["layer"])  # a ValueError with the token that is none
+
+
+def check_places(plan: Plan) -> None:
+    """Refuse a plan whose tensors do not lie where they are said to.
+
+    Raises
+    ------
+    ValueError
+        It names the step.
+    """
+    sizes = {"arena": plan.arena_bytes, "parameters": plan.parameters_bytes}
+    ports = {"input": plan.inputs, "output": plan.outputs}
+    named = [(f"{side} {name}", t) for side, found in ports.items() for name, t in found]
+    named += [(step.name, t) for step in plan.steps for t in step.operands]
+    for name, tensor in named:
+        if tensor.nbytes > MOST_TENSOR_BYTES:
+            raise ValueError(f"{name} has a tensor of {tensor.nbytes:,} bytes")
+        if tensor.space in sizes and tensor.offset + tensor.nbytes > sizes[tensor.space]:
+            raise ValueError(f"{name} has a tensor beyond the {sizes[tensor.space]:,} bytes of {tensor.space}")
+        if tensor.space in ports and tensor.index >= len(ports[tensor.space]):
+            raise ValueError(f"{name} has {tensor.space} {tensor.index}, of {len(ports[tensor.space])}")
