@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 
+from tests.support.memory import peak_below
 from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -79,6 +80,36 @@ def test_members_that_no_bundle_has_are_refused(tmp_path, extra, words):
     with pytest.raises(TvmMobilenetError, match=words) as e:
         pack.read(archive(tmp_path / "b.tar.gz", whole(), [extra]))
     assert e.value.exit_code == 2
+
+
+def header(kind: bytes, data: bytes) -> bytes:
+    """What stands before a member: a long name, attributes."""
+    made = tarfile.TarInfo("x")
+    made.type, made.size = kind, len(data)
+    return made.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+FOLDER = tarfile.TarInfo("x")
+FOLDER.type = tarfile.DIRTYPE
+BEFORE = {
+    "attributes without end": header(tarfile.XHDTYPE, b"".join(b"11 %06x=\n" % i for i in range(1_000_000))),
+    "attributes of all": header(tarfile.XGLTYPE, b"".join(b"11 %06x=\n" % i for i in range(1_000_000))),
+    "a name of megabytes": header(tarfile.GNUTYPE_LONGNAME, b"a/" * 5_000_000),
+    "a link of megabytes": header(tarfile.GNUTYPE_LONGLINK, b"a/" * 5_000_000),
+    "names of names": header(tarfile.GNUTYPE_LONGNAME, b"a") * 20_000,
+    "folders without end": FOLDER.tobuf() * 20_000,
+    "a size below nothing": tarfile.TarInfo("x").tobuf()[:124] + b"\xff" * 12 + tarfile.TarInfo("x").tobuf()[136:],
+    "a map of a sparse file": header(tarfile.GNUTYPE_SPARSE, b""),
+}
+
+
+@pytest.mark.parametrize("kind", BEFORE)
+def test_what_stands_before_a_member_is_bounded(tmp_path, kind):
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(gzip.compress(BEFORE[kind] + tarfile.TarInfo("x/y").tobuf() + bytes(1024), 1))
+    with peak_below(30 << 20), pytest.raises(TvmMobilenetError, match="no whole bundle") as e:
+        pack.read(path)
+    assert e.value.exit_code == 2 and len(str(e.value)) < 600
 
 
 MANIFESTS = {
@@ -190,6 +221,7 @@ def pax_header(path, size: int) -> None:
 
 _READ = """
 import resource, sys
+from tests.support.memory import peak_below
 from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.errors import TvmMobilenetError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,18 +1,20 @@
 # ruff: noqa: E501
 """An ONNX file comes from anybody: what it declares is held against limits before memory or time is spent on it."""
 
+import contextlib
 import os
 import time
 
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support.memory import at_most
+from tests.support.memory import at_most, peak_below
 from tvm_mobilenet import frontend, passes
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import onnx_file
+from tvm_mobilenet.frontend import onnx_file, onnx_wire
 
 node = helper.make_node
 RNG = np.random.default_rng(0)
@@ -38,7 +40,7 @@ def saved(path, nodes, constants=(), shape=(1, 3, 8, 8), output="y", **fields):
 def refused(path, words=".", **options):
     """What is said of a file that is refused within 2 GiB and a few seconds."""
     started = time.process_time()
-    with at_most(2 << 30), pytest.raises(TvmMobilenetError, match=words) as e:
+    with at_most(2 << 30), peak_below(800 << 20), pytest.raises(TvmMobilenetError, match=words) as e:
         frontend.load(path, **options)
     assert "memory" not in str(e.value).lower() or "allocate" not in str(e.value).lower()
     assert time.process_time() - started < 30
@@ -54,6 +56,9 @@ BOMBS = {  # operators of constants, each with constants that make it huge
     "Tile": ([node("Tile", ["a", "s"], ["big"])], {"a": np.float32([[1]]), "s": BIG}),
     "Range": ([node("Range", ["a", "b", "c"], ["big"])], {"a": np.float32(0), "b": np.float32(3e9), "c": np.float32(1)}),
     "Range of small steps": ([node("Range", ["a", "b", "c"], ["big"])], {"a": np.float32(0), "b": np.float32(1), "c": np.float32(1e-9)}),
+    "Range that inference counts": ([node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["big"], to=1)], {"a": np.int64(0), "b": np.int64(1 << 40), "c": np.int64(1)}),
+    "sparse Constant": ([node("Constant", [], ["big"], sparse_value=helper.make_sparse_tensor(numpy_helper.from_array(np.float32([1]), "v"), numpy_helper.from_array(np.array([0]), "i"), [1 << 33]))], {}),
+    "texts": ([node("ConstantOfShape", ["s"], ["z"]), node("Cast", ["z"], ["t"], to=TensorProto.STRING), node("Cast", ["t"], ["big"], to=1)], {"s": np.array([8_000_000])}),
     "Pad": ([node("Pad", ["a", "s"], ["big"])], {"a": np.float32([[1]]), "s": np.array([0, 0, 40_000, 40_000])}),
     "Pad with negative widths": ([node("Pad", ["a", "s"], ["big"])], {"a": np.zeros((1, 9), np.float32), "s": np.array([40_000, 40_000, 40_000, -9])}),
     "broadcast": ([node("Add", ["a", "b"], ["big"])], {"a": np.zeros((40_000, 1), np.float32), "b": np.zeros(40_000, np.float32)}),
@@ -106,6 +111,46 @@ def test_a_graph_of_thousands_of_nodes_is_refused_at_once(tmp_path, count):
     making = time.process_time() - started
     refused(path, "more than 5,000 nodes")
     assert time.process_time() - started - making < 5
+
+
+def message(number: int, data: bytes) -> bytes:
+    """A field of a serialized message."""
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value & 127]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
+MANY = 3_000_000
+PARTS = {  # two bytes each, of which a parser makes a hundred
+    "nodes": message(7, b"\x0a\0" * MANY), "attributes": message(7, message(1, b"\x2a\0" * MANY)),
+    "names of inputs": message(7, message(1, b"\x0a\0" * MANY)), "metadata": b"\x72\0" * MANY,
+    "numbers": message(7, message(5, b"\x08\1" * MANY)), "opsets": b"\x42\0" * MANY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_parts_are_counted_before_they_are_parsed(tmp_path, kind):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x08\x08" + PARTS[kind])
+    with peak_below(160 << 20):
+        assert "parts" in refused(path)
+
+
+def test_what_is_counted_is_what_the_parser_takes(tmp_path):
+    """Damaged at any byte, a file that the count takes is parsed or refused in words, and a whole one is taken."""
+    path = saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y"])])
+    data = path.read_bytes()
+    onnx_wire.check_parts(data, onnx.ModelProto.DESCRIPTOR)
+    for at in range(len(data)):
+        for changed in (data[:at], data[:at] + bytes([data[at] ^ 0x85]) + data[at + 1 :]):
+            try:
+                onnx.ModelProto.FromString(changed)
+            except DecodeError:
+                continue
+            with contextlib.suppress(ValueError):  # groups, which no ONNX file has
+                onnx_wire.check_parts(changed, onnx.ModelProto.DESCRIPTOR)
 
 
 def test_nodes_of_inner_graphs_count(tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files import archives, json_text
 from tvm_mobilenet.files.shapes import COUNT, FAR, FLAG, NUMBER, TEXT, TIME, Either, Maybe, is_number, wrong
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -147,7 +147,7 @@ def arrays(path: str | Path, wanted: Mapping[str, tuple[tuple[int | range, ...],
 
     found = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file, archives.opened(file) as archive:
             for name, (shape, dtype) in wanted.items():
                 info = archive.getinfo(f"{name}.npy")
                 if info.compress_type != zipfile.ZIP_STORED:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import zipfile
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import archives
 from tvm_mobilenet.files.reading import NO_FILE, refusal
 
 KINDS = {".onnx": "onnx", ".pt2": "pt2"}
@@ -166,16 +168,16 @@ def _near(path: Path) -> str:
 
 def _is_torchscript(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, archives.opened(file) as archive:
             return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError):
         return False
 
 
 def _guess(path: Path) -> str:
     """What the content of a file without a known suffix may be."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("models/model.json") for name in archive.namelist()):
-                return "; this one looks like an ExportedProgram: rename it to .pt2"
+    failing = contextlib.suppress(zipfile.BadZipFile, OSError, ValueError)
+    with failing, path.open("rb") as file, archives.opened(file) as archive:
+        if any(name.endswith("models/model.json") for name in archive.namelist()):
+            return "; this one looks like an ExportedProgram: rename it to .pt2"
     return ""

@@ -46,12 +46,9 @@ def parsed(path: Path) -> onnx.ModelProto:
     OSError, google.protobuf.message.DecodeError
         It cannot be read, or is damaged.
     """
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise TvmMobilenetError(
-            f"{path} has more than {_MOST_BYTES:,} bytes, as no ONNX file can", "save its weights as external data"
-        )
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise TvmMobilenetError(f"{path} has {size:,} bytes, as no ONNX file can", "save its weights as external data")
+    data = path.read_bytes()
     try:
         onnx_wire.check_parts(data, onnx.ModelProto.DESCRIPTOR)
     except ValueError as e:

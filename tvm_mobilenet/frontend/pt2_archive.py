@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files import json_text
-from tvm_mobilenet.files.limits import MOST_CONSTANT_BYTES, MOST_JSON_BYTES, MOST_MEMBERS, check_unpacked
+from tvm_mobilenet.files import archives, json_text
+from tvm_mobilenet.files.limits import MOST_CONSTANT_BYTES, MOST_JSON_BYTES, check_unpacked
 from tvm_mobilenet.frontend import pt2_graph
+from tvm_mobilenet.models import pickled
 
 SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), path)"
 TRUST = "--trust-file reads it all the same, and runs what it asks for: only for files of your own"
@@ -44,10 +45,8 @@ def cleaned(file: BinaryIO, path: Path) -> tuple[io.BytesIO, dict]:
         It is damaged, or no program.
     """
     size = file.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
+    with _opened(file, path) as archive:
         members = archive.infolist()
-        if len(members) > MOST_MEMBERS:
-            raise Refused(f"{path}: the archive has {len(members):,} members, {MOST_MEMBERS:,} are read", TRUST)
         check_unpacked(sum(m.file_size for m in members), size, path)
         found: dict[str, zipfile.ZipInfo] = {}
         for member in members:
@@ -70,6 +69,13 @@ def cleaned(file: BinaryIO, path: Path) -> tuple[io.BytesIO, dict]:
     raise ValueError("the archive holds no program named 'model'")
 
 
+def _opened(file: BinaryIO, path: Path) -> zipfile.ZipFile:
+    try:
+        return archives.opened(file)
+    except archives.TooMany as e:
+        raise Refused(f"{path}: {e}", TRUST) from None
+
+
 def _in_folder(name: str) -> bool:
     """Whether an archive's member lies in the folder that newer archives have around everything."""
     return name.count("/") >= 1 and not name.startswith(("data/", "models/", "extra_files/"))
@@ -88,8 +94,7 @@ def _new_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
         config = f"data/{kind}/model_{kind}_config.json"
         if config not in found and f"data/{kind}/model.pt" in found:  # as torch 2.8 wrote it: read as weights only
             name = f"data/{kind}/model.pt"
-            kept[name] = read(name)
-            check_pickled(path, kept[name])
+            kept[name] = checked_pickles(path, read(name))
             continue
         if config not in found:
             raise ValueError(f"it lacks its {kind}")
@@ -111,19 +116,25 @@ def _old_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
     for name in _OLD_PARTS:
         kept[name] = read(name) if name in found else b""
         if kept[name]:
-            check_pickled(path, kept[name])
+            kept[name] = checked_pickles(path, kept[name])
     kept["serialized_example_inputs.pt"] = b""
     return _archive(kept), program
 
 
-def check_pickled(path: Path, data: bytes) -> None:
-    """Refuse a pickle of tensors that torch.save did not write, or that unpacks to far more than its bytes."""
+def checked_pickles(path: Path, data: bytes) -> bytes:
+    """An archive of tensors as torch.save writes it, made anew.
+
+    Raises
+    ------
+    Refused
+        It is none, asks for more than tensors, or unpacks to far more than its bytes.
+    """
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise Refused(f"{path}: its tensors are a pickle that torch.save did not write", TRUST)
-    with zipfile.ZipFile(io.BytesIO(data)) as inner:
-        if len(inner.infolist()) > MOST_MEMBERS:
-            raise Refused(f"{path}: an archive in it has {len(inner.infolist()):,} members", TRUST)
-        check_unpacked(sum(m.file_size for m in inner.infolist()), len(data), path)
+    try:
+        return pickled.checked_archive(io.BytesIO(data), path).getvalue()
+    except (TvmMobilenetError, archives.TooMany) as e:
+        raise Refused(getattr(e, "message", f"{path}: {e}"), TRUST) from None
 
 
 def _archive(parts: dict[str, bytes]) -> io.BytesIO:

@@ -10,8 +10,10 @@ import torch
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-from tvm_mobilenet.files.limits import MOST_MEMBERS, MOST_NAME, check_unpacked
+from tvm_mobilenet.files import archives
+from tvm_mobilenet.files.limits import MOST_NAME
 from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.models import pickled
 from tvm_mobilenet.terminal.printable import printable
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
@@ -113,17 +115,13 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
 def _read_pickle(path: Path) -> dict:
     """What torch unpickles of a ``.pth`` file, weights alone."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                if len(members) > MOST_MEMBERS:
-                    raise TvmMobilenetError(f"{path}: the archive has {len(members):,} members", "save weights only")
-                check_unpacked(sum(m.file_size for m in members), path.stat().st_size, path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), pickled.checked(path) as file:
             warnings.simplefilter("ignore")  # of sparse tensors, say, which are named
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except TvmMobilenetError:
         raise
+    except archives.TooMany as e:
+        raise TvmMobilenetError(f"{path}: {e}", "save weights only") from None
     except MemoryError:
         raise TvmMobilenetError(f"{path} asks for more memory than there is", "save weights only") from None
     except Exception as e:  # torch raises a dozen kinds for a damaged or foreign pickle
