@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from tvm_mobilenet.cli import entry
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError, reason
+from tvm_mobilenet.files import programs
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Words
 
@@ -167,17 +168,19 @@ class Destination:
         words = ["sh", "-c", script, "ship", self.folder, *arguments]
         command = [*self.command, shlex.join(words)] if self.command else words
         try:
-            done = subprocess.run(command, input=data, capture_output=True, timeout=timeout)
+            done = programs.run(command, data, timeout)
         except subprocess.TimeoutExpired:
             raise BoardError(
                 f"{self.text}: no answer within {timeout:.0f} s", "ship again; `current` is whole, old or new"
             ) from None
         except OSError as e:
             raise BoardError(f"{self.text}: {reason(e)}", "ssh must be installed here") from None
-        out, words = (t.decode(errors="replace").strip() for t in (done.stdout, done.stderr))
-        if done.returncode:
-            what = "\n".join(filter(None, (out, words))) or f"exit code {done.returncode}"
-            what = f"connection lost: {what}" if done.returncode == _LOST and self.command else what
+        except programs.TooMuch:
+            raise BoardError(f"{self.text}: it prints without end", "does `ssh HOST true` print much?") from None
+        out, words = done.out.strip(), done.words.strip()
+        if done.code:
+            what = "\n".join(filter(None, (out, words))) or f"exit code {done.code}"
+            what = f"connection lost: {what}" if done.code == _LOST and self.command else what
             hint = next(
                 (h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)),
                 "`current` is what it was: an older version, or none yet",

@@ -19,6 +19,7 @@ from tvm_mobilenet.files.shapes import COUNT, FAR, FLAG, NUMBER, TEXT, TIME, Eit
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _REMEDY = "is this your board, and its agent of this version? Nothing of the answer was used"
 _DEEPEST = 20
+_LONGEST = 4 << 20  # characters of a service's answer; 2,000 runs of 60 layers take half of it
 
 
 def plain(text: str) -> str:
@@ -87,6 +88,8 @@ def parsed(text: str, where: str) -> dict:
     BoardError
     """
     try:
+        if len(text) > _LONGEST:
+            raise ValueError(f"it has {len(text):,} characters, {_LONGEST:,} are read")
         found = _plain_data(json_text.parse(text), 0)
     except ValueError as e:
         raise BoardError(f"{where}: its answer cannot be read: {plain(str(e))[:200]}", _REMEDY) from None
@@ -118,7 +121,7 @@ def check(name: str, answer: dict, where: str) -> dict:
         It names the place in the answer.
     """
     if name in SHAPES and (found := wrong(answer, SHAPES[name], name)):
-        raise BoardError(f"{where}: {found}", _REMEDY)
+        raise BoardError(f"{where}: {found[:400]}", _REMEDY)
     return answer
 
 

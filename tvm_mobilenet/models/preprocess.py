@@ -29,7 +29,8 @@ FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_o
 IMAGE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # no
 # other program reads these: for an EPS file Pillow starts Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")  # in folders
-MOST_IMAGE_PIXELS = 1 << 27  # of an image, before it is decoded: 134 megapixels
+MOST_IMAGE_PIXELS = 1 << 26  # of an image, before it is decoded: 67 megapixels; it takes 12 bytes each
+_TILE = (322, 323)  # tags of a TIFF: width and height of a tile, which is decoded whole
 MOST_PIXELS = 65_535  # a side that images are resized to
 _LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
 
@@ -254,12 +255,12 @@ def read_image(path: Path) -> np.ndarray:
     image_module, ops = _pillow()
     with _opened(path) as image:
         deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-        image = ops.exif_transpose(image)
+        ops.exif_transpose(image, in_place=True)
         if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
             image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
             raise ValueError("its pixels have 32 bits; save it with 8")
-        return np.asarray(image.convert("RGB"), np.uint8)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
 
 
 def check_image(path: Path) -> None:
@@ -291,10 +292,7 @@ def _opened(path: Path) -> Iterator:
             image_module.init()
             opened = image_module.open(path, formats=[f for f in IMAGE_FORMATS if f in image_module.OPEN])
         with opened as image:
-            if image.width * image.height > MOST_IMAGE_PIXELS:  # of its header: nothing is decoded yet
-                raise ValueError(
-                    f"it has {image.width:,} x {image.height:,} pixels, {MOST_IMAGE_PIXELS:,} are the most"
-                )
+            _check_header(image)
             yield image
     except MemoryError:
         raise TvmMobilenetError(f"{path} takes more memory than there is", "make it smaller") from None
@@ -303,6 +301,14 @@ def _opened(path: Path) -> Iterator:
             f"no image of a kind that is read: {', '.join(IMAGE_FORMATS)}" if "cannot identify" in str(e) else reason(e)
         )
         raise TvmMobilenetError(f"{path} cannot be read as an image: {why}", "give a .jpg, .png or .npy file") from None
+
+
+def _check_header(image) -> None:
+    """Refuse an image that is too large, by what stands in its header: nothing is decoded yet."""
+    tile = [image.tag_v2.get(tag) or 0 for tag in _TILE] if image.format == "TIFF" else [0, 0]
+    for what, (width, height) in (("", image.size), (" in a tile", tile)):
+        if width * height > MOST_IMAGE_PIXELS or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):
+            raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {MOST_IMAGE_PIXELS:,} are the most")
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:

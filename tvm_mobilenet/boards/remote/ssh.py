@@ -19,7 +19,6 @@ import secrets
 import shlex
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -28,9 +27,12 @@ from tvm_mobilenet.boards import token, wire
 from tvm_mobilenet.boards.address import AGENT_PORT, Address
 from tvm_mobilenet.boards.remote.wheel import build_wheel
 from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError
+from tvm_mobilenet.files import programs
 
 START_SECONDS = 90.0
 INSTALL_SECONDS = 1200.0
+_LONGEST_LINE = 1000  # bytes of what the agent says first
+_LOG_SECONDS = 2.0  # for the rest of what ssh says when it ends
 PROOF_SECONDS = 20.0  # for an agent that runs there to show that it has the token
 OPTIONS = (
     "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
@@ -147,22 +149,25 @@ class Tunnel:
     def _run(self, script: str, *arguments: str, data: bytes = b"", seconds: float) -> str:
         words = shlex.join(["sh", "-c", script, "tvm_mobilenet", *arguments])
         try:
-            done = subprocess.run([*self._command(), words], input=data, capture_output=True, timeout=seconds)
+            done = programs.run([*self._command(), words], data, seconds)
         except subprocess.TimeoutExpired:
             raise BoardError(f"{self._there.text}: no answer within {seconds:.0f} s", "is the board busy?") from None
         except FileNotFoundError:
             raise MissingDependencyError("ssh is not installed", "install openssh-client") from None
-        if done.returncode:
-            raise self._failed(done.stderr.decode(errors="replace"), done.returncode)
-        return done.stdout.decode(errors="replace")
+        except programs.TooMuch:
+            raise BoardError(f"{self._there.text}: it prints without end", "does `ssh HOST true` print much?") from None
+        if done.code:
+            raise self._failed(done.words, done.code)
+        return done.out
 
     def _start(self, version: str) -> int:
         """Start the agent; its port there."""
         words = shlex.join(["sh", "-c", f"exec 3<&0; {_START}", "tvm_mobilenet", version])
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the agent
         process = subprocess.Popen(
-            [*self._command(), words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0
-        )
+            [*self._command(), words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            process_group=0,
+        )  # fmt: skip
+        log = programs.Drain(process.stderr)
         self._processes.append(process)
         with contextlib.suppress(OSError):
             process.stdin.write(self.secret.hex().encode() + b"\n")
@@ -170,36 +175,35 @@ class Tunnel:
         timer = threading.Timer(START_SECONDS, process.kill)
         timer.start()
         try:
-            line = process.stdout.readline().decode(errors="replace")
+            line = process.stdout.readline(_LONGEST_LINE).decode(errors="replace")
         finally:
             timer.cancel()
+        programs.Drain(process.stdout, most=0)
         match = re.search(r"rpc://[^:]+:(\d+)", line)
         if not match:
             process.kill()
             code = process.wait()
-            log.seek(0)
-            raise self._failed("the agent does not start: " + log.read().decode(errors="replace"), code)
+            raise self._failed("the agent does not start: " + log.text(_LOG_SECONDS), code)
         return int(match[1])
 
     def _forward(self, port: int) -> int:
         """Open the tunnel; the port on this machine."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             local = free.getsockname()[1]
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(
-                self._command("-N", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}"),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
-            )  # fmt: skip
-            self._processes.append(process)
-            end = time.monotonic() + START_SECONDS
-            while process.poll() is None and time.monotonic() < end:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", local), 1):
-                    return local
-                time.sleep(0.05)
-            process.kill()
-            code = process.wait()
-            log.seek(0)
-            raise self._failed(log.read().decode(errors="replace"), code)
+        process = subprocess.Popen(
+            self._command("-N", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}"),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0,
+        )  # fmt: skip
+        self._processes.append(process)
+        log = programs.Drain(process.stderr)
+        end = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", local), 1):
+                return local
+            time.sleep(0.05)
+        process.kill()
+        code = process.wait()
+        raise self._failed(log.text(_LOG_SECONDS), code)
 
     def _failed(self, text: str, code: int) -> BoardError:
         lines = [line for line in text.strip().splitlines() if line.strip()] or [f"exit code {code}"]
@@ -220,6 +224,4 @@ class Tunnel:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            if process.stdout:
-                process.stdout.close()
         self._processes = []

@@ -1,0 +1,86 @@
+"""Programs that are run for what they print, such as ssh: what the other side may print without end is bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MOST = 1 << 20  # bytes of each stream that are kept
+_GRACE_SECONDS = 5.0  # for what a program left behind to close its streams
+
+
+class TooMuch(Exception):
+    """A program printed more than `MOST` bytes, and was ended."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a program ended: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    words: str
+
+
+class Drain:
+    """Reads a pipe to its end in a thread and closes it; so much of its beginning is kept, ``over`` tells of more."""
+
+    def __init__(self, pipe, most: int = MOST, full=lambda: None):
+        self.data, self.over, self._pipe, self._most, self._full = bytearray(), False, pipe, most, full
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError), self._pipe:
+            while part := self._pipe.read1(1 << 16):
+                room = self._most - len(self.data)
+                self.data += part[:room]
+                if len(part) > room and not self.over:
+                    self.over = True
+                    self._full()
+
+    def text(self, wait: float = 0.0) -> str:
+        """What was kept, after so many seconds for the end."""
+        self._thread.join(wait)
+        return bytes(self.data).decode(errors="replace")
+
+
+def run(command: Sequence[str], data: bytes = b"", seconds: float = 600.0) -> Done:
+    """Run a program to its end.
+
+    Parameters
+    ----------
+    data : bytes
+        Its input.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        It took longer; it was ended.
+    TooMuch
+    OSError
+        It cannot be started.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    drains = [Drain(pipe, full=process.kill) for pipe in (process.stdout, process.stderr)]
+
+    def write() -> None:
+        with contextlib.suppress(OSError), process.stdin:
+            process.stdin.write(data)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        process.wait(seconds)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    out, words = (drain.text(_GRACE_SECONDS) for drain in drains)
+    if any(drain.over for drain in drains):
+        raise TooMuch
+    writer.join(_GRACE_SECONDS)
+    return Done(process.returncode, out, words)
