@@ -109,7 +109,7 @@ def test_a_tracker_beyond_this_machine_is_not_asked_unless_it_is_trusted(capsys)
     assert e.value.exit_code == 2 and "--trust-network" in e.value.hint
     assert doctor.main(["--target", "host", "--board", "tracker://192.0.2.1/rpi4"]) == 2
     assert "add --trust-network" in capsys.readouterr().err
-    for board in ("virtual", "ssh://pi@pi4", "rpc://127.0.0.1"):
+    for board in ("virtual", "ssh://pi@pi4"):
         assert doctor.main(["--target", "host", "--board", board, "--trust-network"]) == 2
         assert "--trust-network" in capsys.readouterr().err
 

@@ -1,9 +1,11 @@
 """A saved program comes from anybody: nothing in it runs in this process, nothing that it asks for happens."""
 
 import contextlib
+import errno
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -17,6 +19,7 @@ from torch.export import Dim
 from tests.support.memory import at_most
 from tvm_mobilenet import frontend, passes
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import confinement, syscalls
 from tvm_mobilenet.frontend import pt2_reader
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -329,10 +332,20 @@ def test_a_program_that_makes_gigabytes_is_refused(tmp_path):
 # ---- the process that reads
 
 _TRIES = """
-import json, os, resource, socket, subprocess, sys, threading
+import ctypes, fcntl, json, os, resource, socket, subprocess, sys, threading
 from pathlib import Path
 from tvm_mobilenet.files.confinement import confine, own_packages
 mark, parent = sys.argv[1], os.getppid()
+
+def odd_limits():  # the lower half of the address of the new limits is zero, as if there were none
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    place = libc.mmap(ctypes.c_void_p(0x6_0000_0000), ctypes.c_size_t(4096), 3, 0x100032, -1, ctypes.c_long(0))
+    assert place == 0x6_0000_0000
+    ctypes.memmove(place, (2**64 - 1).to_bytes(8, "little") * 2, 16)
+    if libc.prlimit(0, resource.RLIMIT_FSIZE, ctypes.c_void_p(place), None):
+        raise OSError(ctypes.get_errno(), "limits")
+
 tries = {
     "socket": lambda: socket.socket(), "datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     "pair": lambda: socket.socketpair(), "program": lambda: subprocess.run(["/bin/true"]),
@@ -344,7 +357,9 @@ tries = {
     "other files": lambda: open("/etc/passwd").read(),
     "environment": lambda: open(f"/proc/{parent}/environ").read(),
     "signal": lambda: os.kill(parent, 0), "limits": lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
-    "memory": lambda: bytearray(3 << 30),
+    "memory": lambda: bytearray(3 << 30), "priority": lambda: os.setpriority(os.PRIO_PROCESS, parent, 19),
+    "CPUs": lambda: os.sched_setaffinity(parent, {0}), "owner": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, parent),
+    "terminal": lambda: fcntl.ioctl(0, 0x5412, b"x"), "limits at an odd place": odd_limits,
 }
 own = {"modules": lambda: __import__("wave"), "thread": lambda: threading.Thread(target=int).start()}
 found = {"in force": confine(own_packages(), 1 << 30, 60)}
@@ -384,8 +399,6 @@ def test_system_calls_have_the_numbers_of_the_headers():
 
     import ziglang
 
-    from tvm_mobilenet.files import syscalls
-
     headers = Path(ziglang.__file__).parent / "lib/libc/include"
     for architecture, folder in (("x86_64", "x86-linux-any"), ("aarch64", "aarch64-linux-any")):
         text = (headers / folder / "asm/unistd_64.h").read_text()
@@ -394,6 +407,51 @@ def test_system_calls_have_the_numbers_of_the_headers():
         assert {n: known[n] for n in table} == table
         asked = {*syscalls.NETWORK, *syscalls.PROGRAMS, *syscalls.WRITES, *syscalls.KERNEL}
         assert asked & set(known) <= set(table), "a call that the architecture has is in its table"
+
+
+def verdict(code: list, architecture: int, number: int, *arguments: int) -> int:
+    """What a seccomp filter says of a system call, as the kernel reads it: 0 where it is allowed, else an errno."""
+    data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    at, found = 0, 0
+    while True:
+        kind, yes, no, value = code[at]
+        at += 1
+        if kind == 0x20:  # a load of 32 bits
+            (found,) = struct.unpack_from("<I", data, value)
+        elif kind == 0x06:
+            return {0x7FFF0000: 0, 0x00050000: value & 0xFFFF, 0x80000000: -1}[value & 0xFFFF0000]
+        else:
+            holds = {0x15: found == value, 0x35: found >= value, 0x45: bool(found & value)}[kind]
+            at += yes if holds else no
+
+
+@pytest.mark.parametrize(("architecture", "audit"), [("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)])
+def test_what_the_filter_says_of_each_system_call(architecture, audit):
+    """Of the table of each architecture, also of the one that this machine does not run."""
+    pid, thread, high = 4321, 0x10F00, 1 << 32
+    code, numbers = confinement._filter(architecture, pid), syscalls.NUMBERS[architecture]
+    assert len(code) < 4096 and all(0 <= yes < 256 and 0 <= no < 256 for _, yes, no, _ in code)
+
+    def say(name: str, *arguments: int) -> int:
+        return verdict(code, audit, numbers[name], *arguments)
+
+    for name in (*syscalls.NETWORK, *syscalls.PROGRAMS, *syscalls.WRITES, *syscalls.KERNEL):
+        assert name not in numbers or say(name) == errno.EPERM, name
+    assert say("clone3") == say("openat2") == errno.ENOSYS and say("ioctl", 0, 0x5412) == errno.ENOTTY
+    assert say("clone", thread) == 0 and say("clone", 17) == say("clone", 17 | high) == errno.EPERM
+    for flags in (1, 2, 3, 0o100, 0o1000, 0o2000, 0o20200000 | 2, 1 | high):
+        assert say("openat", 0, 0, flags) == errno.EPERM
+    assert say("openat", 0, 0, 0o2000000) == 0
+    assert say("tgkill", pid) == 0 and say("tgkill", 1) == errno.EPERM
+    assert say("prlimit64", 0, 1, 0) == 0
+    assert all(say("prlimit64", 0, 1, place) == errno.EPERM for place in (1, high, 7 * high, (1 << 63) | 8))
+    assert all(say("fcntl", 0, command) == errno.EPERM for command in (8, 10, 15)) and say("fcntl", 0, 3) == 0
+    assert say("prctl", 1) == errno.EPERM and say("prctl", 15) == 0
+    known = set(numbers.values())
+    assert all(verdict(code, audit, number) == 0 for number in range(500) if number not in known)
+    assert verdict(code, audit ^ 1, 0) == -1, "system calls of another architecture end the process"
+    if architecture == "x86_64":
+        assert verdict(code, audit, 0x40000000) == errno.EPERM
 
 
 # ---- what the reader answers is not trusted either

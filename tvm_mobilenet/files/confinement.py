@@ -27,6 +27,7 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets of what a filter reads
 _X32 = 0x40000000  # a second set of numbers on x86-64
 _CLONE_THREAD = 0x10000
+_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX of fcntl
 
 
 def confine(readable: Iterable[str | Path], memory: int, cpu_seconds: int) -> list[str]:
@@ -133,6 +134,8 @@ def _filter(architecture: str, pid: int) -> list[tuple[int, int, int, int]]:
     for name in (*syscalls.NETWORK, *syscalls.PROGRAMS, *syscalls.WRITES, *syscalls.KERNEL):
         if name in numbers:
             code += [(_EQUAL, 0, 1, numbers[name]), refuse]
+    if "ioctl" in numbers:  # no terminal, no device
+        code += [(_EQUAL, 0, 1, numbers["ioctl"]), (_RETURN, 0, 0, _REFUSE | errno.ENOTTY)]
     for name in ("clone3", "openat2"):
         code += [(_EQUAL, 0, 1, numbers[name]), unknown]
 
@@ -148,5 +151,9 @@ def _filter(architecture: str, pid: int) -> list[tuple[int, int, int, int]]:
     only("openat", 2, [(_ANY_BIT, 0, 1, writing), refuse, allow])
     only("tgkill", 0, [(_EQUAL, 0, 1, pid), allow, refuse])
     only("prctl", 0, [(_EQUAL, 0, 1, _PR_SET_PDEATHSIG), refuse, allow])
-    only("prlimit64", 2, [(_EQUAL, 0, 1, 0), allow, refuse])
+    high = (_LOAD, 0, 0, _ARGUMENTS + 8 * 2 + 4)  # of a pointer both halves count
+    only("prlimit64", 2, [(_EQUAL, 0, 2, 0), high, (_EQUAL, 1, 0, 0), refuse, allow])
+    # who is told of a descriptor by a signal, and by which
+    own = [step for command in _OWNERS for step in ((_EQUAL, 0, 1, command), refuse)]
+    only("fcntl", 1, [*own, allow])
     return [*code, allow]
