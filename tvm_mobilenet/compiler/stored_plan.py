@@ -28,7 +28,8 @@ from tvm_mobilenet.layer import Layer
 MOST_ARENA = 4 << 30  # bytes of all intermediates, and of all constants
 MOST_OPERANDS = 64  # of one kernel
 _NAME, _LONG = Text(MOST_NAME), Text(64 * MOST_NAME)  # a layer's name has all layers of a fused block in it
-_DTYPES = OneOf(*(DTYPES if isinstance(DTYPES, dict) else [d.name for d in DTYPES]), "bool", "float64", "uint32")
+_INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_DTYPES = OneOf(*dict.fromkeys((*DTYPES, *_INTEGERS, "bool", "float64")))
 _BYTES = Whole(0, MOST_ARENA)
 _TENSOR = {
     "space": OneOf(*SPACES), "offset": _BYTES, "shape": Many(Whole(1, 1 << 31), MOST_RANK), "dtype": _DTYPES,
@@ -60,7 +61,7 @@ _SHAPE = {
     "target?": ANYTHING,  # `targets.stored` looks at it
     "layers": Many({"layer": _LONG, "decisions": {str: Either(FLAG, _NAME, NUMBER)}, "source": _LONG}, MOST_NODES),
     "plan": {
-        "version": ANYTHING, "steps": Many(_STEP, MOST_NODES), "arena_bytes": _BYTES, "scratch_bytes": _BYTES,
+        "version": Whole(0, 1 << 31), "steps": Many(_STEP, MOST_NODES), "arena_bytes": _BYTES, "scratch_bytes": _BYTES,
         "parameters_bytes": _BYTES, **{f"{side}puts": Many(Either(ANYTHING), 64) for side in ("in", "out")},
     },
 }  # fmt: skip
