@@ -90,7 +90,10 @@ def check(data: object) -> None:
             if found := wrong(port[0], _NAME, where) or wrong(port[1], _TENSOR, where):
                 raise ValueError(found[:300])
     for step in data["plan"]["steps"]:
-        Layer.parse(step["layer"])  # a ValueError with the token that is none
+        try:
+            Layer.parse(step["layer"])
+        except (ValueError, TypeError, LookupError, ArithmeticError) as e:
+            raise ValueError(f"{step['name']} computes {step['layer'][:80]!r}, which is no layer") from e
 
 
 def check_places(plan: Plan) -> None:
