@@ -320,6 +320,44 @@ def test_only_dead_agents_folders_are_removed(tmp_path, monkeypatch):
     os.close(held)
 
 
+_LEAVES = """
+import os, sys, time, tvm_mobilenet.boards.agent.services as services
+
+def leave(request):  # as a daemon does: a session of its own, no parent, no descriptors
+    if not os.fork():
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        open(request["file"], "w").write(f"{os.getpid()}\\n")
+        os.closerange(3, 100)
+        time.sleep(600)
+        os._exit(0)
+    os.wait()
+    return {}
+
+services.SERVICES["leave"] = leave
+from tvm_mobilenet.agent import main
+main()
+"""
+
+
+@pytest.mark.parametrize("ends", ["session", "agent"])
+def test_what_a_client_started_does_not_outlive_its_session(ends, tmp_path):
+    file = tmp_path / "pid"
+    with Agent(module=("-c", _LEAVES)) as running:
+        with open_board(running.url, HOST) as board:
+            board.service("leave", {"file": str(file)})
+            wait_for(lambda: file.exists() and file.read_text().endswith("\n"), "nothing was left behind")
+            left = int(file.read_text())
+            assert runs(left)
+            if ends == "agent":
+                running.process.terminate()
+                assert running.process.wait(120) == 0
+        wait_for(lambda: not runs(left), "a client's daemon stays", 60)
+        if ends == "session":
+            wait_for(lambda: "left 1 process behind" in running.read_log(), "it is not told", 60)
+
+
 # ---- signals
 
 

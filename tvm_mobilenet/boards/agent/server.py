@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 
 from tvm_mobilenet.boards import wire
+from tvm_mobilenet.boards.agent import lifeline
 from tvm_mobilenet.boards.agent.door import OWN, Caller, Door
 from tvm_mobilenet.boards.agent.folder import Folder
 from tvm_mobilenet.boards.agent.registration import Registration
@@ -83,7 +84,7 @@ class AgentServer:
         self._folder = Folder()
         self._registration: Registration | None = None
         self._session: AgentSession | None = None
-        self._sessions, self._began = 0, 0.0
+        self._sessions, self._began, self._adopts = 0, 0.0, False
 
     @property
     def folder(self):
@@ -155,14 +156,19 @@ class AgentServer:
     def _over(self, words: str) -> None:
         self._say(f"session {self._sessions} over after {time.monotonic() - self._began:.1f} s: {words}")
         self._session = None
+        if self._adopts and (left := lifeline.end_adopted()):
+            self._say(f"session {self._sessions} left {left} process{'es' * (left > 1)} behind, ended too")
         if self._registration:
             self._registration.renew()
 
     def guard(self) -> None:
         """See that signals to end do so within ``STOP_SECONDS``, whatever this process waits for then.
 
-        Call it in the main thread, once signals lead to ``stop``.
+        From now on what a session leaves behind ends with it too. Call it in the main thread, once signals lead to
+        ``stop``.
         """
+        lifeline.adopt()
+        self._adopts = True
         read, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -175,6 +181,7 @@ class AgentServer:
             with contextlib.suppress(Exception):
                 if session := self._session:
                     session.kill()
+                lifeline.end_adopted()
                 self._folder.remove()
             os._exit(0)
 
@@ -185,6 +192,8 @@ class AgentServer:
         if self._session:
             self._session.end("the agent was ended")
             self._session = None
+        if self._adopts:
+            lifeline.end_adopted()
         if self._registration:
             self._registration.close()
         self._door.close()
