@@ -37,6 +37,7 @@ from tests.support.hostile import (
     result,
     value,
 )
+from tests.support.memory import peak_below
 from tvm_mobilenet import targets
 from tvm_mobilenet.boards import answers, open_board, wire
 from tvm_mobilenet.boards.remote import frames
@@ -420,6 +421,13 @@ def test_a_service_that_answers_nonsense(text):
     with Listener(hostile.agent_like({"ping": text})) as board, pytest.raises(BoardError) as e:
         open_board(f"rpc://127.0.0.1:{board.port}", HOST)
     assert e.value.exit_code == 4 and e.value.hint
+
+
+def test_an_answer_of_megabytes_makes_no_gigabytes():
+    """Three bytes of JSON are a list of 64."""
+    with peak_below(200 << 20), pytest.raises(BoardError, match="characters") as e:
+        answers.parsed('{"a":[' + "[]," * 8_000_000 + "0]}", "board")
+    assert len(str(e.value)) < 500
 
 
 def test_text_of_a_board_reaches_no_terminal_raw():

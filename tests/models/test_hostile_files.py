@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.memory import at_most
+from tests.support.memory import at_most, peak_below
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.labels import read_labels
 from tvm_mobilenet.models.preprocess import Preprocess, load_image
@@ -284,3 +284,79 @@ def test_printable_text_stays_as_it_is():
     text = "Zwergspitz, 小さい犬, chien à poil ras, \u0633\u06af\u200c\u0647 👩\u200d🍳"
     assert printable(text) == printable_lines(text) == text
     assert printable("a\nb\tc") == "a\\x0ab\\x09c" and printable_lines("a\nb\tc") == "a\nb\tc"
+
+
+# ---- pickles of weights
+
+
+def checkpoint(path, pickled: bytes, **how):
+    """A file as torch.save writes it, with a pickle of one's own."""
+    with zipfile.ZipFile(path, "w", how.get("compression", zipfile.ZIP_STORED)) as archive:
+        for name, data in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"a/{name}", data)
+    return path
+
+
+def _long(value: int) -> bytes:
+    return b"\x8a\x0a" + value.to_bytes(10, "little", signed=True)
+
+
+HEAD = b"\x80\x02"
+PICKLES = {
+    "bytes that are counted": HEAD + b"}(X\1\0\0\0acbuiltins\nbytearray\n(" + _long(10**10) + b"tRu.",
+    "the same by its old name": HEAD + b"c__builtin__\nbytearray\n(" + _long(10**10) + b"tR.",
+    "a text that doubles itself": HEAD + b"c_codecs\nencode\n" * 33 + b"X\1\0\0\0a"
+    + b"X\3\0\0\0hex\x86R" * 33 + b".",
+    "a list of lists": HEAD + b"(" + b"]" * 3_000_000 + b"l.",
+    "keys of one hash": HEAD + b"}(" + b"".join(_long(i * ((1 << 61) - 1)) + b"K\1" for i in range(1, 30_000)) + b"u.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+@pytest.mark.parametrize("legacy", [False, True], ids=["archive", "legacy"])
+def test_pickles_that_make_more_than_they_hold_are_refused(tmp_path, kind, legacy):
+    path = tmp_path / "w.pth"
+    if legacy:
+        path.write_bytes(PICKLES[kind])
+    else:
+        checkpoint(path, PICKLES[kind])
+    with peak_below(150 << 20):
+        refused(lambda: read_state_dict(path), "more than (weights|any checkpoint)")
+
+
+def test_archives_that_two_readers_read_differently_are_read_once(tmp_path):
+    """Torch gets what was looked at: members of one name are refused, and so is a pickle behind the one that is seen."""
+    path = checkpoint(tmp_path / "w.pth", HEAD + b"}.")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("a/data.pkl", PICKLES["bytes that are counted"])
+    refused(lambda: read_state_dict(path), "two members")
+
+
+def test_checkpoints_of_training_are_read_in_both_formats(tmp_path):
+    state = {f"layer.{i}.weight": torch.full((2, 3), float(i)) for i in range(50)}
+    whole = {"state_dict": state, "epoch": 3, "optimizer": {"state": {i: {"step": 1 << 40} for i in range(50)}}}
+    for new in (True, False):
+        torch.save(whole, tmp_path / "w.pth", _use_new_zipfile_serialization=new)
+        found = read_state_dict(tmp_path / "w.pth")
+        assert list(found) == list(state) and all(torch.equal(found[k], state[k]) for k in state)
+
+
+def test_a_tile_is_part_of_an_image(tmp_path):
+    """A TIFF's tile is decoded whole, however small the image is."""
+    packed = zlib.compress(bytes(1 << 20))
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 30_000),
+        (323, 30_000),
+        (324, 134),
+        (325, len(packed)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(head + packed)
+    refused(lambda: load_image(tmp_path / "a.tif", NETWORK), "30,000 x 30,000 pixels in a tile")
