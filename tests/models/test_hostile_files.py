@@ -325,7 +325,7 @@ def test_pickles_that_make_more_than_they_hold_are_refused(tmp_path, kind, legac
 
 
 def test_archives_that_two_readers_read_differently_are_read_once(tmp_path):
-    """Torch gets what was looked at: members of one name are refused, and so is a pickle behind the one that is seen."""
+    """Torch gets what was looked at: of two members of one name neither is read."""
     path = checkpoint(tmp_path / "w.pth", HEAD + b"}.")
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
         archive.writestr("a/data.pkl", PICKLES["bytes that are counted"])

@@ -192,7 +192,7 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
         layers = tuple(BuiltLayer.from_data(layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
         stored_plan.check_places(plan)
-        if odd := set(files) - {OBJECT, KERNELS, LIBRARY, EXECUTABLE, PARAMETERS, EARLIER}:
+        if odd := set(files) - {OBJECT, KERNELS, LIBRARY, EXECUTABLE, PARAMETERS, EARLIER, quantization_file.FILE}:
             raise ValueError(f"it names a file {min(odd)[:80]!a}, which no build has")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
-from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files import json_text, reading
 from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 from tvm_mobilenet.passes.quantize import DTYPE, Quantization
@@ -63,7 +63,7 @@ def parsed(path: Path) -> dict:
     """
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-    data = json_text.parse(path.read_text(encoding="utf-8"), unique=True)
+    data = json_text.parse(reading.text(path), unique=True)
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     return data
