@@ -61,9 +61,7 @@ def parsed(path: Path) -> dict:
     OSError
         It cannot be read.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-    data = json_text.parse(reading.text(path), unique=True)
+    data = json_text.parse(reading.text(path, MOST_BYTES), unique=True)
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     return data
