@@ -68,3 +68,19 @@ def test_same_input_same_bytes(tmp_path, arguments):
     one, other = (bundle.read(tmp_path / n).files for n in ("a.tar.gz", "b.tar.gz"))
     assert {n for n in one.keys() | other.keys() if one.get(n) != other.get(n)} == set()
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["rpi4", "rpi5"])
+def test_v1_in_int8_is_small(target, tmp_path):
+    """Library and weights of v1 1.0-224, which has 4.2 million parameters; sizes do not depend on scales."""
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.compiler import pipeline
+    from tvm_mobilenet.compiler.network import load_network
+    from tvm_mobilenet.models.options import ModelOptions
+    from tvm_mobilenet.passes.quantize import ASSUMED
+
+    network = load_network(ModelOptions(model="v1", dtype="int8", io="uint8", decided=ASSUMED))
+    module = pipeline.compile(network, targets.load(target)).write(tmp_path)
+    library = (tmp_path / "libmobilenet.so").stat().st_size
+    assert 4.2e6 < module.plan.parameters_bytes + library < 4.6e6
