@@ -38,6 +38,11 @@ class Difference:
     count: int
     size: int
 
+    @property
+    def averages(self) -> bool:
+        """Whether it is a mean: many lie between two units, and may be rounded either way."""
+        return self.layer.startswith("pool ")
+
 
 def differences(network, values: list[dict[str, np.ndarray]]) -> list[Difference]:
     """What each layer in int8 makes of the runtime's numbers, against the runtime's.
@@ -81,7 +86,7 @@ def require(found: list[Difference]) -> None:
         It names the first one.
     """
     for one in found:
-        if one.units > 1 or one.count > max(FEW, SHARE * one.size):
+        if one.units > 1 or (one.count > max(FEW, SHARE * one.size) and not one.averages):
             raise VerificationError(
                 f"{one.name}, {one.layer} (from {one.source}), differs from the file's runtime in {one.count} of "
                 f"{one.size} outputs, by up to {one.units} units, given the same numbers",

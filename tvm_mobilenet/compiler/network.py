@@ -65,9 +65,17 @@ class Network:
         """What the file's own runtime computes inside of it: as ``frontend.onnx_values.whole_numbers``."""
         from pathlib import Path
 
-        from tvm_mobilenet.frontend import onnx_values
+        from tvm_mobilenet.frontend import onnx_values, pt2_reader
 
-        return onnx_values.whole_numbers(Path(self.options.model), inputs)
+        path = Path(self.options.model)
+        if self.options.is_onnx:
+            return onnx_values.whole_numbers(path, inputs)
+        if not self.options.trust_file:
+            return pt2_reader.whole_numbers(path, inputs)
+        from tvm_mobilenet.frontend import torch_run
+        from tvm_mobilenet.frontend.torch_program import load_trusted
+
+        return torch_run.whole_numbers(load_trusted(path).module(), inputs)
 
     def largest(self, graph) -> dict[str, float]:
         """The largest partial sum of each distinct layer of a graph that was made of this network's, by its name; empty

@@ -61,6 +61,7 @@ def from_onnx(
             warnings.simplefilter("ignore")
             model = fold(model, path)
             explicit_pads(model)
+            onnx_quantized.leave_out_casts(model.graph)
             onnx_quantized.require_pairs(model.graph)
             importer = _Importer(model)
             mod = importer.from_onnx(model.graph, opset)

@@ -54,6 +54,27 @@ def read_by_others(graph: onnx.GraphProto) -> set[str]:
     return {i for node in graph.node if node.op_type not in PAIR for i in node.input}
 
 
+def leave_out_casts(graph: onnx.GraphProto) -> None:
+    """Take out casts that change nothing, in place: PyTorch writes one before each dequantize."""
+    dtypes = {i.name: i.data_type for i in graph.initializer}
+    whole = {}
+    for node in graph.node:
+        if node.op_type == PAIR[0] and len(node.input) > 2:
+            whole[node.output[0]] = dtypes.get(node.input[2])
+    renamed, kept = {}, []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        to = next((a.i for a in node.attribute if a.name == "to"), None)
+        if node.op_type == "Cast" and whole.get(node.input[0], 0) == to:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    if renamed:
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
 def require_pairs(graph: onnx.GraphProto) -> None:
     """Refuse whole numbers that another node than a dequantize reads.
 

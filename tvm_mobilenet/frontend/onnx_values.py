@@ -27,16 +27,19 @@ def whole_numbers(
     except ImportError:
         raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
     model = onnx.load(path)
-    made = {o for node in model.graph.node if node.op_type == "QuantizeLinear" for o in node.output}
-    places = {n.input[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in made}
+    made: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" or (node.op_type == "Cast" and node.input[0] in made):
+            made.update(node.output)
+    whole = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in made]
+    places = {printable(node.name or node.output[0]): node.input[0] for node in whole}
     outputs = {o.name for o in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in places if name not in outputs)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in {*places.values()} - outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
-    keys = {name: printable(node.name or node.output[0]) for name, node in places.items()}
-    runs = [session.run(list(keys), dict(zip(names, x, strict=True))) for x in inputs]
-    return [dict(zip(keys.values(), run, strict=True)) for run in runs]
+    runs = [session.run(list(places.values()), dict(zip(names, x, strict=True))) for x in inputs]
+    return [dict(zip(places, run, strict=True)) for run in runs]

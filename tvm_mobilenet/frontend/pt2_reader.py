@@ -34,6 +34,7 @@ _PASSED_ON = (
     "TMPDIR",
     "TZ",
 )  # of the environment: nothing secret, no paths to code
+_WHOLE_ROOM = 16  # the whole numbers in a network, over its inputs in float32
 _BROKEN = "the file may be damaged or hostile; export it again, or export the model to ONNX"
 
 
@@ -116,6 +117,23 @@ def graph(path: Path, batch: int | None, size: tuple[int, int] | None, layout: s
 
 def run(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> tuple[dict, dict]:
     """What a saved program computes, as `torch_run.answered` gives it."""
+    return _asked(path, "run", inputs, 1)
+
+
+def whole_numbers(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> list[dict[str, np.ndarray]]:
+    """For each of the inputs what each dequantize of an activation in a saved program reads, by its name."""
+    _, tensors = _asked(path, "whole", inputs, _WHOLE_ROOM)
+    found: list[dict[str, np.ndarray]] = [{} for _ in inputs]
+    for key, tensor in tensors.items():
+        place, _, name = key.partition(".")
+        if not place.isdigit() or int(place) >= len(found) or str(tensor.dtype) not in ("torch.int8", "torch.uint8"):
+            raise TvmMobilenetError(f"{path} cannot be verified: what ran it gave no whole numbers", _BROKEN)
+        found[int(place)][name] = tensor.numpy()
+    return found
+
+
+def _asked(path: Path, what: str, inputs: list, times: int) -> tuple[dict, dict]:
+    """An answer to a request with inputs, which takes so many times their room."""
     from safetensors.numpy import save
 
     from tvm_mobilenet.frontend.torch_run import named
@@ -123,8 +141,8 @@ def run(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> tuple[dict, dict]:
     with tempfile.TemporaryFile() as file:
         file.write(save(named("inputs", inputs)))
         file.seek(0)
-        room = sum(a.nbytes for x in inputs for a in x)
-        return _ask(path, {"ask": "run"}, file.fileno(), room=room)
+        room = times * sum(a.nbytes for x in inputs for a in x)
+        return _ask(path, {"ask": what}, file.fileno(), room=room)
 
 
 def _ask(path: Path, request: dict, *descriptors: int, room: int = 0) -> tuple[dict, dict]:

@@ -224,6 +224,8 @@ def _argument(value: object) -> object:
 
 
 def _source(node: torch.fx.Node) -> str:
+    if "quantized_decomposed" in str(node.target):
+        return node.name  # scales are found again by it
     """The path of the innermost module that the operator was traced in, else its own name."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values() if entry[0]]

@@ -20,7 +20,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import pt2_reader, torch_export
+from tvm_mobilenet.frontend import pt2_reader, torch_export, torch_quantized
 from tvm_mobilenet.frontend.files import kind_of
 from tvm_mobilenet.frontend.graph_data import Program
 from tvm_mobilenet.frontend.imported import finished, opaque
@@ -117,6 +117,7 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
         The file is missing, none, or one of another version of torch's schema.
     """
     kind_of(path)
+    torch_quantized.register()
     if not zipfile.is_zipfile(path):
         raise torch_export.unreadable(path, "it is no zip archive; the file may be truncated")
     try:
@@ -135,7 +136,9 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
 
 
 def _import(program: Program) -> tvm.IRModule:
+    torch_quantized.check(program)
     importer = ExportedProgramImporter()
+    importer.convert_map |= torch_quantized.converters(importer, program)
     sources: dict[str, str] = {}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # TVM prints
         warnings.simplefilter("ignore")
@@ -157,6 +160,8 @@ def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, st
     def recorded(node: torch.fx.Node):
         try:
             result = convert(node)
+        except TvmMobilenetError:
+            raise
         except Exception:
             values = node.meta["val"]
             values = values if isinstance(values, tuple | list) else [values]

@@ -69,6 +69,30 @@ def named(kind: str, lists: list) -> dict[str, np.ndarray]:
     }
 
 
+def whole_numbers(module, inputs: list) -> list[dict[str, np.ndarray]]:
+    """For each of the inputs, tuples of arrays, what each dequantize of an activation reads, by its name."""
+    found = []
+    for x in inputs:
+        recorder = _Recorder(module)
+        with torch.no_grad():
+            recorder.run(*(torch.from_numpy(a) for a in x))
+        found.append({name: tensor.numpy() for name, tensor in recorder.read.items()})
+    return found
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Runs a module and keeps the whole numbers in it."""
+
+    def __init__(self, module):
+        super().__init__(module)
+        self.read: dict[str, torch.Tensor] = {}
+
+    def run_node(self, node):
+        if str(node.target).startswith("quantized_decomposed.dequantize") and "quantize" in str(node.args[0].target):
+            self.read[node.name] = self.env[node.args[0]]
+        return super().run_node(node)
+
+
 def from_named(tensors: dict, kind: str) -> list[tuple[np.ndarray, ...]]:
     """The lists of one kind in a mapping that `named` made."""
     found: dict[int, dict[int, np.ndarray]] = {}

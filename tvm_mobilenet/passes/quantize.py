@@ -119,14 +119,16 @@ class Quantize:
             self.converted[value, dtype] = self._convert(flat(shape), value, dtype, self.scales[value], name)
         return self.converted[value, dtype]
 
-    def _convert(self, base: Layer, value: str, dtype: str, scale: Scale, name: str) -> str:
+    def _convert(self, base: Layer, value: str, dtype: str, scale: Scale, name: str, output: str = "") -> str:
         to_integers = dtype == DTYPE
         layer = base.replace(dtype=DTYPE, reads="float32" if to_integers else "", writes="" if to_integers else dtype)
         ends = (0, scale.zero, LOW, HIGH) if to_integers else (scale.zero, 0, LOW, HIGH)
         constants = {"scale": np.array([scale.step]), "ends": np.array(ends)}
-        self.made.append(LayerCall(name, layer, f"{value} as {dtype}", (value,), {}, name).replace(**constants))
-        self.held[name] = dtype
-        return name
+        self.made.append(
+            LayerCall(name, layer, f"{value} as {dtype}", (value,), {}, output or name).replace(**constants)
+        )
+        self.held[output or name] = dtype
+        return output or name
 
     def _image(self, call: LayerCall) -> tuple[str, Layer]:
         """The data of a convolution that reads float32 NCHW: quantized to channels-last, in whole quads."""

@@ -104,9 +104,7 @@ class QuantizeGiven(Quantize):
 
     def _rounded(self, raw: str, value: str, shape: tuple[int, ...]) -> None:
         """A value in float32 as one in int8."""
-        self._convert(flat(shape), raw, DTYPE, self.scales[value], value)
-        if any(call.name == value for call in self.made[:-1]):  # the layer whose output it rounds
-            self.made[-1] = self.made[-1].replace(name=f"{value}_{dtypes.of(DTYPE).token}")
+        self._convert(flat(shape), raw, DTYPE, self.scales[value], f"{value}_{dtypes.of(DTYPE).token}", value)
 
 
 def _fits(call: LayerCall, given: Scale) -> bool:
