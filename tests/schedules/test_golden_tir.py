@@ -51,12 +51,13 @@ def layer_of(name: str) -> Layer:
     """The layer of a name; ``concat``: two tensors side by side, as a generic one."""
     if name != "concat":
         return Layer.parse(name)
+    import tvm
     from tvm import relax
 
     from tvm_mobilenet.passes import generic
 
     tensors = [relax.Var(f"x{i}", relax.TensorType((2, channels, 4), "float32")) for i, channels in enumerate((1, 3))]
-    return generic.layer_of(relax.op.concat(tensors, 1), tensors, "float32")[0]
+    return generic.pieces_of(relax.op.concat(tensors, 1), tensors, tvm.IRModule())[0].layer
 
 
 def nest_of(layer: Layer, core) -> str:
