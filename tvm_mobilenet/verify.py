@@ -94,6 +94,12 @@ class VerifyResult:
                 + "; the same for every input, so it shows little"
                 * c.constant
             )
+            if c.collapsed:
+                lines.append(
+                    f"WARNING   int8 leaves little of {c.name}: cosine {c.cosine:.3f}, top-1 {c.top1:.0%} as "
+                    f"{self.reference} says; the code computes what its layers say, so calibrate on images like those "
+                    "that the network will see, or build in float32 or float16"
+                )
         if self.layers:
             lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")
         label = "predicted"

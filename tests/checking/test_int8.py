@@ -1,11 +1,12 @@
 """Networks of int8: quantized, built, equal on every target to their layers one by one; planted errors named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.support.planting import Copy, with_executed
+from tests.support.planting import Copy, instructions, some, with_executed
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler import model_files, ranges
@@ -45,6 +46,9 @@ def test_every_layer_equals_its_definition(copy):
     assert {c.units for c in result.layers} == {0} and all(c.relative == 0 for c in result.layers)
     (output,) = result.outputs
     assert not output.decides and output.relative > 1e-3, "quantizing changes something, and that is told"
+    for cosine, told in ((0.94, True), (0.96, False)):
+        changed = replace(result, outputs=[replace(output, cosine=cosine)])
+        assert changed.ok and ("int8 leaves little of output0: cosine 0.940" in changed.summary()) == told
     assert network_steps.is_integral(copy.family.network)
 
 
@@ -89,6 +93,29 @@ def test_one_weight_a_unit_off_is_found_in_its_layer(copy, where):
     data[weight.offset] = (data[weight.offset] + 1) % 256
     path.write_bytes(data)
     copy.sign()
+    copy.named(number)
+
+
+@pytest.mark.parametrize("name, change", [("scale", lambda x: x * 1.01), ("ends", lambda x: np.add(x, [0, 1, 0, 0]))])
+def test_a_scale_or_zero_point_that_is_off_is_found_in_its_layer(copy, name, change):
+    steps = copy.family.steps
+    number = len(steps) // 2
+    number = next(n for n in range(number, len(steps)) if {"scale", "ends"} <= set(steps[n].constants))
+    step = steps[number]
+    tensor = [t for t in step.operands if t.space == "parameters"][step.constants.index(name)]
+    path = copy.folder / built.PARAMETERS
+    data = np.fromfile(path, np.uint8)
+    values = data[tensor.offset : tensor.offset + tensor.nbytes].view(tensor.dtype)
+    values[:4] = change(values[:4].copy())
+    data.tofile(path)
+    copy.sign()
+    copy.named(number)
+
+
+def test_one_instruction_that_is_off_is_found_in_its_layer(copy):
+    """Of a product of signed bytes and signed bytes one of unsigned ones: what only the sums tell."""
+    number = next(n for n, step in enumerate(copy.family.steps) if step.layer.startswith("pointwise"))
+    copy.word(some(instructions(copy.family, number, "sdot")), lambda word: word | 1 << 29)  # udot
     copy.named(number)
 
 

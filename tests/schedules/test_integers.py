@@ -136,10 +136,14 @@ def test_one_unit_is_found(name, planted, tmp_path):
 # ---- requantization
 
 
+EVERY = [pytest.param(name, 1 << 24, marks=pytest.mark.full) for name in ("rpi4", "rpi5", "armv7", "host")]
+
+
 @pytest.mark.parametrize("small", [True, False])
-def test_a_sum_is_rounded_once_ties_to_even(small, tmp_path):
+@pytest.mark.parametrize("target, count", [("rpi4", 1 << 12), *EVERY])
+def test_a_sum_is_rounded_once_ties_to_even(small, target, count, tmp_path):
     """Sums and factors whose products lie at and around halves; a product that is rounded first would fail here."""
-    target, count = targets.load("rpi4"), 1 << 12
+    target = targets.load(target)
     rng = np.random.default_rng(0)
     factor = np.exp2(rng.uniform(-12, -6, 16)).astype(np.float32)
     factor[:4] = 0.5, 0.25, 0.375, 0.125
@@ -167,7 +171,8 @@ def test_a_sum_is_rounded_once_ties_to_even(small, tmp_path):
         f["output"][lanes] = integers.requantize(f["sums"][lanes], factors, own, small, 16)
     library = codegen.compile_kernels({nest.SYMBOL: f.prim_func}, target, tmp_path / "k.so")
     given = (total + (integers.BITS if small else 0)).astype(np.int32)
-    with boards.open_board("virtual", target) as board, board.load(library) as module:
+    where = "local" if target.is_host else "virtual"
+    with boards.open_board(where, target) as board, board.load(library) as module:
         found = module.call(nest.SYMBOL, [given, factor, ends, np.zeros(count, np.int8)]).outputs[-1]
     expected = definition.requantized(total, np.tile(factor, count // 16), -3, -100, 90)
     assert np.array_equal(found, expected)
