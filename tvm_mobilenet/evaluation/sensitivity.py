@@ -22,7 +22,7 @@ from tvm_mobilenet.checking import integers, reference
 from tvm_mobilenet.compiler import kept_float, quantization
 from tvm_mobilenet.compiler.network import with_decided
 from tvm_mobilenet.models.options import FLOAT32
-from tvm_mobilenet.passes import quantize
+from tvm_mobilenet.passes import equalize, quantize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.mixed import Kept
 
@@ -104,10 +104,23 @@ class Choice:
         """For people, a line."""
         none = self.points[0]
         what = "top-1 drops by" if self.labelled else "another class than in float:"
-        return (
+        told = (
             f"{what} {none.drop:.2%} with {len(none.kept) or 'no'} layers in float, {self.chosen.drop:.2%} with "
             f"{len(self.chosen.kept)} (at most {self.limit:.2%}), on {self.images}"
         )
+        if faster := self.faster:
+            told += (
+                f"; {len(faster.kept)} layers in float are predicted to take {faster.cycles / 1e6:.2f} M cycles, these "
+                f"{self.chosen.cycles / 1e6:.2f} M: conversions between int8 and float cost more than int8 saves"
+            )
+        return told
+
+    @property
+    def faster(self) -> Point | None:
+        """The network on the way that meets the limit in the fewest predicted cycles, if that is not the chosen one."""
+        known = [p for p in self.points if p.cycles is not None and p.drop <= self.limit]
+        best = min(known, key=lambda p: p.cycles, default=None)
+        return best if best and self.chosen.cycles is not None and best.cycles < self.chosen.cycles else None
 
 
 def choose(
@@ -212,10 +225,11 @@ def keeping(network, names: Iterable[str], dtype: str = FLOAT32):
 
 def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None) -> list[LayerCost]:
     """What each layer that is in int8 costs, the dearest first."""
-    graph, already = network.original, {kept.layer for kept in network.precision.kept}
+    already = {kept.layer for kept in network.precision.kept}
+    graph = equalize.run(network.original, network.precision.factors)  # its values are those beside int8
     calls = [call for call in graph.calls if quantize.integral(call.layer) and call.name not in already]
     others = {call.name: [c.name for c in graph.calls if c is not call] for call in calls}
-    alone = {name: keeping(network, names).applied(graph) for name, names in others.items()}
+    alone = {name: keeping(network, names).applied(network.original) for name, names in others.items()}
     errors = dict.fromkeys(alone, 0.0)
     for i, x in enumerate(inputs):
         floats = _run(graph, _ports(graph, x), keep=True)
