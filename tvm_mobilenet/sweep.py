@@ -107,9 +107,10 @@ class SweepResult:
 
 
 def networks_of(
-    families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int], dtype: str = DTYPES[0]
+    families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int], dtypes: Sequence[str] = DTYPES[:1]
 ) -> list:
-    """The networks to look at: of each family those with a published accuracy, or the alphas and resolutions given.
+    """The networks to look at: of each family those with a published accuracy, or the alphas and resolutions given;
+    each in every dtype.
 
     Raises
     ------
@@ -133,7 +134,9 @@ def networks_of(
                 for a in alphas or dict.fromkeys(a for a, _ in published)
                 for r in resolutions or dict.fromkeys(r for _, r in published)
             ]
-        found += [ModelOptions(model=entry.aliases[0], alpha=a, resolution=r, dtype=dtype) for a, r in pairs]
+        found += [
+            ModelOptions(model=entry.aliases[0], alpha=a, resolution=r, dtype=d) for d in dtypes for a, r in pairs
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -233,7 +236,14 @@ def parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--alphas", metavar="A,B", help="width multipliers (default: those with a published accuracy)")
     group.add_argument("--resolutions", metavar="A,B", help="multiples of 32 (default: likewise)")
-    options.add_dtype(group)
+    group.add_argument(
+        "--dtype",
+        type=options.dtypes,
+        default=DTYPES[:1],
+        metavar="NAME,NAME",
+        help=f"in which layers compute: {', '.join(DTYPES)}, each network in every one that is named (default: "
+        f"{DTYPES[0]})",
+    )
     options.add_target_options(new)
     group = new.add_argument_group("budget: name the most accurate network that fits, build and verify it")
     group.add_argument("--budget", metavar="TIME", help="such as 60ms")
@@ -292,7 +302,8 @@ def _run(args: argparse.Namespace) -> int:
     target = options.load_target(args)
     if target is None:
         return 0
-    targets.require(target, args.dtype)
+    for dtype in args.dtype:
+        targets.require(target, dtype)
     limits = budget.limits_of(args, target)
     board = options.board_for(args, target)
     packages.require("sweep", *needs(board, args.linker, bool(limits)))

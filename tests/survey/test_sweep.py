@@ -17,7 +17,7 @@ from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.models import cost as formulas
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.survey import budget, report, theory
+from tvm_mobilenet.survey import budget, report, sweep_text, theory
 from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.sweep import SweepResult, Twin, Variant
 from tvm_mobilenet.tuning.workers import Done
@@ -447,3 +447,18 @@ def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
     done = run(*command, "--budget", "1ms")
     assert done.returncode == 6 and "the nearest, v1 0.25-128" in done.stderr
+
+
+def test_several_dtypes_share_one_front(capsys):
+    """A narrower dtype that is as accurate by the published figure and faster takes its float32 network's place."""
+    narrow = [dataclasses.replace(n, dtype="int8", milliseconds=n.milliseconds / 3) for n in NETWORKS[:1]]
+    result = sweep.SweepResult("rpi5", "Pi 5", "cortex-a76", 4, "virtual", [*NETWORKS, *narrow], [])
+    front = report.pareto(result.networks, 1)
+    assert any(n.dtype == "int8" for n in front) and any(n.dtype == "float32" for n in front)
+    for n in narrow:
+        assert dataclasses.replace(n, dtype="float32") not in front
+    sweep_text.print_result(result)
+    out = capsys.readouterr().out
+    assert "no network is both faster and more accurate" in out and "top-1 is of float32, whatever the dtype" in out
+    found = sweep.networks_of(["v1"], [1.0], [224], ("float32", "int8"))
+    assert [(n.dtype, n.title) for n in found] == [("float32", "v1 1-224"), ("int8", "v1 1-224 int8")]

@@ -324,6 +324,16 @@ def numbers(text: str) -> tuple[int, ...]:
     return found
 
 
+def dtypes(text: str) -> tuple[str, ...]:
+    """An argparse type: dtypes in which layers compute, with commas, none twice."""
+    found = tuple(text.split(","))
+    if wrong := [name for name in found if name not in DTYPES]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(DTYPES)}")
+    if len(set(found)) != len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names one twice")
+    return found
+
+
 def counts(text: str) -> tuple[int, ...]:
     """An argparse type: as ``numbers``, from one."""
     found = numbers(text)

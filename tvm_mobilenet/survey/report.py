@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.survey import budget
+from tvm_mobilenet.survey.sweep_text import label_of, pareto, rows_of
 from tvm_mobilenet.terminal import console
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 350, 54, 14, 16, 54
@@ -44,16 +45,6 @@ class Point:
     tip: str
 
 
-def pareto(networks: Sequence, cores: int) -> list:
-    """The networks that no other beats in both latency and published accuracy, the fastest first."""
-    front: list = []
-    known = [n for n in networks if n.top1 is not None]
-    for network in sorted(known, key=lambda n: (n.latency(cores), -n.top1)):
-        if not front or network.top1 > front[-1].top1:
-            front.append(network)
-    return front
-
-
 def fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float]:
     """The least-squares line: slope, intercept, and R^2, the share of the variance that it explains."""
     n = len(xs)
@@ -73,7 +64,6 @@ def write(result, path: Path, theory=None) -> None:
 
 def html(result, theory=None) -> str:
     """The page."""
-    from tvm_mobilenet.survey.sweep_text import label_of, rows_of
 
     title = escape(f"MobileNets on {result.title}")
     how = "predicted" if all(v.predicted for v in result.networks) else "measured"
@@ -186,12 +176,12 @@ def twins_plot(result) -> str:
 
 
 def _points(networks: Sequence, x, y) -> list[Point]:
-    by_model = len({n.model for n in networks}) > 1
+    by_model, by_dtype = (len({getattr(n, name) for n in networks}) > 1 for name in ("model", "dtype"))
     return [
         Point(
             x(n),
             y(n),
-            n.model if by_model else f"alpha {n.alpha:g}",
+            (n.model if by_model else f"alpha {n.alpha:g}") + f" {n.dtype}" * by_dtype,
             n.title,
             f"{n.title}: {n.milliseconds:.3g} ms on 1 core, {n.mult_adds / 1e6:.4g} M mult-adds, {budget.accuracy(n)}",
         )

@@ -5,10 +5,22 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import write_whole
+from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
+
+
+def pareto(networks: Sequence, cores: int) -> list:
+    """The networks that no other beats in both latency and published accuracy, the fastest first, of all dtypes."""
+    front: list = []
+    known = [n for n in networks if n.top1 is not None]
+    for network in sorted(known, key=lambda n: (n.latency(cores), -n.top1)):
+        if not front or network.top1 > front[-1].top1:
+            front.append(network)
+    return front
 
 
 def rows_of(result) -> tuple[tuple[str, ...], list[tuple]]:
@@ -41,12 +53,17 @@ def rows_of(result) -> tuple[tuple[str, ...], list[tuple]]:
 def label_of(result) -> str:
     """Where and how the latencies were found."""
     how = "predicted" if all(v.predicted for v in result.networks) else "measured"
-    return f"{result.title} ({result.cores} x {result.core}), {result.board} board, latencies {how}"
+    dtypes = {v.dtype for v in result.networks}
+    whose = "; top-1 is of float32, whatever the dtype" if dtypes != {FLOAT32} else ""
+    return f"{result.title} ({result.cores} x {result.core}), {result.board} board, latencies {how}{whose}"
 
 
 def print_result(result) -> None:
     """The table of networks, and of the twins."""
     console.print_table(*rows_of(result), label_of(result))
+    if len({v.dtype for v in result.networks}) > 1 and (front := pareto(result.networks, 1)):
+        names = ", ".join(v.title for v in front)
+        console.print_text(f"front     on one core no network is both faster and more accurate: {names}", indent=10)
     if result.twins:
         console.print_table(
             ("network", "x mult-adds", "x time, 1 core", f"x time, {result.cores} cores"),
