@@ -19,7 +19,7 @@ import numpy as np
 
 from tvm_mobilenet.compiler import equalization
 from tvm_mobilenet.compiler.calibration import images_of
-from tvm_mobilenet.compiler.equalization import decibels, height
+from tvm_mobilenet.compiler.equalization import decibels, height, highest
 from tvm_mobilenet.compiler.float_run import AT_ONCE, has_inner, outputs, products, rounded, walk
 from tvm_mobilenet.compiler.ranges import METHODS, Histogram
 from tvm_mobilenet.passes import equalize
@@ -149,7 +149,7 @@ def _choose(graph: LayerGraph, sample: Sequence, seen: dict, inner: dict, ways: 
     walk(graph, sample, visit)
     for names, found in ((ways, heights), (inner_ways, own_heights)):
         for name, row in found.items():
-            names[name] = METHODS[int(np.argmax(np.round(row, 2)))] if row.any() else "mse"
+            names[name] = METHODS[highest(row)] if row.any() else "mse"
 
 
 def _height_alone(values: list[np.ndarray], scale: Scale) -> float:
@@ -192,7 +192,7 @@ def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, .
     Returns
     -------
     tuple of float
-        In whole sixteenths of what a bias is counted in: so every CPU finds the same.
+        In whole units of the sum: so CPUs that add in another order find the same, but for a rare one at a half.
     """
     whole, steps = whole_weights(call, given)
     lost = call.weight.reshape(len(whole), -1).astype(np.float64) - whole * steps[:, None]
@@ -200,7 +200,7 @@ def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, .
     of_group = layer.channels // layer.groups
     first = np.arange(layer.out_channels) // (layer.out_channels // layer.groups) * of_group
     by_tap = np.repeat(means[first[:, None] + np.arange(of_group)], taps, 1)
-    unit = given.step * steps / 16
+    unit = given.step * steps
     return tuple(float(f"{x:.6g}") for x in np.rint((lost * by_tap).sum(1) / unit) * unit)
 
 
