@@ -1,6 +1,9 @@
 """A network's layers in float32 on several inputs, one layer after the other, watched: what calibration looks at.
 
 Beside it the same layers with rounded weights and values, which is what int8 makes of them but for the last digits.
+
+What a layer sums is computed in float64 and rounded to float32 once. Libraries add in another order on each CPU; in
+float64 that shows in digits which the rounding drops, so that all CPUs find the same values.
 """
 
 from __future__ import annotations
@@ -67,12 +70,10 @@ def outputs(
     x, own_weight, bias, other, residual = tensors_of(call, operands)
     with torch.no_grad():
         kernel = own_weight if weight is None else torch.from_numpy(weight.astype(np.float32))
-        own = y = rounded(
-            kinds.of(layer.kind).reference(layer, x, kernel, bias, other), inner, layer.residual != "after"
-        )
+        own = y = rounded(_sums(layer, x, kernel, bias, other), inner, layer.residual != "after")
         if layer.residual == "before":
             y = y + residual
-        y = activated(layer, y)
+        y = activated(layer, y.double()).float()
         if layer.residual == "after":
             own = y = rounded(y, inner, True)
             y = y + residual
@@ -96,7 +97,12 @@ def products(call: LayerCall, operands: list[np.ndarray], weight: np.ndarray, gi
         x = x * torch.from_numpy(factors.astype(np.float32)).reshape(1, -1, 1, 1)
     kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
     with torch.no_grad():
-        return kinds.of(call.layer.kind).reference(call.layer, rounded(x, given), kernel, None, None)
+        return _sums(call.layer, rounded(x, given), kernel, None, None)
+
+
+def _sums(layer, *operands):
+    """What a layer sums, computed in float64, of float32 tensors: one."""
+    return kinds.of(layer.kind).reference(layer, *(x if x is None else x.double() for x in operands)).float()
 
 
 def has_inner(call: LayerCall) -> bool:
