@@ -35,6 +35,7 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "rich": Package("rich", ""),
     "torch": Package("torch", "compile"),
     "onnx": Package("onnx", "compile"),
+    "google": Package("onnx", "compile"),  # protobuf, which comes with that
     "onnxruntime": Package("onnxruntime", "compile"),
     "safetensors": Package("safetensors", "compile"),
     "PIL": Package("pillow", "compile"),

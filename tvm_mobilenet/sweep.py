@@ -26,6 +26,7 @@ from tvm_mobilenet.files.whole_file import journal_file, output_file
 from tvm_mobilenet.models.options import DTYPES, ModelOptions
 from tvm_mobilenet.models.papers import accuracies
 from tvm_mobilenet.survey import budget
+from tvm_mobilenet.survey.families import networks_of
 from tvm_mobilenet.survey.sweep_text import print_result, write_csv
 from tvm_mobilenet.terminal import console
 
@@ -104,40 +105,6 @@ class SweepResult:
     board: str
     networks: list[Variant]
     twins: list[Twin]
-
-
-def networks_of(
-    families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int], dtypes: Sequence[str] = DTYPES[:1]
-) -> list:
-    """The networks to look at: of each family those with a published accuracy, or the alphas and resolutions given;
-    each in every dtype.
-
-    Raises
-    ------
-    TvmMobilenetError
-        An unknown family (the nearest is suggested), alpha not above 0, a resolution that is no multiple of 32.
-    """
-    from tvm_mobilenet.models import registry
-
-    for alpha in alphas:
-        registry.check_shape(alpha, 224, 1000)
-    for resolution in resolutions:
-        registry.check_shape(1.0, resolution, 1000)
-    found = []
-    for family in families:
-        entry = registry.find(family)
-        published = [(a, r) for name, a, r in accuracies() if name == entry.name] or [(1.0, 224)]
-        pairs = published
-        if alphas or resolutions:
-            pairs = [
-                (a, r)
-                for a in alphas or dict.fromkeys(a for a, _ in published)
-                for r in resolutions or dict.fromkeys(r for _, r in published)
-            ]
-        found += [
-            ModelOptions(model=entry.aliases[0], alpha=a, resolution=r, dtype=d) for d in dtypes for a, r in pairs
-        ]
-    return list(dict.fromkeys(found))
 
 
 def sweep(

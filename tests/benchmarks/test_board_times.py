@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import board_times, executed, peers
+from benchmarks import board_times, executed
 from tests.support import bundles
 from tests.support.assembly import link
 from tvm_mobilenet import targets
@@ -16,6 +16,7 @@ from tvm_mobilenet.boards.plan_runner import PlanRunner
 from tvm_mobilenet.compiler import module as built
 
 A53, A72 = (targets.load(n).core for n in ("rpi3", "rpi4"))
+FLOOR = 568_740_352 / A72.macs_per_cycle("float32")  # cycles of v1's multiply-adds at the core's rate
 KEPT = json.loads(board_times.TABLE.read_text(encoding="utf-8"))
 
 
@@ -169,7 +170,7 @@ def test_every_row_is_estimated_by_a_run_of_its_own_core_and_threads():
     }
     for run in runs:
         assert all(len(slice_) == run["threads"] for slice_ in run["slices"])
-        assert total(run)[:, 0].sum() > peers.FLOOR / A72.macs_per_cycle("float32"), "less than its multiply-adds take"
+        assert total(run)[:, 0].sum() > FLOOR, "fewer cycles than its multiply-adds take"
     table = board_times.rows_table(KEPT["rows"], runs).splitlines()
     assert len(table) == 2 + len(KEPT["rows"])
     with pytest.raises(SystemExit, match=r"no run of .*--harness"):

@@ -386,7 +386,13 @@ def test_every_verb_says_what_is_kept(verb):
     if not hasattr(module, "parser"):
         assert interrupted.KEPT[verb] == interrupted.UNCHANGED
         return
-    required = {"verify": ["x"], "bench": ["x"], "profile": ["x"], "ship": ["--to", "x"]}.get(verb, [])
+    required = {
+        "accuracy": ["x", "--data", "y"],
+        "verify": ["x"],
+        "bench": ["x"],
+        "profile": ["x"],
+        "ship": ["--to", "x"],
+    }.get(verb, [])
     said = interrupted.words(verb, module.parser().parse_args(required))
     assert said.startswith("interrupted: ") and "{" not in said
 

@@ -317,5 +317,5 @@ def test_a_plan_that_was_changed_is_said_to_be(tmp_path):
     with pytest.warns(UserWarning, match="is not as `build` wrote it: build the module again"):
         built.read(folder)
     (folder / built.PLAN).write_text("[]")
-    with pytest.raises(TvmMobilenetError, match="cannot be read: it is no JSON object"):
+    with pytest.raises(TvmMobilenetError, match="cannot be read: the plan is no object"):
         built.read(folder)

@@ -58,7 +58,7 @@ def _with_floats(args: argparse.Namespace, network, target, wanted) -> tuple:
     with console.Progress() as progress:
         choice = sensitivity.choose(network, args.max_drop, inputs, images, labels, progress.update)
         if args.plot:
-            choice = precision_page.priced(choice, network, target, args.linker, progress.update)
+            choice = precision_page.with_cycles(choice, network, target, args.linker, progress.update)
     made = sensitivity.with_kept(network, choice)
     if args.plot:
         precision_page.write(choice, network.options.title, target, args.plot)

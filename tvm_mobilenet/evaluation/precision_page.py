@@ -14,7 +14,9 @@ from tvm_mobilenet.survey import report
 MOST_POINTS = 8  # each is compiled and executed whole
 
 
-def priced(choice: Choice, network, target, linker: str | None = None, show: Callable = lambda line: None) -> Choice:
+def with_cycles(
+    choice: Choice, network, target, linker: str | None = None, show: Callable = lambda line: None
+) -> Choice:
     """A choice with the predicted cycles of the networks on its way, conversions included.
 
     Of networks with as many layers in float the most accurate is estimated. They are at most `MOST_POINTS` in all, the
@@ -61,7 +63,7 @@ def shown(choice: Choice) -> list[Point]:
 
 
 def write(choice: Choice, title: str, target, path: Path) -> None:
-    """Write the page of a choice that is `priced`."""
+    """Write the page of a choice `with_cycles`."""
     write_whole(path, html(choice, title, target), "--plot")
 
 
