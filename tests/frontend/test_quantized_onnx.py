@@ -199,6 +199,32 @@ def test_onnx_runtimes_own_domain_is_read_too(tmp_path):
     assert network_steps.is_integral(loaded(tmp_path / "q.onnx"))
 
 
+def test_what_float_computes_is_rounded_as_the_file_says_and_read_in_float(tmp_path):
+    """As a last softmax of a quantized network is: each of the three values has a name of its own."""
+    path = network(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    zero, scale = np.array(-128, np.int8), np.array(1 / 255, np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(zero, "s_zero"), numpy_helper.from_array(scale, "s_scale")])
+    model.graph.node.extend(
+        [
+            helper.make_node("Softmax", ["y"], ["s"], "soft", axis=1),
+            helper.make_node("QuantizeLinear", ["s", "s_scale", "s_zero"], ["sq"]),
+            helper.make_node("DequantizeLinear", ["sq", "s_scale", "s_zero"], ["z"]),
+        ]
+    )
+    model.graph.output[0].name = "z"
+    onnx.save(model, path)
+    x = np.random.default_rng(1).standard_normal((1, CHANNELS, 6, 6)).astype(np.float32)
+    found = loaded(path)
+    ((z,),) = network_steps.outputs(found, [(x,)])
+    runtime = pytest.importorskip("onnxruntime")
+    as_written = runtime.SessionOptions()
+    as_written.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    (due,) = runtime.InferenceSession(str(path), as_written).run(None, {"x": x})
+    assert z.std() > 0 and np.abs(z - due).max() <= 1.01 / 255 and (np.abs(z - due) > 1e-6).mean() < 0.01
+    assert found.scores in ("softmax", "value")
+
+
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"calibrate": ("photos",)}])
 def test_flags_that_such_a_file_has_no_use_for_are_refused(options, tmp_path):
     path = network(tmp_path / "q.onnx")

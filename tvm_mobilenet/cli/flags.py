@@ -78,7 +78,7 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
             args,
             ("--keep-float", "--calibration-method", "--quantization"),
             "it is of networks in int8",
-            "leave it out, or add --dtype int8",
+            "leave it out, or add --dtype int8, also to a file that comes quantized",
         )
     else:
         if model.quantization is not None:

@@ -60,8 +60,12 @@ def _of_integers(network) -> list[str]:
         several = f" and {len(collapsed) - 1} more layers" * (len(collapsed) > 1)
         found.append(
             f"int8 leaves little of {first} ({one.source}){several}: cosine {one.cosine:.3f} to float32, signal "
-            f"{one.signal_to_noise:.1f} dB above the noise, {one.clipped:.1%} clipped; calibrate on images like those "
-            "that it will see, or build in float32 or float16"
+            f"{one.signal_to_noise:.1f} dB above the noise, {one.clipped:.1%} clipped; "
+            + (
+                "its weights are seeded, whose layers amplify what is rounded as trained ones do not"
+                if network.seeded
+                else "calibrate on images like those that it will see, or build in float32 or float16"
+            )
         )
     return found
 

@@ -121,10 +121,20 @@ class LayerGraph:
     calls : tuple of LayerCall
         In execution order.
     signature : Signature
+
+    Raises
+    ------
+    ValueError
+        Two calls write one value, or one writes an input.
     """
 
     calls: tuple[LayerCall, ...]
     signature: Signature
+
+    def __post_init__(self):
+        written = Counter([*(port.value for port in self.signature.inputs), *(call.output for call in self.calls)])
+        if twice := [value for value, count in written.items() if count > 1]:
+            raise ValueError(f"values that are written twice: {', '.join(twice)}")
 
     @property
     def counts(self) -> dict[Layer, int]:

@@ -57,7 +57,7 @@ class QuantizeGiven(Quantize):
         elif self._whole(call):
             self._integer(self._of_image(call))
         elif call.output in self.scales:  # in float32, then rounded as the file says
-            raw = f"{call.output}_f32"
+            raw = f"{call.output}_raw"
             self._float(call, raw)
             self._rounded(raw, call.output, call.layer.output_shape)
         else:
