@@ -83,7 +83,7 @@ def _several(operator: str, how: str, *nodes, **constants: np.ndarray) -> Case:
 
 
 def _unary() -> list[Case]:
-    plain = """Abs Neg Exp Reciprocal Floor Ceil Round Sign Sin Cos Tan Tanh Sigmoid Softplus Softsign Elu Selu Erf Relu
+    plain = """Abs Neg Exp Floor Ceil Round Sign Sin Cos Tan Tanh Sigmoid Softplus Softsign Elu Selu Erf Relu
     LeakyRelu HardSigmoid Celu ThresholdedRelu Identity Dropout"""
     found = [_one(operator) for operator in plain.split()]
     found += [_one(operator, opset=20) for operator in ("HardSwish", "Mish", "Gelu")]
@@ -96,6 +96,7 @@ def _unary() -> list[Case]:
         _one("Clip", "-0.3 to 0.7", _number(-0.3), _number(0.7)),
         _one("PRelu", "one a channel", _numbers(4, 1, 1)),
         _one("PRelu", "one", _numbers(1)),
+        _several("Reciprocal", "of exponentials", ("Exp", "c", "e"), ("Reciprocal", "e", "y")),
         _several("Sqrt", "of squares", ("Mul", "c c", "q"), ("Sqrt", "q", "y")),
         _several("Log", "of exponentials", ("Exp", "c", "e"), ("Log", "e", "y")),
         _several("Max", "and Min: relu6", ("Max", "z c", "m"), ("Min", "m k", "y"), z=_number(0), k=_number(6)),
