@@ -14,8 +14,10 @@ from tests.support.cpu_time import CpuTimes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
-# A shell ignores SIGINT for what it starts in the background, and that is inherited: Ctrl-C would interrupt no test.
+# A shell ignores SIGINT for what it starts in the background, nohup SIGHUP, and that is inherited: Ctrl-C would interrupt
+# no test, and a terminal that is closed would end no agent.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 # pytest's own path is set in pyproject.toml; processes that tests start need the checkout too.

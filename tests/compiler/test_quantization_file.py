@@ -140,7 +140,8 @@ def test_arrays_that_do_not_fit_are_refused_in_words(network, tmp_path, array, w
 def test_networks_of_several_inputs_take_arrays_by_name(network, tmp_path):
     """Nothing but the ports of a network without images is looked at."""
     port = network.signature.inputs[0]
-    ports = tuple(replace(port, name=name, shape=shape) for name, shape in (("a", (1, 8)), ("b", (1, 4))))
+    shapes = {"a": (1, 8), "b": (1, 4)}
+    ports = tuple(replace(port, name=name, shape=shape, value=name) for name, shape in shapes.items())
     two = replace(
         network,
         model=None,

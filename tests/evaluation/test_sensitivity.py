@@ -81,7 +81,7 @@ def test_the_fewest_are_found(least, more):
 def test_the_page_has_the_networks_on_the_way(network, inputs):
     """Their cycles are predicted whole, with conversions: a layer in float costs more than its multiply-adds."""
     choice = sensitivity.choose(network, 0.05, inputs, "noise")
-    priced = precision_page.priced(choice, network, targets.load("rpi4"))
+    priced = precision_page.with_cycles(choice, network, targets.load("rpi4"))
     points = [point for point in priced.points if point.cycles]
     assert points[0].kept == () and priced.chosen in points and priced.chosen.cycles > points[0].cycles > 0
     text = precision_page.html(priced, "<tiny>", targets.load("rpi4"))
