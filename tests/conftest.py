@@ -14,8 +14,8 @@ from tests.support.cpu_time import CpuTimes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
-# A shell ignores SIGINT for what it starts in the background, nohup SIGHUP, and that is inherited: Ctrl-C would interrupt
-# no test, and a terminal that is closed would end no agent.
+# A shell ignores SIGINT for what it starts in the background, nohup ignores SIGHUP, and that is inherited: Ctrl-C would
+# interrupt no test, and a terminal that is closed would end no agent.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
