@@ -8,6 +8,7 @@ float64 that shows in digits which the rounding drops, so that all CPUs find the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,6 +34,25 @@ def walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Cal
     run : callable
         In place of `outputs`.
     """
+    with one_thread():
+        _walk(graph, inputs, visit, run or outputs)
+
+
+@contextlib.contextmanager
+def one_thread():
+    """PyTorch in one thread: a layer takes less than its threads take to find each other, the more so on a machine that
+    others use."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Callable, run: Callable) -> None:
     for first in range(0, len(inputs), AT_ONCE):
         some = inputs[first : first + AT_ONCE]
         ports = graph.signature.inputs
@@ -40,7 +60,7 @@ def walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Cal
         left = graph.readers()
         for call in graph.calls:
             operands = [list(one) for one in zip(*(held[value] for value in call.inputs), strict=True)]
-            made = [(run or outputs)(call, one) for one in operands]
+            made = [run(call, one) for one in operands]
             visit(call, operands, [own for own, _ in made], [output for _, output in made])
             held[call.output] = [output for _, output in made]
             for value in call.inputs:
