@@ -99,6 +99,7 @@ def test_a_layer_that_collapses_is_told_with_figures(network):
     assert "leaves little" not in told and "stand in for yours" in told
 
 
+@pytest.mark.full
 def test_each_method_is_kept_with_what_it_does(network):
     forced = load_network(replace(OPTIONS, calibration_method="minmax"))
     assert {one.range for one in forced.precision.layers.values()} == {"minmax", ""}

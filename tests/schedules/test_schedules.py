@@ -317,6 +317,7 @@ def kernel_texts() -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+@pytest.mark.full
 def test_the_same_decisions_give_the_same_tir_in_this_process_and_in_another():
     """Or what was searched is not what is built, and no build can be repeated."""
     for name in CORNERS:
