@@ -79,8 +79,8 @@ def memory_and_open(folder: Path, out: Path, threads: int = 1) -> tuple[int, int
 def instructions(folder: Path, work: Path, temporary: Path) -> tuple[int, int]:
     """Instructions of one run from the first of `mobilenet_run` to its last, and those of them in kernels."""
     program = temporary / "instructions"
-    sources = [work / s for s in (*library.SOURCES, "model.c")]
-    command = ["clang", "-O2", "-fno-math-errno", "-I", work, "-o", program, bundles.C_TESTS / "instructions.c", *sources]
+    sources = [bundles.C_TESTS / "instructions.c", *(work / s for s in (*library.SOURCES, "model.c"))]
+    command = ["clang", "-O2", "-fno-math-errno", "-I", work, "-o", program, *sources]
     subprocess.run([*map(str, command), str(work / "kernels.o"), "-lm", "-lpthread"], check=True)
     found = temporary / "callgrind.out"
     command = ["valgrind", "--tool=callgrind", "--toggle-collect=mobilenet_run", f"--callgrind-out-file={found}"]
