@@ -36,6 +36,7 @@ settings.load_profile("fixed")
 # most of their time alternate with those that compute.
 LONGEST = (
     "test_matrix",
+    "test_bundle_arm",
     "test_plain_server",
     "test_any_core",
     "test_far_link",
@@ -70,7 +71,6 @@ LONGEST = (
     "test_host_levels",
     "test_file_sizes",
     "test_plan",
-    "test_bundle_arm",
     "test_frontend_onnx",
     "test_peers",
     "test_doctor",
