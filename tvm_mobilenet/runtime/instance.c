@@ -169,9 +169,9 @@ static void place_ports(mobilenet *m, const void *const *inputs, void *const *ou
     }
 }
 
-static int run_locked(mobilenet *m, const void *const *inputs, void *const *outputs, uint32_t first, uint32_t last) {
+/* Steps on ports that are placed, and copies of the outputs for whom they are not aligned. */
+static int run_placed(mobilenet *m, void *const *outputs, uint32_t first, uint32_t last) {
     const mn_model_t *d = &mn_model;
-    place_ports(m, inputs, outputs);
     int code = execute(m, first, last);
     for (uint32_t i = 0; i < d->outputs && !code; i++) {
         void *ours = aligned(m, d->inputs + i, outputs[i]);
@@ -214,7 +214,7 @@ int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs)
     place_ports(m, inputs, outputs);
     for (uint32_t i = 0; i < mn_model.inputs && !code; i++)
         code = mn_check_input(&m->pool, i, aligned(m, i, inputs[i]));
-    if (!code) code = run_locked(m, inputs, outputs, 0, mn_model.step_count);
+    if (!code) code = run_placed(m, outputs, 0, mn_model.step_count);
     if (!code) code = check_outputs(m, outputs);
     return end(m, before, code);
 }
@@ -225,7 +225,8 @@ int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *ou
     if (first < 0 || last < first || last > (int)mn_model.step_count)
         return mn_fail(MOBILENET_ARGUMENT, "steps %d to %d of %d", first, last, (int)mn_model.step_count);
     mn_floats before = begin(m);
-    return end(m, before, run_locked(m, inputs, outputs, (uint32_t)first, (uint32_t)last));
+    place_ports(m, inputs, outputs);
+    return end(m, before, run_placed(m, outputs, (uint32_t)first, (uint32_t)last));
 }
 
 int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, void *input) {
@@ -248,7 +249,8 @@ int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, s
     if (mn_model.image.first.bytes) /* bytes become what the first step would make of an input */
         to = &mn_model.image.first, into = m->tensors[mn_model.image.operand].data, first = 1;
     int code = mn_image_load(&m->image, rgb, width, height, stride, to, into);
-    if (!code) code = run_locked(m, &input, &output, first, mn_model.step_count);
+    place_ports(m, &input, &output);
+    if (!code) code = run_placed(m, &output, first, mn_model.step_count);
     if (!code) code = check_outputs(m, &output);
     return end(m, before, code);
 }
