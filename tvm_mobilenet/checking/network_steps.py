@@ -64,8 +64,7 @@ def require_equal(network, batch: list, values: list) -> None:
 def _run(network, inputs: tuple[np.ndarray, ...], off: float) -> list[np.ndarray]:
     ports = network.signature
     values = {port.value: x for port, x in zip(ports.inputs, inputs, strict=True)}
-    left = network.graph.readers()
-    for call in network.layers:
+    for call, spent in network.graph.in_order():
         layer = call.layer
         shapes = layer.body.operands if layer.body else (layer.input_shape, layer.second_shape)
         data, *others = (values[value].reshape(shape) for value, shape in zip(call.inputs, shapes, strict=False))
@@ -73,8 +72,6 @@ def _run(network, inputs: tuple[np.ndarray, ...], off: float) -> list[np.ndarray
         if off and layer.dtype == "float32":
             found = found * (1 + off * (1 - 2 * (np.arange(found.size).reshape(found.shape) % 2)))
         values[call.output] = found.astype(layer.output_dtype)
-        for value in call.inputs:
-            left[value] -= 1
-            if not left[value]:
-                del values[value]
+        for value in spent:
+            del values[value]
     return [values[port.value].reshape(port.shape) for port in ports.outputs]

@@ -86,8 +86,7 @@ def measure(
     values: dict[str, float] = {}
     for one in inputs:
         held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, one, strict=True)}
-        left = graph.readers()
-        for call in graph.calls:
+        for call, spent in graph.in_order():
             operands = [held[value] for value in call.inputs]
             held[call.output], largest, known = _run(call, operands, limit)
             given = max(map(_largest, operands))
@@ -95,10 +94,8 @@ def measure(
                 largest, known = given, True
             if largest > most[call.name]:
                 most[call.name], exact[call.name] = largest, known
-            for value in call.inputs:
-                left[value] -= 1
-                if not left[value]:
-                    values[value] = max(values.get(value, 0.0), _largest(held.pop(value)))
+            for value in spent:
+                values[value] = max(values.get(value, 0.0), _largest(held.pop(value)))
         for value, array in held.items():
             values[value] = max(values.get(value, 0.0), _largest(array))
     found = [LargestSum(c.name, c.source, float(f"{most[c.name]:.6g}"), exact[c.name]) for c in graph.calls]
@@ -108,13 +105,10 @@ def measure(
 def outputs(graph: LayerGraph, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     """What a graph computes in float32, layer by layer."""
     held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, inputs, strict=True)}
-    left = graph.readers()
-    for call in graph.calls:
+    for call, spent in graph.in_order():
         held[call.output] = _run(call, [held[value] for value in call.inputs])[0]
-        for value in call.inputs:
-            left[value] -= 1
-            if not left[value]:
-                del held[value]
+        for value in spent:
+            del held[value]
     return [held[port.value].reshape(port.shape) for port in graph.signature.outputs]
 
 

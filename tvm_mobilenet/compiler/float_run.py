@@ -57,16 +57,13 @@ def _walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Ca
         some = inputs[first : first + AT_ONCE]
         ports = graph.signature.inputs
         held = {port.value: [np.asarray(one[i]) for one in some] for i, port in enumerate(ports)}
-        left = graph.readers()
-        for call in graph.calls:
+        for call, spent in graph.in_order():
             operands = [list(one) for one in zip(*(held[value] for value in call.inputs), strict=True)]
             made = [run(call, one) for one in operands]
             visit(call, operands, [own for own, _ in made], [output for _, output in made])
             held[call.output] = [output for _, output in made]
-            for value in call.inputs:
-                left[value] -= 1
-                if not left[value]:
-                    del held[value]
+            for value in spent:
+                del held[value]
 
 
 def outputs(

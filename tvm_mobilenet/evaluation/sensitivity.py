@@ -254,13 +254,10 @@ def _ports(graph: LayerGraph, inputs: tuple) -> Values:
 
 def _run(graph: LayerGraph, values: Values, start: int = 0, keep: bool = False) -> Values:
     """The values of a graph from a call on; ``keep``: all of them, not the outputs alone."""
-    left = graph.readers()
-    for call in graph.calls[start:]:
+    for call, spent in graph.in_order(start):
         values[call.output] = _computed(call, [values[value] for value in call.inputs])
-        for value in () if keep else call.inputs:
-            left[value] -= 1
-            if not left[value]:
-                values.pop(value, None)
+        for value in () if keep else spent:
+            values.pop(value, None)
     return values
 
 

@@ -8,7 +8,7 @@ once, at the end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,6 +144,14 @@ class LayerGraph:
     def readers(self) -> Counter[str]:
         """How often each value is read, by layers and by the outputs."""
         return Counter([v for c in self.calls for v in c.inputs] + [p.value for p in self.signature.outputs])
+
+    def in_order(self, start: int = 0) -> Iterator[tuple[LayerCall, list[str]]]:
+        """The calls from a place on, each with the values that nobody reads after it: whoever holds values may drop
+        these."""
+        left = self.readers()
+        for call in self.calls[start:]:
+            left.subtract(call.inputs)
+            yield call, [value for value in dict.fromkeys(call.inputs) if not left[value]]
 
     def with_calls(self, calls: Iterable[LayerCall]) -> LayerGraph:
         """These calls in place of the graph's; they and their values are named by their places, ``layer_007``."""
