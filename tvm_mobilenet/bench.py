@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, flags, options
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import output_file
 from tvm_mobilenet.measuring.benchmark import Benchmark
 from tvm_mobilenet.terminal import console
@@ -101,7 +101,7 @@ def bench(
                 "measure on a board; figures of other engines are in docs/performance.md",
             )
         return measured_rows.predicted(module, target, threads, show)
-    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+    with TemporaryFolder() as temporary:
         others = {}
         if against:
             from tvm_mobilenet.compiler import model_files

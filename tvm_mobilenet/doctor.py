@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.diagnosis.checks import DOUBTFUL, FAILED, SKIPPED, Checks
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import journal_file
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.printable import printable_lines
@@ -51,22 +50,13 @@ def doctor(
 
     where = address.parse(board) if board else None
     checks = Checks(show, debug=debug)
-    with _scratch() as folder:
-        check_local(checks, target, log, linker, Path(folder))
+    with TemporaryFolder() as folder:
+        check_local(checks, target, log, linker, folder)
         if where and where.kind != "virtual":
             from tvm_mobilenet.diagnosis.board import check_board
 
-            check_board(checks, where, target, Path(folder))
+            check_board(checks, where, target, folder)
     return checks
-
-
-def _scratch() -> tempfile.TemporaryDirectory:
-    try:
-        return tempfile.TemporaryDirectory(prefix="doctor-")
-    except OSError as e:
-        raise TvmMobilenetError(
-            f"no temporary folder can be made: {e.strerror}", "make room, or set TMPDIR to a folder that can be written"
-        ) from None
 
 
 def print_result(checks: Checks) -> None:

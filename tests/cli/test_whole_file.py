@@ -11,7 +11,7 @@ import pytest
 
 from tvm_mobilenet import bench, build, factorize, profile, sweep
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
-from tvm_mobilenet.files import user_cache, whole_file
+from tvm_mobilenet.files import temporary, user_cache
 from tvm_mobilenet.files.whole_file import refusal, replacing, write_whole
 
 
@@ -48,13 +48,13 @@ def test_mode_owner_links_and_names_of_an_old_file_stay(tmp_path):
 
 def test_a_planted_name_is_not_followed(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
-    victim.write_text("precious")
-    for name in (f".report.html.{os.getpid()}.tmp", ".report.html.00.tmp"):
-        (tmp_path / name).symlink_to("victim")
-    monkeypatch.setattr(whole_file.secrets, "token_hex", lambda n: "00")  # even if it were guessed
+    victim.mkdir()
+    (victim / "report.html").write_text("precious")
+    (tmp_path / ".report.html.0000000000000000.tmp").symlink_to("victim")
+    monkeypatch.setattr(temporary.secrets, "token_hex", lambda n: "00" * n)  # even if it were guessed
     with pytest.raises(TvmMobilenetError, match="cannot write"):
         write_whole(tmp_path / "report.html", "<html>", "--html")
-    assert victim.read_text() == "precious"
+    assert (victim / "report.html").read_text() == "precious"
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):

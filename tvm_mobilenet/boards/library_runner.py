@@ -7,9 +7,7 @@ TVM's own servers. `open_runner` says which it is.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from tvm_mobilenet.boards.local import LocalRun
 from tvm_mobilenet.boards.plan_runner import PlanRun, PlanRunner, check_inputs
 from tvm_mobilenet.compiler.module import PARAMETERS, PLAN
 from tvm_mobilenet.compiler.plan import Step, Tensor
+from tvm_mobilenet.files.temporary import TemporaryFolder
 
 RUN_SECONDS, _LIMIT = 60.0, 10  # of one kernel; of a run, so many times that
 _PASSES = range(1, 1000)  # over the network in one run
@@ -56,13 +55,13 @@ class LibraryRunner:
         self._arena = np.zeros(max(1, module.plan.arena_bytes), np.uint8)
         ports = (*module.plan.inputs, *module.plan.outputs)
         self._ports = {(t.space, t.index): np.zeros(t.shape, t.dtype) for _, t in ports}
-        self._folder = tempfile.TemporaryDirectory(prefix="run-")
+        self._folder = TemporaryFolder()
 
     def __enter__(self) -> LibraryRunner:
         return self
 
     def __exit__(self, *_) -> None:
-        self._folder.cleanup()
+        self._folder.close()
 
     def _view(self, tensor: Tensor) -> np.ndarray:
         if tensor.space in ("arena", "parameters"):
@@ -116,12 +115,12 @@ class LibraryRunner:
         return PlanRun(outputs, kernels)
 
     def _ask(self, given: dict[str, np.ndarray], wanted: dict[str, tuple], **request) -> dict[str, np.ndarray]:
-        path = Path(self._folder.name) / "given.npz"
+        path = self._folder.path / "given.npz"
         np.savez(path, **given)
         there = self._board.upload(path)
         request["limit_seconds"] = _LIMIT * getattr(self._board, "seconds", RUN_SECONDS)
         found = self._board.service("run_steps", {**self._files, "given": there, **request})["path"]
-        answer = self._board.download(found, Path(self._folder.name) / "found.npz")
+        answer = self._board.download(found, self._folder.path / "found.npz")
         shapes = {name: (kind, "float64") if name == "seconds" else kind for name, kind in wanted.items()}
         found = answers.arrays(answer, shapes, self._board.name)
         for times in found["seconds"]:

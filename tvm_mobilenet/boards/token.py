@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import beside
 
 VARIABLE = "TVM_MOBILENET_TOKEN"  # another file than the one in the user's home
 GIVEN = "TVM_MOBILENET_GIVEN_TOKEN"  # the token itself, for the agent that a client starts through ssh
@@ -79,20 +80,18 @@ def read_or_make() -> bytes:
     if found := read():
         return found
     file, text = path(), secrets.token_hex(PROOF) + "\n"
-    new = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as stream:
-            stream.write(text)
-        with contextlib.suppress(FileExistsError):  # another agent was faster: its token counts
-            os.link(new, file)
+        with beside(file) as place:
+            new = place / file.name
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as stream:
+                stream.write(text)
+            with contextlib.suppress(FileExistsError):  # another agent was faster: its token counts
+                os.link(new, file)
     except OSError as e:
         raise TvmMobilenetError(
             f"no token can be made at {file}: {e.strerror}", f"set {VARIABLE} to a file that can be written"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            new.unlink()
     return read()
 
 

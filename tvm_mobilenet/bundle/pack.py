@@ -19,7 +19,6 @@ import io
 import json
 import struct
 import tarfile
-import tempfile
 import zlib
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -38,6 +37,7 @@ from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import replacing_folder, write_whole
 from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.options import FLOAT32
@@ -165,8 +165,8 @@ def make(
     source = resources.files("tvm_mobilenet.runtime")
     for file in ("mobilenet.h", "mobilenet.py"):
         files[file] = (source / file).read_bytes()
-    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
-        work = work or Path(temporary)
+    with TemporaryFolder() as temporary:
+        work = work or temporary
         (work / built.OBJECT).write_bytes((folder / built.OBJECT).read_bytes())
         scratch, preprocess = scratch_of(lowered), image and image.preprocess
         inside = weights if embed_weights else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 
 from tvm_mobilenet.compiler import codegen, library, module, tables
 from tvm_mobilenet.compiler.plan import scratch_of
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import replacing
 
 
@@ -28,8 +28,7 @@ def make(model, folder: Path, linker: str | None = None, executable: bool = Fals
     """
     lowered, target = model.lowered, model.target
     names = [module.OBJECT, module.KERNELS, module.LIBRARY]
-    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as temporary:
-        work = Path(temporary)
+    with TemporaryFolder() as work:
         made = codegen.compile_object(model.kernels, target, work / module.OBJECT, linker)
         codegen.link([str(made)], target, work / module.KERNELS, linker, model.kernels)
         about = tables.about_of(model.network, target, model.plan, hashlib.sha256(model.parameters).hexdigest())

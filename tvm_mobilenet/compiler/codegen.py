@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +28,7 @@ from tvm_mobilenet.compiler import instruction_sets, symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.files.whole_file import replacing
 from tvm_mobilenet.targets import Target
@@ -61,7 +61,7 @@ def compile_object(
     kept : Collection, optional
         Of objects that were compiled before; None: compile each.
     """
-    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+    with TemporaryFolder() as folder:
         objects = _objects(kernels, target, folder, kept)
         if len(objects) == 1:
             shutil.copyfile(objects[0], path)
@@ -130,7 +130,7 @@ def compile_kernels(
     TvmMobilenetError
         The linker failed; its own words are in the message.
     """
-    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+    with TemporaryFolder() as folder:
         return link(_objects(kernels, target, folder, kept), target, path, linker, kernels)
 
 

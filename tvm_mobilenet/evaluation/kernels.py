@@ -10,10 +10,8 @@ virtual board. Where this machine has no arithmetic of the dtype, all images do.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from tvm_mobilenet.checking.machine_check import calls_of
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.errors import BoardError, VerificationError
+from tvm_mobilenet.files.temporary import TemporaryFolder
 
 VIRTUAL_IMAGES = 20  # unless asked for more: an image takes seconds there
 NEAR = 1e-3  # of the scores' standard deviation, by which float32 may differ from target to target
@@ -92,8 +91,7 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
     """
     if module is not None:
         calls_of(network, module)
-    with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
-        where = Path(folder)
+    with TemporaryFolder() as where:
         if module is None and (place != "host" or check):
             module = pipeline.compile(network, target).write(where, linker)
         own = "the build's own code" if module is not None and module.folder != where else "its code"

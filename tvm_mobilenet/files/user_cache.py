@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.files.whole_file import replacing
+from tvm_mobilenet.files import temporary
+from tvm_mobilenet.files.whole_file import NEW, replacing
 
 _DIGEST = 32  # bytes of SHA-256 before the content
 _TIDY_EVERY = 64  # files that a process adds
@@ -73,17 +74,19 @@ class Collection:
             place = folder() / self._name
             place.mkdir(mode=0o700, exist_ok=True)
             data = Path(path).read_bytes()
-            with replacing(place / key) as new:
+            with replacing(place / key, tidy=False) as new:
                 new.write_bytes(hashlib.sha256(data).digest() + data)
             if self._added % _TIDY_EVERY == 0:
                 self._tidy(place)
             self._added += 1
 
     def _tidy(self, place: Path) -> None:
+        temporary.remove_abandoned(place, "", NEW)
         found = []
         for entry in os.scandir(place):
             with contextlib.suppress(FileNotFoundError):
-                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+                if entry.is_file():
+                    found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
         left = self._most
         for _, size, path in sorted(found, reverse=True):
             left -= size

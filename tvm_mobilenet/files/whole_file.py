@@ -10,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import re
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import temporary
 from tvm_mobilenet.files.reading import kind_of
 
 _STREAM = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD; of linux/fs.h
+NEW, _OLD = ".tmp", ".old"  # what ends the names of folders beside what is replaced
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV)
 
 
@@ -49,7 +50,7 @@ def write_whole(path: str | Path, content: str | bytes, flag: str) -> None:
         elif there.st_nlink > 1 or not stat.S_ISREG(there.st_mode):
             return _overwrite(real, data)
         try:
-            with replacing(real) as new:
+            with replacing(real, flush=True) as new:
                 new.write_bytes(data)
         except OSError as e:
             if there is None or e.errno not in _CLOSED:
@@ -62,45 +63,93 @@ def write_whole(path: str | Path, content: str | bytes, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """The path of a new, empty file beside another, which it replaces when the block ends without an error."""
-    real = Path(os.path.realpath(path))
-    new = real.with_name(f".{real.name[:100]}.{secrets.token_hex(8)}.tmp")
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+def beside(path: Path, tidy: bool = True) -> Iterator[Path]:
+    """A new, empty folder in the folder of a file, for what shall take the file's place; removed in the end.
+
+    Parameters
+    ----------
+    tidy : bool
+        Remove what killed processes left there for the same path.
+    """
+    if tidy:
+        remove_abandoned(path)
+    place, lock = temporary.new_folder(path.parent, _prefix(path), NEW)
     try:
-        yield new
-        if (there := _status(real)) is not None:
-            with contextlib.suppress(OSError):
-                os.chown(new, there.st_uid, there.st_gid)
-            os.chmod(new, stat.S_IMODE(there.st_mode))
-        os.replace(new, real)
+        yield place
     finally:
-        with contextlib.suppress(OSError):
-            new.unlink()
+        temporary.remove(place)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, flush: bool = False, tidy: bool = True) -> Iterator[Path]:
+    """The path of a new, empty file, which replaces another when the block ends without an error.
+
+    Parameters
+    ----------
+    flush : bool
+        Only when it is on the disk.
+    tidy : bool
+        As `beside` takes it.
+    """
+    real = Path(os.path.realpath(path))
+    with beside(real, tidy) as place:
+        new = place / real.name
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        yield new
+        _like(new, real)
+        if flush:
+            flushed(new)
+        os.replace(new, real)
+        if flush:
+            flushed(real.parent)
 
 
 @contextlib.contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """The path of a new, empty folder beside another, which it replaces in one step when the block ends without error.
+    """The path of a new, empty folder, which replaces another in one step when the block ends without an error.
 
-    Whoever dies meanwhile leaves the old folder as it was. The new one takes over its mode and, where that is allowed,
-    its owner.
+    All that is in it is on the disk before. Whoever dies meanwhile leaves the old folder as it was, and processes that
+    run what is in the old one keep its files. The new one takes over its mode and, where that is allowed, its owner.
     """
     real = Path(os.path.realpath(path))
     real.parent.mkdir(parents=True, exist_ok=True)
-    new = real.with_name(f".{real.name[:100]}.{secrets.token_hex(8)}.tmp")
-    new.mkdir()
+    remove_abandoned(real)
+    new, lock = temporary.new_folder(real.parent, _prefix(real), NEW, mode=0o777)
     try:
         yield new
-        if (there := _status(real)) is None:
+        flush_all(new)
+        if _like(new, real):
+            _exchange(new, real)
+        else:
             new.rename(real)
-            return
-        with contextlib.suppress(OSError):
-            os.chown(new, there.st_uid, there.st_gid)
-        os.chmod(new, stat.S_IMODE(there.st_mode))
-        _exchange(new, real)
+        flushed(real.parent)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        temporary.remove(new)  # by now the old one
+        os.close(lock)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left beside a file or folder in whose place they put another, or put it back where
+    it is the only one."""
+    temporary.remove_abandoned(path.parent, _prefix(path), _OLD, lambda old: _put_back(old, path))
+    temporary.remove_abandoned(path.parent, _prefix(path), NEW)
+
+
+def _prefix(path: Path) -> str:
+    """Of the names beside a path; a name has 255 bytes at most."""
+    long = len(os.fsencode(path.name)) > 200
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32] if long else path.name}."
+
+
+def _like(new: Path, old: Path) -> bool:
+    """Give something new the owner and mode of what it replaces; whether there is such a thing."""
+    if (there := _status(old)) is None:
+        return False
+    with contextlib.suppress(OSError):
+        os.chown(new, there.st_uid, there.st_gid)
+    os.chmod(new, stat.S_IMODE(there.st_mode))
+    return True
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -109,10 +158,47 @@ def _exchange(new: Path, old: Path) -> None:
     swap = getattr(libc, "renameat2", None)
     if swap is not None and swap(_HERE, os.fsencode(new), _HERE, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
-    aside = new.with_suffix(".old")
-    old.rename(aside)
-    new.rename(old)
-    aside.rename(new)
+    aside = new.with_suffix(_OLD)
+    with temporary.locked(old):  # nobody takes it for abandoned
+        old.rename(aside)
+        try:
+            new.rename(old)
+        except BaseException:
+            aside.rename(old)
+            raise
+        aside.rename(new)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    """Give an old folder its name again: a process was killed between the steps of an exchange."""
+    if not os.path.lexists(path):
+        old.rename(path)
+
+
+def flush_all(folder: Path) -> None:
+    """Write a folder with all that is in it to the disk."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            flushed(Path(where, name))
+        flushed(Path(where))
+
+
+def flushed(path: Path) -> None:
+    """Write a file or folder to the disk.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; where the file system has no such call nothing is raised.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def refusal(path: str | Path, regular: bool = False) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -28,6 +27,7 @@ from pathlib import Path
 from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import json_text
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.models.options import FLOAT32, ModelOptions
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, typed
@@ -172,7 +172,7 @@ def executed(model, board, linker: str | None = None) -> tuple:
     from tvm_mobilenet.compiler import codegen
     from tvm_mobilenet.compiler.plan import input_values, inputs_of
 
-    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+    with TemporaryFolder() as folder:
         library = os.path.join(folder, "kernels.so")
         codegen.compile_kernels(model.kernels, model.target, library, linker)
         with board.load(library) as module:

@@ -22,7 +22,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.temporary import TemporaryFolder
 
 GRACE_SECONDS = 5  # between the parent's patience with a job and the worker's own alarm
 START_SECONDS = 120
@@ -116,7 +116,7 @@ class Workers:
         self, evaluate: Callable, count: int = 2, timeout: float = 60.0, debug: bool = False, threads: int = 1
     ):
         self._evaluate, self._timeout, self._debug, self._threads = evaluate, timeout, debug, threads
-        self._folder = tempfile.TemporaryDirectory(prefix="tvm_mobilenet-")
+        self._folder = TemporaryFolder()
         self._workers: list[_Worker] = []
         try:
             for _ in range(count):
@@ -126,7 +126,7 @@ class Workers:
             raise
 
     def _new(self) -> _Worker:
-        return _Worker(self._evaluate, self._folder.name, self._debug, self._threads)
+        return _Worker(self._evaluate, str(self._folder.path), self._debug, self._threads)
 
     @property
     def idle(self) -> int:
@@ -210,7 +210,7 @@ class Workers:
         for worker in self._workers:
             worker.kill()
         self._workers = []
-        self._folder.cleanup()
+        self._folder.close()
 
     def __enter__(self) -> Workers:
         return self

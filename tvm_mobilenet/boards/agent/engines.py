@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from importlib import metadata
@@ -21,6 +20,7 @@ import numpy as np
 
 import tvm_mobilenet
 from tvm_mobilenet import packages
+from tvm_mobilenet.files.temporary import TemporaryFolder
 
 
 class Own:
@@ -162,7 +162,7 @@ class OnnxRuntime:
         ValueError
             A layer with weights ran in another dtype than told.
         """
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        with TemporaryFolder() as folder:
             session = self._open(os.path.join(folder, "profile"))
             session.run(None, self._feed)
             with open(session.end_profiling(), encoding="utf-8") as file:

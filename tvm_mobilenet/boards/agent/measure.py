@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tvm_mobilenet.boards.agent.facts import state
 from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.files.temporary import TemporaryFolder
 
 ROUNDS = 10
 LIMIT_SECONDS = 600.0  # of one command: then a contender hangs
@@ -56,7 +57,7 @@ def measure(request: dict) -> dict:
     seconds, threads = float(request.get("seconds", 3.0)), int(request.get("threads", 1))
     results: list[dict] = []
     running: list[tuple[dict, Process]] = []
-    with tempfile.TemporaryDirectory(prefix="measure-") as folder, contextlib.ExitStack() as opened:
+    with TemporaryFolder() as folder, contextlib.ExitStack() as opened:
         for contender in request["contenders"]:
             process = opened.enter_context(
                 contextlib.closing(Process(threads, request.get("cpus"), folder, contender["engine"], limit))
@@ -104,7 +105,7 @@ def measure_layers(request: dict) -> dict:
     threads, limit = int(request.get("threads", 1)), float(request.get("limit_seconds", LIMIT_SECONDS))
     files = {name: request[name] for name in ("library", "module", "plan", "parameters", "inputs") if name in request}
     with (
-        tempfile.TemporaryDirectory(prefix="measure-") as folder,
+        TemporaryFolder() as folder,
         contextlib.closing(Process(threads, request.get("cpus"), folder, _engine(request), limit)) as process,
     ):
         found = process.ask("layers", **files, seconds=float(request.get("seconds", 1.0)))
@@ -136,7 +137,7 @@ def run_steps(request: dict) -> dict:
     asked = {name: request[name] for name in ("watched", "step") if name in request}
     path = f"{request['given']}.found.npz"
     with (
-        tempfile.TemporaryDirectory(prefix="measure-") as folder,
+        TemporaryFolder() as folder,
         contextlib.closing(Process(threads, None, folder, "tvm_mobilenet", limit)) as process,
     ):
         process.ask("steps", **files, **asked, threads=threads, path=path)
@@ -161,7 +162,7 @@ def check_timing(request: dict) -> dict:
     rounds, seconds = int(request.get("rounds", 20)), float(request.get("seconds", 10.0))
     contender = {"engine": "tvm", "executable": request["executable"]}
     with (
-        tempfile.TemporaryDirectory(prefix="measure-") as folder,
+        TemporaryFolder() as folder,
         contextlib.closing(Process(threads, request.get("cpus"), folder, "tvm", limit)) as process,
     ):
         process.ask("load", contender=contender, inputs=request["inputs"], threads=threads)

@@ -8,19 +8,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 from importlib import metadata, resources
-from pathlib import Path
 
 import numpy as np
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import user_cache
+from tvm_mobilenet.files.whole_file import replacing
 
 _U64 = ctypes.c_uint64
 _U64_POINTER = ctypes.POINTER(ctypes.c_uint64)
@@ -164,9 +162,9 @@ def library() -> ctypes.CDLL:
     folder = user_cache.folder()
     path = folder / f"native-{key}.so"
     if not path.is_file():
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            (Path(work) / "native.c").write_text(source, encoding="utf-8")
-            built = Path(work) / "native.so"
+        with replacing(path) as built:
+            code = built.with_name("native.c")
+            code.write_text(source, encoding="utf-8")
             command = [
                 sys.executable,
                 "-m",
@@ -177,7 +175,7 @@ def library() -> ctypes.CDLL:
                 "-nostdlib",
                 "-fPIC",
                 "-fno-sanitize=all",
-                str(Path(work) / "native.c"),
+                str(code),
                 "-o",
                 str(built),
             ]
@@ -187,5 +185,4 @@ def library() -> ctypes.CDLL:
                     f"the emulator's counters did not compile: {r.stderr.strip()[-2000:]}",
                     "python -m ziglang cc --version must work; reinstall ziglang",
                 )
-            os.replace(built, path)
     return ctypes.CDLL(str(path))

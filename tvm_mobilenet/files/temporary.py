@@ -1,0 +1,158 @@
+"""Folders that last as long as the process that made them, and are removed by the next run when it was killed.
+
+Each is locked (``flock``) by its owner from its first moment on. A lock goes with its process, however that ends, so
+whoever gets the lock of such a folder knows that nobody uses it. A folder of another user, a link and a file system
+without locks are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+
+_PREFIX = "tvm_mobilenet-run-"
+_TOKEN = "[0-9a-f]{16}"
+_TRIES = 10  # a new folder may be taken for an abandoned one before it is locked
+
+
+def new_folder(parent: Path, prefix: str, suffix: str = "", mode: int = 0o700) -> tuple[Path, int]:
+    """A new folder whose name nobody can guess, and the descriptor that locks it until it is closed.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+    for _ in range(_TRIES):
+        folder = parent / f"{prefix}{secrets.token_hex(8)}{suffix}"
+        folder.mkdir(mode=mode)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
+        if _locked(lock) is not False and _is(folder, lock):
+            return folder, lock
+        os.close(lock)
+    raise FileNotFoundError(2, "it is removed again and again", str(parent))
+
+
+def remove_abandoned(parent: Path, prefix: str, suffix: str = "", before=lambda folder: None) -> None:
+    """Remove the folders that `new_folder` made in another, those of processes that are alive excepted.
+
+    Parameters
+    ----------
+    prefix, suffix : str
+        Of their names. No prefix: any.
+    before : callable
+        What to do with one before; if it takes it away, nothing is removed.
+    """
+    named = re.compile((re.escape(prefix) or r".+\.") + _TOKEN + re.escape(suffix))
+    with contextlib.suppress(OSError):
+        found = [entry.path for entry in os.scandir(parent) if named.fullmatch(entry.name)]
+        for folder in map(Path, found):
+            with contextlib.suppress(OSError), locked(folder) as lock:
+                if lock is not None and os.fstat(lock).st_uid == os.geteuid():
+                    before(folder)
+                    remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, as far as that can be done."""
+    with contextlib.suppress(OSError):
+        os.chmod(folder, 0o700)  # it may have taken over the mode of what it replaces
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[int | None]:
+    """The descriptor of a folder, locked; None: somebody else has locked it, or the file system knows no locks.
+
+    Raises
+    ------
+    OSError
+        It is no folder, or gone.
+    """
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield lock if _locked(lock) and _is(folder, lock) else None
+    finally:
+        os.close(lock)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Lock a folder; False: somebody else has; None: the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is(folder: Path, descriptor: int) -> bool:
+    """Whether an open folder is still the one of this name."""
+    try:
+        there = os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(there.st_mode) and os.path.samestat(there, os.fstat(descriptor))
+
+
+class TemporaryFolder:
+    """A folder for temporary files, gone when it is closed, when the process ends, or when the next one begins.
+
+    A context manager that gives its path.
+
+    Attributes
+    ----------
+    path : Path
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is no place for one.
+    """
+
+    def __init__(self):
+        try:
+            parent = Path(tempfile.gettempdir())
+            remove_abandoned(parent, _PREFIX)
+            self.path, lock = new_folder(parent, _PREFIX)
+        except OSError as e:
+            raise TvmMobilenetError(
+                f"no temporary folder can be made: {reason(e)}",
+                "make room, or set TMPDIR to a folder that exists and can be written",
+            ) from None
+        self._end = weakref.finalize(self, _end, self.path, lock, os.getpid())
+
+    def close(self) -> None:
+        """Remove it."""
+        self._end()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+def _end(path: Path, lock: int, owner: int) -> None:
+    if os.getpid() == owner:  # not in a child that was forked
+        remove(path)
+    os.close(lock)
