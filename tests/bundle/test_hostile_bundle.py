@@ -221,7 +221,6 @@ def pax_header(path, size: int) -> None:
 
 _READ = """
 import resource, sys
-from tests.support.memory import peak_below
 from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.errors import TvmMobilenetError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

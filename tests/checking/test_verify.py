@@ -180,6 +180,7 @@ def test_a_dump_never_replaces_what_is_not_one_and_right_layers_leave_none(copy,
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["data.npy", "what.txt"]
 
 
+@pytest.mark.parametrize("family", ["v1"], indirect=True)
 def test_another_network_is_refused(copy):
     other = load_network(ModelOptions(model="v1", alpha=0.25, resolution=32))
     with pytest.raises(TvmMobilenetError, match="another network"):

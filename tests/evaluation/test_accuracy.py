@@ -197,7 +197,7 @@ def test_what_stops_it_leaves_nothing(data, networks, tmp_path, capsys):
     assert accuracy.main(given) == 2
     said = capsys.readouterr().err
     assert "'16': no class of the network, which has 16 classes, 0 to 15" in said and not html.exists()
-    network = replace(networks["float32"], options=replace(networks["float32"].options))
+    network = networks["float32"]
     shapeless = replace(network.signature, outputs=(replace(network.signature.outputs[0], shape=(1, 8, 2)),))
     with pytest.raises(TvmMobilenetError, match="does not classify"):
         accuracy.accuracy(

@@ -1,5 +1,7 @@
 """ONNX files that come quantized (QDQ): computed by their own whole numbers, or refused in plain words."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -185,8 +187,6 @@ def test_other_ways_of_quantizing_are_told_what_to_do(operator, domain, said, tm
     onnx.save(model, tmp_path / "q.onnx")
     with pytest.raises(TvmMobilenetError) as e:
         loaded(tmp_path / "q.onnx")
-    import re
-
     assert re.search(said, f"{e.value} {e.value.hint}", re.S)
 
 

@@ -63,9 +63,14 @@ def batch(count=4):
     return [(rng.standard_normal((1, 3, SIZE, SIZE)).astype(np.float32),) for _ in range(count)]
 
 
-@pytest.mark.parametrize(
-    "way", [{}, {"first": (0.02, 131), "low": 0, "high": 255, "dtype": torch.uint8}], ids=["int8", "uint8"]
-)
+WAYS = {
+    "int8": {},
+    "uint8": {"first": (0.02, 131), "low": 0, "high": 255, "dtype": torch.uint8},
+    "seven bits": {"first": (0.04, 60), "low": 0, "high": 127, "dtype": torch.uint8},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_program_of_pt2e_computes_its_own_whole_numbers(way, tmp_path):
     made = load_network(ModelOptions(model=saved(tmp_path / "q.pt2", Net(**way))))
     assert made.quantized and made.options.dtype == "int8"
@@ -88,9 +93,6 @@ def test_such_a_program_is_built_and_verified(tmp_path):
     result = verify.verify(tmp_path / "out")
     result.require()
     assert {c.units for c in result.layers if c.units is not None} == {0}
-
-    def forward(self, x):
-        return rounded(x * 2, 0.05, 0, 0, 127, torch.uint8)
 
 
 ODD = {

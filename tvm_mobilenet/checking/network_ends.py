@@ -21,7 +21,6 @@ OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: roundi
 # float16 at most 298, in v1 with seeded weights, 20 to 72 in others and in trained ones. Unrelated outputs differ by 4
 # standard deviations and more; this is 1.3 to 2.1 of them for the layers of v1 to v3.
 FUSED_ROUNDINGS = 512
-COLLAPSED = 0.95  # cosine of an output of integers to the framework's, below which it is told
 
 
 def output_tolerance(dtype: str, layers: int) -> float:
@@ -189,7 +188,7 @@ class OutputCheck:
     @property
     def collapsed(self) -> bool:
         """Whether integers leave little of it: the code is right, the network is not what it was."""
-        return not self.decides and self.cosine < COLLAPSED
+        return not self.decides and self.cosine < tolerance.COLLAPSED
 
 
 def movement(values: list[np.ndarray]) -> float:

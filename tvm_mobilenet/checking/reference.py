@@ -202,9 +202,10 @@ def operands_of(call, others) -> dict:
         return {"second": second, "constants": dict(call.constants)}
     if call.layer.body:
         return {"second": second, "constants": tuple(call.constants.values())}
-    pixels = {_pixels(call.layer)} if call.layer.reads_pixels else set()
-    own = {"constants": {name: call.constants[name] for name in pixels}} if pixels else {}
-    return {"weight": call.weight, "bias": call.bias, "second": second, **own}
+    own = {"weight": call.weight, "bias": call.bias, "second": second}
+    if call.layer.reads_pixels:
+        own["constants"] = {_pixels(call.layer): call.constants[_pixels(call.layer)]}
+    return own
 
 
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:

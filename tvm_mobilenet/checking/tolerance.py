@@ -23,6 +23,7 @@ FRAMEWORK = "float32"  # in which the models' own frameworks compute
 ROUNDING = dtypes.of(FRAMEWORK).rounding
 WITHIN = 4.0  # a standard deviation is taken for the scale as far as the sum's own scale agrees to this factor
 BLIND = 1 / 8  # a check is blind when a smaller share of the outputs answers to its sum
+COLLAPSED = 0.95  # cosine to the float network, of a layer or an output, below which it is told
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ One sentence each on stderr, by every verb that shows classes or makes something
 
 from __future__ import annotations
 
+from tvm_mobilenet.checking.tolerance import COLLAPSED
 from tvm_mobilenet.models import labels
 from tvm_mobilenet.models.preprocess import FIELDS
 from tvm_mobilenet.passes.precision import lost
 from tvm_mobilenet.terminal import console
 
-COLLAPSED = 0.95  # cosine of a layer's output to that in float32, below which it is told
 SEEDED = "weights are seeded random numbers: classes mean nothing; give trained ones with --weights FILE"
 
 

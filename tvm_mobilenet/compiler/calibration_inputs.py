@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files import archives
 from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.models.preprocess import SUFFIXES, load_image, stored_array
 
@@ -151,7 +152,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise TvmMobilenetError(f"{where}: {why}", "give images, or a .npy or .npz file")
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
+            with path.open("rb") as stored, archives.opened(stored) as file:
                 size = sum(info.file_size for info in file.infolist())
                 if size > MOST_BYTES:
                     raise ValueError(f"its arrays have {size:,} bytes, {MOST_BYTES:,} are the most")

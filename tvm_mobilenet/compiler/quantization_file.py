@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
 from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.files.shapes import is_number
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 from tvm_mobilenet.passes.quantize import DTYPE, Quantization
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW
@@ -138,7 +138,7 @@ def _check_scale(what: str, scale: object) -> None:
     if not isinstance(scale, dict) or set(scale) != {"step", "zero"}:
         raise ValueError(f"{what}: {json.dumps(scale)[:80]} is no step and zero")
     step, zero = scale["step"], scale["zero"]
-    if not _is_number(step) or not 0 < step <= LARGEST or step < 1 / LARGEST:
+    if not is_number(step) or not 0 < step <= LARGEST or step < 1 / LARGEST:
         raise ValueError(f"{what}: step {step!r} is no number above 0, up to {LARGEST:g}")
     if type(zero) is not int or not LOW <= zero <= HIGH:
         raise ValueError(f"{what}: zero {zero!r} is no whole number from {LOW} to {HIGH}")
@@ -149,9 +149,5 @@ def _check_numbers(what: str, numbers: object, count: int, positive: bool) -> No
         there = len(numbers) if isinstance(numbers, list) else json.dumps(numbers)[:40]
         raise ValueError(f"{what}: {there} numbers, the layer has {count} channels")
     for i, x in enumerate(numbers):
-        if not _is_number(x) or abs(x) > LARGEST or (positive and x < 1 / LARGEST):
+        if not is_number(x) or abs(x) > LARGEST or (positive and x < 1 / LARGEST):
             raise ValueError(f"{what}: {x!r} of channel {i} is no {'factor' if positive else 'finite number'}")
-
-
-def _is_number(x: object) -> bool:
-    return type(x) in (int, float) and math.isfinite(x)

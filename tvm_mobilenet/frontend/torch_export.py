@@ -224,9 +224,9 @@ def _argument(value: object) -> object:
 
 
 def _source(node: torch.fx.Node) -> str:
+    """The path of the innermost module that the operator was traced in, else its own name."""
     if "quantized_decomposed" in str(node.target):
         return node.name  # scales are found again by it
-    """The path of the innermost module that the operator was traced in, else its own name."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values() if entry[0]]
     path = paths[-1].removeprefix("L['self'].") if paths else ""

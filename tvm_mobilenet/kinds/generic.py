@@ -47,9 +47,6 @@ class Body:
     reference: Callable | None = field(default=None, compare=False, repr=False)
 
 
-TOKENS = {dtype.token: name for name, dtype in dtypes.DTYPES.items()}
-
-
 def _text(shape: tuple[int, ...], dtype: str = "") -> str:
     """``1x8x8x3``; of another dtype than the layer's ``1x8x8x3_i64``."""
     return ("x".join(map(str, shape)) or "1") + (f"_{dtypes.of(dtype).token}" if dtype else "")
@@ -74,7 +71,7 @@ def fields_of(name: str) -> dict:
     ValueError
         It is none.
     """
-    shape = rf"\d+(?:x\d+)*(?:_(?:{'|'.join(TOKENS)}))?"
+    shape = rf"\d+(?:x\d+)*(?:_(?:{'|'.join(dtypes.BY_TOKEN)}))?"
     pattern = rf"generic (\w+)((?: c?{shape})*) to ({shape}) (\w+) #([0-9a-f]+)"
     found = re.fullmatch(pattern, name)
     if not found or found[4] not in dtypes.BY_TOKEN:
@@ -87,7 +84,7 @@ def fields_of(name: str) -> dict:
     for word in (*words, found[3]):
         sizes, _, token = word.removeprefix("c").partition("_")
         read.append(tuple(map(int, sizes.split("x"))))
-        held.append(TOKENS.get(token, own))
+        held.append(dtypes.BY_TOKEN[token].name if token else own)
     count = sum(word[0] != "c" for word in words)
     others = tuple(held) if set(held) != {own} else ()
     return fields(found[1], Body(tuple(read[:count]), tuple(read[count:-1]), read[-1], found[5], others), own)
