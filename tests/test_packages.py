@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import modules
+from tests.support.sealing import seal
 from tvm_mobilenet import packages
 from tvm_mobilenet.compiler import codegen, network
-from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import MissingDependencyError
 from tvm_mobilenet.peers import files as peers
 
@@ -243,9 +243,7 @@ def onnx_build(tmp_path_factory):
     """A module for rpi4 that says it was built from an ONNX file."""
     folder = tmp_path_factory.mktemp("built") / "onnx"
     shutil.copytree(modules.tiny("rpi4"), folder)
-    data = json.loads((folder / built.PLAN).read_text())
-    data["info"]["model"]["model"] = "net.onnx"
-    (folder / built.PLAN).write_text(json.dumps(data))
+    seal(folder, lambda data: data["info"]["model"].update(model="net.onnx"))
     return folder
 
 

@@ -19,7 +19,8 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
 from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
-from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import lock
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Layers, Words
@@ -139,38 +140,36 @@ def build(
     Raises
     ------
     TvmMobilenetError
-        A model that cannot be imported, a missing linker, an output that cannot be written.
+        A model that cannot be imported, a missing linker, an output that cannot be written; another process builds
+        into the same folder.
     """
     from tvm_mobilenet.compiler import pipeline
 
-    watch = pipeline.nobody
-    if dump is not None:
-        from tvm_mobilenet.compiler.dump import Dump
-
-        watch = Dump(dump, f"{model.title} for {target.name}")
-    if network is None or dump is not None:
-        from tvm_mobilenet.cli.notices import announce
-        from tvm_mobilenet.compiler.network import load_network
-
-        network = load_network(model, watch)
-        announce(network)
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
-    compiled = pipeline.compile(network, target, log, watch)
-    module = compiled.write(folder, linker, tvm_executable)
-    if dump is not None:
-        from tvm_mobilenet.survey.hot_loops import dump_kernels
+    with lock.held(folder, f"built ({model.title} for {target.name})", "--output"):
+        watch = pipeline.nobody
+        if dump is not None:
+            from tvm_mobilenet.compiler.dump import Dump
 
-        dump_kernels(watch, compiled, module, console.say)
-    if bundle is not None:
-        from tvm_mobilenet.bundle.pack import make
+            watch = Dump(dump, f"{model.title} for {target.name}")
+        if network is None or dump is not None:
+            from tvm_mobilenet.cli.notices import announce
+            from tvm_mobilenet.compiler.network import load_network
 
-        console.say(f"running the bundle's code for {bundle}")
-        options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
-        make(folder, lowered=compiled.lowered, **options_).write(bundle)
+            network = load_network(model, watch)
+            announce(network)
+        compiled = pipeline.compile(network, target, log, watch)
+        module = compiled.write(folder, linker, tvm_executable)
+        if dump is not None:
+            from tvm_mobilenet.survey.hot_loops import dump_kernels
+
+            dump_kernels(watch, compiled, module, console.say)
+        if bundle is not None:
+            from tvm_mobilenet.bundle.pack import make
+
+            console.say(f"running the bundle's code for {bundle}")
+            options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
+            make(folder, lowered=compiled.lowered, **options_).write(bundle)
     return BuildResult(
         folder,
         model.title,

@@ -26,6 +26,7 @@ import test_remote
 
 from tests.support import modules
 from tests.support.agents import KERNELS, Agent, compile_kernels, free_port, needs_root, runs, server_of_tvm, wait_for
+from tests.support.sealing import seal
 from tvm_mobilenet.compiler import codegen, library, tables
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
@@ -193,12 +194,12 @@ def wild(folder: Path, body: str) -> Path:
     symbols = {step.symbol for step in module.plan.steps}
     (folder / "wild.c").write_text(KERNELS + "".join(f"KERNEL({symbol}) {{ {body} }}\n" for symbol in sorted(symbols)))
     subprocess.run(["gcc", "-c", "-fPIC", "-O1", "-o", folder / built.OBJECT, folder / "wild.c"], check=True)
-    codegen.link([str(folder / built.OBJECT)], module.target, folder / built.KERNELS, kernels=symbols)
+    codegen.link(
+        [str(folder / built.OBJECT)], module.target, folder / built.KERNELS, kernels=symbols, build=module.build
+    )
     about = tables.about_of(load_network(modules.tiny_options()), module.target, module.plan, "")
-    library.link_library(folder, module.target, None, module.plan, about, dict.fromkeys(symbols, 0))
-    info = json.loads((folder / built.PLAN).read_text())
-    info["files"] |= {name: built.file_hash(folder / name) for name in (built.OBJECT, built.KERNELS, built.LIBRARY)}
-    (folder / built.PLAN).write_text(json.dumps(info))
+    library.link_library(folder, module.target, None, module.plan, about, dict.fromkeys(symbols, 0), module.build)
+    seal(folder)
     return folder
 
 

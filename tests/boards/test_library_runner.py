@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import bundles, modules
 from tests.support.agents import Agent
+from tests.support.sealing import as_earlier
 from tvm_mobilenet import bench, profile, verify
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.library_runner import LibraryRunner, open_runner
@@ -143,13 +144,9 @@ def test_tvms_runtime_needs_its_executable(tmp_path, capsys):
 @pytest.mark.full
 def test_a_build_without_our_runtime_is_run_by_its_plan(module, tmp_path):
     """As an earlier version wrote it."""
-    import json
-
     folder = tmp_path / "earlier"
     shutil.copytree(modules.tiny(), folder)
     (folder / built.EXECUTABLE).rename(folder / built.EARLIER)
-    data = json.loads((folder / built.PLAN).read_text())
-    data["files"] = {name: built.file_hash(folder / name) for name in (built.EARLIER, built.PARAMETERS)}
-    (folder / built.PLAN).write_text(json.dumps(data))
+    as_earlier(folder, (built.EARLIER, built.PARAMETERS))
     assert verify.verify(folder, board="local", count=2).ok
     assert bench.bench(folder, board="local", seconds=0.1).rows[0].layers

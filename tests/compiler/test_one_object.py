@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.machine_code import sections_of
 from tests.support import bundles, modules
+from tests.support.sealing import as_earlier
 from tvm_mobilenet import build, schedules, targets
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
@@ -168,17 +169,13 @@ def test_a_candidates_operands_are_checked(tmp_path, monkeypatch):
 
 def test_a_build_of_an_earlier_version_is_read_and_run(tmp_path):
     """Kernels and TVM's executable in ``module.so``, as it was before they were compiled once."""
-    import json
-
     new = built.read(modules.tiny("rpi4"))
     folder = tmp_path / "earlier"
     shutil.copytree(new.folder, folder)
     (folder / built.EXECUTABLE).rename(folder / built.EARLIER)
     for name in (built.OBJECT, built.KERNELS):
         (folder / name).unlink()
-    data = json.loads((folder / built.PLAN).read_text())
-    data["files"] = {name: built.file_hash(folder / name) for name in (built.EARLIER, built.PARAMETERS)}
-    (folder / built.PLAN).write_text(json.dumps(data))
+    as_earlier(folder, (built.EARLIER, built.PARAMETERS))
     module = built.read(folder)
     assert module.is_earlier and module.library == module.executable == folder / built.EARLIER
     x = np.random.default_rng(0).standard_normal(module.plan.inputs[0][1].shape).astype(np.float32)

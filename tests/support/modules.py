@@ -4,13 +4,13 @@ processes needs one first, the benchmark once in a process. No test may change t
 import atexit
 import fcntl
 import functools
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.sealing import seal
 from tvm_mobilenet import bench, build, targets
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
@@ -78,9 +78,7 @@ def without_executable(folder: Path, copy: Path) -> Path:
     """A copy of a built module as ``build`` without ``--tvm`` writes it."""
     shutil.copytree(folder, copy)
     (copy / built.EXECUTABLE).unlink()
-    data = json.loads((copy / built.PLAN).read_text())
-    del data["files"][built.EXECUTABLE]
-    (copy / built.PLAN).write_text(json.dumps(data))
+    seal(copy, lambda data: data["files"].pop(built.EXECUTABLE))
     return copy
 
 

@@ -13,6 +13,7 @@ from tvm_mobilenet.tune_logs import log
 from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.support import modules
+from tests.support.sealing import seal
 from tvm_mobilenet import bench, build, profile, targets, verify
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -52,11 +53,7 @@ def copy(made, tmp_path):
 
 def change(folder: Path, do) -> None:
     """Edit the target in a build's plan.json."""
-    path = folder / "built" / built.PLAN
-    data = json.loads(path.read_text())
-    do(data["target"])
-    data["hash"] = built._hash_of(data)
-    path.write_text(json.dumps(data))
+    seal(folder / "built", lambda data: do(data["target"]))
 
 
 def test_every_verb_opens_the_build_when_its_files_are_gone(copy, capsys):
@@ -169,15 +166,11 @@ def test_a_verb_refuses_a_target_that_is_none(copy, text, capsys):
 
 
 def test_builds_of_before_are_opened_by_name(copy, capsys):
-    path = copy / "built" / built.PLAN
-    data = json.loads(path.read_text())
-    del data["target"]
-    path.write_text(json.dumps(data))
+    seal(copy / "built", lambda data: data.pop("target"))
     assert verify.main([str(copy / "built")]) == 2
     told = capsys.readouterr().err
     assert "kept its target's name alone" in told and "unknown target 'my-board'" in told and "build it again" in told
-    data["info"]["target"] = "rpi4"
-    path.write_text(json.dumps(data))
+    seal(copy / "built", lambda data: data["info"].update(target="rpi4"))
     assert built.read(copy / "built").target == targets.load("rpi4")
 
 

@@ -170,11 +170,12 @@ def make(
         (work / built.OBJECT).write_bytes((folder / built.OBJECT).read_bytes())
         scratch, preprocess = scratch_of(lowered), image and image.preprocess
         inside = weights if embed_weights else None
-        library.link_library(work, target, linker, plan, about, scratch, preprocess, inside)
+        library.link_library(work, target, linker, plan, about, scratch, module.build, preprocess, inside)
         files |= library.link_rest(work, target, linker)
     manifest = {
         "format": received.FORMAT,
         "id": about["id"],
+        "build": module.build,
         "name": name,
         "symbol_prefix": about["prefix"],
         "model": _model(network.options),

@@ -1,4 +1,7 @@
-"""The files of a build that are machine code: kernels are compiled once, and all libraries linked from that object."""
+"""The files of a build: kernels are compiled once, and all libraries linked from that object.
+
+First come the parts, which say what the build is (`chain.identity`); then the libraries, which carry that.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,42 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from tvm_mobilenet.compiler import codegen, library, module, tables
+from tvm_mobilenet.compiler import codegen, library, module, quantization_file, tables
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.files.temporary import TemporaryFolder
-from tvm_mobilenet.files.whole_file import replacing
+from tvm_mobilenet.passes.quantize import Quantization
 
 
-def make(model, folder: Path, linker: str | None = None, executable: bool = False) -> tuple[str, ...]:
-    """Compile a model's kernels, link them, and put the files into a folder when all of them are made.
+def parts(model, new: Path, linker: str | None = None) -> tuple[str, ...]:
+    """Put what libraries are made of into a folder: the kernels' object, the constants, scales of a network in int8.
 
     Parameters
     ----------
     model : pipeline.BuiltModel
+
+    Returns
+    -------
+    tuple of str
+        Names of the files.
+    """
+    codegen.compile_object(model.kernels, model.target, new / module.OBJECT, linker)
+    model.parameters.tofile(new / module.PARAMETERS)
+    network = model.network
+    if not isinstance(network.precision, Quantization):
+        return module.OBJECT, module.PARAMETERS
+    text = quantization_file.text_of(network.precision, network.original)
+    (new / quantization_file.FILE).write_text(text, encoding="utf-8")
+    return module.OBJECT, module.PARAMETERS, quantization_file.FILE
+
+
+def libraries(model, new: Path, build: str, linker: str | None = None, executable: bool = False) -> tuple[str, ...]:
+    """Link the libraries of a build into the folder that has its `parts`.
+
+    Parameters
+    ----------
+    model : pipeline.BuiltModel
+    build : str
+        Its identity, which each of them carries.
     executable : bool
         Also link TVM's executable.
 
@@ -26,18 +53,15 @@ def make(model, folder: Path, linker: str | None = None, executable: bool = Fals
     tuple of str
         Names of the files.
     """
-    lowered, target = model.lowered, model.target
-    names = [module.OBJECT, module.KERNELS, module.LIBRARY]
+    lowered, target, made = model.lowered, model.target, new / module.OBJECT
+    codegen.link([str(made)], target, new / module.KERNELS, linker, model.kernels, build)
+    about = tables.about_of(model.network, target, model.plan, hashlib.sha256(model.parameters).hexdigest())
+    image = model.network.image and model.network.image.preprocess
     with TemporaryFolder() as work:
-        made = codegen.compile_object(model.kernels, target, work / module.OBJECT, linker)
-        codegen.link([str(made)], target, work / module.KERNELS, linker, model.kernels)
-        about = tables.about_of(model.network, target, model.plan, hashlib.sha256(model.parameters).hexdigest())
-        image = model.network.image and model.network.image.preprocess
-        library.link_library(work, target, linker, model.plan, about, scratch_of(lowered), image)
-        if executable:
-            codegen.build_executable(lowered, made, target, work / module.EXECUTABLE, linker)
-            names.append(module.EXECUTABLE)
-        for name in names:
-            with replacing(folder / name) as new:
-                shutil.copyfile(work / name, new)
-    return tuple(names)
+        shutil.copyfile(made, work / module.OBJECT)
+        linked = library.link_library(work, target, linker, model.plan, about, scratch_of(lowered), build, image)
+        shutil.copyfile(linked, new / module.LIBRARY)
+    if not executable:
+        return module.KERNELS, module.LIBRARY
+    codegen.build_executable(lowered, made, target, new / module.EXECUTABLE, build, linker)
+    return module.KERNELS, module.LIBRARY, module.EXECUTABLE

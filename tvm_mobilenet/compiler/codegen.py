@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.compiler import instruction_sets, symbols
+from tvm_mobilenet.compiler import chain, instruction_sets, symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
@@ -134,13 +134,15 @@ def compile_kernels(
         return link(_objects(kernels, target, folder, kept), target, path, linker, kernels)
 
 
-def build_executable(lowered, kernels: str | Path, target: Target, path: str | Path, linker: str | None = None) -> Path:
+def build_executable(
+    lowered, kernels: str | Path, target: Target, path: str | Path, build: str, linker: str | None = None
+) -> Path:
     """Build a lowered module as an ordinary TVM executable around kernels that are compiled already.
 
     ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it; its parameters are bound in it.
 
     Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``compiler.lower``, and ``kernels``
-    is the object of its PrimFuncs.
+    is the object of its PrimFuncs. ``build``: the identity that it carries (`chain`).
     """
     import tvm
     from tvm import relax
@@ -166,7 +168,7 @@ def build_executable(lowered, kernels: str | Path, target: Target, path: str | P
         built = tvm.compile(outside, tvm_target_, relax_pipeline=lower, tir_pipeline=lowering())
 
     def link_all(output, files, **_):
-        return link(list(files), target, output, linker, kernels_of(lowered))
+        return link(list(files), target, output, linker, kernels_of(lowered), build)
 
     # TVM hands the linker's output file on as it is, so the library appears whole or not at all here too.
     built.export_library(str(path), fcompile=link_all)
@@ -222,13 +224,15 @@ def link(
     path: str | Path,
     linker: str | None = None,
     kernels: Iterable[str] = (),
+    build: str | None = None,
 ) -> Path:
     """Link objects to a shared library for a target, which keeps symbols of these kernels and no debug information:
-    what a kernel calls of libm, zig links in for 32-bit ARM with 1 MB of that. The file appears whole or not at all."""
+    what a kernel calls of libm, zig links in for 32-bit ARM with 1 MB of that. ``build``: the identity that it carries.
+    The file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
-        _link([*SHARED, "-o", str(new), *objects], target, path.name, linker)
+        _link([*SHARED, *chain.linked_with(build), "-o", str(new), *objects], target, path.name, linker)
         instruction_sets.check(new, target, path.name)
         symbols.keep_kernels(new, kernels)
     return path

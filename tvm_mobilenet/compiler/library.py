@@ -15,7 +15,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from tvm_mobilenet.compiler import codegen, instruction_sets, symbols, tables
+from tvm_mobilenet.compiler import chain, codegen, instruction_sets, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.user_cache import Collection
 
@@ -36,11 +36,18 @@ _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libm
 _LIBC = ("-Wl,--as-needed", "-lm", "-lpthread")
 
 
-def id_of(kernels: Path, plan, about: dict) -> str:
+def runtime_hash() -> str:
+    """A hash of the runtime's sources."""
+    digest = hashlib.sha256()
+    for file in (*SOURCES, *HEADERS, "main.c"):
+        digest.update(file.encode() + _source(file))
+    return digest.hexdigest()
+
+
+def id_of(kernels: Path, plan, about: dict, build: str) -> str:
     """A hash of all that a library is made of: kernels, weights, runtime, plan, and what is known of the model."""
     digest = hashlib.sha256(kernels.read_bytes() + about["weights_sha256"].encode())
-    for file in (*SOURCES, *HEADERS, "main.c"):
-        digest.update(_source(file))
+    digest.update(runtime_hash().encode() + build.encode())
     digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
@@ -52,6 +59,7 @@ def link_library(
     plan,
     about: dict,
     scratch: dict[str, int],
+    build: str,
     preprocess=None,
     weights: bytes | None = None,
 ) -> Path:
@@ -65,6 +73,8 @@ def link_library(
         In place of zig's; it compiles too.
     plan, about, scratch, preprocess
         As `tables.source` takes them; ``id`` is added to ``about``.
+    build : str
+        The identity of the build (`chain`).
     weights : bytes, optional
         To be part of the library.
 
@@ -74,7 +84,7 @@ def link_library(
         ``libmobilenet.so``, also there.
     """
     compiler = codegen.linker_command(target, linker)
-    about["id"] = id_of(work / "kernels.o", plan, about)
+    about["id"] = id_of(work / "kernels.o", plan, about, build)
     for name in (*SOURCES, *HEADERS, "main.c"):
         (work / name).write_bytes(_source(name))
     (work / "model.c").write_text(tables.source(plan, about, scratch, preprocess))
@@ -97,7 +107,7 @@ def link_library(
     (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
     options = ("-Wl,--gc-sections", "-Wl,-z,defs", "-Wl,--version-script=exports")
     _run(
-        *(work, target, compiler, "-shared", *options, "-Wl,-soname,libmobilenet.so"),
+        *(work, target, compiler, "-shared", *options, *chain.linked_with(build), "-Wl,-soname,libmobilenet.so"),
         *("-o", LIBRARY, "model.o", *_LIBC),
     )
     instruction_sets.check(work / LIBRARY, target)

@@ -13,13 +13,12 @@ A build of an earlier version has ``module.so`` in place of all that is machine 
 The target's facts travel, not its name alone: every verb that opens a build uses them, whatever its TOML file says now
 or the host's level is now. Only a build of a version before that is opened by its target's name.
 
-``plan.json`` is written last and holds the hashes of the others, so a folder that is half written, mixed or changed is
-refused.
+A build is made beside its folder and takes its place in one step (`files.own_files`). ``plan.json`` names every file
+with its hash, and `chain` refuses a folder whose files were not built together.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -29,15 +28,17 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet import old_words, targets
-from tvm_mobilenet.compiler import quantization_file, stored_plan
+from tvm_mobilenet.compiler import chain, quantization_file, stored_plan
+from tvm_mobilenet.compiler.chain import PLAN, file_hash
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
-from tvm_mobilenet.files.whole_file import replacing
 
 OBJECT, KERNELS, LIBRARY, EXECUTABLE = "kernels.o", "kernels.so", "libmobilenet.so", "model.so"
-PARAMETERS, PLAN = "parameters.bin", "plan.json"
+PARAMETERS = "parameters.bin"
 EARLIER = "module.so"  # of earlier versions: kernels and executable in one
+LIBRARIES = (KERNELS, LIBRARY, EXECUTABLE, EARLIER)
+OWN = (OBJECT, *LIBRARIES, PARAMETERS, quantization_file.FILE, PLAN)  # all that a build's folder may hold of us
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class BuiltModule:
         The facts of its target (``targets.stored``); None: it is of a version before they travelled.
     files : tuple of str
         Names of the files in the folder that belong to it, besides the plan.
+    build : str or None
+        Its identity (``chain``); None: it is of a version before there was one.
     """
 
     folder: Path
@@ -75,6 +78,7 @@ class BuiltModule:
     info: dict
     target_data: dict | None = None
     files: tuple[str, ...] = (KERNELS, LIBRARY, PARAMETERS)
+    build: str | None = None
 
     @cached_property
     def target(self) -> targets.Target:
@@ -145,37 +149,26 @@ class BuiltModule:
         return np.memmap(self.folder / PARAMETERS, np.uint8, "r")
 
 
-def write(
-    folder: Path,
-    plan: Plan,
-    parameters: np.ndarray,
-    layers: list[BuiltLayer],
-    info: dict,
-    target: targets.Target,
-    made: tuple[str, ...],
-) -> BuiltModule:
-    """Put parameters and plan beside the files of `artifacts.make`, and remove those of an earlier build."""
+def described(plan: Plan, layers: list[BuiltLayer], info: dict, target: targets.Target) -> dict:
+    """What ``plan.json`` says besides its files and its build, as plain data."""
     from tvm_mobilenet.targets import stored
 
-    with replacing(folder / PARAMETERS) as new:
-        parameters.tofile(new)
-    files = {name: file_hash(folder / name) for name in (*made, PARAMETERS)}
-    data = {
+    return {
         "info": info,
-        "files": files,
         "target": stored.to_data(target),
         "layers": [vars(layer) for layer in layers],
         "plan": plan.to_data(),
     }
-    data["hash"] = _hash_of(data)
-    with replacing(folder / PLAN) as new:
-        new.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    for name in {OBJECT, KERNELS, LIBRARY, EXECUTABLE, EARLIER, quantization_file.FILE} - set(files):
-        (folder / name).unlink(missing_ok=True)
-    return BuiltModule(folder, plan, tuple(layers), info, data["target"], tuple(files))
 
 
-def read(folder: str | Path, check: bool = True) -> BuiltModule:
+def write_plan(new: Path, data: dict, build: str, files: tuple[str, ...]) -> None:
+    """Put the plan, which names all files and the build, into a folder that has them."""
+    data = {**data, "build": build, "files": {name: file_hash(new / name) for name in files}}
+    data["hash"] = chain.plan_hash(data)
+    (new / PLAN).write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+def read(folder: str | Path) -> BuiltModule:
     """The built module of a folder.
 
     Raises
@@ -187,38 +180,35 @@ def read(folder: str | Path, check: bool = True) -> BuiltModule:
     if not (folder / PLAN).is_file():
         raise TvmMobilenetError(f"{folder} holds no built module: {_lacks(folder)}", _remedy(folder))
     try:
-        data = json_text.parse(reading.text(folder / PLAN))
+        text = reading.text(folder / PLAN)
+        data = json_text.parse(text)
         stored_plan.check(data)
         layers = tuple(BuiltLayer.from_data(layer) for layer in data["layers"])
         plan, info, files = Plan.from_data(data["plan"]), data["info"], data["files"]
         stored_plan.check_places(plan)
-        if odd := set(files) - {OBJECT, KERNELS, LIBRARY, EXECUTABLE, PARAMETERS, EARLIER, quantization_file.FILE}:
+        if odd := set(files) - set(OWN) - {PLAN}:
             raise ValueError(f"it names a file {min(odd)[:80]!a}, which no build has")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(
             f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",
             "python -m tvm_mobilenet.build --output FOLDER makes one",
         ) from None
-    if check and "hash" in data and data["hash"] != _hash_of(data):  # builds of before have none
-        warnings.warn(f"{folder / PLAN} is not as `build` wrote it: build the module again", stacklevel=2)
-    for name, expected in files.items() if check else ():
-        path = folder / name
-        if not path.is_file():
-            raise TvmMobilenetError(f"{path} is missing", "build the module again")
-        if file_hash(path) != expected:
-            raise TvmMobilenetError(
-                f"{path} is not the file that was built with {folder / PLAN}: its hash differs",
-                "build the module again",
-            )
+    try:
+        chain.require(folder, data, LIBRARIES)
+    except TvmMobilenetError:
+        if _is_still(folder, text):
+            raise
+        return read(folder)  # it was built anew between the reading of two files
     if not {KERNELS, EARLIER} & files.keys():
         raise TvmMobilenetError(f"{folder} holds no built module: {PLAN} names no kernels", "build the module again")
-    return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files))
+    return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files), data.get("build"))
 
 
-def _hash_of(data: dict) -> str:
-    """A hash of all that a plan's file says besides."""
-    text = json.dumps({key: value for key, value in data.items() if key != "hash"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _is_still(folder: Path, text: str) -> bool:
+    try:
+        return reading.text(folder / PLAN) == text
+    except (OSError, ValueError):
+        return True
 
 
 def _lacks(folder: Path) -> str:
@@ -238,9 +228,3 @@ def _remedy(folder: Path) -> str:
     if found:
         return f"built modules near it: {', '.join(found[:5])}" + f" and {len(found) - 5} more" * (len(found) > 5)
     return "python -m tvm_mobilenet.build --output FOLDER makes one"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

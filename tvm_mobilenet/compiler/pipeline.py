@@ -24,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.compiler import artifacts, fuse_blocks, model_files, module, quantization_file, row_pitch
+from tvm_mobilenet.compiler import artifacts, chain, fuse_blocks, library, model_files, module, row_pitch
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
 from tvm_mobilenet.compiler.plan import Plan, kernels_of, plan_of
-from tvm_mobilenet.files.whole_file import replacing
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.files.own_files import replacing_own
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 from tvm_mobilenet.passes.quantize import Quantization
 from tvm_mobilenet.targets import Target, require
@@ -75,30 +76,35 @@ class BuiltModel:
         return kernels_of(self.lowered)
 
     def write(self, folder: Path, linker: str | None = None, executable: bool = False) -> module.BuiltModule:
-        """Compile the kernels, link them and write the folder, its plan last; ``executable``: TVM's, too.
+        """Compile the kernels, link them and put the folder in its place, whole; ``executable``: TVM's, too.
 
         Raises
         ------
         TvmMobilenetError
-            There is no linker, or it failed; the folder cannot be written.
+            There is no linker, or it failed; the folder cannot be written. What was there stays.
         """
-        made = artifacts.make(self, folder, linker, executable)
         network = self.network
-        decided = network.precision.to_data() if network.precision else None
-        if isinstance(network.precision, Quantization):
-            with replacing(folder / quantization_file.FILE) as new:
-                new.write_text(quantization_file.text_of(network.precision, network.original), encoding="utf-8")
-            made, decided = (*made, quantization_file.FILE), None
+        decided = network.precision and not isinstance(network.precision, Quantization)
         info = {
             "model": model_files.to_data(network.options, folder),
             "target": self.target.name,
             "core": self.target.core.name,
             "seeded": network.seeded,
-            **({"precision": decided} if decided else {}),
+            **({"precision": network.precision.to_data()} if decided else {}),
             "preprocess": network.image and network.image.to_data(),
             "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
+            "runtime": library.runtime_hash(),
         }
-        return module.write(folder, self.plan, self.parameters, self.decided, info, self.target, made)
+        data = module.described(self.plan, self.decided, info, self.target)
+        try:
+            with replacing_own(folder, module.OWN, module.PLAN) as new:
+                files = artifacts.parts(self, new, linker)
+                build = chain.identity(data, {name: chain.file_hash(new / name) for name in files})
+                files += artifacts.libraries(self, new, build, linker, executable)
+                module.write_plan(new, data, build, files)
+        except OSError as e:
+            raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
+        return module.BuiltModule(folder, self.plan, tuple(self.decided), info, data["target"], files, build)
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:

@@ -55,8 +55,9 @@ _MODEL = {
 _SHAPE = {
     "info": {
         "model": _MODEL, "target": _NAME, "core?": _NAME, "seeded?": FLAG, "precision?": TABLE,
-        "preprocess?": Maybe(TABLE), "versions?": {str: _NAME},
+        "preprocess?": Maybe(TABLE), "versions?": {str: _NAME}, "runtime?": _NAME,
     },
+    "build?": Text(64),
     "files": {str: _NAME},
     "target?": ANYTHING,  # `targets.stored` looks at it
     "layers": Many({"layer": _LONG, "decisions": {str: Either(FLAG, _NAME, NUMBER)}, "source": _LONG}, MOST_NODES),

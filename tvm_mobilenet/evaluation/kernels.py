@@ -92,15 +92,14 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
     if module is not None:
         calls_of(network, module)
     with TemporaryFolder() as where:
+        own = "the build's own code" if module is not None else "its code"
         if module is None and (place != "host" or check):
-            module = pipeline.compile(network, target).write(where, linker)
-        own = "the build's own code" if module is not None and module.folder != where else "its code"
+            module = pipeline.compile(network, target).write(where / "target", linker)
         if place == "local":
             with _here(module) as run:
                 yield Kernels(run, f"{own}, on this machine", place)
         elif place == "host":
             here = targets.load("host")
-            (where / "host").mkdir()
             rebuilt = pipeline.compile(network, here).write(where / "host")
             ran = f"the same layers built for this machine ({here.core.name})"
             if check:

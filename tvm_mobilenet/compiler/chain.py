@@ -1,0 +1,125 @@
+"""What holds the files of a build together, and the one check of it, which every verb makes that opens a build.
+
+    plan, parameters, kernels.o, scales, options, target, runtime ── SHA-256 ──▶ identity
+    identity ──▶ plan.json, and into each library as its GNU build ID (``readelf -n`` and ``file`` show it)
+    every file ── SHA-256 ──▶ plan.json, and plan.json's own hash in it
+
+The hashes in ``plan.json`` tell files that changed. The identity tells what was never built together, even if somebody
+made those hashes again: it is computed anew from plan, parameters, kernels.o, options and target, and each library has
+it too. No path is part of it, so equal inputs give equal bytes wherever they are built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError
+
+PLAN = "plan.json"
+AGAIN = "build it again"
+_NOTE = b"\x04\0\0\0\x20\0\0\0\x03\0\0\0GNU\0"  # of a build ID with 32 bytes: sizes of name and value, type, name
+_SHOWN = 12  # digits that tell builds apart, for people
+_PLACES = ("calibrate", "quantization", "trust_file", "files")  # options that tell where files lie
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def plan_hash(data: Mapping) -> str:
+    """SHA-256 of all that ``plan.json`` says besides its own hash."""
+    return _hash_of({key: value for key, value in data.items() if key != "hash"})
+
+
+def identity(data: Mapping, parts: Mapping[str, str]) -> str:
+    """Which build this is: 64 hexadecimal digits.
+
+    Parameters
+    ----------
+    data : mapping
+        Of ``plan.json``: ``info``, ``target``, ``layers``, ``plan``.
+    parts : mapping of str to str
+        The hash of each file that is no library, by name.
+    """
+    options = dict(data["info"]["model"])
+    files = options.get("files") or {}
+    options = {key: value for key, value in options.items() if key not in (*_PLACES, *files)}
+    info = {**data["info"], "model": {**options, "files": {name: f["sha256"] for name, f in files.items()}}}
+    return _hash_of({"info": info, "parts": dict(parts), **{k: data.get(k) for k in ("target", "layers", "plan")}})
+
+
+def linked_with(build: str | None) -> list[str]:
+    """The linker's option that puts an identity into a library."""
+    return [f"-Wl,--build-id=0x{build}"] if build else []
+
+
+def of_library(library: bytes) -> str | None:
+    """The identity in a library; None: it has none, as of earlier versions."""
+    at = library.find(_NOTE)
+    return library[at + len(_NOTE) :][:32].hex() if at >= 0 else None
+
+
+def require(folder: Path, data: Mapping, libraries: tuple[str, ...]) -> None:
+    """Refuse a folder whose files do not hang together.
+
+    Parameters
+    ----------
+    folder : path
+    data : mapping
+        Of its ``plan.json``.
+    libraries : tuple of str
+        The names of files that carry the identity.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names the file, and the build that it belongs to where it tells.
+    """
+    files = data["files"]
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise TvmMobilenetError(f"{path} is missing", AGAIN)
+        if file_hash(path) != expected:
+            raise TvmMobilenetError(
+                f"{path} is not the file that was built with {folder / PLAN}: its hash differs"
+                + _belongs(path, data, libraries),
+                AGAIN,
+            )
+    if "hash" in data and data["hash"] != plan_hash(data):  # builds of before have none
+        raise TvmMobilenetError(f"{folder / PLAN} is not as `build` wrote it: its own hash differs", AGAIN)
+    build = data.get("build")
+    for name in files:
+        if name in libraries and (found := of_library((folder / name).read_bytes())) != build:
+            raise TvmMobilenetError(
+                f"{folder / name} is of {named(found)}, {folder / PLAN} of {named(build)}: two builds are mixed here",
+                AGAIN,
+            )
+    if build and build != identity(data, {n: h for n, h in files.items() if n not in libraries}):
+        others = ", ".join(n for n in files if n not in libraries)
+        raise TvmMobilenetError(
+            f"{folder / PLAN} names {named(build)}, but it and {others} are not what that was made of: files of "
+            "several builds are mixed here, or one was changed",
+            AGAIN,
+        )
+
+
+def named(build: str | None) -> str:
+    """A build, for people."""
+    return f"build {build[:_SHOWN]}" if build else "no build that tells its identity"
+
+
+def _belongs(path: Path, data: Mapping, libraries: tuple[str, ...]) -> str:
+    found = of_library(path.read_bytes()) if path.name in libraries else None
+    if found is None or found == data.get("build"):
+        return ""
+    return f"; it is of {named(found)}, the plan of {named(data.get('build'))}"
+
+
+def _hash_of(data: Mapping) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

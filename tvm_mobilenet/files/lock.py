@@ -1,0 +1,81 @@
+"""One process at a time works on a folder: a lock beside it, which names the process that holds it.
+
+The lock is the system's own (``flock``): it goes with the process, however that ends. The file that a killed process
+leaves is nobody's lock; the next process takes it, and removes it at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+
+_MOST_TEXT = 400  # bytes of who holds it
+
+
+@contextlib.contextmanager
+def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
+    """While the block runs, no other process gets this folder; the folders above it are made.
+
+    Parameters
+    ----------
+    folder : path
+        It need not exist.
+    doing : str
+        What is done with it, for another process that wants it: ``built (v1 0.25-128 for rpi4)``.
+    flag : str
+        What the user may change.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Another process holds it, which is named; or nothing can be written there.
+    """
+    real = Path(os.path.realpath(folder))
+    try:
+        path, descriptor = _taken(real)
+    except BlockingIOError as e:
+        raise TvmMobilenetError(
+            f"{folder} is being {e.args[1]}", f"wait until it has ended, or give another {flag}"
+        ) from None
+    except OSError as e:
+        raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", f"choose another {flag}") from None
+    try:
+        with contextlib.suppress(OSError):  # on a full disk it is a lock without a name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{doing} by process {os.getpid()}".encode()[:_MOST_TEXT], 0)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # while it is held: who opened it meanwhile sees that it is no more the file of this name
+        os.close(descriptor)
+
+
+def _taken(folder: Path) -> tuple[Path, int]:
+    """The lock's file and its descriptor; a BlockingIOError has in its second argument who holds it."""
+    name = f".{folder.name[:100]}.lock"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(name)
+    if not os.access(folder.parent, os.W_OK) and folder.is_dir():
+        path = folder / name  # the folder is ours, the one that it lies in is not
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                return path, descriptor
+        except FileNotFoundError:
+            pass  # its holder ended and removed it
+        except BlockingIOError as e:
+            who = os.pread(descriptor, _MOST_TEXT, 0).decode(errors="replace")
+            os.close(descriptor)
+            printable = "".join(c for c in who if c.isprintable())
+            raise BlockingIOError(e.errno, printable or "used by another process") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

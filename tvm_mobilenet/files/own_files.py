@@ -1,0 +1,92 @@
+"""Files of ours in a folder that may hold others: all of ours are replaced in one step, the others stay.
+
+A new folder is made beside the old one and takes its place (`whole_file.replacing_folder`); what else lay in the old
+one is linked into it first. Processes that use the old files keep them. Some folders cannot be replaced: a mount point,
+the current directory, one that lies in somebody else's folder, one that holds folders. There the file that names the
+others is removed first and comes last, so that a reader finds the old files, none, or the new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from tvm_mobilenet.files import temporary
+from tvm_mobilenet.files.whole_file import flush_all, flushed, replacing_folder
+
+_PREFIX = ".new-"
+
+
+class _Stays(Exception):
+    """The folder cannot be replaced after all; its files were."""
+
+
+@contextlib.contextmanager
+def replacing_own(folder: Path, own: Collection[str], last: str) -> Iterator[Path]:
+    """The path of a new, empty folder, whose files replace ours in another when the block ends without an error.
+
+    Parameters
+    ----------
+    folder : path
+        It need not exist. One process at a time: see `lock`.
+    own : collection of str
+        Names of the files that are ours; those that are not made again are removed.
+    last : str
+        That of them which names the others.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    real = Path(os.path.realpath(folder))
+    if _stays(real, own):
+        temporary.remove_abandoned(real, _PREFIX)
+        new, lock = temporary.new_folder(real, _PREFIX)
+        try:
+            yield new
+            _move(new, real, own, last)
+        finally:
+            temporary.remove(new)
+            os.close(lock)
+        return
+    with contextlib.suppress(_Stays), replacing_folder(real) as new:
+        yield new
+        if not _stays(real, own) and _linked(real, new, own):
+            return
+        _move(new, real, own, last)
+        raise _Stays
+
+
+def _stays(folder: Path, own: Collection[str]) -> bool:
+    """Whether a folder has to stay the one that it is."""
+    if not folder.exists():
+        return False
+    if not os.access(folder.parent, os.W_OK) or os.path.ismount(folder) or folder.samefile(os.curdir):
+        return True
+    return any(e.is_dir(follow_symlinks=False) for e in os.scandir(folder) if e.name not in own)
+
+
+def _linked(old: Path, new: Path, own: Collection[str]) -> bool:
+    """Give what is not ours a second name in the new folder; whether that could be done."""
+    try:
+        for entry in os.scandir(old) if old.exists() else ():
+            if entry.name not in own:
+                os.link(entry.path, new / entry.name, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _move(new: Path, folder: Path, own: Collection[str], last: str) -> None:
+    flush_all(new)
+    (folder / last).unlink(missing_ok=True)
+    made = {entry.name for entry in os.scandir(new) if entry.name in own}
+    for name in sorted(made, key=lambda name: (name == last, name)):
+        (new / name).replace(folder / name)
+    for name in set(own) - made:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            (folder / name).unlink()
+    flushed(folder)
