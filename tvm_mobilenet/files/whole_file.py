@@ -176,10 +176,12 @@ def _put_back(old: Path, path: Path) -> None:
 
 
 def flush_all(folder: Path) -> None:
-    """Write a folder with all that is in it to the disk."""
+    """Write a folder with all that is in it to the disk; a file that has a second name is somebody else's."""
     for where, _, names in os.walk(folder):
-        for name in names:
-            flushed(Path(where, name))
+        for path in (Path(where, name) for name in names):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # a pipe would wait for a reader
+                flushed(path)
         flushed(Path(where))
 
 
