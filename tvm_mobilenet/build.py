@@ -58,6 +58,8 @@ class BuildResult:
         On the data set of ``--min-accuracy``.
     choice : evaluation.sensitivity.Choice or None
         Of ``--max-drop``.
+    executable : checking.executable.ExecutableCheck or None
+        TVM's, run once; None: it was not asked for, or nothing here runs the target's code.
     """
 
     folder: Path
@@ -78,6 +80,7 @@ class BuildResult:
     largest: dict[str, float] = field(default_factory=dict)
     accuracy: object | None = None
     choice: object | None = None
+    executable: object | None = None
 
     def summary(self) -> str:
         """For people, a line, and one each of the dump and the bundle."""
@@ -92,6 +95,8 @@ class BuildResult:
             line += f"\nmax-drop  {self.choice.summary()}"
         if self.accuracy is not None:
             line += f"\ntop-1     {self.accuracy.top1}; ran: {self.accuracy.ran}"
+        if self.executable is not None:
+            line += f"\ntvm       {self.executable}"
         if self.dump is not None:
             line += f"\ndump      {self.dump}: each phase; {self.dump / 'index.txt'} says which file is what"
         if self.bundle is not None:
@@ -135,7 +140,7 @@ def build(
     dump : path, optional
         A folder where to write what each phase made (docs/dump.md): new, empty or an earlier dump.
     tvm_executable : bool
-        Also write ``model.so``, which TVM's virtual machine runs.
+        Also write ``model.so``, which TVM's virtual machine runs; it is run once and must give the plan's outputs.
 
     Raises
     ------
@@ -159,7 +164,15 @@ def build(
             network = load_network(model, watch)
             announce(network)
         compiled = pipeline.compile(network, target, log, watch)
-        module = compiled.write(folder, linker, tvm_executable)
+        ran: list = []
+
+        def check(made) -> None:
+            from tvm_mobilenet.checking import executable
+
+            console.say(f"running {made.executable.name} by TVM's virtual machine")
+            ran.append(executable.run_once(made, network, target))
+
+        module = compiled.write(folder, linker, tvm_executable, check if tvm_executable else None)
         if dump is not None:
             from tvm_mobilenet.survey.hot_loops import dump_kernels
 
@@ -187,6 +200,7 @@ def build(
         dump,
         network.precision,
         network.largest(compiled.graph),
+        executable=next(iter(ran), None),
     )
 
 
@@ -281,6 +295,8 @@ def _run(args: argparse.Namespace) -> int:
     flag = ""
     if args.dump and target.core.model:  # its kernels are executed
         wanted, flag = wanted + packages.for_board("virtual"), " --dump"
+    if args.tvm and (target.is_host or target.core.model):  # it is run once
+        wanted, flag = wanted + packages.for_board("local" if target.is_host else "virtual"), flag + " --tvm"
     if args.bundle:  # it is run, compared and looked into
         board = "local" if target.is_host else "virtual"
         wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
+from tvm_mobilenet.checking.executable import ExecutableCheck
 from tvm_mobilenet.checking.layer_check import LAYER_TOLERANCE, LayerCheck, require_free
 from tvm_mobilenet.checking.machine_check import check, first_wrong, require
 from tvm_mobilenet.checking.network_ends import OutputCheck
@@ -49,6 +50,8 @@ class VerifyResult:
         Of a network in another dtype: the cycles of its multiply-adds in float32.
     dump : str or None
         The folder with the first wrong layer's tensors.
+    executable : checking.executable.ExecutableCheck or None
+        What TVM's executable gave; None: there is none, or it did not run.
     """
 
     folder: Path
@@ -68,6 +71,7 @@ class VerifyResult:
     seeded: bool = False
     floor_float32: float | None = None
     dump: str | None = None
+    executable: ExecutableCheck | None = None
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -75,11 +79,11 @@ class VerifyResult:
 
     @property
     def ok(self) -> bool:
-        return all(c.ok for c in (*self.outputs, *self.layers))
+        return all(c.ok for c in (*self.outputs, *self.layers, *filter(None, (self.executable,))))
 
     def require(self) -> None:
         """Raise a VerificationError that names the first wrong layer, unless all is right."""
-        require(self.outputs, self.layers, self.reference)
+        require(self.outputs, self.layers, self.reference, self.executable)
 
     def summary(self) -> str:
         """For people, a few lines."""
@@ -102,6 +106,8 @@ class VerifyResult:
                 )
         if self.layers:
             lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")
+        if self.executable:
+            lines.append(f"{'verified' if self.executable.ok else 'WRONG':9} {self.executable}")
         label = "predicted"
         if self.cycles is None:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
@@ -214,6 +220,7 @@ def verify(
         network.seeded,
         None if network.original is None else _floor(network.original, target),
         str(dump) if dump is not None and found.evidence else None,
+        found.executable,
     )
 
 

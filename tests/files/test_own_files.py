@@ -119,6 +119,9 @@ def test_a_folder_that_is_being_built_is_refused_until_that_process_ends_or_is_k
     with lock.held(folder, "built", "--output"):
         assert f"by process {os.getpid()}" in (folder.parent / ".out.lock").read_text()
     assert not list(folder.parent.iterdir())
+    with pytest.raises(ZeroDivisionError), lock.held(tmp_path / "new" / "er" / "out", "built", "--output"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "new").exists(), "nothing was built: no folder is left of it"
 
 
 def test_a_lock_never_follows_a_link_nor_hides_why_it_cannot_be_made(tmp_path):

@@ -9,12 +9,14 @@ operands that it answers to.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import deviation_of, relative
-from tvm_mobilenet.checking import given_layers, network_steps, tolerance
+from tvm_mobilenet.checking import executable, given_layers, network_steps, tolerance
+from tvm_mobilenet.checking.executable import ExecutableCheck
 from tvm_mobilenet.checking.layer_check import (
     CONSTANTS_TOLERANCE,
     LAYER_TOLERANCE,
@@ -54,6 +56,8 @@ class Found:
         Of one core and of all; empty when not asked for.
     evidence : layer_check.Evidence or None
         The tensors of the first wrong layer.
+    executable : executable.ExecutableCheck or None
+        TVM's; None: there is none, it cannot run, or the plan's outputs are wrong already.
     """
 
     inputs: list
@@ -64,10 +68,11 @@ class Found:
     run: object
     costs: tuple = field(default=())
     evidence: Evidence | None = None
+    executable: ExecutableCheck | None = None
 
     def require(self) -> None:
         """Raise a VerificationError that names the first wrong layer, unless all is right."""
-        require(self.outputs, self.layers, self.reference)
+        require(self.outputs, self.layers, self.reference, self.executable)
 
 
 def first_wrong(layers: list[LayerCheck]) -> LayerCheck | None:
@@ -75,7 +80,9 @@ def first_wrong(layers: list[LayerCheck]) -> LayerCheck | None:
     return next((c for c in layers if not c.ok), None)
 
 
-def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str) -> None:
+def require(
+    outputs: list[OutputCheck], layers: list[LayerCheck], reference: str, tvms: ExecutableCheck | None = None
+) -> None:
     """Raise a VerificationError that names the first wrong layer, unless all is right."""
     wrong = first_wrong(layers)
     if wrong:
@@ -107,6 +114,8 @@ def require(outputs: list[OutputCheck], layers: list[LayerCheck], reference: str
             if all(layer.units is None for layer in layers)
             else f"float16 rounds too much for it: build with --accumulate float32, or in float32; or {BEYOND}",
         )
+    if tvms is not None:
+        tvms.require()
 
 
 def check(
@@ -176,6 +185,7 @@ def check(
     def watch_ends(step, run, runner) -> None:
         watch(step, run, runner, False)
 
+    start = time.monotonic()
     with open_runner(board, module) as runner:
         first = watch if layers else watch_ends
         if cores is None:
@@ -209,7 +219,10 @@ def check(
                 runner.run(*x, watch=watch)
         for i in dict.fromkeys(blind) if all(c.ok for c in checks) else ():
             checks[i] = look(i, check_alone(calls[i], module.plan.steps[i], runner, checks[i]), runner)
-    return Found(batch, outputs, checks, values, said.name, run, tuple(costs), *wrong)
+    tvms = None
+    if all(c.ok for c in (*outputs, *checks)):
+        tvms = executable.check(board, module, batch, values, time.monotonic() - start)
+    return Found(batch, outputs, checks, values, said.name, run, tuple(costs), next(iter(wrong), None), tvms)
 
 
 def _noise(ports) -> list[tuple[np.ndarray, ...]]:

@@ -124,6 +124,11 @@ class BuiltModule:
         return self.folder / LIBRARY if LIBRARY in self.files else None
 
     @property
+    def has_executable(self) -> bool:
+        """Whether it was built with TVM's executable, by this version."""
+        return EXECUTABLE in self.files
+
+    @property
     def executable(self) -> Path:
         """TVM's executable.
 

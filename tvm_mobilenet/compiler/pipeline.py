@@ -17,7 +17,7 @@ Fused blocks and pitches are decided here and stored in the plan. Whoever opens 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -75,8 +75,23 @@ class BuiltModel:
         """The PrimFuncs of the kernels, by symbol."""
         return kernels_of(self.lowered)
 
-    def write(self, folder: Path, linker: str | None = None, executable: bool = False) -> module.BuiltModule:
-        """Compile the kernels, link them and put the folder in its place, whole; ``executable``: TVM's, too.
+    def write(
+        self,
+        folder: Path,
+        linker: str | None = None,
+        executable: bool = False,
+        check: Callable[[module.BuiltModule], object] | None = None,
+    ) -> module.BuiltModule:
+        """Compile the kernels, link them and put the folder in its place, whole.
+
+        Parameters
+        ----------
+        linker : str, optional
+            In place of zig's.
+        executable : bool
+            Also link TVM's.
+        check : callable, optional
+            Sees the build before it is in its place; if it raises, what was there stays.
 
         Raises
         ------
@@ -102,9 +117,12 @@ class BuiltModel:
                 build = chain.identity(data, {name: chain.file_hash(new / name) for name in files})
                 files += artifacts.libraries(self, new, build, linker, executable)
                 module.write_plan(new, data, build, files)
+                made = module.BuiltModule(new, self.plan, tuple(self.decided), info, data["target"], files, build)
+                if check:
+                    check(made)
         except OSError as e:
             raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
-        return module.BuiltModule(folder, self.plan, tuple(self.decided), info, data["target"], files, build)
+        return replace(made, folder=folder)
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:

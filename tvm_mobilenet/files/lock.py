@@ -19,7 +19,7 @@ _MOST_TEXT = 400  # bytes of who holds it
 
 @contextlib.contextmanager
 def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
-    """While the block runs, no other process gets this folder; the folders above it are made.
+    """While the block runs, no other process gets this folder. Folders above it are made, and stay if it does.
 
     Parameters
     ----------
@@ -36,6 +36,7 @@ def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
         Another process holds it, which is named; or nothing can be written there.
     """
     real = Path(os.path.realpath(folder))
+    above = [parent for parent in real.parents if not parent.exists()]
     try:
         path, descriptor = _taken(real)
     except BlockingIOError as e:
@@ -53,6 +54,9 @@ def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()  # while it is held: who opened it meanwhile sees that it is no more the file of this name
         os.close(descriptor)
+        with contextlib.suppress(OSError):
+            for parent in above:
+                parent.rmdir()  # while it is empty
 
 
 def _taken(folder: Path) -> tuple[Path, int]:

@@ -144,6 +144,31 @@ def run_steps(request: dict) -> dict:
     return {"path": path}
 
 
+def run_executable(request: dict) -> dict:
+    """Run TVM's executable of a built module in a process of its own, and give back its outputs.
+
+    Parameters
+    ----------
+    request : dict
+        ``executable``, ``given``: paths on the board; ``given`` is an ``.npz`` of the inputs, ``input.number``.
+        ``inputs``: how many numbers each has. ``threads``, ``limit_seconds`` as `measure` takes them.
+
+    Returns
+    -------
+    dict
+        ``path`` of an ``.npz`` on the board: the outputs, ``input.number``.
+    """
+    threads, limit = int(request["threads"]), float(request.get("limit_seconds", LIMIT_SECONDS))
+    asked = {name: request[name] for name in ("executable", "given", "inputs")}
+    path = f"{request['given']}.found.npz"
+    with (
+        TemporaryFolder() as folder,
+        contextlib.closing(Process(threads, None, folder, "TVM's executable", limit)) as process,
+    ):
+        process.ask("executable", **asked, path=path)
+    return {"path": path}
+
+
 def check_timing(request: dict) -> dict:
     """Time the same calls as `measure` does and as TVM's ``time_evaluator`` does, in one process, taking turns.
 
