@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
+from tvm_mobilenet.bundle.signature import require_key
 from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -48,6 +49,8 @@ class BuildResult:
         Where what a device needs was packed, after its code was run and found right.
     bundle_bytes : int or None
         Of its archive, or of all files in its folder.
+    signed : path or None
+        The key that signed it.
     dump : path or None
         Where each phase was written as text.
     precision : passes.precision.Precision or None
@@ -75,6 +78,7 @@ class BuildResult:
     preprocess: dict | None = None
     bundle: Path | None = None
     bundle_bytes: int | None = None
+    signed: Path | None = None
     dump: Path | None = None
     precision: object | None = None
     largest: dict[str, float] = field(default_factory=dict)
@@ -101,6 +105,7 @@ class BuildResult:
             line += f"\ndump      {self.dump}: each phase; {self.dump / 'index.txt'} says which file is what"
         if self.bundle is not None:
             line += f"\nbundle    {self.bundle}: {self.bundle_bytes / mib:.1f} MiB, its code run and found right"
+            line += f", signed with {self.signed}" * (self.signed is not None)
         return line
 
 
@@ -114,6 +119,7 @@ def build(
     network=None,
     bundle: Path | None = None,
     embed_weights: bool = False,
+    sign: Path | None = None,
     dump: Path | None = None,
     tvm_executable: bool = False,
 ) -> BuildResult:
@@ -137,6 +143,8 @@ def build(
         Where to pack what a device needs as well: a ``.tar.gz``, or a folder.
     embed_weights : bool
         In that, the weights are part of the library.
+    sign : path, optional
+        A key that signs it (bundle/signature.py).
     dump : path, optional
         A folder where to write what each phase made (docs/dump.md): new, empty or an earlier dump.
     tvm_executable : bool
@@ -182,7 +190,8 @@ def build(
 
             console.say(f"running the bundle's code for {bundle}")
             options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
-            make(folder, lowered=compiled.lowered, **options_).write(bundle)
+            packed = make(folder, lowered=compiled.lowered, **options_)
+            (packed if sign is None else packed.signed(sign)).write(bundle)
     return BuildResult(
         folder,
         model.title,
@@ -197,6 +206,7 @@ def build(
         module.info["preprocess"],
         bundle,
         bundle and sum(p.stat().st_size for p in (bundle.iterdir() if bundle.is_dir() else [bundle])),
+        sign,
         dump,
         network.precision,
         network.largest(compiled.graph),
@@ -255,6 +265,13 @@ def parser() -> argparse.ArgumentParser:
         help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)",
     )
     group.add_argument("--embed-weights", action="store_true", help="the weights become part of the bundle's library")
+    group.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="sign the bundle with this private key of ssh-keygen, or with the one that ssh-agent has for a KEY.pub; "
+        "`ship --require-signature` demands that (docs/bundle.md)",
+    )
     group = new.add_argument_group("phases")
     group.add_argument(
         "--dump",
@@ -282,6 +299,7 @@ def _run(args: argparse.Namespace) -> int:
     accuracy_options.refuse_alone(args, target)
     if args.bundle is None:
         refuse(args, ("--embed-weights",), "it is how --bundle packs them", "add --bundle FILE.tar.gz")
+        refuse(args, ("--sign",), "it signs what --bundle packs", "add --bundle FILE.tar.gz")
     model = options.model_options(args, target)
     output = options.output_folder(args, model, target)
     if args.bundle is not None and not is_archive(args.bundle):
@@ -290,6 +308,8 @@ def _run(args: argparse.Namespace) -> int:
             raise TvmMobilenetError(
                 f"--bundle {args.bundle} is the folder of --output", "give each a folder of its own"
             )
+    if args.sign is not None:
+        require_key(args.sign)
     _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
     flag = ""
@@ -316,6 +336,7 @@ def _run(args: argparse.Namespace) -> int:
         network=network,
         bundle=args.bundle,
         embed_weights=args.embed_weights,
+        sign=args.sign,
         dump=args.dump,
         tvm_executable=args.tvm,
     )

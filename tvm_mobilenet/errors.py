@@ -56,7 +56,7 @@ class BoardError(TvmMobilenetError):
 
 
 class VerificationError(TvmMobilenetError):
-    """The machine code computes something other than the reference."""
+    """The machine code computes something other than the reference, or a bundle is not what was signed."""
 
     exit_code = 5
 

@@ -1,18 +1,20 @@
 """Copy a bundle to boards, test it there, and only then switch to it.
 
 On the board a folder holds ``versions/0001-<build>``, ``versions/0002-<build>``, … and the link ``current``. A new
-version is unpacked beside the others, its files are hashed and its self-test runs on the board; the link is replaced in
-one step when all of that went well. Whatever fails before leaves the old version in place.
+version is unpacked beside the others, its files are hashed and its self-test runs on the board; when all of that went
+well and its files are on the disk, the link is replaced in one step (bundle/install.sh). Whatever fails before leaves
+the old version in place, and what a killed shipment left is removed by the next.
 
     python -m tvm_mobilenet.ship --bundle out.tar.gz --to ssh://pi@pi4/srv/mobilenet --to ssh://pi@pi5/srv/mobilenet
 
+With ``--require-signature`` this side checks who signed the bundle, and the board again where it has ssh-keygen.
 The board needs sh, tar, sha256sum and the usual coreutils.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import hashlib
 import re
 import shlex
 import shutil
@@ -20,9 +22,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tvm_mobilenet.bundle.signature import Signers
 from tvm_mobilenet.cli import entry
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError, reason
@@ -32,38 +36,13 @@ from tvm_mobilenet.terminal.table import Words
 
 KEEP = 3
 _LOST = 255  # ssh's own exit code
-# Each step of a version's life; $1 is the board's folder. A leftover of a lost connection has no number and is removed.
-_UNPACK = """set -eu; umask 022; mkdir -p "$1/versions"; cd "$1/versions"
-for old in .new-*; do [ -d "$old" ] && [ -n "$(find "$old" -maxdepth 0 -mmin +60)" ] && rm -rf "$old"; done
-new=$(mktemp -d .new-XXXXXX); trap 'rm -rf "$new"' EXIT HUP INT TERM
-cat > "$new/bundle.tar"
-[ "$(wc -c < "$new/bundle.tar")" -eq "$2" ] || { echo "the connection broke while copying" >&2; exit 71; }
-(cd "$new"; tar -xf bundle.tar; rm bundle.tar; mv -- */* .; rmdir -- */
- printf '%s' "$3" | sha256sum -c --quiet -) >&2
-sync "$new" 2>/dev/null || true
-trap - EXIT; printf '%s\\n' "$new" """
-_TEST = """cd "$1/versions/$2" && exec ${4:-} ./mobilenet selftest --folder . ${3:+--threads "$3"} """
-_SWITCH = """set -eu; cd "$1/versions"; chmod 755 "$2"
-for try in 1 2 3 4 5 6 7 8 9; do
-  last=$(ls | sed -n 's/^0*\\([0-9][0-9]*\\)-.*/\\1/p' | sort -n | tail -n 1)
-  name=$(printf '%04d' $((${last:-0} + 1)))-$3
-  mkdir "$name" 2>/dev/null && break
-done
-mv -T "$2" "$name"; cd ..; rm -f .current-*
-ln -s "versions/$name" ".current-$name"; mv -T ".current-$name" current
-cd versions; rmdir [0-9]*-* 2>/dev/null || true; ls -d [0-9]*-* | sort -n | head -n "-$4" | while read -r old; do
-  [ "$(readlink ../current)" = "versions/$old" ] || rm -rf "$old"; done
-printf '%s\\n' "$name" """
-_DISCARD = """cd "$1/versions" && case "$2" in .new-*) rm -rf "$2";; esac"""
-_ROLLBACK = """set -eu; cd "$1"
-now=$(readlink current); now=${now#versions/}
-name=$(cd versions; ls -d [0-9]*-*/mobilenet | sed 's,/.*,,' | sort -n |
-  awk -v now="$now" '$0 == now { exit } { last = $0 } END { print last }')
-[ -n "$name" ] || { echo "there is no version before $now" >&2; exit 72; }
-ln -s "versions/$name" ".current-$name"; mv -T ".current-$name" current; printf '%s\\n' "$name" """
+_INSTALL, _ROLLBACK = "install.sh", "rollback.sh"  # of the board's shell
+_TESTED, _GO = b"tested", b"switch\n"  # what install.sh writes, and waits for
+_SIGNED = "signature checked"
 _HINTS = (
     (r"No space left", "free some space there, or ship with a smaller --keep"),
     (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
+    (r"^signature: ", "the board has another view of who may sign now: is its clock right?"),
     (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
     (r"Could not resolve|No route to host", "is the board on, and its name right?"),
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
@@ -85,6 +64,8 @@ class Shipped:
         The folder that ``current`` shows now; empty when nothing was switched.
     selftest : str
         Its line, as the board printed it.
+    signature : str
+        Who signed it and where that was checked; empty where nobody asked.
     error : str
         Why nothing was switched; empty when all went well.
     """
@@ -93,6 +74,7 @@ class Shipped:
     version: str
     selftest: str
     error: str = ""
+    signature: str = ""
 
     @property
     def ok(self) -> bool:
@@ -157,8 +139,8 @@ class Destination:
             text, (*shlex.split(ssh), *options, *port, f"{url.username}@{host}" if url.username else host), folder
         )
 
-    def run(self, script: str, *arguments: str, data: bytes = b"", timeout: float = 600) -> str:
-        """Runs a script there with the folder as ``$1``, and returns what it prints.
+    def run(self, script: str, *arguments: str, data: bytes = b"", timeout: float = 600, reply=None) -> str:
+        """Runs a script there with the folder as ``$1``, and returns what it prints; ``reply`` is of `programs.run`.
 
         Raises
         ------
@@ -168,7 +150,7 @@ class Destination:
         words = ["sh", "-c", script, "ship", self.folder, *arguments]
         command = [*self.command, shlex.join(words)] if self.command else words
         try:
-            done = programs.run(command, data, timeout)
+            done = programs.run(command, data, timeout, reply)
         except subprocess.TimeoutExpired:
             raise BoardError(
                 f"{self.text}: no answer within {timeout:.0f} s", "ship again; `current` is whole, old or new"
@@ -189,7 +171,19 @@ class Destination:
         return out
 
 
-def ship(bundle, to: Destination, *, keep: int = KEEP, threads: int | None = None, runner: str = "") -> Shipped:
+def _script(name: str) -> str:
+    return (resources.files("tvm_mobilenet.bundle") / name).read_text(encoding="utf-8")
+
+
+def ship(
+    bundle,
+    to: Destination,
+    *,
+    keep: int = KEEP,
+    threads: int | None = None,
+    runner: str = "",
+    signers: Signers | None = None,
+) -> Shipped:
     """One bundle to one board.
 
     Parameters
@@ -202,41 +196,52 @@ def ship(bundle, to: Destination, *, keep: int = KEEP, threads: int | None = Non
         Of the self-test.
     runner : str
         What runs the program there, such as an emulator; nothing by default.
+    signers : Signers, optional
+        Of whom the board demands a signature too, where it has ssh-keygen; ``bundle`` was read with them.
 
     Returns
     -------
     Shipped
         Never raises for what a board does: ``error`` says it.
     """
-    data = bundle.archive()
-    sums = "".join(f"{entry['sha256']}  {name}\n" for name, entry in bundle.manifest["files"].items())
-    sums += bundle.files["manifest.sha256"].decode()
-    new = ""
+    data, described = bundle.archive(), bundle.manifest["files"]
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in bundle.files.items()}
+    hashes |= {name: entry["sha256"] for name, entry in described.items()}
+    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    about = (str(len(data)), sums, bundle.manifest["id"])
+    asked = (str(keep), str(threads or ""), runner, signers.text if signers else "", bundle.signer)
     try:
-        new = to.run(_UNPACK, str(len(data)), sums, data=data)
-        tested = to.run(_TEST, new, str(threads or ""), runner)
-        version = to.run(_SWITCH, new, bundle.manifest["id"], str(keep))
-        return Shipped(to.text, version, tested)
+        said = to.run(_script(_INSTALL), *about, *asked, data=data, reply=(_TESTED, _GO))
     except BoardError as e:
-        if new:
-            with contextlib.suppress(BoardError):  # the next shipment removes it
-                to.run(_DISCARD, new, timeout=30)
         return Shipped(to.text, "", "", str(e))
+    *tested, version = (line for line in said.splitlines() if line != _TESTED.decode())
+    there = _SIGNED in tested
+    signature = f"of {bundle.signer}, checked here" + " and there" * there if signers else ""
+    return Shipped(to.text, version, "\n".join(line for line in tested if line != _SIGNED), "", signature)
 
 
 def rollback(to: Destination) -> Shipped:
     """Switch one board to the version before the current one."""
     try:
-        return Shipped(to.text, to.run(_ROLLBACK, timeout=60), "rolled back")
+        return Shipped(to.text, to.run(_script(_ROLLBACK), timeout=60), "rolled back")
     except BoardError as e:
         return Shipped(to.text, "", "", str(e))
 
 
 def print_result(results: list[Shipped]) -> None:
     """A row a board."""
+    signed = any(r.signature for r in results)
     console.print_table(
-        ("board", "current", Words("self-test")),
-        [(r.to, r.version or "unchanged", r.selftest or "FAILED: " + r.error.replace("\n", " ")) for r in results],
+        ("board", "current", *((Words("signature"),) * signed), Words("self-test")),
+        [
+            (
+                r.to,
+                r.version or "unchanged",
+                *((r.signature or "-",) * signed),
+                r.selftest or "FAILED: " + r.error.replace("\n", " "),
+            )
+            for r in results
+        ],
     )
 
 
@@ -255,6 +260,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--keep", type=int, default=KEEP, metavar="N", help="versions that stay there (default: %(default)s)"
     )
+    new.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="KEY",
+        help="ship only what was signed (`build --sign`) by this public key, or by one of a file of allowed signers",
+    )
     new.add_argument("--threads", type=int, metavar="N", help="of the self-test (default: one for each CPU)")
     new.add_argument(
         "--ssh", default="ssh", metavar="COMMAND", help="ssh with options of your own (default: %(default)s)"
@@ -270,7 +281,8 @@ def _run(args: argparse.Namespace) -> int:
             "either --bundle FILE or --rollback", "python -m tvm_mobilenet.build --bundle FILE makes one"
         )
     if args.rollback:
-        refuse(args, ("--keep", "--threads", "--runner"), "--rollback copies and tests nothing", "leave it out")
+        copying = ("--keep", "--threads", "--runner", "--require-signature")
+        refuse(args, copying, "--rollback copies and tests nothing", "leave it out")
     if args.keep < 1:
         raise TvmMobilenetError(f"--keep {args.keep}: at least the new version has to stay")
     if not any(text.startswith("ssh://") for text in args.to):
@@ -286,10 +298,11 @@ def _run(args: argparse.Namespace) -> int:
     else:
         from tvm_mobilenet.bundle import pack as bundle
 
-        whole = bundle.read(args.bundle)
+        signers = Signers.read(args.require_signature) if args.require_signature else None
+        whole = bundle.read(args.bundle, signers)
 
         def one(to: Destination) -> Shipped:
-            return ship(whole, to, keep=args.keep, threads=args.threads, runner=args.runner)
+            return ship(whole, to, keep=args.keep, threads=args.threads, runner=args.runner, signers=signers)
 
     with ThreadPoolExecutor(min(16, len(places))) as pool:
         results = list(pool.map(one, places))

@@ -197,6 +197,7 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
 # Where a flag would have no effect, it is refused: verb, command line, what is said. FOLDER: a module built for rpi4.
 POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
+    ("build", ["--sign", "x"], "--sign: it signs what --bundle packs"),
     ("build", ["--data", "x", "--limit", "3"], "--data, --limit: nothing is measured on it"),
     ("build", ["--truth", "x", "--limit", "3"], "--truth, --limit: it is of --data"),
     ("build", ["--max-drop", "1%"], "--max-drop: it is of networks in int8"),
@@ -245,6 +246,7 @@ POINTLESS = [
     ("sweep", ["--theory", "--families", "v2"], "--families: --theory compares"),
     ("sweep", ["--theory", "--html", "x.html", "--budget", "60ms"], "--budget: --theory compares"),
     ("ship", ["--to", "folder", "--rollback", "--keep", "2"], "--keep: --rollback"),
+    ("ship", ["--to", "folder", "--rollback", "--require-signature", "x"], "--require-signature: --rollback"),
     ("ship", ["--to", "folder", "--rollback", "--ssh", "ssh -p 1"], "--ssh: no --to is behind ssh"),
     ("tune", ["--trust-file"], "--trust-file: only a .pt2 file can hold a program"),
 ]

@@ -6,7 +6,8 @@
 ``selftest.bin``    inputs, and the outputs for them with what they may differ by: of PyTorch in float64, or those of
                     layers of float16 computed step by step, which every CPU gives alike
 ``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
-``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256`` its own hash
+``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256``: the hashes again, and its own
+``manifest.sha256.sig``  with ``--sign``, a signature of that file (signature.py)
 
 Equal inputs give equal bytes: nothing in a bundle says where or when it was made.
 """
@@ -29,16 +30,17 @@ import numpy as np
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.boards.comparison import relative
-from tvm_mobilenet.bundle import received
+from tvm_mobilenet.bundle import received, signature
 from tvm_mobilenet.bundle.place import PORTS, is_archive, refuse_others_files
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.checking.network_ends import output_tolerance
 from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
 from tvm_mobilenet.compiler.plan import scratch_of
-from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.errors import TvmMobilenetError, VerificationError, reason
+from tvm_mobilenet.files.own_files import replacing_own
 from tvm_mobilenet.files.temporary import TemporaryFolder
-from tvm_mobilenet.files.whole_file import replacing_folder, write_whole
+from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.options import FLOAT32
 
@@ -56,10 +58,19 @@ class Bundle:
     manifest : dict
     files : dict of str to bytes
         Its files by name, the manifest and its hash included.
+    signer : str
+        Who signed it, where that was asked for.
     """
 
     manifest: dict
     files: dict
+    signer: str = ""
+
+    def signed(self, key: Path) -> Bundle:
+        """The same with a signature by a key, in place of one that it has."""
+        sums = received.sums_of(self.manifest, self.files[received.MANIFEST])  # an earlier version has the first line
+        files = {**self.files, received.SUM: sums, received.SIGNATURE: signature.sign(sums, key)}
+        return replace(self, files=files)
 
     @property
     def name(self) -> str:
@@ -86,8 +97,8 @@ class Bundle:
         """
         try:
             if not is_archive(path):
-                refuse_others_files(path)
-                with replacing_folder(path) as new:
+                own = refuse_others_files(path)
+                with replacing_own(path, {*own, *self.files}, received.SUM) as new:
                     for name, data in self.files.items():
                         (new / name).write_bytes(data)
                         (new / name).chmod(0o755 if name in PROGRAMS else 0o644)
@@ -208,30 +219,42 @@ def make(
         "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in sorted(files.items())},
     }
     text = (json.dumps(manifest, indent=1) + "\n").encode()
-    files["manifest.json"] = text
-    files["manifest.sha256"] = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
+    files[received.MANIFEST] = text
+    files[received.SUM] = received.sums_of(manifest, text)
     return Bundle(json.loads(text), files)
 
 
-def read(path: str | Path) -> Bundle:
+def read(path: str | Path, signers: signature.Signers | None = None) -> Bundle:
     """The bundle of a ``.tar.gz`` or a folder.
+
+    Parameters
+    ----------
+    signers : Signers, optional
+        One of them must have signed it.
 
     Raises
     ------
     TvmMobilenetError
         It is none, or a file in it is not the one that was built.
+    VerificationError
+        Not all of it was signed by one of the signers.
     """
     path = Path(path)
     try:
         files = received.files_of(path)
         manifest = received.manifest_of(files)
-        kept = {name: files[name] for name in (*manifest["files"], received.MANIFEST, received.SUM)}
+        known = (*manifest["files"], received.MANIFEST, received.SUM, received.SIGNATURE)
+        kept = {name: files[name] for name in known if name in files}
     except (OSError, ValueError, EOFError, OverflowError, zlib.error, tarfile.TarError) as e:
         raise TvmMobilenetError(
             f"{path} is no whole bundle: {reason(e)}",
             "python -m tvm_mobilenet.build --bundle FILE makes one",
         ) from None
-    return Bundle(manifest, kept)
+    try:
+        others = sorted({*files, *(p.name for p in (path.iterdir() if path.is_dir() else ()))} - set(known))
+        return Bundle(manifest, kept, signature.check(kept, manifest, signers, others) if signers else "")
+    except VerificationError as e:
+        raise VerificationError(f"{path}: {e.message}", e.hint) from None
 
 
 def _model(options) -> dict:

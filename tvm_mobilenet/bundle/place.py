@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from tvm_mobilenet.bundle.received import MANIFEST, SIGNATURE, SUM
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text, reading
 
@@ -16,8 +17,13 @@ def is_archive(path: Path) -> bool:
     return path.name.endswith((".tar.gz", ".tgz"))
 
 
-def refuse_others_files(path: Path) -> None:
+def refuse_others_files(path: Path) -> set[str]:
     """Refuse a folder that a bundle would replace although it is none: it must be new, empty, or an earlier bundle.
+
+    Returns
+    -------
+    set of str
+        Names that a bundle has there.
 
     Raises
     ------
@@ -25,11 +31,11 @@ def refuse_others_files(path: Path) -> None:
         It names what is in the folder.
     """
     there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
-    foreign = there
-    if {"manifest.json", "manifest.sha256"} <= set(there):
+    foreign, known = there, set()
+    if {MANIFEST, SUM} <= set(there):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            manifest = json_text.parse(reading.text(path / "manifest.json"))
-            own = {*manifest["files"], "manifest.json", "manifest.sha256", "__pycache__"}  # mobilenet.py was imported
+            manifest = json_text.parse(reading.text(path / MANIFEST))
+            own = {*manifest["files"], MANIFEST, SUM, SIGNATURE, "__pycache__"}  # mobilenet.py was imported
             known = own if "symbol_prefix" in manifest else set()
             foreign = [name for name in there if name not in known]
     if foreign:
@@ -37,3 +43,4 @@ def refuse_others_files(path: Path) -> None:
             f"--bundle {path}: the folder holds {', '.join(foreign[:3])}{', …' * (len(foreign) > 3)}, of no bundle",
             "name a folder that does not exist yet, or a .tar.gz",
         )
+    return known

@@ -19,6 +19,7 @@ from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.limits import MOST_EXPANSION
 
 MANIFEST, SUM = "manifest.json", "manifest.sha256"
+SIGNATURE = f"{SUM}.sig"
 FORMAT = 1
 _PROGRAMS = ("libmobilenet.so", "mobilenet")
 _MOST_BYTES = 2 << 30  # of all files: twice the largest value that a build allows
@@ -158,10 +159,21 @@ def manifest_of(files: dict[str, bytes]) -> dict:
     if not isinstance(described, dict):
         raise ValueError("its manifest lists no files")
     for name in (*_PROGRAMS, *described):
-        if name not in described or not _FILE.fullmatch(name) or name in (MANIFEST, SUM):
+        if name not in described or not _FILE.fullmatch(name) or name in (MANIFEST, SUM, SIGNATURE):
             raise ValueError(f"its manifest lists no {name}" if name in _PROGRAMS else f"it has a file {name[:60]!a}")
         _check_file(name, described[name], files)
     return manifest
+
+
+def sums_of(manifest: dict, text: bytes) -> bytes:
+    """What `sha256sum` writes of a manifest and of all that it describes: ``manifest.sha256``."""
+    described = sorted(manifest["files"].items())
+    lines = (_sum(name, entry["sha256"]) for name, entry in described)
+    return b"".join([_sum(MANIFEST, hashlib.sha256(text).hexdigest()), *lines])
+
+
+def _sum(name: str, digest: str) -> bytes:
+    return f"{digest}  {name}\n".encode()
 
 
 def _check_file(name: str, entry: object, files: dict[str, bytes]) -> None:

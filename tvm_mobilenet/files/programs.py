@@ -26,10 +26,14 @@ class Done:
 
 
 class Drain:
-    """Reads a pipe to its end in a thread and closes it; so much of its beginning is kept, ``over`` tells of more."""
+    """Reads a pipe to its end in a thread and closes it; so much of its beginning is kept, ``over`` tells of more.
 
-    def __init__(self, pipe, most: int = MOST, full=lambda: None):
+    ``seen`` is called with what is kept so far whenever something came.
+    """
+
+    def __init__(self, pipe, most: int = MOST, full=lambda: None, seen=lambda data: None):
         self.data, self.over, self._pipe, self._most, self._full = bytearray(), False, pipe, most, full
+        self._seen = seen
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -41,6 +45,7 @@ class Drain:
                 if len(part) > room and not self.over:
                     self.over = True
                     self._full()
+                self._seen(self.data)
 
     def text(self, wait: float = 0.0) -> str:
         """What was kept, after so many seconds for the end."""
@@ -48,13 +53,17 @@ class Drain:
         return bytes(self.data).decode(errors="replace")
 
 
-def run(command: Sequence[str], data: bytes = b"", seconds: float = 600.0) -> Done:
+def run(
+    command: Sequence[str], data: bytes = b"", seconds: float = 600.0, reply: tuple[bytes, bytes] | None = None
+) -> Done:
     """Run a program to its end.
 
     Parameters
     ----------
     data : bytes
         Its input.
+    reply : (bytes, bytes), optional
+        A line of its output, without the end, and the rest of its input, which it gets when it has written that line.
 
     Raises
     ------
@@ -65,11 +74,22 @@ def run(command: Sequence[str], data: bytes = b"", seconds: float = 600.0) -> Do
         It cannot be started.
     """
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    drains = [Drain(pipe, full=process.kill) for pipe in (process.stdout, process.stderr)]
+    asked = threading.Event()
+    ask, answer = reply or (b"", b"")
+
+    def seen(data: bytearray) -> None:
+        if not asked.is_set() and ask in bytes(data).split(b"\n")[:-1]:
+            asked.set()
+
+    drains = [Drain(process.stdout, full=process.kill, seen=seen), Drain(process.stderr, full=process.kill)]
 
     def write() -> None:
         with contextlib.suppress(OSError), process.stdin:
             process.stdin.write(data)
+            if answer:
+                process.stdin.flush()
+                asked.wait()
+                process.stdin.write(answer)
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
@@ -79,6 +99,8 @@ def run(command: Sequence[str], data: bytes = b"", seconds: float = 600.0) -> Do
         process.kill()
         process.wait()
         raise
+    finally:
+        asked.set()
     out, words = (drain.text(_GRACE_SECONDS) for drain in drains)
     if any(drain.over for drain in drains):
         raise TooMuch

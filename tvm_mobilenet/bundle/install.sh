@@ -1,0 +1,95 @@
+# A version's life on a board, told to one shell: copied, hashed, tested, on the disk, and only then current.
+# $1 the board's folder  $2 bytes of the tar file on stdin  $3 lines for sha256sum  $4 the build  $5 versions that stay
+# $6 threads of the self-test  $7 what runs the program  $8 the bundle's signers, in ssh-keygen's format  $9 the signer
+#
+# After the tar file stdin stays open until the sender says "switch", in answer to the line "tested". So nothing is
+# switched, and nothing is left, when the sender or the connection is lost before.
+set -eu
+umask 022
+LC_ALL=C
+export LC_ALL
+
+# Files and folders onto the disk; an old `sync` takes no names, and writes all there is.
+flush() { if sync --help 2>&1 | grep -q FILE; then sync -- "$@"; else sync; fi; }
+
+# Removes a folder unless the shell that made it runs: that holds its lock, which goes with it however it ends. Where
+# there are no locks, an hour tells.
+abandoned() {
+    [ -d "$1" ] || return 0
+    code=66
+    ! command -v flock >/dev/null || { code=0; flock -n "$1" rm -rf -- "$1" || code=$?; }
+    [ "$code" -lt 2 ] || [ -z "$(find "$1" -maxdepth 0 -mmin +60)" ] || rm -rf -- "$1"
+}
+
+mkdir -p "$1/versions"
+cd "$1/versions"
+for old in .new-*; do abandoned "$old"; done
+for old in [0-9]*-*/.not-yet; do # numbered, and killed before it became current; or right after
+    [ -e "$old" ] || continue
+    if [ "$(readlink ../current)" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}"; fi
+done
+
+for try in 1 2 3 4 5 6 7 8 9; do # one that was taken for abandoned before it was locked is made again
+    new=$(mktemp -d .new-XXXXXX)
+    trap 'rm -rf "$1/versions/$new"' EXIT
+    trap 'exit 71' HUP INT TERM PIPE
+    command exec 9<"$new" || continue
+    code=0
+    ! command -v flock >/dev/null || flock -n 9 || code=$?
+    [ "$code" -ne 1 ] && [ -d "$new" ] && break
+done
+
+head -c "$2" > "$new/bundle.tar"
+[ "$(wc -c < "$new/bundle.tar")" -eq "$2" ] || { echo "the connection broke while copying" >&2; exit 71; }
+cd "$new"
+tar -xf bundle.tar
+rm bundle.tar
+mv -- */* .
+rmdir -- */
+printf '%s' "$3" | sha256sum -c --quiet - >&2
+
+checked=
+if [ -n "$8" ] && command -v ssh-keygen >/dev/null; then
+    printf '%s' "$8" > .signers
+    if why=$(ssh-keygen -Y verify -n tvm_mobilenet -f .signers -I "$9" -s manifest.sha256.sig < manifest.sha256 2>&1)
+    then checked=yes
+    else case $why in *"option -- Y"*) ;; *) printf 'signature: %s\n' "$why" >&2; exit 73 ;; esac # OpenSSH before 8.1
+    fi
+    rm .signers
+fi
+[ -z "$checked" ] || echo "signature checked"
+: > .not-yet
+chmod 755 .
+flush .not-yet * .
+
+# shellcheck disable=SC2086 # words
+${7:-} ./mobilenet selftest --folder . ${6:+--threads "$6"} < /dev/null
+echo tested
+word=
+read -r word || true
+[ "$word" = switch ] || { echo "the connection broke before the switch" >&2; exit 71; }
+
+cd ../..
+! command -v flock >/dev/null || { command exec 8<.; flock 8 || true; } # one switch at a time
+cd versions
+for try in 1 2 3 4 5 6 7 8 9; do
+    last=$(ls | sed -n 's/^0*\([0-9][0-9]*\)-.*/\1/p' | sort -n | tail -n 1)
+    name=$(printf '%04d' $((${last:-0} + 1)))-$4
+    mkdir "$name" 2>/dev/null && break
+done
+mv -T "$new" "$name"
+trap - EXIT
+flush .
+cd ..
+rm -f .current-*
+ln -s "versions/$name" ".current-$name"
+mv -T ".current-$name" current
+flush .
+[ ! -r .. ] || flush ..
+cd versions
+rm "$name/.not-yet"
+rmdir [0-9]*-* 2>/dev/null || true
+ls -d [0-9]*-* | sort -n | head -n "-$5" | while read -r old; do
+    [ "$(readlink ../current)" = "versions/$old" ] || rm -rf "$old"
+done
+printf '%s\n' "$name"
