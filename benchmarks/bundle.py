@@ -66,12 +66,12 @@ def compiled(folder: Path, program: str, out: Path) -> Path:
     return out
 
 
-def memory_and_open(folder: Path, out: Path, threads: int = 1) -> tuple[int, int, float]:
+def memory_and_open(folder: Path, out: Path, threads: int = 1, mapped: bool = False) -> tuple[int, int, float]:
     """Resident bytes of a whole process after its first run, what its model needs, and milliseconds of an open.
 
-    What it needs: weights, arena and the caller's own input and output.
+    What it needs: weights, arena and the caller's own input and output. ``mapped``: weights stay in their file.
     """
-    done = subprocess.run([out, folder, str(threads)], capture_output=True, text=True, check=True)
+    done = subprocess.run([out, folder, str(threads), str(int(mapped))], capture_output=True, text=True, check=True)
     resident, needed, milliseconds = done.stdout.split()
     return int(resident), int(needed), float(milliseconds)
 
@@ -198,12 +198,11 @@ def main() -> None:
     print(f"libmobilenet.so    {len(made.bundle.files['libmobilenet.so'])} bytes (at most {LIBRARY_BYTES})")
     with tempfile.TemporaryDirectory() as temporary:
         program = compiled(made.folder, "resident", Path(temporary) / "resident")
-        for threads in (1, 2, 4):
-            resident, needed, milliseconds = memory_and_open(made.folder, program, threads)
+        for threads, mapped in itertools.product((1, 2, 4), (False, True)):
+            resident, needed, milliseconds = memory_and_open(made.folder, program, threads, mapped)
             above = f"{resident - needed} above need (at most {RESIDENT_BYTES})"
-            print(
-                f"{'resident, ' + str(threads):<18} {resident} bytes, {above}; open {milliseconds:.3f} ms (at most 5)"
-            )
+            name = f"{threads} thread{'s' * (threads > 1)}{', mapped' * mapped}"
+            print(f"{name:<18} {resident} bytes resident, {above}; open {milliseconds:.3f} ms")
         sys.stdout.flush()
         if target := without_avx512():
             narrow = bundles.made(target, args.alpha, args.resolution)

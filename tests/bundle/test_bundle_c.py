@@ -25,41 +25,6 @@ def run(*command, **kwargs):
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
 
 
-def compiled(host, program: str, folder: Path, sanitizer: str) -> Path:
-    """A test program with runtime, tables and kernels in it, all but the kernels under a sanitizer."""
-    out = folder / program
-    done = run(
-        "clang",
-        "-g",
-        "-O1",
-        f"-fsanitize={sanitizer}",
-        "-fno-sanitize-recover=all",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-I",
-        host.work,
-        "-o",
-        out,
-        bundles.C_TESTS / f"{program}.c",
-        *(host.work / s for s in library.SOURCES),
-        host.work / "model.c",
-        host.work / "kernels.o",
-        "-lm",
-        "-lpthread",
-    )
-    if "cannot find" in done.stderr and "clang_rt" in done.stderr:
-        pytest.skip("clang's sanitizers are not installed: apt-get install libclang-rt-dev")
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def clean(done) -> None:
-    assert done.returncode == 0 and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr[
-        -3000:
-    ]
-
-
 @pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=CLANG)])
 def test_no_warnings(host, tmp_path, compiler):
     for source in (*library.SOURCES, "model.c", "main.c"):
@@ -85,15 +50,15 @@ def test_no_warnings(host, tmp_path, compiler):
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_eight_threads_share_three_instances(host, tmp_path, sanitizer):
     """While others change their number of threads."""
-    done = run(compiled(host, "threads", tmp_path, sanitizer), host.folder, 12)
-    clean(done)
+    done = run(bundles.sanitized(host, "threads", sanitizer, tmp_path), host.folder, 12)
+    bundles.require_clean(done)
     assert done.stdout == "0 wrong\n"
 
 
 @CLANG
 def test_open_survives_any_manifest(host, tmp_path):
     work = shutil.copytree(host.folder, tmp_path / "folder")
-    clean(run(compiled(host, "fuzz", tmp_path, "address,undefined"), work, 500, 7))
+    bundles.require_clean(run(bundles.sanitized(host, "fuzz", "address,undefined", tmp_path), work, 500, 7))
 
 
 @pytest.mark.parametrize("runs", [300, pytest.param(10_000, marks=pytest.mark.full)])
@@ -197,11 +162,11 @@ def test_a_process_holds_little_but_the_model(tmp_path, model):
     manifest = made.bundle.manifest
     sizes = manifest["bytes"]
     ports = sum(4 * prod(shape) for _, shape, _ in (*manifest["inputs"], *manifest["outputs"]))
-    for threads in (1, 2, 4):
-        resident, needed, _ = evidence.memory_and_open(made.folder, program, threads)
+    for threads, mapped in ((1, False), (1, True), (2, False), (4, False)):
+        resident, needed, _ = evidence.memory_and_open(made.folder, program, threads, mapped)
         arena = needed - ports - sizes["weights"]
         assert sizes["arena"] <= arena <= sizes["arena"] + threads * (sizes["scratch"] + 4096)
-        assert sizes["weights"] < resident <= needed + evidence.RESIDENT_BYTES, threads
+        assert sizes["weights"] < resident <= needed + evidence.RESIDENT_BYTES, (threads, mapped)
 
 
 def test_scratch_memory_lies_where_nothing_is_alive(host):

@@ -3,12 +3,16 @@
 import functools
 import importlib.util
 import shutil
+import subprocess
 import types
 from pathlib import Path
+
+import pytest
 
 from tests.support import modules
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.bundle import pack as bundle
+from tvm_mobilenet.compiler import library
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -65,6 +69,36 @@ def made(
         network=network,
         built=root / "built",
     )
+
+
+def sanitized(made, program: str, sanitizer: str, folder: Path) -> Path:
+    """A program of ``tests/support/c`` with runtime, tables and kernels, all but the kernels under a sanitizer.
+
+    ``sanitizer`` may be "none".
+    """
+    objects = modules.root() / f"{made.folder.parent.name}-{sanitizer.replace(',', '-')}"
+    watched = [] if sanitizer == "none" else [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    command = ["clang", "-g", "-O1", *watched, "-Wall", "-Wextra", "-Werror", "-I", str(made.work)]
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        sources = [str(made.work / s) for s in (*library.SOURCES, "model.c")]
+        subprocess.run([*command, "-c", *sources], cwd=folder, check=True)
+
+    modules.once(objects, make)
+    parts = [C_TESTS / f"{program}.c", *objects.glob("*.o"), made.work / "kernels.o"]
+    link = [*command, "-o", folder / program, *parts, "-lm", "-lpthread", "-ldl"]
+    done = subprocess.run([*map(str, link)], capture_output=True, text=True)
+    if "cannot find" in done.stderr and "clang_rt" in done.stderr:
+        pytest.skip("clang's sanitizers are not installed: apt-get install libclang-rt-dev")
+    assert done.returncode == 0, done.stderr
+    return folder / program
+
+
+def require_clean(done) -> None:
+    """A program that ran under a sanitizer found nothing."""
+    found = done.returncode or "Sanitizer" in done.stderr or "runtime error" in done.stderr
+    assert not found, (done.returncode, done.stderr[-3000:])
 
 
 def _labels(classes: int) -> Path:

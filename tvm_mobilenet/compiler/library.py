@@ -21,8 +21,8 @@ from tvm_mobilenet.files.user_cache import Collection
 
 LIBRARY = "libmobilenet.so"
 SOURCES = (
-    *("error.c", "cpu.c", "pool.c", "instance.c", "steps.c", "folder.c", "sha256.c", "image.c", "scores.c"),
-    *("numbers.c", "selftest.c"),
+    *("error.c", "cpu.c", "pool.c", "handles.c", "instance.c", "steps.c", "folder.c", "sha256.c", "image.c"),
+    *("scores.c", "numbers.c", "selftest.c"),
 )
 HEADERS = ("internal.h", "mobilenet.h")
 FLAGS = (

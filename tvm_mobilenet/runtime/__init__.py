@@ -2,6 +2,7 @@
 
     pool.c      threads, and the three functions that TVM's kernels call
     instance.c  open, run, close; a run is a loop of calls whose arguments were made at open
+    handles.c   which instances are open, and what a fork leaves of them
     steps.c     names, operands and times of those calls, for tools
     folder.c    the manifest, the weights and the hashes of a bundle's folder
     image.c     from RGB bytes to an input

@@ -16,17 +16,31 @@ enum { MOST_MANIFEST = 4 << 20, MOST_LABELS = 16 << 20, MOST_DEPTH = 32 };
 /* folder/name, or name alone where there is no folder. */
 static int path_of(char *path, size_t n, const char *folder, const char *name) {
     size_t before = folder ? strlen(folder) + 1 : 0, all = before + strlen(name) + 1;
+    if (folder ? before == 1 : all == 1) /* it would be a file of the root */
+        return mn_fail(MOBILENET_ARGUMENT, "an empty path: the working directory is \".\"");
     if (all > n) return mn_fail(MOBILENET_ARGUMENT, "the folder's path is too long");
     if (folder) memcpy(path, folder, before - 1), path[before - 1] = '/'; /* printf's pages would be another 200 KB */
     memcpy(path + before, name, all - before);
     return 0;
 }
 
+char *mn_absolute(const char *path) {
+    char here[4096], *found;
+    if (*path == '/' || !getcwd(here, sizeof here)) return strdup(path); /* there may be no such directory any more */
+    size_t before = strlen(here), after = strlen(path) + 1;
+    if ((found = malloc(before + 1 + after))) {
+        memcpy(found, here, before);
+        found[before] = '/';
+        memcpy(found + before + 1, path, after);
+    }
+    return found;
+}
+
 static int open_file(const char *folder, const char *name, int *descriptor, uint64_t *bytes) {
     char path[4096];
     struct stat status;
     if (path_of(path, sizeof path, folder, name)) return MOBILENET_ARGUMENT;
-    *descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    *descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer is not waited for */
     if (*descriptor < 0) return mn_fail(MOBILENET_FILE, "%s: %s", path, strerror(errno));
     if (fstat(*descriptor, &status) || !S_ISREG(status.st_mode)) {
         close(*descriptor);
@@ -36,19 +50,26 @@ static int open_file(const char *folder, const char *name, int *descriptor, uint
     return 0;
 }
 
+/* How much of n bytes there was. */
+static size_t read_all(int descriptor, char *to, size_t n) {
+    size_t have = 0;
+    while (have < n) {
+        ssize_t got = read(descriptor, to + have, n - have);
+        if (got > 0) have += (size_t)got;
+        else if (!got || errno != EINTR) break;
+    }
+    return have;
+}
+
 int mn_read(const char *folder, const char *name, size_t most, char **text, size_t *n) {
     int descriptor, code;
-    uint64_t bytes, have = 0;
+    uint64_t bytes, have;
     if ((code = open_file(folder, name, &descriptor, &bytes))) return code;
     if (bytes > most || !(*text = malloc((size_t)bytes + 1))) {
         close(descriptor);
         return mn_fail(MOBILENET_CORRUPT, "%s has %llu bytes", name, (unsigned long long)bytes);
     }
-    while (have < bytes) {
-        ssize_t got = read(descriptor, *text + have, (size_t)(bytes - have));
-        if (got <= 0) break;
-        have += (uint64_t)got;
-    }
+    have = read_all(descriptor, *text, (size_t)bytes);
     close(descriptor);
     (*text)[have] = 0;
     *n = (size_t)have;
@@ -194,8 +215,26 @@ int mobilenet_check(const char *folder) {
     return folder ? check_folder(folder, 1) : mn_fail(MOBILENET_ARGUMENT, "no folder");
 }
 
-/* A file of weights, mapped; bare: it may be without its header. */
-static int map_weights(mn_files *f, const char *folder, const char *name, int bare) {
+/* The bytes of a file: itself, or in memory of our own, which nobody outside can change or take away. */
+static int hold(mn_files *f, const char *name, int descriptor, size_t bytes, int map) {
+    int flags = MAP_PRIVATE | (map ? 0 : MAP_ANONYMOUS | MAP_POPULATE), code = 0;
+    void *at = mmap(NULL, bytes, map ? PROT_READ : PROT_READ | PROT_WRITE, flags, map ? descriptor : -1, 0);
+    if (at == MAP_FAILED)
+        return mn_fail(MOBILENET_MEMORY, "%s: no memory for its %zu bytes: %s", name, bytes, strerror(errno));
+    f->mapped = at;
+    f->mapped_bytes = bytes;
+    if (map) return 0;
+    size_t have = read_all(descriptor, at, bytes);
+    if (have != bytes)
+        code = mn_fail(MOBILENET_FILE, "%s cannot be read: of %zu bytes %zu were there; copy the bundle again", name, bytes,
+                       have);
+    else if (mprotect(at, bytes, PROT_READ)) /* as of the file itself: a stray write of the program ends it */
+        code = mn_fail(MOBILENET_MEMORY, "%s cannot be protected: %s", name, strerror(errno));
+    return code;
+}
+
+/* A file of weights; bare: it may be without its header. */
+static int open_weights(mn_files *f, const char *folder, const char *name, int bare, int map) {
     int descriptor, code;
     uint64_t bytes, payload;
     if (mn_model.embedded) {
@@ -212,13 +251,9 @@ static int map_weights(mn_files *f, const char *folder, const char *name, int ba
         return mn_fail(MOBILENET_CORRUPT, "%s has %llu bytes, the model needs %llu", name, (unsigned long long)bytes,
                        (unsigned long long)(MN_WEIGHTS_HEADER * !bare + mn_model.parameter_bytes));
     }
-    f->mapped_bytes = (size_t)bytes;
-    f->mapped = mmap(NULL, f->mapped_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    code = hold(f, name, descriptor, (size_t)bytes, map);
     close(descriptor);
-    if (f->mapped == MAP_FAILED) {
-        f->mapped = NULL;
-        return mn_fail(MOBILENET_MEMORY, "%s cannot be mapped: %s", name, strerror(errno));
-    }
+    if (code) return code;
     if (bytes == mn_model.parameter_bytes) {
         f->weights = f->mapped;
         return 0;
@@ -250,14 +285,16 @@ static int read_labels(mn_files *f, const char *folder) {
     return mn_fail(MOBILENET_CORRUPT, "labels.txt has %d lines for %d classes", lines, mn_model.classes);
 }
 
-int mn_files_open(mn_files *f, const char *folder) {
+int mn_files_open(mn_files *f, const char *folder, int map_weights) {
     int code = check_folder(folder, 0);
-    if (!code) code = map_weights(f, folder, "weights.bin", 0);
+    if (!code) code = open_weights(f, folder, "weights.bin", 0, map_weights);
     if (!code && mn_model.has_labels) code = read_labels(f, folder);
     return code;
 }
 
-int mn_files_open_weights(mn_files *f, const char *path) { return map_weights(f, NULL, path, 1); }
+int mn_files_open_weights(mn_files *f, const char *path, int map_weights) {
+    return open_weights(f, NULL, path, 1, map_weights);
+}
 
 void mn_files_close(mn_files *f) {
     if (f->mapped) munmap(f->mapped, f->mapped_bytes);

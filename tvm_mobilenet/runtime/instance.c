@@ -49,6 +49,20 @@ static int place_operands(mobilenet *m, int threads) {
     return place_arena(m, threads);
 }
 
+/* What callers read of an instance is never changed under them: another number of threads is another description. There
+ * are as many as different ones were needed. */
+static int describe(mobilenet *m) {
+    mn_description *d = m->descriptions;
+    while (d && (d->info.threads != m->info.threads || d->info.arena_bytes != m->info.arena_bytes)) d = d->next;
+    if (!d) {
+        if (!(d = malloc(sizeof *d))) return mn_fail(MOBILENET_MEMORY, "no memory for a description");
+        *d = (mn_description){m->info, m->descriptions};
+        m->descriptions = d;
+    }
+    atomic_store(&m->described, &d->info);
+    return 0;
+}
+
 static const char *const scores_are[] = {"logits", "softmax", "sigmoid", "value"};
 
 /* A folder, or weights alone. */
@@ -59,8 +73,10 @@ static int open_all(mobilenet *m, const char *folder, const char *weights, const
         o->max_width > 65535 || o->max_height > 65535)
         return mn_fail(MOBILENET_ARGUMENT, "threads must be 1 to %d, image sizes up to 65535", MN_MOST_THREADS);
     if ((code = mn_check_cpu())) return code;
-    if ((code = weights ? mn_files_open_weights(&m->files, weights) : mn_files_open(&m->files, folder))) return code;
-    if (folder && !(m->folder = strdup(folder))) return mn_fail(MOBILENET_MEMORY, "no memory");
+    code = weights ? mn_files_open_weights(&m->files, weights, o->map_weights)
+                   : mn_files_open(&m->files, folder, o->map_weights);
+    if (code) return code;
+    if (folder && !(m->folder = mn_absolute(folder))) return mn_fail(MOBILENET_MEMORY, "no memory");
     if ((code = place_operands(m, threads))) return code;
     if (d->image.wanted &&
         (code = mn_image_init(&m->image, o->max_width ? o->max_width : 8192, o->max_height ? o->max_height : 8192)))
@@ -70,7 +86,22 @@ static int open_all(mobilenet *m, const char *folder, const char *weights, const
                                d->ports + d->inputs, d->classes, (const char *const *)m->files.labels,
                                d->image.wanted, threads, d->parameter_bytes, m->info.arena_bytes, d->scratch_bytes,
                                d->seeded, scores_are[d->scores], d->preprocess, d->labels_source};
-    return 0;
+    return describe(m);
+}
+
+static void destroy(mobilenet *m) {
+    mn_pool_close(&m->pool);
+    mn_image_close(&m->image);
+    mn_files_close(&m->files);
+    for (uint32_t i = 0; m->port_buffers && i < mn_model.inputs + mn_model.outputs; i++) free(m->port_buffers[i]);
+    for (mn_description *next; m->descriptions; m->descriptions = next) next = m->descriptions->next, free(m->descriptions);
+    free(m->port_buffers);
+    free(m->tensors);
+    free(m->arguments);
+    free(m->arena);
+    free(m->folder);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
 }
 
 static int open_new(const char *folder, const char *weights, const mobilenet_options *options, mobilenet **opened) {
@@ -86,8 +117,9 @@ static int open_new(const char *folder, const char *weights, const mobilenet_opt
     mn_floats before = mn_floats_begin();
     int code = open_all(m, folder, weights, options);
     mn_floats_end(before);
+    if (!code) code = mn_publish(m);
     if (code)
-        mobilenet_close(m);
+        destroy(m);
     else
         *opened = m;
     return code;
@@ -102,31 +134,46 @@ int mobilenet_open_weights(const char *weights, const mobilenet_options *options
 }
 
 void mobilenet_close(mobilenet *m) {
-    if (!m) return;
-    mn_pool_close(&m->pool);
-    mn_image_close(&m->image);
-    mn_files_close(&m->files);
-    for (uint32_t i = 0; m->port_buffers && i < mn_model.inputs + mn_model.outputs; i++) free(m->port_buffers[i]);
-    free(m->port_buffers);
-    free(m->tensors);
-    free(m->arguments);
-    free(m->arena);
-    free(m->folder);
-    pthread_mutex_destroy(&m->lock);
-    free(m);
+    if (mn_retire(m) && !m->torn) destroy(m); /* of what a fork tore nothing is certain */
 }
 
-const mobilenet_info *mobilenet_describe(const mobilenet *m) { return &m->info; }
+const mobilenet_info *mobilenet_describe(const mobilenet *m) {
+    if (mn_enter(m)) return NULL;
+    const mobilenet_info *info = atomic_load(&m->described);
+    mn_leave(m);
+    return info;
+}
+
+/* Between these two the instance is the caller's alone, and of the caller's settings of floats nothing holds. */
+static int end(mobilenet *m, mn_floats before, int code) {
+    mn_floats_end(before);
+    pthread_mutex_unlock(&m->lock);
+    mn_leave(m);
+    return code;
+}
+
+static int begin(mobilenet *m, mn_floats *before) {
+    int code = mn_enter(m);
+    if (code) return code;
+    pthread_mutex_lock(&m->lock);
+    *before = mn_floats_begin();
+    if (atomic_load(&m->closing)) return end(m, *before, mn_fail(MOBILENET_CLOSED, "closed while this call waited"));
+    return 0;
+}
 
 int mobilenet_set_threads(mobilenet *m, int threads) {
+    mn_floats before;
     if (!m || threads < 1 || threads > MN_MOST_THREADS)
         return mn_fail(MOBILENET_ARGUMENT, "%d threads: 1 to %d", threads, MN_MOST_THREADS);
-    pthread_mutex_lock(&m->lock);
-    int code = place_arena(m, threads);
+    int code = begin(m, &before);
+    if (code) return code;
+    atomic_store(&m->changing, 1);
+    code = place_arena(m, threads);
     if (!code) code = mn_pool_threads(&m->pool, threads);
     m->info.threads = m->pool.threads;
-    pthread_mutex_unlock(&m->lock);
-    return code;
+    int described = describe(m);
+    atomic_store(&m->changing, 0);
+    return end(m, before, code ? code : described);
 }
 
 static int execute(mobilenet *m, uint32_t first, uint32_t last) {
@@ -188,29 +235,19 @@ static int check_outputs(const mobilenet *m, void *const *outputs) {
 }
 
 static int check_buffers(const mobilenet *m, const void *const *inputs, void *const *outputs) {
+    const mn_model_t *d = &mn_model;
     if (!m || !inputs || !outputs) return mn_fail(MOBILENET_ARGUMENT, "no instance, inputs or outputs");
-    for (int i = 0; i < m->info.inputs + m->info.outputs; i++)
-        if (!(i < m->info.inputs ? inputs[i] : outputs[i - m->info.inputs]))
-            return mn_fail(MOBILENET_ARGUMENT, "no buffer for %s", m->info.input[i].name);
+    for (uint32_t i = 0; i < d->inputs + d->outputs; i++)
+        if (!(i < d->inputs ? inputs[i] : outputs[i - d->inputs]))
+            return mn_fail(MOBILENET_ARGUMENT, "no buffer for %s", d->ports[i].name);
     return 0;
 }
 
-/* Of the caller's settings of floats nothing holds between these two. */
-static mn_floats begin(mobilenet *m) {
-    pthread_mutex_lock(&m->lock);
-    return mn_floats_begin();
-}
-
-static int end(mobilenet *m, mn_floats before, int code) {
-    mn_floats_end(before);
-    pthread_mutex_unlock(&m->lock);
-    return code;
-}
-
 int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs) {
+    mn_floats before;
     int code = check_buffers(m, inputs, outputs);
-    if (code) return code;
-    mn_floats before = begin(m);
+    if (code || (code = begin(m, &before))) return code;
+    if ((code = mn_pool_ready(&m->pool))) return end(m, before, code);
     place_ports(m, inputs, outputs);
     for (uint32_t i = 0; i < mn_model.inputs && !code; i++)
         code = mn_check_input(&m->pool, i, aligned(m, i, inputs[i]));
@@ -220,27 +257,35 @@ int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs)
 }
 
 int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *outputs, int first, int last) {
+    mn_floats before;
     int code = check_buffers(m, inputs, outputs);
     if (code) return code;
     if (first < 0 || last < first || last > (int)mn_model.step_count)
         return mn_fail(MOBILENET_ARGUMENT, "steps %d to %d of %d", first, last, (int)mn_model.step_count);
-    mn_floats before = begin(m);
+    if ((code = begin(m, &before))) return code;
+    if ((code = mn_pool_ready(&m->pool))) return end(m, before, code);
     place_ports(m, inputs, outputs);
     return end(m, before, run_placed(m, outputs, (uint32_t)first, (uint32_t)last));
 }
 
+static const char no_images[] = "this model takes no images, but arrays: mobilenet_run";
+
 int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, void *input) {
+    mn_floats before;
     if (!m || !rgb || !input) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or input");
-    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images, but arrays: mobilenet_run");
-    mn_floats before = begin(m);
+    if (!mn_model.image.wanted) return mn_fail(MOBILENET_ARGUMENT, "%s", no_images);
+    int code = begin(m, &before);
+    if (code) return code;
     return end(m, before, mn_image_load(&m->image, rgb, width, height, stride, &mn_model.image.input, input));
 }
 
 int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride, void *scores) {
+    mn_floats before;
     if (!m || !rgb || !scores) return mn_fail(MOBILENET_ARGUMENT, "no instance, image or place for the scores");
-    if (!m->info.takes_images) return mn_fail(MOBILENET_ARGUMENT, "this model takes no images, but arrays: mobilenet_run");
-    if (m->info.outputs != 1) return mn_fail(MOBILENET_ARGUMENT, "this model has several outputs: use mobilenet_run");
-    mn_floats before = begin(m);
+    if (!mn_model.image.wanted) return mn_fail(MOBILENET_ARGUMENT, "%s", no_images);
+    if (mn_model.outputs != 1) return mn_fail(MOBILENET_ARGUMENT, "this model has several outputs: use mobilenet_run");
+    int code = begin(m, &before);
+    if (code) return code;
     const void *input = m->port_buffers[0];
     void *output = scores;
     const mn_pixels *to = &mn_model.image.input;
@@ -248,7 +293,8 @@ int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, s
     uint32_t first = 0;
     if (mn_model.image.first.bytes) /* bytes become what the first step would make of an input */
         to = &mn_model.image.first, into = m->tensors[mn_model.image.operand].data, first = 1;
-    int code = mn_image_load(&m->image, rgb, width, height, stride, to, into);
+    code = mn_pool_ready(&m->pool);
+    if (!code) code = mn_image_load(&m->image, rgb, width, height, stride, to, into);
     place_ports(m, &input, &output);
     if (!code) code = run_placed(m, &output, first, mn_model.step_count);
     if (!code) code = check_outputs(m, &output);

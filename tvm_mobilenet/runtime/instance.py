@@ -7,6 +7,7 @@ and memory are the library's own. It needs neither TVM nor a bundle.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_void_p
 from pathlib import Path
@@ -55,8 +56,8 @@ class Instance:
         lib.mobilenet_times.argtypes = [c_void_p, c_void_p]
         lib.mobilenet_set_threads.argtypes = [c_void_p, c_int]
         lib.mobilenet_close.restype, lib.mobilenet_close.argtypes = None, [c_void_p]
-        handle, options = c_void_p(), _Options(threads, 1, 1, 0, 0)
-        self._require(lib.mobilenet_open_weights(str(weights).encode(), byref(options), byref(handle)))
+        handle, options = c_void_p(), _Options(threads, 1, 1)
+        self._require(lib.mobilenet_open_weights(os.fsencode(weights), byref(options), byref(handle)))
         self._handle = handle
         info = lib.mobilenet_describe(handle).contents
         self.inputs = [_buffer(*_port(info.input[i])[1:]) for i in range(info.inputs)]

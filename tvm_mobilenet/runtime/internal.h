@@ -109,6 +109,8 @@ struct mn_pool {
 void mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
 int mn_pool_threads(mn_pool *p, int threads);
 void mn_pool_follow(mn_pool *p); /* the caller moved to a thread's CPU: they change places */
+void mn_pool_forked(mn_pool *p); /* in a forked child: the threads are gone, and whoever held the lock */
+int mn_pool_ready(mn_pool *p);   /* starts the threads that a fork took */
 void mn_pool_close(mn_pool *p);
 int mn_pool_share(mn_pool *p, mn_task task, void *data, int tasks); /* by the pool's threads */
 int64_t mn_now(void); /* nanoseconds of a clock that never goes back */
@@ -127,13 +129,14 @@ void mn_sha256_end(mn_sha256 *s, char hex[65]);
 
 typedef struct {
     const unsigned char *weights; /* behind the header */
-    void *mapped;
+    void *mapped;                 /* memory of our own with the file's bytes, or the file itself */
     size_t mapped_bytes;
     char *label_text;
     const char **labels;
 } mn_files;
-int mn_files_open(mn_files *f, const char *folder);
-int mn_files_open_weights(mn_files *f, const char *path);
+int mn_files_open(mn_files *f, const char *folder, int map_weights);
+int mn_files_open_weights(mn_files *f, const char *path, int map_weights);
+char *mn_absolute(const char *path); /* on the heap: good after the working directory changes; NULL: no memory */
 void mn_files_close(mn_files *f);
 int mn_read(const char *folder, const char *name, size_t most, char **text, size_t *n);
 
@@ -167,6 +170,11 @@ void *mn_allocate(size_t n); /* aligned to 64 bytes, zero only as the system giv
 int mn_check_cpu(void);
 
 /* ---- instance.c */
+typedef struct mn_description {
+    mobilenet_info info;
+    struct mn_description *next;
+} mn_description;
+
 struct mobilenet {
     mobilenet_info info;
     pthread_mutex_t lock;
@@ -178,6 +186,18 @@ struct mobilenet {
     void **port_buffers; /* our own copies of inputs and outputs, for callers' that are not aligned */
     mn_dltensor *tensors;
     mn_any *arguments;
+    mn_description *descriptions; /* each that was needed: callers may still read it */
+    _Atomic(const mobilenet_info *) described;
+    /* of handles.c */
+    _Atomic(mobilenet *) next;
+    int users, torn;              /* calls that are inside; the fork that made this process left it half changed */
+    atomic_int changing, closing; /* a change of threads is under way; close waits for the calls inside */
 };
+
+/* ---- handles.c */
+int mn_publish(mobilenet *m);        /* from now on it is open */
+int mn_enter(const mobilenet *m);    /* an error where it is not open; else it stays until mn_leave */
+void mn_leave(const mobilenet *m);
+int mn_retire(mobilenet *m);         /* waits until nobody is inside; 0: it was not open */
 
 #endif

@@ -7,7 +7,8 @@
  *     mobilenet_close(m);
  *
  * All functions are safe to call from any thread; calls on one instance wait for each other. Nothing is allocated after
- * mobilenet_open except by mobilenet_set_threads, mobilenet_check, mobilenet_selftest and opening another instance.
+ * mobilenet_open except by mobilenet_set_threads, mobilenet_check, mobilenet_selftest, opening another instance, and the
+ * first run in a forked child. An instance that was open at a fork is open in the child too, with threads of its own.
  * Nothing is ever written to stdout or stderr. However the caller's rounding mode and treatment of small numbers are
  * set, these functions compute with the default ones, and leave the caller's as they were.
  *
@@ -58,7 +59,8 @@ enum {
     MOBILENET_MEMORY = 5,
     MOBILENET_KERNEL = 6,   /* a kernel reported an error */
     MOBILENET_WRONG = 7,    /* the self-test found wrong results */
-    MOBILENET_INFINITE = 8  /* an input or a result holds infinities or NaN, or leaves the range of the layers' dtype */
+    MOBILENET_INFINITE = 8, /* an input or a result holds infinities or NaN, or leaves the range of the layers' dtype */
+    MOBILENET_CLOSED = 9    /* the instance is closed, or was closed while the call waited */
 };
 
 typedef struct mobilenet mobilenet;
@@ -69,6 +71,9 @@ typedef struct {
     int max_width, max_height; /* of images for run_rgb, default 8192 each */
     int spin_microseconds;   /* how long an idle thread waits awake, default 100; -1 never */
     int no_affinity;         /* 1: threads are not bound to CPUs */
+    int map_weights;         /* 1: weights.bin stays mapped, and a page of it is read when a run needs it. Opening takes no
+                              * time; but what changes the file changes the results, and what makes it shorter ends the
+                              * process (SIGBUS). 0: it is read at open, into memory of this process. */
 } mobilenet_options;
 
 typedef struct {
@@ -92,7 +97,7 @@ typedef struct {
     const char *const *labels; /* one a class, or NULL */
     int takes_images;       /* whether run_rgb works */
     int threads;
-    size_t weight_bytes, arena_bytes, scratch_bytes; /* mapped; all intermediates; of them a thread's own */
+    size_t weight_bytes, arena_bytes, scratch_bytes; /* all intermediates are the arena; of them a thread's own */
     int seeded;                /* 1: the weights are random numbers, classes mean nothing */
     const char *scores;        /* "logits", "softmax" (probabilities), "sigmoid" (each by itself), "value" (no class) */
     const char *preprocess;    /* how an image becomes the input, in words; and which of it is assumed */
@@ -113,10 +118,12 @@ typedef struct {
     size_t resident_bytes;     /* of this process, after the first run */
 } mobilenet_selftest_result;
 
-/* Opens the bundle in a folder: checks the CPU, the manifest's hash, the sizes of all files and the weights' header. */
+/* Opens the bundle in a folder: checks the CPU, the manifest's hash, the sizes of all files and the weights' header. A
+ * relative folder is that of the working directory now; it may change later. */
 MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *options, mobilenet **opened);
 
-/* What the model takes and gives; valid until close. */
+/* What the model takes and gives, with the number of threads at the time of the call; valid until close. NULL: it is not
+ * open. */
 MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 
 /* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe and of its dtypes. No copy when aligned
@@ -149,6 +156,8 @@ MOBILENET_API int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *re
 /* What went wrong in the last call of this thread that failed. */
 MOBILENET_API const char *mobilenet_last_error(void);
 
+/* Waits for the calls that compute; those that wait for them, and later ones, end with MOBILENET_CLOSED. What is closed
+ * already, or was never opened, stays as it is. */
 MOBILENET_API void mobilenet_close(mobilenet *m);
 
 /* ---- for tools that check and measure: a run in its steps, each one call of a kernel */

@@ -31,10 +31,12 @@ except ImportError:
 
 USAGE = "usage: python3 mobilenet.py IMAGE ...\nThe classes of each image; bench, selftest and info are of `mobilenet`."
 SEEDED = "weights are seeded random numbers: classes mean nothing; build with --weights FILE"
+CLOSED = 9  # of a MobilenetError, as in mobilenet.h
 
 
 class _Options(Structure):
-    _fields_ = [(n, c_int) for n in ("threads", "max_width", "max_height", "spin_microseconds", "no_affinity")]
+    _names = ("threads", "max_width", "max_height", "spin_microseconds", "no_affinity", "map_weights")
+    _fields_ = [(n, c_int) for n in _names]
 
 
 class _Tensor(Structure):
@@ -51,24 +53,15 @@ class _Tensor(Structure):
 
 class _Info(Structure):
     _fields_ = [
-        ("model", c_char_p),
-        ("target", c_char_p),
-        ("id", c_char_p),
-        ("inputs", c_int),
-        ("outputs", c_int),
-        ("input", POINTER(_Tensor)),
-        ("output", POINTER(_Tensor)),
+        *((n, c_char_p) for n in ("model", "target", "id")),
+        *((n, c_int) for n in ("inputs", "outputs")),
+        *((n, POINTER(_Tensor)) for n in ("input", "output")),
         ("classes", c_int),
         ("labels", POINTER(c_char_p)),
-        ("takes_images", c_int),
-        ("threads", c_int),
-        ("weight_bytes", c_size_t),
-        ("arena_bytes", c_size_t),
-        ("scratch_bytes", c_size_t),
+        *((n, c_int) for n in ("takes_images", "threads")),
+        *((n, c_size_t) for n in ("weight_bytes", "arena_bytes", "scratch_bytes")),
         ("seeded", c_int),
-        ("scores", c_char_p),
-        ("preprocess", c_char_p),
-        ("labels_source", c_char_p),
+        *((n, c_char_p) for n in ("scores", "preprocess", "labels_source")),
     ]
 
 
@@ -79,8 +72,7 @@ class _Class(Structure):
 class _Selftest(Structure):
     _fields_ = [
         ("samples", c_int),
-        ("difference", c_float),
-        ("allowed", c_float),
+        *((n, c_float) for n in ("difference", "allowed")),
         ("milliseconds", c_double),
         ("resident_bytes", c_size_t),
     ]
@@ -128,6 +120,8 @@ class MobilenetError(Exception):
 class Mobilenet:
     """One instance of the model in a bundle's folder; `close` it, or use it in a ``with``.
 
+    Any thread may call it, also while another closes it; it works on in forked processes.
+
     Parameters
     ----------
     folder : path, optional
@@ -136,15 +130,21 @@ class Mobilenet:
         0: one for each CPU.
     max_size : (int, int)
         Width and height of the largest image.
+    map_weights : bool
+        Weights stay in their file, and a page is read when a run needs it; nobody may change that file meanwhile.
     """
 
-    def __init__(self, folder=None, threads: int = 0, max_size: tuple[int, int] = (8192, 8192)):
-        folder = Path(folder) if folder else Path(__file__).resolve().parent
+    def __init__(
+        self, folder=None, threads: int = 0, max_size: tuple[int, int] = (8192, 8192), map_weights: bool = False
+    ):
         self._handle = None
+        if folder is not None and not os.fspath(folder):
+            raise MobilenetError('an empty path names no folder: the working directory is "."', 1)
+        folder = Path(__file__).resolve().parent if folder is None else Path(folder)
+        options = _Options(*map(_c_int, (threads, *max_size, 0, 0, int(map_weights))))
         self._lib = _library(folder)
         handle = c_void_p()
-        options = _Options(threads, *max_size, 0, 0)
-        self._check(self._lib.mobilenet_open(str(folder).encode(), byref(options), byref(handle)))
+        self._check(self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle)))
         self._handle = handle
         info = self._lib.mobilenet_describe(handle).contents
         self.model, self.target = info.model.decode(), info.target.decode()
@@ -165,7 +165,7 @@ class Mobilenet:
         self.close()
 
     def close(self) -> None:
-        """Gives all memory and threads back."""
+        """Gives all memory and threads back when runs of other threads have ended; what these call next is refused."""
         handle, self._handle = self._handle, None
         if handle:
             self._lib.mobilenet_close(handle)
@@ -216,19 +216,13 @@ class Mobilenet:
             raise MobilenetError("a score is an infinity or NaN: it names no class", 8)
         best = (_Class * min(max(count, 0), self.classes))()
         found = self._lib.mobilenet_top(self._open(), scores.ctypes.data, len(best), best)
-        return [
-            Best(
-                c.index,
-                (c.label or b"").decode(errors="replace"),
-                c.score,
-                c.probability if c.probability >= 0 else None,
-            )
-            for c in best[:found]
-        ]
+        self._check(CLOSED if len(best) and not found else 0)
+        known = [((c.label or b"").decode(errors="replace"), c) for c in best[:found]]
+        return [Best(c.index, label, c.score, c.probability if c.probability >= 0 else None) for label, c in known]
 
     def set_threads(self, threads: int) -> None:
         """How many threads share the work from now on."""
-        self._check(self._lib.mobilenet_set_threads(self._open(), threads))
+        self._check(self._lib.mobilenet_set_threads(self._open(), _c_int(threads)))
 
     def selftest(self) -> dict:
         """Hashes every file and compares with the outputs that travel with them; raises when they differ."""
@@ -238,7 +232,7 @@ class Mobilenet:
 
     def _open(self):
         if not self._handle:
-            raise MobilenetError("this instance is closed")
+            raise MobilenetError("this instance is closed", CLOSED)
         return self._handle
 
     def _check(self, code: int) -> None:
@@ -268,6 +262,12 @@ def _library(folder: Path):
     lib.mobilenet_selftest.argtypes = [c_void_p, c_void_p]
     lib.mobilenet_close.restype, lib.mobilenet_close.argtypes = None, [c_void_p]
     return lib
+
+
+def _c_int(value: int) -> int:
+    if not 0 <= value < 1 << 31:  # ctypes would cut it
+        raise MobilenetError(f"{value}: threads are 1 to 64, image sizes up to 65535", 1)
+    return value
 
 
 def _machine(path) -> bytes:

@@ -218,7 +218,21 @@ static void stop(mn_pool *p) {
     for (int i = 1; i < p->started; i++) pthread_join(p->workers[i].thread, NULL);
     atomic_store(&p->stop, 0);
     atomic_store(&p->generation, 0);
-    p->started = p->threads = 1;
+    p->started = 1;
+}
+
+/* All threads but the caller's; on an error none. */
+static int start(mn_pool *p) {
+    choose_cpus(p);
+    for (int i = 1; i < p->threads; i++) {
+        if (pthread_create(&p->workers[i].thread, NULL, work, &p->workers[i])) {
+            stop(p);
+            return mn_fail(MOBILENET_MEMORY, "the system starts no thread number %d", i + 1);
+        }
+        p->started = i + 1;
+        if (p->placed) bind(&p->workers[i], p->cpu[i]);
+    }
+    return 0;
 }
 
 int mn_pool_threads(mn_pool *p, int threads) {
@@ -230,17 +244,24 @@ int mn_pool_threads(mn_pool *p, int threads) {
     p->started = 1;
     p->threads = threads;
     for (int i = 0; i < threads; i++) workers[i].pool = p, workers[i].slot = i;
-    choose_cpus(p);
-    for (int i = 1; i < threads; i++) {
-        if (pthread_create(&p->workers[i].thread, NULL, work, &p->workers[i])) {
-            stop(p);
-            return mn_fail(MOBILENET_MEMORY, "the system starts no thread number %d", i + 1);
-        }
-        p->started = i + 1;
-        if (p->placed) bind(&p->workers[i], p->cpu[i]);
-    }
-    return 0;
+    int code = start(p);
+    if (code) p->threads = 1;
+    return code;
 }
+
+void mn_pool_forked(mn_pool *p) {
+    p->lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    p->wake = p->done = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    atomic_store(&p->generation, 0);
+    atomic_store(&p->stop, 0);
+    atomic_store(&p->sleeping, 0);
+    atomic_store(&p->waiting, 0);
+    for (int i = 0; p->workers && i < p->threads; i++) /* a run of another thread may have been under way */
+        p->workers[i].used = 0, p->workers[i].live = p->workers[i].in_task = 0;
+    p->started = 1;
+}
+
+int mn_pool_ready(mn_pool *p) { return p->started < p->threads ? start(p) : 0; }
 
 void mn_pool_close(mn_pool *p) {
     if (p->started > 1) stop(p);

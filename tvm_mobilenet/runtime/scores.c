@@ -42,9 +42,10 @@ static int best_of(const mobilenet *m, const void *scores, int k, mobilenet_clas
 }
 
 int mobilenet_top(const mobilenet *m, const void *scores, int k, mobilenet_class *best) {
-    if (!m || !scores || !best || k < 1) return 0;
+    if (!scores || !best || k < 1 || mn_enter(m)) return 0;
     mn_floats before = mn_floats_begin();
     int have = best_of(m, scores, k, best);
     mn_floats_end(before);
+    mn_leave(m);
     return have;
 }

@@ -88,7 +88,7 @@ static int test(mobilenet *m, mobilenet_selftest_result *result) {
     size_t n, sample = 0, before;
     char *data = NULL;
     void *buffers[64] = {0};
-    if (!m || !m->folder) return mn_fail(MOBILENET_ARGUMENT, m ? "opened without a folder" : "no instance");
+    if (!m->folder) return mn_fail(MOBILENET_ARGUMENT, "opened without a folder");
     int ports = m->info.inputs + m->info.outputs, code = ports > 64 ? MOBILENET_ARGUMENT : mobilenet_check(m->folder);
     for (int i = 0; i < ports; i++) sample += m->info.input[i].bytes;
     if (!code) code = mn_read(m->folder, "selftest.bin", SIZE_MAX / 2, &data, &n);
@@ -107,8 +107,11 @@ static int test(mobilenet *m, mobilenet_selftest_result *result) {
 }
 
 int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result) {
+    int code = mn_enter(m);
+    if (code) return code;
     mn_floats before = mn_floats_begin();
-    int code = test(m, result);
+    code = test(m, result);
     mn_floats_end(before);
+    mn_leave(m);
     return code;
 }

@@ -7,16 +7,23 @@ const char *mobilenet_step_name(const mobilenet *m, int step) {
     return m && step >= 0 && step < (int)mn_model.step_count ? mn_model.steps[step].name : NULL;
 }
 
-void *mobilenet_operand(const mobilenet *m, int step, int operand) {
-    if (!m || step < 0 || step >= (int)mn_model.step_count) return NULL;
+void *mobilenet_operand(const mobilenet *instance, int step, int operand) {
+    mobilenet *m = (mobilenet *)(uintptr_t)instance;
+    if (step < 0 || step >= (int)mn_model.step_count || mn_enter(m)) return NULL;
     const mn_step *s = mn_model.steps + step;
-    return operand >= 0 && operand < s->count ? m->tensors[s->first + operand].data : NULL;
+    pthread_mutex_lock(&m->lock);
+    void *data = operand >= 0 && operand < s->count ? m->tensors[s->first + operand].data : NULL;
+    pthread_mutex_unlock(&m->lock);
+    mn_leave(m);
+    return data;
 }
 
 int mobilenet_times(mobilenet *m, int64_t *nanoseconds) {
-    if (!m) return mn_fail(MOBILENET_ARGUMENT, "no instance");
+    int code = mn_enter(m);
+    if (code) return code;
     pthread_mutex_lock(&m->lock);
     m->times = nanoseconds;
     pthread_mutex_unlock(&m->lock);
+    mn_leave(m);
     return 0;
 }

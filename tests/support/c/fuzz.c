@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
         }
         free(copy);
         mn_files f = {0};
-        if (!mn_files_open(&f, argv[1])) opened++;
+        if (!mn_files_open(&f, argv[1], i % 2)) opened++;
         mn_files_close(&f);
         put(argv[1], names[which], original[which], which == 2 ? 64 : size[which]);
         if (!which) put(argv[1], "manifest.sha256", original[3], size[3]);

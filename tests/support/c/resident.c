@@ -1,5 +1,6 @@
 /* What a process that runs the model takes: opens, runs once, prints resident bytes, what the model needs (weights,
- * arena and the caller's input and output), and the milliseconds that the fastest of 20 opens took. argv: folder, threads */
+ * arena and the caller's input and output), and the milliseconds that the fastest of 20 opens took. argv: folder, threads, 1 to map the
+ * weights */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -27,8 +28,8 @@ static long resident(void) {
 
 int main(int argc, char **argv) {
     mobilenet *m;
-    mobilenet_options o = {.threads = argc > 2 ? atoi(argv[2]) : 1};
-    if (argc < 3 || mobilenet_open(argv[1], &o, &m)) return fprintf(stderr, "%s\n", mobilenet_last_error()), 1;
+    mobilenet_options o = {.threads = argc > 2 ? atoi(argv[2]) : 1, .map_weights = argc > 3 ? atoi(argv[3]) : 0};
+    if (argc < 4 || mobilenet_open(argv[1], &o, &m)) return fprintf(stderr, "%s\n", mobilenet_last_error()), 1;
     const mobilenet_info *info = mobilenet_describe(m);
     void *in = aligned_alloc(64, (info->input[0].bytes + 63) / 64 * 64), *out = aligned_alloc(64, (info->output[0].bytes + 63) / 64 * 64);
     if (!in || !out || info->inputs != 1 || info->outputs != 1) return 1;
