@@ -1,12 +1,51 @@
 """tvm_mobilenet makes a MobileNet run as fast as the silicon allows on a Raspberry Pi.
 
-Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch.
+    import tvm_mobilenet as tm
+
+    net = tm.compile(module, "rpi4", torch.zeros(1, 3, 224, 224))
+    net.verify().require()
+    print(net.latency())
+
+Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch. ``docs/api.md`` says
+what of it stays.
 """
 
+import importlib
 import os
 import sys
+import types
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from tvm_mobilenet.api import compile, load, sweep, tune
+    from tvm_mobilenet.cli.requests import ModelKeywords
+    from tvm_mobilenet.compiled import Compiled, Latency
+    from tvm_mobilenet.errors import (
+        BoardError,
+        MissingDependencyError,
+        RegressionError,
+        TvmMobilenetError,
+        VerificationError,
+    )
+    from tvm_mobilenet.models.options import ModelOptions
+
+__all__ = [
+    "BoardError",
+    "Compiled",
+    "Latency",
+    "MissingDependencyError",
+    "ModelKeywords",
+    "ModelOptions",
+    "RegressionError",
+    "TvmMobilenetError",
+    "VerificationError",
+    "__version__",
+    "compile",
+    "load",
+    "sweep",
+    "tune",
+]
 __version__ = "0.1.0"
 
 # ONNX Runtime would keep a device id in the user's cache and look up its maker's host: nobody asked for that.
@@ -17,6 +56,45 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "schedules" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
+
+_HOMES = {  # of public names, besides errors; others are functions of api.py
+    "Compiled": "compiled",
+    "Latency": "compiled",
+    "ModelKeywords": "cli.requests",
+    "ModelOptions": "models.options",
+}
+_CALLED = ("sweep", "tune")  # names of verbs' modules that are also functions
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CALLED:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in __all__:
+        home = _HOMES.get(name, "errors" if name.endswith("Error") else "api")
+        return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Called(types.ModuleType):
+    """A verb's module: ``tvm_mobilenet.tune(...)`` is a call though ``tvm_mobilenet.tune`` is a module."""
+
+    def __call__(self, *args: Any, **how: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(importlib.import_module(f"{__package__}.api"), name)(*args, **how)
+
+
+class _Package(types.ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CALLED and isinstance(value, types.ModuleType):
+            value.__class__ = _Called
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 if sys.argv[:1] == ["-m"]:
     from tvm_mobilenet import packages

@@ -14,7 +14,7 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.cli import accuracy_options, entry, options
 from tvm_mobilenet.cli.flags import refuse, refuse_trust
 from tvm_mobilenet.files.whole_file import output_file
-from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Words
 
 SHOWN = 20  # of the images whose class changed, in the table
@@ -146,6 +146,7 @@ def accuracy(
     return AccuracyResult(Path(folder), network.options.title, module.target.name, opened.board, found, words, paths)
 
 
+@notebook.shows(AccuracyResult)
 def print_result(result: AccuracyResult) -> None:
     """The images whose class changed, then the whole."""
     changed, words = result.found.changed(), result.words

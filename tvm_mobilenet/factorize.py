@@ -121,7 +121,7 @@ def rank_errors(kernel: np.ndarray) -> tuple[float, ...]:
     return tuple(float(e) for e in np.sqrt(left / max(energy.sum(), np.finfo(float).tiny)))
 
 
-def factorize(options: ModelOptions, layer: str | None = None) -> list[Factorisation]:
+def factorize(options: ModelOptions, layer: str | None = None, *, calls: Sequence | None = None) -> list[Factorisation]:
     """How nearly each standard convolution of a model is separable.
 
     Parameters
@@ -130,13 +130,15 @@ def factorize(options: ModelOptions, layer: str | None = None) -> list[Factorisa
         A registry model or a file.
     layer : str, optional
         Only this one, by where it comes from in the model.
+    calls : sequence of LayerCall, optional
+        Those of `standard_convolutions`, if they are found already.
 
     Raises
     ------
     TvmMobilenetError
         If the model has no such layer, or no standard convolution.
     """
-    return [_factorisation(call) for call in standard_convolutions(options, layer)]
+    return [_factorisation(call) for call in (standard_convolutions(options, layer) if calls is None else calls)]
 
 
 def standard_convolutions(options: ModelOptions, layer: str | None = None) -> list:
@@ -208,7 +210,7 @@ def _run(args: argparse.Namespace) -> None:
             "give trained ones with --weights FILE"
         )
     calls = standard_convolutions(options, args.layer)
-    results = [_factorisation(call) for call in calls]
+    results = factorize(options, args.layer, calls=calls)
     if args.output:
         _write(args.output, calls, args.rank)
     if args.json:

@@ -19,7 +19,7 @@ from tvm_mobilenet.cli.flags import refuse, refuse_for_predictions
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import output_file, write_whole
 from tvm_mobilenet.measuring.layer_profile import LayerProfile, Profile, trace
-from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Detail, Layers
 
 VIEWS = ("order", "slowest", "kind")
@@ -75,7 +75,8 @@ def profile(
     return layer_profile.profile_of(board, module, target, threads, seconds, show, runtime)
 
 
-def print_result(result: Profile, view: str) -> None:
+@notebook.shows(Profile)
+def print_result(result: Profile, view: str = "order") -> None:
     """One view as a table, and the whole."""
     heading = (
         f"{options.ModelOptions.from_data(result.model).title} on {result.target}, board {result.board}, "

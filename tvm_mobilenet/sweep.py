@@ -28,7 +28,7 @@ from tvm_mobilenet.models.papers import accuracies
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.families import networks_of
 from tvm_mobilenet.survey.sweep_text import print_result, write_csv
-from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal import console, notebook
 
 ESTIMATES = options.OUTPUT / "sweep.jsonl"
 
@@ -105,6 +105,17 @@ class SweepResult:
     board: str
     networks: list[Variant]
     twins: list[Twin]
+
+
+def _chart(result: SweepResult) -> str:
+    from tvm_mobilenet.survey import report
+
+    known = any(one.top1 is not None for one in result.networks)
+    how = "predicted" if all(one.predicted for one in result.networks) else "measured"
+    return report.accuracy_plot(result.networks, 1, how) if known else ""
+
+
+notebook.shows(SweepResult, _chart)(print_result)
 
 
 def sweep(

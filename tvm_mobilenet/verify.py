@@ -26,7 +26,7 @@ from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse, refuse_trust
 from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.models.options import FLOAT32
-from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Detail, Layers
 
 
@@ -238,6 +238,7 @@ def _floor(graph, target) -> float:
     return sum(call.layer.mult_adds for call in graph.calls) / target.core.macs_per_cycle(FLOAT32)
 
 
+@notebook.shows(VerifyResult)
 def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import DTYPES, FLOAT32, IO, METHODS, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, IO, METHODS, ModelOptions
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -163,40 +162,12 @@ def add_image_options(group) -> None:
 
 
 def model_options(args: argparse.Namespace, target=None) -> ModelOptions:
-    """The options a user gave; files must exist, and every flag must have an effect.
-
-    Parameters
-    ----------
-    target : targets.Target, optional
-        What it is built for.
-
-    Raises
-    ------
-    TvmMobilenetError
-        A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
-        size that makes no network; a target that does not compute the dtype.
-    """
-    from tvm_mobilenet import targets
-    from tvm_mobilenet.cli.flags import refuse_for_model
-    from tvm_mobilenet.frontend.files import check_file, check_model
-    from tvm_mobilenet.models.registry import check_shape
+    """The options a user gave on the command line, as `requests.checked` has them."""
+    from tvm_mobilenet.cli.requests import checked
 
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
     values["calibrate"] = tuple(values.get("calibrate") or ())
-    options = ModelOptions(**values)
-    check_model(options.model)
-    for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
-        check_file(flag, path)
-    for path in options.calibrate:
-        if not Path(path).exists():
-            check_file("--calibrate", Path(path))
-    refuse_for_model(args, options)
-    if target is not None:
-        targets.require(target, options.dtype)
-        options = replace(options, keep_dtype="float16" if target.computes("float16") else FLOAT32)
-    if not options.is_file:
-        check_shape(options.alpha, options.resolution, options.classes)
-    return options
+    return checked(ModelOptions(**values), target, args.given)
 
 
 def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Detail, Layers
 from tvm_mobilenet.tuning.result import TuneResult
 from tvm_mobilenet.tuning.session import Work
@@ -119,13 +119,19 @@ def why_they_differ(result: TuneResult) -> list[str]:
     ]
 
 
+def _chart(result: TuneResult) -> str:
+    from tvm_mobilenet.survey import chart
+
+    return chart.svg(result)
+
+
+@notebook.shows(TuneResult, _chart)
 def print_result(result: TuneResult) -> None:
     """The table of layers and the whole, on stdout."""
     unit = "predicted cycles, compute and memory" if result.predicted else "seconds"
     title = f"{result.model} on {result.target} ({result.core}); {unit}, one core, each layer once"
     console.print_table(COLUMNS, rows_of(result), title)
-    print()
-    console.print_text("\n".join(totals_of(result)), indent=10)
+    console.print_text("\n" + "\n".join(totals_of(result)), indent=10)
 
 
 def write_charts(result: TuneResult, folder: Path) -> Path:

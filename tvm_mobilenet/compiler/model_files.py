@@ -76,6 +76,18 @@ def from_build(module, **changes) -> ModelOptions:
     return ModelOptions.from_data(data, **changes)
 
 
+def places(module) -> list[Path]:
+    """Where the files that a module was made from lie now.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One is gone.
+    """
+    data = module.info["model"]
+    return [_find(name, Path(data[name]), kept, module.folder) for name, kept in (data.get("files") or {}).items()]
+
+
 def _decided(kept: dict, data: dict, path: Path) -> Precision | Quantization:
     """What was decided about dtypes, which must be of the dtypes that the model's options say."""
     try:

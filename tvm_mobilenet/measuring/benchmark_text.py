@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tvm_mobilenet.measuring.benchmark import Benchmark, Row
 from tvm_mobilenet.measuring.regression import Comparison
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.terminal import console
+from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.printable import printable, printable_lines
 from tvm_mobilenet.terminal.table import Layers
 
@@ -38,7 +38,8 @@ CSV_COLUMNS = (
 SLOWEST = 5  # layers shown below the table
 
 
-def show(result: Benchmark, form: str, comparison: Comparison | None = None) -> None:
+@notebook.shows(Benchmark)
+def show(result: Benchmark, form: str = "table", comparison: Comparison | None = None) -> None:
     """Print a benchmark: ``form`` is ``table``, ``markdown`` or ``csv``."""
     if form == "csv":
         print(printable_lines(as_csv(result)), end="")

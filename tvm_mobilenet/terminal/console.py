@@ -13,7 +13,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tvm_mobilenet import old_words
 from tvm_mobilenet.errors import TvmMobilenetError, reason
@@ -23,9 +25,38 @@ from tvm_mobilenet.terminal.printable import printable, printable_lines
 _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
 
 
+_TOLD: ContextVar[Callable[[str], object] | None] = ContextVar("told", default=None)  # gets what `say` would print
+_PARTS: ContextVar[list | None] = ContextVar("parts", default=None)  # gets tables and text in place of stdout
+
+
 def say(text: str) -> None:
     """A line for the person who waits, on stderr; control characters in it are written out."""
-    print(printable_lines(text), file=sys.stderr, flush=True)
+    told = _TOLD.get()
+    if told is None:
+        print(printable_lines(text), file=sys.stderr, flush=True)
+    else:
+        told(printable_lines(text))
+
+
+@contextmanager
+def told_to(listener: Callable[[str], object] | None) -> Iterator[None]:
+    """Have a function get each line of `say` and `Progress`, of this thread, in place of stderr; None: as it was."""
+    token = _TOLD.set(_TOLD.get() if listener is None else listener)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
+
+
+@contextmanager
+def captured() -> Iterator[list]:
+    """Collect what is printed as results: of a table its columns, rows and title, a tuple; of other text itself."""
+    parts: list = []
+    token = _PARTS.set(parts)
+    try:
+        yield parts
+    finally:
+        _PARTS.reset(token)
 
 
 def is_plain(stream) -> bool:
@@ -87,15 +118,26 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
     columns : sequence of str
         Headings; ``table.Layers``, ``table.Detail`` and ``table.Words`` say what a column holds.
     """
+    if (parts := _PARTS.get()) is not None:
+        parts.append((columns, rows, title))
+        return
     cells = [[printable(cell) if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
-    right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(columns))]
+    right = numeric(cells, len(columns))
     if title:
         print_text(title)
     _result("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))))
 
 
+def numeric(cells: Sequence[Sequence[str]], columns: int) -> list[bool]:
+    """Which columns hold numbers alone, or none."""
+    return [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(columns)]
+
+
 def print_text(text: str, indent: int = 0) -> None:
     """Lines on stdout; on a terminal broken at blanks, each after its first part ``indent`` blanks further in."""
+    if (parts := _PARTS.get()) is not None:
+        parts.append(text)
+        return
     for line in text.split("\n"):
         _result("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)))
 
@@ -142,7 +184,7 @@ class Progress:
         self._every, self._last, self._live, self._stream = every, float("-inf"), None, None
 
     def __enter__(self) -> Progress:
-        if not is_plain(sys.stderr):
+        if _TOLD.get() is None and not is_plain(sys.stderr):
             from rich import console, live
 
             stream = self._stream = sys.stderr  # while it is live, sys.stderr prints above it
@@ -189,7 +231,7 @@ class _View:
         if not self.columns or not self.rows:
             return said[: max(1, height - 1)]
         cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
-        right = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(self.columns))]
+        right = numeric(cells, len(self.columns))
         found = table.lines(self.columns, cells, right, width, note=False)
         head = len(found) - len(cells)  # one line a row, or there is no room for a table
         if max(map(len, found)) > width or head > 3 or room < head + 1:

@@ -1,0 +1,281 @@
+"""What Python programs call: the API that `import tvm_mobilenet` gives."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tvm_mobilenet as tm
+from tvm_mobilenet import api
+from tvm_mobilenet.cli.verbs import verbs
+from tvm_mobilenet.models.options import ModelOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+WITHOUT = {"agent", "rebuild_logs"}  # a server, and a maintainers' tool: no function of the same name
+SIZE = 16
+
+
+class Separable(nn.Module):
+    """A module that is in no registry and no file."""
+
+    def __init__(self, classes=7):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.filters, self.point = nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 24, 1)
+        self.dense = nn.Linear(24, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.point(torch.relu(self.filters(x))))
+        return self.dense(x.mean((2, 3)))
+
+
+def image(seed=0):
+    return np.random.default_rng(seed).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def module():
+    return Separable().eval()
+
+
+@pytest.fixture(scope="module")
+def net(module):
+    return tm.compile(module, "rpi4", torch.zeros(1, 3, SIZE, SIZE), progress=False)
+
+
+# ---- a module, from compilation to a device
+
+
+def test_a_module_is_compiled_verified_and_run(net, module):
+    result = net.verify(count=2)
+    result.require()
+    assert result.ok and "PyTorch" in result.reference
+    for seed in (0, 1):
+        said = module(torch.from_numpy(image(seed))).detach().numpy()
+        assert np.abs(net.run(image(seed)) - said).max() < 1e-4 * said.std()
+    assert np.abs(net.run(image(0)) - net.run(image(1))).max() > 0
+
+
+def test_latency_is_predicted_and_says_so(net):
+    latency = net.latency()
+    assert set(latency.milliseconds) == {1, net.target.cores} and latency.predicted
+    assert min(latency.milliseconds.values()) > 0
+    assert str(latency).endswith("(predicted)")
+
+
+def test_a_saved_build_needs_nothing_of_what_it_was_compiled_from(module, tmp_path):
+    made = tm.compile(module, "rpi4", (torch.zeros(1, 3, SIZE, SIZE),), output=tmp_path / "build", progress=False)
+    made.save(tmp_path / "copy")
+    first = made.run(image())
+    for path in sorted(made.folder.iterdir()):
+        path.unlink()
+    again = tm.load(tmp_path / "copy")
+    again.verify(count=1).require()
+    assert np.array_equal(again.run(image()), first)
+    assert again.bundle(tmp_path / "net.tar.gz").stat().st_size > 0
+
+
+def test_what_is_not_asked_for_is_removed_with_the_object(module):
+    made = tm.compile(module, "rpi4", torch.zeros(1, 3, SIZE, SIZE), progress=False)
+    folder = made.folder
+    assert folder.is_dir()
+    del made
+    assert not folder.exists()
+
+
+def test_saving_spares_what_is_no_build(net, tmp_path):
+    (tmp_path / "thesis.txt").write_text("work of a year")
+    with pytest.raises(tm.TvmMobilenetError, match="no build"):
+        net.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_program_and_its_file_give_the_same(module, net, tmp_path):
+    program = torch.export.export(module, (torch.zeros(1, 3, SIZE, SIZE),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    said = net.run(image())
+    for model in (program, tmp_path / "net.pt2"):
+        assert np.array_equal(tm.compile(model, "rpi4", progress=False).run(image()), said)
+
+
+def test_int8_takes_arrays_for_calibration(module, tmp_path):
+    made = tm.compile(
+        module,
+        "rpi5",
+        torch.zeros(1, 3, SIZE, SIZE),
+        dtype="int8",
+        calibrate=np.concatenate([image(seed) for seed in range(4)]),
+        progress=False,
+    )
+    made.verify(count=1).require()
+    said = module(torch.from_numpy(image(1))).detach().numpy()
+    assert np.corrcoef(made.run(image(1)).ravel(), said.ravel())[0, 1] > 0.95
+
+
+def test_compiling_leaves_the_module_as_it_was():
+    module = Separable().train()
+    module.norm.eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    tm.compile(module, "rpi4", torch.zeros(1, 3, SIZE, SIZE), progress=False)
+    assert module.training and not module.norm.training and module.stem.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (lambda: tm.compile(Separable(), "rpi4"), "example_inputs are missing"),
+        (lambda: tm.compile(Separable(), "rpi4", [image()]), r"example_inputs\[0\] is of type ndarray"),
+        (lambda: tm.compile(Separable(), "rpi4", torch.zeros(1, 5, 8, 8)), "cannot export Separable"),
+        (lambda: tm.compile(3, "rpi4"), "type int cannot be compiled"),
+        (lambda: tm.compile("v2", "rpi4", torch.zeros(1)), "has its inputs already"),
+        (lambda: tm.compile("v9", "rpi4"), "no model 'v9'"),
+        (lambda: tm.compile("v1", "rpi9"), "rpi9"),
+        (lambda: tm.compile("v1", "rpi4", alfa=0.5), "no keyword 'alfa'"),
+        (lambda: tm.compile("v1", "rpi4", seed=1, weights="x.pth"), "x.pth"),
+        (lambda: tm.compile("v1", "rpi4", dtype="float16"), "float16"),
+        (lambda: tm.compile("v1", "rpi4", keep_float="conv"), "int8"),
+        (lambda: tm.load("nowhere"), "no built module"),
+    ],
+)
+def test_mistakes_are_exceptions_with_a_hint(given, said, capfd):
+    with pytest.raises(tm.TvmMobilenetError, match=said) as e:
+        given()
+    assert e.value.hint
+    assert not capfd.readouterr().out
+
+
+def test_inputs_of_another_shape_are_refused(net):
+    with pytest.raises(tm.TvmMobilenetError, match=r"the model takes \(1, 3, 16, 16\)"):
+        net.run(image()[:, :, 1:])
+    with pytest.raises(tm.TvmMobilenetError, match="2 inputs for 1"):
+        net.run(image(), image())
+    with pytest.raises(tm.TvmMobilenetError, match="complex"):
+        net.run(image().astype(np.complex64))
+    with pytest.raises(tm.TvmMobilenetError, match=r"nan|NaN"):
+        net.run(image() * np.nan)
+
+
+def test_a_board_that_does_not_take_it_is_an_exception(net, tmp_path):
+    with pytest.raises(tm.BoardError) as e:
+        net.ship(str(tmp_path / "device"), runner="false")
+    assert not (tmp_path / "device" / "current").exists() and str(tmp_path) in str(e.value)
+
+
+# ---- what programs see
+
+
+def test_importing_is_quick_and_imports_neither_torch_nor_tvm():
+    code = "import sys, tvm_mobilenet; print(sorted({'torch', 'tvm', 'numpy', 'rich'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_name_is_there_and_has_a_docstring():
+    for name in tm.__all__:
+        assert name in dir(tm)
+        found = getattr(tm, name)
+        assert name.startswith("__") or inspect.getdoc(found), name
+
+
+def test_verbs_that_are_functions_stay_modules():
+    code = (
+        "import tvm_mobilenet.tune, tvm_mobilenet as tm, types; "
+        "assert isinstance(tm.tune, types.ModuleType) and callable(tm.tune) and tm.tune.main; "
+        "from tvm_mobilenet import tune; assert tune.parser()\n"
+        "try: tm.tune('v9', output='x', progress=False)\n"
+        "except tm.TvmMobilenetError as e: print(e.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "Known: v1" in done.stdout, done.stderr
+
+
+def test_keywords_are_the_options_of_a_model():
+    fields = set(ModelOptions.__dataclass_fields__) - {"model", "dtype", "decided", "keep_dtype"}
+    assert set(tm.ModelKeywords.__annotations__) == fields
+
+
+@pytest.mark.parametrize("verb", sorted(set(verbs()) - WITHOUT))
+def test_each_verb_calls_the_public_function_of_its_name(verb):
+    tree = ast.parse((ROOT / "tvm_mobilenet" / f"{verb}.py").read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert ast.get_docstring(functions[verb])
+    called = [
+        node.func.id
+        for node in ast.walk(functions["_run"])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    assert verb in called
+
+
+def test_progress_goes_where_it_is_asked_to(module, capfd):
+    lines, example = [], torch.zeros(1, 3, SIZE, SIZE)
+    tm.compile(module, "rpi4", example, progress=lines.append)
+    assert any("preprocessing is assumed" in line for line in lines)
+    assert capfd.readouterr() == ("", "")
+    tm.compile(module, "rpi4", example)
+    assert "preprocessing is assumed" in capfd.readouterr().err
+
+
+def test_notebooks_show_tables_with_all_layers(net):
+    layers = len(net.verify(count=1).layers)
+    for result in (net.verify(count=1), net.profile()):
+        assert result._repr_html_().count("<tr>") >= layers + 1
+    assert "predicted" in net.bench()._repr_html_() and "<table>" in net._repr_html_()
+
+
+def test_names_in_notebooks_are_text():
+    from tvm_mobilenet.terminal import notebook
+
+    assert "<script>" not in notebook.table(("a",), [("<script>alert(1)</script>",)], "<script>")
+
+
+@pytest.mark.full
+def test_the_search_goes_on_from_its_log(tmp_path):
+    how = dict(alpha=0.25, resolution=32, output=tmp_path / "net", trials=1, time_limit=60, progress=False)
+    found = tm.tune("v1", "rpi4", **how)
+    assert found.verification.ok and tm.load(tmp_path / "net").target.name == "rpi4"
+    assert (tmp_path / "tune_log.jsonl").exists() and found._repr_html_().startswith("<svg")
+
+
+@pytest.mark.full
+def test_a_sweep_is_a_table_and_a_chart(tmp_path):
+    found = tm.sweep("rpi4", families=["v1"], alphas=[0.25], resolutions=[128], progress=False)
+    assert found.networks[0].milliseconds > 0 and "<svg" in found._repr_html_()
+
+
+@pytest.mark.full
+def test_programs_over_the_api_are_typed(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    (tmp_path / "user.py").write_text(
+        "import numpy as np\nimport tvm_mobilenet as tm\n"
+        'net = tm.compile("v2", "rpi4", alpha=0.5, dtype="int8")\n'
+        "ok: bool = net.verify().ok\n"
+        "ms: float = net.latency().milliseconds[1]\n"
+        'seconds: float = net.bench("ssh://pi@pi").rows[0].time.p50\n'
+        "out = net.run(np.zeros((1, 3, 224, 224), np.float32))\n"
+        'best = tm.tune("v1", output="x").tuned\n'
+        'tm.compile("v2", alfa=1)\n'
+        "net.bundle(3)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "user.py"]
+    env = {"MYPYPATH": str(ROOT), "PATH": "", "MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("user.py") and "error" in line]
+    assert len(wrong) == 2 and "alfa" in wrong[0] and "bundle" in wrong[1], done.stdout + done.stderr
+
+
+def test_mistakes_in_options_are_those_of_the_command_line():
+    with pytest.raises(tm.TvmMobilenetError, match="--seed"):
+        api.compile("v1", "rpi4", seed=1, weights=__file__)

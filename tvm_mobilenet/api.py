@@ -1,0 +1,194 @@
+"""What Python programs call: compile a model for a board, then verify, measure, run, pack and ship it.
+
+    import tvm_mobilenet as tm
+
+    net = tm.compile(module, "rpi4", torch.zeros(1, 3, 224, 224))
+    net.verify().require()
+    print(net.latency())
+    net.bundle("net.tar.gz")
+
+Every call is what a verb does. Lines that a verb prints on stderr go there too, or to ``progress``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mobilenet.cli import requests
+from tvm_mobilenet.compiled import Compiled
+from tvm_mobilenet.files.whole_file import folder_to_write
+from tvm_mobilenet.frontend import given
+from tvm_mobilenet.models.options import FLOAT32
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from tvm_mobilenet.sweep import SweepResult
+    from tvm_mobilenet.targets import Target
+    from tvm_mobilenet.tuning.result import TuneResult
+
+
+def compile(
+    model: given.Model,
+    target: str | Target = "arm",
+    example_inputs: given.Inputs | None = None,
+    *,
+    dtype: str = FLOAT32,
+    output: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    linker: str | None = None,
+    progress: requests.Say | bool = True,
+    **options: Unpack[requests.ModelKeywords],
+) -> Compiled:
+    """Compile a model for a board, with the decisions that are known.
+
+    Parameters
+    ----------
+    model : nn.Module, ExportedProgram, path or str
+        A module with ``example_inputs``, a program, the path of a model's file, or a name of the registry (``v2``).
+    target : str or Target
+        A board by name (``rpi3``, ``rpi4``, ``rpi5``, ``zero2w``, ``arm``, ``host``) or by its TOML file.
+    example_inputs : Tensor or sequence of Tensor, optional
+        Of a module, as ``torch.export.export`` takes them.
+    dtype : str
+        ``float32``, ``float16`` or ``int8``; with int8 ``calibrate`` gives images or arrays to find scales on.
+    output : path, optional
+        The folder to write; a temporary one, which lives as long as the result, unless given.
+    log : path, optional
+        A tune log, consulted before the shipped ones.
+    linker : str, optional
+        In place of zig's.
+    progress : callable or bool
+        Gets each line that says what is done; True: stderr; False: nobody.
+    options
+        `requests.ModelKeywords`.
+
+    Returns
+    -------
+    Compiled
+
+    Raises
+    ------
+    TvmMobilenetError
+        A model or target that there is not, an option that does not fit; ``hint`` says what to do.
+    """
+    with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, board, temporary):
+        from tvm_mobilenet.build import build
+        from tvm_mobilenet.compiler.saved import keep_model
+
+        folder = Path(temporary.name) / "build" if output is None else folder_to_write(str(output))
+        build(asked, board, log=None if log is None else Path(log), output=folder, linker=linker)
+        if asked.is_file and not given.is_named(model):
+            keep_model(asked, folder)
+        made = Compiled(folder)
+        made._temporary = temporary if output is None else None
+        return made
+
+
+def load(folder: str | os.PathLike[str]) -> Compiled:
+    """What ``build``, ``tune`` or `Compiled.save` wrote.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The folder holds no whole build.
+    """
+    return Compiled(folder)
+
+
+def tune(
+    model: given.Model,
+    target: str | Target = "arm",
+    example_inputs: given.Inputs | None = None,
+    *,
+    dtype: str = FLOAT32,
+    output: str | os.PathLike[str],
+    board: str = "virtual",
+    log: str | os.PathLike[str] | None = None,
+    trials: int | None = None,
+    time_limit: float | None = None,
+    jobs: int = 2,
+    linker: str | None = None,
+    progress: requests.Say | bool = True,
+    **options: Unpack[requests.ModelKeywords],
+) -> TuneResult:
+    """Search decisions for a model's layers on a board, build with the best and verify; `load` opens ``output``.
+
+    Parameters
+    ----------
+    model, target, example_inputs, dtype, linker, progress, options
+        As of `compile`.
+    output : path
+        The folder of the build.
+    board : str
+        What runs candidates.
+    log : path, optional
+        The tune log, ``tune_log.jsonl`` beside the build unless given; a search that was stopped goes on from it.
+    trials : int, optional
+        Candidates a layer at most.
+    time_limit : float, optional
+        Seconds.
+    jobs : int
+        Processes that build and run candidates.
+    """
+    from tvm_mobilenet.tune import TIME_LIMIT, TRIALS
+    from tvm_mobilenet.tune import tune as search
+
+    with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, place, _):
+        from tvm_mobilenet.compiler.saved import keep_model
+
+        folder = folder_to_write(str(output))
+        found = search(
+            asked,
+            place,
+            board=board,
+            log=folder.parent / "tune_log.jsonl" if log is None else Path(log),
+            output=folder,
+            trials=TRIALS if trials is None else trials,
+            time_limit=TIME_LIMIT if time_limit is None else time_limit,
+            workers=1 if board == "local" else jobs,
+            linker=linker,
+        )
+        if asked.is_file and not given.is_named(model):
+            keep_model(asked, folder)
+        return found
+
+
+def sweep(
+    target: str | Target = "arm",
+    *,
+    families: Sequence[str] = ("v1",),
+    alphas: Sequence[float] = (),
+    resolutions: Sequence[int] = (),
+    dtypes: Sequence[str] = (FLOAT32,),
+    board: str = "virtual",
+    estimates: str | os.PathLike[str] | None = None,
+    jobs: int = 2,
+    progress: requests.Say | bool = True,
+) -> SweepResult:
+    """Latency, memory and published accuracy of a family's networks, as the verb ``sweep`` shows them.
+
+    Parameters
+    ----------
+    families : sequence of str
+        Of the registry.
+    alphas, resolutions : sequence
+        Those with a published accuracy unless given.
+    dtypes : sequence of str
+        In which layers compute; each network in each of them.
+    estimates : path, optional
+        Where what was run is kept, so that a sweep that was stopped goes on; nowhere unless given.
+    """
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.survey.families import networks_of
+    from tvm_mobilenet.sweep import sweep as survey
+
+    with requests.told(progress), tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+        place = targets.load(target) if isinstance(target, str) else target
+        wanted = networks_of(families, alphas, resolutions, dtypes)
+        kept = Path(folder) / "sweep.jsonl" if estimates is None else Path(estimates)
+        return survey(wanted, place, board, estimates=kept, workers=jobs)

@@ -1,0 +1,55 @@
+"""Builds that travel: a copy that needs nothing of what it was made from, and the kernels of a build as they were
+lowered."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tvm_mobilenet.compiler import model_files, pipeline
+from tvm_mobilenet.compiler.lower import lower_layers
+from tvm_mobilenet.compiler.module import PLAN, BuiltModule
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.whole_file import replacing_folder
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.models.options import ModelOptions
+
+
+def keep_model(options: ModelOptions, folder: Path) -> None:
+    """Put a model's file into the folder that was built from it, where `model_files` finds it."""
+    shutil.copyfile(options.model, folder / Path(options.model).name)
+
+
+def copy_to(module: BuiltModule, folder: Path) -> None:
+    """Copy a build with the files of its model, whole or not at all.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A file of the model is gone; ``folder`` holds something that is no build.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / PLAN).is_file():
+        raise TvmMobilenetError(f"{folder} holds something that is no build", "choose a new or an empty folder")
+    with replacing_folder(folder) as new:
+        for name in (PLAN, *module.files):
+            shutil.copyfile(module.folder / name, new / name)
+        for path in model_files.places(module):
+            shutil.copyfile(path, new / path.name)
+
+
+def lowered_again(module: BuiltModule, network):
+    """The kernels of a build, from its network and its decisions: a ``tvm.IRModule``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        This version would run the network in other layers.
+    """
+    graph = pipeline.for_core(network.graph, module.target.core)
+    names = [call.layer.name for call in graph.calls]
+    if names != [step.layer for step in module.plan.steps]:
+        raise TvmMobilenetError(
+            f"{module.folder} was built by another version, whose kernels are of other layers", "build it again"
+        )
+    decisions = {Layer.parse(one.layer): one.decisions for one in module.layers}
+    return lower_layers(graph, decisions, module.target.core.name)

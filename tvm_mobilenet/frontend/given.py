@@ -1,0 +1,102 @@
+"""Models that a program holds, not a file: written as a ``.pt2`` file, so that all that follows is the same.
+
+A build names the files it was made from, and `verify` reads them again; a module in memory is in none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mobilenet import packages
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    Model = nn.Module | ExportedProgram | str | os.PathLike[str]
+    Inputs = Tensor | Sequence[Tensor]
+
+
+def is_named(model: object) -> bool:
+    """Whether a model is given as a name of the registry or a path."""
+    return isinstance(model, str | os.PathLike)
+
+
+def save(model: nn.Module | ExportedProgram, example_inputs: Inputs | None, folder: Path) -> Path:
+    """Export a module and write it as ``NAME.pt2``.
+
+    Parameters
+    ----------
+    model : nn.Module or ExportedProgram
+        A module is exported as it is in ``eval`` mode, and left in the mode that it was in.
+    example_inputs : Tensor or sequence of Tensor, optional
+        Of a module: what ``torch.export.export`` takes as arguments.
+    folder : path
+        An existing one.
+
+    Returns
+    -------
+    path
+        Named after the module's class.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is neither; ``example_inputs`` are missing or of another kind; PyTorch cannot export it, and why.
+    """
+    packages.require("compile", "torch")
+    import torch
+
+    if isinstance(model, torch.export.ExportedProgram):
+        if example_inputs is not None:
+            raise TvmMobilenetError(
+                "example_inputs: an ExportedProgram has its inputs already", "leave them out, or give the nn.Module"
+            )
+        program, name = model, "program"
+    elif isinstance(model, torch.nn.Module):
+        program, name = _exported(model, _arguments(example_inputs)), type(model).__name__
+    else:
+        raise TvmMobilenetError(
+            f"a model of type {type(model).__name__} cannot be compiled",
+            "give an nn.Module with example_inputs, an ExportedProgram, the path of an .onnx, .pt2 or .tflite file, or "
+            "a name of the registry such as v2",
+        )
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '_', name)}.pt2"
+    torch.export.save(program, path)
+    return path
+
+
+def _arguments(given: object) -> tuple:
+    import torch
+
+    arguments = (given,) if isinstance(given, torch.Tensor) else given
+    if not isinstance(arguments, list | tuple) or not arguments:
+        raise TvmMobilenetError(
+            "example_inputs are missing" if given is None else f"example_inputs are of type {type(given).__name__}",
+            "give a tensor, or a tuple of them, such as torch.zeros(1, 3, 224, 224)",
+        )
+    for i, one in enumerate(arguments):
+        if not isinstance(one, torch.Tensor):
+            raise TvmMobilenetError(f"example_inputs[{i}] is of type {type(one).__name__}", "give tensors alone")
+    return tuple(arguments)
+
+
+def _exported(module: nn.Module, arguments: tuple) -> ExportedProgram:
+    import torch
+
+    modes = {name: one.training for name, one in module.named_modules()}
+    try:
+        return torch.export.export(module.eval(), arguments)
+    except Exception as e:  # whatever the module's own code raises
+        raise TvmMobilenetError(
+            f"torch.export cannot export {type(module).__name__}: {reason(e)}",
+            "torch.export.export(module.eval(), example_inputs) shows all of it; check the inputs' shapes",
+        ) from e
+    finally:
+        for name, one in module.named_modules():
+            one.training = modes.get(name, one.training)

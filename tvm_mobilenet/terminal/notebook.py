@@ -1,0 +1,50 @@
+"""Results as a notebook shows them: the tables and lines that a verb prints, as HTML.
+
+Objects have ``_repr_html_``, which Jupyter calls. Styles are left to the notebook, which knows light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from tvm_mobilenet.terminal import console
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> str:
+    """A table of text and numbers, numbers to the right."""
+    cells = [[cell if isinstance(cell, str) else console.number(cell) for cell in row] for row in rows]
+    right = console.numeric(cells, len(columns))
+    head = "".join(f"<th>{escape(str(c))}</th>" for c in columns)
+    side = ["right" if number else "left" for number in right]
+    body = ""
+    for row in cells:
+        each = zip(row, side, strict=True)
+        body += "<tr>" + "".join(f'<td style="text-align:{at}">{escape(c)}</td>' for c, at in each) + "</tr>"
+    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def shows(kind: type, chart: Callable[[object], str] | None = None) -> Callable[[Callable], Callable]:
+    """A decorator: the function that prints results of a kind also shows them in notebooks.
+
+    Parameters
+    ----------
+    kind : type
+        It gets ``_repr_html_``: what the function prints by `console.print_table` and `console.print_text`.
+    chart : callable, optional
+        Gives SVG or HTML of a result, which stands first.
+    """
+
+    def register(show: Callable) -> Callable:
+        def as_html(self: object) -> str:
+            with console.captured() as parts:
+                show(self)
+            found = [chart(self)] if chart else []
+            found += [table(*part) if isinstance(part, tuple) else f"<pre>{escape(part)}</pre>" for part in parts]
+            return "\n".join(found)
+
+        kind._repr_html_ = as_html
+        return show
+
+    return register
