@@ -64,17 +64,18 @@ _SLOW = ("torch", "tvm")  # importing them takes seconds, and whoever needs them
 
 def for_model(model) -> tuple[str, ...]:
     """The modules that read a model: a ``ModelOptions``."""
-    if model.is_onnx and model.dtype == "float32":
-        return ("tvm", "onnx")
-    if model.is_onnx:  # its layers are run on photographs
-        return ("tvm", "onnx", "torch", "PIL")
+    plain = {"onnx": ("tvm", "onnx"), "tflite": ("tvm",)}.get(model.file_kind)
+    if plain and model.dtype == "float32":
+        return plain
+    if plain:  # its layers are run on photographs
+        return (*plain, "torch", "PIL")
     weights = model.is_file or str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
 
 
 def for_comparing(model) -> tuple[str, ...]:
     """The modules that compute what a model should give: layers by PyTorch, a file by its framework, photographs."""
-    whole = ("onnxruntime",) if model.is_onnx else ()
+    whole = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert",)}.get(model.file_kind, ())
     return (*for_model(model), "torch", *whole, "PIL")
 
 

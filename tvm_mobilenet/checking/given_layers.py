@@ -6,6 +6,7 @@ what follows differs. So each layer is given the runtime's numbers, and its outp
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,8 @@ class Difference:
         The largest.
     count, size : int
         How many outputs differ, of how many.
+    most : int
+        Units that one unit of its sums becomes at most: where a table or a residual follows, it may be several.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Difference:
     units: int
     count: int
     size: int
+    most: int = 1
 
     @property
     def averages(self) -> bool:
@@ -73,7 +77,7 @@ def differences(network, values: list[dict[str, np.ndarray]]) -> list[Difference
                 made.astype(np.int64) - _as_ours(numbers[places[call.output]], made.shape, layer.output_layout)
             )
             worst, count, size = max(worst, int(off.max())), count + int((off > 0).sum()), size + off.size
-        found.append(Difference(call.name, layer.name, call.source, worst, count, size))
+        found.append(Difference(call.name, layer.name, call.source, worst, count, size, _most(call)))
     return found
 
 
@@ -86,12 +90,19 @@ def require(found: list[Difference]) -> None:
         It names the first one.
     """
     for one in found:
-        if one.units > 1 or (one.count > max(FEW, SHARE * one.size) and not one.averages):
+        if one.units > one.most or (one.count > max(FEW, SHARE * one.size) and not one.averages):
             raise VerificationError(
                 f"{one.name}, {one.layer} (from {one.source}), differs from the file's runtime in {one.count} of "
                 f"{one.size} outputs, by up to {one.units} units, given the same numbers",
                 "the model was imported wrongly, or it changed since the build: build again",
             )
+
+
+def _most(call) -> int:
+    """How many units of its output one unit of a layer's sums becomes at most."""
+    if "table" in call.layer.constants:
+        return max(1, int(np.abs(np.diff(call.constants["table"].astype(int).reshape(-1))).max()))
+    return max(1, math.ceil(call.constants["added"][0])) if call.layer.residual != "none" else 1
 
 
 def _place(value: str, places: dict[str, str], network) -> str:

@@ -136,5 +136,6 @@ def _flags_of_verbs() -> dict[str, list[str]]:
 
 def _names_a_model(word: str) -> bool:
     from tvm_mobilenet.models import registry
+    from tvm_mobilenet.models.options import FILES
 
-    return word.endswith((".onnx", ".pt2")) or registry.is_known(word)
+    return word.endswith(tuple(FILES)) or registry.is_known(word)

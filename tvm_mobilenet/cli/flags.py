@@ -112,7 +112,7 @@ def refuse_trust(args: argparse.Namespace, model) -> None:
     TvmMobilenetError
         It was given.
     """
-    if model.trust_file and (not model.is_file or model.is_onnx):
+    if model.trust_file and model.file_kind != "pt2":
         refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch would run", "leave it out")
 
 

@@ -30,7 +30,7 @@ def add_model_options(
         "--model",
         default=default.model,
         metavar="NAME|FILE",
-        help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx or .pt2 file (default: %(default)s)",
+        help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx, .tflite or .pt2 file (default: %(default)s)",
     )
     group.add_argument("--alpha", type=positive(float), help=f"width multiplier (default: {default.alpha})")
     group.add_argument(

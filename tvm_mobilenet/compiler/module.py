@@ -33,6 +33,7 @@ from tvm_mobilenet.compiler.chain import PLAN, file_hash
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
+from tvm_mobilenet.models.options import FILES
 
 OBJECT, KERNELS, LIBRARY, EXECUTABLE = "kernels.o", "kernels.so", "libmobilenet.so", "model.so"
 PARAMETERS = "parameters.bin"
@@ -226,7 +227,7 @@ def _remedy(folder: Path) -> str:
     """What to do about a folder that is no build: the builds that lie near, or how to make one."""
     if (folder / "manifest.json").is_file() or folder.name.endswith((".tar.gz", ".tgz")):
         return "it is a bundle: give the folder that `build --output` wrote, or run ./mobilenet there"
-    if folder.suffix.lower() in (".onnx", ".pt2"):
+    if folder.suffix.lower() in FILES:
         return f"build it first: python -m tvm_mobilenet.build --model {folder}"
     near = [folder, folder.parent, Path("out")]
     found = sorted({str(p.parent) for place in near if place.is_dir() for p in place.glob(f"*/{PLAN}")})

@@ -65,10 +65,12 @@ class Network:
         """What the file's own runtime computes inside of it: as ``frontend.onnx_values.whole_numbers``."""
         from pathlib import Path
 
-        from tvm_mobilenet.frontend import onnx_values, pt2_reader
+        from tvm_mobilenet.frontend import onnx_values, pt2_reader, tflite_run
 
         path = Path(self.options.model)
-        if self.options.is_onnx:
+        if self.options.file_kind == "tflite":
+            return tflite_run.whole_numbers(path, inputs)
+        if self.options.file_kind == "onnx":
             return onnx_values.whole_numbers(path, inputs)
         if not self.options.trust_file:
             return pt2_reader.whole_numbers(path, inputs)
@@ -157,7 +159,7 @@ class Network:
         return [(np.ascontiguousarray(ports[0].stored(images[i : i + batch])),) for i in starts]
 
     def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
-        """What the model's own framework computes in float32, and its name: PyTorch, or ONNX Runtime for ONNX.
+        """What the model's own framework computes in float32, and its name: PyTorch, ONNX Runtime or LiteRT.
 
         Returns
         -------

@@ -1,7 +1,8 @@
-"""Models in, Relax out: PyTorch modules, saved ExportedPrograms and ONNX files.
+"""Models in, Relax out: PyTorch modules, saved ExportedPrograms, ONNX and TFLite files.
 
-The module that comes out has one function ``main`` with the model's own signature: NCHW in, its outputs as it returns
-them, parameters bound as constants. ``main`` carries ``sources``, the place of each operator in the model.
+The module that comes out has one function ``main`` with the model's own signature: NCHW in, of a TFLite file NHWC, its
+outputs as it returns them, parameters bound as constants. ``main`` carries ``sources``, the place of each operator in
+the model.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tvm_mobilenet.frontend.files import kind_of
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["from_onnx", "from_pt2", "from_torch", "kind_of", "load"]
+__all__ = ["from_onnx", "from_pt2", "from_tflite", "from_torch", "kind_of", "load"]
 
 
 def from_torch(
@@ -56,6 +57,15 @@ def from_onnx(
     return onnx_file.from_onnx(path, batch, size, layout)
 
 
+def from_tflite(
+    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NHWC"
+) -> tvm.IRModule:
+    """See `tflite_file.from_tflite`."""
+    from tvm_mobilenet.frontend import tflite_file
+
+    return tflite_file.from_tflite(path, batch, size, layout)
+
+
 def load(
     model,
     example_input=None,
@@ -69,7 +79,7 @@ def load(
     Parameters
     ----------
     model : str, Path, torch.nn.Module or ExportedProgram
-        A ``.onnx`` or ``.pt2`` file, or a model.
+        A ``.onnx``, ``.tflite`` or ``.pt2`` file, or a model.
     example_input : torch.Tensor, optional
         For an ``nn.Module``: ``(N, C, H, W)`` float32.
     batch, size : int, (int, int), optional
@@ -86,6 +96,9 @@ def load(
     """
     if not isinstance(model, str | Path):
         return from_torch(model, example_input, batch, size, layout)
-    if kind_of(model) == "onnx":
+    kind = kind_of(model)
+    if kind == "onnx":
         return from_onnx(model, batch, size, layout)
+    if kind == "tflite":
+        return from_tflite(model, batch, size)
     return from_pt2(model, batch, size, layout, trusted)

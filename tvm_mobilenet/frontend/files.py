@@ -10,13 +10,12 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import archives
 from tvm_mobilenet.files.reading import NO_FILE, refusal
+from tvm_mobilenet.models.options import FILES
 
-KINDS = {".onnx": "onnx", ".pt2": "pt2"}
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".tar")
 _TO_ONNX = "python -m tf2onnx.convert --opset 13 --output model.onnx"
 _OTHERS = {  # kinds of file that cannot be read yet, and how each becomes one that can
-    ".tflite": ("a TensorFlow Lite file", f"convert it: {_TO_ONNX} --tflite"),
-    ".lite": ("a TensorFlow Lite file", f"convert it: {_TO_ONNX} --tflite"),
+    ".lite": ("a TensorFlow Lite file by its older suffix", "rename it to .tflite"),
     ".h5": ("a Keras file", f"save it as ONNX: model.export('model.onnx', format='onnx'), or {_TO_ONNX} --keras"),
     ".hdf5": ("a Keras file", f"save it as ONNX: model.export('model.onnx', format='onnx'), or {_TO_ONNX} --keras"),
     ".keras": ("a Keras file", "save it as ONNX: keras.models.load_model(FILE).export('model.onnx', format='onnx')"),
@@ -28,9 +27,9 @@ _OTHERS = {  # kinds of file that cannot be read yet, and how each becomes one t
     ".engine": ("a TensorRT engine", "export the model to ONNX from where it was trained"),
     ".trt": ("a TensorRT engine", "export the model to ONNX from where it was trained"),
     ".ort": ("ONNX Runtime's own format", "give the .onnx file that it was made from"),
-    ".npz": ("an archive of arrays", "give an .onnx or .pt2 file: weights alone are no model"),
-    ".gz": ("an archive", "unpack it and give the .onnx or .pt2 file"),
-    ".zip": ("an archive", "unpack it and give the .onnx or .pt2 file"),
+    ".npz": ("an archive of arrays", "give an .onnx, .tflite or .pt2 file: weights alone are no model"),
+    ".gz": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
+    ".zip": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
     ".py": (
         "a Python program",
         "save the model: torch.export.save(torch.export.export(model, (example,)), 'model.pt2')",
@@ -43,11 +42,11 @@ def looks_like_a_file(text: str) -> bool:
     """Whether what a user calls a model is meant as a file: it is one, or has a file's suffix or a folder in it."""
     path = Path(text)
     suffix = path.suffix.lower()
-    return "/" in text or suffix in {*KINDS, *_WEIGHTS, *_OTHERS} or path.is_symlink() or path.exists()
+    return "/" in text or suffix in {*FILES, *_WEIGHTS, *_OTHERS} or path.is_symlink() or path.exists()
 
 
 def kind_of(path: str | Path, flag: str = "") -> str:
-    """The kind of a model file: ``onnx`` or ``pt2``.
+    """The kind of a model file: ``onnx``, ``tflite`` or ``pt2``.
 
     Parameters
     ----------
@@ -65,11 +64,11 @@ def kind_of(path: str | Path, flag: str = "") -> str:
     if path.is_dir():
         raise TvmMobilenetError(f"{name} is a folder, not a model", _folder_hint(path))
     if why := refusal(path):
-        hint = _near(path) if why == NO_FILE else "give the path of an .onnx or .pt2 file"
+        hint = _near(path) if why == NO_FILE else "give the path of an .onnx, .tflite or .pt2 file"
         raise TvmMobilenetError(f"{name}: {why}", hint)
-    if suffix in KINDS:
+    if suffix in FILES:
         readable(path, flag)
-        return KINDS[suffix]
+        return FILES[suffix]
     if suffix in _WEIGHTS and _is_torchscript(path):
         raise TvmMobilenetError(f"{name} holds a TorchScript program, which cannot be read", f"save the model: {_SAVE}")
     if suffix in _WEIGHTS:
@@ -80,12 +79,12 @@ def kind_of(path: str | Path, flag: str = "") -> str:
         )
     if suffix in _OTHERS:
         what, hint = _OTHERS[suffix]
-        hint = f"{hint} {path}" if hint.endswith(("--tflite", "--keras")) else hint
+        hint = f"{hint} {path}" if hint.endswith("--keras") else hint
         hint = f"{hint} {_TO_ONNX} --saved-model FOLDER" if hint.endswith(", or") else hint
-        raise TvmMobilenetError(f"{name} is {what}; .onnx and .pt2 files are read", hint)
+        raise TvmMobilenetError(f"{name} is {what}; .onnx, .tflite and .pt2 files are read", hint)
     raise TvmMobilenetError(
         f"{name}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
-        "give an .onnx or a .pt2 file" + _guess(path),
+        "give an .onnx, .tflite or .pt2 file" + _guess(path),
     )
 
 
@@ -119,7 +118,9 @@ def check_model(model: str, flag: str = "--model") -> None:
     from tvm_mobilenet.models import registry
 
     if not model.strip():
-        raise TvmMobilenetError(f"{flag} is empty", "give a name such as v2, or the path of an .onnx or .pt2 file")
+        raise TvmMobilenetError(
+            f"{flag} is empty", "give a name such as v2, or the path of an .onnx, .tflite or .pt2 file"
+        )
     if registry.is_known(model):
         return
     if looks_like_a_file(model) or Path(model).is_dir():
@@ -150,9 +151,9 @@ def _folder_hint(path: Path) -> str:
         return "it holds a module that is built already: verify, bench and profile take it"
     if (path / "saved_model.pb").is_file():
         return f"convert the SavedModel: {_TO_ONNX} --saved-model {path}"
-    if inside := sorted(p for suffix in KINDS for p in path.glob(f"*{suffix}")):
+    if inside := sorted(p for suffix in FILES for p in path.glob(f"*{suffix}")):
         return f"give the file: {inside[0]}"
-    return "give the path of an .onnx or .pt2 file"
+    return "give the path of an .onnx, .tflite or .pt2 file"
 
 
 def _near(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""What a model computes in its own framework: PyTorch, or ONNX Runtime for an ONNX file.
+"""What a model computes in its own framework: PyTorch, ONNX Runtime for an ONNX file, LiteRT for a TFLite file.
 
-Both also tell what stands before a last softmax or activation (`before_last`): the same graph, that one operator left
+All also tell what stands before a last softmax or activation (`before_last`): the same graph, that one operator left
 out. Probabilities of 1.0 and 0.0 hide what the logits show.
 """
 
@@ -65,8 +65,12 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
         None for a file.
     inputs : list of tuples of ndarray
     """
-    if model is None and options.is_onnx:
+    if model is None and options.file_kind == "onnx":
         return _onnx(Path(options.model), inputs)
+    if model is None and options.file_kind == "tflite":
+        from tvm_mobilenet.frontend import tflite_run
+
+        return Outputs(*tflite_run.outputs(Path(options.model), inputs), tflite_run.name())
     import torch
 
     from tvm_mobilenet.frontend import torch_run

@@ -14,8 +14,8 @@ from tvm import relax
 from tvm_mobilenet.files import limits
 
 
-def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] = ()) -> tvm.IRModule:
-    """The module with ``sources`` on ``main``, and ``outputs``, their names, where they have any.
+def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] = (), **attrs: str) -> tvm.IRModule:
+    """The module with ``sources`` on ``main``, and ``outputs``, their names, where they have any, and other attributes.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] 
         current = noted.get(binding.var.name, current)
         if current:
             sources[binding.var.name] = current
-    attrs = {"sources": sources, **({"outputs": list(outputs)} if outputs else {})}
+    attrs |= {"sources": sources, **({"outputs": list(outputs)} if outputs else {})}
     return tvm.IRModule({**dict(mod.functions.items()), mod.get_global_var("main"): main.with_attrs(attrs)})
 
 

@@ -25,6 +25,8 @@ _QUANTIZED = {
 }  # where there is none
 METHODS = ("minmax", "percentile", "mse")  # of ranges
 
+FILES = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "pt2"}  # kinds of model files, by suffix
+
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 
 MOST = {"alpha": 16, "resolution": 8192, "classes": 1_000_000, "batch": 4096}  # beyond it no memory holds them
@@ -37,7 +39,8 @@ class ModelOptions:
     Parameters
     ----------
     model : str
-        A name of the registry (``v1``, ``mobilenet_v2``, …), or the path of an ``.onnx`` or ``.pt2`` file.
+        A name of the registry (``v1``, ``mobilenet_v2``, …), or the path of an ``.onnx``,
+        ``.tflite`` or ``.pt2`` file.
     alpha : float, optional
         Width multiplier; 1 unless given. A file has none.
     resolution : int or (int, int), optional
@@ -144,11 +147,12 @@ class ModelOptions:
 
     @property
     def is_file(self) -> bool:
-        return Path(self.model).suffix.lower() in (".onnx", ".pt2")
+        return bool(self.file_kind)
 
     @property
-    def is_onnx(self) -> bool:
-        return Path(self.model).suffix.lower() == ".onnx"
+    def file_kind(self) -> str:
+        """One of ``FILES``; empty for a network by name."""
+        return FILES.get(Path(self.model).suffix.lower(), "")
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -170,9 +174,9 @@ class ModelOptions:
 
     @property
     def slug(self) -> str:
-        """For file names: ``v1-1.0-224``; of a file its name, for ``.pt2`` with the kind, as an export to ONNX often
-        lies beside it."""
-        kind = "" if self.is_onnx else "-pt2"
+        """For file names: ``v1-1.0-224``; of a file its name, with the kind unless that is ONNX, as several exports of
+        one network often lie side by side."""
+        kind = "" if self.file_kind == "onnx" else f"-{self.file_kind}"
         parts = (
             [Path(self.model).stem + kind, *([self.size_text] if self.size else [])]
             if self.is_file

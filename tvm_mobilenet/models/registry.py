@@ -132,11 +132,12 @@ def find(name: str) -> Entry:
     if near or plain.startswith(("mobilenet", "v")):
         guess = f"did you mean {known[near[0]].short}? " if near else ""
         raise TvmMobilenetError(
-            f"there is no model {name!r}", f"{guess}Known: {names_}; any other builds from an .onnx or .pt2 file"
+            f"there is no model {name!r}",
+            f"{guess}Known: {names_}; any other builds from an .onnx, .tflite or .pt2 file",
         )
     raise TvmMobilenetError(
         f"there is no model {name!r}: the MobileNets {names_} are known by name",
-        "any other network builds from a file: --model FILE.onnx or --model FILE.pt2",
+        "any other network builds from a file: --model FILE.onnx, FILE.tflite or FILE.pt2",
     )
 
 

@@ -1,7 +1,12 @@
-"""Activations of int8 values that are no clamps: a table, whose 256 values are computed when the network is built."""
+"""Activations of int8 values that are no clamps: a table, whose 256 values are computed when the network is built.
+
+Networks that come quantized may have one that their runtime computes in whole numbers of its own, and rounds otherwise
+in one place of a few: TFLite's hard-swish. Their tables are that runtime's.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +16,21 @@ from tvm_mobilenet.kinds.integers import TABLE
 if TYPE_CHECKING:
     from tvm_mobilenet.passes.quantize import Scale
 
-LOW = -128
+LOW, HIGH = -128, 127
+TFLITE = "tflite"  # whose tables
+_HALF, _LOW16, _HIGH16 = 1 << 15, -(1 << 15), (1 << 15) - 1
 
 
-def table(activation: str, before: Scale, after: Scale) -> np.ndarray:
-    """What an activation makes of each int8 value."""
+def table(activation: str, before: Scale, after: Scale, whose: str = "") -> np.ndarray:
+    """What an activation makes of each int8 value.
+
+    Parameters
+    ----------
+    whose : str
+        `TFLITE`: as that runtime computes it; else the nearest int8.
+    """
+    if (activation, whose) == ("hardswish", TFLITE):
+        return _hardswish_of_tflite(before, after)
     x = (np.arange(LOW, LOW + TABLE) - before.zero) * before.step
     return after.of(_FUNCTIONS[activation](x)).astype(np.int8)
 
@@ -28,3 +43,43 @@ _FUNCTIONS = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
+
+
+def _hardswish_of_tflite(before: Scale, after: Scale) -> np.ndarray:
+    """Hard-swish in int16, as ``reference_ops::HardSwish`` of TensorFlow Lite defines it."""
+    x = (np.arange(LOW, LOW + TABLE) - before.zero) << 7
+    fine = np.float32(before.step) * np.float32(1 / 128)
+    by, shift = _multiplier(float(fine / np.float32(after.step)))
+    gate_by, gate_shift = _multiplier(float(fine / np.float32(3 / 32768)))
+    gate = x
+    if gate_shift > 0:
+        gate = np.clip(gate << (gate_shift - 1), _LOW16, _HIGH16)
+    gate = _product(gate, gate_by)
+    if gate_shift > 0:
+        gate = np.clip(gate << 1, _LOW16, _HIGH16)
+    gate = _shifted(gate, max(0, -gate_shift))
+    gate = (gate + _HALF) >> 1  # from -1..1 to 0..1
+    made = np.fix(gate * _product(x, by) / (1 << 15)).astype(np.int64)  # towards zero
+    return np.clip(_shifted(made, -shift) + after.zero, LOW, HIGH).astype(np.int8)
+
+
+def _multiplier(factor: float) -> tuple[int, int]:
+    """A factor as an int16, in 32768ths, and a power of two."""
+    mantissa, exponent = math.frexp(factor)
+    whole = math.floor(mantissa * (1 << 31) + 0.5)
+    if whole == 1 << 31:
+        whole, exponent = whole // 2, exponent + 1
+    return min((whole + _HALF) >> 16, _HIGH16), exponent
+
+
+def _product(x: np.ndarray, by: int) -> np.ndarray:
+    """Products of int16 in 32768ths, halves up."""
+    return np.clip((x * by + (1 << 14)) >> 15, _LOW16, _HIGH16)
+
+
+def _shifted(x: np.ndarray, bits: int) -> np.ndarray:
+    """Divided by a power of two, halves away from zero."""
+    if bits <= 0:
+        return x
+    rest, most = x & ((1 << bits) - 1), ((1 << bits) - 1) >> 1
+    return (x >> bits) + (rest > most + (x < 0))

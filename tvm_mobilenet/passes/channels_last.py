@@ -166,9 +166,11 @@ class ChannelsLast:
         what, x = json.loads(str(self.mod[call.op].attrs["mark"])), self.tensor(call.args[0])
         if "steps" not in what:
             x = self.elementwise("none", x)
-            self.calls[-1] = self.calls[-1].replace(marks=Marks(Scale(**what), source=self.where))
+            scale, tables = Scale(what["step"], what["zero"]), what.get("tables", "")
+            self.calls[-1] = self.calls[-1].replace(marks=Marks(scale, source=self.where, tables=tables))
         elif self.calls and self.calls[-1].output == x.value and self.calls[-1].layer.weight_shape:
-            self.calls[-1] = self.calls[-1].replace(marks=Marks(steps=tuple(what["steps"])))
+            steps = what["steps"] * (self.calls[-1].layer.out_channels if len(what["steps"]) == 1 else 1)
+            self.calls[-1] = self.calls[-1].replace(marks=Marks(steps=tuple(steps)))
         return x
 
     # ---- anything else

@@ -32,6 +32,8 @@ class GivenScales(Rewriter):
         self._steps: list[tuple[relax.Constant, np.ndarray, int]] = []  # of weights, and their axis
         self._functions: dict[tuple, object] = {}
         self._left: dict[relax.Var, str] = {}  # whole numbers that nothing has taken apart yet
+        whose = str((self.main.attrs or {}).get("tables", ""))
+        self._tables = {"tables": whose} if whose else {}  # of activations: of the file's runtime
         self.activations = self.weights = 0
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
@@ -53,6 +55,8 @@ class GivenScales(Rewriter):
             return self._moved_weight(name, value)
         if name in ("nn.conv2d", "matmul", "nn.conv1d") and self._weight(value.args[1]) is not None:
             return self._with_steps(name, value)
+        if name == "multiply" and any(self._weight(a) is not None for a in value.args):
+            return self._scaled(value)
         return value
 
     # ---- the pair
@@ -95,7 +99,7 @@ class GivenScales(Rewriter):
             )
         dtype = str(pair.attrs.out_dtype)
         point = int(zero) - (_UNSIGNED if dtype == "uint8" else 0)
-        return self._mark(pair.args[0], {"step": float(scale), "zero": point})
+        return self._mark(pair.args[0], {"step": float(scale), "zero": point, **self._tables})
 
     def _mark(self, x: relax.Expr, what: dict) -> relax.Expr:
         text = json.dumps(what)
@@ -156,6 +160,15 @@ class GivenScales(Rewriter):
         made = self.emit(call)
         every = np.broadcast_to(steps, (shape[of_outputs],)) if not steps.ndim else steps
         return self.emit(self._call(json.dumps({"steps": every.tolist()}), made))
+
+    def _scaled(self, call: relax.Call) -> relax.Expr:
+        """Data times a constant: a layer with one weight a channel, where all of them have one step."""
+        data, constant = call.args if self._weight(call.args[1]) is not None else call.args[::-1]
+        steps, _ = self._weight(constant)
+        made = self.emit(call)
+        if steps.ndim or static_shape(made) != static_shape(data):
+            return made
+        return self.emit(self._call(json.dumps({"steps": [float(steps)]}), made))
 
     def _call(self, text: str, x: relax.Expr) -> relax.Call:
         x = x if isinstance(x, relax.Var) else self.emit(x)

@@ -29,12 +29,15 @@ class Marks:
         Of the weight, one an output channel; None: that is float32.
     source : str
         Where ``output`` is said: the dequantize in the user's model.
+    tables : str
+        Whose tables of activations ``output`` is made by: those of `activation_table.table`.
     """
 
     output: Scale | None = None
     inner: Scale | None = None
     steps: tuple[float, ...] | None = None
     source: str = field(default="", compare=False)
+    tables: str = field(default="", compare=False)
 
 
 NONE = Marks()
@@ -103,12 +106,12 @@ def fused(producer: LayerCall, call: LayerCall, what: str) -> Marks | None:
     whole = first.steps is not None and first.output is not None and last.output is not None
     if whole and first.inner is None and producer.layer.residual == "none":
         table = producer.layer.activation not in CLAMPS
-        return None if table else Marks(last.output, first.output, first.steps, last.source)
+        return None if table else replace(last, inner=first.output, steps=first.steps)
     return _to(first, last) if first.steps is None and first.output is None else None
 
 
 def _to(first: Marks, last: Marks) -> Marks:
-    return replace(first, output=last.output, source=last.source)
+    return replace(first, output=last.output, source=last.source, tables=last.tables)
 
 
 def scaled(marks: Marks | None, factors) -> Marks | None:

@@ -239,7 +239,7 @@ def constants_of(
             ends[2:4] = sum_low, sum_high
             ends[1] = out.zero
     if "table" in layer.constants:
-        found["table"] = table(layer.activation, own, out)
+        found["table"] = table(layer.activation, own, out, getattr(call.marks, "tables", ""))
     elif layer.activation != "none" and (low, high) == (LOW, HIGH) and layer.weight_shape and clamps:
         layer = layer.replace(activation="none")
     found["ends"] = np.array(ends)

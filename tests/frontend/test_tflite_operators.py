@@ -1,0 +1,226 @@
+"""TFLite's operators in float32: each computes what LiteRT does; what has no layer is refused by name."""
+
+import numpy as np
+import pytest
+
+from tests.support.tflite_files import Net
+from tvm_mobilenet.checking import network_steps
+from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend import tflite_run, tflite_schema
+from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
+from tvm_mobilenet.models.options import ModelOptions
+
+SHAPE = (1, 9, 8, 6)
+RNG = np.random.default_rng(3)
+
+
+def f(*shape) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def i(*values) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def conv(k=3, out=4, **options):
+    def make(net, x):
+        n, h, w, c = net.graph.tensors[x].shape
+        stride, d = options.get("strideH", 1), options.get("dilationHFactor", 1)
+        size = [-(-v // stride) if not options.get("padding") else -(-(v - (k - 1) * d) // stride) for v in (h, w)]
+        return net.conv(x, net.constant(f(out, k, k, c)), net.constant(f(out)), (n, *size, out), **options)
+
+    return make
+
+
+def depthwise(k=3, multiplier=1, **options):
+    def make(net, x):
+        n, h, w, c = net.graph.tensors[x].shape
+        out, stride = c * multiplier, options.get("strideH", 1)
+        weight, bias = net.constant(f(1, k, k, out)), net.constant(f(out))
+        shape = (n, -(-h // stride), -(-w // stride), out)
+        return net.conv(x, weight, bias, shape, depthwise=True, depthMultiplier=multiplier, **options)
+
+    return make
+
+
+def op(name, shape, *constants, kind=None, first=False, dtype="float32", **options):
+    """An operator of the value and constants; these come first if told so."""
+
+    def make(net, x):
+        others = [net.constant(c) for c in constants]
+        inputs = [*others, x] if first else [x, *others]
+        return net.op(name, inputs, net.value(shape, dtype), kind, **options)
+
+    return make
+
+
+def twice(name, kind=None, **options):
+    """An operator of the value and of a function of it."""
+
+    def make(net, x):
+        shape = net.graph.tensors[x].shape
+        other = net.op("LOGISTIC", [x], net.value(shape))
+        return net.op(name, [x, other], net.value(shape), kind, **options)
+
+    return make
+
+
+def pieces(name, kind, shapes, *constants, first=False, **options):
+    """An operator of several outputs, joined again in another order."""
+
+    def make(net, x):
+        others = [net.constant(c) for c in constants]
+        inputs = [*others, x] if first else [x, *others]
+        found = net.op(name, inputs, [net.value(s) for s in shapes], kind, **options)
+        rank, axis = len(shapes[0]), len(shapes[0]) - 1
+        joined = (*shapes[0][:-1], sum(s[-1] for s in shapes))
+        assert rank
+        return net.op("CONCATENATION", found[::-1], net.value(joined), "Concatenation", axis=axis)
+
+    return make
+
+
+def from_shape(net, x):
+    """A reshape whose target follows from the data's shape, as TensorFlow's converter writes a Flatten."""
+    shape = net.op("SHAPE", [x], net.value((4,), "int32"), "Shape", outType=2)
+    masks = {"shrinkAxisMask": 1}
+    one = net.op(
+        "STRIDED_SLICE",
+        [shape, *(net.constant(i(n)) for n in (0, 1, 1))],
+        net.value((), "int32"),
+        "StridedSlice",
+        **masks,
+    )
+    rest = net.constant(np.int32(9 * 8 * 6))
+    target = net.op("PACK", [one, rest], net.value((2,), "int32"), "Pack", valuesCount=2, axis=0)
+    return net.op("RESHAPE", [x, target], net.value((1, 9 * 8 * 6)), "Reshape")
+
+
+def dense(net, x):
+    flat = net.op("RESHAPE", [x, net.constant(i(1, -1))], net.value((1, 432)), "Reshape", newShape=[1, -1])
+    weight, bias = net.constant(f(5, 432) / 20), net.constant(f(5))
+    return net.op(
+        "FULLY_CONNECTED", [flat, weight, bias], net.value((1, 5)), "FullyConnected", fusedActivationFunction=1
+    )
+
+
+def gate(net, x):
+    """Squeeze and excite."""
+    mean = net.op("MEAN", [x, net.constant(i(1, 2))], net.value((1, 1, 1, 6)), "Reducer", keepDims=True)
+    made = net.conv(mean, net.constant(f(6, 1, 1, 6)), net.constant(f(6)), (1, 1, 1, 6), fusedActivationFunction=3)
+    return net.op("MUL", [x, net.op("LOGISTIC", [made], net.value((1, 1, 1, 6)))], net.value(SHAPE), "Mul")
+
+
+def half(net, x):
+    """Weights of float16, as the converter writes them."""
+    weight = net.op(
+        "DEQUANTIZE", [net.constant(f(4, 3, 3, 6).astype(np.float16))], net.value((4, 3, 3, 6)), "Dequantize"
+    )
+    return net.conv(x, weight, net.constant(f(4)), (1, 9, 8, 4))
+
+
+CASES = {
+    "conv SAME": conv(),
+    "conv SAME stride 2": conv(strideH=2, strideW=2, fusedActivationFunction=3),
+    "conv VALID": conv(padding=1),
+    "conv 1x1": conv(1, 8, fusedActivationFunction=1),
+    "conv dilated": conv(dilationHFactor=2, dilationWFactor=2),
+    "conv -1 to 1": conv(fusedActivationFunction=2),
+    "depthwise SAME": depthwise(),
+    "depthwise 5x5 stride 2": depthwise(5, strideH=2, strideW=2, fusedActivationFunction=3),
+    "depthwise multiplier 2": depthwise(multiplier=2),
+    "float16 weights": half,
+    "transposed conv": lambda net, x: net.op(
+        "TRANSPOSE_CONV", [net.constant(i(1, 18, 16, 4)), net.constant(f(4, 3, 3, 6)), x, net.constant(f(4))],
+        net.value((1, 18, 16, 4)), "TransposeConv", padding=0, strideH=2, strideW=2,
+    ),
+    "dense": dense,
+    "gate": gate,
+    "average pool": op("AVERAGE_POOL_2D", (1, 4, 4, 6), kind="Pool2D", padding=1, strideH=2, strideW=2, filterHeight=2, filterWidth=2),
+    "average pool SAME": op("AVERAGE_POOL_2D", (1, 5, 4, 6), kind="Pool2D", padding=0, strideH=2, strideW=2, filterHeight=3, filterWidth=3),
+    "max pool SAME": op("MAX_POOL_2D", (1, 5, 4, 6), kind="Pool2D", padding=0, strideH=2, strideW=2, filterHeight=3, filterWidth=3),
+    "mean": op("MEAN", (1, 6), i(1, 2), kind="Reducer"),
+    "mean of channels": op("MEAN", (1, 9, 8, 1), i(-1), kind="Reducer", keepDims=True),
+    "sum": op("SUM", (1, 8, 6), i(1), kind="Reducer"),
+    "maximum of rows": op("REDUCE_MAX", (1, 8, 6), i(1), kind="Reducer"),
+    "pad": op("PAD", (1, 12, 9, 6), np.array([[0, 0], [1, 2], [0, 1], [0, 0]], np.int32), kind="Pad"),
+    "pad channels": op("PAD", (1, 9, 8, 9), np.array([[0, 0], [0, 0], [0, 0], [1, 2]], np.int32), kind="Pad"),
+    "pad with 2": op("PADV2", (1, 11, 8, 6), np.array([[0, 0], [1, 1], [0, 0], [0, 0]], np.int32), np.float32(2), kind="PadV2"),
+    "mirror": op("MIRROR_PAD", (1, 12, 8, 6), np.array([[0, 0], [1, 2], [0, 0], [0, 0]], np.int32), kind="MirrorPad", mode=0),
+    "mirror with its edge": op("MIRROR_PAD", (1, 12, 8, 6), np.array([[0, 0], [1, 2], [0, 0], [0, 0]], np.int32), kind="MirrorPad", mode=1),
+    "bilinear": op("RESIZE_BILINEAR", (1, 18, 13, 6), i(18, 13), kind="ResizeBilinear"),
+    "bilinear half pixel": op("RESIZE_BILINEAR", (1, 18, 16, 6), i(18, 16), kind="ResizeBilinear", halfPixelCenters=True),
+    "bilinear corners": op("RESIZE_BILINEAR", (1, 17, 15, 6), i(17, 15), kind="ResizeBilinear", alignCorners=True),
+    "nearest": op("RESIZE_NEAREST_NEIGHBOR", (1, 18, 13, 6), i(18, 13), kind="ResizeNearestNeighbor"),
+    "nearest half pixel": op("RESIZE_NEAREST_NEIGHBOR", (1, 18, 13, 6), i(18, 13), kind="ResizeNearestNeighbor", halfPixelCenters=True),
+    "nearest corners": op("RESIZE_NEAREST_NEIGHBOR", (1, 17, 15, 6), i(17, 15), kind="ResizeNearestNeighbor", alignCorners=True),
+    "add": twice("ADD", "Add", fusedActivationFunction=1),
+    "mul": twice("MUL", "Mul"),
+    "sub": twice("SUB", "Sub"),
+    "div": twice("DIV", "Div"),
+    "maximum": twice("MAXIMUM", "MaximumMinimum"),
+    "squared difference": twice("SQUARED_DIFFERENCE", "SquaredDifference"),
+    "add a constant": op("ADD", SHAPE, f(6), kind="Add"),
+    "mul by a number": op("MUL", SHAPE, np.float32(0.3), kind="Mul"),
+    "a constant less it": op("SUB", SHAPE, f(6), kind="Sub", first=True),
+    **{name: op(name.upper(), SHAPE) for name in ("relu", "relu6", "tanh", "logistic", "hard_swish", "elu", "abs", "exp", "neg", "square", "floor", "sin")},
+    "relu_n1_to_1": op("RELU_N1_TO_1", SHAPE),
+    "leaky": op("LEAKY_RELU", SHAPE, kind="LeakyRelu", alpha=0.2),
+    "gelu": op("GELU", SHAPE, kind="Gelu"),
+    "prelu": op("PRELU", SHAPE, f(1, 1, 6)),
+    "softmax": op("SOFTMAX", SHAPE, kind="Softmax", beta=1.0),
+    "softmax beta 2": op("SOFTMAX", SHAPE, kind="Softmax", beta=2.0),
+    "log softmax": op("LOG_SOFTMAX", SHAPE),
+    "l2": op("L2_NORMALIZATION", SHAPE, kind="L2Norm"),
+    "reshape": op("RESHAPE", (1, 72, 6), i(1, -1, 6), kind="Reshape"),
+    "reshape by shape": from_shape,
+    "squeeze": op("SQUEEZE", (9, 8, 6), kind="Squeeze", squeezeDims=[0]),
+    "expand": op("EXPAND_DIMS", (1, 9, 8, 6, 1), i(-1)),
+    "transpose": op("TRANSPOSE", (1, 6, 9, 8), i(0, 3, 1, 2)),
+    "slice": op("SLICE", (1, 4, 8, 3), i(0, 2, 0, 1), i(1, 4, -1, 3)),
+    "strided": op("STRIDED_SLICE", (1, 4, 4, 6), i(0, 1, 0, 0), i(0, 9, 8, 0), i(1, 2, 2, 1), kind="StridedSlice", beginMask=9, endMask=9),
+    "one row": op("STRIDED_SLICE", (1, 8, 6), i(0, -1, 0, 0), i(0, 0, 0, 0), i(1, 1, 1, 1), kind="StridedSlice", beginMask=13, endMask=13, shrinkAxisMask=2),
+    "gather": op("GATHER", (1, 9, 8, 3), i(5, 0, 5), kind="Gather", axis=3),
+    "split": pieces("SPLIT", "Split", [(1, 9, 8, 2)] * 3, np.int32(3), first=True, numSplits=3),
+    "split by sizes": pieces("SPLIT_V", "SplitV", [(1, 9, 8, 1), (1, 9, 8, 5)], i(1, 5), np.int32(-1), numSplits=2),
+    "unpack": pieces("UNPACK", "Unpack", [(1, 9, 8)] * 6, num=6, axis=3),
+    "to depth": op("SPACE_TO_DEPTH", (1, 3, 4, 24), kind="SpaceToDepth", blockSize=2),
+    "argmax": op("ARG_MAX", (1, 9, 8), np.int32(3), kind="ArgMax", outputType=2, dtype="int32"),
+}  # fmt: skip
+
+
+def saved(path, cases):
+    net = Net()
+    x = net.input(SHAPE)
+    outputs = []
+    for make in cases:
+        given = net.op("SLICE", [x, net.constant(i(0, 0, 0, 0)), net.constant(i(1, 6, 8, 6))], net.value((1, 6, 8, 6))) if make is CASES["to depth"] else x  # fmt: skip
+        outputs.append(make(net, given))
+    return net.save(path, *outputs)
+
+
+def compared(path, shape=SHAPE, **options):
+    """Ours, layer by layer, and LiteRT's."""
+    made = load_network(ModelOptions(model=str(path), **options))
+    batch = [(RNG.standard_normal(shape).astype(np.float32) * 2,) for _ in range(2)]
+    due, _, _ = tflite_run.outputs(path, batch)
+    found = network_steps.outputs(made, batch)
+    for ours, theirs in zip(found, due, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            yield a, b
+    assert made.signature.inputs[0].shape == shape
+
+
+@pytest.mark.parametrize("first", range(0, len(CASES), 12))
+def test_operators_compute_what_litert_does(first, tmp_path):
+    names = list(CASES)[first : first + 12]
+    path = saved(tmp_path / "net.tflite", [CASES[name] for name in names])
+    for number, (ours, theirs) in enumerate(compared(path)):
+        name = names[number % len(names)]
+        assert ours.shape == theirs.shape, name
+        assert theirs.std() > 0 and np.abs(ours - theirs).max() <= 2e-5 * max(1, np.abs(theirs).max()), name
+
+
+def test_every_converter_is_for_an_operator_of_the_schema():
+    assert set(CONVERTERS) <= set(tflite_schema.OPERATORS.values())

@@ -1,0 +1,161 @@
+"""TFLite's operators that go element by element, or along the last dimension; activations that others have fused.
+
+Sums, products and activations of feature maps are in NCHW, where layers of this project compute them in any order; the
+rest is in TFLite's own order, in which memory holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.frontend import tflite_schema as schema
+from tvm_mobilenet.frontend.tflite_values import Call, Value
+
+op = relax.op
+_LEAST_NORM = 1e-6  # what L2_NORMALIZATION divides by at least
+
+
+def number(value: float) -> relax.Expr:
+    return relax.const(float(value), "float32")
+
+
+def own(call: Call, expr: relax.Expr) -> Value:
+    """A value in TFLite's order, after the activation that the operator has fused."""
+    return Value(own=_activated(call, expr))
+
+
+def nchw(call: Call, expr: relax.Expr) -> Value:
+    """A feature map in NCHW, after the activation that the operator has fused."""
+    return Value(nchw=_activated(call, expr))
+
+
+def _activated(call: Call, expr: relax.Expr) -> relax.Expr:
+    expr = call.emit(expr)
+    name = call.options.get("activation", "NONE")
+    if name == "NONE":
+        return expr
+    if name not in _FUSED:  # LiteRT leaves out the others without a word
+        raise ValueError(f"the activation {name}")
+    return call.emit(ACTIVATIONS[name](call, expr))
+
+
+def _hard_swish(call: Call, x: relax.Expr) -> relax.Expr:
+    gate = call.emit(op.clip(call.emit(op.add(x, number(3))), 0, 6))
+    return op.multiply(x, call.emit(op.multiply(gate, number(1 / 6))))
+
+
+def _elu(call: Call, x: relax.Expr) -> relax.Expr:
+    below = call.emit(op.minimum(call.emit(op.subtract(call.emit(op.exp(x)), number(1))), number(0)))
+    return op.add(call.emit(op.nn.relu(x)), below)
+
+
+ACTIVATIONS: dict[str, Callable] = {
+    "RELU": lambda call, x: op.nn.relu(x),
+    "RELU6": lambda call, x: op.clip(x, 0, 6),
+    "RELU_N1_TO_1": lambda call, x: op.clip(x, -1, 1),
+    "RELU_0_TO_1": lambda call, x: op.clip(x, 0, 1),
+    "TANH": lambda call, x: op.tanh(x),
+    "LOGISTIC": lambda call, x: op.sigmoid(x),
+    "HARD_SWISH": _hard_swish,
+    "ELU": _elu,
+    "LEAKY_RELU": lambda call, x: op.nn.leakyrelu(x, float(call.options["alpha"])),
+    "GELU": lambda call, x: op.nn.gelu_tanh(x) if call.options["approximate"] else op.nn.gelu(x),
+    "ABS": lambda call, x: op.abs(x),
+    "NEG": lambda call, x: op.negative(x),
+    "EXP": lambda call, x: op.exp(x),
+    "LOG": lambda call, x: op.log(x),
+    "SQRT": lambda call, x: op.sqrt(x),
+    "RSQRT": lambda call, x: op.rsqrt(x),
+    "SQUARE": lambda call, x: op.multiply(x, x),
+    "FLOOR": lambda call, x: op.floor(x),
+    "CEIL": lambda call, x: op.ceil(x),
+    "ROUND": lambda call, x: op.round(x),
+    "SIN": lambda call, x: op.sin(x),
+    "COS": lambda call, x: op.cos(x),
+    "SIGN": lambda call, x: op.sign(x),
+    "LOGICAL_NOT": lambda call, x: op.logical_not(x),
+}
+_FUSED = ("RELU", "RELU_N1_TO_1", "RELU6")
+_OURS = ("RELU", "RELU6", "TANH", "LOGISTIC", "HARD_SWISH")  # which layers compute in any order
+
+
+def unary(call: Call) -> Value:
+    """Element by element; in the order in which the data was made, where a layer of ours computes it."""
+    name = call.operator.name
+    if name in _OURS and call.value(0).nchw is not None:
+        return Value(nchw=call.emit(ACTIVATIONS[name](call, call.value(0).nchw)))
+    return Value(own=call.emit(ACTIVATIONS[name](call, call.own(0))))
+
+
+# ---- two operands
+
+
+def arithmetic(operator: Callable) -> Callable:
+    """Sums and products: of feature maps in NCHW, where layers of ours compute them."""
+
+    def make(call: Call) -> Value:
+        tensors = [v for v in call.values if v is not None and v.known is None]
+        if tensors and all(len(v.shape) == 4 for v in tensors):
+            return nchw(call, operator(call.nchw(0), call.nchw(1)))
+        return own(call, operator(call.own(0), call.own(1)))
+
+    return make
+
+
+def binary(operator: Callable) -> Callable:
+    return lambda call: own(call, operator(call.own(0), call.own(1)))
+
+
+def squared_difference(call: Call) -> Value:
+    apart = call.emit(op.subtract(call.own(0), call.own(1)))
+    return own(call, op.multiply(apart, apart))
+
+
+def softmax(call: Call) -> Value:
+    x, beta = call.own(0), float(call.options["beta"])
+    x = x if beta == 1.0 else call.emit(op.multiply(x, number(beta)))
+    return own(call, op.nn.softmax(x, -1))
+
+
+def l2_normalization(call: Call) -> Value:
+    x = call.own(0)
+    total = call.emit(op.sum(call.emit(op.multiply(x, x)), -1, keepdims=True))
+    norm = call.emit(op.maximum(call.emit(op.sqrt(total)), number(_LEAST_NORM)))
+    return own(call, op.divide(x, norm))
+
+
+def prelu(call: Call) -> Value:
+    alpha = call.array(1)
+    channels = call.shape(0)[-1]
+    if alpha.size not in (1, channels) or (alpha.size > 1 and alpha.shape[-1] != channels):
+        below = call.emit(op.multiply(call.own(0), call.own(1)))
+        return own(call, op.where(call.emit(op.less(call.own(0), number(0))), below, call.own(0)))
+    slopes = np.ascontiguousarray(np.broadcast_to(alpha.reshape(-1), (channels,)), np.float32)
+    return own(call, op.nn.prelu(call.own(0), relax.const(slopes), len(call.shape(0)) - 1))
+
+
+def cast(call: Call) -> Value:
+    dtype = schema.TYPES.get(call.options["out_type"], "?")
+    if dtype not in ("float32", "int32", "int64", "bool"):
+        raise ValueError(f"numbers in {dtype}")
+    return own(call, op.astype(call.own(0), dtype))
+
+
+def as_it_is(call: Call) -> Value:
+    """QUANTIZE and DEQUANTIZE: operands are what whole numbers stand for, and what is written is rounded behind."""
+    value = call.value(0)
+    if value.nchw is not None:
+        return Value(nchw=value.nchw)
+    return Value(own=call.own(0))
+
+
+def select(call: Call) -> Value:
+    return own(call, op.where(call.own(0), call.own(1), call.own(2)))
+
+
+def sum_of(call: Call) -> Value:
+    return own(call, reduce(lambda a, b: call.emit(op.add(a, b)), (call.own(i) for i in range(len(call.values)))))

@@ -1,0 +1,177 @@
+"""TFLite files to Relax, as TensorFlow's converter, PyTorch's and quantizers of their own write them.
+
+The file is read by this project's own reader (`flatbuffer`, `tflite_graph`), which checks it and runs nothing. Its
+operators have converters of ours (`tflite_operators`); what has none becomes an opaque call, which the passes report
+with everything else. One way serves floats and whole numbers: each quantized value is ``quantize`` and ``dequantize``
+around what is computed (`tflite_quantized`). TVM's own importer of TFLite keeps whole numbers between operators, and
+compares scales to 1e-5: it does not serve here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.frontend import sizes, tflite_fold, tflite_graph, tflite_quantized
+from tvm_mobilenet.frontend.imported import finished, opaque
+from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Operator, Tensor, places, ports
+from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
+from tvm_mobilenet.frontend.tflite_values import Call, Value
+
+
+def from_tflite(
+    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NHWC"
+) -> tvm.IRModule:
+    """The Relax module of a TFLite file.
+
+    Parameters
+    ----------
+    path : str or Path
+        float32, with weights of float32 or float16, or whole numbers of 8 bits.
+    batch, size : int, (int, int), optional
+        Images at once, height and width, where the file leaves them open.
+    layout : str
+        Where an image has its channels, if its shape does not tell.
+
+    Raises
+    ------
+    TvmMobilenetError
+        For a file that is missing, damaged, none of TFLite's, or quantized in a way that is not read; for sizes that
+        are open, or not the ones given.
+    """
+    path = Path(path)
+    graph = tflite_graph.read(path)
+    tflite_quantized.check(graph, path)
+    try:
+        return _Import(graph, path).run(_shapes(graph, batch, size, layout, path))
+    except TvmMobilenetError:
+        raise
+    except Exception as e:  # a graph that no converter wrote breaks a rule in one of a hundred places
+        raise TvmMobilenetError(
+            f"{path} cannot be imported: {reason(e)[:300]}", "it may be damaged: convert it again"
+        ) from e
+
+
+def _shapes(graph: Graph, batch, size, layout: str, path: Path) -> list[list[int]]:
+    """The shape of each input, all sizes fixed."""
+    inputs = []
+    for name, i in zip(ports(graph, graph.inputs), graph.inputs, strict=True):
+        tensor = graph.tensors[i]
+        dims = tuple(sizes.Free() if d == -1 else d for d in tensor.signature)
+        order = sizes.layout_of(tensor.shape, layout)
+        inputs.append(sizes.Input(name, dims, order))
+        if tensor.dtype not in tflite_quantized.BYTES or not tensor.quantized:
+            sizes.check_input(name, list(tensor.shape), tensor.dtype)
+    return sizes.fix(inputs, batch, size, path)
+
+
+class _Import:
+    """See the module."""
+
+    def __init__(self, graph: Graph, path: Path):
+        self.graph, self.path = graph, path
+        self.bb = relax.BlockBuilder()
+        self.noted: dict[str, str] = {}
+        self.places = places(graph)
+        self.values: dict[int, Value] = {}
+
+    def run(self, shapes: list[list[int]]) -> tvm.IRModule:
+        graph = self.graph
+        names = ports(graph, graph.inputs)
+        params = [
+            relax.Var(re.sub(r"\W", "_", name), relax.TensorType(shape, "float32"))
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        self.open = any(list(graph.tensors[i].shape) != s for i, s in zip(graph.inputs, shapes, strict=True))
+        with self.bb.function("main", params):
+            with self.bb.dataflow():
+                for i, param in zip(graph.inputs, params, strict=True):
+                    self._bind(i, Value(own=param))
+                for operator in graph.operators:
+                    self._operator(operator)
+                outputs = [self._output(i) for i in graph.outputs]
+                out = self.bb.emit_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+            self.bb.emit_func_output(out)
+        return finished(self.bb.get(), self.noted, tuple(ports(graph, graph.outputs)), tables="tflite")
+
+    def _operator(self, operator: Operator) -> None:
+        values = [None if i == NONE else self._value(i) for i in operator.inputs]
+        written = [self.graph.tensors[o] for o in operator.outputs]
+        call = Call(self.bb, operator, values, written[0].shape)
+        try:
+            known = tflite_fold.computed(call)
+            if known is not None:
+                made = [Value(known=known)]
+            elif operator.name not in CONVERTERS:
+                made = self._opaque(call, written)
+            else:
+                made = CONVERTERS[operator.name](call)
+        except TvmMobilenetError:
+            raise
+        except Exception as e:
+            said = str(e).strip().splitlines() if isinstance(e, ValueError) else []
+            made = self._opaque(call, written, said[-1] if said else "its operands do not fit it")
+        made = made if isinstance(made, list) else [made]
+        if len(made) != len(operator.outputs):
+            raise TvmMobilenetError(
+                f"{self.path}: {call.where} has {len(operator.outputs)} outputs, {len(made)} are due",
+                "it may be damaged: convert it again",
+            )
+        for o, value in zip(operator.outputs, made, strict=True):
+            self._check_shape(call, self.graph.tensors[o], value)
+            self._bind(o, value)
+
+    def _opaque(self, call: Call, written: list[Tensor], why: str = "") -> list[Value]:
+        """What stands for an operator that has no converter."""
+        types = [relax.TensorType(t.shape, "float32" if t.quantized else t.dtype) for t in written]
+        read = [call.own(i) for i in range(len(call.values)) if call.has(i) and call.value(i).known is None]
+        made = self.bb.emit(opaque(call.operator.name, read, types, why))
+        self.noted[made.name] = self.places[call.operator.outputs[0]]
+        if len(types) == 1:
+            return [Value(own=made)]
+        return [Value(own=self.bb.emit(relax.TupleGetItem(made, i))) for i in range(len(types))]
+
+    def _check_shape(self, call: Call, tensor: Tensor, value: Value) -> None:
+        """Refuse a file that says of a value another shape than its operator gives."""
+        if not self.open and tensor.shape and value.shape != tensor.shape and -1 not in tensor.signature:
+            raise TvmMobilenetError(
+                f"{self.path}: {call.where} makes the shape {list(value.shape)}, the file says {list(tensor.shape)}",
+                "it may be damaged: convert it again",
+            )
+
+    def _bind(self, index: int, value: Value) -> None:
+        """A value under its number; of whole numbers as what they stand for."""
+        tensor = self.graph.tensors[index]
+        value.place = self.places[index]
+        held = value.nchw if value.nchw is not None else value.own
+        if held is not None:
+            self.noted.setdefault(held.name, value.place)
+            if tensor.quantized and tensor.dtype in tflite_quantized.BYTES:
+                whole, real = tflite_quantized.rounded(self.bb, tensor, held)
+                self.noted[whole.name] = self.noted[real.name] = value.place
+                value.own, value.nchw = (None, real) if value.nchw is not None else (real, None)
+                value.scales = tensor.scales
+        self.values[index] = value
+
+    def _value(self, index: int) -> Value:
+        if index not in self.values:
+            tensor = self.graph.tensors[index]
+            if tensor.data is None:
+                raise TvmMobilenetError(f"{self.path}: {tensor.name} is made by nothing", "convert it again")
+            scales = tensor.scales if tensor.dtype not in ("float32", "float16") else None
+            self.values[index] = Value(known=tensor.data, scales=scales, place=self.places[index])
+        return self.values[index]
+
+    def _output(self, index: int) -> relax.Expr:
+        value = self._value(index)
+        if value.known is not None:
+            return self.bb.emit(relax.const(np.ascontiguousarray(value.real)))
+        if value.own is None:
+            value.own = self.bb.emit(relax.op.permute_dims(value.nchw, (0, 2, 3, 1)))
+            self.noted[value.own.name] = value.place
+        return value.own

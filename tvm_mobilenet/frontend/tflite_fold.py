@@ -1,0 +1,124 @@
+"""The part of a TFLite graph that depends on constants and shapes only, computed as the graph is read.
+
+TensorFlow's converter writes the target of a reshape as SHAPE, STRIDED_SLICE and PACK, and weights of float16 as a
+DEQUANTIZE of them. How large a result is, is known and held against limits before it is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import tflite_schema as schema
+from tvm_mobilenet.frontend.tflite_values import Call
+from tvm_mobilenet.frontend.tflite_views import filled, strided
+
+_ITEM_BYTES = 8  # of the largest element
+
+
+def computed(call: Call) -> np.ndarray | None:
+    """The output of an operator of constants; None for what is left to the network.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The result is many times as large as what it is made of.
+    """
+    if call.operator.name == "SHAPE":
+        return np.array(call.shape(0), np.int32)
+    values = [v for v in call.values if v is not None]
+    made = _MAKE.get(call.operator.name)
+    if made is None or not values or any(v.known is None for v in values):
+        return None
+    sizes = [v.known.shape for v in values]
+    elements = sum(math.prod(s) for s in sizes)
+    if call.operator.name in _BROADCAST:
+        elements = math.prod(np.broadcast_shapes(*sizes))
+    elif call.operator.name in ("FILL", "BROADCAST_TO"):
+        elements = math.prod(max(0, n) for n in call.numbers(call.operator.name == "BROADCAST_TO"))
+    elif call.operator.name == "GATHER":
+        elements = math.prod(sizes[0]) * math.prod(sizes[1])
+    stored = max(v.known.nbytes for v in values)
+    limits.check_constant(elements * _ITEM_BYTES, 2 * stored, call.where)
+    return np.asarray(made(call), order="C")
+
+
+def _plain(call: Call) -> bool:
+    return call.options.get("activation", "NONE") == "NONE"
+
+
+def _of_two(operator: Callable) -> Callable:
+    def make(call: Call) -> np.ndarray:
+        if not _plain(call):
+            raise ValueError("an activation of constants")
+        with np.errstate(all="ignore"):
+            found = operator(call.array(0), call.array(1))
+        return found.astype(call.array(0).dtype)
+
+    return make
+
+
+def _cut(call: Call) -> np.ndarray:
+    slices, gone = strided(call)
+    data = call.array(0)[tuple(slices)]
+    return data.reshape([d for i, d in enumerate(data.shape) if i not in gone])
+
+
+def _sliced(call: Call) -> np.ndarray:
+    begin, size = call.numbers(1), call.numbers(2)
+    return call.array(0)[tuple(slice(b, None if s == -1 else b + s) for b, s in zip(begin, size, strict=True))]
+
+
+def _expanded(call: Call) -> np.ndarray:
+    return np.expand_dims(call.array(0), call.numbers(1)[0])
+
+
+def _cast(call: Call) -> np.ndarray:
+    dtype = schema.TYPES.get(call.options["out_type"], "?")
+    if dtype not in ("float32", "int32", "int64", "bool"):
+        raise ValueError(f"numbers in {dtype}")
+    return call.array(0).astype(dtype)
+
+
+def _product(call: Call) -> np.ndarray:
+    return np.prod(call.array(0), tuple(call.numbers(1)), keepdims=bool(call.options["keep_dims"])).astype(
+        call.array(0).dtype
+    )
+
+
+def _arrays(call: Call) -> list[np.ndarray]:
+    return [call.array(i) for i in range(len(call.values))]
+
+
+_BROADCAST = ("ADD", "SUB", "MUL", "DIV", "FLOOR_DIV", "MAXIMUM", "MINIMUM")
+_MAKE: dict[str, Callable] = {
+    "ADD": _of_two(np.add),
+    "SUB": _of_two(np.subtract),
+    "MUL": _of_two(np.multiply),
+    "DIV": _of_two(np.divide),
+    "FLOOR_DIV": _of_two(np.floor_divide),
+    "MAXIMUM": _of_two(np.maximum),
+    "MINIMUM": _of_two(np.minimum),
+    "RSQRT": lambda call: (1 / np.sqrt(call.array(0))).astype(np.float32),
+    "SQRT": lambda call: np.sqrt(call.array(0)),
+    "NEG": lambda call: -call.array(0),
+    "REDUCE_PROD": _product,
+    "CAST": _cast,
+    "DEQUANTIZE": lambda call: call.array(0).astype(np.float32),
+    "RESHAPE": lambda call: call.array(0).reshape(
+        filled(call.numbers(1) if call.has(1) else list(call.options["new_shape"]), call.array(0).size)
+    ),
+    "SQUEEZE": lambda call: np.squeeze(call.array(0), tuple(call.options["squeeze_dims"]) or None),
+    "EXPAND_DIMS": _expanded,
+    "TRANSPOSE": lambda call: np.transpose(call.array(0), call.numbers(1)),
+    "STRIDED_SLICE": _cut,
+    "SLICE": _sliced,
+    "PACK": lambda call: np.stack(_arrays(call), call.options["axis"]),
+    "CONCATENATION": lambda call: np.concatenate(_arrays(call), call.options["axis"]),
+    "GATHER": lambda call: np.take(call.array(0), call.array(1), call.options["axis"], mode="clip"),
+    "FILL": lambda call: np.full(call.numbers(0), call.array(1)),
+    "BROADCAST_TO": lambda call: np.broadcast_to(call.array(0), call.numbers(1)),
+}

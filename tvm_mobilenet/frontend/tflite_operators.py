@@ -1,0 +1,85 @@
+"""TFLite's operators in Relax: which function makes which.
+
+`CONVERTERS` has one for each operator, by its name: ``make(call)`` gives the value or values that it writes. A
+ValueError says why there is none. Definitions: TFLite's reference kernels (``tensorflow/lite/kernels/internal/
+reference``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import relax
+
+from tvm_mobilenet.frontend import tflite_elementwise as elementwise
+from tvm_mobilenet.frontend import tflite_views as views
+from tvm_mobilenet.frontend import tflite_windows as windows
+
+op = relax.op
+
+CONVERTERS: dict[str, Callable] = {
+    **dict.fromkeys(elementwise.ACTIVATIONS, elementwise.unary),
+    "ADD": elementwise.arithmetic(op.add),
+    "SUB": elementwise.arithmetic(op.subtract),
+    "MUL": elementwise.arithmetic(op.multiply),
+    "DIV": elementwise.binary(op.divide),
+    "MAXIMUM": elementwise.binary(op.maximum),
+    "MINIMUM": elementwise.binary(op.minimum),
+    "POW": elementwise.binary(op.power),
+    "FLOOR_DIV": elementwise.binary(op.floor_divide),
+    "FLOOR_MOD": elementwise.binary(op.floor_mod),
+    "SQUARED_DIFFERENCE": elementwise.squared_difference,
+    "LESS": elementwise.binary(op.less),
+    "LESS_EQUAL": elementwise.binary(op.less_equal),
+    "GREATER": elementwise.binary(op.greater),
+    "GREATER_EQUAL": elementwise.binary(op.greater_equal),
+    "EQUAL": elementwise.binary(op.equal),
+    "NOT_EQUAL": elementwise.binary(op.not_equal),
+    "LOGICAL_AND": elementwise.binary(op.logical_and),
+    "LOGICAL_OR": elementwise.binary(op.logical_or),
+    "ADD_N": elementwise.sum_of,
+    "SELECT": elementwise.select,
+    "SELECT_V2": elementwise.select,
+    "CONV_2D": windows.conv,
+    "DEPTHWISE_CONV_2D": windows.depthwise,
+    "TRANSPOSE_CONV": windows.transposed,
+    "FULLY_CONNECTED": windows.fully_connected,
+    "BATCH_MATMUL": windows.batch_matmul,
+    "AVERAGE_POOL_2D": windows.average_pool,
+    "MAX_POOL_2D": windows.max_pool,
+    "MEAN": windows.mean,
+    "SUM": windows.reduction(op.sum),
+    "REDUCE_MAX": windows.reduction(op.max),
+    "REDUCE_MIN": windows.reduction(op.min),
+    "REDUCE_PROD": windows.reduction(op.prod),
+    "ARG_MAX": windows.extreme_index(op.argmax),
+    "ARG_MIN": windows.extreme_index(op.argmin),
+    "PAD": windows.pad,
+    "PADV2": windows.pad,
+    "MIRROR_PAD": windows.mirror_pad,
+    "RESIZE_BILINEAR": windows.resized("linear"),
+    "RESIZE_NEAREST_NEIGHBOR": windows.resized("nearest_neighbor"),
+    "RESHAPE": views.reshape,
+    "SQUEEZE": views.squeeze,
+    "EXPAND_DIMS": views.expand_dims,
+    "TRANSPOSE": views.transpose,
+    "CONCATENATION": views.concatenation,
+    "PACK": views.pack,
+    "UNPACK": views.unpack,
+    "SPLIT": views.split,
+    "SPLIT_V": views.split_v,
+    "SLICE": views.sliced,
+    "STRIDED_SLICE": views.strided_slice,
+    "GATHER": views.gather,
+    "SPACE_TO_DEPTH": views.to_depth,
+    "DEPTH_TO_SPACE": views.to_space,
+    "BROADCAST_TO": views.broadcast_to,
+    "TILE": views.tile,
+    "SOFTMAX": elementwise.softmax,
+    "LOG_SOFTMAX": lambda call: elementwise.own(call, op.nn.log_softmax(call.own(0), -1)),
+    "L2_NORMALIZATION": elementwise.l2_normalization,
+    "PRELU": elementwise.prelu,
+    "CAST": elementwise.cast,
+    "QUANTIZE": elementwise.as_it_is,
+    "DEQUANTIZE": elementwise.as_it_is,
+}

@@ -1,0 +1,75 @@
+"""What comes quantized in TFLite files: which ways are read, and how whole numbers stand in Relax.
+
+Every value of int8 or uint8 with a scale becomes Relax's ``quantize`` and ``dequantize``, as files of ONNX have them;
+`passes.given_scales` takes them on. TFLite fixes what lies between: sums in int32, with biases in units of data and
+weight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend.scales import checked
+from tvm_mobilenet.frontend.tflite_graph import Graph, Tensor
+
+BYTES = ("int8", "uint8")
+_WEIGHTED = {"CONV_2D": (0, 1), "DEPTHWISE_CONV_2D": (0, 1), "FULLY_CONNECTED": (0, 1), "TRANSPOSE_CONV": (2, 1)}
+_FLOAT = (
+    "convert the float32 model without optimizations, and give it with --dtype int8 and --calibrate FOLDER; or convert "
+    "it with a representative_dataset, so that activations are int8 too"
+)
+_BITS = "convert it with target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]"
+
+
+def check(graph: Graph, path: Path) -> None:
+    """Refuse what is quantized in its weights alone, while it runs, or to other whole numbers than bytes.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It says which way it is, and what to do.
+    """
+    tensors = graph.tensors
+    activations = [t for t in tensors if t.data is None and t.quantized]
+    for tensor in activations:
+        if tensor.dtype not in (*BYTES, "int32"):
+            raise TvmMobilenetError(f"{path}: activations are {tensor.dtype}: {tensor.name}", _BITS)
+    for operator in graph.operators:
+        data, weight = (
+            tensors[operator.inputs[i]] if i < len(operator.inputs) else None
+            for i in _WEIGHTED.get(operator.name, (99, 99))
+        )
+        where = f"{operator.name} at {operator.place}"
+        if weight is not None and _whole(weight) and not data.quantized:
+            raise TvmMobilenetError(f"{path} is quantized dynamically: {where} has weights in {weight.dtype}", _FLOAT)
+        if operator.name == "DEQUANTIZE" and _whole(tensors[operator.inputs[0]]) and not activations:
+            raise TvmMobilenetError(f"{path} is quantized in its weights alone: {where}", _FLOAT)
+
+
+def rounded(bb, tensor: Tensor, x: relax.Expr) -> tuple[relax.Var, relax.Var]:
+    """A value as the whole numbers of its tensor, and what these stand for.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Its scale or zero point is none; it says where and why.
+    """
+    scale, zero, axis = scales_of(tensor, tuple(int(d) for d in x.ty.shape))
+    given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(tensor.dtype))
+    whole = bb.emit(relax.op.quantize(x, *given, axis=axis, out_dtype=tensor.dtype))
+    return whole, bb.emit(relax.op.dequantize(whole, *given, axis=axis))
+
+
+def scales_of(tensor: Tensor, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scale, zero point and axis of a value, checked."""
+    given = tensor.scales
+    return checked(f"{tensor.name}", shape, given.scale, given.zero, given.axis, tensor.dtype)
+
+
+def _whole(tensor: Tensor) -> bool:
+    """Whether a constant is whole numbers that stand for others."""
+    return tensor.data is not None and tensor.dtype in (*BYTES, "int16") and tensor.scales is not None

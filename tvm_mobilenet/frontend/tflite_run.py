@@ -1,0 +1,174 @@
+"""What TFLite's own interpreter computes, LiteRT's: the reference of a TFLite file, and the whole numbers inside of it.
+
+The kernels are those that LiteRT takes unless told otherwise: XNNPACK's, and its own where that has none. All values
+are kept, so that what stands before a last softmax is known too. LiteRT's reference kernels round sums twice: they
+differ from XNNPACK's where a sum lies between two units (docs/int8.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tvm_mobilenet import packages
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend import tflite_graph
+from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Tensor
+from tvm_mobilenet.frontend.tflite_quantized import BYTES
+
+KERNELS = "BUILTIN"  # of LiteRT's OpResolverType
+_VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"}
+_AFFINE = {"ADD", "SUB", "MUL", "DIV"}  # with a constant
+_FUNCTIONS = {
+    "SOFTMAX": "softmax",
+    "LOGISTIC": "sigmoid",
+    "RELU": "relu",
+    "RELU6": "clip",
+    "HARD_SWISH": "hardswish",
+}
+
+
+def name() -> str:
+    """The interpreter, with its version."""
+    return f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
+
+
+def outputs(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list, list, tuple[str, ...]]:
+    """The outputs of a file, as numbers.
+
+    Parameters
+    ----------
+    inputs : list of tuples of ndarray
+        float32: of whole numbers what they stand for.
+
+    Returns
+    -------
+    values, before : lists of lists of ndarray (or None)
+        For each of the inputs its outputs, and the same without the last function of each.
+    functions : tuple of str
+        The last function of each output; empty for none.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The interpreter does not run the file.
+    """
+    graph = tflite_graph.read(path)
+    last = [_before_last(graph, o) for o in graph.outputs]
+    wanted = {*graph.outputs, *(i for _, i in last if i != NONE)}
+    values, before = [], []
+    for found in run(path, graph, inputs, wanted):
+        real = {i: _real(graph.tensors[i], array) for i, array in found.items()}
+        values.append([real[o] for o in graph.outputs])
+        before.append([real[i] if function else None for function, i in last])
+    return values, before, tuple(function for function, _ in last)
+
+
+def whole_numbers(
+    path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS
+) -> list[dict[str, np.ndarray]]:
+    """For each of the inputs the whole numbers of every quantized value, by its place; feature maps in NCHW."""
+    graph = tflite_graph.read(path)
+    places = tflite_graph.places(graph)
+    made = {*graph.inputs, *(o for operator in graph.operators for o in operator.outputs)}
+    wanted = {i for i in made if graph.tensors[i].quantized and graph.tensors[i].dtype in BYTES}
+    return [
+        {places[i]: array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for i, array in found.items()}
+        for found in run(path, graph, inputs, wanted, kernels)
+    ]
+
+
+def run(path: Path, graph: Graph, inputs: list, wanted: set[int], kernels: str = KERNELS) -> list[dict]:
+    """Values of a graph by their numbers, for each of the inputs.
+
+    Parameters
+    ----------
+    wanted : set of int
+    kernels : str
+        One of LiteRT's ``OpResolverType``: ``BUILTIN_WITHOUT_DEFAULT_DELEGATES`` are its own alone, ``BUILTIN_REF`` its
+        reference kernels.
+    """
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError:
+        raise packages.missing("comparing with a TFLite file", ["ai_edge_litert"]) from None
+    try:
+        with _quiet():
+            made = interpreter.Interpreter(
+                str(path),
+                experimental_op_resolver_type=interpreter.OpResolverType[kernels],
+                experimental_preserve_all_tensors=True,
+                num_threads=1,
+            )
+            for i, x in zip(graph.inputs, inputs[0], strict=True):
+                if tuple(x.shape) != graph.tensors[i].shape:
+                    made.resize_tensor_input(i, x.shape)
+            made.allocate_tensors()
+        found = []
+        for xs in inputs:
+            for i, x in zip(graph.inputs, xs, strict=True):
+                made.set_tensor(i, _stored(graph.tensors[i], x))
+            made.invoke()
+            found.append({i: made.get_tensor(i) for i in wanted})
+        return found
+    except (RuntimeError, ValueError) as e:
+        text = " ".join(str(e).split())
+        raise TvmMobilenetError(
+            f"{path} cannot be verified: LiteRT, the reference, does not run it: {text[:300]}",
+            "mend the model so that LiteRT runs it, or convert it again",
+        ) from e
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What a library prints of its own on stderr goes nowhere meanwhile: LiteRT announces its delegate so."""
+    with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
+        warnings.simplefilter("ignore")
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _before_last(graph: Graph, output: int) -> tuple[str, int]:
+    """The last function of an output, and what it reads."""
+    makers = {o: operator for operator in graph.operators for o in operator.outputs}
+    readers: dict[int, int] = {}
+    for i in (*(i for operator in graph.operators for i in operator.inputs), *graph.outputs):
+        readers[i] = readers.get(i, 0) + 1
+    at = output
+    while (operator := makers.get(at)) is not None and readers[at] == 1:
+        made = [i for i in operator.inputs if i != NONE and graph.tensors[i].data is None]
+        if operator.name in _FUNCTIONS:
+            return _FUNCTIONS[operator.name], operator.inputs[0]
+        plain = operator.options.get("activation", "NONE") == "NONE"
+        if not (operator.name in _VIEWS or (operator.name in _AFFINE and plain and len(made) == 1)):
+            break
+        at = made[0]
+    return "", NONE
+
+
+def _stored(tensor: Tensor, x: np.ndarray) -> np.ndarray:
+    """Numbers as a tensor of the file holds them."""
+    if not tensor.quantized:
+        return x.astype(tensor.dtype, copy=False)
+    ends, scale, zero = np.iinfo(tensor.dtype), tensor.scales.scale[0], int(tensor.scales.zero[0])
+    return np.clip(np.rint(x / scale) + zero, ends.min, ends.max).astype(tensor.dtype)
+
+
+def _real(tensor: Tensor, array: np.ndarray) -> np.ndarray:
+    """What a tensor's values stand for."""
+    if not tensor.quantized:
+        return array
+    return (array.astype(np.float32) - np.float32(tensor.scales.zero[0])) * tensor.scales.scale[0]

@@ -1,0 +1,129 @@
+"""The parts of TFLite's schema that are read: numbers of fields, operators and types, as data.
+
+Source: ``schema.fbs`` of TensorFlow Lite (version 3). A field's number is its place in its table; new ones are only
+added behind the others. `tests/frontend/test_tflite_schema.py` holds all of it against the schema that LiteRT brings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IDENTIFIER = b"TFL3"
+TYPES = {  # of tensors, by number: those that numpy knows by their names
+    0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool", 7: "int16", 8: "complex64",
+    9: "int8", 10: "float64", 11: "complex128", 12: "uint64", 13: "resource", 14: "variant", 15: "uint32",
+    16: "uint16", 17: "int4", 18: "bfloat16", 19: "int2", 20: "uint4",
+}  # fmt: skip
+ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
+SAME, VALID = 0, 1  # paddings
+
+MODEL = {"version": 0, "operator_codes": 1, "subgraphs": 2, "buffers": 4}
+SUBGRAPH = {"tensors": 0, "inputs": 1, "outputs": 2, "operators": 3}
+TENSOR = {
+    "shape": 0, "type": 1, "buffer": 2, "name": 3, "quantization": 4, "is_variable": 5, "sparsity": 6,
+    "shape_signature": 7,
+}  # fmt: skip
+QUANTIZATION = {"scale": 2, "zero_point": 3, "details_type": 4, "quantized_dimension": 6}
+OPERATOR = {"opcode_index": 0, "inputs": 1, "outputs": 2, "builtin_options_type": 3, "builtin_options": 4}
+OPERATOR_CODE = {"deprecated_builtin_code": 0, "custom_code": 1, "version": 2, "builtin_code": 3}
+BUFFER = {"data": 0, "offset": 1, "size": 2}
+CUSTOM = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of operators: their number in the schema's union, and fields by name.
+
+    Attributes
+    ----------
+    fields : dict of str to (int, str, number)
+        Number, form (as `struct` has it; ``[i`` a vector of int32) and default.
+    """
+
+    number: int
+    fields: dict[str, tuple]
+
+
+_WINDOW = {"padding": (0, "b", 0), "stride_w": (1, "i", 0), "stride_h": (2, "i", 0)}
+_DILATED = {"dilation_w": (4, "i", 1), "dilation_h": (5, "i", 1)}
+OPTIONS = {
+    "Conv2DOptions": Options(1, {**_WINDOW, "activation": (3, "b", 0), **_DILATED}),
+    "DepthwiseConv2DOptions": Options(
+        2,
+        {**_WINDOW, "multiplier": (3, "i", 0), "activation": (4, "b", 0)}
+        | {"dilation_w": (5, "i", 1), "dilation_h": (6, "i", 1)},
+    ),
+    "Pool2DOptions": Options(
+        5, {**_WINDOW, "filter_w": (3, "i", 0), "filter_h": (4, "i", 0), "activation": (5, "b", 0)}
+    ),
+    "FullyConnectedOptions": Options(
+        8, {"activation": (0, "b", 0), "weights_format": (1, "b", 0), "keep_num_dims": (2, "?", False)}
+    ),
+    "SoftmaxOptions": Options(9, {"beta": (0, "f", 0.0)}),
+    "ConcatenationOptions": Options(10, {"axis": (0, "i", 0), "activation": (1, "b", 0)}),
+    "AddOptions": Options(11, {"activation": (0, "b", 0)}),
+    "L2NormOptions": Options(12, {"activation": (0, "b", 0)}),
+    "ResizeBilinearOptions": Options(15, {"align_corners": (2, "?", False), "half_pixel": (3, "?", False)}),
+    "ReshapeOptions": Options(17, {"new_shape": (0, "[i", ())}),
+    "SpaceToDepthOptions": Options(19, {"block_size": (0, "i", 0)}),
+    "MulOptions": Options(21, {"activation": (0, "b", 0)}),
+    "GatherOptions": Options(23, {"axis": (0, "i", 0), "batch_dims": (1, "i", 0)}),
+    "ReducerOptions": Options(27, {"keep_dims": (0, "?", False)}),
+    "SubOptions": Options(28, {"activation": (0, "b", 0)}),
+    "DivOptions": Options(29, {"activation": (0, "b", 0)}),
+    "SqueezeOptions": Options(30, {"squeeze_dims": (0, "[i", ())}),
+    "StridedSliceOptions": Options(
+        32,
+        {"begin_mask": (0, "i", 0), "end_mask": (1, "i", 0), "ellipsis_mask": (2, "i", 0)}
+        | {"new_axis_mask": (3, "i", 0), "shrink_axis_mask": (4, "i", 0), "offset": (5, "?", False)},
+    ),
+    "SplitOptions": Options(35, {"num_splits": (0, "i", 0)}),
+    "CastOptions": Options(37, {"in_type": (0, "b", 0), "out_type": (1, "b", 0)}),
+    "TransposeConvOptions": Options(49, {**_WINDOW, "activation": (3, "b", 0)}),
+    "PackOptions": Options(59, {"values_count": (0, "i", 0), "axis": (1, "i", 0)}),
+    "UnpackOptions": Options(64, {"num": (0, "i", 0), "axis": (1, "i", 0)}),
+    "ResizeNearestNeighborOptions": Options(74, {"align_corners": (0, "?", False), "half_pixel": (1, "?", False)}),
+    "LeakyReluOptions": Options(75, {"alpha": (0, "f", 0.0)}),
+    "MirrorPadOptions": Options(77, {"mode": (0, "b", 0)}),
+    "DepthToSpaceOptions": Options(94, {"block_size": (0, "i", 0)}),
+    "BatchMatMulOptions": Options(101, {"adj_x": (0, "?", False), "adj_y": (1, "?", False)}),
+    "GeluOptions": Options(116, {"approximate": (0, "?", False)}),
+}
+
+OPERATORS = {  # by number; those that are not here are refused by number
+    0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 5: "DEPTH_TO_SPACE",
+    6: "DEQUANTIZE", 7: "EMBEDDING_LOOKUP", 8: "FLOOR", 9: "FULLY_CONNECTED", 11: "L2_NORMALIZATION", 14: "LOGISTIC",
+    12: "L2_POOL_2D", 13: "LOCAL_RESPONSE_NORMALIZATION", 16: "LSTM", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU",
+    20: "RELU_N1_TO_1", 21: "RELU6", 22: "RESHAPE", 23: "RESIZE_BILINEAR", 24: "RNN", 25: "SOFTMAX",
+    26: "SPACE_TO_DEPTH", 27: "SVDF", 28: "TANH", 31: "CALL", 32: "CUSTOM", 34: "PAD",
+    35: "UNIDIRECTIONAL_SEQUENCE_RNN", 36: "GATHER", 37: "BATCH_TO_SPACE_ND", 38: "SPACE_TO_BATCH_ND",
+    39: "TRANSPOSE", 40: "MEAN", 41: "SUB", 42: "DIV", 43: "SQUEEZE", 44: "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    45: "STRIDED_SLICE", 47: "EXP", 48: "TOPK_V2", 49: "SPLIT", 50: "LOG_SOFTMAX", 53: "CAST", 54: "PRELU",
+    55: "MAXIMUM", 56: "ARG_MAX", 57: "MINIMUM", 58: "LESS", 59: "NEG", 60: "PADV2", 61: "GREATER",
+    62: "GREATER_EQUAL", 63: "LESS_EQUAL", 64: "SELECT", 65: "SLICE", 66: "SIN", 67: "TRANSPOSE_CONV", 69: "TILE",
+    70: "EXPAND_DIMS", 71: "EQUAL", 72: "NOT_EQUAL", 73: "LOG", 74: "SUM", 75: "SQRT", 76: "RSQRT", 77: "SHAPE",
+    78: "POW", 79: "ARG_MIN", 80: "FAKE_QUANT", 81: "REDUCE_PROD", 82: "REDUCE_MAX", 83: "PACK", 84: "LOGICAL_OR",
+    85: "ONE_HOT", 86: "LOGICAL_AND", 87: "LOGICAL_NOT", 88: "UNPACK", 89: "REDUCE_MIN", 90: "FLOOR_DIV",
+    92: "SQUARE", 93: "ZEROS_LIKE", 94: "FILL", 95: "FLOOR_MOD", 96: "RANGE", 97: "RESIZE_NEAREST_NEIGHBOR",
+    98: "LEAKY_RELU", 99: "SQUARED_DIFFERENCE", 100: "MIRROR_PAD", 101: "ABS", 102: "SPLIT_V", 103: "UNIQUE",
+    104: "CEIL", 105: "REVERSE_V2", 106: "ADD_N", 107: "GATHER_ND", 108: "COS", 109: "WHERE", 110: "RANK",
+    111: "ELU", 114: "QUANTIZE", 116: "ROUND", 117: "HARD_SWISH", 118: "IF", 119: "WHILE",
+    120: "NON_MAX_SUPPRESSION_V4", 121: "NON_MAX_SUPPRESSION_V5", 122: "SCATTER_ND", 123: "SELECT_V2",
+    124: "DENSIFY", 126: "BATCH_MATMUL", 128: "CUMSUM", 129: "CALL_ONCE", 130: "BROADCAST_TO", 142: "VAR_HANDLE",
+    143: "READ_VARIABLE", 144: "ASSIGN_VARIABLE", 145: "BROADCAST_ARGS", 150: "GELU", 152: "RELU_0_TO_1",
+    158: "SIGN", 206: "STABLEHLO_COMPOSITE",
+}  # fmt: skip
+OPTIONS_OF = {  # what an operator's options are, where it has any that are read
+    "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions",
+    "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "TRANSPOSE_CONV": "TransposeConvOptions", "FULLY_CONNECTED": "FullyConnectedOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions", "MAX_POOL_2D": "Pool2DOptions", "SOFTMAX": "SoftmaxOptions",
+    "CONCATENATION": "ConcatenationOptions", "L2_NORMALIZATION": "L2NormOptions",
+    "RESIZE_BILINEAR": "ResizeBilinearOptions", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "RESHAPE": "ReshapeOptions", "SQUEEZE": "SqueezeOptions", "GATHER": "GatherOptions",
+    "MEAN": "ReducerOptions", "SUM": "ReducerOptions", "REDUCE_MAX": "ReducerOptions", "REDUCE_MIN": "ReducerOptions",
+    "REDUCE_PROD": "ReducerOptions", "STRIDED_SLICE": "StridedSliceOptions", "SPLIT": "SplitOptions",
+    "CAST": "CastOptions", "PACK": "PackOptions", "UNPACK": "UnpackOptions", "LEAKY_RELU": "LeakyReluOptions",
+    "MIRROR_PAD": "MirrorPadOptions", "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions", "BATCH_MATMUL": "BatchMatMulOptions", "GELU": "GeluOptions",
+}  # fmt: skip

@@ -1,0 +1,185 @@
+"""Values of a TFLite graph while it becomes Relax: feature maps in two orders, constants, whole numbers.
+
+TFLite lays feature maps out NHWC; Relax's convolutions and pools here are NCHW. A value is kept in the order in which
+it was made, and permuted where somebody reads it in the other; the passes take permutes as bookkeeping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.frontend.scales import checked
+from tvm_mobilenet.frontend.tflite_graph import Operator, Scales
+
+TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+@dataclass
+class Value:
+    """A tensor of the graph.
+
+    Attributes
+    ----------
+    own : relax.Var or None
+        In TFLite's order of dimensions.
+    nchw : relax.Var or None
+        Of a feature map.
+    known : ndarray or None
+        Of a constant; of one with scales the whole numbers.
+    scales : Scales or None
+        Of a constant.
+    place : str
+    """
+
+    own: relax.Var | None = None
+    nchw: relax.Var | None = None
+    known: np.ndarray | None = None
+    scales: Scales | None = None
+    place: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In TFLite's order."""
+        if self.known is not None:
+            return self.known.shape
+        if self.own is not None:
+            return tuple(int(d) for d in self.own.ty.shape)
+        return tuple(int(self.nchw.ty.shape[i]) for i in TO_NHWC)
+
+    @property
+    def dtype(self) -> str:
+        held = self.own if self.own is not None else self.nchw
+        return str(held.ty.dtype) if self.known is None else self.known.dtype.name
+
+    @property
+    def real(self) -> np.ndarray:
+        """What a constant stands for: float32 where it has a scale or is float16, else itself."""
+        if self.scales is None:
+            return self.known.astype(np.float32) if self.known.dtype == np.float16 else self.known
+        scale, zero, axis = self.step(self.place)
+        along = [-1 if i == axis else 1 for i in range(self.known.ndim)] if scale.ndim else []
+        return ((self.known.astype(np.int64) - zero.reshape(along)) * scale.reshape(along)).astype(np.float32)
+
+    def step(self, where: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """Scale, zero point and axis, checked."""
+        given = self.scales
+        return checked(where, self.shape, given.scale, given.zero, given.axis, self.dtype)
+
+
+class Call:
+    """One operator, its operands as Relax; ``make`` of `tflite_operators` get it.
+
+    Parameters
+    ----------
+    bb : relax.BlockBuilder
+    operator : Operator
+    values : list of Value or None
+        Its operands; None for one that is left out.
+    size : tuple of int
+        The shape that the file has for its first output.
+    """
+
+    def __init__(self, bb, operator: Operator, values: list[Value | None], size: tuple[int, ...]):
+        self.bb, self.operator, self.options, self.values, self.size = bb, operator, operator.options, values, size
+
+    @property
+    def where(self) -> str:
+        return f"{self.operator.name} at {self.operator.place}"
+
+    def has(self, i: int) -> bool:
+        """Whether an operand is there."""
+        return i < len(self.values) and self.values[i] is not None
+
+    def value(self, i: int) -> Value:
+        """An operand; a ValueError where it is left out."""
+        if not self.has(i):
+            raise ValueError(f"it lacks operand {i}")
+        return self.values[i]
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        return self.bb.emit(expr)
+
+    def array(self, i: int) -> np.ndarray:
+        """What a constant stands for; a ValueError where it is none."""
+        value = self.value(i)
+        if value.known is None:
+            raise ValueError(f"its operand {value.place} is computed, not stored")
+        return value.real
+
+    def numbers(self, i: int) -> list[int]:
+        """A constant of whole numbers, in a row."""
+        return [int(n) for n in self.array(i).reshape(-1)]
+
+    def shape(self, i: int) -> tuple[int, ...]:
+        return self.value(i).shape
+
+    def own(self, i: int) -> relax.Expr:
+        """In TFLite's order."""
+        value = self.value(i)
+        if value.known is not None:
+            return self._constant(value, value.shape, range(len(value.shape)))
+        if value.own is None:
+            value.own = self.emit(relax.op.permute_dims(value.nchw, TO_NHWC))
+        return value.own
+
+    def nchw(self, i: int) -> relax.Expr:
+        """A feature map in NCHW; a constant that is broadcast to one too."""
+        value = self.value(i)
+        if value.known is not None:
+            shape = value.shape and (1,) * (4 - len(value.shape)) + value.shape
+            return self._constant(value, shape, TO_NCHW[: len(shape)])
+        if value.nchw is None:
+            if len(value.shape) != 4:
+                raise ValueError(f"its operand {value.place} of the shape {list(value.shape)} is no feature map")
+            value.nchw = self.emit(relax.op.permute_dims(value.own, TO_NCHW))
+        return value.nchw
+
+    def _constant(self, value: Value, shape: tuple[int, ...], order) -> relax.Expr:
+        """A constant in another shape and order; of whole numbers with one scale a ``dequantize`` of them."""
+        if value.scales is None or value.known.dtype.itemsize > 1 or value.scales.scale.size > 1:
+            moved = np.asarray(value.real.reshape(shape).transpose(list(order)), order="C")
+            return relax.const(moved, str(moved.dtype))
+        scale, zero, _ = value.step(f"{self.where}: the constant")
+        whole = np.asarray(value.known.reshape(shape).transpose(list(order)), order="C")
+        given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(whole.dtype))
+        return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given))
+
+    def weight(self, i: int, order: tuple[int, ...], shape: tuple[int, ...] | None = None) -> relax.Expr:
+        """A constant with its dimensions in another order: of whole numbers a ``dequantize`` of them.
+
+        Parameters
+        ----------
+        order : tuple of int
+        shape : tuple of int, optional
+            Of the permuted one, if it is another; output channels come first.
+        """
+        value = self.value(i)
+        if value.known is None:
+            raise ValueError(f"its weight {value.place} is computed, not stored")
+        if value.scales is None or value.known.dtype == np.float16:
+            made = np.ascontiguousarray(value.real.transpose(order))
+            return relax.const(made if shape is None else made.reshape(shape), "float32")
+        scale, zero, axis = value.step(f"{self.where}: the weight")
+        whole = np.ascontiguousarray(value.known.transpose(order))
+        whole = whole if shape is None else whole.reshape(shape)
+        given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(whole.dtype))
+        axis = order.index(axis) if scale.ndim else 0
+        return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given, axis=axis))
+
+    def biases(self, i: int, data: int, weight: int) -> np.ndarray | None:
+        """The biases (n,) of a layer, float32; of whole numbers in units of data and weight, as TFLite adds them."""
+        if not self.has(i):
+            return None
+        value = self.value(i)
+        if value.known is None:
+            raise ValueError(f"its bias {value.place} is computed, not stored")
+        if value.dtype not in ("int32", "int64"):
+            return value.real.reshape(-1)
+        given = self.value(data).scales
+        if given is None or self.value(weight).scales is None:
+            raise ValueError("a bias of whole numbers beside data in float32")
+        steps, _, _ = self.value(weight).step(f"{self.where}: the weight")
+        return (value.known.reshape(-1) * (float(given.scale.reshape(-1)[0]) * steps)).astype(np.float32)

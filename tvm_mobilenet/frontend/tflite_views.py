@@ -1,0 +1,196 @@
+"""TFLite's operators that take tensors apart, join them, or read them in another shape: in TFLite's own order."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.frontend.tflite_elementwise import own
+from tvm_mobilenet.frontend.tflite_values import Call, Value
+
+op = relax.op
+
+
+def reshape(call: Call) -> Value:
+    if call.has(1) and call.value(1).known is not None:
+        shape = call.numbers(1)
+    else:
+        shape = list(call.options["new_shape"] or call.size)
+    return own(call, op.reshape(call.own(0), filled(shape, prod(call.shape(0)))))
+
+
+def filled(shape: list[int], size: int) -> tuple[int, ...]:
+    """A shape with its one -1 computed."""
+    known = prod(d for d in shape if d != -1)
+    if shape.count(-1) > 1 or min(shape, default=0) < -1 or (known == 0 and size):
+        raise ValueError(f"the shape {shape}")
+    made = tuple(size // known if d == -1 else d for d in shape)
+    if prod(made) != size:
+        raise ValueError(f"the shape {shape} of {size} values")
+    return made
+
+
+def squeeze(call: Call) -> Value:
+    shape = call.shape(0)
+    axes = [a % len(shape) for a in call.options["squeeze_dims"]] or [i for i, d in enumerate(shape) if d == 1]
+    if any(shape[a] != 1 for a in axes):
+        raise ValueError(f"dimensions {axes} of the shape {list(shape)}")
+    return own(call, op.reshape(call.own(0), [d for i, d in enumerate(shape) if i not in axes]))
+
+
+def expand_dims(call: Call) -> Value:
+    (axis,) = call.numbers(1)
+    shape = list(call.shape(0))
+    shape.insert(axis % (len(shape) + 1), 1)
+    return own(call, op.reshape(call.own(0), shape))
+
+
+def transpose(call: Call) -> Value:
+    return own(call, op.permute_dims(call.own(0), call.numbers(1)))
+
+
+def concatenation(call: Call) -> Value:
+    rank = len(call.shape(0))
+    parts = [call.own(i) for i in range(len(call.values))]
+    return own(call, op.concat(parts, call.options["axis"] % rank) if len(parts) > 1 else parts[0])
+
+
+def pack(call: Call) -> Value:
+    axis = call.options["axis"] % (len(call.shape(0)) + 1)
+    parts = []
+    for i in range(len(call.values)):
+        shape = list(call.shape(i))
+        shape.insert(axis, 1)
+        parts.append(call.emit(op.reshape(call.own(i), shape)))
+    return own(call, op.concat(parts, axis) if len(parts) > 1 else parts[0])
+
+
+def _cut(call: Call, x: relax.Expr, axis: int, start: int, stop: int) -> relax.Expr:
+    return call.emit(op.strided_slice(x, [axis], [start], [stop]))
+
+
+def unpack(call: Call) -> list[Value]:
+    shape = call.shape(0)
+    axis = call.options["axis"] % len(shape)
+    left = shape[:axis] + shape[axis + 1 :]
+    pieces = (_cut(call, call.own(0), axis, i, i + 1) for i in range(shape[axis]))
+    return [Value(own=call.emit(op.reshape(piece, left))) for piece in pieces]
+
+
+def split(call: Call) -> list[Value]:
+    (axis,) = call.numbers(0)
+    axis, count = axis % len(call.shape(1)), call.options["num_splits"]
+    size = call.shape(1)[axis]
+    if count < 1 or size % count:
+        raise ValueError(f"{count} parts of {size}")
+    return _pieces(call, 1, axis, [size // count] * count)
+
+
+def split_v(call: Call) -> list[Value]:
+    (axis,) = call.numbers(2)
+    axis, parts = axis % len(call.shape(0)), call.numbers(1)
+    size = call.shape(0)[axis]
+    left = size - sum(p for p in parts if p >= 0)
+    return _pieces(call, 0, axis, [left if p == -1 else p for p in parts])
+
+
+def _pieces(call: Call, data: int, axis: int, parts: list[int]) -> list[Value]:
+    ends = np.cumsum([0, *parts])
+    if min(parts) < 1 or ends[-1] != call.shape(data)[axis]:
+        raise ValueError(f"parts {parts} of {call.shape(data)[axis]}")
+    return [Value(own=_cut(call, call.own(data), axis, int(start), int(stop))) for start, stop in pairwise(ends)]
+
+
+def sliced(call: Call) -> Value:
+    begin, size, shape = call.numbers(1), call.numbers(2), call.shape(0)
+    end = [d if s == -1 else b + s for b, s, d in zip(begin, size, shape, strict=True)]
+    if any(not 0 <= b < e <= d for b, e, d in zip(begin, end, shape, strict=True)):
+        raise ValueError(f"from {begin} on {size} of data of the shape {list(shape)}")
+    return own(call, op.strided_slice(call.own(0), list(range(len(shape))), begin, end))
+
+
+def strided(call: Call) -> tuple[list[slice], list[int]]:
+    """The slices of STRIDED_SLICE, and the axes that it takes away."""
+    shape, given = call.shape(0), call.options
+    begin, end, strides = (call.numbers(i) for i in (1, 2, 3))
+    if given["ellipsis_mask"] or given["new_axis_mask"] or given["offset"] or len(begin) > len(shape):
+        raise ValueError("a slice with an ellipsis or a new axis")
+    slices, gone = [], []
+    for axis, size in enumerate(shape):
+        if axis >= len(begin):
+            slices.append(slice(0, size, 1))
+            continue
+        bit, step = 1 << axis, strides[axis]
+        if given["shrink_axis_mask"] & bit:
+            at = begin[axis] % size
+            slices.append(slice(at, at + 1, 1))
+            gone.append(axis)
+            continue
+        if step == 0:
+            raise ValueError("a stride of 0")
+        start = None if given["begin_mask"] & bit else begin[axis]
+        stop = None if given["end_mask"] & bit else end[axis]
+        start, stop, step = slice(start, stop, step).indices(size)
+        if len(range(start, stop, step)) < 1:
+            raise ValueError("a slice of nothing")
+        slices.append(slice(start, stop, step))
+    return slices, gone
+
+
+def strided_slice(call: Call) -> Value:
+    slices, gone = strided(call)
+    if any(s.step < 0 for s in slices):
+        raise ValueError("a slice that runs backwards")
+    axes = [i for i, (s, d) in enumerate(zip(slices, call.shape(0), strict=True)) if s != slice(0, d, 1)]
+    x = call.own(0)
+    if axes:
+        cuts = ([getattr(slices[a], end) for a in axes] for end in ("start", "stop", "step"))
+        x = call.emit(op.strided_slice(x, axes, *cuts))
+    if gone:
+        x = op.reshape(x, [int(d) for i, d in enumerate(x.ty.shape) if i not in gone])
+    return own(call, x)
+
+
+def gather(call: Call) -> Value:
+    if call.options["batch_dims"]:
+        raise ValueError("a gather of each of a batch")
+    places, axis = call.array(1), call.options["axis"] % len(call.shape(0))
+    size = call.shape(0)[axis]
+    if places.size == 0 or places.min() < 0 or places.max() >= size:
+        raise ValueError(f"places out of {size}")
+    flat = relax.const(places.reshape(-1).astype(np.int64))
+    x = call.emit(op.take(call.own(0), flat, axis, mode="clip"))
+    shape = call.shape(0)
+    return own(call, op.reshape(x, shape[:axis] + places.shape + shape[axis + 1 :]))
+
+
+def to_depth(call: Call) -> Value:
+    """Blocks of pixels as channels, row by row."""
+    n, h, w, c = call.shape(0)
+    b = call.options["block_size"]
+    if b < 1 or h % b or w % b:
+        raise ValueError(f"blocks of {b} of {h}x{w} pixels")
+    x = call.emit(op.reshape(call.own(0), (n, h // b, b, w // b, b, c)))
+    x = call.emit(op.permute_dims(x, (0, 1, 3, 2, 4, 5)))
+    return own(call, op.reshape(x, (n, h // b, w // b, b * b * c)))
+
+
+def to_space(call: Call) -> Value:
+    n, h, w, c = call.shape(0)
+    b = call.options["block_size"]
+    if b < 1 or c % (b * b):
+        raise ValueError(f"blocks of {b} of {c} channels")
+    x = call.emit(op.reshape(call.own(0), (n, h, w, b, b, c // (b * b))))
+    x = call.emit(op.permute_dims(x, (0, 1, 3, 2, 4, 5)))
+    return own(call, op.reshape(x, (n, h * b, w * b, c // (b * b))))
+
+
+def broadcast_to(call: Call) -> Value:
+    return own(call, op.broadcast_to(call.own(0), call.numbers(1)))
+
+
+def tile(call: Call) -> Value:
+    return own(call, op.tile(call.own(0), call.numbers(1)))

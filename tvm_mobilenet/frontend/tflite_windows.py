@@ -1,0 +1,224 @@
+"""TFLite's convolutions, matrix products, pools, pads and resizes.
+
+SAME padding puts the odd row or column at the end. Averages leave out what is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from math import prod
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.frontend import tflite_schema as schema
+from tvm_mobilenet.frontend.tflite_elementwise import nchw, own
+from tvm_mobilenet.frontend.tflite_values import Call, Value
+
+op = relax.op
+
+
+def same(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """What TFLite's SAME pads before and behind a dimension."""
+    reach = (kernel - 1) * dilation + 1
+    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+    return total // 2, total - total // 2
+
+
+def _window(call: Call, kernel: tuple[int, int], size: tuple[int, ...], dilation=(1, 1)) -> tuple[list, list]:
+    """Strides and pads (top, left, bottom, right)."""
+    given = call.options
+    strides = [given["stride_h"], given["stride_w"]]
+    if min(*strides, *kernel, *dilation) < 1:
+        raise ValueError(f"a window of {kernel} with strides {strides}")
+    if given["padding"] != schema.SAME:
+        return strides, [0, 0, 0, 0]
+    (top, bottom), (left, right) = (same(*each) for each in zip(size, kernel, strides, dilation, strict=True))
+    return strides, [top, left, bottom, right]
+
+
+def conv(call: Call) -> Value:
+    """The weight is (n, height, width, channels of a group)."""
+    return _convolved(call, (0, 3, 1, 2))
+
+
+def depthwise(call: Call) -> Value:
+    """The weight is (1, height, width, n), with as many filters a channel as the multiplier says."""
+    return _convolved(call, (3, 0, 1, 2))
+
+
+def _convolved(call: Call, order: tuple[int, ...]) -> Value:
+    shape, given = call.shape(1), call.options
+    if len(shape) != 4 or len(call.shape(0)) != 4:
+        raise ValueError(f"a weight of the shape {list(shape)} for data of the shape {list(call.shape(0))}")
+    _, height, width, channels = call.shape(0)
+    weight = call.weight(1, order)
+    out, per_group = (int(weight.ty.shape[i]) for i in (0, 1))
+    if channels % per_group or out % (channels // per_group):
+        raise ValueError(f"a weight of the shape {list(shape)} for {channels} channels")
+    dilation = (given["dilation_h"], given["dilation_w"])
+    kernel = shape[1:3]
+    strides, pads = _window(call, kernel, (height, width), dilation)
+    made = op.nn.conv2d(call.nchw(0), weight, strides, pads, list(dilation), channels // per_group, "NCHW", "OIHW")
+    return nchw(call, _with_bias(call, made, call.biases(2, 0, 1), (1, -1, 1, 1)))
+
+
+def _with_bias(call: Call, made: relax.Expr, bias: np.ndarray | None, shape: tuple[int, ...]) -> relax.Expr:
+    if bias is None or not bias.any():
+        return made
+    return op.add(call.emit(made), relax.const(np.ascontiguousarray(bias.reshape(shape)), "float32"))
+
+
+def transposed(call: Call) -> Value:
+    """Operands: the shape of the output, weight (n, height, width, channels), data, bias."""
+    shape, given = call.shape(1), call.options
+    _, height, width, _ = call.shape(2)
+    _, out_height, out_width, _ = call.numbers(0)
+    strides, pads, more = [given["stride_h"], given["stride_w"]], [], []
+    for size, out, kernel, stride in zip((height, width), (out_height, out_width), shape[1:3], strides, strict=True):
+        reach = (size - 1) * stride + kernel
+        total = max(reach - out, 0) if given["padding"] == schema.SAME else 0
+        pads.append((total // 2, total - total // 2))
+        more.append(out - (reach - total))
+    if min(more) < 0 or max(more) >= max(strides):
+        raise ValueError(f"an output of {out_height}x{out_width} that its data cannot make")
+    (top, bottom), (left, right) = pads
+    weight = relax.const(np.ascontiguousarray(call.array(1).transpose(3, 0, 1, 2)), "float32")
+    made = op.nn.conv2d_transpose(
+        call.nchw(2), weight, strides, [top, left, bottom, right], more, data_layout="NCHW", kernel_layout="IOHW"
+    )
+    return nchw(call, _with_bias(call, made, call.biases(3, 2, 1), (1, -1, 1, 1)))
+
+
+def fully_connected(call: Call) -> Value:
+    if call.options["weights_format"]:
+        raise ValueError("its weight is shuffled for one kind of CPU")
+    shape, data = call.shape(1), call.shape(0)
+    if call.value(1).known is None:
+        raise ValueError("its weight is computed, not stored")
+    n, k = shape
+    rows = prod(data) // k
+    if rows * k != prod(data):
+        raise ValueError(f"a weight of the shape {list(shape)} for data of the shape {list(data)}")
+    x = call.own(0) if data == (rows, k) else call.emit(op.reshape(call.own(0), (rows, k)))
+    weight = call.emit(op.permute_dims(call.weight(1, (0, 1)), (1, 0)))
+    made = _with_bias(call, op.matmul(x, weight), call.biases(2, 0, 1), (1, -1))
+    if call.options["keep_num_dims"] and len(data) > 2:
+        made = op.reshape(call.emit(made), (*data[:-1], n))
+    return own(call, made)
+
+
+def batch_matmul(call: Call) -> Value:
+    operands = []
+    for i, adjoint in enumerate(("adj_x", "adj_y")):
+        x = call.own(i)
+        rank = len(call.shape(i))
+        axes = [*range(rank - 2), rank - 1, rank - 2]
+        operands.append(call.emit(op.permute_dims(x, axes)) if call.options[adjoint] else x)
+    return own(call, op.matmul(*operands))
+
+
+def average_pool(call: Call) -> Value:
+    """TFLite leaves out what is padded."""
+    kernel, strides, pads = _pool_window(call)
+    if any(pads):
+        made = op.nn.avg_pool2d(call.own(0), kernel, strides, pads, count_include_pad=False, layout="NHWC")
+        return own(call, made)
+    return nchw(call, op.nn.avg_pool2d(call.nchw(0), kernel, strides, pads))
+
+
+def max_pool(call: Call) -> Value:
+    kernel, strides, pads = _pool_window(call)
+    return nchw(call, op.nn.max_pool2d(call.nchw(0), kernel, strides, pads))
+
+
+def _pool_window(call: Call) -> tuple[list, list, list]:
+    kernel = (call.options["filter_h"], call.options["filter_w"])
+    if len(call.shape(0)) != 4:
+        raise ValueError(f"data of the shape {list(call.shape(0))}")
+    strides, pads = _window(call, kernel, call.shape(0)[1:3])
+    return list(kernel), strides, pads
+
+
+def mean(call: Call) -> Value:
+    rank, keep = len(call.shape(0)), bool(call.options["keep_dims"])
+    axes = sorted({a % rank for a in call.numbers(1)})
+    if rank == 4 and axes == [1, 2]:
+        made = call.emit(op.mean(call.nchw(0), [2, 3], keepdims=keep))
+        return Value(nchw=made) if keep else Value(own=made)
+    return own(call, op.mean(call.own(0), axes, keepdims=keep))
+
+
+def reduction(operator: Callable) -> Callable:
+    def make(call: Call) -> Value:
+        rank = len(call.shape(0))
+        axes = sorted({a % rank for a in call.numbers(1)})
+        return own(call, operator(call.own(0), axes, keepdims=bool(call.options["keep_dims"])))
+
+    return make
+
+
+def extreme_index(operator: Callable) -> Callable:
+    def make(call: Call) -> Value:
+        (axis,) = call.numbers(1)
+        return own(call, operator(call.own(0), axis % len(call.shape(0))))
+
+    return make
+
+
+# ---- padding and sizes
+
+
+def pad(call: Call) -> Value:
+    """Zeros, or the number that PADV2 has; around feature maps in NCHW."""
+    widths = call.array(1).reshape(-1, 2)
+    fill = float(call.array(2).reshape(())) if call.has(2) else 0.0
+    if len(widths) != len(call.shape(0)) or widths.min() < 0:
+        raise ValueError(f"pads {widths.tolist()} of data of the shape {list(call.shape(0))}")
+    if len(widths) == 4:
+        flat = [int(w) for w in widths[[0, 3, 1, 2]].reshape(-1)]
+        return nchw(call, op.nn.pad(call.nchw(0), flat, "constant", fill))
+    return own(call, op.nn.pad(call.own(0), [int(w) for w in widths.reshape(-1)], "constant", fill))
+
+
+def mirror_pad(call: Call) -> Value:
+    """REFLECT leaves out the edge itself, SYMMETRIC does not."""
+    widths = call.array(1).reshape(-1, 2)
+    if call.options["mode"]:
+        return own(
+            call, reduce(lambda x, a: _mirrored(call, x, a, *map(int, widths[a])), range(len(widths)), call.own(0))
+        )
+    return own(call, op.nn.pad(call.own(0), [int(w) for w in widths.reshape(-1)], "reflect"))
+
+
+def _mirrored(call: Call, x: relax.Expr, axis: int, before: int, behind: int) -> relax.Expr:
+    if not before and not behind:
+        return x
+    size = int(x.ty.shape[axis])
+    if min(before, behind) < 0 or max(before, behind) > size:
+        raise ValueError(f"a mirrored pad of {before} and {behind} around {size} values")
+    places = [*range(before - 1, -1, -1), *range(size), *range(size - 1, size - 1 - behind, -1)]
+    return call.emit(op.take(x, relax.const(np.array(places, np.int64)), axis, mode="clip"))
+
+
+def resized(method: str) -> Callable:
+    def make(call: Call) -> Value:
+        given, size = call.options, call.numbers(1)
+        corners, half = given["align_corners"], given["half_pixel"]
+        where = "align_corners" if corners else "half_pixel" if half else "asymmetric"
+        rounding = "floor" if where == "asymmetric" else "round_prefer_ceil"
+        rounding = rounding if method == "nearest_neighbor" else ""
+        return own(
+            call,
+            op.image.resize2d(
+                call.own(0),
+                tuple(size),
+                layout="NHWC",
+                method=method,
+                coordinate_transformation_mode=where,
+                rounding_method=rounding,
+            ),
+        )
+
+    return make
