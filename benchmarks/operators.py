@@ -1,4 +1,4 @@
-"""Which operators of ONNX build, and by which layers: writes `docs/operators.md`.
+"""Which operators of ONNX and TFLite build, and by which layers: writes `docs/operators.md`.
 
     python -m benchmarks.operators write      # the page anew
     python -m benchmarks.operators check      # nothing is written; exit code 1 where the page is another
@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.operator_cases import CASES, GIVEN, Case, write
 from tvm_mobilenet import passes
 from tvm_mobilenet.frontend import from_onnx
+from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
 HEAD = """# Operators
@@ -35,6 +36,9 @@ float32, between conversions.
 
 Refused by name: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their shapes depend on data, or TVM computes them by
 calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize whose scales make no whole sizes.
+
+Of TFLite files (`--model net.tflite`) these are read. They become the layers that ONNX's of their meaning become
+(`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
 
 | ONNX | how | layers |
 |---|---|---|
@@ -60,7 +64,8 @@ def page() -> str:
     with tempfile.TemporaryDirectory() as folder:
         for case in sorted(CASES, key=lambda one: (one.operator, one.how)):
             rows.append(f"| {case.operator} | {case.how} | {', '.join(layers(case, Path(folder))) or 'nothing'} |")
-    return HEAD + "\n".join(rows) + "\n"
+    of_tflite = ", ".join(f"`{name}`" for name in sorted(CONVERTERS))
+    return HEAD.replace("@TFLITE@", of_tflite) + "\n".join(rows) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -234,6 +234,7 @@ def hidden(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(b"not looked into")
     (tmp_path / "net.pt2").write_bytes(b"not looked into")
+    (tmp_path / "net.tflite").write_bytes(b"not looked into")
     (tmp_path / "w.safetensors").write_bytes(b"not looked into")
     return hide
 
@@ -264,6 +265,13 @@ def onnx_build(tmp_path_factory):
         ("build", ["--bundle", "b"], ["unicorn"], "build --bundle needs unicorn"),
         ("build", ["--bundle", "b", "--linker", "cc"], ["elftools"], "build --bundle needs pyelftools"),
         ("build", ["--dump", "d"], ["unicorn"], "build --dump needs unicorn"),
+        (
+            "build",
+            ["--model", "net.tflite", "--bundle", "b"],
+            ["ai_edge_litert"],
+            "build --bundle needs ai-edge-litert",
+        ),
+        ("tune", ["--model", "net.tflite"], ["ai_edge_litert"], "tune needs ai-edge-litert"),
         ("verify", ["ONNX"], ["onnxruntime"], "verify needs onnxruntime"),
         ("verify", ["ONNX", "--board", "local"], ["torch"], "verify needs torch"),
         ("verify", ["PT2"], ["unicorn", "PIL"], "verify needs pillow, unicorn, which are not"),

@@ -36,7 +36,19 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     whole = folder / "Whole Nét.ONNX"
     sure.save(whole, *sure.SURE["two classes, 0.99999"])
-    for name in ("m.tflite", "m.h5", "m.keras", "m.pt", "m.pth", "m.pb", "m.xyz", "noext", "text.onnx", "text.pt2"):
+    for name in (
+        "m.tflite",
+        "m.lite",
+        "m.h5",
+        "m.keras",
+        "m.pt",
+        "m.pth",
+        "m.pb",
+        "m.xyz",
+        "noext",
+        "text.onnx",
+        "text.pt2",
+    ):
         (folder / name).write_text("hello, I am a text\n")
     for name in ("empty.onnx", "empty.pt2"):
         (folder / name).touch()
@@ -93,13 +105,14 @@ def told(files, monkeypatch, capsys):
 
 
 MODELS = {
-    "m.tflite": "TensorFlow Lite.*tf2onnx.*--tflite m.tflite",
+    "m.tflite": "not a whole TFLite file.*convert or copy it again",
+    "m.lite": "TensorFlow Lite file.*rename it to .tflite",
     "m.h5": "Keras.*format='onnx'.*--keras m.h5",
     "m.keras": "Keras.*format='onnx'",
     "m.pb": "TensorFlow graph.*--graphdef.*--saved-model",
     "m.pt": "holds weights.*--weights.*torch.export.save",
     "m.pth": "holds weights.*--weights",
-    "m.xyz": "cannot tell.*xyz.*.onnx or a .pt2",
+    "m.xyz": "cannot tell.*xyz.*.onnx, .tflite or .pt2",
     "noext": "cannot tell.*without a suffix",
     "folder": "is a folder",
     "folder.onnx": "is a folder",
@@ -121,7 +134,7 @@ MODELS = {
     "string.onnx": "is string.*only float32",
     "half.onnx": "is bfloat16.*only float32",
     "sequence.onnx": "is a sequence.*takes tensors",
-    "resnet18": "v1, v1-plain, v1-shallow, v2, v3-large, v3-small.*FILE.onnx or --model FILE.pt2",
+    "resnet18": "v1, v1-plain, v1-shallow, v2, v3-large, v3-small.*FILE.onnx, FILE.tflite or FILE.pt2",
     "mobilenetv3": "v3-large or --model v3-small",
     "mobilenetv2_140": "--model v2 --alpha 1.4",
     "": "--model is empty",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """TFLite's operators in float32: each computes what LiteRT does; what has no layer is refused by name."""
 
 import numpy as np
@@ -7,7 +8,7 @@ from tests.support.tflite_files import Net
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import tflite_run, tflite_schema
+from tvm_mobilenet.frontend import tflite_graph, tflite_run, tflite_schema
 from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -120,6 +121,50 @@ def half(net, x):
     return net.conv(x, weight, net.constant(f(4)), (1, 9, 8, 4))
 
 
+def of_exponentials(name, *constants, kind=None):
+    """An operator of numbers above zero."""
+
+    def make(net, x):
+        positive = net.op("EXP", [x], net.value(SHAPE))
+        return net.op(name, [positive, *map(net.constant, constants)], net.value(SHAPE), kind)
+
+    return make
+
+
+def number(net, condition):
+    return net.op("CAST", [condition], net.value(SHAPE), "Cast", inDataType=6, outDataType=0)
+
+
+def above(net, x, limit):
+    return net.op("GREATER", [x, net.constant(np.float32(limit))], net.value(SHAPE, "bool"))
+
+
+def compared_to(name):
+    """A comparison with itself between -1 and 1: some are equal, some less, some more."""
+
+    def make(net, x):
+        near = net.op("RELU_N1_TO_1", [x], net.value(SHAPE))
+        return number(net, net.op(name, [x, near], net.value(SHAPE, "bool")))
+
+    return make
+
+
+def both(name):
+    def make(net, x):
+        low = net.op("LESS", [x, net.constant(np.float32(0.2))], net.value(SHAPE, "bool"))
+        large = above(net, net.op("ABS", [x], net.value(SHAPE)), 1)
+        return number(net, net.op(name, [low, large], net.value(SHAPE, "bool")))
+
+    return make
+
+
+def chosen(name):
+    def make(net, x):
+        return net.op(name, [above(net, x, 0.1), x, net.op("ABS", [x], net.value(SHAPE))], net.value(SHAPE))
+
+    return make
+
+
 CASES = {
     "conv SAME": conv(),
     "conv SAME stride 2": conv(strideH=2, strideW=2, fusedActivationFunction=3),
@@ -186,6 +231,25 @@ CASES = {
     "split by sizes": pieces("SPLIT_V", "SplitV", [(1, 9, 8, 1), (1, 9, 8, 5)], i(1, 5), np.int32(-1), numSplits=2),
     "unpack": pieces("UNPACK", "Unpack", [(1, 9, 8)] * 6, num=6, axis=3),
     "to depth": op("SPACE_TO_DEPTH", (1, 3, 4, 24), kind="SpaceToDepth", blockSize=2),
+    **{name: op(name.upper(), SHAPE) for name in ("ceil", "round", "cos", "sign", "relu_0_to_1")},
+    **{name: of_exponentials(name.upper()) for name in ("sqrt", "rsqrt", "log")},
+    "pow": of_exponentials("POW", np.float32(1.5), kind="Pow"),
+    "minimum": twice("MINIMUM", "MaximumMinimum"),
+    "sum of three": lambda net, x: net.op("ADD_N", [x, x, net.op("ABS", [x], net.value(SHAPE))], net.value(SHAPE), "AddN"),
+    **{name: compared_to(name.upper()) for name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")},
+    **{name: both(name.upper()) for name in ("logical_and", "logical_or")},
+    "logical_not": lambda net, x: number(net, net.op("LOGICAL_NOT", [above(net, x, 0.1)], net.value(SHAPE, "bool"))),
+    **{name: chosen(name.upper()) for name in ("select", "select_v2")},
+    "floor_div": op("FLOOR_DIV", SHAPE, np.float32(0.7)),
+    "floor_mod": op("FLOOR_MOD", SHAPE, np.float32(0.7)),
+    "matmul": lambda net, x: net.op("BATCH_MATMUL", [x, x], net.value((1, 9, 8, 8)), "BatchMatMul", adjY=True),
+    "minimum of rows": op("REDUCE_MIN", (1, 8, 6), i(1), kind="Reducer"),
+    "product of rows": op("REDUCE_PROD", (1, 8, 6), i(1), kind="Reducer"),
+    "argmin": op("ARG_MIN", (1, 9, 8), np.int32(3), kind="ArgMin", outputType=2, dtype="int32"),
+    "broadcast": lambda net, x: net.op("BROADCAST_TO", [net.op("REDUCE_MAX", [x, net.constant(i(1))], net.value((1, 1, 8, 6)), "Reducer", keepDims=True), net.constant(i(2, 9, 8, 6))], net.value((2, 9, 8, 6))),
+    "tile": op("TILE", (1, 18, 8, 12), i(1, 2, 1, 2)),
+    "to space": lambda net, x: net.op("DEPTH_TO_SPACE", [net.op("CONCATENATION", [x, x], net.value((1, 9, 8, 12)), "Concatenation", axis=3)], net.value((1, 18, 16, 3)), "DepthToSpace", blockSize=2),
+    "pack": lambda net, x: net.op("PACK", [x, net.op("ABS", [x], net.value(SHAPE))], net.value((1, 2, 9, 8, 6)), "Pack", valuesCount=2, axis=1),
     "argmax": op("ARG_MAX", (1, 9, 8), np.int32(3), kind="ArgMax", outputType=2, dtype="int32"),
 }  # fmt: skip
 
@@ -207,8 +271,7 @@ def compared(path, shape=SHAPE, **options):
     due, _, _ = tflite_run.outputs(path, batch)
     found = network_steps.outputs(made, batch)
     for ours, theirs in zip(found, due, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            yield a, b
+        yield from zip(ours, theirs, strict=True)
     assert made.signature.inputs[0].shape == shape
 
 
@@ -222,5 +285,79 @@ def test_operators_compute_what_litert_does(first, tmp_path):
         assert theirs.std() > 0 and np.abs(ours - theirs).max() <= 2e-5 * max(1, np.abs(theirs).max()), name
 
 
-def test_every_converter_is_for_an_operator_of_the_schema():
-    assert set(CONVERTERS) <= set(tflite_schema.OPERATORS.values())
+def test_every_converter_is_compared(tmp_path):
+    """QUANTIZE and DEQUANTIZE of whole numbers are `test_tflite_quantized`'s."""
+    seen = {operator.name for operator in tflite_graph.read(saved(tmp_path / "net.tflite", CASES.values())).operators}
+    assert set(CONVERTERS) - seen == {"QUANTIZE"} and set(CONVERTERS) <= set(tflite_schema.OPERATORS.values())
+
+
+# ---- what is refused, and sizes
+
+
+def loops(net, x):
+    return net.op("WHILE", [x], net.value(SHAPE, name="loop"), "While", condSubgraphIndex=0, bodySubgraphIndex=0)
+
+
+REFUSED = {
+    "CUSTOM_TFLite_Detection_PostProcess at boxes": lambda net, x: custom(net, x, "TFLite_Detection_PostProcess"),
+    "TOPK_V2 at best": lambda net, x: net.op("TOPK_V2", [x, net.constant(np.int32(2))], [net.value((1, 9, 8, 2), name="best"), net.value((1, 9, 8, 2), "int32")])[0],
+    "WHILE at loop": loops,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM at state": lambda net, x: net.op("UNIDIRECTIONAL_SEQUENCE_LSTM", [x], net.value(SHAPE, name="state")),
+    "CONV_2D at sum, .*: the activation TANH": lambda net, x: net.op("CONV_2D", [x, net.constant(f(4, 3, 3, 6)), net.constant(f(4))], net.value((1, 9, 8, 4), name="sum"), "Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=4),
+    "SLICE at flat, .*: its operand target is computed": lambda net, x: net.op("SLICE", [x, net.op("CAST", [net.op("REDUCE_MAX", [x, net.constant(i(1, 2))], net.value((1, 6)), "Reducer")], net.value((1, 6), "int32", name="target"), "Cast", outDataType=2), net.constant(i(1, 1, 1, 1))], net.value((1, 1, 1, 1), name="flat")),
+}  # fmt: skip
+
+
+def custom(net, x, name):
+    made = net.op("CUSTOM", [x], net.value(SHAPE, name="boxes"))
+    net.model.operatorCodes[-1].customCode = name
+    return made
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_has_no_layer_is_refused_by_name_with_all_else(said, tmp_path):
+    net = Net()
+    x = net.input(SHAPE)
+    net.save(tmp_path / "net.tflite", REFUSED[said](net, net.op("RELU", [x], net.value(SHAPE))))
+    with pytest.raises(TvmMobilenetError, match=f"operators? (is|are) not supported:\n.*{said}"):
+        load_network(ModelOptions(model=str(tmp_path / "net.tflite")))
+
+
+def open_net(path, signature):
+    """A network whose converter left sizes open."""
+    net = Net()
+    x = net.input((1, 9, 8, 6), signature=signature)
+    y = net.conv(x, net.constant(f(4, 3, 3, 6)), net.constant(f(4)), (1, 5, 4, 4), strideH=2, strideW=2)
+    return net.save(path, net.op("MEAN", [y, net.constant(i(1, 2))], net.value((1, 4)), "Reducer"))
+
+
+def test_sizes_that_are_open_are_fixed_by_flags(tmp_path):
+    path = open_net(tmp_path / "net.tflite", [-1, -1, -1, 6])
+    for ours, theirs in compared(path, (2, 12, 16, 6), batch=2, resolution=(12, 16)):
+        assert ours.shape == theirs.shape == (2, 4) and np.abs(ours - theirs).max() < 1e-4
+    with pytest.raises(TvmMobilenetError, match="not fixed"):
+        load_network(ModelOptions(model=str(path)))
+
+
+def test_flags_for_sizes_that_are_fixed_are_refused(tmp_path):
+    path = open_net(tmp_path / "net.tflite", None)
+    with pytest.raises(TvmMobilenetError, match="batch that is fixed"):
+        load_network(ModelOptions(model=str(path), batch=2))
+    with pytest.raises(TvmMobilenetError, match="width that is fixed"):
+        load_network(ModelOptions(model=str(path), resolution=32))
+
+
+def test_probabilities_are_compared_before_their_softmax(tmp_path):
+    """Values of 1.0 and 0.0 would hide what the logits show."""
+    net = Net()
+    made = net.op(
+        "SOFTMAX",
+        [net.op("RESHAPE", [net.input(SHAPE), net.constant(i(1, -1))], net.value((1, 432)), "Reshape")],
+        net.value((1, 432)),
+        "Softmax",
+        beta=1.0,
+    )
+    path = net.save(tmp_path / "net.tflite", made)
+    x = 100 * RNG.standard_normal(SHAPE).astype(np.float32)
+    values, before, functions = tflite_run.outputs(path, [(x,)])
+    assert functions == ("softmax",) and np.array_equal(before[0][0], x.reshape(1, -1)) and values[0][0].max() > 0.99

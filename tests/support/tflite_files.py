@@ -54,7 +54,7 @@ class Net:
         s, new = self.s, self.s.OperatorT()
         code = s.OperatorCodeT()
         number = getattr(s.BuiltinOperator, name)
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), LEAST.get(name, 1)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         if any(self.graph.tensors[i].type == s.TensorType.INT8 for i in (*inputs, *outputs) if i >= 0):
             code.version = VERSIONS.get(name, 2)
@@ -93,6 +93,7 @@ class Net:
         return self.op(name, inputs, self.value(shape, dtype, scale), kind, **given)
 
 
+LEAST = {"BROADCAST_TO": 2}  # version that LiteRT has
 VERSIONS = {
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,

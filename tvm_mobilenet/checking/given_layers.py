@@ -15,8 +15,9 @@ from tvm_mobilenet.checking import reference
 from tvm_mobilenet.errors import VerificationError
 
 UNSIGNED = 128  # what a uint8 is more than our int8
-SHARE = 0.02  # of a layer's outputs, or one: more than that differ by a unit where a layer was imported wrongly
+SHARE = 0.02  # of the outputs of a channel: more than that differ by a unit where a layer was imported wrongly
 FEW = 3
+_NEAR, _MANY = 1e-3, 0.005  # units from the middle of two; of all sums of two bytes the share that is as near
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,13 @@ class Difference:
         The largest.
     count, size : int
         How many outputs differ, of how many.
+    in_channel, of_channel : int
+        The same of the channel in which most differ: a wrong weight changes one alone.
     most : int
         Units that one unit of its sums becomes at most: where a table or a residual follows, it may be several.
+    averages : bool
+        Many of its values lie between two units, and may be rounded either way: a mean, or a sum of two scales whose
+        ratio is a small one.
     """
 
     name: str
@@ -40,12 +46,10 @@ class Difference:
     units: int
     count: int
     size: int
+    in_channel: int = 0
+    of_channel: int = 0
     most: int = 1
-
-    @property
-    def averages(self) -> bool:
-        """Whether it is a mean: many lie between two units, and may be rounded either way."""
-        return self.layer.startswith("pool ")
+    averages: bool = False
 
 
 def differences(network, values: list[dict[str, np.ndarray]]) -> list[Difference]:
@@ -62,22 +66,26 @@ def differences(network, values: list[dict[str, np.ndarray]]) -> list[Difference
     found = []
     for call in network.layers:
         layer = call.layer
-        if not reference.integral(layer) or layer.copies or layer.output_dtype != "int8" or call.output not in places:
+        moves = layer.copies and layer.activation == "none"
+        if not reference.integral(layer) or moves or layer.output_dtype != "int8" or call.output not in places:
             continue
         inputs = [_place(v, places, network) for v in call.inputs]
         if any(place not in values[0] for place in (*inputs, places[call.output])):
             continue
-        worst, count, size = 0, 0, 0
+        units, counts, size = 0, 0, 0
         for numbers in values:
             shapes = [layer.input_shape, *([layer.second_shape] if len(inputs) > 1 else [])]
             operands = [_as_ours(numbers[p], s, layer.input_layout) for p, s in zip(inputs, shapes, strict=True)]
             second = operands[1] if len(operands) > 1 else None
             made = reference.integers.run(layer, operands[0], call.constants, second)
-            off = np.abs(
-                made.astype(np.int64) - _as_ours(numbers[places[call.output]], made.shape, layer.output_layout)
-            )
-            worst, count, size = max(worst, int(off.max())), count + int((off > 0).sum()), size + off.size
-        found.append(Difference(call.name, layer.name, call.source, worst, count, size, _most(call)))
+            due = _as_ours(numbers[places[call.output]], made.shape, layer.output_layout)
+            off = np.abs(made.astype(np.int64) - due)
+            channels = np.moveaxis(off, 1, -1) if layer.output_layout == "NCHW" else off
+            units, size = max(units, int(off.max())), size + off.size
+            counts = counts + (channels.reshape(-1, layer.out_channels) > 0).sum(0)
+        each = counts.max(), size // layer.out_channels
+        told = units, int(counts.sum()), size, int(each[0]), each[1], _most(call), _between(call)
+        found.append(Difference(call.name, layer.name, call.source, *told))
     return found
 
 
@@ -90,7 +98,7 @@ def require(found: list[Difference]) -> None:
         It names the first one.
     """
     for one in found:
-        if one.units > one.most or (one.count > max(FEW, SHARE * one.size) and not one.averages):
+        if one.units > one.most or (one.in_channel > max(FEW, SHARE * one.of_channel) and not one.averages):
             raise VerificationError(
                 f"{one.name}, {one.layer} (from {one.source}), differs from the file's runtime in {one.count} of "
                 f"{one.size} outputs, by up to {one.units} units, given the same numbers",
@@ -103,6 +111,18 @@ def _most(call) -> int:
     if "table" in call.layer.constants:
         return max(1, int(np.abs(np.diff(call.constants["table"].astype(int).reshape(-1))).max()))
     return max(1, math.ceil(call.constants["added"][0])) if call.layer.residual != "none" else 1
+
+
+def _between(call) -> bool:
+    """Whether many of a layer's values lie between two units."""
+    if call.layer.kind == "pool":
+        return True
+    if "added" not in call.constants:
+        return False
+    every = np.arange(-UNSIGNED, UNSIGNED)
+    left, right = (float(factor) * every for factor in call.constants["added"])
+    rest = (left[:, None] + right) % 1
+    return bool((np.abs(rest - 0.5) < _NEAR).mean() > _MANY)
 
 
 def _place(value: str, places: dict[str, str], network) -> str:

@@ -20,6 +20,7 @@ _LEAST_NORM = 1e-6  # what L2_NORMALIZATION divides by at least
 
 
 def number(value: float) -> relax.Expr:
+    """A constant of float32."""
     return relax.const(float(value), "float32")
 
 
@@ -107,21 +108,25 @@ def arithmetic(operator: Callable) -> Callable:
 
 
 def binary(operator: Callable) -> Callable:
+    """Of two operands, in TFLite's order."""
     return lambda call: own(call, operator(call.own(0), call.own(1)))
 
 
 def squared_difference(call: Call) -> Value:
+    """``(a - b) ** 2``."""
     apart = call.emit(op.subtract(call.own(0), call.own(1)))
     return own(call, op.multiply(apart, apart))
 
 
 def softmax(call: Call) -> Value:
+    """Along the last dimension, of values times beta."""
     x, beta = call.own(0), float(call.options["beta"])
     x = x if beta == 1.0 else call.emit(op.multiply(x, number(beta)))
     return own(call, op.nn.softmax(x, -1))
 
 
 def l2_normalization(call: Call) -> Value:
+    """Divided by the norm along the last dimension, which is `_LEAST_NORM` at least."""
     x = call.own(0)
     total = call.emit(op.sum(call.emit(op.multiply(x, x)), -1, keepdims=True))
     norm = call.emit(op.maximum(call.emit(op.sqrt(total)), number(_LEAST_NORM)))
@@ -129,6 +134,7 @@ def l2_normalization(call: Call) -> Value:
 
 
 def prelu(call: Call) -> Value:
+    """A slope below zero: one a channel, or of any shape."""
     alpha = call.array(1)
     channels = call.shape(0)[-1]
     if alpha.size not in (1, channels) or (alpha.size > 1 and alpha.shape[-1] != channels):
@@ -139,6 +145,7 @@ def prelu(call: Call) -> Value:
 
 
 def cast(call: Call) -> Value:
+    """In another dtype."""
     dtype = schema.TYPES.get(call.options["out_type"], "?")
     if dtype not in ("float32", "int32", "int64", "bool"):
         raise ValueError(f"numbers in {dtype}")
@@ -154,8 +161,10 @@ def as_it_is(call: Call) -> Value:
 
 
 def select(call: Call) -> Value:
+    """One of two values, where a condition holds and where not."""
     return own(call, op.where(call.own(0), call.own(1), call.own(2)))
 
 
 def sum_of(call: Call) -> Value:
+    """Of any number of operands."""
     return own(call, reduce(lambda a, b: call.emit(op.add(a, b)), (call.own(i) for i in range(len(call.values)))))

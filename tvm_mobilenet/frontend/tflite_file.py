@@ -90,14 +90,24 @@ class _Import:
         self.open = any(list(graph.tensors[i].shape) != s for i, s in zip(graph.inputs, shapes, strict=True))
         with self.bb.function("main", params):
             with self.bb.dataflow():
-                for i, param in zip(graph.inputs, params, strict=True):
-                    self._bind(i, Value(own=param))
-                for operator in graph.operators:
-                    self._operator(operator)
-                outputs = [self._output(i) for i in graph.outputs]
-                out = self.bb.emit_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+                found, failed = self._body(params)
+                out = self.bb.emit_output(found)
             self.bb.emit_func_output(out)
+        if failed is not None:
+            raise failed
         return finished(self.bb.get(), self.noted, tuple(ports(graph, graph.outputs)), tables="tflite")
+
+    def _body(self, params: list[relax.Var]) -> tuple[relax.Expr, Exception | None]:
+        """What the graph returns; or what went wrong, which is raised behind the block: TVM warns of one left open."""
+        try:
+            for i, param in zip(self.graph.inputs, params, strict=True):
+                self._bind(i, Value(own=param))
+            for operator in self.graph.operators:
+                self._operator(operator)
+            outputs = [self._output(i) for i in self.graph.outputs]
+        except Exception as e:
+            return params[0], e
+        return outputs[0] if len(outputs) == 1 else relax.Tuple(outputs), None
 
     def _operator(self, operator: Operator) -> None:
         values = [None if i == NONE else self._value(i) for i in operator.inputs]

@@ -40,7 +40,9 @@ def name() -> str:
     return f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
 
 
-def outputs(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list, list, tuple[str, ...]]:
+def outputs(
+    path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS
+) -> tuple[list, list, tuple[str, ...]]:
     """The outputs of a file, as numbers.
 
     Parameters
@@ -64,7 +66,7 @@ def outputs(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list, lis
     last = [_before_last(graph, o) for o in graph.outputs]
     wanted = {*graph.outputs, *(i for _, i in last if i != NONE)}
     values, before = [], []
-    for found in run(path, graph, inputs, wanted):
+    for found in run(path, graph, inputs, wanted, kernels):
         real = {i: _real(graph.tensors[i], array) for i, array in found.items()}
         values.append([real[o] for o in graph.outputs])
         before.append([real[i] if function else None for function, i in last])

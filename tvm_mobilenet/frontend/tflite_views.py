@@ -15,6 +15,7 @@ op = relax.op
 
 
 def reshape(call: Call) -> Value:
+    """The shape is the second operand, an option, or what the file says of the output."""
     if call.has(1) and call.value(1).known is not None:
         shape = call.numbers(1)
     else:
@@ -34,6 +35,7 @@ def filled(shape: list[int], size: int) -> tuple[int, ...]:
 
 
 def squeeze(call: Call) -> Value:
+    """Without dimensions of one: those that are named, or all."""
     shape = call.shape(0)
     axes = [a % len(shape) for a in call.options["squeeze_dims"]] or [i for i, d in enumerate(shape) if d == 1]
     if any(shape[a] != 1 for a in axes):
@@ -42,6 +44,7 @@ def squeeze(call: Call) -> Value:
 
 
 def expand_dims(call: Call) -> Value:
+    """With one more dimension of one."""
     (axis,) = call.numbers(1)
     shape = list(call.shape(0))
     shape.insert(axis % (len(shape) + 1), 1)
@@ -49,16 +52,19 @@ def expand_dims(call: Call) -> Value:
 
 
 def transpose(call: Call) -> Value:
+    """The dimensions in another order."""
     return own(call, op.permute_dims(call.own(0), call.numbers(1)))
 
 
 def concatenation(call: Call) -> Value:
+    """Along an axis."""
     rank = len(call.shape(0))
     parts = [call.own(i) for i in range(len(call.values))]
     return own(call, op.concat(parts, call.options["axis"] % rank) if len(parts) > 1 else parts[0])
 
 
 def pack(call: Call) -> Value:
+    """Along an axis that is new."""
     axis = call.options["axis"] % (len(call.shape(0)) + 1)
     parts = []
     for i in range(len(call.values)):
@@ -73,6 +79,7 @@ def _cut(call: Call, x: relax.Expr, axis: int, start: int, stop: int) -> relax.E
 
 
 def unpack(call: Call) -> list[Value]:
+    """One value for each place of an axis, which is gone."""
     shape = call.shape(0)
     axis = call.options["axis"] % len(shape)
     left = shape[:axis] + shape[axis + 1 :]
@@ -81,6 +88,7 @@ def unpack(call: Call) -> list[Value]:
 
 
 def split(call: Call) -> list[Value]:
+    """Equal parts along an axis."""
     (axis,) = call.numbers(0)
     axis, count = axis % len(call.shape(1)), call.options["num_splits"]
     size = call.shape(1)[axis]
@@ -90,6 +98,7 @@ def split(call: Call) -> list[Value]:
 
 
 def split_v(call: Call) -> list[Value]:
+    """Parts of given sizes along an axis; one of -1 has what is left."""
     (axis,) = call.numbers(2)
     axis, parts = axis % len(call.shape(0)), call.numbers(1)
     size = call.shape(0)[axis]
@@ -105,6 +114,7 @@ def _pieces(call: Call, data: int, axis: int, parts: list[int]) -> list[Value]:
 
 
 def sliced(call: Call) -> Value:
+    """A piece, by where it begins and how large it is; -1 is up to the end."""
     begin, size, shape = call.numbers(1), call.numbers(2), call.shape(0)
     end = [d if s == -1 else b + s for b, s, d in zip(begin, size, shape, strict=True)]
     if any(not 0 <= b < e <= d for b, e, d in zip(begin, end, shape, strict=True)):
@@ -141,6 +151,7 @@ def strided(call: Call) -> tuple[list[slice], list[int]]:
 
 
 def strided_slice(call: Call) -> Value:
+    """Every so many places of each dimension."""
     slices, gone = strided(call)
     if any(s.step < 0 for s in slices):
         raise ValueError("a slice that runs backwards")
@@ -155,6 +166,7 @@ def strided_slice(call: Call) -> Value:
 
 
 def gather(call: Call) -> Value:
+    """Places of an axis, which are constants."""
     if call.options["batch_dims"]:
         raise ValueError("a gather of each of a batch")
     places, axis = call.array(1), call.options["axis"] % len(call.shape(0))
@@ -179,6 +191,7 @@ def to_depth(call: Call) -> Value:
 
 
 def to_space(call: Call) -> Value:
+    """Channels as blocks of pixels, row by row."""
     n, h, w, c = call.shape(0)
     b = call.options["block_size"]
     if b < 1 or c % (b * b):
@@ -189,8 +202,10 @@ def to_space(call: Call) -> Value:
 
 
 def broadcast_to(call: Call) -> Value:
+    """Repeated along dimensions of one."""
     return own(call, op.broadcast_to(call.own(0), call.numbers(1)))
 
 
 def tile(call: Call) -> Value:
+    """Repeated so many times along each dimension."""
     return own(call, op.tile(call.own(0), call.numbers(1)))

@@ -92,6 +92,7 @@ def transposed(call: Call) -> Value:
 
 
 def fully_connected(call: Call) -> Value:
+    """The weight is (n, k); the data's last dimensions are taken together until they are k."""
     if call.options["weights_format"]:
         raise ValueError("its weight is shuffled for one kind of CPU")
     shape, data = call.shape(1), call.shape(0)
@@ -110,6 +111,7 @@ def fully_connected(call: Call) -> Value:
 
 
 def batch_matmul(call: Call) -> Value:
+    """A product of two values, each of which may be transposed."""
     operands = []
     for i, adjoint in enumerate(("adj_x", "adj_y")):
         x = call.own(i)
@@ -129,6 +131,7 @@ def average_pool(call: Call) -> Value:
 
 
 def max_pool(call: Call) -> Value:
+    """What is padded is no maximum."""
     kernel, strides, pads = _pool_window(call)
     return nchw(call, op.nn.max_pool2d(call.nchw(0), kernel, strides, pads))
 
@@ -142,6 +145,7 @@ def _pool_window(call: Call) -> tuple[list, list, list]:
 
 
 def mean(call: Call) -> Value:
+    """Over height and width a pool."""
     rank, keep = len(call.shape(0)), bool(call.options["keep_dims"])
     axes = sorted({a % rank for a in call.numbers(1)})
     if rank == 4 and axes == [1, 2]:
@@ -151,6 +155,8 @@ def mean(call: Call) -> Value:
 
 
 def reduction(operator: Callable) -> Callable:
+    """Along the axes of the second operand."""
+
     def make(call: Call) -> Value:
         rank = len(call.shape(0))
         axes = sorted({a % rank for a in call.numbers(1)})
@@ -160,6 +166,8 @@ def reduction(operator: Callable) -> Callable:
 
 
 def extreme_index(operator: Callable) -> Callable:
+    """Of the largest or smallest along one axis."""
+
     def make(call: Call) -> Value:
         (axis,) = call.numbers(1)
         return own(call, operator(call.own(0), axis % len(call.shape(0))))
@@ -203,6 +211,8 @@ def _mirrored(call: Call, x: relax.Expr, axis: int, before: int, behind: int) ->
 
 
 def resized(method: str) -> Callable:
+    """To a height and width; where pixels lie is an option."""
+
     def make(call: Call) -> Value:
         given, size = call.options, call.numbers(1)
         corners, half = given["align_corners"], given["half_pixel"]
