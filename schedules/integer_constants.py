@@ -11,6 +11,8 @@ from tvm_mobilenet.schedules.choices import Choice, Decisions
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 
+VALUES = (integers.INT8[0], integers.INT8[1] + 1)  # as a range has them
+
 
 def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
     """How a table is read: by AArch64's instructions for tables of 64 bytes, or byte by byte."""
@@ -22,12 +24,23 @@ def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
     """Names, shapes and dtypes: weights, biases, factors, ends, and the factors of an addition."""
     width = integer_products.padded(layer.out_channels)
     found = [("weight", (weights,), layer.weight_dtype), ("bias", (width,), "int32"), ("scale", (width,), "float32")]
-    return [*found, *_more(layer), *_vectors(layer)]
+    return [*found, *_more(layer), *_lowest(d), *_vectors(layer)]
 
 
 def _more(layer: Layer) -> list[tuple]:
     """Those that are packed as they are."""
     return [(name, *layer.constants[name]) for name in ("ends", "added", "table") if name in layer.constants]
+
+
+def _lowest(d: Decisions) -> list[tuple]:
+    """`integers.lowest` in sixteen lanes, of layers that read a table by instructions for tables."""
+    return [("lowest", (16,), "int8")] if d.get("lookup") == "tables" else []
+
+
+def _table(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A layer's table with the ends of what it reads in it: no value is clamped before it is looked up."""
+    low, high = (int(end) for end in arrays["ends"][2:4])
+    return arrays["table"][np.clip(np.arange(*VALUES), low, high) - VALUES[0]]
 
 
 def _vectors(layer: Layer) -> list[tuple]:
@@ -50,10 +63,12 @@ def _packed_vectors(ends: np.ndarray, outputs: int) -> np.ndarray:
 
 def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """As `arguments` names them; biases of small sums begin at the bits of `integers.MAGIC`."""
-    more = integer_products.padded(layer.out_channels) - layer.out_channels
-    bias = np.pad(arrays["bias"].astype(np.int64), (0, more)) + (integers.BITS if layer.small else 0)
-    found = [weight, bias.astype(np.int32), np.pad(arrays["scale"], (0, more)).astype(np.float32)]
-    found += [arrays[name].astype(dtype) for name, _, dtype in _more(layer)]
+    rest = integer_products.padded(layer.out_channels) - layer.out_channels
+    bias = np.pad(arrays["bias"].astype(np.int64), (0, rest)) + (integers.BITS if layer.small else 0)
+    found = [weight, bias.astype(np.int32), np.pad(arrays["scale"], (0, rest)).astype(np.float32)]
+    more = {**arrays, "table": _table(arrays)} if "table" in layer.constants else arrays
+    found += [more[name].astype(dtype) for name, _, dtype in _more(layer)]
+    found += [np.full(16, integers.lowest(more["table"]), np.int8) for _ in _lowest(d)]
     outputs = 1 + ("added" in layer.constants)
     return [*found, *(_packed_vectors(arrays["ends"], outputs) for _ in _vectors(layer))]
 

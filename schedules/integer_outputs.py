@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm_mobilenet.schedules import integers, nest, values
 
+from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.layer import Layer
 
 VECTOR = 16  # outputs that are made at once
@@ -57,9 +58,24 @@ def _pieces(width: int) -> list[int]:
 def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first) -> None:
     """Write ``width`` neighbouring channels from ``first`` on of some rows: requantized, through table and addition."""
     made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, len(rows), width, rows)]
-    for step in ("requantize", "look_up", "add", "write"):
+    for vector in made:
+        vector.requantize()
+    if "table" in layer.constants:
+        _look_up(f, made)
+    for step in ("add", "write"):
         for vector in made:
             getattr(vector, step)()
+
+
+def _look_up(f: nest.Kernel, made: Sequence[_Vector]) -> None:
+    """Values become those of the layer's table; its first quarter is read only where that has more than one value."""
+    for vector in made:
+        vector.look_up()
+    by_tables = [vector for vector in made if integers.by_tables(f, vector.count)]
+    if by_tables:
+        with nest.when(f["lowest"][0] == values.const(integers.INT8[0], "int8")):
+            for vector in by_tables:
+                vector.look_up_first()
 
 
 def _vectors(layer: Layer, count: int, width: int, rows: Sequence[Row]) -> list[list[_Piece]]:
@@ -112,13 +128,19 @@ class _Vector:
         if layer.output_dtype == "float32":
             self._keep(values.cast(integers.unshifted(total, layer.small, self.count), "float32") * factor)
             return
-        clamped = layer.activation != "none" and layer.residual != "before"
+        clamped = layer.activation in CLAMPS[1:] and layer.residual != "before"  # a table has its ends in it
         own = integers.Ends(ends[1], ends[2], ends[3], clamped, self._vectors(False))
         self._keep(integers.requantize(total, factor, own, layer.small, self.count))
 
     def look_up(self) -> None:
-        if "table" in self.layer.constants:
-            self._keep(integers.looked_up(self.f, self._value(), self.count))
+        value = self._value()
+        if integers.by_tables(self.f, self.count):
+            self.read = self.f.variables(1, self.count, "int8")
+            self.read[0] = value
+        self._keep(integers.looked_up(self.f, value, self.count))
+
+    def look_up_first(self) -> None:
+        self._keep(tirx.bitwise_or(self._value(), integers.of_first(self.f, self.read[0], self.count)))
 
     def add(self) -> None:
         if self.layer.residual == "none":

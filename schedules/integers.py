@@ -178,10 +178,20 @@ TABLE = 64  # bytes of four registers, which one instruction looks up
 
 
 def looked_up(f, value, count: int):
-    """Of int8 values those of a table of 256, the first that of the lowest."""
+    """Of int8 values those of a table of 256, the first that of the lowest.
+
+    Of a kernel that has ``lowest``: zero for values below a quarter of all, unless they stand for the first above.
+    """
     if by_tables(f, count):
-        return of_tables(f["table"], value + const(-128, "int8", count), count)
+        first = f.get("lowest")
+        value = value if first is None else T.max(value, first[nest.Lanes(0, count)])
+        return of_tables(f["table"], value + const(INT8[0], "int8", count), count, 0 if first is None else TABLE)
     return f["table"][values.cast(value, "int32") + const(-INT8[0], "int32", count)]
+
+
+def of_first(f, value, count: int):
+    """What `looked_up` leaves out: the table's first quarter, zero for values above."""
+    return of_tables(f["table"], value + const(INT8[0], "int8", count), count, 0, TABLE)
 
 
 def by_tables(f, count: int) -> bool:
@@ -189,12 +199,18 @@ def by_tables(f, count: int) -> bool:
     return f.decisions.get("lookup") == "tables" and count in (8, 16)
 
 
-def of_tables(table, at, count: int):
-    """Those of a table of 256 at places that are unsigned bytes, held in int8."""
+def lowest(table: np.ndarray) -> int:
+    """The lowest int8 value that a table of 256 need be read for, if that is a whole `TABLE` above the lowest."""
+    return INT8[0] + TABLE if (table[:TABLE] == table[TABLE]).all() else INT8[0]
+
+
+def of_tables(table, at, count: int, first: int = 0, last: int = BYTES):
+    """Those of a table of 256 at places that are unsigned bytes, held in int8; zero for places outside of first and
+    last: an instruction gives zero where its quarter has no entry, so no quarter waits for another."""
     found = None
-    for first in range(0, 256, TABLE):
-        quarter = [table[nest.Lanes(first + i, 16)] for i in range(0, TABLE, 16)]
-        index = at - const(first if first < 128 else first - 256, "int8", count)
-        name, before = ("tbl4", []) if found is None else ("tbx4", [found])
-        found = tirx.call_llvm_pure_intrin(f"int8x{count}", f"llvm.aarch64.neon.{name}", *before, *quarter, index)
+    for start in range(first, last, TABLE):
+        quarter = [table[nest.Lanes(start + i, 16)] for i in range(0, TABLE, 16)]
+        index = at - const(start if start < 128 else start - 256, "int8", count)
+        part = tirx.call_llvm_pure_intrin(f"int8x{count}", "llvm.aarch64.neon.tbl4", *quarter, index)
+        found = part if found is None else tirx.bitwise_or(found, part)
     return found

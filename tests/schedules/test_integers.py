@@ -116,6 +116,43 @@ def test_every_way_of_summing_gives_the_same_bits(name, tmp_path):
         assert np.array_equal(found, expected), way
 
 
+@pytest.mark.parametrize("target", ["rpi4", pytest.param("rpi5", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pointwise m9 n24 k16 i8 group4 small hardswish",
+        pytest.param("dense m3 n10 k72 i8 group4 hardswish", marks=pytest.mark.full),
+    ],
+)
+def test_tables_are_read_from_where_they_begin_to_differ(name, target, tmp_path):
+    """Three quarters of a table are read where the first is one value: hard-swish below -3. One entry may forbid it,
+    and a value that is clamped before it is looked up ends where the clamp says. Else activations would be wrong."""
+    layer, data, constants, _ = operands_of(name)
+    target, ends = targets.load(target), constants["ends"]
+    decisions = schedules.space(layer, target.core).default
+    names = [argument for argument, *_ in schedules.of(layer).constants(layer, decisions)]
+    library = codegen.compile_kernels({nest.SYMBOL: schedules.kernel(layer, decisions)}, target, tmp_path / "k.so")
+    full = np.random.default_rng(1).permutation(np.arange(-128, 128)).astype(np.int8)
+    constant = np.concatenate([np.full(64, full[64]), full[64:]])
+    odd = np.concatenate([full[:1], constant[1:]])
+    constants["scale"] = constants["scale"] * np.float32(2)  # often at the ends
+    cases = [(table, ends[2:4]) for table in (full, constant, odd)] + [(full, (-61, 90)), (odd, (-70, 127))]
+    with boards.open_board("virtual", target) as board, board.load(library) as module:
+
+        def of(packed) -> np.ndarray:
+            arguments = [in_buffer(data, layer.input_buffer), *packed, np.zeros(layer.output_buffer, np.int8)]
+            return module.call(nest.SYMBOL, arguments).outputs[-1][..., : layer.output_shape[-1]]
+
+        for (table, bounds), starts in zip(cases, (-128, -64, -128, -64, -64), strict=True):
+            given = {**constants, "table": table, "ends": np.array([*ends[:2], *bounds], np.int32)}
+            packed = schedules.pack(layer, decisions, given)
+            assert (packed[names.index("lowest")] == starts).all()
+            assert np.array_equal(of(packed), definition.run(layer, data, given))
+        wrong = schedules.pack(layer, decisions, {**constants, "table": full})
+        wrong[names.index("lowest")] = np.full(16, -64, np.int8)
+        assert not np.array_equal(of(wrong), definition.run(layer, data, {**constants, "table": full}))
+
+
 @pytest.mark.parametrize("name", ["pointwise m200 n16 k48 i8 group4 small", LAYERS[7], LAYERS[12]])
 @pytest.mark.parametrize("planted", ["weight", "scale", "zero", "bias"])
 def test_one_unit_is_found(name, planted, tmp_path):
