@@ -1,5 +1,4 @@
-"""``python -m tvm_mobilenet VERB ...``: the same as ``python -m tvm_mobilenet.VERB ...``; without a verb, which there
-are.
+"""``tvm-mobilenet VERB ...``: the same as ``python -m tvm_mobilenet.VERB ...``, also as ``python -m tvm_mobilenet``.
 
 A verb is a module of this package with a ``main(argv)``; its summary is the first line of its docstring. They are found
 by reading the files, not by importing them: help is there at once, and needs no torch and no TVM.
@@ -7,37 +6,36 @@ by reading the files, not by importing them: help is there at once, and needs no
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import os
 import sys
 
 from tvm_mobilenet import __version__
-from tvm_mobilenet.cli.verbs import verbs
+from tvm_mobilenet.cli.verbs import MAINTAINERS, command, verbs
+from tvm_mobilenet.errors import nearest
 
 
 def main(argv: list[str] | None = None) -> int:
     """Hand over to a verb, or list them."""
+    if "_ARGCOMPLETE" in os.environ:
+        from tvm_mobilenet.cli import completion
+
+        completion.complete()
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: python -m tvm_mobilenet VERB [options]\n\nverbs (VERB --help says more):")
-        known = verbs()
-        for name, summary in known.items():
-            print(f"  {name:{max(map(len, known))}}  {summary}")
+        print(_help())
         return 0
     if argv[0] == "--version":
         print(__version__)
         return 0
-    verb = argv[0]
+    verb = argv[0].replace("-", "_")
     known = verbs()
     if verb not in known:
-        near = difflib.get_close_matches(verb, known, 1)
-        print(
-            f"error: unknown verb {verb!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + "\n  verbs: "
-            + ", ".join(known),
-            file=sys.stderr,
-        )
+        near = nearest(verb, known)
+        meant = f"; did you mean {near!r}?" if near else ""
+        print(f"error: unknown verb {argv[0]!r}{meant}\n  verbs: {', '.join(known)}", file=sys.stderr)
         return 2
     try:
         module = importlib.import_module(f".{verb}", __package__)
@@ -51,6 +49,20 @@ def main(argv: list[str] | None = None) -> int:
         say(f"error: {missing}")
         return missing.exit_code
     return module.main(argv[1:])
+
+
+def _help() -> str:
+    known = verbs()
+    width = max(map(len, known))
+
+    def lines(names) -> str:
+        return "\n".join(f"  {name:{width}}  {known[name]}" for name in names)
+
+    users = [name for name in known if name not in MAINTAINERS]
+    return (
+        f"usage: {command()} VERB [options]\n\nverbs ({command()} help VERB says more):\n{lines(users)}\n\n"
+        f"for those who maintain what ships:\n{lines(MAINTAINERS)}"
+    )
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def build(
 
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     with lock.held(folder, f"built ({model.title} for {target.name})", "--output"):
-        watch = pipeline.nobody
+        watch = _phases
         if dump is not None:
             from tvm_mobilenet.compiler.dump import Dump
 
@@ -212,6 +212,10 @@ def build(
         network.largest(compiled.graph),
         executable=next(iter(ran), None),
     )
+
+
+def _phases(phase: str, what: object) -> None:
+    console.detail(f"phase {phase}")
 
 
 def print_result(result: BuildResult) -> None:

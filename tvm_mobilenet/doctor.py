@@ -13,7 +13,7 @@ from pathlib import Path
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.diagnosis.checks import DOUBTFUL, FAILED, SKIPPED, Checks
 from tvm_mobilenet.files.temporary import TemporaryFolder
-from tvm_mobilenet.files.whole_file import journal_file
+from tvm_mobilenet.files.whole_file import journal_file, output_file, write_whole
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.printable import printable_lines
 
@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
         default=str(options.OUTPUT / "tune_log.jsonl"),
         help="your tune log (default: %(default)s)",
     )
+    new.add_argument(
+        "--report",
+        type=output_file,
+        metavar="FILE.md",
+        help="also write what an issue needs, without names of people, machines and folders",
+    )
     new.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return new
 
@@ -98,6 +104,11 @@ def _run(args: argparse.Namespace) -> int:
         show=lambda name: console.say(f"{name} ...") if not console.is_plain(sys.stderr) else None,
         debug=args.debug,
     )
+    if args.report:
+        from tvm_mobilenet.diagnosis import report
+
+        write_whole(args.report, report.text_of(checks.found, target, args.board), "--report")
+        console.say(f"report: {args.report}; read it before you send it")
     if args.json:
         console.print_json({"target": target.name, "board": args.board, "checks": checks.found, "code": checks.code})
     else:

@@ -50,6 +50,7 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "ncnn": Package("ncnn", "peers"),
     "ai_edge_litert": Package("ai-edge-litert", "peers"),
     "flatbuffers": Package("ai-edge-litert", "peers"),  # it comes with that
+    "argcomplete": Package("argcomplete", "completion"),
     "onnxscript": Package("onnxscript", "test"),
     "hypothesis": Package("hypothesis", "test"),
     "pytest": Package("pytest", "test"),

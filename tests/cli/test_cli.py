@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 import types
 import warnings
 from pathlib import Path
@@ -24,6 +26,7 @@ from tvm_mobilenet.terminal import console
 from tvm_mobilenet.tuning import search
 from tvm_mobilenet.tuning import session as tuning
 
+ROOT = Path(__file__).resolve().parents[2]
 VERBS = sorted(__main__.verbs())
 LAYERS = {"pointwise m196 n512 k512 f32 relu6": 5, "dense m1 n1000 k1024 f32": 1}
 
@@ -376,3 +379,68 @@ def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
     assert all(f"{one.floor_multiple:.2f}" in page.rpartition("<svg")[2] for one in result.layers)  # the phone's chart
     assert page.count("<svg") == 2 and 'name="viewport"' in page
     assert drawn in page and "src=" not in page and "href=" not in page and "predicted" in page
+
+
+# ---- the console script
+
+
+def console_script(*words, **env):
+    """The script of an installed wheel: the same entry point, by the name that it has there."""
+    code = "import sys; from tvm_mobilenet.__main__ import main; sys.argv[0] = 'tvm-mobilenet'; sys.exit(main())"
+    return run("-c", code, *words, env={**os.environ, **env})
+
+
+def test_the_console_script_is_the_entry_point_and_calls_itself_so():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert data["project"]["scripts"] == {"tvm-mobilenet": "tvm_mobilenet.__main__:main"}
+    listed = console_script("help").stdout
+    assert listed.startswith("usage: tvm-mobilenet VERB") and "python -m" not in listed
+    assert listed.index("  tune ") < listed.index("for those who maintain") < listed.index("  rebuild_logs ")
+    shown = console_script("help", "verify")
+    assert shown.returncode == 0 and shown.stdout.startswith("usage: tvm-mobilenet verify ")
+    assert console_script("rebuild-logs", "--help").returncode == 0
+    wrong = console_script("verify", "--boart", "x")
+    assert wrong.returncode == 2 and "did you mean --board" in wrong.stderr
+
+
+@pytest.mark.parametrize("words", [("--version",), ("build", "--version")])
+def test_the_version_is_told_by_all_and_by_each(words):
+    assert console_script(*words).stdout == f"{tvm_mobilenet.__version__}\n"
+
+
+def test_quiet_leaves_errors_and_verbose_tells_more(capsys):
+    def run_lines(argv):
+        def lines(args):
+            console.say("building")
+            console.detail("phase plan")
+            console.say("warning: odd")
+
+        parser = entry.parser_for("build", "x")
+        assert entry.run_verb(parser, lines, argv) == 0
+        return capsys.readouterr().err.splitlines()
+
+    assert run_lines([]) == ["building", "warning: odd"]
+    assert run_lines(["-q"]) == ["warning: odd"]
+    told = run_lines(["-v"])
+    assert [line.partition(" s  ")[2] for line in told] == ["building", "phase plan", "warning: odd"]
+
+
+@pytest.mark.parametrize(
+    "line, wanted",
+    [
+        ("tvm-mobilenet ver", "verify"),
+        ("tvm-mobilenet build --quantiz", "--quantization"),
+        ("tvm-mobilenet he", "help"),
+    ],
+)
+def test_the_shell_completes_verbs_and_flags(line, wanted, tmp_path):
+    pytest.importorskip("argcomplete", reason="argcomplete is not installed")
+    found = tmp_path / "found"
+    console_script(
+        _ARGCOMPLETE="1",
+        _ARGCOMPLETE_IFS="\n",
+        _ARGCOMPLETE_STDOUT_FILENAME=str(found),
+        COMP_LINE=line,
+        COMP_POINT=str(len(line)),
+    )
+    assert wanted in [word.strip() for word in found.read_text().split("\n")]

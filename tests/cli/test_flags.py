@@ -252,7 +252,8 @@ POINTLESS = [
 ]
 # Flags whose effect does not depend on others: what they do is tested with their verb.
 ALWAYS = [
-    "--help", "--debug", "--json", "--csv", "--html", "--markdown", "--record", "--trace", "--output", "--log",
+    "--help", "--version", "--quiet", "--verbose", "--report",
+    "--debug", "--json", "--csv", "--html", "--markdown", "--record", "--trace", "--output", "--log",
     "--estimates", "--folder", "--ship-to", "--target", "--targets", "--linker", "--board", "--threads", "--trials",
     "--time-limit", "--dry-run", "--list", "--first", "--bundle", "--dump", "--compare", "--against", "--check-timing",
     "--trust-network",

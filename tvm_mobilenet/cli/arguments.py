@@ -11,7 +11,8 @@ import importlib
 import re
 import sys
 
-from tvm_mobilenet import old_words
+from tvm_mobilenet import __version__, old_words
+from tvm_mobilenet.cli.verbs import command
 from tvm_mobilenet.errors import nearest
 
 _KINDS = {int: "a whole number", float: "a number"}
@@ -21,8 +22,9 @@ class VerbParser(argparse.ArgumentParser):
     """An ArgumentParser without abbreviations, with errors for people."""
 
     def __init__(self, verb: str, description: str, **kwargs):
-        super().__init__(prog=f"python -m tvm_mobilenet.{verb}", description=description, allow_abbrev=False, **kwargs)
+        super().__init__(prog=command(verb), description=description, allow_abbrev=False, **kwargs)
         self.verb = verb
+        self.add_argument("--version", action="version", version=__version__, help="print the version, and stop")
 
     @property
     def flags(self) -> list[str]:
@@ -83,14 +85,14 @@ class VerbParser(argparse.ArgumentParser):
         if found := re.fullmatch(r"(\S+): expected (one argument|at least one argument|\d+ arguments)", message):
             named = [a.metavar for a in self._actions if found[1].split("/")[0] in a.option_strings and a.metavar]
             message = f"{found[1]} needs a value" + "".join(f", {name}" for name in named)
-        self._end(message, f"python -m tvm_mobilenet.{self.verb} --help lists what it takes")
+        self._end(message, f"{self.prog} --help lists what it takes")
 
     def _end(self, message: str, hint: str):
         self.exit(2, f"error: {message}\n  {hint}\n")
 
     def _meant(self, word: str) -> str:
         """What a user may have meant who wrote a word that this verb does not know."""
-        help_ = f"python -m tvm_mobilenet.{self.verb} --help lists what it takes"
+        help_ = f"{self.prog} --help lists what it takes"
         if not word.startswith("-"):
             near = f"--{word}" if f"--{word}" in self.flags else ""
             if not near and "--model" in self.flags and _names_a_model(word):

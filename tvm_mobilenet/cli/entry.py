@@ -20,7 +20,7 @@ from tvm_mobilenet.cli import interrupted
 from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.packages import missing_dependency
-from tvm_mobilenet.terminal import table
+from tvm_mobilenet.terminal import console, table
 from tvm_mobilenet.terminal.console import abandon_stdout, say, terminal_width
 
 INTERRUPTED = 130
@@ -40,7 +40,7 @@ def run_verb(
     argv : sequence of str, optional
         The arguments; those of the process by default.
     """
-    parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
+    add_saying(parser)
     with contextlib.suppress(AttributeError, ValueError):  # a terminal that has no °
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -51,13 +51,13 @@ def run_verb(
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _warnings_as_lines():
+        with _warnings_as_lines(), console.saying(quiet=args.quiet, details=args.verbose):
             code = run(args) or 0
             if sys.stdout is not None:
                 sys.stdout.flush()  # what cannot be written is found while there is still somebody to tell
             return code
     except KeyboardInterrupt:
-        words = interrupted.words(parser.prog.rpartition(".")[2], args)
+        words = interrupted.words(getattr(parser, "verb", ""), args)
         say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout left, as `head` does
@@ -84,6 +84,14 @@ def run_verb(
             f"error: {type(error).__name__}: {text[:300]}\n  a bug, most likely: run again with --debug for a traceback"
         )
         return 1
+
+
+def add_saying(parser: argparse.ArgumentParser) -> None:
+    """``-q``, ``-v`` and ``--debug``, which every verb has."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help="on stderr only errors and warnings")
+    group.add_argument("-v", "--verbose", action="store_true", help="say each phase, and when, on stderr")
+    parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
 
 
 def parser_for(verb: str, description: str, **kwargs) -> VerbParser:

@@ -26,6 +26,8 @@ _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or n
 
 
 _TOLD: ContextVar[Callable[[str], object] | None] = ContextVar("told", default=None)  # gets what `say` would print
+_DETAILS: ContextVar[bool] = ContextVar("details", default=False)
+_LOUD = ("error:", "warning:")  # lines that nobody can turn off
 _PARTS: ContextVar[list | None] = ContextVar("parts", default=None)  # gets tables and text in place of stdout
 
 
@@ -46,6 +48,34 @@ def told_to(listener: Callable[[str], object] | None) -> Iterator[None]:
         yield
     finally:
         _TOLD.reset(token)
+
+
+@contextmanager
+def saying(quiet: bool = False, details: bool = False) -> Iterator[None]:
+    """Have `say` leave out all but errors and warnings, or tell `detail` too, each line with the seconds since now."""
+    if not quiet and not details:
+        yield
+        return
+    began, told = time.monotonic(), _TOLD.get() or (lambda line: print(line, file=sys.stderr, flush=True))
+
+    def listener(line: str) -> None:
+        if details:
+            told(f"{time.monotonic() - began:7.2f} s  {line}")
+        elif line.startswith(_LOUD):
+            told(line)
+
+    token = _DETAILS.set(details)
+    try:
+        with told_to(listener):
+            yield
+    finally:
+        _DETAILS.reset(token)
+
+
+def detail(text: str) -> None:
+    """A line that only ``--verbose`` shows."""
+    if _DETAILS.get():
+        say(text)
 
 
 @contextmanager
