@@ -170,6 +170,51 @@ def test_v3_body(name):
     assert module.classifier[0].out_features == (1280 if name == "v3_large" else 1024)
 
 
+@pytest.mark.parametrize("name", ["v4_small", "v4_medium", "v4_large"])
+def test_v4_body(name):
+    rows = papers.read_table(f"{name}_body.csv")
+    assert [row["block"] for row in rows[-2:]] == ["gpooling", "convbn"]
+    with torch.device("meta"):
+        module = registry.architecture(name)
+    stem = (f"convbn {module.conv_stem.kernel_size[0]}", module.conv_stem.stride[0], module.conv_stem.out_channels)
+    ours, width = [(*stem, None)], module.conv_stem.out_channels
+    for _, block in module.staged_blocks():
+        convolutions = {n: m for n, m in block.named_modules() if isinstance(m, torch.nn.Conv2d)}
+        kernels = {n: m.kernel_size[0] for n, m in convolutions.items()}
+        stride = math.prod(m.stride[0] for m in convolutions.values())
+        out = list(convolutions.values())[-1].out_channels
+        if "conv" in kernels:
+            ours.append((f"convbn {kernels['conv']}", stride, out, None))
+        elif "conv_exp" in kernels:
+            ours.append((f"fused_ib {kernels['conv_exp']}", stride, out, block.conv_exp.out_channels / width))
+        else:
+            start, middle = (kernels.get(f"dw_{place}.conv", 0) for place in ("start", "mid"))
+            ours.append((f"uib {start} {middle}", stride, out, block.pw_exp.conv.out_channels / width))
+        width = out
+    ours.append((f"convbn {module.conv_head.kernel_size[0]}", 1, module.conv_head.out_channels, None))
+    printed = [
+        (
+            " ".join([row["block"], *(row[k] for k in ("kernel", "start_dw", "middle_dw") if row[k])]),
+            int(row["strides"]),
+            int(row["filters"]),
+            float(row["expand_ratio"]) if row["expand_ratio"] else None,
+        )
+        for row in rows
+        if row["block"] != "gpooling"
+    ]
+    assert ours == printed
+
+
+@pytest.mark.parametrize("size", ["large", "small"])
+def test_the_minimalistic_body_is_v3_s_without_what_it_leaves_out(size):
+    # The authors name it after its differences; the paper prints no table of it.
+    full, minimal = (cost.model_costs(f"v3-{size}{kind}") for kind in ("", "-minimal"))
+    body = [c for c in full if not c.name.endswith(("fc1", "fc2"))]
+    assert [(c.inputs, c.outputs, c.stride) for c in body] == [(c.inputs, c.outputs, c.stride) for c in minimal]
+    assert [c.groups for c in body] == [c.groups for c in minimal]
+    assert {c.kernel for c in minimal} == {(1, 1), (3, 3)} and any(c.kernel == (5, 5) for c in body)
+
+
 # ---- formulas against the graph
 
 

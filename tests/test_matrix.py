@@ -48,6 +48,9 @@ SMALL = {
     "v2": ("v2", 0.35, 64),
     "v3-large": ("v3-large", 0.35, 64),
     "v3-small": ("v3-small", 0.5, 64),
+    "v3-small-minimal": ("v3-small-minimal", 0.5, 64),
+    "v4-small": ("v4-small", 0.5, 64),
+    "v4-medium": ("v4-medium", 0.25, 64),
 }
 # Networks of the papers' own tables, and the core on which each is always run.
 LARGE = {
@@ -59,6 +62,12 @@ LARGE = {
     ("v2", 1.4, 224): "rpi4",
     ("v1-shallow", 1.0, 224): "rpi5",
     ("v1-plain", 0.25, 224): "rpi3",
+    ("v2", 1.3, 224): "rpi4",
+    ("v3-large-minimal", 1.0, 224): "rpi4",
+    ("v3-small-minimal", 1.0, 224): "rpi4",
+    ("v4-small", 1.0, 224): "rpi4",
+    ("v4-medium", 1.0, 224): "rpi4",
+    ("v4-large", 1.0, 224): None,  # minutes of emulation
     ("v1-plain", 1.0, 224): None,  # minutes of emulation
 }
 GRID = {
@@ -72,6 +81,11 @@ OTHERS = {
     ("v2", 1.0, 224): "armv7",
     ("v3-large", 1.0, 224): "host",
     ("v3-small", 1.0, 224): "armv7",
+    ("v3-large-minimal", 1.0, 224): "host",
+    ("v3-small-minimal", 1.0, 224): "host",
+    ("v4-small", 1.0, 224): "host",
+    ("v4-medium", 1.0, 224): "host",
+    ("v4-large", 1.0, 224): "host",
     ("v1-plain", 0.25, 128): "host",
 }
 
@@ -153,6 +167,9 @@ def _figures(result, net, target, made) -> list[str]:
         ("v2", "rpi5"),
         pytest.param("v3-large", "host", marks=pytest.mark.full),
         ("v3-small", "armv7"),
+        ("v4-small", "rpi4"),
+        ("v4-small", "host"),
+        pytest.param("v4-medium", "rpi4", marks=pytest.mark.full),
     ],
 )
 def test_a_small_network_of_every_family_and_every_core(family, target, tmp_path):

@@ -29,7 +29,13 @@ from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal.console import print_json, print_table, print_text, say
 from tvm_mobilenet.terminal.table import Detail, Layers
 
-PAPERS = {"v1": "1704.04861", "v2": "1801.04381", "v3": "1905.02244", "release": "tensorflow/models"}
+PAPERS = {
+    "v1": "1704.04861",
+    "v2": "1801.04381",
+    "v3": "1905.02244",
+    "release": "tensorflow/models",
+    "timm": "pytorch-image-models",
+}
 COUNTS = ("formula", "graph", "parameters", "weights kB", "activations kB", "mult-adds/byte", "%")
 
 

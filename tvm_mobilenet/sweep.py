@@ -204,13 +204,15 @@ def _memory(made, target) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sweep``."""
+    from tvm_mobilenet.models.registry import short_names
+
     new = entry.parser_for("sweep", __doc__.split("\n")[0])
     group = new.add_argument_group("networks")
     group.add_argument(
         "--families",
         default="v1",
         metavar="NAME,NAME",
-        help="v1, v1-plain, v1-shallow, v2, v3-large, v3-small (default: %(default)s)",
+        help=f"{', '.join(short_names())} (default: %(default)s)",
     )
     group.add_argument("--alphas", metavar="A,B", help="width multipliers (default: those with a published accuracy)")
     group.add_argument("--resolutions", metavar="A,B", help="multiples of 32 (default: likewise)")

@@ -28,6 +28,10 @@ MODELS = [
     SLOW("v3-large", 1.0, 224),
     SLOW("v3-small", 1.0, 224),
     ("v3-large", 1.0, 32),
+    ("v4-small", 0.5, 64),
+    SLOW("v4-small", 1.0, 224),
+    SLOW("v4-medium", 1.0, 256),
+    SLOW("v3-small-minimal", 1.0, 224),
 ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.models.options import DTYPES, IO, METHODS, ModelOptions
+from tvm_mobilenet.models.registry import short_names
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
 BOARDS = (
@@ -30,7 +31,7 @@ def add_model_options(
         "--model",
         default=default.model,
         metavar="NAME|FILE",
-        help="v1, v1-plain, v2, v3-large, v3-small, or an .onnx, .tflite or .pt2 file (default: %(default)s)",
+        help=f"{', '.join(short_names())}, or an .onnx, .tflite or .pt2 file (default: %(default)s)",
     )
     group.add_argument("--alpha", type=positive(float), help=f"width multiplier (default: {default.alpha})")
     group.add_argument(
@@ -45,7 +46,7 @@ def add_model_options(
         "--weights",
         type=Path,
         metavar="FILE",
-        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (v1) keys; seeded weights without",
+        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (all others) keys; seeded weights without",
     )
     if seed:
         group.add_argument("--seed", type=int, help=f"of the weights made without --weights (default: {default.seed})")

@@ -22,7 +22,7 @@ def show(paper: str | None, as_json: bool) -> int:
         return 1 if wrong else 0
     for paper in dict.fromkeys(f.paper for f in chosen):
         rows = [(f.table, f.row, _quantity(f.quantity), f.printed, *_judgement(f)) for f in chosen if f.paper == paper]
-        title = f"\n{paper if '/' in paper else 'arXiv ' + paper}"
+        title = f"\n{'arXiv ' + paper if paper[0].isdigit() else paper}"
         print_table(("table", "row", "quantity", "printed", "ours", ""), rows, title)
     print("\nerrata")
     for e in papers.errata():
@@ -44,5 +44,6 @@ def _judgement(f) -> tuple[str, str]:
 
 
 def _quantity(name: str) -> str:
-    unit = {"mult_adds": ", M", "parameters": ", M"}.get(name, ", %" if name.startswith("share_") else "")
+    in_millions = name in ("mult_adds", "parameters", "all_parameters")
+    unit = ", M" if in_millions else ", %" if name.startswith("share_") else ""
     return name.removeprefix("share_").replace("_", "-") + unit

@@ -74,7 +74,7 @@ def kind_of(path: str | Path, flag: str = "") -> str:
     if suffix in _WEIGHTS:
         raise TvmMobilenetError(
             f"{name} holds weights, not a model",
-            "pass it as --weights beside --model v1, v2, v3-large or v3-small; for a model of your own save "
+            "pass it as --weights beside the --model that it is of, such as v2; for a model of your own save "
             f"{_SAVE}, or an .onnx file",
         )
     if suffix in _OTHERS:

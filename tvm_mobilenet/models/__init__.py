@@ -1,4 +1,4 @@
-"""MobileNet v1, v2 and v3 in PyTorch, their registry, weights, preprocessing and cost.
+"""MobileNet v1 to v4 in PyTorch, their registry, weights, preprocessing and cost.
 
 ``registry`` and ``preprocess`` import no torch until a network is made.
 """

@@ -1,4 +1,4 @@
-"""What the three networks share: channel rounding, convolution + batch norm + activation, and headless feature maps."""
+"""What the networks share: channel rounding, convolution + batch norm + activation, and headless feature maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Features = bool | Sequence[int] | None
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The multiple of ``divisor`` nearest to ``channels``, never more than 10 % below it (v2 and v3)."""
+    """The multiple of ``divisor`` nearest to ``channels``, never more than 10 % below it (v2 to v4)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
@@ -30,17 +30,30 @@ def conv_bn(inp, out, kernel=3, stride=1, groups=1, activation: type[nn.Module] 
 
 
 class MobileNet(nn.Module):
-    """A row of layers, a global pool and ``self.classifier``; or, headless, some of the layers' feature maps.
+    """A row of layers, a global pool and ``self.head``; or, headless, some of the layers' feature maps.
 
-    A subclass makes its layers and its classifier and then calls ``set_features``.
+    A subclass makes its layers and what stands behind the pool, and then calls ``set_features``.
     """
 
+    tail: tuple[str, ...] = ("classifier",)  # the modules behind the pool
     dropped: tuple[str, ...] = ()  # state-dict prefixes that the headless network has not, but its checkpoint has
     taps: tuple[int, ...] = ()  # which layers give the feature maps; empty: the whole network
 
     def layers(self) -> list[tuple[str, nn.Module]]:
         """The layers from stem to head convolution, with their names in the state dict."""
         raise NotImplementedError
+
+    def staged_blocks(self) -> list[tuple[str, nn.Module]]:
+        """The blocks of ``self.blocks``, a stage a sequence, as timm's networks have them."""
+        return [
+            (f"blocks.{s}.{b}", block)
+            for s, stage in self.blocks.named_children()
+            for b, block in stage.named_children()
+        ]
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:  # (N, C, 1, 1) -> (N, classes)
+        """What is computed of the pooled map."""
+        return self.classifier(torch.flatten(x, 1))
 
     def set_features(self, features: Features, strides: Sequence[int], head: int = 0) -> None:
         """Make the network headless if ``features`` asks for it.
@@ -76,7 +89,7 @@ class MobileNet(nn.Module):
             )
         else:
             self.taps = tuple(last[s] for s in wanted)
-        removed = [name for name, _ in self.layers()[max(self.taps) + 1 :]] + ["classifier"]
+        removed = [name for name, _ in self.layers()[max(self.taps) + 1 :]] + list(self.tail)
         for name in removed:
             parent, _, leaf = name.rpartition(".")
             del self.get_submodule(parent)._modules[leaf]
@@ -90,5 +103,4 @@ class MobileNet(nn.Module):
                 maps[i] = x
         if self.taps:
             return x if len(self.taps) == 1 else tuple(maps[i] for i in self.taps)
-        x = torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)  # (N, C)
-        return self.classifier(x)
+        return self.head(F.adaptive_avg_pool2d(x, 1))

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from tvm_mobilenet.models import cost
+
+if TYPE_CHECKING:
+    import torch
 
 ONE_LAYER = {"kernel": 3, "inputs": 512, "outputs": 512}  # table 3 of the v1 paper: its layer, on a 14x14 map
 
@@ -27,7 +31,8 @@ class Figure:
     paper, table, row : str
         Where it is printed; a paper is its arXiv number, or the repository of its authors' release.
     quantity : str
-        ``mult_adds`` and ``parameters`` in millions, ``share_mult_adds`` and ``share_parameters`` in percent.
+        ``mult_adds`` and ``parameters`` in millions, ``share_mult_adds`` and ``share_parameters`` in percent;
+        ``all_parameters`` in millions, with biases and batch norms; ``gmacs`` as timm's cards have them (`gmacs`).
     kind : str
         Of the layers whose share it is.
     printed : str
@@ -91,12 +96,44 @@ def count(model: str, alpha: float, resolution: int, quantity: str, kind: str = 
     """Our count of a quantity, in the unit that the papers print."""
     if model.startswith("layer_"):
         return _one_layer(model, alpha, resolution, quantity) / 1e6
+    if quantity == "all_parameters":
+        return sum(parameter.numel() for parameter in _on_meta(model, alpha).parameters()) / 1e6
+    if quantity == "gmacs":
+        return gmacs(model, alpha, resolution)
     layers = _costs(model, alpha, resolution)
     attribute = quantity.removeprefix("share_")
     total = sum(getattr(layer, attribute) for layer in layers)
     if not quantity.startswith("share_"):
         return total / 1e6
     return 100 * sum(getattr(layer, attribute) for layer in layers if layer.kind == kind) / total
+
+
+def gmacs(model: str, alpha: float, resolution: int) -> float:
+    """Billions of what timm's cards call MACs, which fvcore counts for them.
+
+    To the mult-adds of every layer it adds two operations an element of each batch norm's input and one an element that
+    the global pool reads: a compiler folds the first away.
+    """
+    import torch
+
+    module, others = _on_meta(model, alpha).eval(), []
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.register_forward_pre_hook(lambda _, inputs: others.append(2 * inputs[0].numel()))
+    before_pool = module.layers()[-1][1]
+    before_pool.register_forward_hook(lambda _, __, output: others.append(output.numel()))
+    found = cost.layer_costs(module, (1, 3, resolution, resolution))
+    return (sum(layer.mult_adds for layer in found) + sum(others)) / 1e9
+
+
+def _on_meta(model: str, alpha: float) -> torch.nn.Module:
+    """A network of the registry without values."""
+    import torch
+
+    from tvm_mobilenet.models import registry
+
+    with torch.device("meta"):
+        return registry.architecture(model, alpha)
 
 
 def _one_layer(model: str, alpha: float, size: int, quantity: str) -> float:

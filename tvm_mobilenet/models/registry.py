@@ -109,6 +109,11 @@ def names() -> list[str]:
     return list(entries())
 
 
+def short_names() -> list[str]:
+    """The models' names for command lines."""
+    return [entry.short for entry in entries().values()]
+
+
 def find(name: str) -> Entry:
     """The model of a name or alias: in any case, with or without ``-``, ``_``, blanks, or ``MobileNet`` before it.
 
@@ -121,13 +126,12 @@ def find(name: str) -> Entry:
     plain = _plain(name)
     if plain in known:
         return known[plain]
-    if family := [e.name for key, e in known.items() if plain and key in _several(plain)]:
-        raise TvmMobilenetError(
-            f"{name!r} may be {' or '.join(dict.fromkeys(family))}", "say which: --model v3-large or --model v3-small"
-        )
+    if family := list(dict.fromkeys(e.short for key, e in known.items() if plain and key in _several(plain))):
+        one = f"--model {' or --model '.join(family)}"
+        raise TvmMobilenetError(f"{name!r} may be {' or '.join(family)}", f"say which: {one}")
     if sized := _with_size(name):
         raise TvmMobilenetError(f"there is no model {name!r}", f"did you mean {sized}?")
-    names_ = ", ".join(_short_names())
+    names_ = ", ".join(short_names())
     near = [n for n in difflib.get_close_matches(plain, known, 3, 0.6) if _digits(n) == _digits(plain)]
     if near or plain.startswith(("mobilenet", "v")):
         guess = f"did you mean {known[near[0]].short}? " if near else ""
@@ -166,7 +170,7 @@ def _digits(plain: str) -> str:
 
 def _several(plain: str) -> set[str]:
     """The plain names that a family's name may mean: of mobilenetv3 the large and the small one."""
-    return {plain + size for size in ("large", "small")}
+    return {plain + size for size in ("large", "medium", "small")}
 
 
 def _with_size(name: str) -> str:
@@ -179,10 +183,6 @@ def _with_size(name: str) -> str:
         alpha, size = 1.0, found[2]
     alpha = alpha if "." in found[2] else alpha / 100 if alpha > 1 else alpha
     return f"--model {find(found[1]).short} --alpha {alpha:g}" + f" --resolution {size}" * bool(size)
-
-
-def _short_names() -> list[str]:
-    return [e.short for e in entries().values()]
 
 
 def check_shape(alpha: float, resolution: int | tuple[int, int], num_classes: int) -> None:
@@ -219,18 +219,26 @@ def architecture(
     """
     entry = find(name)
     check_shape(alpha, 224, num_classes)
+    variant = entry.name.removeprefix(f"mobilenet_{entry.module[:2]}").strip("_")
     if entry.module == "v1":
         from tvm_mobilenet.models.v1 import MobileNetV1
 
-        variant = entry.name.removeprefix("mobilenet_v1").strip("_") or "separable"
-        return MobileNetV1(alpha, num_classes, features, variant)
+        return MobileNetV1(alpha, num_classes, features, variant or "separable")
     if entry.module == "v2":
         from tvm_mobilenet.models.v2 import MobileNetV2
 
         return MobileNetV2(alpha, num_classes, features)
+    if entry.module == "v3_minimal":
+        from tvm_mobilenet.models.v3_minimal import MobileNetV3Minimal
+
+        return MobileNetV3Minimal(variant.removesuffix("_minimal"), alpha, num_classes, features)
+    if entry.module == "v4":
+        from tvm_mobilenet.models.v4 import MobileNetV4
+
+        return MobileNetV4(variant, alpha, num_classes, features)
     from tvm_mobilenet.models.v3 import MobileNetV3
 
-    return MobileNetV3(entry.name.removeprefix("mobilenet_v3_"), alpha, num_classes, features)
+    return MobileNetV3(variant, alpha, num_classes, features)
 
 
 def create(

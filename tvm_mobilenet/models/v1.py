@@ -98,9 +98,4 @@ class MobileNetV1(MobileNet):
         return F.relu6(self.bn1(self.conv_stem(x)))  # (N, 32 alpha, H / 2, W / 2)
 
     def layers(self):
-        blocks = [
-            (f"blocks.{s}.{b}", block)
-            for s, stage in self.blocks.named_children()
-            for b, block in stage.named_children()
-        ]
-        return [("conv_stem", self.stem), *blocks]
+        return [("conv_stem", self.stem), *self.staged_blocks()]
