@@ -173,7 +173,7 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     from tvm_mobilenet.frontend.files import check_model, looks_like_a_file
     from tvm_mobilenet.models.registry import check_shape
 
-    if looks_like_a_file(text):
+    if looks_like_a_file(text) or not ModelOptions(model=text).in_registry:
         check_model(text, "--compare")
         shared_flags = {"--resolution": "resolution", "--batch": "batch"}
         taken = {name: getattr(options, name) for flag, name in shared_flags.items() if flag in given}
@@ -203,18 +203,16 @@ def _calls(options: ModelOptions) -> list:
     from tvm_mobilenet.passes.precision import Precision
     from tvm_mobilenet.passes.quantize import ASSUMED
 
-    if options.is_file:
+    if not options.in_registry:
         integer = dtypes.of(options.dtype).integer
         decided = ASSUMED if integer else Precision(options.dtype, options.io)
         return load_network(replace(options, decided=decided)).layers
     import torch
 
-    from tvm_mobilenet.models.weights import load_weights
-
     registry.check_shape(options.alpha, options.resolution, options.classes)
     module = registry.architecture(options.model, options.alpha, options.classes, options.features or None)
     if options.weights:
-        load_weights(module, options.weights)
+        registry.load_checkpoint(module, options.model, options.alpha, options.classes, options.weights)
     example = torch.zeros(options.batch, 3, *options.size)
     graph = passes.run(frontend.from_torch(module.eval().requires_grad_(False), example))
     return list(precision.without_images(graph, options).calls)
@@ -243,7 +241,8 @@ def _layer_complexity(call) -> LayerComplexity:
 def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
     """The depthwise layers whose output a pointwise reads, directly or scaled by squeeze-and-excite."""
     written = {call.output: call for call in calls}
-    base = {} if options.is_file else {c.name: c for c in cost.model_costs(options.model, num_classes=options.classes)}
+    known = cost.model_costs(options.model, num_classes=options.classes) if options.in_registry else ()
+    base = {c.name: c for c in known}
     blocks = []
     for call in calls:
         if not call.layer.declared.with_rows:

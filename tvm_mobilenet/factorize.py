@@ -204,7 +204,7 @@ def _run(args: argparse.Namespace) -> None:
     options = shared.model_options(args)
     packages.require("factorize", *packages.for_model(options))
     say(f"importing {options.title}")
-    if options.weights is None and not options.is_file:
+    if options.weights is None and options.in_registry:
         say(
             "note: weights are seeded random numbers: none separates better than noise; "
             "give trained ones with --weights FILE"

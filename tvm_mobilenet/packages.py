@@ -70,7 +70,7 @@ def for_model(model) -> tuple[str, ...]:
         return plain
     if plain:  # its layers are run on photographs
         return (*plain, "torch", "PIL")
-    weights = model.is_file or str(model.weights or "").lower().endswith(".safetensors")
+    weights = model.is_file or model.package or str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
 
 
@@ -88,6 +88,25 @@ def for_board(address: str) -> tuple[str, ...]:
 def for_linking(linker: str | None) -> tuple[str, ...]:
     """The modules that link kernels: none with a linker of the user's own."""
     return ("tvm",) if linker else ("tvm", "ziglang")
+
+
+def outside(name: str, why: str = "") -> MissingDependencyError:
+    """The error of a package that no extra brings, whose networks the user names: timm, torchvision.
+
+    Parameters
+    ----------
+    why : str
+        Why it cannot be imported; empty: it is not installed.
+    """
+    if not why:
+        return MissingDependencyError(f"networks of {name} need {name}, which is not installed here", pip_install(name))
+    if "torchvision::" in why:
+        return MissingDependencyError(
+            f"{name} cannot be imported: the torchvision that is installed is built for another torch than this one",
+            "install torch and torchvision from one index (docs/installing.md), or export the model where they fit: "
+            "--model FILE.onnx or FILE.pt2",
+        )
+    return MissingDependencyError(f"{name} cannot be imported: {why}", pip_install("--upgrade", name))
 
 
 def require(what: str, *modules: str) -> None:

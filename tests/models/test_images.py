@@ -230,7 +230,8 @@ def test_a_checkpoints_preprocessing_is_assumed_and_seeded_weights_are_said(tmp_
     said = notices.notices(trained)
     assert len(said) == 2 and "0.485,0.456,0.406" in said[0] and "ImageNet" in said[1] and "BSD 3-Clause" in said[1]
     assert len(trained.labels) == 1000 and trained.labels[281] == "tabby"
-    seeded = dataclasses.replace(trained, options=dataclasses.replace(own, weights=None))
+    model = dataclasses.replace(trained.model, seeded=True, assumed=())
+    seeded = dataclasses.replace(trained, options=dataclasses.replace(own, weights=None), model=model)
     assert seeded.seeded and seeded.image.assumed == () and seeded.labels == ()
     assert notices.notices(seeded) == [notices.SEEDED] and "seeded random numbers" in notices.SEEDED
 

@@ -261,7 +261,7 @@ def _model(options) -> dict:
     """What the model is, without a path of this machine."""
     left_out = ("weights", "input", "labels", "calibrate", "quantization", "decided", "trust_file")
     data = {k: v for k, v in asdict(replace(options, decided=None)).items() if k not in left_out}
-    return {**data, "model": Path(options.model).name if options.is_file else options.model}
+    return {**data, "model": options.model if options.in_registry or options.package else Path(options.model).name}
 
 
 def _encodings(signature) -> dict:

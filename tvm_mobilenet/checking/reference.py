@@ -161,11 +161,12 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
         found = [_run_layers(network, x) for x in batch]
     else:
         import torch
+        from torch.utils._pytree import tree_leaves
 
         module = copy.deepcopy(network.model.module).double()
         with torch.no_grad():
             raw = [module(*(torch.from_numpy(a).double() for a in x)) for x in batch]
-        found = [[t.numpy() for t in (y if isinstance(y, (tuple, list)) else (y,))] for y in raw]
+        found = [[t.numpy() for t in tree_leaves(y)] for y in raw]
     return [
         [p.stored(rounded(y, FLOAT)) if p.encoding else rounded(y, p.dtype) for y, p in zip(ys, ports, strict=True)]
         for ys in found

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.models.options import FLOAT32, IO
+from tvm_mobilenet.models.options import FLOAT32, IMAGENET, IO, RANDOM
 
 
 def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) -> None:
@@ -85,6 +85,8 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
             found = ("--calibrate", "--calibration-method")
             refuse(args, found, "--quantization has all scales, none are found", "leave out one of the two")
         refuse(args, ("--accumulate",), "integers are summed in int32", "leave it out")
+    if not model.in_registry and refuse_for_foreign(args, model):
+        return
     if model.is_file:
         refuse(
             args,
@@ -93,6 +95,9 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
             "leave it out; these flags are for networks by name, such as --model v2",
         )
         return
+    if str(model.weights) == RANDOM:
+        why = "networks of the registry have seeded weights where none are given"
+        refuse(args, ("--weights",), why, "leave it out")
     if model.weights is not None:
         refuse(args, ("--seed",), "it makes the weights where no --weights are given", "leave out one of the two")
     if model.features:
@@ -104,14 +109,46 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         )
 
 
+def refuse_for_foreign(args: argparse.Namespace, model) -> bool:
+    """Refuse flags that a package's network or a program's has no use for; whether the model is one of these.
+
+    Raises
+    ------
+    TvmMobilenetError
+        One was given.
+    """
+    if model.package:
+        why = f"{model.model} is as {model.package} makes it"
+        refuse(args, ("--alpha", "--features"), why, "leave it out; for networks of the registry it is known")
+        if model.weights is None:
+            why = f"{model.model} has weights of its own, trained for its own classes"
+            refuse(args, ("--classes",), why, "leave it out, or add --weights FILE or random")
+        if str(model.weights) != RANDOM:
+            refuse(args, ("--seed",), f"{model.model} has trained weights", "leave it out, or add --weights random")
+        if str(model.weights) == IMAGENET:
+            why = f"{model.model} has its own weights without it"
+            refuse(args, ("--weights",), why, "leave it out, or give FILE or random")
+        return True
+    if model.program:
+        why = f"{model.model} is a whole network, as the program makes it"
+        refuse(args, ("--alpha", "--classes", "--features"), why, "leave it out, or change the program")
+        refuse(args, ("--trust-file",), f"--model {model.model} names a program to run", "leave it out")
+        if model.weights is not None and model.checkpoint is None:
+            refuse(args, ("--weights",), f"{model.model} takes a file's weights alone", "give --weights FILE")
+        return True
+    return False
+
+
 def refuse_trust(args: argparse.Namespace, model) -> None:
-    """Refuse ``--trust-file`` for what is no ``.pt2`` file.
+    """Refuse ``--trust-file`` for what is no ``.pt2`` file and no build of a program's model.
 
     Raises
     ------
     TvmMobilenetError
         It was given.
     """
+    if model.program:
+        return  # a build of one is told so
     if model.trust_file and model.file_kind != "pt2":
         refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch would run", "leave it out")
 

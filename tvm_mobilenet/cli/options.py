@@ -6,8 +6,9 @@ import argparse
 import re
 from pathlib import Path
 
+from tvm_mobilenet.cli.precision_options import add_precision_options
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import DTYPES, IO, METHODS, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, ModelOptions
 from tvm_mobilenet.models.registry import short_names
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
@@ -31,7 +32,8 @@ def add_model_options(
         "--model",
         default=default.model,
         metavar="NAME|FILE",
-        help=f"{', '.join(short_names())}, or an .onnx, .tflite or .pt2 file (default: %(default)s)",
+        help=f"{', '.join(short_names())}, an .onnx, .tflite or .pt2 file, timm:NAME, torchvision:NAME, or "
+        "FILE.py:FUNCTION, which runs that program (default: %(default)s)",
     )
     group.add_argument("--alpha", type=positive(float), help=f"width multiplier (default: {default.alpha})")
     group.add_argument(
@@ -45,8 +47,9 @@ def add_model_options(
     group.add_argument(
         "--weights",
         type=Path,
-        metavar="FILE",
-        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (all others) keys; seeded weights without",
+        metavar="FILE|WORD",
+        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (all others) keys; imagenet: published ones, "
+        "downloaded once; random: of timm: and torchvision:, untrained (default: seeded weights, or a package's own)",
     )
     if seed:
         group.add_argument("--seed", type=int, help=f"of the weights made without --weights (default: {default.seed})")
@@ -68,64 +71,8 @@ def add_trust(group) -> None:
     group.add_argument(
         "--trust-file",
         action="store_true",
-        help="read a .pt2 file that is refused otherwise, in this process: it can run any program",
-    )
-
-
-def add_dtype(group) -> None:
-    """``--dtype``: in which layers compute."""
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default=DTYPES[0],
-        help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's; int8 "
-        "quantized with --calibrate's images (default: %(default)s)",
-    )
-
-
-def add_precision_options(group, images: bool = True) -> None:
-    """``--dtype`` and what goes with it; ``images``: values of the network are found, not only its shapes."""
-    add_dtype(group)
-    group.add_argument(
-        "--io",
-        choices=tuple(IO),
-        default=DTYPES[0],
-        help="of the model's inputs and outputs: float16 or int8 with that --dtype; uint8: bytes of images, and with "
-        "--dtype int8 outputs too (default: %(default)s)",
-    )
-    group.add_argument(
-        "--accumulate",
-        type=wide_sums,
-        metavar="float32[:LAYER,…]",
-        help="with --dtype float16: layers that sum in float32, all of them or those of a name or module",
-    )
-    if not images:
-        return
-    group.add_argument(
-        "--calibrate",
-        nargs="+",
-        metavar="FOLDER|FILE",
-        help="with --dtype float16: images that show which layers would leave its range; with int8: those that scales "
-        "are found on, or .npy and .npz files of the network's inputs (default: those that ship, and that of --input)",
-    )
-    group.add_argument(
-        "--calibration-method",
-        choices=METHODS,
-        help="with --dtype int8: how the range of every value is found (default: value by value as layers do best)",
-    )
-    group.add_argument(
-        "--quantization",
-        type=Path,
-        metavar="FILE",
-        help="with --dtype int8: the scales of an earlier build, its quantization.json, in place of finding them",
-    )
-
-    group.add_argument(
-        "--keep-float",
-        type=layer_names,
-        metavar="LAYER,…",
-        help="with --dtype int8: layers that stay in float16, or float32 where the target lacks that: names as "
-        "`profile` prints them, modules (features.3), patterns (dense*)",
+        help="read a .pt2 file that is refused otherwise, in this process: it can run any program; of a build: run the "
+        "FILE.py that made its model",
     )
 
 
@@ -347,21 +294,6 @@ def fraction(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1; the usual is 0.875")
     return value
-
-
-def wide_sums(text: str) -> str:
-    """An argparse type: float32, or float32: and names of layers with commas."""
-    dtype, colon, names = text.partition(":")
-    if dtype != DTYPES[0] or (colon and not all(names.split(","))):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither float32 nor float32:LAYER,LAYER")
-    return text
-
-
-def layer_names(text: str) -> str:
-    """An argparse type: names of layers with commas."""
-    if not all(text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; try features.3,layer_007")
-    return text
 
 
 def time_span(text: str) -> float:

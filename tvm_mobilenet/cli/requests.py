@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
 from tvm_mobilenet.frontend import given
-from tvm_mobilenet.models.options import FLOAT32, ModelOptions
+from tvm_mobilenet.models.options import FLOAT32, IMAGENET, ModelOptions
 from tvm_mobilenet.terminal import console
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def checked(options: ModelOptions, target=None, given: Iterable[str] = ()) -> Mo
     from tvm_mobilenet import targets
     from tvm_mobilenet.cli.flags import refuse_for_model
     from tvm_mobilenet.frontend.files import check_file, check_model
-    from tvm_mobilenet.models.registry import check_shape
+    from tvm_mobilenet.models import published
+    from tvm_mobilenet.models.registry import check_shape, find
 
     check_model(options.model)
-    for flag, path in {"--weights": options.weights, "--input": options.input, "--labels": options.labels}.items():
+    for flag, path in {"--weights": options.checkpoint, "--input": options.input, "--labels": options.labels}.items():
         check_file(flag, path)
     for path in options.calibrate:
         if not Path(path).exists():
@@ -84,8 +85,10 @@ def checked(options: ModelOptions, target=None, given: Iterable[str] = ()) -> Mo
     if target is not None:
         targets.require(target, options.dtype)
         options = replace(options, keep_dtype="float16" if target.computes("float16") else FLOAT32)
-    if not options.is_file:
+    if options.in_registry:
         check_shape(options.alpha, options.resolution, options.classes)
+        if str(options.weights) == IMAGENET:
+            published.of(find(options.model).name, options.alpha, options.classes)
     return options
 
 

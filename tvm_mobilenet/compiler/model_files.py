@@ -17,6 +17,7 @@ from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.models.options import DTYPES, IO, ModelOptions
 from tvm_mobilenet.passes.precision import Precision
 from tvm_mobilenet.passes.quantize import DTYPE, Quantization
+from tvm_mobilenet.terminal.printable import printable
 
 _FLAGS = {"model": "--model", "weights": "--weights", "labels": "--labels", "input": "--input"}
 
@@ -31,10 +32,12 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
     }
     for name in _FLAGS:
         given = data[name]
-        if given is None or (name == "model" and not options.is_file):
+        if given is None or (name == "model" and (options.in_registry or options.package)):
             continue
-        path = Path(os.path.abspath(given))
-        data[name] = str(path)
+        if name == "weights" and options.checkpoint is None:
+            continue
+        path = Path(os.path.abspath(options.program[0] if name == "model" and options.program else given))
+        data[name] = f"{path}:{options.program[1]}" if name == "model" and options.program else str(path)
         files[name] = {
             "given": str(given),
             "from_build": os.path.relpath(path, folder),
@@ -55,15 +58,23 @@ def from_build(module, **changes) -> ModelOptions:
     Raises
     ------
     TvmMobilenetError
-        A file is gone; what is kept of dtypes is not as a build writes it.
+        A file is gone; what is kept of dtypes is not as a build writes it; it was made by a program, and nobody
+        says that this may run.
     """
     from tvm_mobilenet.compiler.module import PLAN
 
     changes = {name: value for name, value in changes.items() if value is not None}
     data = dict(module.info["model"])
+    if ModelOptions(model=data["model"]).program and not changes.get("trust_file"):
+        raise TvmMobilenetError(
+            f"{module.folder} was built with --model {printable(data['model'])}: that program would run again",
+            "if it is your own: verify and accuracy run it with --trust-file",
+        )
     for name, kept in (data.get("files") or {}).items():
         if name not in changes:
-            data[name] = str(_find(name, Path(data[name]), kept, module.folder))
+            made = ModelOptions(model=data[name]).program if name == "model" else None
+            found = _find(name, made[0] if made else Path(data[name]), kept, module.folder)
+            data[name] = f"{found}:{made[1]}" if made else str(found)
     if kept := module.info.get("precision"):
         changes["decided"] = _decided(kept, data, module.folder / PLAN)
     elif quantization_file.FILE in module.files:

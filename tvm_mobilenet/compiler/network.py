@@ -10,7 +10,7 @@ import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import labels
-from tvm_mobilenet.models.images import Image, channel_axis, check_registry, image_of
+from tvm_mobilenet.models.images import Image, channel_axis, check_by_name, image_of
 from tvm_mobilenet.models.options import FLOAT32, ModelOptions
 
 
@@ -53,8 +53,8 @@ class Network:
 
     @property
     def seeded(self) -> bool:
-        """Whether the weights are random numbers: no checkpoint was given, and no file."""
-        return self.model is not None and self.options.weights is None
+        """Whether the weights are random numbers: no checkpoint was given, and no model that brings its own."""
+        return self.model is not None and self.model.seeded
 
     @property
     def quantized(self) -> bool:
@@ -107,8 +107,8 @@ class Network:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """One name a class: those of ``--labels``, else ImageNet's for 1,000 and 1,001 classes of weights that are
-        trained; none when they are unknown.
+        """One name a class: those of ``--labels``, else the model's own, else ImageNet's for 1,000 and 1,001 classes
+        of weights that are trained; none when they are unknown.
 
         Raises
         ------
@@ -116,7 +116,8 @@ class Network:
             ``--labels`` for a network that does not classify, or with another number of names.
         """
         if self.options.labels is None:
-            return () if self.seeded else labels.imagenet_labels(self.classes)
+            own = self.model.labels if self.model is not None and len(self.model.labels) == self.classes else ()
+            return () if self.seeded else own or labels.imagenet_labels(self.classes)
         return _labels(self.options, self.classes)
 
     @property
@@ -240,21 +241,8 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     else:
         import torch
 
-        from tvm_mobilenet.models import registry
-
-        check_registry(options)  # this and labels before weights are made
-        if options.labels is not None:
-            _labels(options, 0 if options.features else options.classes)
-        model = registry.create(
-            options.model,
-            options.alpha,
-            options.resolution,
-            options.classes,
-            options.weights,
-            True if options.features else None,
-            seed=options.seed,
-        )
-        module = frontend.from_torch(model.module, torch.zeros(options.batch, *model.input_shape[1:]))
+        model = _made(options)
+        module = frontend.from_torch(model.module, torch.zeros(options.batch or 1, *model.input_shape[1:]))
     watch("imported", module)
     graph = passes.run(module, watch)
     options = of_quantized(options, graph)
@@ -262,6 +250,28 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     _check_finite(network.layers, options)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
     return network if (options.dtype, options.io) == (FLOAT32, FLOAT32) else _narrowed(network, watch)
+
+
+def _made(options: ModelOptions):
+    """The PyTorch network of a name or a program, a ``models.registry.ModelSpec``."""
+    from tvm_mobilenet.models import from_package, from_program, registry
+
+    check_by_name(options)  # this and labels before weights are made
+    if options.program:
+        return from_program.create(options)
+    if options.package:
+        return from_package.create(options)
+    if options.labels is not None:
+        _labels(options, 0 if options.features else options.classes)
+    return registry.create(
+        options.model,
+        options.alpha,
+        options.resolution,
+        options.classes,
+        options.weights,
+        True if options.features else None,
+        seed=options.seed,
+    )
 
 
 def of_quantized(options: ModelOptions, graph) -> ModelOptions:

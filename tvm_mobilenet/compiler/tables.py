@@ -51,6 +51,8 @@ def labels_source(network) -> str:
     """Where the labels of a network come from; empty: it has none."""
     if not network.labels or network.options.labels is not None:
         return "given with --labels" if network.labels else ""
+    if network.labels != class_names.imagenet_labels(network.classes):
+        return f"{network.options.package}'s own"
     return f"{class_names.SOURCE}; assumed for {network.classes} classes"
 
 

@@ -30,10 +30,7 @@ _OTHERS = {  # kinds of file that cannot be read yet, and how each becomes one t
     ".npz": ("an archive of arrays", "give an .onnx, .tflite or .pt2 file: weights alone are no model"),
     ".gz": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
     ".zip": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
-    ".py": (
-        "a Python program",
-        "save the model: torch.export.save(torch.export.export(model, (example,)), 'model.pt2')",
-    ),
+    ".py": ("a Python program", "say what makes the model in it: --model FILE.py:FUNCTION, which runs it"),
 }
 _SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
 
@@ -108,20 +105,28 @@ def readable(path: Path, flag: str = "") -> None:
 
 
 def check_model(model: str, flag: str = "--model") -> None:
-    """Refuse what names neither a network of the registry nor a file that can be read.
+    """Refuse what names no network of the registry or a package, no file that can be read and no program.
 
     Raises
     ------
     TvmMobilenetError
         It says which there are, or what to do with the file.
     """
-    from tvm_mobilenet.models import registry
+    from tvm_mobilenet.models import from_package, from_program, registry
+    from tvm_mobilenet.models.options import ModelOptions
 
     if not model.strip():
         raise TvmMobilenetError(
             f"{flag} is empty", "give a name such as v2, or the path of an .onnx, .tflite or .pt2 file"
         )
     if registry.is_known(model):
+        return
+    options = ModelOptions(model=model)
+    if options.package:
+        from_package.check_name(options)
+        return
+    if options.program:
+        from_program.check(options, flag)
         return
     if looks_like_a_file(model) or Path(model).is_dir():
         kind_of(model, flag)

@@ -76,6 +76,10 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
     from tvm_mobilenet.frontend import torch_run
 
     name = f"PyTorch {torch.__version__.split('+')[0]}"
+    if model is not None and not options.in_registry:  # it may end in any function
+        tensors = tuple(torch.from_numpy(x) for x in inputs[0])
+        program = torch.export.export(model.module, tensors).module()
+        return Outputs(*torch_run.with_and_without_last(program, inputs), name)
     if model is not None:
         values = torch_run.outputs(model.module, inputs)
         functions = ("",) * len(values[0])

@@ -75,8 +75,8 @@ def channel_axis(module) -> int | None:
     return None
 
 
-def check_registry(options: ModelOptions) -> None:
-    """Refuse flags that no network of the registry can have, before one is made.
+def check_by_name(options: ModelOptions) -> None:
+    """Refuse flags that no network by name can have, before one is made.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | N
     options : ModelOptions
         What the user said.
     model : models.registry.ModelSpec or None
-        The registry's network; None for one from a file.
+        The PyTorch network; None for one from a file.
     ports : sequence of passes.Port
         The inputs.
     axis : int or None
@@ -109,7 +109,8 @@ def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | N
         A flag that contradicts the graph, or says how an image becomes the input where that is none.
     """
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
-    layout, known = ("NCHW", True) if model is not None else _layout(ports, axis, given.get("layout"))
+    own = model.preprocess if model is not None else None
+    layout, known = ("NCHW", True) if own is not None else _layout(ports, axis, given.get("layout"))
     shape = ports[0].shape
     if layout is None:
         said = {**given, **({"input": options.input} if options.input is not None else {})}
@@ -133,15 +134,12 @@ def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | N
         raise TvmMobilenetError(
             f"--channel-order {options.channel_order}: {options.title} has one channel", "leave out --channel-order"
         )
-    if model is not None:
-        preprocess = model.preprocess.replace(**given)
-    else:
-        preprocess = Preprocess(size, channels=channels, **given)
-    assumed = [f for f in FIELDS if getattr(options, f) is None and f != ("layout" if known else "")]
+    preprocess = Preprocess(size, channels=channels, **given) if own is None else own.replace(**given)
+    open_to_doubt = FIELDS if own is None else model.assumed
+    assumed = [f for f in open_to_doubt if getattr(options, f) is None and f != ("layout" if known else "")]
     if channels == 1 and "channel_order" in assumed:
         assumed.remove("channel_order")
-    seeded = model is not None and options.weights is None
-    return Image(preprocess, () if seeded else tuple(assumed))
+    return Image(preprocess, tuple(assumed))
 
 
 def _layout(ports, axis: int | None, given: str | None) -> tuple[str | None, bool]:

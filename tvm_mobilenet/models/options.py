@@ -26,6 +26,9 @@ _QUANTIZED = {
 METHODS = ("minmax", "percentile", "mse")  # of ranges
 
 FILES = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "pt2"}  # kinds of model files, by suffix
+IMAGENET, RANDOM = "imagenet", "random"  # what --weights takes beside files: published weights; a package's first ones
+PACKAGES = ("timm", "torchvision")  # whose networks are named: timm:NAME
+PYTHON = ".py:"  # between the path of a program and the name of what makes a model in it
 
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 
@@ -39,8 +42,9 @@ class ModelOptions:
     Parameters
     ----------
     model : str
-        A name of the registry (``v1``, ``mobilenet_v2``, …), or the path of an ``.onnx``,
-        ``.tflite`` or ``.pt2`` file.
+        A name of the registry (``v1``, ``mobilenet_v2``, …); the path of an ``.onnx``, ``.tflite`` or ``.pt2`` file; a
+        package's network, ``timm:NAME`` or ``torchvision:NAME``; ``FILE.py:FACTORY``, what makes a model in the user's
+        program.
     alpha : float, optional
         Width multiplier; 1 unless given. A file has none.
     resolution : int or (int, int), optional
@@ -49,7 +53,8 @@ class ModelOptions:
     classes : int, optional
         Of the classifier; 1000 unless given. A file has its own.
     weights : path, optional
-        A checkpoint; without one, seeded weights with calibrated statistics.
+        A checkpoint; ``imagenet``: published ones; ``random``: a package's network before training. Without it a
+        network of the registry has seeded weights with calibrated statistics, a package's its own trained ones.
     seed : int, optional
         Of those; 0 unless given.
     batch : int, optional
@@ -122,7 +127,7 @@ class ModelOptions:
             for one in value if isinstance(value, tuple) else (value,):
                 if one > most:
                     raise TvmMobilenetError(f"--{name} {one:g} is above {most:,}", "no MobileNet is as large")
-        for name, default in REGISTRY.items() if not self.is_file else ():
+        for name, default in REGISTRY.items() if self.in_registry else ():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
 
@@ -136,7 +141,7 @@ class ModelOptions:
         for name in ("mean", "std"):
             values[name] = tuple(values[name]) if values.get(name) else None
         values["calibrate"] = tuple(values.get("calibrate") or ())
-        if cls(model=values["model"]).is_file:  # builds of an older version hold the registry's values for a file too
+        if not cls(model=values["model"]).in_registry:  # older builds hold the registry's values for a file too
             values = {name: value for name, value in values.items() if name not in REGISTRY or values["alpha"] is None}
         return cls(**{**values, **{name: value for name, value in changes.items() if value is not None}})
 
@@ -152,7 +157,28 @@ class ModelOptions:
     @property
     def file_kind(self) -> str:
         """One of ``FILES``; empty for a network by name."""
-        return FILES.get(Path(self.model).suffix.lower(), "")
+        return "" if self.package else FILES.get(Path(self.model).suffix.lower(), "")
+
+    @property
+    def package(self) -> str:
+        """The package whose network it is; empty for any other."""
+        package, colon, _ = self.model.partition(":")
+        return package if colon and package in PACKAGES else ""
+
+    @property
+    def program(self) -> tuple[Path, str] | None:
+        """The user's program that makes it, and the name of what makes it there."""
+        path, found, factory = self.model.rpartition(PYTHON)
+        return (Path(f"{path}.py"), factory) if found and not self.package else None
+
+    @property
+    def in_registry(self) -> bool:
+        return not (self.is_file or self.package or self.program)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file of ``--weights``; None where that is none, or a word."""
+        return None if self.weights is None or str(self.weights) in (IMAGENET, RANDOM) else self.weights
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -168,21 +194,23 @@ class ModelOptions:
     def title(self) -> str:
         """For people: ``v1 1.0-224``, or the file's name, with the size chosen for it; ``v1 1-224 float16``."""
         own = "" if self.dtype == FLOAT32 else f" {self.dtype}"
-        if self.is_file:
-            return f"{Path(self.model).name} {self.size_text}".rstrip() + own
+        if self.program:
+            return f"{self.program[0].name}:{self.program[1]} {self.size_text}".rstrip() + own
+        if self.is_file or self.package:
+            return f"{self.model if self.package else Path(self.model).name} {self.size_text}".rstrip() + own
         return f"{self.model} {self.alpha:g}-{self.size_text}{own}"
 
     @property
     def slug(self) -> str:
         """For file names: ``v1-1.0-224``; of a file its name, with the kind unless that is ONNX, as several exports of
         one network often lie side by side."""
-        kind = "" if self.file_kind == "onnx" else f"-{self.file_kind}"
-        parts = (
-            [Path(self.model).stem + kind, *([self.size_text] if self.size else [])]
-            if self.is_file
-            else [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), self.size_text]
-        )
-        if not self.is_file and self.classes != 1000:
+        if self.in_registry:
+            parts = [self.model, f"{self.alpha:.2f}".rstrip("0").ljust(3, "0"), self.size_text]
+        else:
+            kind = f"-{self.file_kind}" if self.file_kind not in ("", "onnx") else ""
+            name = f"{self.program[0].stem}-{self.program[1]}" if self.program else Path(self.model).stem + kind
+            parts = [self.model if self.package else name, *([self.size_text] if self.size else [])]
+        if self.classes not in (None, 1000):
             parts.append(f"c{self.classes}")
         if self.features:
             parts.append("features")

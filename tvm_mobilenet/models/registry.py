@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.labels import read_labels
-from tvm_mobilenet.models.preprocess import Preprocess, load_image, sample_images
+from tvm_mobilenet.models.options import IMAGENET
+from tvm_mobilenet.models.preprocess import FIELDS, Preprocess, load_image, sample_images
 
 if TYPE_CHECKING:
     import numpy
@@ -66,6 +67,12 @@ class ModelSpec:
         Feature maps instead of logits.
     weights : str
         The file they came from, or ``seed 0``.
+    seeded : bool
+        They are random numbers: classes mean nothing.
+    assumed : tuple of str
+        Fields of ``preprocess`` that nobody said of these weights.
+    channels : int
+        Of the input, where ``preprocess`` is None: nobody said how an image becomes it.
     """
 
     module: torch.nn.Module
@@ -73,10 +80,13 @@ class ModelSpec:
     alpha: float
     resolution: int | tuple[int, int]
     num_classes: int
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     labels: tuple[str, ...] = ()
     features: bool | tuple[int, ...] | None = None
     weights: str = ""
+    seeded: bool = False
+    assumed: tuple[str, ...] = ()
+    channels: int = 3
 
     @property
     def title(self) -> str:
@@ -85,8 +95,9 @@ class ModelSpec:
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """The input, (1, 3, H, W) float32."""
-        return (1, 3, *self.preprocess.size)
+        """The input, (1, C, H, W) float32."""
+        height, width = (self.resolution,) * 2 if isinstance(self.resolution, int) else self.resolution
+        return (1, self.channels, height, width)
 
     def example_input(self) -> numpy.ndarray:
         """The shipped photograph of a flower, preprocessed; (1, 3, H, W) float32."""
@@ -266,7 +277,8 @@ def create(
     num_classes : int
         Size of the classifier's output.
     weights : path, optional
-        A ``.pth``, ``.pt`` or ``.safetensors`` checkpoint; without it, seeded weights with calibrated statistics.
+        A ``.pth``, ``.pt`` or ``.safetensors`` checkpoint; ``imagenet``: those that are published, downloaded once.
+        Without it, seeded weights with calibrated statistics.
     features : bool or tuple of int, optional
         Headless: ``True`` for the last feature map, strides such as ``(8, 16, 32)`` for several.
     preprocess : dict, optional
@@ -290,9 +302,7 @@ def create(
 
         seed_weights(module, chosen, seed)
     else:
-        from tvm_mobilenet.models.weights import load_weights
-
-        load_weights(module, weights)
+        load_checkpoint(module, entry.name, alpha, num_classes, weights)
     return ModelSpec(
         module=module.eval().requires_grad_(False),
         name=entry.name,
@@ -303,4 +313,27 @@ def create(
         labels=read_labels(labels, num_classes) if labels else (),
         features=features if features is None or isinstance(features, bool) else tuple(features),
         weights=str(weights) if weights else f"seed {seed}",
+        seeded=weights is None,
+        assumed=() if weights is None or str(weights) == IMAGENET else FIELDS,
     )
+
+
+def load_checkpoint(module: torch.nn.Module, name: str, alpha: float, num_classes: int, weights: str | Path) -> None:
+    """Load a checkpoint, or the published one, into a network.
+
+    Parameters
+    ----------
+    weights : path
+        A file, or ``imagenet``.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is none of the network, or it does not fit.
+    """
+    from tvm_mobilenet.models import published
+    from tvm_mobilenet.models.weights import load_weights
+
+    if str(weights) == IMAGENET:
+        weights = published.checkpoint(published.of(find(name).name, alpha, num_classes))
+    load_weights(module, weights)

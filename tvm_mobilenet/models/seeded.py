@@ -122,6 +122,29 @@ def calibrate(module: nn.Module, images: torch.Tensor, seed: int) -> None:
         torch.set_num_threads(threads)
 
 
+@torch.no_grad()
+def settle_norms(module: nn.Module, preprocess: Preprocess, seed: int = 0) -> None:
+    """Set the batch-norm statistics of any network to those of its own inputs, one layer after the other.
+
+    Weights stay as they are: those of a network before training, which PyTorch draws, keep unit variance so.
+    """
+
+    def on_norm(layer: nn.BatchNorm2d, inputs) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        layer.running_var.copy_(variance.clamp_min(1e-6))
+        layer.running_mean.copy_(mean)
+
+    height, width = preprocess.size
+    images = natural_images(IMAGES, max(height, width), seed)[:, :height, :width]
+    hooks = [m.register_forward_pre_hook(on_norm) for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    images = images if preprocess.channels == 3 else images.mean(-1, keepdims=True)
+    try:
+        module.eval()(torch.from_numpy(preprocess.normalise(images)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
     """Images with the statistics that convolutions see in photographs, without shipping any; pixels in 0..1.
 
