@@ -34,7 +34,7 @@ from tvm_mobilenet.compiler import library
 from tvm_mobilenet.compiler.module import EXECUTABLE
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
-OVERHEAD, RUNS, BLOCK = 0.0075, 4, 10  # of a small network looking through its input takes most of the first
+OVERHEAD, RUNS, BLOCK = 0.005, 4, 10  # of a small network looking through its input takes most of the first
 _FUNCTION = re.compile(r"^(c?)fn=\((\d+)\)(?: (.*))?$")
 _OBJECT = re.compile(r"^(c?)ob=\((\d+)\)(?: (.*))?$")
 _COST = re.compile(r"^[+\-*\d]\S* (\d+)$")

@@ -6,10 +6,12 @@ from math import prod
 from pathlib import Path
 
 import pytest
+from tvm_mobilenet.targets import features
 
 from benchmarks import bundle as evidence
 from tests.support import bundles
-from tvm_mobilenet.compiler import library, tables
+from tvm_mobilenet import targets
+from tvm_mobilenet.compiler import codegen, library, tables
 from tvm_mobilenet.compiler import module as built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,25 @@ def test_eight_threads_share_three_instances(host, tmp_path, sanitizer):
 def test_open_survives_any_manifest(host, tmp_path):
     work = shutil.copytree(host.folder, tmp_path / "folder")
     bundles.require_clean(run(bundles.sanitized(host, "fuzz", "address,undefined", tmp_path), work, 500, 7))
+
+
+@pytest.mark.parametrize("limit", [0, 65504])
+@pytest.mark.parametrize("target", ["rpi4", "host", pytest.param("armv7", marks=pytest.mark.full)])
+def test_no_place_of_an_input_hides_what_is_refused(tmp_path, target, limit):
+    """NaN in any lane, block or rest, whatever lies around it; and the largest number that may be is taken."""
+    target = targets.load(target)
+    emulator = [] if target.name == "host" else bundles.emulator(target.architecture)
+    if emulator is None:
+        pytest.skip("needs apt-get install qemu-user libc6-arm64-cross libc6-armhf-cross")
+    known = features.features(target)
+    kinds = {"", " ".join(known), " ".join(f for f in known if not f.startswith("avx512"))}
+    sources = [bundles.C_TESTS / "looked.c", *(bundles.RUNTIME / s for s in ("numbers.c", "pool.c", "error.c"))]
+    command = [*codegen.linker_command(target, None), *library.FLAGS, "-I", bundles.RUNTIME, "-o", tmp_path / "looked"]
+    done = run(*command, *sources, "-lm", "-lpthread")
+    assert done.returncode == 0, done.stderr
+    for names in kinds if target.name == "host" else [" ".join(known)]:
+        done = run(*emulator, tmp_path / "looked", names, limit, 127 if emulator else 61)  # both odd: every lane
+        assert done.returncode == 0 and int(done.stdout) > 1_000, (names, done)
 
 
 @pytest.mark.parametrize("runs", [300, pytest.param(10_000, marks=pytest.mark.full)])

@@ -1,6 +1,11 @@
 /* Numbers of inputs and outputs: what they stand for, whether they are numbers at all, and how the CPU computes. */
 #include <math.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #include "internal.h"
 
@@ -65,7 +70,7 @@ double mn_value(const mobilenet_tensor *t, const void *data, size_t i) {
 
 /* ---- whether they are numbers */
 
-enum { TOGETHER = 16384, INFINITE = 0x7f800000, INFINITE_HALF = 0x7c00 };
+enum { TOGETHER = 16384, BLOCK = 4096, PIECE = 128, SUMS = 8, INFINITE = 0x7f800000, INFINITE_HALF = 0x7c00 };
 
 /* The largest magnitude, as bits without their sign: those of infinities and NaN are above all others. */
 #define LARGEST(name, word, digits)                                                                        \
@@ -76,15 +81,63 @@ enum { TOGETHER = 16384, INFINITE = 0x7f800000, INFINITE_HALF = 0x7c00 };
     }
 static uint32_t LARGEST(of_singles, uint32_t, 0x7fffffff)
 static uint16_t LARGEST(of_halves, uint16_t, 0x7fff)
-#if defined(__x86_64__) /* whose first generation, for which this is compiled, has no such maximum */
-__attribute__((target("avx2"))) static uint32_t LARGEST(of_singles_avx2, uint32_t, 0x7fffffff)
+
+/* A quick look at n values, whole PIECEs: one fused multiply-add a vector, where a maximum of magnitudes takes two instructions and
+ * its mask. Several sums, for each multiply-add waits for the one before. What it returns is not below `surely`, or NaN,
+ * wherever one of the values is refused. */
+#define SUM(name, vector, add)                                                           \
+    name(const float *values, size_t n) {                                                \
+        enum { LANES = sizeof(vector) / sizeof(float) };                                 \
+        vector sums[SUMS] = {{0}};                                                       \
+        float found[LANES], sum = 0;                                                     \
+        for (const float *v = values, *end = v + n; v < end; v += SUMS * LANES) {        \
+            vector read[SUMS];                                                           \
+            memcpy(read, v, sizeof read);                                                \
+            for (int k = 0; k < SUMS; k++) sums[k] = add(sums[k], read[k]);              \
+        }                                                                                \
+        for (int k = 1; k < SUMS; k++) sums[0] += sums[k];                               \
+        memcpy(found, sums, sizeof found);                                               \
+        for (int k = 0; k < LANES; k++) sum += found[k];                                 \
+        return sum;                                                                      \
+    }
+typedef float (*quick)(const float *values, size_t n);
+static const uint32_t LARGEST_SINGLE = INFINITE - 1;
+
+#if defined(__x86_64__) /* whose first generation, for which this is compiled, has neither: cpu.c looked for them at open */
+/* Zero times each: zero, but NaN of infinities and NaN. The value is an operand in memory. */
+#define ZEROS_256(sum, v) _mm256_fmadd_ps(v, _mm256_setzero_ps(), sum)
+#define ZEROS_512(sum, v) _mm512_fmadd_ps(v, _mm512_setzero_ps(), sum)
+__attribute__((target("avx2,fma"))) static float SUM(zeros_avx2, __m256, ZEROS_256)
+__attribute__((target("avx512f"))) static float SUM(zeros_avx512, __m512, ZEROS_512)
+static quick quick_of(uint32_t most, double *surely) {
+    *surely = 1;
+    if (most != LARGEST_SINGLE) return NULL;
+    if (strstr(mn_model.features, "avx512f")) return zeros_avx512;
+    return strstr(mn_model.features, "avx2") && strstr(mn_model.features, "fma") ? zeros_avx2 : NULL;
+}
+#elif defined(__aarch64__)
+/* Squares: a sum of them is not less than the largest, rounding aside. */
+#define SQUARES(sum, v) vfmaq_f32(sum, v, v)
+static float SUM(squares_neon, float32x4_t, SQUARES)
+static quick quick_of(uint32_t most, double *surely) {
+    float limit;
+    memcpy(&limit, &most, sizeof limit);
+    *surely = (double)limit * (double)limit * (1 - 1e-6); /* each sum is rounded to 2^-24 of it */
+    return squares_neon;
+}
+#else
+static quick quick_of(uint32_t most, double *surely) { return *surely = most, (quick)NULL; }
 #endif
 
-static uint32_t largest_single(const uint32_t *bits, size_t n) {
-#if defined(__x86_64__)
-    if (strstr(mn_model.features, "avx2")) return of_singles_avx2(bits, n); /* it was found at open */
-#endif
-    return of_singles(bits, n);
+/* Whether one of n magnitudes is beyond `most`. */
+static int any_beyond(const uint32_t *bits, size_t n, uint32_t most) {
+    double surely;
+    quick look = quick_of(most, &surely);
+    for (size_t some; look && n >= PIECE; bits += some, n -= some) {
+        some = n < BLOCK ? n / PIECE * PIECE : BLOCK;
+        if (!(look((const float *)bits, some) < surely) && of_singles(bits, some) > most) return 1;
+    }
+    return of_singles(bits, n) > most;
 }
 
 static int is_of(const mobilenet_tensor *t, const char *dtype) { return !strcmp(t->dtype, dtype); }
@@ -98,7 +151,7 @@ typedef struct {
 
 /* Whether n values from the first-th on have one that is refused. */
 static int has_odd(const looked *l, size_t first, size_t n) {
-    if (is_of(l->port, "float32")) return largest_single((const uint32_t *)l->data + first, n) > l->most;
+    if (is_of(l->port, "float32")) return any_beyond((const uint32_t *)l->data + first, n, l->most);
     return is_of(l->port, "float16") && of_halves((const uint16_t *)l->data + first, n) >= INFINITE_HALF;
 }
 
@@ -148,7 +201,7 @@ int mn_check_input(mn_pool *p, uint32_t input, const void *data) {
 
 int mn_check_output(uint32_t output, const void *data) {
     const mobilenet_tensor *port = mn_model.ports + mn_model.inputs + output;
-    looked l = {port, data, INFINITE - 1, 0};
+    looked l = {port, data, LARGEST_SINGLE, 0};
     if (!has_odd(&l, 0, values_of(port))) return 0;
     return mn_fail(MOBILENET_INFINITE, "output %s is an infinity or NaN at %zu: the input or the weights are damaged, or "
                    "values left the range of the layers' dtype", port->name, first_odd(&l));
