@@ -7,6 +7,10 @@ failed, 6 slower than asked. A traceback is printed only with ``--debug``.
 from __future__ import annotations
 
 import difflib
+import errno
+import math
+import os
+import resource
 from collections.abc import Iterable
 
 
@@ -19,6 +23,63 @@ def reason(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is no text"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "it is damaged").rstrip(":")
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there, or write elsewhere",
+    errno.EDQUOT: "the quota is used up: make room there, or write elsewhere",
+    errno.EIO: "the disk has an error: write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 1024",
+    errno.ENFILE: "the system has too many open files: close other programs",
+    errno.ENOMEM: "close other programs, or raise the limit of memory: ulimit -v unlimited",
+    errno.EAGAIN: "the system has too many processes: close other programs, or raise the limit: ulimit -u",
+}
+_MEMORY_WORDS = ("bad_alloc", "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+_MAPPED = 900 << 20  # bytes that importing TVM 0.27 with its LLVM maps: 915 MiB on x86-64
+
+
+def remedy(error: OSError, otherwise: str = "") -> str:
+    """What to do where the system has too little of something: disk, memory, descriptors, processes."""
+    return _REMEDIES.get(error.errno, otherwise)
+
+
+def without_memory(error: BaseException) -> TvmMobilenetError | None:
+    """The error of a process that has too little memory; None if this one has another cause.
+
+    A library that could not be mapped shows as any error; so the room that is left beneath the limit tells too.
+    """
+    words = str(error).lower()
+    known = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    known = known or any(word in words for word in _MEMORY_WORDS)
+    return _no_memory() if known or _room() < _MAPPED else None
+
+
+def require_memory() -> None:
+    """Make sure that TVM can be loaded: where it cannot be mapped its loader ends the process, or leaves half of it.
+
+    Raises
+    ------
+    TvmMobilenetError
+        This process may have too little memory.
+    """
+    if _room() < _MAPPED:
+        raise _no_memory()
+
+
+def _no_memory() -> TvmMobilenetError:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    told = "" if limit == resource.RLIM_INFINITY else f": {limit >> 20:,} MiB are all that this process may have"
+    return TvmMobilenetError(f"there is not enough memory{told}", _REMEDIES[errno.ENOMEM])
+
+
+def _room() -> float:
+    """Bytes of address space that this process may still take."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return limit - int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class TvmMobilenetError(Exception):

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm_mobilenet.errors import MissingDependencyError
+from tvm_mobilenet.errors import MissingDependencyError, require_memory
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,14 @@ def require(what: str, *modules: str) -> None:
     ------
     MissingDependencyError
         Some cannot; all are named, with one command that installs them.
+    TvmMobilenetError
+        There is too little memory for TVM.
     """
     wanted = dict.fromkeys(modules)
     if absent := {name: why for name in wanted if (why := _absence(name))}:
         raise missing(what, absent)
+    if "tvm" in wanted and "tvm" not in sys.modules:
+        require_memory()
 
 
 def missing(what: str, modules: Iterable[str] | dict[str, str]) -> MissingDependencyError:

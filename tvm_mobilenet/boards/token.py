@@ -32,10 +32,19 @@ _TEXT = re.compile(rb"[0-9a-f]{64}\n?")
 
 
 def path() -> Path:
-    """The file of the token."""
+    """The file of the token.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is no place for one.
+    """
     if named := os.environ.get(VARIABLE):
         return Path(named)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tvm_mobilenet" / "token"
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tvm_mobilenet" / "token"
+    except RuntimeError:
+        raise TvmMobilenetError("this user has no home for the token", f"set HOME, or {VARIABLE} to a file") from None
 
 
 def read() -> bytes:

@@ -29,10 +29,22 @@ for old in [0-9]*-*/.not-yet; do # numbered, and killed before it became current
     if [ "$(readlink ../current)" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}"; fi
 done
 
+# What did not become current is no version: nothing is left of it.
+undo() {
+    rm -f "$1/.current-$name"
+    if [ "$(readlink "$1/current")" = "versions/$new" ]; then
+        rm -f "$1/versions/$new/.not-yet"
+    else
+        rm -rf "$1/versions/$new"
+    fi
+}
+name=
+new=.new-none
+trap 'undo "$1"' EXIT
+trap 'exit 71' HUP INT TERM PIPE
+
 for try in 1 2 3 4 5 6 7 8 9; do # one that was taken for abandoned before it was locked is made again
     new=$(mktemp -d .new-XXXXXX)
-    trap 'rm -rf "$1/versions/$new"' EXIT
-    trap 'exit 71' HUP INT TERM PIPE
     command exec 9<"$new" || continue
     code=0
     ! command -v flock >/dev/null || flock -n 9 || code=$?
@@ -78,7 +90,7 @@ for try in 1 2 3 4 5 6 7 8 9; do
     mkdir "$name" 2>/dev/null && break
 done
 mv -T "$new" "$name"
-trap - EXIT
+new=$name
 flush .
 cd ..
 rm -f .current-*
@@ -92,4 +104,5 @@ rmdir [0-9]*-* 2>/dev/null || true
 ls -d [0-9]*-* | sort -n | head -n "-$5" | while read -r old; do
     [ "$(readlink ../current)" = "versions/$old" ] || rm -rf "$old"
 done
+trap - EXIT
 printf '%s\n' "$name"

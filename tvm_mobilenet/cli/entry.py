@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tvm_mobilenet
 from tvm_mobilenet.cli import interrupted
 from tvm_mobilenet.cli.arguments import VerbParser
-from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.errors import TvmMobilenetError, reason, remedy, without_memory
 from tvm_mobilenet.packages import missing_dependency
 from tvm_mobilenet.terminal import console, table
 from tvm_mobilenet.terminal.console import abandon_stdout, say, terminal_width
@@ -66,16 +66,7 @@ def run_verb(
     except Exception as error:
         if args.debug:
             raise
-        error = missing_dependency(error) or error
-        if (
-            isinstance(error, OSError)
-            and error.filename is None
-            and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        ):
-            abandon_stdout()  # which it may have been
-            error = TvmMobilenetError(f"a result cannot be written: {reason(error)}", "make room, or write elsewhere")
-        if isinstance(error, OSError) and error.filename is not None:
-            error = TvmMobilenetError(f"{error.filename}: {reason(error)}", "check the path, its owner and its mode")
+        error = _explained(error)
         if isinstance(error, TvmMobilenetError):
             say(f"error: {error}")
             return error.exit_code
@@ -92,6 +83,22 @@ def add_saying(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-q", "--quiet", action="store_true", help="on stderr only errors and warnings")
     group.add_argument("-v", "--verbose", action="store_true", help="say each phase, and when, on stderr")
     parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
+
+
+def _explained(error: Exception) -> Exception:
+    """The error for the user where its cause is known: a package is missing, or the system lacks something."""
+    error = missing_dependency(error) or error
+    if isinstance(error, TvmMobilenetError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        hint = remedy(error, "check the path, its owner and its mode")
+        return TvmMobilenetError(f"{error.filename}: {reason(error)}", hint)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        abandon_stdout()  # which it may have been
+        return TvmMobilenetError(f"a result cannot be written: {reason(error)}", "make room, or write elsewhere")
+    if isinstance(error, OSError) and (hint := remedy(error)):
+        return TvmMobilenetError(reason(error), hint)
+    return without_memory(error) or error
 
 
 def parser_for(verb: str, description: str, **kwargs) -> VerbParser:

@@ -27,7 +27,8 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.compiler import chain, instruction_sets, symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
-from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest
+from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest, reason, remedy
+from tvm_mobilenet.files import user_cache
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.files.whole_file import replacing
@@ -241,8 +242,12 @@ def link(
 def _link(arguments: list[str], target: Target, name: str, linker: str | None) -> None:
     command = [*linker_command(target, linker), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=user_cache.zig_environment()
+        )
     except OSError as e:
+        if hint := remedy(e):
+            raise TvmMobilenetError(f"the linker cannot be run: {reason(e)}", hint) from None
         raise MissingDependencyError(
             f"the linker {command[0]} cannot be run: {e.strerror}", "leave out --linker to use zig's"
         ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tvm_mobilenet.compiler import chain, codegen, instruction_sets, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files.user_cache import Collection
+from tvm_mobilenet.files.user_cache import Collection, zig_environment
 
 LIBRARY = "libmobilenet.so"
 SOURCES = (
@@ -150,7 +150,7 @@ def _runtime_object(work: Path, target, compiler: list[str], linker: str | None)
 
 
 def _run(work: Path, target, command: list[str], *arguments: str) -> None:
-    done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True)
+    done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True, env=zig_environment())
     if done.returncode:
         made = arguments[arguments.index("-o") + 1] if "-o" in arguments else arguments[1]
         raise TvmMobilenetError(

@@ -29,8 +29,9 @@ def folder() -> Path:
     BoardError
         There is no place for one that is the user's own.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet"
-    choices = [home, Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}"]
+    choices = [home] if (home := _home()) else []
+    with contextlib.suppress(OSError):
+        choices.append(Path(tempfile.gettempdir()) / f"tvm_mobilenet-{os.getuid()}")
     for place in choices:
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -44,6 +45,31 @@ def folder() -> Path:
         f"no folder to keep compiled code in: tried {', '.join(map(str, choices))}",
         "set XDG_CACHE_HOME to a folder that can be written",
     )
+
+
+def _home() -> Path | None:
+    """Where this project's cache belongs; None: this user has no home."""
+    with contextlib.suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet"
+    return None
+
+
+def zig_environment() -> dict[str, str]:
+    """The environment for zig, which does nothing without a cache: where it finds no place for one, it lies in ours.
+
+    Raises
+    ------
+    BoardError
+        There is no place for ours.
+    """
+    if "ZIG_GLOBAL_CACHE_DIR" in os.environ:
+        return dict(os.environ)
+    home = os.environ.get("HOME")
+    if own := os.environ.get("XDG_CACHE_HOME") or (home and f"{home}/.cache"):
+        place = Path(own).absolute() / "zig"
+        if os.access(next(p for p in (place, *place.parents) if p.exists()), os.W_OK):
+            return dict(os.environ)
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(folder() / "zig")}
 
 
 def _is_private(status: os.stat_result) -> bool:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent.facts import state
-from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.errors import BoardError, reason, remedy
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
 ROUNDS = 10
@@ -223,7 +223,9 @@ class Process:
             )
         except OSError as e:
             self._log.close()
-            raise BoardError(f"a process to measure in cannot be started: {e}", "is the board out of memory?") from None
+            raise BoardError(
+                f"a process to measure in cannot be started: {reason(e)}", remedy(e, "is the board out of memory?")
+            ) from None
         if cpus:
             try:
                 os.sched_setaffinity(self._process.pid, cpus)

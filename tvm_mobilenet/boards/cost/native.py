@@ -179,7 +179,7 @@ def library() -> ctypes.CDLL:
                 "-o",
                 str(built),
             ]
-            r = subprocess.run(command, capture_output=True, text=True)
+            r = subprocess.run(command, capture_output=True, text=True, env=user_cache.zig_environment())
             if r.returncode:
                 raise BoardError(
                     f"the emulator's counters did not compile: {r.stderr.strip()[-2000:]}",
