@@ -149,6 +149,8 @@ def test_each_layer_computes_what_litert_does(kind, tmp_path):
     path = network(tmp_path / "q.tflite", **KINDS[kind])
     made = loaded(path)
     assert made.options.dtype == "int8" and made.quantized and network_steps.is_integral(made)
+    stem = next(c.layer for c in made.layers if c.layer.kind == "conv")
+    assert stem.input_row % 4 == 0, "dot products read whole quads"
     found = given_layers.differences(made, made.whole_numbers(batch()))
     given_layers.require(found)
     own = {c.name for c in made.layers if c.layer.kind in ("conv", "depthwise", "pointwise", "dense", "elementwise")}
@@ -176,6 +178,7 @@ def test_whole_numbers_go_in_and_out_where_the_user_asks_for_them(io, tmp_path):
     """The very numbers that LiteRT takes and gives, of a file whose inputs and outputs are whole numbers."""
     path = network(tmp_path / "q.tflite", io="int8", parts=("residual",))
     made = loaded(path, io=io)
+    assert made.precision.io == io, "a build keeps it, and verify refuses another"
     up = 128 if io == "uint8" else 0
     x = np.random.default_rng(1).integers(-128, 128, SHAPE).astype(np.int8)
     (found,) = network_steps.outputs(made, [((x.astype(int) + up).astype(io),)])[0]

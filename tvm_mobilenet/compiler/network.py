@@ -308,7 +308,7 @@ def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network
     options, known, graph, scales = network.options, None, network.graph, None
     if options.dtype != FLOAT32:
         how = quantization if dtypes.of(options.dtype).integer else calibration
-        given = quantize_given.found(graph)
+        given = quantize_given.found(graph, options.io)
         known = options.decided
         if known is None or (given is not None and not getattr(known, "given", False)):
             known = kept_float.decide(network, given or how.decide(network))

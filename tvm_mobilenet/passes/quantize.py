@@ -131,7 +131,7 @@ class Quantize:
         return output or name
 
     def _image(self, call: LayerCall) -> tuple[str, Layer]:
-        """The data of a convolution that reads float32 NCHW: quantized to channels-last, in whole quads."""
+        """The data of a convolution that reads an image in float32: quantized to channels-last, in whole quads."""
         layer, value = call.layer, call.inputs[0]
         key = value, "image"
         pitch = -(-layer.channels // QUAD) * QUAD
@@ -145,7 +145,7 @@ class Quantize:
                 channels=layer.channels,
                 out_channels=layer.channels,
                 batch=layer.batch,
-                input_layout="NCHW",
+                input_layout=layer.input_layout,
                 output_pitch=pitch,
             )
             name = f"{value}_{dtypes.of(DTYPE).token}"
@@ -156,7 +156,7 @@ class Quantize:
 
     def _integer(self, call: LayerCall) -> None:
         layer, data = call.layer, call.inputs[0]
-        if self.held[data] == "float32" and layer.kind == "conv" and layer.input_layout == "NCHW" and layer.groups == 1:
+        if self.held[data] == "float32" and image(layer):
             value, layer = self._image(call)
         else:
             value = self._in(data, DTYPE, layer.input_shape)
@@ -186,6 +186,11 @@ class Quantize:
     def _integral(self, call: LayerCall) -> bool:
         """Whether a call becomes one of integers."""
         return integral(call.layer) and call.name not in self.kept
+
+
+def image(layer: Layer) -> bool:
+    """Whether a layer reads what is better laid out in whole quads: an image, which is NCHW or has three channels."""
+    return layer.kind == "conv" and layer.groups == 1 and (layer.input_layout == "NCHW" or layer.channels % QUAD > 0)
 
 
 def flat(shape: tuple[int, ...]) -> Layer:

@@ -20,6 +20,7 @@ from tvm_mobilenet.passes.quantize import (
     Quantize,
     Scale,
     flat,
+    image,
     plain,
 )
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW, whole_weights
@@ -28,14 +29,15 @@ _MOST = 1 << 31  # of a sum
 _LATER = "later"  # of a value that is rounded once somebody reads it
 
 
-def found(graph: LayerGraph) -> Quantization | None:
-    """The scales that a graph came with; None where it came without."""
+def found(graph: LayerGraph, io: str = "float32") -> Quantization | None:
+    """The scales that a graph came with, for such inputs and outputs; None where it came without."""
     if not marks.known(graph):
         return None
     own = [(call, call.marks) for call in graph.calls if call.marks is not None]
     return Quantization(
         {call.output: m.output for call, m in own if m.output is not None},
         {call.name: m.inner for call, m in own if m.inner is not None},
+        io=io,
         given=True,
     )
 
@@ -86,15 +88,15 @@ class QuantizeGiven(Quantize):
     # ---- values
 
     def _of_image(self, call: LayerCall) -> LayerCall:
-        """A convolution that reads a rounded NCHW image as one that reads the image: it is rounded to channels-last."""
+        """A convolution that reads a rounded image as one that reads the image: it is rounded to whole quads."""
         data = call.inputs[0]
-        if self.held[data] != _LATER or call.layer.kind != "conv" or call.layer.input_layout != "NCHW":
+        if self.held[data] != _LATER or not image(call.layer):
             return call
-        image = self.later[data][0]
-        known = self.scales.setdefault(image, self.scales[data])
-        if call.layer.groups != 1 or self.held[image] != "float32" or known != self.scales[data]:
+        given = self.later[data][0]
+        known = self.scales.setdefault(given, self.scales[data])
+        if self.held[given] != "float32" or known != self.scales[data]:
             return call
-        return call.replace(inputs=(image, *call.inputs[1:]))
+        return call.replace(inputs=(given, *call.inputs[1:]))
 
     def _in(self, value: str, dtype: str, shape: tuple[int, ...]) -> str:
         if self.held[value] == _LATER:
