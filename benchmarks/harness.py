@@ -1,14 +1,20 @@
 """Programs executed and estimated by the harness with which the peers were measured.
 
-A harness is a folder with ``armcost.py``, ``apy.sh``, ``runners/`` and ``models/``: an aarch64 Python under
-qemu-aarch64, a plugin that counts blocks and simulates caches, llvm-mca 19 for estimates. A run of three inferences is
-taken less one of one inference, so that opening a network costs nothing.
+A harness is a folder with ``armcost.py``, which runs a command under qemu-aarch64 with ``tools/bbcost.so``, a plugin
+that counts blocks and simulates caches, and estimates the blocks with llvm-mca 19. Bundles need ``sysroot-CPU`` too, an
+aarch64 root with a C library and the ``/proc/cpuinfo`` of that core; peers also ``apy.sh``, ``runners/`` and
+``models/``: an aarch64 Python, what each runs, and the networks as its files.
+
+What is estimated: compute, as if every access hit the first-level cache, of all that one thread executes for an
+inference, kernels and what lies around them alike. A run of three inferences is taken less one of one inference, so
+that opening a network costs nothing. Lines that miss and bytes from DRAM are counted beside it, not priced.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -45,6 +51,21 @@ class Run:
     def figures(self) -> tuple[float, float, float]:
         """As a table has them."""
         return self.floor, self.l1_misses, self.dram_fills
+
+
+def missing(harness: Path, peers: bool) -> list[str]:
+    """What a run there would lack, so that nobody builds for minutes to be told so.
+
+    Parameters
+    ----------
+    peers : bool
+        Whether peers are to be run, not bundles alone.
+    """
+    files = ["armcost.py", "tools/bbcost.so", *(f"sysroot-{cpu}" for cpu in CPU.values())]
+    files += ["apy.sh", "runners", "models"] if peers else []
+    lacking = [f"{name} in {harness}" for name in files if not (harness / name).exists()]
+    estimating = [os.environ.get(key, name) for key, name in (("LLVM_MC", "llvm-mc-19"), ("LLVM_MCA", "llvm-mca-19"))]
+    return lacking + [name for name in ("qemu-aarch64", *estimating) if not shutil.which(name)]
 
 
 def run(harness: Path, name: str, board: str, mult_adds: float, command: list[str]) -> Run:

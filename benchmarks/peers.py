@@ -6,12 +6,13 @@
     python -m benchmarks.peers --harness DIR --again ncnn       # runs the peers with that name once more, too
     python -m benchmarks.peers --models v1                      # one network alone
 
-Our own rows are always measured: the network is built with the decisions that ship, run on the virtual board, and its
-caches followed on a second pass, when they are warm. Floors are those of float32 whatever the dtype, so that rows
-compare. Peers' rows are kept in ``benchmarks/data/peers.json``. With a harness (``benchmarks/harness.py``), the bundle
-of that very build for the Pi 4 and the Pi 5 is executed and estimated as the peers were; in float32 TVM's own runtime
-too, which lays out memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly (docs/predictor.md), so
-its column is our own core model's in any case.
+Prints a table of each network beside the peers, then one of all layers: what they reach, and how evenly four cores
+share them. Our own rows are always measured: the network is built with the decisions that ship, run on the virtual
+board, and its caches followed on a second pass, when they are warm. Floors are those of float32 whatever the dtype, so
+that rows compare. Peers' rows are kept in ``benchmarks/data/peers.json``. With a harness (``benchmarks/harness.py``),
+the bundle of that very build for the Pi 4 and the Pi 5 is executed and estimated as the peers were; in float32 TVM's
+own runtime too, which lays out memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly
+(docs/predictor.md), so its column is our own core model's in any case.
 """
 
 from __future__ import annotations
@@ -248,8 +249,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.again and not args.harness:
         parser.error("--again needs --harness")
-    if args.harness and not (args.harness / "armcost.py").is_file():
-        parser.error(f"--harness {args.harness}: no armcost.py in it")
+    if args.harness and (lacking := harnesses.missing(args.harness, bool(args.again))):
+        parser.error(
+            f"--harness {args.harness}: there is no {', no '.join(lacking)}; benchmarks/harness.py says what is"
+        )
     models = args.models.split(",")
     if unknown := [model for model in models if model not in MODELS]:
         parser.error(f"--models {unknown[0]}: there are tables of {', '.join(MODELS)}")

@@ -153,6 +153,21 @@ def test_a_peer_that_fell_back_to_float32_is_no_row_of_float16(tmp_path, product
     assert told[-4:] == ["./apy.sh", "runners/run_ncnn.py", "{n}", "fp16"] and "568000000.0" in told
 
 
+def test_a_harness_that_lacks_something_is_refused_before_anything_is_built(tmp_path, monkeypatch, capsys):
+    """Building takes minutes, and the emulator's own words would not say what is missing."""
+    monkeypatch.setattr(harness.shutil, "which", lambda name: None if name == "llvm-mca-19" else name)
+    monkeypatch.delenv("LLVM_MCA", raising=False)
+    (tmp_path / "tools").mkdir()
+    for name in ("armcost.py", "tools/bbcost.so", "sysroot-cortex-a72", "apy.sh", "runners"):
+        (tmp_path / name).touch()
+    here = f" in {tmp_path}"
+    assert harness.missing(tmp_path, False) == ["sysroot-neoverse-n1" + here, "llvm-mca-19"]
+    assert harness.missing(tmp_path, True) == ["sysroot-neoverse-n1" + here, "models" + here, "llvm-mca-19"]
+    with pytest.raises(SystemExit, match="2"):
+        peers.main(["--harness", str(tmp_path)])
+    assert "no sysroot-neoverse-n1 in" in capsys.readouterr().err
+
+
 def test_another_run_of_a_peer_needs_the_harness(capsys):
     with pytest.raises(SystemExit, match="2"):
         peers.main(["--again", "ncnn"])
