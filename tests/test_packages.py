@@ -381,3 +381,23 @@ def test_a_torchvision_of_ones_choice_lives_beside_it(source, beside):
 def test_the_readmes_commands_resolve_to_the_torch_of_the_constraints(source):
     found = resolved("-c", str(source / "constraints.txt"), f"{source}[compile,test]")
     assert found["torch"].split("+")[0] == "2.13.0" and brought("test") <= set(found)
+
+
+def test_the_list_of_the_wheels_files_is_that_of_the_tree():
+    """``.ci/package`` holds the built wheel against the list; ``UPDATE_GOLDEN=1`` writes it anew."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = data["package-dir"]
+    found = set()
+    for package in data["packages"]:
+        near = max((name for name in folders if f"{package}.".startswith(f"{name}.")), key=len)
+        folder = ROOT / folders[near] / package.removeprefix(near).lstrip(".").replace(".", "/")
+        names = {
+            path.name for pattern in ("*.py", *data["package-data"].get(package, ())) for path in folder.glob(pattern)
+        }
+        found |= {f"{package.replace('.', '/')}/{name}" for name in names if (folder / name).is_file()}
+    about = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE", "licenses/THIRD_PARTY.md")
+    found |= {f"DIST-INFO/{name}" for name in about}
+    golden = ROOT / "tests" / "golden" / "wheel.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text("\n".join(sorted(found)) + "\n")
+    assert golden.read_text().split() == sorted(found)
