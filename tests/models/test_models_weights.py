@@ -189,6 +189,14 @@ def without(state, key):
             ["only the classifier differs: --classes 9"],
         ),
         (lambda s: {**s, "classifier.1.bias": torch.full((5,), torch.nan)}, ["NaN in classifier.1.bias"]),
+        (
+            lambda s: {**s, "classifier.1.bias": torch.full((5,), -1e300, dtype=torch.float64)},
+            ["classifier.1.bias holds -1e+300, which is beyond float32"],
+        ),
+        (
+            lambda s: {**s, "features.0.1.running_var": s["features.0.1.running_var"] - 1e3},
+            ["features.0.1.running_var of channel 0 and ", "a variance is not negative"],
+        ),
         (lambda s: {"epoch": 1}, ["holds no weights"]),
         (lambda s: [1, 2], ["holds no weights"]),
     ],

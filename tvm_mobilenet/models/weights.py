@@ -109,7 +109,40 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
         raise TvmMobilenetError(
             f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}", "take a checkpoint of before they came up"
         )
-    module.load_state_dict({k: v for k, v in state.items() if k not in counters}, strict=False)
+    state = {k: v for k, v in state.items() if k not in counters}
+    _require_range(state, own, path)
+    _require_variances(module, state, path)
+    module.load_state_dict(state, strict=False)
+
+
+def _require_range(state: dict, own: dict, path: Path) -> None:
+    """Refuse numbers of a wider dtype that are finite there, and infinities in the network's own."""
+    for name, values in state.items():
+        cast = values.to(own[name].dtype)
+        if cast.is_floating_point() and not torch.isfinite(cast).all():
+            most = values[~torch.isfinite(cast)].flatten()[0]
+            raise TvmMobilenetError(
+                f"{path}: {name} holds {most:.6g}, which is beyond {str(cast.dtype).removeprefix('torch.')}, in which "
+                f"the network computes: it ends at {torch.finfo(cast.dtype).max:.6g}",
+                "look at how the checkpoint was made: no trained network has such weights",
+            )
+
+
+def _require_variances(module: torch.nn.Module, state: dict, path: Path) -> None:
+    """Refuse variances of batch norms whose square root is no number."""
+    for name, layer in module.named_modules():
+        variance = state.get(f"{name}.running_var")
+        if variance is None:
+            continue
+        odd = torch.nonzero(variance.float() + getattr(layer, "eps", 0.0) < 0).flatten()
+        if len(odd):
+            raise TvmMobilenetError(
+                f"{path}: {name}.running_var of channel {int(odd[0])}"
+                + f" and {len(odd) - 1} more channels" * (len(odd) > 1)
+                + f" is {float(variance[odd[0]]):.6g}: a variance is not negative",
+                "look at how the checkpoint was made: averages or differences of checkpoints must leave out batch "
+                "norms' statistics, which are counted anew",
+            )
 
 
 def _read_pickle(path: Path) -> dict:

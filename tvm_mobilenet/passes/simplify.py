@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 # Operators computed here when all their tensor arguments are constants.
@@ -39,6 +40,18 @@ _NUMPY = {
     "logical_not": np.logical_not,
     "floor_divide": np.floor_divide,
 }
+
+
+def _require_variances(variance: np.ndarray, epsilon: float, where: str) -> None:
+    """Refuse variances of a batch norm whose square root is no number."""
+    odd = np.flatnonzero(variance + epsilon < 0)
+    if len(odd):
+        raise TvmMobilenetError(
+            f"{where or 'a batch norm'}: the variance of channel {odd[0]}"
+            + f" and {len(odd) - 1} more channels" * (len(odd) > 1)
+            + f" is {variance[odd[0]]:.6g}: a variance is not negative",
+            "export it again from a checkpoint whose batch-norm statistics were counted, not averaged or subtracted",
+        )
 
 
 class Simplify(Rewriter):
@@ -92,6 +105,7 @@ class Simplify(Rewriter):
     def _batch_norm(self, call: relax.Call) -> relax.Expr:
         x, gamma, beta, mean, variance = call.args
         gamma, beta, mean, variance = (array(a).astype(np.float64) for a in (gamma, beta, mean, variance))
+        _require_variances(variance, float(call.attrs.epsilon), self.where)
         scale = (gamma if call.attrs.scale else 1.0) / np.sqrt(variance + float(call.attrs.epsilon))
         shift = (beta if call.attrs.center else 0.0) - mean * scale
         shape = [1] * len(static_shape(x))
