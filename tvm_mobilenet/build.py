@@ -61,8 +61,9 @@ class BuildResult:
         On the data set of ``--min-accuracy``.
     choice : evaluation.sensitivity.Choice or None
         Of ``--max-drop``.
-    executable : checking.executable.ExecutableCheck or None
-        TVM's, run once; None: it was not asked for, or nothing here runs the target's code.
+    files : list of checking.same_outputs.SameOutputs
+        With TVM's executable: what it and the other files gave, run once. Empty where nothing here runs the target's
+        code.
     """
 
     folder: Path
@@ -84,7 +85,7 @@ class BuildResult:
     largest: dict[str, float] = field(default_factory=dict)
     accuracy: object | None = None
     choice: object | None = None
-    executable: object | None = None
+    files: list = field(default_factory=list)
 
     def summary(self) -> str:
         """For people, a line, and one each of the dump and the bundle."""
@@ -99,8 +100,8 @@ class BuildResult:
             line += f"\nmax-drop  {self.choice.summary()}"
         if self.accuracy is not None:
             line += f"\ntop-1     {self.accuracy.top1}; ran: {self.accuracy.ran}"
-        if self.executable is not None:
-            line += f"\ntvm       {self.executable}"
+        for one in self.files:
+            line += f"\nran       {one}"
         if self.dump is not None:
             line += f"\ndump      {self.dump}: each phase; {self.dump / 'index.txt'} says which file is what"
         if self.bundle is not None:
@@ -175,10 +176,10 @@ def build(
         ran: list = []
 
         def check(made) -> None:
-            from tvm_mobilenet.checking import executable
+            from tvm_mobilenet.checking import same_outputs
 
             console.say(f"running {made.executable.name} by TVM's virtual machine")
-            ran.append(executable.run_once(made, network, target))
+            ran.extend(same_outputs.run_once(made, network, target))
 
         module = compiled.write(folder, linker, tvm_executable, check if tvm_executable else None)
         if dump is not None:
@@ -210,7 +211,7 @@ def build(
         dump,
         network.precision,
         network.largest(compiled.graph),
-        executable=next(iter(ran), None),
+        files=ran,
     )
 
 

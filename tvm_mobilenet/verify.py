@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.checking.executable import ExecutableCheck
 from tvm_mobilenet.checking.layer_check import LAYER_TOLERANCE, LayerCheck, require_free
 from tvm_mobilenet.checking.machine_check import check, first_wrong, require
 from tvm_mobilenet.checking.network_ends import OutputCheck
+from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse, refuse_trust
 from tvm_mobilenet.files.whole_file import folder_to_write
@@ -50,8 +50,8 @@ class VerifyResult:
         Of a network in another dtype: the cycles of its multiply-adds in float32.
     dump : str or None
         The folder with the first wrong layer's tensors.
-    executable : checking.executable.ExecutableCheck or None
-        What TVM's executable gave; None: there is none, or it did not run.
+    files : list of checking.same_outputs.SameOutputs
+        What the build's other files gave; empty where an output or layer is wrong.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class VerifyResult:
     seeded: bool = False
     floor_float32: float | None = None
     dump: str | None = None
-    executable: ExecutableCheck | None = None
+    files: list[SameOutputs] = field(default_factory=list)
 
     @property
     def first_wrong(self) -> LayerCheck | None:
@@ -79,11 +79,11 @@ class VerifyResult:
 
     @property
     def ok(self) -> bool:
-        return all(c.ok for c in (*self.outputs, *self.layers, *filter(None, (self.executable,))))
+        return all(c.ok for c in (*self.outputs, *self.layers, *self.files))
 
     def require(self) -> None:
         """Raise a VerificationError that names the first wrong layer, unless all is right."""
-        require(self.outputs, self.layers, self.reference, self.executable)
+        require(self.outputs, self.layers, self.reference, self.files)
 
     def summary(self) -> str:
         """For people, a few lines."""
@@ -106,8 +106,7 @@ class VerifyResult:
                 )
         if self.layers:
             lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")
-        if self.executable:
-            lines.append(f"{'verified' if self.executable.ok else 'WRONG':9} {self.executable}")
+        lines += [f"{'verified' if one.ok else 'WRONG':9} {one}" for one in self.files]
         label = "predicted"
         if self.cycles is None:
             label = "measured kernel by kernel, each called by itself; `bench` measures whole runs"
@@ -220,7 +219,7 @@ def verify(
         network.seeded,
         None if network.original is None else _floor(network.original, target),
         str(dump) if dump is not None and found.evidence else None,
-        found.executable,
+        found.files,
     )
 
 

@@ -76,7 +76,7 @@ SHAPES: dict[str, object] = {
         "state": _STATE,
     },
     "run_steps": {"path": TEXT},
-    "run_executable": {"path": TEXT},
+    "run_by_tvm": {"path": TEXT},
     "check_timing": {"ours": [TIME], "time_evaluator": [TIME], "number": COUNT, "repeat": COUNT},
 }  # fmt: skip
 

@@ -326,6 +326,6 @@ def _checked(module, network, target, samples: int):
     from tvm_mobilenet.checking.machine_check import check
 
     with open_board("virtual" if not target.is_host else "local", target) as board:
-        found = check(module, network, board, network.inputs(samples), visible=True)
+        found = check(module, network, board, network.inputs(samples), visible=True, whole=not target.is_host)
     found.require()
     return found

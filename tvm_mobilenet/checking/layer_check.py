@@ -73,7 +73,14 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     whole = reference.integral(call.layer)
     due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     constants = [runner.read(t) for t in operands if t.space == "parameters"]
-    packed = schedules.pack(call.layer, decisions, call.constants)
+    try:
+        packed = schedules.pack(call.layer, decisions, call.constants)
+    except (ValueError, LookupError, TypeError, ArithmeticError, AssertionError) as e:
+        raise TvmMobilenetError(
+            f"{step.name}, {step.layer}: no build has its decisions "
+            f"{' '.join(f'{name}={value}' for name, value in decisions.items())[:200]}: {reason(e)}",
+            "the plan was changed: build it again",
+        ) from None
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
     wrong, part = max(differences, default=0.0), ""
     if wrong > CONSTANTS_TOLERANCE and call.parts:

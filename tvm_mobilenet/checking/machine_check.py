@@ -10,13 +10,13 @@ operands that it answers to.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import deviation_of, relative
-from tvm_mobilenet.checking import executable, given_layers, network_steps, tolerance
-from tvm_mobilenet.checking.executable import ExecutableCheck
+from tvm_mobilenet.checking import given_layers, network_steps, same_outputs, tolerance
 from tvm_mobilenet.checking.layer_check import (
     CONSTANTS_TOLERANCE,
     LAYER_TOLERANCE,
@@ -27,6 +27,7 @@ from tvm_mobilenet.checking.layer_check import (
     evidence_of,
 )
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
+from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 
@@ -56,8 +57,8 @@ class Found:
         Of one core and of all; empty when not asked for.
     evidence : layer_check.Evidence or None
         The tensors of the first wrong layer.
-    executable : executable.ExecutableCheck or None
-        TVM's; None: there is none, it cannot run, or the plan's outputs are wrong already.
+    files : list of same_outputs.SameOutputs
+        Of the build's other files; empty where the plan's outputs are wrong already.
     """
 
     inputs: list
@@ -68,11 +69,11 @@ class Found:
     run: object
     costs: tuple = field(default=())
     evidence: Evidence | None = None
-    executable: ExecutableCheck | None = None
+    files: list[SameOutputs] = field(default_factory=list)
 
     def require(self) -> None:
         """Raise a VerificationError that names the first wrong layer, unless all is right."""
-        require(self.outputs, self.layers, self.reference, self.executable)
+        require(self.outputs, self.layers, self.reference, self.files)
 
 
 def first_wrong(layers: list[LayerCheck]) -> LayerCheck | None:
@@ -81,7 +82,7 @@ def first_wrong(layers: list[LayerCheck]) -> LayerCheck | None:
 
 
 def require(
-    outputs: list[OutputCheck], layers: list[LayerCheck], reference: str, tvms: ExecutableCheck | None = None
+    outputs: list[OutputCheck], layers: list[LayerCheck], reference: str, files: Iterable[SameOutputs] = ()
 ) -> None:
     """Raise a VerificationError that names the first wrong layer, unless all is right."""
     wrong = first_wrong(layers)
@@ -114,12 +115,20 @@ def require(
             if all(layer.units is None for layer in layers)
             else f"float16 rounds too much for it: build with --accumulate float32, or in float32; or {BEYOND}",
         )
-    if tvms is not None:
-        tvms.require()
+    for one in files:
+        one.require()
 
 
 def check(
-    module, network, board, inputs: list, *, layers: bool = True, cores: int | None = None, visible: bool = False
+    module,
+    network,
+    board,
+    inputs: list,
+    *,
+    layers: bool = True,
+    cores: int | None = None,
+    visible: bool = False,
+    whole: bool = True,
 ) -> Found:
     """Run a built module on an opened board and compare it.
 
@@ -138,6 +147,8 @@ def check(
         Also check each layer, on the first input.
     cores : int, optional
         Also find what a run costs on one core and on so many.
+    whole : bool
+        Also run the build's other files.
     visible : bool
         Noise joins inputs already when the outputs themselves stay as they are, though the logits behind them move.
 
@@ -219,10 +230,10 @@ def check(
                 runner.run(*x, watch=watch)
         for i in dict.fromkeys(blind) if all(c.ok for c in checks) else ():
             checks[i] = look(i, check_alone(calls[i], module.plan.steps[i], runner, checks[i]), runner)
-    tvms = None
-    if all(c.ok for c in (*outputs, *checks)):
-        tvms = executable.check(board, module, batch, values, time.monotonic() - start)
-    return Found(batch, outputs, checks, values, said.name, run, tuple(costs), next(iter(wrong), None), tvms)
+    others = []
+    if whole and all(c.ok for c in (*outputs, *checks)):
+        others = same_outputs.check(board, module, batch, values, time.monotonic() - start)
+    return Found(batch, outputs, checks, values, said.name, run, tuple(costs), next(iter(wrong), None), others)
 
 
 def _noise(ports) -> list[tuple[np.ndarray, ...]]:

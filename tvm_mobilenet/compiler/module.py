@@ -194,6 +194,9 @@ def read(folder: str | Path) -> BuiltModule:
         stored_plan.check_places(plan)
         if odd := set(files) - set(OWN) - {PLAN}:
             raise ValueError(f"it names a file {min(odd)[:80]!a}, which no build has")
+        known = {layer.layer for layer in layers}
+        if missing := [step for step in plan.steps if step.layer not in known]:
+            raise ValueError(f"it tells no decisions of {missing[0].name}, {missing[0].layer[:80]}")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(
             f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",

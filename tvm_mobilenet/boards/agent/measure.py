@@ -144,28 +144,29 @@ def run_steps(request: dict) -> dict:
     return {"path": path}
 
 
-def run_executable(request: dict) -> dict:
-    """Run TVM's executable of a built module in a process of its own, and give back its outputs.
+def run_by_tvm(request: dict) -> dict:
+    """Run files of a built module in TVM's runtime, in a process of its own, and give back their outputs.
 
     Parameters
     ----------
     request : dict
-        ``executable``, ``given``: paths on the board; ``given`` is an ``.npz`` of the inputs, ``input.number``.
-        ``inputs``: how many numbers each has. ``threads``, ``limit_seconds`` as `measure` takes them.
+        ``contenders``: a list of dicts, each with a ``name`` for people and paths on the board as
+        ``engines.by_tvm`` takes them. ``given``: path of an ``.npz`` of the inputs, ``input.number``. ``inputs``: how
+        many numbers each has. ``threads``, ``limit_seconds`` as `measure` takes them.
 
     Returns
     -------
     dict
-        ``path`` of an ``.npz`` on the board: the outputs, ``input.number``.
+        ``path`` of an ``.npz`` on the board: the outputs, ``contender.input.number``.
     """
     threads, limit = int(request["threads"]), float(request.get("limit_seconds", LIMIT_SECONDS))
-    asked = {name: request[name] for name in ("executable", "given", "inputs")}
+    asked = {name: request[name] for name in ("contenders", "given", "inputs")}
     path = f"{request['given']}.found.npz"
     with (
         TemporaryFolder() as folder,
-        contextlib.closing(Process(threads, None, folder, "TVM's executable", limit)) as process,
+        contextlib.closing(Process(threads, None, folder, "TVM's runtime", limit)) as process,
     ):
-        process.ask("executable", **asked, path=path)
+        process.ask("by_tvm", **asked, path=path)
     return {"path": path}
 
 

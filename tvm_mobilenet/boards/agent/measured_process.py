@@ -245,20 +245,22 @@ class Measured:
         np.savez(path, seconds=seconds, **found)
         return {}
 
-    def executable(self, executable: str, given: str, inputs: list, path: str) -> dict:
-        """Run TVM's executable on several inputs, and write its outputs: see ``measure.run_executable``."""
+    def by_tvm(self, contenders: list, given: str, inputs: list, path: str) -> dict:
+        """Run builds on several inputs in TVM's runtime, and write their outputs: see ``measure.run_by_tvm``."""
         import numpy as np
 
-        from tvm_mobilenet.boards.agent.engines import Tvm
+        from tvm_mobilenet.boards.agent.engines import by_tvm
 
-        _tell("while running TVM's executable")
+        _tell("while TVM is imported")
         _import("tvm")
         found = {}
         with np.load(given) as arrays:
-            for i, count in enumerate(inputs):
-                net = Tvm({"executable": executable}, [arrays[f"{i}.{j}"] for j in range(count)], self._threads())
-                net.run()
-                found |= {f"{i}.{j}": array for j, array in enumerate(net.outputs())}
+            for c, contender in enumerate(contenders):
+                _tell(f"while running {contender['name']}")
+                for i, count in enumerate(inputs):
+                    net = by_tvm(contender, [arrays[f"{i}.{j}"] for j in range(count)], self._threads())
+                    net.run()
+                    found |= {f"{c}.{i}.{j}": array for j, array in enumerate(net.outputs())}
         np.savez(path, **found)
         return {}
 

@@ -72,7 +72,7 @@ SERVICES: dict[str, Callable[[dict], dict]] = {
     "measure": measure.measure,
     "measure_layers": measure.measure_layers,
     "run_steps": measure.run_steps,
-    "run_executable": measure.run_executable,
+    "run_by_tvm": measure.run_by_tvm,
     "check_timing": measure.check_timing,
 }
 

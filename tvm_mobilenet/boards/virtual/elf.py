@@ -2,7 +2,8 @@
 
 This is a loader in the small, for the modules that this project builds: it places every loadable segment at a base
 address, applies the dynamic relocations of AArch64 and 32-bit ARM, and binds undefined functions to addresses that the
-caller provides. Constructors and thread-local storage do not occur in a module and are refused.
+caller provides. Constructors do not occur in a module and are refused. Thread-local storage has the library with the
+runtime alone; its relocations lead to the functions ``__tlsdesc`` and ``__tls_get_addr``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _MACHINES = {"EM_AARCH64": "aarch64", "EM_ARM": "armv7"}
 _ABSOLUTE = {"aarch64": (257,), "armv7": (2,)}
 _BIND = {"aarch64": (1025, 1026), "armv7": (21, 22)}  # GLOB_DAT, JUMP_SLOT
 _RELATIVE = {"aarch64": (1027,), "armv7": (23,)}
+_TLSDESC, _DTPMOD, _DTPOFF = 1031, 17, 18
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Image:
     symbols: dict[str, int]
     imports: tuple[str, ...]
     _functions: list[tuple[int, int, str]] = field(default_factory=list)
+    tls: bytes = b""  # thread-local storage as a thread finds it
     listing: dict[int, object] = field(default_factory=dict)  # instructions by address, as they get disassembled
 
     @property
@@ -140,6 +143,9 @@ def _read(elf: ELFFile, path: Path, base: int, provide) -> Image:
     image = Image(
         str(path), machine, base, memory, (min(c[0] for c in code), max(c[1] for c in code)), symbols, tuple(imports)
     )
+    for s in elf.iter_segments():
+        if s["p_type"] == "PT_TLS":
+            image.tls = s.data().ljust(s["p_memsz"], b"\0")
     image._functions = sorted((a, size, name) for a, (size, name) in functions.items())
     return image
 
@@ -154,6 +160,14 @@ def _relocate(r, table, machine, memory, base, symbols, provide, imports, path):
     )
     if kind in _RELATIVE[machine]:
         value = base + addend
+    elif machine == "aarch64" and kind == _TLSDESC:  # a function and its argument, the place in the storage
+        place = addend + (table.get_symbol(r["r_info_sym"])["st_value"] if r["r_info_sym"] else 0)
+        value, offset = place, offset + 8
+        struct.pack_into(form, memory, offset - 8, provide("__tlsdesc"))
+    elif machine == "armv7" and kind == _DTPMOD:
+        value = 1
+    elif machine == "armv7" and kind == _DTPOFF:
+        value = addend + (table.get_symbol(r["r_info_sym"])["st_value"] if r["r_info_sym"] else 0)
     elif kind in _ABSOLUTE[machine] + _BIND[machine]:
         symbol = table.get_symbol(r["r_info_sym"])
         if symbol["st_shndx"] != "SHN_UNDEF":

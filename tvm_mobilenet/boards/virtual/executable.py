@@ -48,7 +48,7 @@ def bytecode_of(image) -> bytes:
 
 
 def _run(module, request: dict, inputs: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """The outputs of each of the inputs, ``input.output``."""
+    """The outputs of each of the inputs, ``0.input.output``."""
     import tvm
     import tvm_ffi
     from tvm.runtime.vm import VirtualMachine
@@ -69,7 +69,7 @@ def _run(module, request: dict, inputs: list[list[np.ndarray]]) -> dict[str, np.
     for i, arrays in enumerate(inputs):
         result = vm["main"](*(tvm.runtime.tensor(a) for a in arrays))
         result = [result] if hasattr(result, "numpy") else list(result)
-        found |= {f"{i}.{j}": tensor.numpy() for j, tensor in enumerate(result)}
+        found |= {f"0.{i}.{j}": tensor.numpy() for j, tensor in enumerate(result)}
     return found
 
 

@@ -1,5 +1,8 @@
-"""Runs TVM's executable of a build, ``model.so``, in TVM's virtual machine: on a board with the agent, else here with
-its kernels on the virtual board. Always in a process of its own, which is ended when it hangs."""
+"""Runs the files of a build that are for TVM: its executable in TVM's virtual machine, and the kernels by the plan.
+
+On a board with the agent they run there. Of another board the executable runs here, its kernels on the virtual board.
+Always in a process of its own, which is ended when it hangs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.boards import answers
+from tvm_mobilenet.boards.local import LocalBoard
 from tvm_mobilenet.boards.plan_runner import signatures
+from tvm_mobilenet.compiler.module import PARAMETERS, PLAN
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files.programs import Drain
 from tvm_mobilenet.files.temporary import TemporaryFolder
@@ -24,47 +29,64 @@ Inputs = list[tuple[np.ndarray, ...]]
 Outputs = list[list[np.ndarray]]
 
 
-def runs_there(board) -> bool:
-    """Whether the executable runs on the board itself; else on the virtual board of its target."""
-    return board.measures and board.has_agent
-
-
-def can_run(board) -> bool:
-    """Whether it can run at all: on the board, or because its core can be executed here."""
-    return runs_there(board) or bool(board.target.core.model)
-
-
-def outputs(board, module, inputs: Inputs, seconds: float) -> Outputs:
-    """What a build's executable computes of several inputs.
+def outputs(board, module, inputs: Inputs, seconds: float) -> dict[str, tuple[str, Outputs]]:
+    """What files of a build compute that are for TVM.
 
     Parameters
     ----------
     board : VirtualBoard, LocalBoard or RemoteBoard
-        Opened, of which `can_run` is true.
+        Opened.
     module : built.BuiltModule
     inputs : list of tuples of ndarray
     seconds : float
-        After which it hangs.
+        After which one hangs.
+
+    Returns
+    -------
+    dict
+        By the file's name: how it ran, for people, and the outputs of each of the inputs. Of this machine there are
+        the kernels; the executable, where the build has one, unless nothing here runs its code.
 
     Raises
     ------
     BoardError
-        It crashes, hangs, or is none.
+        One crashes, hangs, or is none.
     """
-    wanted = {f"{i}.{j}": (tuple(t.shape), t.dtype) for i in range(len(inputs))
-              for j, (_, t) in enumerate(module.plan.outputs)}  # fmt: skip
+    there = board.measures and board.has_agent
+    files = {}
+    if isinstance(board, LocalBoard) and module.build:
+        files[module.library.name] = "called by the plan in TVM's runtime"
+    if module.has_executable and (there or board.target.core.model):
+        files[module.executable.name] = "in TVM's virtual machine" + ", its kernels on the virtual board" * (not there)
+    if not files:
+        return {}
+    ports = list(enumerate(module.plan.outputs))
+    wanted = {f"{f}.{i}.{j}": (tuple(t.shape), t.dtype) for f in range(len(files)) for i in range(len(inputs))
+              for j, (_, t) in ports}  # fmt: skip
     with TemporaryFolder() as folder:
-        given = folder / "given.npz"
+        given, found = folder / "given.npz", folder / "found.npz"
         np.savez(given, **{f"{i}.{j}": array for i, x in enumerate(inputs) for j, array in enumerate(x)})
-        if runs_there(board):
-            asked = {"executable": board.upload(module.executable), "given": board.upload(given)}
-            asked |= {"inputs": [len(x) for x in inputs], "threads": board.target.cores, "limit_seconds": seconds}
-            found = board.download(board.service("run_executable", asked)["path"], folder / "found.npz")
+        if there:
+            contenders = [_contender(board, module, name) for name in files]
+            asked = {"contenders": contenders, "given": board.upload(given), "inputs": [len(x) for x in inputs],
+                     "threads": board.target.cores, "limit_seconds": seconds}  # fmt: skip
+            found = board.download(board.service("run_by_tvm", asked)["path"], found)
         else:
-            found = folder / "found.npz"
             found.write_bytes(_emulated(module, board.target, given, [len(x) for x in inputs], wanted, seconds))
         read = answers.arrays(found, wanted, board.name)
-    return [[read[f"{i}.{j}"] for j in range(len(module.plan.outputs))] for i in range(len(inputs))]
+    return {
+        name: (how, [[read[f"{f}.{i}.{j}"] for j, _ in ports] for i in range(len(inputs))])
+        for f, (name, how) in enumerate(files.items())
+    }
+
+
+def _contender(board, module, name: str) -> dict[str, str]:
+    """As ``engines.by_tvm`` takes it."""
+    if name == module.library.name:
+        paths = {"module": module.library, "plan": module.folder / PLAN, "parameters": module.folder / PARAMETERS}
+    else:
+        paths = {"executable": module.executable}
+    return {"name": name, **{kind: board.upload(path) for kind, path in paths.items()}}
 
 
 def _emulated(module, target, given: Path, counts: list[int], wanted: dict, seconds: float) -> bytes:
