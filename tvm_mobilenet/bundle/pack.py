@@ -170,7 +170,7 @@ def make(
     if assumed_labels:
         files[class_names.LICENCE] = class_names.licence().encode()
     if not embed_weights:
-        files["weights.bin"] = (
+        files[received.WEIGHTS] = (
             b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
         )
     source = resources.files("tvm_mobilenet.runtime")
@@ -182,7 +182,7 @@ def make(
         scratch, preprocess = scratch_of(lowered), image and image.preprocess
         inside = weights if embed_weights else None
         library.link_library(work, target, linker, plan, about, scratch, module.build, preprocess, inside)
-        files |= library.link_rest(work, target, linker)
+        files |= library.link_rest(work, target, linker, module.build)
     manifest = {
         "format": received.FORMAT,
         "id": about["id"],

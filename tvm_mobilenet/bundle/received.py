@@ -15,12 +15,14 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from tvm_mobilenet.compiler import chain
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.limits import MOST_EXPANSION
 
 MANIFEST, SUM = "manifest.json", "manifest.sha256"
 SIGNATURE = f"{SUM}.sig"
 FORMAT = 1
+WEIGHTS, _HEADER_BYTES = "weights.bin", 64  # bytes before the weights
 _PROGRAMS = ("libmobilenet.so", "mobilenet")
 _MOST_BYTES = 2 << 30  # of all files: twice the largest value that a build allows
 _MOST_FILES = 64
@@ -162,6 +164,7 @@ def manifest_of(files: dict[str, bytes]) -> dict:
         if name not in described or not _FILE.fullmatch(name) or name in (MANIFEST, SUM, SIGNATURE):
             raise ValueError(f"its manifest lists no {name}" if name in _PROGRAMS else f"it has a file {name[:60]!a}")
         _check_file(name, described[name], files)
+    _check_build(manifest, files)
     return manifest
 
 
@@ -174,6 +177,20 @@ def sums_of(manifest: dict, text: bytes) -> bytes:
 
 def _sum(name: str, digest: str) -> bytes:
     return f"{digest}  {name}\n".encode()
+
+
+def _check_build(manifest: dict, files: dict[str, bytes]) -> None:
+    """Library, program and weights are of the build that the manifest names; bundles of before name none."""
+    if (build := manifest.get("build")) is None:
+        return
+    for name in _PROGRAMS:
+        if (found := chain.of_library(files[name])) != build:
+            raise ValueError(f"{name} is of {chain.named(found)}, the manifest of {chain.named(str(build))}")
+    library, weights = files[_PROGRAMS[0]], files.get(WEIGHTS)
+    if manifest["id"].encode() + b"\0" not in library:
+        raise ValueError(f"{_PROGRAMS[0]} is not that of the manifest, {manifest['id']}")
+    if weights is not None and hashlib.sha256(weights[_HEADER_BYTES:]).hexdigest().encode() + b"\0" not in library:
+        raise ValueError(f"{WEIGHTS} holds other weights than {_PROGRAMS[0]} was built with")
 
 
 def _check_file(name: str, entry: object, files: dict[str, bytes]) -> None:

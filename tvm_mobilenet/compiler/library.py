@@ -115,12 +115,13 @@ def link_library(
     return work / LIBRARY
 
 
-def link_rest(work: Path, target, linker: str | None) -> dict[str, bytes]:
+def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, bytes]:
     """What a bundle has beside the library that `link_library` left in a folder: all three files by name."""
     compiler = codegen.linker_command(target, linker)
     _run(work, target, compiler, *FLAGS, "-c", "main.c", "-o", "main.c.o")
     _run(
-        *(work, target, compiler, "-s", "-Wl,-rpath,$ORIGIN", "-o", "mobilenet", "main.c.o", LIBRARY, *_LIBC),
+        *(work, target, compiler, "-s", *chain.linked_with(build), "-Wl,-rpath,$ORIGIN"),
+        *("-o", "mobilenet", "main.c.o", LIBRARY, *_LIBC),
     )
     _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
     instruction_sets.check(work / "main.c.o", target)  # the program has no symbols, which tell Thumb and data apart
