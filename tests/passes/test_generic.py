@@ -39,6 +39,12 @@ class Beside(nn.Module):
         return torch.cat([self.constant, x], 1)
 
 
+def attention(x):
+    """Of the positions; PyTorch exports a fill for rows without any key, which is a constant."""
+    rows = x.flatten(2).transpose(1, 2)[:, None]  # (N, 1, positions, channels)
+    return F.scaled_dot_product_attention(rows, rows * 0.5, rows + 1).flatten(1)
+
+
 OPERATORS = {  # what is computed of a feature map of 6 channels, 5 x 7 positions
     "exp": lambda x: torch.exp(torch.sigmoid(x)),
     "three side by side": lambda x: torch.cat([x, x * x, torch.tanh(x)], 1),
@@ -49,6 +55,7 @@ OPERATORS = {  # what is computed of a feature map of 6 channels, 5 x 7 position
     "channel shuffle": lambda x: x.reshape(1, 2, 3, 5, 7).transpose(1, 2).reshape(1, 6, 5, 7).abs(),
     "sum of rows": lambda x: x.sum(2),
     "layer norm": Normalised(),
+    "attention": attention,
     "product of two": lambda x: x.flatten(2) @ x.flatten(2).transpose(1, 2),
     "gelu": F.gelu,
     "clamp": lambda x: x.clamp(-0.3, 0.7),
@@ -85,6 +92,7 @@ FEW = (
     "bilinear",
     "layer norm",
     "product of two",
+    "attention",
     "beside a constant",
 )
 

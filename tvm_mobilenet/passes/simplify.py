@@ -137,11 +137,23 @@ class Simplify(Rewriter):
         return self._reshape(relax.op.reshape(cut, shape[:axis] + shape[axis + 1 :]))
 
     def _where(self, call: relax.Call) -> relax.Expr:
-        """A number as a tensor of one, which TVM's loop nests read."""
-        known = [array(a) for a in call.args]
-        return relax.op.where(
-            *(a if k is None or k.ndim else _const(k.reshape(1)) for a, k in zip(call.args, known, strict=True))
-        )
+        """A number as a tensor of one, which TVM's loop nests read; also one that fills a shape others have."""
+        shapes = [static_shape(a, self.where) for a in call.args]
+        whole, told = np.broadcast_shapes(*shapes), []
+        for i, value in enumerate(call.args):
+            known, rest = array(value), shapes[:i] + shapes[i + 1 :]
+            one = known is not None and known.size and (known == known.flat[0]).all()
+            one = one and (known.ndim == 0 or np.broadcast_shapes(*rest) == whole)
+            told.append(_const(known.reshape(-1)[:1]) if one else value)
+        return relax.op.where(*told)
+
+    def _full_like(self, call: relax.Call) -> relax.Expr:
+        """What is filled with one number is a constant: PyTorch's attention has it for rows without any key."""
+        value = array(call.args[1])
+        if value is None:
+            return call
+        dtype = str(self._bb.normalize(call).ty.dtype)
+        return _const(np.full(static_shape(call.args[0], self.where), value.item(), dtype))
 
     # ---- arithmetic with constants
 
