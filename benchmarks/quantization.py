@@ -37,7 +37,7 @@ from tvm_mobilenet.terminal import console
 
 METHODS = (quantization.AUTO, *quantization.METHODS)
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")  # of scikit-image
-BATCH = 20
+BATCH = 4  # inputs at once: more of them leave the caches
 HELD_OUT = 540  # digits, of 1,797
 EPOCHS = 40
 LEAST_SAME, LEAST_COSINE, MORE_WRONG = 0.95, 0.99, 3

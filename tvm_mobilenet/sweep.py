@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet import packages, targets
-from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cli import accuracy_options, entry, options
 from tvm_mobilenet.cli.flags import refuse_for_sweep
 from tvm_mobilenet.errors import RegressionError
 from tvm_mobilenet.files.whole_file import journal_file, output_file
@@ -229,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--budget", metavar="TIME", help="such as 60ms")
     group.add_argument("--cores", metavar="N", default="1", help="1 or all of the target's (default: %(default)s)")
     group.add_argument("--memory", metavar="SIZE", help="such as 64MB: parameters, arena and scratch")
-    group.add_argument("--min-accuracy", metavar="TOP1", help="such as 0.6 or 60%%")
+    group.add_argument("--min-accuracy", type=accuracy_options.share, metavar="TOP1", help="such as 0.6 or 60%%")
     new.add_argument(
         "--theory",
         action="store_true",

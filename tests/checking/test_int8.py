@@ -132,19 +132,24 @@ def test_a_scale_holds_zero_exactly_and_does_not_depend_on_the_last_digits():
     assert ranges.scale_of(0.0, 6.0).zero == -128
 
 
-def test_the_range_with_the_least_error_is_taken():
-    """Of values with long tails some are clipped; the error is that of the values, not of their histogram."""
+def test_the_ranges_that_are_tried_are_those_of_the_values():
+    """Of values with long tails: all of them, all but shares of them, parts; the ends are the values' own."""
     values = np.random.default_rng(0).standard_t(3, 100_000)
     histogram = ranges.Histogram()
     for part in np.split(values, 10):
         histogram.add(part)
-
-    def error(scale: Scale) -> float:
-        return float(np.mean((values - (scale.of(values) - scale.zero) * scale.step) ** 2))
-
-    scale, whole = histogram.scale(), ranges.scale_of(values.min(), values.max())
-    tails = ranges.scale_of(*np.quantile(values, [1e-3, 1 - 1e-3]))
-    assert scale.step < 0.9 * whole.step and error(scale) < 0.9 * error(whole) and error(scale) < 0.9 * error(tails)
+    whole = ranges.scale_of(values.min(), values.max())
+    assert histogram.scales("minmax") == [whole]
+    width = (values.max() - values.min()) / ranges.BINS
+    tails = histogram.scales("percentile")
+    for scale, tail in zip(tails[1:], ranges.TAILS[1:], strict=True):  # a hundred-thousandth is one value
+        due = np.quantile(values, [tail, 1 - tail])
+        assert np.abs(np.array(ranges.ends(scale)) - due).max() < 0.1 * np.abs(due).max() + 2 * width
+        assert histogram.clipped(scale) == pytest.approx(2 * tail, rel=0.5)
+    assert whole.step >= tails[0].step > tails[1].step
+    parts = histogram.scales("mse")
+    assert [scale.step / whole.step for scale in parts] == pytest.approx(ranges.PARTS, rel=1e-3)
+    assert ranges.Histogram().scales("mse") == [Scale(1.0, 0)], "of nothing, or of zeros"
 
 
 def test_steps_keep_groups_of_products_within_an_int16():

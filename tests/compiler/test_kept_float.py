@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import modules, quantized_files
 from tvm_mobilenet import build, targets, verify
-from tvm_mobilenet.compiler import kept_float, model_files
+from tvm_mobilenet.compiler import kept_float, model_files, quantization
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -76,6 +76,26 @@ def test_layers_are_named_as_they_are_printed(plain, names, layers):
 def test_a_name_of_no_layer_is_refused(plain):
     with pytest.raises(TvmMobilenetError, match=r"--keep-float: no layer is called 'layer_0O1'\n.*layer_001"):
         kept(plain, "layer_0O1")
+
+
+def test_a_name_of_no_layer_is_refused_before_images_run(monkeypatch):
+    """Calibration takes a minute; what names a layer's shape in int8 is known after it, and not refused before."""
+
+    class Ran(Exception):
+        pass
+
+    def run(network):
+        raise Ran
+
+    monkeypatch.setattr(quantization, "decide", run)
+    for names, error in (
+        ("layer_0O1", TvmMobilenetError),
+        ("layer_001,dens?", TvmMobilenetError),
+        ("layer_001,dens*", Ran),
+        ("*k64 i8*", Ran),
+    ):
+        with pytest.raises(error):
+            load_network(options(names))
 
 
 def test_what_leaves_the_range_of_float16_stays_in_float32(plain, monkeypatch):

@@ -15,6 +15,7 @@ from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.evaluation import precision_page, sensitivity
 from tvm_mobilenet.evaluation.sensitivity import Choice, LayerCost, Point
+from tvm_mobilenet.passes import precision
 
 BAD = "layer_002"
 
@@ -71,6 +72,25 @@ def test_what_a_user_keeps_is_kept_beside(network, inputs):
     choice = sensitivity.choose(replace(named, options=options), 0.05, inputs, "noise")
     assert choice.points[0].kept == ("layer_000",) and set(choice.chosen.kept) == {"layer_000", BAD}
     assert choice.why("layer_000") == "named by --keep-float"
+
+
+def test_layers_in_float_compute_in_the_float_of_the_target(network, inputs, monkeypatch):
+    """What the drop is measured on: in float16 where the target keeps it so, in float32 what leaves its range."""
+    narrow = replace(network, options=replace(network.options, keep_dtype="float16"))
+    names = [call.name for call in network.original.calls]
+    scores = {}
+    for dtype in ("float32", "float16"):
+        graph = sensitivity.keeping(narrow, dict.fromkeys(names, dtype)).applied(narrow.original)
+        made = replace(narrow, graph=graph)
+        scores[dtype] = sensitivity._scores(graph, sensitivity._run(graph, sensitivity._ports(graph, inputs[0])))
+        (right,) = network_steps.outputs(made, inputs[:1])
+        assert np.abs(scores[dtype] - right[0][0]).max() < (1e-5 if dtype == "float32" else 5e-3) * right[0].std()
+    off = np.abs(scores["float16"] - scores["float32"]).max() / scores["float32"].std()
+    assert 1e-4 < off < 1e-1, "float16 rounds, and that is seen"
+    search = sensitivity._Search(narrow, inputs[:2], (), [], lambda line: None)
+    assert set(search.dtypes.values()) == {"float16"}
+    monkeypatch.setattr(precision, "HEADROOM", 1e8)
+    assert set(sensitivity.floats_of(narrow).values()) == {"float32"}
 
 
 @given(st.integers(0, 70), st.integers(0, 70))

@@ -95,7 +95,6 @@ def test_alphas_and_resolutions_given_replace_the_published_ones():
         (["--budget", "60MB"], "'MB' is no unit of time"),
         (["--budget", "0ms"], "no time above zero"),
         (["--memory", "64ms"], "'ms' is no unit of amount of memory"),
-        (["--min-accuracy", "60"], "no share of 1"),
         (["--budget", "60ms", "--cores", "3"], "rpi4 has 4"),
     ],
 )
@@ -105,6 +104,14 @@ def test_mistakes_are_named_before_anything_runs(arguments, words, capsys, tmp_p
     assert code == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["60", "0%", "101%", "nan", "much"])
+def test_an_accuracy_is_a_share(value, capsys):
+    """As `build --min-accuracy` reads it."""
+    with pytest.raises(SystemExit) as stopped:
+        sweep.main(["--target", "rpi4", f"--min-accuracy={value}"])
+    assert stopped.value.code == 2 and "a share of 1" in capsys.readouterr().err.replace("no share", "a share")
 
 
 # ---- estimates
@@ -296,9 +303,9 @@ def limits(**values):
         ({"budget": "0.056s"}, "v1 1-160"),
         ({"budget": "60ms", "cores": "4"}, "v1 1-224"),
         ({"budget": "60ms", "memory": "10MB"}, "v1 0.5-224"),
-        ({"memory": "12MB", "min_accuracy": "65%"}, "v1 0.75-224"),
+        ({"memory": "12MB", "min_accuracy": 0.65}, "v1 0.75-224"),
         ({"budget": "6ms"}, "v1 0.9-128"),  # without a published accuracy, but nothing else fits
-        ({"budget": "6ms", "min_accuracy": "0.1"}, None),
+        ({"budget": "6ms", "min_accuracy": 0.1}, None),
         ({"budget": "1ms"}, None),
     ],
 )
@@ -314,14 +321,14 @@ def test_a_network_that_does_not_fit_once_it_is_built_gives_way_to_the_next():
     best, over = budget.choose(NETWORKS, limits(budget="57.5ms"), made)
     assert (best.title, best.milliseconds) == ("v1 1-160", 1.02 * 51.0)
     assert [(n.title, n.milliseconds) for n in over] == [("v1 0.75-224", 1.02 * 57.0)]
-    best, over = budget.choose(NETWORKS, limits(budget="27.1ms", min_accuracy="0.6"), made)
+    best, over = budget.choose(NETWORKS, limits(budget="27.1ms", min_accuracy=0.6), made)
     assert best is None and [n.title for n in over] == ["v1 0.5-224"]
 
 
 def test_the_nearest_miss_is_named_with_its_amount():
-    nearest, why = budget.nearest(NETWORKS, limits(budget="25ms", min_accuracy="0.6"))
+    nearest, why = budget.nearest(NETWORKS, limits(budget="25ms", min_accuracy=0.6))
     assert nearest.title == "v1 0.5-224" and why == ["27.00 ms, 2.00 ms (8.0%) over"]
-    nearest, why = budget.nearest(NETWORKS, limits(budget="120ms", min_accuracy="0.75"))
+    nearest, why = budget.nearest(NETWORKS, limits(budget="120ms", min_accuracy=0.75))
     assert nearest.title == "v1 1-224" and why == ["top-1 70.9 %, 4.1 points too low"]
 
 

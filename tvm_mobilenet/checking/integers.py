@@ -27,8 +27,11 @@ LIMIT = 255  # of the magnitudes of weights whose products with int8 are summed 
 
 def requantized(total: np.ndarray, factor: np.ndarray, zero: int, low: int, high: int) -> np.ndarray:
     """int8 of sums (…, n) by factors (n,) or (1,)."""
-    exact = total.astype(np.float32).astype(np.float64) * factor.astype(np.float32).astype(np.float64)
-    return np.clip(np.rint(exact) + zero, low, high).astype(np.int8)
+    exact = total.astype(np.float32, copy=False).astype(np.float64)  # of large arrays, new ones would take most time
+    exact *= factor.astype(np.float32).astype(np.float64)
+    np.rint(exact, out=exact)
+    exact += zero
+    return np.clip(exact, low, high, out=exact).astype(np.int8)
 
 
 def added(left: np.ndarray, right: np.ndarray, factors: np.ndarray, ends: np.ndarray, sign: int = 1) -> np.ndarray:

@@ -39,7 +39,7 @@ def whole(text: str) -> int:
     return value
 
 
-def least(text: str) -> float:
+def share(text: str) -> float:
     """An argparse type: a share of 1 such as 0.6 or 60%"""
     value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < value <= 1:
@@ -51,7 +51,7 @@ def add_required(group) -> None:
     """What `build` may be asked of a network's accuracy."""
     group.add_argument(
         "--min-accuracy",
-        type=least,
+        type=share,
         metavar="TOP1",
         help="such as 0.6 or 60%%: build only if so many images of --data are recognised (else exit code 5)",
     )

@@ -34,11 +34,29 @@ def decide(network, decided: Quantization) -> Quantization:
     return keeping(network, decided, dict.fromkeys(named(network, decided), f"named by {FLAG}"))
 
 
+def check(network) -> None:
+    """Refuse names of no layer, before images run. What names a layer's shape, with blanks, is looked for when the
+    shapes in int8 are known.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A name is that of no layer.
+    """
+    names = [name for name in (network.options.keep_float or "").split(",") if name and " " not in name]
+    if names:
+        _calls(network, quantize.ASSUMED, ",".join(names))
+
+
 def named(network, decided: Quantization) -> tuple[str, ...]:
     """The calls that ``--keep-float`` names, by the names of float32 or of int8."""
+    return _calls(network, decided, network.options.keep_float)
+
+
+def _calls(network, decided: Quantization, names: str) -> tuple[str, ...]:
     calls = network.graph.calls
     narrow = quantize.run(network.graph, decided).calls
-    found = precision.chosen((*calls, *narrow), network.options.keep_float, FLAG, "layer", decided.dtype)
+    found = precision.chosen((*calls, *narrow), names, FLAG, "layer", decided.dtype)
     return tuple(call.name for call in calls if call.name in found)
 
 
@@ -52,13 +70,15 @@ def keeping(network, decided: Quantization, why: Mapping[str, str]) -> Quantizat
     """
     dtype, calls = network.options.keep_dtype, network.graph.calls
     chosen = [call for call in calls if call.name in why and quantize.integral(call.layer)]
-    wide = _beyond(network, decided, dtype) if chosen and dtype != FLOAT32 else set()
+    wide = beyond(network, decided, dtype) if chosen else set()
     kept = (Kept(c.name, c.source, FLOAT32 if c.name in wide else dtype, why[c.name]) for c in chosen)
     return replace(decided, kept=tuple(kept))
 
 
-def _beyond(network, decided: Quantization, dtype: str) -> set[str]:
-    """The calls whose values or constants may leave a dtype's range."""
+def beyond(network, decided: Quantization, dtype: str) -> set[str]:
+    """The calls whose values or constants may leave a dtype's range; ``network``: in float32."""
+    if dtype == FLOAT32:
+        return set()
     graph, limit = equalize.run(network.graph, decided.factors), precision.limit_of(dtype)
     inputs, _ = calibration.images_of(network, network.options)
     largest, values = calibration.measure(graph, inputs, limit)

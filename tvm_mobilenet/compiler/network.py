@@ -311,6 +311,8 @@ def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network
         given = quantize_given.found(graph, options.io)
         known = options.decided
         if known is None or (given is not None and not getattr(known, "given", False)):
+            if given is None:
+                kept_float.check(network)
             known = kept_float.decide(network, given or how.decide(network))
         graph = known.applied(ends.wanted(graph, options.dtype, options.io))
         scales = getattr(known, "scales", None)

@@ -4,8 +4,8 @@ The network runs in float32 on each image. Four things are decided, each by meas
 layers stand above what rounding adds to them:
 
 1. factors of channels, where these are unevenly large (``equalization.py``);
-2. the range of each value, of three ways to find one (``ranges.py``): of each the layers that read the value are
-   computed, since they know which of its channels matter;
+2. the range of each value, of three ways to find some (``ranges.py``): of each what follows is computed up to the next
+   activations, since these know what of the value matters (``range_choice.py``);
 3. shifts of biases that take out what rounding the weights adds to the mean (Nagel et al., 2019), where they help;
 4. last, how far each layer of the whole stands above its noise, and how much of it is clipped, which is kept.
 """
@@ -17,9 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tvm_mobilenet.compiler import equalization
+from tvm_mobilenet.compiler import equalization, range_choice
 from tvm_mobilenet.compiler.calibration import images_of
-from tvm_mobilenet.compiler.equalization import decibels, height, highest
+from tvm_mobilenet.compiler.equalization import decibels
 from tvm_mobilenet.compiler.float_run import AT_ONCE, has_inner, outputs, products, rounded, walk
 from tvm_mobilenet.compiler.ranges import METHODS, Histogram
 from tvm_mobilenet.passes import equalize
@@ -77,18 +77,18 @@ def scales_of(
     bounds : mapping of str to (float, float)
         Of values whose least and largest are known: bytes of an image, normalised.
     """
-    sample = [inputs[i * len(inputs) // min(SAMPLE, len(inputs))] for i in range(min(SAMPLE, len(inputs)))]
+    sample = spread(inputs, SAMPLE)
     factors = equalization.found(graph, inputs, sample)
     graph = equalize.run(graph, factors)
     seen, inner, means = _seen(graph, inputs)
     for value, (low, high) in (bounds or {}).items():
         seen[value].low, seen[value].high = min(low, seen[value].low), max(high, seen[value].high)
-    ways = dict.fromkeys(seen, method) | dict.fromkeys(bounds or {}, "minmax")
-    inner_ways = dict.fromkeys(inner, method)
-    if method == AUTO:
-        _choose(graph, sample, seen, inner, ways, inner_ways)
-    scales = {value: histogram.scale(ways[value]) for value, histogram in seen.items()}
-    scales_inner = {name: histogram.scale(inner_ways[name]) for name, histogram in inner.items()}
+    methods = dict.fromkeys((*seen, *inner), METHODS if method == AUTO else (method,))
+    methods |= dict.fromkeys(bounds or {}, ("minmax",))
+    found, found_inner = range_choice.chosen(graph, sample, seen, inner, methods)
+    scales = {value: one.scale for value, one in found.items()}
+    scales_inner = {name: one.scale for name, one in found_inner.items()}
+    ways = {value: one.method for value, one in found.items()}
     shifts = _shifts(graph, sample, scales, means)
     made = Quantization(
         scales,
@@ -100,6 +100,12 @@ def scales_of(
     )
     clipped = {value: histogram.clipped(scales[value]) for value, histogram in seen.items()}
     return replace(made, layers=_quality(graph, sample, made, ways, clipped))
+
+
+def spread(inputs: Sequence, count: int) -> list:
+    """So many of the inputs, from the first to the last; photographs that take turns all come in."""
+    of, count = len(inputs) - 1, min(count, len(inputs))
+    return [inputs[round(i * of / max(1, count - 1))] for i in range(count)]
 
 
 def _seen(graph: LayerGraph, inputs: Sequence) -> tuple[dict, dict, dict]:
@@ -125,36 +131,6 @@ def _seen(graph: LayerGraph, inputs: Sequence) -> tuple[dict, dict, dict]:
 
     walk(graph, inputs, visit)
     return seen, inner, means
-
-
-def _choose(graph: LayerGraph, sample: Sequence, seen: dict, inner: dict, ways: dict, inner_ways: dict) -> None:
-    """The way with which the readers of a value, or what a layer has inside, stand highest."""
-    heights = {value: np.zeros(len(METHODS)) for value in seen if ways[value] == AUTO}
-    own_heights = {name: np.zeros(len(METHODS)) for name in inner}
-    scales = {value: [seen[value].scale(method) for method in METHODS] for value in heights}
-    own_scales = {name: [inner[name].scale(method) for method in METHODS] for name in inner}
-
-    def visit(call: LayerCall, operands: list, own: list, _outputs: list) -> None:
-        if not integral(call.layer):
-            return
-        for place, value in enumerate(call.inputs):
-            for i, scale in enumerate(scales.get(value, ())):
-                again = scales[value].index(scale)
-                heights[value][i] += (
-                    heights[value][again] - heights[value][i] if again < i else height(call, place, operands, scale)
-                )
-        for i, scale in enumerate(own_scales.get(call.name, ())):
-            own_heights[call.name][i] = _height_alone(own, scale)
-
-    walk(graph, sample, visit)
-    for names, found in ((ways, heights), (inner_ways, own_heights)):
-        for name, row in found.items():
-            names[name] = METHODS[highest(row)] if row.any() else "mse"
-
-
-def _height_alone(values: list[np.ndarray], scale: Scale) -> float:
-    signal = sum(float(np.square(x, dtype=np.float64).sum()) for x in values)
-    return decibels(signal, sum(float(np.square(rounded(x, scale) - x, dtype=np.float64).sum()) for x in values))
 
 
 def _shifts(graph: LayerGraph, sample: Sequence, scales: Mapping[str, Scale], means: Mapping) -> dict:

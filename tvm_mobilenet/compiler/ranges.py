@@ -1,8 +1,10 @@
-"""Ranges of values, and the scales that they give: of the least and the largest, of all but a few, of the least error.
+"""Ranges of values, and the scales that they give: of the least and the largest, of all but a few, of parts of these.
 
 ``minmax``      all values that were seen
-``percentile``  without the largest hundred-thousandth at either end
-``mse``         of those, and of narrower ones, the range with the least mean square error of rounding and clipping
+``percentile``  without a share of the largest at either end, one of `TAILS`
+``mse``         a part of what was seen, one of `PARTS`
+
+Of several ranges that is taken with which the next activations change least in the mean square (`range_choice`).
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ from tvm_mobilenet.passes.whole_weights import HIGH, LOW, rounded_up
 METHODS = options.METHODS
 BINS = 2048
 SAMPLES = 1 << 16  # of an array, for its histogram; its ends are those of all of it
-TAIL = 1e-5  # share of values that a percentile leaves out, at each end
-TAILS = (TAIL, 1e-4, 1e-3)
-NARROWER = tuple(1 - i / 20 for i in range(1, 11))
+TAILS = (1e-5, 1e-4, 1e-3)  # shares of values that a percentile leaves out, at each end
+PARTS = tuple(2 ** (-i / 4) for i in range(9))  # of a range, the widest first
 
 
 class Histogram:
@@ -50,17 +51,17 @@ class Histogram:
         width = (self.high - self.low) / BINS
         return self.low + width * (np.arange(BINS) + 0.5)
 
-    def scale(self, method: str = "mse") -> Scale:
-        """The scale by one of ``METHODS``."""
+    def scales(self, method: str) -> list[Scale]:
+        """The scales among which one of ``METHODS`` chooses, the widest first."""
         if self.high <= self.low:
-            return Scale(1.0, 0)
+            return [Scale(1.0, 0)]
         if method == "minmax":
-            return scale_of(self.low, self.high)
-        if method == "percentile":
-            return scale_of(*self._without(TAIL))
-        ranges = [(self.low, self.high), *map(self._without, TAILS)]
-        ranges += [(self.low * part, self.high * part) for part in NARROWER]
-        return min((scale_of(*r) for r in ranges if r[1] > r[0]), key=self._error)
+            found = [(self.low, self.high)]
+        elif method == "percentile":
+            found = [self._without(tail) for tail in TAILS]
+        else:
+            found = [(self.low * part, self.high * part) for part in PARTS]
+        return list(dict.fromkeys(scale_of(*range_) for range_ in found))
 
     def _without(self, tail: float) -> tuple[float, float]:
         """The range without a share of the values at either end."""
@@ -68,13 +69,6 @@ class Histogram:
         low, high = np.searchsorted(share, tail), min(BINS - 1, int(np.searchsorted(share, 1 - tail)))
         low, high = min(float(self.centres[low]), 0.0), max(float(self.centres[high]), 0.0)
         return (low, high) if high > low else (self.low, self.high)
-
-    def _error(self, scale: Scale) -> float:
-        at = self.centres
-        low, high = ends(scale)
-        inside = (at >= low - scale.step / 2) & (at <= high + scale.step / 2)
-        clipped = np.clip(at, low, high) - at
-        return float(self.counts @ np.where(inside, scale.step**2 / 12, clipped**2))
 
     def clipped(self, scale: Scale) -> float:
         """The share of values beyond a scale's ends."""

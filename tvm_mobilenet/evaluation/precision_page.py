@@ -7,7 +7,7 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-from tvm_mobilenet.evaluation.sensitivity import Choice, Point, keeping
+from tvm_mobilenet.evaluation.sensitivity import Choice, Point, floats_of, keeping
 from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.survey import report
 
@@ -34,12 +34,12 @@ def with_cycles(
     from tvm_mobilenet.compiler.network import with_decided
     from tvm_mobilenet.survey.estimates import executed
 
-    points = shown(choice)
+    points, floats = shown(choice), floats_of(network)
     found: dict[tuple, Point] = {}
     with open_board("virtual", target) as board:
         for point in points:
             show(lambda: f"predicting cycles: {len(found)} of {len(points)} networks")
-            decided = keeping(network, point.kept, network.options.keep_dtype)
+            decided = keeping(network, {name: floats[name] for name in point.kept})
             model = pipeline.compile(with_decided(network, decided), target)
             _, one, _, _ = executed(model, board, linker)
             found[point.kept] = replace(point, cycles=float(one.value))

@@ -6,14 +6,15 @@
 2. **How many stay.** Layers are kept in float in the order of what they cost: 1, 2, 4, … of them until the limit holds,
    then the fewest between. Then each of these is taken back once, the cheapest first, where the limit allows it.
 
-A network is computed layer by layer as its kernels compute it (`checking.integers`, value for value), layers in float
-in float32. The drop is that of top-1 where labels are known. Without labels it is the share of images whose best class
-is not the float network's, which is at least as large.
+A network is computed layer by layer as its kernels compute it (`checking.integers`, value for value). Layers in float
+are computed in the float that the target keeps them in: of float16 their values and weights are, sums are in float32,
+since step by step as kernels sum they would take minutes. The drop is that of top-1 where labels are known. Without
+labels it is the share of images whose best class is not the float network's, which is at least as large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -188,7 +189,7 @@ class _Search:
         self.network, self.inputs, self.labels, self.order, self.show = network, inputs, labels, order, show
         self.base = tuple(kept.layer for kept in network.precision.kept)
         self.points: dict[frozenset[str], Point] = {}
-        graph = network.original
+        graph, self.dtypes = network.original, floats_of(network)
         self.floats = [_best(graph, _run(graph, _ports(graph, x))) for x in inputs]
 
     def first(self, count: int) -> Point:
@@ -201,7 +202,8 @@ class _Search:
         known = self.points.get(frozenset(names))
         if known is not None:
             return known
-        graph, found = keeping(self.network, names).applied(self.network.original), []
+        decided = keeping(self.network, {name: self.dtypes[name] for name in names})
+        graph, found = decided.applied(self.network.original), []
         for x in self.inputs:
             found.append(_best(graph, _run(graph, _ports(graph, x))))
             self.show(lambda: f"{len(names)} layers in float: {len(found)} of {len(self.inputs)} images")
@@ -218,9 +220,16 @@ class _Search:
         return Point(names, own, floats - own)
 
 
-def keeping(network, names: Iterable[str], dtype: str = FLOAT32):
-    """What is decided of an int8 network that keeps these calls in float."""
-    return replace(network.precision, kept=tuple(Kept(name, "", dtype, "") for name in names))
+def floats_of(network) -> dict[str, str]:
+    """In which float each call of an int8 network stays where it does."""
+    graph, dtype = network.original, network.options.keep_dtype
+    wide = kept_float.beyond(replace(network, graph=graph), network.precision, dtype)
+    return {call.name: FLOAT32 if call.name in wide else dtype for call in graph.calls}
+
+
+def keeping(network, calls: Mapping[str, str]):
+    """What is decided of an int8 network that keeps calls in float, each in its dtype."""
+    return replace(network.precision, kept=tuple(Kept(name, "", dtype, "") for name, dtype in calls.items()))
 
 
 def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None) -> list[LayerCost]:
@@ -229,7 +238,10 @@ def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None
     graph = equalize.run(network.original, network.precision.factors)  # its values are those beside int8
     calls = [call for call in graph.calls if quantize.integral(call.layer) and call.name not in already]
     others = {call.name: [c.name for c in graph.calls if c is not call] for call in calls}
-    alone = {name: keeping(network, names).applied(network.original) for name, names in others.items()}
+    alone = {
+        name: keeping(network, dict.fromkeys(names, FLOAT32)).applied(network.original)
+        for name, names in others.items()
+    }
     errors = dict.fromkeys(alone, 0.0)
     for i, x in enumerate(inputs):
         floats = _run(graph, _ports(graph, x), keep=True)
@@ -264,7 +276,7 @@ def _run(graph: LayerGraph, values: Values, start: int = 0, keep: bool = False) 
 def _computed(call: LayerCall, operands: list[np.ndarray]) -> np.ndarray:
     layer = call.layer
     if not reference.integral(layer) or layer.body is not None:
-        return quantization.outputs(call, operands)[1]
+        return quantization.outputs(call, operands)[1].astype(layer.output_dtype)
     data, *others = operands
     second = others[0].reshape(layer.second_shape) if others else None
     shape = layer.input_shape if data.size == np.prod(layer.input_shape) else data.shape

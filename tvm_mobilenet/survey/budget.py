@@ -57,29 +57,20 @@ def limits_of(args, target) -> Limits | None:
     Raises
     ------
     TvmMobilenetError
-        A value without a unit or with a wrong one, an accuracy outside 0..1, cores that the target has not.
+        A value without a unit or with a wrong one, cores that the target has not.
     """
     if args.cores not in ("1", str(target.cores), "all"):
         raise TvmMobilenetError(
             f"--cores {args.cores}: {target.name} has {target.cores}, latencies are of 1 and all",
             f"give 1 or {target.cores}",
         )
-    accuracy = None
-    if args.min_accuracy is not None:
-        text = args.min_accuracy.strip()
-        try:
-            accuracy = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            accuracy = -1.0
-        if not 0 < accuracy <= 1:
-            raise TvmMobilenetError(f"--min-accuracy {text} is no share of 1", "for example 0.6 or 60%")
-    if args.budget is None and args.memory is None and accuracy is None:
+    if args.budget is None and args.memory is None and args.min_accuracy is None:
         return None
     return Limits(
         None if args.budget is None else quantity("--budget", args.budget, TIMES, "time", "60ms"),
         target.cores if args.cores == "all" else int(args.cores),
         None if args.memory is None else quantity("--memory", args.memory, SIZES, "amount of memory", "64MB"),
-        accuracy,
+        args.min_accuracy,
     )
 
 
