@@ -13,13 +13,13 @@ Every call is what a verb does. Lines that a verb prints on stderr go there too,
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet.cli import requests
 from tvm_mobilenet.compiled import Compiled
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.frontend import given
 from tvm_mobilenet.models.options import FLOAT32
@@ -80,7 +80,7 @@ def compile(
         from tvm_mobilenet.build import build
         from tvm_mobilenet.compiler.saved import keep_model
 
-        folder = Path(temporary.name) / "build" if output is None else folder_to_write(str(output))
+        folder = temporary.path / "build" if output is None else folder_to_write(str(output))
         build(asked, board, log=None if log is None else Path(log), output=folder, linker=linker)
         if asked.is_file and not given.is_named(model):
             keep_model(asked, folder)
@@ -187,8 +187,8 @@ def sweep(
     from tvm_mobilenet.survey.families import networks_of
     from tvm_mobilenet.sweep import sweep as survey
 
-    with requests.told(progress), tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
+    with requests.told(progress), TemporaryFolder() as folder:
         place = targets.load(target) if isinstance(target, str) else target
         wanted = networks_of(families, alphas, resolutions, dtypes)
-        kept = Path(folder) / "sweep.jsonl" if estimates is None else Path(estimates)
+        kept = folder / "sweep.jsonl" if estimates is None else Path(estimates)
         return survey(wanted, place, board, estimates=kept, workers=jobs)

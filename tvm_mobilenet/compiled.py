@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mobilenet.cli import requests
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console, notebook
@@ -68,7 +68,7 @@ class Compiled:
         from tvm_mobilenet.compiler import module as built
 
         self._module = built.read(Path(folder))
-        self._temporary: tempfile.TemporaryDirectory | None = None
+        self._temporary: TemporaryFolder | None = None
 
     @property
     def folder(self) -> Path:
@@ -266,14 +266,33 @@ class Compiled:
         copy_to(self._module, folder_to_write(str(folder)))
         return Compiled(folder)
 
-    def bundle(self, path: str | os.PathLike[str], *, embed_weights: bool = False, linker: str | None = None) -> Path:
-        """Pack what a device needs, a ``.tar.gz`` or a folder, after its code was run and found right."""
+    def bundle(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        embed_weights: bool = False,
+        linker: str | None = None,
+        sign: str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Pack what a device needs, a ``.tar.gz`` or a folder, after its code was run and found right.
+
+        Parameters
+        ----------
+        embed_weights : bool
+            The weights become part of its library.
+        linker : str, optional
+            In place of zig's.
+        sign : path, optional
+            The key that signs it, as ``build --sign`` takes it.
+        """
         from tvm_mobilenet.build import bundle_path
-        from tvm_mobilenet.bundle import pack
+        from tvm_mobilenet.bundle import pack, signature
         from tvm_mobilenet.checking.machine_check import calls_of
         from tvm_mobilenet.compiler.saved import lowered_again
 
         place = Path(bundle_path(str(path)))
+        if sign is not None:
+            signature.require_key(Path(sign))
         calls_of(self._network, self._module)  # the very network
         made = pack.make(
             self.folder,
@@ -283,7 +302,7 @@ class Compiled:
             linker=linker,
             embed_weights=embed_weights,
         )
-        made.write(place)
+        (made if sign is None else made.signed(Path(sign))).write(place)
         return place
 
     def ship(self, *to: str, keep: int = 3, threads: int | None = None, runner: str = "") -> list[Shipped]:
@@ -312,8 +331,8 @@ class Compiled:
         if not to:
             raise TvmMobilenetError("no board to ship to", 'ship("ssh://USER@HOST/FOLDER")')
         places = [verb.Destination.parse(one) for one in to]
-        with tempfile.TemporaryDirectory(prefix="tvm_mobilenet_") as folder:
-            whole = pack.read(self.bundle(Path(folder) / "bundle.tar.gz"))
+        with TemporaryFolder() as folder:
+            whole = pack.read(self.bundle(folder / "bundle.tar.gz"))
         found = [verb.ship(whole, place, keep=keep, threads=threads, runner=runner) for place in places]
         for one in found:
             if not one.ok:

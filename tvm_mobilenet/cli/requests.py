@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
+from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.frontend import given
 from tvm_mobilenet.models.options import FLOAT32, IMAGENET, ModelOptions
 from tvm_mobilenet.terminal import console
@@ -108,14 +108,14 @@ def requested(
     dtype: str,
     progress: Say | bool,
     keywords: ModelKeywords,
-) -> Iterator[tuple[ModelOptions, Target, tempfile.TemporaryDirectory]]:
+) -> Iterator[tuple[ModelOptions, Target, TemporaryFolder]]:
     """The options and the target of what is asked for, and a folder where files of the model may stand."""
     from tvm_mobilenet import packages, targets
 
     packages.require("compile", "tvm", "torch")
     place = targets.load(target) if isinstance(target, str) else target
-    temporary = tempfile.TemporaryDirectory(prefix="tvm_mobilenet_")
-    folder = Path(temporary.name)
+    temporary = TemporaryFolder()
+    folder = temporary.path
     if not given.is_named(model):
         path = str(given.save(model, example_inputs, folder))
     elif example_inputs is not None:
