@@ -24,19 +24,17 @@ abandoned() {
 mkdir -p "$1/versions"
 cd "$1/versions"
 for old in .new-*; do abandoned "$old"; done
+now=none
+[ ! -h ../current ] || now=$(readlink ../current)
 for old in [0-9]*-*/.not-yet; do # numbered, and killed before it became current; or right after
     [ -e "$old" ] || continue
-    if [ "$(readlink ../current)" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}"; fi
+    if [ "$now" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}"; fi
 done
 
 # What did not become current is no version: nothing is left of it.
 undo() {
     rm -f "$1/.current-$name"
-    if [ "$(readlink "$1/current")" = "versions/$new" ]; then
-        rm -f "$1/versions/$new/.not-yet"
-    else
-        rm -rf "$1/versions/$new"
-    fi
+    rm -rf "$1/versions/$new"
 }
 name=
 new=.new-none
@@ -95,14 +93,15 @@ flush .
 cd ..
 rm -f .current-*
 ln -s "versions/$name" ".current-$name"
-mv -T ".current-$name" current
+new=.new-none # from here on it is a version
+mv -T ".current-$name" current || { rm -rf "versions/$name"; exit 1; }
+rm -f "versions/$name/.not-yet"
 flush .
 [ ! -r .. ] || flush ..
 cd versions
-rm "$name/.not-yet"
 rmdir [0-9]*-* 2>/dev/null || true
 ls -d [0-9]*-* | sort -n | head -n "-$5" | while read -r old; do
-    [ "$(readlink ../current)" = "versions/$old" ] || rm -rf "$old"
+    [ "$name" = "$old" ] || rm -rf "$old"
 done
 trap - EXIT
 printf '%s\n' "$name"
