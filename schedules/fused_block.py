@@ -24,6 +24,9 @@ read it need no cases for borders; a depthwise part that reads the input itself 
 tile are computed twice, by it and the row tile before, and the columns that a window at a column tile's side reaches
 into the next.
 
+Of int8 the tiles are those of layers by themselves (`integer_fused_block`), and a line buffer has the zero point of
+what reads it around the image.
+
 Column tiles make line buffers narrower, so that a core's share of the L2 holds them, and four even tasks of 14 rows.
 Each is code of its own, since its columns are constants.
 
@@ -39,88 +42,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tvm import tirx
-from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import conv, depthwise, nest, pointwise, values
+from tvm_mobilenet.schedules import conv, depthwise, integer_constants, nest, pointwise
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import fused_block as defaults
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
 from tvm_mobilenet.schedules.in_order.strips import strip_of
+from tvm_mobilenet.schedules.integer_fused_block import IntegerBlock
 from tvm_mobilenet.schedules.position import Position
-from tvm_mobilenet.schedules.row_tiles import between, columns_of, stages, window
+from tvm_mobilenet.schedules.row_tiles import window
 from tvm_mobilenet.schedules.spaces import fused_block as space
+from tvm_mobilenet.schedules.streamed_rows import StreamedRows
 from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import runs, source
 
-from tvm_mobilenet import schedules
+from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.layer import Layer
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
 READS = ("uint8",)
 
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
+    make = IntegerBlock if dtypes.of(layer.dtype).integer else _FusedBlock
     with (
-        nest.Kernel(nest.arguments(layer, constants(layer)), d) as f,
+        nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f,
         nest.parallel(d["column_tiles"] * d["row_tiles"]) as task,
     ):
-        _FusedBlock(layer, d, f).run(task)
+        make(layer, d, f).run(task)
     return f.prim_func
 
 
-class _FusedBlock:
+class _FusedBlock(StreamedRows):
     """The kernel's code: one method a kind of part."""
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
-        self.d, self.f, self.stages = d, f, stages(layer)
+        super().__init__(layer, d, f)
         self.apart = d["apart"] != "none"
-        last = self.stages[-1]
-        # What each part writes: line buffers and blocks, and at the end the output, by rows.
-        self.out = [
-            f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["column_tiles"]), layer.parts, strict=False)
-        ]
-        self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.output_row)))
-        first = self.stages[0]
-        shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
-        self.input = nest.Tensor(f["data"].flat, shape)
-        self.column_tiles = columns_of(layer, d["column_tiles"])
-        self.columns = self.column_tiles[0]  # of each part, in the column tile whose code is being written
-
-    def run(self, task) -> None:
-        rows, row_tiles = self.stages[-1].out_height, self.d["row_tiles"]
-        row_tile = nest.named(task % row_tiles, "row_tile")
-        start, stop = row_tile * rows // row_tiles, (row_tile + 1) * rows // row_tiles
-        # The first row of each part that this row tile needs.
-        self.first: dict[int, object] = {len(self.stages) - 1: start}
-        for i in range(len(self.stages) - 1, 0, -1):
-            part = self.stages[i].part
-            self.first[i - 1] = T.max(0, source(part, 0, self.first[i], 0)) if part.declared.windowed else self.first[i]
-
-        def column_tile(n: int, _) -> None:
-            self.columns = self.column_tiles[n]
-            for i in range(len(self.stages) - 1):
-                self._clear(i)
-            with nest.span(start, stop) as row:
-                self.produce(len(self.stages) - 1, row)
-
-        nest.switch(task, [row_tiles] * len(self.column_tiles), column_tile)
-
-    def produce(self, i: int, row) -> None:
-        """Compute one row of part i, and of the parts before what it still lacks."""
-        getattr(self, "_" + self.stages[i].part.kind)(i, nest.named(row, f"row{i}"))
-
-    def slot(self, i: int, row):
-        """Where a row of part i lies in what it writes."""
-        if i == len(self.stages) - 1:
-            return row
-        line_buffer = self.out[i].shape[1]
-        return 0 if line_buffer == 1 else tirx.truncmod(row + line_buffer, line_buffer)
-
-    def read(self, i: int) -> range:
-        """The columns of part i that the next part reads, padding among them: what part i writes begins with these."""
-        last = i == len(self.stages) - 1
-        return range(self.stages[i].out_width) if last else window(self.stages[i + 1].part, self.columns[i + 1])
 
     def store(self, i: int, row, column, value, width: int, c) -> None:
         out, left = self.out[i], self.read(i).start
@@ -139,75 +97,15 @@ class _FusedBlock:
             self.apart,
         )
 
-    def _clear(self, i: int) -> None:
-        """Zero columns on both sides of the image in a line buffer; they stay zero."""
-        _, line_buffer, _, channels = self.out[i].shape
-        for at, column in enumerate(self.read(i)):
-            if not 0 <= column < self.stages[i].out_width:
-                with nest.serial(line_buffer) as slot:
-                    self._zeros(i, slot, at, channels)
-
-    def _zeros(self, i: int, slot, column, channels: int) -> None:
-        out = self.out[i]
-        zero, lanes = values.const(0.0, out.dtype), self.f.lanes(out.dtype)
-        whole, rest = divmod(channels, lanes)
-        if whole:
-            with nest.serial(whole) as c:
-                out[0, slot, column, nest.Lanes(c * lanes, lanes)] = values.broadcast(zero, lanes)
-        for c in range(rest):
-            out[0, slot, column, whole * lanes + c] = zero
-
-    def fill(self, i: int, reader_row) -> None:
-        """Produce the rows of part i that a row of its reader needs and no row before it did.
-
-        Rows outside of the image are zeros.
-        """
-        stage, part = self.stages[i], self.stages[i + 1].part
-        window = (part.kernel[0] - 1) * part.dilation[0] + 1
-        top = source(part, 0, reader_row, 0)
-        begin = T.Select(reader_row == self.first[i + 1], top, top - part.stride[0] + window)
-        with nest.span(begin, top + window) as row:
-
-            def zeros():
-                with nest.serial(len(self.read(i))) as at:
-                    self._zeros(i, self.slot(i, row), at, stage.part.out_channels)
-
-            nest.either(tirx.all(row >= 0, row < stage.out_height), lambda: self.produce(i, row), zeros)
-
-    def _pointwise(self, i: int, row) -> None:
-        columns, step = self.columns[i], self.d[f"{i}.m_block"]
+    def pointwise(self, i: int, row) -> None:
         if i:
             self.produce(i - 1, row)
-        product = _Product(self, i, row)
-        blocks, rest = divmod(len(columns), step)
-        if blocks:
-            with nest.serial(blocks) as piece:
-                product.block(columns.start + piece * step, step)
-        if rest:
-            product.block(columns.start + blocks * step, rest)
+        self.product_tiles(i, _Product(self, i, row).tile)
 
-    def _depthwise(self, i: int, row) -> None:
-        part, columns, tile = self.stages[i].part, self.columns[i], self.d[f"{i}.tile_w"]
-        filters = _Filters(self, i, row)
-        if i:
-            every_h, every_w = tuple(range(part.kernel[0])), tuple(range(part.kernel[1]))
-            tiles, rest = divmod(len(columns), tile)
-            if tiles:
-                with nest.serial(tiles) as t:
-                    filters.positions(every_h, [every_w] * tile, columns.start + t * tile)
-            if rest:
-                filters.positions(every_h, [every_w] * rest, columns.start + tiles * tile)
-            return
-        rows = runs(part, 0, 1)
+    def depthwise(self, i: int, row) -> None:
+        self.filter_tiles(i, row, _Filters(self, i, row).channels)
 
-        def line(r: int, _) -> None:
-            for run in runs(part, 1, tile, columns):
-                with nest.serial(run.count) as t:
-                    filters.positions(rows[r].taps[0], run.taps, run.start + t * run.tile)
-
-        nest.switch(row, [r.count for r in rows], line)
-
-    def _conv(self, i: int, row) -> None:
+    def conv(self, i: int, row) -> None:
         part, d = self.stages[i].part, self.d
         read = window(part, self.columns[i])
         read = range(max(0, read.start), min(part.width, read.stop))
@@ -224,11 +122,7 @@ class _FusedBlock:
                     for j in range(run.tile):
                         self.store(i, row, w + j, lambda lane, j=j, sums=sums: sums[j, lane], channels, first)
 
-        panels, rest = divmod(part.out_channels, d[f"{i}.tile_n"])
-        with nest.serial(panels) as p:
-            panel(p * d[f"{i}.tile_n"], d[f"{i}.tile_n"])
-        if rest:
-            panel(panels * d[f"{i}.tile_n"], rest)
+        self.panels(i, panel)
 
 
 class _Product:
@@ -236,27 +130,10 @@ class _Product:
 
     def __init__(self, fused_block: _FusedBlock, i: int, row):
         self.fused_block, self.i, self.row, self.part = fused_block, i, row, fused_block.stages[i].part
-        self.tile_m, self.tile_n = fused_block.d[f"{i}.tile_m"], fused_block.d[f"{i}.tile_n"]
         self.weight, self.bias = fused_block.f[f"weight{i}"], fused_block.f[f"bias{i}"]
         self.dual_issue = fused_block.d.get(f"{i}.loop") == "dual_issue" and (i or self.part.input_layout == "NHWC")
 
-    def block(self, start, positions: int) -> None:
-        """So many positions from ``start`` on, all panels."""
-        panels, rest = divmod(self.part.out_channels, self.tile_n)
-        with nest.serial(panels) as p:
-            self._panel(start, positions, p * self.tile_n, self.tile_n)
-        if rest:
-            self._panel(start, positions, panels * self.tile_n, rest)
-
-    def _panel(self, start, positions: int, first, channels: int) -> None:
-        tiles, rest = divmod(positions, self.tile_m)
-        if tiles:
-            with nest.serial(tiles) as t:
-                self._tile(start + t * self.tile_m, self.tile_m, first, channels)
-        if rest:
-            self._tile(start + tiles * self.tile_m, rest, first, channels)
-
-    def _tile(self, column, height: int, first, channels: int) -> None:
+    def tile(self, column, height: int, first, channels: int) -> None:
         fused_block, part, k = self.fused_block, self.part, self.part.channels
         sums = Sums(fused_block.f, part, height, channels)
         sums.total.set_rows(self.bias, first, fused_block.apart)
@@ -289,21 +166,10 @@ class _Filters:
         self.top = source(self.part, 0, row, 0)
         if i:
             fused_block.fill(i - 1, row)
-            reach, step = self.part.kernel[0], self.part.dilation[0]
-            taps_at = range(0, (reach - 1) * step + 1, step)
-            self.slots = {y: nest.named(fused_block.slot(i - 1, self.top + y), f"slot{i}") for y in taps_at}
+            self.slots = fused_block.slots_under(i, row)
 
-    def positions(self, taps_h, taps_w, w) -> None:
-        """A tile of positions from column w on, all channels."""
-        lanes = self.fused_block.d[f"{self.i}.lanes"]
-        whole, rest = divmod(self.part.channels, lanes)
-        if whole:
-            with nest.serial(whole) as v:
-                self._channels(taps_h, taps_w, w, v * lanes, lanes)
-        if rest:
-            self._channels(taps_h, taps_w, w, whole * lanes, rest)
-
-    def _channels(self, taps_h, taps_w, w, c, lanes: int) -> None:
+    def channels(self, taps_h, taps_w, w, c, lanes: int) -> None:
+        """A tile of positions from column w on, ``lanes`` channels from c on."""
         fused_block, part = self.fused_block, self.part
         if fused_block.d.get(f"{self.i}.loop") == "dual_issue":
             self._row_tile(taps_h, taps_w, w, c, lanes)
@@ -344,21 +210,49 @@ class _Filters:
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The constants of every part, each as its own schedule packs them."""
-    packed: list[np.ndarray] = []
+    packed = []
     for i, part in enumerate(layer.parts):
-        own = {"tile_n": d.get(f"{i}.tile_n"), "k_block": part.channels}
-        of_part = {name.removeprefix(f"{i}."): array for name, array in arrays.items() if name.startswith(f"{i}.")}
-        packed += schedules.of(part).pack(part, own, of_part)
-    return packed
+        own, of_part = of_own(layer, d, i), {}
+        for name, array in arrays.items():
+            number, _, plain = name.partition(".")
+            if number == str(i):
+                of_part[plain] = array
+        names = [name for name, *_ in schedules.of(part).constants(part, own)]
+        packed += zip(((i, name) for name in names), schedules.of(part).pack(part, own, of_part), strict=True)
+    return [array for _, array in sorted(packed, key=lambda one: _beside(layer, *one[0]))]
 
 
-def constants(layer: Layer) -> list[nest.Argument]:
-    """What `pack` gives."""
-    return [
-        (f"{name}{i}", shape, dtype)
+def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
+    """What `pack` gives; names end in the part's number."""
+    return [(f"{name}{i}", shape, dtype) for i, name, shape, dtype in _ordered(layer, d)]
+
+
+def part_of(layer: Layer, d: Decisions, n: int) -> Layer:
+    """The part whose constant is the n-th of `pack`."""
+    return layer.parts[_ordered(layer, d)[n][0]]
+
+
+def _ordered(layer: Layer, d: Decisions) -> list[tuple]:
+    """(part, name, shape, dtype) of each."""
+    found = [
+        (i, *argument)
         for i, part in enumerate(layer.parts)
-        for name, shape, dtype in schedules.of(part).constants(part, {})
+        for argument in schedules.of(part).constants(part, of_own(layer, d, i))
     ]
+    return sorted(found, key=lambda one: _beside(layer, *one[:2]))
+
+
+def _beside(layer: Layer, i: int, name: str) -> bool:
+    """Whether a schedule makes a constant beside the layer's own: these come last, so that plans name the others."""
+    return f"{i}.{name}" not in layer.constants
+
+
+def of_own(layer: Layer, d: Decisions, i: int) -> Decisions:
+    """The decisions of part i, as its own schedule names them."""
+    own = {name.removeprefix(f"{i}."): value for name, value in d.items() if name.startswith(f"{i}.")}
+    part = layer.parts[i]
+    lookup = {"lookup": d["lookup"]} if "lookup" in d and "table" in part.constants else {}
+    return {**own, **lookup, "tile_n": own.get("tile_n"), "k_block": part.channels}
 
 
 # ---- the choices
@@ -367,7 +261,9 @@ def constants(layer: Layer) -> list[nest.Argument]:
 def decisions(layer: Layer, core) -> Space:
     """The search space, and in it the point of an untuned build."""
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
-    choices = {name: Choice(those, default[name]) for name, those in candidates.items()}
+    choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)
     choices |= nest.vector_choice(layer, core)
+    if dtypes.of(layer.dtype).integer:
+        choices |= integer_constants.lookup_choice(layer, core)
     return Space(choices, lambda d: space.refuse(layer, d, core))

@@ -17,7 +17,8 @@ VALUES = (integers.INT8[0], integers.INT8[1] + 1)  # as a range has them
 def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
     """How a table is read: by AArch64's instructions for tables of 64 bytes, or byte by byte."""
     way = "tables" if core.architecture == "aarch64" else "bytes"
-    return {"lookup": Choice((way,), way)} if "table" in layer.constants else {}
+    found = any(name.rpartition(".")[2] == "table" for name in layer.constants)  # of a fused block: any part's
+    return {"lookup": Choice((way,), way)} if found else {}
 
 
 def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:

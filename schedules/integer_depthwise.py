@@ -30,7 +30,7 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
     """How a core may sum a layer's taps, the best first."""
     plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8 and not layer.weights
     dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= 2 * QUAD and plain
-    dot = dot and layer.dilation[1] == 1
+    dot = dot and layer.dilation == (1, 1)
     return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")
 
 
@@ -245,6 +245,23 @@ def _lanes(total: list, first: int, count: int):
 # ---- the choices
 
 
+def lanes_of(layer: Layer) -> tuple[int, ...]:
+    """Channels that are computed at once, the best first."""
+    return tuple(n for n in (BYTES, BYTES // 2) if n <= layer.channels) or (layer.channels,)
+
+
+def widths_of(layer: Layer, width: int, core) -> tuple[tuple[int, ...], int]:
+    """How many of ``width`` neighbouring positions a tile may have, and the best of them."""
+    widths = tuple(t for t in sorted({1, 2, 4, outputs(layer)}) if t <= width)
+    best = {"dot": outputs(layer), "taps": 2, "wide": 1}[ways(layer, core)[0]]
+    return widths, min(best, widths[-1])
+
+
+def height_of(layer: Layer, core) -> int:
+    """How many rows the best tile has: two rows share what is interleaved."""
+    return min(2 if ways(layer, core)[0] == "dot" and quads(layer) == 1 else 1, layer.out_height)
+
+
 def choices(layer: Layer, core, blocks: list[int], block_of, shares) -> dict[str, Choice]:
     """The space: tiles whose data and taps lie in registers, sixteen channels at a time.
 
@@ -252,11 +269,9 @@ def choices(layer: Layer, core, blocks: list[int], block_of, shares) -> dict[str
     task. Where that block leaves CPUs waiting, the largest that does not is taken.
     """
     way = ways(layer, core)[0]
-    lanes = tuple(n for n in (BYTES, BYTES // 2) if n <= layer.channels) or (layer.channels,)
-    heights, widths = (tuple(t for t in (1, 2) if t <= n) for n in (layer.out_height, layer.out_width))
-    widths = tuple(t for t in sorted({1, 2, 4, outputs(layer)}) if t <= layer.out_width)
-    two = {"dot": (2 if quads(layer) == 1 else 1, outputs(layer)), "taps": (1, 2), "wide": (1, 1)}[way]
-    tile = min(two[0], heights[-1]), min(two[1], widths[-1])
+    heights = tuple(t for t in (1, 2) if t <= layer.out_height)
+    lanes, (widths, width) = lanes_of(layer), widths_of(layer, layer.out_width, core)
+    tile = height_of(layer, core), width
     blocks = sorted({*blocks, *(b for b in divisors(layer.channels) if b % BYTES == 0)})
     enough = [b for b in blocks if b % lanes[0] == 0 or b == layer.channels]
     block = block_of(tile[0])
@@ -266,7 +281,7 @@ def choices(layer: Layer, core, blocks: list[int], block_of, shares) -> dict[str
         block = max((b for b in enough if uneven[b] <= EVEN), default=block)
     return {
         "tile_h": Choice(heights, tile[0]),
-        "tile_w": Choice(widths, tile[1]),
+        "tile_w": Choice(widths, width),
         "lanes": Choice(lanes, lanes[0]),
         "c_block": Choice(tuple(enough), block),
         "inner": Choice(("columns", "channels"), "channels"),

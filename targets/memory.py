@@ -104,6 +104,11 @@ def lines(core) -> Lines:
     return Lines(*(cycles * core.l1d.line / COUNTED for cycles in counted))
 
 
+def exposed(core) -> float:
+    """What part of the smaller of compute and memory a core cannot overlap; all of it where its file does not say."""
+    return core.model.get("memory", {}).get("exposed", 1.0)
+
+
 def streamed_line_cycles(target) -> float:
     """Cycles for ``COUNTED`` bytes from DRAM, as one core of a target streams."""
     return COUNTED * target.clock_hz / way_to_dram(target).one

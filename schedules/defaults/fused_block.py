@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvm_mobilenet.schedules import integer_depthwise
 from tvm_mobilenet.schedules.choices import Decisions, line_channels
 from tvm_mobilenet.schedules.defaults import conv, depthwise, pointwise
 from tvm_mobilenet.schedules.in_order import strips
@@ -9,6 +10,7 @@ from tvm_mobilenet.schedules.registers import depthwise_registers, sum_lanes
 from tvm_mobilenet.schedules.spaces import fused_block as space
 from tvm_mobilenet.schedules.window import evicts_itself
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in any L1
@@ -30,6 +32,11 @@ def _part(part: Layer, width: int, core, first: bool) -> Decisions:
         tile_m, tile_n = pointwise.tiles_of(part, block, core)[2]
         return {**_loops(part, core), "m_block": block, "tile_m": tile_m, "tile_n": tile_n}
     if part.declared.streams == "anywhere":
+        if dtypes.of(part.dtype).integer:
+            return {
+                "tile_w": integer_depthwise.widths_of(part, width, core)[1],
+                "lanes": integer_depthwise.lanes_of(part)[0],
+            }
         tile_w, lanes = _depthwise_tile(part, width, core, first)
         return {"tile_w": tile_w, "lanes": lanes, **_loops(part, core)}
     tile_m, tile_n = conv.tile_of(part, width, core)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from tvm_mobilenet.schedules import integer_conv, integer_depthwise, integer_products
 from tvm_mobilenet.schedules.choices import Decisions, line_channels
 from tvm_mobilenet.schedules.in_order import strips
 from tvm_mobilenet.schedules.registers import depthwise_registers, registers, sum_lanes
 from tvm_mobilenet.schedules.row_tiles import COLUMN_TILES, blocks_of, columns_of, row_tiles_of, stages, tasks
 from tvm_mobilenet.schedules.spaces import depthwise, pointwise
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
 # Of no core: where candidates begin and end. What a core has no registers for is refused.
@@ -42,11 +44,17 @@ def choices(layer: Layer, core) -> dict[str, tuple]:
 def _part(part: Layer, width: int, core) -> dict[str, tuple]:
     if part.declared.pixels:
         tiles_m, tiles_n = pointwise.tiles(width_of_block(part, width, core), part.out_channels, part, core)
-        return {**loops(part, core), "m_block": blocks_of(width), "tile_m": tuple(tiles_m), "tile_n": tuple(tiles_n)}
+        found = {"m_block": blocks_of(width), "tile_m": tuple(tiles_m), "tile_n": tuple(tiles_n)}
+        return {**loops(part, core), **found, **pointwise.products(part, core, integer_products)}
     if part.declared.streams == "anywhere":
+        if dtypes.of(part.dtype).integer:
+            widths, _ = integer_depthwise.widths_of(part, width, core)
+            found = {"tile_w": widths, "lanes": tuple(sorted(integer_depthwise.lanes_of(part)))}
+            return found | pointwise.products(part, core, integer_depthwise)
         return {"tile_w": tuple(tile_widths(width)), "lanes": lanes(part, width, core), **loops(part, core)}
     tiles_m, tiles_n = pointwise.tiles(width, part.out_channels // part.groups, part, core)
-    return {"tile_m": tuple(tiles_m), "tile_n": tuple(tiles_n)}
+    found = {"tile_m": tuple(tiles_m), "tile_n": tuple(tiles_n)}
+    return found | pointwise.products(part, core, integer_conv)
 
 
 def width_of_block(part: Layer, width: int, core) -> int:
@@ -86,8 +94,12 @@ def refuse(layer: Layer, d: Decisions, core) -> str:
     """Why these decisions are none, or the empty string."""
     if d["row_tiles"] * d["column_tiles"] < min(core.cpus, stages(layer)[-1].out_height):
         return f"{d['row_tiles']} row tiles x {d['column_tiles']} column tiles leave cores without a task"
-    vector = sum_lanes(layer, core)
-    for i in range(len(layer.parts)):
+    integer, vector = dtypes.of(layer.dtype).integer, sum_lanes(layer, core)
+    for i, part in enumerate(layer.parts):
+        if integer and f"{i}.tile_w" in d:
+            continue  # all of its tiles fit
+        if integer:
+            vector = sum_lanes(part, core)
         if f"{i}.tile_w" not in d:
             need = registers(d[f"{i}.tile_m"], d[f"{i}.tile_n"], vector)
         elif d.get(f"{i}.loop") == "dual_issue":

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.support.planting import Copy, instructions, some, with_executed
-from tvm_mobilenet import build, targets
+from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler import model_files, ranges
 from tvm_mobilenet.compiler import module as built
@@ -117,6 +118,43 @@ def test_one_instruction_that_is_off_is_found_in_its_layer(copy):
     number = next(n for n, step in enumerate(copy.family.steps) if step.layer.startswith("pointwise"))
     copy.word(some(instructions(copy.family, number, "sdot")), lambda word: word | 1 << 29)  # udot
     copy.named(number)
+
+
+# ---- fused blocks
+
+
+@pytest.fixture(scope="module")
+def fused(family, tmp_path_factory):
+    """The network for a board with caches so small that its layers become fused blocks."""
+    core = targets.load("rpi4").core
+    core = replace(core, l2=replace(core.l2, bytes=4 * 1024))
+    target, folder = replace(targets.load("rpi4"), core=core), tmp_path_factory.mktemp("fused") / "network"
+    build.build(family.network.options, target, output=folder, network=family.network)
+    return SimpleNamespace(
+        network=family.network, folder=folder, target=target, steps=built.read(folder).plan.steps, executed=[]
+    )
+
+
+def test_a_network_of_blocks_is_equal_layer_by_layer(fused):
+    result = verify.verify(fused.folder, network=fused.network, target=fused.target, count=1)
+    result.require()
+    assert any(c.layer.startswith("fused ") for c in result.layers) and {c.relative for c in result.layers} == {0}
+
+
+@pytest.mark.parametrize("name", ["0.weight", pytest.param("1.scale", marks=pytest.mark.full), "vectors"])
+def test_a_wrong_constant_in_a_block_is_found_and_the_layer_named(fused, name, tmp_path):
+    copy = Copy(fused, tmp_path / "copy")
+    step = next(step for step in fused.steps if step.layer.startswith("fused "))
+    tensors = [t for t in step.operands if t.space == "parameters"]
+    tensor = tensors[-1] if name == "vectors" else tensors[step.constants.index(name)]
+    path = copy.folder / built.PARAMETERS
+    data = np.fromfile(path, np.uint8)
+    data[tensor.offset + tensor.nbytes - 1] ^= 1
+    data.tofile(path)
+    copy.sign()
+    result = copy.verify(target=fused.target)
+    part = Layer.parse(step.layer).parts[int(name[0]) if name[0].isdigit() else -1]
+    assert not result.ok and result.first_wrong.name == step.name and result.first_wrong.wrong_part == part.name
 
 
 # ---- scales

@@ -42,6 +42,7 @@ LAYERS = (
     "depthwise 6x7x32 3x3 p1,1,1,1 i8 group1 small",
     "depthwise 6x7x24 3x3 s2 p1,1,1,1 i8 weights_i16",
     "conv 8x8x3 n16 3x3 s2 p1,1,1,1 in4 i8 weights_i16 small",
+    "depthwise 9x6x16 3x3 p2,1,2,1 d2,1 i8 group3 small",
 )
 SOME = ("rpi5",)
 

@@ -4,6 +4,7 @@ import re
 import warnings
 
 import pytest
+from tvm_mobilenet.schedules import fused_block as schedule_of_blocks
 from tvm_mobilenet.schedules import nest
 from tvm_mobilenet.tune_logs import keys, log
 
@@ -144,8 +145,9 @@ def test_a_log_line_of_such_a_layer_is_skipped_with_its_reason(dtype, tmp_path):
     assert len(path.read_text().splitlines()) == 2, "a line of a later version stays"
 
 
-def test_a_fused_block_is_made_of_layers_that_its_kind_computes():
+def test_a_fused_block_is_made_of_layers_that_its_kind_computes(monkeypatch):
     """Two layers that would be joined in float32 stay apart in a dtype that fused blocks do not compute."""
+    monkeypatch.setattr(schedule_of_blocks, "DTYPES", ("float32",))
     core = target_of(l2=(512 << 10, 16)).core
     names = ("depthwise 112x112x32 3x3 p1,1,1,1 f32 relu6", "pointwise m12544 n64 k32 f32 relu6")
     fused = {}

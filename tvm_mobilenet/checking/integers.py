@@ -209,6 +209,13 @@ def _spreading(sums: np.ndarray) -> np.ndarray:
 
 def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarray]:
     """Constants of a layer that spread its output over int8, for data in random int8."""
+    if layer.parts:
+        found = {}
+        for i, part in enumerate(layer.parts):
+            own = random_constants(part, data := data.reshape(part.input_shape), rng)
+            found |= {f"{i}.{name}": array for name, array in own.items()}
+            data = data if part is layer.parts[-1] else run(part, data, own)
+        return found
     found: dict[str, np.ndarray] = {}
     ends = np.array([rng.integers(-20, 20), rng.integers(-20, 20), -128, 127, rng.integers(-20, 20), 3, -128, 127])
     if layer.activation in ("relu", "relu6"):

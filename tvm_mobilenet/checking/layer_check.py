@@ -84,8 +84,7 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
     wrong, part = max(differences, default=0.0), ""
     if wrong > CONSTANTS_TOLERANCE and call.parts:
-        number, _, _ = step.constants[differences.index(wrong)].partition(".")
-        part = call.layer.parts[int(number)].name
+        part = schedules.of(call.layer).part_of(call.layer, decisions, differences.index(wrong)).name
     made = runner.read(output)
     found = _difference(call.layer, made, due, given)
     sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND

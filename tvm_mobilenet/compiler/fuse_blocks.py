@@ -11,7 +11,9 @@ and caches:
   in a fused block: its weights once for each block of positions that takes half an L1;
 - a line buffer: written once, read about as often as the window has rows;
 - rows at the seams of a fused block's row tiles, columns at those of its column tiles: computed twice;
-- tasks of unequal sizes: cores that wait for the one with the largest.
+- tasks of unequal sizes: cores that wait for the one with the largest;
+- of integers also what each form computes (`schedules.defaults.integer_cycles`), which hides what is moved where a core
+  overlaps the two.
 
 The L2 holds what the row tiles that run at once read again (``schedules.row_tiles.tasks``), and pointwise weights take
 at most half of it. No fused block has more parts than ``MOST_PARTS``.
@@ -28,7 +30,8 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
-from tvm_mobilenet.schedules.row_tiles import columns_of, load_balance, stages, tasks, weight_bytes
+from tvm_mobilenet.schedules.defaults import integer_cycles
+from tvm_mobilenet.schedules.row_tiles import columns_of, load_balance, stages, tasks, weight_bytes, window
 from tvm_mobilenet.targets import memory
 
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
@@ -65,11 +68,17 @@ def run(graph: LayerGraph, core) -> LayerGraph:
 
 
 def _layer_cycles(layer: Layer, core) -> float:
-    """Cycles that lines take to move in a layer by itself, and for its output."""
+    """Cycles that lines take to move in a layer by itself, and for its output; of integers what it computes, too."""
     lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
     row = layer.out_channels * dtypes.of(layer.output_dtype).bytes
     panels = -(-row // core.limits.panel_bytes) if layer.declared.with_rows else 0
-    return _output_cycles(layer, core) + lines * panels * memory.lines(core).l2
+    moved = _output_cycles(layer, core) + lines * panels * memory.lines(core).l2
+    return _together(integer_cycles.alone(layer, core), moved, core) if _integer(layer) else moved
+
+
+def _together(compute: float, moved: float, core) -> float:
+    """Cycles of what is computed and moved at once, as predictions take them together (`boards.cost.memory_time`)."""
+    return max(compute, moved) + memory.exposed(core) * min(compute, moved)
 
 
 def _output_cycles(layer: Layer, core) -> float:
@@ -89,35 +98,59 @@ def _fused_block_cycles(parts: list[Layer], core) -> float | None:
     its last part does not write what has to be written anyway."""
     if len(parts) > MOST_PARTS or parts[-1].declared.windowed or all(part.declared.pixels for part in parts):
         return None
-    layer, line = Layer.fused_block(tuple(parts)), core.l1d.line
+    layer = Layer.fused_block(tuple(parts))
     if weight_bytes(parts) > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
         return None
     row_tiles, column_tiles = cut
     columns = list(zip(*columns_of(layer, column_tiles), strict=True))  # of each part, in each column tile
-    cycles = _output_cycles(parts[-1], core)
-    for stage, widths, after in zip(stages(layer), columns, [*parts[1:], None], strict=True):
-        part = stage.part
-        if part.declared.pixels:
-            blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
-            cycles += weight_bytes([part]) / line * stage.out_height * blocks * memory.lines(core).l2
-        if after is not None and after.declared.windowed:
-            cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * memory.lines(core).l2
-    mult_adds = _repeated_mult_adds(layer, row_tiles, [sum(map(len, widths)) for widths in columns])
-    mult_adds += (load_balance(layer, row_tiles, column_tiles, core.cpus) - 1) * layer.mult_adds
+    cycles = _moved_in_block(layer, columns, core)
+    repeated = _repeated_rows(layer, row_tiles)
+    uneven = load_balance(layer, row_tiles, column_tiles, core.cpus) - 1
+    if _integer(layer):
+        compute = sum(
+            integer_cycles.in_rows(stage.part, stage.out_height + rows, [len(width) for width in widths], core)
+            for stage, rows, widths in zip(stages(layer), repeated, columns, strict=True)
+        )
+        return _together(compute * (1 + uneven), cycles, core)
+    mult_adds = uneven * layer.mult_adds
+    for stage, rows, widths in zip(reversed(stages(layer)), reversed(repeated), reversed(columns), strict=True):
+        mult_adds += rows * stage.part.mult_adds / stage.out_height
+        mult_adds += (sum(map(len, widths)) / stage.out_width - 1) * stage.part.mult_adds
     return cycles + mult_adds / core.macs_per_cycle(layer.dtype)
 
 
-def _repeated_mult_adds(layer: Layer, row_tiles: int, widths: list[int]) -> float:
-    """What row tiles and column tiles compute a second time, since a window at their side reaches into the next;
-    ``widths`` are
-    the columns that each part computes in all column tiles."""
-    rows, repeated = 0, 0.0
-    for stage, width in zip(reversed(stages(layer)), reversed(widths), strict=True):
-        repeated += (row_tiles - 1) * rows * stage.part.mult_adds / stage.out_height
-        repeated += (width / stage.out_width - 1) * stage.part.mult_adds
-        if stage.part.declared.windowed and stage.part.declared.keeps_channels:
-            rows = rows * stage.part.stride[0] + max(0, stage.part.kernel[0] - stage.part.stride[0])
-    return repeated
+def _moved_in_block(layer: Layer, columns, core) -> float:
+    """Cycles that lines take to move between the parts of a fused block, and for its output."""
+    first, line, l2 = layer.parts[0], core.l1d.line, memory.lines(core).l2
+    cycles = _output_cycles(layer.parts[-1], core)
+    if _integer(layer) and first.declared.windowed and first.declared.keeps_channels:
+        # Rows under its window leave an L1 that does not hold them beside what the parts behind it read.
+        under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
+        again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
+        cycles += int(np.prod(first.input_shape)) * first.bytes / line * again * l2
+    for stage, widths, after in zip(stages(layer), columns, [*layer.parts[1:], None], strict=True):
+        part = stage.part
+        if part.declared.pixels:
+            blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
+            cycles += weight_bytes([part]) / line * stage.out_height * blocks * l2
+        if after is not None and after.declared.windowed:
+            cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * l2
+    return cycles
+
+
+def _integer(layer: Layer) -> bool:
+    return dtypes.of(layer.dtype).integer
+
+
+def _repeated_rows(layer: Layer, row_tiles: int) -> list[int]:
+    """How many rows of each part are computed a second time, since a window at the side of a row tile reaches into the
+    next."""
+    rows, found = 0, []
+    for part in reversed(layer.parts):
+        found.append((row_tiles - 1) * rows)
+        if part.declared.windowed and part.declared.keeps_channels:
+            rows = rows * part.stride[0] + max(0, part.kernel[0] - part.stride[0])
+    return found[::-1]
 
 
 def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
