@@ -67,4 +67,4 @@ def test_calls_of_a_whole_build_and_of_a_board(library, tmp_path, scenario, step
     bundles.made()
     modules.tiny()
     for one in faults(library, tmp_path, scenario, step, "once", "full", "killed"):
-        assert one["faults"] >= least and len(one["ends"]) == 2
+        assert one["faults"] >= least and "old" in one["ends"]
