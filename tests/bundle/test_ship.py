@@ -255,6 +255,22 @@ def test_a_version_that_never_became_current_is_none(bundle, tmp_path):
     assert not dead.exists() and sorted(v[:4] for v in os.listdir(versions)) == ["0001", "0002", "0003"]
 
 
+@pytest.mark.parametrize("program", ["mktemp", "readlink", "ln", "sync", "sha256sum", "wc", "sed"])
+def test_a_program_of_the_board_that_fails_costs_no_version(bundle, tmp_path, monkeypatch, program):
+    """On a full disk or without memory: a name that is missing then must not turn into the name of all versions."""
+    board = tmp_path / "board"
+    assert ship.ship(bundle, local(board)).ok and ship.ship(bundle, local(board)).ok
+    before = sorted(os.listdir(board / "versions"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / program).write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / program).chmod(0o755)
+    with monkeypatch.context() as failing:
+        failing.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        ship.ship(bundle, local(board), keep=2)
+    assert set(before[-1:]) <= set(os.listdir(board / "versions")) and current(board) >= before[-1]
+    assert ship.ship(bundle, local(board), keep=2).ok
+
+
 FLUSHED = re.compile(r"^\d+ +f(?:data)?sync\(\d+<([^>]*)>\) += 0", re.MULTILINE)
 
 

@@ -41,7 +41,7 @@ def faults(library, folder: Path, scenarios: str, step: int, *modes: str) -> lis
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [(one["scenario"], one["mode"]) for one in found] == [(s, m) for s in scenarios.split(",") for m in modes]
     for one in found:
-        assert not one["wrong"], f"{one['scenario']}: " + "\n".join(one["wrong"])
+        assert not one["wrong"], f"{one['scenario']}, {one['mode']}: " + "\n".join(one["wrong"])
         assert set(one["ends"]) <= {"old", "new"}
     return found
 

@@ -34,7 +34,7 @@ done
 # What did not become current is no version: nothing is left of it.
 undo() {
     rm -f "$1/.current-$name"
-    rm -rf "$1/versions/$new"
+    case $new in .new-?* | [0-9]*-?*) rm -rf "$1/versions/$new" ;; esac # never all of them, where a name is missing
 }
 name=
 new=.new-none
@@ -42,7 +42,8 @@ trap 'undo "$1"' EXIT
 trap 'exit 71' HUP INT TERM PIPE
 
 for try in 1 2 3 4 5 6 7 8 9; do # one that was taken for abandoned before it was locked is made again
-    new=$(mktemp -d .new-XXXXXX)
+    made=$(mktemp -d .new-XXXXXX) # where that fails, $new is what it was
+    new=$made
     command exec 9<"$new" || continue
     code=0
     ! command -v flock >/dev/null || flock -n 9 || code=$?
