@@ -7,7 +7,7 @@ aarch64 root with a C library and the ``/proc/cpuinfo`` of that core; peers also
 
 What is estimated: compute, as if every access hit the first-level cache, of all that one thread executes for an
 inference, kernels and what lies around them alike. A run of three inferences is taken less one of one inference, so
-that opening a network costs nothing. Lines that miss and bytes from DRAM are counted beside it, not priced.
+that opening a network costs nothing. Lines that miss and bytes from DRAM are counted beside it and cost nothing in it.
 """
 
 from __future__ import annotations

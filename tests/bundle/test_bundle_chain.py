@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import bundles
 from tvm_mobilenet.bundle import pack, received
-from tvm_mobilenet.compiler import chain
+from tvm_mobilenet.compiler import build_identity
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -35,7 +35,7 @@ def mixed(bundle, other: dict[str, bytes], folder, **manifest) -> TvmMobilenetEr
 
 def marked(data: bytes) -> bytes:
     """The same file as another build would have it."""
-    at = data.index(chain._NOTE) + len(chain._NOTE)
+    at = data.index(build_identity._NOTE) + len(build_identity._NOTE)
     return data[:at] + bytes(32) + data[at + 32 :]
 
 

@@ -102,7 +102,7 @@ def resealed(bundle: pack.Bundle, name: str, data: bytes) -> pack.Bundle:
     return pack.Bundle(manifest, files)
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "mobilenet", "labels.txt", "one that is new"])
+@pytest.mark.parametrize("name", ["selftest.bin", "mobilenet.h", "labels.txt", "one that is new"])
 def test_hashes_that_were_made_again(signed, keys, tmp_path, name):
     name, data = (name, signed.files[name]) if name in signed.files else ("new.bin", b"0123")
     other = resealed(signed, name, changed_at(data, len(data) // 2))

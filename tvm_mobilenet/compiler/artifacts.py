@@ -1,6 +1,6 @@
 """The files of a build: kernels are compiled once, and all libraries linked from that object.
 
-First come the parts, which say what the build is (`chain.identity`); then the libraries, which carry that.
+First come the parts, which say what the build is (`build_identity.identity`); then the libraries, which carry that.
 """
 
 from __future__ import annotations

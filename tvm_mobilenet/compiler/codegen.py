@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.compiler import chain, instruction_sets, symbols
+from tvm_mobilenet.compiler import build_identity, instruction_sets, symbols
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.compiler.plan import kernels_of
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, nearest, reason, remedy
@@ -143,7 +143,7 @@ def build_executable(
     ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it; its parameters are bound in it.
 
     Parameters and errors are those of ``compile_kernels``; ``lowered`` comes from ``compiler.lower``, and ``kernels``
-    is the object of its PrimFuncs. ``build``: the identity that it carries (`chain`).
+    is the object of its PrimFuncs. ``build``: the identity that it carries (`build_identity`).
     """
     import tvm
     from tvm import relax
@@ -233,7 +233,7 @@ def link(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
-        _link([*SHARED, *chain.linked_with(build), "-o", str(new), *objects], target, path.name, linker)
+        _link([*SHARED, *build_identity.linked_with(build), "-o", str(new), *objects], target, path.name, linker)
         instruction_sets.check(new, target, path.name)
         symbols.keep_kernels(new, kernels)
     return path

@@ -15,7 +15,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from tvm_mobilenet.compiler import chain, codegen, instruction_sets, symbols, tables
+from tvm_mobilenet.compiler import build_identity, codegen, instruction_sets, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.user_cache import Collection, zig_environment
 
@@ -74,7 +74,7 @@ def link_library(
     plan, about, scratch, preprocess
         As `tables.source` takes them; ``id`` is added to ``about``.
     build : str
-        The identity of the build (`chain`).
+        The identity of the build (`build_identity`).
     weights : bytes, optional
         To be part of the library.
 
@@ -107,7 +107,15 @@ def link_library(
     (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
     options = ("-Wl,--gc-sections", "-Wl,-z,defs", "-Wl,--version-script=exports")
     _run(
-        *(work, target, compiler, "-shared", *options, *chain.linked_with(build), "-Wl,-soname,libmobilenet.so"),
+        *(
+            work,
+            target,
+            compiler,
+            "-shared",
+            *options,
+            *build_identity.linked_with(build),
+            "-Wl,-soname,libmobilenet.so",
+        ),
         *("-o", LIBRARY, "model.o", *_LIBC),
     )
     instruction_sets.check(work / LIBRARY, target)
@@ -120,7 +128,7 @@ def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, b
     compiler = codegen.linker_command(target, linker)
     _run(work, target, compiler, *FLAGS, "-c", "main.c", "-o", "main.c.o")
     _run(
-        *(work, target, compiler, "-s", *chain.linked_with(build), "-Wl,-rpath,$ORIGIN"),
+        *(work, target, compiler, "-s", *build_identity.linked_with(build), "-Wl,-rpath,$ORIGIN"),
         *("-o", "mobilenet", "main.c.o", LIBRARY, *_LIBC),
     )
     _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")

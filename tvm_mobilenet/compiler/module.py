@@ -14,7 +14,7 @@ The target's facts travel, not its name alone: every verb that opens a build use
 or the host's level is now. Only a build of a version before that is opened by its target's name.
 
 A build is made beside its folder and takes its place in one step (`files.own_files`). ``plan.json`` names every file
-with its hash, and `chain` refuses a folder whose files were not built together.
+with its hash, and `build_identity` refuses a folder whose files were not built together.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet import old_words, targets
-from tvm_mobilenet.compiler import chain, quantization_file, stored_plan
-from tvm_mobilenet.compiler.chain import PLAN, file_hash
+from tvm_mobilenet.compiler import build_identity, quantization_file, stored_plan
+from tvm_mobilenet.compiler.build_identity import PLAN, file_hash
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
@@ -70,7 +70,7 @@ class BuiltModule:
     files : tuple of str
         Names of the files in the folder that belong to it, besides the plan.
     build : str or None
-        Its identity (``chain``); None: it is of a version before there was one.
+        Its identity (``build_identity``); None: it is of a version before there was one.
     """
 
     folder: Path
@@ -170,7 +170,7 @@ def described(plan: Plan, layers: list[BuiltLayer], info: dict, target: targets.
 def write_plan(new: Path, data: dict, build: str, files: tuple[str, ...]) -> None:
     """Put the plan, which names all files and the build, into a folder that has them."""
     data = {**data, "build": build, "files": {name: file_hash(new / name) for name in files}}
-    data["hash"] = chain.plan_hash(data)
+    data["hash"] = build_identity.plan_hash(data)
     (new / PLAN).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
@@ -203,7 +203,7 @@ def read(folder: str | Path) -> BuiltModule:
             "python -m tvm_mobilenet.build --output FOLDER makes one",
         ) from None
     try:
-        chain.require(folder, data, LIBRARIES)
+        build_identity.require(folder, data, LIBRARIES)
     except TvmMobilenetError:
         if _is_still(folder, text):
             raise

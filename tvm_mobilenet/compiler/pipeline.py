@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.compiler import artifacts, chain, fuse_blocks, library, model_files, module, row_pitch
+from tvm_mobilenet.compiler import artifacts, build_identity, fuse_blocks, library, model_files, module, row_pitch
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
@@ -114,7 +114,7 @@ class BuiltModel:
         try:
             with replacing_own(folder, module.OWN, module.PLAN) as new:
                 files = artifacts.parts(self, new, linker)
-                build = chain.identity(data, {name: chain.file_hash(new / name) for name in files})
+                build = build_identity.identity(data, {name: build_identity.file_hash(new / name) for name in files})
                 files += artifacts.libraries(self, new, build, linker, executable)
                 module.write_plan(new, data, build, files)
                 made = module.BuiltModule(new, self.plan, tuple(self.decided), info, data["target"], files, build)
