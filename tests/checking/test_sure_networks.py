@@ -187,8 +187,10 @@ def test_a_network_that_does_not_depend_on_its_input_is_refused(tmp_path, name):
     build.build(network.options, TARGET, output=tmp_path / "built", network=network)
     photo, *_ = network.inputs(1)
     for inputs in ([photo], [photo] * 3, network.inputs(2)):
-        with pytest.raises(VerificationError, match="same for every input"):
+        with pytest.raises(VerificationError, match="same for every input") as refused:
             verify.verify(tmp_path / "built", network=network, inputs=inputs)
+        assert "--weights" not in refused.value.hint, "a file brings its own"
+        assert ("--mean and --std" in refused.value.hint) == (network.image is not None)
     with pytest.raises(VerificationError, match="same for every input"):
         build.build(network.options, TARGET, output=tmp_path / "b", network=network, bundle=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

@@ -98,6 +98,20 @@ def test_what_cannot_be_imported_is_refused(model, x, message):
         frontend.from_torch(model, x)
 
 
+@pytest.mark.parametrize(("pick", "name"), [(lambda x: x.nonzero(), "nonzero"), (lambda x: x[x > 0], "index")])
+def test_an_operator_whose_output_depends_on_data_is_named(pick, name, tmp_path):
+    """As a module and as a file, which else is called damaged or hostile."""
+
+    class Picks(nn.Module):
+        def forward(self, x):
+            return pick(torch.relu(x)).sum()
+
+    torch.export.save(torch.export.export(Picks(), (X,)), tmp_path / "picks.pt2")
+    for load in (lambda: frontend.from_torch(Picks(), X), lambda: frontend.load(tmp_path / "picks.pt2")):
+        with pytest.raises(TvmMobilenetError, match=rf"aten\.{name}\b.*shape of its output depends on data"):
+            load()
+
+
 def test_a_dynamic_batch_in_a_program_is_fixed():
     batch, model = torch.export.Dim("batch", min=1, max=8), small().eval()
     program = torch.export.export(model, (X,), dynamic_shapes=({0: batch},))

@@ -189,6 +189,26 @@ def test_whole_numbers_go_in_and_out_where_the_user_asks_for_them(io, tmp_path):
     assert np.abs(made.signature.outputs[0].real(found) - due).max() <= 1.01 * unit
 
 
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_the_bytes_of_an_image_become_the_files_whole_numbers_one_by_one(io, tmp_path):
+    """Else the network sees photographs darker, paler or, of bytes that are their own values, all as one."""
+    net = Quantized(kind="uint8" if io == "uint8" else "int8")
+    shape, scale = (1, 16, 16, 3), (0.037, 91 + net.up)
+    if io == "float32":
+        x = net.op("QUANTIZE", [net.input(shape)], net.value(shape, net.kind, scale), "Quantize")
+    else:
+        x = net.input(shape, net.kind, scale)
+    y = net.layer("stem", x, (1, 8, 8, OUT), 0.05, -7, strideH=2, strideW=2)
+    image = loaded(net.save(tmp_path / "q.tflite", y)).image
+    every = np.arange(256).reshape(1, 16, 16, 1).repeat(3, 3)
+    assert np.array_equal(np.rint(image.preprocess.normalise(every / 255) / 0.037) + 91 + 128, every)
+    doubt = {"mean", "std"} & {*image.assumed}
+    assert doubt == ({"mean", "std"} if io == "float32" else set()), "floats may be more than were seen"
+    given = loaded(tmp_path / "q.tflite", mean=(0.25,) * 3, std=(0.5,) * 3).image
+    assert given.preprocess.mean == (0.25,) * 3 and given.preprocess.std == (0.5,) * 3
+    assert not {"mean", "std"} & {*given.assumed}
+
+
 STEM = np.random.default_rng(9).integers(-100, 100, (OUT, 3, 3, CHANNELS))
 BY_ONE = STEM.copy()
 BY_ONE[2, 1, 1, 0] += 1

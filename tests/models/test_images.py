@@ -111,6 +111,24 @@ def test_layout_behind_arithmetic_and_pads(tmp_path, before):
     assert channel_axis(from_pt2(model)) == 3
 
 
+@pytest.mark.parametrize(("zero", "behind"), [(np.int8(3), True), (np.uint8(131), True), (np.int8(3), False)])
+def test_an_input_that_is_quantized_says_how_bytes_become_it(tmp_path, zero, behind):
+    """Also behind a permutation; scales of what is computed first are not the input's."""
+    from tvm_mobilenet.frontend import from_onnx
+    from tvm_mobilenet.models.images import bytes_of
+
+    node, arrays = helper.make_node, {"s": np.float32(0.02), "z": zero}
+    before = [node("Constant", [], [k], value=numpy_helper.from_array(np.array(v), k)) for k, v in arrays.items()]
+    first = node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]) if behind else node("Sqrt", ["x"], ["t"])
+    before += [first, node("QuantizeLinear", ["t", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["a"])]
+    shape = (1, 16, 24, 3) if behind else (1, 3, 16, 24)
+    found = bytes_of(from_onnx(onnx_file(tmp_path, shape, 3, *before)))
+    if not behind:
+        assert found is None
+    else:
+        assert (found.mean, found.std) == pytest.approx((131 / 255, 1 / 5.1)) and not found.known
+
+
 def test_a_graph_of_products_alone(tmp_path):
     """Nothing in it reads channels: the shape says it, and where that fits both ways it is assumed, and said."""
     flat = [nn.Flatten(), nn.Linear(8 * 8 * 3, 2)]

@@ -169,7 +169,7 @@ def check(
     said = network.framework(inputs + noise)
     _require_import(network, inputs + noise, said)
     names = [name for name, _ in module.plan.outputs]
-    batch = inputs + noise if _is_quiet(said, len(inputs), visible) else inputs
+    batch = inputs + noise if _is_quiet(network, said, len(inputs), visible) else inputs
     decisions = {built_layer.layer: built_layer.decisions for built_layer in module.layers}
     ends = Ends(calls, network.signature)
     checks: list[LayerCheck] = []
@@ -219,7 +219,7 @@ def check(
             )
             for j, name in enumerate(names)
         ]
-        _require_movement(outputs)
+        _require_movement(outputs, network)
         if not layers or all(c.ok for c in checks):
             network_steps.require_equal(network, batch, values)
         if layers and not all(o.ok for o in outputs):  # what the first input does not show, another one does
@@ -275,7 +275,7 @@ def _require_import(network, batch: list, said) -> None:
                 )
 
 
-def _is_quiet(said, count: int, visible: bool) -> bool:
+def _is_quiet(network, said, count: int, visible: bool) -> bool:
     """Whether the first ``count`` inputs, several, leave every output nearly as it is, and noise does not.
 
     Raises
@@ -291,22 +291,31 @@ def _is_quiet(said, count: int, visible: bool) -> bool:
         shown = [outputs[j] for outputs in said.values] if visible else values
         quiet.append(movement(shown[:count]) < QUIET * movement(shown))
     if not moves:
-        _refuse([f"output{j}" for j in range(len(quiet))])
+        _refuse([f"output{j}" for j in range(len(quiet))], network)
     return count > 1 and all(quiet)
 
 
-def _require_movement(outputs: list[OutputCheck]) -> None:
+def _require_movement(outputs: list[OutputCheck], network) -> None:
     if all(o.constant for o in outputs):
-        _refuse([o.name for o in outputs])
+        _refuse([o.name for o in outputs], network)
 
 
-def _refuse(names: list[str]) -> None:
+def _refuse(names: list[str], network) -> None:
     outputs = f"output {names[0]} is" if len(names) == 1 else f"outputs {', '.join(names)} are"
     raise VerificationError(
         f"the reference's {outputs} the same for every input, noise included, so a comparison can show nothing",
-        "use weights that are trained, or leave out --weights for calibrated ones; look for a layer that gives only "
-        "zeros",
+        _what_may_move_it(network) + "look for a layer that gives only zeros",
     )
+
+
+def _what_may_move_it(network) -> str:
+    """The weights, of a model that takes them; of a file that takes images, what becomes of these."""
+    if not network.options.is_file:
+        return "use weights that are trained, or leave out --weights for calibrated ones; "
+    if network.image is None:
+        return ""
+    now = network.image.preprocess.told(("mean", "std"))
+    return f"images become its input with {now}: --mean and --std say how it was trained; "
 
 
 def calls_of(network, module) -> list:

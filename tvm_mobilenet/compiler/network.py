@@ -10,7 +10,7 @@ import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import labels
-from tvm_mobilenet.models.images import Image, channel_axis, check_by_name, image_of
+from tvm_mobilenet.models.images import Image, InputBytes, bytes_of, channel_axis, check_by_name, image_of
 from tvm_mobilenet.models.options import FLOAT32, ModelOptions
 
 
@@ -28,6 +28,8 @@ class Network:
         Of ``passes.run``: nothing in it depends on a target.
     channels_at : int or None
         The axis of the input that the graph reads as channels, as ``models.images.channel_axis`` finds it.
+    in_bytes : models.images.InputBytes or None
+        How bytes become an input that the model itself rounds to 8 bits, as ``models.images.bytes_of`` finds it.
     precision : passes.precision.Precision or None
         What is decided of the dtypes of its layers; None: they compute in the model's own.
     original : passes.LayerGraph or None
@@ -38,6 +40,7 @@ class Network:
     model: object
     graph: object
     channels_at: int | None = None
+    in_bytes: InputBytes | None = None
     precision: object | None = None
     original: object | None = None
 
@@ -93,7 +96,7 @@ class Network:
     @cached_property
     def image(self) -> Image | None:
         """How an image becomes the input; None when the inputs are no image."""
-        return image_of(self.options, self.model, self.signature.inputs, self.channels_at)
+        return image_of(self.options, self.model, self.signature.inputs, self.channels_at, self.in_bytes)
 
     @property
     def classes(self) -> int:
@@ -246,7 +249,7 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     watch("imported", module)
     graph = passes.run(module, watch)
     options = of_quantized(options, graph)
-    network = Network(options, model, graph, channel_axis(module))
+    network = Network(options, model, graph, channel_axis(module), bytes_of(module))
     _check_finite(network.layers, options)
     network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
     return network if (options.dtype, options.io) == (FLOAT32, FLOAT32) else _narrowed(network, watch)

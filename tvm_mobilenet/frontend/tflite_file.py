@@ -22,6 +22,7 @@ from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Operator, Tensor, places, ports
 from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
 from tvm_mobilenet.frontend.tflite_values import Call, Value
+from tvm_mobilenet.models.images import TAKES_BYTES
 
 
 def from_tflite(
@@ -95,7 +96,9 @@ class _Import:
             self.bb.emit_func_output(out)
         if failed is not None:
             raise failed
-        return finished(self.bb.get(), self.noted, tuple(ports(graph, graph.outputs)), tables="tflite")
+        bytes_in = any(self.graph.tensors[i].dtype in tflite_quantized.BYTES for i in graph.inputs)
+        attrs = {"tables": "tflite", **({TAKES_BYTES: "yes"} if bytes_in else {})}
+        return finished(self.bb.get(), self.noted, tuple(ports(graph, graph.outputs)), **attrs)
 
     def _body(self, params: list[relax.Var]) -> tuple[relax.Expr, Exception | None]:
         """What the graph returns; or what went wrong, which is raised behind the block: TVM warns of one left open."""

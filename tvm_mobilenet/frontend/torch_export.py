@@ -134,6 +134,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
         value = node.meta["val"]
         shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
         sizes.check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
+    _check_shapes(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
@@ -154,6 +155,21 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
         "single": _returns_tensor(program),
     }
     return data, tensors
+
+
+def _check_shapes(program: torch.export.ExportedProgram) -> None:
+    """Refuse an operator whose output's shape depends on data: the first, those behind it follow from it."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    for node in program.graph.nodes:
+        values = node.meta.get("val")
+        for value in values if isinstance(values, tuple | list) else (values,):
+            if isinstance(value, torch.Tensor) and free_unbacked_symbols(value.shape):
+                raise TvmMobilenetError(
+                    f"{'.'.join(filter(None, _target(node.target)))} at {_source(node)} is not supported: the shape of "
+                    "its output depends on data",
+                    "cut the model before it, or write it with shapes that are fixed",
+                )
 
 
 def _input_data(program: torch.export.ExportedProgram) -> tuple[list[dict], dict[str, torch.Tensor]]:

@@ -2,8 +2,10 @@
 
 The graph says where the channels are: a convolution or pool reads them in a known place, and the operators between the
 input and that one keep the axes or permute them. Where a graph has neither, the shape says it: images have 3 or 1
-channels. All else (mean, std, resize, crop, interpolation, the order of channels) stands in no file. Flags give it, or
-it is known because the registry's own network has seeded weights; otherwise it is assumed, and `Image.assumed` says so.
+channels. Scale and zero point of an input that is quantized say which mean and std make its whole numbers of an
+image's bytes (`bytes_of`). All else (resize, crop, interpolation, the order of channels; mean and std of floats) stands
+in no file. Flags give it, or it is known because the registry's own network has seeded weights; otherwise it is
+assumed, and `Image.assumed` says so.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from tvm_mobilenet.models.preprocess import FIELDS, Preprocess
 
 CHANNELS = (3, 1)
 _WINDOWS = ("relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d")
+TAKES_BYTES = "takes_bytes"  # attribute of a module whose file itself takes int8 or uint8
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.broadcast_to")
 
 
@@ -37,6 +40,60 @@ class Image:
         """Plain data, as the manifest and the plan keep it."""
         fields = ("size", "channels", *FIELDS)
         return {**{f: getattr(self.preprocess, f) for f in fields}, "assumed": list(self.assumed)}
+
+
+@dataclass(frozen=True)
+class InputBytes:
+    """The mean and std by which the bytes of an image become the whole numbers of an input, one by one.
+
+    Attributes
+    ----------
+    mean, std : float
+        Of pixels in 0..1, as of `Preprocess`.
+    known : bool
+        The file itself takes whole numbers. Of one that takes floats and rounds them, the range was found on images,
+        which may not have filled it.
+    """
+
+    mean: float
+    std: float
+    known: bool
+
+
+def bytes_of(module) -> InputBytes | None:
+    """How bytes become the first input of a network that rounds it to 8 bits at once, with one scale; None of others.
+
+    A byte ``b`` stands for ``(b - zero) * scale``, and an image's is ``(b / 255 - mean) / std``: so mean is
+    ``zero / 255`` and std ``1 / (255 * scale)``. An int8 is the byte that is 128 more.
+
+    Parameters
+    ----------
+    module : tvm.IRModule
+        As a frontend made it.
+    """
+    from tvm import relax
+
+    main = module["main"]
+    same = {*main.params[:1]}  # the input, and what is it in another shape
+    for binding in (b for block in main.body.blocks for b in block.bindings):
+        value = binding.value
+        if isinstance(value, relax.Var) and value in same:
+            same.add(binding.var)
+        if not isinstance(value, relax.Call) or not any(isinstance(a, relax.Var) and a in same for a in value.args):
+            continue
+        name = getattr(value.op, "name", "")
+        if name in ("relax.permute_dims", *_RESHAPES):
+            same.add(binding.var)
+            continue
+        if name != "relax.quantize" or str(value.attrs.out_dtype) not in ("int8", "uint8"):
+            return None
+        scale, zero = (a.value.numpy() for a in value.args[1:3])
+        if scale.ndim:
+            return None
+        byte = int(zero) + 128 * (str(value.attrs.out_dtype) == "int8")
+        known = bool((main.attrs or {}).get(TAKES_BYTES, ""))
+        return InputBytes(byte / 255, 1 / (255 * float(scale)), known)
+    return None
 
 
 def channel_axis(module) -> int | None:
@@ -89,7 +146,7 @@ def check_by_name(options: ModelOptions) -> None:
         )
 
 
-def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | None:
+def image_of(options: ModelOptions, model, ports, axis: int | None, in_bytes: InputBytes | None = None) -> Image | None:
     """How an image becomes a network's input, or None when its inputs are no image.
 
     Parameters
@@ -102,6 +159,8 @@ def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | N
         The inputs.
     axis : int or None
         Of `channel_axis`.
+    in_bytes : InputBytes, optional
+        Of `bytes_of`.
 
     Raises
     ------
@@ -134,9 +193,12 @@ def image_of(options: ModelOptions, model, ports, axis: int | None) -> Image | N
         raise TvmMobilenetError(
             f"--channel-order {options.channel_order}: {options.title} has one channel", "leave out --channel-order"
         )
+    if own is None and in_bytes is not None:
+        given = {"mean": in_bytes.mean, "std": in_bytes.std, **given}
     preprocess = Preprocess(size, channels=channels, **given) if own is None else own.replace(**given)
     open_to_doubt = FIELDS if own is None else model.assumed
-    assumed = [f for f in open_to_doubt if getattr(options, f) is None and f != ("layout" if known else "")]
+    sure = {*["layout"] * known, *["mean", "std"] * (in_bytes is not None and in_bytes.known)}
+    assumed = [f for f in open_to_doubt if getattr(options, f) is None and f not in sure]
     if channels == 1 and "channel_order" in assumed:
         assumed.remove("channel_order")
     return Image(preprocess, tuple(assumed))
