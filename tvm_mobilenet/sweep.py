@@ -23,7 +23,7 @@ from tvm_mobilenet.cli import accuracy_options, entry, options
 from tvm_mobilenet.cli.flags import refuse_for_sweep
 from tvm_mobilenet.errors import RegressionError
 from tvm_mobilenet.files.whole_file import journal_file, output_file
-from tvm_mobilenet.models.options import DTYPES, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, FLOAT32, ModelOptions
 from tvm_mobilenet.models.papers import accuracies
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.families import networks_of
@@ -54,7 +54,9 @@ class Variant:
     source : str
         Who published it.
     dtype : str
-        In which it computes; ``top1`` is of float32 whatever it is.
+        In which it computes.
+    top1_of : str
+        The dtype of the network that has ``top1``: accuracies are published of float32.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Variant:
     top1: float | None = None
     source: str = ""
     dtype: str = DTYPES[0]
+    top1_of: str = FLOAT32
 
     @property
     def options(self) -> ModelOptions:
@@ -225,11 +228,15 @@ def parser() -> argparse.ArgumentParser:
         f"{DTYPES[0]})",
     )
     options.add_target_options(new)
-    group = new.add_argument_group("budget: name the most accurate network that fits, build and verify it")
+    group = new.add_argument_group(
+        "budget: name the most accurate network that fits, by float32's published top-1, build and verify it"
+    )
     group.add_argument("--budget", metavar="TIME", help="such as 60ms")
     group.add_argument("--cores", metavar="N", default="1", help="1 or all of the target's (default: %(default)s)")
     group.add_argument("--memory", metavar="SIZE", help="such as 64MB: parameters, arena and scratch")
-    group.add_argument("--min-accuracy", type=accuracy_options.share, metavar="TOP1", help="such as 0.6 or 60%%")
+    group.add_argument(
+        "--min-accuracy", type=accuracy_options.share, metavar="TOP1", help="such as 0.6 or 60%%, of float32, published"
+    )
     new.add_argument(
         "--theory",
         action="store_true",

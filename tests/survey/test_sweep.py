@@ -20,6 +20,7 @@ from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.survey import budget, report, sweep_text, theory
 from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.sweep import SweepResult, Twin, Variant
+from tvm_mobilenet.terminal import console
 from tvm_mobilenet.tuning.workers import Done
 
 RPI4 = targets.load("rpi4")
@@ -312,6 +313,44 @@ def limits(**values):
 def test_the_most_accurate_network_that_fits_is_chosen(values, chosen):
     best, over = budget.choose(NETWORKS, limits(**values), made=lambda network: network)
     assert (best and best.title) == chosen and not over
+
+
+def in_dtypes(ms: dict, top1):
+    return [dataclasses.replace(variant(0.25, 128, each, top1), dtype=dtype) for dtype, each in ms.items()]
+
+
+@pytest.mark.parametrize("top1", [0.415, None])
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [({"budget": "9ms"}, "float32"), ({"budget": "2.5ms"}, "float16"), ({"budget": "1.5ms"}, "int8")],
+)
+def test_of_equal_accuracies_the_dtype_nearest_to_float32_is_chosen(values, chosen, top1):
+    """Quantizing costs accuracy that nobody published: a user who asks for the most accurate must not get it for speed
+    that the budget does not ask for."""
+    networks = in_dtypes({"int8": 1.0, "float32": 4.0, "float16": 2.0}, top1)
+    best, _ = budget.choose(networks, limits(**values), made=lambda network: network)
+    assert best.dtype == chosen
+    more = [*networks, *in_dtypes({"int8": 1.2}, 0.6)]
+    assert budget.fitting(more, limits(**values))[0].top1 == 0.6
+
+
+def test_the_accuracy_of_an_int8_network_is_said_to_be_that_of_float32(capsys, tmp_path):
+    float32, float16, int8 = networks = in_dtypes({"float32": 4.0, "float16": 2.0, "int8": 1.0}, 0.415)
+    assert budget.accuracy(float32) == budget.accuracy(float16) == "top-1 41.5 % (published)"
+    assert budget.accuracy(int8) == "top-1 41.5 % (of float32)"
+    (why,) = limits(min_accuracy=0.5).misses(int8)
+    assert why == "top-1 41.5 % of float32, 8.5 points too low"
+    (why,) = limits(min_accuracy=0.5).misses(float16)
+    assert why == "top-1 41.5 %, 8.5 points too low"
+    result = dataclasses.replace(RESULT, networks=networks)
+    assert "top-1 of float32, %" in sweep_text.rows_of(result)[0] and "top-1, %" in sweep_text.rows_of(RESULT)[0]
+    sweep_text.print_result(result)
+    assert "by float32's published top-1" in capsys.readouterr().out
+    assert {n["top1_of"] for n in console.plain_data(result)["networks"]} == {"float32"}
+    page = report.html(result)
+    assert "published top-1 of float32, %" in page and "(of float32)" in page
+    sweep.write_csv(result, tmp_path / "t.csv")
+    assert [row["top1_of"] for row in csv.DictReader((tmp_path / "t.csv").open())] == ["float32"] * 3
 
 
 def test_a_network_that_does_not_fit_once_it_is_built_gives_way_to_the_next():

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.options import DTYPES
 
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}  # to milliseconds
 SIZES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -47,7 +49,8 @@ class Limits:
             else:
                 under = 1 - network.top1 / self.accuracy
                 points = 100 * (self.accuracy - network.top1)
-                found[f"top-1 {100 * network.top1:.1f} %, {points:.1f} points too low"] = under
+                whose = " of float32" * of_float32(network)
+                found[f"top-1 {100 * network.top1:.1f} %{whose}, {points:.1f} points too low"] = under
         return found
 
 
@@ -101,12 +104,19 @@ def numbers(flag: str, text: str | None, kind: type) -> list:
 
 
 def fitting(networks: Sequence, limits: Limits) -> list:
-    """The networks within the limits: the highest published accuracy first, the faster of equals.
+    """The networks within the limits: the highest published accuracy first; of equals the dtype nearest to float32,
+    whose accuracy is published, then the faster.
 
     Networks without a published accuracy come after all others, the one with more mult-adds first.
     """
-    fit = [n for n in networks if not limits.misses(n)]
-    return sorted(fit, key=lambda n: (-(n.top1 or 0.0), -n.mult_adds if n.top1 is None else n.latency(limits.cores)))
+
+    def order(network) -> tuple:
+        less = DTYPES.index(network.dtype)
+        if network.top1 is None:
+            return 0.0, -network.mult_adds, less, network.latency(limits.cores)
+        return -network.top1, less, network.latency(limits.cores)
+
+    return sorted((n for n in networks if not limits.misses(n)), key=order)
 
 
 def choose(networks: Sequence, limits: Limits, made: Callable) -> tuple:
@@ -139,4 +149,11 @@ def nearest(networks: Sequence, limits: Limits) -> tuple:
 
 def accuracy(network) -> str:
     """A network's accuracy in words."""
-    return "no published accuracy" if network.top1 is None else f"top-1 {100 * network.top1:.1f} % (published)"
+    if network.top1 is None:
+        return "no published accuracy"
+    return f"top-1 {100 * network.top1:.1f} % ({'of float32' if of_float32(network) else 'published'})"
+
+
+def of_float32(network) -> bool:
+    """Whether a network's accuracy is that of its float32 network alone: quantizing changes what it is."""
+    return dtypes.of(network.dtype).integer

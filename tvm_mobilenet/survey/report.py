@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from tvm_mobilenet.files.whole_file import write_whole
+from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.sweep_text import label_of, pareto, rows_of
 from tvm_mobilenet.terminal import console
@@ -76,7 +77,9 @@ def html(result, theory=None) -> str:
                     f"Latency and accuracy, {name}",
                     accuracy_plot(result.networks, cores, how),
                     "Up and to the left is better. The dashed line is the Pareto front: no network is both faster "
-                    "and more accurate than those on it.",
+                    "and more accurate than those on it."
+                    + " All dtypes have float32's published top-1."
+                    * any(v.dtype != FLOAT32 for v in result.networks),
                 )
             )
         plot, words = cost_plot(result.networks, cores, how)
@@ -102,7 +105,7 @@ def html(result, theory=None) -> str:
     sources = sorted({v.source for v in result.networks if v.source})
     links = ", ".join(f'<a href="{escape(s)}">{escape(s)}</a>' if s.startswith("http") else escape(s) for s in sources)
     if links:
-        body.append(f'<p class="quiet">Published ImageNet top-1 from {links}.</p>')
+        body.append(f'<p class="quiet">Published ImageNet top-1 of float32 from {links}.</p>')
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
@@ -141,7 +144,8 @@ def accuracy_plot(networks: Sequence, cores: int, how: str) -> str:
     known = [n for n in networks if n.top1 is not None]
     points = _points(known, lambda n: n.latency(cores), lambda n: 100 * n.top1)
     front = pareto(known, cores)
-    axes = Axes(points, f"ms {how}", "published top-1, %", log_x=True)
+    whose = " of float32" * any(budget.of_float32(n) for n in known)
+    axes = Axes(points, f"ms {how}", f"published top-1{whose}, %", log_x=True)
     line = [(n.latency(cores), 100 * n.top1) for n in front]
     return axes.svg([axes.line(line, FRONT, dashes="5 4")], points, {n.title for n in front})
 
