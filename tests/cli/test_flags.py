@@ -220,6 +220,8 @@ POINTLESS = [
     ("build", ["--dtype", "int8", "--io", "float16"], "--io: float16 inputs and outputs are of layers in float16"),
     ("build", ["--accumulate", "float32"], "--accumulate: it is of layers that compute in another dtype"),
     ("tune", ["--calibrate", "x.npy", "image.png"], "--calibrate: it is of layers that compute in another dtype"),
+    ("build", ["--calibrate", "x.npy"], "add --dtype float16 or int8, or leave it out"),
+    ("build", ["--model", "fixed.onnx", "--calibrate", "x.npy"], "int8; for a file that comes quantized leave it out"),
     ("tune", ["--target", "host", "--jobs", "4"], "--jobs: on this machine"),
     ("verify", ["FOLDER", "--input", "x.npy", "--inputs", "3"], "--inputs: it is the number of photographs"),
     ("accuracy", ["FOLDER", "--data", "x", "--board", "virtual", "--check", "2"], "--check: --board runs the build's"),

@@ -1,6 +1,7 @@
 """ONNX files that come quantized (QDQ): computed by their own whole numbers, or refused in plain words."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -225,7 +226,15 @@ def test_what_float_computes_is_rounded_as_the_file_says_and_read_in_float(tmp_p
     assert found.scores in ("softmax", "value")
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"calibrate": ("photos",)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "float16"},
+        {"calibrate": ("photos",)},
+        {"dtype": "int8", "calibration_method": "mse"},
+        {"dtype": "int8", "quantization": Path("quantization.json")},
+    ],
+)
 def test_flags_that_such_a_file_has_no_use_for_are_refused(options, tmp_path):
     path = network(tmp_path / "q.onnx")
     with pytest.raises(TvmMobilenetError, match="comes quantized"):

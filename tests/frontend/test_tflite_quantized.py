@@ -1,5 +1,7 @@
 """TFLite files of whole numbers: computed by their own scales, as LiteRT computes them, or refused in plain words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -281,7 +283,15 @@ def test_other_ways_of_quantizing_are_told_what_to_do(make, said, tmp_path):
     assert re.search(said, f"{e.value} {e.value.hint}", re.S)
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"calibrate": ("photos",)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "float16"},
+        {"calibrate": ("photos",)},
+        {"dtype": "int8", "calibration_method": "mse"},
+        {"dtype": "int8", "quantization": Path("quantization.json")},
+    ],
+)
 def test_flags_that_such_a_file_has_no_use_for_are_refused(options, tmp_path):
     path = network(tmp_path / "q.tflite", parts=())
     with pytest.raises(TvmMobilenetError, match="comes quantized"):

@@ -72,7 +72,9 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         refuse(args, ("--io",), why, f"leave it out, or add --dtype {IO[model.io][0]}")
     if model.dtype == FLOAT32:
         why = "it is of layers that compute in another dtype than float32"
-        refuse(args, ("--accumulate", "--calibrate"), why, "leave it out, or add --dtype float16")
+        quantized = "; for a file that comes quantized leave it out" * model.is_file
+        refuse(args, ("--calibrate",), why, f"add --dtype float16 or int8{quantized or ', or leave it out'}")
+        refuse(args, ("--accumulate",), why, f"add --dtype float16{quantized or ', or leave it out'}")
     if not dtypes.of(model.dtype).integer:
         refuse(
             args,

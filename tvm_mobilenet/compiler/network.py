@@ -294,9 +294,11 @@ def of_quantized(options: ModelOptions, graph) -> ModelOptions:
             f"--dtype {options.dtype}: {options.model} comes quantized to int8",
             "leave it out, or give its float32 model",
         )
-    if options.calibrate:
+    flags = ("--calibrate", "--calibration-method", "--quantization")
+    given = options.calibrate, options.calibration_method, options.quantization
+    if refused := ", ".join(flag for flag, value in zip(flags, given, strict=True) if value):
         raise TvmMobilenetError(
-            f"--calibrate: {options.model} comes quantized, with scales of its own",
+            f"{refused}: {options.model} comes quantized, with scales of its own",
             "leave it out; to find scales anew give its float32 model with --dtype int8",
         )
     return replace(options, dtype=marks.DTYPE)
