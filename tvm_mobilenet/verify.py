@@ -22,6 +22,7 @@ from tvm_mobilenet.checking.layer_check import LAYER_TOLERANCE, LayerCheck, requ
 from tvm_mobilenet.checking.machine_check import check, first_wrong, require
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.checking.same_outputs import SameOutputs
+from tvm_mobilenet.checking.tolerance import collapse_remedy
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse, refuse_trust
 from tvm_mobilenet.files.whole_file import folder_to_write
@@ -101,8 +102,7 @@ class VerifyResult:
             if c.collapsed:
                 lines.append(
                     f"WARNING   int8 leaves little of {c.name}: cosine {c.cosine:.3f}, top-1 {c.top1:.0%} as "
-                    f"{self.reference} says; the code computes what its layers say, so calibrate on images like those "
-                    "that the network will see, or build in float32 or float16"
+                    f"{self.reference} says; the code computes what its layers say; {collapse_remedy(self.seeded)}"
                 )
         if self.layers:
             lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")

@@ -50,6 +50,9 @@ def test_every_layer_equals_its_definition(copy):
     for cosine, told in ((0.94, True), (0.96, False)):
         changed = replace(result, outputs=[replace(output, cosine=cosine)])
         assert changed.ok and ("int8 leaves little of output0: cosine 0.940" in changed.summary()) == told
+        assert ("the weights are seeded" in changed.summary()) == told and "calibrate on" not in changed.summary()
+        trained = replace(changed, seeded=False).summary()
+        assert ("calibrate on images like those" in trained) == told and "seeded" not in trained
     assert network_steps.is_integral(copy.family.network)
 
 

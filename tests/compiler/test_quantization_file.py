@@ -11,6 +11,7 @@ from tvm_mobilenet.compiler import calibration_inputs, quantization_file
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.passes.mixed import Kept
 from tvm_mobilenet.passes.quantize import Quantization
 
 OPTIONS = ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10, dtype="int8")
@@ -94,6 +95,14 @@ def test_a_layer_that_collapses_is_told_with_figures(network):
     layers["layer_004"] = replace(layers["layer_004"], cosine=0.7, signal_to_noise=2.5, clipped=0.25)
     told = " ".join(notices(replace(network, precision=replace(network.precision, layers=layers))))
     assert all(word in told for word in ("layer_004", "cosine 0.700", "2.5 dB", "25.0% clipped")), told
+    assert "the weights are seeded" in told and "calibrate on" not in told, told
+    kept = (Kept("layer_004", layers["layer_004"].source, "float32", "named by --keep-float"),)
+    floats = replace(network.precision, layers=layers, kept=kept)
+    assert "layer_004" not in " ".join(notices(replace(network, precision=floats))), "float leaves all of it"
+    trained = replace(
+        network, precision=replace(network.precision, layers=layers), model=replace(network.model, seeded=False)
+    )
+    assert "calibrate on images like those" in " ".join(notices(trained))
     layers = {name: replace(one, cosine=0.96) for name, one in layers.items()}
     told = " ".join(notices(replace(network, precision=replace(network.precision, layers=layers))))
     assert "leaves little" not in told and "stand in for yours" in told

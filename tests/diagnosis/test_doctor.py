@@ -103,6 +103,13 @@ def test_another_ffi_or_a_missing_package_is_named_with_the_command_that_install
     assert "[compile]" in e.value.hint
 
 
+@pytest.mark.parametrize("extra", ["compile", "rpc", "peers"])
+def test_a_package_that_brings_several_modules_is_listed_once(extra, monkeypatch):
+    monkeypatch.setattr(doctor_local, "_version", lambda p: "1")
+    told = doctor_local._installed("this", extra).split(", ")
+    assert len(told) == len(set(told)) > 1, told
+
+
 def test_an_ffi_that_crashes_does_not_take_doctor_with_it(monkeypatch):
     monkeypatch.setattr(doctor_local, "ROUND_TRIP", "import os; os.kill(os.getpid(), 11)")
     with pytest.raises(MissingDependencyError, match="code -11"):

@@ -222,3 +222,10 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
         if most > 1 / 2:
             break
     return best
+
+
+def collapse_remedy(seeded: bool) -> str:
+    """What to do where integers leave little of a layer or an output (`COLLAPSED`); of seeded weights, why it is so."""
+    if seeded:
+        return "the weights are seeded, whose layers amplify what is rounded as trained ones do not"
+    return "calibrate on images like those that it will see, or build in float32 or float16"

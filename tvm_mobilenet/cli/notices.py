@@ -5,7 +5,7 @@ One sentence each on stderr, by every verb that shows classes or makes something
 
 from __future__ import annotations
 
-from tvm_mobilenet.checking.tolerance import COLLAPSED
+from tvm_mobilenet.checking.tolerance import COLLAPSED, collapse_remedy
 from tvm_mobilenet.models import labels
 from tvm_mobilenet.models.preprocess import FIELDS
 from tvm_mobilenet.passes.precision import lost
@@ -54,18 +54,15 @@ def _of_integers(network) -> list[str]:
     if not options.calibrate and options.quantization is None and options.decided is None:
         takes = "FOLDER takes your images" if network.image is not None else "FILE.npy takes your arrays"
         found.append(f"scales stand in for yours: {precision.summary()}; --calibrate {takes}")
-    collapsed = [(name, one) for name, one in precision.layers.items() if one.cosine < COLLAPSED]
+    kept = {one.layer for one in precision.kept}  # quantizing leaves all of these
+    collapsed = [(name, one) for name, one in precision.layers.items() if one.cosine < COLLAPSED and name not in kept]
     if collapsed:
         first, one = min(collapsed, key=lambda pair: pair[1].cosine)
         several = f" and {len(collapsed) - 1} more layers" * (len(collapsed) > 1)
         found.append(
             f"int8 leaves little of {first} ({one.source}){several}: cosine {one.cosine:.3f} to float32, signal "
             f"{one.signal_to_noise:.1f} dB above the noise, {one.clipped:.1%} clipped; "
-            + (
-                "its weights are seeded, whose layers amplify what is rounded as trained ones do not"
-                if network.seeded
-                else "calibrate on images like those that it will see, or build in float32 or float16"
-            )
+            + collapse_remedy(network.seeded)
         )
     return found
 

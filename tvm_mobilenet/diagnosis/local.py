@@ -88,7 +88,7 @@ def _installed(what: str, extra: str) -> str:
     modules = {name: one.distribution for name, one in packages.MODULES.items() if one.extra == extra}
     if absent := [name for name, distribution in modules.items() if _version(distribution) is None]:
         raise packages.missing(what, absent)
-    return ", ".join(f"{p} {_version(p)}" for p in modules.values())
+    return ", ".join(f"{p} {_version(p)}" for p in dict.fromkeys(modules.values()))
 
 
 def _optional(what: str, extra: str) -> str:
