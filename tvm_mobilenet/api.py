@@ -183,12 +183,11 @@ def sweep(
     estimates : path, optional
         Where what was run is kept, so that a sweep that was stopped goes on; nowhere unless given.
     """
-    from tvm_mobilenet import targets
     from tvm_mobilenet.survey.families import networks_of
     from tvm_mobilenet.sweep import sweep as survey
 
     with requests.told(progress), TemporaryFolder() as folder:
-        place = targets.load(target) if isinstance(target, str) else target
+        place = requests.target_of(target)
         wanted = networks_of(families, alphas, resolutions, dtypes)
         kept = folder / "sweep.jsonl" if estimates is None else Path(estimates)
         return survey(wanted, place, board, estimates=kept, workers=jobs)

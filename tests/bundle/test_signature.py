@@ -56,8 +56,8 @@ def refused(path: Path, signers: Signers, word: str) -> None:
     assert str(path) in str(told.value)
 
 
-def changed_at(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+def changed_at(data: bytes, place: int, bits: int = 1) -> bytes:
+    return data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :]
 
 
 def test_a_byte_in_each_file(signed, keys, folder, tmp_path):
@@ -112,6 +112,11 @@ def test_hashes_that_were_made_again(signed, keys, tmp_path, name):
     other.signed(keys / "other").write(tmp_path / "b.tar.gz")
     refused(tmp_path / "b.tar.gz", public(keys), "signature is of nobody")
     assert pack.read(tmp_path / "b.tar.gz", public(keys, "other")).signer
+
+
+def test_a_signature_that_is_no_ascii_is_damaged(signed, keys, folder):
+    (folder / received.SIGNATURE).write_bytes(changed_at(signed.files[received.SIGNATURE], 60, 0x80))
+    refused(folder, public(keys), "signature is damaged")
 
 
 def test_signatures_of_other_things(signed, keys, folder, tmp_path):

@@ -63,6 +63,23 @@ def test_what_somebody_else_put_there_stays(folder, stays, monkeypatch):
     assert not list(folder.glob(".new-*")) and [p.name for p in folder.parent.iterdir()] == ["out"]
 
 
+def test_a_folder_at_which_another_is_mounted_is_written_file_by_file(tmp_path):
+    """A volume of a container is one: it cannot be exchanged, and lies on the same file system."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    source, place = tmp_path / "with a blank", tmp_path / "place of it"
+    source.mkdir()
+    place.mkdir()
+    if subprocess.run(["mount", "--bind", source, place], capture_output=True).returncode:
+        pytest.skip("this system mounts no folder at another")
+    try:
+        for text in ("old", "new"):
+            made(place, text)
+        assert contents(place) == contents(source) == NEW
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_where_files_have_one_name_only_they_stay_all_the_same(folder, monkeypatch):
     """On a memory stick, say."""
     (folder / "notes.txt").write_text("mine")

@@ -10,7 +10,6 @@ to times and namespaces, and name certificate authorities.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import shutil
 import subprocess
@@ -196,7 +195,7 @@ def _is_plain(signature: bytes) -> bool:
     text = "".join(lines[1:-2])
     try:
         again = base64.b64encode(base64.b64decode(text, validate=True)).decode()
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; a text beyond ASCII is another
         return False
     return text == again and lines[1:-2] == [text[i : i + _WIDTH] for i in range(0, len(text), _WIDTH)]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.frontend import given
-from tvm_mobilenet.models.options import FLOAT32, IMAGENET, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, FLOAT32, IMAGENET, IO, METHODS, ModelOptions
 from tvm_mobilenet.terminal import console
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from tvm_mobilenet.targets import Target
 
 Say = Callable[[str], object]
+_NUMBERS, _WHOLE = (int, float), (int,)
+_TAKES = {  # types of values; paths, or text, where nothing else is said
+    **dict.fromkeys(("alpha", "crop", "mean", "std"), _NUMBERS),
+    **dict.fromkeys(("resolution", "classes", "seed", "batch"), _WHOLE),
+    **dict.fromkeys(("features", "trust_file"), (bool,)),
+    **dict.fromkeys(("accumulate", "keep_float"), (str,)),
+}
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -110,10 +117,11 @@ def requested(
     keywords: ModelKeywords,
 ) -> Iterator[tuple[ModelOptions, Target, TemporaryFolder]]:
     """The options and the target of what is asked for, and a folder where files of the model may stand."""
-    from tvm_mobilenet import packages, targets
+    from tvm_mobilenet import packages
 
     packages.require("compile", "tvm", "torch")
-    place = targets.load(target) if isinstance(target, str) else target
+    _check_value("dtype", dtype)
+    place = target_of(target)
     temporary = TemporaryFolder()
     folder = temporary.path
     if not given.is_named(model):
@@ -136,6 +144,8 @@ def _values(keywords: ModelKeywords, folder: Path) -> dict:
         raise TvmMobilenetError(
             f"there is no keyword {name!r}", f"did you mean {near!r}?" if near else "ModelKeywords lists them"
         )
+    for name, value in keywords.items():
+        _check_value(name, value)
     values: dict = {
         k: Path(v) if k in ("weights", "input", "labels", "quantization") else v for k, v in keywords.items()
     }
@@ -146,13 +156,66 @@ def _values(keywords: ModelKeywords, folder: Path) -> dict:
     return values
 
 
+def _check_value(name: str, value: object) -> None:
+    """Refuse a value of another kind than the keyword's; the command line's flags do so by their types.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names the keyword, the value and what it takes.
+    """
+    from tvm_mobilenet.models import preprocess
+
+    choices = {
+        "dtype": DTYPES,
+        "io": tuple(IO),
+        "calibration_method": METHODS,
+        "resize": preprocess.RESIZES,
+        "interpolation": preprocess.INTERPOLATIONS,
+        "layout": preprocess.LAYOUTS,
+        "channel_order": preprocess.CHANNEL_ORDERS,
+    }
+    if name in choices:
+        if value not in choices[name]:
+            raise TvmMobilenetError(f"{name}={value!r} is none of {', '.join(choices[name])}", "give one of them")
+        return
+    takes = _TAKES.get(name, (str, os.PathLike))
+    several = name in ("resolution", "mean", "std") and isinstance(value, tuple | list)
+    whole = value if several else (value,)
+    wrong = [one for one in whole if not isinstance(one, takes) or (isinstance(one, bool) and bool not in takes)]
+    if name != "calibrate" and (wrong or not whole):
+        words = " or ".join(kind.__name__ for kind in takes)
+        raise TvmMobilenetError(f"{name}={value!r} is not of type {words}", "docs/api.md says what each keyword takes")
+
+
 def _calibration(one: object, path: Path) -> str:
     import numpy as np
 
     if isinstance(one, str | os.PathLike):
         return os.fspath(one)
+    if not hasattr(one, "__array__"):
+        raise TvmMobilenetError(
+            f"calibrate holds a {type(one).__name__}", "give arrays of inputs, or paths of images and folders"
+        )
     np.save(path, np.asarray(one), allow_pickle=False)
     return str(path)
+
+
+def target_of(target: str | Target) -> Target:
+    """A target by its name or its file, or as it is.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There is none of that name; it is something else.
+    """
+    from tvm_mobilenet import targets
+
+    if isinstance(target, str | os.PathLike):
+        return targets.load(os.fspath(target))
+    if not isinstance(target, targets.Target):
+        raise TvmMobilenetError(f"target={target!r} is no target", f"give one of {', '.join(targets.names())}")
+    return target
 
 
 def as_ports(inputs: Sequence[np.ndarray], ports: Sequence) -> tuple[np.ndarray, ...]:

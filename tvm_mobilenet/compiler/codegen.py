@@ -95,8 +95,24 @@ def _compile(kernel, target: Target, path: str) -> None:
     alone = tvm.IRModule({_ANY: kernel.with_attr("global_symbol", _ANY)})
     with tvm.transform.PassContext(config=CONFIG):
         built = tvm.compile(alone, target=tvm_target(target), tir_pipeline=lowering())
-    built.mod.write_to_file(path)
+    _write(built.mod, Path(path))
     symbols.name_kernel(Path(path), _ANY)
+
+
+def _write(module, path: Path) -> None:
+    """Write an object to a file by way of memory: LLVM ends the process where a disk is full.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    if not hasattr(os, "memfd_create"):
+        module.write_to_file(str(path))
+        return
+    with open(os.memfd_create(path.name), "rb") as held, path.open("wb") as file:
+        module.write_to_file(f"/proc/self/fd/{held.fileno()}", fmt="o")
+        shutil.copyfileobj(held, file)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -64,9 +65,21 @@ def _stays(folder: Path, own: Collection[str]) -> bool:
     """Whether a folder has to stay the one that it is."""
     if not folder.exists():
         return False
-    if not os.access(folder.parent, os.W_OK) or os.path.ismount(folder) or folder.samefile(os.curdir):
+    if not os.access(folder.parent, os.W_OK) or _is_mounted(folder) or folder.samefile(os.curdir):
         return True
     return any(e.is_dir(follow_symlinks=False) for e in os.scandir(folder) if e.name not in own)
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Whether something is mounted at a folder; `os.path.ismount` sees no bind mount of the same file system."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    places = (line.split(" ")[4] for line in lines if line.count(" ") > 4)  # blanks and the like are written in octal
+    return str(folder) in (re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), place) for place in places)
 
 
 def _linked(old: Path, new: Path, own: Collection[str]) -> bool:
