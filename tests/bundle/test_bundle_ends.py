@@ -16,7 +16,7 @@ from tvm_mobilenet import build, targets
 from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler.network import load_network
-from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.models.options import ModelOptions
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (40, 60, 3), np.uint8)
@@ -256,6 +256,42 @@ def test_a_device_finds_its_expected_outputs(net, shapes, io, tmp_path):
         found, due = on_device.run(*inputs), network_steps.outputs(network, [inputs])[0]
         for port, one, right in zip(network.signature.outputs, found, due, strict=True):
             assert np.abs(port.real(one) - port.real(right)).max() < 0.02 * port.real(right).std()
+
+
+@functools.cache
+def mixed():
+    """A network in integers with layers in float32, whose outputs move where a value is rounded otherwise."""
+    return load_network(ModelOptions(model="v1", alpha=0.25, resolution=64, dtype="int8", keep_float="layer_00[3-6]"))
+
+
+def checked(network, batch: list):
+    """What a check of the network on a right device finds, which rounds in float32 in its own way."""
+    values = network_steps.outputs(network, batch, 2.0**-22)
+    units = [float(np.std([one[j] for one in values])) for j in range(len(network.signature.outputs))]
+    return types.SimpleNamespace(
+        inputs=batch, values=values, outputs=[types.SimpleNamespace(unit=unit, tolerance=1.0) for unit in units]
+    )
+
+
+def test_a_self_test_of_integers_and_floats_finds_outputs_that_are_wrong(monkeypatch):
+    """Inputs travel whose outputs rounding leaves as they are; no others make the self-test accept what is wrong."""
+    network = mixed()
+    tried = network.inputs(8)
+    unsteady = next((x for x in tried[::-1] if pack._rounded(network, [x])[1] > 0.1), None)
+    assert unsteady is not None, "each input tells wrong outputs: this shows nothing"
+    steady = [x for x in tried if x is not unsteady]
+    monkeypatch.setattr(type(network), "inputs", lambda self, count=2: [unsteady, *steady][:count])
+    chosen = pack._inputs(network, 2)
+    assert len(chosen) == 2 and not any(x is unsteady[0] for (x,) in chosen)
+    for batch, most in ((chosen[:1], 0.01), ([unsteady], pack.MOST)):
+        found = checked(network, batch)
+        allowed, due = pack._expected(network, found)
+        units = [o.unit for o in found.outputs]
+        assert 0 < allowed <= most
+        wrong = [[one + 1.01 * most * unit for one, unit in zip(outputs, units, strict=True)] for outputs in due]
+        assert pack._difference(network, wrong, due, units) > allowed, "a planted shift is found"
+        with pytest.raises(VerificationError, match="of their scale off what the layers compute"):
+            pack._require_found(network, pack._difference(network, wrong, due, units), allowed)
 
 
 def test_bytes_of_no_image_are_refused_by_layers_of_floats(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tvm_mobilenet.cli.notices import notices
-from tvm_mobilenet.compiler import calibration_inputs, quantization_file
+from tvm_mobilenet.compiler import calibration_inputs, kept_float, quantization, quantization_file
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
@@ -37,6 +37,44 @@ def test_a_file_gives_the_same_network_again(network, file):
     assert json.loads(file.read_text())["layers"].keys() == {call.name for call in network.original.calls}
 
 
+def test_a_file_of_other_weights_is_refused(network, file):
+    """Its factors and shifts are made of weights: with others a network computes something else, untold."""
+    call, graph = network.original.calls[4], network.original
+    for changed, refused in (
+        (call.weight * np.float32(1 + 2.0**-21), False),  # as another CPU may fold it
+        (call.weight * np.float32(1.001), True),
+        (-call.weight, True),
+        (call.weight[::-1], True),
+    ):
+        calls = tuple(one.replace(weight=changed) if one is call else one for one in graph.calls)
+        if refused:
+            with pytest.raises(TvmMobilenetError, match=rf"other weights: {call.name}\.weight"):
+                quantization_file.read(file, replace(graph, calls=calls))
+        else:
+            assert quantization_file.read(file, replace(graph, calls=calls)) == network.precision
+
+
+def test_what_a_file_says_is_told_as_such(network, file):
+    data = json.loads(file.read_text())
+    data["layers"]["layer_004"]["cosine"] = 0.7
+    file.write_text(json.dumps(data))
+    read = quantization_file.read(file, network.original)
+    assert f"from {file}, which says, found on" in read.summary()
+    assert any(told.endswith(f"so says {file}") for told in notices(replace(network, precision=read)))
+    assert str(file.parent) not in quantization_file.text_of(read, network.original)
+
+
+@pytest.mark.parametrize("made, own", [("float32", "float16"), ("float16", "float32")])
+def test_layers_in_float_get_the_float_of_this_target(network, file, made, own):
+    """A file made for a target without float16 does not leave another without it."""
+    data = json.loads(file.read_text())
+    data["kept"] = [{"layer": "layer_003", "source": "", "dtype": made, "why": "named"}]
+    file.write_text(json.dumps(data))
+    start = replace(network, graph=network.original, options=replace(OPTIONS, quantization=file, keep_dtype=own))
+    decided = kept_float.decide(start, quantization.decide(start))
+    assert [(kept.layer, kept.dtype) for kept in decided.kept] == [("layer_003", own)]
+
+
 def change(key: str, value, name: str | None = None, field: str | None = None):
     """An edit of a file: of the first entry of a table, or of that with a name."""
 
@@ -62,6 +100,8 @@ def change(key: str, value, name: str | None = None, field: str | None = None):
         (change("scales", 128, "layer_003", "zero"), ("scales of layer_003", "128")),
         (change("scales", {"step": 1.0, "zero": 0}, "layer_999"), ("layer_999", "no such value")),
         (change("shifts", [0.0] * 3), ("3 numbers", "channels")),
+        (change("weights", [1.0], "layer_003.weight"), ("weights of layer_003.weight", "[1.0]")),
+        (lambda data: data.update(kept=[{"layer": "layer_999"}]), ("kept 'layer_999'", "no such layer")),
         (change("factors", 0.0, field=0), ("channel 0", "no factor")),
         (lambda data: data["scales"].pop("layer_005"), ("scales of layer_005 are missing",)),
         (lambda data: data.pop("inner"), ("inner is missing",)),

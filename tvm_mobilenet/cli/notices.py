@@ -63,6 +63,7 @@ def _of_integers(network) -> list[str]:
             f"int8 leaves little of {first} ({one.source}){several}: cosine {one.cosine:.3f} to float32, signal "
             f"{one.signal_to_noise:.1f} dB above the noise, {one.clipped:.1%} clipped; "
             + collapse_remedy(network.seeded)
+            + f"; so says {precision.file}" * bool(precision.file)
         )
     return found
 

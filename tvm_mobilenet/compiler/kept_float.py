@@ -22,7 +22,8 @@ FLAG = "--keep-float"
 
 
 def decide(network, decided: Quantization) -> Quantization:
-    """A quantization that keeps in float what the network's options name.
+    """A quantization that keeps in float what the network's options name; else what its file keeps so, in the float
+    that the options say: the file may be of a build for another target.
 
     Raises
     ------
@@ -30,7 +31,7 @@ def decide(network, decided: Quantization) -> Quantization:
         A name is that of no layer.
     """
     if not network.options.keep_float:
-        return decided
+        return keeping(network, decided, {one.layer: one.why for one in decided.kept}) if decided.file else decided
     return keeping(network, decided, dict.fromkeys(named(network, decided), f"named by {FLAG}"))
 
 

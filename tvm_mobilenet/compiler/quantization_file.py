@@ -1,7 +1,7 @@
 """``quantization.json`` of a build: every scale, factor and shift of an int8 network, and how well each layer does.
 
 It is text that a person can read, one line a value, with the same bytes from every CPU. ``--quantization FILE`` takes
-it again for the same layers; whatever does not fit them is refused with its name and value.
+it again for the same layers with the same weights; whatever does not fit them is refused with its name and value.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
@@ -22,6 +25,9 @@ from tvm_mobilenet.passes.whole_weights import HIGH, LOW
 FILE = "quantization.json"
 LARGEST = 1e30  # of a step, a factor or a shift
 MOST_BYTES = 1 << 28
+SAME_WEIGHTS = (
+    1e-5  # of their magnitude: many times what a CPU's own rounding makes of folded ones, and digits leave out
+)
 
 
 def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
@@ -34,7 +40,7 @@ def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
     """
     data = quantization.to_data()
     if graph is not None:
-        data = {"network": fingerprint(graph), **data}
+        data = {"network": fingerprint(graph), "weights": weights_of(graph), **data}
     lines = []
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
@@ -46,9 +52,26 @@ def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
 
 
 def fingerprint(graph: LayerGraph) -> str:
-    """A hash of a graph's layers and of how they are connected, not of its weights."""
+    """A hash of a graph's layers and of how they are connected; of its weights see `weights_of`."""
     told = [(call.name, call.layer.name, call.inputs, call.output) for call in graph.calls]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def weights_of(graph: LayerGraph) -> dict[str, list[float]]:
+    """Of each constant, such as ``layer_003.weight``, its magnitude and its part along a fixed direction.
+
+    Six digits each: other weights differ in them; the same, folded by another CPU, may in the last digit, which a hash
+    would not forgive.
+    """
+    found = {}
+    for call in graph.calls:
+        for name, array in call.constants.items():
+            values = array.astype(np.float64).ravel()
+            size = float(np.sqrt(np.square(values).sum()))
+            along = np.arange(1, values.size + 1, dtype=np.uint64) * 2654435761 % 2**32 / 2.0**31 - 1  # like noise
+            part = float((values * along).sum()) / size if size else 0.0
+            found[f"{call.name}.{name}"] = [float(f"{size:.6g}"), round(part, 6)]
+    return found
 
 
 def parsed(path: Path) -> dict:
@@ -90,8 +113,14 @@ def read(path: str | Path, graph: LayerGraph) -> Quantization:
             "give that of a build of this network at this width, resolution and batch, or leave out --quantization",
         )
     try:
+        if other := _other_weights(data.get("weights", {}), graph):
+            raise TvmMobilenetError(
+                f"{flag} is of other weights: {other} is another array, its scales fit those that the file was made of",
+                "build with these weights without --quantization; to take the scales all the same delete the file's "
+                '"weights"',
+            )
         _check(data, graph)
-        return Quantization.from_data(data)
+        return replace(Quantization.from_data(data), file=str(path))
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         what = f"{e.args[0]} is missing" if isinstance(e, KeyError) else reason(e)
         raise TvmMobilenetError(f"{flag}: {what}", "put it right, or leave out --quantization") from None
@@ -113,6 +142,19 @@ def _difference(data: dict, graph: LayerGraph) -> str:
     )
 
 
+def _other_weights(told: dict, graph: LayerGraph) -> str:
+    """The first constant that is not the one that a file was made of; empty where all are, or the file has none."""
+    if not isinstance(told, dict):
+        raise ValueError("weights is no object")
+    for name, (size, part) in weights_of(graph).items() if told else ():
+        one = told.get(name)
+        if not isinstance(one, list) or len(one) != 2 or not all(map(is_number, one)):
+            raise ValueError(f"weights of {name}: {json.dumps(one)[:80]} is no magnitude and part")
+        if abs(one[0] - size) > SAME_WEIGHTS * size or abs(one[1] - part) > SAME_WEIGHTS:
+            return name
+    return ""
+
+
 def _check(data: dict, graph: LayerGraph) -> None:
     """Refuse what makes no scale, and names and sizes that are not the graph's."""
     calls = {call.name: call for call in graph.calls}
@@ -132,6 +174,9 @@ def _check(data: dict, graph: LayerGraph) -> None:
                 _check_numbers(f"{key} of {name}", one, owner.layer.out_channels, key == "factors")
     if missing := sorted(values - set(data["scales"])):
         raise ValueError(f"scales of {missing[0]} are missing")
+    for one in data.get("kept", ()):
+        if one["layer"] not in calls:
+            raise ValueError(f"kept {one['layer']!r}: the network has no such layer")
 
 
 def _check_scale(what: str, scale: object) -> None:

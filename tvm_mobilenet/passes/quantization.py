@@ -79,6 +79,8 @@ class Quantization:
         How ranges were found.
     layers : dict of str to Quality
         By call of the graph in float32.
+    file : str
+        Of ``--quantization``, from which all this was read; it is no part of the data.
     """
 
     scales: Mapping[str, Scale]
@@ -91,13 +93,15 @@ class Quantization:
     factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     method: str = ""
     layers: Mapping[str, Quality] = field(default_factory=dict)
+    file: str = field(default="", compare=False)
 
     dtype, wide, largest = DTYPE, (), ()  # as a `precision.Precision` has them
 
     def summary(self) -> str:
         """One line for people."""
         found = "that come with the network" if self.given else f"found on {self.images}"
-        told = f"scales of {len(self.scales)} values, {found}"
+        source = f" from {self.file}, which says" * bool(self.file)
+        told = f"scales of {len(self.scales)} values{source}, {found}"
         if ways := Counter(one.range for one in self.layers.values() if one.range):
             told += "; ranges by " + ", ".join(f"{way} {count}" for way, count in sorted(ways.items()))
         told += f"; channels of {len(self.factors)} equalized" * bool(self.factors)
@@ -114,7 +118,7 @@ class Quantization:
 
     def to_data(self) -> dict:
         """Plain data for JSON."""
-        return {"dtype": DTYPE, **asdict(self)}
+        return {"dtype": DTYPE, **{name: value for name, value in asdict(self).items() if name != "file"}}
 
     @classmethod
     def from_data(cls, data: Mapping) -> Quantization:
