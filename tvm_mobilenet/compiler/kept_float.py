@@ -31,7 +31,9 @@ def decide(network, decided: Quantization) -> Quantization:
         A name is that of no layer.
     """
     if not network.options.keep_float:
-        return keeping(network, decided, {one.layer: one.why for one in decided.kept}) if decided.file else decided
+        # what is decided of float16 keeps no layers, and has no file
+        own = isinstance(decided, Quantization) and decided.file
+        return keeping(network, decided, {one.layer: one.why for one in decided.kept}) if own else decided
     return keeping(network, decided, dict.fromkeys(named(network, decided), f"named by {FLAG}"))
 
 
