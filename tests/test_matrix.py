@@ -62,8 +62,8 @@ LARGE = {
     ("v2", 1.4, 224): "rpi4",
     ("v1-shallow", 1.0, 224): "rpi5",
     ("v1-plain", 0.25, 224): "rpi3",
-    ("v2", 1.3, 224): "rpi4",
-    ("v3-large-minimal", 1.0, 224): "rpi4",
+    ("v2", 1.3, 224): None,  # as v2 1.4
+    ("v3-large-minimal", 1.0, 224): None,  # as the small one
     ("v3-small-minimal", 1.0, 224): "rpi4",
     ("v4-small", 1.0, 224): "rpi4",
     ("v4-medium", 1.0, 224): None,  # minutes of emulation
@@ -81,9 +81,7 @@ OTHERS = {
     ("v2", 1.0, 224): "armv7",
     ("v3-large", 1.0, 224): "host",
     ("v3-small", 1.0, 224): "armv7",
-    ("v3-large-minimal", 1.0, 224): "host",
     ("v3-small-minimal", 1.0, 224): "host",
-    ("v4-small", 1.0, 224): "host",
     ("v4-medium", 1.0, 224): "host",
     ("v1-plain", 0.25, 128): "host",
 }

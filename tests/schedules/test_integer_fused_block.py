@@ -89,11 +89,11 @@ def blocks(draw):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("target", ["rpi3", "rpi5"])
+@pytest.mark.parametrize("target", ["rpi3"])
 def test_a_block_equals_its_layers_whatever_their_shapes_and_decisions(target, tmp_path):
     target = targets.load(target)
 
-    @settings(max_examples=4)
+    @settings(max_examples=4, derandomize=True)
     @given(layer=blocks(), seed=st.integers(0, 1 << 20))
     def check(layer, seed):
         space, draw = schedules.space(layer, target.core), random.Random(seed)
