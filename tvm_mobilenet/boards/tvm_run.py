@@ -19,10 +19,9 @@ from tvm_mobilenet.boards.local import LocalBoard
 from tvm_mobilenet.boards.plan_runner import signatures
 from tvm_mobilenet.compiler.module import PARAMETERS, PLAN
 from tvm_mobilenet.errors import BoardError
-from tvm_mobilenet.files.programs import Drain
+from tvm_mobilenet.files import programs
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
-_MOST_WORDS = 1 << 16
 _REMEDY = "build it again with --tvm; if it stays, report the model and the target"
 
 Inputs = list[tuple[np.ndarray, ...]]
@@ -99,31 +98,20 @@ def _emulated(module, target, given: Path, counts: list[int], wanted: dict, seco
     }  # fmt: skip
     package = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.insert(0, {package!r}); from tvm_mobilenet.boards.virtual import executable as e"
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{code}; sys.exit(e.main())"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    command = [sys.executable, "-c", f"{code}; sys.exit(e.main())"]
+    data = json.dumps(request).encode() + b"\n" + given.read_bytes()
     room = sum(int(np.prod(s)) * np.dtype(d).itemsize + 1024 for s, d in wanted.values())
-    out, words = Drain(process.stdout, room + 4096, process.kill), Drain(process.stderr, _MOST_WORDS, process.kill)
     try:
-        with process.stdin as pipe:
-            pipe.write(json.dumps(request).encode() + b"\n" + given.read_bytes())
-        code = process.wait(2 * seconds + 60)
-    except BrokenPipeError:
-        code = process.wait(60)
-    except subprocess.TimeoutExpired:
-        code = None
-    finally:
-        process.kill()
-        process.wait()
-    if code:
-        said = (words.text(5.0).strip().splitlines() or [""])[-1]
-        why = said if code > 0 else _ended(-code, seconds)
+        done = programs.run(command, data, 2 * seconds + 60, most=room + 4096)
+    except (subprocess.TimeoutExpired, programs.TooMuch):
+        raise BoardError(
+            f"{module.executable}: TVM's virtual machine does not come to an end with it", _REMEDY
+        ) from None
+    if done.code:
+        said = (done.words.strip().splitlines() or [""])[-1]
+        why = said if done.code > 0 else _ended(-done.code, seconds)
         raise BoardError(f"{module.executable} cannot be run by TVM's virtual machine: {why}", _REMEDY)
-    if code is None or out.over:
-        raise BoardError(f"{module.executable}: TVM's virtual machine does not come to an end with it", _REMEDY)
-    out.text(5.0)
-    return bytes(out.data)
+    return done.data
 
 
 def _ended(number: int, seconds: float) -> str:

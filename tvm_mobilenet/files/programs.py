@@ -13,16 +13,17 @@ _GRACE_SECONDS = 5.0  # for what a program left behind to close its streams
 
 
 class TooMuch(Exception):
-    """A program printed more than `MOST` bytes, and was ended."""
+    """A program printed more than was to be kept, and was ended."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a program ended: its exit code, and what it printed."""
+    """How a program ended: its exit code, what it printed, and its output as bytes."""
 
     code: int
     out: str
     words: str
+    data: bytes = b""
 
 
 class Drain:
@@ -54,7 +55,11 @@ class Drain:
 
 
 def run(
-    command: Sequence[str], data: bytes = b"", seconds: float = 600.0, reply: tuple[bytes, bytes] | None = None
+    command: Sequence[str],
+    data: bytes = b"",
+    seconds: float = 600.0,
+    reply: tuple[bytes, bytes] | None = None,
+    most: int = MOST,
 ) -> Done:
     """Run a program to its end.
 
@@ -64,6 +69,8 @@ def run(
         Its input.
     reply : (bytes, bytes), optional
         A line of its output, without the end, and the rest of its input, which it gets when it has written that line.
+    most : int
+        Bytes of its output that are kept; with more it is ended.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def run(
         if not asked.is_set() and ask in bytes(data).split(b"\n")[:-1]:
             asked.set()
 
-    drains = [Drain(process.stdout, full=process.kill, seen=seen), Drain(process.stderr, full=process.kill)]
+    drains = [Drain(process.stdout, most, process.kill, seen), Drain(process.stderr, full=process.kill)]
 
     def write() -> None:
         with contextlib.suppress(OSError), process.stdin:
@@ -105,4 +112,4 @@ def run(
     if any(drain.over for drain in drains):
         raise TooMuch
     writer.join(_GRACE_SECONDS)
-    return Done(process.returncode, out, words)
+    return Done(process.returncode, out, words, bytes(drains[0].data))

@@ -21,8 +21,7 @@ static void in_child(void) {
     for (mobilenet *m = atomic_load(&first); m; m = atomic_load(&m->next)) {
         m->lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
         m->users = 0;
-        m->torn = atomic_load(&m->changing);
-        mn_pool_forked(&m->pool);
+        if (!(m->torn = atomic_load(&m->changing))) mn_pool_forked(&m->pool); /* a torn one is never entered again */
     }
 }
 

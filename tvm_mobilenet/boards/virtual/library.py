@@ -18,10 +18,11 @@ from tvm_mobilenet.boards.virtual.emulator import Emulator, Fault
 from tvm_mobilenet.boards.virtual.imports import KernelError, Workspace, provided
 from tvm_mobilenet.compiler.module import PARAMETERS
 from tvm_mobilenet.errors import BoardError
+from tvm_mobilenet.runtime.mobilenet import _Options
 
 _WEIGHTS = b"/weights"  # the only file that there is
 _DESCRIPTOR = 3
-_OPTIONS = (1, 1, 1, -1, 1)  # of mobilenet_options: one thread, no images, no spinning, bound to no CPU
+_OPTIONS = _Options(1, 1, 1, -1, 1)  # one thread, no images, no spinning, bound to no CPU
 _STATUS = {"aarch64": (16, 48, "<Q"), "armv7": (16, 44, "<I")}  # of struct stat: places of mode and size, its form
 _REGULAR = 0o100644
 _THREAD_POINTER = 16  # bytes between it and thread-local storage, AArch64
@@ -57,7 +58,7 @@ class EmulatedLibrary:
         else:
             e.uc.reg_write(a32.UC_ARM_REG_C13_C0_3, self._tls)
         try:
-            name, options, opened = (self._placed(d) for d in (_WEIGHTS, struct.pack("<5i", *_OPTIONS), bytes(8)))
+            name, options, opened = (self._placed(d) for d in (_WEIGHTS, bytes(_OPTIONS), bytes(8)))
             self._call("mobilenet_open_weights", name, options, opened)
             self._handle = e.pointer(opened)
             ports = [t for _, t in (*self._plan.inputs, *self._plan.outputs)]
