@@ -160,3 +160,20 @@ def test_what_is_no_tflite_file_is_told_so(content, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(content)
     refused(path, "empty|not a whole TFLite file")
+
+
+def test_an_operator_that_lacks_its_operands_is_refused(tmp_path):
+    """Also where the file is looked through for weights that are quantized alone."""
+    net = Net()
+    whole = net.op("DEQUANTIZE", [], net.value(SHAPE), "Dequantize")
+    out = net.op("ADD", [net.input(SHAPE), whole], net.value(SHAPE), "Add")
+    refused(net.save(tmp_path / "net.tflite", out), "cannot be imported")
+
+
+def test_places_out_of_a_constant_are_refused(tmp_path):
+    """As those out of a value are: TFLite's interpreter would refuse or read beyond it."""
+    net = Net()
+    table, places = net.constant(np.ones((4, 3), np.float32)), net.constant(i(9))
+    taken = net.op("GATHER", [table, places], net.value((1, 3)), "Gather", axis=0, batchDims=0)
+    out = net.op("ADD", [net.input(SHAPE), taken], net.value(SHAPE), "Add")
+    refused(net.save(tmp_path / "net.tflite", out), "places out of 4")

@@ -47,8 +47,8 @@ def from_tflite(
     """
     path = Path(path)
     graph = tflite_graph.read(path)
-    tflite_quantized.check(graph, path)
     try:
+        tflite_quantized.check(graph, path)
         return _Import(graph, path).run(_shapes(graph, batch, size, layout, path))
     except TvmMobilenetError:
         raise

@@ -14,7 +14,7 @@ import numpy as np
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.tflite_values import Call
-from tvm_mobilenet.frontend.tflite_views import filled, strided
+from tvm_mobilenet.frontend.tflite_views import filled, gathered, strided
 
 _ITEM_BYTES = 8  # of the largest element
 
@@ -118,7 +118,7 @@ _MAKE: dict[str, Callable] = {
     "SLICE": _sliced,
     "PACK": lambda call: np.stack(_arrays(call), call.options["axis"]),
     "CONCATENATION": lambda call: np.concatenate(_arrays(call), call.options["axis"]),
-    "GATHER": lambda call: np.take(call.array(0), call.array(1), call.options["axis"], mode="clip"),
+    "GATHER": lambda call: np.take(call.array(0), *gathered(call)),
     "FILL": lambda call: np.full(call.numbers(0), call.array(1)),
     "BROADCAST_TO": lambda call: np.broadcast_to(call.array(0), call.numbers(1)),
 }

@@ -39,13 +39,13 @@ def check(graph: Graph, path: Path) -> None:
         if tensor.dtype not in (*BYTES, "int32"):
             raise TvmMobilenetError(f"{path}: activations are {tensor.dtype}: {tensor.name}", _BITS)
     for operator in graph.operators:
-        data, weight = (
-            tensors[operator.inputs[i]] if i < len(operator.inputs) else None
-            for i in _WEIGHTED.get(operator.name, (99, 99))
-        )
         where = f"{operator.name} at {operator.place}"
-        if weight is not None and _whole(weight) and not data.quantized:
-            raise TvmMobilenetError(f"{path} is quantized dynamically: {where} has weights in {weight.dtype}", _FLOAT)
+        at = _WEIGHTED.get(operator.name)
+        if at and max(at) < len(operator.inputs):
+            data, weight = (tensors[operator.inputs[i]] for i in at)
+            if _whole(weight) and not data.quantized:
+                dynamic = f"{path} is quantized dynamically: {where} has weights in {weight.dtype}"
+                raise TvmMobilenetError(dynamic, _FLOAT)
         if operator.name == "DEQUANTIZE" and _whole(tensors[operator.inputs[0]]) and not activations:
             raise TvmMobilenetError(f"{path} is quantized in its weights alone: {where}", _FLOAT)
 

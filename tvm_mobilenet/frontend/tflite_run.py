@@ -155,7 +155,7 @@ def _before_last(graph: Graph, output: int) -> tuple[str, int]:
         if operator.name in _FUNCTIONS:
             return _FUNCTIONS[operator.name], operator.inputs[0]
         plain = operator.options.get("activation", "NONE") == "NONE"
-        if not (operator.name in _VIEWS or (operator.name in _AFFINE and plain and len(made) == 1)):
+        if not made or not (operator.name in _VIEWS or (operator.name in _AFFINE and plain and len(made) == 1)):
             break
         at = made[0]
     return "", NONE

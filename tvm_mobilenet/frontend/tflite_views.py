@@ -165,14 +165,20 @@ def strided_slice(call: Call) -> Value:
     return own(call, x)
 
 
-def gather(call: Call) -> Value:
-    """Places of an axis, which are constants."""
+def gathered(call: Call) -> tuple[np.ndarray, int]:
+    """Which places of which axis are taken; a ValueError where there are none such."""
     if call.options["batch_dims"]:
         raise ValueError("a gather of each of a batch")
     places, axis = call.array(1), call.options["axis"] % len(call.shape(0))
     size = call.shape(0)[axis]
     if places.size == 0 or places.min() < 0 or places.max() >= size:
         raise ValueError(f"places out of {size}")
+    return places, axis
+
+
+def gather(call: Call) -> Value:
+    """Places of an axis, which are constants."""
+    places, axis = gathered(call)
     flat = relax.const(places.reshape(-1).astype(np.int64))
     x = call.emit(op.take(call.own(0), flat, axis, mode="clip"))
     shape = call.shape(0)
