@@ -83,6 +83,13 @@ def test_a_saved_build_needs_nothing_of_what_it_was_compiled_from(module, tmp_pa
     assert again.bundle(tmp_path / "net.tar.gz").stat().st_size > 0
 
 
+def test_saving_over_an_earlier_copy_keeps_what_somebody_else_put_there(net, tmp_path):
+    net.save(tmp_path / "copy")
+    (tmp_path / "copy" / "thesis.txt").write_text("work of a year")
+    assert net.save(tmp_path / "copy").folder == tmp_path / "copy"
+    assert (tmp_path / "copy" / "thesis.txt").read_text() == "work of a year"
+
+
 def test_what_is_not_asked_for_is_removed_with_the_object(module):
     made = tm.compile(module, "rpi4", torch.zeros(1, 3, SIZE, SIZE), progress=False)
     folder = made.folder

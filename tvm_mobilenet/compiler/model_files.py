@@ -36,8 +36,9 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
             continue
         if name == "weights" and options.checkpoint is None:
             continue
-        path = Path(os.path.abspath(options.program[0] if name == "model" and options.program else given))
-        data[name] = f"{path}:{options.program[1]}" if name == "model" and options.program else str(path)
+        file, factory = _split(name, given)
+        path = Path(os.path.abspath(file))
+        data[name] = f"{path}{factory}"
         files[name] = {
             "given": str(given),
             "from_build": os.path.relpath(path, folder),
@@ -72,9 +73,8 @@ def from_build(module, **changes) -> ModelOptions:
         )
     for name, kept in (data.get("files") or {}).items():
         if name not in changes:
-            made = ModelOptions(model=data[name]).program if name == "model" else None
-            found = _find(name, made[0] if made else Path(data[name]), kept, module.folder)
-            data[name] = f"{found}:{made[1]}" if made else str(found)
+            file, factory = _split(name, data[name])
+            data[name] = f"{_find(name, Path(file), kept, module.folder)}{factory}"
     if kept := module.info.get("precision"):
         changes["decided"] = _decided(kept, data, module.folder / PLAN)
     elif quantization_file.FILE in module.files:
@@ -96,7 +96,14 @@ def places(module) -> list[Path]:
         One is gone.
     """
     data = module.info["model"]
-    return [_find(name, Path(data[name]), kept, module.folder) for name, kept in (data.get("files") or {}).items()]
+    files = (data.get("files") or {}).items()
+    return [_find(name, Path(_split(name, data[name])[0]), kept, module.folder) for name, kept in files]
+
+
+def _split(name: str, given: str) -> tuple[str, str]:
+    """The path of a file that was given, and what stands behind it: the factory of a program, with its colon."""
+    made = ModelOptions(model=str(given)).program if name == "model" else None
+    return (str(made[0]), f":{made[1]}") if made else (str(given), "")
 
 
 def _decided(kept: dict, data: dict, path: Path) -> Precision | Quantization:

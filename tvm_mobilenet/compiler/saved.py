@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tvm_mobilenet.compiler import model_files, pipeline
 from tvm_mobilenet.compiler.lower import lower_layers
-from tvm_mobilenet.compiler.module import PLAN, BuiltModule
+from tvm_mobilenet.compiler.module import OWN, PLAN, BuiltModule
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files.whole_file import replacing_folder
+from tvm_mobilenet.files import lock
+from tvm_mobilenet.files.own_files import replacing_own
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 
@@ -30,10 +31,10 @@ def copy_to(module: BuiltModule, folder: Path) -> None:
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / PLAN).is_file():
         raise TvmMobilenetError(f"{folder} holds something that is no build", "choose a new or an empty folder")
-    with replacing_folder(folder) as new:
-        for name in (PLAN, *module.files):
-            shutil.copyfile(module.folder / name, new / name)
-        for path in model_files.places(module):
+    models = model_files.places(module)
+    own = {*OWN, *(path.name for path in models)}
+    with lock.held(folder, f"saved to ({module.folder})", "folder"), replacing_own(folder, own, PLAN) as new:
+        for path in (*(module.folder / name for name in (PLAN, *module.files)), *models):
             shutil.copyfile(path, new / path.name)
 
 
