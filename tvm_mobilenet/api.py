@@ -82,7 +82,7 @@ def compile(
 
         folder = temporary.path / "build" if output is None else folder_to_write(str(output))
         build(asked, board, log=None if log is None else Path(log), output=folder, linker=linker)
-        if asked.is_file and not given.is_named(model):
+        if not given.is_named(model):
             keep_model(asked, folder)
         made = Compiled(folder)
         made._temporary = temporary if output is None else None
@@ -153,7 +153,7 @@ def tune(
             workers=1 if board == "local" else jobs,
             linker=linker,
         )
-        if asked.is_file and not given.is_named(model):
+        if not given.is_named(model):
             keep_model(asked, folder)
         return found
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_mobilenet import packages
+from tvm_mobilenet.boards import own
 from tvm_mobilenet.bundle.place import is_archive, refuse_others_files
 from tvm_mobilenet.bundle.signature import require_key
 from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
@@ -321,10 +322,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.dump and target.core.model:  # its kernels are executed
         wanted, flag = wanted + packages.for_board("virtual"), " --dump"
     if args.tvm and (target.is_host or target.core.model):  # it is run once
-        wanted, flag = wanted + packages.for_board("local" if target.is_host else "virtual"), flag + " --tvm"
+        wanted, flag = wanted + packages.for_board(own(target)), flag + " --tvm"
     if args.bundle:  # it is run, compared and looked into
-        board = "local" if target.is_host else "virtual"
-        wanted += packages.for_comparing(model) + packages.for_board(board) + ("elftools",)
+        wanted += packages.for_comparing(model) + packages.for_board(own(target)) + ("elftools",)
         flag += " --bundle"
     wanted, flag = accuracy_options.needs(args, model, target, wanted, flag)
     packages.require(f"build{flag}", *wanted)

@@ -340,8 +340,8 @@ class Compiled:
         return found
 
     def _board(self, board: str | None) -> str:
-        from tvm_mobilenet.boards import address
+        from tvm_mobilenet.boards import address, own
 
-        where = address.parse(board or ("local" if self.target.is_host else "virtual"))
+        where = address.parse(own(self.target) if board is None else board)
         where.check_tracker()
         return where.text

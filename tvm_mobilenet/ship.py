@@ -204,10 +204,9 @@ def ship(
     Shipped
         Never raises for what a board does: ``error`` says it.
     """
-    data, described = bundle.archive(), bundle.manifest["files"]
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in bundle.files.items()}
-    hashes |= {name: entry["sha256"] for name, entry in described.items()}
-    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    data, known = bundle.archive(), {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
+    others = {name: hashlib.sha256(bundle.files[name]).hexdigest() for name in bundle.files.keys() - known.keys()}
+    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted({**known, **others}.items()))
     about = (str(len(data)), sums, bundle.manifest["id"])
     asked = (str(keep), str(threads or ""), runner, signers.text if signers else "", bundle.signer)
     try:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from tvm_mobilenet.boards.interface import Measurement, PredictedCycles, Seconds
 
-__all__ = ["Measurement", "PredictedCycles", "Seconds", "open_board", "reach"]
+__all__ = ["Measurement", "PredictedCycles", "Seconds", "open_board", "own", "reach"]
+
+
+def own(target) -> str:
+    """The board on which a target's code runs unless the user names one: this machine, if it is built for it, else the
+    virtual board."""
+    return "local" if target.is_host else "virtual"
 
 
 def open_board(kind: str, target):

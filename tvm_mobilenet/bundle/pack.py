@@ -372,10 +372,10 @@ def _checked(module, network, target, samples: int):
 
     Its inputs become the self-test: photographs (see `_inputs`), and noise where they leave the outputs as they are.
     """
-    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards import open_board, own
     from tvm_mobilenet.checking.machine_check import check
 
-    with open_board("virtual" if not target.is_host else "local", target) as board:
+    with open_board(own(target), target) as board:
         found = check(module, network, board, _inputs(network, samples), visible=True, whole=not target.is_host)
     found.require()
     return found

@@ -119,13 +119,13 @@ def run_once(module, network, target) -> list[SameOutputs]:
     BoardError
         One of them crashes or hangs.
     """
-    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards import open_board, own
     from tvm_mobilenet.boards.library_runner import open_runner
 
     if not target.is_host and not target.core.model:
         return []
     inputs = network.inputs(1)
-    with open_board("local" if target.is_host else "virtual", target) as board:
+    with open_board(own(target), target) as board:
         start = time.monotonic()
         with open_runner(board, module) as runner:
             values = [runner.run(*x).outputs for x in inputs]

@@ -212,10 +212,9 @@ def board_for(args: argparse.Namespace, target) -> str:
     TvmMobilenetError
         It is no address of a board (``boards.address``), or a tracker that nobody said to trust.
     """
-    from tvm_mobilenet.boards import address
+    from tvm_mobilenet.boards import address, own
 
-    default = "local" if target.is_host else "virtual"
-    where = address.parse(default if args.board is None else args.board)
+    where = address.parse(own(target) if args.board is None else args.board)
     if args.trust_network:
         where = where.trusting()
     where.check_tracker()

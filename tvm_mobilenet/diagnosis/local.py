@@ -68,7 +68,8 @@ def _confinement() -> str:
     return f"Landlock {version}: the process that speaks to a board opens no file and starts no program"
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Of a distribution; None: it is not installed here."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -77,7 +78,7 @@ def _version(package: str) -> str | None:
 
 def _pinned(pins: dict[str, str]) -> str:
     for package, pin in pins.items():
-        if (found := _version(package)) != pin:
+        if (found := installed_version(package)) != pin:
             why = f"{package} {found} is installed, {pin} is needed" if found else f"{package} is not installed"
             raise MissingDependencyError(why, packages.pip_install(f"{package}=={pin}"))
     return ", ".join(f"{p} {v}" for p, v in pins.items())
@@ -86,9 +87,9 @@ def _pinned(pins: dict[str, str]) -> str:
 def _installed(what: str, extra: str) -> str:
     """What an extra brings, all installed."""
     modules = {name: one.distribution for name, one in packages.MODULES.items() if one.extra == extra}
-    if absent := [name for name, distribution in modules.items() if _version(distribution) is None]:
+    if absent := [name for name, distribution in modules.items() if installed_version(distribution) is None]:
         raise packages.missing(what, absent)
-    return ", ".join(f"{p} {_version(p)}" for p in dict.fromkeys(modules.values()))
+    return ", ".join(f"{p} {installed_version(p)}" for p in dict.fromkeys(modules.values()))
 
 
 def _optional(what: str, extra: str) -> str:
@@ -100,7 +101,7 @@ def _optional(what: str, extra: str) -> str:
 
 def _engines() -> str:
     known = [packages.MODULES[name].distribution for name in packages.ENGINES.values() if name != "tvm"]
-    found = [f"{p} {_version(p)}" for p in known if _version(p)]
+    found = [f"{p} {installed_version(p)}" for p in known if installed_version(p)]
     return ", ".join(found) or "none installed here: bench --against has nothing to run on this machine"
 
 

@@ -8,11 +8,11 @@ import platform
 import re
 import tempfile
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from tvm_mobilenet import __version__, packages
 from tvm_mobilenet.diagnosis.checks import Check
+from tvm_mobilenet.diagnosis.local import installed_version
 
 
 def text_of(checks: Sequence[Check], target, board: str | None) -> str:
@@ -26,16 +26,25 @@ def text_of(checks: Sequence[Check], target, board: str | None) -> str:
         As the user gave it: its kind is told, its address is not.
     """
     kind = (board or "none").partition("://")[0]
+    about = [
+        ("tvm_mobilenet", __version__),
+        ("Python", platform.python_version()),
+        ("system", platform.platform()),
+        ("CPUs", os.cpu_count()),
+        ("target", f"{target.name}, {target.core.name}"),
+        ("board", kind),
+        *(
+            (name, found)
+            for name in dict.fromkeys(p.distribution for p in packages.MODULES.values())
+            if (found := installed_version(name))
+        ),
+    ]
     lines = [
         "### What this machine is",
         "",
-        *_table(
-            [("tvm_mobilenet", __version__), ("Python", platform.python_version()), ("system", platform.platform())]
-        ),
-        *_table(
-            [("CPUs", str(os.cpu_count())), ("target", f"{target.name}, {target.core.name}"), ("board", kind)], False
-        ),
-        *_table(_versions(), False),
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in about),
         "",
         "### What doctor found",
         "",
@@ -71,18 +80,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return ""
-
-
-def _table(rows: Sequence[tuple[str, str]], head: bool = True) -> list[str]:
-    lines = [f"| {name} | {value} |" for name, value in rows]
-    return ["| | |", "|---|---|", *lines] if head else lines
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = []
-    for name in dict.fromkeys(package.distribution for package in packages.MODULES.values()):
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return found
