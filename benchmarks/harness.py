@@ -2,8 +2,8 @@
 
 A harness is a folder with ``armcost.py``, which runs a command under qemu-aarch64 with ``tools/bbcost.so``, a plugin
 that counts blocks and simulates caches, and estimates the blocks with llvm-mca 19. Bundles need ``sysroot-CPU`` too, an
-aarch64 root with a C library and the ``/proc/cpuinfo`` of that core; peers also ``apy.sh``, ``runners/`` and
-``models/``: an aarch64 Python, what each runs, and the networks as its files.
+aarch64 root with a C library and the ``/proc/cpuinfo`` of that core. Peers, and TVM's own runtime, need ``apy.sh`` and
+``runners/``: an aarch64 Python, and what each runs; peers also ``models/``, the networks as their files.
 
 What is estimated: compute, as if every access hit the first-level cache, of all that one thread executes for an
 inference, kernels and what lies around them alike. A run of three inferences is taken less one of one inference, so
@@ -53,16 +53,18 @@ class Run:
         return self.floor, self.l1_misses, self.dram_fills
 
 
-def missing(harness: Path, peers: bool) -> list[str]:
+def missing(harness: Path, python: bool, peers: bool) -> list[str]:
     """What a run there would lack, so that nobody builds for minutes to be told so.
 
     Parameters
     ----------
+    python : bool
+        Whether anything is to be run by Python there: a peer, or TVM's own runtime.
     peers : bool
-        Whether peers are to be run, not bundles alone.
+        Whether peers are to be run.
     """
     files = ["armcost.py", "tools/bbcost.so", *(f"sysroot-{cpu}" for cpu in CPU.values())]
-    files += ["apy.sh", "runners", "models"] if peers else []
+    files += ["apy.sh", "runners"] * python + ["models"] * peers
     lacking = [f"{name} in {harness}" for name in files if not (harness / name).exists()]
     estimating = [os.environ.get(key, name) for key, name in (("LLVM_MC", "llvm-mc-19"), ("LLVM_MCA", "llvm-mca-19"))]
     return lacking + [name for name in ("qemu-aarch64", *estimating) if not shutil.which(name)]

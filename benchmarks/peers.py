@@ -249,7 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.again and not args.harness:
         parser.error("--again needs --harness")
-    if args.harness and (lacking := harnesses.missing(args.harness, bool(args.again))):
+    python = bool(args.again) or args.dtype in (None, "float32")  # of v1 in float32 TVM's own runtime runs too
+    if args.harness and (lacking := harnesses.missing(args.harness, python, bool(args.again))):
         parser.error(
             f"--harness {args.harness}: there is no {', no '.join(lacking)}; benchmarks/harness.py says what is"
         )

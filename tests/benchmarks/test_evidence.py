@@ -161,8 +161,8 @@ def test_a_harness_that_lacks_something_is_refused_before_anything_is_built(tmp_
     for name in ("armcost.py", "tools/bbcost.so", "sysroot-cortex-a72", "apy.sh", "runners"):
         (tmp_path / name).touch()
     here = f" in {tmp_path}"
-    assert harness.missing(tmp_path, False) == ["sysroot-neoverse-n1" + here, "llvm-mca-19"]
-    assert harness.missing(tmp_path, True) == ["sysroot-neoverse-n1" + here, "models" + here, "llvm-mca-19"]
+    assert harness.missing(tmp_path, False, False) == ["sysroot-neoverse-n1" + here, "llvm-mca-19"]
+    assert harness.missing(tmp_path, True, True) == ["sysroot-neoverse-n1" + here, "models" + here, "llvm-mca-19"]
     with pytest.raises(SystemExit, match="2"):
         peers.main(["--harness", str(tmp_path)])
     assert "no sysroot-neoverse-n1 in" in capsys.readouterr().err
