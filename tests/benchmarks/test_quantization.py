@@ -52,4 +52,4 @@ def test_int8_sees_in_photographs_what_float32_does():
     network = evidence.mobilenet_v2(trained.folder(), 12)
     (found,) = evidence.rows(network, ("auto",))
     assert found.of == 20 and found.right_float32 == 18 and found.first_five_float32 == 20
-    assert found.right >= 17 and found.first_five == 20 and found.cosine > 0.99 and found.same > 0.7
+    assert found.right >= 17 and found.first_five == 20 and found.cosine > 0.99 and found.same >= 10 / 12

@@ -98,7 +98,8 @@ def python(code: str, *arguments) -> str:
         "spec = importlib.util.spec_from_file_location('m', sys.argv[1] + '/mobilenet.py')\n"
         "m = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(m)\nfolder = sys.argv[1]\n"
     )
-    command = [sys.executable, "-c", begin + textwrap.dedent(code), *map(str, arguments)]
+    forks = "ignore:This process:DeprecationWarning"  # of Python 3.12 on: there are threads, which is what is tried
+    command = [sys.executable, "-W", forks, "-c", begin + textwrap.dedent(code), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0 and not done.stderr, done
     return done.stdout

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shlex
 import subprocess
 import sys
 
@@ -92,11 +93,11 @@ def none_can_be_made():
     ],
 )
 def test_build_where_something_is_lacking(tmp_path, command, code, words):
-    build = f"{sys.executable} -m tvm_mobilenet.build --model {modules.tiny_options().model} --target host"
-    where = f"--output {tmp_path / 'out'} --bundle {tmp_path / 'b.tar.gz'}"
+    build = [sys.executable, "-m", "tvm_mobilenet.build", "--model", modules.tiny_options().model, "--target", "host"]
+    build += ["--output", str(tmp_path / "out"), "--bundle", str(tmp_path / "b.tar.gz")]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG")}
     done = subprocess.run(
-        ["sh", "-c", f"{command}; exec {build} {where}"], capture_output=True, text=True, env=environment
+        ["sh", "-c", f"{command}; exec {shlex.join(build)}"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert sorted(os.listdir(tmp_path)) == ([] if code else ["b.tar.gz", "out"])

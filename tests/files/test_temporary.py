@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.agents import needs_root
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import temporary, whole_file
 from tvm_mobilenet.files.temporary import TemporaryFolder
@@ -139,9 +140,8 @@ def test_what_a_killed_writer_of_a_file_leaves_is_removed_by_the_next(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".report.html.0123456789abcdef.tmp", "other", "report.html"]
 
 
+@needs_root
 def test_a_folder_that_may_not_be_written_is_replaced_by_its_owner(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
     place = Path(tempfile.mkdtemp(prefix="tvm_mobilenet_test_", dir="/tmp"))  # others can reach it
     try:
         os.chown(place, 65534, 65534)

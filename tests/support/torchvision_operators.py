@@ -5,13 +5,24 @@ torchvision's wheels are compiled against torch with CUDA. Beside the build with
 """
 
 import functools
+import sys
 
 import torch
 
 
 @functools.cache
-def define() -> torch.library.Library:
-    """Declare them; they compute nothing. The library must live as long as they are wanted."""
+def define() -> torch.library.Library | None:
+    """Declare them, unless torchvision is of this torch's build; they compute nothing. The library must live as long
+    as they are wanted."""
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        pass
+    except (RuntimeError, ImportError):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # half of it
+    else:
+        return None
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
