@@ -63,7 +63,8 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
     if layer.parts:
         for i, part in enumerate(layer.parts):
             own = {name.removeprefix(f"{i}."): a for name, a in constants.items() if name.startswith(f"{i}.")}
-            data = run(part, data.reshape(part.input_shape), own, second if part is layer.parts[-1] else None)
+            data = data.reshape(part.input_shape) if i else data  # the first reads the block's own input, as it lies
+            data = run(part, data, own, second if part is layer.parts[-1] else None)
         return data
     data = data[..., : layer.input_shape[-1]]
     second = None if second is None else second[..., : layer.second_shape[-1]]
