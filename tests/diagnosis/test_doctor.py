@@ -92,12 +92,12 @@ def test_the_pins_are_the_projects():
 
 
 def test_another_ffi_or_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
-    real = doctor_local._version
-    monkeypatch.setattr(doctor_local, "_version", lambda p: "0.1.15" if p == "apache-tvm-ffi" else real(p))
+    real = doctor_local.installed_version
+    monkeypatch.setattr(doctor_local, "installed_version", lambda p: "0.1.15" if p == "apache-tvm-ffi" else real(p))
     with pytest.raises(MissingDependencyError, match=r"apache-tvm-ffi 0\.1\.15 is installed") as e:
         doctor_local._pinned(doctor_local.PINS)
     assert e.value.hint.endswith(" -m pip install apache-tvm-ffi==0.1.14.post1") and e.value.exit_code == 3
-    monkeypatch.setattr(doctor_local, "_version", lambda p: None if p == "unicorn" else "1")
+    monkeypatch.setattr(doctor_local, "installed_version", lambda p: None if p == "unicorn" else "1")
     with pytest.raises(MissingDependencyError, match="compiling needs unicorn, which is not installed") as e:
         doctor_local._installed("compiling", "compile")
     assert "[compile]" in e.value.hint
@@ -105,7 +105,7 @@ def test_another_ffi_or_a_missing_package_is_named_with_the_command_that_install
 
 @pytest.mark.parametrize("extra", ["compile", "rpc", "peers"])
 def test_a_package_that_brings_several_modules_is_listed_once(extra, monkeypatch):
-    monkeypatch.setattr(doctor_local, "_version", lambda p: "1")
+    monkeypatch.setattr(doctor_local, "installed_version", lambda p: "1")
     told = doctor_local._installed("this", extra).split(", ")
     assert len(told) == len(set(told)) > 1, told
 
