@@ -125,7 +125,9 @@ def test_one_instruction_that_is_off_is_found_in_its_layer(copy):
 
 # ---- fused blocks
 
-SMALL_L2 = {"v1": 4096, "v2": 4096, "v3-small": 16384}  # bytes with which some layers of each become blocks; of v2 the stem too
+# Bytes with which some layers of each become blocks; of v2 its stem too.
+SMALL_L2 = {"v1": 4096, "v2": 4096, "v3-small": 16384}
+
 
 @pytest.fixture(scope="module")
 def fused(family, tmp_path_factory):
