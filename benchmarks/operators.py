@@ -1,4 +1,4 @@
-"""Which operators of ONNX and TFLite build, and by which layers: writes `docs/operators.md`.
+"""Which operators of ONNX and TFLite build, and by which layers: writes `docs/reference/operators.md`.
 
     python -m benchmarks.operators write      # the page anew
     python -m benchmarks.operators check      # nothing is written; exit code 1 where the page is another
@@ -20,7 +20,7 @@ from tvm_mobilenet import passes
 from tvm_mobilenet.frontend import from_onnx
 from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "operators.md"
 HEAD = """# Operators
 
 What a network may consist of. `python -m benchmarks.operators write` makes this page: it imports each operator in the

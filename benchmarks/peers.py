@@ -12,7 +12,7 @@ board, and its caches followed on a second pass, when they are warm. Floors are 
 that rows compare. Peers' rows are kept in ``benchmarks/data/peers.json``. With a harness (``benchmarks/harness.py``),
 the bundle of that very build for the Pi 4 and the Pi 5 is executed and estimated as the peers were; in float32 TVM's
 own runtime too, which lays out memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly
-(docs/predictor.md), so its column is our own core model's in any case.
+(docs/concepts/predictor.md), so its column is our own core model's in any case.
 """
 
 from __future__ import annotations

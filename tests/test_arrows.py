@@ -1,4 +1,4 @@
-"""The picture of docs/architecture.md, held against the imports: nothing runs against its arrows."""
+"""The picture of docs/concepts/architecture.md, held against the imports: nothing runs against its arrows."""
 
 import ast
 from pathlib import Path

@@ -63,13 +63,13 @@ def test_two_kinds_have_two_names():
         kinds.register(kinds.Kind(name="pool", schedule="conv"))
 
 
-PAGE = (ROOT / "docs" / "add-a-layer.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "add-a-layer.md").read_text()
 FILES = re.findall(r"^## \d\. [^`\n]*`([\w/]+)/slope\.py`\n```python\n(.*?)```", PAGE, re.M | re.S)
 
 
 @pytest.fixture
 def slope(tmp_path, monkeypatch):
-    """The kind of layer that docs/add-a-layer.md adds: one file that declares it, one that computes it."""
+    """The kind of layer that docs/guides/add-a-layer.md adds: one file that declares it, one that computes it."""
     assert [folder for folder, _ in FILES] == ["tvm_mobilenet/kinds", "schedules"]
     for package, (name, text) in zip((kinds, schedules), FILES, strict=True):
         folder = tmp_path / name

@@ -31,7 +31,7 @@ GIVEN_UP = {
     r"\bprice[sd]?\b|\bpricing\b": (),
     r"\bto and fro\b|\bpaired loops?\b|\b(un)?evenness\b": (),
     r"\barithmetic_on\b|\barithmetic=|\bspread_of\b|\bis_paired\b|[\"_]paired\b|\.gate\b": ("test_passes.py",),
-    r"\bx floor\b": ("docs/performance.md", "benchmarks/", "README.md", "docs/tuning.md"),
+    r"\bx floor\b": ("docs/results/performance.md", "benchmarks/", "README.md", "docs/guides/tuning.md"),
 }  # fmt: skip
 READS_THEM = ("old_words.py", "test_old_words.py", "ATTRIBUTION", "imagenet_labels", "docs/journal")
 

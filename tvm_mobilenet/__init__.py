@@ -6,8 +6,8 @@
     net.verify().require()
     print(net.latency())
 
-Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch. ``docs/api.md`` says
-what of it stays.
+Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch.
+``docs/reference/api.md`` says what of it stays.
 """
 
 import importlib

@@ -98,7 +98,7 @@ def bench(
         if against:
             raise TvmMobilenetError(
                 "--against: the virtual board runs no other engines",
-                "measure on a board; figures of other engines are in docs/performance.md",
+                "measure on a board; figures of other engines are in docs/results/performance.md",
             )
         return measured_rows.predicted(module, target, threads, show)
     with TemporaryFolder() as temporary:
@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     group = new.add_argument_group("output")
     group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document there")
     form = group.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
+    form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/guides/benchmark.md)")
     form.add_argument("--csv", action="store_true", help="rows of threads, then of layers, as CSV")
     form.add_argument("--markdown", action="store_true", help="tables for a document or an issue")
     return new

@@ -148,7 +148,7 @@ def build(
     sign : path, optional
         A key that signs it (bundle/signature.py).
     dump : path, optional
-        A folder where to write what each phase made (docs/dump.md): new, empty or an earlier dump.
+        A folder where to write what each phase made (docs/guides/dump.md): new, empty or an earlier dump.
     tvm_executable : bool
         Also write ``model.so``, which TVM's virtual machine runs; it is run once and must give the plan's outputs.
 
@@ -268,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
         "--bundle",
         type=bundle_path,
         metavar="FILE.tar.gz|FOLDER",
-        help="also pack what a device needs: a C library with nothing beside it but libc (docs/bundle.md)",
+        help="also pack what a device needs: a C library with nothing beside it but libc (docs/guides/bundle.md)",
     )
     group.add_argument("--embed-weights", action="store_true", help="the weights become part of the bundle's library")
     group.add_argument(
@@ -276,7 +276,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="KEY",
         help="sign the bundle with this private key of ssh-keygen, or with the one that ssh-agent has for a KEY.pub; "
-        "`ship --require-signature` demands that (docs/bundle.md)",
+        "`ship --require-signature` demands that (docs/guides/bundle.md)",
     )
     group = new.add_argument_group("phases")
     group.add_argument(
@@ -284,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
         type=folder_to_write,
         metavar="FOLDER",
         help="also write what each phase makes as text: graph, layers, decisions, loop nests, plan, and assembly with "
-        "what bounds its loops (docs/dump.md); a new folder, or an earlier dump, which is replaced",
+        "what bounds its loops (docs/guides/dump.md); a new folder, or an earlier dump, which is replaced",
     )
     return new
 

@@ -103,8 +103,8 @@ def outside(name: str, why: str = "") -> MissingDependencyError:
     if "torchvision::" in why:
         return MissingDependencyError(
             f"{name} cannot be imported: the torchvision that is installed is built for another torch than this one",
-            "install torch and torchvision from one index (docs/installing.md), or export the model where they fit: "
-            "--model FILE.onnx, FILE.tflite or FILE.pt2",
+            "install torch and torchvision from one index (docs/guides/installing.md), or export the model where they "
+            "fit: --model FILE.onnx, FILE.tflite or FILE.pt2",
         )
     return MissingDependencyError(f"{name} cannot be imported: {why}", pip_install("--upgrade", name))
 

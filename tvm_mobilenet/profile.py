@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_runtime(new)
     new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
     new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/benchmark.md)")
+    new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/guides/benchmark.md)")
     return new
 
 

@@ -72,7 +72,7 @@ def session():
 
 
 def test_tvms_own_client_still_obeys(tmp_path):
-    """The canary: when this fails TVM has closed the hole, and docs/tvm-rpc-report.md can say so."""
+    """The canary: when this fails TVM has closed the hole, and docs/journal/tvm-rpc-report.md can say so."""
     with Listener(answering(run_this(tmp_path / "ran"))) as board:
         code = f"import tvm.rpc; tvm.rpc.connect('127.0.0.1', {board.port})"
         client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -211,5 +211,5 @@ def test_costs_of_several_cores_share_the_memory(tmp_path):
     costs = [run.cost(n).value for n in (1, 2, 4)]
     assert costs[0] > 1.4 * costs[1] and costs[1] > 1.2 * costs[2]
     run.target = target
-    assert sample.traffic.l1_misses == pytest.approx(run.traffic.l1_misses, rel=0.3)  # docs/predictor.md
+    assert sample.traffic.l1_misses == pytest.approx(run.traffic.l1_misses, rel=0.3)  # docs/concepts/predictor.md
     assert sample.cost(1).value == pytest.approx(run.cost(1).value, rel=0.3)  # what L2 still holds depends on the row

@@ -156,7 +156,7 @@ def test_errors_become_messages_and_exit_codes(verb, capsys, error, code, text):
 
 
 def test_the_documented_exit_codes_are_those_of_the_errors():
-    page = (Path(__file__).parents[2] / "docs" / "terminal.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "terminal.md").read_text()
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page.partition("## Exit codes")[2], re.M)}
     known = {one.exit_code for one in (TvmMobilenetError, *TvmMobilenetError.__subclasses__())}
     assert documented == {0, 1, entry.INTERRUPTED} | known

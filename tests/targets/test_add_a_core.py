@@ -11,7 +11,7 @@ from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 
-PAGE = (Path(__file__).parents[2] / "docs" / "add-a-core.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "add-a-core.md").read_text()
 
 
 @pytest.fixture

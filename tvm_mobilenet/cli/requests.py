@@ -185,7 +185,8 @@ def _check_value(name: str, value: object) -> None:
     wrong = [one for one in whole if not isinstance(one, takes) or (isinstance(one, bool) and bool not in takes)]
     if name != "calibrate" and (wrong or not whole):
         words = " or ".join(kind.__name__ for kind in takes)
-        raise TvmMobilenetError(f"{name}={value!r} is not of type {words}", "docs/api.md says what each keyword takes")
+        hint = "docs/reference/api.md says what each keyword takes"
+        raise TvmMobilenetError(f"{name}={value!r} is not of type {words}", hint)
 
 
 def _calibration(one: object, path: Path) -> str:

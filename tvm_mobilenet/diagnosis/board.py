@@ -140,7 +140,7 @@ def _versions(facts: dict) -> str:
     for package in ("apache-tvm", "apache-tvm-ffi", "tvm_mobilenet"):
         if here[package] != there.get(package):
             ours = package == "tvm_mobilenet"  # which is on no index
-            install = "--board ssh://user@host installs this one there; docs/boards.md tells how to by hand"
+            install = "--board ssh://user@host installs this one there; docs/guides/boards.md tells how to by hand"
             raise BoardError(
                 f"{package} {there.get(package) or 'missing'} there, {here[package]} here",
                 install if ours else f"on the board: pip install '{package}=={here[package]}'",

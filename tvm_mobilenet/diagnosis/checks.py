@@ -78,7 +78,7 @@ class Checks:
         except Doubt as e:
             self.found.append(Check(name, DOUBTFUL, e.text, e.remedy))
         except TvmMobilenetError as e:
-            self.found.append(Check(name, FAILED, e.message, e.hint or "see docs/benchmark.md", e.exit_code))
+            self.found.append(Check(name, FAILED, e.message, e.hint or "see docs/guides/benchmark.md", e.exit_code))
         except ModuleNotFoundError as e:
             from tvm_mobilenet.packages import missing_dependency
 

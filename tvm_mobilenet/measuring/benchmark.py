@@ -1,7 +1,8 @@
 """A benchmark's record: what was measured or predicted, on what, under which conditions; written and read as JSON.
 
 The document is versioned: ``schema`` names it, and a reader refuses what is of another version or lacks something, so
-that a comparison never rests on a misread file. Times are seconds of one run. docs/benchmark.md lists every field.
+that a comparison never rests on a misread file. Times are seconds of one run. docs/guides/benchmark.md lists all
+fields.
 """
 
 from __future__ import annotations

@@ -51,4 +51,5 @@ def told(problems: Sequence[Problem], products: int) -> tuple[str, str]:
     message = f"{count} operator{'s are' if count > 1 else ' is'} not supported:\n    " + "\n    ".join(lines)
     if problems[0].at > products:
         return message, "cut the model before them (export a backbone), or replace them in the model"
-    return message, "replace them in the model, for convolutions follow them; docs/operators.md lists what there is"
+    hint = "replace them in the model, for convolutions follow them; docs/reference/operators.md lists what there is"
+    return message, hint
