@@ -58,9 +58,9 @@ LARGE = {
     ("v2", 1.0, 224): "rpi5",
     ("v3-large", 1.0, 224): "rpi4",
     ("v3-small", 1.0, 224): "rpi3",
-    ("v2", 0.5, 224): "rpi3",
+    ("v2", 0.5, 224): None,  # as v2 1.0
     ("v2", 1.4, 224): "rpi4",
-    ("v1-shallow", 1.0, 224): "rpi5",
+    ("v1-shallow", 1.0, 224): None,  # layers of v1
     ("v1-plain", 0.25, 224): "rpi3",
     ("v2", 1.3, 224): None,  # as v2 1.4
     ("v3-large-minimal", 1.0, 224): None,  # as the small one
@@ -70,8 +70,8 @@ LARGE = {
     ("v4-large", 1.0, 224): None,
     ("v1-plain", 1.0, 224): None,  # minutes of emulation
 }
-GRID = {
-    ("v1", alpha, resolution): CORES[(i + j) % len(CORES)]
+GRID = {  # each width and each resolution once, and each core
+    ("v1", alpha, resolution): CORES[i % len(CORES)] if i + j == len(ALPHAS) - 1 else None
     for i, alpha in enumerate(ALPHAS)
     for j, resolution in enumerate(RESOLUTIONS)
     if (alpha, resolution) != (1.0, 224)
@@ -164,7 +164,6 @@ def _figures(result, net, target, made) -> list[str]:
         ("v2", "rpi5"),
         pytest.param("v3-large", "host", marks=pytest.mark.full),
         ("v3-small", "armv7"),
-        ("v4-small", "rpi4"),
         pytest.param("v4-small", "host", marks=pytest.mark.full),
         pytest.param("v4-medium", "rpi4", marks=pytest.mark.full),
     ],
@@ -200,7 +199,6 @@ def export(path: Path, name: str, alpha: float, resolution: int, pads=None) -> s
         pytest.param("v1", 0.25, 64, [0, 0, 1, 1], marks=pytest.mark.full),
         pytest.param("v2", 0.35, 64, None, marks=pytest.mark.full),
         pytest.param("v3-large", 1.0, 224, None, marks=pytest.mark.full),
-        pytest.param("v1", 1.0, 224, [0, 0, 1, 1], marks=pytest.mark.full),
     ],
 )
 def test_onnx_files(name, alpha, resolution, pads, tmp_path):
@@ -216,9 +214,10 @@ def test_onnx_files(name, alpha, resolution, pads, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize(
     "family, target",
-    [(family, target) for family in SMALL for target in CORES if family != "v1-plain"] + [("v3-small", "host")],
+    [(f, target) for i, f in enumerate(SMALL) if f != "v1-plain" for target in ("rpi3", ("rpi4", "rpi5")[i % 2])]
+    + [("v3-small", "host")],
 )
-def test_a_small_network_of_every_family_on_every_core(family, target, tmp_path):
+def test_a_small_network_of_every_family_in_order_and_out_of_order(family, target, tmp_path):
     row(network(*SMALL[family]), target, tmp_path)
 
 

@@ -130,8 +130,9 @@ def with_layers(network, calls):
     return dataclasses.replace(network, graph=dataclasses.replace(network.graph, calls=tuple(calls)))
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name, count", [pytest.param(*k.values, 1, marks=k.marks) for k in KINDS] + [(n, 3) for n in SOME]
+)
 def test_a_sure_network_is_accepted(built_for, name, count):
     made = built_for(name)
     result = verify.verify(made.folder, network=made.network, count=count)

@@ -22,13 +22,12 @@ from tvm_mobilenet.models.options import ModelOptions
 
 FAMILIES = {
     "v1": ModelOptions(model="v1", alpha=0.25, resolution=64),
-    "v2": ModelOptions(model="v2", alpha=0.35, resolution=64),
     "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=64),
 }
 TARGET = targets.load("rpi4")
 
 
-@pytest.fixture(scope="module", params=["v1", *(pytest.param(f, marks=pytest.mark.full) for f in ("v2", "v3-small"))])
+@pytest.fixture(scope="module", params=["v1", pytest.param("v3-small", marks=pytest.mark.full)])
 def family(request, tmp_path_factory):
     """A network built for the Raspberry Pi 4, and which instructions each of its steps executes."""
     network = load_network(FAMILIES[request.param])
