@@ -34,6 +34,7 @@ from tvm_mobilenet.compiler import library
 from tvm_mobilenet.compiler.module import EXECUTABLE
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
+PROGRAM_BYTES = 32_000
 OVERHEAD, RUNS, BLOCK = 0.005, 4, 10  # of a small network looking through its input takes most of the first
 _FUNCTION = re.compile(r"^(c?)fn=\((\d+)\)(?: (.*))?$")
 _OBJECT = re.compile(r"^(c?)ob=\((\d+)\)(?: (.*))?$")
@@ -49,14 +50,11 @@ def without_avx512():
     return dataclasses.replace(host, core=core, llvm_cpu="haswell")
 
 
-def runtime_bytes(work: Path) -> int:
-    """Code and constants of our own sources, from the objects that a bundle was linked from."""
-    total = 0
-    for unit in ("runtime.o", "main.c.o"):
-        with (work / unit).open("rb") as f:
-            sections = ELFFile(f).iter_sections()
-            total += sum(s["sh_size"] for s in sections if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS")
-    return total
+def code_bytes(path: Path) -> int:
+    """Code and constants of our own sources, from an object that a bundle was linked from."""
+    with path.open("rb") as f:
+        sections = ELFFile(f).iter_sections()
+        return sum(s["sh_size"] for s in sections if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS")
 
 
 def compiled(folder: Path, program: str, out: Path) -> Path:
@@ -194,7 +192,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="for each number of threads")
     args = parser.parse_args()
     made = bundles.made(alpha=args.alpha, resolution=args.resolution, executable=True)
-    print(f"runtime            {runtime_bytes(made.work)} bytes (at most {RUNTIME_BYTES})")
+    print(f"runtime            {code_bytes(made.work / 'runtime.o')} bytes (at most {RUNTIME_BYTES})")
+    print(f"the program's      {code_bytes(made.work / 'program.o')} bytes (at most {PROGRAM_BYTES})")
     print(f"libmobilenet.so    {len(made.bundle.files['libmobilenet.so'])} bytes (at most {LIBRARY_BYTES})")
     with tempfile.TemporaryDirectory() as temporary:
         program = compiled(made.folder, "resident", Path(temporary) / "resident")

@@ -100,7 +100,8 @@ def test_no_error_names_an_extra_but_by_the_table():
     """Commands to install with are made in packages.py alone, and its callers name modules of the table."""
     elsewhere = {
         "tvm_mobilenet/packages.py",
-        "tvm_mobilenet/runtime/mobilenet.py",  # travels to devices, alone
+        "tvm_mobilenet/runtime/mobilenet.py",  # these travel to devices, alone
+        "tvm_mobilenet/runtime/mobilenet_pictures.py",
         "tvm_mobilenet/boards/remote/board.py",  # TVM on the board, by its Python
         "tvm_mobilenet/diagnosis/board.py",
         "tvm_mobilenet/boards/remote/ssh.py",  # a script for the board

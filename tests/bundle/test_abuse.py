@@ -33,16 +33,6 @@ WAYS = (
 
 
 @pytest.fixture(scope="module")
-def host():
-    return bundles.made()
-
-
-@pytest.fixture
-def copy(host, tmp_path):
-    return shutil.copytree(host.folder, tmp_path / "copy")
-
-
-@pytest.fixture(scope="module")
 def program(host, tmp_path_factory):
     """Builds abuse.c under a sanitizer once."""
     known = {}

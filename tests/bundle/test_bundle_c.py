@@ -18,18 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
 
 
-@pytest.fixture(scope="module")
-def host():
-    return bundles.made()
-
-
 def run(*command, **kwargs):
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=CLANG)])
 def test_no_warnings(host, tmp_path, compiler):
-    for source in (*library.SOURCES, "model.c", "main.c"):
+    for source in (*library.SOURCES, *library.PROGRAM, "model.c"):
         done = run(
             compiler,
             "-std=gnu11",

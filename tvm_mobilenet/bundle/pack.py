@@ -1,7 +1,8 @@
 """A bundle: what goes to a device, which needs nothing there but libc.
 
 ``libmobilenet.so``, ``libmobilenet.a``  the kernels and our runtime (runtime/), linked for the target
-``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes
+``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes; beside the last
+                    what reads files for it, and its own program
 ``weights.bin``     the constants, mapped by the library
 ``selftest.bin``    inputs, and the outputs for them with what they may differ by: of PyTorch in float64, or those of
                     layers of float16 computed step by step, which every CPU gives alike
@@ -49,6 +50,7 @@ BESIDE = 4.0  # times what that changes of the outputs: which values flip is cha
 MOST = 0.5  # of the outputs' scale, whatever flips: one flip changed up to 0.37, unrelated outputs differ by 4
 TRIED = 4  # inputs for each that travels, until enough are found whose outputs stay as they are
 PROGRAMS = ("libmobilenet.so", "mobilenet")
+INTERFACES = ("mobilenet.h", "mobilenet.py", "mobilenet_pictures.py", "mobilenet_program.py")
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def make(
             b"MNWEIGH1" + len(weights).to_bytes(8, "little") + bytes.fromhex(weights_hash).ljust(48, b"\0") + weights
         )
     source = resources.files("tvm_mobilenet.runtime")
-    for file in ("mobilenet.h", "mobilenet.py"):
+    for file in INTERFACES:
         files[file] = (source / file).read_bytes()
     with TemporaryFolder() as temporary:
         work = work or temporary

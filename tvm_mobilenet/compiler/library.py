@@ -25,21 +25,24 @@ SOURCES = (
     *("scores.c", "numbers.c", "selftest.c"),
 )
 HEADERS = ("internal.h", "mobilenet.h")
+PROGRAM = ("main.c", "report.c", "picture.c", "array.c", "codecs.c")  # and its own headers
+PROGRAM_HEADERS = ("picture.h", "report.h", "mobilenet.h")
 FLAGS = (
     *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
     "-ffp-contract=off",  # an image's pixels are the same on every CPU, with fused multiply-adds or without
     "-fno-math-errno",  # sqrt is an instruction: a model without exponentials needs no libm, nor its pages
 )
-KEPT = Collection("runtime", 16 << 20)  # an object of 60 KB for each target, linker and version of the sources
+KEPT = Collection("runtime", 16 << 20)  # two objects, 80 KB, for each target, linker and version of the sources
 _GLIBC = (2, 28)
-_NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|ld-linux.*\.so\.\d|libmobilenet\.so")
+_NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|libdl\.so\.2|ld-linux.*\.so\.\d|libmobilenet\.so")
 _LIBC = ("-Wl,--as-needed", "-lm", "-lpthread")
+_LOADER = ("-ldl",)  # of the program alone, which loads readers of pictures; part of libc
 
 
 def runtime_hash() -> str:
     """A hash of the runtime's sources."""
     digest = hashlib.sha256()
-    for file in (*SOURCES, *HEADERS, "main.c"):
+    for file in sorted({*SOURCES, *HEADERS, *PROGRAM, *PROGRAM_HEADERS}):
         digest.update(file.encode() + _source(file))
     return digest.hexdigest()
 
@@ -85,7 +88,7 @@ def link_library(
     """
     compiler = codegen.linker_command(target, linker)
     about["id"] = id_of(work / "kernels.o", plan, about, build)
-    for name in (*SOURCES, *HEADERS, "main.c"):
+    for name in {*SOURCES, *HEADERS, *PROGRAM, *PROGRAM_HEADERS}:
         (work / name).write_bytes(_source(name))
     (work / "model.c").write_text(tables.source(plan, about, scratch, preprocess))
     units = ["model.c"]
@@ -97,7 +100,7 @@ def link_library(
             '.section .note.GNU-stack,"",%progbits\n'
         )
         units.append("weights.S")
-    _runtime_object(work, target, compiler, linker)
+    _object(work, target, linker, "runtime.o", SOURCES, HEADERS)
     for unit in units:
         _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
     objects = ("kernels.o", "runtime.o", *(f"{u}.o" for u in units))
@@ -126,13 +129,13 @@ def link_library(
 def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, bytes]:
     """What a bundle has beside the library that `link_library` left in a folder: all three files by name."""
     compiler = codegen.linker_command(target, linker)
-    _run(work, target, compiler, *FLAGS, "-c", "main.c", "-o", "main.c.o")
+    _object(work, target, linker, "program.o", PROGRAM, PROGRAM_HEADERS)
     _run(
         *(work, target, compiler, "-s", *build_identity.linked_with(build), "-Wl,-rpath,$ORIGIN"),
-        *("-o", "mobilenet", "main.c.o", LIBRARY, *_LIBC),
+        *("-o", "mobilenet", "program.o", LIBRARY, *_LIBC, *_LOADER),
     )
     _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
-    instruction_sets.check(work / "main.c.o", target)  # the program has no symbols, which tell Thumb and data apart
+    instruction_sets.check(work / "program.o", target)  # the program has no symbols, which tell Thumb and data apart
     if target.architecture == "aarch64":
         instruction_sets.check(work / "mobilenet", target)
     for name in (LIBRARY, "mobilenet"):
@@ -144,18 +147,21 @@ def _source(name: str) -> bytes:
     return (resources.files("tvm_mobilenet.runtime") / name).read_bytes()
 
 
-def _runtime_object(work: Path, target, compiler: list[str], linker: str | None) -> None:
-    """``runtime.o`` of all sources but the program's, from the cache if it was compiled before."""
+def _object(
+    work: Path, target, linker: str | None, made: str, units: tuple[str, ...], headers: tuple[str, ...]
+) -> None:
+    """One object of several sources, from the cache if it was compiled before."""
+    compiler = codegen.linker_command(target, linker)
     digest = hashlib.sha256(repr((FLAGS, codegen.linker_key(target, linker))).encode())
-    for name in (*SOURCES, *HEADERS):
+    for name in (*units, *headers):
         digest.update(name.encode() + _source(name))
     key = digest.hexdigest()[:24]
-    if KEPT.take(key, work / "runtime.o"):
+    if KEPT.take(key, work / made):
         return
-    for unit in SOURCES:
+    for unit in units:
         _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
-    _run(work, target, compiler, "-r", "-nostdlib", "-o", "runtime.o", *(f"{u}.o" for u in SOURCES))
-    KEPT.keep(key, work / "runtime.o")
+    _run(work, target, compiler, "-r", "-nostdlib", "-o", made, *(f"{u}.o" for u in units))
+    KEPT.keep(key, work / made)
 
 
 def _run(work: Path, target, command: list[str], *arguments: str) -> None:

@@ -293,6 +293,7 @@ def _opened(path: Path) -> Iterator:
             opened = image_module.open(path, formats=[f for f in IMAGE_FORMATS if f in image_module.OPEN])
         with opened as image:
             _check_header(image)
+            _skip_line_feed(image)
             yield image
     except MemoryError:
         raise TvmMobilenetError(f"{path} takes more memory than there is", "make it smaller") from None
@@ -311,6 +312,21 @@ def _check_header(image) -> None:
             raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {MOST_IMAGE_PIXELS:,} are the most")
 
 
+def _skip_line_feed(image) -> None:
+    """Pixels of a .ppm whose lines end in CR LF begin behind the LF, which Pillow takes for their first byte."""
+    if image.format != "PPM" or not image.tile:
+        return
+    (tile,) = image.tile
+    fp, begin = image.fp, tile.offset
+    kind = (fp.seek(0), fp.read(2))[1]
+    ends = (fp.seek(begin - 1), fp.read(2))[1]
+    if kind in (b"P5", b"P6") and ends == b"\r\n":
+        most = tile.args[1] if tile.codec_name == "ppm" else 65535 if image.mode == "I" else 255
+        count = math.prod(image.size) * (1 if kind == b"P5" else 3) * (1 if most < 256 else 2)
+        if fp.seek(0, 2) - begin > count:
+            image.tile = [tile._replace(offset=begin + 1)]
+
+
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     try:
         array = stored_array(path)
@@ -322,7 +338,12 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     if array.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3) and image.size:
         image = np.broadcast_to(image, (*image.shape[:2], 3))
         return preprocess.normalise(preprocess.pixels(image) / 255.0)
-    given = array.shape
+    given, dtype = array.shape, array.dtype
+    if dtype == np.uint8:  # pixels: as numbers of an input they would not be normalised
+        raise TvmMobilenetError(
+            f"{path} holds {dtype} {given}, a picture has (height, width, 3) or (height, width)",
+            "put the channels last, drop an alpha channel, and save one picture alone",
+        )
     array = array if array.ndim == 4 else array[None]
     if array.dtype.kind not in "fiu" or array.shape[1:] != preprocess.input_shape[1:] or not len(array):
         raise TvmMobilenetError(

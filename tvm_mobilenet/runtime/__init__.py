@@ -12,8 +12,10 @@
     selftest.c  the self-test
     error.c     what went wrong last, memory
     cpu.c       the CPU's features
-    main.c      the program
-    mobilenet.h, mobilenet.py  the interfaces that travel
+    main.c      the program: its verbs; report.c what it prints
+    picture.c   from files to pixels: .ppm, .pgm, which way is up; codecs.c JPEG and PNG; array.c .npy
+    mobilenet.h, mobilenet.py  the interfaces that travel; mobilenet_pictures.py files as pixels for Python,
+                mobilenet_program.py `python3 mobilenet.py`
     instance.py the library of a build in a process of our tools
 
 `compiler/tables.py` writes a plan as C tables, `compiler/library.py` compiles and links,

@@ -1,4 +1,4 @@
-"""MobileNet on the board, from Python: this file, ctypes and numpy; Pillow for reading pictures, if it is there.
+"""MobileNet on the board, from Python: ctypes and numpy; ``mobilenet_pictures.py`` beside it reads files, with Pillow.
 
 with Mobilenet() as net:                      # the bundle is this file's folder
     for best in net.top(net.run_image("photo.jpg")):
@@ -9,12 +9,16 @@ python3 mobilenet.py photo.jpg
 
 from __future__ import annotations
 
+import collections
 import ctypes
+import functools
+import importlib.util
 import json
 import os
 import platform
-import re
+import statistics
 import sys
+import time
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +33,6 @@ except ImportError:
         "  `mobilenet classify photo.ppm`, beside it, needs no Python"
     )
 
-USAGE = "usage: python3 mobilenet.py IMAGE ...\nThe classes of each image; bench, selftest and info are of `mobilenet`."
-SEEDED = "weights are seeded random numbers: classes mean nothing; build with --weights FILE"
 CLOSED = 9  # of a MobilenetError, as in mobilenet.h
 
 
@@ -147,12 +149,10 @@ class Mobilenet:
         self._check(self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle)))
         self._handle = handle
         info = self._lib.mobilenet_describe(handle).contents
-        self.model, self.target = info.model.decode(), info.target.decode()
-        self.classes = info.classes
-        self.seeded = bool(info.seeded)  # the weights are random numbers: classes mean nothing
+        self.model, self.target, self.build = (t.decode() for t in (info.model, info.target, info.id))
+        self.classes, self.seeded = info.classes, bool(info.seeded)  # seeded: random weights, classes mean nothing
         self.scores = info.scores.decode()  # "logits", "softmax", "sigmoid" or "value"
-        self.preprocessing = info.preprocess.decode()
-        self.labels_source = info.labels_source.decode()
+        self.preprocessing, self.labels_source = info.preprocess.decode(), info.labels_source.decode()
         self.inputs = [_port(info.input[i]) for i in range(info.inputs)]  # (name, shape, dtype) each
         self.outputs = [_port(info.output[i]) for i in range(info.outputs)]
         self.input_encodings = [_encoding(info.input[i]) for i in range(info.inputs)]  # None of floats
@@ -173,35 +173,90 @@ class Mobilenet:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`.
 
-        Other numbers become floats, but no whole numbers: `input_encodings` make these. An infinity or NaN, or an input
-        beyond the range of the layers' dtype, is an error, of ``code`` 8.
+        Of a model of one input at a time, several in an array (N, ...) are run one after the other. Other numbers
+        become floats, but no whole numbers: `input_encodings` make these. An infinity or NaN, or an input beyond the
+        range of the layers' dtype, is an error, of ``code`` 8.
         """
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
+        given = [np.asarray(a) for a in inputs]
+        several = given[0].shape[:1]
+        single = all(s[:1] == (1,) and given[i].shape == several + s[1:] for i, (_, s, _) in enumerate(self.inputs))
+        if single and several > (1,):
+            rows = [self.run(*(a[i : i + 1] for a in given)) for i in range(len(given[0]))]
+            return [np.concatenate([row[i] for row in rows]) for i in range(len(self.outputs))]
         arrays = []
         for i, (name, shape, dtype) in enumerate(self.inputs):
-            a = np.asarray(inputs[i])
-            if a.shape != shape:
-                raise MobilenetError(f"input {name} has shape {a.shape}, the model takes {shape}")
-            arrays.append(_as(dtype, a, f"input {name}"))
+            if given[i].shape != shape:
+                raise MobilenetError(f"input {name} has shape {given[i].shape}, the model takes {shape}")
+            arrays.append(_as(dtype, given[i], f"input {name}"))
         found = [np.empty(shape, dtype) for _, shape, dtype in self.outputs]
         self._check(self._lib.mobilenet_run(self._open(), _pointers(arrays), _pointers(found)))
         return found
 
-    def run_image(self, image) -> np.ndarray:
-        """The output for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8."""
-        pixels = _pixels(image)
+    def run_image(self, image, bgr: bool = False) -> np.ndarray:
+        """The output for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8, RGB.
+
+        ``bgr``: blue comes first in the array, as in OpenCV's. An array (N, height, width, 3) is `run_images`.
+        """
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            return self.run_images(image, bgr)
+        pixels = _pixels(image, bgr)
         scores = np.empty(*self.outputs[0][1:])
         height, width = pixels.shape[:2]
         self._check(self._lib.mobilenet_run_rgb(self._open(), pixels.ctypes.data, width, height, 0, scores.ctypes.data))
         return scores
 
-    def preprocess(self, image) -> np.ndarray:
+    def run_images(self, images, bgr: bool = False) -> np.ndarray:
+        """The outputs for several images, a row each: any iterable of what `run_image` takes, or (N, height, width, 3).
+
+        A model with a batch of its own computes so many at once.
+        """
+        at_once, shape = self.inputs[0][1][0], self.outputs[0][1]
+        if shape[:1] != (at_once,):
+            raise MobilenetError(f"the output has shape {shape}: it has no row for each image")
+        if at_once == 1:
+            rows = [self.run_image(image, bgr) for image in images]
+        else:
+            made = [self.preprocess(image, bgr)[:1] for image in images]
+            whole = made + made[-1:] * (-len(made) % at_once)
+            rows = [self.run(np.concatenate(whole[i : i + at_once]))[0] for i in range(0, len(whole), at_once)]
+            rows = [np.concatenate(rows)[: len(made)]] if rows else []
+        return np.concatenate(rows) if rows else np.empty((0, *shape[1:]), self.outputs[0][2])
+
+    @staticmethod
+    def read(path) -> np.ndarray:
+        """A file as an array: of a picture (height, width, 3) uint8, of a ``.npy`` what it holds."""
+        return _read(lambda p: np.asarray(_beside("mobilenet_pictures").read(Path(p))), path)
+
+    @property
+    def threads(self) -> int:
+        """How many threads share the work."""
+        return self._lib.mobilenet_describe(self._open()).contents.threads
+
+    def preprocess(self, image, bgr: bool = False) -> np.ndarray:
         """The input that the library makes of an image."""
-        pixels, out = _pixels(image), np.empty(*self.inputs[0][1:])
+        pixels, out = _pixels(image, bgr), np.empty(*self.inputs[0][1:])
         height, width = pixels.shape[:2]
         self._check(self._lib.mobilenet_preprocess(self._open(), pixels.ctypes.data, width, height, 0, out.ctypes.data))
         return out
+
+    def measure(self, images, seconds: float = 2.0, bgr: bool = False) -> dict:
+        """How many frames a second this process classifies, each resized, cropped and run; files are read before.
+
+        ``images``, what `run_image` takes, take turns for so many seconds, once each was run. Gives ``frames``,
+        ``seconds``, ``frames_per_second``, and ``milliseconds``, the median of a frame.
+        """
+        frames, times = [_pixels(image, bgr) for image in images], []
+        if not [self.run_image(frame) for frame in frames]:
+            raise MobilenetError("no images to measure with", 1)
+        began = time.perf_counter()
+        while not times or time.perf_counter() - began < seconds:
+            start = time.perf_counter()
+            self.run_image(frames[len(times) % len(frames)])
+            times.append(time.perf_counter() - start)
+        n, passed, median = len(times), time.perf_counter() - began, statistics.median(times)
+        return {"frames": n, "seconds": passed, "frames_per_second": n / passed, "milliseconds": 1e3 * median}
 
     def classify(self, image, top: int = 5) -> list[tuple[str, float]]:
         """The best classes of an image with their scores, best first: labels, or ``class 57`` where there are none."""
@@ -303,98 +358,43 @@ def _pointers(arrays):
     return ctypes.cast((c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)), c_void_p)
 
 
-def _pixels(image) -> np.ndarray:
+class FrameRate:
+    """How many frames a second a loop handles: `tick` once a frame, over the last ``seconds``."""
+
+    def __init__(self, seconds: float = 1.0):
+        self._seconds, self._times = seconds, collections.deque()
+
+    def tick(self) -> float:
+        """Frames a second now; 0 at the first."""
+        self._times.append(now := time.monotonic())
+        while len(self._times) > 2 and now - self._times[0] > self._seconds:
+            self._times.popleft()
+        passed = now - self._times[0]
+        return (len(self._times) - 1) / passed if passed else 0.0
+
+
+@functools.cache
+def _beside(name: str):
+    """A module that lies beside this one, wherever this one was loaded from."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _pixels(image, bgr: bool = False) -> np.ndarray:
+    return _read(_beside("mobilenet_pictures").pixels, image, bgr)
+
+
+def _read(reader, what, *options):
     try:
-        if isinstance(image, (str, Path)):
-            image = _read(Path(image))
-        elif hasattr(image, "convert"):
-            image = _upright(image)
+        return reader(what, *options)
     except OSError as e:
-        raise MobilenetError(f"{image}: {e.strerror or e}", 2) from None
+        raise MobilenetError(f"{what}: {e.strerror or e}", 2) from None
     except Exception as e:  # Pillow and numpy raise a dozen kinds for damaged files
-        raise MobilenetError(f"{image} cannot be read as an image: {e}", 2) from None
-    pixels = np.asarray(image)
-    if pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2:] == (1,)):  # grey
-        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, 2)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise MobilenetError(
-            f"{pixels.dtype} {pixels.shape} is no image: (height, width, 3) or (height, width) uint8 is"
-        )
-    return np.ascontiguousarray(pixels)
-
-
-_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-_MOST_PIXELS = 1 << 27
-
-
-def _read(path: Path):
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    try:
-        from PIL import Image
-    except ImportError:
-        data = path.read_bytes()
-        blank = rb"(?:\s|#[^\n]*\n)+"
-        head = re.match(b"P([56])" + blank + rb"(\d+)" + blank + rb"(\d+)" + blank + rb"255\s", data)
-        if not head:
-            raise ValueError(
-                "without Pillow only .npy and 8-bit .ppm and .pgm can be read: pip install pillow"
-            ) from None
-        kind, width, height = map(int, head.groups())
-        channels = 3 if kind == 6 else 1
-        return np.frombuffer(data, np.uint8, width * height * channels, head.end()).reshape(height, width, channels)
-    Image.init()
-    with Image.open(path, formats=[f for f in _FORMATS if f in Image.OPEN]) as opened:
-        if opened.width * opened.height > _MOST_PIXELS:  # nothing is decoded yet
-            raise ValueError(f"it has {opened.width} x {opened.height} pixels, {_MOST_PIXELS} are the most")
-        return _upright(opened)
-
-
-def _upright(opened):
-    """A Pillow image as RGB, turned as EXIF says; of grey with 16 bits the high byte, as Pillow takes it of colours."""
-    from PIL import Image, ImageOps
-
-    deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
-    image = ImageOps.exif_transpose(opened)
-    if deep:
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits; save it with 8")
-    return image.convert("RGB")
-
-
-def _main(paths: list[str]) -> None:
-    if paths[:1] in (["-h"], ["--help"]):
-        print(USAGE)
-        return
-    if not paths or paths[0].startswith("-"):
-        sys.exit(USAGE)
-    if paths[0] == "classify" and len(paths) > 1 and not Path(paths[0]).exists():  # as `mobilenet` has it
-        paths = paths[1:]
-    try:
-        with Mobilenet() as net:
-            for path in paths:
-                try:
-                    scores = net.run_image(path)
-                except MobilenetError as e:
-                    raise MobilenetError(f"{path}: {e}", e.code) if e.code == 8 else e from None
-                if net.seeded and path == paths[0]:
-                    print(f"note: {SEEDED}", file=sys.stderr)
-                if len(paths) > 1:
-                    print(f"{path}:")
-                for best in net.top(scores):
-                    known = "" if best.probability is None else f"{100 * best.probability:6.2f} %  "
-                    kind = "output" if net.classes == 1 else "class"
-                    print(f"{best.score:9.4f}  {known}{kind} {best.index}{best.label and f'  {best.label}'}")
-        sys.stdout.flush()
-    except MobilenetError as e:
-        sys.exit(f"error: {e}")
-    except BrokenPipeError:  # the reader left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError as e:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(f"error: the output cannot be written: {e.strerror}")
+        told = str(e) if isinstance(what, np.ndarray) else f"{what} cannot be read as an image: {e}"
+        raise MobilenetError(told, 2) from None
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    _beside("mobilenet_program").main(sys.modules[__name__], sys.argv[1:])

@@ -1,0 +1,349 @@
+"""Files on a device: the program and ``mobilenet.py`` make the pixels that verification made of them, or say why not.
+
+A photograph that is read otherwise there gets another class, and nobody sees why.
+"""
+
+import functools
+import json
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+
+from tests.support import bundles, modules, pictures
+from tvm_mobilenet.compiler import library
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models.preprocess import Preprocess, load_image, read_image, sample_images
+
+CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
+FAR = 2  # levels of 255: libjpeg-turbo of another version may round otherwise; of the same, pixels are equal
+
+
+@functools.cache
+def has(library: str) -> bool:
+    """Whether the system has a shared library; Python's own packages have theirs elsewhere."""
+    import ctypes
+
+    try:
+        return bool(ctypes.CDLL(library))
+    except OSError:
+        return False
+
+
+JPEG = pytest.mark.skipif(not has("libturbojpeg.so.0"), reason="apt-get install libturbojpeg0")
+PNG = pytest.mark.skipif(not has("libpng16.so.16"), reason="apt-get install libpng16-16")
+
+
+def reader():
+    """The program's reading of files under sanitizers: a program, made once in a run."""
+
+    def make(folder):
+        folder.mkdir()
+        sources = [bundles.RUNTIME / s for s in library.PROGRAM if s not in ("main.c", "report.c")]
+        watched = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        command = ["clang", "-g", "-O1", *watched, "-Wall", "-Wextra", "-Werror", "-I", bundles.RUNTIME]
+        command += ["-o", folder / "pictures", *sources, bundles.C_TESTS / "pictures.c", "-ldl"]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        if "cannot find" in done.stderr and "clang_rt" in done.stderr:
+            pytest.skip("clang's sanitizers are not installed: apt-get install libclang-rt-dev")
+        assert done.returncode == 0, done.stderr
+
+    return modules.once(modules.root() / "pictures-sanitized", make) / "pictures"
+
+
+def read(paths, most: int = 1 << 30, images: bool = True, dtype: str = "float32", shape=(1, 3, 8, 8), **environment):
+    """What becomes of each file: pixels, an input, or why there is neither."""
+    words = [most, int(images), dtype, ",".join(map(str, shape)), *paths]
+    done = subprocess.run(
+        [reader(), "read", *map(str, words)], capture_output=True, timeout=600, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr[-3000:]
+    found, rest = [], done.stdout
+    for _ in paths:
+        line, rest = rest.split(b"\n", 1)
+        kind, *about = line.decode().split(" ", 3)
+        if kind == "failed":
+            found.append(line.decode().removeprefix("failed "))
+            continue
+        wide = (int(about[1]), int(about[0]), 3) if kind == "picture" else shape
+        numbers = np.dtype(np.uint8 if kind == "picture" else dtype)
+        size = int(np.prod(wide)) * numbers.itemsize
+        found.append(np.frombuffer(rest[:size], numbers).reshape(wide))
+        rest = rest[size:]
+    assert not rest
+    return found
+
+
+def in_python(path):
+    """What ``mobilenet.py`` makes of a file."""
+    return bundles.python_interface()._pixels(path)
+
+
+def require_same(paths, far: int = 0):
+    for path, found in zip(paths, read(paths), strict=True):
+        expected = read_image(path)
+        assert not isinstance(found, str), (path.name, found)
+        assert found.shape == expected.shape, path.name
+        assert np.abs(found.astype(int) - expected).max() <= far, path.name
+        np.testing.assert_array_equal(in_python(path), expected, err_msg=path.name)
+
+
+# ---- the same pixels
+
+
+@CLANG
+@JPEG
+def test_jpegs_are_read_as_verification_reads_them(tmp_path):
+    """Colours, subsampling, scans, and which way is up."""
+    require_same([*pictures.jpegs(tmp_path), *sample_images()], FAR)
+
+
+@CLANG
+@PNG
+def test_pngs_are_read_as_verification_reads_them(tmp_path):
+    """To the bit: no gamma, no profile, no transparency, of 16 bits the high byte."""
+    require_same(pictures.pngs(tmp_path))
+
+
+@CLANG
+def test_pnms_are_what_was_written(tmp_path):
+    """Whatever ends a line, and whatever the largest value; by C, by Python, and where bundles are made."""
+    written = pictures.pnms(tmp_path)
+    require_same(list(written))
+    for path, pixels in written.items():
+        np.testing.assert_array_equal(read_image(path), pixels, err_msg=path.name)
+    bare = {**os.environ, "PYTHONPATH": str(bundles.RUNTIME)}
+    code = "import sys; sys.modules['PIL'] = None; import mobilenet_pictures as m; m.pixels(sys.argv[1])"
+    done = subprocess.run(["python3", "-c", code, next(iter(written))], capture_output=True, text=True, env=bare)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- arrays
+
+
+DTYPES = ("|u1", "|i1", "<f4", ">f4", "<f2", ">f2", "<f8", "<i4", ">u2", "|b1", "<c8", "<U3")
+INPUT = (1, 3, 8, 6)
+
+
+def arrays(dtype: str):
+    """Arrays of one dtype, of shapes that are pictures, inputs, and nearly either, in both orders."""
+    shapes = [
+        (9, 7),
+        (9, 7, 1),
+        (9, 7, 3),
+        (9, 7, 4),
+        (9, 7, 2),
+        (3, 9, 7),
+        (4, 9, 7, 3),
+        (1, 9, 7, 3),
+        INPUT,
+        INPUT[1:],
+    ]
+    shapes += [(1, 8, 6, 3), (8, 6, 3), (2, 3, 8, 6), (3, 8, 6, 1), (288,), (), (0, 7, 3), (1, 1, 3, 8, 6)]
+    draw = np.random.default_rng(3)
+    for shape in shapes:
+        values = draw.integers(0, 255, shape).astype(dtype)
+        yield values
+        yield np.asfortranarray(values)
+
+
+@CLANG
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_arrays_are_read_rightly_or_refused(tmp_path, dtype):
+    """What is read is what numpy reads, in shape, order of axes, order of bytes and value; the rest is told why."""
+    given, paths = [a for d in DTYPES for a in arrays(d)], []
+    for i, array in enumerate(given):
+        paths.append(tmp_path / f"{i}.npy")
+        paths[-1].write_bytes(pictures.npy(array, 1 + i % 3))
+    read_as = {"picture": 0, "input": 0}
+    for array, path, found in zip(given, paths, read(paths, dtype=dtype, shape=INPUT), strict=True):
+        known = np.load(path)
+        what = (known.dtype.str, known.shape, found if isinstance(found, str) else found.shape)
+        image = (
+            known.dtype == np.uint8
+            and known.size
+            and (known.ndim == 2 or (known.ndim == 3 and known.shape[2] in (1, 3)))
+        )
+        if image:
+            wide = known if known.ndim == 3 else known[..., None]
+            np.testing.assert_array_equal(found, np.broadcast_to(wide, (*wide.shape[:2], 3)), err_msg=str(what))
+            np.testing.assert_array_equal(in_python(path), found)
+            read_as["picture"] += 1
+        elif known.dtype.newbyteorder("=") == dtype and known.shape in (INPUT, INPUT[1:]):
+            np.testing.assert_array_equal(found, known.reshape(INPUT), err_msg=str(what))
+            read_as["input"] += 1
+        else:
+            assert isinstance(found, str) and found.startswith("1 "), what
+            if array.dtype.kind in "fiu" and known.size:
+                assert f"shape {' x '.join(map(str, known.shape)) or '()'}, the input is {dtype} of" in found, what
+    assert read_as == {"picture": 8, "input": 8 if dtype == "float32" else 4}
+
+
+HINTS = [
+    (np.zeros((9, 7, 4), "u1"), "drop the last channel"),
+    (np.zeros((3, 9, 7), "u1"), "transpose(1, 2, 0)"),
+    (np.zeros((2, 9, 7, 3), "u1"), "one picture alone"),
+    (np.zeros(INPUT, "f8"), "astype"),
+    (np.zeros((4, *INPUT[1:]), "f4"), "one input alone"),
+    (np.zeros((1, 8, 6, 3), "f4"), "transpose its axes"),
+]
+
+
+@CLANG
+def test_what_is_refused_is_told_how_it_would_be_read(tmp_path):
+    paths = []
+    for i, (array, _) in enumerate(HINTS):
+        paths.append(tmp_path / f"{i}.npy")
+        np.save(paths[-1], array)
+    for found, (_, words) in zip(read(paths, shape=INPUT), HINTS, strict=True):
+        assert words in found
+
+
+def test_verification_refuses_the_bytes_of_pixels_in_another_order(tmp_path):
+    """As numbers of an input they would not be normalised, and whatever was computed of them would be right."""
+    np.save(tmp_path / "a.npy", np.zeros((3, 8, 6), np.uint8))
+    with pytest.raises(TvmMobilenetError, match=r"uint8 \(3, 8, 6\), a picture has \(height, width, 3\)"):
+        load_image(tmp_path / "a.npy", Preprocess((8, 6)))
+
+
+# ---- limits, damage, and what is not there
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that declares a size, with no pixels."""
+    data = pictures.png(np.zeros((1, 1, 1)), 0)
+    head = data[12:16] + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
+@CLANG
+@PNG
+def test_what_takes_too_much_memory_is_refused_before_it_is_decoded(tmp_path):
+    jpeg = pictures.jpegs(tmp_path)[0].read_bytes()
+    at = jpeg.index(b"\xff\xc0")
+    files = {
+        "a.png": bomb(1 << 20, 1 << 20),
+        "b.png": bomb(0xFFFFFFFF, 0xFFFFFFFF),
+        "c.png": bomb(0, 5),
+        "d.png": bomb(8000, 8000),
+        "e.jpg": jpeg[: at + 5] + b"\xff\xff\xff\xff" + jpeg[at + 9 :],
+        "f.jpg": jpeg[: at + 5] + struct.pack(">HH", 8000, 8000) + jpeg[at + 9 :],
+        "g.ppm": b"P6 99999999 99999999 255 ",
+        "h.ppm": b"P6 8000 8000 255 ",
+        "i.npy": pictures.npy(
+            np.zeros(0, "u1"), header=repr({"descr": "|u1", "fortran_order": False, "shape": (1 << 40, 1 << 40)})
+        ),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    told = dict(zip(files, read([tmp_path / name for name in files], 100 << 20), strict=True))
+    assert all(isinstance(why, str) and why.startswith("1 ") for why in told.values()), told
+    for name in ("a.png", "b.png", "c.png", "e.jpg", "g.ppm"):
+        assert "67108864 in all" in told[name], told
+    for name in ("d.png", "h.ppm"):
+        assert "8000 x 8000 pixels take 244 MB" in told[name] and "100 MB may be used" in told[name], told
+    assert "8000 x 8000 pixels take 244 MB" in told["f.jpg"] and "shape is too large" in told["i.npy"], told
+
+
+@CLANG
+@JPEG
+@PNG
+def test_a_picture_that_is_cut_off_is_no_picture(tmp_path):
+    """Half of it would be grey, and classified. At whatever byte it ends."""
+    whole = {}
+    pictures.jpegs(tmp_path), pictures.pngs(tmp_path)
+    for name in ("sub2.jpg", "progressive.jpg", "exif6.jpg", "rgb.png", "interlaced.png", "palette.png"):
+        whole[name] = (tmp_path / name).read_bytes()
+    whole["a.ppm"], whole["a.npy"] = b"P6\n5 7\n255\n" + bytes(105), pictures.npy(np.zeros((9, 7, 3), "u1"))
+    for name, data in whole.items():
+        cuts = sorted({*range(0, len(data) - 14, max(1, len(data) // 60)), *range(40)})
+        paths = [tmp_path / f"{cut}-{name}" for cut in cuts if cut < len(data) - 14]
+        for cut, path in zip(cuts, paths, strict=False):
+            path.write_bytes(data[:cut])
+        for path, found in zip(paths, read(paths), strict=True):
+            assert isinstance(found, str), path.name
+
+
+@CLANG
+@JPEG
+@PNG
+@pytest.mark.parametrize("rounds", [4_000, pytest.param(200_000, marks=pytest.mark.full)])
+def test_no_damage_is_more_than_an_error(tmp_path, rounds):
+    """Under sanitizers; some of the damaged files are read, others refused."""
+    paths = [*pictures.jpegs(tmp_path), *pictures.pngs(tmp_path), *pictures.pnms(tmp_path)]
+    for i, array in enumerate([*arrays("|u1"), *arrays("<f4")]):
+        if array.shape in (INPUT, (9, 7, 3), (9, 7)):
+            paths.append(tmp_path / f"{i}.npy")
+            paths[-1].write_bytes(pictures.npy(array, 1 + i % 3))
+    command = [reader(), "fuzz", rounds, rounds, *paths]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=3600)
+    bundles.require_clean(done)
+    assert rounds / 10 < int(done.stdout.split()[0]) < rounds, done.stdout
+
+
+@pytest.mark.parametrize(("kind", "package"), [("jpg", "libturbojpeg0"), ("png", "libpng16-16")])
+def test_a_board_without_the_library_is_told_the_package(tmp_path, kind, package):
+    """Libraries that are none stand for a system without."""
+    name = {"jpg": "libturbojpeg.so.0", "png": "libpng16.so.16"}[kind]
+    (tmp_path / name).write_bytes(b"")
+    photo = pictures.jpegs(tmp_path)[0] if kind == "jpg" else pictures.pngs(tmp_path)[0]
+    command = [bundles.made().folder / "mobilenet", "classify", photo]
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (3, ""), done
+    assert f"{photo}: a " in done.stderr and f"apt-get install {package}; or save it as .ppm" in done.stderr, done
+
+
+# ---- what is printed
+
+
+@JPEG
+@PNG
+def test_one_photograph_gets_one_answer(tmp_path):
+    """By either program, of each kind of file; as JSON the same numbers."""
+    from PIL import Image
+
+    folder, photo = bundles.made().folder, sample_images()[0]
+    with Image.open(photo) as image:
+        for kind in ("ppm", "png"):
+            image.convert("RGB").save(tmp_path / f"a.{kind}")
+    shutil.copy(photo, tmp_path / "a.jpg")
+    python, program = ["python3", folder / "mobilenet.py"], [folder / "mobilenet", "classify"]
+    said = set()
+    for command in (python, program):
+        for kind in ("ppm", "png", "jpg"):
+            done = subprocess.run(
+                [*command, tmp_path / f"a.{kind}", "--top", "3", "--json", "--threads", "1"],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            told = json.loads(done.stdout)
+            assert told["seeded"] and told["scores"] == "logits" and told["file"] == str(tmp_path / f"a.{kind}")
+            best = [(c["class"], c["label"], round(c["score"], 3), round(c["probability"], 5)) for c in told["classes"]]
+            assert len(best) == 3 and told["threads"] == 1 and set(told) >= {"model", "target", "build"}
+            said.add(tuple(best))
+    assert len(said) == 1, said
+
+
+def test_json_is_json_whatever_a_label_holds(tmp_path):
+    """Quotes, backslashes, bytes that are no UTF-8; of all verbs."""
+    folder = shutil.copytree(bundles.made().folder, tmp_path / "bundle")
+    names = (folder / "labels.txt").read_bytes().splitlines()
+    (tmp_path / 'a"\\.ppm').write_bytes(b"P6\n1 1\n255\n" + bytes(3))
+    text = b'a "quote" \\ \xe2\x82\xac \x1b'
+    odd = b"\xff\xed\xa0\x80"
+    size = len(b"\n".join(names)) + 1
+    each = (size - 1_000) // 1_000  # the manifest's size stays
+    line = (text + odd).ljust(each, b".")[: max(each, 1)]
+    body = b"\n".join([line] * 999)
+    (folder / "labels.txt").write_bytes(body + b"\n" + b"." * (size - len(body) - 2) + b"\n")
+    for arguments in (["classify", tmp_path / 'a"\\.ppm'], ["info"], ["bench", "--runs", "2"]):
+        done = subprocess.run([folder / "mobilenet", *arguments, "--json"], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout.decode())
+        assert told["model"] == "v1 0.25-128"
