@@ -7,26 +7,41 @@
 
 #include "mobilenet.h"
 
+/* The pixels of a binary .ppm of 8 bits; NULL: it is none, or has more pixels than a library opened without options takes. */
+static unsigned char *read_ppm(const char *path, int *width, int *height) {
+    FILE *f = fopen(path, "rb");
+    unsigned char *rgb = NULL;
+    if (!f) return NULL;
+    if (fscanf(f, "P6 %d %d 255", width, height) == 2 && *width > 0 && *width <= 8192 && *height > 0 && *height <= 8192) {
+        size_t pixels = (size_t)*width * (size_t)*height;
+        if (fgetc(f) == '\r') (void)fgetc(f); /* lines that end in CR LF */
+        rgb = malloc(3 * pixels);
+        if (rgb && (fread(rgb, 3, pixels, f) != pixels || fgetc(f) != EOF)) free(rgb), rgb = NULL;
+    }
+    fclose(f);
+    return rgb;
+}
+
 int main(int argc, char **argv) {
-    int width, height;
-    mobilenet *m;
-    FILE *f = argc == 3 ? fopen(argv[2], "rb") : NULL;
-    if (!f || fscanf(f, "P6 %d %d 255%*c", &width, &height) != 2 || width < 1 || height < 1 || width > 8192 || height > 8192) {
-        fprintf(stderr, "usage: %s BUNDLE photo.ppm\n", argv[0]);
+    int width, height, code = 1;
+    mobilenet *m = NULL;
+    mobilenet_class best[3];
+    unsigned char *rgb = argc == 3 ? read_ppm(argv[2], &width, &height) : NULL;
+    if (!rgb) {
+        fprintf(stderr, "usage: %s BUNDLE photo.ppm (P6, 8 bits)\n", argv[0]);
         return 2;
     }
-    unsigned char *rgb = calloc((size_t)width * height, 3);
-    if (fread(rgb, 3, (size_t)width * height, f) != (size_t)width * height || mobilenet_open(argv[1], NULL, &m)) {
+    void *scores = NULL; /* of whichever dtype */
+    if (mobilenet_open(argv[1], NULL, &m) || !(scores = malloc(mobilenet_describe(m)->output[0].bytes)) ||
+        mobilenet_run_rgb(m, rgb, width, height, 0, scores)) {
         fprintf(stderr, "%s\n", mobilenet_last_error());
-        return 1;
+    } else {
+        for (int i = 0, n = mobilenet_top(m, scores, 3, best); i < n; i++)
+            printf("class %d  %6.2f %%  %s\n", best[i].index, 100 * best[i].probability, best[i].label ? best[i].label : "");
+        code = 0;
     }
-    float *scores = malloc(mobilenet_describe(m)->output[0].bytes);
-    mobilenet_class best[3];
-    if (mobilenet_run_rgb(m, rgb, width, height, 0, scores)) fprintf(stderr, "%s\n", mobilenet_last_error());
-    for (int i = 0, n = mobilenet_top(m, scores, 3, best); i < n; i++)
-        printf("%.3f class %d %s\n", best[i].score, best[i].index, best[i].label ? best[i].label : "");
-    mobilenet_close(m);
-    fclose(f);
+    if (m) mobilenet_close(m);
     free(scores);
     free(rgb);
+    return code;
 }

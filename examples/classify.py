@@ -7,4 +7,4 @@ from mobilenet import Mobilenet
 
 with Mobilenet(sys.argv[1]) as net:
     for best in net.top(net.run_image(sys.argv[2]), 3):
-        print(f"{best.score:.3f} class {best.index} {best.label}")
+        print(f"class {best.index}  {100 * (best.probability or 0):6.2f} %  {best.label}")

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 from math import prod
-from pathlib import Path
 
 import pytest
 from tvm_mobilenet.targets import features
@@ -14,7 +13,6 @@ from tvm_mobilenet import targets
 from tvm_mobilenet.compiler import codegen, library, tables
 from tvm_mobilenet.compiler import module as built
 
-ROOT = Path(__file__).resolve().parents[2]
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
 
 
@@ -130,42 +128,6 @@ def test_two_models_in_one_program(host, tmp_path):
     assert done.returncode == 0, done.stderr
     done = run(tmp_path / "both", host.folder, second.folder)
     assert done.returncode == 0, done
-
-
-def test_examples(host, tmp_path):
-    """As the page says: built with one command, and under 40 lines."""
-    from PIL import Image
-
-    from tvm_mobilenet.models.preprocess import sample_images
-
-    photo = sample_images()[0]
-    for name in ("classify.c", "classify.py"):
-        assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
-    with Image.open(photo) as image:
-        image.convert("RGB").save(tmp_path / "photo.ppm")
-    done = run(
-        "gcc",
-        "-o",
-        tmp_path / "classify",
-        ROOT / "examples/classify.c",
-        "-I",
-        host.folder,
-        "-L",
-        host.folder,
-        "-lmobilenet",
-        f"-Wl,-rpath,{host.folder}",
-    )
-    assert done.returncode == 0, done.stderr
-    c = run(tmp_path / "classify", host.folder, tmp_path / "photo.ppm")
-    python = run(
-        "python3",
-        ROOT / "examples/classify.py",
-        host.folder,
-        tmp_path / "photo.ppm",
-        env={"PATH": f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"},
-    )
-    assert c.returncode == python.returncode == 0, c.stderr + python.stderr
-    assert "thing" in c.stdout and c.stdout == python.stdout
 
 
 @pytest.mark.parametrize(
