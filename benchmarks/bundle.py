@@ -1,4 +1,4 @@
-"""Measures what docs/guides/bundle.md says of a bundle on this machine: sizes, memory, time to open, TVM beside it.
+"""Measures what docs/results/bundles.md says of a bundle on this machine: sizes, memory, time to open, TVM beside it.
 
     python -m benchmarks.bundle --alpha 0.25 --resolution 128
 

@@ -1,9 +1,23 @@
 """The pages: a link, a path or a flag on them that leads nowhere costs a reader the way."""
 
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from html import unescape
 from pathlib import Path
 
 import pytest
+
+from benchmarks import board_times, latency, latency_chart, still
+from tvm_mobilenet.cli.verbs import verbs
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("tutorials", "guides", "concepts", "reference", "results", "journal")  # what a page may be
@@ -65,3 +79,133 @@ def test_pages_that_code_and_messages_name_are_there():
             if not (ROOT / name).exists() and "ncnn, " + name not in path.read_text(encoding="utf-8"):
                 found.append(f"{path.relative_to(ROOT)}: {name}")
     assert found == []
+
+
+# ---- commands
+
+
+@cache
+def flags(verb: str) -> frozenset[str]:
+    """The flags that a verb's help lists."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        importlib.import_module(f"tvm_mobilenet.{verb}").main(["--help"])
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", printed.getvalue()))
+
+
+def commands(text: str) -> list[str]:
+    """Of a page: lines of its shell blocks, continued lines as one."""
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.S | re.M)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def unknown(line: str) -> list[str]:
+    """What a command asks for that is not there: verbs, flags, experiments."""
+    words = shlex.split(line, comments=True)
+    found = []
+    for at, word in enumerate(words):
+        if word.startswith("benchmarks.") and words[at - 1] == "-m":
+            found += [] if importlib.util.find_spec(word) else [word]
+        if not word.startswith("tvm_mobilenet.") or words[at - 1] != "-m":
+            continue
+        verb = word.removeprefix("tvm_mobilenet.")
+        if verb not in verbs():
+            found.append(word)
+            continue
+        until = next((k for k in range(at, len(words)) if words[k] in ("&&", "|", ";")), len(words))
+        asked = [w.partition("=")[0] for w in words[at + 1 : until] if re.match(r"--?[a-z]", w)]
+        found += [f"{verb} {flag}" for flag in asked if flag not in flags(verb)]
+    return found
+
+
+def test_every_command_of_the_pages_is_one():
+    """A flag that was renamed would stay on a page, and its reader would get a usage error."""
+    seen, found = 0, []
+    for page in PAGES:
+        for line in commands(page.read_text()):
+            seen += "tvm_mobilenet." in line
+            found += [f"{page.relative_to(ROOT)}: {what}" for what in unknown(line)]
+    assert found == [] and seen > 60
+
+
+@pytest.mark.parametrize(
+    "line", ["python -m tvm_mobilenet.make --x", "python -m tvm_mobilenet.build --fast", "python -m benchmarks.nothing"]
+)
+def test_a_command_that_is_none_is_found(line):
+    assert len(unknown(line)) == 1
+    assert not unknown("python -m tvm_mobilenet.build --target rpi4 --dtype=int8 && ls --colour")
+
+
+# ---- README
+
+
+def test_the_readme_is_short():
+    assert (ROOT / "README.md").read_text().count("\n") < 150
+
+
+def test_the_chart_is_drawn_from_its_data():
+    """`python -m benchmarks.latency` draws it again."""
+    found = latency.rows()
+    assert latency.CHART.read_text() == latency_chart.draw(found, latency.board_over_predicted())
+    page = latency.PAGE.read_text()
+    assert page == latency.page(page, found) and latency.table(found) in page
+    ours = {(row.board, row.dtype, row.cores) for row in found if row.engine == latency.OURS}
+    assert ours == {(b, d, n) for b, dtypes in latency.BOARDS.items() for d in dtypes for n in latency.CORES}
+
+
+def test_the_chart_shows_what_its_data_say(monkeypatch):
+    """Another time moves its bar; the ends of the error bars are those of the published times."""
+    found = latency.rows()
+    low, high = latency.board_over_predicted()
+    kept = json.loads(board_times.TABLE.read_text())
+    over = [row["ms"] / board_times.estimated(row, board_times.run_of(row, kept["runs"]))[0] for row in kept["rows"]]
+    assert low == pytest.approx(min(over)) and high == pytest.approx(max(over))
+    drawn = latency_chart.draw(found[:1], (low, high))
+    twice = latency_chart.draw([latency.Row(*[*vars(found[0]).values()][:4], found[0].predicted * 2)], (low, high))
+    assert f">{found[0].predicted:.1f}<" in drawn and f">{found[0].predicted * 2:.1f}<" in twice
+
+
+def words(svg: str) -> str:
+    """The letters of a picture, without blanks: where a line is cut may change with rich."""
+    return re.sub(r"\s", "", unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", svg, flags=re.S)))
+
+
+def test_the_still_is_drawn_from_what_the_verb_printed():
+    """`python -m benchmarks.still` draws it again. It asks no other host for a font."""
+    picture = still.STILL.read_text()
+    kept = still.KEPT.read_text()
+    assert words(picture) == words(still.draw(kept)) and "http" not in picture.replace("http://www.w3.org/", "")
+    assert kept.splitlines()[0] == still.COMMAND and "predicted" in kept and "verified" in kept
+    assert not unknown(still.COMMAND)
+
+
+# ---- the site
+
+
+def site(folder: Path, cwd: Path = ROOT):
+    """Builds the site, with warnings as errors."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.full
+def test_the_site_builds_without_a_warning(tmp_path):
+    """A broken link, a page in no folder of a kind, or a docstring that cannot be shown ends the build."""
+    pytest.importorskip("mkdocs", reason="the extra [docs]")
+    done = site(tmp_path / "site")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "--calibrate" in (tmp_path / "site" / "reference" / "verbs" / "build.html").read_text()
+    api = (tmp_path / "site" / "reference" / "python.html").read_text()
+    assert "tvm_mobilenet.api.compile" in api and "tvm_mobilenet.compiled.Compiled.latency" in api
+
+
+@pytest.mark.full
+def test_the_site_refuses_a_broken_link(tmp_path):
+    """Planted: one link, in a copy of the pages."""
+    pytest.importorskip("mkdocs", reason="the extra [docs]")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    page = tmp_path / "docs" / "guides" / "boards.md"
+    page.write_text(page.read_text() + "\n[nowhere](no-such-page.md)\n")
+    done = site(tmp_path / "site", tmp_path)
+    assert done.returncode != 0 and "no-such-page.md" in done.stdout + done.stderr

@@ -98,7 +98,7 @@ def bench(
         if against:
             raise TvmMobilenetError(
                 "--against: the virtual board runs no other engines",
-                "measure on a board; figures of other engines are in docs/results/performance.md",
+                "measure on a board; figures of other engines are in docs/results/speed.md",
             )
         return measured_rows.predicted(module, target, threads, show)
     with TemporaryFolder() as temporary:

@@ -120,7 +120,7 @@ def test_passes_that_run_to_and_fro_find_in_the_l2_what_nearly_fits(tmp_path, mo
 
 def test_rows_are_stored_in_pairs_and_biases_loaded_where_that_is_cheaper(tmp_path):
     """On the A76 a store of a pair takes half of the vector pipes' time of two stores, and a move of a bias half a
-    cycle that a load does not take (docs/results/performance.md); the A53's own loop does without."""
+    cycle that a load does not take (docs/journal/kernels.md); the A53's own loop does without."""
     layer = Layer.parse(POINTWISE[1])
     found = {}
     for name in ("rpi5", "rpi3"):

@@ -2,7 +2,7 @@
 
 The kernels are those that LiteRT takes unless told otherwise: XNNPACK's, and its own where that has none. All values
 are kept, so that what stands before a last softmax is known too. LiteRT's reference kernels round sums twice: they
-differ from XNNPACK's where a sum lies between two units (docs/guides/int8.md).
+differ from XNNPACK's where a sum lies between two units (docs/concepts/int8-arithmetic.md).
 """
 
 from __future__ import annotations
