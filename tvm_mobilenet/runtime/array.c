@@ -182,8 +182,9 @@ int picture_read_array(picture *p, const unsigned char *d, size_t n, const mobil
     for (int i = 1; i < dimensions && rest; i++) rest = a.shape[i] == wanted[i];
     if (bytes && a.dimensions == 3 && info->takes_images && (last == 4 || last == 2)) hint = "drop the last channel, which is alpha";
     else if (bytes && a.dimensions == 3 && info->takes_images && (a.shape[0] == 3 || a.shape[0] == 1)) hint = "transpose(1, 2, 0) makes it a picture";
-    else if (bytes && a.dimensions == 4 && info->takes_images && strcmp(port->dtype, "uint8")) hint = "save one picture alone; mobilenet.py takes batches";
-    else if (same) hint = "astype makes it the input's dtype";
+    else if (bytes && a.dimensions == 4 && info->takes_images && last == 3) hint = "save one picture alone; mobilenet.py takes batches";
+    else if (same && bytes && info->takes_images) hint = "pixels are given as a picture";
+    else if (same) hint = port->scales ? "`mobilenet info` tells what its whole numbers stand for" : "astype makes it the input's dtype";
     else if (rest) hint = "save one input alone; mobilenet.py takes batches";
     else if (a.dimensions == dimensions && is_permuted(dimensions, a.shape, port->shape)) hint = "transpose its axes, the channels' is elsewhere";
     return picture_fail(p, PICTURE_FAILED, "it holds %s of shape %s, the input is %s of %s%s%s%s", dtype, *has ? has : "()", port->dtype, wants,

@@ -255,12 +255,12 @@ class Mobilenet:
             start = time.perf_counter()
             self.run_image(frames[len(times) % len(frames)])
             times.append(time.perf_counter() - start)
-        n, passed, median = len(times), time.perf_counter() - began, statistics.median(times)
-        return {"frames": n, "seconds": passed, "frames_per_second": n / passed, "milliseconds": 1e3 * median}
+        n, s, middle = len(times), time.perf_counter() - began, 1e3 * statistics.median(times)
+        return {"frames": n, "seconds": s, "frames_per_second": n / s, "milliseconds": middle}
 
-    def classify(self, image, top: int = 5) -> list[tuple[str, float]]:
+    def classify(self, image, top: int = 5, bgr: bool = False) -> list[tuple[str, float]]:
         """The best classes of an image with their scores, best first: labels, or ``class 57`` where there are none."""
-        return [(best.label or f"class {best.index}", best.score) for best in self.top(self.run_image(image), top)]
+        return [(b.label or f"class {b.index}", b.score) for b in self.top(self.run_image(image, bgr), top)]
 
     def top(self, scores: np.ndarray, count: int = 5) -> list[Best]:
         """The best classes of one output (the first of a batch) of the model's dtype, best first."""
