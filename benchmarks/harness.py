@@ -2,8 +2,9 @@
 
 A harness is a folder with ``armcost.py``, which runs a command under qemu-aarch64 with ``tools/bbcost.so``, a plugin
 that counts blocks and simulates caches, and estimates the blocks with llvm-mca 19. Bundles need ``sysroot-CPU`` too, an
-aarch64 root with a C library and the ``/proc/cpuinfo`` of that core. Peers, and TVM's own runtime, need ``apy.sh`` and
-``runners/``: an aarch64 Python, and what each runs; peers also ``models/``, the networks as their files.
+aarch64 root with a C library and the ``/proc/cpuinfo`` of that core. Peers, and TVM's own runtime, need ``apy.sh``: an
+aarch64 Python with their packages. Of a float32 network a peer gets the files that ``bench --against`` writes; of v1's
+other rows, as for TVM's own runtime, ``runners/`` has what each runs, and ``models/`` the networks as their files.
 
 What is estimated: compute, as if every access hit the first-level cache, of all that one thread executes for an
 inference, kernels and what lies around them alike. A run of three inferences is taken less one of one inference, so
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
+INFERENCES = Path(__file__).with_name("peer_inferences.py")
 NARROW = 7  # multiply-adds an instruction at least, of a network whose values are narrower than float32
 
 
@@ -61,7 +63,7 @@ def missing(harness: Path, python: bool, peers: bool) -> list[str]:
     python : bool
         Whether anything is to be run by Python there: a peer, or TVM's own runtime.
     peers : bool
-        Whether peers are to be run.
+        Whether any of them has a runner of the harness's own.
     """
     files = ["armcost.py", "tools/bbcost.so", *(f"sysroot-{cpu}" for cpu in CPU.values())]
     files += ["apy.sh", "runners"] * python + ["models"] * peers
@@ -101,6 +103,20 @@ def bundle(harness: Path, name: str, board: str, mult_adds: float, folder: Path)
 def by_tvm(harness: Path, name: str, board: str, mult_adds: float, executable: Path) -> Run:
     """The same kernels in TVM's runtime, which lays out memory itself."""
     return run(harness, name, board, mult_adds, ["./apy.sh", "runners/run_tvm.py", "{n}", str(executable)])
+
+
+def peer_on(harness: Path, engine: str, board: str, mult_adds: float, folder: Path, name: str) -> Run:
+    """A peer on the files of a float32 network, as ``peer_inferences.py`` runs it.
+
+    Parameters
+    ----------
+    folder : path
+        What that reads.
+    name : str
+        Of the network.
+    """
+    command = ["./apy.sh", str(INFERENCES), "{n}", engine, str(folder)]
+    return run(harness, f"{name}-{engine}", board, mult_adds, command)
 
 
 def peer(harness: Path, runner: list[str], board: str, mult_adds: float, dtype: str) -> Run:

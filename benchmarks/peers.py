@@ -4,7 +4,8 @@
     python -m benchmarks.peers --dtype int8                     # of one dtype alone: float32, float16 or int8
     python -m benchmarks.peers --dtype int8 --harness DIR       # A72 and N1 executed as the peers were, too
     python -m benchmarks.peers --harness DIR --again ncnn       # runs the peers with that name once more, too
-    python -m benchmarks.peers --models v1                      # one network alone
+    python -m benchmarks.peers --models v1 --cores A72          # one network, one core
+    python -m benchmarks.peers --dtype float32 --harness DIR --again litert ncnn onnx --peers-only   # peers of float32
 
 Prints a table of each network beside the peers, then one of all layers: what they reach, and how evenly four cores
 share them. Our own rows are always measured: the network is built with the decisions that ship, run on the virtual
@@ -31,7 +32,7 @@ from benchmarks.harness import CPU, Run
 TABLE = Path(__file__).parent / "data" / "peers.json"
 BOARDS = {"rpi4": "A72", "rpi5": "N1", "rpi3": "A53"}
 COLUMNS = {"float32": ("rpi4", "rpi5", "rpi3"), "float16": ("rpi5",), "int8": ("rpi4", "rpi5", "rpi3")}
-MODELS = ("v1", "v2", "v3-large")
+MODELS = ("v1", "v2", "v3-large", "v4-small")
 SMALL_MODEL = {"alpha": 0.25, "resolution": 128}  # by our core model alone
 # x float32 floor, L1 misses in M, DRAM fills in MB: what this project set out for; None where it named no figure.
 TARGETS = {
@@ -195,7 +196,8 @@ def rows_of(dtype: str, model: str, own: dict[str, Row], again: dict[str, dict[s
     rows = {}
     for row in kept(dtype, model):
         ran = again.get(row["name"], {})
-        rows[row["name"]] = {b: ran[b].figures if b in ran else tuple(row[b]) for b in CPU if b in row}
+        known = {b: tuple(row[b]) for b in CPU if b in row}
+        rows[row["name"]] = known | {b: one.figures for b, one in ran.items()}
     rows["targets"] = TARGETS.get((dtype, model), {})
     rows["this tree, by our core model"] = {b: (r.floor, r.l1_misses, r.dram_fills) for b, r in own.items()}
     for name, of in (
@@ -207,37 +209,82 @@ def rows_of(dtype: str, model: str, own: dict[str, Row], again: dict[str, dict[s
     return {name: row for name, row in rows.items() if row}
 
 
-def _run_again(harness: Path | None, dtype: str, model: str, names: list[str], mult_adds: float) -> dict:
-    """The peers whose names begin so, once more: by name and board."""
-    return {
+def _run_again(harness: Path | None, network, names: list[str], boards: tuple[str, ...]) -> dict:
+    """The peers whose names begin so, once more: by name and board. One that the harness has no runner for gets the
+    network's files as ``bench --against`` writes them."""
+    options = network.options
+    mult_adds = sum(call.layer.mult_adds for call in (network.original or network.graph).calls)
+    rows = [
+        row
+        for row in kept(options.dtype, options.model)
+        if any(row["name"].lower().startswith(name.lower()) for name in names)
+    ]
+    cores = [board for board in CPU if board in boards]
+    found = {
         row["name"]: {
-            board: harnesses.peer(harness, row["runner"], board, mult_adds, dtype) for board in CPU if board in row
+            board: harnesses.peer(harness, row["runner"], board, mult_adds, options.dtype)
+            for board in cores
+            if board in row
         }
-        for row in kept(dtype, model)
-        if "runner" in row and any(row["name"].lower().startswith(name.lower()) for name in names)
+        for row in rows
+        if "runner" in row
     }
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        engines = {row["name"]: row["engine"] for row in rows if "engine" in row}
+        if engines:
+            write(network, tuple(engines.values()), Path(folder))
+        for name, engine in engines.items():
+            found[name] = {}
+            for board in cores:
+                print(f"{name} on {board} ...", file=sys.stderr, flush=True)
+                ran = harnesses.peer_on(harness, engine, board, mult_adds, Path(folder), options.model)
+                found[name][board] = ran
+    return found
 
 
-def _print_dtype(dtype: str, models: list[str], harness: Path | None, names: list[str]) -> None:
+def write(network, engines: tuple[str, ...], folder: Path) -> None:
+    """What `benchmarks.peer_inferences` reads: the network for each engine, an image, and PyTorch's output for it.
+
+    Raises
+    ------
+    SystemExit
+        An engine has no files for it.
+    """
+    import numpy as np
+
+    from tvm_mobilenet.peers import files
+
+    written = files.contenders(network, engines, folder, architecture="aarch64")
+    if missing := [contender["missing"] for contender in written.values() if "missing" in contender]:
+        raise SystemExit(missing[0])
+    image = network.inputs(1)[0]
+    np.save(folder / "input.npy", image[0])
+    np.save(folder / "expected.npy", network.reference([image])[0][0][0])
+    (folder / "files.json").write_text(json.dumps(written), encoding="utf-8")
+
+
+def _print_dtype(dtype: str, models: list[str], args: argparse.Namespace) -> None:
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.models.options import ModelOptions
 
+    harness = args.harness and args.harness.resolve()
+    boards = tuple(board for board in COLUMNS[dtype] if BOARDS[board] in args.cores)
     measured: dict[tuple[str, str], Row] = {}
-    small = [ModelOptions(**SMALL_MODEL, dtype=dtype)] if models == list(MODELS) else []
+    small = [ModelOptions(**SMALL_MODEL, dtype=dtype)] if models == list(MODELS) and not args.peers_only else []
     for options in [*(ModelOptions(model=model, dtype=dtype) for model in models), *small]:
         network, own = load_network(options), {}
-        for board in COLUMNS[dtype]:
+        for board in () if args.peers_only else boards:
             print(f"{options.title} on {board} ...", file=sys.stderr, flush=True)
             own[board] = measured[options.title, board] = measure(board, network, None if options in small else harness)
             if own[board].outside is not None:
                 share = f"{own[board].outside:.2%}"
                 print(f"executed instructions outside kernels on {BOARDS[board]}: {share}", file=sys.stderr)
         if options not in small:
-            mult_adds = sum(call.layer.mult_adds for call in (network.original or network.graph).calls)
-            again = _run_again(harness, dtype, options.model, names, mult_adds)
+            again = _run_again(harness, network, args.again, boards)
             title = options.title if dtype != "float32" else f"{options.title} float32"
-            print(table(title, rows_of(dtype, options.model, own, again), COLUMNS[dtype]) + "\n", flush=True)
-    print(layers_table(dtype, measured) + "\n", flush=True)
+            print(table(title, rows_of(dtype, options.model, own, again), boards) + "\n", flush=True)
+    if measured:
+        print(layers_table(dtype, measured) + "\n", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -246,20 +293,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", nargs="*", default=[], metavar="PEER", help="litert, ncnn, onnx: once more")
     parser.add_argument("--dtype", choices=sorted(COLUMNS), help="of this dtype alone (default: all)")
     parser.add_argument("--models", default=",".join(MODELS), metavar="NAME,NAME", help="default: %(default)s")
+    parser.add_argument("--cores", default=",".join(BOARDS.values()), metavar="NAME,NAME", help="default: %(default)s")
+    parser.add_argument("--peers-only", action="store_true", help="this tree's own rows are left out")
     args = parser.parse_args(argv)
     if args.again and not args.harness:
         parser.error("--again needs --harness")
-    python = bool(args.again) or args.dtype in (None, "float32")  # of v1 in float32 TVM's own runtime runs too
-    if args.harness and (lacking := harnesses.missing(args.harness, python, bool(args.again))):
+    models, args.cores = args.models.split(","), args.cores.split(",")
+    if unknown := [model for model in models if model not in MODELS]:
+        parser.error(f"--models {unknown[0]}: there are tables of {', '.join(MODELS)}")
+    if unknown := [core for core in args.cores if core not in BOARDS.values()]:
+        parser.error(f"--cores {unknown[0]}: there are columns of {', '.join(BOARDS.values())}")
+    dtypes = [args.dtype] if args.dtype else list(COLUMNS)
+    runners = bool(args.again) and any("runner" in row for dtype in dtypes for m in models for row in kept(dtype, m))
+    by_tvm = "float32" in dtypes and "v1" in models and not args.peers_only  # in TVM's own runtime too
+    python = bool(args.again) or by_tvm
+    if args.harness and (lacking := harnesses.missing(args.harness, python, runners)):
         parser.error(
             f"--harness {args.harness}: there is no {', no '.join(lacking)}; benchmarks/harness.py says what is"
         )
-    models = args.models.split(",")
-    if unknown := [model for model in models if model not in MODELS]:
-        parser.error(f"--models {unknown[0]}: there are tables of {', '.join(MODELS)}")
-    harness = args.harness and args.harness.resolve()
-    for dtype in [args.dtype] if args.dtype else COLUMNS:
-        _print_dtype(dtype, models, harness, args.again)
+    for dtype in dtypes:
+        _print_dtype(dtype, models, args)
     return 0
 
 

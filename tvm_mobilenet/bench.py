@@ -57,7 +57,8 @@ def bench(
         That may be used; TVM's threads then keep to them, and are not pinned one by one.
     against : sequence of str
         Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``, in the build's dtype, or as
-        ``ncnn:float32`` says. Which kernels each ran is in the result; one that fell back to another dtype has no time.
+        ``ncnn:float32`` says, or on a file of the user's, ``ncnn=net.param``. Which kernels each ran is in the result;
+        one that fell back to another dtype has no time.
     layers : bool
         Also time every kernel call.
     runtime : str
@@ -159,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
         "--against",
         metavar="NAME,NAME",
         help="litert, ncnn, onnxruntime: the same network there, taking turns with ours; in the build's dtype, or in "
-        "float32 as NAME:float32",
+        "float32 as NAME:float32; or a file of yours as NAME=FILE",
     )
     group = new.add_argument_group("output")
     group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document there")

@@ -5,10 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import harness, mca, metaschedule, peers
+from benchmarks import harness, mca, metaschedule, peer_inferences, peers
+from tests.support import modules
 from tests.tuning.test_search import space
+from tvm_mobilenet.compiler.network import load_network
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "data"
 
@@ -151,6 +154,19 @@ def test_a_peer_that_fell_back_to_float32_is_no_row_of_float16(tmp_path, product
         assert found.figures == (pytest.approx(39.8 / 71.1), 3.0, 31.0) and found.products == 8
     told = json.loads((tmp_path / "asked").read_text())
     assert told[-4:] == ["./apy.sh", "runners/run_ncnn.py", "{n}", "fp16"] and "568000000.0" in told
+
+
+def test_a_peer_gets_files_of_any_network_and_counts_only_if_it_computes_that(tmp_path):
+    """What runs in the harness, on this machine's own engine."""
+    pytest.importorskip("onnxruntime")
+    network = load_network(replace(modules.MODEL, model="v3-small", alpha=0.5))
+    peers.write(network, ("onnxruntime",), tmp_path)
+    assert peer_inferences.main(2, "onnxruntime", tmp_path) == 0
+    expected = np.load(tmp_path / "expected.npy")
+    np.save(tmp_path / "expected.npy", expected + 0.01 * expected.std() * (np.arange(10) == 3))
+    assert "onnxruntime: outputs are 1.00e-02 standard deviations from PyTorch's" in peer_inferences.main(
+        1, "onnxruntime", tmp_path
+    )
 
 
 def test_a_harness_that_lacks_something_is_refused_before_anything_is_built(tmp_path, monkeypatch, capsys):

@@ -99,6 +99,7 @@ def compared(path, shape, **options):
         ((1, 3, 32, 32), {"size": (32, 32), "batch": 1}, (1, 3, 32, 32)),
         ((1, 3, "s", "s"), {"size": (40, 40)}, (1, 3, 40, 40)),
         ((1, 3, "8*h", "8*w"), {"size": (40, 24)}, (1, 3, 40, 24)),
+        (("?", 3, "?", "?"), {"size": (24, 40)}, (1, 3, 24, 40)),  # as Paddle's converter leaves them without a name
     ],
 )
 def test_an_onnx_file_is_fixed_and_computes_the_same(tmp_path, shape, options, fixed):

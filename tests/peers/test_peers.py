@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support import modules
+from tests.support import modules, task_networks
 from tests.support.agents import ARM64
 from tvm_mobilenet import bench
 from tvm_mobilenet.boards.agent import engines, measure
@@ -35,27 +35,132 @@ def networks():
     return {name: load_network(options) for name, options in FAMILIES.items()}
 
 
-@pytest.mark.parametrize("family", ["v1", "v2"])
-@pytest.mark.parametrize("engine", peers.ENGINES)
-def test_an_engine_computes_the_model(networks, family, engine, tmp_path):
-    if importlib.util.find_spec(MODULES[engine]) is None:
-        pytest.skip(f"{engine} is not installed")
-    network = networks[family]
-    contender = peers.contenders(network, [engine], tmp_path)[engine]
+def require_same(network, contender: dict) -> str:
+    """What an engine gives for a network's file is what the model gives; what it says of its kernels."""
     assert "missing" not in contender, contender
     image = network.inputs(1)[0]
-    running = engines.ENGINES[engine](contender, list(image), 1)
+    running = engines.ENGINES[contender["engine"]](contender, list(image), 1)
     running.run()
-    expected = network.reference([image])[0][0][0]
-    off = relative(running.outputs()[0].reshape(expected.shape), expected)
-    assert off < 1e-3, "another network, or another order of its weights"
+    expected, found = network.reference([image])[0][0], running.outputs()
+    assert len(found) == len(expected)
+    for y, due in zip(found, expected, strict=True):
+        assert relative(y.reshape(due.shape), due) < 1e-3, "another network, or another order of its weights"
+    return running.kernels()
+
+
+def require_installed(engine: str) -> None:
+    if importlib.util.find_spec(MODULES[engine]) is None:
+        pytest.skip(f"{engine} is not installed")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("engine", peers.ENGINES)
+def test_an_engine_computes_the_model(networks, family, engine, tmp_path):
+    require_installed(engine)
+    require_same(networks[family], peers.contenders(networks[family], [engine], tmp_path)[engine])
+
+
+LAYERS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.near = nn.Conv2d(8, 8, 3, 1, 2, dilation=2, groups=GROUPS)
+        self.wide = nn.Conv2d(8, 16, 3, 1, 1, groups=8)
+        self.narrow = nn.ModuleList(nn.Conv2d(16, 8, 1) for _ in range(4))
+        self.gate = nn.Conv2d(8, 8, 1)
+        self.classes = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = F.silu(self.stem(x))
+        x = F.hardswish(self.near(x))
+        x = F.max_pool2d(x, 3, 2, 1) - F.avg_pool2d(x, 2)
+        y = F.relu(self.narrow[0](torch.sigmoid(self.wide(x))) + x)
+        y = F.relu6(self.narrow[1](self.wide(y))) + y
+        y = F.hardswish(self.narrow[2](self.wide(y)) + x)
+        y = F.hardsigmoid(self.narrow[3](self.wide(y))) * x
+        y = y * F.hardsigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        return self.classes(y.mean((2, 3))).softmax(-1), y
+
+def make():
+    return Net()
+"""
 
 
 @pytest.mark.parametrize("engine", peers.ENGINES)
-def test_a_network_that_cannot_be_written_says_which_layer(networks, engine, tmp_path):
-    found = peers.contenders(networks["v3"], [engine], tmp_path)[engine]
-    assert f"v3-small 0.5-32 cannot be written for {engine}: layer_0" in found["missing"]
-    assert "hardswish" in found["missing"] and not list(tmp_path.iterdir())
+def test_an_engine_computes_every_kind_of_layer(engine, tmp_path):
+    """Each activation alone, before and after a sum; windows that are dilated, grouped and wide; two outputs, of which
+    one is an image."""
+    require_installed(engine)
+    groups = "1" if engine == "litert" else "2"  # its reference kernels alone have groups, and not dilated
+    (tmp_path / "net.py").write_text(LAYERS.replace("GROUPS", groups))
+    network = load_network(ModelOptions(model=f"{tmp_path / 'net.py'}:make", resolution=32))
+    assert not [call for call in network.layers if call.layer.body], "this test is of layers that can be written"
+    found = peers.contenders(network, [engine], tmp_path)[engine]
+    require_same(network, found)
+    assert found.get("model", "").startswith(str(tmp_path / "network")) or engine == "ncnn", "not the model's own file"
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    path = tmp_path_factory.mktemp("faces") / "mobilefacenet.onnx"
+    return load_network(ModelOptions(model=str(task_networks.write("mobilefacenet", path))))
+
+
+def test_a_network_with_other_layers_goes_as_its_own_file_or_says_which_layer(faces, tmp_path):
+    """PReLU has no kind of its own, so nothing writes it: ONNX Runtime gets the model's file."""
+    require_installed("onnxruntime")
+    found = peers.contenders(faces, peers.ENGINES, tmp_path)
+    require_same(faces, found["onnxruntime"])
+    for engine, suffix in (("ncnn", "param"), ("litert", "tflite")):
+        said = found[engine]["missing"]
+        assert f"mobilefacenet.onnx cannot be written for {engine}: layer_" in said and "prelu" in said
+        assert said.endswith(f"--against {engine}=FILE.{suffix} compares with a file of yours")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_pytorch_network_with_other_layers_goes_as_pytorch_exports_it(tmp_path):
+    require_installed("onnxruntime")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 3, 2))"
+    )
+    network = load_network(ModelOptions(model=f"{tmp_path / 'net.py'}:make", resolution=16, batch=2))
+    require_same(network, peers.contenders(network, ["onnxruntime"], tmp_path)["onnxruntime"])
+
+
+@pytest.mark.parametrize("engine", peers.ENGINES)
+def test_a_file_of_the_users_own_is_compared(networks, engine, tmp_path):
+    """In whichever dtype it computes, laid out as it is; inputs and outputs of ncnn's are found in its text."""
+    require_installed(engine)
+    written = peers.contenders(networks["v3"], [engine], tmp_path)[engine]
+    path = written.get("model") or written["param"]
+    asked = f"{engine}={path}"
+    if engine == "ncnn":
+        os.rename(written["bin"], path.replace(".param", ".bin"))
+    assert peers.parse(f"{asked},{engine}") == (asked, engine)
+    label = f"{engine} {os.path.basename(path)}"
+    contender = peers.contenders(networks["v3"], [asked], tmp_path)[label]
+    assert contender["dtype"] == "" and "nhwc_inputs" not in contender
+    assert "float32: " in require_same(networks["v3"], contender)
+
+
+def test_a_file_that_is_none_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "net.param").write_text("no network")
+    for text, says in (
+        (f"ncnn={tmp_path / 'net.onnx'}", r"ncnn reads files \*.param"),
+        (f"litert={tmp_path / 'net.tflite'}", "there is no file .*net.tflite"),
+        (f"ncnn={tmp_path / 'net.param'}", "there is no file .*net.bin"),
+        (f"tvm={tmp_path / 'net.param'}", "no such engine"),
+    ):
+        with pytest.raises(TvmMobilenetError, match=says):
+            peers.parse(text)
+    (tmp_path / "net.bin").touch()
+    with pytest.raises(TvmMobilenetError, match=r"is no ncnn \.param file in text form"):
+        peers.contenders(None, peers.parse(f"ncnn={tmp_path / 'net.param'}"), tmp_path)
 
 
 def test_engines_take_turns_and_their_ratio_is_of_each_round(monkeypatch, capsys):

@@ -80,7 +80,9 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | sizes.Free:
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return dim.dim_value
     multiple = re.fullmatch(r"(\d+)\s*\*\s*(\w+)", dim.dim_param)
-    return sizes.Free(multiple[2], int(multiple[1])) if multiple else sizes.Free(dim.dim_param)
+    if multiple:
+        return sizes.Free(multiple[2], int(multiple[1]))
+    return sizes.Free(dim.dim_param if re.search(r"\w", dim.dim_param) else "")  # Paddle's '?' names nothing
 
 
 def _channels(graph: onnx.GraphProto, name: str) -> tuple[int | None, int, int]:

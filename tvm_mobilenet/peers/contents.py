@@ -6,6 +6,7 @@ have the build's weights, biases and scales, so that an engine computes what the
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +30,12 @@ class Content:
         In float32, whatever the file computes in.
     inputs, output
         Values, as a ``LayerCall`` has them.
+    given, found : (int, int, int, int)
+        Batch, height, width and channels of its data and of its output.
     weight, bias : ndarray or None
         float32; int8 and int32.
     last : bool
-        It writes the network's output.
+        The network returns it, perhaps through a softmax, and no other layer reads it.
     activation : str
         ``none`` where rounding to int8 clamps as much.
     steps : (out_channels,) float32, optional
@@ -45,6 +48,8 @@ class Content:
     layer: Layer
     inputs: tuple[str, ...]
     output: str
+    given: tuple[int, int, int, int]
+    found: tuple[int, int, int, int]
     weight: np.ndarray | None
     bias: np.ndarray | None
     last: bool
@@ -60,13 +65,55 @@ class Content:
 
     @property
     def pools(self) -> bool:
-        """Whether it is the mean of all positions."""
+        """Whether it is a pool."""
         return self.layer.declared.windowed and not self.layer.weight_shape
+
+    @property
+    def softmax(self) -> bool:
+        """Whether it is one, over the channels."""
+        return self.layer.declared.function == "softmax"
+
+    @property
+    def mean(self) -> bool:
+        """Whether it is the mean of all positions."""
+        return self.pools and self.layer.op == "avg" and self.layer.kernel == self.given[1:3]
+
+    @property
+    def two(self) -> str:
+        """The operator of its second operand: ``add``, ``sub``, ``mul`` or ``scale``; of a residual ``add``."""
+        if self.layer.residual != "none":
+            return "add"
+        return self.layer.op if len(self.inputs) > 1 else ""
+
+    @property
+    def before_two(self) -> str:
+        """The activation before its second operand."""
+        return self.activation if self.layer.residual == "after" or not self.two else "none"
+
+    @property
+    def after_two(self) -> str:
+        """The activation after its second operand."""
+        return "none" if self.layer.residual == "after" or not self.two else self.activation
 
     @property
     def square(self) -> np.ndarray:
         """A convolution's weight as ``(out, in / groups, height, width)``."""
         return self.weight.reshape(*self.weight.shape, 1, 1) if self.weight.ndim == 2 else self.weight
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of a file: its value, and whether the network returns it channels-last.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        As the network has it: of an image four sizes, else batch and values.
+    """
+
+    value: str
+    shape: tuple[int, ...]
+    channels_last: bool
 
 
 @dataclass(frozen=True)
@@ -80,16 +127,21 @@ class Contents:
         The input's value.
     shape : (int, int, int)
         Of it: channels, height, width.
+    batch : int
+        Of it.
     channels_last : bool
         Of it.
+    outputs : tuple of Output
     scale : Scale or None
-        Of it, in int8.
+        Of the input, in int8.
     """
 
     layers: list[Content]
     image: str
     shape: tuple[int, int, int]
+    batch: int
     channels_last: bool
+    outputs: tuple[Output, ...]
     scale: Scale | None = None
 
 
@@ -105,39 +157,96 @@ def contents(network, dtype: str) -> Contents:
     Raises
     ------
     Unknown
-        They do not know one, or it has no scales.
+        They do not know one, or it has no scales; or an input or output is no image and no row of values.
     """
     graph = network.original or network.graph
-    for call in graph.calls:
-        _check(call)
     scales = network.precision if dtype == DTYPE else None
+    for call in graph.calls:
+        (_check_integer if scales else _check)(call)
     whole = {call.name: call for call in network.graph.calls} if scales else {}
-    first, last = graph.calls[0].layer, graph.calls[-1]
-    image = graph.calls[0].inputs[0]
+    image, first = _image(graph)
+    sizes, layers, readers = {image: (first.batch, first.height, first.width, first.channels)}, [], graph.readers()
+    ends = _ends(graph, readers)
+    for call in graph.calls:
+        given = sizes[call.inputs[0]]
+        sizes[call.output] = found = _size(call, given)
+        of_int8 = _integer(call, whole[call.name], scales) if scales else {}
+        described = {
+            "layer": call.layer,
+            "weight": call.weight,
+            "bias": call.bias,
+            "activation": call.layer.activation,
+        } | of_int8
+        about = {"inputs": call.inputs, "output": call.output, "given": given, "found": found}
+        layers.append(Content(call.name, **about, last=call.output in ends, **described))
+    if scales and (len(ends) != 1 or not layers[-1].last):
+        raise Unknown("its output in int8 is not one, of the last layer")
     return Contents(
-        [
-            _integer(call, whole[call.name], scales, call is last)
-            if scales
-            else Content(
-                call.name,
-                call.layer,
-                call.inputs,
-                call.output,
-                call.weight,
-                call.bias,
-                call is last,
-                call.layer.activation,
-            )
-            for call in graph.calls
-        ],
+        layers,
         image,
         (first.channels, first.height, first.width),
+        first.batch,
         first.input_layout == "NHWC",
+        tuple(_output(port, sizes) for port in graph.signature.outputs),
         scales and scales.scales[image],
     )
 
 
+def _image(graph) -> tuple[str, Layer]:
+    """The value of the image, and a layer that reads it."""
+    if len(graph.signature.inputs) != 1:
+        raise Unknown(f"it has {len(graph.signature.inputs)} inputs")
+    image = graph.signature.inputs[0].value
+    layers = [call.layer for call in graph.calls if call.inputs[0] == image]
+    if not layers or not layers[0].declared.windowed:
+        raise Unknown("its input is no image")
+    return image, layers[0]
+
+
+def _ends(graph, readers: Counter) -> set[str]:
+    """Values that the network returns and no layer reads, but for a softmax that it returns too."""
+    ends = {port.value for port in graph.signature.outputs if readers[port.value] == 1}
+    of = {call.output: call for call in graph.calls}
+    before = {of[v].inputs[0] for v in ends if v in of and of[v].layer.declared.function == "softmax"}
+    return ends | {value for value in before if readers[value] == 1}
+
+
+def _size(call, given: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Batch, height, width and channels of a layer's output; a product of pixels keeps those of its data."""
+    layer = call.layer
+    if not layer.declared.pixels:
+        if given != (layer.batch, layer.height, layer.width, layer.channels):
+            raise Unknown(f"{call.name} reads {given} as another shape: {layer.name}")
+        return layer.batch, layer.out_height, layer.out_width, layer.out_channels
+    flat = layer.declared.images and (given[0], given[1] * given[2] * given[3]) == (layer.height, layer.channels)
+    if not flat and (given[0] * given[1] * given[2], given[3]) != (layer.height, layer.channels):
+        raise Unknown(f"{call.name} reads {given} as another shape: {layer.name}")
+    if flat and given[1:3] != (1, 1):
+        raise Unknown(f"{call.name} reads all positions of an image as one row: {layer.name}")
+    return (*given[:3], layer.out_channels)
+
+
+def _output(port, sizes: dict[str, tuple[int, int, int, int]]) -> Output:
+    batch, height, width, channels = sizes[port.value]
+    if port.shape == (batch, channels, height, width):
+        return Output(port.value, port.shape, False)
+    if port.shape == (batch, height, width, channels):
+        return Output(port.value, port.shape, True)
+    if (height, width) == (1, 1) and port.shape == (batch, channels):
+        return Output(port.value, port.shape, False)
+    raise Unknown(f"its output {port.name} of shape {port.shape} is no image and no row of values")
+
+
 def _check(call) -> None:
+    """Refuse a layer that no writer knows; a writer may know fewer."""
+    layer = call.layer
+    ok = layer.dtype == "float32" and not (layer.reads or layer.writes or layer.body) and layer.op != "pixels"
+    declared = layer.declared
+    if not ok or not (layer.weight_shape or declared.windowed or declared.identity or declared.function == "softmax"):
+        raise Unknown(f"{call.name} is {layer.name}")
+
+
+def _check_integer(call) -> None:
     layer = call.layer
     written = layer.dtype == "float32"  # as the model has it
     if written and layer.declared.identity and layer.op == "add" and layer.activation == "none":
@@ -149,8 +258,8 @@ def _check(call) -> None:
         raise Unknown(f"{call.name} is {layer.name}")
 
 
-def _integer(call, whole, quantization, last: bool) -> Content:
-    """A layer in int8: ``call`` as the model has it, ``whole`` as the build computes it."""
+def _integer(call, whole, quantization) -> dict:
+    """What a layer has in int8: ``call`` is as the model has it, ``whole`` as the build computes it."""
     if whole.layer.dtype != DTYPE:
         raise Unknown(f"{call.name} computes in {whole.layer.dtype}")
     given, out = quantization.scales[call.inputs[0]], quantization.scales[call.output]
@@ -165,4 +274,4 @@ def _integer(call, whole, quantization, last: bool) -> Content:
     ends = whole.constants.get("ends", (0, 0, LOW, HIGH))
     vacuous = tuple(ends[2:4]) == (LOW, HIGH)
     activation = "none" if vacuous else call.layer.activation
-    return Content(call.name, call.layer, call.inputs, call.output, weight, bias, last, activation, steps, own, out)
+    return {"weight": weight, "bias": bias, "activation": activation, "steps": steps, "own": own, "out": out}

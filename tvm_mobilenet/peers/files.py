@@ -1,8 +1,8 @@
 """The same network for other engines: an ONNX file, ncnn's two files, a TFLite file, with the very weights of a build.
 
-They are written from the network's layers (`peers.contents`), so that all run the same network. Convolutions, dense
-layers, global average pools, residual adds, ReLU and ReLU6 are known: MobileNet v1 and v2. What else a network has is
-named.
+They are written from the network's layers (`peers.contents`), so that all run the same network: MobileNets of every
+version. A network with other layers goes to the engine of its own file as that file, and to ONNX Runtime as PyTorch
+exports it. Elsewhere the first such layer is named, and a file of the user's own takes its place: ``ncnn=FILE.param``.
 
 Files are float32, and ncnn makes float16 of them as it loads them. Of a build in int8 the others' files are int8 too,
 with its weights and scales.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from tvm_mobilenet.peers.contents import Contents, Unknown, contents
 from tvm_mobilenet.terminal import console
 
 ENGINES = ("litert", "ncnn", "onnxruntime")
+SUFFIXES = {"litert": ".tflite", "ncnn": ".param", "onnxruntime": ".onnx"}  # of their files
 COMPUTE = {"ncnn": ("float16",), "litert": (DTYPE,), "onnxruntime": (DTYPE,)}  # dtypes beside float32
 
 
@@ -66,6 +69,10 @@ def contenders(
     """
     found = {}
     for asked in engines:
+        engine, given, path = asked.partition("=")
+        if given:
+            found[f"{engine} {Path(path).name}"] = _given(engine, Path(path))
+            continue
         engine, _, own = asked.partition(":")
         wanted = own or dtype
         label = engine if dtype == wanted == "float32" else f"{engine} {wanted}"
@@ -73,16 +80,66 @@ def contenders(
             found[label] = {"missing": why}
             continue
         try:
-            files = _WRITERS[engine](contents(network, wanted), folder, architecture or platform.machine())
+            files = _files(network, engine, wanted, folder, architecture or platform.machine())
             found[label] = {"engine": engine, **files, **({"dtype": wanted} if wanted != "float32" else {})}
         except Unknown as e:
-            found[label] = {"missing": f"{network.options.title} cannot be written for {engine}: {e}"}
+            own_file = f"--against {engine}=FILE{SUFFIXES[engine]} compares with a file of yours"
+            found[label] = {"missing": f"{network.options.title} cannot be written for {engine}: {e}; {own_file}"}
         except ModuleNotFoundError as e:
             name = (e.name or "").split(".")[0]
             if name not in packages.MODULES:
                 raise
             found[label] = {"missing": f"to write its file: {packages.remedy(name)}"}
     return found
+
+
+def _files(network, engine: str, dtype: str, folder: Path, architecture: str) -> dict:
+    """An engine's files of a network: from its layers, else the model's own.
+
+    Raises
+    ------
+    Unknown
+        They cannot be written.
+    """
+    try:
+        return _WRITERS[engine](contents(network, dtype), folder, architecture)
+    except Unknown:
+        path = _own_file(network, engine, dtype, folder)
+        if path is None:
+            raise
+        return {"model": str(path)}
+
+
+def _own_file(network, engine: str, dtype: str, folder: Path) -> Path | None:
+    """The model itself as an engine's file, where it is one or PyTorch exports it."""
+    options, path = network.options, folder / f"model{SUFFIXES[engine]}"
+    if dtype != "float32" and not network.quantized:
+        return None
+    if engine == "litert" and options.file_kind == "tflite":
+        return Path(options.model)
+    if engine == "onnxruntime" and options.file_kind == "onnx":
+        import onnx
+
+        onnx.save(onnx.load(options.model), path)  # one file, whatever weights lie beside it
+        return path
+    if engine == "onnxruntime" and network.model is not None:
+        import torch
+
+        shape = (network.signature.inputs[0].shape[0], *network.model.input_shape[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an exporter that PyTorch keeps for what its newer one cannot
+            torch.onnx.export(network.model.module, (torch.zeros(shape),), path, dynamo=False, opset_version=17)
+        return path
+    return None
+
+
+def _given(engine: str, path: Path) -> dict:
+    """A user's own file as a contender, in whatever dtype it computes."""
+    found = {"engine": engine, "dtype": ""}
+    if engine != "ncnn":
+        return found | {"model": str(path)}
+    inputs, outputs = ncnn_file.ends(path)
+    return found | {"param": str(path), "bin": str(path.with_suffix(".bin")), "inputs": inputs, "outputs": outputs}
 
 
 def _cannot(network, engine: str, dtype: str) -> str:
@@ -112,8 +169,9 @@ def require(engines: Sequence[str], board: str) -> None:
     MissingDependencyError
         None of them can.
     """
-    names = list(dict.fromkeys(asked.partition(":")[0] for asked in engines))
-    needs = {engine: [*_WRITES_WITH[engine]] for engine in names}
+    written = {asked.partition(":")[0] for asked in engines if "=" not in asked}
+    names = list(dict.fromkeys(re.split("[:=]", asked)[0] for asked in engines))
+    needs = {engine: [*_WRITES_WITH[engine]] if engine in written else [] for engine in names}
     for engine in names if board == "local" else ():
         needs[engine].append(packages.ENGINES[engine])
     errors = []
@@ -129,16 +187,20 @@ def require(engines: Sequence[str], board: str) -> None:
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """An argparse value: names of engines with commas, each with its dtype if it is to be another than the build's:
-    ``ncnn,onnxruntime:float32``.
+    """An argparse value: names of engines with commas, each with its dtype if it is to be another than the build's, or
+    with a file of the user's own: ``ncnn,onnxruntime:float32,litert=net.tflite``.
 
     Raises
     ------
     TvmMobilenetError
-        There is no such engine, or it does not compute in that dtype.
+        There is no such engine, it does not compute in that dtype, or there is no such file of its kind.
     """
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
+        engine, given, path = name.partition("=")
+        if given and engine in ENGINES:
+            _check_file(name, engine, Path(path))
+            continue
         engine, colon, dtype = name.partition(":")
         if engine not in ENGINES:
             raise TvmMobilenetError(f"--against {name}: no such engine", f"engines: {', '.join(ENGINES)}")
@@ -151,6 +213,18 @@ def parse(text: str) -> tuple[str, ...]:
     return names
 
 
+def _check_file(asked: str, engine: str, path: Path) -> None:
+    if path.suffix.lower() != SUFFIXES[engine]:
+        raise TvmMobilenetError(
+            f"--against {asked}: {engine} reads files *{SUFFIXES[engine]}", "give a file of its kind"
+        )
+    for one in (path, path.with_suffix(".bin")) if engine == "ncnn" else (path,):
+        if not one.is_file():
+            raise TvmMobilenetError(
+                f"--against {asked}: there is no file {one}", "check the path; commas separate names"
+            )
+
+
 def _onnx(network: Contents, folder: Path, architecture: str) -> dict:
     path = folder / f"network-{_suffix(network)}.onnx"
     path.write_bytes(onnx_file.write(network, architecture))
@@ -159,16 +233,17 @@ def _onnx(network: Contents, folder: Path, architecture: str) -> dict:
 
 def _ncnn(network: Contents, folder: Path, architecture: str) -> dict:
     param, binary = folder / "network.param", folder / "network.bin"
-    text, data, output = ncnn_file.write(network)
+    text, data, outputs = ncnn_file.write(network)
     param.write_text(text)
     binary.write_bytes(data)
-    return {"param": str(param), "bin": str(binary), "inputs": ["image"], "outputs": [output]}
+    return {"param": str(param), "bin": str(binary), "inputs": ["image"], "outputs": outputs}
 
 
 def _litert(network: Contents, folder: Path, architecture: str) -> dict:
     path = folder / f"network-{_suffix(network)}.tflite"
     path.write_bytes(tflite.write(network))
-    return {"model": str(path), "nhwc_inputs": [network.channels_last]}
+    images = [output.channels_last for output in network.outputs]
+    return {"model": str(path), "nhwc_inputs": [network.channels_last], "nhwc_outputs": images}
 
 
 def _suffix(network: Contents) -> str:

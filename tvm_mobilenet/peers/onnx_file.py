@@ -8,9 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_mobilenet.passes.quantize import Scale
-from tvm_mobilenet.peers.contents import Content, Contents
+from tvm_mobilenet.peers.contents import Content, Contents, Output, Unknown
 
 _UNSIGNED = ("x86_64", "AMD64")
+_TWO = {"add": "Add", "sub": "Sub", "mul": "Mul", "scale": "Mul"}
+_ACTIVATIONS = {  # operator, further operands, attributes
+    "relu": ("Relu", (), {}),
+    "relu6": ("Clip", ("zero", "six"), {}),
+    "hardswish": ("HardSwish", (), {}),
+    "hardsigmoid": ("HardSigmoid", (), {"alpha": 1 / 6, "beta": 0.5}),
+    "sigmoid": ("Sigmoid", (), {}),
+}
 
 
 @dataclass(frozen=True)
@@ -72,21 +80,36 @@ def write(network: Contents, architecture: str) -> bytes:
 
     unsigned = architecture in _UNSIGNED
     file, (c, h, w) = _File(np.uint8(128) if unsigned else np.int8(0)), network.shape
-    shape = [1, h, w, c] if network.channels_last else [1, c, h, w]
+    shape = [network.batch, h, w, c] if network.channels_last else [network.batch, c, h, w]
     port, x = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape), "image"
     if network.channels_last:
         x = file.node("Transpose", [x], "first", perm=[0, 3, 1, 2])
     file.constant("zero", np.array(0, np.float32))
     file.constant("six", np.array(6, np.float32))
-    values = {network.image: file.written(x, network.scale)}
+    values, rows = {network.image: file.written(x, network.scale)}, set()
     for content in network.layers:
         x = _layer(file, content, values)
         values[content.output] = _Value(x) if content.last else file.written(x, content.out)
-    graph = helper.make_graph(
-        file.nodes, "network", [port], [helper.make_tensor_value_info(x, TensorProto.FLOAT, None)], file.constants
-    )
+        if content.dense or (content.softmax and content.inputs[0] in rows):
+            rows.add(content.output)  # of two dimensions
+    found = [_returned(file, output, values[output.value].name, output.value in rows) for output in network.outputs]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, output.shape)
+        for name, output in zip(found, network.outputs, strict=True)
+    ]
+    graph = helper.make_graph(file.nodes, "network", [port], ports, file.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return model.SerializeToString()
+
+
+def _returned(file: _File, output: Output, x: str, row: bool) -> str:
+    """The name of an output of the file, as the network returns it."""
+    name = f"output.{len(file.nodes)}"
+    if output.channels_last:
+        return file.node("Transpose", [x], name, perm=[0, 2, 3, 1])
+    if row == (len(output.shape) == 2):
+        return x
+    return file.node("Reshape", [x, file.constant(f"{name}.shape", np.array(output.shape, np.int64))], name)
 
 
 def _layer(file: _File, content: Content, values: dict[str, _Value]) -> str:
@@ -96,15 +119,45 @@ def _layer(file: _File, content: Content, values: dict[str, _Value]) -> str:
     if content.layer.weight_shape:
         x = _weighted(file, content, x, given.scale)
     elif content.pools:
-        x = file.node("GlobalAveragePool", [x], f"{content.name}.out")
+        x = _pool(file, content, x)
+    elif content.softmax:
+        x = file.node("Softmax", [x], f"{content.name}.out", axis=1)
+    x = _activated(file, content.before_two, x, f"{content.name}.act")
     for other in others:
         if content.layer.weight_shape:
             x = file.read(file.written(x, content.own))
-        x = file.node("Add", [x, file.read(other)], f"{content.name}.sum")
-    if content.activation == "none":
+        x = file.node(_TWO[content.two], [x, file.read(other)], f"{content.name}.{content.two}")
+    return _activated(file, content.after_two, x, f"{content.name}.act")
+
+
+def _activated(file: _File, activation: str, x: str, name: str) -> str:
+    if activation == "none":
         return x
-    operands = [x] if content.activation == "relu" else [x, "zero", "six"]
-    return file.node("Relu" if content.activation == "relu" else "Clip", operands, f"{content.name}.act")
+    if activation == "silu":
+        return file.node("Mul", [x, file.node("Sigmoid", [x], f"{name}.gate")], name)
+    op, operands, attributes = _ACTIVATIONS[activation]
+    return file.node(op, [x, *operands], name, **attributes)
+
+
+def _pool(file: _File, content: Content, x: str) -> str:
+    layer, name = content.layer, f"{content.name}.out"
+    if content.mean:
+        return file.node("GlobalAveragePool", [x], name)
+    window = _window(layer)
+    if layer.op == "max":
+        return file.node("MaxPool", [x], name, **window)
+    if window.pop("dilations") != [1, 1]:
+        raise Unknown(f"{content.name} is {layer.name}")
+    return file.node("AveragePool", [x], name, count_include_pad=1, **window)
+
+
+def _window(layer) -> dict:
+    return {
+        "kernel_shape": list(layer.kernel),
+        "strides": list(layer.stride),
+        "pads": list(layer.padding),
+        "dilations": list(layer.dilation),
+    }
 
 
 def _weighted(file: _File, content: Content, x: str, given: Scale | None) -> str:
@@ -117,5 +170,4 @@ def _weighted(file: _File, content: Content, x: str, given: Scale | None) -> str
     if content.dense:
         flat = file.read(file.written(file.node("Flatten", [x], f"{content.name}.flat"), given))
         return file.node("Gemm", [flat, *operands], f"{content.name}.out", transB=1)
-    window = {"kernel_shape": list(layer.kernel), "strides": list(layer.stride), "pads": list(layer.padding)}
-    return file.node("Conv", [x, *operands], f"{content.name}.out", group=layer.groups, **window)
+    return file.node("Conv", [x, *operands], f"{content.name}.out", group=layer.groups, **_window(layer))

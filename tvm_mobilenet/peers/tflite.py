@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mobilenet.passes.quantize import Scale
-from tvm_mobilenet.peers.contents import Content, Contents
+from tvm_mobilenet.peers.contents import Content, Contents, Unknown
 
 
 class _File:
@@ -55,8 +55,8 @@ class _File:
         self.graph.tensors.append(new)
         return len(self.graph.tensors) - 1
 
-    def operator(self, name: str, inputs: list[int], output: int, kind: str, **options) -> int:
-        """An operator by its name in the schema, with the options of a kind; its output."""
+    def operator(self, name: str, inputs: list[int], output: int, kind: str = "", **options) -> int:
+        """An operator by its name in the schema, with the options of a kind if it has any; its output."""
         code, s = getattr(self.s.BuiltinOperator, name), self.s
         if code not in self._codes:
             entry = s.OperatorCodeT()
@@ -64,18 +64,24 @@ class _File:
             entry.version = _VERSIONS.get(name, 1) if self.integers else 1
             self._codes[code] = len(self.model.operatorCodes)
             self.model.operatorCodes.append(entry)
-        new, given = s.OperatorT(), getattr(s, f"{kind}T")()
-        for option, value in options.items():
-            setattr(given, option, value)
+        new = s.OperatorT()
         new.opcodeIndex, new.inputs, new.outputs = self._codes[code], inputs, [output]
-        new.builtinOptionsType, new.builtinOptions = getattr(s.BuiltinOptions, kind), given
+        if kind:
+            given = getattr(s, f"{kind}T")()
+            for option, value in options.items():
+                setattr(given, option, value)
+            new.builtinOptionsType, new.builtinOptions = getattr(s.BuiltinOptions, kind), given
         self.graph.operators.append(new)
         return output
 
-    def activation(self, content: Content) -> int:
-        return getattr(self.s.ActivationFunctionType, content.activation.upper())
+    def activation(self, name: str) -> int:
+        return getattr(self.s.ActivationFunctionType, name.upper())
 
 
+_FUSED = ("none", "relu", "relu6")  # activations that are part of an operator
+_TWO = {"add": ("ADD", "AddOptions"), "sub": ("SUB", "SubOptions")} | dict.fromkeys(
+    ("mul", "scale"), ("MUL", "MulOptions")
+)
 _VERSIONS = {  # that take int8, by TFLite's table of versions
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
@@ -93,47 +99,101 @@ def write(network: Contents) -> bytes:
 
     channels, height, width = network.shape
     file = _File(network.scale is not None)
-    shape = (1, height, width, channels)
+    shape = (network.batch, height, width, channels)
     image = x = file.tensor(shape)
     if network.scale:
         x = file.operator("QUANTIZE", [image], file.tensor(shape, network.scale), "QuantizeOptions")
-    values, scales = {network.image: (x, (height, width))}, {network.image: network.scale}
+    values, scales = {network.image: x}, {network.image: network.scale}
     for content in network.layers:
-        values[content.output] = x, _ = _layer(file, content, values, scales[content.inputs[0]])
+        values[content.output] = _layer(file, content, values, scales[content.inputs[0]])
         scales[content.output] = content.out
+    outputs = [values[output.value] for output in network.outputs]
     if network.scale:
-        shape = file.graph.tensors[x].shape
-        x = file.operator("DEQUANTIZE", [x], file.tensor(shape), "DequantizeOptions")
-    file.graph.inputs, file.graph.outputs = [image], [x]
+        outputs = [
+            file.operator("DEQUANTIZE", [x], file.tensor(file.graph.tensors[x].shape), "DequantizeOptions")
+            for x in outputs
+        ]
+    file.graph.inputs, file.graph.outputs = [image], outputs
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(file.model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def _layer(file: _File, content: Content, values: dict, given: Scale | None) -> tuple[int, tuple[int, int]]:
-    """The operators of a layer; its output, and height and width of that. ``given``: the scale of its data."""
-    layer = content.layer
-    x, size = values[content.inputs[0]]
-    two = len(content.inputs) > 1
-    written = content.own if two and layer.weight_shape else content.out
+def _layer(file: _File, content: Content, values: dict, given: Scale | None) -> int:
+    """The operators of a layer; its output. ``given``: the scale of its data."""
+    layer, x = content.layer, values[content.inputs[0]]
+    own = content.own if content.two and layer.weight_shape else content.out
+    inside = content.before_two if content.before_two in _FUSED else "none"
     if content.dense:
         x = file.operator(
             "FULLY_CONNECTED",
             [x, *_parameters(file, content, content.weight, given)],
-            file.tensor((1, layer.out_channels), written),
+            file.tensor((content.found[0], layer.out_channels), own),
             "FullyConnectedOptions",
-            fusedActivationFunction=file.activation(content),
+            fusedActivationFunction=file.activation(inside),
         )
     elif content.pools:
-        size = 1, 1
-        axes = file.constant(np.array([1, 2], np.int32))
-        x = file.operator("MEAN", [x, axes], file.tensor((1, layer.channels), written), "ReducerOptions")
+        x = _pool(file, content, x, inside, own)
     elif layer.weight_shape:
-        x, size = _convolution(file, content, x, size, given, written)
-    if two:
-        output = file.tensor((1, *size, layer.out_channels), content.out)
-        x = file.operator("ADD", [x, values[content.inputs[1]][0]], output, "AddOptions")
-    return x, size
+        x = _convolution(file, content, x, inside, given, own)
+    elif content.softmax:
+        shape = file.graph.tensors[x].shape
+        x = file.operator("SOFTMAX", [x], file.tensor(shape), "SoftmaxOptions", beta=1.0)
+    else:
+        inside = "none"
+    x = _activated(file, content, "none" if inside != "none" else content.before_two, x)
+    if not content.two:
+        return x
+    after = content.after_two if content.after_two in _FUSED else "none"
+    name, kind = _TWO[content.two]
+    operands = [x, values[content.inputs[1]]]
+    x = file.operator(
+        name, operands, file.tensor(content.found, content.out), kind, fusedActivationFunction=file.activation(after)
+    )
+    return _activated(file, content, "none" if after != "none" else content.after_two, x)
+
+
+def _activated(file: _File, content: Content, activation: str, x: int) -> int:
+    """An activation by operators of its own. TFLite has no hard sigmoid: it is a clamped sum, times a sixth."""
+    if activation == "none":
+        return x
+    shape = file.graph.tensors[x].shape
+
+    def apply(name: str, operands: list[int], kind: str = "", **options) -> int:
+        return file.operator(name, operands, file.tensor(shape), kind, **options)
+
+    if activation == "hardswish":
+        return apply("HARD_SWISH", [x], "HardSwishOptions")
+    if activation == "hardsigmoid":
+        three, sixth = (file.constant(np.array([value], np.float32)) for value in (3, 1 / 6))
+        x = apply("ADD", [x, three], "AddOptions", fusedActivationFunction=file.activation("relu6"))
+        return apply("MUL", [x, sixth], "MulOptions")
+    if activation in ("sigmoid", "silu"):
+        gate = apply("LOGISTIC", [x])
+        return gate if activation == "sigmoid" else apply("MUL", [x, gate], "MulOptions")
+    return apply(activation.upper(), [x])
+
+
+def _pool(file: _File, content: Content, x: int, inside: str, own: Scale | None) -> int:
+    layer = content.layer
+    if content.mean and inside == "none":
+        axes = file.constant(np.array([1, 2], np.int32))
+        return file.operator("MEAN", [x, axes], file.tensor(content.found, own), "ReducerOptions", keepDims=True)
+    if layer.dilation != (1, 1) or (any(layer.padding) and layer.op == "avg"):  # TFLite's averages count no padding
+        raise Unknown(f"{content.name} is {layer.name}")
+    x, padding = _padded(file, content, x, own, np.finfo(np.float32).min if layer.op == "max" else 0)
+    return file.operator(
+        {"avg": "AVERAGE_POOL_2D", "max": "MAX_POOL_2D"}[layer.op],
+        [x],
+        file.tensor(content.found, own),
+        "Pool2DOptions",
+        padding=padding,
+        strideH=layer.stride[0],
+        strideW=layer.stride[1],
+        filterHeight=layer.kernel[0],
+        filterWidth=layer.kernel[1],
+        fusedActivationFunction=file.activation(inside),
+    )
 
 
 def _parameters(file: _File, content: Content, weight: np.ndarray, given: Scale | None, axis: int = 0) -> list[int]:
@@ -143,47 +203,51 @@ def _parameters(file: _File, content: Content, weight: np.ndarray, given: Scale 
     return [file.constant(weight, steps, axis), file.constant(content.bias, of_bias)]
 
 
-def _convolution(
-    file: _File, content: Content, x: int, size: tuple[int, int], given: Scale | None, written: Scale | None
-) -> tuple[int, tuple[int, int]]:
+def _convolution(file: _File, content: Content, x: int, inside: str, given: Scale | None, written: Scale | None) -> int:
     layer = content.layer
-    x, size, padding = _padded(file, layer, x, size, given)
+    x, padding = _padded(file, content, x, given)
     weight, options = content.square, {}
-    if layer.declared.groups == "channels":
-        name, kind, axis, options = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 3, {"depthMultiplier": 1}
+    if layer.declared.groups == "channels" or (layer.groups > 1 and layer.groups == layer.channels):
+        name, kind, axis = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 3
+        options = {"depthMultiplier": layer.out_channels // layer.channels}
         weight = weight.transpose(1, 2, 3, 0)
     else:
         name, kind, axis, weight = "CONV_2D", "Conv2DOptions", 0, weight.transpose(0, 2, 3, 1)
-    if not layer.declared.with_rows:  # which keeps the size of what it reads
-        size = layer.out_height, layer.out_width
-    x = file.operator(
+    return file.operator(
         name,
         [x, *_parameters(file, content, weight, given, axis)],
-        file.tensor((1, *size, layer.out_channels), written),
+        file.tensor(content.found, written),
         kind,
         padding=padding,
         strideH=layer.stride[0],
         strideW=layer.stride[1],
-        dilationHFactor=1,
-        dilationWFactor=1,
-        fusedActivationFunction=file.activation(content),
+        dilationHFactor=layer.dilation[0],
+        dilationWFactor=layer.dilation[1],
+        fusedActivationFunction=file.activation(inside),
         **options,
     )
-    return x, size
 
 
-def _padded(file: _File, layer, x: int, size: tuple[int, int], given: Scale | None) -> tuple[int, tuple[int, int], int]:
-    """What a convolution reads, with a PAD before it where TFLite has no word for its padding; its size; the word."""
-    top, left, bottom, right = layer.padding
+def _padding(file: _File, layer, size: tuple[int, int]) -> tuple[bool, int]:
+    """Whether TFLite's SAME is a layer's padding, and its word: SAME or VALID."""
     same = [
-        max(0, (-(-n // stride) - 1) * stride + k - n)
-        for n, stride, k in zip(size, layer.stride, layer.kernel, strict=True)
+        max(0, (-(-n // stride) - 1) * stride + (k - 1) * dilation + 1 - n)
+        for n, stride, k, dilation in zip(size, layer.stride, layer.kernel, layer.dilation, strict=True)
     ]
-    if (top, left, bottom, right) == (same[0] // 2, same[1] // 2, -(-same[0] // 2), -(-same[1] // 2)):
-        return x, size, file.s.Padding.SAME
-    edges = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
-    size = size[0] + top + bottom, size[1] + left + right
-    if edges.any():
-        padded = file.tensor((1, *size, layer.channels), given)
-        x = file.operator("PAD", [x, file.constant(edges)], padded, "PadOptions")
-    return x, size, file.s.Padding.VALID
+    if tuple(layer.padding) == (same[0] // 2, same[1] // 2, -(-same[0] // 2), -(-same[1] // 2)):
+        return True, file.s.Padding.SAME
+    return False, file.s.Padding.VALID
+
+
+def _padded(file: _File, content: Content, x: int, given: Scale | None, value: float = 0) -> tuple[int, int]:
+    """What a window reads, with a PAD before it where TFLite has no word for its padding; and the word."""
+    (batch, height, width, channels), (top, left, bottom, right) = content.given, content.layer.padding
+    same, word = _padding(file, content.layer, (height, width))
+    if not same and any(content.layer.padding):
+        edges = file.constant(np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
+        padded = file.tensor((batch, height + top + bottom, width + left + right, channels), given)
+        if value:
+            operands = [x, edges, file.constant(np.array([value], np.float32))]
+            return file.operator("PADV2", operands, padded, "PadV2Options"), word
+        x = file.operator("PAD", [x, edges], padded, "PadOptions")
+    return x, word

@@ -90,6 +90,15 @@ def _in_float32(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
+def _fitted(x: np.ndarray, asked: tuple) -> np.ndarray:
+    """An input as a file asks for it: a user's own may have its channels elsewhere."""
+    for axes in ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)) if x.ndim == len(asked) == 4 else ():
+        shape = tuple(x.shape[axis] for axis in axes)
+        if all(not isinstance(want, int) or want in (have, -1) for have, want in zip(shape, asked, strict=True)):
+            return np.ascontiguousarray(x.transpose(axes))
+    return x
+
+
 def told(engine: str, dtype: str, ran: Iterable[tuple[str, str, str]], weighted: tuple[str, ...]) -> str:
     """What an engine ran, in words: ``int8: 27 QLinearConv, 1 QGemm; float32: 1 QuantizeLinear``.
 
@@ -98,7 +107,7 @@ def told(engine: str, dtype: str, ran: Iterable[tuple[str, str, str]], weighted:
     engine : str
         For people.
     dtype : str
-        That it was told.
+        That it was told; empty: whichever its file has.
     ran : iterable of (str, str, str)
         Of each kernel: where it stands in the network, its name, and the dtype that it reads.
     weighted : tuple of str
@@ -111,14 +120,14 @@ def told(engine: str, dtype: str, ran: Iterable[tuple[str, str, str]], weighted:
     """
     ran = list(ran)
     multiplied = [one for one in ran if any(name in one[1] for name in weighted)]
-    wrong = [one for one in multiplied if one[2] != dtype]
+    wrong = [one for one in multiplied if dtype and one[2] != dtype]
     if wrong:
         where, name, read = wrong[0]
         raise ValueError(
             f"{engine} ran {len(wrong)} of {len(multiplied)} layers in {read} though told {dtype}, "
             f"the first is {where} ({name})"
         )
-    if not multiplied:
+    if dtype and not multiplied:
         raise ValueError(f"{engine} does not say which kernels it ran")
     found = Counter((read, name) for _, name, read in ran)
     return "; ".join(
@@ -128,13 +137,16 @@ def told(engine: str, dtype: str, ran: Iterable[tuple[str, str, str]], weighted:
 
 
 class OnnxRuntime:
-    """ONNX Runtime's CPU provider; ``model``: an ``.onnx`` file, ``dtype``: float32 (the default) or int8."""
+    """ONNX Runtime's CPU provider; ``model``: an ``.onnx`` file, ``dtype``: float32 (the default), int8, or empty for
+    whichever the file has."""
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
         self._contender, self._threads = contender, threads
         self._session = self._open()
-        names = [i.name for i in self._session.get_inputs()]
-        self._feed = dict(zip(names, map(_in_float32, inputs), strict=True))
+        self._feed = {
+            asked.name: _fitted(_in_float32(x), tuple(asked.shape))
+            for asked, x in zip(self._session.get_inputs(), inputs, strict=True)
+        }
 
     def _open(self, profile: str = ""):
         import onnxruntime
@@ -177,9 +189,22 @@ class OnnxRuntime:
         return told("ONNX Runtime", self._contender.get("dtype", "float32"), ran, ("Conv", "Gemm", "MatMul"))
 
 
+def _quantized(x: np.ndarray, place: dict) -> np.ndarray:
+    """Floats as the whole numbers that a file's input takes."""
+    dtype, (scale, zero) = np.dtype(place["dtype"]), place["quantization"]
+    if dtype.kind not in "iu" or x.dtype.kind != "f" or not scale:
+        return x
+    ends = np.iinfo(dtype)
+    return np.clip(np.rint(x / scale) + zero, ends.min, ends.max).astype(dtype)
+
+
 class LiteRt:
-    """LiteRT with its default delegate, XNNPACK; ``model``: a ``.tflite`` file that takes images channels-last,
-    ``dtype``: float32 (the default) or int8."""
+    """LiteRT with its default delegate, XNNPACK; ``model``: a ``.tflite`` file, ``dtype``: float32 (the default), int8,
+    or empty for whichever the file has.
+
+    ``nhwc_inputs``, ``nhwc_outputs``: of each whether the network has it channels-last, as the file does; without them
+    an input is laid out as the file asks for it.
+    """
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
         from ai_edge_litert.interpreter import Interpreter
@@ -187,10 +212,13 @@ class LiteRt:
         self._dtype = contender.get("dtype", "float32")
         self._interpreter = Interpreter(model_path=contender["model"], num_threads=threads)
         self._interpreter.allocate_tensors()
-        nhwc = contender.get("nhwc_inputs", [])
-        for place, x, channels_last in zip(self._interpreter.get_input_details(), inputs, nhwc, strict=True):
-            x = x if channels_last or x.ndim != 4 else x.transpose(0, 2, 3, 1)
-            self._interpreter.set_tensor(place["index"], np.ascontiguousarray(_in_float32(x)))
+        places = self._interpreter.get_input_details()
+        images = contender.get("nhwc_inputs", [None] * len(places))
+        for place, x, channels_last in zip(places, inputs, images, strict=True):
+            x = x.transpose(0, 2, 3, 1) if channels_last is False and x.ndim == 4 else x
+            x = _quantized(_fitted(_in_float32(x), tuple(map(int, place["shape"]))), place)
+            self._interpreter.set_tensor(place["index"], np.ascontiguousarray(x))
+        self._images = contender.get("nhwc_outputs", [])
 
     def run(self) -> None:
         """One inference; inputs stay set."""
@@ -198,7 +226,11 @@ class LiteRt:
 
     def outputs(self) -> list[np.ndarray]:
         """In the model's order."""
-        return [self._interpreter.get_tensor(o["index"]) for o in self._interpreter.get_output_details()]
+        found = [self._interpreter.get_tensor(o["index"]) for o in self._interpreter.get_output_details()]
+        return [
+            y.transpose(0, 3, 1, 2) if channels_last is False and y.ndim == 4 else y
+            for y, channels_last in zip(found, self._images or [None] * len(found), strict=True)
+        ]
 
     def kernels(self) -> str:
         """What it ran: operators by the dtype that each reads, and whether XNNPACK took them.
@@ -250,7 +282,7 @@ class Ncnn:
         self._contender, self._threads = contender, threads
         self._net = self._load(self._half)
         self._feed = [
-            (name, ncnn.Mat(np.ascontiguousarray(x[0], np.float32)))
+            (name, ncnn.Mat(np.ascontiguousarray(x[0], np.float32)).clone())  # a Mat keeps no array alive
             for name, x in zip(contender["inputs"], inputs, strict=True)
         ]
         self._names = contender["outputs"]
