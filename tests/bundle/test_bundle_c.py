@@ -51,9 +51,8 @@ def test_eight_threads_share_three_instances(host, tmp_path, sanitizer):
 
 
 @CLANG
-def test_open_survives_any_manifest(host, tmp_path):
-    work = shutil.copytree(host.folder, tmp_path / "folder")
-    bundles.require_clean(run(bundles.sanitized(host, "fuzz", "address,undefined", tmp_path), work, 500, 7))
+def test_open_survives_any_manifest(host, copy, tmp_path):
+    bundles.require_clean(run(bundles.sanitized(host, "fuzz", "address,undefined", tmp_path), copy, 500, 7))
 
 
 @pytest.mark.parametrize("limit", [0, 65504])

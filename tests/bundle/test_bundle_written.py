@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -18,10 +17,9 @@ from tvm_mobilenet.bundle import received
 PATIENCE = 300  # seconds, for a machine that does much else
 
 
-def test_programs_that_run_a_bundle_outlive_that_it_is_written_again(tmp_path):
+def test_programs_that_run_a_bundle_outlive_that_it_is_written_again(host, copy):
     """They go on with the files that they opened, and who starts one afterwards has the new one."""
-    bundle, folder = bundles.made().bundle, tmp_path / "bundle"
-    shutil.copytree(bundles.made().folder, folder)
+    bundle, folder = host.bundle, copy
     other = dataclasses.replace(bundle, files={**bundle.files, "weights.bin": b"other"})
     command = [folder / "mobilenet", "bench", "--runs", "400", "--threads", "1"]
     began = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

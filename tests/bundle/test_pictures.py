@@ -368,16 +368,17 @@ def test_files_are_read_on_arm_as_here(tmp_path, name):
 
 
 @pytest.mark.parametrize(("kind", "package"), [("jpg", "libturbojpeg0"), ("png", "libpng16-16")])
-def test_a_board_without_the_library_is_told_the_package(tmp_path, kind, package):
+def test_a_board_without_the_library_is_told_the_package(host, tmp_path, kind, package):
     """Libraries that are none stand for a system without."""
     name = {"jpg": "libturbojpeg.so.0", "png": "libpng16.so.16"}[kind]
     (tmp_path / name).write_bytes(b"")
     photo = pictures.jpegs(tmp_path)[0] if kind == "jpg" else pictures.pngs(tmp_path)[0]
-    command = [bundles.made().folder / "mobilenet", "classify", photo]
+    command = [host.folder / "mobilenet", "classify", photo]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (3, ""), done
-    assert f"{photo}: a " in done.stderr and f"apt-get install {package}; or save it as .ppm" in done.stderr, done
+    assert f"{photo}: a " in done.stderr and f"apt-get install {package}" in done.stderr, done
+    assert done.stderr.endswith("; or save it as .ppm, or use mobilenet.py\n")
 
 
 # ---- what is printed
@@ -385,11 +386,11 @@ def test_a_board_without_the_library_is_told_the_package(tmp_path, kind, package
 
 @JPEG
 @PNG
-def test_one_photograph_gets_one_answer(tmp_path):
+def test_one_photograph_gets_one_answer(host, tmp_path):
     """By either program, of each kind of file; as JSON the same numbers."""
     from PIL import Image
 
-    folder, photo = bundles.made().folder, sample_images()[0]
+    folder, photo = host.folder, sample_images()[0]
     with Image.open(photo) as image:
         for kind in ("ppm", "png"):
             image.convert("RGB").save(tmp_path / f"a.{kind}")
@@ -412,20 +413,24 @@ def test_one_photograph_gets_one_answer(tmp_path):
     assert len(said) == 1, said
 
 
-def test_json_is_json_whatever_a_label_holds(tmp_path):
+def test_json_is_json_whatever_a_label_holds(copy, tmp_path):
     """Quotes, backslashes, bytes that are no UTF-8; of all verbs."""
-    folder = shutil.copytree(bundles.made().folder, tmp_path / "bundle")
-    names = (folder / "labels.txt").read_bytes().splitlines()
-    (tmp_path / 'a"\\.ppm').write_bytes(b"P6\n1 1\n255\n" + bytes(3))
-    text = b'a "quote" \\ \xe2\x82\xac \x1b'
-    odd = b"\xff\xed\xa0\x80"
-    size = len(b"\n".join(names)) + 1
-    each = (size - 1_000) // 1_000  # the manifest's size stays
-    line = (text + odd).ljust(each, b".")[: max(each, 1)]
-    body = b"\n".join([line] * 999)
-    (folder / "labels.txt").write_bytes(body + b"\n" + b"." * (size - len(body) - 2) + b"\n")
-    for arguments in (["classify", tmp_path / 'a"\\.ppm'], ["info"], ["bench", "--runs", "2"]):
-        done = subprocess.run([folder / "mobilenet", *arguments, "--json"], capture_output=True)
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout.decode())
-        assert told["model"] == "v1 0.25-128"
+    size = (copy / "labels.txt").stat().st_size
+    odd = [b'a"\\\xe2\x82\xac', b"\xff\xed\xa0\x80", b"\x1b[2J\x7f"]
+    lines = [odd[i % 3] for i in range(999)]
+    lines.append(b"." * (size - sum(len(line) + 1 for line in lines) - 1))  # the size that the manifest says
+    (copy / "labels.txt").write_bytes(b"".join(line + b"\n" for line in lines))
+    photo = tmp_path / 'a"\\.ppm'
+    photo.write_bytes(b"P6\n1 1\n255\n" + bytes(3))
+    told = {}
+    for verb, *arguments in (["classify", photo, "--top", "1000"], ["info"], ["bench", "--runs", "2"]):
+        done = subprocess.run([copy / "mobilenet", verb, *arguments, "--json"], capture_output=True)
+        assert done.returncode == 0 and done.stdout.count(b"\n") == 1, done.stderr
+        told[verb] = json.loads(done.stdout.decode())
+        assert told[verb]["model"] == "v1 0.25-128"
+    assert told["classify"]["file"] == str(photo)
+    assert {c["class"]: c["label"] for c in told["classify"]["classes"]} == {
+        i: line.decode(errors="replace") for i, line in enumerate(lines)
+    }
+    assert told["info"]["inputs"][0]["shape"] == [1, 3, 128, 128] and told["info"]["classes"] == 1000
+    assert 0 < told["bench"]["milliseconds"]["fastest"] <= told["bench"]["milliseconds"]["slowest"]

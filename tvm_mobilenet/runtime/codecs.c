@@ -233,7 +233,7 @@ int picture_read_png(picture *p, const unsigned char *d, size_t n) {
     if (n < 33 || four(d + 8) != 13 || memcmp(d + 12, "IHDR", 4)) return picture_fail(p, PICTURE_FAILED, "its header is damaged");
     int orientation = png_orientation(d, n);
     int code = picture_room(p, four(d + 16), four(d + 20), orientation > 1 ? 7 : 4);
-    if (!code) code = load(p, "PNG", "libpng16.so.16", "libpng16-16", libpng_symbols, &lib);
+    if (!code) code = load(p, "PNG", "libpng16.so.16", "libpng16-16 (from Debian 13 on libpng16-16t64)", libpng_symbols, &lib);
     if (code) return code;
     int failed = png_pixels(&r, p);
     if (r.png) lib.end(&r.png, &r.info, NULL);
