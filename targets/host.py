@@ -23,6 +23,7 @@ from tvm_mobilenet.targets import cpu
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.system import is_linux
 
 VARIABLE = "TVM_MOBILENET_HOST_CPU"
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -105,9 +106,10 @@ LEVELS = {  # ascending
 
 
 def architecture() -> str:
-    """Of this machine, as targets name it; another machine's own name, such as ``riscv64``."""
+    """Of this machine, as targets name it, if it runs what is built for them; else its own name, such as ``riscv64`` or
+    ``arm64 Darwin``, of a system that loads no library of Linux."""
     machine = platform.machine().lower()
-    return _ARCHITECTURES.get(machine, machine)
+    return _ARCHITECTURES.get(machine, machine) if is_linux() else f"{machine} {platform.system()}"
 
 
 def flags() -> set[str]:
@@ -126,7 +128,7 @@ def machine() -> Level:
     if architecture() not in LEVELS:
         raise TvmMobilenetError(
             f"this machine is {architecture()}: no host target",
-            f"build for a board with --target; hosts are {', '.join(LEVELS)}",
+            f"build for a board with --target; hosts are {', '.join(LEVELS)} with Linux",
         )
     has = flags()
     return [level for level in LEVELS[architecture()] if not level.lacks(has)][-1]

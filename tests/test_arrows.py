@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     ("errors", "dtypes", "old_words"),
     ("kinds",),
-    ("layer",),
+    ("layer", "system"),
     ("packages", "terminal", "files"),
     ("targets",),
     ("schedules", "models"),

@@ -14,7 +14,6 @@ first: killed at any moment, all of them are there.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import stat
@@ -26,6 +25,7 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.whole_file import refusal
+from tvm_mobilenet.system import fcntl
 
 LONGEST_LINE = 1 << 16  # bytes; a longer one is no record
 TOLD = 3  # lines of a file that are named when they cannot be read; of the others, how many

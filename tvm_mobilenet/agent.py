@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 
-from tvm_mobilenet import __version__
+from tvm_mobilenet import __version__, system
 from tvm_mobilenet.boards.address import AGENT_PORT, TRACKER_PORT, is_loopback
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
@@ -104,6 +104,7 @@ def is_private(host: str) -> bool:
 
 
 def _run(args: argparse.Namespace) -> int:
+    system.require_linux("agent")
     tracker = check(args)
     from tvm_mobilenet.boards import token
     from tvm_mobilenet.boards.agent import services, tvm_alone

@@ -10,7 +10,6 @@ import difflib
 import errno
 import math
 import os
-import resource
 from collections.abc import Iterable
 
 
@@ -68,18 +67,31 @@ def require_memory() -> None:
 
 
 def _no_memory() -> TvmMobilenetError:
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    told = "" if limit == resource.RLIM_INFINITY else f": {limit >> 20:,} MiB are all that this process may have"
+    limit = _limit()
+    told = "" if limit == math.inf else f": {limit >> 20:,} MiB are all that this process may have"
     return TvmMobilenetError(f"there is not enough memory{told}", _REMEDIES[errno.ENOMEM])
 
 
 def _room() -> float:
     """Bytes of address space that this process may still take."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
+    limit = _limit()
+    if limit == math.inf:
         return math.inf
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return limit - int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return limit - int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # not Linux
+        return math.inf
+
+
+def _limit() -> float:
+    """Bytes of address space that this process may have in all."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 class TvmMobilenetError(Exception):

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import tvm_mobilenet
+from tvm_mobilenet import system
 from tvm_mobilenet.cli import interrupted
 from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.errors import TvmMobilenetError, reason, remedy, without_memory
@@ -51,6 +52,7 @@ def run_verb(
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        system.require_posix(getattr(parser, "verb", "this"))
         with _warnings_as_lines(), console.saying(quiet=args.quiet, details=args.verbose):
             code = run(args) or 0
             if sys.stdout is not None:

@@ -12,13 +12,13 @@ import ctypes
 import errno
 import os
 import platform
-import resource
 import struct
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tvm_mobilenet.files import landlock, syscalls
+from tvm_mobilenet.system import is_linux, resource
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of a filter
@@ -49,6 +49,8 @@ def confine(readable: Iterable[str | Path], memory: int, cpu_seconds: int) -> li
     """
     _limit(memory, cpu_seconds)
     found = ["limits"]
+    if not is_linux():
+        return found
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return found
@@ -61,7 +63,8 @@ def confine(readable: Iterable[str | Path], memory: int, cpu_seconds: int) -> li
 
 def die_with_parent() -> None:
     """Have the kernel end this process when the thread that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
+    if is_linux():
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
 def own_packages() -> list[str]:
@@ -81,14 +84,10 @@ def own_packages() -> list[str]:
 
 
 def _limit(memory: int, cpu_seconds: int) -> None:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    wanted = {
-        resource.RLIMIT_AS: used + memory,
-        resource.RLIMIT_CPU: cpu_seconds,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
+    wanted = {resource.RLIMIT_CPU: cpu_seconds, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
+    if is_linux():  # macOS takes this limit and does not keep it
+        with open("/proc/self/statm", encoding="ascii") as file:
+            wanted[resource.RLIMIT_AS] = int(file.read().split()[0]) * resource.getpagesize() + memory
     for name, most in wanted.items():
         hard = resource.getrlimit(name)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from tvm_mobilenet.system import is_linux
+
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # numbers of the system calls, the same on every architecture
 _ASK_VERSION, _PATH_BENEATH, _PR_SET_NO_NEW_PRIVS = 1, 1, 38  # linux/landlock.h, linux/prctl.h
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
@@ -24,6 +26,8 @@ _PORTS_SINCE, _SCOPES_SINCE = 4, 6
 
 def version() -> int:
     """Of Landlock in this kernel; 0: it has none."""
+    if not is_linux():  # another system has other calls by these numbers
+        return 0
     return max(0, _libc().syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION)))
 
 
@@ -48,9 +52,9 @@ def confine(readable: Iterable[str | Path] = (), writable: Iterable[str | Path] 
     OSError
         The kernel has Landlock and refuses.
     """
-    libc, known = _libc(), version()
-    if not known:
+    if not (known := version()):
         return 0
+    libc = _libc()
     files = (1 << _FILES.get(known, 16)) - 1
     ports = 3 if known >= _PORTS_SINCE else 0
     scopes = 3 if known >= _SCOPES_SINCE else 0

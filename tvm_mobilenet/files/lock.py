@@ -7,12 +7,12 @@ leaves is nobody's lock; the next process takes it, and removes it at its end.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.system import fcntl
 
 _MOST_TEXT = 400  # bytes of who holds it
 

@@ -8,7 +8,6 @@ without locks are left alone.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.system import fcntl
 
 _PREFIX = "tvm_mobilenet-run-"
 _TOKEN = "[0-9a-f]{16}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import temporary
 from tvm_mobilenet.files.reading import kind_of
+from tvm_mobilenet.system import is_linux
 
 _STREAM = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD; of linux/fs.h
@@ -154,8 +155,7 @@ def _like(new: Path, old: Path) -> bool:
 
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders: at once where the system can, else by way of a third name."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    swap = getattr(libc, "renameat2", None)
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if is_linux() else None
     if swap is not None and swap(_HERE, os.fsencode(new), _HERE, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
     aside = new.with_suffix(_OLD)
@@ -299,7 +299,7 @@ def _overwrite(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY)
     try:
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        if regular and data:
+        if regular and data and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, len(data))  # a full disk is found out while the old content stands
         _write(fd, data)
         if regular:

@@ -8,7 +8,6 @@ Processes that want the same file take turns; those that come later find it ther
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.system import fcntl
 from tvm_mobilenet.terminal.console import say
 from tvm_mobilenet.terminal.printable import printable
 

@@ -8,7 +8,6 @@ folder, if it is this user's; links are never followed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,8 @@ import stat
 import tempfile
 import time
 from pathlib import Path
+
+from tvm_mobilenet.system import fcntl
 
 PREFIX = "tvm_mobilenet-agent-"
 _HIDDEN = f".{PREFIX}"

@@ -12,7 +12,6 @@ import contextlib
 import math
 import os
 import re
-import resource
 import select
 import shutil
 import signal
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import lifeline, services
+from tvm_mobilenet.system import resource
 
 ENDED = "session ended: "  # how the last words to a client begin; ``remote.session`` looks for them
 GOODBYE_SECONDS = 3.0  # for a session to end by itself after its client has left

@@ -296,7 +296,7 @@ def main(arguments: list[str]) -> int:
             os.write(report, json.dumps(what).encode() + b"\n")
 
     pipe = os.fstat(requests).st_ino
-    with contextlib.suppress(ImportError, OSError):
+    with contextlib.suppress(ImportError, AttributeError, OSError):
         import fcntl
 
         for one in (requests, replies):
