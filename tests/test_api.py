@@ -1,6 +1,7 @@
 """What Python programs call: the API that `import tvm_mobilenet` gives."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tvm_mobilenet as tm
 from tvm_mobilenet import api
 from tvm_mobilenet.cli.verbs import verbs
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal import console
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = {"agent", "rebuild_logs"}  # a server, and a maintainers' tool: no function of the same name
@@ -46,9 +48,13 @@ def module():
     return Separable().eval()
 
 
+PHASES: list[str] = []  # what `-v` says while it is compiled
+
+
 @pytest.fixture(scope="module")
 def net(module):
-    return tm.compile(module, "rpi4", torch.zeros(1, 3, SIZE, SIZE), progress=False)
+    with console.told_to(PHASES.append), console.saying(details=True):
+        return tm.compile(module, "rpi4", torch.zeros(1, 3, SIZE, SIZE))
 
 
 # ---- a module, from compilation to a device
@@ -62,6 +68,13 @@ def test_a_module_is_compiled_verified_and_run(net, module):
         said = module(torch.from_numpy(image(seed))).detach().numpy()
         assert np.abs(net.run(image(seed)) - said).max() < 1e-4 * said.std()
     assert np.abs(net.run(image(0)) - net.run(image(1))).max() > 0
+
+
+def test_verbose_tells_each_phase_to_the_last_library(net):
+    """Minutes pass in compiling and linking large networks: they are phases as those before them are."""
+    told = [line.partition(" s  phase ")[2].split(":")[0] for line in PHASES if " s  phase " in line]
+    assert told[-5:] == ["decisions", "plan", "compile", "link", "link"], PHASES
+    assert sum(f"{len(net._module.plan.steps)} kernels" in line for line in PHASES) == 1
 
 
 def test_latency_is_predicted_and_says_so(net):
@@ -174,6 +187,78 @@ def test_mistakes_are_exceptions_with_a_hint(given, said, capfd):
     assert not capfd.readouterr().out
 
 
+@pytest.fixture
+def idle(monkeypatch):
+    """Nothing that takes seconds may begin."""
+
+    def begun(*args, **kwargs):
+        raise AssertionError("work began")
+
+    for name in ("torch.export.export", "tvm_mobilenet.compiler.network.load_network"):
+        monkeypatch.setattr(name, begun)
+    monkeypatch.setattr("tvm_mobilenet.bundle.pack.make", begun)
+
+
+EXAMPLE = torch.zeros(1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (lambda: tm.compile(Separable(), "rpi9", EXAMPLE), "rpi9"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, output=__file__), "is no folder"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, log=ROOT), "cannot be appended to: it is a folder"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, linker="no-such-cc"), "not on the PATH"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, labels="nowhere.txt"), "nowhere.txt"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, input="nowhere.jpg"), "nowhere.jpg"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, weights="w.pth"), "w.pth"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, classes=3), "Separable.pt2 is a whole network"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, dtype="float16"), "float16"),
+        (lambda: tm.compile(Separable(), "rpi5", EXAMPLE, dtype="int8", calibrate="nowhere"), "nowhere"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, keep_float="conv"), "int8"),
+        (lambda: tm.tune("v1", "rpi4", output="x", board="vritual"), "vritual"),
+        (lambda: tm.tune("v1", "rpi4", output="x", board="tracker://192.0.2.1:9190/rpi4"), "trust"),
+        (lambda: tm.tune("v1", "rpi4", output="x", trials=0), "trials=0"),
+        (lambda: tm.tune("v1", "rpi4", output="x", time_limit=-1.0), "time_limit=-1.0"),
+        (lambda: tm.tune("v1", "rpi4", output="x", jobs=0), "jobs=0"),
+        (lambda: tm.tune("v1", "rpi4", output=__file__), "is no folder"),
+        (lambda: tm.sweep("rpi4", families=["v9"]), "v9"),
+        (lambda: tm.sweep("rpi4", board="vritual"), "vritual"),
+    ],
+)
+def test_mistakes_are_found_before_anything_slow_begins(given, said, idle):
+    with pytest.raises(tm.TvmMobilenetError, match=said) as e:
+        given()
+    assert e.value.hint
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (lambda net: net.verify("vritual"), "vritual"),
+        (lambda net: net.bench("ssh:/pi"), "ssh:/pi"),
+        (lambda net: net.accuracy("nowhere"), "--data nowhere"),
+        (lambda net: net.accuracy(ROOT, truth="nowhere.csv"), "--truth nowhere.csv"),
+        (lambda net: net.bundle("net.zip"), "net.zip"),
+        (lambda net: net.bundle("net.tar.gz", sign="nowhere"), "nowhere"),
+        (lambda net: net.bundle("net.tar.gz", linker="no-such-cc"), "not on the PATH"),
+        (lambda net: net.ship(), "no board"),
+        (lambda net: net.ship("https://pi/srv"), "is no folder on a board"),
+        (lambda net: net.save(__file__), "is no folder"),
+    ],
+)
+def test_mistakes_about_a_build_are_found_before_anything_slow_begins(net, given, said, idle):
+    fresh = tm.load(net.folder)  # it has not imported its network
+    with pytest.raises(tm.TvmMobilenetError, match=said) as e:
+        given(fresh)
+    assert e.value.hint
+
+
+def test_one_number_is_mean_and_std_of_all_channels(module, tmp_path):
+    net = tm.compile(module, "rpi4", EXAMPLE, mean=0.25, std=[0.5, 0.5, 1], output=tmp_path / "net", progress=False)
+    assert tm.load(tmp_path / "net").options.mean == (0.25,) and net.options.std == (0.5, 0.5, 1.0)
+
+
 def test_inputs_of_another_shape_are_refused(net):
     with pytest.raises(tm.TvmMobilenetError, match=r"the model takes \(1, 3, 16, 16\)"):
         net.run(image()[:, :, 1:])
@@ -205,6 +290,22 @@ def test_every_name_is_there_and_has_a_docstring():
         assert name in dir(tm)
         found = getattr(tm, name)
         assert name.startswith("__") or inspect.getdoc(found), name
+
+
+def test_help_shows_what_programs_call():
+    """``help(tm.tune)`` is about the function that a program calls, not about the verb's module."""
+    import pydoc
+
+    for name in ("compile", "load", "sweep", "tune"):
+        importlib.import_module("tvm_mobilenet.tune")
+        text = pydoc.render_doc(getattr(tm, name), renderer=pydoc.plaintext)
+        assert f"{name}(" in text and text.index(f"{name}(") < 300, text[:600]
+        assert inspect.signature(getattr(tm, name)) == inspect.signature(getattr(api, name))
+        for section in ("Parameters", "Returns", "Raises") if name != "load" else ("Raises",):
+            assert f"{section}\n" in text, (name, section)
+    code = "import tvm_mobilenet as tm\ntry: tm.build\nexcept AttributeError as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "programs call tvm_mobilenet.compile(model, target)" in done.stdout, done.stderr
 
 
 def test_verbs_that_are_functions_stay_modules():

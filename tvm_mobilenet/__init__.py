@@ -64,6 +64,10 @@ _HOMES = {  # of public names, besides errors; others are functions of api.py
     "ModelOptions": "models.options",
 }
 _CALLED = ("sweep", "tune")  # names of verbs' modules that are also functions
+_METHODS = {  # what programs call for the other verbs
+    "build": "compile(model, target)",
+    **{verb: f"load(folder).{verb}()" for verb in ("accuracy", "bench", "profile", "ship", "verify")},
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -72,7 +76,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         home = _HOMES.get(name, "errors" if name.endswith("Error") else "api")
         return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    instead = f"; programs call {__name__}.{_METHODS[name]}" if name in _METHODS else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead}", name=name)
 
 
 def __dir__() -> list[str]:
@@ -80,11 +85,28 @@ def __dir__() -> list[str]:
 
 
 class _Called(types.ModuleType):
-    """A verb's module: ``tvm_mobilenet.tune(...)`` is a call though ``tvm_mobilenet.tune`` is a module."""
+    # A verb's module: ``tvm_mobilenet.tune(...)`` is a call though ``tvm_mobilenet.tune`` is a module.
+    # ``help`` and notebooks show its ``__doc__`` and ``__signature__``, which are the function's.
 
     def __call__(self, *args: Any, **how: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(importlib.import_module(f"{__package__}.api"), name)(*args, **how)
+        return self._function(*args, **how)
+
+    @property
+    def _function(self) -> Any:
+        return getattr(importlib.import_module(f"{__package__}.api"), self.__name__.rpartition(".")[2])
+
+    @property
+    def __signature__(self) -> Any:
+        import inspect
+
+        return inspect.signature(self._function)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        import inspect
+
+        words = str(self.__signature__).replace("'", "")  # annotations are kept as text
+        return f"{self._function.__name__}{words}\n\n{inspect.getdoc(self._function)}"
 
 
 class _Package(types.ModuleType):

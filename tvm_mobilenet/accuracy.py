@@ -188,6 +188,7 @@ def _run(args: argparse.Namespace) -> int:
     from tvm_mobilenet.compiler import module as built
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.evaluation import page
+    from tvm_mobilenet.models import labelled_images
 
     module = built.read(args.folder)
     target = module.target
@@ -199,6 +200,7 @@ def _run(args: argparse.Namespace) -> int:
     virtual = packages.for_board("virtual") if args.board in (None, "virtual") and not target.is_host else ()
     compared = (*packages.for_model(model), "torch", "PIL") if args.no_float else packages.for_comparing(model)
     packages.require("accuracy", *compared, *packages.for_linking(None), *virtual)
+    labelled_images.require(args.data, args.truth)
     network = load_network(model)
     announce(network)
     result = accuracy(

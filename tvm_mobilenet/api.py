@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.cli import requests
 from tvm_mobilenet.compiled import Compiled
 from tvm_mobilenet.files.temporary import TemporaryFolder
-from tvm_mobilenet.files.whole_file import folder_to_write
+from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.frontend import given
 from tvm_mobilenet.models.options import FLOAT32
 
@@ -76,17 +77,28 @@ def compile(
     TvmMobilenetError
         A model or target that there is not, an option that does not fit; ``hint`` says what to do.
     """
+    wanted, known = _written(output, log, linker)
     with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, board, temporary):
         from tvm_mobilenet.build import build
         from tvm_mobilenet.compiler.saved import keep_model
 
-        folder = temporary.path / "build" if output is None else folder_to_write(str(output))
-        build(asked, board, log=None if log is None else Path(log), output=folder, linker=linker)
+        folder = wanted or temporary.path / "build"
+        build(asked, board, log=known, output=folder, linker=linker)
         if not given.is_named(model):
             keep_model(asked, folder)
         made = Compiled(folder)
         made._temporary = temporary if output is None else None
         return made
+
+
+def _written(
+    output: str | os.PathLike[str] | None, log: str | os.PathLike[str] | None, linker: str | None
+) -> tuple[Path | None, Path | None]:
+    """The paths of a folder to write and of a tune log, and whether a linker is there: before anything slow begins."""
+    if linker is not None:
+        packages.linker(linker)
+    folder = None if output is None else folder_to_write(os.fspath(output))
+    return folder, None if log is None else journal_file(os.fspath(log))
 
 
 def load(folder: str | os.PathLike[str]) -> Compiled:
@@ -134,19 +146,32 @@ def tune(
         Seconds.
     jobs : int
         Processes that build and run candidates.
+
+    Returns
+    -------
+    TuneResult
+        Each layer before and after, the build and its verification.
+
+    Raises
+    ------
+    TvmMobilenetError
+        As of `compile`; a limit that is not above zero, an address that is no board's.
     """
     from tvm_mobilenet.tune import TIME_LIMIT, TRIALS
     from tvm_mobilenet.tune import tune as search
 
+    folder, known = _written(output, log, linker)
+    assert folder is not None
+    requests.require_positive(trials=trials, time_limit=time_limit, jobs=jobs)
+    requests.require_board(board)
     with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, place, _):
         from tvm_mobilenet.compiler.saved import keep_model
 
-        folder = folder_to_write(str(output))
         found = search(
             asked,
             place,
             board=board,
-            log=folder.parent / "tune_log.jsonl" if log is None else Path(log),
+            log=known or folder.parent / "tune_log.jsonl",
             output=folder,
             trials=TRIALS if trials is None else trials,
             time_limit=TIME_LIMIT if time_limit is None else time_limit,
@@ -182,10 +207,24 @@ def sweep(
         In which layers compute; each network in each of them.
     estimates : path, optional
         Where what was run is kept, so that a sweep that was stopped goes on; nowhere unless given.
+    target, board, jobs, progress
+        As of `tune`.
+
+    Returns
+    -------
+    SweepResult
+        A network each: milliseconds, memory, published accuracy.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A family or target that there is not, sizes that make no network.
     """
     from tvm_mobilenet.survey.families import networks_of
     from tvm_mobilenet.sweep import sweep as survey
 
+    requests.require_positive(jobs=jobs)
+    requests.require_board(board)
     with requests.told(progress), TemporaryFolder() as folder:
         place = requests.target_of(target)
         wanted = networks_of(families, alphas, resolutions, dtypes)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_mobilenet import packages, system
 from tvm_mobilenet.cli import requests
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.temporary import TemporaryFolder
@@ -65,6 +66,7 @@ class Compiled:
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
+        system.require_posix("a build")
         from tvm_mobilenet.compiler import module as built
 
         self._module = built.read(Path(folder))
@@ -211,13 +213,15 @@ class Compiled:
             Also run the float network.
         """
         from tvm_mobilenet.accuracy import accuracy
+        from tvm_mobilenet.models import labelled_images
 
         labels = None if truth is None else Path(truth)
+        labelled_images.require(Path(data), labels)
         return accuracy(
             self.folder,
             Path(data),
             truth=labels,
-            board=board,
+            board=None if board is None else self._board(board),
             limit=limit,
             reference=reference,
             network=self._network,
@@ -291,6 +295,8 @@ class Compiled:
         from tvm_mobilenet.compiler.saved import lowered_again
 
         place = Path(bundle_path(str(path)))
+        if linker is not None:
+            packages.linker(linker)
         if sign is not None:
             signature.require_key(Path(sign))
         calls_of(self._network, self._module)  # the very network
@@ -331,6 +337,7 @@ class Compiled:
         if not to:
             raise TvmMobilenetError("no board to ship to", 'ship("ssh://USER@HOST/FOLDER")')
         places = [verb.Destination.parse(one) for one in to]
+        verb.require_programs(places)
         with TemporaryFolder() as folder:
             whole = pack.read(self.bundle(folder / "bundle.tar.gz"))
         found = [verb.ship(whole, place, keep=keep, threads=threads, runner=runner) for place in places]

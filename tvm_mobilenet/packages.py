@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -88,6 +89,19 @@ def for_board(address: str) -> tuple[str, ...]:
 def for_linking(linker: str | None) -> tuple[str, ...]:
     """The modules that link kernels: none with a linker of the user's own."""
     return ("tvm",) if linker else ("tvm", "ziglang")
+
+
+def linker(command: str) -> str:
+    """A linker of the user's own; also an argparse type.
+
+    Raises
+    ------
+    MissingDependencyError
+        There is no such program.
+    """
+    if not shutil.which(command):
+        raise MissingDependencyError(f"linker {command!r} is not on the PATH", "leave out --linker to use zig's")
+    return command
 
 
 def outside(name: str, why: str = "") -> MissingDependencyError:

@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -30,7 +31,7 @@ from tvm_mobilenet.bundle.signature import Signers
 from tvm_mobilenet.cli import entry
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import BoardError, MissingDependencyError, TvmMobilenetError, reason
-from tvm_mobilenet.files import programs
+from tvm_mobilenet.files import programs, reading
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Words
 
@@ -227,6 +228,21 @@ def rollback(to: Destination) -> Shipped:
         return Shipped(to.text, "", "", str(e))
 
 
+def require_programs(places: Iterable[Destination]) -> None:
+    """Make sure that the programs which reach boards are installed.
+
+    Raises
+    ------
+    MissingDependencyError
+        One is not.
+    """
+    for place in places:
+        if place.command and not shutil.which(place.command[0]):
+            raise MissingDependencyError(
+                f"{place.command[0]} is not installed here", "install openssh-client, or name another with --ssh"
+            )
+
+
 def print_result(results: list[Shipped]) -> None:
     """A row a board."""
     signed = any(r.signature for r in results)
@@ -287,14 +303,13 @@ def _run(args: argparse.Namespace) -> int:
     if not any(text.startswith("ssh://") for text in args.to):
         refuse(args, ("--ssh",), "no --to is behind ssh", "leave it out, or --to ssh://USER@HOST/FOLDER")
     places = [Destination.parse(text, args.ssh) for text in args.to]
-    for place in places:
-        if place.command and not shutil.which(place.command[0]):
-            raise MissingDependencyError(
-                f"{place.command[0]} is not installed here", "install openssh-client, or name another with --ssh"
-            )
+    require_programs(places)
     if args.rollback:
         one = rollback
     else:
+        if not args.bundle.is_dir() and (why := reading.refusal(args.bundle)):
+            hint = "python -m tvm_mobilenet.build --bundle FILE makes one"
+            raise TvmMobilenetError(f"{args.bundle} is no whole bundle: {why}", hint)
         from tvm_mobilenet.bundle import pack as bundle
 
         signers = Signers.read(args.require_signature) if args.require_signature else None

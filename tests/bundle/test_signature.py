@@ -50,6 +50,11 @@ def public(keys: Path, name: str = "ours") -> Signers:
     return Signers.read(keys / f"{name}.pub")
 
 
+def fingerprint(key: Path) -> str:
+    """As OpenSSH itself shows it."""
+    return subprocess.run(["ssh-keygen", "-l", "-f", key], check=True, capture_output=True, text=True).stdout.split()[1]
+
+
 def refused(path: Path, signers: Signers, word: str) -> None:
     with pytest.raises(TvmMobilenetError, match=word) as told:
         pack.read(path, signers)
@@ -60,9 +65,26 @@ def changed_at(data: bytes, place: int, bits: int = 1) -> bytes:
     return data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :]
 
 
+def test_a_signer_is_named_by_the_keys_comment_or_its_fingerprint(keys, signed, tmp_path):
+    """So that the result of a shipment says whose key it was, and nothing in a comment is taken for an option."""
+    key = (keys / "ours.pub").read_text().strip()
+    for comment, name in (("me@laptop", "me@laptop"), ("two words", ""), ('x" cert-authority', ""), ("a,b*", "")):
+        (tmp_path / "key.pub").write_text(f"{key} {comment}\n")
+        signers = Signers.read(tmp_path / "key.pub")
+        assert signers.text.startswith(f"{name or fingerprint(keys / 'ours.pub')} namespaces="), comment
+        assert pack.read(bundle_of(signed, tmp_path), signers).signer == (name or fingerprint(keys / "ours.pub"))
+
+
+def bundle_of(bundle, folder: Path) -> Path:
+    """Where it is written, once."""
+    if not (folder / "written").exists():
+        bundle.write(folder / "written")
+    return folder / "written"
+
+
 def test_a_byte_in_each_file(signed, keys, folder, tmp_path):
     """At its beginning, in its middle and at its end; of the signature itself at every fifth place."""
-    assert pack.read(folder, public(keys)).signer == signature.SIGNER
+    assert pack.read(folder, public(keys)).signer == fingerprint(keys / "ours.pub")
     signed.write(tmp_path / "b.tar.gz")
     assert pack.read(tmp_path / "b.tar.gz", public(keys)).signer
     assert len(signed.files) >= 10 and received.SIGNATURE in signed.files
@@ -226,7 +248,7 @@ def shipped(path: Path, to: Path, signers: Path, capsys) -> tuple[int, str]:
 def test_only_what_was_signed_is_shipped(signed, keys, folder, tmp_path, capsys, monkeypatch):
     board, ours = tmp_path / "board", keys / "ours.pub"
     code, out = shipped(folder, board, ours, capsys)
-    assert code == 0 and f"of {signature.SIGNER}, checked here and there" in " ".join(out.split())
+    assert code == 0 and f"of {fingerprint(ours)}, checked here and there" in " ".join(out.split())
     assert (board / "current" / received.SIGNATURE).read_bytes() == signed.files[received.SIGNATURE]
     assert not (board / "current" / ".signers").exists() and not (board / "current" / ".not-yet").exists()
     done = subprocess.run(["sha256sum", "-c", "--quiet", received.SUM], cwd=board / "current", capture_output=True)
@@ -255,8 +277,8 @@ def path_without(tmp_path: Path, *names: str) -> str:
 def test_the_board_checks_what_arrived(signed, keys, tmp_path, monkeypatch):
     """Where it has ssh-keygen; else, or where that is too old to know of signatures, this side's check stands."""
     signers = public(keys)
-    whole = dataclasses.replace(signed, signer=signature.SIGNER)
-    forged = dataclasses.replace(resealed(signed, "labels.txt", b"x\n" * 1000), signer=signature.SIGNER)
+    whole = dataclasses.replace(signed, signer=fingerprint(keys / "ours.pub"))
+    forged = dataclasses.replace(resealed(signed, "labels.txt", b"x\n" * 1000), signer=fingerprint(keys / "ours.pub"))
     to = ship.Destination.parse(str(tmp_path / "board"))
     assert ship.ship(whole, to, signers=signers).signature.endswith("there")
     result = ship.ship(forged, to, signers=signers)  # as if it had been changed on the way

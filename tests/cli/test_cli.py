@@ -426,6 +426,40 @@ def test_quiet_leaves_errors_and_verbose_tells_more(capsys):
 
 
 @pytest.mark.parametrize(
+    "verb, words, said",
+    [
+        ("build", "--labels three.txt", "three.txt"),
+        ("build", "--labels nowhere.txt", "--labels nowhere.txt: no such file"),
+        ("build", "--weights nowhere.pth", "--weights nowhere.pth: no such file"),
+        ("build", "--input nowhere.jpg", "--input nowhere.jpg: no such file"),
+        ("build", "--linker no-such-cc", "linker 'no-such-cc' is not on the PATH"),
+        ("build", "--target rpi5 --dtype int8 --calibrate empty", "--calibrate empty: no image is in it"),
+        (
+            "build",
+            "--target rpi5 --dtype int8 --quantization nowhere.json",
+            "--quantization nowhere.json: no such file",
+        ),
+        ("build", "--target rpi5 --dtype int8 --max-drop 1 --data nowhere", "--data nowhere"),
+        ("build", "--min-accuracy 70 --data empty --truth nowhere.csv", "--truth nowhere.csv: no such file"),
+        ("tune", "--board vritual", "vritual"),
+        ("sweep", "--families v9", "v9"),
+        ("ship", "--bundle nowhere.tar.gz --to device", "nowhere.tar.gz is no whole bundle: no such file"),
+    ],
+)
+def test_mistakes_are_told_before_torch_and_tvm_are_imported(verb, words, said, tmp_path, monkeypatch, capsys):
+    """They take seconds to import, networks take minutes: a wrong path is told at once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "three.txt").write_text("cat\ndog\nbird\n")
+    for name in ("torch", "tvm"):
+        for loaded in [m for m in sys.modules if m.split(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setitem(sys.modules, name, None)
+    code = importlib.import_module(f"tvm_mobilenet.{verb}").main(words.split())
+    assert code in (2, 3) and said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
     "line, wanted",
     [
         ("tvm-mobilenet ver", "verify"),

@@ -10,6 +10,7 @@ to times and namespaces, and name certificate authorities.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -22,9 +23,9 @@ from tvm_mobilenet.files import programs, reading
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
 NAMESPACE = "tvm_mobilenet"  # a signature made for anything else is none of a bundle
-SIGNER = "tvm_mobilenet"  # whom a public key's file is taken to name
 _SECONDS = 60.0
-_KEY = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[\w@.-]+ [A-Za-z0-9+/]+=*(?: .*)?", re.ASCII)
+_KEY = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[\w@.-]+ ([A-Za-z0-9+/]+=*)(?: +(.*))?", re.ASCII)
+_NAME = re.compile(r"[\w@.+-]{1,80}", re.ASCII)  # a key's comment that can stand as its owner's name
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 _WIDTH = 70  # characters of a line between them
 
@@ -66,8 +67,17 @@ class Signers:
         if not lines:
             raise TvmMobilenetError(f"{path} names no signer", hint)
         if all(map(_KEY.fullmatch, lines)):
-            lines = [f'{SIGNER} namespaces="{NAMESPACE}" {line}' for line in lines]
+            lines = [f'{_owner(line)} namespaces="{NAMESPACE}" {line}' for line in lines]
         return cls(Path(path), "".join(f"{line}\n" for line in lines))
+
+
+def _owner(line: str) -> str:
+    """Whom a public key is said to be of: its comment if that is one word, ``me@laptop``, else its fingerprint."""
+    blob, comment = _KEY.fullmatch(line).groups()
+    if comment and _NAME.fullmatch(comment.strip()):
+        return comment.strip()
+    digest = hashlib.sha256(base64.b64decode(blob + "==")).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def require_program() -> str:

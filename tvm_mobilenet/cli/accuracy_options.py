@@ -10,6 +10,7 @@ from tvm_mobilenet.cli import options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import output_file
+from tvm_mobilenet.models import labelled_images
 
 
 def add_data(group, required: bool = False) -> None:
@@ -97,6 +98,8 @@ def needs(args: argparse.Namespace, model, target, modules: tuple[str, ...], fla
     """The modules that `build` needs, and the flags that need them, with those of the flags here."""
     if args.data is None and args.max_drop is None:
         return modules, flag
+    if args.data is not None:
+        labelled_images.require(args.data, args.truth)
     runs = args.plot is not None or (args.data is not None and not target.is_host)
     wanted = packages.for_comparing(model) + packages.for_board("virtual" if runs else "local")
     return modules + wanted, flag + (" --max-drop" if args.max_drop is not None else " --min-accuracy")

@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.cli.precision_options import add_precision_options
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.models.options import DTYPES, ModelOptions
@@ -128,7 +129,10 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
         help="a board by name or TOML file; `list` shows them (default: %(default)s)",
     )
     group.add_argument(
-        "--linker", metavar="COMMAND", help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)"
+        "--linker",
+        type=packages.linker,
+        metavar="COMMAND",
+        help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)",
     )
     if board:
         add_board(group)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from tvm_mobilenet import system
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.frontend import given
@@ -43,8 +44,8 @@ class ModelKeywords(TypedDict, total=False):
     batch: int
     features: bool
     input: str | os.PathLike[str]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
     resize: str
     crop: float
     interpolation: str
@@ -76,14 +77,24 @@ def checked(options: ModelOptions, target=None, given: Iterable[str] = ()) -> Mo
         A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
         size that makes no network; a target that does not compute the dtype.
     """
-    from tvm_mobilenet import targets
-    from tvm_mobilenet.cli.flags import refuse_for_model
-    from tvm_mobilenet.frontend.files import check_file, check_model
-    from tvm_mobilenet.models import published
-    from tvm_mobilenet.models.registry import check_shape, find
+    from tvm_mobilenet.frontend.files import check_model
 
     check_model(options.model)
-    for flag, path in {"--weights": options.checkpoint, "--input": options.input, "--labels": options.labels}.items():
+    return _fitting(options, target, given)
+
+
+def _fitting(options: ModelOptions, target, given: Iterable[str]) -> ModelOptions:
+    """`checked` without the model's own file, which may not be written yet."""
+    from tvm_mobilenet import targets
+    from tvm_mobilenet.cli.flags import refuse_for_model
+    from tvm_mobilenet.compiler import calibration_inputs
+    from tvm_mobilenet.frontend.files import check_file
+    from tvm_mobilenet.models import published
+    from tvm_mobilenet.models.labels import read_labels
+    from tvm_mobilenet.models.registry import check_shape, find
+
+    named = {"--weights": options.checkpoint, "--quantization": options.quantization}
+    for flag, path in {**named, "--input": options.input, "--labels": options.labels}.items():
         check_file(flag, path)
     for path in options.calibrate:
         if not Path(path).exists():
@@ -96,12 +107,16 @@ def checked(options: ModelOptions, target=None, given: Iterable[str] = ()) -> Mo
         check_shape(options.alpha, options.resolution, options.classes)
         if str(options.weights) == IMAGENET:
             published.of(find(options.model).name, options.alpha, options.classes)
+    calibration_inputs.files(options.calibrate)  # a folder has some
+    if options.labels is not None and options.in_registry and not options.features:
+        read_labels(options.labels, options.classes)
     return options
 
 
 @contextmanager
 def told(progress: Say | bool) -> Iterator[None]:
     """Lines for the person who waits go to a function; True: to stderr; False: nowhere."""
+    system.require_posix("this")
     listener = progress if callable(progress) else None if progress else (lambda line: None)
     with console.told_to(listener):
         yield
@@ -119,21 +134,22 @@ def requested(
     """The options and the target of what is asked for, and a folder where files of the model may stand."""
     from tvm_mobilenet import packages
 
+    system.require_posix("compiling")
     packages.require("compile", "tvm", "torch")
     _check_value("dtype", dtype)
     place = target_of(target)
-    temporary = TemporaryFolder()
-    folder = temporary.path
-    if not given.is_named(model):
-        path = str(given.save(model, example_inputs, folder))
-    elif example_inputs is not None:
+    named = given.is_named(model)
+    if named and example_inputs is not None:
         raise TvmMobilenetError(f"example_inputs: {model} has its inputs already", "leave them out")
-    else:
-        path = os.fspath(model)
-    values = _values(keywords, folder)
+    temporary = TemporaryFolder()
+    values = _values(keywords, temporary.path)
+    flags = [f"--{name.replace('_', '-')}" for name in values]
+    path = os.fspath(model) if named else f"{type(model).__name__}.pt2"
     with told(progress):
-        flags = (f"--{name.replace('_', '-')}" for name in values)
-        yield checked(ModelOptions(model=path, dtype=dtype, **values), place, flags), place, temporary
+        options = (checked if named else _fitting)(ModelOptions(model=path, dtype=dtype, **values), place, flags)
+        if not named:  # exporting takes seconds: last
+            options = replace(options, model=str(given.save(model, example_inputs, temporary.path)))
+        yield options, place, temporary
 
 
 def _values(keywords: ModelKeywords, folder: Path) -> dict:
@@ -149,6 +165,9 @@ def _values(keywords: ModelKeywords, folder: Path) -> dict:
     values: dict = {
         k: Path(v) if k in ("weights", "input", "labels", "quantization") else v for k, v in keywords.items()
     }
+    for name in {"mean", "std"} & values.keys():
+        several = values[name] if isinstance(values[name], list | tuple) else (values[name],)
+        values[name] = tuple(map(float, several))
     if "calibrate" in values:
         asked = values["calibrate"]
         several = asked if isinstance(asked, list | tuple) else (asked,)
@@ -217,6 +236,32 @@ def target_of(target: str | Target) -> Target:
     if not isinstance(target, targets.Target):
         raise TvmMobilenetError(f"target={target!r} is no target", f"give one of {', '.join(targets.names())}")
     return target
+
+
+def require_positive(**limits: float | None) -> None:
+    """Refuse limits that are not finite numbers above zero; None: not given.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It names the keyword and the value.
+    """
+    for name, value in limits.items():
+        if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise TvmMobilenetError(f"{name}={value!r} is no number above zero", "give one, or leave it out")
+
+
+def require_board(board: str) -> None:
+    """Refuse what is no board's address.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It says why, and what an address is.
+    """
+    from tvm_mobilenet.boards import address
+
+    address.parse(board).check_tracker()
 
 
 def as_ports(inputs: Sequence[np.ndarray], ports: Sequence) -> tuple[np.ndarray, ...]:

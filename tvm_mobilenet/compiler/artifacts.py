@@ -13,6 +13,7 @@ from tvm_mobilenet.compiler import codegen, library, module, quantization_file, 
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.passes.quantize import Quantization
+from tvm_mobilenet.terminal import console
 
 
 def parts(model, new: Path, linker: str | None = None) -> tuple[str, ...]:
@@ -27,6 +28,7 @@ def parts(model, new: Path, linker: str | None = None) -> tuple[str, ...]:
     tuple of str
         Names of the files.
     """
+    console.detail(f"phase compile: {len(model.kernels)} kernels for {model.target.core.name}, by LLVM")
     codegen.compile_object(model.kernels, model.target, new / module.OBJECT, linker)
     model.parameters.tofile(new / module.PARAMETERS)
     network = model.network
@@ -54,14 +56,17 @@ def libraries(model, new: Path, build: str, linker: str | None = None, executabl
         Names of the files.
     """
     lowered, target, made = model.lowered, model.target, new / module.OBJECT
+    console.detail(f"phase link: {module.KERNELS}")
     codegen.link([str(made)], target, new / module.KERNELS, linker, model.kernels, build)
     about = tables.about_of(model.network, target, model.plan, hashlib.sha256(model.parameters).hexdigest())
     image = model.network.image and model.network.image.preprocess
+    console.detail(f"phase link: {module.LIBRARY}, with the runtime")
     with TemporaryFolder() as work:
         shutil.copyfile(made, work / module.OBJECT)
         linked = library.link_library(work, target, linker, model.plan, about, scratch_of(lowered), build, image)
         shutil.copyfile(linked, new / module.LIBRARY)
     if not executable:
         return module.KERNELS, module.LIBRARY
+    console.detail(f"phase link: {module.EXECUTABLE}, TVM's executable")
     codegen.build_executable(lowered, made, target, new / module.EXECUTABLE, build, linker)
     return module.KERNELS, module.LIBRARY, module.EXECUTABLE

@@ -286,9 +286,7 @@ def linker_key(target: Target, linker: str | None = None) -> tuple:
 def linker_command(target: Target, linker: str | None = None) -> list[str]:
     """The command that links for a target: the user's, else zig's, which needs no system package."""
     if linker:
-        if not shutil.which(linker):
-            raise MissingDependencyError(f"linker {linker!r} is not on the PATH", "leave out --linker to use zig's")
-        return [linker]
+        return [packages.linker(linker)]
     try:
         import ziglang  # noqa: F401
     except ImportError:

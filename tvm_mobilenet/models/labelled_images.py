@@ -85,6 +85,22 @@ class LabelledImages:
             raise TvmMobilenetError(odd[0].message + more, "put them right, or take them and their labels out")
 
 
+def require(data: Path, truth: Path | None = None) -> None:
+    """Make sure that there is something to read, before anything slow begins.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Nothing is there, or no file of labels.
+    """
+    if not data.exists():
+        raise TvmMobilenetError(f"--data {data}: {refusal(data) or 'no such folder'}", f"give {WANTED}")
+    if truth is not None and not data.is_dir():
+        raise TvmMobilenetError(f"--truth {truth}: --data {data} is a file, and has the labels", "leave out one")
+    if truth is not None and (why := refusal(truth)):
+        raise TvmMobilenetError(f"--truth {truth}: {why}", "give the text file that tells the classes")
+
+
 def read(data: Path, words: ClassWords, truth: Path | None = None) -> LabelledImages:
     """The labelled images of a folder or file.
 
@@ -102,11 +118,8 @@ def read(data: Path, words: ClassWords, truth: Path | None = None) -> LabelledIm
     TvmMobilenetError
         Nothing is there; no image; images without label, labels without image; a label that is no class of the network.
     """
-    if not data.exists():
-        raise TvmMobilenetError(f"--data {data}: {refusal(data) or 'no such folder'}", f"give {WANTED}")
+    require(data, truth)
     if not data.is_dir():
-        if truth is not None:
-            raise TvmMobilenetError(f"--truth {truth}: --data {data} is a file, and has the labels", "leave out one")
         return _listed(data, data.parent, words)
     try:
         entries = sorted(data.iterdir())
@@ -124,8 +137,6 @@ def read(data: Path, words: ClassWords, truth: Path | None = None) -> LabelledIm
         if len(texts) > 1:
             why = f"several files could tell the classes: {', '.join(text.name for text in texts[:5])}"
         raise TvmMobilenetError(f"--data {data}: {why}", f"give {WANTED}")
-    if why := refusal(truth):
-        raise TvmMobilenetError(f"--truth {truth}: {why}", "give the text file that tells the classes")
     return _with_truth(data, truth, words)
 
 
