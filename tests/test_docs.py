@@ -1,6 +1,7 @@
 """The pages: a link, a path or a flag on them that leads nowhere costs a reader the way."""
 
 import contextlib
+import glob
 import importlib
 import importlib.util
 import io
@@ -10,14 +11,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from functools import cache
 from html import unescape
 from pathlib import Path
 
 import pytest
 
 from benchmarks import board_times, latency, latency_chart, still
-from tvm_mobilenet.cli.verbs import verbs
+from tvm_mobilenet.errors import TvmMobilenetError
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("tutorials", "guides", "concepts", "reference", "results", "journal")  # what a page may be
@@ -84,37 +84,38 @@ def test_pages_that_code_and_messages_name_are_there():
 # ---- commands
 
 
-@cache
-def flags(verb: str) -> frozenset[str]:
-    """The flags that a verb's help lists."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        importlib.import_module(f"tvm_mobilenet.{verb}").main(["--help"])
-    return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", printed.getvalue()))
-
-
 def commands(text: str) -> list[str]:
     """Of a page: lines of its shell blocks, continued lines as one."""
     blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.S | re.M)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def unknown(line: str) -> list[str]:
-    """What a command asks for that is not there: verbs, flags, experiments."""
+def called(line: str) -> list[tuple[str, list[str]]]:
+    """Of a command: the modules that it runs, each with its arguments."""
     words = shlex.split(line, comments=True)
     found = []
     for at, word in enumerate(words):
-        if word.startswith("benchmarks.") and words[at - 1] == "-m":
-            found += [] if importlib.util.find_spec(word) else [word]
-        if not word.startswith("tvm_mobilenet.") or words[at - 1] != "-m":
-            continue
-        verb = word.removeprefix("tvm_mobilenet.")
-        if verb not in verbs():
-            found.append(word)
-            continue
-        until = next((k for k in range(at, len(words)) if words[k] in ("&&", "|", ";")), len(words))
-        asked = [w.partition("=")[0] for w in words[at + 1 : until] if re.match(r"--?[a-z]", w)]
-        found += [f"{verb} {flag}" for flag in asked if flag not in flags(verb)]
+        if words[at - 1] == "-m" and word.startswith(("tvm_mobilenet.", "benchmarks.")):
+            until = next((k for k in range(at, len(words)) if words[k] in ("&&", "|", ";", ">", "<")), len(words))
+            found.append((word, words[at + 1 : until]))
+    return found
+
+
+def unknown(line: str) -> list[str]:
+    """What a command asks for that is not there: a verb, a flag, a value, an experiment."""
+    found = []
+    for module, arguments in called(line):
+        if importlib.util.find_spec(module) is None:
+            found.append(module)
+        elif module.startswith("tvm_mobilenet."):
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                    importlib.import_module(module).parser().parse_args(arguments)
+            except SystemExit:
+                found.append(f"{line}: {said.getvalue().strip()}")
+            except TvmMobilenetError as error:
+                found.append(f"{line}: {error.message}")
     return found
 
 
@@ -129,11 +130,60 @@ def test_every_command_of_the_pages_is_one():
 
 
 @pytest.mark.parametrize(
-    "line", ["python -m tvm_mobilenet.make --x", "python -m tvm_mobilenet.build --fast", "python -m benchmarks.nothing"]
+    "line",
+    [
+        "python -m tvm_mobilenet.make --x",
+        "python -m tvm_mobilenet.build --fast",
+        "python -m tvm_mobilenet.build --dtype int7",
+        "python -m tvm_mobilenet.verify",
+        "python -m benchmarks.nothing",
+    ],
 )
 def test_a_command_that_is_none_is_found(line):
     assert len(unknown(line)) == 1
     assert not unknown("python -m tvm_mobilenet.build --target rpi4 --dtype=int8 && ls --colour")
+
+
+# A network that takes seconds in place of the tutorials' own, and folders for what lies elsewhere.
+SMALLER = {
+    "--model v2": "--model v2 --alpha 0.35 --resolution 32",
+    "v2-1.0-224": "v2-0.35-32",
+    "--time-limit 10m": "--time-limit 1s --trials 1",
+}
+ELSEWHERE = {  # commands that are not run, and why
+    "ssh://": "needs a board; tests/boards and tests/bundle/test_ship.py have one",
+    "pip install": "README's commands install",
+    ".doctor": "says what this machine lacks, with an exit code; tests/diagnosis has it",
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("page", ["first-hour", "your-own-network"])
+def test_the_commands_of_a_tutorial_run(page, tmp_path, monkeypatch):
+    """Word for word but for the size of the network: a tutorial that stops in its middle is worse than none."""
+    import torch
+
+    from tvm_mobilenet.models import registry
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(registry.create("v2", alpha=0.35, resolution=32, num_classes=7).module.state_dict(), "flowers.pth")
+    names = ["daisy", "dandelion", "iris", "lily", "rose", "sunflower", "tulip"]
+    Path("flowers.txt").write_text("\n".join(names))
+    photographs = sorted((ROOT / "tvm_mobilenet" / "models" / "data").glob("*.jpg"))
+    for name in names:
+        Path("photos", name).mkdir(parents=True)
+        shutil.copy(photographs[0], Path("photos", name))
+    ran = 0
+    for line in commands((ROOT / "docs" / "tutorials" / f"{page}.md").read_text()):
+        if any(words in line for words in ELSEWHERE):
+            continue
+        for own, small in SMALLER.items():
+            line = line.replace(own, small)
+        for module, words in called(line):
+            arguments = [w for word in words for w in (sorted(glob.glob(word)) if "*" in word else [word])]
+            assert importlib.import_module(module).main(arguments) == 0, line
+            ran += 1
+    assert ran >= 5
 
 
 # ---- README
