@@ -215,6 +215,29 @@ def test_the_chart_shows_what_its_data_say(monkeypatch):
     assert f">{found[0].predicted:.1f}<" in drawn and f">{found[0].predicted * 2:.1f}<" in twice
 
 
+def test_predicting_again_replaces_the_rows_of_that_board_alone(tmp_path, monkeypatch, capsys):
+    """`--again rpi4` must not lose another board's figures, nor keep old ones of its own."""
+    for name in ("TABLE", "CHART", "PAGE"):
+        copy = shutil.copy(getattr(latency, name), tmp_path)
+        monkeypatch.setattr(latency, name, Path(copy))
+    told = {"float32": 222.25, "int8": 111.5}
+
+    def predict(board, dtype):
+        return [{"board": board, "dtype": dtype, "cores": cores, "ms": told[dtype] / cores} for cores in (1, 4)]
+
+    monkeypatch.setattr(latency, "predict", predict)
+    before = [row for row in latency.rows() if row.board != "rpi4" or row.engine != latency.OURS]
+    assert latency.main(["--again", "rpi4"]) == 0
+    rows = latency.rows()
+    ours = {(r.dtype, r.cores): r.predicted for r in rows if (r.board, r.engine) == ("rpi4", latency.OURS)}
+    assert ours == {(dtype, cores): ms / cores for dtype, ms in told.items() for cores in (1, 4)}
+    assert [row for row in rows if row.board != "rpi4" or row.engine != latency.OURS] == before
+    assert "| 222.2 |" in latency.PAGE.read_text() and ">222.2<" in latency.CHART.read_text()
+    with pytest.raises(SystemExit):
+        latency.main(["--again", "rpi6"])
+    assert "rpi6" in capsys.readouterr().err
+
+
 def words(svg: str) -> str:
     """The letters of a picture, without blanks: where a line is cut may change with rich."""
     return re.sub(r"\s", "", unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", svg, flags=re.S)))

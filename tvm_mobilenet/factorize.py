@@ -9,7 +9,7 @@ A depthwise convolution D with R filters a channel, then a pointwise P, is one s
 
 and R = 1 is MobileNet's block: K[n, m, i, j] = P[n, m] * D[m, i, j]. So for each input channel m the kernel is a matrix
 of N rows and D_K^2 columns, and P and D are a factorisation of it of rank R. Its singular values give the nearest one
-in the sum of squares, and each channel's can be found alone (``docs/guides/factorisation.md``).
+in the sum of squares, and each channel's can be found alone (``docs/concepts/factorisation.md``).
 """
 
 from __future__ import annotations
