@@ -134,7 +134,7 @@ def _activated(file: _File, activation: str, x: str, name: str) -> str:
     if activation == "none":
         return x
     if activation == "silu":
-        return file.node("Mul", [x, file.node("Sigmoid", [x], f"{name}.gate")], name)
+        return file.node("Mul", [x, file.node("Sigmoid", [x], f"{name}.sigmoid")], name)
     op, operands, attributes = _ACTIVATIONS[activation]
     return file.node(op, [x, *operands], name, **attributes)
 
