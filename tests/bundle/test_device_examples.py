@@ -167,6 +167,16 @@ def test_frames_come_in_either_order_of_colours_and_several_at_a_time(host, tmp_
     assert json.loads(done.stdout)["frames_per_second"] > 0, done
 
 
+def test_the_program_leaves_a_bundle_as_it_is(copy, photo):
+    """A signed bundle has no file that was not signed; without a file beside it, the program says which."""
+    before = sorted(p.name for p in copy.iterdir())
+    assert run(sys.executable, copy / "mobilenet.py", photo).returncode == 0
+    assert sorted(p.name for p in copy.iterdir()) == before
+    (copy / "mobilenet_pictures.py").unlink()
+    done = run(sys.executable, copy / "mobilenet.py", photo)
+    assert done.returncode == 1 and done.stderr.endswith("mobilenet_pictures.py: No such file or directory\n"), done
+
+
 def test_the_rate_of_frames_is_that_of_the_last_second(monkeypatch):
     from tests.support import bundles
 

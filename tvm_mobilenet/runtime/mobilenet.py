@@ -12,13 +12,13 @@ from __future__ import annotations
 import collections
 import ctypes
 import functools
-import importlib.util
 import json
 import os
 import platform
 import statistics
 import sys
 import time
+import types
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import NamedTuple
@@ -375,10 +375,9 @@ class FrameRate:
 
 @functools.cache
 def _beside(name: str):
-    """A module that lies beside this one, wherever this one was loaded from."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """A module that lies beside this one, wherever that was loaded from; it leaves no ``__pycache__`` in a bundle."""
+    path, module = Path(__file__).resolve().with_name(f"{name}.py"), types.ModuleType(name)
+    exec(compile(_read(Path.read_bytes, path), path, "exec"), module.__dict__)
     return module
 
 

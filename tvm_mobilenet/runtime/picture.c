@@ -30,8 +30,8 @@ int picture_room(picture *p, uint64_t width, uint64_t height, unsigned bytes) {
                             (unsigned long long)(width * height * bytes >> 20), (unsigned long long)p->most_bytes >> 20);
     p->width = (int)width;
     p->height = (int)height;
-    /* A CMYK picture is decoded here too, with four bytes a pixel. */
-    return (p->rgb = malloc((size_t)(width * height * 4))) ? 0 : picture_fail(p, PICTURE_FAILED, "no memory for its pixels");
+    /* A CMYK picture is decoded here too, with four bytes a pixel; zeros, since a damaged one may not fill all. */
+    return (p->rgb = calloc((size_t)(width * height), 4)) ? 0 : picture_fail(p, PICTURE_FAILED, "no memory for its pixels");
 }
 
 int picture_upright(picture *p, int orientation) {
