@@ -219,7 +219,7 @@ def ours(name: str, target, workers, trials: int) -> dict:
     from tvm_mobilenet import schedules
     from tvm_mobilenet.layer import Layer
     from tvm_mobilenet.tuning.candidate import Candidate
-    from tvm_mobilenet.tuning.search import LayerSearch
+    from tvm_mobilenet.tuning.layer_search import LayerSearch
 
     search = LayerSearch(name, schedules.space(Layer.parse(name), target.core), trials=trials)
     while (point := search.ask()) is not None:

@@ -93,12 +93,13 @@ def estimates(target_name: str, path: str, jobs: str = "2") -> None:
 
 def _estimates(work: tuple[str, str, str]) -> tuple[str, int]:
     """Estimate the points of one layer; a line of the file each."""
+    from tvm_mobilenet.tune_logs.log import identity
+
     from tvm_mobilenet import schedules, targets
     from tvm_mobilenet.layer import Layer
     from tvm_mobilenet.tuning.builder import Builder
     from tvm_mobilenet.tuning.candidate import Candidate
     from tvm_mobilenet.tuning.runner import Evaluate
-    from tvm_mobilenet.tuning.search import identity
 
     target_name, path, name = work
     target, file = targets.load(target_name), Path(path)
@@ -134,10 +135,10 @@ def _estimates(work: tuple[str, str, str]) -> tuple[str, int]:
 
 
 def shipped(space, seed: int, use_proposals: bool = True, use_neighbours: bool = True) -> Iterator[dict]:
-    """``tuning.session.search.LayerSearch``; without Optuna's proposals, or without neighbours."""
+    """``tuning.layer_search.LayerSearch``; without Optuna's proposals, or without neighbours."""
     from tvm_mobilenet.tune_logs.log import Record
 
-    from tvm_mobilenet.tuning.search import LayerSearch
+    from tvm_mobilenet.tuning.layer_search import LayerSearch
 
     one = LayerSearch("layer", space, trials=TRIALS)
     one._random = random.Random(seed)

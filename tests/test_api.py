@@ -220,7 +220,7 @@ EXAMPLE = torch.zeros(1, 3, SIZE, SIZE)
         (lambda: tm.tune("v1", "rpi4", output="x", board="tracker://192.0.2.1:9190/rpi4"), "trust"),
         (lambda: tm.tune("v1", "rpi4", output="x", trials=0), "trials=0"),
         (lambda: tm.tune("v1", "rpi4", output="x", time_limit=-1.0), "time_limit=-1.0"),
-        (lambda: tm.tune("v1", "rpi4", output="x", jobs=0), "jobs=0"),
+        (lambda: tm.tune("v1", "rpi4", output="x", workers=0), "workers '0' is neither a number"),
         (lambda: tm.tune("v1", "rpi4", output=__file__), "is no folder"),
         (lambda: tm.sweep("rpi4", families=["v9"]), "v9"),
         (lambda: tm.sweep("rpi4", board="vritual"), "vritual"),

@@ -23,7 +23,7 @@ ORDER = (
     ("boards",),
     ("checking",),
     ("peers", "bundle", "tuning"),
-    ("measuring",),
+    ("measuring", "cluster"),
     ("diagnosis", "survey"),
     ("evaluation",),
     ("cli",),

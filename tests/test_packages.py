@@ -70,7 +70,7 @@ def test_every_import_of_the_code_is_in_the_table():
     foreign = {name: path for name, path in found.items() if name not in (*sys.stdlib_module_names, "tvm_mobilenet")}
     assert {"torch", "onnx", "PIL", "tvm"} <= set(foreign)
     assert not {name: str(path) for name, path in foreign.items() if name not in packages.MODULES}
-    assert {packages.MODULES[name].extra for name in foreign} <= {"", "compile", "peers", "completion"}
+    assert {packages.MODULES[name].extra for name in foreign} <= {"", "compile", "peers", "cluster", "completion"}
 
 
 def test_compile_brings_what_the_readmes_verbs_need_and_test_brings_all():

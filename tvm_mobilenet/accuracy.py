@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvm_mobilenet import packages
@@ -91,6 +91,7 @@ def accuracy(
     reference: bool = True,
     check: int = 1,
     network=None,
+    workers: int | str = 1,
 ) -> AccuracyResult:
     """Run a built module on labelled images.
 
@@ -112,6 +113,8 @@ def accuracy(
         Images that the build's own code runs too, on the virtual board, where this machine cannot run it.
     network : Network, optional
         The model; made again from what the folder says unless given.
+    workers : int or str
+        What images run on: 1, this process; else as ``cluster.place.parse`` takes it.
 
     Raises
     ------
@@ -122,10 +125,11 @@ def accuracy(
     BoardError
         The board cannot be reached.
     """
+    from tvm_mobilenet.cluster.place import parse
     from tvm_mobilenet.compiler import model_files
     from tvm_mobilenet.compiler import module as built
     from tvm_mobilenet.compiler.network import load_network
-    from tvm_mobilenet.evaluation import kernels
+    from tvm_mobilenet.evaluation import chunks, kernels
     from tvm_mobilenet.evaluation.accuracy import class_words, measure
     from tvm_mobilenet.models import labelled_images
 
@@ -140,8 +144,16 @@ def accuracy(
     images = images.limited(limit)
     images.check()
     console.say(f"accuracy of {network.options.title} for {module.target.name} on {len(images.images):,} images")
+    where = parse(workers)
+    spread = where.processes != 1
+    first = replace(images, images=images.images[:check]) if spread else images
     with kernels.opened(network, module.target, place, module, check=check) as opened, console.Progress() as progress:
-        found = measure(network, opened, images, reference=reference, show=progress.update)
+        if not spread or (place == "host" and check):
+            found = measure(network, opened, first, reference=reference and not spread, show=progress.update)
+        if spread:
+            classify = chunks.Classify(module, place, reference)
+            with where.pool(classify, chunks.CHUNK_SECONDS, cpu=place in ("host", "local")) as pool:
+                found = chunks.measure(classify, opened.ran, images, pool, progress.update)
     paths = {image.name: image.path for image in images.images}
     return AccuracyResult(Path(folder), network.options.title, module.target.name, opened.board, found, words, paths)
 
@@ -167,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
     accuracy_options.add_data(new, required=True)
     new.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line, in place of the build's")
     options.add_board(new)
+    options.add_workers(new, "1")
     new.add_argument(
         "--check",
         type=accuracy_options.whole,
@@ -199,7 +212,13 @@ def _run(args: argparse.Namespace) -> int:
     refuse_trust(args, model)
     virtual = packages.for_board("virtual") if args.board in (None, "virtual") and not target.is_host else ()
     compared = (*packages.for_model(model), "torch", "PIL") if args.no_float else packages.for_comparing(model)
-    packages.require("accuracy", *compared, *packages.for_linking(None), *virtual)
+    if args.board not in (None, "virtual", "local"):
+        refuse(args, ("--workers",), f"{args.board} runs one image at a time", "leave it out")
+    if args.workers.processes != 1 and model.program:
+        why = "a network that a program makes cannot go to other processes"
+        refuse(args, ("--workers",), why, "leave it out, or export the model: --model FILE.onnx")
+    reached = packages.for_workers(args.workers.address)
+    packages.require("accuracy", *compared, *packages.for_linking(None), *virtual, *reached)
     labelled_images.require(args.data, args.truth)
     network = load_network(model)
     announce(network)
@@ -212,6 +231,7 @@ def _run(args: argparse.Namespace) -> int:
         reference=not args.no_float,
         check=args.check,
         network=network,
+        workers=args.workers,
     )
     console.print_json(result.to_data()) if args.json else print_result(result)
     if args.html:

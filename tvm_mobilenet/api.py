@@ -123,7 +123,7 @@ def tune(
     log: str | os.PathLike[str] | None = None,
     trials: int | None = None,
     time_limit: float | None = None,
-    jobs: int = 2,
+    workers: int | str = 2,
     linker: str | None = None,
     progress: requests.Say | bool = True,
     **options: Unpack[requests.ModelKeywords],
@@ -144,8 +144,8 @@ def tune(
         Candidates a layer at most.
     time_limit : float, optional
         Seconds.
-    jobs : int
-        Processes that build and run candidates.
+    workers : int or str
+        What builds and runs candidates: processes of this machine, or a Dask cluster, ``dask://host:8786``.
 
     Returns
     -------
@@ -157,12 +157,14 @@ def tune(
     TvmMobilenetError
         As of `compile`; a limit that is not above zero, an address that is no board's.
     """
+    from tvm_mobilenet.cluster.place import parse
     from tvm_mobilenet.tune import TIME_LIMIT, TRIALS
     from tvm_mobilenet.tune import tune as search
 
     folder, known = _written(output, log, linker)
     assert folder is not None
-    requests.require_positive(trials=trials, time_limit=time_limit, jobs=jobs)
+    requests.require_positive(trials=trials, time_limit=time_limit)
+    where = parse(workers)
     requests.require_board(board)
     with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, place, _):
         from tvm_mobilenet.compiler.saved import keep_model
@@ -175,7 +177,7 @@ def tune(
             output=folder,
             trials=TRIALS if trials is None else trials,
             time_limit=TIME_LIMIT if time_limit is None else time_limit,
-            workers=1 if board == "local" else jobs,
+            workers=where.at_most(1) if board == "local" else where,
             linker=linker,
         )
         if not given.is_named(model):
@@ -192,7 +194,7 @@ def sweep(
     dtypes: Sequence[str] = (FLOAT32,),
     board: str = "virtual",
     estimates: str | os.PathLike[str] | None = None,
-    jobs: int = 2,
+    workers: int | str = 2,
     progress: requests.Say | bool = True,
 ) -> SweepResult:
     """Latency, memory and published accuracy of a family's networks, as the verb ``sweep`` shows them.
@@ -207,7 +209,7 @@ def sweep(
         In which layers compute; each network in each of them.
     estimates : path, optional
         Where what was run is kept, so that a sweep that was stopped goes on; nowhere unless given.
-    target, board, jobs, progress
+    target, board, workers, progress
         As of `tune`.
 
     Returns
@@ -220,13 +222,14 @@ def sweep(
     TvmMobilenetError
         A family or target that there is not, sizes that make no network.
     """
+    from tvm_mobilenet.cluster.place import parse
     from tvm_mobilenet.survey.families import networks_of
     from tvm_mobilenet.sweep import sweep as survey
 
-    requests.require_positive(jobs=jobs)
+    where = parse(workers)
     requests.require_board(board)
     with requests.told(progress), TemporaryFolder() as folder:
         place = requests.target_of(target)
         wanted = networks_of(families, alphas, resolutions, dtypes)
         kept = folder / "sweep.jsonl" if estimates is None else Path(estimates)
-        return survey(wanted, place, board, estimates=kept, workers=jobs)
+        return survey(wanted, place, board, estimates=kept, workers=where)

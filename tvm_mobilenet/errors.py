@@ -1,7 +1,7 @@
 """The errors a user can cause, and the exit code of each.
 
-Every verb ends with one of these codes: 0 done, 2 usage, 3 a package or tool is missing, 4 the board, 5 verification
-failed, 6 slower than asked. A traceback is printed only with ``--debug``.
+Every verb ends with one of these codes: 0 done, 2 usage, 3 a package or tool is missing, 4 the board or the
+cluster, 5 verification failed, 6 slower than asked. A traceback is printed only with ``--debug``.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ class MissingDependencyError(TvmMobilenetError):
 
 class BoardError(TvmMobilenetError):
     """A board could not be reached, or what ran on it went wrong."""
+
+    exit_code = 4
+
+
+class ClusterError(TvmMobilenetError):
+    """A cluster could not be reached, or none of its workers can take part."""
 
     exit_code = 4
 

@@ -7,7 +7,7 @@ DECISIONS = {"strips": "row_tiles", "bands": "column_tiles"}
 LOOPS = {"paired": "dual_issue"}  # the decision `loop`, of a part of a fused block `0.loop`
 KEYS = {"arithmetic": "compute", "gate": "tolerance"}  # of JSON documents: read, and written beside today's
 NOTICE = "a tune log has fused blocks under their old name, chain: they are read as before"
-FLAGS = {"--prices": "--estimates"}
+FLAGS = {"--prices": "--estimates", "--jobs": "--workers"}
 
 
 def layer_name(name: str) -> str:

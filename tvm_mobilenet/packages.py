@@ -48,6 +48,7 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "tornado": Package("tornado", "rpc"),
     "psutil": Package("psutil", "rpc"),
     "cloudpickle": Package("cloudpickle", "rpc"),
+    "distributed": Package("distributed", "cluster"),
     "ncnn": Package("ncnn", "peers"),
     "ai_edge_litert": Package("ai-edge-litert", "peers"),
     "flatbuffers": Package("ai-edge-litert", "peers"),  # it comes with that
@@ -84,6 +85,11 @@ def for_comparing(model) -> tuple[str, ...]:
 def for_board(address: str) -> tuple[str, ...]:
     """The modules that run kernels on a board, as ``--board`` says it."""
     return ("tvm", *VIRTUAL) if address == "virtual" else ("tvm",)
+
+
+def for_workers(address: str) -> tuple[str, ...]:
+    """The modules that reach a cluster; none of no address."""
+    return ("distributed",) if address else ()
 
 
 def for_linking(linker: str | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ if it is valid. So it is too when the command is interrupted.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -24,13 +25,14 @@ from pathlib import Path
 
 from tvm_mobilenet import dtypes, packages
 from tvm_mobilenet.cli import entry, options
+from tvm_mobilenet.cluster import place
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import folder_to_write
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.tune_logs import log
 from tvm_mobilenet.tuning import session as tuning
-from tvm_mobilenet.tuning.search import LayerSearch, identity
+from tvm_mobilenet.tuning.layer_search import LayerSearch
 
 GAIN = 0.003  # of the default's score: less is hardly worth a line
 DEARER = 0.02  # of the default's cost on one core, for what it gains on four and in the caches
@@ -73,7 +75,7 @@ def weights_of(networks: Iterable, target) -> dict:
 
 def winner(search: LayerSearch) -> log.Record | None:
     """The record of a layer that is worth shipping; None: its default stays."""
-    default = search.tried.get(identity(search.space.default))
+    default = search.tried.get(log.identity(search.space.default))
     if default is None or default.cost is None:
         return None
 
@@ -101,7 +103,7 @@ def ship(work: tuning.Work, path: Path) -> Shipped:
     def overtaken(record: log.Record) -> bool:
         search = work.searches.get(record.layer)
         return search is not None and (
-            identity(record.decisions) in search.tried or bool(search.space.valid(record.decisions))
+            log.identity(record.decisions) in search.tried or bool(search.space.valid(record.decisions))
         )
 
     def choose(records: list[log.Record]) -> list[log.Record]:
@@ -135,7 +137,7 @@ def rebuild(
     output: Path | None = None,
     trials: int = TRIALS,
     time_limit: float = 7200.0,
-    workers: int = 2,
+    workers: int | str | place.Place = place.PROCESSES,
     debug: bool = False,
 ) -> list[Shipped]:
     """Search and write the files of all targets' cores.
@@ -153,11 +155,14 @@ def rebuild(
         Where ``<core>.jsonl`` are written; where they ship from unless given.
     time_limit : float
         Seconds of search in all, those of interrupted runs included: half of it for the first round.
+    workers : int or str
+        Processes of this machine, or a Dask cluster (``cluster.place.parse``).
     """
     from tvm_mobilenet.tune import show_search
     from tvm_mobilenet.tuning.runner import Evaluate
 
     targets, rounds, outlines, done = list(targets), in_dtype(rounds, dtype), {}, {}
+    where = place.parse(workers)
     for k, networks in enumerate(rounds):
         for options_ in networks:
             if options_ not in outlines:
@@ -171,7 +176,9 @@ def rebuild(
             console.say(f"{core}: {len(counts)} layers of {len(networks)} networks")
             try:
                 with console.Progress(30.0) as progress:
-                    tuning.search(work, Evaluate(target), limit, workers, debug, show_search(work, progress, limit))
+                    show, evaluate = show_search(work, progress, limit), Evaluate(target)
+                    pool = functools.partial(where.pool, evaluate, tuning.CANDIDATE_SECONDS, debug)
+                    tuning.search(work, evaluate, limit, where.processes or None, debug, show, pool=pool)
             finally:
                 path = (output or log.shipped(core).parent) / f"{core}.jsonl"
                 done[core] = ship(work, path)
@@ -234,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="of all searches together (default: 2h)",
     )
-    new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
+    options.add_workers(new)
     new.add_argument("--folder", type=folder_to_write, default=str(options.OUTPUT / "rebuild"), help="of the trials")
     new.add_argument("--ship-to", type=folder_to_write, help="of the files; where they ship from unless given")
     new.add_argument("--first", action="store_true", help="only the four networks at full width and 224 pixels")
@@ -243,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> None:
     wanted = packages.for_model(options.ModelOptions()) + packages.for_board("virtual") + packages.SEARCH
+    wanted += packages.for_workers(args.workers.address)
     packages.require("rebuild_logs", *wanted)
     found = rebuild(
         computing(args.targets, args.dtype),
@@ -252,7 +260,7 @@ def _run(args: argparse.Namespace) -> None:
         output=args.ship_to,
         trials=args.trials,
         time_limit=args.time_limit,
-        workers=args.jobs,
+        workers=args.workers,
         debug=args.debug,
     )
     for one in found:

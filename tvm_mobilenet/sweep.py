@@ -20,14 +20,14 @@ from pathlib import Path
 
 from tvm_mobilenet import packages, targets
 from tvm_mobilenet.cli import accuracy_options, entry, options
-from tvm_mobilenet.cli.flags import refuse_for_sweep
+from tvm_mobilenet.cli.flags import refuse, refuse_for_sweep
 from tvm_mobilenet.errors import RegressionError
 from tvm_mobilenet.files.whole_file import journal_file, output_file
 from tvm_mobilenet.models.options import DTYPES, FLOAT32, ModelOptions
 from tvm_mobilenet.models.papers import accuracies
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.families import networks_of
-from tvm_mobilenet.survey.sweep_text import print_result, write_csv
+from tvm_mobilenet.survey.sweep_text import print_result, show_in, write_csv
 from tvm_mobilenet.terminal import console, notebook
 
 ESTIMATES = options.OUTPUT / "sweep.jsonl"
@@ -243,7 +243,7 @@ def parser() -> argparse.ArgumentParser:
         help="the papers' ratios of mult-adds beside those of cycles on "
         "three cores, and stop; with --html, in the report as well",
     )
-    new.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
+    options.add_workers(new)
     options.add_output_options(new)
     new.add_argument("--csv", type=output_file, metavar="FILE", help="the table, with sources")
     new.add_argument("--html", type=output_file, metavar="FILE", help="a report with plots, also against plain twins")
@@ -257,23 +257,30 @@ def parser() -> argparse.ArgumentParser:
     return new
 
 
-def needs(board: str, linker: str | None, builds: bool) -> tuple[str, ...]:
-    """The modules of a sweep; ``builds``: it ends with a build and its verification."""
+def needs(board: str, linker: str | None, builds: bool, workers: str = "") -> tuple[str, ...]:
+    """The modules of a sweep; ``builds``: it ends with a build and its verification; ``workers``: the address of a
+    cluster."""
     model = ModelOptions()
     compare = packages.for_comparing(model) if builds else packages.for_model(model)
-    return (*compare, *packages.for_board(board), *packages.for_linking(linker), "elftools")
+    return (
+        *compare,
+        *packages.for_board(board),
+        *packages.for_linking(linker),
+        "elftools",
+        *packages.for_workers(workers),
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
     refuse_for_sweep(args)
-    how = dict(estimates=args.estimates, log=args.log, workers=args.jobs, linker=args.linker, debug=args.debug)
+    how = dict(estimates=args.estimates, log=args.log, workers=args.workers, linker=args.linker, debug=args.debug)
     found = None
     if args.theory:
         from tvm_mobilenet.survey import theory
 
-        packages.require("sweep --theory", *needs("virtual", args.linker, False))
+        packages.require("sweep --theory", *needs("virtual", args.linker, False, args.workers.address))
         with console.Progress() as progress:
-            found = theory.compare(show=_shown(progress), **how)
+            found = theory.compare(show=show_in(progress), **how)
         if args.json:
             console.print_json(found)
         else:
@@ -293,11 +300,13 @@ def _run(args: argparse.Namespace) -> int:
         targets.require(target, dtype)
     limits = budget.limits_of(args, target)
     board = options.board_for(args, target)
-    packages.require("sweep", *needs(board, args.linker, bool(limits)))
+    if args.workers.address and board not in ("virtual", "local"):
+        refuse(args, ("--workers",), f"{board} runs one network at a time", "leave it out")
+    packages.require("sweep", *needs(board, args.linker, bool(limits), args.workers.address))
     console.say(f"sweep {len(networks)} networks on {target.name} ({target.title}), {board} board")
     console.say(f"  estimates   {args.estimates}")
     with console.Progress() as progress:
-        result = sweep(networks, target, board, twins=args.html is not None, show=_shown(progress), **how)
+        result = sweep(networks, target, board, twins=args.html is not None, show=show_in(progress), **how)
     if args.csv:
         write_csv(result, args.csv)
         console.say(f"table: {args.csv}")
@@ -316,15 +325,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(document)
     return 0
-
-
-def _shown(progress):
-    def show(estimated: int, networks: int, running: list[str]) -> None:
-        progress.update(
-            lambda: f"{estimated} of {networks} networks done" + ("; running " * bool(running)) + ", ".join(running)
-        )
-
-    return show
 
 
 def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, board: str, document: dict) -> int:

@@ -17,13 +17,14 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.cli.tune_text import print_result, show_search, write_charts
+from tvm_mobilenet.cluster import place
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.tuning import fleet, known_layers, prediction_error
 from tvm_mobilenet.tuning import session as tuning
 from tvm_mobilenet.tuning.result import LayerResult, TuneResult
-from tvm_mobilenet.tuning.session import TIME_LIMIT, TRIALS, Work
+from tvm_mobilenet.tuning.session import CANDIDATE_SECONDS, TIME_LIMIT, TRIALS, Work
 
 
 def tune(
@@ -35,7 +36,7 @@ def tune(
     output: Path | None = None,
     trials: int = TRIALS,
     time_limit: float = TIME_LIMIT,
-    workers: int = 2,
+    workers: int | str | place.Place = place.PROCESSES,
     linker: str | None = None,
     debug: bool = False,
     network=None,
@@ -58,8 +59,8 @@ def tune(
         At most so many candidates a layer.
     time_limit : float
         Seconds of search, those of interrupted runs included.
-    workers : int
-        Processes that build and run candidates.
+    workers : int or str
+        What builds and runs candidates: processes of this machine, or a Dask cluster (``cluster.place.parse``).
     network, evaluate, finish : optional
         In place of ``load_network``, ``tuning.runner.Evaluate`` and ``build_and_verify``.
 
@@ -72,7 +73,8 @@ def tune(
         from tvm_mobilenet.tuning.runner import Evaluate
 
         evaluate = Evaluate(target, board, linker)
-    pool, boards = fleet.of(board, target, linker, workers, debug)
+    where = place.parse(workers)
+    fleet_of, boards = fleet.of(board, target, linker, lambda *how: where.pool(*how, debug), debug)
     from tvm_mobilenet.compiler import pipeline
 
     if network is None:
@@ -84,8 +86,11 @@ def tune(
     work = tuning.prepare(pipeline.for_core(network.graph, target.core).counts, target, board, log, trials)
     with console.Progress() as progress:
         show = show_search(work, progress, time_limit)
-        ended, new = tuning.search(work, evaluate, time_limit, boards or workers, debug, show, pool=pool)
-    error = prediction_error.find(work, linker, workers) if work.measured else None
+        pool = fleet_of or (lambda: where.pool(evaluate, CANDIDATE_SECONDS, debug, alone=board == "local"))
+        ended, new = tuning.search(
+            work, evaluate, time_limit, boards or where.processes or None, debug, show, pool=pool
+        )
+    error = prediction_error.find(work, where.pool, linker) if work.measured else None
     output = output or options.OUTPUT / f"{model.slug}-{target.name}"
     built, verified = (finish or build_and_verify)(network, target, log, output, linker, board)
     return result_of(model, work, ended, new, built, verified, error)
@@ -161,11 +166,11 @@ def _floor_float32(work: Work) -> float | None:
     return cycles / work.target.clock_hz if work.measured else cycles
 
 
-def needs(model: options.ModelOptions, target, board: str, linker: str | None) -> tuple[str, ...]:
-    """The modules of a whole run: search, build and verification."""
+def needs(model: options.ModelOptions, target, board: str, linker: str | None, workers: str = "") -> tuple[str, ...]:
+    """The modules of a whole run: search, build and verification; ``workers``: the address of a cluster."""
     # what a real board measured is compared with what the virtual one predicts
     run = packages.for_board("virtual" if target.core.model else board)
-    run += packages.for_linking(linker) + packages.SEARCH
+    run += packages.for_linking(linker) + packages.SEARCH + packages.for_workers(workers)
     return packages.for_comparing(model) + run
 
 
@@ -176,7 +181,7 @@ def announce(model: options.ModelOptions, target, board: str, args: argparse.Nam
         f"  board    {board}" + (" (executes the machine code; cycles are predicted)" if board == "virtual" else "")
     )
     limits = f"{args.trials} trials a layer and {console.duration(args.time_limit)}"
-    console.say(f"  search   at most {limits}")
+    console.say(f"  search   at most {limits}" + f", on {args.workers}" * bool(args.workers.address))
     console.say(f"  log      {args.log}")
     console.say(f"  output   {options.output_folder(args, model, target)}")
 
@@ -197,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="of the search, such as 90s or 2h (default: 6m)",
     )
-    group.add_argument("--jobs", type=options.positive(int), default=2, help="worker processes (default: %(default)s)")
+    options.add_workers(group)
     group.add_argument("--dry-run", action="store_true", help="say what would be searched, and stop")
     group.add_argument("--list", action="store_true", help="show the layers and what is known of each, and stop")
     options.add_output_options(new)
@@ -208,11 +213,14 @@ def _run(args: argparse.Namespace) -> int:
     if (target := options.load_target(args)) is None:
         return 0
     model, board = options.model_options(args, target), options.board_for(args, target)
-    if board == "local" and args.jobs > 1:
+    if board == "local" and args.workers.processes > 1:
         why = "on this machine one candidate is built and measured at a time: two would disturb each other"
-        refuse(args, ("--jobs",), why, "leave it out")
+        refuse(args, ("--workers",), why, "leave it out")
     stops = args.dry_run or args.list
-    packages.require("tune", *(packages.for_model(model) if stops else needs(model, target, board, args.linker)))
+    packages.require(
+        "tune",
+        *(packages.for_model(model) if stops else needs(model, target, board, args.linker, args.workers.address)),
+    )
     announce(model, target, board, args)
     if stops:
         from tvm_mobilenet.cli.notices import announce as announce_network
@@ -233,7 +241,7 @@ def _run(args: argparse.Namespace) -> int:
         output=output,
         trials=args.trials,
         time_limit=args.time_limit,
-        workers=1 if board == "local" else args.jobs,
+        workers=args.workers.at_most(1) if board == "local" else args.workers,
         linker=args.linker,
         debug=args.debug,
     )

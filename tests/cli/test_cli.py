@@ -23,7 +23,7 @@ from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationErro
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
-from tvm_mobilenet.tuning import search
+from tvm_mobilenet.tuning import layer_search
 from tvm_mobilenet.tuning import session as tuning
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,7 +353,7 @@ def test_another_cost_model_estimates_the_best_again_and_searches_nothing(networ
     first = tuned(network, tmp_path)
     monkeypatch.setattr(keys, "estimate_key", lambda target: "changed")
     again = tuned(network, tmp_path)
-    assert 0 < again.new_trials <= len(first.layers) * (1 + search.AGAIN)
+    assert 0 < again.new_trials <= len(first.layers) * (1 + layer_search.AGAIN)
     assert [a.decisions for a in again.layers] == [f.decisions for f in first.layers]
     assert tuned(network, tmp_path).new_trials == 0
 

@@ -222,7 +222,7 @@ POINTLESS = [
     ("tune", ["--calibrate", "x.npy", "image.png"], "--calibrate: it is of layers that compute in another dtype"),
     ("build", ["--calibrate", "x.npy"], "add --dtype float16 or int8, or leave it out"),
     ("build", ["--model", "fixed.onnx", "--calibrate", "x.npy"], "int8; for a file that comes quantized leave it out"),
-    ("tune", ["--target", "host", "--jobs", "4"], "--jobs: on this machine"),
+    ("tune", ["--target", "host", "--workers", "4"], "--workers: on this machine"),
     ("verify", ["FOLDER", "--input", "x.npy", "--inputs", "3"], "--inputs: it is the number of photographs"),
     ("accuracy", ["FOLDER", "--data", "x", "--board", "virtual", "--check", "2"], "--check: --board runs the build's"),
     ("accuracy", ["FOLDER", "--data", "labels.txt", "--truth", "x"], "--truth x: --data labels.txt is a file"),
@@ -261,7 +261,7 @@ ALWAYS = [
     "--trust-network",
     "--tvm", "--dtype",
     "--view", "--paper", "--layer", "--rank", "--families", "--alphas", "--resolutions", "--budget", "--memory",
-    "--min-accuracy", "--theory", "--jobs", "--to", "--rollback", "--runner", "--host", "--port", "--key",
+    "--min-accuracy", "--theory", "--workers", "--to", "--rollback", "--runner", "--host", "--port", "--key",
     "--tracker", "--session-limit", "--memory-limit", "--inputs", "--input", "--cores", "--data", "--limit",
     "--no-float",
 ]  # fmt: skip

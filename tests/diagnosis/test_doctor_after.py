@@ -46,7 +46,7 @@ def test_after_each_verb_that_writes(healthy, tmp_path):
         "ship": (ship, ["--bundle", "net.tar.gz", "--to", str(tmp_path / "board"), "--threads", "1"]),
         "sweep": (
             sweep,
-            ["--target", "host", "--alphas", "0.25", "--resolutions", "32", "--jobs", "1", "--csv", "s.csv"],
+            ["--target", "host", "--alphas", "0.25", "--resolutions", "32", "--workers", "1", "--csv", "s.csv"],
         ),
         "factorize": (factorize, [*model, "--output", "factors.npz"]),
         "complexity": (complexity, model),

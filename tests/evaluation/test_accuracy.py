@@ -18,7 +18,7 @@ from tvm_mobilenet import accuracy, build, targets
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
-from tvm_mobilenet.evaluation import kernels, page
+from tvm_mobilenet.evaluation import chunks, kernels, page
 from tvm_mobilenet.evaluation.shares import Share
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import load_image
@@ -88,6 +88,42 @@ def test_int8_for_a_board_gives_here_what_it_gives_there(int8, networks, data):
     kinds = [a.change for a in here.found.changed()]
     assert here.found.float_top1.count - here.found.top1.count == kinds.count("lost") - kinds.count("gained")
     assert here.found.same.count == COUNT - len(kinds)
+
+
+@pytest.mark.full
+def test_images_on_other_machines_get_the_answers_that_they_get_here(networks, data, monkeypatch):
+    """On workers of a cluster that have neither the build nor the images; in chunks, of which the last is short."""
+    from tests.support.clusters import Cluster
+    from tvm_mobilenet.evaluation import accuracy as measuring
+
+    monkeypatch.setattr(measuring, "CHUNK", 5)
+    folder, network = modules.tiny("host"), networks["float32"]
+    here = accuracy.accuracy(folder, data[0], network=network).found
+    with Cluster() as cluster:
+        cluster.worker("one", threads=2)
+        there = accuracy.accuracy(folder, data[0], network=network, workers=f"dask://127.0.0.1:{cluster.port}").found
+    assert replace(there, seconds=here.seconds) == here
+
+
+def test_what_is_no_answer_is_refused():
+    one = chunks.Chunk(0, (("a.png", 3, ".png", b""),))
+    self = SimpleNamespace(reference=True)
+    good = {"reference": "PyTorch", "answers": [[[3, 1], [3, 2]]]}
+    name, (answer,) = chunks.Classify.unpack(self, one, good, Path())
+    assert (name, answer.best, answer.float_best, answer.label) == ("PyTorch", (3, 1), (3, 2), 3)
+    for rows in (
+        [],
+        [[[3], []]],
+        [[[], [3]]],
+        [[[-1], [3]]],
+        [[["3"], [3]]],
+        [[[True], [3]]],
+        "text",
+        None,
+        [[[3], [3]]] * 2,
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            chunks.Classify.unpack(self, one, {**good, "answers": rows}, Path())
 
 
 def test_other_code_for_the_board_is_found(int8, networks, data, tmp_path):

@@ -13,6 +13,7 @@ from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.cli.test_cli import run
 from tvm_mobilenet import sweep, targets
+from tvm_mobilenet.cluster import place
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.models import cost as formulas
@@ -155,7 +156,7 @@ def test_what_was_estimated_is_not_run_again(estimated, monkeypatch):
     estimates, found = estimated
     before = estimates.read_bytes()
     assert len(before.splitlines()) == 1
-    monkeypatch.setattr(estimating, "Workers", None)  # nobody is asked
+    monkeypatch.setattr(place, "Workers", None)  # nobody is asked
     again = estimating.estimate_networks([SMALL], RPI4, estimates=estimates, workers=1)
     assert again == [found] and estimates.read_bytes() == before
 
@@ -164,7 +165,7 @@ class Pool:
     """In place of workers: does the jobs at once, and may be interrupted."""
 
     def __init__(self, bench, count, *_):
-        self.jobs, self.count, self.busy = [], count, 0
+        self.jobs, self.count, self.busy, self.pace = [], count, 0, ""
 
     def __enter__(self):
         return self
@@ -215,7 +216,7 @@ def estimate_of(options, **values):
 @pytest.fixture
 def pool(monkeypatch):
     Pool.interrupted_at, Pool.ran = 0, []
-    monkeypatch.setattr(estimating, "Workers", Pool)
+    monkeypatch.setattr(place, "Workers", Pool)
     return Pool
 
 

@@ -16,7 +16,8 @@ from tvm_mobilenet.tune_logs.log import Journal, Record
 from tests.support.fake_board import Costs, cost_of
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning.candidate import Candidate
-from tvm_mobilenet.tuning.search import LayerSearch, Search, near
+from tvm_mobilenet.tuning.layer_search import LayerSearch
+from tvm_mobilenet.tuning.search import Search, near
 from tvm_mobilenet.tuning.workers import Workers
 
 NAMES = ["pointwise m196 n512 k512 f32 relu6", "pointwise m784 n256 k256 f32 relu6", "dense m1 n1000 k1024 f32"]
@@ -98,7 +99,7 @@ def test_all_layers_get_their_default_first_and_the_heavy_ones_more(tmp_path):
     for _ in range(60):
         layer, decisions = one.next()
         order.append((layer.name, decisions))
-        layer.tell(
+        one.end(
             Record(layer=layer.name, core="c", decisions=decisions, cost=cost_of(layer.name, decisions), seconds=0.1)
         )
     assert [name for name, _ in order[:3]] == NAMES and all(d == space().default for _, d in order[:3])
@@ -111,11 +112,52 @@ def test_near_layers_start_from_each_others_decisions():
     one = Search(them, near(them, Layer.parse), lambda record, best: None)
     assert one.near[NAMES[0]] == [NAMES[1]] and one.near[NAMES[2]] == []
     them[NAMES[1]].tell(Record(layer=NAMES[1], core="c", decisions=BEST, cost=cost_of(NAMES[1], BEST)))
-    asked = []
-    for _ in range(2):
-        them[NAMES[0]].best or one._start_from_near(them[NAMES[0]])
-        asked.append(them[NAMES[0]].ask())
-    assert asked == [space().default, BEST]
+    asked = [one.next() for _ in range(9)]
+    assert [decisions for layer, decisions in asked if layer.name == NAMES[0]][:2] == [space().default, BEST]
+
+
+def orders(count: int, late: random.Random, **fields) -> tuple[dict, list]:
+    """Every layer's trials as ``count`` workers search them that end in any order, and the log."""
+    them, written = layers(**fields), []
+    one = Search(them, near(them, Layer.parse), lambda record, best: written.append((record, best)))
+    running = []
+    while True:
+        while len(running) < count and (turn := one.next()):
+            running.append(turn)
+        if not running:
+            break
+        layer, decisions = running.pop(late.randrange(len(running)))
+        cost = cost_of(layer.name, decisions)
+        failed = decisions["tile_m"] == 1 and decisions["tile_n"] == 4
+        facts = {"layer": layer.name, "core": "c", "decisions": decisions, "seconds": late.random()}
+        one.end(Record(**facts, cost=None if failed else cost, failure="no code" * failed))
+    return {name: [r.decisions for r in layer.tried.values()] for name, layer in them.items()}, written
+
+
+def test_the_trials_are_the_same_on_any_number_of_workers_in_any_order():
+    """Otherwise a cluster would ship other decisions than the machine beside it, and nobody could tell which is a
+    mistake."""
+    one, _ = orders(1, random.Random(1), trials=24)
+    assert all(len(tried) == 24 for tried in one.values())
+    for seed, count in enumerate((2, 3, 64)):
+        other, written = orders(count, random.Random(seed), trials=24)
+        assert other == one
+        assert Counter(r.layer for r, _ in written) == dict.fromkeys(NAMES, 24)
+        for name in NAMES:  # and the last line that says so has the best
+            best = [r for r, better in written if r.layer == name and better][-1]
+            assert best.score == min(r.score for r, _ in written if r.layer == name and r.cost is not None)
+
+
+def test_a_search_that_stops_early_tells_what_has_ended():
+    """Results that wait for an earlier one are not lost to the result of the search."""
+    them = layers(trials=40)
+    one = Search(them, {}, lambda record, best: None)
+    asked = [one.next() for _ in range(12)]
+    for layer, decisions in asked[1:]:
+        one.end(Record(layer=layer.name, core="c", decisions=decisions, cost=cost_of(layer.name, decisions)))
+    assert not asked[0][0].tried
+    one._turns.close()
+    assert sum(len(layer.tried) for layer in them.values()) == 11 and not any(layer.running for layer in them.values())
 
 
 def test_layers_of_another_dtype_are_not_near():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.cli.precision_options import add_precision_options
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.models.options import DTYPES, ModelOptions
 from tvm_mobilenet.models.registry import short_names
@@ -236,6 +237,27 @@ def positive(kind: type):
 
     parse.__doc__ = f"An argparse type: a {'whole number' if kind is int else 'number'} above zero"
     return parse
+
+
+def workers(text: str):
+    """An argparse type: a number of processes, or the address of a Dask scheduler."""
+    from tvm_mobilenet.cluster import place
+
+    try:
+        return place.parse(text)
+    except TvmMobilenetError as e:
+        raise argparse.ArgumentTypeError(f"{e.message.removeprefix('--workers ')}; {e.hint}") from None
+
+
+def add_workers(parser, default: str = "2") -> None:
+    """The flag that says what runs jobs."""
+    parser.add_argument(
+        "--workers",
+        type=workers,
+        default=default,
+        metavar="N|dask://HOST:PORT",
+        help="processes of this machine, or a Dask cluster: docs/guides/cluster.md (default: %(default)s)",
+    )
 
 
 def numbers(text: str) -> tuple[int, ...]:

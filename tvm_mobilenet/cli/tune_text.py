@@ -29,18 +29,19 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
             state = f"{console.number(cost)} {'s' if work.measured else 'predicted cycles'}"
             state += f", {floor / cost:.1%} of peak" if floor else ""
         left = console.duration(max(0.0, time_limit - searching.spent))
-        return f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
+        told = f"tuning: {tried} trials, {done} of {len(layers)} layers done, {state}, at most {left} left"
+        return told + f"; {searching.pace}" * bool(searching.pace)
 
     def rows() -> list:
         def weight(s) -> float:
             return s.count * (s.best.cost if s.best else float("inf"))
 
-        shown = sorted(layers, key=lambda s: (not s.running, s.searched, -weight(s)))  # a small screen has the first
+        shown = sorted(layers, key=lambda s: (not s.begun, s.searched, -weight(s)))  # a small screen has the first
         return [
             (
                 s.name,
                 f"{len(s.tried)}/{s.most}",
-                "running" if s.running else "done" if s.searched else "",
+                "running" if s.begun else "done" if s.searched else "",
                 s.best and s.best.cost,
                 of_peak(s.best.cost, s.floor) if s.best else "-",
             )

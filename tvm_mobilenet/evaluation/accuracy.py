@@ -163,8 +163,8 @@ def measure(
             floats = said.values[i][0] if said else [None] * len(rows)
             for image, row, one in zip(images, rows, floats, strict=False):  # the last batch may be filled up
                 answers.append(Answer(image.name, image.label, _best(row), () if one is None else _best(one)))
-            show(lambda: _progress(answers, total, time.monotonic() - began))
-    return _counted(kernels.ran, data, answers, name, time.monotonic() - began)
+            show(lambda: progress(answers, total, time.monotonic() - began))
+    return counted(kernels.ran, data, answers, name, time.monotonic() - began)
 
 
 def _reference(network, framework: str) -> str:
@@ -214,7 +214,9 @@ def _best(scores: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(-scores.astype(np.float64), kind="stable")[:BEST])
 
 
-def _counted(ran: str, data: LabelledImages, answers: list[Answer], reference: str, seconds: float) -> Accuracy:
+def counted(ran: str, data: LabelledImages, answers: list[Answer], reference: str, seconds: float) -> Accuracy:
+    """What answers to the images of a data set come to; ``reference``: what computed the float network, if any did."""
+
     def share(count) -> Share:
         return Share.of(sum(map(count, answers)), len(answers))
 
@@ -235,7 +237,8 @@ def _counted(ran: str, data: LabelledImages, answers: list[Answer], reference: s
     )
 
 
-def _progress(answers: list[Answer], total: int, seconds: float) -> str:
+def progress(answers: list[Answer], total: int, seconds: float) -> str:
+    """How far it is, in words, after so many seconds."""
     from tvm_mobilenet.terminal.console import duration
 
     done, right = len(answers), sum(a.right for a in answers)

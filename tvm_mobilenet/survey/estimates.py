@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from importlib import resources
 from pathlib import Path
 
 from tvm_mobilenet import old_words
+from tvm_mobilenet.cluster import place
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.files.temporary import TemporaryFolder
@@ -33,7 +35,7 @@ from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.journal import Journal, typed
 from tvm_mobilenet.tune_logs.log import UNITS, consulted, target_key
 from tvm_mobilenet.tuning.runner import OnBoard
-from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
+from tvm_mobilenet.tuning.workers import Done, keep_busy
 
 JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
 _NETWORK = ("model", "alpha", "resolution", "classes", "batch", "dtype")
@@ -130,6 +132,24 @@ class Bench(OnBoard):
     def __init__(self, target, board: str = "virtual", linker: str | None = None, log: Path | None = None):
         super().__init__(target, board, linker)
         self.log = log
+        self._lines = log.read_bytes() if log is not None and log.is_file() else None  # it may lie elsewhere there
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self._lines is not None:
+            self.log = Path(tempfile.mkdtemp()) / self.log.name
+            self.log.write_bytes(self._lines)
+
+    def pack(self, estimate: Estimate) -> dict:
+        """An estimate as plain data."""
+        return asdict(estimate)
+
+    def unpack(self, network: ModelOptions, data: object, folder) -> Estimate:
+        """What `pack` made of a network's estimate; a ValueError says what it is instead."""
+        found = Estimate.from_json(json.dumps(data))
+        if found.options != network:
+            raise ValueError(f"an estimate of {found.options.title}, not of {network.title}")
+        return found
 
     def __call__(self, options: ModelOptions) -> Estimate:
         from tvm_mobilenet.compiler import pipeline
@@ -228,10 +248,10 @@ def estimate_networks(
     *,
     estimates: Path,
     log: Path | None = None,
-    workers: int = 2,
+    workers: int | str | place.Place = place.PROCESSES,
     linker: str | None = None,
     debug: bool = False,
-    show: Callable[[int, int, list[str]], None] = lambda estimated, networks, running: None,
+    show: Callable[[int, int, list[str], object], None] = lambda estimated, networks, running, pace: None,
 ) -> list[Estimate]:
     """The cost of each network on a board.
 
@@ -245,7 +265,10 @@ def estimate_networks(
     log : path, optional
         The user's tune log, consulted before the shipped one.
     show : callable
-        Called now and then with how many networks are estimated, of how many, and the titles of those being run.
+        Called now and then with how many networks are estimated, of how many, the titles of those being run, and the
+        `Pace` of who runs them.
+    workers : int or str
+        Processes of this machine, or a Dask cluster (``cluster.place.parse``).
 
     Returns
     -------
@@ -265,7 +288,7 @@ def estimate_networks(
     if not missing:
         return [known[n] for n in networks]
     waiting = deque(sorted(missing, key=_size, reverse=True))  # the largest first: then both workers end together
-    count = min(workers if board == "virtual" else 1, len(missing))
+    where = place.parse(workers).at_most(len(missing) if board == "virtual" else 1)
     threads = 1 if board == "virtual" else target.cores
     running: list[str] = []
 
@@ -282,8 +305,12 @@ def estimate_networks(
         known[done.job] = Estimate.from_json(replace(done.value, **same).to_json())  # as it is read again
         journal.append(known[done.job])
 
-    with Workers(Bench(target, board, linker, log), count, JOB_SECONDS, debug, threads) as pool:
-        keep_busy(pool, next_network, take, lambda: show(sum(n in known for n in wanted), len(wanted), running))
+    with where.pool(Bench(target, board, linker, log), JOB_SECONDS, debug, threads, board == "local") as pool:
+
+        def tell() -> None:
+            show(sum(n in known for n in wanted), len(wanted), running, pool.pace)
+
+        keep_busy(pool, next_network, take, tell)
     return [known[n] for n in networks]
 
 

@@ -13,6 +13,19 @@ from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.terminal import console
 
+RUNNING_SHOWN = 4  # networks
+
+
+def show_in(progress: console.Progress):
+    """What shows how a sweep stands, for ``survey.estimates.estimate_networks``."""
+
+    def show(estimated: int, networks: int, running: list[str], pace: object) -> None:
+        more = f" and {len(running) - RUNNING_SHOWN} more" * (len(running) > RUNNING_SHOWN)
+        told = f"; running {', '.join(running[:RUNNING_SHOWN])}{more}" * bool(running)
+        progress.update(lambda: f"{estimated} of {networks} networks done{told}; {pace}")
+
+    return show
+
 
 def pareto(networks: Sequence, cores: int) -> list:
     """The networks that no other beats in both latency and published accuracy, the fastest first, of all dtypes, each

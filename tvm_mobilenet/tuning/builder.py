@@ -9,6 +9,8 @@ verb, are taken from the user's cache (`compiler.codegen`).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import secrets
 import tempfile
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet.errors import reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tuning.candidate import Candidate
@@ -94,3 +97,24 @@ class Builder:
 
     def __call__(self, candidate: Candidate) -> Built:
         return self.build(candidate)
+
+    def pack(self, built: Built) -> dict:
+        """A library and what is known of it as plain data; the file is gone then."""
+        library = Path(built.library).read_bytes()
+        built.remove()
+        takes = [[list(shape), dtype] for shape, dtype in built.takes]
+        return {"library": base64.b64encode(library).decode(), "code": built.code, "takes": takes}
+
+    def unpack(self, candidate: Candidate, data: object, folder: Path) -> Built:
+        """What `pack` made of a candidate's library, which lies in a folder then; a ValueError says what it is
+        instead."""
+        try:
+            library, code = base64.b64decode(data["library"], validate=True), str(data["code"])
+            takes = tuple((tuple(map(int, shape)), str(dtype)) for shape, dtype in data["takes"])
+        except (TypeError, KeyError, binascii.Error) as e:
+            raise ValueError(f"no library: {reason(e)}") from None
+        if not library.startswith(b"\x7fELF"):
+            raise ValueError("no library: it is no ELF file")
+        path = Path(folder) / f"candidate-{secrets.token_hex(8)}.so"
+        path.write_bytes(library)
+        return Built(candidate, str(path), code, takes)

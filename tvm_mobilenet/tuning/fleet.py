@@ -39,13 +39,15 @@ _POLL = 0.05
 _COUNT_EVERY = 5.0
 
 
-def of(board: str, target, linker: str | None, builders: int, debug: bool, seconds: float = 60.0):
+def of(board: str, target, linker: str | None, pool: Callable, debug: bool, seconds: float = 60.0):
     """What makes the fleet of an address, and how many boards it has now; (None, 0) where there is no need for one.
 
     Parameters
     ----------
     board : str
         As ``--board`` says it.
+    pool : callable
+        ``pool(builder, seconds)`` gives what builds.
     seconds : float
         That a build, and that a kernel may take.
 
@@ -60,7 +62,7 @@ def of(board: str, target, linker: str | None, builders: int, debug: bool, secon
 
     def make() -> Fleet:
         builder, runner = Builder(target, linker), Runner()
-        return Fleet(where, target, builder, runner, builders=builders, timeout=seconds, debug=debug, say=say)
+        return Fleet(where, target, builder, runner, builders=pool, timeout=seconds, debug=debug, say=say)
 
     return make, reach(board)
 
@@ -87,8 +89,8 @@ class Fleet:
         Called in worker processes.
     runner : Runner
         Called in the boards' threads.
-    builders : int
-        Processes that build.
+    builders : int or callable
+        Processes that build, or what gives the pool that does: ``builders(builder, timeout)``.
     timeout : float
         Seconds that a build, and that a kernel may take.
     say : callable
@@ -109,7 +111,7 @@ class Fleet:
         builder: Builder,
         runner: Runner,
         *,
-        builders: int = 2,
+        builders: int | Callable = 2,
         timeout: float = 60.0,
         debug: bool = False,
         say: Callable[[str], None] = lambda line: None,
@@ -125,8 +127,8 @@ class Fleet:
         self._seen, self._counted, self._trouble = time.monotonic(), 0.0, ""
         self._threads: list[threading.Thread] = []
         self._started = max(1, self._lender.count())
-        self._builders = Workers(builder, builders, timeout, debug)
-        self._count = builders
+        make = builders if callable(builders) else lambda *how: Workers(how[0], builders, how[1], debug)
+        self._builders = make(builder, timeout)
         try:
             for _ in range(self._started):
                 self._add_board()
@@ -140,11 +142,16 @@ class Fleet:
         return self._started
 
     @property
+    def pace(self):
+        """Of those who build."""
+        return self._builders.pace
+
+    @property
     def idle(self) -> int:
         """Candidates that may be submitted: one for each board, and one more for each builder."""
         if not self._builders.idle:
             return 0
-        return max(0, len(self._threads) + self._count - len(self._jobs))
+        return max(0, len(self._threads) + self._builders.pace.workers - len(self._jobs))
 
     @property
     def busy(self) -> int:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm_mobilenet.terminal.titles import title
 from tvm_mobilenet.tune_logs.log import Today, identity, target_name, trials_of
 from tvm_mobilenet.tuning.candidate import Candidate
 from tvm_mobilenet.tuning.runner import Evaluate
-from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
+from tvm_mobilenet.tuning.workers import Done, keep_busy
 
+CANDIDATE_SECONDS = 60.0
 TIME_LIMIT = 90.0  # seconds of prediction; layers that are not reached are left out
 
 
@@ -60,15 +62,15 @@ class PredictionError:
         )
 
 
-def find(work, linker: str | None = None, workers: int = 2, limit: float = TIME_LIMIT):
+def find(work, pool: Callable, linker: str | None = None, limit: float = TIME_LIMIT):
     """The `PredictionError` of a search on a real board; None for a target that is not predicted.
 
     Parameters
     ----------
     work : tuning.Work
         After its search.
-    workers : int
-        Processes that predict what the log does not know.
+    pool : callable
+        ``pool(evaluate, seconds)`` gives what predicts what the log does not know.
     limit : float
         Seconds for that.
     """
@@ -84,8 +86,8 @@ def find(work, linker: str | None = None, workers: int = 2, limit: float = TIME_
             predicted[done.job.layer] = done.value.cost
 
     if missing:
-        with Workers(Evaluate(target, "virtual", linker), workers) as pool:
-            keep_busy(pool, lambda: missing.pop() if missing else None, take, end=time.monotonic() + limit)
+        with pool(Evaluate(target, "virtual", linker), CANDIDATE_SECONDS) as running:
+            keep_busy(running, lambda: missing.pop() if missing else None, take, end=time.monotonic() + limit)
     layers = [
         LayerPrediction(name, work.searches[name].count, record.cost, predicted[name] / target.clock_hz)
         for name, record in best.items()

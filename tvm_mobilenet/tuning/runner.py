@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
+from dataclasses import asdict
 
 import numpy as np
 
 from tvm_mobilenet.boards.comparison import require_right
+from tvm_mobilenet.tune_logs.journal import typed
 from tvm_mobilenet.tuning.builder import Builder, Built
 from tvm_mobilenet.tuning.candidate import Candidate, Outcome
 
@@ -129,3 +131,11 @@ class Evaluate(OnBoard):
             return self._runner.run(built, self.opened)
         finally:
             built.remove()
+
+    def pack(self, outcome: Outcome) -> dict:
+        """An outcome as plain data."""
+        return asdict(outcome)
+
+    def unpack(self, candidate: Candidate, data: object, folder) -> Outcome:
+        """What `pack` made of a candidate's outcome; a ValueError says what it is instead."""
+        return Outcome(**typed(Outcome, data))

@@ -7,6 +7,7 @@ writes every trial down, runs winners whole that were run as a sample, and leave
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ from tvm_mobilenet.tune_logs.log import (
     trials_of,
 )
 from tvm_mobilenet.tuning.candidate import Candidate
-from tvm_mobilenet.tuning.search import LayerSearch, Search, near
+from tvm_mobilenet.tuning.layer_search import LayerSearch
+from tvm_mobilenet.tuning.search import Search, near
 from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 TRIALS = 64  # a layer
@@ -111,7 +113,7 @@ def search(
     work: Work,
     evaluate,
     time_limit: float = TIME_LIMIT,
-    workers: int = 2,
+    workers: int | None = 2,
     debug: bool = False,
     show: Callable[[Search], None] = lambda searching: None,
     timeout: float = CANDIDATE_SECONDS,
@@ -129,7 +131,7 @@ def search(
         Called with the `Search` now and then, to show how things stand.
     pool : callable, optional
         ``pool()`` gives what runs candidates, such as a `fleet.Fleet`, in place of ``Workers`` that call ``evaluate``;
-        then ``workers`` is how many it runs at once.
+        then ``workers`` is how many it runs at once, None if only the pool knows.
     """
     best_log, trial_log = Journal(work.log), trials_of(work.log)
     facts = {
@@ -177,7 +179,7 @@ def search(
         if best and record.whole:  # what only a sample was run of is nothing to build with
             _write_best(best_log, work.searches[record.layer], record)
 
-    searching = Search(work.searches, work.near, write, time_limit, workers)
+    searching = Search(work.searches, work.near, write, time_limit, workers or math.inf)
     resume(work, searching)
     before = sum(len(layer.tried) for layer in work.searches.values())
     waiting = any(not layer.done for layer in work.searches.values()) and searching.spent < WORTH_STARTING * time_limit
@@ -186,6 +188,9 @@ def search(
     ended = "done"
     try:
         with pool() if pool else Workers(evaluate, workers, timeout, debug) as running:
+            searching.pace = running.pace
+            if workers is None:
+                searching.workers = max(1, running.pace.workers)
             ended = searching.run(running, record_of, candidate_of, lambda: show(searching))
             _confirm(work, running, record_of, trial_log, best_log, lambda: show(searching))
         _warn_of_failures(work)

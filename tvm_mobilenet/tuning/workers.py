@@ -30,6 +30,7 @@ from multiprocessing import connection
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.temporary import TemporaryFolder
+from tvm_mobilenet.tuning.pace import Pace
 
 GRACE_SECONDS = 5  # between the parent's patience with a job and the worker's own alarm
 START_SECONDS = 120
@@ -118,9 +119,11 @@ class Workers:
         self._evaluate, self._timeout, self._debug, self._threads = evaluate, timeout, debug, threads
         self._folder = TemporaryFolder()
         self._workers: list[_Worker] = []
+        self.pace = Pace()
         try:
             for _ in range(count):
                 self._workers.append(self._new())
+            self.pace.has(count)
         except BaseException:
             self.close()
             raise
@@ -166,7 +169,22 @@ class Workers:
             for worker in list(self._workers):
                 if worker.job is not None and time.monotonic() > worker.deadline:
                     done.append(self._replace(worker, f"timeout: no result in {self._timeout:g} s"))
+        for one in done:
+            self.pace.count(one.seconds)
         return done
+
+    def stop(self, failure: str) -> list[Done]:
+        """Kill the workers that are busy; their jobs, failed for this reason."""
+        return [self._replace(worker, failure) for worker in self._workers if worker.job is not None]
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the workers hold, without processes of their own."""
+        found = 0
+        for worker in self._workers:
+            with contextlib.suppress(OSError), open(f"/proc/{worker.process.pid}/statm", encoding="ascii") as file:
+                found += int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return found
 
     def _receive(self, worker: _Worker) -> list[Done]:
         try:

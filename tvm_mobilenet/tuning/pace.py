@@ -1,0 +1,54 @@
+"""How fast jobs are done and how well workers are used, in a few words for whoever waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SHOWN_AFTER = 2  # jobs: of fewer there is no rate
+
+
+class Pace:
+    """Counts jobs, their time and what is sent for them, beside the time that workers were there.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self.workers, self.jobs, self.seconds, self.bytes, self.there = 0, 0, 0.0, 0, 0.0
+        self._began: float | None = None
+        self._looked = 0.0
+
+    def has(self, workers: int) -> None:
+        """Take note of how many workers there are from now on."""
+        now = self._clock()
+        if self._began is None and workers:
+            self._began = now
+        self.there += self.workers * (now - self._looked)
+        self.workers, self._looked = workers, now
+
+    def count(self, seconds: float, sent: int = 0) -> None:
+        """Take note of a job: the seconds that it ran, and the bytes that went there and back for it."""
+        self.jobs, self.seconds, self.bytes = self.jobs + 1, self.seconds + seconds, self.bytes + sent
+
+    @property
+    def share(self) -> float:
+        """Of the workers' time, that in jobs that have ended; 0..1."""
+        self.has(self.workers)
+        return min(1.0, self.seconds / self.there) if self.there else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Jobs a second since there were workers."""
+        return self.jobs / max(1e-9, self._clock() - self._began) if self._began is not None else 0.0
+
+    def __str__(self) -> str:
+        words = [f"{self.workers} worker{'s' * (self.workers != 1)}"]
+        if self.jobs >= SHOWN_AFTER:
+            words += [f"{self.rate:.2g} jobs a second", f"{self.share:.0%} of their time in jobs"]
+            words += [f"{self.bytes / self.jobs:,.0f} bytes a job"] * bool(self.bytes)
+        return ", ".join(words)

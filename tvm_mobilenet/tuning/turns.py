@@ -1,0 +1,122 @@
+"""Whose turn it is: candidates are asked a few ahead of results, and results are told in the order of asking.
+
+However many workers there are and however fast, a layer's search sees the same results before each of its questions:
+the first ``AHEAD`` candidates are asked before any result, and each result that is told brings one more question. A
+result that comes early waits for those before it. So the trials of a layer are the same on two processes as on a
+hundred machines; which layer comes first depends on time alone.
+
+Near layers are asked in the same way: a layer that has told ``n`` results looks at near ones as they were after
+``n // 8 * 4`` of theirs, and waits for one that is not that far, which then takes over its urgency.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from tvm_mobilenet.tune_logs.log import Record, identity
+from tvm_mobilenet.tuning.layer_search import LayerSearch
+
+AHEAD = 4  # candidates of a layer that are asked and not told
+STALE_BEFORE_NEAR = 6  # trials without gain after which a layer asks its near layers again
+
+
+@dataclass
+class _Turn:
+    """A layer's candidates on their way."""
+
+    layer: LayerSearch
+    order: deque[str] = field(default_factory=deque)  # asked and not told, by identity
+    ended: dict[str, Record] = field(default_factory=dict)  # not told yet
+    bests: list[Record | None] = field(default_factory=list)  # after so many results
+    waits_for: _Turn | None = None
+
+    @property
+    def told(self) -> int:
+        return len(self.bests) - 1
+
+    @property
+    def over(self) -> bool:
+        return self.layer.searched or (self.layer.done and not self.order)
+
+    def best_after(self, results: int) -> Record | None:
+        return self.bests[min(results, self.told)]
+
+
+class Turns:
+    """The turns of all layers of a search.
+
+    Parameters
+    ----------
+    layers : dict of str to LayerSearch
+        With all that earlier runs found.
+    near : dict of str to list of str
+        As ``search.near`` gives it.
+    """
+
+    def __init__(self, layers: dict[str, LayerSearch], near: dict[str, list[str]]):
+        self._near = near
+        self._turns = {name: _Turn(layer, bests=[layer.best]) for name, layer in layers.items()}
+        self._advance_all()
+
+    def next(self) -> tuple[LayerSearch, dict] | None:
+        """The layer and decisions to try next, now counted as begun; None: there are none before a result comes."""
+        waiting = (turn for turn in self._turns.values() if turn.layer.queued or turn.waits_for)
+        for turn in sorted(waiting, key=lambda turn: -turn.layer.gain):
+            while not turn.layer.queued and turn.waits_for:
+                turn = turn.waits_for
+            if turn.layer.queued:
+                return turn.layer, turn.layer.queued.popleft()
+        return None
+
+    def end(self, record: Record) -> None:
+        """Take the result of a candidate."""
+        turn = self._turns[record.layer]
+        turn.ended[identity(record.decisions)] = record
+        self._advance_all()
+
+    def close(self) -> None:
+        """Tell what has ended and waits for others, without asking any more."""
+        for turn in self._turns.values():
+            for key in [key for key in turn.order if key in turn.ended]:
+                turn.layer.tell(turn.ended.pop(key))
+            turn.layer.forget()
+            turn.order.clear()
+
+    def _advance_all(self) -> None:
+        while any([self._advance(turn) for turn in self._turns.values()]):
+            pass
+
+    def _advance(self, turn: _Turn) -> bool:
+        """Ask and tell as far as results and near layers allow; whether anything was told."""
+        before = turn.told
+        while self._asked(turn) and turn.order and turn.order[0] in turn.ended:
+            turn.layer.tell(turn.ended.pop(turn.order.popleft()))
+            turn.bests.append(turn.layer.best)
+        return turn.told > before
+
+    def _asked(self, turn: _Turn) -> bool:
+        """Whether all is asked that may be before the next result is told."""
+        layer = turn.layer
+        while len(turn.order) < AHEAD and not layer.done:
+            if (not layer.tried or layer.stale >= STALE_BEFORE_NEAR) and not self._started_from_near(turn):
+                return False
+            decisions = layer.ask()
+            if decisions is None:  # nothing left to propose
+                layer.trials = len(layer.tried) + len(layer.running) + len(layer.passed)
+                break
+            layer.queued.append(decisions)
+            turn.order.append(identity(decisions))
+        return True
+
+    def _started_from_near(self, turn: _Turn) -> bool:
+        """Have a layer begin from what its near ones found; False: one of them is not that far."""
+        results = turn.told // 8 * 4
+        others = [self._turns[name] for name in self._near.get(turn.layer.name, ())]
+        turn.waits_for = next((other for other in others if other.told < results and not other.over), None)
+        if turn.waits_for:
+            return False
+        for other in others:
+            if best := other.best_after(results):
+                turn.layer.start_from(best.decisions)
+        return True
