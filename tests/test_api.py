@@ -303,6 +303,9 @@ def test_help_shows_what_programs_call():
         assert inspect.signature(getattr(tm, name)) == inspect.signature(getattr(api, name))
         for section in ("Parameters", "Returns", "Raises") if name != "load" else ("Raises",):
             assert f"{section}\n" in text, (name, section)
+    text = inspect.getdoc(tm.tune)
+    assert text.startswith("tune(\n") and "    target: str | Target = 'arm',\n" in text, text
+    assert text.index("    *,\n") < text.index("    output: str") < text.index(") -> TuneResult\n")
     code = "import tvm_mobilenet as tm\ntry: tm.build\nexcept AttributeError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "programs call tvm_mobilenet.compile(model, target)" in done.stdout, done.stderr

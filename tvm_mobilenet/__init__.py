@@ -84,6 +84,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+class _Text(str):
+    """An annotation that was kept as text, shown without quotes."""
+
+    __repr__ = str.__str__
+
+
 class _Called(types.ModuleType):
     # A verb's module: ``tvm_mobilenet.tune(...)`` is a call though ``tvm_mobilenet.tune`` is a module.
     # ``help`` and notebooks show its ``__doc__`` and ``__signature__``, which are the function's.
@@ -105,8 +111,14 @@ class _Called(types.ModuleType):
     def __doc__(self) -> str:  # type: ignore[override]
         import inspect
 
-        words = str(self.__signature__).replace("'", "")  # annotations are kept as text
-        return f"{self._function.__name__}{words}\n\n{inspect.getdoc(self._function)}"
+        lines, named = [], False
+        for one in self.__signature__.parameters.values():
+            lines += ["*"] if one.kind is one.KEYWORD_ONLY and not named else []
+            named = named or one.kind is one.KEYWORD_ONLY
+            lines.append(str(one.replace(annotation=_Text(one.annotation))))
+        head = "".join(f"    {line},\n" for line in lines)
+        result = _Text(self.__signature__.return_annotation)
+        return f"{self._function.__name__}(\n{head}) -> {result}\n\n{inspect.getdoc(self._function)}"
 
 
 class _Package(types.ModuleType):
