@@ -102,7 +102,7 @@ def change(key: str, value, name: str | None = None, field: str | None = None):
         (change("shifts", [0.0] * 3), ("3 numbers", "channels")),
         (change("weights", [1.0], "layer_003.weight"), ("weights of layer_003.weight", "[1.0]")),
         (lambda data: data.update(kept=[{"layer": "layer_999"}]), ("kept 'layer_999'", "no such layer")),
-        (change("factors", 0.0, field=0), ("channel 0", "no factor")),
+        (change("factors", [0.0] + [1.0] * 7, "layer_000"), ("channel 0", "no factor")),
         (lambda data: data["scales"].pop("layer_005"), ("scales of layer_005 are missing",)),
         (lambda data: data.pop("inner"), ("inner is missing",)),
         (lambda data: data.update(dtype="float16"), ("'float16'", "'int8'")),

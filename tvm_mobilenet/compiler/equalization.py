@@ -1,10 +1,10 @@
 """Which factors make the channels of a network's values about equally large, chosen by what layers make of them.
 
 Full factors give every channel the whole range, but make weights of one output uneven, which are rounded too, and are
-those of the images: a channel that they leave small is clamped on others. So each group of values is tried without
-factors, with their square roots and with those of these; that is taken with which the layers that read the values stand
-highest above what rounding adds. Of torchvision's MobileNetV2, calibrated on two photographs and run on twenty others,
-the scores stand 16.1 dB above the noise without factors, 18.6 with square roots at most, 15.7 with full ones.
+those of the images: a channel that is small on them is clipped where another image makes it large. So each group of
+values is tried without factors, with their square roots and with those of these; that is taken with which the layers
+that read the values stand highest above what rounding adds. What they change of two trained networks:
+docs/results/int8.md.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from tvm_mobilenet.passes.whole_weights import whole_weights
 
 POWERS = (0.0, 0.25, 0.5)  # of what would make all channels equal
 MOST = 4.0  # a channel that no image moved may move on others
-MARGIN = 2.0  # by which a channel may be larger than on the images before a ReLU6 clamps it
-CLAMP = 6.0
 BITS = 2  # of a factor, behind its first: coarse, so that every CPU finds the same
 
 
@@ -41,6 +39,8 @@ def found(
         A few, on which factors are tried.
     """
     groups = [g for g in equalize.groups(graph) if all(integral(c.layer) for c in graph.calls if c.name in g.readers)]
+    if not groups:
+        return {}
     ends = _ends(graph, inputs, {value for group in groups for value in group.values})
     of_value = {value: number for number, group in enumerate(groups) for value in group.values}
     tried = [[_factors(group, ends, power) for power in POWERS] for group in groups]
@@ -129,8 +129,8 @@ def _ends(graph: LayerGraph, inputs: Sequence, values: set[str]) -> dict[str, np
 
 
 def _factors(group: equalize.Group, ends: dict[str, np.ndarray], power: float) -> np.ndarray:
-    largest = np.max([np.abs(ends[value]).max(0) for value in group.values], 0) * MARGIN
-    top = CLAMP if group.clamped else float(largest.max())
+    largest = np.max([np.abs(ends[value]).max(0) for value in group.values], 0)
+    top = float(largest.max())
     factors = np.clip((top / np.maximum(largest, top / MOST**2)) ** power, 1.0, MOST)
     mantissa, exponent = np.frexp(factors)
     kept = np.ldexp(np.floor(mantissa * (1 << (BITS + 1))) / (1 << (BITS + 1)), exponent)

@@ -2,8 +2,8 @@
 
 A layer that makes a value gets its weights and biases times the factors, layers that read it theirs divided by them
 (Nagel et al., 2019). In float32 the network computes what it did. Values that are added to each other share their
-factors. What is between must be linear or a rectifier; of a ReLU6 the factors leave no more below six than images
-showed there.
+factors. What is between must be linear or a ReLU. What a ReLU6 makes gets no factors: times a factor it is clamped
+below six, so channels that are small on the calibration's images, and large on others, would lose what they are.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+
+SCALABLE = ("none", "relu")  # activations that make of factors times a value factors times what they make of it
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,11 @@ class Group:
     channels : int
     readers : tuple of str
         Names of the calls whose weights are divided.
-    clamped : bool
-        A ReLU6 makes one of them.
     """
 
     values: tuple[str, ...]
     channels: int
     readers: tuple[str, ...]
-    clamped: bool
 
 
 def groups(graph: LayerGraph) -> list[Group]:
@@ -54,8 +52,7 @@ def groups(graph: LayerGraph) -> list[Group]:
         readers = [c for c in graph.calls if _weighted(c) and sets.of(c.inputs[0]) == root]
         channels |= {c.layer.channels for c in readers}
         if root not in fixed and len(channels) == 1 and readers:
-            clamped = any(call.layer.activation == "relu6" for call in made)
-            found.append(Group(values, channels.pop(), tuple(c.name for c in readers), clamped))
+            found.append(Group(values, channels.pop(), tuple(c.name for c in readers)))
     return found
 
 
@@ -66,9 +63,8 @@ def _weighted(call: LayerCall) -> bool:
 def _tied(call: LayerCall, sets: _Sets) -> set[str]:
     """Ties the values of a call that share factors, and gives those that can have none."""
     layer, (data, *others) = call.layer, call.inputs
-    linear = layer.body is None and layer.activation in CLAMPS and layer.output_layout == "NHWC"
-    late = layer.residual == "after" and layer.activation == "relu6"  # it clamps what the output does not show
-    fixed = set() if linear and not late else {call.output, *others}
+    scalable = layer.body is None and layer.activation in SCALABLE and layer.output_layout == "NHWC"
+    fixed = set() if scalable else {call.output, *others}
     if layer.input_layout != "NHWC":
         fixed.update(call.inputs)
     if _weighted(call):
