@@ -24,6 +24,9 @@ from tvm_mobilenet.compiler.ranges import Histogram
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Scale
 
+# Of torchvision's MobileNetV2, 8 crops for choices, 80 images: with a part of 0.35 its scores stand 20.4 dB above
+# noise, and choices take 41 CPU-seconds; with none 18.0 dB and 15. Of its ranges none differs between 12 dB and 20,
+# between 12 and 6 eight do.
 TO_THE_END = 0.35  # of the network's multiply-adds: where less follows, all of it is computed for each range
 HOPELESS = 12.0  # dB below the best range on one image: such a range is not tried on the next ones
 
