@@ -30,7 +30,10 @@ _SPATIAL = 0  # the type of an iteration variable over the output's values; othe
 
 
 def decisions(layer: Layer, core) -> Space:
+    widest = max((dtypes.of(d).bytes for d in layer.body.dtypes), default=dtypes.of(layer.dtype).bytes)
     lanes = sum_lanes(layer, core)
+    if widest < dtypes.of(layer.dtype).bytes:  # it moves narrow values
+        lanes *= dtypes.of(layer.dtype).bytes // widest
     return Space({"lanes": Choice((lanes,), lanes)}, lambda d: "")
 
 

@@ -68,7 +68,7 @@ def _tensor_types(ty) -> list[relax.TensorType]:
 
 def _bytes(ty: relax.TensorType, name: str) -> int:
     """Bytes of a value; 0 where its shape is not known."""
-    shape = ty.shape
+    shape = getattr(ty, "shape", None)  # a number in an operator's arguments has none
     if not isinstance(shape, relax.ShapeExpr) or not all(hasattr(d, "value") for d in shape):
         return 0
     elements, item = math.prod(int(d.value) for d in shape), max(1, getattr(ty.dtype, "bits", 32) // 8)

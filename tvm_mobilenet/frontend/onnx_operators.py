@@ -37,6 +37,8 @@ def _pad(bb, inputs, attrs, otherwise):
         return relax.op.nn.pad(inputs[0], [int(w) for w in widths.reshape(-1)], mode, float(value))
     if mode == "wrap":
         return reduce(lambda x, axis: _wrapped(bb, x, axis, *map(int, widths[axis])), range(len(widths)), inputs[0])
+    if mode == "edge" and widths.min() >= 0:
+        return relax.op.nn.pad(inputs[0], [int(w) for w in widths.reshape(-1)], "replicate")
     return otherwise(inputs)
 
 
@@ -93,16 +95,67 @@ def _lp_normalization(bb, inputs, attrs, otherwise):
 
 
 def _resize(bb, inputs, attrs, otherwise):
-    """TVM knows no empty operands, and computes from sizes: scales that make no whole sizes would give other values."""
+    """TVM knows no empty operands, resizes the last two dimensions, and computes from sizes: scales that make no whole
+    sizes would give other values."""
     given = type(inputs)  # which answers None where a node has fewer
     inputs = given(None if i and x is not None and _is_empty(x) else x for i, x in enumerate(inputs))
+    if _text(attrs.get("coordinate_transformation_mode", "")) == "half_pixel_symmetric":
+        attrs["coordinate_transformation_mode"] = b"half_pixel"  # of whole sizes the same
+    x, axes = inputs[0], [int(a) for a in attrs.pop("axes", ())]
+    shape = [int(d) for d in x.ty.shape]
+    axes = [a % len(shape) for a in axes] or list(range(len(shape)))
+    if attrs.get("antialias") or _text(attrs.get("keep_aspect_ratio_policy", "stretch")) != "stretch":
+        raise ValueError("antialias and keep_aspect_ratio_policy are not computed; export it with sizes, without them")
     if len(inputs) > 2 and inputs[2] is not None:
-        scales = _numpy(inputs[2]).astype(np.float64)
-        sizes = scales * [int(d) for d in inputs[0].ty.shape]
+        scales = np.ones(len(shape))
+        scales[axes] = _numpy(inputs[2]).astype(np.float64)
+        sizes = scales * shape
         if np.abs(sizes - np.round(sizes)).max() > 1e-3:
             raise ValueError(f"scales {scales.tolist()} make no whole sizes; export it with sizes")
-        whole = relax.const(np.round(sizes).astype(np.int64), "int64")
-        inputs = given([inputs[0], inputs[1], None, whole])
+        wanted = [int(s) for s in np.round(sizes)]
+    else:
+        wanted = list(shape)
+        for axis, size in zip(axes, _numpy(inputs[3]), strict=True):
+            wanted[axis] = int(size)
+    places = _text(attrs.get("coordinate_transformation_mode", ""))
+    changed = [a for a in range(len(shape)) if wanted[a] != shape[a]]
+    if not changed and places != "tf_crop_and_resize":
+        return x
+    nhwc = len(shape) == 4 and 1 in changed  # which TVM's importer does not know
+    if nhwc and 3 in changed:
+        raise ValueError(f"{len(changed)} dimensions are resized: {shape} to {wanted}")
+    if nhwc:
+        x, wanted = bb.emit(relax.op.permute_dims(x, [0, 3, 1, 2])), [wanted[a] for a in (0, 3, 1, 2)]
+    # of one row that lies at a corner: the first, for TVM divides by the rows but one
+    alone = [a for a in range(2, len(wanted)) if wanted[a] == 1 and places == "align_corners"]
+    first = [0] * len(alone)
+    if alone:
+        x = bb.emit(relax.op.strided_slice(x, alone, first, [1] * len(alone)))
+    sizes = [2 if a in alone else size for a, size in enumerate(wanted)]
+    if [int(d) for d in x.ty.shape] != wanted:
+        x = bb.emit(otherwise(given([x, inputs[1], None, relax.const(np.array(sizes, np.int64), "int64")])))
+        x = bb.emit(relax.op.strided_slice(x, alone, first, [1] * len(alone))) if alone else x
+    return relax.op.permute_dims(x, [0, 2, 3, 1]) if nhwc else x
+
+
+def _conv_transpose(bb, inputs, attrs, otherwise):
+    """TVM's importer overlooks ``output_shape``, which says what is cut off."""
+    output = attrs.pop("output_shape", None)
+    if output is None:
+        return otherwise(inputs)
+    size, kernel = [[int(d) for d in inputs[i].ty.shape][2:] for i in (0, 1)]
+    ones = [1] * len(size)
+    strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
+    more, mode = list(attrs.get("output_padding", [0] * len(size))), _text(attrs.pop("auto_pad", "NOTSET"))
+    begin, end = [], []
+    for i, wanted in enumerate(output[-len(size) :]):
+        total = strides[i] * (size[i] - 1) + more[i] + (kernel[i] - 1) * dilations[i] + 1 - int(wanted)
+        if total < 0:  # rows beyond the last
+            more[i] += -total
+            total = 0
+        begin.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        end.append(total - begin[-1])
+    attrs["pads"], attrs["output_padding"] = begin + end, more
     return otherwise(inputs)
 
 
@@ -132,5 +185,6 @@ CONVERTERS: dict[str, Callable] = {
     "Celu": _celu,
     "Swish": _swish,
     "LpNormalization": _lp_normalization,
+    "ConvTranspose": _conv_transpose,
     "Resize": _resize,
 }

@@ -36,6 +36,8 @@ class Body:
         The nest: first operand, constants, other operands, output.
     reference : callable, optional
         ``reference(*operands, *constants)``, float64 arrays: the output in float64.
+    narrow : callable, optional
+        ``narrow(dtype)``: the layer that moves values of another dtype so; of operators that compute nothing.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -45,6 +47,7 @@ class Body:
     dtypes: tuple[str, ...] = ()
     function: object = field(default=None, compare=False, repr=False)
     reference: Callable | None = field(default=None, compare=False, repr=False)
+    narrow: Callable | None = field(default=None, compare=False, repr=False)
 
 
 def _text(shape: tuple[int, ...], dtype: str = "") -> str:

@@ -4,6 +4,7 @@
 
     given_scales     what comes quantized as float32 with marks
     simplify         one spelling for what exporters write in many
+    transposed_conv  transposed convolutions as convolutions
     activations      hard-swish and the others by name
     fold_pad         explicit pads into the operator that reads them
     channels_last    operators to layers, NHWC, no transposes
@@ -29,12 +30,13 @@ from tvm_mobilenet.passes import (
     given_scales,
     marks,
     simplify,
+    transposed_conv,
 )
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 
-RELAX_PASSES = (given_scales, simplify, activations, fold_pad)
+RELAX_PASSES = (given_scales, simplify, transposed_conv, activations, fold_pad)
 LAYER_PASSES = (fold_batch_norm, marks, fuse_epilogue)
-OF_QUANTIZED = (given_scales, marks)
+OF_SOME = (given_scales, transposed_conv, marks)  # which return what they got where there is nothing for them
 
 __all__ = ["LAYER_PASSES", "RELAX_PASSES", "LayerCall", "LayerGraph", "Port", "Signature", "run"]
 
@@ -45,8 +47,8 @@ def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, 
     Parameters
     ----------
     watch : callable
-        Called after each pass with its name, such as ``fold_pad``, and what it made; not after one for networks that
-        come quantized, where this one does not.
+        Called after each pass with its name, such as ``fold_pad``, and what it made; not after one of those for some
+        networks alone, where it had nothing to do.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, 
     made = mod
     for step in (*RELAX_PASSES, channels_last, *LAYER_PASSES):
         before, made = made, step.run(made)
-        if made is before and step in OF_QUANTIZED:
+        if made is before and step in OF_SOME:
             continue
         watch(step.__name__.rpartition(".")[2], made)
     return made

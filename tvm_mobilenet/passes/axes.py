@@ -13,10 +13,18 @@ from math import prod
 
 
 class Axis:
-    """One axis of size two or more; two axes are the same only if they are the same object."""
+    """One axis of size two or more, or the outer or inner part of a ``whole`` one; two axes are the same only if they
+    are the same object."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, whole: Axis | None = None):
+        self.size, self.whole = size, whole
+        self._parts: dict[int, tuple[Axis, Axis]] = {}
+
+    def parts(self, outer: int) -> tuple[Axis, Axis]:
+        """Its outer part, of that size, and its inner one: the same two each time."""
+        if outer not in self._parts:
+            self._parts[outer] = Axis(outer, self), Axis(self.size // outer, self)
+        return self._parts[outer]
 
 
 Dim = tuple[Axis, ...]
@@ -65,21 +73,52 @@ class Tensor:
         n, c, h, w = self.dims
         return {flat((n, c, h, w)): "NCHW", flat((n, h, w, c)): "NHWC"}.get(self.stored)
 
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The logical dimensions in the order in which memory has them; None where one of them is spread."""
+        if self.layout == "NHWC":
+            return 0, 2, 3, 1
+        filled = [i for i, d in enumerate(self.dims) if d]
+        found = [i for i, d in enumerate(self.dims) if not d]
+        found += sorted(filled, key=lambda i: self.stored.index(self.dims[i][0]))
+        return tuple(found) if flat(self.dims[i] for i in found) == self.stored else None
+
     def permuted(self, order: list[int]) -> Tensor:
         """The same memory with its logical dimensions in another order."""
         return Tensor(self.value, self.nhwc, self.stored, tuple(self.dims[i] for i in order))
 
     def reshaped(self, shape: tuple[int, ...]) -> Tensor | None:
-        """The same memory in another logical shape; None when that would need a copy."""
-        dims, axes = [], list(flat(self.dims))
+        """The same memory in another logical shape, axes cut or joined where it asks for that; None when that would
+        need a copy."""
+        dims, axes, cut = [], list(flat(self.dims)), {}
         for size in shape:
             taken: list[Axis] = []
-            while prod(a.size for a in taken) < size and axes:
-                taken.append(axes.pop(0))
+            while (left := size // prod(a.size for a in taken)) > 1 and axes:
+                axis = axes.pop(0)
+                if axis.size > left and axis.size % left == 0:
+                    cut[axis] = axis.parts(left)
+                    axis, rest = cut[axis]
+                    axes.insert(0, rest)
+                taken.append(axis)
             dims.append(tuple(taken))
         if tuple(prod(a.size for a in d) for d in dims) == tuple(shape) and not axes:
-            return Tensor(self.value, self.nhwc, self.stored, tuple(dims))
+            return Tensor(self.value, self.nhwc, _cut(self.stored, cut), tuple(dims))._joined()
         return fresh(self.value, self.nhwc, shape) if self.contiguous else None
+
+    def _joined(self) -> Tensor:
+        """The parts of an axis as that axis again, where they stand side by side in memory and in a dimension."""
+        dims, stored = [list(d) for d in self.dims], list(self.stored)
+        for found in dims:
+            i = 0
+            while i + 1 < len(found):
+                first, second = found[i : i + 2]
+                at = stored.index(first)
+                if first.whole is not None and first.whole is second.whole and stored[at + 1 : at + 2] == [second]:
+                    found[i : i + 2] = stored[at : at + 2] = [first.whole]
+                    i = max(0, i - 1)
+                else:
+                    i += 1
+        return Tensor(self.value, self.nhwc, tuple(stored), tuple(map(tuple, dims)))
 
     def with_axes_of(self, other: Tensor) -> Tensor | None:
         """This tensor in the axes of another of the same shape; None when their dimensions divide differently."""
@@ -95,6 +134,11 @@ def fresh(value: str, nhwc: tuple[int, int, int, int], shape: tuple[int, ...]) -
     """A tensor whose memory is in logical order, of new axes."""
     dims = tuple(dim(s) for s in shape)
     return Tensor(value, nhwc, flat(dims), dims)
+
+
+def _cut(axes: tuple[Axis, ...], cut: dict[Axis, tuple[Axis, Axis]]) -> tuple[Axis, ...]:
+    """Axes in place of which their parts stand."""
+    return tuple(part for a in axes for part in (_cut(cut[a], cut) if a in cut else (a,)))
 
 
 def flat(dims) -> tuple[Axis, ...]:

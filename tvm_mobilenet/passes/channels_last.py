@@ -11,6 +11,7 @@ collected and reported at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -23,11 +24,13 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
-from tvm_mobilenet.passes.generic import NotGeneric, piece, pieces_of, transposed
+from tvm_mobilenet.passes.generic import NotGeneric, Piece, piece, pieces_of, transposed
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 from tvm_mobilenet.passes.marks import Marks
 from tvm_mobilenet.passes.problems import Problem, told
 from tvm_mobilenet.passes.quantize import Scale
+from tvm_mobilenet.passes.reordered import NHWC, reordered
+from tvm_mobilenet.passes.reordered import takes as reorders
 from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
 
 
@@ -54,7 +57,7 @@ class ChannelsLast:
         self.tensors: dict[relax.Var, Tensor] = {}
         self.tuples: dict[relax.Var, list[relax.Expr]] = {}
         self.splits: dict[relax.Var, relax.Call] = {}
-        self.copies: dict[tuple, Tensor] = {}  # in logical order, of tensors that are not
+        self.copies: dict[tuple, Tensor] = {}  # of tensors that do not lie as somebody reads them
         self.dtypes: dict[str, str] = {}  # of values
         self.problems: list[Problem] = []
         self.where, self.at = "", 0
@@ -129,16 +132,25 @@ class ChannelsLast:
         """By the kind that knows the operator; else, and where it lies as no kind has it, as a generic layer."""
         views = {"reshape": ChannelsLast._reshape, "permute_dims": ChannelsLast._permute_dims}
         patterns = [views[name]] if name in views else kinds.patterns(name)
-        before = len(self.calls)
+        before, why = len(self.calls), None
         try:
-            found = next(filter(None, (pattern(self, call) for pattern in patterns)), None)
-            return found or self._generic(call)
+            for pattern in patterns:
+                if (found := pattern(self, call)) is not None:
+                    return found
+                self._take_back(before)
         except (Unsupported, ImpossibleLayerError) as e:
-            del self.calls[before:]  # copies of its operands
-            try:
-                return self._generic(call)
-            except (NotGeneric, Unsupported):
-                raise e from None
+            why = e
+        self._take_back(before)
+        try:
+            return self._generic(call)
+        except (NotGeneric, Unsupported) as e:
+            raise why or e from None
+
+    def _take_back(self, before: int) -> None:
+        """Remove layers that nobody reads: copies of operands for what then made no layer."""
+        gone = {call.output for call in self.calls[before:]}
+        del self.calls[before:]
+        self.copies = {key: made for key, made in self.copies.items() if made.value not in gone}
 
     @property
     def products(self) -> int:
@@ -184,21 +196,61 @@ class ChannelsLast:
         if not found or not isinstance(call.ty, relax.TensorType):
             raise Unsupported("no layer computes it")
         given = [self.tensor(a) for a in found]
-        pieces = pieces_of(call, found, self.mod)
         if any(x.value == "?" for x in given):  # of an operator that is reported already
             return fresh("?", _four(static_shape(call)), static_shape(call))
-        values = [self._copy_in_order(x) for x in given]
+        return self._as_it_lies(call, found, given) or self._pieces(
+            pieces_of(call, found, self.mod), [self._copy_in_order(x) for x in given]
+        )
+
+    def _pieces(self, pieces: list[Piece], values: list[Tensor]) -> Tensor:
+        """Generic layers, one after the other; the last one's output."""
         for one in pieces:
             shape = one.layer.output_shape
             reads = [values[i] for i in one.reads]
             values.append(self._called(one.layer, reads, fresh("", _four(shape), shape), one.constants))
         return values[-1]
 
+    def _as_it_lies(self, call: relax.Call, found: list[relax.Expr], given: list[Tensor]) -> Tensor | None:
+        """The same on data in the order that most of it has in memory; None where that is its own, or cannot be."""
+        if not reorders(call):
+            return None
+        given = [self.image(x) if len(x.dims) == 4 and not x.contiguous and not x.order else x for x in given]
+        largest = max(prod(x.shape) for x in given)
+        moved = [x for x in given if not x.contiguous and 2 * prod(x.shape) >= largest and x.order]
+        if not moved:
+            return None
+        order = max(moved, key=lambda x: prod(x.shape)).order
+        other = reordered(call, order, found)
+        if other is None:
+            return None
+        try:
+            pieces = pieces_of(*other, self.mod)
+        except NotGeneric:
+            return None
+        whole = [x.reshaped((1,) * (len(order) - len(x.dims)) + x.shape) for x in given]
+        made = self._pieces(pieces, [self._laid(x, order) for x in whole])
+        back = made.permuted([order.index(i) for i in range(len(order))])
+        shape = static_shape(call)
+        if back.shape == shape:
+            return back
+        kept = [d for d in back.dims if d]  # a reduction's dimensions, of size one, are taken away
+        dims = [kept.pop(0) if size > 1 else () for size in shape]
+        return Tensor(back.value, back.nhwc, back.stored, tuple(dims))
+
+    def _laid(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
+        """The tensor with its dimensions in an order, in which memory has them: copied if it has not."""
+        y = x.permuted(list(order))
+        if y.contiguous:
+            return y
+        return self.nhwc(x).permuted(list(order)) if order == NHWC else self._copy_in_order(y)
+
     def _copy_in_order(self, x: Tensor) -> Tensor:
         """The tensor in logical order, copied once for all who read it so."""
-        key = x.value, x.stored, x.dims
+        return self._once(("in order", x.value, x.stored, x.dims), lambda: self.in_order(x))
+
+    def _once(self, key: tuple, copy: Callable[[], Tensor]) -> Tensor:
         if key not in self.copies:
-            self.copies[key] = self.in_order(x)
+            self.copies[key] = copy()
         return self.copies[key]
 
     # ---- building layers
@@ -215,14 +267,15 @@ class ChannelsLast:
         if x.layout == "NHWC" or c == 1 or h * w == 1:
             return Tensor(x.value, (n, h, w, c), x.stored, x.dims)
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
-        dims = x.dims
-        return self.call(layer.replace(input_layout="NCHW"), [x], flat((dims[0], dims[2], dims[3], dims[1])), dims)
+        dims, layer = x.dims, layer.replace(input_layout="NCHW")
+        stored = flat((dims[0], dims[2], dims[3], dims[1]))
+        return self._once(("nhwc", x.value, x.stored, dims), lambda: self.call(layer, [x], stored, dims))
 
     def image(self, x: Tensor) -> Tensor:
-        """The tensor as NCHW or NHWC, copied to NCHW if it lies otherwise: permuted, or a view of something else."""
+        """The tensor as NCHW or NHWC, copied to NHWC if it lies otherwise: permuted, or a view of something else."""
         if len(x.dims) != 4:
             raise Unsupported(f"its data has {len(x.dims)} dimensions where 4 are expected")
-        return x if x.layout else self._copy_in_order(x)
+        return x if x.layout else self._copy_in_order(x.permuted(list(NHWC))).permuted([0, 3, 1, 2])
 
     def in_order(self, x: Tensor) -> Tensor:
         """The tensor with memory in logical order: copied to NCHW if it is a feature map, whatever its dimensions."""
@@ -235,7 +288,7 @@ class ChannelsLast:
         if n + pixels + (channel,) != x.stored or dtype not in OF_DATA:
             sizes = tuple(a.size for a in x.stored)
             layer = transposed(sizes, tuple(x.stored.index(a) for a in logical), dtype)
-            return self._called(layer, [x], Tensor("", _four(x.shape), logical, x.dims), {})
+            return self._called(layer, [x], fresh("", _four(x.shape), x.shape), {})
         batch, rest, c = (prod(a.size for a in axes) for axes in (n, pixels, (channel,)))
         h, w = x.nhwc[1:3] if x.nhwc[0] == batch and x.nhwc[3] == c else (rest, 1)
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=batch)

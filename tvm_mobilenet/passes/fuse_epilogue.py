@@ -73,6 +73,9 @@ def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
     made: Layer = producer.layer
     if made.residual != "none":  # its other operand lies channels-last
         return None
+    sizes = (layer.batch, layer.height, layer.width) if not made.declared.with_rows else ()
+    if made.out_channels != layer.channels or (sizes and sizes != (made.batch, made.out_height, made.out_width)):
+        return None  # it turns other dimensions than these
     if made.declared.with_rows:  # a matrix product has no pixels any more: a convolution again
         geometry = {"height": layer.height, "width": layer.width, "batch": layer.batch}
         made = made.replace(kind=made.declared.with_rows, **geometry)

@@ -20,6 +20,7 @@ from tvm_mobilenet.passes.rewrite import array, op_name
 
 OWN = "float32"  # of a generic layer
 REFERENCES = ("float64", "float32")  # in which a reference is computed, the first that TVM can
+MOVES = ("broadcast_to", "concat", "permute_dims", "strided_slice", "take", "tile")  # values are those of the data
 FLOAT32_ALONE = ("nn.layer_norm", "nn.group_norm", "nn.instance_norm", "nn.rms_norm")  # by topi's own checks
 
 
@@ -163,8 +164,22 @@ def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
     function = tirx.PrimFunc(moved, function.body, function.ret_type, function.attrs)
     digest = f"{tvm_ffi.structural_hash(function, map_free_vars=True) & (1 << 64) - 1:016x}"[:DIGEST]
     held = used if set(used) != {OWN} else ()
-    body = Body(operands, constants, output, digest, held, function, lambda *arrays: _computed(operator, arrays))
+    moves = set(used) == {OWN} and (operator.name in MOVES or _takes_nearest(operator)) and not constants
+
+    def narrow(dtype: str) -> Layer:
+        return _layer(operator, operator.module(dtype), tensors)
+
+    reference = lambda *arrays: _computed(operator, arrays)  # noqa: E731
+    body = Body(operands, constants, output, digest, held, function, reference, narrow if moves else None)
     return Layer(**fields(operator.name.replace(".", "_"), body, OWN))
+
+
+def _takes_nearest(operator: _Operator) -> bool:
+    """Whether it resizes by taking values as they are."""
+    if operator.name != "image.resize2d":
+        return False
+    params = [relax.Var("x", relax.TensorType(*each)) for each in operator.operands(OWN)]
+    return str(operator.make(OWN, params).attrs.method) == "nearest_neighbor"
 
 
 def _nest(module: tvm.IRModule) -> tirx.PrimFunc:

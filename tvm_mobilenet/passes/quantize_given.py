@@ -1,8 +1,9 @@
 """Layers in int8 by the scales that a network came with.
 
 Its marks (`passes.marks`) say which values are rounded to int8, and where. A layer whose data and output are, and whose
-weights came as whole numbers, is one in int8, and computes what `quantize` makes of calibrated networks. All else stays
-in float32, as the file says it: between conversions, and rounded after it where a mark stands.
+weights came as whole numbers, is one in int8, and computes what `quantize` makes of calibrated networks. What only
+moves values of one scale, a concatenation or a slice, moves bytes. All else stays in float32, as the file says it:
+between conversions, and rounded after it where a mark stands.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class QuantizeGiven(Quantize):
             self.held[call.output] = _LATER
         elif self._whole(call):
             self._integer(self._of_image(call))
+        elif self._moves(call):
+            self._moved(call)
         elif call.output in self.scales:  # in float32, then rounded as the file says
             raw = f"{call.output}_raw"
             self._float(call, raw)
@@ -81,6 +84,20 @@ class QuantizeGiven(Quantize):
             return False
         inner = layer.residual != "none" or layer.activation not in CLAMPS
         return (call.name in self.q.inner or not inner) and _fits(call, given)
+
+    def _moves(self, call: LayerCall) -> bool:
+        """Whether a generic layer only moves values that are whole numbers of one scale, its output's."""
+        scales = [self.scales.get(v) for v in call.inputs]
+        if call.layer.body is None or call.layer.body.narrow is None or None in scales:
+            return False
+        return all(s == scales[0] for s in scales) and self.scales.get(call.output) in (None, scales[0])
+
+    def _moved(self, call: LayerCall) -> None:
+        layer = call.layer.body.narrow(DTYPE)
+        inputs = tuple(self._in(v, DTYPE, shape) for v, shape in zip(call.inputs, layer.operand_buffers, strict=True))
+        self.made.append(call.replace(layer=layer, inputs=inputs, marks=None))
+        self.scales[call.output] = self.scales[call.inputs[0]]
+        self.held[call.output] = DTYPE
 
     def _floating(self, call: LayerCall) -> bool:
         return call.output not in self.scales

@@ -12,6 +12,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.kinds.windows import window_of
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 # Operators computed here when all their tensor arguments are constants.
@@ -24,6 +25,7 @@ _NUMPY = {
     "sqrt": np.sqrt,
     "rsqrt": lambda a: 1 / np.sqrt(a),
     "negative": np.negative,
+    "abs": np.abs,
     "exp": np.exp,
     "isnan": np.isnan,
     "where": np.where,
@@ -40,6 +42,7 @@ _NUMPY = {
     "logical_not": np.logical_not,
     "floor_divide": np.floor_divide,
 }
+_BROADCASTS = ("add", "divide", "maximum", "minimum", "multiply", "subtract")
 
 
 def _require_variances(variance: np.ndarray, epsilon: float, where: str) -> None:
@@ -66,12 +69,29 @@ class Simplify(Rewriter):
         folded = self._constant(name, value)
         if folded is not None:
             return folded
+        if name in _BROADCASTS:
+            value = self._unexpanded(value)
         method = getattr(self, "_" + name.replace(".", "_").lstrip("@"), None)
         return value if method is None else method(value)
+
+    def _unexpanded(self, call: relax.Call) -> relax.Call:
+        """Operands before they were expanded to a shape that another one has anyway, as PyTorch's normalize does."""
+        args = list(call.args)
+        for i, argument in enumerate(args):
+            inner = self.made_by(argument, "broadcast_to")
+            if inner is None:
+                continue
+            shapes = [static_shape(a, self.where) for a in (*args[:i], inner.args[0], *args[i + 1 :])]
+            if np.broadcast_shapes(*shapes) == static_shape(self._bb.normalize(call)):
+                args[i] = inner.args[0]
+        return self._bb.normalize(relax.Call(call.op, args, call.attrs, call.ty_args))
 
     # ---- constants and tuples
 
     def _constant(self, name: str, call: relax.Call) -> relax.Expr | None:
+        if name == "arange":
+            ends = [getattr(a, "value", None) for a in call.args]
+            return None if None in ends else _const(np.arange(*ends).astype(str(call.attrs.dtype)))
         values = [array(a) for a in call.args if not isinstance(a, relax.ShapeExpr)]
         if not values or any(v is None for v in values):
             return None
@@ -297,6 +317,32 @@ class Simplify(Rewriter):
         if layout == "NHWC":
             pooled = self.emit(relax.op.permute_dims(pooled, (0, 2, 3, 1)))
         return self._reshape(relax.op.reshape(pooled, static_shape(self._bb.normalize(call))))
+
+    def _nn_max_pool2d(self, call: relax.Call) -> relax.Expr:
+        return self._of_whole_windows(call, relax.op.nn.max_pool2d)
+
+    def _nn_avg_pool2d(self, call: relax.Call) -> relax.Expr:
+        return self._of_whole_windows(call, relax.op.nn.avg_pool2d)
+
+    def _of_whole_windows(self, call: relax.Call, pool) -> relax.Expr:
+        """A pool with ``ceil_mode`` as one whose pads say where it ends: a window that would begin behind the data is
+        none, as PyTorch and ONNX Runtime have it."""
+        a = call.attrs
+        if not a.ceil_mode or str(a.layout) != "NCHW":
+            return call
+        window = window_of(a)
+        size, pads, more = static_shape(call.args[0], self.where)[2:], list(window["padding"]), False
+        for i, kernel in enumerate(int(k) for k in a.pool_size):
+            stride, reach = window["stride"][i], (kernel - 1) * window["dilation"][i] + 1
+            count = -(-(size[i] + pads[i] + pads[2 + i] - reach) // stride) + 1
+            count -= (count - 1) * stride >= size[i] + pads[i]
+            end = max(0, (count - 1) * stride + reach - size[i] - pads[i])
+            more |= end > pads[2 + i]
+            pads[2 + i] = end
+        if more and pool is relax.op.nn.avg_pool2d and a.count_include_pad:  # whose own pads alone are counted
+            return call
+        kernel, strides, dilation = ([int(v) for v in values] for values in (a.pool_size, a.strides, a.dilation))
+        return pool(call.args[0], kernel, strides, pads, dilation, False, bool(a.count_include_pad))
 
     def _nn_adaptive_avg_pool2d(self, call: relax.Call) -> relax.Expr:
         height, width = static_shape(call.args[0], self.where)[2:]

@@ -1,0 +1,152 @@
+"""Operators of any kind between convolutions read their data as it lies: a copy of each would cost more than most."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.support.layer_runner import assert_close
+from tvm_mobilenet import frontend, passes
+from tvm_mobilenet.passes.axes import fresh
+from tvm_mobilenet.passes.transposed_conv import _filters, _Way
+
+SLOPES = torch.linspace(-0.4, 0.6, 6)
+BETWEEN = {  # of a feature map of 6 channels, 8 x 6 positions: what stands between two convolutions
+    "leaky": lambda x: F.leaky_relu(x, 0.1),
+    "prelu": lambda x: F.prelu(x, SLOPES),
+    "clamp": lambda x: x.clamp(-0.3, 0.7),
+    "tanh": torch.tanh,
+    "channels joined": lambda x: torch.cat([x, torch.tanh(x)], 1),
+    "rows joined": lambda x: torch.cat([x, torch.tanh(x)], 2),
+    "halves": lambda x: (lambda a, b: a * b)(*x.chunk(2, 1)),
+    "some rows": lambda x: x[:, :, 1:7:2],
+    "channels picked": lambda x: x[:, torch.tensor([2, 0, 5])],
+    "nearest": lambda x: F.interpolate(x, scale_factor=2, mode="nearest"),
+    "bilinear": lambda x: F.interpolate(x, size=(5, 9), mode="bilinear", align_corners=False),
+    "reflected": lambda x: F.pad(x, (1, 2, 0, 1), "reflect"),
+    "repeated": lambda x: F.pad(x, (1, 2, 0, 1), "replicate"),
+    "softmax of rows": lambda x: x.softmax(2),
+    "mean of channels": lambda x: x - x.mean(1, keepdim=True),
+    "unit length": lambda x: F.normalize(x, dim=1),
+    "average": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    "rounded up": lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
+    "a row of numbers": lambda x: x * torch.linspace(0.5, 1.5, 6),
+}
+FEW = ("prelu", "channels joined", "halves", "bilinear", "unit length", "average", "reflected")
+
+
+class Between(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.function = nn.Conv2d(3, 6, 3, padding=1), function
+        self.last = nn.LazyConv2d(4, 1)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+def graph_of(function, shape=(1, 3, 8, 6)):
+    torch.manual_seed(0)
+    x, model = torch.randn(shape), Between(function).eval()
+    model(x)
+    model.requires_grad_(False)
+    graph = passes.run(frontend.from_torch(model, x))
+    assert_close(graph, model, x)
+    return graph
+
+
+def copies(graph):
+    """Layers that only move data: permutes, and those from one layout to the other."""
+    moves = [
+        c for c in graph.calls if c.layer.op == "permute_dims" or (c.layer.copies and c.layer.activation == "none")
+    ]
+    return [c.layer.name for c in moves if not c.source.startswith("output")]
+
+
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.full) for n in BETWEEN])
+def test_between_convolutions_nothing_is_moved(name):
+    graph = graph_of(BETWEEN[name])
+    assert any(call.layer.body for call in graph.calls) and not copies(graph)
+
+
+def test_a_copy_that_two_read_is_made_once():
+    """Of the network's own input, which is NCHW."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 6, 5)
+    left, right = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = left, right
+
+        def forward(self, x):
+            return self.left(x), self.right(x)
+
+    model = Net().eval().requires_grad_(False)
+    graph = passes.run(frontend.from_torch(model, x))
+    assert_close(graph, model, x)
+    assert len([c for c in graph.calls if c.layer.input_layout == "NCHW"]) == 1
+
+
+def test_channel_shuffle_is_one_copy():
+    def shuffled(x):
+        return x.reshape(1, 2, 3, 8, 6).transpose(1, 2).reshape(1, 6, 8, 6)
+
+    assert len(copies(graph_of(shuffled))) == 1
+
+
+def test_an_axis_that_is_cut_and_joined_again_is_the_same_axis():
+    x = fresh("x", (1, 4, 6, 5), (1, 4, 6, 5)).permuted([0, 3, 1, 2])
+    cut = x.reshaped((1, 5, 2, 2, 3, 2))
+    assert cut.shape == (1, 5, 2, 2, 3, 2) and [a.size for a in cut.stored] == [2, 2, 3, 2, 5]
+    again = cut.reshaped((1, 5, 4, 6))
+    assert again.dims == x.dims and again.stored == x.stored
+    turned = cut.permuted([0, 1, 3, 2, 4, 5]).reshaped((1, 5, 4, 6))
+    assert turned.layout is None and turned.order is None, "its rows are spread"
+
+
+# ---- transposed convolutions
+
+WAYS = list(itertools.product((1, 2, 3, 4, 5), (1, 2, 3), (0, 1, 2), (0, 1), (1, 2), (1, 3)))
+
+
+def test_the_convolution_that_stands_for_a_transposed_one_computes_it():
+    """Each kernel, stride, padding, output padding, dilation and group: a wrong tap would blur a mask."""
+    torch.manual_seed(0)
+    compared = 0
+    for kernel, stride, padding, more, dilation, groups in WAYS:
+        x, weight = torch.randn(2, 6, 5, 7), torch.randn(6, 4, kernel, kernel)
+        if more >= max(stride, dilation) or 4 * stride + dilation * (kernel - 1) + 1 + more <= 2 * padding:
+            continue
+        due = F.conv_transpose2d(x, weight, None, stride, padding, more, groups, dilation)
+        reach = (kernel - 1) * dilation + 1
+        ways = tuple(_Way.of(x.shape[i], reach, stride, padding, due.shape[i]) for i in (2, 3))
+        filters = torch.from_numpy(_filters(weight.numpy(), groups, [dilation] * 2, ways))
+        rows, columns = ways
+        pads = (columns.before, columns.after, rows.before, rows.after)
+        assert min(pads) >= 0
+        y = F.conv2d(F.pad(x, pads), filters, groups=groups)
+        each = y.shape[1] // (groups * stride * stride)
+        y = y.reshape(2, groups, stride, stride, each, rows.steps, columns.steps).permute(0, 1, 4, 5, 2, 6, 3)
+        y = y.reshape(2, groups * each, rows.steps * stride, columns.steps * stride)
+        y = y[:, :, rows.first : rows.first + rows.size, columns.first : columns.first + columns.size]
+        assert y.shape == due.shape and float((y - due).abs().max()) < 1e-4
+        compared += 1
+    assert compared > 300
+
+
+@pytest.mark.parametrize("kernel, stride, padding, groups", [(2, 2, 0, 1), (4, 2, 1, 1), (3, 2, 1, 2)])
+def test_a_transposed_convolution_with_norm_and_activation_is_a_convolution_and_a_copy(kernel, stride, padding, groups):
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(6, 4, kernel, stride, padding, groups=groups)
+    norm = nn.BatchNorm2d(4)
+    nn.init.normal_(norm.running_mean)
+    nn.init.normal_(norm.bias)
+    graph = graph_of(nn.Sequential(up, norm, nn.ReLU()))
+    kinds = [c.layer for c in graph.calls if not c.source.startswith("output")]
+    made = next(layer for layer in kinds[1:] if layer.declared.weight_shape)
+    assert made.out_channels == 4 * stride**2 and made.activation == "relu"
+    assert not any("transpose" in layer.op for layer in kinds) and len(copies(graph)) == 1
