@@ -15,10 +15,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.operator_cases import CASES, GIVEN, Case, write
-from tvm_mobilenet import passes
+from benchmarks.operator_cases import CASES, GIVEN, NAMES, Case, write
+from tvm_mobilenet import dtypes, passes, schedules
 from tvm_mobilenet.frontend import from_onnx
 from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
+from tvm_mobilenet.layer import Layer
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "operators.md"
 HEAD = """# Operators
@@ -29,24 +30,28 @@ ways listed and shows which kinds of layers come out. Each case is also built, e
 
 A kind in **bold** has a schedule of this project, with decisions that are tuned. `generic` is a loop nest of TVM's with
 a plain schedule: parallel, vectors over the last dimension. It has nothing to tune; `profile` shows its share of the
-time. "nothing" means that no layer is left: a view, a constant, or part of the layer before it.
+time. "nothing" means that no layer is left: a view, a constant, or part of the layer before it. A generic layer reads
+channels-last data as it lies where the operator's dimensions can be named in another order (`passes/reordered.py`).
+`dtypes` are those in which all layers of a row compute. Each case has a feature map of 1 x 4 x 8 x 8 values; with other
+shapes and attributes `tests/frontend/test_drawn_graphs.py` draws graphs and compares them with ONNX Runtime.
 
 Generic layers compute in float32, and pass int64 and bool to each other. In float16 and int8 networks they stay in
-float32, between conversions.
+float32, between conversions; in files that come quantized, those that only move values of one scale move int8.
 
 Refused by name: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their shapes depend on data, or TVM computes them by
-calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize whose scales make no whole sizes.
+calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize whose scales make no whole
+sizes, or with `antialias` or `keep_aspect_ratio_policy`.
 
 Of TFLite files (`--model net.tflite`) these are read. They become the layers that ONNX's of their meaning become
 (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
 
-| ONNX | how | layers |
-|---|---|---|
+| ONNX | how | layers | dtypes | PyTorch | TFLite |
+|---|---|---|---|---|---|
 """
 
 
-def layers(case: Case, folder: Path) -> list[str]:
-    """The kinds of layers of a case, without the convolutions that feed it and the copy that lays out a feature map."""
+def layers(case: Case, folder: Path) -> list[Layer]:
+    """The layers of a case, without the convolutions that feed it and the copy that lays out a feature map."""
     path = folder / "case.onnx"
     write([case], path)
     found = []
@@ -54,8 +59,19 @@ def layers(case: Case, folder: Path) -> list[str]:
         layer, at_end = call.layer, call.source.startswith("output")
         if call.source in GIVEN or (at_end and layer.body is None):
             continue
-        found.append(f"generic ({layer.op})" if layer.body else f"**{layer.kind}**")
-    return list(dict.fromkeys(found))
+        found.append(layer)
+    return found
+
+
+def line(case: Case, folder: Path) -> str:
+    """The row of a case."""
+    found = layers(case, folder)
+    told = dict.fromkeys(f"generic ({one.op})" if one.body else f"**{one.kind}**" for one in found)
+    kinds = [schedules.implemented(one.kind) for one in found] or [dtypes.OF_DATA]
+    both = [dtype for dtype in kinds[0] if all(dtype in others for others in kinds)]
+    names = NAMES.get(case.operator, ("", ""))
+    cells = case.operator, case.how, ", ".join(told) or "nothing", ", ".join(both)
+    return f"| {' | '.join((*cells, *(f'`{name}`' if name else '' for name in names)))} |"
 
 
 def page() -> str:
@@ -63,7 +79,7 @@ def page() -> str:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for case in sorted(CASES, key=lambda one: (one.operator, one.how)):
-            rows.append(f"| {case.operator} | {case.how} | {', '.join(layers(case, Path(folder))) or 'nothing'} |")
+            rows.append(line(case, Path(folder)))
     of_tflite = ", ".join(f"`{name}`" for name in sorted(CONVERTERS))
     return HEAD.replace("@TFLITE@", of_tflite) + "\n".join(rows) + "\n"
 

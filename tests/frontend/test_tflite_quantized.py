@@ -175,6 +175,40 @@ def test_the_whole_network_is_as_near_to_litert_as_that_is_to_itself(kind, tmp_p
     assert (ours.argmax(-1) == theirs.argmax(-1)).mean() >= 15 / 16
 
 
+def moved(path, scale=None):
+    """Channels side by side, of one scale unless told, twice as large, and half of them: nothing is computed."""
+    net, half = Quantized(), SIZE // 2
+    x = net.op("QUANTIZE", [net.input(SHAPE)], net.value(SHAPE, "int8", (FLOAT, ZERO)), "Quantize")
+    one = net.layer("stem", x, (1, half, half, OUT), 0.05, -7, strideH=2, strideW=2)
+    other = net.layer("other", one, (1, half, half, OUT), scale or 0.05, -7, (1, 1))
+    both = net.op("CONCATENATION", [one, other], net.same(one, (1, half, half, 2 * OUT)), "Concatenation", axis=3)
+    size = net.constant(np.array([SIZE, SIZE], np.int32))
+    large = net.same(one, (1, SIZE, SIZE, 2 * OUT))
+    both = net.op("RESIZE_NEAREST_NEIGHBOR", [both, size], large, "ResizeNearestNeighbor")
+    begin, extent = np.array([0, 1, 0, 4], np.int32), np.array([1, 8, 8, OUT], np.int32)
+    given = [both, net.constant(begin), net.constant(extent)]
+    cut = net.op("SLICE", given, net.same(one, (1, 8, 8, OUT)))
+    y = net.layer("last", cut, (1, 8, 8, 6), 0.06, 3, (1, 1))
+    y = net.op("DEQUANTIZE", [y], net.value((1, 8, 8, 6), name="y"), "Dequantize")
+    return net.save(path, y)
+
+
+def test_what_is_only_moved_moves_bytes_and_not_floats(tmp_path):
+    """Four times the memory, and a conversion on either side, would stand between two layers in int8."""
+    path = moved(tmp_path / "q.tflite")
+    made = loaded(path)
+    assert network_steps.is_integral(made)
+    moves = [c.layer for c in made.layers if c.layer.body]
+    assert len(moves) == 3 and all(layer.output_dtype == "int8" for layer in moves)
+    xs = batch(4, seed=3)
+    theirs = tflite_run.outputs(path, xs)[0]
+    for (ours,), (due,) in zip(network_steps.outputs(made, xs), theirs, strict=True):
+        assert due.std() > 0 and (np.abs(ours - due) > 0.03).mean() <= 1e-3 and np.abs(ours - due).max() <= 0.0601
+    other = loaded(moved(tmp_path / "other.tflite", scale=0.07))
+    joined = next(c.layer for c in other.layers if c.layer.op == "concat")
+    assert joined.output_dtype == "float32", "of two scales it is computed"
+
+
 @pytest.mark.parametrize("io", ["int8", "uint8"])
 def test_whole_numbers_go_in_and_out_where_the_user_asks_for_them(io, tmp_path):
     """The very numbers that LiteRT takes and gives, of a file whose inputs and outputs are whole numbers."""

@@ -101,7 +101,7 @@ class Ends:
         first = self._calls[tail[0]]
         data, *others = self._kept[tail[0]]
         operands = reference.operands_of(first, others)
-        if reference.integral(first.layer):
+        if reference.whole(first.layer):
             return self._integer_end(tail, port, data, operands)
         z = tolerance.sum_of(first.layer, data, **operands)
         last = first.layer.parts[-1] if first.layer.parts else first.layer
@@ -123,7 +123,11 @@ class Ends:
 
     def _integer_end(self, tail: list[int], port, data: np.ndarray, operands: dict) -> End:
         """Of integers: what the last layers make of it, in floats, before a last softmax."""
-        values, function, axis = integers.run(self._calls[tail[0]].layer, data, **operands), "none", -1
+        first, function, axis = self._calls[tail[0]].layer, "none", -1
+        if first.body is None:
+            values = integers.run(first, data, **operands)
+        else:
+            values = reference.reference(first, data, **operands).astype(first.output_dtype)
         for number in tail[1:]:
             call = self._calls[number]
             values = values.reshape(call.layer.input_shape)

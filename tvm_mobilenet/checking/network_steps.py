@@ -22,8 +22,8 @@ def is_exact(network) -> bool:
 
 
 def is_integral(network) -> bool:
-    """Whether all layers compute in integers."""
-    return all(reference.integral(call.layer) for call in network.layers)
+    """Whether all layers compute in integers, or move them."""
+    return all(reference.whole(call.layer) for call in network.layers)
 
 
 def outputs(network, batch: list[tuple[np.ndarray, ...]], off: float = 0.0) -> list[list[np.ndarray]]:

@@ -196,6 +196,11 @@ def integral(layer: Layer) -> bool:
     return all(dtypes.of(part.dtype).integer for part in layer.parts or (layer,))
 
 
+def whole(layer: Layer) -> bool:
+    """Whether a layer is exact: it computes in integers, or moves bytes."""
+    return integral(layer) or (layer.body is not None and layer.output_dtype == "int8")
+
+
 def operands_of(call, others) -> dict:
     """What a call's layer is computed from besides its data, as `reference` and its kin take it."""
     second = (tuple(others) if call.layer.body else others[0]) if others else None
