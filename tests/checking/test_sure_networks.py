@@ -235,3 +235,12 @@ def test_a_tolerance_is_carried_through_the_activation():
     assert allowed[0] == pytest.approx(2.5e-4, rel=0.01) and allowed[1] < 4e-7 and allowed[2] < 1e-8
     assert tolerance.carried("relu", np.array([-1.0, 1.0]), np.full(2, 1e-3)) == pytest.approx([0, 1e-3], abs=1e-6)
     assert relative(np.array([np.nan]), np.zeros(1), np.ones(1)) == float("inf")
+
+
+def test_a_silu_may_lose_what_is_smaller_than_any_number_of_its_dtype():
+    """Networks with values below -88 failed verification for outputs of 1e-37 that are 0; twenty times larger ones are
+    still compared by their own size."""
+    values = np.array([-90.0, -60.0, -20.0, 1.0])
+    exact = values / (1 + np.exp(-values))
+    allowed = tolerance.carried("silu", values, np.full(4, 1e-6))
+    assert allowed[0] >= abs(exact[0]) and (allowed[1:] < 1e-5 * abs(exact[1:])).all()

@@ -56,7 +56,7 @@ def small():
 def test_each_layer_reads_and_writes_what_lies_there(small):
     """The image is float32, so are the scores, whose layer sums in it; a nest that TVM made stays as it is."""
     made = precision.run(small, HALF)
-    assert names(made)[0] == "conv 16x16x3 n8 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu"
+    assert names(made)[0] == "conv 16x16x3 n8 3x3 s2 p1,1,1,1 nchw f16 reads_f32 writes_f32 relu"
     assert names(made)[-1] == "dense m1 n10 k16 f16 writes_f32 sums_f32"
     held = {call.output: call.layer.output_dtype for call in made.calls} | {"input_0": "float32"}
     generic = 0

@@ -123,7 +123,10 @@ def carried(
     """
     output = definition.apply(function, values, axis)
     rounding = dtypes.of(dtype).rounding
-    own = 4 * rounding * np.abs(output) + dtypes.of(dtype).smallest
+    smallest = dtypes.of(dtype).smallest
+    if function == "silu":  # x times a sigmoid, of which such a value may be lost: its exponential overflows below -88
+        smallest = smallest * np.maximum(1.0, np.abs(values))
+    own = 4 * rounding * np.abs(output) + smallest
     if framework and function != "none":
         own = 4 * rounding * np.maximum(1.0, np.abs(values if function in ("silu", "hardswish") else output))
     if function == "none":

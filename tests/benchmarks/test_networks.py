@@ -1,0 +1,66 @@
+"""The table of networks that people bring: a line says what a file came to, and never that wrong numbers are right.
+
+    TVM_MOBILENET_NETWORKS=FOLDER python -m pytest -m full -n 0 tests/benchmarks/test_networks.py
+
+builds and verifies every file of a folder on this machine and on the virtual Raspberry Pi 4.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from onnx import helper as h
+from tvm import relax
+
+from benchmarks import networks
+from tvm_mobilenet.frontend import onnx_operators
+
+FOLDER = Path(os.environ.get("TVM_MOBILENET_NETWORKS", os.devnull))
+FILES = sorted(p for p in FOLDER.iterdir() if p.suffix in networks.FILES) if FOLDER.is_dir() else []
+
+
+def net(path, *nodes, **constants):
+    graph = h.make_graph(
+        list(nodes),
+        "net",
+        [h.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))],
+        [h.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+def test_a_line_says_what_a_file_came_to(tmp_path, monkeypatch):
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    nodes = h.make_node("Conv", ["x", "w"], ["c"]), h.make_node("LeakyRelu", ["c"], ["y"], alpha=0.3)
+    leaky = net(tmp_path / "leaky.onnx", *nodes, w=weight)
+    line = networks.row(leaky, "rpi4")
+    assert tuple(line) == networks.COLUMNS and line["result"] == "verified"
+    assert (line["layers"], line["generic"]) == ("2", "1") and 0 < float(line["share"]) < 100
+    assert line["reference"].startswith("ONNX Runtime") and float(line["difference"]) < 1e-5
+
+    def otherwise(bb, inputs, attrs, own):
+        return relax.op.nn.leakyrelu(inputs[0], 0.1)
+
+    monkeypatch.setitem(onnx_operators.CONVERTERS, "LeakyRelu", otherwise)
+    assert networks.row(leaky, "host")["result"].startswith("wrong: y")
+
+    top = h.make_node("TopK", ["x", "k"], ["y", "i"], axis=1)
+    refused = networks.row(net(tmp_path / "top.onnx", top, k=np.array([2], np.int64)), "host")
+    assert refused["result"].startswith("refused: 1 operator is not supported")
+
+
+@pytest.mark.full
+def test_the_page_of_networks_is_of_the_recorded_table():
+    assert networks.main(["check"]) == 0, "python -m benchmarks.networks write"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["host", "rpi4"])
+@pytest.mark.parametrize("path", FILES, ids=[p.name for p in FILES])
+def test_a_network_of_the_folder_is_verified(path, target):
+    assert networks.row(path, target)["result"] == "verified"
