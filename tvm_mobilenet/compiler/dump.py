@@ -42,7 +42,8 @@ PHASES = {
 }
 
 
-SOME = ("precision", "given_scales", "transposed_conv", "marks")  # phases of some builds alone: they share the number of the phase before
+# phases of some builds alone: they share the number of the phase before
+SOME = ("precision", "given_scales", "transposed_conv", "marks")
 
 
 class Dump:
