@@ -1,0 +1,24 @@
+"""Are two photographs of one face? By a network of embeddings: python3 same_face.py BUNDLE a.jpg b.jpg [LEAST]
+
+The network gives an `embedding`; photographs whose embeddings have a cosine of LEAST (0.4) or more are of one person.
+Which cosine that is depends on the network, and photographs must be cropped as those that it was trained on.
+"""
+
+import sys
+
+import numpy as np
+
+sys.path.insert(0, sys.argv[1])
+from mobilenet import Mobilenet
+
+
+def embedding(net, photo):
+    """Of length 1, (values,)."""
+    found = dict(zip([name for name, *_ in net.outputs], net.run(net.preprocess(photo)), strict=True))["embedding"][0]
+    return found / np.linalg.norm(found)
+
+
+with Mobilenet(sys.argv[1]) as net:
+    cosine = float(embedding(net, sys.argv[2]) @ embedding(net, sys.argv[3]))
+same = cosine >= float([*sys.argv, 0.4][4])
+print(f"cosine {cosine:.4f}: {'one person' if same else 'two persons'}")
