@@ -90,7 +90,9 @@ def works(tmp_path, agent) -> None:
 # ---- who is not there
 
 
-@pytest.mark.parametrize("verb", ["bench", "profile", "verify", "tune"])
+@pytest.mark.parametrize(
+    "verb", ["bench", *(pytest.param(v, marks=pytest.mark.full) for v in ("profile", "verify")), "tune"]
+)
 def test_nothing_listens(verb, tmp_path):
     what = ["--output", tmp_path / "o", "--log", tmp_path / "log"] if verb == "tune" else [modules.tiny()]
     client = Client(tmp_path, verb, *what, "--board", f"rpc://127.0.0.1:{free_port()}")
@@ -98,7 +100,7 @@ def test_nothing_listens(verb, tmp_path):
     assert not (tmp_path / "o").exists() and not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("kind", ["rpc", "tracker"])
+@pytest.mark.parametrize("kind", [pytest.param("rpc", marks=pytest.mark.full), "tracker"])
 def test_an_http_server_answers(kind, tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
