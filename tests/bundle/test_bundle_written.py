@@ -6,13 +6,17 @@ import os
 import random
 import signal
 import subprocess
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support import bundles
 from tvm_mobilenet.bundle import received
+from tvm_mobilenet.files import whole_file
 
 PATIENCE = 300  # seconds, for a machine that does much else
 
@@ -33,6 +37,52 @@ def test_programs_that_run_a_bundle_outlive_that_it_is_written_again(host, copy)
     assert all("median" in process.communicate()[0] and process.returncode == 0 for process in began)
     done = subprocess.run([folder / "mobilenet", "selftest"], capture_output=True, text=True)
     assert "passed" in done.stdout, done.stderr
+
+
+OPENS = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("m", sys.argv[1])
+m = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(m)
+while not Path(sys.argv[3]).exists():
+    with m.Mobilenet(sys.argv[2], threads=1, max_size=(64, 64)) as net:
+        print(net.inputs[0][1][2], flush=True)
+"""
+
+
+def test_programs_that_start_while_a_bundle_is_exchanged_run_the_old_one_or_the_new(tmp_path, monkeypatch):
+    """The C program and Python, which opens one after the other. Whoever is refused then answers nobody."""
+    one, other, folder = bundles.made().bundle, bundles.made(resolution=32, embed=True).bundle, tmp_path / "bundle"
+    ended, running, seen = threading.Event(), [], []
+
+    def start() -> None:
+        while not ended.is_set():
+            command = [folder / "mobilenet", "info", "--threads", "1"]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            seen.append(running[-1])
+            if len(running) > 3:
+                running.pop(0).wait()
+
+    one.write(folder)
+    # In place of seconds: until all that began before have opened their files, however long this machine takes.
+    monkeypatch.setattr(whole_file.time, "sleep", lambda seconds: [process.wait() for process in list(running)])
+    where = [bundles.RUNTIME / "mobilenet.py", folder, tmp_path / "end"]
+    python = subprocess.Popen([sys.executable, "-c", OPENS, *map(str, where)], stdout=subprocess.PIPE, text=True)
+    opened = [python.stdout.readline()]
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(start)
+        for turn in range(12):
+            (other, one)[turn % 2].write(folder)
+        ended.set()
+        started.result()
+    (tmp_path / "end").touch()
+    opened += python.communicate()[0].splitlines()
+    said = [process.communicate()[0] for process in seen]
+    assert python.returncode == 0 and {line.strip() for line in opened} == {"128", "32"}
+    wrong = [text for process, text in zip(seen, said, strict=True) if process.returncode]
+    assert not wrong, wrong[:3]
+    assert {bundle.manifest["id"] in text for text in said for bundle in (one, other)} == {True, False}
 
 
 @pytest.mark.parametrize("name", ["bundle", "b.tar.gz"])

@@ -51,6 +51,7 @@ MOST = 0.5  # of the outputs' scale, whatever flips: one flip changed up to 0.37
 TRIED = 4  # inputs for each that travels, until enough are found whose outputs stay as they are
 PROGRAMS = ("libmobilenet.so", "mobilenet")
 INTERFACES = ("mobilenet.h", "mobilenet.py", "mobilenet_pictures.py", "mobilenet_program.py")
+STARTING = 0.5  # seconds that a program in a bundle has to open its files before they are removed
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Bundle:
         try:
             if not is_archive(path):
                 own = refuse_others_files(path)
-                with replacing_own(path, {*own, *self.files}, received.SUM) as new:
+                with replacing_own(path, {*own, *self.files}, received.SUM, STARTING) as new:
                     for name, data in self.files.items():
                         (new / name).write_bytes(data)
                         (new / name).chmod(0o755 if name in PROGRAMS else 0o644)

@@ -25,7 +25,7 @@ class _Stays(Exception):
 
 
 @contextlib.contextmanager
-def replacing_own(folder: Path, own: Collection[str], last: str) -> Iterator[Path]:
+def replacing_own(folder: Path, own: Collection[str], last: str, stays: float = 0.0) -> Iterator[Path]:
     """The path of a new, empty folder, whose files replace ours in another when the block ends without an error.
 
     Parameters
@@ -36,6 +36,8 @@ def replacing_own(folder: Path, own: Collection[str], last: str) -> Iterator[Pat
         Names of the files that are ours; those that are not made again are removed.
     last : str
         That of them which names the others.
+    stays : float
+        As `whole_file.replacing_folder` takes it.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def replacing_own(folder: Path, own: Collection[str], last: str) -> Iterator[Pat
             temporary.remove(new)
             os.close(lock)
         return
-    with contextlib.suppress(_Stays), replacing_folder(real) as new:
+    with contextlib.suppress(_Stays), replacing_folder(real, stays) as new:
         yield new
         if not _stays(real, own) and _linked(real, new, own):
             return

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,11 +108,16 @@ def replacing(path: str | Path, flush: bool = False, tidy: bool = True) -> Itera
 
 
 @contextlib.contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
+def replacing_folder(path: str | Path, stays: float = 0.0) -> Iterator[Path]:
     """The path of a new, empty folder, which replaces another in one step when the block ends without an error.
 
     All that is in it is on the disk before. Whoever dies meanwhile leaves the old folder as it was, and processes that
     run what is in the old one keep its files. The new one takes over its mode and, where that is allowed, its owner.
+
+    Parameters
+    ----------
+    stays : float
+        Seconds that the old one stays beside it: for programs in it that are starting and still open its files.
     """
     real = Path(os.path.realpath(path))
     real.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +128,11 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         flush_all(new)
         if _like(new, real):
             _exchange(new, real)
+            flushed(real.parent)
+            time.sleep(stays)
         else:
             new.rename(real)
-        flushed(real.parent)
+            flushed(real.parent)
     finally:
         temporary.remove(new)  # by now the old one
         os.close(lock)

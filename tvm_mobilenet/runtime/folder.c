@@ -1,4 +1,7 @@
-/* The files of a bundle's folder: the manifest (JSON, its own hash beside it) names size and hash of all others. */
+/* The files of a bundle's folder: the manifest (JSON, its own hash beside it) names size and hash of all others.
+ *
+ * A folder is opened once, and its files by that: whoever exchanges it for another meanwhile changes nothing, and nobody
+ * reads the manifest of one bundle and the weights of another. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -11,18 +14,8 @@
 
 #include "internal.h"
 
+static const char empty[] = "an empty path: the working directory is \".\""; /* or it would be a file of the root */
 enum { MOST_MANIFEST = 4 << 20, MOST_LABELS = 16 << 20, MOST_DEPTH = 32 };
-
-/* folder/name, or name alone where there is no folder. */
-static int path_of(char *path, size_t n, const char *folder, const char *name) {
-    size_t before = folder ? strlen(folder) + 1 : 0, all = before + strlen(name) + 1;
-    if (folder ? before == 1 : all == 1) /* it would be a file of the root */
-        return mn_fail(MOBILENET_ARGUMENT, "an empty path: the working directory is \".\"");
-    if (all > n) return mn_fail(MOBILENET_ARGUMENT, "the folder's path is too long");
-    if (folder) memcpy(path, folder, before - 1), path[before - 1] = '/'; /* printf's pages would be another 200 KB */
-    memcpy(path + before, name, all - before);
-    return 0;
-}
 
 char *mn_absolute(const char *path) {
     char here[4096], *found;
@@ -36,15 +29,25 @@ char *mn_absolute(const char *path) {
     return found;
 }
 
-static int open_file(const char *folder, const char *name, int *descriptor, uint64_t *bytes) {
-    char path[4096];
+int mn_folder_open(mn_folder *f, const char *path) {
+    f->path = path;
+    if (!*path) return mn_fail(MOBILENET_ARGUMENT, "%s", empty);
+    f->at = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return f->at < 0 ? mn_fail(MOBILENET_FILE, "%s: %s", path, strerror(errno)) : 0;
+}
+
+void mn_folder_close(mn_folder *f) { close(f->at); }
+
+/* A file of a folder, or of any path where there is none. */
+static int open_file(const mn_folder *folder, const char *name, int *descriptor, uint64_t *bytes) {
     struct stat status;
-    if (path_of(path, sizeof path, folder, name)) return MOBILENET_ARGUMENT;
-    *descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer is not waited for */
-    if (*descriptor < 0) return mn_fail(MOBILENET_FILE, "%s: %s", path, strerror(errno));
+    const char *before = folder ? folder->path : "", *slash = folder ? "/" : "";
+    if (!*name) return mn_fail(MOBILENET_ARGUMENT, "%s", empty);
+    *descriptor = openat(folder ? folder->at : AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
+    if (*descriptor < 0) return mn_fail(MOBILENET_FILE, "%s%s%s: %s", before, slash, name, strerror(errno));
     if (fstat(*descriptor, &status) || !S_ISREG(status.st_mode)) {
         close(*descriptor);
-        return mn_fail(MOBILENET_FILE, "%s is no file", path);
+        return mn_fail(MOBILENET_FILE, "%s%s%s is no file", before, slash, name);
     }
     *bytes = (uint64_t)status.st_size;
     return 0;
@@ -61,7 +64,7 @@ static size_t read_all(int descriptor, char *to, size_t n) {
     return have;
 }
 
-int mn_read(const char *folder, const char *name, size_t most, char **text, size_t *n) {
+int mn_read(const mn_folder *folder, const char *name, size_t most, char **text, size_t *n) {
     int descriptor, code;
     uint64_t bytes, have;
     if ((code = open_file(folder, name, &descriptor, &bytes))) return code;
@@ -144,7 +147,7 @@ static int find(json *j, const char *key) {
 
 /* ---- the files */
 
-static int check_file(const char *folder, const char *name, uint64_t bytes, const char *sha256, int hash) {
+static int check_file(const mn_folder *folder, const char *name, uint64_t bytes, const char *sha256, int hash) {
     int descriptor, code;
     uint64_t found;
     if (!*name || strchr(name, '/') || *name == '.' || strlen(sha256) != 64)
@@ -168,13 +171,14 @@ static int check_file(const char *folder, const char *name, uint64_t bytes, cons
     return code;
 }
 
-static int check_manifest(const char *folder, const char *text, size_t n, int hash) {
+static int check_manifest(const mn_folder *folder, const char *text, size_t n, int hash) {
     json j = {text, text + n};
     char id[65], name[128], key[32], sha256[72];
     uint64_t bytes = 0;
     int code = 0;
     if (!find(&j, "id") || !string(&j, id, sizeof id) || strcmp(id, mn_model.id))
-        return mn_fail(MOBILENET_CORRUPT, "the manifest is of another build than the library (%s)", mn_model.id);
+        return mn_fail(MOBILENET_CORRUPT, "the manifest is of another build than the library (%s); if the bundle was replaced "
+                       "just now, start the program again", mn_model.id);
     j.at = text;
     if (!find(&j, "files") || !accept(&j, '{')) return mn_fail(MOBILENET_CORRUPT, "the manifest names no files");
     do {
@@ -192,7 +196,7 @@ static int check_manifest(const char *folder, const char *text, size_t n, int ha
     return 0;
 }
 
-static int check_folder(const char *folder, int hash) {
+int mn_folder_check(const mn_folder *folder, int hash) {
     char *manifest = NULL, *expected = NULL, hex[65];
     size_t n, m;
     mn_sha256 s;
@@ -211,8 +215,13 @@ static int check_folder(const char *folder, int hash) {
     return code;
 }
 
-int mobilenet_check(const char *folder) {
-    return folder ? check_folder(folder, 1) : mn_fail(MOBILENET_ARGUMENT, "no folder");
+int mobilenet_check(const char *path) {
+    mn_folder folder;
+    int code = path ? mn_folder_open(&folder, path) : mn_fail(MOBILENET_ARGUMENT, "no folder");
+    if (code) return code;
+    code = mn_folder_check(&folder, 1);
+    mn_folder_close(&folder);
+    return code;
 }
 
 /* The bytes of a file: itself, or in memory of our own, which nobody outside can change or take away. */
@@ -234,7 +243,7 @@ static int hold(mn_files *f, const char *name, int descriptor, size_t bytes, int
 }
 
 /* A file of weights; bare: it may be without its header. */
-static int open_weights(mn_files *f, const char *folder, const char *name, int bare, int map) {
+static int open_weights(mn_files *f, const mn_folder *folder, const char *name, int bare, int map) {
     int descriptor, code;
     uint64_t bytes, payload;
     if (mn_model.embedded) {
@@ -269,7 +278,7 @@ static int open_weights(mn_files *f, const char *folder, const char *name, int b
     return 0;
 }
 
-static int read_labels(mn_files *f, const char *folder) {
+static int read_labels(mn_files *f, const mn_folder *folder) {
     size_t n;
     int lines = 0, code = mn_read(folder, "labels.txt", MOST_LABELS, &f->label_text, &n);
     if (code) return f->label_text = NULL, code;
@@ -285,10 +294,14 @@ static int read_labels(mn_files *f, const char *folder) {
     return mn_fail(MOBILENET_CORRUPT, "labels.txt has %d lines for %d classes", lines, mn_model.classes);
 }
 
-int mn_files_open(mn_files *f, const char *folder, int map_weights) {
-    int code = check_folder(folder, 0);
-    if (!code) code = open_weights(f, folder, "weights.bin", 0, map_weights);
-    if (!code && mn_model.has_labels) code = read_labels(f, folder);
+int mn_files_open(mn_files *f, const char *path, int map_weights) {
+    mn_folder folder;
+    int code = mn_folder_open(&folder, path);
+    if (code) return code;
+    code = mn_folder_check(&folder, 0);
+    if (!code) code = open_weights(f, &folder, "weights.bin", 0, map_weights);
+    if (!code && mn_model.has_labels) code = read_labels(f, &folder);
+    mn_folder_close(&folder);
     return code;
 }
 

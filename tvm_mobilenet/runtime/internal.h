@@ -134,11 +134,18 @@ typedef struct {
     char *label_text;
     const char **labels;
 } mn_files;
+typedef struct {
+    const char *path; /* for people */
+    int at;           /* its descriptor */
+} mn_folder;
+int mn_folder_open(mn_folder *f, const char *path);
+void mn_folder_close(mn_folder *f);
+int mn_folder_check(const mn_folder *f, int hash); /* its manifest, and size, or also hash, of every file */
 int mn_files_open(mn_files *f, const char *folder, int map_weights);
 int mn_files_open_weights(mn_files *f, const char *path, int map_weights);
 char *mn_absolute(const char *path); /* on the heap: good after the working directory changes; NULL: no memory */
 void mn_files_close(mn_files *f);
-int mn_read(const char *folder, const char *name, size_t most, char **text, size_t *n);
+int mn_read(const mn_folder *folder, const char *name, size_t most, char **text, size_t *n);
 
 /* ---- image.c */
 typedef struct {

@@ -34,6 +34,7 @@ except ImportError:
     )
 
 CLOSED = 9  # of a MobilenetError, as in mobilenet.h
+_FILES: dict = {}  # of libraries that were loaded: their device and inode, to a number
 
 
 class _Options(Structure):
@@ -136,17 +137,19 @@ class Mobilenet:
         Weights stay in their file, and a page is read when a run needs it; nobody may change that file meanwhile.
     """
 
-    def __init__(
-        self, folder=None, threads: int = 0, max_size: tuple[int, int] = (8192, 8192), map_weights: bool = False
-    ):
+    def __init__(self, folder=None, threads: int = 0, max_size: tuple = (8192, 8192), map_weights: bool = False):
         self._handle = None
         if folder is not None and not os.fspath(folder):
             raise MobilenetError('an empty path names no folder: the working directory is "."', 1)
         folder = Path(__file__).resolve().parent if folder is None else Path(folder)
         options = _Options(*map(_c_int, (threads, *max_size, 0, 0, int(map_weights))))
-        self._lib = _library(folder)
         handle = c_void_p()
-        self._check(self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle)))
+        for _ in range(8):  # the folder may be exchanged between library and files
+            self._lib = _library(folder)
+            code = self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle))
+            if code not in (2, 3):  # files that are missing, or of another build
+                break
+        self._check(code)
         self._handle = handle
         info = self._lib.mobilenet_describe(handle).contents
         self.model, self.target, self.build = (t.decode() for t in (info.model, info.target, info.id))
@@ -304,7 +307,9 @@ def _library(folder: Path):
         if own and built and built != own:  # the loader would say that there is no such file
             here = f"this Python is one of {8 * ctypes.sizeof(c_void_p)} bits on {platform.machine()}"
             raise MobilenetError(f"{folder} is built for {wanted}, {here}: build with another --target", 4)
-        lib = ctypes.CDLL(str(library.resolve()))
+        real, status = library.resolve(), os.stat(library)
+        dots = ["."] * _FILES.setdefault((status.st_dev, status.st_ino), len(_FILES))
+        lib = ctypes.CDLL(os.path.join(real.parent, *dots, real.name))  # by a known name the loader gives an old file
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
@@ -313,8 +318,7 @@ def _library(folder: Path):
     for f in (lib.mobilenet_run_rgb, lib.mobilenet_preprocess):
         f.argtypes = [c_void_p, c_void_p, c_int, c_int, c_size_t, c_void_p]
     lib.mobilenet_top.argtypes = [c_void_p, c_void_p, c_int, c_void_p]
-    lib.mobilenet_set_threads.argtypes = [c_void_p, c_int]
-    lib.mobilenet_selftest.argtypes = [c_void_p, c_void_p]
+    lib.mobilenet_set_threads.argtypes, lib.mobilenet_selftest.argtypes = [c_void_p, c_int], [c_void_p, c_void_p]
     lib.mobilenet_close.restype, lib.mobilenet_close.argtypes = None, [c_void_p]
     return lib
 

@@ -88,10 +88,13 @@ static int test(mobilenet *m, mobilenet_selftest_result *result) {
     size_t n, sample = 0, before;
     char *data = NULL;
     void *buffers[64] = {0};
+    mn_folder folder;
     if (!m->folder) return mn_fail(MOBILENET_ARGUMENT, "opened without a folder");
-    int ports = m->info.inputs + m->info.outputs, code = ports > 64 ? MOBILENET_ARGUMENT : mobilenet_check(m->folder);
+    int ports = m->info.inputs + m->info.outputs, code = ports > 64 ? MOBILENET_ARGUMENT : 0;
     for (int i = 0; i < ports; i++) sample += m->info.input[i].bytes;
-    if (!code) code = mn_read(m->folder, "selftest.bin", SIZE_MAX / 2, &data, &n);
+    if (code || (code = mn_folder_open(&folder, m->folder))) return code;
+    if (!(code = mn_folder_check(&folder, 1))) code = mn_read(&folder, "selftest.bin", SIZE_MAX / 2, &data, &n);
+    mn_folder_close(&folder);
     if (code) return code;
     before = sizeof h + sizeof(double) * (size_t)m->info.outputs;
     if (n >= before) memcpy(&h, data, sizeof h);

@@ -48,8 +48,11 @@ int main(int argc, char **argv) {
     char *original[4], *copy, hex[65];
     size_t size[4], opened = 0;
     if (argc < 4) return 2;
+    mn_folder folder;
+    if (mn_folder_open(&folder, argv[1])) return 3;
     for (int i = 0; i < 4; i++)
-        if (mn_read(argv[1], names[i], SIZE_MAX / 4, &original[i], &size[i])) return 3;
+        if (mn_read(&folder, names[i], SIZE_MAX / 4, &original[i], &size[i])) return 3;
+    mn_folder_close(&folder);
     state = strtoull(argv[3], NULL, 10);
     for (int i = 0; i < atoi(argv[2]); i++) {
         int which = draw(8) < 6 ? 0 : 1 + (int)draw(3);

@@ -164,7 +164,7 @@ class EmulatedLibrary:
 
         def opened(e) -> int:
             self._read = 0
-            return _DESCRIPTOR if e.text(e.argument(0)).encode() == _WEIGHTS else _FAILED
+            return _DESCRIPTOR if e.text(e.argument(1)).encode() == _WEIGHTS else _FAILED
 
         def status(place: int):
             def handler(e) -> int:
@@ -202,7 +202,7 @@ class EmulatedLibrary:
             "aligned_alloc": lambda e: e.allocate(max(1, e.argument(1))),
             "posix_memalign": aligned, "strdup": copied, "strlen": lambda e: length(e, 0), "strcmp": compare_text,
             "strchr": find_text, "strcspn": span, "memchr": find, "memcmp": compare, "bcmp": compare,
-            "vsnprintf": said, "open": opened, "open64": opened, "__fxstat": status(2), "__fxstat64": status(2),
+            "vsnprintf": said, "openat": opened, "openat64": opened, "__fxstat": status(2), "__fxstat64": status(2),
             "fstat": status(1), "fstat64": status(1), "read": read, "mmap": mapped, "mmap64": mapped,
             "getauxval": _FAILED, "sysconf": 4096, "syscall": _FAILED, "__sched_cpucount": 1, "getpid": 1,
             "pthread_create": 11, "__errno_location": lambda e: e.allocate(8), "strerror": lambda e: e.allocate(8),
