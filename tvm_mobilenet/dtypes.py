@@ -57,10 +57,18 @@ class DType:
     chunk: int = 0
 
     @property
+    def input_end(self) -> float:
+        """The largest magnitude of an input that layers of this dtype read: beyond it sums of theirs may overflow, and
+        what follows may hide that (the larger of NaN and 0 is 0). Of float32 it leaves layers a factor of 1e20."""
+        return min(-self.lowest, _FAR)
+
+    @property
     def integer(self) -> bool:
         """Whether values are whole numbers."""
         return not self.rounding
 
+
+_FAR = 1e18
 
 DTYPES = {
     dtype.name: dtype

@@ -228,6 +228,12 @@ def test_an_input_that_holds_an_infinity_is_an_error(host):
             with pytest.raises(Exception, match=r"input x holds (NaN|an infinity) at 16643: give finite") as found:
                 n.run(x)
             assert found.value.code == 8
+        assert np.isfinite(n.run(np.full(x.shape, 1e18))[0]).all()
+        for odd in (3e38, -1e19):  # finite, but an infinity less another in the sums would be NaN, and hidden as well
+            x[0, 1, 2, 3] = odd
+            with pytest.raises(Exception, match=r"input x holds .*e\+.* at 16643, beyond 1e\+18: sums") as found:
+                n.run(x)
+            assert found.value.code == 8
 
 
 @pytest.mark.parametrize(

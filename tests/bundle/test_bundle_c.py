@@ -55,7 +55,7 @@ def test_open_survives_any_manifest(host, copy, tmp_path):
     bundles.require_clean(run(bundles.sanitized(host, "fuzz", "address,undefined", tmp_path), copy, 500, 7))
 
 
-@pytest.mark.parametrize("limit", [0, 65504])
+@pytest.mark.parametrize("limit", [0, 1e18, 65504])
 @pytest.mark.parametrize("target", ["rpi4", "host", pytest.param("armv7", marks=pytest.mark.full)])
 def test_no_place_of_an_input_hides_what_is_refused(tmp_path, target, limit):
     """NaN in any lane, block or rest, whatever lies around it; and the largest number that may be is taken."""

@@ -54,19 +54,24 @@ while not Path(sys.argv[3]).exists():
 def test_programs_that_start_while_a_bundle_is_exchanged_run_the_old_one_or_the_new(tmp_path, monkeypatch):
     """The C program and Python, which opens one after the other. Whoever is refused then answers nobody."""
     one, other, folder = bundles.made().bundle, bundles.made(resolution=32, embed=True).bundle, tmp_path / "bundle"
-    ended, running, seen = threading.Event(), [], []
+    ended, starting, seen = threading.Event(), threading.Lock(), []
 
     def start() -> None:
+        command = [folder / "mobilenet", "info", "--threads", "1"]
         while not ended.is_set():
-            command = [folder / "mobilenet", "info", "--threads", "1"]
-            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-            seen.append(running[-1])
-            if len(running) > 3:
-                running.pop(0).wait()
+            with starting:
+                seen.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            seen[-min(3, len(seen))].wait()
+
+    def all_have_opened(seconds: float) -> None:
+        with starting:
+            began = list(seen)
+        for process in began:
+            process.wait()
 
     one.write(folder)
     # In place of seconds: until all that began before have opened their files, however long this machine takes.
-    monkeypatch.setattr(whole_file.time, "sleep", lambda seconds: [process.wait() for process in list(running)])
+    monkeypatch.setattr(whole_file.time, "sleep", all_have_opened)
     where = [bundles.RUNTIME / "mobilenet.py", folder, tmp_path / "end"]
     python = subprocess.Popen([sys.executable, "-c", OPENS, *map(str, where)], stdout=subprocess.PIPE, text=True)
     opened = [python.stdout.readline()]

@@ -45,7 +45,7 @@ def check_inputs(plan: Plan, inputs: Sequence[np.ndarray]) -> None:
     Raises
     ------
     TvmMobilenetError
-        Another number, shape or dtype; infinities or NaN, and what the layers that read it cannot hold.
+        Another number, shape or dtype; infinities or NaN, and what is too large for the layers that read it.
     """
     if len(inputs) != len(plan.inputs):
         raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(plan.inputs)}")
@@ -59,17 +59,15 @@ def check_inputs(plan: Plan, inputs: Sequence[np.ndarray]) -> None:
         most, end = float(np.abs(array).max()), _end(plan, tensor)
         if not most <= end:
             found = "NaN" if np.isnan(most) else f"{most:g}"
-            raise TvmMobilenetError(
-                f"input {name} holds {found}: the dtypes of the layers that read it end at {end:g}",
-                "give finite numbers that are in the dtypes of all layers",
-            )
+            why = f": beyond {end:g} the sums of the layers that read it may overflow" * bool(np.isfinite(most))
+            raise TvmMobilenetError(f"input {name} holds {found}{why}", "give finite numbers that are smaller")
 
 
 def _end(plan: Plan, port: Tensor) -> float:
-    """The largest number that all floats have which are computed from an input."""
+    """The largest magnitude that an input may have, for all layers that read it."""
     reading = (s.layer for s in plan.steps if any((t.space, t.index) == (port.space, port.index) for t in s.operands))
     own = {dtypes.of((layer.parts or (layer,))[0].dtype) for layer in map(Layer.parse, reading)}
-    return min(-dtype.lowest for dtype in (*own, dtypes.of("float32")) if not dtype.integer)
+    return min(dtype.input_end for dtype in (*own, dtypes.of("float32")) if not dtype.integer)
 
 
 class PlanRunner:

@@ -155,7 +155,7 @@ def check(
     Raises
     ------
     VerificationError
-        No output of the model depends on its input.
+        No output of the model depends on its input, or the framework's are no numbers.
     TvmMobilenetError
         The module was built from another network.
     BoardError
@@ -167,6 +167,7 @@ def check(
     calls = calls_of(network, module)
     noise = _noise(network.signature.inputs)
     said = network.framework(inputs + noise)
+    _require_numbers(said, network)
     _require_import(network, inputs + noise, said)
     names = [name for name, _ in module.plan.outputs]
     batch = inputs + noise if _is_quiet(network, said, len(inputs), visible) else inputs
@@ -240,6 +241,24 @@ def _noise(ports) -> list[tuple[np.ndarray, ...]]:
     """Inputs that move a network's outputs, if anything does: noise, and more of it."""
     draw = np.random.default_rng(1)
     return [tuple(p.stored(scale * draw.standard_normal(p.shape)) for p in ports) for scale in (1, 4)]
+
+
+def _require_numbers(said, network) -> None:
+    """Refuse a reference that is no number: whatever the machine code gives there, nothing says whether it is right.
+
+    Raises
+    ------
+    VerificationError
+        It names the output.
+    """
+    for i, values in enumerate(said.values):
+        for port, value in zip(network.signature.outputs, values, strict=True):
+            if not np.isfinite(value).all():
+                raise VerificationError(
+                    f"output {port.name} of {said.name} holds infinities or NaN on input {i + 1}: there is nothing to "
+                    "compare with",
+                    "give smaller inputs, or look for weights that make its sums overflow",
+                )
 
 
 def _require_import(network, batch: list, said) -> None:

@@ -35,11 +35,11 @@ def of(network, plan) -> dict:
 
 
 def _largest(network, port) -> float:
-    """The largest magnitude that all floats have which are computed from an input."""
+    """The largest magnitude that an input may have, for all layers that read it."""
     readers = (call.layer for call in network.layers if port.value in call.inputs)
     own = (dtypes.of(layer.parts[0].dtype if layer.parts else layer.dtype) for layer in readers)
-    ends = [-dtype.lowest for dtype in own if not dtype.integer]
-    return float(min([-dtypes.of("float32").lowest, *ends]))
+    ends = [dtype.input_end for dtype in own if not dtype.integer]
+    return float(min([dtypes.of("float32").input_end, *ends]))
 
 
 def _real(network) -> np.ndarray:

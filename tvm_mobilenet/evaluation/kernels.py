@@ -97,7 +97,7 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
             module = pipeline.compile(network, target).write(where / "target", linker)
         if place == "local":
             with _here(module) as run:
-                yield Kernels(run, f"{own}, on this machine", place)
+                yield Kernels(_numbers(run), f"{own}, on this machine", place)
         elif place == "host":
             here = targets.load("host")
             rebuilt = pipeline.compile(network, here).write(where / "host")
@@ -105,12 +105,28 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
             if check:
                 ran += f"; {check} image{'s' * (check > 1)} also by the code for {target.name}, on the virtual board"
             with _here(rebuilt) as run, _compared(run, network, target, module, check) as compared:
-                yield Kernels(compared, ran, place)
+                yield Kernels(_numbers(compared), ran, place)
         else:
             from tvm_mobilenet.boards import open_board
 
             with open_board(place, target) as board, _on(board, module) as run:
-                yield Kernels(run, f"{own}, on {place}", place)
+                yield Kernels(_numbers(run), f"{own}, on {place}", place)
+
+
+def _numbers(run: Outputs) -> Outputs:
+    """The same, which refuses outputs that are no numbers, as a bundle does: a class of them would mean nothing."""
+
+    def checked(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        found = run(inputs)
+        for number, output in enumerate(found):
+            if output.dtype.kind == "f" and not np.isfinite(output).all():
+                raise BoardError(
+                    f"output {number} holds infinities or NaN",
+                    "the input or the weights are damaged, or values left the range of the layers' dtype",
+                )
+        return found
+
+    return checked
 
 
 @contextlib.contextmanager

@@ -127,8 +127,8 @@ MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *op
 MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 
 /* inputs[i] and outputs[i]: the whole tensors, in the order of mobilenet_describe and of its dtypes. No copy when aligned
- * to 64 bytes. An infinity or NaN in an input or output is an error, MOBILENET_INFINITE, and so is an input beyond 65,504
- * that layers of float16 read. Nothing is computed of such an input; outputs are written nevertheless. */
+ * to 64 bytes. An infinity or NaN in an input or output is an error, MOBILENET_INFINITE, and so is an input beyond 1e18, or
+ * beyond 65,504 that layers of float16 read: their sums may overflow. Nothing is computed of such an input; outputs are written nevertheless. */
 MOBILENET_API int mobilenet_run(mobilenet *m, const void *const *inputs, void *const *outputs);
 
 /* From 8-bit RGB rows, `stride` bytes apart (0: width * 3): made grey for a model of one channel, resized, cropped and

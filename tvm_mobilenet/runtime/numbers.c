@@ -1,4 +1,5 @@
 /* Numbers of inputs and outputs: what they stand for, whether they are numbers at all, and how the CPU computes. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -85,57 +86,59 @@ static uint16_t LARGEST(of_halves, uint16_t, 0x7fff)
 /* A quick look at n values, whole PIECEs: one fused multiply-add a vector, where a maximum of magnitudes takes two instructions and
  * its mask. Several sums, for each multiply-add waits for the one before. What it returns is not below `surely`, or NaN,
  * wherever one of the values is refused. */
-#define SUM(name, vector, add)                                                           \
-    name(const float *values, size_t n) {                                                \
+#define SUM(name, vector, all, add)                                                      \
+    name(const float *values, size_t n, float factor) {                                  \
         enum { LANES = sizeof(vector) / sizeof(float) };                                 \
-        vector sums[SUMS] = {{0}};                                                       \
+        vector sums[SUMS] = {{0}}, by = all(factor);                                     \
         float found[LANES], sum = 0;                                                     \
         for (const float *v = values, *end = v + n; v < end; v += SUMS * LANES) {        \
             vector read[SUMS];                                                           \
             memcpy(read, v, sizeof read);                                                \
-            for (int k = 0; k < SUMS; k++) sums[k] = add(sums[k], read[k]);              \
+            for (int k = 0; k < SUMS; k++) sums[k] = add(sums[k], read[k], by);          \
         }                                                                                \
         for (int k = 1; k < SUMS; k++) sums[0] += sums[k];                               \
         memcpy(found, sums, sizeof found);                                               \
         for (int k = 0; k < LANES; k++) sum += found[k];                                 \
         return sum;                                                                      \
     }
-typedef float (*quick)(const float *values, size_t n);
+typedef float (*quick)(const float *values, size_t n, float factor);
 static const uint32_t LARGEST_SINGLE = INFINITE - 1;
 
 #if defined(__x86_64__) /* whose first generation, for which this is compiled, has neither: cpu.c looked for them at open */
-/* Zero times each: zero, but NaN of infinities and NaN. The value is an operand in memory. */
-#define ZEROS_256(sum, v) _mm256_fmadd_ps(v, _mm256_setzero_ps(), sum)
-#define ZEROS_512(sum, v) _mm512_fmadd_ps(v, _mm512_setzero_ps(), sum)
-__attribute__((target("avx2,fma"))) static float SUM(zeros_avx2, __m256, ZEROS_256)
-__attribute__((target("avx512f"))) static float SUM(zeros_avx512, __m512, ZEROS_512)
-static quick quick_of(uint32_t most, double *surely) {
-    *surely = 1;
-    if (most != LARGEST_SINGLE) return NULL;
-    if (strstr(mn_model.features, "avx512f")) return zeros_avx512;
-    return strstr(mn_model.features, "avx2") && strstr(mn_model.features, "fma") ? zeros_avx2 : NULL;
+/* A factor times each: where one is beyond the limit that is four times the largest float, and no sum that was finite
+ * brings it back. So the sum is an infinity or NaN, and stays so. The value is an operand in memory. */
+#define SCALED_256(sum, v, by) _mm256_fmadd_ps(v, by, sum)
+#define SCALED_512(sum, v, by) _mm512_fmadd_ps(v, by, sum)
+__attribute__((target("avx2,fma"))) static float SUM(scaled_avx2, __m256, _mm256_set1_ps, SCALED_256)
+__attribute__((target("avx512f"))) static float SUM(scaled_avx512, __m512, _mm512_set1_ps, SCALED_512)
+static quick quick_of(float limit, float *factor, double *surely) {
+    *surely = INFINITY;
+    *factor = (float)(4.0 * FLT_MAX / (double)limit * (1 + 1e-6));
+    if (strstr(mn_model.features, "avx512f")) return scaled_avx512;
+    return strstr(mn_model.features, "avx2") && strstr(mn_model.features, "fma") ? scaled_avx2 : NULL;
 }
 #elif defined(__aarch64__)
 /* Squares: a sum of them is not less than the largest, rounding aside. */
-#define SQUARES(sum, v) vfmaq_f32(sum, v, v)
-static float SUM(squares_neon, float32x4_t, SQUARES)
-static quick quick_of(uint32_t most, double *surely) {
-    float limit;
-    memcpy(&limit, &most, sizeof limit);
+#define SQUARES(sum, v, by) vfmaq_f32(sum, v, v)
+static float SUM(squares_neon, float32x4_t, vdupq_n_f32, SQUARES)
+static quick quick_of(float limit, float *factor, double *surely) {
+    *factor = 1;
     *surely = (double)limit * (double)limit * (1 - 1e-6); /* each sum is rounded to 2^-24 of it */
     return squares_neon;
 }
 #else
-static quick quick_of(uint32_t most, double *surely) { return *surely = most, (quick)NULL; }
+static quick quick_of(float limit, float *factor, double *surely) { return *surely = *factor = limit, (quick)NULL; }
 #endif
 
 /* Whether one of n magnitudes is beyond `most`. */
 static int any_beyond(const uint32_t *bits, size_t n, uint32_t most) {
+    float limit, factor;
     double surely;
-    quick look = quick_of(most, &surely);
+    memcpy(&limit, &most, sizeof limit);
+    quick look = quick_of(limit, &factor, &surely);
     for (size_t some; look && n >= PIECE; bits += some, n -= some) {
         some = n < BLOCK ? n / PIECE * PIECE : BLOCK;
-        if (!(look((const float *)bits, some) < surely) && of_singles(bits, some) > most) return 1;
+        if (!(fabs((double)look((const float *)bits, some, factor)) < surely) && of_singles(bits, some) > most) return 1;
     }
     return of_singles(bits, n) > most;
 }
@@ -193,8 +196,8 @@ int mn_check_input(mn_pool *p, uint32_t input, const void *data) {
     size_t at = first_odd(&l);
     double value = mn_value(port, data, at);
     if (isfinite(value))
-        return mn_fail(MOBILENET_INFINITE, "input %s holds %g at %zu, beyond %g: there ends the dtype of the layers that "
-                       "read it", port->name, value, at, (double)most);
+        return mn_fail(MOBILENET_INFINITE, "input %s holds %g at %zu, beyond %g: sums of the layers that read it may "
+                       "overflow", port->name, value, at, (double)most);
     return mn_fail(MOBILENET_INFINITE, "input %s holds %s at %zu: give finite numbers", port->name,
                    isnan(value) ? "NaN" : "an infinity", at);
 }
