@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         meant = f"; did you mean {near!r}?" if near else ""
         print(f"error: unknown verb {argv[0]!r}{meant}\n  verbs: {', '.join(known)}", file=sys.stderr)
         return 2
+    if __name__ != "__main__":  # `tvm-mobilenet`; else the package did it
+        from tvm_mobilenet.packages import started_as_a_verb
+
+        started_as_a_verb()
     try:
         module = importlib.import_module(f".{verb}", __package__)
     except ModuleNotFoundError as error:

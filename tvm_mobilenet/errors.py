@@ -38,6 +38,10 @@ _MEMORY_WORDS = ("bad_alloc", "can't allocate memory", "cannot allocate memory",
 _MAPPED = 900 << 20  # bytes that importing TVM 0.27 with its LLVM maps: 915 MiB on x86-64
 
 
+_STARTING = 96 << 20, 16 << 20  # bytes that NumPy maps: for itself, and for each CPU
+_OPEN_FILES = 64  # a build with its bundle and a search have half as many at once
+
+
 def remedy(error: OSError, otherwise: str = "") -> str:
     """What to do where the system has too little of something: disk, memory, descriptors, processes."""
     return _REMEDIES.get(error.errno, otherwise)
@@ -63,6 +67,30 @@ def require_memory() -> None:
         This process may have too little memory.
     """
     if _room() < _MAPPED:
+        raise _no_memory()
+
+
+def require_to_start() -> None:
+    """Make sure that a verb can begin, before it imports what ends the process otherwise.
+
+    Libraries of NumPy and PyTorch end the process where they cannot be loaded. A soft limit of open files is raised.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The working directory is gone, or this process may have too few open files or too little memory.
+    """
+    try:
+        os.getcwd()
+    except OSError as e:
+        raise TvmMobilenetError(f"there is no working directory: {reason(e)}", "cd to a folder that exists") from None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = math.inf if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+        if most < _OPEN_FILES:
+            raise TvmMobilenetError(f"{most} open files are all that this process may have", _REMEDIES[errno.EMFILE])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, hard))
+    if _room() < _STARTING[0] + _STARTING[1] * (os.cpu_count() or 1):
         raise _no_memory()
 
 

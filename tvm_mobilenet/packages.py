@@ -14,11 +14,12 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm_mobilenet.errors import MissingDependencyError, require_memory
+from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, require_memory, require_to_start
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "pytest": Package("pytest", "test"),
     "xdist": Package("pytest-xdist", "test"),
 }
+TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # a folder that torch makes when it is imported, and nothing here uses
 STARTING = ("numpy", "rich")  # what verbs import before they know their arguments
 VIRTUAL = ("ziglang", "unicorn", "capstone", "elftools")  # the virtual board
 SEARCH = ("optuna",)
@@ -183,10 +185,17 @@ def remedy(*modules: str) -> str:
 
 
 def started_as_a_verb() -> None:
-    """End with a message where `python -m` is about to import a verb that lacks packages of the base installation.
+    """End with a message where a verb is about to be imported that lacks packages of the base installation, or what
+    every process needs.
 
-    `doctor` imports without them, to say more.
+    `doctor` imports without packages, to say more.
     """
+    os.environ.setdefault(TORCH_CACHE, tempfile.gettempdir())
+    try:
+        require_to_start()
+    except TvmMobilenetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     verb = next((word for word in sys.orig_argv if word.startswith("tvm_mobilenet.")), "")
     absent = [name for name in STARTING if importlib.util.find_spec(name) is None]
     if absent and verb not in ("", "tvm_mobilenet.doctor"):

@@ -67,7 +67,8 @@ def zig_environment() -> dict[str, str]:
     home = os.environ.get("HOME")
     if own := os.environ.get("XDG_CACHE_HOME") or (home and f"{home}/.cache"):
         place = Path(own).absolute() / "zig"
-        if os.access(next(p for p in (place, *place.parents) if p.exists()), os.W_OK):
+        there = next(p for p in (place, *place.parents) if p.exists())
+        if there.is_dir() and os.access(there, os.W_OK):
             return dict(os.environ)
     return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(folder() / "zig")}
 

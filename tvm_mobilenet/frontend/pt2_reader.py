@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
 
@@ -56,7 +57,13 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**environment, **threads, "HOME": "/nonexistent", "PATH": os.defpath},
+                env={
+                    **environment,
+                    **threads,
+                    "HOME": "/nonexistent",
+                    "PATH": os.defpath,
+                    packages.TORCH_CACHE: tempfile.gettempdir(),
+                },
                 start_new_session=True,
             )
         self.ready = False
