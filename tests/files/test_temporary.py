@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -165,6 +166,7 @@ KILLED += "(b.path / 'x').write_text('x'); print(a.path, b.path, flush=True); in
 
 
 def test_temporary_folders_of_killed_runs_are_removed_by_the_next(tmp_path, monkeypatch):
+    """A process has one, in which all others lie."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     for name in ("tvm_mobilenet-run-mine", "tvm_mobilenet-agent-0123456789abcdef"):
@@ -174,16 +176,39 @@ def test_temporary_folders_of_killed_runs_are_removed_by_the_next(tmp_path, monk
     left, kept = (set(process.stdout.readline().split()) for process in (killed, alive))
     killed.kill()
     killed.wait()
-    assert len(left) == len(kept) == 2 and left | kept <= set(map(str, tmp_path.iterdir()))
+    assert len(left) == len(kept) == 2 and left | kept == set(map(str, tmp_path.glob("tvm_mobilenet-run-*/*")))
+    left, kept = ({str(Path(one).parent) for one in ones} for ones in (left, kept))
+    assert len(left) == len(kept) == 1
     with TemporaryFolder() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
         there = set(map(str, tmp_path.iterdir()))
-        assert not left & there and kept <= there and len(there) == 2 + 2 + 1
+        assert not left & there and kept <= there and len(there) == 2 + 1 + 1
         os.waitpid(in_child(lambda: sys.exit()), 0)  # ends what it inherits, and removes nothing of it
         assert folder.is_dir()
     assert not folder.exists()
     alive.communicate("")
     assert sorted(os.listdir(tmp_path)) == ["tvm_mobilenet-agent-0123456789abcdef", "tvm_mobilenet-run-mine"]
+
+
+def test_a_temporary_folder_lies_in_what_is_being_made(tmp_path, monkeypatch):
+    """So a process that is killed leaves one folder; and what is made never holds it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    with replacing_folder(tmp_path / "made") as new:
+        kept, folder = TemporaryFolder(), TemporaryFolder()
+        assert kept.path.parent == folder.path.parent == new and not os.listdir(tmp_path / "tmp")
+        folder.close()
+        assert os.listdir(new) == [kept.path.name]
+        (new / "file").touch()
+        seen = []
+        other = threading.Thread(target=lambda: seen.append(TemporaryFolder()))  # nobody else's
+        other.start()
+        other.join()
+        assert seen[0].path.is_relative_to(tmp_path / "tmp")
+    assert os.listdir(tmp_path / "made") == ["file"] and sorted(os.listdir(tmp_path)) == ["made", "tmp"]
+    kept.close()
+    seen.pop().close()
+    assert not os.listdir(tmp_path / "tmp")
 
 
 def test_without_a_place_for_temporary_files(tmp_path, monkeypatch):

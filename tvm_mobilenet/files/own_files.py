@@ -49,7 +49,8 @@ def replacing_own(folder: Path, own: Collection[str], last: str, stays: float = 
         temporary.remove_abandoned(real, _PREFIX)
         new, lock = temporary.new_folder(real, _PREFIX)
         try:
-            yield new
+            with temporary.inside(new):
+                yield new
             _move(new, real, own, last)
         finally:
             temporary.remove(new)

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tvm_mobilenet.system import fcntl
 
 _PREFIX = "tvm_mobilenet-run-"
 _TOKEN = "[0-9a-f]{16}"
+_WORK = ".work-"  # of names in a folder that will be another's content
 _TRIES = 10  # a new folder may be taken for an abandoned one before it is locked
 
 
@@ -114,6 +116,79 @@ def _is(folder: Path, descriptor: int) -> bool:
     return stat.S_ISDIR(there.st_mode) and os.path.samestat(there, os.fstat(descriptor))
 
 
+class _Place:
+    """Where a process keeps its temporary folders: in one of its own, so that a process that is killed leaves one."""
+
+    def __init__(self):
+        self._lock, self._owner = threading.Lock(), 0
+        self._own: Path | None = None
+        self._descriptor, self._users = -1, 0
+        self._given = threading.local()
+
+    def take(self) -> Path:
+        """A new folder.
+
+        Raises
+        ------
+        OSError
+            It cannot be made.
+        """
+        parent = Path(tempfile.gettempdir())
+        with self._lock:
+            if self._owner != os.getpid():  # forked: what there is belongs to the parent
+                self._owner, self._own, self._users = os.getpid(), None, 0
+            given = [folder for owner, folder in getattr(self._given, "folders", ()) if owner == os.getpid()]
+            if self._own is None:
+                remove_abandoned(parent, _PREFIX)
+            if given and self._own is None:
+                folder = given[-1] / f"{_WORK}{secrets.token_hex(8)}"
+                folder.mkdir(mode=0o700)
+                return folder
+            if self._own is None:
+                self._own, self._descriptor = new_folder(parent, _PREFIX)
+            self._users += 1
+            folder = self._own / secrets.token_hex(8)
+            try:
+                folder.mkdir(mode=0o700)
+            except BaseException:
+                self._release()
+                raise
+            return folder
+
+    def give_back(self, folder: Path, owner: int) -> None:
+        """Remove one, in the process that took it."""
+        if owner != os.getpid():
+            return
+        with self._lock:
+            remove(folder)
+            if self._own == folder.parent:
+                self._release()
+
+    def _release(self) -> None:
+        self._users -= 1
+        if not self._users:
+            remove(self._own)
+            os.close(self._descriptor)
+            self._own = None
+
+    @contextlib.contextmanager
+    def inside(self, folder: Path) -> Iterator[None]:
+        """While the block runs, this thread's temporary folders lie in another, which is abandoned with it if the
+        process is killed, unless there is one of the process."""
+        folders = self._given.__dict__.setdefault("folders", [])
+        folders.append((os.getpid(), folder))
+        try:
+            yield
+        finally:
+            folders.pop()
+            for entry in folder.glob(f"{_WORK}*") if folder.is_dir() else ():
+                remove(entry)
+
+
+_PLACE = _Place()
+inside = _PLACE.inside
+
+
 class TemporaryFolder:
     """A folder for temporary files, gone when it is closed, when the process ends, or when the next one begins.
 
@@ -131,15 +206,13 @@ class TemporaryFolder:
 
     def __init__(self):
         try:
-            parent = Path(tempfile.gettempdir())
-            remove_abandoned(parent, _PREFIX)
-            self.path, lock = new_folder(parent, _PREFIX)
+            self.path = _PLACE.take()
         except OSError as e:
             raise TvmMobilenetError(
                 f"no temporary folder can be made: {reason(e)}",
                 "make room, or set TMPDIR to a folder that exists and can be written",
             ) from None
-        self._end = weakref.finalize(self, _end, self.path, lock, os.getpid())
+        self._end = weakref.finalize(self, _PLACE.give_back, self.path, os.getpid())
 
     def close(self) -> None:
         """Remove it."""
@@ -150,9 +223,3 @@ class TemporaryFolder:
 
     def __exit__(self, *error) -> None:
         self.close()
-
-
-def _end(path: Path, lock: int, owner: int) -> None:
-    if os.getpid() == owner:  # not in a child that was forked
-        remove(path)
-    os.close(lock)

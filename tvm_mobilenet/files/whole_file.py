@@ -124,7 +124,8 @@ def replacing_folder(path: str | Path, stays: float = 0.0) -> Iterator[Path]:
     remove_abandoned(real)
     new, lock = temporary.new_folder(real.parent, _prefix(real), NEW, mode=0o777)
     try:
-        yield new
+        with temporary.inside(new):
+            yield new
         flush_all(new)
         if _like(new, real):
             _exchange(new, real)

@@ -143,15 +143,12 @@ class Mobilenet:
             raise MobilenetError('an empty path names no folder: the working directory is "."', 1)
         folder = Path(__file__).resolve().parent if folder is None else Path(folder)
         options = _Options(*map(_c_int, (threads, *max_size, 0, 0, int(map_weights))))
-        handle = c_void_p()
-        for _ in range(8):  # the folder may be exchanged between library and files
+        code, tries, handle = 2, 0, c_void_p()
+        while code in (2, 3) and (tries := tries + 1) < 9:  # missing files, or of another build: just exchanged?
             self._lib = _library(folder)
             code = self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle))
-            if code not in (2, 3):  # files that are missing, or of another build
-                break
         self._check(code)
-        self._handle = handle
-        info = self._lib.mobilenet_describe(handle).contents
+        self._handle, info = handle, self._lib.mobilenet_describe(handle).contents
         self.model, self.target, self.build = (t.decode() for t in (info.model, info.target, info.id))
         self.classes, self.seeded = info.classes, bool(info.seeded)  # seeded: random weights, classes mean nothing
         self.scores = info.scores.decode()  # "logits", "softmax", "sigmoid" or "value"
@@ -313,13 +310,12 @@ def _library(folder: Path):
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
-    lib.mobilenet_last_error.restype = c_char_p
-    lib.mobilenet_run.argtypes = [c_void_p, c_void_p, c_void_p]
+    lib.mobilenet_run.argtypes, lib.mobilenet_top.argtypes = [c_void_p] * 3, [c_void_p, c_void_p, c_int, c_void_p]
     for f in (lib.mobilenet_run_rgb, lib.mobilenet_preprocess):
         f.argtypes = [c_void_p, c_void_p, c_int, c_int, c_size_t, c_void_p]
-    lib.mobilenet_top.argtypes = [c_void_p, c_void_p, c_int, c_void_p]
     lib.mobilenet_set_threads.argtypes, lib.mobilenet_selftest.argtypes = [c_void_p, c_int], [c_void_p, c_void_p]
-    lib.mobilenet_close.restype, lib.mobilenet_close.argtypes = None, [c_void_p]
+    lib.mobilenet_last_error.restype, close = c_char_p, lib.mobilenet_close
+    close.restype, close.argtypes = None, [c_void_p]
     return lib
 
 

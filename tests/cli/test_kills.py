@@ -1,0 +1,150 @@
+"""Verbs that are killed: what was there stays or is new, and beside it lies one folder at most, which the next run
+removes. Else a device that loses power now and then fills its disk, or has half of a build."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from tvm_mobilenet.tune_logs.log import trials_of
+
+from tests.support import bundles, modules
+from tvm_mobilenet import build, ship, targets, tune
+from tvm_mobilenet.bundle import received
+from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.network import load_network
+
+KILLS = 30
+CHANGES = ("os.mkdir", "os.rmdir", "os.rename", "os.remove", "subprocess.Popen", "shutil.rmtree")
+RESULTS = {"out", "bundle", "board", "log.jsonl", "log.trials.jsonl"}
+
+
+def left_in(*places: Path) -> list[str]:
+    """What lies there besides results; a lock's file is named by it."""
+    return [name for place in places for name in os.listdir(place) if name not in RESULTS]
+
+
+def test_a_build_has_one_folder_at_a_time(tmp_path, monkeypatch):
+    """Whatever the moment at which it might be killed: at each call that makes, moves or removes something."""
+    place, temporary, found, watching = tmp_path / "place", tmp_path / "tmp", [], True
+    place.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    network = load_network(modules.tiny_options())
+
+    def hook(event: str, arguments: tuple) -> None:
+        if watching and event in CHANGES:
+            found.append([name for name in left_in(place, temporary) if not name.endswith(".lock")])
+
+    sys.addaudithook(hook)
+    try:
+        where = {"output": place / "out", "bundle": place / "bundle", "network": network}
+        build.build(modules.tiny_options(), targets.load("host"), **where)
+    finally:
+        watching = False  # a hook cannot be taken away
+    assert max(map(len, found)) == 1, max(found, key=len)
+    assert len(found) > 20 and {name.split(".")[1] for names in found for name in names if name[0] == "."} >= {"out"}
+    assert set(os.listdir(place)) == {"out", "bundle"} and not os.listdir(temporary)
+
+
+# ---- at random moments, in the full run
+
+
+def as_a_verb(argv: list[str], verb: str, place: str) -> None:
+    """In a child of a process that has imported what takes seconds, and did nothing else."""
+    os.setsid()
+    os.chdir(place)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(Path(place).with_name("tmp"))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os._exit({"build": build, "tune": tune, "ship": ship}[verb].main(argv))
+
+
+@pytest.fixture(scope="module")
+def start():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "tvm", "tests.cli.test_kills"])
+
+    def started(verb: str, argv: list, place: Path):
+        process = context.Process(target=as_a_verb, args=([str(a) for a in argv], verb, str(place)))
+        process.start()
+        return process
+
+    return started
+
+
+def whole(place: Path) -> None:
+    """All that is there can be used."""
+    if (place / "out").exists():
+        built.read(place / "out")
+    if (place / "bundle").exists():
+        received.manifest_of(received.files_of(place / "bundle"))
+    if (place / "board/current").exists():
+        received.manifest_of(received.files_of((place / "board/current").resolve()))
+
+
+def acknowledged(place: Path) -> int:
+    """Trials in the log of a search; a torn last line is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return len(list(trials_of(place / "log.jsonl").records())) if (place / "log.trials.jsonl").exists() else 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("verb", ["build", "bundle", "tune", "ship"])
+def test_thirty_kills_lose_nothing_and_leave_one_folder(start, tmp_path, capsys, verb):
+    place, temporary, draw = tmp_path / "place", tmp_path / "tmp", random.Random(verb)
+    place.mkdir()
+    temporary.mkdir()
+    model = ["--model", modules.tiny_options().model, "--target", "host" if verb == "bundle" else "rpi4"]
+    argv = {
+        "build": ["build", [*model, "--output", place / "out"]],
+        "bundle": ["build", [*model, "--output", place / "out", "--bundle", place / "bundle"]],
+        "tune": ["tune", [*model, "--log", place / "log.jsonl", "--output", place / "out", "--trials", 2, "--jobs", 1]],
+        "ship": ["ship", ["--bundle", bundles.made().folder, "--to", place / "board", "--threads", 1]],
+    }[verb]
+    began = time.monotonic()
+    process = start(*argv, place)
+    process.join()
+    takes = time.monotonic() - began
+    assert process.exitcode == 0
+    most, trials, kills = 0, acknowledged(place), 0
+    for _ in range(KILLS):
+        if verb == "tune" and draw.random() < 0.3:  # else all trials would be known before long
+            for path in place.glob("log*"):
+                path.unlink()
+            trials = 0
+        process = start(*argv, place)
+        process.join(draw.uniform(0, takes))
+        kills += process.exitcode is None
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            process.kill()
+        process.join()
+        folders = [name for name in left_in(place, temporary) if not name.endswith((".lock", ".torn"))]
+        if verb == "ship" and (place / "board/versions").exists():
+            names = {
+                p.name for p in (place / "board/versions").iterdir() if p.name[0] == "." or (p / ".not-yet").exists()
+            }
+            folders += names
+        most = max(most, len(folders))
+        assert len(folders) <= 1, folders
+        whole(place)
+        assert acknowledged(place) >= trials, "trials were lost"
+        trials = acknowledged(place)
+    process = start(*argv, place)
+    process.join()
+    assert process.exitcode == 0 and not [name for name in left_in(place, temporary) if not name.endswith(".torn")]
+    whole(place)
+    with capsys.disabled():
+        print(f"\n{verb}: {json.dumps({'kills': kills, 'left at most': most, 'trials': trials})}")
+    shutil.rmtree(place)
