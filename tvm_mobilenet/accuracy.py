@@ -220,19 +220,20 @@ def _run(args: argparse.Namespace) -> int:
     reached = packages.for_workers(args.workers.address)
     packages.require("accuracy", *compared, *packages.for_linking(None), *virtual, *reached)
     labelled_images.require(args.data, args.truth)
-    network = load_network(model)
-    announce(network)
-    result = accuracy(
-        args.folder,
-        args.data,
-        truth=args.truth,
-        board=args.board,
-        limit=args.limit,
-        reference=not args.no_float,
-        check=args.check,
-        network=network,
-        workers=args.workers,
-    )
+    with built.kept(module):
+        network = load_network(model)
+        announce(network)
+        result = accuracy(
+            args.folder,
+            args.data,
+            truth=args.truth,
+            board=args.board,
+            limit=args.limit,
+            reference=not args.no_float,
+            check=args.check,
+            network=network,
+            workers=args.workers,
+        )
     console.print_json(result.to_data()) if args.json else print_result(result)
     if args.html:
         page.write(result.found, f"{result.model} for {result.target}", result.words, result.paths, args.html)

@@ -190,7 +190,7 @@ def _run(args: argparse.Namespace) -> int:
         model = options.ModelOptions.from_data(module.info["model"])
         packages.require("bench --against", *packages.for_model(model))
         peers.require(against, address)
-    with open_board(address, target) as board:
+    with built.kept(module), open_board(address, target) as board:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)
         result = bench(

@@ -167,13 +167,14 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.json:
         refuse(args, ("--view",), "it is how the table is ordered; the JSON document has every layer", "leave it out")
-    target = built.read(args.folder).target
+    module = built.read(args.folder)
+    target = module.target
     address = options.board_for(args, target)
     if address == "virtual":
         refuse_for_predictions(args, ("--seconds", "--runtime"))
     # what is measured stands beside what the virtual board predicts
     packages.require("profile", *packages.for_board("virtual" if target.core.model else address))
-    with open_board(address, target) as board:
+    with built.kept(module), open_board(address, target) as board:
         result = profile(
             args.folder,
             board=board,

@@ -288,8 +288,8 @@ def _run(args: argparse.Namespace) -> int:
     model = model_files.from_build(module, input=args.input, trust_file=args.trust_file)
     refuse_trust(args, model)
     packages.require("verify", *packages.for_comparing(model), *packages.for_board(board))
-    with open_board(board, target) as opened:  # first: a board that is not there is no reason to import torch
-        network = load_network(model)
+    with built.kept(module), open_board(board, target) as opened:
+        network = load_network(model)  # not before: a board that is not there is no reason to import torch
         announce(network)
         result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target, dump=args.dump)
     console.print_json({**console.plain_data(result), "ok": result.ok}) if args.json else print_result(result)

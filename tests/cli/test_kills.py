@@ -17,7 +17,7 @@ import pytest
 from tvm_mobilenet.tune_logs.log import trials_of
 
 from tests.support import bundles, modules
-from tvm_mobilenet import build, ship, targets, tune
+from tvm_mobilenet import build, packages, ship, targets, tune
 from tvm_mobilenet.bundle import received
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
@@ -38,6 +38,7 @@ def test_a_build_has_one_folder_at_a_time(tmp_path, monkeypatch):
     place.mkdir()
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv(packages.TORCH_CACHE, str(tmp_path))  # as in a process that begins with the verb
     network = load_network(modules.tiny_options())
 
     def hook(event: str, arguments: tuple) -> None:
@@ -63,6 +64,7 @@ def as_a_verb(argv: list[str], verb: str, place: str) -> None:
     os.setsid()
     os.chdir(place)
     tempfile.tempdir = os.environ["TMPDIR"] = str(Path(place).with_name("tmp"))
+    os.environ[packages.TORCH_CACHE] = tempfile.tempdir
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os._exit({"build": build, "tune": tune, "ship": ship}[verb].main(argv))

@@ -1,6 +1,7 @@
 """What was not built together is refused by every verb, whatever hashes were made again, and the file is named."""
 
 import importlib
+import inspect
 import json
 import os
 import re
@@ -13,12 +14,15 @@ import pytest
 
 from tests.support import modules
 from tests.support.sealing import mark, seal
-from tvm_mobilenet import build
+from tvm_mobilenet import build, verify
+from tvm_mobilenet.bundle import pack
+from tvm_mobilenet.checking import machine_check
 from tvm_mobilenet.cli.verbs import verbs
-from tvm_mobilenet.compiler import build_identity
+from tvm_mobilenet.compiler import build_identity, saved
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock
+from tvm_mobilenet.measuring import layer_profile, measured_rows
 
 FILES = (built.OBJECT, built.KERNELS, built.LIBRARY, built.EXECUTABLE, built.PARAMETERS)
 
@@ -135,10 +139,53 @@ def test_every_verb_that_takes_a_build_checks_the_chain(copy, tmp_path, capsys):
         needed = ["--data", str(tmp_path)] if verb == "accuracy" else []
         assert importlib.import_module(f"tvm_mobilenet.{verb}").main([str(copy), *needed]) == 2, verb
         assert f"{copy / built.LIBRARY} is of build" in capsys.readouterr().err, verb
-    from tvm_mobilenet.bundle import pack
-
     with pytest.raises(TvmMobilenetError, match="two builds are mixed here"):
         pack.make(copy, lowered=None, network=None, target=None)
+
+
+# ---- built anew while it is used
+
+
+def users():
+    """What takes a built module and opens its files."""
+    return (
+        machine_check.check,
+        measured_rows.measured,
+        measured_rows.predicted,
+        measured_rows.check_timing,
+        layer_profile.profile_of,
+        saved.copy_to,
+        pack._of,
+    )
+
+
+@pytest.mark.parametrize("use", users(), ids=lambda function: function.__name__)
+def test_whoever_uses_a_build_says_that_it_is_another_meanwhile(copy, use):
+    """Whatever came of plan and files of two builds: here that nothing else is given."""
+    module = built.read(copy)
+    given = [p.name for p in inspect.signature(use).parameters.values() if p.default is p.empty and p.name != "module"]
+    with pytest.raises(Exception) as told:
+        use(module=module, **dict.fromkeys(given))
+    assert not isinstance(told.value, TvmMobilenetError)
+    shutil.rmtree(copy)
+    shutil.copytree(modules.tiny("rpi4", 17), copy)
+    with pytest.raises(TvmMobilenetError, match=r"was built anew, or removed, while this ran\n  run it again") as told:
+        use(module=module, **dict.fromkeys(given))
+    assert told.value.exit_code == 2
+
+
+def test_a_verb_whose_build_is_built_anew_while_it_imports_the_model(copy, monkeypatch, capsys):
+    from tvm_mobilenet.compiler import network
+
+    def slow(*args, real=network.load_network):
+        found = real(*args)
+        shutil.rmtree(copy)
+        shutil.copytree(modules.tiny("rpi4", 17), copy)
+        return found
+
+    monkeypatch.setattr(network, "load_network", slow)
+    assert verify.main([str(copy)]) == 2
+    assert f"{copy} was built anew, or removed, while this ran" in capsys.readouterr().err
 
 
 # ---- two builds at once

@@ -37,6 +37,7 @@ from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.checking.network_ends import output_tolerance
 from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
+from tvm_mobilenet.compiler.module import using_its_files
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError, reason
 from tvm_mobilenet.files.own_files import replacing_own
@@ -126,8 +127,6 @@ def make(
 ) -> Bundle:
     """The bundle of a built module.
 
-    In one piece: each file of a bundle needs what those before it say.
-
     Parameters
     ----------
     folder : path
@@ -154,7 +153,15 @@ def make(
     """
     from tvm_mobilenet.compiler import module as built
 
-    module = built.read(folder)
+    how = {"lowered": lowered, "network": network, "target": target, "linker": linker}
+    return _of(built.read(folder), **how, embed_weights=embed_weights, samples=samples, work=work)
+
+
+@using_its_files
+def _of(module, *, lowered, network, target, linker, embed_weights: bool, samples: int, work: Path | None) -> Bundle:
+    """The bundle of a built module; see `make`. In one piece: each file needs what those before it say."""
+    from tvm_mobilenet.compiler import module as built
+
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
     _check_ports(plan)
     checked = _checked(module, network, target, samples)
@@ -184,7 +191,7 @@ def make(
         files[file] = (source / file).read_bytes()
     with TemporaryFolder() as temporary:
         work = work or temporary
-        (work / built.OBJECT).write_bytes((folder / built.OBJECT).read_bytes())
+        (work / built.OBJECT).write_bytes((module.folder / built.OBJECT).read_bytes())
         scratch, preprocess = scratch_of(lowered), image and image.preprocess
         inside = weights if embed_weights else None
         library.link_library(work, target, linker, plan, about, scratch, module.build, preprocess, inside)

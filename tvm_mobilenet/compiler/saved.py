@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvm_mobilenet.compiler import model_files, pipeline
 from tvm_mobilenet.compiler.lower import lower_layers
-from tvm_mobilenet.compiler.module import OWN, PLAN, BuiltModule
+from tvm_mobilenet.compiler.module import OWN, PLAN, BuiltModule, using_its_files
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock
 from tvm_mobilenet.files.own_files import replacing_own
@@ -21,6 +21,7 @@ def keep_model(options: ModelOptions, folder: Path) -> None:
     shutil.copyfile(options.model, folder / Path(options.model).name)
 
 
+@using_its_files
 def copy_to(module: BuiltModule, folder: Path) -> None:
     """Copy a build with the files of its model, whole or not at all.
 

@@ -91,7 +91,7 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
     """
     if module is not None:
         calls_of(network, module)
-    with TemporaryFolder() as where:
+    with TemporaryFolder() as where, built.kept(module) if module is not None else contextlib.nullcontext():
         own = "the build's own code" if module is not None else "its code"
         if module is None and (place != "host" or check):
             module = pipeline.compile(network, target).write(where / "target", linker)

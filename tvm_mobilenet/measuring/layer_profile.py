@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tvm_mobilenet.compiler.module import using_its_files
 from tvm_mobilenet.compiler.plan import inputs_of
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.measuring.roofline import Roofline, rooflines
@@ -105,6 +106,7 @@ class Profile:
         return "predicted" if self.is_predicted else "measured"
 
 
+@using_its_files
 def profile_of(
     board, module, target, threads: int, seconds: float, show: Callable[[str], None], runtime: str = "own"
 ) -> Profile:

@@ -64,6 +64,7 @@ class Asked:
     layers: bool
 
 
+@built.using_its_files
 def measured(
     board,
     module,
@@ -132,6 +133,7 @@ def measured(
     )
 
 
+@built.using_its_files
 def predicted(module, target, threads: Sequence[int], show: Callable[[str], None]) -> Benchmark:
     """The same record of the virtual board's predictions."""
     from tvm_mobilenet.measuring.predicted import predict
@@ -258,6 +260,7 @@ def _cool_down(board, first: dict, seconds: float, show: Callable[[str], None]) 
             show(f"cooling down: {now:.0f} °C, {before:.0f} °C before the first row")
 
 
+@built.using_its_files
 def check_timing(board, module, threads: int, seconds: float, rounds: int = 20) -> dict:
     """How our samples compare with TVM's ``time_evaluator`` in one process, taking turns.
 
