@@ -311,7 +311,15 @@ class Compiled:
         (made if sign is None else made.signed(Path(sign))).write(place)
         return place
 
-    def ship(self, *to: str, keep: int = 3, threads: int | None = None, runner: str = "") -> list[Shipped]:
+    def ship(
+        self,
+        *to: str,
+        keep: int = 3,
+        threads: int | None = None,
+        runner: str = "",
+        sign: str | os.PathLike[str] | None = None,
+        require_signature: str | os.PathLike[str] | None = None,
+    ) -> list[Shipped]:
         """Pack, copy to boards, test there, and switch to it: ``ship("ssh://pi@pi4/srv/mobilenet")``.
 
         Parameters
@@ -324,23 +332,32 @@ class Compiled:
             Of the self-test.
         runner : str
             What runs the program there, such as an emulator.
+        sign : path, optional
+            The key that signs it, as ``build --sign`` takes it.
+        require_signature : path, optional
+            Whose signature this side and the boards demand, as ``ship --require-signature`` takes it.
 
         Raises
         ------
         BoardError
             A board did not take it; its words say why, and what it ran before stays.
+        VerificationError
+            It is not signed by one of ``require_signature``.
         """
         from tvm_mobilenet import ship as verb
         from tvm_mobilenet.bundle import pack
+        from tvm_mobilenet.bundle.signature import Signers
         from tvm_mobilenet.errors import BoardError
 
         if not to:
             raise TvmMobilenetError("no board to ship to", 'ship("ssh://USER@HOST/FOLDER")')
         places = [verb.Destination.parse(one) for one in to]
         verb.require_programs(places)
+        signers = None if require_signature is None else Signers.read(Path(require_signature))
         with TemporaryFolder() as folder:
-            whole = pack.read(self.bundle(folder / "bundle.tar.gz"))
-        found = [verb.ship(whole, place, keep=keep, threads=threads, runner=runner) for place in places]
+            whole = pack.read(self.bundle(folder / "bundle.tar.gz", sign=sign), signers)
+        how = {"keep": keep, "threads": threads, "runner": runner, "signers": signers}
+        found = [verb.ship(whole, place, **how) for place in places]
         for one in found:
             if not one.ok:
                 raise BoardError(*one.error.split("\n  ", 1))

@@ -61,6 +61,21 @@ def test_of_a_c_program(program, copy, way, sanitizer):
     assert not done.stdout + done.stderr
 
 
+@CLANG
+@pytest.mark.full
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "weights_change_and_shrink"])
+def test_of_a_c_program_with_its_weights_embedded(tmp_path, way, sanitizer):
+    """Which has no file of them to map or to lose."""
+    made = bundles.made(resolution=32, embed=True)
+    program = bundles.sanitized(made, "abuse", sanitizer, tmp_path)
+    environment = {**os.environ, "TSAN_OPTIONS": "die_after_fork=0"}
+    command = [program, shutil.copytree(made.folder, tmp_path / "copy"), way]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200, env=environment)
+    bundles.require_clean(done)
+    assert not done.stdout + done.stderr
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "run_in_children"])
 def test_of_a_c_program_on_arm(copy, tmp_path, way):

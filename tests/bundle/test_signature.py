@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import tvm_mobilenet
 from tests.support import bundles, modules
 from tvm_mobilenet import build, ship, targets
 from tvm_mobilenet.bundle import pack, received, signature
 from tvm_mobilenet.bundle.signature import Signers
+from tvm_mobilenet.checking import machine_check
+from tvm_mobilenet.compiler import saved
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 
 pytestmark = pytest.mark.skipif(
@@ -251,14 +254,37 @@ def test_only_what_was_signed_is_shipped(signed, keys, folder, tmp_path, capsys,
     assert code == 0 and f"of {fingerprint(ours)}, checked here and there" in " ".join(out.split())
     assert (board / "current" / received.SIGNATURE).read_bytes() == signed.files[received.SIGNATURE]
     assert not (board / "current" / ".signers").exists() and not (board / "current" / ".not-yet").exists()
-    done = subprocess.run(["sha256sum", "-c", "--quiet", received.SUM], cwd=board / "current", capture_output=True)
-    assert done.returncode == 0, "the documented check of a board's files"
+    told = subprocess.run([board / "current/mobilenet", "--help"], capture_output=True, text=True).stdout
+    _, _, check = told.partition("before any of them runs,\n")
+    check, _, _ = check.partition("  A line of allowed_signers")
+    for name, key in (("ann", "ours"), ("ann", "other")):
+        (tmp_path / "allowed").write_text(f"{name} {(keys / f'{key}.pub').read_text()}")
+        words = check.replace("allowed_signers", str(tmp_path / "allowed")).replace("NAME", name)
+        done = subprocess.run(["sh", "-c", words], cwd=board / "current", capture_output=True)
+        assert (done.returncode == 0) == (key == "ours"), "the documented check of a board's files"
     for bad, signers, expected in ((folder, keys / "other.pub", 5), (bundles.made().folder, ours, 5)):
         code, out = shipped(bad, board, signers, capsys)
         assert code == expected and "sign" in out
     monkeypatch.setenv("PATH", str(tmp_path))
     code, out = shipped(folder, board, ours, capsys)
     assert code == 3 and "apt-get install openssh-client" in out
+    assert [p.name[:4] for p in (board / "versions").iterdir()] == ["0001"]
+
+
+def test_programs_sign_and_demand_as_the_verbs_do(keys, tmp_path, monkeypatch):
+    """`Compiled.ship`: what it packs is signed, and only then sent where a signature is demanded."""
+    made = bundles.made()
+    compiled = tvm_mobilenet.load(made.built)
+    monkeypatch.setattr(pack, "make", lambda *args, **kwargs: made.bundle)
+    monkeypatch.setattr(machine_check, "calls_of", lambda *args: [])
+    monkeypatch.setattr(saved, "lowered_again", lambda *args: None)
+    board, ours = tmp_path / "board", keys / "ours.pub"
+    (found,) = compiled.ship(str(board), sign=keys / "ours", require_signature=str(ours))
+    assert f"of {signature.SIGNER}, checked here" in found.signature
+    assert (board / "current" / received.SIGNATURE).is_file()
+    for how in ({}, {"sign": keys / "other"}):
+        with pytest.raises(VerificationError, match="sign"):
+            compiled.ship(str(board), require_signature=ours, **how)
     assert [p.name[:4] for p in (board / "versions").iterdir()] == ["0001"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import modules
 from tvm_mobilenet.cli import entry
+from tvm_mobilenet.cli.verbs import verbs
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.files import user_cache
 
@@ -55,6 +56,9 @@ def test_zig_has_a_cache_where_the_user_has_none(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert "ZIG_GLOBAL_CACHE_DIR" not in user_cache.zig_environment()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert user_cache.zig_environment()["ZIG_GLOBAL_CACHE_DIR"] == str(tmp_path / "zig")
     monkeypatch.delenv("HOME")
     assert user_cache.zig_environment()["ZIG_GLOBAL_CACHE_DIR"] == str(tmp_path / "zig")
     monkeypatch.setenv("HOME", "/proc/nothing")
@@ -82,11 +86,50 @@ def none_can_be_made():
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
+LACKING = {
+    "ulimit -n 18": "18 open files are all that this process may have\n  raise the limit of open files: ulimit -n",
+    "mkdir gone; cd gone; rmdir ../gone": "there is no working directory: no such file or directory\n  cd to a folder",
+    "ulimit -v 100000": "not enough memory: 97 MiB are all that this process may have\n  close other programs, or raise",
+}
+
+
+def told(command: str, *words: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
+    script = f"{command}; exec {shlex.join([sys.executable, *words])}"
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize("number", range(len(verbs())), ids=list(verbs()))
+def test_every_verb_says_what_it_cannot_begin_without(tmp_path, monkeypatch, number):
+    """Each with one of them in turn: libraries that it imports end the process without a word, or in the middle."""
+    monkeypatch.chdir(tmp_path)
+    command, words = list(LACKING.items())[number % len(LACKING)]
+    done = told(command, "-m", f"tvm_mobilenet.{list(verbs())[number]}", "--help")
+    assert done.returncode == 2 and not done.stdout and done.stderr.startswith("error: ") and words in done.stderr, done
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", LACKING)
+def test_so_does_the_command_of_an_installation(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code = "import sys; from tvm_mobilenet.__main__ import main; sys.exit(main(['complexity', '--help']))"
+    done = told(command, "-c", code)
+    assert done.returncode == 2 and not done.stdout and LACKING[command] in done.stderr, done
+
+
+def test_a_soft_limit_of_open_files_is_raised(tmp_path):
+    code = "import resource, tvm_mobilenet.packages as p; p.started_as_a_verb(); print(*resource.getrlimit(7))"
+    soft, hard = map(int, told("ulimit -Sn 20", "-c", code).stdout.split())
+    assert soft == 64 and hard >= soft
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
         ("ulimit -v 500000", 2, "not enough memory: 488 MiB"),
+        ("ulimit -n 64", 0, ""),
+        ("touch $TMPDIR/home; export HOME=$TMPDIR/home", 0, ""),
         ("ulimit -n 10", 2, "ulimit -n 1024"),
         ("unset HOME", 0, ""),
         ("export TMPDIR=/proc/missing", 0, ""),
@@ -95,9 +138,12 @@ def none_can_be_made():
 def test_build_where_something_is_lacking(tmp_path, command, code, words):
     build = [sys.executable, "-m", "tvm_mobilenet.build", "--model", modules.tiny_options().model, "--target", "host"]
     build += ["--output", str(tmp_path / "out"), "--bundle", str(tmp_path / "b.tar.gz")]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG")}
+    temporary = tmp_path.with_name(f"{tmp_path.name}-tmp")
+    temporary.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG")} | {"TMPDIR": str(temporary)}
     done = subprocess.run(
         ["sh", "-c", f"{command}; exec {shlex.join(build)}"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert sorted(os.listdir(tmp_path)) == ([] if code else ["b.tar.gz", "out"])
+    assert set(os.listdir(temporary)) <= {"home", f"tvm_mobilenet-{os.getuid()}"}  # a cache where there is no home

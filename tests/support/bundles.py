@@ -82,7 +82,8 @@ def sanitized(made, program: str, sanitizer: str, folder: Path) -> Path:
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        sources = [str(made.work / s) for s in (*library.SOURCES, "model.c")]
+        units = (*library.SOURCES, "model.c", *(p.name for p in made.work.glob("weights.S")))
+        sources = [str(made.work / unit) for unit in units]
         subprocess.run([*command, "-c", *sources], cwd=folder, check=True)
 
     modules.once(objects, make)

@@ -18,6 +18,12 @@ static const char usage[] =
     "  FILE  a JPEG (by libturbojpeg0) or PNG (by libpng16-16), a .ppm (P6) or .pgm (P5), a .npy (uint8 height x width x 3\n"
     "        or height x width, or a preprocessed input of the model's dtype), or that input's bytes alone\n";
 
+static const char signature[] =
+    "Who signed a bundle, and that its files are those: in its folder, before any of them runs,\n"
+    "  ssh-keygen -Y verify -n tvm_mobilenet -f allowed_signers -I NAME -s manifest.sha256.sig < manifest.sha256 &&\n"
+    "      sha256sum -c --quiet manifest.sha256\n"
+    "  A line of allowed_signers is NAME and a public key.\n";
+
 static int fail(const char *what) {
     fprintf(stderr, "error: %s\n", what);
     return 1;
@@ -169,7 +175,7 @@ int main(int argc, char **argv) {
     mobilenet_options options = {0};
     for (int i = 1; i < argc; i++) {
         int *place = NULL;
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return finished(fputs(usage, stdout) < 0);
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return finished(fputs(usage, stdout) < 0 || fputs(signature, stdout) < 0);
         else if (!strcmp(argv[i], "--json")) json = 1;
         else if (!strcmp(argv[i], "--folder") && i + 1 < argc) folder = argv[++i];
         else if (!strcmp(argv[i], "--threads")) place = &options.threads;
