@@ -89,7 +89,7 @@ def none_can_be_made():
 LACKING = {
     "ulimit -n 18": "18 open files are all that this process may have\n  raise the limit of open files: ulimit -n",
     "mkdir gone; cd gone; rmdir ../gone": "there is no working directory: no such file or directory\n  cd to a folder",
-    "ulimit -v 100000": "not enough memory: 97 MiB are all that this process may have\n  close other programs, or raise",
+    "ulimit -v 100000": "not enough memory: 97 MiB are all that this process may have\n  close other programs, or",
 }
 
 
