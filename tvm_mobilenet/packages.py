@@ -6,6 +6,7 @@ as it is typed: it names the Python that runs, and the checkout where there is o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -190,18 +191,25 @@ def started_as_a_verb() -> None:
 
     `doctor` imports without packages, to say more.
     """
-    os.environ.setdefault(TORCH_CACHE, tempfile.gettempdir())
     try:
         require_to_start()
     except TvmMobilenetError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     verb = next((word for word in sys.orig_argv if word.startswith("tvm_mobilenet.")), "")
+    os.environ.update(without_torch_folder())
     absent = [name for name in STARTING if importlib.util.find_spec(name) is None]
     if absent and verb not in ("", "tvm_mobilenet.doctor"):
         error = missing(verb.removeprefix("tvm_mobilenet."), absent)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code)
+
+
+def without_torch_folder() -> dict[str, str]:
+    """Of the environment of a process that imports torch: the folder for what it would compile, which is there."""
+    with contextlib.suppress(OSError):  # there is no temporary folder
+        return {TORCH_CACHE: os.environ.get(TORCH_CACHE) or tempfile.gettempdir()}
+    return {}
 
 
 def missing_dependency(error: BaseException) -> MissingDependencyError | None:

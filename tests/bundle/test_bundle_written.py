@@ -90,6 +90,26 @@ def test_programs_that_start_while_a_bundle_is_exchanged_run_the_old_one_or_the_
     assert {bundle.manifest["id"] in text for text in said for bundle in (one, other)} == {True, False}
 
 
+def test_what_is_read_of_a_folder_is_of_one_bundle(tmp_path, monkeypatch):
+    """Though it is exchanged between any two of its files."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder in "ab":
+        for name in "xyz":
+            (tmp_path / folder / name).write_text(folder + name)
+    real = os.stat
+
+    def exchanging(path, *args, **how):
+        if path == "y":
+            (tmp_path / "a").rename(tmp_path / "c")
+            (tmp_path / "b").rename(tmp_path / "a")
+        return real(path, *args, **how)
+
+    monkeypatch.setattr(received.os, "stat", exchanging)
+    assert received.files_of(tmp_path / "a") == {"x": b"ax", "y": b"ay", "z": b"az"}
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("name", ["bundle", "b.tar.gz"])
 def test_whoever_is_killed_while_writing_a_bundle_leaves_one_that_is_whole(tmp_path, name):
     """Thirty times; beside it lies no more than one folder, which the next writer removes."""

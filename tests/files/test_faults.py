@@ -52,19 +52,28 @@ def test_calls_that_write_files_folders_and_logs(library, tmp_path):
     assert sum(one["faults"] for one in found) >= 14, "the disk failed less often than these write"
 
 
+def told(capsys, found: list[dict]) -> None:
+    """The figures of a full run: how many calls failed or killed their process, and what was there afterwards."""
+    with capsys.disabled():
+        for one in found:
+            print(f"\n{one['scenario']}, {one['mode']}: {one['faults']} faults, then {one['ends']}", end="")
+
+
 @pytest.mark.full
-def test_each_call_that_writes_files_folders_and_logs(library, tmp_path):
+def test_each_call_that_writes_files_folders_and_logs(library, tmp_path, capsys):
     bundles.made()
     scenarios = {"file": 5, "append": 2, "rewrite": 5, "token": 4, "cache": 6, "bundle": 12, "archive": 5}
     found = faults(library, tmp_path, ",".join(scenarios), 1, "once", "full", "killed")
     assert all(one["faults"] >= scenarios[one["scenario"]] for one in found)
+    told(capsys, found)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("scenario", "step", "least"), [("build", 2, 20), ("ship", 11, 25)])
-def test_calls_of_a_whole_build_and_of_a_board(library, tmp_path, scenario, step, least):
+def test_calls_of_a_whole_build_and_of_a_board(library, tmp_path, capsys, scenario, step, least):
     """A build into a folder with a file of somebody else, and its bundle; all programs of a board's shell."""
     bundles.made()
     modules.tiny()
-    for one in faults(library, tmp_path, scenario, step, "once", "full", "killed"):
-        assert one["faults"] >= least and "old" in one["ends"]
+    found = faults(library, tmp_path, scenario, step, "once", "full", "killed")
+    assert all(one["faults"] >= least and "old" in one["ends"] for one in found)
+    told(capsys, found)

@@ -10,7 +10,9 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
+import stat
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -95,16 +97,23 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
+    """All by one opened folder: whoever exchanges it for another meanwhile gives files of one, not of two."""
     found, left = {}, _MOST_BYTES
-    for place in sorted(path.iterdir()):
-        if place.is_symlink():
-            raise ValueError(f"{place.name} is a link")
-        if not place.is_file():
-            continue
-        left -= place.stat().st_size
-        if left < 0 or len(found) >= _MOST_FILES:
-            raise ValueError(f"it holds more than {_MOST_FILES} files or {_MOST_BYTES:,} bytes")
-        found[place.name] = place.read_bytes()
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in sorted(os.listdir(folder)):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                raise ValueError(f"{name} is a link")
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            left -= status.st_size
+            if left < 0 or len(found) >= _MOST_FILES:
+                raise ValueError(f"it holds more than {_MOST_FILES} files or {_MOST_BYTES:,} bytes")
+            with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+                found[name] = file.read()
+    finally:
+        os.close(folder)
     return found
 
 

@@ -62,7 +62,7 @@ class _Process:
                     **threads,
                     "HOME": "/nonexistent",
                     "PATH": os.defpath,
-                    packages.TORCH_CACHE: tempfile.gettempdir(),
+                    **packages.without_torch_folder(),
                 },
                 start_new_session=True,
             )
