@@ -84,14 +84,22 @@ def require_to_start() -> None:
         os.getcwd()
     except OSError as e:
         raise TvmMobilenetError(f"there is no working directory: {reason(e)}", "cd to a folder that exists") from None
+    _require_open_files()
+    if _room() < _STARTING[0] + _STARTING[1] * (os.cpu_count() or 1):
+        raise _no_memory()
+
+
+def _require_open_files() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = math.inf if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
         if most < _OPEN_FILES:
             raise TvmMobilenetError(f"{most} open files are all that this process may have", _REMEDIES[errno.EMFILE])
         resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, hard))
-    if _room() < _STARTING[0] + _STARTING[1] * (os.cpu_count() or 1):
-        raise _no_memory()
 
 
 def _no_memory() -> TvmMobilenetError:
