@@ -199,6 +199,7 @@ def _run(args: argparse.Namespace) -> int:
     from tvm_mobilenet.cli.notices import announce
     from tvm_mobilenet.compiler import model_files
     from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.kept import kept
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.evaluation import page
     from tvm_mobilenet.models import labelled_images
@@ -220,7 +221,7 @@ def _run(args: argparse.Namespace) -> int:
     reached = packages.for_workers(args.workers.address)
     packages.require("accuracy", *compared, *packages.for_linking(None), *virtual, *reached)
     labelled_images.require(args.data, args.truth)
-    with built.kept(module):
+    with kept(module):
         network = load_network(model)
         announce(network)
         result = accuracy(

@@ -174,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.kept import kept
     from tvm_mobilenet.measuring import benchmark, benchmark_text, measured_rows, regression
     from tvm_mobilenet.peers import files as peers
 
@@ -190,7 +191,7 @@ def _run(args: argparse.Namespace) -> int:
         model = options.ModelOptions.from_data(module.info["model"])
         packages.require("bench --against", *packages.for_model(model))
         peers.require(against, address)
-    with built.kept(module), open_board(address, target) as board:
+    with kept(module), open_board(address, target) as board:
         if args.check_timing:
             return _check_timing(args, board, module, measured_rows)
         result = bench(

@@ -164,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.kept import kept
 
     if args.json:
         refuse(args, ("--view",), "it is how the table is ordered; the JSON document has every layer", "leave it out")
@@ -174,7 +175,7 @@ def _run(args: argparse.Namespace) -> int:
         refuse_for_predictions(args, ("--seconds", "--runtime"))
     # what is measured stands beside what the virtual board predicts
     packages.require("profile", *packages.for_board("virtual" if target.core.model else address))
-    with built.kept(module), open_board(address, target) as board:
+    with kept(module), open_board(address, target) as board:
         result = profile(
             args.folder,
             board=board,

@@ -278,6 +278,7 @@ def _run(args: argparse.Namespace) -> int:
     from tvm_mobilenet.cli.notices import announce
     from tvm_mobilenet.compiler import model_files
     from tvm_mobilenet.compiler import module as built
+    from tvm_mobilenet.compiler.kept import kept
     from tvm_mobilenet.compiler.network import load_network
 
     if args.input:
@@ -288,7 +289,7 @@ def _run(args: argparse.Namespace) -> int:
     model = model_files.from_build(module, input=args.input, trust_file=args.trust_file)
     refuse_trust(args, model)
     packages.require("verify", *packages.for_comparing(model), *packages.for_board(board))
-    with built.kept(module), open_board(board, target) as opened:
+    with kept(module), open_board(board, target) as opened:
         network = load_network(model)  # not before: a board that is not there is no reason to import torch
         announce(network)
         result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target, dump=args.dump)

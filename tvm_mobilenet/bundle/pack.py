@@ -37,7 +37,7 @@ from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.checking.network_ends import output_tolerance
 from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler import library, tables
-from tvm_mobilenet.compiler.module import using_its_files
+from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.compiler.plan import scratch_of
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError, reason
 from tvm_mobilenet.files.own_files import replacing_own

@@ -28,7 +28,7 @@ from tvm_mobilenet.checking.layer_check import (
 )
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.checking.same_outputs import SameOutputs
-from tvm_mobilenet.compiler.module import using_its_files
+from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 

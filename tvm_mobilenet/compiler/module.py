@@ -19,15 +19,11 @@ with its hash, and `build_identity` refuses a folder whose files were not built 
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -44,8 +40,6 @@ PARAMETERS = "parameters.bin"
 EARLIER = "module.so"  # of earlier versions: kernels and executable in one
 LIBRARIES = (KERNELS, LIBRARY, EXECUTABLE, EARLIER)
 OWN = (OBJECT, *LIBRARIES, PARAMETERS, quantization_file.FILE, PLAN)  # all that a build's folder may hold of us
-
-_P, _R = ParamSpec("_P"), TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -217,48 +211,6 @@ def read(folder: str | Path) -> BuiltModule:
     if not {KERNELS, EARLIER} & files.keys():
         raise TvmMobilenetError(f"{folder} holds no built module: {PLAN} names no kernels", "build the module again")
     return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files), data.get("build"))
-
-
-@contextlib.contextmanager
-def kept(module: BuiltModule) -> Iterator[None]:
-    """A block that uses the files of a build: a run of minutes begins with the plan of one build, and would open the
-    libraries of another that took its place meanwhile.
-
-    Raises
-    ------
-    TvmMobilenetError
-        It was built anew meanwhile; whatever else went wrong in the block came of that.
-    """
-    try:
-        yield
-    except Exception as error:
-        if _is_another(module):
-            raise _anew(module) from error
-        raise
-    if _is_another(module):
-        raise _anew(module)
-
-
-def using_its_files(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function that takes a built module and uses its files, all within `kept`."""
-
-    @functools.wraps(function)
-    def wrapped(*args: _P.args, **how: _P.kwargs) -> _R:
-        with kept(next(one for one in (*args, *how.values()) if isinstance(one, BuiltModule))):
-            return function(*args, **how)
-
-    return wrapped
-
-
-def _is_another(module: BuiltModule) -> bool:
-    try:
-        return json_text.parse(reading.text(module.folder / PLAN)).get("build") != module.build
-    except (OSError, ValueError, AttributeError):
-        return True
-
-
-def _anew(module: BuiltModule) -> TvmMobilenetError:
-    return TvmMobilenetError(f"{module.folder} was built anew, or removed, while this ran", "run it again")
 
 
 def _is_still(folder: Path, text: str) -> bool:

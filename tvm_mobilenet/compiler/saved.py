@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from tvm_mobilenet.compiler import model_files, pipeline
+from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.compiler.lower import lower_layers
-from tvm_mobilenet.compiler.module import OWN, PLAN, BuiltModule, using_its_files
+from tvm_mobilenet.compiler.module import OWN, PLAN, BuiltModule
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock
 from tvm_mobilenet.files.own_files import replacing_own

@@ -20,6 +20,7 @@ from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.checking.machine_check import calls_of
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler import pipeline
+from tvm_mobilenet.compiler.kept import kept
 from tvm_mobilenet.errors import BoardError, VerificationError
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
@@ -91,7 +92,7 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
     """
     if module is not None:
         calls_of(network, module)
-    with TemporaryFolder() as where, built.kept(module) if module is not None else contextlib.nullcontext():
+    with TemporaryFolder() as where, kept(module) if module is not None else contextlib.nullcontext():
         own = "the build's own code" if module is not None else "its code"
         if module is None and (place != "host" or check):
             module = pipeline.compile(network, target).write(where / "target", linker)

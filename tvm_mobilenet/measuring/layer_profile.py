@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tvm_mobilenet.compiler.module import using_its_files
+from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.compiler.plan import inputs_of
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.measuring.roofline import Roofline, rooflines

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.compiler.plan import inputs_of
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.measuring.benchmark import Benchmark, LayerTime, Peer, Row
@@ -64,7 +65,7 @@ class Asked:
     layers: bool
 
 
-@built.using_its_files
+@using_its_files
 def measured(
     board,
     module,
@@ -133,7 +134,7 @@ def measured(
     )
 
 
-@built.using_its_files
+@using_its_files
 def predicted(module, target, threads: Sequence[int], show: Callable[[str], None]) -> Benchmark:
     """The same record of the virtual board's predictions."""
     from tvm_mobilenet.measuring.predicted import predict
@@ -260,7 +261,7 @@ def _cool_down(board, first: dict, seconds: float, show: Callable[[str], None]) 
             show(f"cooling down: {now:.0f} °C, {before:.0f} °C before the first row")
 
 
-@built.using_its_files
+@using_its_files
 def check_timing(board, module, threads: int, seconds: float, rounds: int = 20) -> dict:
     """How our samples compare with TVM's ``time_evaluator`` in one process, taking turns.
 

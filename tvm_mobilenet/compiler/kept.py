@@ -1,0 +1,61 @@
+"""Whether a build is still the one that a verb began with. Nothing here needs TVM, which verbs import late."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from tvm_mobilenet.compiler.build_identity import PLAN
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import json_text, reading
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.compiler.module import BuiltModule
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+
+@contextlib.contextmanager
+def kept(module: BuiltModule) -> Iterator[None]:
+    """A block that uses the files of a build: a run of minutes begins with the plan of one build, and would open the
+    libraries of another that took its place meanwhile.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It was built anew meanwhile; whatever else went wrong in the block came of that.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_another(module):
+            raise _anew(module) from error
+        raise
+    if _is_another(module):
+        raise _anew(module)
+
+
+def using_its_files(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function that takes a built module and uses its files, all within `kept`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **how: _P.kwargs) -> _R:
+        from tvm_mobilenet.compiler.module import BuiltModule
+
+        with kept(next(one for one in (*args, *how.values()) if isinstance(one, BuiltModule))):
+            return function(*args, **how)
+
+    return wrapped
+
+
+def _is_another(module: BuiltModule) -> bool:
+    try:
+        return json_text.parse(reading.text(module.folder / PLAN)).get("build") != module.build
+    except (OSError, ValueError, AttributeError):
+        return True
+
+
+def _anew(module: BuiltModule) -> TvmMobilenetError:
+    return TvmMobilenetError(f"{module.folder} was built anew, or removed, while this ran", "run it again")
