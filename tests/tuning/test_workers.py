@@ -89,8 +89,8 @@ def test_temporary_files_of_workers_are_removed():
     with Workers(Jobs(), 1) as workers:
         (done,) = all_of(workers, [("file",)]).values()
         path = Path(done.value)
-        assert path.exists() and path.parent.name.startswith("tvm_mobilenet-")
-    assert not path.parent.exists()
+        assert path.exists() and path.parents[1].name.startswith("tvm_mobilenet-run-")
+    assert not path.parents[1].exists()
 
 
 # Started in a shell's background, a process ignores Ctrl-C from birth; a parent at a terminal does not.

@@ -185,6 +185,15 @@ class _Place:
                 remove(entry)
 
 
+def remove_of_dead(path: str | Path) -> None:
+    """Remove a temporary folder in the name of the process that had it and is dead, and what it lay in if that is empty
+    now."""
+    remove(Path(path))
+    if Path(path).parent.name.startswith(_PREFIX):
+        with contextlib.suppress(OSError):
+            Path(path).parent.rmdir()
+
+
 _PLACE = _Place()
 inside = _PLACE.inside
 

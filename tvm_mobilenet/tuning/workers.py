@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files.temporary import TemporaryFolder
+from tvm_mobilenet.files.temporary import TemporaryFolder, remove_of_dead
 from tvm_mobilenet.tuning.pace import Pace
 
 GRACE_SECONDS = 5  # between the parent's patience with a job and the worker's own alarm
@@ -302,9 +302,7 @@ def _serve(fd: int) -> None:
 
 
 def _die_with_parent() -> None:
-    import shutil
-
     while os.read(0, 1):
         pass
-    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    remove_of_dead(os.environ["TMPDIR"])
     os.killpg(0, signal.SIGKILL)
