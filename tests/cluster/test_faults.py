@@ -175,7 +175,7 @@ def test_without_its_scheduler_a_search_ends_and_the_same_command_goes_on(tmp_pa
                 ended.append(own.scheduler.kill())
 
         send = Scheduler.send
-        monkeypatch.setattr(Scheduler, "send", lambda self, *call: (look(), send(self, *call))[1])
+        monkeypatch.setattr(Scheduler, "send", lambda self, *call, **how: (look(), send(self, *call, **how))[1])
         where = f"dask://127.0.0.1:{own.port}"
         assert entry.run_verb(rebuild_logs.parser(), rebuild_logs._run, [*flags, "--workers", where]) == 4
         err = capsys.readouterr().err
