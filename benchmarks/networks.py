@@ -55,8 +55,8 @@ HEAD = """# Networks
 What `python -m benchmarks.networks run` found. Each file was built and verified: every layer against its definition,
 whole outputs on photographs against the runtime that the file is for. Weights are random. `difference` is the largest
 of an output's values, in standard deviations of that output; `generic` counts layers that have no schedule of this
-project ([operators](operators.md)), `share` is their part of the predicted cycles of one core; `host` has no such
-prediction.
+project ([operators](reference/operators.md)), `share` is their part of the predicted cycles of one core; `host` has no
+such prediction.
 
 | file | target | layers | generic | share, % | difference | reference | result |
 |---|---|---|---|---|---|---|---|
