@@ -4,7 +4,7 @@
     PYTHON benchmarks/keras_networks.py FOLDER         # of Keras, by a Python that has tensorflow and tf2onnx
     python -m benchmarks.networks run FOLDER --targets host rpi4        # a line of the table for each file and target
     python -m benchmarks.networks run FOLDER --only keras-v3 --mean 0 --std 0.00392157         # of pixels of 0 to 255
-    python -m benchmarks.networks write                # the lines that were recorded, as docs/networks.md
+    python -m benchmarks.networks write                # the lines that were recorded, as docs/results/networks.md
 
 ``run`` takes every .onnx, .tflite and .pt2 file of a folder, whoever wrote it, and keeps the line of each in
 ``benchmarks/data/networks.tsv``. What ``make`` writes has random weights, and batch norms that are counted on images,
@@ -24,7 +24,7 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 
 TABLE = Path(__file__).parent / "data" / "networks.tsv"
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "networks.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "networks.md"
 COLUMNS = ("file", "target", "layers", "generic", "share", "difference", "reference", "result")
 FILES = (".onnx", ".tflite", ".pt2")
 SIZE = 64
@@ -55,8 +55,8 @@ HEAD = """# Networks
 What `python -m benchmarks.networks run` found. Each file was built and verified: every layer against its definition,
 whole outputs on photographs against the runtime that the file is for. Weights are random. `difference` is the largest
 of an output's values, in standard deviations of that output; `generic` counts layers that have no schedule of this
-project ([operators](reference/operators.md)), `share` is their part of the predicted cycles of one core; `host` has no
-such prediction.
+project ([operators](../reference/operators.md)), `share` is their part of the predicted cycles of one core; `host`
+has no such prediction.
 
 | file | target | layers | generic | share, % | difference | reference | result |
 |---|---|---|---|---|---|---|---|
