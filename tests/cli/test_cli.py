@@ -440,7 +440,7 @@ def test_quiet_leaves_errors_and_verbose_tells_more(capsys):
             "--quantization nowhere.json: no such file",
         ),
         ("build", "--target rpi5 --dtype int8 --max-drop 1 --data nowhere", "--data nowhere"),
-        ("build", "--min-accuracy 70 --data empty --truth nowhere.csv", "--truth nowhere.csv: no such file"),
+        ("build", "--min-accuracy 0.7 --data empty --truth nowhere.csv", "--truth nowhere.csv: no such file"),
         ("tune", "--board vritual", "vritual"),
         ("sweep", "--families v9", "v9"),
         ("ship", "--bundle nowhere.tar.gz --to device", "nowhere.tar.gz is no whole bundle: no such file"),
