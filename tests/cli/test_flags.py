@@ -270,8 +270,8 @@ ALWAYS = [
 @pytest.mark.parametrize(("verb", "argv", "words"), POINTLESS, ids=[f"{v} {' '.join(a)}" for v, a, _ in POINTLESS])
 def test_a_flag_that_would_have_no_effect_is_refused(verb, argv, words, files, capsys, monkeypatch):
     monkeypatch.chdir(files)
-    for given in ("x.npy", "x.json"):
-        (files / given).touch()
+    (files / "x.npy").touch()
+    (files / "x.json").write_text("{}")
     main = importlib.import_module(f"tvm_mobilenet.{verb}").main
     assert main([str(modules.tiny("rpi4")) if word == "FOLDER" else word for word in argv]) == 2
     out, err = capsys.readouterr()
