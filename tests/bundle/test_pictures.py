@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_pnms_are_what_was_written(tmp_path):
         np.testing.assert_array_equal(read_image(path), pixels, err_msg=path.name)
     bare = {**os.environ, "PYTHONPATH": str(bundles.RUNTIME)}
     code = "import sys; sys.modules['PIL'] = None; import mobilenet_pictures as m; m.pixels(sys.argv[1])"
-    done = subprocess.run(["python3", "-c", code, next(iter(written))], capture_output=True, text=True, env=bare)
+    done = subprocess.run([sys.executable, "-c", code, next(iter(written))], capture_output=True, text=True, env=bare)
     assert done.returncode == 0, done.stderr
 
 
@@ -395,7 +396,7 @@ def test_one_photograph_gets_one_answer(host, tmp_path):
         for kind in ("ppm", "png"):
             image.convert("RGB").save(tmp_path / f"a.{kind}")
     shutil.copy(photo, tmp_path / "a.jpg")
-    python, program = ["python3", folder / "mobilenet.py"], [folder / "mobilenet", "classify"]
+    python, program = [sys.executable, folder / "mobilenet.py"], [folder / "mobilenet", "classify"]
     said = set()
     for command in (python, program):
         for kind in ("ppm", "png", "jpg"):
