@@ -1,6 +1,7 @@
 """Installation says the truth: every error that names an extra names one that brings the package, and comes first."""
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -25,7 +26,12 @@ from tvm_mobilenet.peers import files as peers
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = ("tvm_mobilenet", "schedules", "targets", "tune_logs")
-CODE = {path: ast.parse(path.read_text()) for folder in OWN for path in sorted((ROOT / folder).rglob("*.py"))}
+
+
+@functools.cache
+def code() -> dict[Path, ast.Module]:
+    """Every module of ours, parsed once in a worker that needs it."""
+    return {path: ast.parse(path.read_text()) for folder in OWN for path in sorted((ROOT / folder).rglob("*.py"))}
 
 
 def plain(name: str) -> str:
@@ -62,7 +68,7 @@ def test_the_extra_of_a_module_brings_it(name):
 def test_every_import_of_the_code_is_in_the_table():
     """Whatever is imported anywhere is brought by the base, by [compile], or is an engine to compare with."""
     found = {}
-    for path, tree in CODE.items():
+    for path, tree in code().items():
         for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -107,7 +113,7 @@ def test_no_error_names_an_extra_but_by_the_table():
         "tvm_mobilenet/boards/remote/ssh.py",  # a script for the board
     }
     checked = 0
-    for path, tree in CODE.items():
+    for path, tree in code().items():
         name = path.relative_to(ROOT).as_posix()
         documented = {ast.get_docstring(n, clean=False) for n in ast.walk(tree) if hasattr(n, "body") and _has_doc(n)}
         for node in ast.walk(tree):

@@ -277,6 +277,7 @@ def test_other_versions(package, tmp_path):
         assert running.is_clean()
 
 
+@pytest.mark.full
 def test_other_architecture(agent, tmp_path):
     client = Client(tmp_path, "bench", modules.tiny("rpi4"), "--board", agent.url)
     client.ends("is x86_64, target rpi4 is aarch64", "build with the --target of this board")

@@ -126,7 +126,7 @@ def test_a_bundle_ships_the_library_that_was_checked():
             assert np.array_equal(one.outputs[0], other.run(*made.network.inputs(1)[0])[0])
 
 
-@pytest.mark.parametrize("runtime", ["own", "tvm"])
+@pytest.mark.parametrize("runtime", ["own", pytest.param("tvm", marks=pytest.mark.full)])
 def test_bench_and_profile_by_either_runtime(runtime, tmp_path):
     found = bench.bench(modules.tiny(), board="local", seconds=0.1, runtime=runtime)
     (row,) = found.rows

@@ -131,6 +131,7 @@ def test_a_board_over_rpc_rejects_one_wrong_value():
         rejects_what_is_planted(agent.url, targets.load("host"))
 
 
+@pytest.mark.full
 def test_a_fleet_rejects_one_wrong_value():
     with (
         server_of_tvm("rpc_tracker") as port,

@@ -36,6 +36,7 @@ def test_bench_times_the_network_and_its_kernels_and_says_what_is_missing(server
     assert "temperature" in mark.text and "tvm_mobilenet.agent" in mark.remedy
 
 
+@pytest.mark.full
 def test_without_tvms_executable_the_network_is_its_kernels(server, tmp_path, capsys):
     folder = modules.without_executable(modules.tiny(), tmp_path / "kernels alone")
     assert bench.main([str(folder), "--board", server, "--seconds", "0.1", "--json"]) == 0
@@ -53,6 +54,7 @@ def test_a_table_without_facts(server, capsys):
     assert "! 1 thread: TVM's own RPC server" in out and "board     unknown" in out and "None" not in out
 
 
+@pytest.mark.full
 def test_profile_times_each_kernel(server, capsys, tmp_path):
     trace = tmp_path / "trace.json"
     assert profile.main([str(modules.small()), "--board", server, "--trace", str(trace)]) == 0

@@ -232,6 +232,7 @@ def test_half_a_library(agent, library, tmp_path):
     assert agent.is_clean()
 
 
+@pytest.mark.full
 def test_fifty_sessions_leave_nothing(agent, library):
     works(agent.url, library)
     before = len(os.listdir("/proc/self/fd")), threading.active_count()

@@ -111,6 +111,7 @@ def test_who_listens_on_the_boards_port_without_the_token_is_not_talked_to(behin
     assert heard and all(struct.pack("<i", wire.MAGIC) not in data for data in heard), "it was greeted"
 
 
+@pytest.mark.full
 def test_an_agent_that_runs_there_and_has_the_token_is_used(behind, monkeypatch):
     url, cache = behind
     ready(cache)

@@ -185,7 +185,8 @@ def shipping(bundle, to: ship.Destination) -> int:
     return child
 
 
-@pytest.mark.parametrize("over", ["local", pytest.param("ssh", marks=pytest.mark.full)])
+@pytest.mark.full  # of other writers in every run: test_bundle_written.py, test_temporary.py
+@pytest.mark.parametrize("over", ["local", "ssh"])
 def test_killed_at_any_moment(bundle, sshd, tmp_path, over):
     """With all its children, as a lost power supply here would: as soon as the board shows something new, and then in
     the middle of the self-test and of the switch. `current` works every time, before and after. What a killed shipment

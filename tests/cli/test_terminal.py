@@ -328,10 +328,10 @@ def search(log: Path, trials: int = 2, delay: float = 0.0) -> str:
     "columns, lines, environment",
     [
         (5, 2, {}),
-        (80, 24, {"PYTHONIOENCODING": "ascii"}),
         *(
             pytest.param(*case, marks=pytest.mark.full)
             for case in (
+                (80, 24, {"PYTHONIOENCODING": "ascii"}),
                 (80, 24, {}),
                 (40, 10, {}),
                 (0, 0, {"COLUMNS": "-3", "LINES": "x"}),

@@ -162,7 +162,7 @@ def test_every_feature_is_tried():
 
 @pytest.mark.parametrize(
     "board",
-    [b if b in ("rpi5", "armv7") else pytest.param(b, marks=pytest.mark.full) for b in sorted(CODE.values())],
+    [b if b == "rpi5" else pytest.param(b, marks=pytest.mark.full) for b in sorted(CODE.values())],
 )
 def test_no_file_that_ships_has_an_instruction_outside_its_boards(board):
     """All libraries of a build, all of a bundle, and its program."""

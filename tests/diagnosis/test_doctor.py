@@ -195,6 +195,7 @@ def served():
         yield f"tracker://127.0.0.1:{port}"
 
 
+@pytest.mark.full
 def test_every_hop_to_a_board_of_a_tracker(shelf, tmp_path, capsys):
     log = tmp_path / "log.jsonl"
     code = doctor.main(["--target", "host", "--board", f"{shelf}/here", "--log", str(log), "--json"])

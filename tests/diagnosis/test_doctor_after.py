@@ -34,6 +34,7 @@ def healthy(tmp_path, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.full
 def test_after_each_verb_that_writes(healthy, tmp_path):
     assert "there is none yet" in healthy()["your tune log"]
     model = ["--model", modules.tiny_options().model]

@@ -48,6 +48,7 @@ def test_a_profile_with_predictions_beside(folder, agent, capsys):
     assert all(x["predicted"] > 0 and x["multiple"] > 1 for x in found["layers"] if x["mult_adds"])
 
 
+@pytest.mark.full
 def test_doctor_reaches_every_hop(agent, tmp_path, capsys):
     code = doctor.main(["--target", "rpi4", "--board", agent.url, "--log", str(tmp_path / "log.jsonl"), "--json"])
     found = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}

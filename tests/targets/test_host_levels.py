@@ -268,6 +268,7 @@ def test_a_board_that_tells_its_features_is_asked_as_well():
     needs.check(rpi5, [], "a board that tells nothing")
 
 
+@pytest.mark.full
 def test_doctor_builds_and_runs_a_layer_for_the_host(monkeypatch, tmp_path):
     monkeypatch.setenv(host.VARIABLE, (LOWER[-1] if LOWER else OWN).name)
     assert (LOWER[-1] if LOWER else OWN).name in (text := doctor_local._host(tmp_path)) and "runs a layer right" in text

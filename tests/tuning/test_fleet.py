@@ -228,6 +228,7 @@ def test_a_board_that_stays_hot_or_hangs_is_left_out_and_others_do_its_work(how,
     assert not any(f":{good.port} is left out" in line for line in lines), lines
 
 
+@pytest.mark.full
 def test_a_tracker_that_restarts_during_a_search(tmp_path):
     port = free_port()
     with contextlib.ExitStack() as trackers:
