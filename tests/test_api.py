@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import tvm_mobilenet as tm
+from tests.support import modules
 from tvm_mobilenet import api
 from tvm_mobilenet.cli.verbs import verbs
 from tvm_mobilenet.models.options import ModelOptions
@@ -79,6 +80,7 @@ def test_verbose_tells_each_phase_to_the_last_library(net):
 
 def test_latency_is_predicted_and_says_so(net):
     latency = net.latency()
+    assert list(net.latency(1).milliseconds) == [1]
     assert set(latency.milliseconds) == {1, net.target.cores} and latency.predicted
     assert min(latency.milliseconds.values()) > 0
     assert str(latency).endswith("(predicted)")
@@ -207,6 +209,9 @@ EXAMPLE = torch.zeros(1, 3, SIZE, SIZE)
     [
         (lambda: tm.compile(Separable(), "rpi9", EXAMPLE), "rpi9"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, output=__file__), "is no folder"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, output=5), "output=5 is no path"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, log=b"log"), "log=b'log' is no path"),
+        (lambda: tm.load(None), "folder=None is no path"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, log=ROOT), "cannot be appended to: it is a folder"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, linker="no-such-cc"), "not on the PATH"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, labels="nowhere.txt"), "nowhere.txt"),
@@ -245,6 +250,8 @@ def test_mistakes_are_found_before_anything_slow_begins(given, said, idle):
         (lambda net: net.ship(), "no board"),
         (lambda net: net.ship("https://pi/srv"), "is no folder on a board"),
         (lambda net: net.save(__file__), "is no folder"),
+        (lambda net: net.save(None), "folder=None is no path"),
+        (lambda net: net.bundle(None), "path=None is no path"),
     ],
 )
 def test_mistakes_about_a_build_are_found_before_anything_slow_begins(net, given, said, idle):
@@ -268,6 +275,17 @@ def test_inputs_of_another_shape_are_refused(net):
         net.run(image().astype(np.complex64))
     with pytest.raises(tm.TvmMobilenetError, match=r"nan|NaN"):
         net.run(image() * np.nan)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 1e30])
+def test_this_machine_refuses_the_inputs_that_boards_refuse(odd):
+    """A ReLU hides a NaN: the scores would look like those of an image."""
+    host = tm.load(modules.tiny("host"))
+    given = np.zeros((1, 3, 32, 32), np.float32)
+    assert np.isfinite(host.run(given)).all()
+    given[0, 1, 2, 3] = odd
+    with pytest.raises(tm.TvmMobilenetError, match=r"input .* holds"):
+        host.run(given)
 
 
 def test_a_board_that_does_not_take_it_is_an_exception(net, tmp_path):

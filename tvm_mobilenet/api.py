@@ -97,8 +97,8 @@ def _written(
     """The paths of a folder to write and of a tune log, and whether a linker is there: before anything slow begins."""
     if linker is not None:
         packages.linker(linker)
-    folder = None if output is None else folder_to_write(os.fspath(output))
-    return folder, None if log is None else journal_file(os.fspath(log))
+    folder = None if output is None else folder_to_write(requests.path_of("output", output))
+    return folder, None if log is None else journal_file(requests.path_of("log", log))
 
 
 def load(folder: str | os.PathLike[str]) -> Compiled:
@@ -109,7 +109,7 @@ def load(folder: str | os.PathLike[str]) -> Compiled:
     TvmMobilenetError
         The folder holds no whole build.
     """
-    return Compiled(folder)
+    return Compiled(requests.path_of("folder", folder))
 
 
 def tune(

@@ -146,12 +146,12 @@ class Compiled:
             dump=None if dump is None else folder_to_write(str(dump)),
         )
 
-    def latency(self, cores: Sequence[int] | None = None) -> Latency:
+    def latency(self, cores: int | Sequence[int] | None = None) -> Latency:
         """How long a run takes, predicted by the virtual board; nothing is measured.
 
         Parameters
         ----------
-        cores : sequence of int, optional
+        cores : int or sequence of int, optional
             One and all of the target's unless given.
 
         Raises
@@ -164,6 +164,7 @@ class Compiled:
                 f"target {self.target.name}: there is no model of its core to predict with",
                 'measure it: bench("local")',
             )
+        cores = (cores,) if isinstance(cores, int) else cores
         counts = tuple(cores or dict.fromkeys((1, self.target.cores)))
         rows = self.bench("virtual", threads=counts).rows
         return Latency(self.target.name, {row.threads: float(row.time.p50 * 1e3) for row in rows})
@@ -267,7 +268,7 @@ class Compiled:
         """
         from tvm_mobilenet.compiler.saved import copy_to
 
-        copy_to(self._module, folder_to_write(str(folder)))
+        copy_to(self._module, folder_to_write(requests.path_of("folder", folder)))
         return Compiled(folder)
 
     def bundle(
@@ -294,7 +295,7 @@ class Compiled:
         from tvm_mobilenet.checking.machine_check import calls_of
         from tvm_mobilenet.compiler.saved import lowered_again
 
-        place = Path(bundle_path(str(path)))
+        place = Path(bundle_path(requests.path_of("path", path)))
         if linker is not None:
             packages.linker(linker)
         if sign is not None:

@@ -53,7 +53,7 @@ def jpegs(folder: Path) -> list[Path]:
     colours = Image.fromarray(picture(37, 61))
     kinds = {f"sub{i}": {"subsampling": i} for i in range(3)}
     kinds |= {"progressive": {"progressive": True}, "restarts": {"restart_marker_blocks": 2}, "rgb": {"keep_rgb": True}}
-    kinds |= {f"exif{i}": {"exif": _exif(i)} for i in range(1, 9)}
+    kinds |= {f"exif{i}": {"exif": _exif(i)} for i in (*range(1, 9), 19, 22, 259)}  # beyond 8: none
     big = b"Exif\0\0MM\0*\0\0\0\x08\0\1" + struct.pack(">HHIHHI", ORIENTATION, 3, 1, 6, 0, 0)
     kinds |= {"bigendian": {"exif": big}}
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'

@@ -208,6 +208,19 @@ def _check_value(name: str, value: object) -> None:
         raise TvmMobilenetError(f"{name}={value!r} is not of type {words}", hint)
 
 
+def path_of(name: str, value: object) -> str:
+    """A path that a call was given, as text.
+
+    Raises
+    ------
+    TvmMobilenetError
+        It is no path: None, a number, bytes.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TvmMobilenetError(f"{name}={value!r} is no path", "give a str or a pathlib.Path")
+    return os.fspath(value)
+
+
 def _calibration(one: object, path: Path) -> str:
     import numpy as np
 

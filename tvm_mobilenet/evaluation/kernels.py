@@ -139,11 +139,13 @@ def _here(module: built.BuiltModule) -> Iterator[Outputs]:
         with open_board("local", module.target) as board, _on(board, module) as run:
             yield run
         return
+    from tvm_mobilenet.boards.plan_runner import check_inputs
     from tvm_mobilenet.runtime.instance import Instance
 
     with Instance(module.runtime, module.folder / built.PARAMETERS) as instance:
 
         def run(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+            check_inputs(module.plan, inputs)  # as every other board does
             instance.set_inputs(inputs)
             instance.run()
             return [output.copy() for output in instance.outputs]

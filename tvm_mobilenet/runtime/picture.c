@@ -132,7 +132,8 @@ int picture_exif(const unsigned char *d, size_t n) {
         const unsigned char *entry = d + at + 2;
         unsigned type = field(entry + 2, 2, little);
         if (field(entry, 2, little) != 0x0112) continue;
-        return type < sizeof size_of && size_of[type] ? (int)(field(entry + 8, size_of[type], little) & 15) : 0;
+        unsigned value = type < sizeof size_of && size_of[type] ? field(entry + 8, size_of[type], little) : 0;
+        return value <= 8 ? (int)value : 0;
     }
     return 0;
 }
