@@ -22,7 +22,7 @@ from tvm_mobilenet.bundle import received
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 
-KILLS = 30
+KILLS = int(os.environ.get("TVM_MOBILENET_KILLS", 5))  # of each verb; 30 take minutes
 CHANGES = ("os.mkdir", "os.rmdir", "os.rename", "os.remove", "subprocess.Popen", "shutil.rmtree")
 RESULTS = {"out", "bundle", "board", "log.jsonl", "log.trials.jsonl"}
 
@@ -102,7 +102,7 @@ def acknowledged(place: Path) -> int:
 
 @pytest.mark.full
 @pytest.mark.parametrize("verb", ["build", "bundle", "tune", "ship"])
-def test_thirty_kills_lose_nothing_and_leave_one_folder(start, tmp_path, capsys, verb):
+def test_kills_lose_nothing_and_leave_one_folder(start, tmp_path, capsys, verb):
     place, temporary, draw = tmp_path / "place", tmp_path / "tmp", random.Random(verb)
     place.mkdir()
     temporary.mkdir()
