@@ -7,12 +7,14 @@ by reading the files, not by importing them: help is there at once, and needs no
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 
 from tvm_mobilenet import __version__
-from tvm_mobilenet.cli.verbs import MAINTAINERS, command, verbs
-from tvm_mobilenet.errors import nearest
+from tvm_mobilenet.cli.verbs import MAINTAINERS, OF_ALL, command, verbs
+from tvm_mobilenet.errors import TvmMobilenetError, nearest
+from tvm_mobilenet.terminal import stdout
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,20 +24,23 @@ def main(argv: list[str] | None = None) -> int:
 
         completion.complete()
     argv = sys.argv[1:] if argv is None else argv
+    shared = list(itertools.takewhile(OF_ALL.__contains__, argv))  # before the verb, as other commands take them
+    argv = argv[len(shared) :]
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if argv[0] == "--version":
-        print(__version__)
-        return 0
-    verb = argv[0].replace("-", "_")
+    if (not argv and not shared) or argv[:1] in (["-h"], ["--help"]):
+        return _printed(_help())
+    if argv[:1] == ["--version"]:
+        return _printed(__version__)
+    verb = argv[0].replace("-", "_") if argv else ""
     known = verbs()
     if verb not in known:
         near = nearest(verb, known)
         meant = f"; did you mean {near!r}?" if near else ""
-        print(f"error: unknown verb {argv[0]!r}{meant}\n  verbs: {', '.join(known)}", file=sys.stderr)
+        wrong = f"unknown verb {argv[0]!r}{meant}" if argv else f"a verb is missing behind {' '.join(shared)}"
+        if argv and argv[0].startswith("-"):
+            wrong = f"{argv[0]} does not stand before a verb; {', '.join(OF_ALL)} do"
+        print(f"error: {wrong}\n  verbs: {', '.join(known)}", file=sys.stderr)
         return 2
     if __name__ != "__main__":  # `tvm-mobilenet`; else the package did it
         from tvm_mobilenet.packages import started_as_a_verb
@@ -52,7 +57,17 @@ def main(argv: list[str] | None = None) -> int:
             raise
         say(f"error: {missing}")
         return missing.exit_code
-    return module.main(argv[1:])
+    return module.main([*shared, *argv[1:]])
+
+
+def _printed(text: str) -> int:
+    try:
+        with stdout.arriving():
+            stdout.write(text)
+    except TvmMobilenetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def _help() -> str:

@@ -408,6 +408,34 @@ def test_the_version_is_told_by_all_and_by_each(words):
     assert console_script(*words).stdout == f"{tvm_mobilenet.__version__}\n"
 
 
+@pytest.mark.parametrize("words", [["tvm_mobilenet", "-h"], ["tvm_mobilenet.build", "--version"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_the_first_lines_alone_sees_no_traceback(words, unbuffered):
+    """As `head` does, which leaves; a full disk is told."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-m", *words], stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    if not unbuffered and Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", *words], stdout=full, stderr=subprocess.PIPE, text=True, env=env
+            )
+        assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_flags_of_all_verbs_may_stand_before_the_verb(monkeypatch, capsys):
+    from tvm_mobilenet import ship
+
+    monkeypatch.setattr(ship, "main", lambda argv: print(*argv) or 0)
+    assert __main__.main(["-q", "--debug", "ship", "--to", "-v"]) == 0
+    assert capsys.readouterr().out == "-q --debug --to -v\n"
+    for words, said in ((["-v"], "a verb is missing behind -v"), (["--json", "ship"], "--json does not stand")):
+        assert __main__.main(words) == 2 and said in capsys.readouterr().err
+
+
 def test_quiet_leaves_errors_and_verbose_tells_more(capsys):
     def run_lines(argv):
         def lines(args):
@@ -465,6 +493,7 @@ def test_mistakes_are_told_before_torch_and_tvm_are_imported(verb, words, said, 
         ("tvm-mobilenet ver", "verify"),
         ("tvm-mobilenet build --quantiz", "--quantization"),
         ("tvm-mobilenet he", "help"),
+        ("tvm-mobilenet -q build --quantiz", "--quantization"),
     ],
 )
 def test_the_shell_completes_verbs_and_flags(line, wanted, tmp_path):

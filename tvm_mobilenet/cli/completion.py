@@ -1,6 +1,6 @@
 """Completion of verbs, flags and files in a shell, by argcomplete: it runs the command to ask what may follow.
 
-eval "$(register-python-argcomplete tvm-mobilenet)"
+docs/reference/terminal.md says how a shell is told so.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ import argparse
 import importlib
 import os
 
-from tvm_mobilenet.cli.verbs import COMMAND, verbs
+from tvm_mobilenet.cli.verbs import COMMAND, OF_ALL, verbs
 
 
 def complete() -> None:
     """Answer argcomplete, and end the process."""
     import argcomplete
 
-    words = os.environ.get("COMP_LINE", "").split()
-    argcomplete.autocomplete(parser(words[1] if len(words) > 1 else ""))
+    words = [word for word in os.environ.get("COMP_LINE", "").split()[1:] if word not in OF_ALL]
+    argcomplete.autocomplete(parser(words[0] if words else ""))
 
 
 def parser(verb: str) -> argparse.ArgumentParser:
     """A parser of all verbs, with the flags of one."""
     new = argparse.ArgumentParser(prog=COMMAND, allow_abbrev=False)
-    new.add_argument("--version", action="store_true")
+    for flags in (("--version",), OF_ALL[:2], OF_ALL[2:4], OF_ALL[4:]):
+        new.add_argument(*flags, action="store_true")
     own = importlib.import_module(f"tvm_mobilenet.{verb}").parser() if verb in verbs() else None
 
     def parser_of(**how) -> argparse.ArgumentParser:

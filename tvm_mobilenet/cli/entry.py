@@ -21,8 +21,8 @@ from tvm_mobilenet.cli import interrupted
 from tvm_mobilenet.cli.arguments import VerbParser
 from tvm_mobilenet.errors import TvmMobilenetError, reason, remedy, without_memory
 from tvm_mobilenet.packages import missing_dependency
-from tvm_mobilenet.terminal import console, table
-from tvm_mobilenet.terminal.console import abandon_stdout, say, terminal_width
+from tvm_mobilenet.terminal import console, stdout, table
+from tvm_mobilenet.terminal.console import say, terminal_width
 
 INTERRUPTED = 130
 
@@ -45,7 +45,8 @@ def run_verb(
     with contextlib.suppress(AttributeError, ValueError):  # a terminal that has no °
         sys.stdout.reconfigure(errors="replace")
     try:
-        args = parser.parse_args(argv)
+        with stdout.arriving():  # --help and --version print, and end the process
+            args = parser.parse_args(argv)
     except TvmMobilenetError as error:  # of an argument's type
         say(f"error: {error}")
         return error.exit_code
@@ -63,7 +64,7 @@ def run_verb(
         say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout left, as `head` does
-        abandon_stdout()
+        stdout.abandon()
         return 0
     except Exception as error:
         if args.debug:
@@ -96,7 +97,7 @@ def _explained(error: Exception) -> Exception:
         hint = remedy(error, "check the path, its owner and its mode")
         return TvmMobilenetError(f"{error.filename}: {reason(error)}", hint)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        abandon_stdout()  # which it may have been
+        stdout.abandon()  # which it may have been
         return TvmMobilenetError(f"a result cannot be written: {reason(error)}", "make room, or write elsewhere")
     if isinstance(error, OSError) and (hint := remedy(error)):
         return TvmMobilenetError(reason(error), hint)

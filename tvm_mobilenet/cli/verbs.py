@@ -8,6 +8,7 @@ from pathlib import Path
 
 COMMAND = "tvm-mobilenet"  # the console script of pyproject.toml
 MAINTAINERS = ("rebuild_logs",)  # verbs that make what ships
+OF_ALL = ("-q", "--quiet", "-v", "--verbose", "--debug")  # flags of every verb, which may also stand before it
 
 
 def verbs() -> dict[str, str]:

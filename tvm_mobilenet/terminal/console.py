@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from tvm_mobilenet import old_words
-from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.terminal import table, titles
 from tvm_mobilenet.terminal.printable import printable, printable_lines
+from tvm_mobilenet.terminal.stdout import write
 
 _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
 
@@ -96,33 +96,7 @@ def is_plain(stream) -> bool:
 
 def print_json(result: object) -> None:
     """The one JSON document of ``--json``; all but ASCII is escaped in it."""
-    _result(json.dumps(old_words.with_old_keys(plain_data(result)), indent=2).replace("\x7f", "\\u007f"))
-
-
-def _result(text: str) -> None:
-    """A part of the result, on stdout.
-
-    Raises
-    ------
-    TvmMobilenetError
-        stdout is closed, or what it leads to is full.
-    """
-    hint = "send it somewhere else: a pipe, or a file on a disk with room"
-    if sys.stdout is None:
-        raise TvmMobilenetError("the result cannot be written: stdout is closed", hint)
-    try:
-        print(printable_lines(text), flush=True)
-    except BrokenPipeError:
-        raise  # its reader left
-    except OSError as e:
-        abandon_stdout()
-        raise TvmMobilenetError(f"the result cannot be written to stdout: {reason(e)}", hint) from None
-
-
-def abandon_stdout() -> None:
-    """Let what is left of stdout go nowhere: it cannot be written, and Python would fail on it again at its end."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write(json.dumps(old_words.with_old_keys(plain_data(result)), indent=2).replace("\x7f", "\\u007f"))
 
 
 def plain_data(value: object) -> object:
@@ -155,7 +129,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
     right = numeric(cells, len(columns))
     if title:
         print_text(title)
-    _result("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))))
+    write("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))))
 
 
 def numeric(cells: Sequence[Sequence[str]], columns: int) -> list[bool]:
@@ -169,7 +143,7 @@ def print_text(text: str, indent: int = 0) -> None:
         parts.append(text)
         return
     for line in text.split("\n"):
-        _result("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)))
+        write("\n".join(table.wrapped(line, terminal_width(sys.stdout), indent)))
 
 
 def terminal_width(stream) -> int | None:

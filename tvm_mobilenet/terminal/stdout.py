@@ -1,0 +1,71 @@
+"""Where results go: a reader may leave, a disk may be full, and there may be no stdout at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.terminal.printable import printable_lines
+
+_ELSEWHERE = "send it somewhere else: a pipe, or a file on a disk with room"
+
+
+def write(text: str) -> None:
+    """A part of the result, on stdout.
+
+    Raises
+    ------
+    BrokenPipeError
+        Its reader left.
+    TvmMobilenetError
+        stdout is closed, or what it leads to is full.
+    """
+    if sys.stdout is None:
+        raise TvmMobilenetError("the result cannot be written: stdout is closed", _ELSEWHERE)
+    try:
+        print(printable_lines(text), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise _unwritten(e) from None
+
+
+@contextmanager
+def arriving() -> Iterator[None]:
+    """Have what is printed meanwhile arrive; that its reader leaves early, as `head` does, is no error.
+
+    Raises
+    ------
+    TvmMobilenetError
+        What stdout leads to is full.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        abandon()
+    finally:  # also where argparse ends the process
+        _flush()
+
+
+def _flush() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        abandon()
+    except OSError as e:
+        raise _unwritten(e) from None
+
+
+def _unwritten(error: OSError) -> TvmMobilenetError:
+    abandon()
+    return TvmMobilenetError(f"the result cannot be written to stdout: {reason(error)}", _ELSEWHERE)
+
+
+def abandon() -> None:
+    """Let what is left of stdout go nowhere: it cannot be written, and Python would fail on it again at its end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
