@@ -68,13 +68,8 @@ def test_each_call_that_writes_files_folders_and_logs(library, tmp_path, capsys)
     told(capsys, found)
 
 
-# Open: killed at one of its calls, a build into a folder that holds another may leave libraries of two builds, which
-# every verb that opens it refuses by name. Nothing is run, but the next build has to write it again.
-MIXED = pytest.mark.xfail(reason="one fault leaves a build that is refused as mixed")
-
-
 @pytest.mark.full
-@pytest.mark.parametrize(("scenario", "step", "least"), [pytest.param("build", 2, 20, marks=MIXED), ("ship", 11, 25)])
+@pytest.mark.parametrize(("scenario", "step", "least"), [("build", 2, 20), ("ship", 11, 25)])
 def test_calls_of_a_whole_build_and_of_a_board(library, tmp_path, capsys, scenario, step, least):
     """A build into a folder with a file of somebody else, and its bundle; all programs of a board's shell."""
     bundles.made()

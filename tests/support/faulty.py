@@ -97,33 +97,40 @@ def bundle_scenario(name: str) -> Scenario:
 
 
 def build_scenario() -> Scenario:
-    options, target = modules.tiny_options(), targets.load("host")
-    network, before, packed = load_network(options), modules.tiny(), small(bundles.made().bundle)
+    """A build where another lies, and its bundle. Compiling and linking are done once, here: the new build is whole and
+    of this process, whatever became of the sources since the shared one, the old, was built."""
+    options, target = modules.tiny_options(17), targets.load("host")
+    network, old, packed = load_network(options), built.read(modules.tiny()), small(bundles.made().bundle)
     compiled = pipeline.compile(network, target, None, pipeline.nobody)
-    names = list(built.read(before).files)
-    first = [name for name in names if name in (built.OBJECT, built.PARAMETERS)]
+    new = compiled.write(Path(os.environ["FAULTS_ROOT"]).with_name("new"))
+    assert {old.build, new.build}.isdisjoint({None}) and old.build != new.build, "a mix could not be told"
+    first = [name for name in new.files if name not in built.LIBRARIES]
 
-    def copy(chosen: list[str], new: Path) -> tuple[str, ...]:
+    def copy(chosen: list[str], place: Path) -> tuple[str, ...]:
         for name in chosen:
-            shutil.copyfile(before / name, new / name)
+            shutil.copyfile(new.folder / name, place / name)
         return tuple(chosen)
 
-    artifacts.parts = lambda model, new, linker=None: copy(first, new)
-    artifacts.libraries = lambda model, new, *rest: copy([n for n in names if n not in first], new)
+    artifacts.parts = lambda model, place, linker=None: copy(first, place)
+    artifacts.libraries = lambda model, place, *rest: copy([n for n in new.files if n not in first], place)
     pipeline.compile = lambda *args: compiled
     pack.make = lambda *args, **kwargs: packed
     build.build.__globals__["console"].say = lambda text: print(text, file=sys.stderr)
+    replaced = pack.Bundle(packed.manifest, {**packed.files, "labels.txt": b"old\n"})
 
     def state(folder: Path) -> str:
-        built.read(folder / "out")
+        found = built.read(folder / "out").build  # which refuses files of two builds
         files = received.files_of(folder / "bundle")
-        return "new" if (folder / "out/plan.json").stat().st_mtime > 2 and files == packed.files else "old"
+        if (folder / "out/notes.txt").read_text() != "not ours" or files not in (replaced.files, packed.files):
+            return "broken"
+        if found == old.build:
+            return "old" if files == replaced.files else "a new bundle of an old build"
+        return "new" if files == packed.files else "old"  # the build comes first
 
     def prepare(folder: Path) -> None:
-        shutil.copytree(before, folder / "out")
+        shutil.copytree(old.folder, folder / "out")
         (folder / "out/notes.txt").write_text("not ours")
-        os.utime(folder / "out/plan.json", (1, 1))
-        packed.write(folder / "bundle")
+        replaced.write(folder / "bundle")
 
     def act(folder: Path) -> None:
         where = {"output": folder / "out", "bundle": folder / "bundle"}
@@ -274,6 +281,12 @@ def run(scenario: Scenario, root: Path, faults: Faults, mode: str, step: int) ->
         unfinished = [str(path.parent.name) for path in root.glob("*/versions/[0-9]*/.not-yet")]
         return sorted({path.name for path in found} - scenario.names) + unfinished
 
+    def found() -> str:
+        try:
+            return scenario.state(root)
+        except Exception as e:
+            return f"{type(e).__name__}: {e}"
+
     while True:
         faults.arm(0)
         shutil.rmtree(root, ignore_errors=True)
@@ -287,10 +300,7 @@ def run(scenario: Scenario, root: Path, faults: Faults, mode: str, step: int) ->
             break
         injected += 1
         text = words.read_text(errors="replace")
-        try:
-            state = scenario.state(root)
-        except BaseException as e:
-            state = f"{type(e).__name__}: {e}"
+        state = found()
         ends[state] = ends.get(state, 0) + 1
         beside, faulty = left(), ""
         if state not in ("old", "new") or (code == 0 and state == "old" and not scenario.optional):
@@ -298,8 +308,8 @@ def run(scenario: Scenario, root: Path, faults: Faults, mode: str, step: int) ->
         elif mode == "killed":
             if len([name for name in beside if not name.endswith(".lock")]) > 1:
                 faulty = f"left: {beside}"
-            elif (again := in_child(lambda: scenario.act(root), words)) or scenario.state(root) != "new" or left():
-                faulty = f"the next run ends with {again}, {left()} is left: {words.read_text()[-300:]}"
+            elif (again := in_child(lambda: scenario.act(root), words)) or (state := found()) != "new" or left():
+                faulty = f"the next run ends with {again}, it is {state}, {left()} is left: {words.read_text()[-300:]}"
         elif code not in CODES or "most likely" in text or "Traceback" in text:
             faulty = f"code {code}: {text[-300:]}"
         elif code and ("error: " not in text or "No space left" not in text.replace("no space", "No space")):
