@@ -1,6 +1,6 @@
 """Networks that people bring, as files: built, verified layer by layer, and compared with their own runtime.
 
-    python -m benchmarks.networks make FOLDER          # of timm and torchvision, where they are installed
+    python -m benchmarks.networks make FOLDER          # of timm, torchvision and PaddleOCR, where they are installed
     PYTHON benchmarks/keras_networks.py FOLDER         # of Keras, by a Python that has tensorflow and tf2onnx
     python -m benchmarks.networks run FOLDER --targets host rpi4        # a line of the table for each file and target
     python -m benchmarks.networks run FOLDER --only keras-v3 --mean 0 --std 0.00392157         # of pixels of 0 to 255
@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
+import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -33,112 +36,215 @@ TIMM = {  # each with the opset of its file
     "mobilenetv1_125": 17,
     "mobilenetv2_035": 11,
     "tf_mobilenetv3_small_minimal_100": 13,
+    "tf_mobilenetv3_large_minimal_100": 17,
     "tf_mobilenetv3_large_075": 18,
     "mobilenetv4_conv_small": 17,
     "mobilenetv4_conv_medium": 18,
     "mobilenetv4_hybrid_medium": 18,
+    "mobilenet_edgetpu_100": 11,
     "mobilenet_edgetpu_v2_xs": 13,
     "efficientnet_lite0": 13,
     "lcnet_050": 11,
     "ghostnet_050": 13,
     "mobileone_s0": 17,
 }
-TORCHVISION = {
-    "mobilenet_v2": 13,
-    "mobilenet_v3_small": 11,
-    "mobilenet_v3_large": 17,
-    "segmentation.lraspp_mobilenet_v3_large": 13,
-    "segmentation.deeplabv3_mobilenet_v3_large": 17,
+CLASSIFIERS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")  # of torchvision, in every way of `WAYS`
+TASKS = {
+    "lraspp_mobilenet_v3_large": 13,
+    "deeplabv3_mobilenet_v3_large": 17,
+    "ssdlite320_mobilenet_v3_large": 17,
 }
-HEAD = """# Networks
+FACES = 13
+OPSETS = (11, 13, 17, 18)
+WAYS = (
+    *(f"opset{opset}.onnx" for opset in OPSETS),
+    "dynamo.onnx",
+    "external.onnx",
+    "batch.onnx",
+    "dynamo-batch.onnx",
+    "simplified.onnx",
+)
+OCR = {  # of the package rapidocr-onnxruntime, with the size that a flag fixes of each
+    "ch_ppocr_mobile_v2.0_cls_infer": (48, 192),
+    "ch_PP-OCRv4_det_infer": (64, 96),
+}
+SOURCES = ("keras", "timm", "torchvision", "paddle")  # as names of files begin; others are of `face_network`
+HEAD = f"""# Networks
 
 What `python -m benchmarks.networks run` found. Each file was built and verified: every layer against its definition,
-whole outputs on photographs against the runtime that the file is for. Weights are random. `difference` is the largest
-of an output's values, in standard deviations of that output; `generic` counts layers that have no schedule of this
-project ([operators](../reference/operators.md)), `share` is their part of the predicted cycles of one core; `host`
-has no such prediction.
+whole outputs on photographs and crops of them against the runtime that the file is for.
 
-| file | target | layers | generic | share, % | difference | reference | result |
-|---|---|---|---|---|---|---|---|
+- `from`: who wrote the network's code. Weights are random, with batch norms counted on images, but for PaddleOCR's,
+  which are trained.
+- `as`: the opset of PyTorch's exporter to ONNX, or `dynamo`: its newer exporter. `external`: weights in a file of their
+  own. `batch`: a batch that the file leaves open. `simplified`: by onnxsim. `pt2`: `torch.export`.
+- Inputs of PyTorch's networks are {SIZE} x {SIZE} pixels, since the size changes no operator; MobileFaceNet's are 112 x
+  112, Keras's 96 x 96 or 128 x 128. Of SSDLite the heads, before boxes are chosen.
+- `difference`: the largest of an output's values on either target, in standard deviations of what that output's last
+  layer sums, with what `verify` allows: 1e-4 times the root of the number of layers.
+- `generic`: layers that have no schedule of this project ([operators](../reference/operators.md)), and their share of
+  the predicted cycles of one core of `rpi4`; `host` has no such prediction.
+
+| network | from | as | layers | host | rpi4 | difference | compared with | generic |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
 # ---- files
 
 
-def makers() -> Iterator[tuple[str, int, Callable]]:
-    """Name, opset and maker of each network of a package that is installed; what is missing is told on stderr."""
+@dataclass(frozen=True)
+class Maker:
+    """A network of a package.
+
+    Attributes
+    ----------
+    name : str
+        Of its files, without what says how they were written.
+    make : callable
+        The network itself.
+    ways : tuple of str
+        How it is written: the ends of its files' names.
+    size : int
+        Of its input's height and width.
+    """
+
+    name: str
+    make: Callable
+    ways: tuple[str, ...]
+    size: int = SIZE
+
+
+def makers() -> Iterator[Maker]:
+    """Each network of a package that is installed; what is missing is told on stderr."""
+    from benchmarks import face_network
+
+    yield Maker("mobilefacenet", face_network.MobileFaceNet, (f"opset{FACES}.onnx", "pt2"), face_network.SIZE)
     try:
         import timm
 
         for name, opset in TIMM.items():
-            yield f"timm-{name}", opset, lambda name=name: timm.create_model(name, pretrained=False)
+            yield Maker(
+                f"timm-{name}",
+                lambda name=name: timm.create_model(name, pretrained=False),
+                (f"opset{opset}.onnx", "pt2"),
+            )
     except ImportError as e:
         print(f"timm: {e}", file=sys.stderr)
     try:
         from torchvision import models
 
-        for name, opset in TORCHVISION.items():
-            place, _, own = name.rpartition(".")
-            make = getattr(getattr(models, place) if place else models, own)
-            weights = {"weights": None, **({"weights_backbone": None} if place else {})}
-            yield f"torchvision-{own}", opset, lambda make=make, weights=weights: make(**weights)
+        for name in CLASSIFIERS:
+            yield Maker(f"torchvision-{name}", lambda name=name: getattr(models, name)(weights=None), (*WAYS, "pt2"))
+        for name, opset in TASKS.items():
+            place = models.detection if name.startswith("ssd") else models.segmentation
+            yield Maker(
+                f"torchvision-{name}",
+                lambda place=place, name=name: getattr(place, name)(weights=None, weights_backbone=None),
+                (f"opset{opset}.onnx", "pt2"),
+            )
     except (ImportError, RuntimeError) as e:
         print(f"torchvision: {e}", file=sys.stderr)
 
 
-def counted(model):
+def counted(model, size: int):
     """The model in inference, its batch norms' statistics counted on images like photographs."""
     import torch
 
     from tvm_mobilenet.models import seeded
 
-    torch.manual_seed(0)
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None
-    pixels = seeded.natural_images(8, SIZE).transpose(0, 3, 1, 2)
+    pixels = seeded.natural_images(8, size).transpose(0, 3, 1, 2)
     x = torch.from_numpy((pixels - 0.5) / 0.5).float()
     with torch.no_grad():
         model.train()(x)
     return model.eval().requires_grad_(False)
 
 
-class FirstOf:
-    """Wraps a model of several named outputs, as segmentation networks have, so that it gives the first."""
+def plain(model):
+    """A model that takes and gives tensors alone: of named outputs the first, of a detector its heads before boxes are
+    chosen."""
+    import torch
 
-    @staticmethod
-    def of(model):
-        import torch
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
 
-        class First(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = model
-
-            def forward(self, x):
-                found = self.model(x)
+        def forward(self, x):
+            if not hasattr(model, "head"):
+                found = model(x)
                 return next(iter(found.values())) if isinstance(found, dict) else found
+            heads = model.head(list(model.backbone(x).values()))
+            return heads["bbox_regression"], heads["cls_logits"]
 
-        return First().eval()
+    detects = hasattr(model, "head") and hasattr(model, "anchor_generator")
+    return Plain() if detects or not hasattr(model, "head") else model
+
+
+def write(model, way: str, path: Path, size: int) -> None:
+    """A model as a file.
+
+    Raises
+    ------
+    ImportError
+        What simplifies is not installed.
+    """
+    import onnx
+    import torch
+
+    given = (torch.zeros(2 if "batch" in way else 1, 3, size, size),)
+    if way == "pt2":
+        torch.export.save(torch.export.export(model, given), path)
+        return
+    said = {"dynamo": False, "opset_version": int(way[5:7]) if way.startswith("opset") else 17}
+    if way.startswith("dynamo"):
+        said = {"dynamo": True, "external_data": False}
+    names = {"input_names": ["x"]}
+    if way == "batch.onnx":
+        names |= {"output_names": ["y"], "dynamic_axes": {"x": {0: "batch"}, "y": {0: "batch"}}}
+    if way == "dynamo-batch.onnx":
+        names |= {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+    torch.onnx.export(model, given, str(path), **names, **said)
+    if way == "external.onnx":
+        beside = f"{path.name}.data"
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location=beside, size_threshold=0)
+    if way == "simplified.onnx":
+        import onnxsim
+
+        made, right = onnxsim.simplify(onnx.load(path))
+        assert right
+        onnx.save(made, path)
 
 
 def make(folder: Path, only: str) -> None:
-    """A file of each network."""
+    """A file of each network in each way."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, opset, maker in makers():
-        path = folder / f"{name}-opset{opset}.onnx"
-        if only not in name or path.exists():
+    spec = importlib.util.find_spec("rapidocr_onnxruntime")
+    for name in OCR if spec and spec.origin else ():
+        if only in f"paddle-{name}":
+            shutil.copyfile(Path(spec.origin).parent / "models" / f"{name}.onnx", folder / f"paddle-{name}.onnx")
+    for maker in makers():
+        ends = [(way, folder / f"{maker.name}{'.' if way == 'pt2' else '-'}{way}") for way in maker.ways]
+        ends = [(way, path) for way, path in ends if only in path.name and not path.exists()]
+        if not ends:
             continue
         torch.manual_seed(0)
-        model = FirstOf.of(counted(maker()))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            given = (torch.zeros(1, 3, SIZE, SIZE),)
-            torch.onnx.export(model, given, str(path), dynamo=False, opset_version=opset)
-        print(path, file=sys.stderr)
+        model = counted(plain(maker.make()), maker.size)
+        for way, path in ends:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    write(model, way, path, maker.size)
+            except Exception as e:  # of any exporter
+                path.unlink(missing_ok=True)
+                print(f"{path.name}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", file=sys.stderr)
+            else:
+                print(path, file=sys.stderr, flush=True)
 
 
 # ---- the table
@@ -155,6 +261,8 @@ def row(path: Path, target_name: str, **said) -> dict[str, str]:
 
     found = dict.fromkeys(COLUMNS, "") | {"file": path.name, "target": target_name}
     target = targets.load(target_name)
+    if size := OCR.get(path.stem.removeprefix("paddle-")):
+        said = {"resolution": size, **said}
     try:
         network = load_network(ModelOptions(model=str(path), **said))
         generic = [c for c in network.layers if c.layer.body]
@@ -192,9 +300,30 @@ def keep(lines: dict[tuple[str, str], dict[str, str]]) -> None:
 
 
 def page() -> str:
-    """The recorded table as a page."""
-    rows = [f"| {' | '.join(line[c] for c in COLUMNS)} |" for _, line in sorted(recorded().items())]
-    return HEAD + "\n".join(rows) + "\n"
+    """The recorded table as a page, a line for each file."""
+    files: dict[str, dict[str, dict[str, str]]] = {}
+    for (file, target), line in sorted(recorded().items()):
+        files.setdefault(file, {})[target] = line
+    return HEAD + "".join(f"| {' | '.join(_cells(file, lines))} |\n" for file, lines in files.items())
+
+
+def _cells(file: str, lines: dict[str, dict[str, str]]) -> list[str]:
+    """A file's line of the page, of what was recorded on each target."""
+    stem, _, suffix = file.rpartition(".")
+    source = next((s for s in SOURCES if stem.startswith(f"{s}-")), "")
+    network, _, way = stem.removeprefix(f"{source}-").rpartition("-")
+    if suffix != "onnx" or not way.startswith(("opset", "dynamo", "external", "batch", "simplified")):
+        network, way = stem.removeprefix(f"{source}-"), suffix
+    if way == "batch" and network.endswith("-dynamo"):
+        network, way = network.removesuffix("-dynamo"), "dynamo-batch"
+    one = next(iter(lines.values()))
+    share = lines.get("rpi4", {}).get("share", "")
+    results = [lines.get(target, {}).get("result", "not run") for target in ("host", "rpi4")]
+    found = [float(line["difference"]) for line in lines.values() if line["difference"]]
+    generic = f"{one['generic']}, {share} %" if share and one["generic"] != "0" else one["generic"]
+    most = f"{max(found):.1e}" if found else ""
+    compared = next((line["reference"] for line in lines.values() if line["reference"]), "")
+    return [network, source or "the paper", way, one["layers"], *results, most, compared, generic]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("make", "run", "write", "check"))
     parser.add_argument("folder", type=Path, nargs="?", help="of the files")
     parser.add_argument("--only", default="", help="those with this in their name")
+    parser.add_argument("--missing", action="store_true", help="those whose line is not recorded as verified")
     parser.add_argument("--targets", nargs="+", default=["host", "rpi4"])
     for name in ("mean", "std"):
         parser.add_argument(f"--{name}", type=float, nargs="+", help="of the pixels, for files that do not say it")
@@ -218,6 +348,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path.suffix not in FILES or args.only not in path.name:
             continue
         for target in args.targets:
+            if args.missing and recorded().get((path.name, target), {}).get("result") == "verified":
+                continue
             line = row(path, target, **said)
             failed += line["result"] != "verified"
             print("\t".join(line.values()), flush=True)

@@ -221,6 +221,14 @@ def test_every_spelling_of_an_activation_is_found():
     assert all(n.split()[0] in ("conv", "pool") for n in names)
 
 
+@pytest.mark.parametrize("slopes, kind", [(1, "nn_leakyrelu"), (4, "nn_prelu")])
+def test_a_prelu_is_one_layer_though_pytorch_decomposes_it(slopes, kind):
+    prelu = nn.PReLU(slopes)
+    nn.init.uniform_(prelu.weight, 0.05, 0.4)
+    _, names = layers(nn.Sequential(nn.Conv2d(3, 4, 3), prelu), image(1, 3, 9, 10))
+    assert len(names) == 3 and names[1].startswith(f"generic {kind} ")
+
+
 def test_an_inner_value_of_an_activation_that_others_read_is_kept():
     def forward(m, x):
         y = m.conv(x)

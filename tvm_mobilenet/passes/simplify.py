@@ -158,6 +158,9 @@ class Simplify(Rewriter):
 
     def _where(self, call: relax.Call) -> relax.Expr:
         """A number as a tensor of one, which TVM's loop nests read; also one that fills a shape others have."""
+        leaky = self._leaky(*call.args)
+        if leaky is not None:
+            return leaky
         shapes = [static_shape(a, self.where) for a in call.args]
         whole, told = np.broadcast_shapes(*shapes), []
         for i, value in enumerate(call.args):
@@ -166,6 +169,23 @@ class Simplify(Rewriter):
             one = one and (known.ndim == 0 or np.broadcast_shapes(*rest) == whole)
             told.append(_const(known.reshape(-1)[:1]) if one else value)
         return relax.op.where(*told)
+
+    def _leaky(self, positive: relax.Expr, x: relax.Expr, otherwise: relax.Expr) -> relax.Call | None:
+        """PReLU as PyTorch's decompositions have it: ``where(x > 0, x, x * slope)``."""
+        compared = self.made_by(positive, "greater", "greater_equal")
+        scaled = self.made_by(otherwise, "multiply")
+        if compared is None or scaled is None or not compared.args[0].same_as(x) or scalar(compared.args[1]) != 0:
+            return None
+        slope, shape = array(scaled.args[1]), static_shape(x, self.where)
+        if slope is None or not scaled.args[0].same_as(x) or slope.ndim > len(shape):
+            return None
+        if slope.size == 1:
+            return relax.op.nn.leakyrelu(x, float(slope.reshape(())))
+        slope = slope.reshape((1,) * (len(shape) - slope.ndim) + slope.shape)
+        axes = [i for i, size in enumerate(slope.shape) if size > 1]
+        if len(axes) > 1 or slope.shape[axes[0]] != shape[axes[0]]:
+            return None
+        return relax.op.nn.prelu(x, _const(slope.reshape(-1)), axes[0])
 
     def _full_like(self, call: relax.Call) -> relax.Expr:
         """What is filled with one number is a constant: PyTorch's attention has it for rows without any key."""
