@@ -273,7 +273,7 @@ def row(path: Path, target_name: str, **said) -> dict[str, str]:
             with open_board("local" if target_name == "host" else "virtual", target) as board:
                 checked = check(module, network, board, network.inputs(2), cores=1)
     except TvmMobilenetError as e:
-        return found | {"result": "refused: " + str(e).splitlines()[0]}
+        return found | {"result": "refused: " + str(e).splitlines()[0].replace(str(path), path.name)}
     worst = max(c.relative for c in checked.outputs)
     wrong = [c.layer for c in checked.layers if not c.ok] + [c.name for c in checked.outputs if not c.ok]
     found |= {"difference": f"{worst:.1e}", "reference": checked.reference}
