@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.checking.layer_check import LAYER_TOLERANCE, LayerCheck, require_free
-from tvm_mobilenet.checking.machine_check import check, first_wrong, require
+from tvm_mobilenet.checking.machine_check import CALIBRATE, check, first_wrong, require
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.checking.tolerance import collapse_remedy
@@ -106,6 +106,11 @@ class VerifyResult:
                 )
         if self.layers:
             lines.append(f"layers    {sum(c.ok for c in self.layers)} of {len(self.layers)} right{self._worst()}")
+        if beyond := [c.name for c in self.layers if c.beyond]:
+            lines.append(
+                f"WARNING   sums of {', '.join(beyond[:5])}{' and more' * (len(beyond) > 5)} leave the range of "
+                f"float16 on the first input, which an activation hides; {CALIBRATE}"
+            )
         lines += [f"{'verified' if one.ok else 'WRONG':9} {one}" for one in self.files]
         label = "predicted"
         if self.cycles is None:

@@ -202,6 +202,36 @@ def test_without_those_layers_the_result_would_be_wrong(tmp_path):
     assert not np.isfinite(wrong).all() or np.abs(wrong - reference).max() > 0.5 * reference.std()
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_an_input_whose_sums_leave_the_range_is_told_whatever_an_activation_makes_of_them(tmp_path, hidden):
+    """Images had said that the layers stay in range. The code is right: nobody shall look for a mistake in it."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    first = (nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6() if hidden else nn.ReLU())
+    last = (nn.Conv2d(8, 8, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    net = nn.Sequential(*first, *last).eval()
+    with torch.no_grad():
+        net[0].weight *= 300
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 32, 32),)), tmp_path / "net.pt2")
+    options = ModelOptions(model=str(tmp_path / "net.pt2"), dtype="float16", mean=(0.5,), std=(0.5,))
+    network = load_network(options)
+    assert not network.precision.wide
+    build.build(options, TARGET, output=tmp_path / "built", network=network)
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    usual, large = (verify.verify(tmp_path / "built", network=network, inputs=[(x,)]) for x in (image, 300 * image))
+    usual.require()
+    assert "leave the range" not in usual.summary() and not any(c.beyond for c in usual.layers)
+    assert [c.beyond for c in large.layers].count(True) == 1 and large.ok == hidden
+    if hidden:
+        assert "WARNING   sums of layer_000 leave the range of float16 on the first input" in large.summary()
+    else:
+        with pytest.raises(VerificationError, match=r"sums of layer_000.* leave the range of float16") as told:
+            large.require()
+        assert "--calibrate" in told.value.hint and "machine code" not in told.value.message
+
+
 def test_images_of_ones_own_decide(tmp_path):
     """A folder of images, a file, and what is none."""
     from PIL import Image

@@ -20,6 +20,7 @@ from tvm_mobilenet.checking import machine_check
 from tvm_mobilenet.cli.verbs import verbs
 from tvm_mobilenet.compiler import build_identity, saved
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.kept import kept
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock
 from tvm_mobilenet.measuring import layer_profile, measured_rows
@@ -172,6 +173,19 @@ def test_whoever_uses_a_build_says_that_it_is_another_meanwhile(copy, use):
     with pytest.raises(TvmMobilenetError, match=r"was built anew, or removed, while this ran\n  run it again") as told:
         use(module=module, **dict.fromkeys(given))
     assert told.value.exit_code == 2
+
+
+def test_a_build_that_came_and_went_meanwhile_is_told(copy, tmp_path):
+    """The libraries that were opened may be those of the other, though the folder is again as it was."""
+    module, aside = built.read(copy), tmp_path / "aside"
+    with pytest.raises(TvmMobilenetError, match="was built anew"), kept(module):
+        copy.rename(aside)
+        shutil.copytree(modules.tiny("rpi4", 17), copy)
+        shutil.rmtree(copy)
+        shutil.copytree(aside, copy)
+        assert built.read(copy).build == module.build
+    with kept(module):
+        assert built.read(copy).build == module.build
 
 
 def test_a_verb_whose_build_is_built_anew_while_it_imports_the_model(copy, monkeypatch, capsys):

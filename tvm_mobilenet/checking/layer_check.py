@@ -38,6 +38,9 @@ class LayerCheck:
     units : int or None
         Of a layer that rounds once at each step, in an order of its own (`checking.stepped`): by how many units in the
         last place its values may differ, of which ``relative`` is the largest; 0: they are equal.
+    beyond : bool
+        Of such a layer: a sum, a product or an output of finite operands left the range of its dtype on the way, by the
+        definition of its steps, whatever an activation made of it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class LayerCheck:
     constants: float = 0.0
     wrong_part: str = ""
     units: int | None = None
+    beyond: bool = False
 
     @property
     def ok(self) -> bool:
@@ -86,19 +90,25 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         part = schedules.of(call.layer).part_of(call.layer, decisions, differences.index(wrong)).name
     made = runner.read(output)
-    found = _difference(call.layer, made, due, given)
+    found, beyond = _difference(call.layer, made, due, given)
     sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
     units = stepped.allowed(call.layer).get("units")
-    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units), sees
+    return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units, beyond), sees
 
 
-def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None, operands: dict) -> float:
-    """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place."""
+def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None, operands: dict) -> tuple[float, bool]:
+    """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place. And whether
+    finite operands left the range of its dtype."""
     rule = stepped.allowed(layer)
     if not rule:
-        return LAYER_TOLERANCE * relative(found, due.output, due.allowed)
-    right = stepped.expected(layer, **operands)
-    return relative(found, right, last_place(found, right, rule["dtype"]))
+        return LAYER_TOLERANCE * relative(found, due.output, due.allowed), False
+    if reference.integral(layer):
+        right, beyond = stepped.expected(layer, **operands), False
+    else:
+        right, largest = stepped.run(layer, **operands)
+        given = (operands["data"], operands.get("second"))
+        beyond = not largest < np.inf and all(np.isfinite(one).all() for one in given if one is not None)
+    return relative(found, right, last_place(found, right, rule["dtype"])), beyond
 
 
 def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
@@ -118,8 +128,8 @@ def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     runner.call(step)
     given = {**reference.operands_of(call, ()), **operands}
     due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
-    found = max(checked.relative, _difference(call.layer, runner.read(output), due, given))
-    return replace(checked, relative=found)
+    found, beyond = _difference(call.layer, runner.read(output), due, given)
+    return replace(checked, relative=max(checked.relative, found), beyond=checked.beyond or beyond)
 
 
 TEXT = "what.txt"

@@ -34,7 +34,8 @@ from tvm_mobilenet.layer import Layer
 
 QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
 
-BEYOND = "values left float16's range: build with --calibrate and images like these"
+CALIBRATE = "build with --calibrate and images like these, or in float32"
+BEYOND = f"values left float16's range: {CALIBRATE}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ def require(
             f"the constants of {where}, are not the model's: they differ by {wrong.constants:.2e} of their standard "
             "deviation",
             "its weights changed since the build: build again",
+        )
+    if wrong and wrong.beyond:
+        raise VerificationError(
+            f"sums of {where}, leave the range of float16 on these inputs: what it gives for them is no number, or one "
+            "that an activation made of none",
+            CALIBRATE,
         )
     if wrong:
         if wrong.units is None:

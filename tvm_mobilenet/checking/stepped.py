@@ -192,7 +192,8 @@ class Steps:
     def watch(self, values: np.ndarray) -> None:
         """Take note of the largest of them."""
         if self._watched and values.size:
-            self.largest = max(self.largest, float(values.max()), -float(values.min()))
+            most = max(float(values.max()), -float(values.min()))
+            self.largest = max(self.largest, np.inf if np.isnan(most) else most)
 
     def epilogue(self, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
         """Residual and activation as `schedules.values.epilogue` writes them; what follows a product is added to it in

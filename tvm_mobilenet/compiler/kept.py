@@ -27,13 +27,14 @@ def kept(module: BuiltModule) -> Iterator[None]:
     TvmMobilenetError
         It was built anew meanwhile; whatever else went wrong in the block came of that.
     """
+    began = _written(module)
     try:
         yield
     except Exception as error:
-        if _is_another(module):
+        if _is_another(module, began):
             raise _anew(module) from error
         raise
-    if _is_another(module):
+    if _is_another(module, began):
         raise _anew(module)
 
 
@@ -50,9 +51,19 @@ def using_its_files(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapped
 
 
-def _is_another(module: BuiltModule) -> bool:
+def _written(module: BuiltModule) -> tuple[int, ...] | None:
+    """Which file the plan is: another build may have come and gone in the meantime, and the same one come back."""
     try:
-        return json_text.parse(reading.text(module.folder / PLAN)).get("build") != module.build
+        found = (module.folder / PLAN).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _is_another(module: BuiltModule, began: tuple[int, ...] | None) -> bool:
+    try:
+        now = json_text.parse(reading.text(module.folder / PLAN)).get("build")
+        return now != module.build or _written(module) != began
     except (OSError, ValueError, AttributeError):
         return True
 
