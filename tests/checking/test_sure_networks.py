@@ -75,6 +75,13 @@ def feature_map_then(end, bias):
     return [node("Conv", ["r", "wd", "bd"], ["d"]), *end], {"wd": weight, "bd": np.float32(bias)}
 
 
+def transposed_then(end, bias):
+    """Twice the size: each pixel becomes four, which another layer moves to their places."""
+    weight = (np.random.default_rng(3).standard_normal((8, 1, 2, 2)) * 0.3).astype(np.float32)
+    nodes = [node("ConvTranspose", ["r", "wd", "bd"], ["d"], strides=[2, 2]), *end]
+    return nodes, {"wd": weight, "bd": np.float32([bias])}
+
+
 SURE = {
     "two classes, 0.99999": dense_then(SOFTMAX, [6, -6]),
     "two classes, 1.0 and 0.0": dense_then(SOFTMAX, [100, -100]),
@@ -90,6 +97,7 @@ SURE = {
     "one number": dense_then(NOTHING, [0]),
     "softmax of every position": feature_map_then(SOFTMAX, [8, -8, 0, 0]),
     "sigmoid of every position": feature_map_then(SIGMOID, [12, -12, 0]),
+    "sigmoid of a transposed convolution, 1e-11": transposed_then(SIGMOID, -25),
     "zeros at every position": feature_map_then(RELU, [-20, -20, -20]),
 }
 

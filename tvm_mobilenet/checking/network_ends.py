@@ -15,6 +15,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.boards.comparison import deviation_of, relative
 from tvm_mobilenet.checking import integers, reference, tolerance
+from tvm_mobilenet.layer import Layer
 
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
 # The same of a dtype whose sums round as they go, in roundings of a value. Measured (benchmarks/half_precision.py): of
@@ -71,13 +72,17 @@ class Ends:
         self._kept: dict[int, tuple] = {}
 
     def _tail(self, value: str) -> list[int]:
-        """The calls from the last sum to an output, by number: a copy or a softmax is none."""
-        tail = []
+        """The calls from the last sum to an output, by number: a copy or a softmax is none, nor is what moves values
+        to other places (a transposed convolution's pixels), unless a softmax stands before it."""
+        tail, moved = [], False
         while value in self._makers:
             call = self._calls[self._makers[value]]
-            tail.insert(0, self._makers[value])
             layer = call.layer
-            if not (layer.declared.function == "softmax" or layer.copies):
+            if moved and layer.declared.function == "softmax":  # whose axis is another one now
+                break
+            tail.insert(0, self._makers[value])
+            moved = moved or _moves(layer)
+            if not (layer.declared.function == "softmax" or layer.copies or _moves(layer)):
                 break
             if layer.activation != "none":
                 break
@@ -115,7 +120,8 @@ class Ends:
             if layer.declared.function == "softmax":
                 function, values = "softmax", self._kept[number][0][..., : layer.channels].astype(np.float64)
             else:
-                values = reference.reference(layer, values.reshape(layer.input_shape))
+                shape = layer.body.operands[0] if layer.body else layer.input_shape
+                values = reference.reference(layer, values.reshape(shape))
             layout = layer.output_layout
         if function == "softmax":
             axis = _axis(values.shape, 3 if layout == "NHWC" else 1, port.shape)
@@ -141,6 +147,12 @@ class Ends:
                 values = reference.reference(call.layer, values)
         values = (port.real(values) if values.dtype == port.dtype else values).astype(np.float64)
         return End(values.reshape(port.shape), deviation_of(values), function, axis)
+
+
+def _moves(layer: Layer) -> bool:
+    """Whether a layer without a schedule gives the floats of one tensor at other places."""
+    body = layer.body
+    return body is not None and body.narrow is not None and len(body.operands) == 1 and not reference.whole(layer)
 
 
 def _axis(shape: tuple[int, ...], axis: int, to: tuple[int, ...]) -> int:
