@@ -147,24 +147,15 @@ class Call:
         given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(whole.dtype))
         return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given))
 
-    def weight(self, i: int, order: tuple[int, ...], shape: tuple[int, ...] | None = None) -> relax.Expr:
-        """A constant with its dimensions in another order: of whole numbers a ``dequantize`` of them.
-
-        Parameters
-        ----------
-        order : tuple of int
-        shape : tuple of int, optional
-            Of the permuted one, if it is another; output channels come first.
-        """
+    def weight(self, i: int, order: tuple[int, ...]) -> relax.Expr:
+        """A constant with its dimensions in another order: of whole numbers a ``dequantize`` of them."""
         value = self.value(i)
         if value.known is None:
             raise ValueError(f"its weight {value.place} is computed, not stored")
         if value.scales is None or value.known.dtype == np.float16:
-            made = np.ascontiguousarray(value.real.transpose(order))
-            return relax.const(made if shape is None else made.reshape(shape), "float32")
+            return relax.const(np.ascontiguousarray(value.real.transpose(order)), "float32")
         scale, zero, axis = value.step(f"{self.where}: the weight")
         whole = np.ascontiguousarray(value.known.transpose(order))
-        whole = whole if shape is None else whole.reshape(shape)
         given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(whole.dtype))
         axis = order.index(axis) if scale.ndim else 0
         return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given, axis=axis))
