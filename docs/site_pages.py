@@ -22,7 +22,20 @@ KINDS = {
     "results": "Results",
     "journal": "Journal",
 }
-FIRST = ("first-hour", "your-own-network", "camera", "installing", "boards", "bundle", "architecture", "api", "speed")
+FIRST = (
+    "first-hour",
+    "your-own-network",
+    "camera",
+    "int8-step-by-step",
+    "detector",
+    "faces",
+    "installing",
+    "boards",
+    "bundle",
+    "architecture",
+    "api",
+    "speed",
+)
 
 
 def on_config(config):

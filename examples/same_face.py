@@ -1,7 +1,7 @@
 """Are two photographs of one face? By a network of embeddings: python3 same_face.py BUNDLE a.jpg b.jpg [LEAST]
 
-The network gives an `embedding`; photographs whose embeddings have a cosine of LEAST (0.4) or more are of one person.
-Which cosine that is depends on the network, and photographs must be cropped as those that it was trained on.
+The network's first output is an embedding. Photographs whose embeddings have a cosine of LEAST (0.4) or more are of
+one person. Which cosine that is depends on the network. Photographs must be cropped as those that it was trained on.
 """
 
 import sys
@@ -14,7 +14,7 @@ from mobilenet import Mobilenet
 
 def embedding(net, photo):
     """Of length 1, (values,)."""
-    found = dict(zip([name for name, *_ in net.outputs], net.run(net.preprocess(photo)), strict=True))["embedding"][0]
+    found = net.run(net.preprocess(photo))[0][0]
     return found / np.linalg.norm(found)
 
 

@@ -50,35 +50,52 @@ def _make(act, channels: int) -> nn.Module:
 
 class SsdLite(nn.Module):
     """Raw heads: boxes ``(1, priors, 4)`` and logits ``(1, priors, classes)`` of three levels, six priors a position as
-    SSDLite320 has them."""
+    SSDLite320 has them. Backbone and head are torchvision's: the one gives maps by name, the other takes them."""
 
     outputs = ("boxes", "logits")
     priors, classes, levels = 6, 3, (8, 4, 2)  # positions a side, at 64 pixels
 
     def __init__(self):
         super().__init__()
+        self.backbone = SsdLiteBackbone()
+        self.head = SsdLiteHead(self.priors, self.classes)
+
+    def forward(self, x):
+        return tuple(self.head(list(self.backbone(x).values())).values())
+
+
+class SsdLiteBackbone(nn.Module):
+    def __init__(self):
+        super().__init__()
         self.stem = nn.Sequential(Convolution(3, 8, 3, 2, act=nn.ReLU6()), Inverted(8, 12, 2), Inverted(12, 16, 2))
         self.further = nn.ModuleList([Inverted(16, 24, 2), Inverted(24, 16, 2)])
-        self.heads = nn.ModuleList(
-            nn.ModuleList(self._head(width, self.priors * out) for out in (4, self.classes)) for width in (16, 24, 16)
-        )
-
-    @staticmethod
-    def _head(width: int, out: int) -> nn.Module:
-        return nn.Sequential(Convolution(width, width, 3, groups=width, act=nn.ReLU6()), nn.Conv2d(width, out, 1))
 
     def forward(self, x):
         levels = [self.stem(x)]
         for block in self.further:
             levels.append(block(levels[-1]))
+        return {str(i): level for i, level in enumerate(levels)}
+
+
+class SsdLiteHead(nn.Module):
+    def __init__(self, priors: int, classes: int):
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.ModuleList(self._head(width, priors * out) for out in (4, classes)) for width in (16, 24, 16)
+        )
+        self.widths = (4, classes)
+
+    @staticmethod
+    def _head(width: int, out: int) -> nn.Module:
+        return nn.Sequential(Convolution(width, width, 3, groups=width, act=nn.ReLU6()), nn.Conv2d(width, out, 1))
+
+    def forward(self, levels):
         rows = [
-            [
-                head(level).permute(0, 2, 3, 1).reshape(1, -1, out)
-                for head, out in zip(heads, (4, self.classes), strict=True)
-            ]
+            [head(level).permute(0, 2, 3, 1).reshape(1, -1, out) for head, out in zip(heads, self.widths, strict=True)]
             for level, heads in zip(levels, self.heads, strict=True)
         ]
-        return tuple(torch.cat(each, 1) for each in zip(*rows, strict=True))
+        boxes, logits = (torch.cat(each, 1) for each in zip(*rows, strict=True))
+        return {"bbox_regression": boxes, "cls_logits": logits}
 
 
 class RetinaFace(nn.Module):
