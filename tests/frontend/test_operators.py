@@ -128,6 +128,16 @@ def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):
         passes.run(from_onnx(model_of(tmp_path / "net.onnx", node, constants=constants)))
 
 
+@pytest.mark.parametrize("step, count", [(1, 1), (-1, 2)])
+def test_a_slice_of_all_of_a_tensor_is_no_layer(step, count, tmp_path):
+    """GhostNet has one behind each of its concatenations; backwards it is none."""
+    ends = (0, 8) if step > 0 else (-1, -9)
+    constants = [(name, np.array([value], np.int64)) for name, value in zip("sead", (*ends, 2, step), strict=True)]
+    nodes = h.make_node("Tan", ["x"], ["t"]), h.make_node("Slice", ["t", *"sead"], ["y"])
+    graph = passes.run(from_onnx(model_of(tmp_path / "net.onnx", *nodes, constants=constants)))
+    assert len(graph.calls) == count
+
+
 def test_many_of_a_kind_are_told_once_with_their_count(tmp_path):
     nodes = [h.make_node("TopK", ["x", "k"], [f"y{i}", f"i{i}"], f"top{i}", axis=1) for i in range(7)]
     nodes.append(h.make_node("Conv", ["y0", "w"], ["y7"]))

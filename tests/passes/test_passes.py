@@ -292,6 +292,18 @@ def test_squeeze_and_excite_is_pool_two_products_and_a_scale(batch):
     ]
 
 
+def test_a_gate_of_a_feature_map_that_is_nhwc_in_the_model_is_a_scale():
+    """TensorFlow's exporters write squeeze-and-excite so."""
+
+    def gated(m, x):
+        y = m.conv(x).permute(0, 2, 3, 1)
+        return m.conv2((y * torch.sigmoid(y.mean((1, 2), keepdim=True))).permute(0, 3, 1, 2))
+
+    _, names = layers(Lambda(gated, conv=nn.Conv2d(3, 5, 3), conv2=nn.Conv2d(5, 4, 1)), image(2, 3, 9, 10))
+    assert [name.split()[0] for name in names] == ["conv", "pool", "elementwise", "conv"]
+    assert " scale" in names[2] and names[1].endswith(" sigmoid")
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_flatten_of_a_feature_map_moves_weights_not_data(batch):
     model = nn.Sequential(

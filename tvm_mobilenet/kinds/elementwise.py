@@ -42,6 +42,10 @@ def _binary(make, call, op: str):
 
 
 def _scale(make, op: str, a, b):
+    if op == "mul" and len(a.shape) == 4 and b.shape == (a.shape[0], 1, 1, a.shape[3]) != (*a.shape[:2], 1, 1):
+        first = a.permuted([0, 3, 1, 2])  # a gate of TensorFlow's, on data that lies so
+        if first.layout == "NHWC":
+            return _scale(make, op, first, b.permuted([0, 3, 1, 2])).permuted([0, 2, 3, 1])
     a = make.nhwc(a)
     if op != "mul" or b.shape != (*a.shape[:2], 1, 1):
         raise make.Unsupported("its operands have different shapes, and are no gate (N, C, 1, 1)")

@@ -267,6 +267,12 @@ class Simplify(Rewriter):
     def _as_reshape(self, call: relax.Call) -> relax.Expr:
         return self._reshape(relax.op.reshape(call.args[0], static_shape(self._bb.normalize(call), self.where)))
 
+    def _strided_slice(self, call: relax.Call) -> relax.Expr:
+        """A slice of all of it, as GhostNet has behind each of its concatenations, is the tensor itself."""
+        x, steps = call.args[0], call.args[4] if len(call.args) > 4 else None
+        forward = steps is None or all(int(getattr(step, "value", -1)) > 0 for step in steps)
+        return x if forward and static_shape(x) == static_shape(self._bb.normalize(call), self.where) else call
+
     _squeeze = _expand_dims = _flatten = _nn_batch_flatten = _as_reshape
 
     def _permute_dims(self, call: relax.Call) -> relax.Expr:
