@@ -177,6 +177,8 @@ def test_compiling_leaves_the_module_as_it_was():
         (lambda: tm.compile("v1", "rpi4", resolution=True), "resolution=True is not of type int"),
         (lambda: tm.compile("v1", "rpi5", dtype="int8", keep_float=["4"]), "keep_float"),
         (lambda: tm.compile("v1", "rpi5", dtype="int8", calibrate={1: 2}), "calibrate holds a dict"),
+        (lambda: tm.compile("v1", "rpi4", mean=np.zeros((500, 500))), r"mean=<ndarray of float64 \(500, 500\)> is"),
+        (lambda: tm.compile("v1", "rpi4", dtype=np.zeros(9)), r"dtype=<ndarray of float64 \(9,\)> is none of"),
         (lambda: tm.compile("v1", "rpi4", mean="a,b"), "mean='a,b' is not of type"),
         (lambda: tm.compile("v1", None), "target=None is no target"),
         (lambda: tm.load("nowhere"), "no built module"),
@@ -227,7 +229,29 @@ EXAMPLE = torch.zeros(1, 3, SIZE, SIZE)
         (lambda: tm.tune("v1", "rpi4", output="x", time_limit=-1.0), "time_limit=-1.0"),
         (lambda: tm.tune("v1", "rpi4", output="x", workers=0), "workers '0' is neither a number"),
         (lambda: tm.tune("v1", "rpi4", output=__file__), "is no folder"),
+        (lambda: tm.tune("v1", "rpi4", output=None), "output=None is no path"),
+        (lambda: tm.tune("v1", "rpi4", output="x", trials=1.5), "trials=1.5 is not of type int"),
+        (lambda: tm.tune("v1", "rpi4", output="x", board=5), "board=5 is not of type str"),
         (lambda: tm.sweep("rpi4", families=["v9"]), "v9"),
+        (lambda: tm.sweep("rpi4", families=5), "families=5 is not of type str"),
+        (lambda: tm.sweep("rpi4", families=()), r"families=\(\) is empty"),
+        (lambda: tm.sweep("rpi4", alphas="x"), "alphas='x' is not of type"),
+        (lambda: tm.sweep("rpi4", resolutions=3), "resolution 3 is not a multiple of 32"),
+        (lambda: tm.sweep("rpi4", dtypes=["int9"]), "dtypes='int9' is none of"),
+        (lambda: tm.sweep("rpi4", estimates=5), "estimates=5 is no path"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, linker=5), "linker=5 is not of type str"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, progress="x"), "progress='x' is no function"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, resolution=3), "resolution=3: a module has the shape of"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, std=0), "std=0 is no finite number above 0"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, mean=[1, 2]), r"mean=\[1, 2\] has 2 numbers"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, mean=float("nan")), "mean=nan is no finite number"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, crop=2), "crop=2 is no finite number above 0 and at most 1"),
+        (lambda: tm.compile("v1", "rpi4", seed=10**30), "seed=1000.* is no whole number from 0"),
+        (lambda: tm.compile("v1", "rpi4", seed=-1), "seed=-1 is no whole number"),
+        (lambda: tm.compile("v1", "rpi4", batch=0), "batch=0 is no whole number from 1"),
+        (lambda: tm.compile("v1", "rpi4", resolution=(1, 2, 3)), r"resolution=\(1, 2, 3\) has 3 numbers"),
+        (lambda: tm.compile("v1", "rpi4", output="a\0b"), "is no path"),
+        (lambda: tm.compile("v1", "rpi4", labels=["a", "b"]), "labels.json has 2 names"),
         (lambda: tm.sweep("rpi4", board="vritual"), "vritual"),
     ],
 )
@@ -242,13 +266,23 @@ def test_mistakes_are_found_before_anything_slow_begins(given, said, idle):
     [
         (lambda net: net.verify("vritual"), "vritual"),
         (lambda net: net.bench("ssh:/pi"), "ssh:/pi"),
-        (lambda net: net.accuracy("nowhere"), "--data nowhere"),
-        (lambda net: net.accuracy(ROOT, truth="nowhere.csv"), "--truth nowhere.csv"),
+        (lambda net: net.verify(count=0), "count=0 is no whole number from 1"),
+        (lambda net: net.verify(dump=5), "dump=5 is no path"),
+        (lambda net: net.bench(threads=[]), r"threads=\[\] is empty"),
+        (lambda net: net.bench(seconds="3"), "seconds='3' is not of type"),
+        (lambda net: net.profile(threads=True), "threads=True is not of type int"),
+        (lambda net: net.latency(0), "cores=0 is no whole number"),
+        (lambda net: net.accuracy("nowhere"), "^data nowhere"),
+        (lambda net: net.accuracy(ROOT, truth="nowhere.csv"), "^truth nowhere.csv"),
+        (lambda net: net.accuracy(ROOT, limit=-1), "limit=-1 is no whole number"),
         (lambda net: net.bundle("net.zip"), "net.zip"),
         (lambda net: net.bundle("net.tar.gz", sign="nowhere"), "nowhere"),
         (lambda net: net.bundle("net.tar.gz", linker="no-such-cc"), "not on the PATH"),
         (lambda net: net.ship(), "no board"),
         (lambda net: net.ship("https://pi/srv"), "is no folder on a board"),
+        (lambda net: net.ship("pi@pi4:/srv/net"), "^to pi@pi4:/srv/net is an address of scp"),
+        (lambda net: net.ship(5), "to=5 is no path"),
+        (lambda net: net.ship("device", keep=0), "keep=0 is no whole number"),
         (lambda net: net.save(__file__), "is no folder"),
         (lambda net: net.save(None), "folder=None is no path"),
         (lambda net: net.bundle(None), "path=None is no path"),
@@ -261,9 +295,15 @@ def test_mistakes_about_a_build_are_found_before_anything_slow_begins(net, given
     assert e.value.hint
 
 
-def test_one_number_is_mean_and_std_of_all_channels(module, tmp_path):
-    net = tm.compile(module, "rpi4", EXAMPLE, mean=0.25, std=[0.5, 0.5, 1], output=tmp_path / "net", progress=False)
-    assert tm.load(tmp_path / "net").options.mean == (0.25,) and net.options.std == (0.5, 0.5, 1.0)
+def test_one_number_is_mean_and_std_of_all_channels_and_labels_are_names(module, tmp_path):
+    """Names stay with the build: `load` wants them when the program has ended."""
+    names = ["Ärmel", *map(str, range(5)), "a\nb"]
+    how = dict(mean=np.float32(0.25), std=[0.5, 0.5, 1], labels=names, output=tmp_path / "net", progress=False)
+    net = tm.compile(module, "rpi4", EXAMPLE, **how)
+    assert net.options.std == (0.5, 0.5, 1.0)
+    del net
+    again = tm.load(tmp_path / "net")
+    assert again.options.mean == (0.25,) and list(again._network.labels) == [*names[:-1], "a b"]
 
 
 def test_inputs_of_another_shape_are_refused(net):
@@ -363,6 +403,7 @@ def test_progress_goes_where_it_is_asked_to(module, capfd):
     lines, example = [], torch.zeros(1, 3, SIZE, SIZE)
     tm.compile(module, "rpi4", example, progress=lines.append)
     assert any("preprocessing is assumed" in line for line in lines)
+    assert not [line for line in lines if "--" in line], lines  # a program has keywords, no flags
     assert capfd.readouterr() == ("", "")
     tm.compile(module, "rpi4", example)
     assert "preprocessing is assumed" in capfd.readouterr().err
@@ -416,6 +457,48 @@ def test_programs_over_the_api_are_typed(tmp_path):
     assert len(wrong) == 2 and "alfa" in wrong[0] and "bundle" in wrong[1], done.stdout + done.stderr
 
 
-def test_mistakes_in_options_are_those_of_the_command_line():
-    with pytest.raises(tm.TvmMobilenetError, match="--seed"):
+def test_messages_name_keywords_and_not_flags():
+    """They are those of the command line, where flags have other names; what is typed there stays."""
+    with pytest.raises(tm.TvmMobilenetError, match=r"^seed: it makes the weights where no weights are given") as e:
         api.compile("v1", "rpi4", seed=1, weights=__file__)
+    assert "--" not in str(e.value)
+    with pytest.raises(tm.TvmMobilenetError, match="add dtype int8"):
+        api.compile("v1", "rpi4", keep_float="conv")
+    from tvm_mobilenet.cli import keywords
+
+    typed = "python -m tvm_mobilenet.build --output out\n  `ship --keep` and --channel-order, --debug"
+    assert keywords.named(typed) == typed.replace("--channel-order", "channel_order")
+
+
+def test_results_are_text_and_one_line(net):
+    """``print(result)`` shows what the verb prints, not thousands of numbers; in a list each is a line."""
+    result = net.verify(count=1)
+    assert result.summary() in str(result) and all(layer.name in str(result) for layer in result.layers)
+    assert repr(result).startswith("<VerifyResult: right, ") and "\n" not in repr(result)
+    for other, said in (
+        (net.bench(), " ms on 1 thread, predicted on virtual"),
+        (net.profile(), " kernel calls on rpi4"),
+    ):
+        assert said in repr(other) and len(repr(other)) < 200 and str(other).count("\n") > 3
+    from tvm_mobilenet.ship import Shipped
+
+    assert str(Shipped("ssh://pi@pi4/srv", "", "", "no room")) == "ssh://pi@pi4/srv: no room"
+
+
+def test_several_inputs_are_run_one_after_the_other(net):
+    both = np.concatenate([image(0), image(1)])
+    rows = net.run(both)
+    assert rows.shape == (2, 7) and np.array_equal(rows, np.concatenate([net.run(image(0)), net.run(image(1))]))
+    with pytest.raises(tm.TvmMobilenetError, match="or N at once"):
+        net.run(both[:0])
+    assert net.verify(inputs=[both], count=1, progress=False).inputs == 2
+
+
+def test_every_long_call_takes_progress(net, tmp_path):
+    calls = [getattr(tm.Compiled, name) for name in dir(tm.Compiled) if not name.startswith("_")]
+    without = [c.__name__ for c in calls if callable(c) and "progress" not in inspect.signature(c).parameters]
+    assert without == ["save"]
+    lines = []
+    with pytest.raises(tm.BoardError):
+        net.ship(str(tmp_path / "device"), runner="false", progress=lines.append)
+    assert any(f"is a folder of this machine: {tmp_path / 'device'}" in line for line in lines), lines

@@ -158,7 +158,11 @@ def accuracy(
     return AccuracyResult(Path(folder), network.options.title, module.target.name, opened.board, found, words, paths)
 
 
-@notebook.shows(AccuracyResult)
+def _about(result: AccuracyResult) -> str:
+    return f"{result.model} for {result.target}, top-1 {result.found.top1}"
+
+
+@notebook.shows(AccuracyResult, _about)
 def print_result(result: AccuracyResult) -> None:
     """The images whose class changed, then the whole."""
     changed, words = result.found.changed(), result.words

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet import packages
-from tvm_mobilenet.cli import requests
+from tvm_mobilenet.cli import keywords, requests
 from tvm_mobilenet.compiled import Compiled
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.frontend import given
-from tvm_mobilenet.models.options import FLOAT32
+from tvm_mobilenet.models.options import DTYPES, FLOAT32
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tvm_mobilenet.tuning.result import TuneResult
 
 
+@keywords.call
 def compile(
     model: given.Model,
     target: str | Target = "arm",
@@ -78,14 +79,12 @@ def compile(
         A model or target that there is not, an option that does not fit; ``hint`` says what to do.
     """
     wanted, known = _written(output, log, linker)
-    with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, board, temporary):
+    with requests.requested(model, target, example_inputs, dtype, options) as (asked, board, temporary):
         from tvm_mobilenet.build import build
-        from tvm_mobilenet.compiler.saved import keep_model
 
         folder = wanted or temporary.path / "build"
         build(asked, board, log=known, output=folder, linker=linker)
-        if not given.is_named(model):
-            keep_model(asked, folder)
+        requests.keep_files(asked, temporary, folder)
         made = Compiled(folder)
         made._temporary = temporary if output is None else None
         return made
@@ -96,11 +95,12 @@ def _written(
 ) -> tuple[Path | None, Path | None]:
     """The paths of a folder to write and of a tune log, and whether a linker is there: before anything slow begins."""
     if linker is not None:
-        packages.linker(linker)
-    folder = None if output is None else folder_to_write(requests.path_of("output", output))
-    return folder, None if log is None else journal_file(requests.path_of("log", log))
+        packages.linker(keywords.text("linker", linker))
+    folder = None if output is None else folder_to_write(keywords.path_of("output", output))
+    return folder, None if log is None else journal_file(keywords.path_of("log", log))
 
 
+@keywords.call
 def load(folder: str | os.PathLike[str]) -> Compiled:
     """What ``build``, ``tune`` or `Compiled.save` wrote.
 
@@ -109,9 +109,10 @@ def load(folder: str | os.PathLike[str]) -> Compiled:
     TvmMobilenetError
         The folder holds no whole build.
     """
-    return Compiled(requests.path_of("folder", folder))
+    return Compiled(keywords.path_of("folder", folder))
 
 
+@keywords.call
 def tune(
     model: given.Model,
     target: str | Target = "arm",
@@ -161,37 +162,36 @@ def tune(
     from tvm_mobilenet.tune import TIME_LIMIT, TRIALS
     from tvm_mobilenet.tune import tune as search
 
-    folder, known = _written(output, log, linker)
-    assert folder is not None
-    requests.require_positive(trials=trials, time_limit=time_limit)
+    _, known = _written(None, log, linker)
+    folder = folder_to_write(keywords.path_of("output", output))
+    most = TRIALS if trials is None else keywords.whole("trials", trials)
+    seconds = TIME_LIMIT if time_limit is None else keywords.number("time_limit", time_limit)
     where = parse(workers)
     requests.require_board(board)
-    with requests.requested(model, target, example_inputs, dtype, progress, options) as (asked, place, _):
-        from tvm_mobilenet.compiler.saved import keep_model
-
+    with requests.requested(model, target, example_inputs, dtype, options) as (asked, place, temporary):
         found = search(
             asked,
             place,
             board=board,
             log=known or folder.parent / "tune_log.jsonl",
             output=folder,
-            trials=TRIALS if trials is None else trials,
-            time_limit=TIME_LIMIT if time_limit is None else time_limit,
+            trials=most,
+            time_limit=seconds,
             workers=where.at_most(1) if board == "local" else where,
             linker=linker,
         )
-        if not given.is_named(model):
-            keep_model(asked, folder)
+        requests.keep_files(asked, temporary, folder)
         return found
 
 
+@keywords.call
 def sweep(
     target: str | Target = "arm",
     *,
-    families: Sequence[str] = ("v1",),
-    alphas: Sequence[float] = (),
-    resolutions: Sequence[int] = (),
-    dtypes: Sequence[str] = (FLOAT32,),
+    families: str | Sequence[str] = ("v1",),
+    alphas: float | Sequence[float] = (),
+    resolutions: int | Sequence[int] = (),
+    dtypes: str | Sequence[str] = (FLOAT32,),
     board: str = "virtual",
     estimates: str | os.PathLike[str] | None = None,
     workers: int | str = 2,
@@ -201,11 +201,11 @@ def sweep(
 
     Parameters
     ----------
-    families : sequence of str
+    families : str or sequence of str
         Of the registry.
-    alphas, resolutions : sequence
+    alphas, resolutions : number or sequence
         Those with a published accuracy unless given.
-    dtypes : sequence of str
+    dtypes : str or sequence of str
         In which layers compute; each network in each of them.
     estimates : path, optional
         Where what was run is kept, so that a sweep that was stopped goes on; nowhere unless given.
@@ -222,14 +222,22 @@ def sweep(
     TvmMobilenetError
         A family or target that there is not, sizes that make no network.
     """
+    from tvm_mobilenet import targets
     from tvm_mobilenet.cluster.place import parse
     from tvm_mobilenet.survey.families import networks_of
     from tvm_mobilenet.sweep import sweep as survey
 
     where = parse(workers)
     requests.require_board(board)
-    with requests.told(progress), TemporaryFolder() as folder:
-        place = requests.target_of(target)
-        wanted = networks_of(families, alphas, resolutions, dtypes)
-        kept = folder / "sweep.jsonl" if estimates is None else Path(estimates)
-        return survey(wanted, place, board, estimates=kept, workers=where)
+    place = requests.target_of(target)
+    wanted = networks_of(
+        keywords.several("families", families, keywords.text),
+        keywords.limits("alphas", alphas, keywords.number),
+        keywords.limits("resolutions", resolutions),
+        asked := keywords.several("dtypes", dtypes, keywords.one_of(DTYPES)),
+    )
+    for dtype in asked:
+        targets.require(place, dtype)
+    kept = None if estimates is None else journal_file(keywords.path_of("estimates", estimates))
+    with TemporaryFolder() as folder:
+        return survey(wanted, place, board, estimates=kept or folder / "sweep.jsonl", workers=where)

@@ -88,6 +88,9 @@ class BuildResult:
     choice: object | None = None
     files: list = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """For people, a line, and one each of the dump and the bundle."""
         mib = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet import packages, system
-from tvm_mobilenet.cli import requests
+from tvm_mobilenet.cli import keywords, requests
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import folder_to_write
@@ -109,13 +109,15 @@ class Compiled:
         ]
         return notebook.table(("", "compiled"), rows)
 
+    @keywords.call
     def verify(
         self,
         board: str | None = None,
         *,
-        inputs: Sequence[tuple[np.ndarray, ...]] | None = None,
+        inputs: Sequence[np.ndarray | tuple[np.ndarray, ...]] | None = None,
         count: int = 4,
         dump: str | os.PathLike[str] | None = None,
+        progress: keywords.Say | bool = True,
     ) -> VerifyResult:
         """Compare the machine code with the model's own framework, as the verb ``verify`` does.
 
@@ -123,12 +125,14 @@ class Compiled:
         ----------
         board : str, optional
             ``virtual`` (default; for this machine's own target ``local``), ``local``, ``rpc://…``, ``ssh://…``.
-        inputs : sequence of tuples of ndarray, optional
+        inputs : sequence of ndarray or of tuples of ndarray, optional
             Each the model's inputs; photographs and crops of them unless given.
         count : int
             How many of those.
         dump : path, optional
             A folder for the tensors of the first wrong layer.
+        progress : callable or bool
+            Gets each line that says what is done; True: stderr; False: nobody.
 
         Returns
         -------
@@ -137,16 +141,16 @@ class Compiled:
         """
         from tvm_mobilenet.verify import verify
 
-        return verify(
-            self.folder,
-            board=self._board(board),
-            network=self._network,
-            inputs=None if inputs is None else list(inputs),
-            count=count,
-            dump=None if dump is None else folder_to_write(str(dump)),
-        )
+        place, several = self._board(board), keywords.whole("count", count)
+        evidence = None if dump is None else folder_to_write(keywords.path_of("dump", dump))
+        given = None
+        if inputs is not None:
+            whole = keywords.several("inputs", inputs, lambda _, one: one)
+            given = [run for one in whole for run in self._runs(one if isinstance(one, tuple | list) else (one,))]
+        return verify(self.folder, board=place, network=self._network, inputs=given, count=several, dump=evidence)
 
-    def latency(self, cores: int | Sequence[int] | None = None) -> Latency:
+    @keywords.call
+    def latency(self, cores: int | Sequence[int] | None = None, *, progress: keywords.Say | bool = True) -> Latency:
         """How long a run takes, predicted by the virtual board; nothing is measured.
 
         Parameters
@@ -164,31 +168,48 @@ class Compiled:
                 f"target {self.target.name}: there is no model of its core to predict with",
                 'measure it: bench("local")',
             )
-        cores = (cores,) if isinstance(cores, int) else cores
-        counts = tuple(cores or dict.fromkeys((1, self.target.cores)))
+        counts = tuple(dict.fromkeys((1, self.target.cores))) if cores is None else _counts("cores", cores)
         rows = self.bench("virtual", threads=counts).rows
         return Latency(self.target.name, {row.threads: float(row.time.p50 * 1e3) for row in rows})
 
-    def profile(self, board: str | None = None, *, threads: int = 1, seconds: float = 2.0) -> Profile:
+    @keywords.call
+    def profile(
+        self,
+        board: str | None = None,
+        *,
+        threads: int = 1,
+        seconds: float = 2.0,
+        progress: keywords.Say | bool = True,
+    ) -> Profile:
         """What every layer costs, and how far it is from the roofline, as the verb ``profile`` shows it."""
         from tvm_mobilenet.profile import profile
 
-        return profile(self.folder, board=self._board(board), threads=threads, seconds=seconds)
+        place, several, limit = (
+            self._board(board),
+            keywords.whole("threads", threads),
+            keywords.number("seconds", seconds),
+        )
+        return profile(self.folder, board=place, threads=several, seconds=limit)
 
+    @keywords.call
     def bench(
         self,
         board: str | None = None,
         *,
-        threads: Sequence[int] = (1,),
+        threads: int | Sequence[int] = (1,),
         seconds: float = 3.0,
         against: Sequence[str] = (),
+        progress: keywords.Say | bool = True,
     ) -> Benchmark:
         """Measure runs on a board, ``ssh://pi@raspberrypi.local`` say; on the virtual one they are predicted."""
         from tvm_mobilenet.bench import bench
         from tvm_mobilenet.measuring import benchmark_text  # noqa: F401  it shows the result in notebooks
 
-        return bench(self.folder, board=self._board(board), threads=threads, seconds=seconds, against=against)
+        engines = keywords.limits("against", against, keywords.text)
+        how = {"threads": _counts("threads", threads), "seconds": keywords.number("seconds", seconds)}
+        return bench(self.folder, board=self._board(board), **how, against=engines)
 
+    @keywords.call
     def accuracy(
         self,
         data: str | os.PathLike[str],
@@ -197,6 +218,7 @@ class Compiled:
         board: str | None = None,
         limit: int | None = None,
         reference: bool = True,
+        progress: keywords.Say | bool = True,
     ) -> AccuracyResult:
         """Top-1 and top-5 on labelled images, beside the float network's, as the verb ``accuracy`` finds them.
 
@@ -212,47 +234,71 @@ class Compiled:
             Images to run, evenly spread.
         reference : bool
             Also run the float network.
+        progress : callable or bool
+            Gets each line that says what is done; True: stderr; False: nobody.
         """
         from tvm_mobilenet.accuracy import accuracy
         from tvm_mobilenet.models import labelled_images
 
-        labels = None if truth is None else Path(truth)
-        labelled_images.require(Path(data), labels)
+        most = None if limit is None else keywords.whole("limit", limit)
+        labels = None if truth is None else Path(keywords.path_of("truth", truth))
+        images = Path(keywords.path_of("data", data))
+        labelled_images.require(images, labels)
         return accuracy(
             self.folder,
-            Path(data),
+            images,
             truth=labels,
             board=None if board is None else self._board(board),
-            limit=limit,
+            limit=most,
             reference=reference,
             network=self._network,
         )
 
-    def run(self, *inputs: np.ndarray, board: str | None = None) -> np.ndarray | dict[str, np.ndarray]:
-        """Run the compiled code once.
+    @keywords.call
+    def run(
+        self, *inputs: np.ndarray, board: str | None = None, progress: keywords.Say | bool = True
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Run the compiled code.
 
         Parameters
         ----------
         inputs : ndarray
-            The model's inputs, of its shapes; numbers are cast to its dtypes where nothing is lost.
+            The model's inputs, of its shapes; numbers are cast to its dtypes where nothing is lost. A model of one
+            input at a time takes arrays (N, ...) as N of them, and runs N times.
         board : str, optional
             This machine where it can run the code, else the virtual board, which takes seconds a run.
+        progress : callable or bool
+            As of `verify`.
 
         Returns
         -------
         ndarray, or dict of str to ndarray
-            The output; several by their names.
+            The output; several by their names. Of N inputs N rows.
         """
+        import numpy as np
+
         from tvm_mobilenet.evaluation import kernels
 
-        ports = self._network.signature
-        taken = requests.as_ports(inputs, ports.inputs)
-        place = self._board(board) if board else kernels.place_of(self.target, kernels.dtypes_of(self._network))
+        asked = None if board is None else self._board(board)
+        ports, runs = self._network.signature.outputs, self._runs(inputs)
+        place = asked or kernels.place_of(self.target, kernels.dtypes_of(self._network))
         place = "virtual" if place == "host" else place
+        if len(runs) > 1 and (odd := [p for p in ports if tuple(p.shape[:1]) != (1,)]):
+            raise TvmMobilenetError(
+                f"output {odd[0].name} has the shape {tuple(odd[0].shape)}: no row for each of {len(runs)} inputs",
+                "run one at a time",
+            )
         with kernels.opened(self._network, self.target, place, module=self._module, check=0) as opened:
-            found = [x.reshape(p.shape) for x, p in zip(opened.outputs(taken), ports.outputs, strict=True)]
-        return found[0] if len(found) == 1 else {p.name: x for p, x in zip(ports.outputs, found, strict=True)}
+            found = [opened.outputs(taken) for taken in runs]
+        whole = [
+            np.concatenate([run[i].reshape(p.shape) for run in found])
+            if len(runs) > 1
+            else found[0][i].reshape(p.shape)
+            for i, p in enumerate(ports)
+        ]
+        return whole[0] if len(whole) == 1 else {p.name: x for p, x in zip(ports, whole, strict=True)}
 
+    @keywords.call
     def save(self, folder: str | os.PathLike[str]) -> Compiled:
         """Copy the build to a folder, with the model's own file, whole or not at all.
 
@@ -268,9 +314,10 @@ class Compiled:
         """
         from tvm_mobilenet.compiler.saved import copy_to
 
-        copy_to(self._module, folder_to_write(requests.path_of("folder", folder)))
+        copy_to(self._module, folder_to_write(keywords.path_of("folder", folder)))
         return Compiled(folder)
 
+    @keywords.call
     def bundle(
         self,
         path: str | os.PathLike[str],
@@ -278,6 +325,7 @@ class Compiled:
         embed_weights: bool = False,
         linker: str | None = None,
         sign: str | os.PathLike[str] | None = None,
+        progress: keywords.Say | bool = True,
     ) -> Path:
         """Pack what a device needs, a ``.tar.gz`` or a folder, after its code was run and found right.
 
@@ -289,17 +337,20 @@ class Compiled:
             In place of zig's.
         sign : path, optional
             The key that signs it, as ``build --sign`` takes it.
+        progress : callable or bool
+            Gets each line that says what is done; True: stderr; False: nobody.
         """
         from tvm_mobilenet.build import bundle_path
         from tvm_mobilenet.bundle import pack, signature
         from tvm_mobilenet.checking.machine_check import calls_of
         from tvm_mobilenet.compiler.saved import lowered_again
 
-        place = Path(bundle_path(requests.path_of("path", path)))
+        place = Path(bundle_path(keywords.path_of("path", path)))
         if linker is not None:
-            packages.linker(linker)
-        if sign is not None:
-            signature.require_key(Path(sign))
+            packages.linker(keywords.text("linker", linker))
+        key = None if sign is None else Path(keywords.path_of("sign", sign))
+        if key is not None:
+            signature.require_key(key)
         calls_of(self._network, self._module)  # the very network
         made = pack.make(
             self.folder,
@@ -309,9 +360,10 @@ class Compiled:
             linker=linker,
             embed_weights=embed_weights,
         )
-        (made if sign is None else made.signed(Path(sign))).write(place)
+        (made if key is None else made.signed(key)).write(place)
         return place
 
+    @keywords.call
     def ship(
         self,
         *to: str,
@@ -320,13 +372,14 @@ class Compiled:
         runner: str = "",
         sign: str | os.PathLike[str] | None = None,
         require_signature: str | os.PathLike[str] | None = None,
+        progress: keywords.Say | bool = True,
     ) -> list[Shipped]:
         """Pack, copy to boards, test there, and switch to it: ``ship("ssh://pi@pi4/srv/mobilenet")``.
 
         Parameters
         ----------
         to : str
-            ``ssh://USER@HOST/FOLDER``, or a folder of this machine.
+            ``ssh://USER@HOST/FOLDER``, or a folder of this machine, which is said.
         keep : int
             Versions that stay there.
         threads : int, optional
@@ -337,6 +390,8 @@ class Compiled:
             The key that signs it, as ``build --sign`` takes it.
         require_signature : path, optional
             Whose signature this side and the boards demand, as ``ship --require-signature`` takes it.
+        progress : callable or bool
+            Gets each line that says what is done; True: stderr; False: nobody.
 
         Raises
         ------
@@ -352,21 +407,33 @@ class Compiled:
 
         if not to:
             raise TvmMobilenetError("no board to ship to", 'ship("ssh://USER@HOST/FOLDER")')
-        places = [verb.Destination.parse(one) for one in to]
+        keywords.whole("keep", keep)
+        if threads is not None:
+            keywords.whole("threads", threads)
+        places = [verb.Destination.parse(keywords.path_of("to", one)) for one in to]
         verb.require_programs(places)
-        signers = None if require_signature is None else Signers.read(Path(require_signature))
+        verb.tell_local(places)
+        keys = None if require_signature is None else keywords.path_of("require_signature", require_signature)
+        signers = None if keys is None else Signers.read(Path(keys))
         with TemporaryFolder() as folder:
             whole = pack.read(self.bundle(folder / "bundle.tar.gz", sign=sign), signers)
-        how = {"keep": keep, "threads": threads, "runner": runner, "signers": signers}
+        how = {"keep": keep, "threads": threads, "runner": keywords.text("runner", runner), "signers": signers}
         found = [verb.ship(whole, place, **how) for place in places]
         for one in found:
             if not one.ok:
                 raise BoardError(*one.error.split("\n  ", 1))
         return found
 
+    def _runs(self, inputs: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        return requests.as_ports(inputs, self._network.signature.inputs)
+
     def _board(self, board: str | None) -> str:
         from tvm_mobilenet.boards import address, own
 
-        where = address.parse(own(self.target) if board is None else board)
+        where = address.parse(own(self.target) if board is None else keywords.text("board", board))
         where.check_tracker()
         return where.text
+
+
+def _counts(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(keywords.several(name, value, keywords.whole)))

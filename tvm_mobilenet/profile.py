@@ -75,7 +75,12 @@ def profile(
     return layer_profile.profile_of(board, module, target, threads, seconds, show, runtime)
 
 
-@notebook.shows(Profile)
+def _about(result: Profile) -> str:
+    milliseconds = console.number(result.seconds * 1e3)
+    return f"{len(result.layers)} kernel calls on {result.target}, {milliseconds} ms in all, {result.how}"
+
+
+@notebook.shows(Profile, _about)
 def print_result(result: Profile, view: str = "order") -> None:
     """One view as a table, and the whole."""
     heading = (

@@ -55,6 +55,14 @@ _HINTS = (
 )
 
 
+_COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # pi@pi4:/srv, which is no folder here
+
+
+def _of_ssh(text: str) -> str:
+    host, _, folder = text.partition(":")
+    return f"ssh://{host}/{folder.lstrip('/') or 'FOLDER'}; a folder of this machine with such a name: ./{text}"
+
+
 @dataclass(frozen=True)
 class Shipped:
     """What became of one board.
@@ -80,6 +88,10 @@ class Shipped:
     @property
     def ok(self) -> bool:
         return not self.error
+
+    def __str__(self) -> str:
+        signed = f"; signature {self.signature}" if self.signature else ""
+        return f"{self.to}: {self.version}, {self.selftest}{signed}" if self.ok else f"{self.to}: {self.error}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ class Destination:
             It is no path and no ssh address.
         """
         if "://" not in text:
+            if _COPY.fullmatch(text):
+                raise TvmMobilenetError(f"--to {text} is an address of scp's", _of_ssh(text))
             return cls(text, (), str(Path(text).resolve()))
         try:
             url = urlsplit(text)
@@ -243,6 +257,15 @@ def require_programs(places: Iterable[Destination]) -> None:
             )
 
 
+def tell_local(places: Iterable[Destination]) -> None:
+    """Say which destinations are folders of this machine: a board's name alone is one too."""
+    for place in places:
+        if not place.command:
+            console.say(
+                f"note: {place.text} is a folder of this machine: {place.folder}; a board is ssh://USER@HOST/FOLDER"
+            )
+
+
 def print_result(results: list[Shipped]) -> None:
     """A row a board."""
     signed = any(r.signature for r in results)
@@ -304,6 +327,7 @@ def _run(args: argparse.Namespace) -> int:
         refuse(args, ("--ssh",), "no --to is behind ssh", "leave it out, or --to ssh://USER@HOST/FOLDER")
     places = [Destination.parse(text, args.ssh) for text in args.to]
     require_programs(places)
+    tell_local(places)
     if args.rollback:
         one = rollback
     else:

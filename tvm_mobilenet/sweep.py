@@ -118,7 +118,11 @@ def _chart(result: SweepResult) -> str:
     return report.accuracy_plot(result.networks, 1, how) if known else ""
 
 
-notebook.shows(SweepResult, _chart)(print_result)
+def _about(result: SweepResult) -> str:
+    return f"{len(result.networks)} networks on {result.target}, {result.board} board"
+
+
+notebook.shows(SweepResult, _about, _chart)(print_result)
 
 
 def sweep(

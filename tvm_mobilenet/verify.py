@@ -242,7 +242,13 @@ def _floor(graph, target) -> float:
     return sum(call.layer.mult_adds for call in graph.calls) / target.core.macs_per_cycle(FLOAT32)
 
 
-@notebook.shows(VerifyResult)
+def _about(result: VerifyResult) -> str:
+    wrong = [c.name for c in (*result.outputs, *result.layers) if not c.ok]
+    said = f"WRONG in {wrong[0]}" if wrong else "right" if result.ok else "WRONG in its other files"
+    return f"{said}, {len(result.layers)} layers against {result.reference} on the {result.board} board"
+
+
+@notebook.shows(VerifyResult, _about)
 def print_result(result: VerifyResult) -> None:
     """Every layer's difference, then the whole."""
     console.print_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.cli.precision_options import add_precision_options
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
-from tvm_mobilenet.models.options import DTYPES, ModelOptions
+from tvm_mobilenet.models.options import DTYPES, MOST_SEED, ModelOptions
 from tvm_mobilenet.models.registry import short_names
 
 OUTPUT = Path("out")  # where verbs write unless told otherwise
@@ -54,7 +55,9 @@ def add_model_options(
         "downloaded once; random: of timm: and torchvision:, untrained (default: seeded weights, or a package's own)",
     )
     if seed:
-        group.add_argument("--seed", type=int, help=f"of the weights made without --weights (default: {default.seed})")
+        group.add_argument(
+            "--seed", type=seed_number, help=f"of the weights made without --weights (default: {default.seed})"
+        )
     group.add_argument(
         "--batch",
         type=positive(int),
@@ -89,7 +92,7 @@ def add_image_options(group) -> None:
         metavar="R,G,B",
         help="of pixels scaled to 0..1, one number or one a channel (default: the model's; of a file, 0.5)",
     )
-    group.add_argument("--std", type=channel_values, metavar="R,G,B")
+    group.add_argument("--std", type=deviations, metavar="R,G,B", help="likewise, above 0")
     group.add_argument(
         "--resize",
         choices=preprocess.RESIZES,
@@ -310,7 +313,25 @@ def channel_values(text: str) -> tuple[float, ...]:
     values = tuple(float(part) for part in text.split(","))
     if len(values) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text!r} is neither one number nor three")
+    if not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers must be finite")
     return values
+
+
+def deviations(text: str) -> tuple[float, ...]:
+    """An argparse type: as ``channel_values``, above 0."""
+    values = channel_values(text)
+    if min(values) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: pixels are divided by it, it must be above 0")
+    return values
+
+
+def seed_number(text: str) -> int:
+    """An argparse type: a whole number from 0, below 2 to the 63rd"""
+    value = int(text)
+    if not 0 <= value <= MOST_SEED:
+        raise ValueError
+    return value
 
 
 def fraction(text: str) -> float:

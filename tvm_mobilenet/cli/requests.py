@@ -4,33 +4,27 @@ flags of the command line are."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from tvm_mobilenet import system
+from tvm_mobilenet.cli import keywords
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.frontend import given
 from tvm_mobilenet.models.options import DTYPES, FLOAT32, IMAGENET, IO, METHODS, ModelOptions
-from tvm_mobilenet.terminal import console
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tvm_mobilenet.targets import Target
 
-Say = Callable[[str], object]
-_NUMBERS, _WHOLE = (int, float), (int,)
-_TAKES = {  # types of values; paths, or text, where nothing else is said
-    **dict.fromkeys(("alpha", "crop", "mean", "std"), _NUMBERS),
-    **dict.fromkeys(("resolution", "classes", "seed", "batch"), _WHOLE),
-    **dict.fromkeys(("features", "trust_file"), (bool,)),
-    **dict.fromkeys(("accumulate", "keep_float"), (str,)),
-}
+Say = keywords.Say
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -51,7 +45,7 @@ class ModelKeywords(TypedDict, total=False):
     interpolation: str
     layout: str
     channel_order: str
-    labels: str | os.PathLike[str]
+    labels: str | os.PathLike[str] | Sequence[str]
     io: str
     accumulate: str
     calibrate: str | os.PathLike[str] | np.ndarray | Sequence[str | os.PathLike[str] | np.ndarray]
@@ -59,6 +53,9 @@ class ModelKeywords(TypedDict, total=False):
     calibration_method: str
     quantization: str | os.PathLike[str]
     trust_file: bool
+
+
+keywords.also_known(ModelKeywords.__annotations__)
 
 
 def checked(options: ModelOptions, target=None, given: Iterable[str] = ()) -> ModelOptions:
@@ -114,111 +111,101 @@ def _fitting(options: ModelOptions, target, given: Iterable[str]) -> ModelOption
 
 
 @contextmanager
-def told(progress: Say | bool) -> Iterator[None]:
-    """Lines for the person who waits go to a function; True: to stderr; False: nowhere."""
-    system.require_posix("this")
-    listener = progress if callable(progress) else None if progress else (lambda line: None)
-    with console.told_to(listener):
-        yield
-
-
-@contextmanager
 def requested(
     model: given.Model,
     target: str | Target,
     example_inputs: given.Inputs | None,
     dtype: str,
-    progress: Say | bool,
-    keywords: ModelKeywords,
+    options: ModelKeywords,
 ) -> Iterator[tuple[ModelOptions, Target, TemporaryFolder]]:
     """The options and the target of what is asked for, and a folder where files of the model may stand."""
     from tvm_mobilenet import packages
 
-    system.require_posix("compiling")
     packages.require("compile", "tvm", "torch")
-    _check_value("dtype", dtype)
+    keywords.one_of(DTYPES)("dtype", dtype)
     place = target_of(target)
     named = given.is_named(model)
     if named and example_inputs is not None:
         raise TvmMobilenetError(f"example_inputs: {model} has its inputs already", "leave them out")
+    if not named and example_inputs is not None and (fixed := {"resolution", "batch"} & set(options)):
+        raise TvmMobilenetError(
+            f"{min(fixed)}={keywords.shown(options[min(fixed)])}: a module has the shape of its example_inputs",
+            "leave it out, and give example_inputs of that shape",
+        )
     temporary = TemporaryFolder()
-    values = _values(keywords, temporary.path)
+    values = _values(options, temporary.path)
     flags = [f"--{name.replace('_', '-')}" for name in values]
-    path = os.fspath(model) if named else f"{type(model).__name__}.pt2"
-    with told(progress):
-        options = (checked if named else _fitting)(ModelOptions(model=path, dtype=dtype, **values), place, flags)
+    path = keywords.path_of("model", model) if named else f"{type(model).__name__}.pt2"
+    try:
+        asked = (checked if named else _fitting)(ModelOptions(model=path, dtype=dtype, **values), place, flags)
         if not named:  # exporting takes seconds: last
-            options = replace(options, model=str(given.save(model, example_inputs, temporary.path)))
-        yield options, place, temporary
+            asked = replace(asked, model=str(given.save(model, example_inputs, temporary.path)))
+        yield asked, place, temporary
+    except TvmMobilenetError as error:  # files that stand in for what the program holds are told by their names
+        inside = f"{temporary.path}{os.sep}"
+        error.message, error.hint = error.message.replace(inside, ""), error.hint.replace(inside, "")
+        raise
 
 
-def _values(keywords: ModelKeywords, folder: Path) -> dict:
-    """Keywords as `ModelOptions` has them: paths, and arrays of calibration written as files."""
-    if unknown := set(keywords) - set(ModelKeywords.__annotations__):
+def keep_files(asked: ModelOptions, temporary: TemporaryFolder, folder: Path) -> None:
+    """Put files that stand in for what the program holds into the folder that was built of them: `load` wants them."""
+    for path in (Path(asked.model), asked.labels):
+        if path is not None and path.parent == temporary.path:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _values(given: ModelKeywords, folder: Path) -> dict:
+    """Keywords as `ModelOptions` has them: paths, and arrays of calibration and names written as files."""
+    if unknown := set(given) - set(ModelKeywords.__annotations__):
         name = min(unknown)
         near = nearest(name, ModelKeywords.__annotations__)
         raise TvmMobilenetError(
             f"there is no keyword {name!r}", f"did you mean {near!r}?" if near else "ModelKeywords lists them"
         )
-    for name, value in keywords.items():
-        _check_value(name, value)
-    values: dict = {
-        k: Path(v) if k in ("weights", "input", "labels", "quantization") else v for k, v in keywords.items()
-    }
-    for name in {"mean", "std"} & values.keys():
-        several = values[name] if isinstance(values[name], list | tuple) else (values[name],)
-        values[name] = tuple(map(float, several))
+    takes = _takes()
+    values = {name: takes[name](name, value) for name, value in given.items()}
+    if not isinstance(names := values.get("labels"), Path | None):
+        values["labels"] = folder / "labels.json"
+        values["labels"].write_text(json.dumps(names), encoding="utf-8")
     if "calibrate" in values:
-        asked = values["calibrate"]
-        several = asked if isinstance(asked, list | tuple) else (asked,)
-        values["calibrate"] = tuple(_calibration(one, folder / f"calibrate{i}.npy") for i, one in enumerate(several))
+        several = enumerate(values["calibrate"])
+        values["calibrate"] = tuple(_calibration(one, folder / f"calibrate{i}.npy") for i, one in several)
     return values
 
 
-def _check_value(name: str, value: object) -> None:
-    """Refuse a value of another kind than the keyword's; the command line's flags do so by their types.
-
-    Raises
-    ------
-    TvmMobilenetError
-        It names the keyword, the value and what it takes.
-    """
+def _takes() -> dict[str, Callable[[str, object], Any]]:
+    """What each keyword of `ModelKeywords` takes; the command line's flags have the like in their types."""
     from tvm_mobilenet.models import preprocess
 
-    choices = {
-        "dtype": DTYPES,
-        "io": tuple(IO),
-        "calibration_method": METHODS,
-        "resize": preprocess.RESIZES,
-        "interpolation": preprocess.INTERPOLATIONS,
-        "layout": preprocess.LAYOUTS,
-        "channel_order": preprocess.CHANNEL_ORDERS,
+    def path(name: str, value: object) -> Path:
+        return Path(keywords.path_of(name, value))
+
+    def names(name: str, value: object) -> Path | tuple[str, ...]:
+        return keywords.several(name, value, keywords.text) if isinstance(value, list | tuple) else path(name, value)
+
+    def inputs(name: str, value: object) -> tuple:
+        asked = value if isinstance(value, list | tuple) else (value,)
+        return keywords.several(name, asked, lambda name, one: one)
+
+    return {
+        "alpha": keywords.number,
+        "crop": lambda name, value: keywords.number(name, value, 1),
+        **dict.fromkeys(("classes", "batch"), keywords.whole),
+        "resolution": keywords.resolution,
+        "seed": keywords.seed,
+        **dict.fromkeys(("mean", "std"), keywords.channels),
+        **dict.fromkeys(("features", "trust_file"), keywords.flag),
+        **dict.fromkeys(("accumulate", "keep_float"), keywords.text),
+        **dict.fromkeys(("weights", "input", "quantization"), path),
+        "labels": names,
+        "calibrate": inputs,
+        "io": keywords.one_of(tuple(IO)),
+        "calibration_method": keywords.one_of(METHODS),
+        "resize": keywords.one_of(preprocess.RESIZES),
+        "interpolation": keywords.one_of(preprocess.INTERPOLATIONS),
+        "layout": keywords.one_of(preprocess.LAYOUTS),
+        "channel_order": keywords.one_of(preprocess.CHANNEL_ORDERS),
     }
-    if name in choices:
-        if value not in choices[name]:
-            raise TvmMobilenetError(f"{name}={value!r} is none of {', '.join(choices[name])}", "give one of them")
-        return
-    takes = _TAKES.get(name, (str, os.PathLike))
-    several = name in ("resolution", "mean", "std") and isinstance(value, tuple | list)
-    whole = value if several else (value,)
-    wrong = [one for one in whole if not isinstance(one, takes) or (isinstance(one, bool) and bool not in takes)]
-    if name != "calibrate" and (wrong or not whole):
-        words = " or ".join(kind.__name__ for kind in takes)
-        hint = "docs/reference/api.md says what each keyword takes"
-        raise TvmMobilenetError(f"{name}={value!r} is not of type {words}", hint)
-
-
-def path_of(name: str, value: object) -> str:
-    """A path that a call was given, as text.
-
-    Raises
-    ------
-    TvmMobilenetError
-        It is no path: None, a number, bytes.
-    """
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise TvmMobilenetError(f"{name}={value!r} is no path", "give a str or a pathlib.Path")
-    return os.fspath(value)
 
 
 def _calibration(one: object, path: Path) -> str:
@@ -247,21 +234,8 @@ def target_of(target: str | Target) -> Target:
     if isinstance(target, str | os.PathLike):
         return targets.load(os.fspath(target))
     if not isinstance(target, targets.Target):
-        raise TvmMobilenetError(f"target={target!r} is no target", f"give one of {', '.join(targets.names())}")
+        raise keywords.wrong("target", target, "is no target", f"give one of {', '.join(targets.names())}")
     return target
-
-
-def require_positive(**limits: float | None) -> None:
-    """Refuse limits that are not finite numbers above zero; None: not given.
-
-    Raises
-    ------
-    TvmMobilenetError
-        It names the keyword and the value.
-    """
-    for name, value in limits.items():
-        if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise TvmMobilenetError(f"{name}={value!r} is no number above zero", "give one, or leave it out")
 
 
 def require_board(board: str) -> None:
@@ -274,28 +248,43 @@ def require_board(board: str) -> None:
     """
     from tvm_mobilenet.boards import address
 
-    address.parse(board).check_tracker()
+    address.parse(keywords.text("board", board)).check_tracker()
 
 
-def as_ports(inputs: Sequence[np.ndarray], ports: Sequence) -> tuple[np.ndarray, ...]:
-    """Inputs in the dtypes that the network takes."""
+def as_ports(inputs: Sequence[np.ndarray], ports: Sequence) -> list[tuple[np.ndarray, ...]]:
+    """Inputs in the dtypes that the network takes: one run's, or those of several runs, one after the other.
+
+    A network of one input at a time takes arrays (N, ...) as N of them.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Another number of them, another shape, numbers that the dtype does not hold.
+    """
     import numpy as np
 
     if len(inputs) != len(ports):
-        raise TvmMobilenetError(
-            f"{len(inputs)} inputs for {len(ports)}: {', '.join(f'{p.name} {p.shape}' for p in ports)}",
-            "give each as an array",
-        )
+        told = ", ".join(f"{p.name} {tuple(p.shape)}" for p in ports)
+        raise TvmMobilenetError(f"{len(inputs)} inputs for {len(ports)}: {told}", "give each as an array")
+    given = [np.asarray(x) for x in inputs]
+    runs = len(given[0]) if given[0].ndim else 0
+    shapes = [tuple(p.shape) for p in ports]
+    alone = all(s[:1] == (1,) for s in shapes)
+    single = alone and runs > 0 and all(x.shape == (runs, *s[1:]) for x, s in zip(given, shapes, strict=True))
     taken = []
-    for x, port in zip(inputs, ports, strict=True):
-        array = np.asarray(x)
-        if array.shape != tuple(port.shape):
+    for array, port, shape in zip(given, ports, shapes, strict=True):
+        if array.shape != shape and not single:
+            several = f", or N at once: (N, {', '.join(map(str, shape[1:]))})" * alone
             raise TvmMobilenetError(
-                f"input {port.name} has the shape {array.shape}, the model takes {tuple(port.shape)}", "reshape it"
+                f"input {port.name} has the shape {array.shape}, the model takes {shape}{several}",
+                "reshape it, or transpose its axes",
             )
         if not np.can_cast(array.dtype, port.dtype, "same_kind"):
             raise TvmMobilenetError(
                 f"input {port.name} is {array.dtype}, the model takes {port.dtype}", "convert it, so as it is meant"
             )
-        taken.append(np.ascontiguousarray(array, port.dtype))
-    return tuple(taken)
+        with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity, which is refused
+            taken.append(np.ascontiguousarray(array, port.dtype))
+    if not single or runs == 1:
+        return [tuple(taken)]
+    return [tuple(x[i : i + 1] for x in taken) for i in range(runs)]

@@ -126,7 +126,13 @@ def _chart(result: TuneResult) -> str:
     return chart.svg(result)
 
 
-@notebook.shows(TuneResult, _chart)
+def _about(result: TuneResult) -> str:
+    before, after = (console.number(result.milliseconds(cost)) for cost in (result.untuned, result.tuned))
+    how = "predicted" if result.predicted else "measured"
+    return f"{result.model} on {result.target}, {before} ms before, {after} ms now on one core, {how}"
+
+
+@notebook.shows(TuneResult, _about, _chart)
 def print_result(result: TuneResult) -> None:
     """The table of layers and the whole, on stdout."""
     unit = "predicted cycles, compute and memory" if result.predicted else "seconds"

@@ -14,12 +14,6 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock
 from tvm_mobilenet.files.own_files import replacing_own
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.models.options import ModelOptions
-
-
-def keep_model(options: ModelOptions, folder: Path) -> None:
-    """Put a model's file into the folder that was built from it, where `model_files` finds it."""
-    shutil.copyfile(options.model, folder / Path(options.model).name)
 
 
 @using_its_files

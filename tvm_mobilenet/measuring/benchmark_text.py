@@ -38,7 +38,13 @@ CSV_COLUMNS = (
 SLOWEST = 5  # layers shown below the table
 
 
-@notebook.shows(Benchmark)
+def _line(result: Benchmark) -> str:
+    each = (f"{console.number(r.time.p50 * 1e3)} ms on {r.threads} thread{'s' * (r.threads > 1)}" for r in result.rows)
+    title = ModelOptions.from_data(result.model).title
+    return f"{title} on {result.target}, {', '.join(each)}, {result.how} on {result.board}"
+
+
+@notebook.shows(Benchmark, _line)
 def show(result: Benchmark, form: str = "table", comparison: Comparison | None = None) -> None:
     """Print a benchmark: ``form`` is ``table``, ``markdown`` or ``csv``."""
     if form == "csv":

@@ -33,6 +33,7 @@ PYTHON = ".py:"  # between the path of a program and the name of what makes a mo
 REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
 
 MOST = {"alpha": 16, "resolution": 8192, "classes": 1_000_000, "batch": 4096}  # beyond it no memory holds them
+MOST_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)

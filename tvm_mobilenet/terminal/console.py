@@ -28,12 +28,13 @@ _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or n
 _TOLD: ContextVar[Callable[[str], object] | None] = ContextVar("told", default=None)  # gets what `say` would print
 _DETAILS: ContextVar[bool] = ContextVar("details", default=False)
 _LOUD = ("error:", "warning:")  # lines that nobody can turn off
+_WORDED: ContextVar[Callable[[str], str]] = ContextVar("worded", default=str)  # makes what `say` tells of its text
 _PARTS: ContextVar[list | None] = ContextVar("parts", default=None)  # gets tables and text in place of stdout
 
 
 def say(text: str) -> None:
     """A line for the person who waits, on stderr; control characters in it are written out."""
-    told = _TOLD.get()
+    told, text = _TOLD.get(), _WORDED.get()(text)
     if told is None:
         print(printable_lines(text), file=sys.stderr, flush=True)
     else:
@@ -48,6 +49,16 @@ def told_to(listener: Callable[[str], object] | None) -> Iterator[None]:
         yield
     finally:
         _TOLD.reset(token)
+
+
+@contextmanager
+def worded(words: Callable[[str], str]) -> Iterator[None]:
+    """Have `say` tell what a function makes of each text."""
+    token = _WORDED.set(words)
+    try:
+        yield
+    finally:
+        _WORDED.reset(token)
 
 
 @contextmanager
@@ -125,11 +136,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
     if (parts := _PARTS.get()) is not None:
         parts.append((columns, rows, title))
         return
-    cells = [[printable(cell) if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
-    right = numeric(cells, len(columns))
     if title:
         print_text(title)
-    write("\n".join(table.lines(columns, cells, right, terminal_width(sys.stdout))))
+    write(table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> str:
+    """What `print_table` prints, as wide as the terminal."""
+    cells = [[printable(cell) if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
+    right = numeric(cells, len(columns))
+    found = table.lines(columns, cells, right, terminal_width(sys.stdout))
+    return "\n".join([title, *found] if title else found)
 
 
 def numeric(cells: Sequence[Sequence[str]], columns: int) -> list[bool]:

@@ -1,6 +1,7 @@
-"""Results as a notebook shows them: the tables and lines that a verb prints, as HTML.
+"""Results as programs and notebooks show them: the tables and lines that a verb prints, as text and as HTML.
 
-Objects have ``_repr_html_``, which Jupyter calls. Styles are left to the notebook, which knows light and dark.
+Objects have ``__str__``, which `print` calls, ``__repr__``, a line, and ``_repr_html_``, which Jupyter calls. Styles
+are left to the notebook, which knows light and dark.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> 
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def shows(kind: type, chart: Callable[[object], str] | None = None) -> Callable[[Callable], Callable]:
+def shows(
+    kind: type, about: Callable[[object], str], chart: Callable[[object], str] | None = None
+) -> Callable[[Callable], Callable]:
     """A decorator: the function that prints results of a kind also shows them in notebooks.
 
     Parameters
     ----------
     kind : type
-        It gets ``_repr_html_``: what the function prints by `console.print_table` and `console.print_text`.
+        It gets ``__str__`` and ``_repr_html_``: what the function prints by `console.print_table` and
+        `console.print_text`.
+    about : callable
+        A result in a few words, for ``__repr__``.
     chart : callable, optional
         Gives SVG or HTML of a result, which stands first.
     """
@@ -44,7 +50,15 @@ def shows(kind: type, chart: Callable[[object], str] | None = None) -> Callable[
             found += [table(*part) if isinstance(part, tuple) else f"<pre>{escape(part)}</pre>" for part in parts]
             return "\n".join(found)
 
-        kind._repr_html_ = as_html
+        def as_text(self: object) -> str:
+            with console.captured() as parts:
+                show(self)
+            return "\n".join(part if isinstance(part, str) else console.table_text(*part) for part in parts)
+
+        def as_line(self: object) -> str:
+            return f"<{kind.__name__}: {about(self)}; print it to see all>"
+
+        kind._repr_html_, kind.__str__, kind.__repr__ = as_html, as_text, as_line
         return show
 
     return register
