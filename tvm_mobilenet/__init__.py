@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tvm_mobilenet.api import compile, load, sweep, tune
     from tvm_mobilenet.cli.requests import ModelKeywords
-    from tvm_mobilenet.compiled import Compiled, Latency
+    from tvm_mobilenet.compiled import Compiled
     from tvm_mobilenet.errors import (
         BoardError,
         MissingDependencyError,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TvmMobilenetError,
         VerificationError,
     )
+    from tvm_mobilenet.measuring.latency import Latency
     from tvm_mobilenet.models.options import ModelOptions
 
 __all__ = [
@@ -59,7 +60,7 @@ if (_checkout / "schedules" / "__init__.py").is_file() and (_checkout / "pyproje
 
 _HOMES = {  # of public names, besides errors; others are functions of api.py
     "Compiled": "compiled",
-    "Latency": "compiled",
+    "Latency": "measuring.latency",
     "ModelKeywords": "cli.requests",
     "ModelOptions": "models.options",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,9 @@ from tvm_mobilenet.cli import keywords, requests
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.files.whole_file import folder_to_write
+from tvm_mobilenet.measuring.latency import Latency
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.terminal import console, notebook
+from tvm_mobilenet.terminal import notebook
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,29 +26,6 @@ if TYPE_CHECKING:
     from tvm_mobilenet.ship import Shipped
     from tvm_mobilenet.targets import Target
     from tvm_mobilenet.verify import VerifyResult
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long a run takes, as the virtual board predicts it.
-
-    Attributes
-    ----------
-    target : str
-    milliseconds : dict of int to float
-        By the number of cores.
-    """
-
-    target: str
-    milliseconds: dict[int, float]
-
-    predicted = True
-
-    def __str__(self) -> str:
-        each = ", ".join(
-            f"{console.number(ms)} ms on {n} core{'s' * (n > 1)}" for n, ms in sorted(self.milliseconds.items())
-        )
-        return f"{each} of {self.target} (predicted)"
 
 
 class Compiled:
@@ -241,8 +218,7 @@ class Compiled:
         from tvm_mobilenet.models import labelled_images
 
         most = None if limit is None else keywords.whole("limit", limit)
-        labels = None if truth is None else Path(keywords.path_of("truth", truth))
-        images = Path(keywords.path_of("data", data))
+        images, labels = Path(keywords.path_of("data", data)), truth and Path(keywords.path_of("truth", truth))
         labelled_images.require(images, labels)
         return accuracy(
             self.folder,
@@ -275,28 +251,14 @@ class Compiled:
         ndarray, or dict of str to ndarray
             The output; several by their names. Of N inputs N rows.
         """
-        import numpy as np
-
         from tvm_mobilenet.evaluation import kernels
 
-        asked = None if board is None else self._board(board)
-        ports, runs = self._network.signature.outputs, self._runs(inputs)
+        asked, ports = board and self._board(board), self._network.signature.outputs
+        runs = self._runs(inputs)
         place = asked or kernels.place_of(self.target, kernels.dtypes_of(self._network))
         place = "virtual" if place == "host" else place
-        if len(runs) > 1 and (odd := [p for p in ports if tuple(p.shape[:1]) != (1,)]):
-            raise TvmMobilenetError(
-                f"output {odd[0].name} has the shape {tuple(odd[0].shape)}: no row for each of {len(runs)} inputs",
-                "run one at a time",
-            )
-        with kernels.opened(self._network, self.target, place, module=self._module, check=0) as opened:
-            found = [opened.outputs(taken) for taken in runs]
-        whole = [
-            np.concatenate([run[i].reshape(p.shape) for run in found])
-            if len(runs) > 1
-            else found[0][i].reshape(p.shape)
-            for i, p in enumerate(ports)
-        ]
-        return whole[0] if len(whole) == 1 else {p.name: x for p, x in zip(ports, whole, strict=True)}
+        found = kernels.rows_of(self._network, self.target, place, self._module, runs)
+        return found[0] if len(found) == 1 else {p.name: x for p, x in zip(ports, found, strict=True)}
 
     @keywords.call
     def save(self, folder: str | os.PathLike[str]) -> Compiled:
@@ -419,12 +381,11 @@ class Compiled:
             whole = pack.read(self.bundle(folder / "bundle.tar.gz", sign=sign), signers)
         how = {"keep": keep, "threads": threads, "runner": keywords.text("runner", runner), "signers": signers}
         found = [verb.ship(whole, place, **how) for place in places]
-        for one in found:
-            if not one.ok:
-                raise BoardError(*one.error.split("\n  ", 1))
+        if failed := next((one for one in found if not one.ok), None):
+            raise BoardError(*failed.error.split("\n  ", 1))
         return found
 
-    def _runs(self, inputs: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+    def _runs(self, inputs: Sequence[np.ndarray]) -> list:
         return requests.as_ports(inputs, self._network.signature.inputs)
 
     def _board(self, board: str | None) -> str:

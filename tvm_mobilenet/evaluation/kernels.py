@@ -21,7 +21,7 @@ from tvm_mobilenet.checking.machine_check import calls_of
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.kept import kept
-from tvm_mobilenet.errors import BoardError, VerificationError
+from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
 VIRTUAL_IMAGES = 20  # unless asked for more: an image takes seconds there
@@ -112,6 +112,24 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
 
             with open_board(place, target) as board, _on(board, module) as run:
                 yield Kernels(_numbers(run), f"{own}, on {place}", place)
+
+
+def rows_of(network, target, place: str, module, runs: list) -> list[np.ndarray]:
+    """The outputs of several runs of a build, one below the other.
+
+    Raises
+    ------
+    TvmMobilenetError
+        There are several, and an output has no row for each.
+    """
+    ports = network.signature.outputs
+    if len(runs) > 1 and (odd := [p for p in ports if tuple(p.shape[:1]) != (1,)]):
+        words = f"output {odd[0].name} has the shape {tuple(odd[0].shape)}: no row for each of {len(runs)} inputs"
+        raise TvmMobilenetError(words, "run one at a time")
+    with opened(network, target, place, module=module, check=0) as kernels:
+        found = [kernels.outputs(taken) for taken in runs]
+    whole = (np.concatenate([run[i].reshape(p.shape) for run in found]) for i, p in enumerate(ports) if len(runs) > 1)
+    return list(whole) or [x.reshape(p.shape) for x, p in zip(found[0], ports, strict=True)]
 
 
 def _numbers(run: Outputs) -> Outputs:
