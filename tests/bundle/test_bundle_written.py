@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,44 @@ def test_programs_that_start_while_a_bundle_is_exchanged_run_the_old_one_or_the_
     wrong = [text for process, text in zip(seen, said, strict=True) if process.returncode]
     assert not wrong, wrong[:3]
     assert {bundle.manifest["id"] in text for text in said for bundle in (one, other)} == {True, False}
+
+
+def stopped(process: subprocess.Popen, log: Path) -> int | None:
+    """The child of strace, once it is stopped; None: it ended."""
+    limit = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < limit:
+        if log.exists() and "stopped by SIGSTOP" in log.read_text():
+            return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        time.sleep(0.005)
+    assert process.poll() is not None, "it neither stops nor ends"
+    return None
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed: apt-get install strace")
+def test_a_program_that_stands_still_at_any_file_while_its_bundle_is_exchanged(tmp_path, monkeypatch):
+    """As one that is stopped, swapped out or of a machine that slept: longer than the old folder stays."""
+    one, other, folder = bundles.made().bundle, bundles.made(resolution=32, embed=True).bundle, tmp_path / "bundle"
+    monkeypatch.setattr(whole_file.time, "sleep", lambda seconds: None)
+    command = [folder / "mobilenet", "info", "--threads", "1"]
+    found, number = [], 0
+    while True:
+        number += 1
+        one.write(folder)
+        log = tmp_path / f"log {number}"
+        stop = ["strace", "-o", str(log), "-e", f"inject=open,openat:signal=SIGSTOP:when={number}"]
+        process = subprocess.Popen([*stop, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        pid = stopped(process, log)
+        if pid is not None:
+            other.write(folder)
+            os.kill(pid, signal.SIGCONT)
+        said = process.communicate()[0]
+        assert process.returncode == 0, (number, said)
+        found.append([bundle.manifest["id"] in said for bundle in (one, other)])
+        assert sum(found[-1]) == 1, (number, said)
+        if pid is None:
+            break
+    assert len(found) > 5 and [True, False] in found[:-1] and [False, True] in found, found
 
 
 def test_what_is_read_of_a_folder_is_of_one_bundle(tmp_path, monkeypatch):
