@@ -3,6 +3,7 @@
 A server that dies of it, or hangs, loses all its other requests.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -34,15 +35,22 @@ WAYS = (
 
 @pytest.fixture(scope="module")
 def program(host, tmp_path_factory):
-    """Builds abuse.c under a sanitizer once."""
-    known = {}
+    """Builds abuse.c under a sanitizer once, with the runtime of a bundle."""
 
-    def built(sanitizer):
-        if sanitizer not in known:
-            known[sanitizer] = bundles.sanitized(host, "abuse", sanitizer, tmp_path_factory.mktemp("abuse"))
-        return known[sanitizer]
+    @functools.cache
+    def built(sanitizer, embed=False):
+        made = bundles.made(resolution=32, embed=True) if embed else host
+        return bundles.sanitized(made, "abuse", sanitizer, tmp_path_factory.mktemp("abuse"))
 
     return built
+
+
+def abused(*command) -> None:
+    """A program that finds nothing wrong, and in which a sanitizer finds nothing."""
+    environment = {**os.environ, "TSAN_OPTIONS": "die_after_fork=0"}  # children of threads start threads: that is asked
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200, env=environment)
+    bundles.require_clean(done)
+    assert not done.stdout + done.stderr
 
 
 @CLANG
@@ -54,24 +62,17 @@ def program(host, tmp_path_factory):
     ],
 )
 def test_of_a_c_program(program, copy, way, sanitizer):
-    environment = {**os.environ, "TSAN_OPTIONS": "die_after_fork=0"}  # children of threads start threads: that is asked
-    command = [program(sanitizer), copy, way]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200, env=environment)
-    bundles.require_clean(done)
-    assert not done.stdout + done.stderr
+    abused(program(sanitizer), copy, way)
 
 
 @CLANG
 @pytest.mark.full
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in ("weights_change_and_shrink", "path_is_empty")])
-def test_of_a_c_program_with_its_weights_embedded(tmp_path, way):
+def test_of_a_c_program_with_its_weights_embedded(program, tmp_path, way, sanitizer):
     """Which has no file of them to map or to lose, and asks for no path of one."""
-    made = bundles.made(resolution=32, embed=True)
-    program = bundles.sanitized(made, "abuse", "address,undefined", tmp_path)
-    command = [program, shutil.copytree(made.folder, tmp_path / "copy"), way]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200)
-    bundles.require_clean(done)
-    assert not done.stdout + done.stderr
+    folder = shutil.copytree(bundles.made(resolution=32, embed=True).folder, tmp_path / "copy")
+    abused(program(sanitizer, embed=True), folder, way)
 
 
 @pytest.mark.full
