@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from tvm import relax
 
-from tests.support.drawn_graphs import Graph, batches, model_of
+from tests.support.drawn_graphs import Graph, batches, in_float64, model_of
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import onnx_operators
@@ -26,7 +26,9 @@ from tvm_mobilenet.runtime.instance import Instance
 
 NUMBER, AT_ONCE = int(os.environ.get("TVM_MOBILENET_GRAPHS", 100)), 25
 _NUMBERS = itertools.count()
-TOLERANCE = 3e-4  # of the spread of an output; a norm that divides by a small root gave 1.2e-4
+TOLERANCE = 1e-4  # of the spread of an output
+AS_GOOD = 2  # times ONNX Runtime's own distance to float64, where rounding of float32 alone exceeds the tolerance
+CONDITIONED = 1e-2  # of the spread: where ONNX Runtime is further from float64, one of the two is wrong
 REFUSALS = (r"is an input, unchanged",)  # what may be said of a graph that is not built
 
 
@@ -50,11 +52,19 @@ def trouble(graphs: list[Graph], folder) -> str:
             for i, (due, y) in enumerate(zip(reference.run(None, {"x": x}), net.outputs, strict=True)):
                 # a spread of nothing but rounding is none
                 spread = max(float(due.std()), 1e-3 * float(np.abs(due).max()), 1e-30)
-                off = float(np.abs(due - y).max()) / spread
-                if due.shape != y.shape or not off <= TOLERANCE:
+                off = float(np.abs(due - y).max()) / spread if due.shape == y.shape else np.inf
+                if not (off <= TOLERANCE or (off < CONDITIONED and is_as_good(path, x, i, due, y, spread))):
                     found.append(f"wrong: output {i}, {off:.1e} of its spread; shapes {y.shape}, {due.shape}")
     shutil.rmtree(folder)
     return "\n".join(found)
+
+
+def is_as_good(path, x, output: int, due, y, spread: float) -> bool:
+    """Whether float64 lies no further from our values than from ONNX Runtime's: a quotient of two small numbers, say,
+    loses digits in any float32."""
+    exact = in_float64(onnx.load(path), {"x": x})[output]
+    theirs, ours = (float(np.abs(exact - value).max()) / spread for value in (due, y))
+    return theirs <= CONDITIONED and ours <= max(TOLERANCE, AS_GOOD * theirs)
 
 
 @pytest.mark.full
@@ -97,3 +107,19 @@ def test_an_operator_that_is_read_wrongly_is_found(tmp_path, monkeypatch):
 
     monkeypatch.setitem(onnx_operators.CONVERTERS, "LeakyRelu", wrong)
     assert trouble([graph], tmp_path).startswith("wrong: ")
+
+
+def test_what_float32_cannot_hold_is_no_fault_of_ours_and_more_is(tmp_path):
+    """A difference of large squares: ONNX Runtime's own is 3e-4 of the spread off."""
+    graph = Graph(None, 13, 1, "x", (1, 3, 5, 6), np.random.default_rng(0), given=(1, 3, 5, 6))
+    far = graph.node("Add", "x", graph.constant(3e4))
+    graph.becomes(graph.node("Sub", graph.node("Mul", far, far), graph.constant(9e8)))
+    onnx.save(model_of([graph], graph.given), path := tmp_path / "net.onnx")
+    x = np.random.default_rng(0).standard_normal(graph.given).astype(np.float32)
+    (due,) = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    (exact,) = in_float64(onnx.load(path), {"x": x})
+    spread, theirs = due.std(), np.abs(due - exact).max()
+    assert TOLERANCE * spread < theirs < CONDITIONED * spread
+    assert is_as_good(path, x, 0, due, exact + 1.5 * theirs, spread)
+    assert not is_as_good(path, x, 0, due, exact + 3 * theirs, spread)
+    assert not is_as_good(path, x, 0, exact + 2 * CONDITIONED * spread, exact, spread)

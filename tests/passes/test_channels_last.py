@@ -65,16 +65,9 @@ def copies(graph):
     return [c.layer.name for c in moves if not c.source.startswith("output")]
 
 
-# Open: padding that repeats the edge clamps places, whole numbers, and that is refused by name.
-REFUSED = {"repeated": pytest.mark.xfail(reason="a clamp of whole numbers has no layer")}
-
-
 @pytest.mark.parametrize(
     "name",
-    [
-        n if n in FEW else pytest.param(n, marks=[pytest.mark.full, *([REFUSED[n]] if n in REFUSED else [])])
-        for n in BETWEEN
-    ],
+    [n if n in FEW else pytest.param(n, marks=pytest.mark.full) for n in BETWEEN],
 )
 def test_between_convolutions_nothing_is_moved(name):
     graph = graph_of(BETWEEN[name])

@@ -561,3 +561,17 @@ def model_of(of: list[Graph], given: tuple[int, ...], outputs: list[str] | None 
     )
     opset = [h.make_opsetid("", of[0].opset)]
     return h.make_model(made, opset_imports=opset, ir_version=IR_VERSION)
+
+
+def in_float64(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a float32 model, computed in float64 by ONNX's own reference."""
+    from onnx.reference import ReferenceEvaluator
+
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    for kept in wide.graph.initializer:
+        if kept.data_type == TensorProto.FLOAT:
+            kept.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kept).astype(np.float64), kept.name))
+    for value in (*wide.graph.input, *wide.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return ReferenceEvaluator(wide).run(None, {name: array.astype(np.float64) for name, array in inputs.items()})

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tvm_mobilenet.dtypes import OF_DATA
+
 ACTIVATION = {
     "none": lambda x: x,
     "relu": F.relu,
@@ -44,7 +46,8 @@ def _layer(call, data, *rest):
     if layer.body is not None:
         given = zip((data, *rest), layer.operand_buffers, strict=True)
         arrays = [value.reshape(shape).numpy() for value, shape in given]
-        return torch.as_tensor(layer.body.reference(*arrays, *call.constants.values())).float()
+        made = torch.as_tensor(layer.body.reference(*arrays, *call.constants.values()))
+        return made.float() if layer.output_dtype in OF_DATA else made  # whole numbers exceed a float's
     x = data.reshape(layer.input_shape)
     weight, bias = (None, None) if call.weight is None else (torch.as_tensor(call.weight), torch.as_tensor(call.bias))
     if weight is not None:

@@ -20,7 +20,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import pt2_reader, torch_export, torch_quantized
+from tvm_mobilenet.frontend import pt2_reader, torch_export, torch_operators, torch_quantized
 from tvm_mobilenet.frontend.files import kind_of
 from tvm_mobilenet.frontend.graph_data import Program
 from tvm_mobilenet.frontend.imported import finished, opaque
@@ -138,7 +138,7 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
 def _import(program: Program) -> tvm.IRModule:
     torch_quantized.check(program)
     importer = ExportedProgramImporter()
-    importer.convert_map |= torch_quantized.converters(importer, program)
+    importer.convert_map |= torch_quantized.converters(importer, program) | torch_operators.converters(importer)
     sources: dict[str, str] = {}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # TVM prints
         warnings.simplefilter("ignore")
@@ -159,7 +159,8 @@ def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, st
 
     def recorded(node: torch.fx.Node):
         try:
-            result = convert(node)
+            with torch_operators.promoted(importer, node):
+                result = convert(node)
         except TvmMobilenetError:
             raise
         except Exception:

@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mobilenet import dtypes
 from tvm_mobilenet.passes.rewrite import Rewriter, op_name, scalar, static_shape
 
 
@@ -24,6 +25,8 @@ class Activations(Rewriter):
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
         name = op_name(value)
+        if name in ("nn.relu", "clip") and str(value.args[0].ty.dtype) not in dtypes.OF_DATA:  # no convolution's
+            return value
         if name == "nn.relu":
             return self._call("relu", value.args[0])
         if name == "clip":

@@ -266,9 +266,13 @@ class ChannelsLast:
         n, c, h, w = x.shape
         if x.layout == "NHWC" or c == 1 or h * w == 1:
             return Tensor(x.value, (n, h, w, c), x.stored, x.dims)
+        dims, stored = x.dims, flat((x.dims[0], x.dims[2], x.dims[3], x.dims[1]))
+        if (dtype := self.dtypes.get(x.value, OF_DATA[0])) not in OF_DATA:
+            moved = transposed(tuple(a.size for a in x.stored), tuple(x.stored.index(a) for a in stored), dtype)
+            made = Tensor("", (n, h, w, c), stored, dims)
+            return self._once(("nhwc", x.value, x.stored, dims), lambda: self._called(moved, [x], made, {}))
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=n)
-        dims, layer = x.dims, layer.replace(input_layout="NCHW")
-        stored = flat((dims[0], dims[2], dims[3], dims[1]))
+        layer = layer.replace(input_layout="NCHW")
         return self._once(("nhwc", x.value, x.stored, dims), lambda: self.call(layer, [x], stored, dims))
 
     def image(self, x: Tensor) -> Tensor:

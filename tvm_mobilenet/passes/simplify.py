@@ -8,40 +8,18 @@ maxima over a feature map become pools. TVM's ONNX importer writes Clip and Pad 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from tvm import relax
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.windows import window_of
+from tvm_mobilenet.passes import folded_constants
+from tvm_mobilenet.passes.folded_constants import constant
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
-# Operators computed here when all their tensor arguments are constants.
-_NUMPY = {
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
-    "power": np.power,
-    "sqrt": np.sqrt,
-    "rsqrt": lambda a: 1 / np.sqrt(a),
-    "negative": np.negative,
-    "abs": np.abs,
-    "exp": np.exp,
-    "isnan": np.isnan,
-    "where": np.where,
-    "maximum": np.maximum,
-    "minimum": np.minimum,
-    "less": np.less,
-    "less_equal": np.less_equal,
-    "greater": np.greater,
-    "greater_equal": np.greater_equal,
-    "equal": np.equal,
-    "not_equal": np.not_equal,
-    "logical_and": np.logical_and,
-    "logical_or": np.logical_or,
-    "logical_not": np.logical_not,
-    "floor_divide": np.floor_divide,
-}
+_MOST_FACTORS = 8  # of a power that becomes products
 _BROADCASTS = ("add", "divide", "maximum", "minimum", "multiply", "subtract")
 
 
@@ -66,7 +44,7 @@ class Simplify(Rewriter):
         if not isinstance(value, relax.Call):
             return value
         name = op_name(value)
-        folded = self._constant(name, value)
+        folded = folded_constants.of(name, value, self._bb)
         if folded is not None:
             return folded
         if name in _BROADCASTS:
@@ -88,30 +66,6 @@ class Simplify(Rewriter):
 
     # ---- constants and tuples
 
-    def _constant(self, name: str, call: relax.Call) -> relax.Expr | None:
-        if name == "arange":
-            ends = [getattr(a, "value", None) for a in call.args]
-            return None if None in ends else _const(np.arange(*ends).astype(str(call.attrs.dtype)))
-        values = [array(a) for a in call.args if not isinstance(a, relax.ShapeExpr)]
-        if not values or any(v is None for v in values):
-            return None
-        if name in ("reshape", "broadcast_to"):
-            return _const(getattr(np, name)(values[0], tuple(int(d) for d in call.args[1].values)))
-        if name == "take":
-            return _const(np.take(*values, axis=call.attrs.axis and int(call.attrs.axis), mode="wrap"))
-        if name == "permute_dims":
-            axes = call.attrs.axes
-            return _const(np.transpose(values[0], None if axes is None else [int(a) for a in axes]))
-        if name in ("squeeze", "expand_dims"):
-            shape = static_shape(self._bb.normalize(call))
-            return _const(values[0].reshape(shape))
-        if name == "astype":
-            return _const(values[0].astype(str(call.attrs.dtype)))
-        if name in _NUMPY:
-            with np.errstate(all="ignore"):
-                return _const(np.asarray(_NUMPY[name](*values)).astype(str(self._bb.normalize(call).ty.dtype)))
-        return None
-
     def _item(self, item: relax.TupleGetItem) -> relax.Expr:
         made = self._made.get(item.tuple_value)
         if isinstance(item.tuple_value, relax.Tuple):
@@ -130,8 +84,8 @@ class Simplify(Rewriter):
         shift = (beta if call.attrs.center else 0.0) - mean * scale
         shape = [1] * len(static_shape(x))
         shape[int(call.attrs.axis)] = -1
-        y = self.emit(relax.op.multiply(x, _const(scale.reshape(shape).astype(str(x.ty.dtype)))))
-        return relax.op.add(y, _const(shift.reshape(shape).astype(str(x.ty.dtype))))
+        y = self.emit(relax.op.multiply(x, constant(scale.reshape(shape).astype(str(x.ty.dtype)))))
+        return relax.op.add(y, constant(shift.reshape(shape).astype(str(x.ty.dtype))))
 
     # ---- shapes as data
 
@@ -139,7 +93,7 @@ class Simplify(Rewriter):
         return relax.ShapeExpr(static_shape(call.args[0], self.where))
 
     def _shape_to_tensor(self, call: relax.Call) -> relax.Expr:
-        return _const(np.array([int(d) for d in call.args[0].values], np.int64))
+        return constant(np.array([int(d) for d in call.args[0].values], np.int64))
 
     def _broadcast_to(self, call: relax.Call) -> relax.Expr:
         shape = tuple(int(d) for d in call.args[1].values)
@@ -167,7 +121,7 @@ class Simplify(Rewriter):
             known, rest = array(value), shapes[:i] + shapes[i + 1 :]
             one = known is not None and known.size and (known == known.flat[0]).all()
             one = one and (known.ndim == 0 or np.broadcast_shapes(*rest) == whole)
-            told.append(_const(known.reshape(-1)[:1]) if one else value)
+            told.append(constant(known.reshape(-1)[:1]) if one else value)
         return relax.op.where(*told)
 
     def _leaky(self, positive: relax.Expr, x: relax.Expr, otherwise: relax.Expr) -> relax.Call | None:
@@ -193,7 +147,7 @@ class Simplify(Rewriter):
         if value is None:
             return call
         dtype = str(self._bb.normalize(call).ty.dtype)
-        return _const(np.full(static_shape(call.args[0], self.where), value.item(), dtype))
+        return constant(np.full(static_shape(call.args[0], self.where), value.item(), dtype))
 
     # ---- arithmetic with constants
 
@@ -215,19 +169,35 @@ class Simplify(Rewriter):
 
     def _divide(self, call: relax.Call) -> relax.Expr:
         a, b = call.args
-        if array(b) is None:
+        if array(b) is None or _whole(a):
             return call
         inverse = 1 / array(b).astype(np.float64)
-        return self._multiply(relax.op.multiply(a, _const(inverse.astype(str(a.ty.dtype)))))
+        return self._multiply(relax.op.multiply(a, constant(inverse.astype(str(a.ty.dtype)))))
 
     def _subtract(self, call: relax.Call) -> relax.Expr:
         a, b = call.args
-        return call if array(b) is None else self._add(relax.op.add(a, _const(-array(b))))
+        return call if array(b) is None else self._add(relax.op.add(a, constant(-array(b))))
+
+    def _power(self, call: relax.Call) -> relax.Expr:
+        """Of whole numbers to one whole power, which TVM's is not for, as products."""
+        x, power = call.args[0], array(call.args[1])
+        same = static_shape(x, self.where) == static_shape(self._bb.normalize(call))
+        if not _whole(x) or power is None or not same or np.unique(power).size != 1:
+            return call
+        count = power.flat[0]
+        if count not in range(1, _MOST_FACTORS + 1):
+            return call
+        y = x
+        for _ in range(int(count) - 1):
+            y = self.emit(relax.op.multiply(y, x))
+        return y
 
     # ---- clips
 
     def _clip(self, call: relax.Call) -> relax.Expr:
         x, low, high = call.args[0], _number(call.args[1]), _number(call.args[2])
+        if _whole(x):
+            return _whole_clip(x, low, high)
         inner = self.made_by(x, "clip", "nn.relu")
         if inner is not None:  # a clip of a clip is one clip of the common range
             inner_low, inner_high = (0.0, np.inf) if op_name(inner) == "nn.relu" else map(_number, inner.args[1:])
@@ -303,12 +273,12 @@ class Simplify(Rewriter):
             widths = np.reshape([int(w) for w in inner.attrs.pad_width], (rank, 2))[axes]
             mode, value = str(inner.attrs.pad_mode), float(inner.attrs.pad_value)
             return relax.op.nn.pad(permuted(), [int(w) for w in widths.reshape(-1)], mode, value)
-        constant = array(inner.args[1])
-        if constant is None or constant.ndim > rank or not self._normalises_input(x):
+        held = array(inner.args[1])
+        if held is None or held.ndim > rank or not self._normalises_input(x):
             return call
-        constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape).transpose(axes)
+        held = held.reshape((1,) * (rank - held.ndim) + held.shape).transpose(axes)
         operator = {"add": relax.op.add, "multiply": relax.op.multiply}[op_name(inner)]
-        return operator(permuted(), _const(constant))
+        return operator(permuted(), constant(held))
 
     def _normalises_input(self, x: relax.Expr) -> bool:
         """Whether nothing but arithmetic with constants made a value of the network's own input."""
@@ -384,10 +354,19 @@ def run(mod):
     return Simplify(mod).run()
 
 
-def _const(value: np.ndarray) -> relax.Expr:
-    value = np.asarray(value, order="C")
-    return relax.const(value, str(value.dtype))  # which one value alone would lose
+def _number(expr: relax.Expr) -> float | int:
+    value = getattr(expr, "value", expr)
+    return value if isinstance(value, int) else float(value)
 
 
-def _number(expr: relax.Expr) -> float:
-    return float(getattr(expr, "value", expr))
+def _whole(expr: relax.Expr) -> bool:
+    """Whether a tensor has whole numbers, which divide otherwise and have no infinities."""
+    return np.dtype(str(expr.ty.dtype)).kind in "iu"
+
+
+def _whole_clip(x: relax.Expr, low: float | int, high: float | int) -> relax.Expr:
+    """A clip of whole numbers between those of their dtype; the tensor itself where these are all."""
+    held = np.iinfo(str(x.ty.dtype))
+    low, high = (min(max(bound, held.min), held.max) for bound in (low, high))
+    low, high = math.ceil(low), math.floor(high)
+    return x if (low, high) == (held.min, held.max) else relax.op.clip(x, low, high)

@@ -1,0 +1,91 @@
+"""Operators of PyTorch that TVM's importer lacks, or reads otherwise: converters of this project's own.
+
+`promoted` is for whole numbers among operands. PyTorch computes ``i * 0.5``, ``i / 3`` and ``i.exp()`` in floats;
+TVM's importer would round the number, 0.5, to the tensor's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from tvm import relax
+
+
+def converters(importer) -> dict:
+    """Converters by the names of operators.
+
+    Parameters
+    ----------
+    importer : ExportedProgramImporter
+    """
+
+    def cast(value: relax.Expr, dtype: str) -> relax.Expr:
+        same = str(value.ty.dtype) == dtype
+        return value if same else importer.block_builder.emit(relax.op.astype(value, dtype))
+
+    def division(node: torch.fx.Node) -> relax.Var:
+        """With a way to round; a number has the tensor's dtype."""
+        (a, b), how = (importer.env.get(v, v) for v in node.args[:2]), node.kwargs.get("rounding_mode")
+        dtype = _dtype(node.meta["val"])
+        a, b = (cast(v, dtype) if isinstance(v, relax.Expr) else relax.const(v, dtype) for v in (a, b))
+        if how == "floor":
+            return importer.block_builder.emit(relax.op.floor_divide(a, b))
+        made = importer.block_builder.emit(relax.op.divide(a, b))  # of whole numbers TVM's is cut off
+        if how == "trunc" and node.meta["val"].dtype.is_floating_point:
+            made = importer.block_builder.emit(relax.op.trunc(made))
+        return made
+
+    def reduction(operator):
+        def convert(node: torch.fx.Node) -> relax.Var:
+            data, axes, keep = (*node.args, *(None, False)[len(node.args) - 1 :])[:3]
+            keep = node.kwargs.get("keepdim", keep)
+            x = cast(importer.env[data], _dtype(node.meta["val"]))  # products of whole numbers are int64
+            return importer.block_builder.emit(operator(x, axes if axes or axes == 0 else None, keep))
+
+        return convert
+
+    return {
+        "div.Tensor_mode": division,
+        "div.Scalar_mode": division,
+        "amax.default": reduction(relax.op.max),
+        "amin.default": reduction(relax.op.min),
+        "prod.dim_int": reduction(relax.op.prod),
+    }
+
+
+@contextmanager
+def promoted(importer, node: torch.fx.Node) -> Iterator[None]:
+    """While an operator that computes value by value is converted: its operands of whole numbers as the floats in which
+    PyTorch computes it."""
+    wanted = _wanted(node)
+    given = {
+        source: value
+        for source in node.all_input_nodes
+        for value in [importer.env.get(source)]
+        if wanted and isinstance(value, relax.Expr) and str(getattr(value.ty, "dtype", "")) in _WHOLE
+    }
+    try:
+        for source, value in given.items():
+            importer.env[source] = importer.block_builder.emit(relax.op.astype(value, wanted))
+        yield
+    finally:
+        importer.env.update(given)
+
+
+_WHOLE = ("int64", "int32", "int16", "int8", "uint8")
+
+
+def _wanted(node: torch.fx.Node) -> str:
+    """The dtype in which PyTorch computes an operator value by value, where it is one of floats; else empty."""
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return ""
+    dtype = _dtype(node.meta.get("val"))
+    if dtype.startswith("float"):
+        return dtype
+    return "float32" if any(isinstance(argument, float) for argument in node.args) else ""  # a comparison
+
+
+def _dtype(value) -> str:
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""

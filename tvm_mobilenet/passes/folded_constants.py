@@ -1,0 +1,104 @@
+"""Operators of constants alone, computed when the network is read: sizes, places and masks, as exporters write them.
+
+Numpy computes those that are frequent. The others are compiled and run by TVM, a tenth of a second each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_mobilenet.passes.rewrite import array, static_shape
+
+_NUMPY = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": np.power,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda a: 1 / np.sqrt(a),
+    "negative": np.negative,
+    "abs": np.abs,
+    "exp": np.exp,
+    "isnan": np.isnan,
+    "where": np.where,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_not": np.logical_not,
+    "floor_divide": np.floor_divide,
+}
+
+
+def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None:
+    """What an operator gives, as a constant; None where a tensor that it reads is none, or nobody can compute it.
+
+    Parameters
+    ----------
+    name : str
+        The operator's.
+    call : relax.Call
+    bb : relax.BlockBuilder
+        Gives it its type.
+    """
+    if name == "arange":
+        ends = [getattr(a, "value", None) for a in call.args]
+        return None if None in ends else constant(np.arange(*ends).astype(str(call.attrs.dtype)))
+    values = [array(a) for a in _tensors(call)]
+    if any(v is None for v in values) or not isinstance(call.op, tvm.ir.Op) or name.startswith("call_"):
+        return None
+    call = bb.normalize(call)
+    if not isinstance(call.ty, relax.TensorType):
+        return None
+    if name in ("reshape", "broadcast_to"):
+        return constant(getattr(np, name)(values[0], tuple(int(d) for d in call.args[1].values)))
+    if name == "take":
+        return constant(np.take(*values, axis=call.attrs.axis and int(call.attrs.axis), mode="wrap"))
+    if name == "permute_dims":
+        axes = call.attrs.axes
+        return constant(np.transpose(values[0], None if axes is None else [int(a) for a in axes]))
+    if name in ("squeeze", "expand_dims"):
+        return constant(values[0].reshape(static_shape(call)))
+    if name == "astype":
+        return constant(values[0].astype(str(call.attrs.dtype)))
+    if name in _NUMPY:
+        with np.errstate(all="ignore"):
+            return constant(np.asarray(_NUMPY[name](*values)).astype(str(call.ty.dtype)))
+    return _by_tvm(call)
+
+
+def constant(value: np.ndarray) -> relax.Expr:
+    """An array in Relax, with its dtype."""
+    value = np.asarray(value, order="C")
+    return relax.const(value, str(value.dtype))  # which one value alone would lose
+
+
+def _tensors(call: relax.Call) -> list[relax.Expr]:
+    """Its arguments that are tensors, and the fields of those that are tuples."""
+    flat = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
+    return [a for a in flat if isinstance(getattr(a, "ty", None), relax.TensorType | relax.TupleType)]
+
+
+def _by_tvm(call: relax.Call) -> relax.Expr | None:
+    """The tensor that TVM computes of constants alone; None where it knows no way."""
+    bb = relax.BlockBuilder()
+    with bb.function("main", []):
+        with bb.dataflow():
+            out = bb.emit_output(bb.emit(call))
+        bb.emit_func_output(out)
+    try:
+        mod = relax.transform.LegalizeOps()(bb.get())
+        main = relax.transform.FoldConstant()(mod)["main"]
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    made = [b.value for block in main.body.blocks for b in block.bindings] or [main.body.body]
+    return made[-1] if isinstance(made[-1], tvm.ir.Constant) else None
