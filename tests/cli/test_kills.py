@@ -65,6 +65,7 @@ def test_a_verb_has_one_folder_at_a_time(tmp_path, monkeypatch, verb, least):
         if watching and event in CHANGES:
             found.append([name for name in left_in(place, temporary) if not name.endswith(".lock")])
 
+    (temporary / f"tvm_mobilenet-run-{'0' * 16}").mkdir()  # of a run that was killed before
     sys.addaudithook(hook)
     try:
         results = verb(place)

@@ -47,6 +47,7 @@ def replacing_own(folder: Path, own: Collection[str], last: str, stays: float = 
     real = Path(os.path.realpath(folder))
     if _stays(real, own):
         temporary.remove_abandoned(real, _PREFIX)
+        temporary.tidy()
         new, lock = temporary.new_folder(real, _PREFIX)
         try:
             with temporary.inside(new):

@@ -73,6 +73,12 @@ def remove_abandoned(parent: Path, prefix: str, suffix: str = "", before=lambda 
                     remove(folder)
 
 
+def tidy() -> None:
+    """Remove the temporary folders of killed processes: before there is another folder that a kill would leave."""
+    with contextlib.suppress(OSError):
+        remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)
+
+
 def remove(folder: Path) -> None:
     """Remove a folder with all that is in it, as far as that can be done."""
     with contextlib.suppress(OSError):

@@ -122,6 +122,7 @@ def replacing_folder(path: str | Path, stays: float = 0.0) -> Iterator[Path]:
     real = Path(os.path.realpath(path))
     real.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(real)
+    temporary.tidy()
     new, lock = temporary.new_folder(real.parent, _prefix(real), NEW, mode=0o777)
     try:
         with temporary.inside(new):
