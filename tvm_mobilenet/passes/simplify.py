@@ -139,7 +139,7 @@ class Simplify(Rewriter):
         axes = [i for i, size in enumerate(slope.shape) if size > 1]
         if len(axes) > 1 or slope.shape[axes[0]] != shape[axes[0]]:
             return None
-        return relax.op.nn.prelu(x, _const(slope.reshape(-1)), axes[0])
+        return relax.op.nn.prelu(x, constant(slope.reshape(-1)), axes[0])
 
     def _full_like(self, call: relax.Call) -> relax.Expr:
         """What is filled with one number is a constant: PyTorch's attention has it for rows without any key."""
