@@ -26,15 +26,13 @@ int main(int argc, char **argv) {
     int width, height, code = 1;
     mobilenet *m = NULL;
     mobilenet_class best[3];
-    unsigned char *rgb = argc == 3 ? read_ppm(argv[2], &width, &height) : NULL;
-    if (!rgb) {
-        fprintf(stderr, "usage: %s BUNDLE photo.ppm (P6, 8 bits)\n", argv[0]);
-        return 2;
-    }
+    if (argc != 3) return fprintf(stderr, "usage: %s BUNDLE photo.ppm\n", argv[0]), 2;
+    unsigned char *rgb = read_ppm(argv[2], &width, &height);
+    if (!rgb) return fprintf(stderr, "error: %s is not there, or no .ppm (P6) of 8 bits\n", argv[2]), 2;
     void *scores = NULL; /* of whichever dtype */
     if (mobilenet_open(argv[1], NULL, &m) || !(scores = malloc(mobilenet_describe(m)->output[0].bytes)) ||
         mobilenet_run_rgb(m, rgb, width, height, 0, scores)) {
-        fprintf(stderr, "%s\n", mobilenet_last_error());
+        fprintf(stderr, "error: %s\n", mobilenet_last_error());
     } else {
         for (int i = 0, n = mobilenet_top(m, scores, 3, best); i < n; i++)
             printf("class %d  %6.2f %%  %s\n", best[i].index, 100 * best[i].probability, best[i].label ? best[i].label : "");

@@ -23,6 +23,7 @@ Picture read_ppm(const char *path) {
     std::string kind;
     int most = 0;
     Picture p;
+    if (!file) throw std::runtime_error(std::string(path) + " cannot be opened");
     if (!(file >> kind >> p.width >> p.height >> most) || kind != "P6" || most != 255 || p.width < 1 || p.width > 8192 ||
         p.height < 1 || p.height > 8192)
         throw std::runtime_error(std::string(path) + " is no .ppm (P6) of 8 bits");
@@ -51,6 +52,6 @@ int main(int argc, char **argv) try {
     for (int i = 0, n = mobilenet_top(net.get(), scores.data(), 3, best); i < n; ++i)
         std::printf("class %d  %6.2f %%  %s\n", best[i].index, 100 * best[i].probability, best[i].label ? best[i].label : "");
 } catch (const std::exception &error) {
-    std::fprintf(stderr, "%s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", error.what());
     return 1;
 }

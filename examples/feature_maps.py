@@ -38,12 +38,12 @@ class Backbone(nn.Module):
 
 
 torch.manual_seed(0)
-folder, image = Path(sys.argv[1]), torch.randn(1, 3, 96, 128)
+folder, image = Path(sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__)), torch.randn(1, 3, 96, 128)
 backbone = Backbone()
 for _ in range(50):
     backbone(torch.randn(2, 3, 96, 128))  # in training mode, which finds the statistics
 net = tm.compile(backbone, "rpi5", image, output=folder / "backbone")
-net.verify(inputs=[(image.numpy(),)]).require()
+net.verify(inputs=[image.numpy()]).require()
 for name, found in net.run(image.numpy()).items():
     print(f"{name:10} {found.shape}, mean {found.mean():.3f}")
 print(net.latency())

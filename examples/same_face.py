@@ -8,17 +8,23 @@ import sys
 
 import numpy as np
 
-sys.path.insert(0, sys.argv[1])
-from mobilenet import Mobilenet
+sys.path.insert(0, sys.argv[1] if len(sys.argv) > 3 else sys.exit(__doc__))
+try:
+    from mobilenet import Mobilenet, MobilenetError
+except ImportError as e:
+    sys.exit(f"error: {e}: BUNDLE is the folder that holds mobilenet.py; tar -xf unpacks an archive")
 
 
 def embedding(net, photo):
     """Of length 1, (values,)."""
-    found = net.run(net.preprocess(photo))[0][0]
+    found = net.run(net.preprocess(photo))[0].ravel()
     return found / np.linalg.norm(found)
 
 
-with Mobilenet(sys.argv[1]) as net:
-    cosine = float(embedding(net, sys.argv[2]) @ embedding(net, sys.argv[3]))
-same = cosine >= float([*sys.argv, 0.4][4])
+try:
+    with Mobilenet(sys.argv[1]) as net:
+        cosine = float(embedding(net, sys.argv[2]) @ embedding(net, sys.argv[3]))
+    same = cosine >= float([*sys.argv, 0.4][4])
+except (MobilenetError, ValueError) as e:
+    sys.exit(f"error: {e}")
 print(f"cosine {cosine:.4f}: {'one person' if same else 'two persons'}")

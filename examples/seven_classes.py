@@ -2,8 +2,7 @@
 
     python examples/seven_classes.py FOLDER
 
-The classes are stripes at seven angles, drawn here in noise: put your images in the place of `images`, and your network
-in the place of `network`. A module is compiled as PyTorch holds it; training takes seconds.
+The classes are stripes at seven angles, drawn in noise: put your own in the place of `images` and `network`.
 """
 
 import sys
@@ -44,16 +43,17 @@ def train(net, classes, steps):
     return net
 
 
-folder = Path(sys.argv[1])
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__))
+folder.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
 torch.save(train(network(3), 3, 20)[0].state_dict(), folder / "checkpoint.pth")  # below its classifier, another task
 net = network(7)
 net[0].load_state_dict(torch.load(folder / "checkpoint.pth"))
 train(net, 7, 60)
-(folder / "labels.txt").write_text("".join(f"{180 * i // 7} degrees\n" for i in range(7)))
-compiled = tm.compile(net, "rpi4", torch.zeros(1, 3, 48, 48), labels=folder / "labels.txt", mean=0.5, std=0.5)
+labels = [f"{180 * i // 7} degrees" for i in range(7)]
+compiled = tm.compile(net, "rpi4", torch.zeros(1, 3, 48, 48), labels=labels, mean=0.5, std=0.5)
 x, y = images(7, 7, seed=1000)
-compiled.verify(inputs=[(one[None].numpy(),) for one in x]).require()
-right = sum(compiled.run(one[None].numpy()).argmax() == want for one, want in zip(x, y.tolist(), strict=True))
+compiled.verify(inputs=[x.numpy()]).require()
+right = (compiled.run(x.numpy()).argmax(1) == y.numpy()).sum()
 print(f"{right} of 7 new images are right by the compiled code; {compiled.latency()}")
 print(f"{compiled.bundle(folder / 'seven.tar.gz')} is what a device needs")

@@ -118,6 +118,43 @@ def test_a_camera_shows_label_and_frames_a_second(host, photo, classes, tmp_path
     assert lines[3:] == ([] if source == "folder" else ["closed"])
 
 
+NOBODY = [  # a program's arguments behind the bundle, and what it says
+    ("classify.py", ["nowhere.jpg"], "nowhere.jpg"),
+    ("classify.py", ["notes.txt"], "notes.txt"),
+    ("same_face.py", ["a.ppm", "nowhere.jpg"], "nowhere.jpg"),
+    ("same_face.py", ["a.ppm", "a.ppm", "often"], "often"),
+    ("detect.py", ["a.ppm"], "'boxes' is no output of this network"),
+    ("camera.py", ["nowhere"], "nowhere"),
+]
+
+
+@pytest.mark.parametrize("name, words, said", NOBODY)
+def test_an_example_tells_mistakes_in_a_line(host, photo, tmp_path, name, words, said):
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "a.ppm").write_bytes(photo.read_bytes())
+    done = run(sys.executable, EXAMPLES / name, host.folder, *(tmp_path / w if "." in w else w for w in words))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert said in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("name", ["classify.py", "detect.py", "same_face.py", "camera.py"])
+def test_an_archive_or_the_folder_above_is_no_bundle(host, tmp_path, name):
+    """What a newcomer gives first; without arguments the first lines say what it takes."""
+    (tmp_path / "net.tar.gz").write_bytes(b"")
+    bundle = tmp_path / "net.tar.gz" if name == "classify.py" else host.folder.parent
+    done = run(sys.executable, EXAMPLES / name, bundle, "a.jpg", "b.jpg")
+    assert done.returncode == 1 and "tar -xf unpacks an archive" in done.stderr and done.stderr.count("\n") == 1
+    bare = run(sys.executable, EXAMPLES / name)
+    assert bare.returncode == 1 and f"python3 {name} BUNDLE" in bare.stderr and "Traceback" not in bare.stderr
+
+
+def test_a_camera_skips_what_is_no_picture(host, photo, tmp_path):
+    (tmp_path / "a.ppm").write_bytes(photo.read_bytes())
+    (tmp_path / "notes.txt").write_text("no picture")
+    done = run(sys.executable, EXAMPLES / "camera.py", host.folder, tmp_path)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1 and "skipped: " in done.stderr, done.stderr
+
+
 def test_a_board_without_a_camera_is_told_what_to_install(host, tmp_path):
     """The interpreter has neither package here, as on a bare system."""
     if any(__import__("importlib.util").util.find_spec(name) for name in FAKES):
