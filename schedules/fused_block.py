@@ -85,7 +85,7 @@ class _FusedBlock(StreamedRows):
         slot = self.slot(i, row)
         second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
         if second is not None:
-            second = nest.Tensor(second.flat, (self.stages[i].out_height * positions, self.stages[i].part.output_row))
+            second = second.reshaped((self.stages[i].out_height * positions, self.stages[i].part.second_place.row))
         self.f.store(
             self.stages[i].part,
             out,

@@ -86,7 +86,8 @@ class IntegerBlock(StreamedRows):
 
         own = {"data": data, "output": _Placed(self.out[i], place)}
         if last and (second := self.f.get("second")) is not None:
-            own["second"] = _Placed(nest.Tensor(second.flat, self.out[i].shape), place)
+            shape = (*self.out[i].shape[:-1], self.stages[i].part.second_place.row)
+            own["second"] = _Placed(second.reshaped(shape), place)
         return _Arguments(self.f, i, own, _of_part(self.stages[i].part, self.d, i))
 
 

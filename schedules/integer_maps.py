@@ -109,7 +109,7 @@ def image(layer: Layer, d: Decisions):
         nest.parallel(layer.batch * layer.height) as task,
     ):
         b, h = task // layer.height, task % layer.height
-        row = nest.Tensor(f["output"].flat, (layer.batch * layer.height, layer.width * QUAD))
+        row = f["output"].reshaped((layer.batch * layer.height, layer.width * QUAD))
 
         def pixels(w, count: int) -> None:
             lane = nest.Lanes(w, count) if count > 1 else w

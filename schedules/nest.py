@@ -21,6 +21,7 @@ from tvm_mobilenet.schedules import values
 from tvm_mobilenet.schedules.choices import Choice, Decisions
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
 SYMBOL = "kernel"
@@ -180,6 +181,10 @@ class Tensor:
         """The elements from an index on, as they lie in memory; what comes before is `opaque`."""
         return Tensor(self.flat, (math.prod(self.shape),), opaque(self._offset(index)))
 
+    def reshaped(self, shape: Sequence[int]) -> Tensor:
+        """The same elements by other indices."""
+        return Tensor(self.flat, shape, self.start)
+
     def __getitem__(self, index):
         return self.flat[self._offset(index)]
 
@@ -194,7 +199,7 @@ class Kernel:
     `vector_choice`.
     """
 
-    def __init__(self, arguments: Sequence[tuple[str, tuple[int, ...], str]], decisions: Decisions):
+    def __init__(self, arguments: Sequence[Argument], decisions: Decisions):
         self._arguments = arguments
         lanes = decisions.get("vector")
         self.vector_bytes = lanes * dtypes.of(arguments[0][2]).bytes if lanes else VECTOR_BYTES
@@ -209,12 +214,11 @@ class Kernel:
         self._function.__enter__()
         T.func_name(SYMBOL)
         T.func_attr({"tirx.noalias": True, "global_symbol": SYMBOL})
-        arguments = [
-            (T.arg(name, T.buffer(shape, dtype)), name, shape, dtype) for name, shape, dtype in self._arguments
-        ]
-        for argument, name, shape, dtype in arguments:
-            flat = T.decl_buffer((math.prod(shape),), dtype, data=argument.data)
-            self.tensors[name] = Tensor(flat, shape)
+        places = [(name, p if isinstance(p, Place) else Place(p), dtype) for name, p, dtype in self._arguments]
+        arguments = [T.arg(name, T.buffer(place.buffer, dtype)) for name, place, dtype in places]
+        for argument, (name, place, dtype) in zip(arguments, places, strict=True):
+            flat = T.decl_buffer((math.prod(place.buffer),), dtype, data=argument.data)
+            self.tensors[name] = Tensor(flat, (*place.shape[:-1], place.row), place.start)
         return self
 
     def __exit__(self, *failure):
@@ -362,15 +366,15 @@ def at(layout: str, b, h, w, c) -> tuple:
     return (b, h, w, c) if layout == "NHWC" else (b, c, h, w)
 
 
-Argument = tuple[str, tuple[int, ...], str]  # name, shape and dtype
+Argument = tuple[str, tuple[int, ...] | Place, str]  # name, shape or place, and dtype
 
 
 def arguments(layer: Layer, constants: Sequence[Argument]) -> list[Argument]:
     """A kernel's arguments: data, packed constants, second operand if any, output."""
-    second = [("second", layer.second_buffer, layer.second_dtype)] if layer.second_buffer else []
+    second = [("second", layer.second_place, layer.second_dtype)] if layer.second_place else []
     return [
-        ("data", layer.input_buffer, layer.input_dtype),
+        ("data", layer.input_place, layer.input_dtype),
         *constants,
         *second,
-        ("output", layer.output_buffer, layer.output_dtype),
+        ("output", layer.output_place, layer.output_dtype),
     ]

@@ -26,10 +26,10 @@ class StreamedRows:
         self.out = [
             f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["column_tiles"]), layer.parts, strict=False)
         ]
-        self.out.append(nest.Tensor(f["output"].flat, (1, last.out_height, last.out_width, last.part.output_row)))
+        self.out.append(f["output"].reshaped((1, last.out_height, last.out_width, last.part.output_row)))
         first = self.stages[0]
         shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
-        self.input = nest.Tensor(f["data"].flat, shape)
+        self.input = f["data"].reshaped(shape)
         self.column_tiles = columns_of(layer, d["column_tiles"])
         self.columns = self.column_tiles[0]  # of each part, in the column tile whose code is being written
 

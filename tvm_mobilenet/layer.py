@@ -12,6 +12,7 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6
     dense m1 n1000 k1024 f32
     pointwise m196 n512 k512 in544 out544 f32 relu6
+    depthwise 56x56x12 3x3 p1,1,1,1 in24 out24 from0of75264 into12of75264 f32
     pool 7x7x1024 avg 7x7 f32
     elementwise 56x56x24 add f32
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6
@@ -32,6 +33,7 @@ from tvm_mobilenet import dtypes, kinds, old_words
 from tvm_mobilenet.kinds import integers, names
 from tvm_mobilenet.kinds.generic import Body
 from tvm_mobilenet.kinds.names import ACTIVATIONS
+from tvm_mobilenet.kinds.places import Placed
 
 RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
 LAYOUTS = ("NHWC", "NCHW")
@@ -42,7 +44,7 @@ class ImpossibleLayerError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class Layer(Placed):
     """Shape, dtype and epilogue of one fused operator.
 
     Parameters
@@ -65,6 +67,9 @@ class Layer:
         One of ``ACTIVATIONS``, applied after bias.
     residual : str
         ``before`` the activation a tensor of the output's shape is added, ``after`` it, or ``none``.
+    input_part, output_part : (int, int)
+        Of data or an output that is a part of a larger tensor (`Place`); () where it is a tensor of its own. A residual
+        beside such an output, and a second operand beside such data, lie dense. `compiler.views` sets them.
     input_layout, output_layout : str
         ``NCHW`` where the network's own interface asks for it: a stem reads the image as it came.
     input_pitch, output_pitch : int
@@ -105,6 +110,8 @@ class Layer:
     output_layout: str = "NHWC"
     input_pitch: int = 0
     output_pitch: int = 0
+    input_part: tuple[int, ...] = ()
+    output_part: tuple[int, ...] = ()
     dtype: str = "float32"
     reads: str = ""
     writes: str = ""
@@ -163,6 +170,9 @@ class Layer:
             refuse("input_pitch")
         if self.output_pitch and (self.output_pitch <= self.out_channels or self.output_layout == "NCHW"):
             refuse("output_pitch")
+        for field, place in (("input_part", self.input_place), ("output_part", self.output_place)):
+            if place.part and (self.body is not None or place.start < 0 or place.end > place.part[1]):
+                refuse(field)
 
     @classmethod
     def fused_block(cls, parts: tuple[Layer, ...]) -> Layer:
@@ -179,6 +189,8 @@ class Layer:
             output_layout=last.output_layout,
             input_pitch=first.input_pitch,
             output_pitch=last.output_pitch,
+            input_part=first.input_part,
+            output_part=last.output_part,
             dtype=first.dtype,
             residual=last.residual,
             parts=tuple(parts),
@@ -265,16 +277,6 @@ class Layer:
         return (self.input_dtype, self.second_dtype)[: len(self.operand_buffers)]
 
     @property
-    def input_row(self) -> int:
-        """Elements from one position of the data to the next, in NHWC."""
-        return self.input_pitch or self.channels
-
-    @property
-    def output_row(self) -> int:
-        """Elements from one position of the output to the next, in NHWC."""
-        return self.output_pitch or self.out_channels
-
-    @property
     def second_shape(self) -> tuple[int, int, int, int] | None:
         """The shape of a residual or second operand, if the layer has one: the output's or the data's, or one value a
         channel."""
@@ -283,30 +285,6 @@ class Layer:
         if self.op == "scale":
             return (self.batch, 1, 1, self.channels)
         return self.input_shape if self.declared.identity and self.op not in self.declared.unary else None
-
-    @property
-    def input_buffer(self) -> tuple[int, int, int, int]:
-        """The shape that the data takes in memory: ``input_shape``, its channels as many as its pitch."""
-        return _at_pitch(self.input_shape, self.input_pitch)
-
-    @property
-    def output_buffer(self) -> tuple[int, int, int, int]:
-        """The shape that the output takes in memory: ``output_shape``, its channels as many as its pitch."""
-        return _at_pitch(self.output_shape, self.output_pitch)
-
-    @property
-    def second_buffer(self) -> tuple[int, int, int, int] | None:
-        """The shape that a residual or second operand takes in memory: it lies as the output or the data does."""
-        if self.residual != "none":
-            return self.output_buffer
-        return self.second_shape if self.op == "scale" else self.second_shape and self.input_buffer
-
-    @property
-    def operand_buffers(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that its data and its other operands, constants left out, take in memory."""
-        if self.body is not None:
-            return self.body.operands
-        return (self.input_buffer, self.second_buffer) if self.second_buffer else (self.input_buffer,)
 
     @property
     def copies(self) -> bool:
@@ -385,11 +363,24 @@ class Layer:
         first, *between, last = self.parts
         return Layer.fused_block((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
 
+    def reading(self, pitch: int, part: tuple[int, ...]) -> Layer:
+        """The layer with data at a pitch, a part of a larger tensor."""
+        if self.parts:
+            return Layer.fused_block((self.parts[0].reading(pitch, part), *self.parts[1:]))
+        return self.replace(input_pitch=pitch, input_part=part)
+
+    def writing(self, pitch: int, part: tuple[int, ...]) -> Layer:
+        """The layer with an output at a pitch, a part of a larger tensor."""
+        if self.parts:
+            return Layer.fused_block((*self.parts[:-1], self.parts[-1].writing(pitch, part)))
+        return self.replace(output_pitch=pitch, output_part=part)
+
+    @property
+    def dense(self) -> Layer:
+        """The layer with data and output that are tensors of their own, without pitches."""
+        return self.reading(0, ()).writing(0, ())
+
 
 def _in_layout(nhwc: tuple[int, int, int, int], layout: str) -> tuple[int, int, int, int]:
     n, h, w, c = nhwc
     return (n, h, w, c) if layout == "NHWC" else (n, c, h, w)
-
-
-def _at_pitch(shape: tuple[int, int, int, int], pitch: int) -> tuple[int, int, int, int]:
-    return (*shape[:3], pitch) if pitch else shape

@@ -72,7 +72,7 @@ def test_sums_at_their_ends_are_exact(target_name, name, tmp_path):
                     given["bias"] = given["bias"] * 0 + rng.choice([-1, 1], len(given["bias"])).astype(np.int32) * BIAS
                 expected = definition.run(layer, x, given)
                 arguments = [
-                    in_buffer(x, layer.input_buffer),
+                    in_buffer(x, layer.input_place),
                     *schedules.pack(layer, d, given),
                     np.zeros(layer.output_buffer, layer.output_dtype),
                 ]

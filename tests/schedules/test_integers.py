@@ -8,6 +8,7 @@ from tvm_mobilenet import boards, schedules, targets
 from tvm_mobilenet.checking import integers as definition
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
 LAYERS = (
@@ -43,6 +44,10 @@ LAYERS = (
     "depthwise 6x7x24 3x3 s2 p1,1,1,1 i8 weights_i16",
     "conv 8x8x3 n16 3x3 s2 p1,1,1,1 in4 i8 weights_i16 small",
     "depthwise 9x6x16 3x3 p2,1,2,1 d2,1 i8 group3 small",
+    "pointwise m12 n24 k40 in48 out32 from8of600 into5of400 i8 group4 small",
+    "depthwise 8x9x24 3x3 s2 p0,0,1,1 in32 out32 from5of2400 into3of700 i8 group3 small relu6",
+    "conv 6x6x32 n24 3x3 p1,1,1,1 out40 into9of1500 i8 group2",
+    "pool 8x8x16 max 3x3 s2 p1,1,1,1 in24 from7of1600 i8",
 )
 SOME = ("rpi5",)
 
@@ -61,24 +66,24 @@ def operands_of(name: str, seed: int = 0):
     return layer, data, definition.random_constants(layer, data, rng), second
 
 
-def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def in_buffer(array: np.ndarray, place: Place) -> np.ndarray:
     """An array in memory, what lies between its rows drawn: nothing may depend on it."""
-    buffer = np.random.default_rng(9).integers(-128, 128, shape).astype(array.dtype)
-    buffer[..., : array.shape[-1]] = array
+    buffer = np.random.default_rng(9).integers(-128, 128, place.buffer).astype(array.dtype)
+    place.view(buffer)[...] = array
     return buffer
 
 
 def run(target, layer: Layer, data, constants, second, path, decisions=None) -> np.ndarray:
     decisions = decisions or schedules.space(layer, target.core).default
-    others = [] if second is None else [in_buffer(second, layer.second_buffer)]
+    others = [] if second is None else [in_buffer(second, layer.second_place)]
     packed = schedules.pack(layer, decisions, constants)
     output = np.zeros(layer.output_buffer, layer.output_dtype)
-    arguments = [in_buffer(data, layer.input_buffer), *packed, *others, output]
+    arguments = [in_buffer(data, layer.input_place), *packed, *others, output]
     library = codegen.compile_kernels({nest.SYMBOL: schedules.kernel(layer, decisions)}, target, path)
     where = "local" if target.is_host else "virtual"
     with boards.open_board(where, target) as board, board.load(library) as module:
         found = module.call(nest.SYMBOL, arguments).outputs[-1]
-    return found[..., : layer.output_shape[-1]]
+    return layer.output_place.view(found)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -141,7 +146,7 @@ def test_tables_are_read_from_where_they_begin_to_differ(name, target, tmp_path)
     with boards.open_board("virtual", target) as board, board.load(library) as module:
 
         def of(packed) -> np.ndarray:
-            arguments = [in_buffer(data, layer.input_buffer), *packed, np.zeros(layer.output_buffer, np.int8)]
+            arguments = [in_buffer(data, layer.input_place), *packed, np.zeros(layer.output_buffer, np.int8)]
             return module.call(nest.SYMBOL, arguments).outputs[-1][..., : layer.output_shape[-1]]
 
         for (table, bounds), starts in zip(cases, (-128, -64, -128, -64, -64), strict=True):

@@ -66,8 +66,8 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
             data = data.reshape(part.input_shape) if i else data  # the first reads the block's own input, as it lies
             data = run(part, data, own, second if part is layer.parts[-1] else None)
         return data
-    data = data[..., : layer.input_shape[-1]]
-    second = None if second is None else second[..., : layer.second_shape[-1]]
+    data = layer.input_place.view(data)
+    second = None if second is None else layer.second_place.view(second)
     if layer.kind == "elementwise":
         return _in_layout(layer, _element(layer, _channels_last(layer, data), constants, second))
     ends = constants.get("ends", np.array([0, 0, -128, 127]))

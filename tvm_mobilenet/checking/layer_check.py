@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.boards.comparison import compare, in_channels, last_place, relative
+from tvm_mobilenet.boards.comparison import compare, last_place, relative
 from tvm_mobilenet.checking import reference, stepped, tolerance
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.whole_file import replacing_folder
+from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
 # Of the scale of a layer's sums. A layer is one sum in float32: over 1,024 products its rounding is some 1e-6. One
@@ -89,7 +90,7 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     wrong, part = max(differences, default=0.0), ""
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         part = schedules.of(call.layer).part_of(call.layer, decisions, differences.index(wrong)).name
-    made = runner.read(output)
+    made = call.layer.output_place.view(runner.read(output))
     found, beyond = _difference(call.layer, made, due, given)
     sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
     units = stepped.allowed(call.layer).get("units")
@@ -111,6 +112,27 @@ def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None,
     return relative(found, right, last_place(found, right, rule["dtype"])), beyond
 
 
+class Parts:
+    """Parts of larger tensors, as they were written: a layer that writes another part changes none of them."""
+
+    def __init__(self):
+        self._written: dict[str, list[tuple[Place, np.ndarray]]] = {}
+
+    def forget(self) -> None:
+        """Another run begins."""
+        self._written.clear()
+
+    def watch(self, call, step, runner, checked: LayerCheck) -> LayerCheck:
+        """What was found of a layer after its step ran, and whether the other parts are what they were."""
+        if not step.into:
+            return checked
+        memory, place = runner.read(step.operands[-1]), call.layer.output_place
+        written = self._written.setdefault(step.into, [])
+        intact = all(np.array_equal(other.view(memory), values, equal_nan=True) for other, values in written)
+        written.append((place, place.view(memory).copy()))
+        return checked if intact else replace(checked, relative=float("inf"))
+
+
 def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     """A layer whose outputs showed nothing, run by itself on operands to which they answer."""
     whole = reference.integral(call.layer)
@@ -122,13 +144,14 @@ def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     if operands is None:
         return checked
     *given, output = step.operands
-    runner.write(given[0], reference.in_buffer(operands["data"], call.layer.input_buffer))
+    runner.write(given[0], reference.in_buffer(operands["data"], call.layer.input_place))
     if "second" in operands:
-        runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_buffer))
+        runner.write(given[-1], reference.in_buffer(operands["second"], call.layer.second_place))
     runner.call(step)
     given = {**reference.operands_of(call, ()), **operands}
     due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
-    found, beyond = _difference(call.layer, runner.read(output), due, given)
+    made = call.layer.output_place.view(runner.read(output))
+    found, beyond = _difference(call.layer, made, due, given)
     return replace(checked, relative=max(checked.relative, found), beyond=checked.beyond or beyond)
 
 
@@ -214,7 +237,7 @@ def evidence_of(call, step, runner, decisions: dict, check: LayerCheck) -> Evide
     data, *others = (runner.read(t) for t in operands if t.space != "parameters")
     given = {"data": data, **reference.operands_of(call, others)}
     right = stepped.expected(call.layer, **given)
-    made = in_channels(runner.read(output), right.shape)
+    made = call.layer.output_place.view(runner.read(output))
     tensors = {"data": (data, "the layer's data, as it lies in memory")}
     for i, other in enumerate(others):
         tensors["second" + str(i + 1) * bool(i)] = other, "its residual or second operand, as it lies in memory"

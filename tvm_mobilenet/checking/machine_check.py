@@ -22,6 +22,7 @@ from tvm_mobilenet.checking.layer_check import (
     LAYER_TOLERANCE,
     Evidence,
     LayerCheck,
+    Parts,
     check_alone,
     check_layer,
     evidence_of,
@@ -31,6 +32,7 @@ from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import LayerCall
 
 QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
 
@@ -188,6 +190,7 @@ def check(
     checks: list[LayerCheck] = []
     blind: list[int] = []
     wrong: list[Evidence] = []
+    parts = Parts()
     number = 0
 
     def look(i: int, checked: LayerCheck, runner) -> LayerCheck:
@@ -199,8 +202,11 @@ def check(
     def watch(step, _run, runner, layer: bool = True) -> None:
         nonlocal number
         ends.watch(number, step, runner)
+        if number == 0:
+            parts.forget()
         if layer:
             checked, sees = check_layer(calls[number], step, runner, decisions[step.layer])
+            checked = parts.watch(calls[number], step, runner, checked)
             checks.append(look(number, checked, runner))
             if not sees:
                 blind.append(number)
@@ -369,13 +375,14 @@ def _what_may_move_it(network) -> str:
 
 
 def calls_of(network, module) -> list:
-    """The network's layers as the plan's steps compute them: in fused blocks, at pitches.
+    """The network's layers as the plan's steps compute them: in fused blocks, at pitches, in parts of larger tensors.
 
     Raises
     ------
     TvmMobilenetError
         The module was built from another network, or by a version whose plans do not say what their steps compute.
     """
+    from tvm_mobilenet.compiler import views
     from tvm_mobilenet.compiler.fuse_blocks import join
 
     steps = module.plan.steps
@@ -386,14 +393,21 @@ def calls_of(network, module) -> list:
             "build it again",
         )
     known, calls = {call.name: call for call in network.layers}, []
-    same = [part.name for step in steps for part in step.parts] == list(known)
+    named = list(dict.fromkeys(part.name for step in steps for part in step.parts))
+    without = [call for call in known.values() if call.name not in named]  # which no kernel computes
+    same = named == [name for name, call in known.items() if call not in without] and all(map(views.moves, without))
+    memory = views.memory(without, steps)
     for step in steps if same else ():
         taken, layer = [known[part.name] for part in step.parts], Layer.parse(step.layer)
-        dense = layer.with_pitches(0, 0)
-        if same := same and [call.layer.with_pitches(0, 0) for call in taken] == list(dense.parts or [dense]):
+        dense = layer.dense
+        if same and views.moves(taken[0]) and not layer.body:  # a copy of what it moves
+            same, call = layer.copies, LayerCall(step.name, layer, taken[0].source, step.reads, {}, step.writes)
+            calls.append(call.replace(parts=tuple(taken), into=step.into))
+        elif same := same and [call.layer.dense for call in taken] == list(dense.parts or [dense]):
             call = join(taken) if dense.parts else taken[0]
-            same = (call.inputs, call.output) == (step.reads, step.writes)
-            calls.append(call if layer.body else call.replace(layer=layer))  # a nest is in the model, not in a name
+            same = (tuple(memory.get(v, v) for v in call.inputs), call.output) == (step.reads, step.writes)
+            # a nest is in the model, not in a name
+            calls.append(call.replace(into=step.into, **({} if layer.body else {"layer": layer})))
     if not same:
         raise TvmMobilenetError(
             f"{module.folder} was built from another network than {network.options.title}",

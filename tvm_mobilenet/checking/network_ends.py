@@ -118,7 +118,7 @@ class Ends:
         for number in tail[1:]:
             layer = self._calls[number].layer
             if layer.declared.function == "softmax":
-                function, values = "softmax", self._kept[number][0][..., : layer.channels].astype(np.float64)
+                function, values = "softmax", layer.input_place.view(self._kept[number][0]).astype(np.float64)
             else:
                 shape = layer.body.operands[0] if layer.body else layer.input_shape
                 values = reference.reference(layer, values.reshape(shape))

@@ -14,6 +14,7 @@ import numpy as np
 from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.boards.comparison import deviation_of
 from tvm_mobilenet.checking import integers
+from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
 UNREAD = 85  # what stands where nothing may read integers
@@ -53,9 +54,9 @@ def reference(
     if layer.body is not None:
         others = second if isinstance(second, tuple) else () if second is None else (second,)
         return layer.body.reference(data, *others, *(constants or ()))
-    data = real(layer, data, constants)[..., : layer.input_shape[-1]]
+    data = layer.input_place.view(real(layer, data, constants))
     if second is not None:
-        second = second[..., : layer.second_shape[-1]]
+        second = layer.second_place.view(second)
     if layer.parts:
         return reference(*last_part(layer, data, weight, bias), second, activated)
     import torch
@@ -94,7 +95,7 @@ def real(layer: Layer, data: np.ndarray, constants) -> np.ndarray:
         row.astype(np.float64).reshape([-1 if axis == channel else 1 for axis in range(4)])
         for row in constants[_pixels(layer)]
     )
-    return (data[..., : layer.input_shape[-1]] * factor + offset).astype(np.float32)  # exact before it is rounded
+    return (layer.input_place.view(data) * factor + offset).astype(np.float32)  # exact before it is rounded
 
 
 def _pixels(layer: Layer) -> str:
@@ -251,9 +252,9 @@ def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndar
     """Operands as a kernel takes them, constants packed, a zeroed output last."""
     from tvm_mobilenet import schedules
 
-    second = [in_buffer(arguments["second"], layer.second_buffer)] if "second" in arguments else []
+    second = [in_buffer(arguments["second"], layer.second_place)] if "second" in arguments else []
     packed = schedules.pack(layer, decisions, constants_of(layer, arguments))
-    data = in_buffer(arguments["data"], layer.input_buffer)
+    data = in_buffer(arguments["data"], layer.input_place)
     return [data, *packed, *second, np.zeros(layer.output_buffer, layer.output_dtype)]
 
 
@@ -270,10 +271,10 @@ def constants_of(layer: Layer, arguments: dict) -> dict[str, np.ndarray]:
     return {name: found(name) for name in layer.constants}
 
 
-def in_buffer(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An array as it lies in memory, what stands between its rows not a number: nothing may read it."""
-    if array.shape == shape:
+def in_buffer(array: np.ndarray, place: Place) -> np.ndarray:
+    """An array as it lies in memory, what stands beside it not a number: nothing may read it."""
+    if array.shape == place.buffer:
         return array
-    buffer = np.full(shape, np.nan if array.dtype.kind == "f" else UNREAD, array.dtype)
-    buffer[..., : array.shape[-1]] = array
+    buffer = np.full(place.buffer, np.nan if array.dtype.kind == "f" else UNREAD, array.dtype)
+    place.view(buffer)[...] = array
     return buffer

@@ -69,12 +69,12 @@ def run(
     if layer.declared.stepped is None:
         raise ValueError(f"{layer.name}: its kind has no order of steps")
     steps = Steps(layer, largest)
-    x = steps.read(_channels_last(data[..., : layer.input_shape[-1]], layer.input_layout))
+    x = steps.read(_channels_last(layer.input_place.view(data), layer.input_layout))
     operand = None
     if second is not None:
         gate = layer.op == "scale"
         lies = layer.output_layout if layer.residual != "none" else "NHWC" if gate else layer.input_layout
-        operand = steps.round(_channels_last(second[..., : layer.second_shape[-1]], lies))
+        operand = steps.round(_channels_last(layer.second_place.view(second), lies))
     own = [None if array is None else array.astype(np.float64) for array in (weight, bias)]
     with np.errstate(over="ignore", invalid="ignore"):
         y = layer.declared.stepped(layer, x, *own, operand, steps)

@@ -70,7 +70,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
         return Sum(values, size, size, 1, 0.0, layer.accumulator_dtype)
     data = definition.real(layer, data, constants)
     if layer.parts:
-        data = data[..., : layer.input_shape[-1]]
+        data = layer.input_place.view(data)
         layer, data, weight, bias = definition.last_part(layer, data, weight, bias)
     values = definition.reference(layer, data, weight, bias, second, activated=False)
     positions = tuple(a for a in range(4) if a != channel_axis(layer))
@@ -82,7 +82,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
     own = own.mean(positions, keepdims=True)
     scale = own
     if layer.residual == "before":
-        scale = own + operands[2][..., : values.shape[-1]].reshape(values.shape).mean(positions, keepdims=True)
+        scale = own + layer.second_place.view(operands[2]).reshape(values.shape).mean(positions, keepdims=True)
     taps = layer.kernel[0] * layer.kernel[1]
     terms = taps * (layer.channels // layer.groups) if layer.weight_shape else taps
     most = float(np.abs(bias).max()) if bias is not None else 0.0
@@ -179,7 +179,7 @@ def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, secon
         allowed = carried(function, z.values, off, axis, dtype=last.output_dtype)
         answers = _beside(function, z.values, np.broadcast_to(z.term, z.values.shape), np.minimum) > allowed
     if last.residual == "after":
-        output = output + np.asarray(second, np.float64)[..., : output.shape[-1]].reshape(output.shape)
+        output = output + last.second_place.view(np.asarray(second, np.float64)).reshape(output.shape)
         allowed = allowed + 4 * rounding * np.abs(output)
     return Expected(output, allowed, float(answers.mean()))
 

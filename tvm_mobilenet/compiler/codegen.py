@@ -205,6 +205,11 @@ def _with_kernels_outside(lowered, kernels: str | Path):
             call = self.visit_expr_post_order(call)
             if call.op == tvm.ir.Op.get("relax.call_tir"):
                 return relax.call_dps_packed(names[call.args[0]], call.args[1], call.ty_args[0])
+            if call.op == tvm.ir.Op.get("relax.call_tir_inplace"):
+                *_, written = given = call.args[1].fields
+                none = relax.TupleType([])
+                self.builder_.emit(relax.call_pure_packed(names[call.args[0]], *given, ty_args=none))
+                return written
             return call
 
     main = ByName(lowered).visit_expr(lowered["main"])

@@ -43,7 +43,7 @@ PHASES = {
 
 
 # phases of some builds alone: they share the number of the phase before
-SOME = ("precision", "given_scales", "transposed_conv", "marks")
+SOME = ("precision", "given_scales", "transposed_conv", "marks", "views")
 
 
 class Dump:
@@ -199,7 +199,7 @@ def layers_text(graph: LayerGraph) -> str:
         if call.marks is not None and call.marks.output is not None:
             what += f" to ({call.marks.output.step:.6g}, {call.marks.output.zero})"
         rows.append((call.name, what, ", ".join(call.inputs), call.output, digest, call.source))
-        for part, layer in zip(call.parts, call.layer.parts, strict=True):
+        for part, layer in zip(call.parts, call.layer.parts, strict=bool(call.layer.parts)):
             rows.append((f"  {part.name}", f"  {layer.name}", "", "", "", part.source))
     lines = [
         f"{side} {port.value}: {port.name} {port.shape} {port.dtype}"

@@ -39,9 +39,10 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
     params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in signature.inputs]
     values: dict[str, relax.Expr] = {p.value: param for p, param in zip(signature.inputs, params, strict=True)}
     kernels: dict[Layer, tvm.ir.GlobalVar] = {}
+    home = {call.output: call.into for call in graph.calls if call.into}  # of parts, the tensor that has them
 
     def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
-        expr = values[value]
+        expr = values[home.get(value, value)]
         written = tuple(int(d) for d in expr.ty.shape)
         if written == tuple(shape):
             return expr
@@ -62,8 +63,12 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
                 data, *others = map(view, call.inputs, layer.operand_buffers)
                 # without its dtype, a constant of 64 bits would be one of 32
                 operands = [data, *(relax.const(array, str(array.dtype)) for array in packed), *others]
-                out = relax.TensorType(layer.output_buffer, layer.output_dtype)
-                values[call.output] = bb.emit(relax.call_tir(kernels[layer], operands, out), name_hint=call.name)
+                out, place = relax.TensorType(layer.output_buffer, layer.output_dtype), call.into or call.output
+                if place in values:  # another part of it is written
+                    made = relax.op.call_tir_inplace(kernels[layer], [*operands, values[place]], len(operands), out)
+                else:
+                    made = relax.call_tir(kernels[layer], operands, out)
+                values[place] = bb.emit(made, name_hint=call.name)
             outputs = [view(p.value, p.shape) for p in signature.outputs]
             result = bb.emit_output(relax.Tuple(outputs) if signature.tuple_output else outputs[0])
         bb.emit_func_output(result)

@@ -2,7 +2,7 @@
 
     model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target;
                                                    calibration.py says which layers a narrow dtype computes
-          ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, row_pitch.py
+          ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, views.py, row_pitch.py
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
           ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
           ─ plan_of ──────▶ plan, parameters       plan.py: the place of every tensor
@@ -24,7 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_mobilenet.compiler import artifacts, build_identity, fuse_blocks, library, model_files, module, row_pitch
+from tvm_mobilenet.compiler import (
+    artifacts,
+    build_identity,
+    fuse_blocks,
+    library,
+    model_files,
+    module,
+    row_pitch,
+    views,
+)
 from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
@@ -35,7 +44,8 @@ from tvm_mobilenet.passes.layer_graph import LayerGraph
 from tvm_mobilenet.passes.quantize import Quantization
 from tvm_mobilenet.targets import Target, require
 
-CORE_PASSES = (fuse_blocks, row_pitch)
+CORE_PASSES = (fuse_blocks, views, row_pitch)
+OF_SOME = (views,)  # which returns what it got where there is nothing for it
 
 Watch = Callable[[str, object], None]  # gets the name of each phase and what it made
 
@@ -126,10 +136,11 @@ class BuiltModel:
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:
-    """The layers as a core runs them: some in fused blocks, tensors at their row pitches."""
+    """The layers as a core runs them: some in fused blocks, parts in their tensors, tensors at their row pitches."""
     for step in CORE_PASSES:
-        graph = step.run(graph, core)
-        watch(step.__name__.rpartition(".")[2], graph)
+        before, graph = graph, step.run(graph, core)
+        if graph is not before or step not in OF_SOME:
+            watch(step.__name__.rpartition(".")[2], graph)
     return graph
 
 
@@ -144,7 +155,7 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     log : path, optional
         The user's tune log, consulted before the shipped one.
     watch : Watch
-        Sees each phase: ``fuse_blocks``, ``row_pitch``, ``decisions``, ``plan``.
+        Sees each phase: ``fuse_blocks``, ``views``, ``row_pitch``, ``decisions``, ``plan``.
     """
     require(target, network.options.dtype)
     graph = for_core(network.graph, target.core, watch)

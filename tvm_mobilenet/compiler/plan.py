@@ -66,6 +66,8 @@ class Step:
         The layers of the network that it computes: several of a fused block.
     constants : tuple of str
         The names of the operands in ``parameters``, in their order, as ``Layer.constants`` has them.
+    into : str
+        The value of which the output is a part, where it is one: steps with the same one write one tensor.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Step:
     writes: str = ""
     parts: tuple[Part, ...] = ()
     constants: tuple[str, ...] = ()
+    into: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Plan:
             def step(s: dict) -> Step:
                 parts = tuple(Part(old_words.layer_name(p["name"]), p["source"]) for p in s.get("parts", ()))
                 values = tuple(s.get("reads", ())), s.get("writes", ""), parts, tuple(s.get("constants", ()))
+                values = *values, s.get("into", "")
                 return Step(
                     s["name"], s["symbol"], old_words.layer_name(s["layer"]), tuple(map(tensor, s["operands"])), *values
                 )
@@ -197,10 +201,13 @@ def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
                     if isinstance(value_of[a], int):
                         alive[value_of[a]][1] = step
                     operands.append((value_of[a], _shape(a.ty), str(a.ty.dtype)))
-            written = (_shape(value.ty), str(value.ty.dtype))
-            operands.append((step, *written))
-            value_of[binding.var] = step
-            sizes[step], alive[step] = prod(written[0]) * np.dtype(written[1]).itemsize, [step, step]
+            if value.op.name == "relax.call_tir_inplace":  # its last argument is what it writes a part of
+                value_of[binding.var] = operands[-1][0]
+            else:
+                written = (_shape(value.ty), str(value.ty.dtype))
+                operands.append((step, *written))
+                value_of[binding.var] = step
+                sizes[step], alive[step] = prod(written[0]) * np.dtype(written[1]).itemsize, [step, step]
             prim = lowered[function]
             raw.append((function.name_hint, str(prim.attrs["layer"]), operands))
     if not fields:
@@ -231,6 +238,7 @@ def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
             call.output,
             tuple(Part(c.name, c.source) for c in call.originals),
             tuple(call.layer.constants),
+            call.into,
         )
         for call, (symbol, layer, operands) in zip(graph.calls, raw, strict=True)
     )

@@ -32,7 +32,7 @@ def run(graph: LayerGraph, core) -> LayerGraph:
     calls, line = graph.calls, core.l1d.line
     by_output = {call.output: call for call in calls}
     outside = {port.value for port in graph.signature.outputs}
-    spaced = {value for value, call in by_output.items() if value not in outside and _can_write(call.layer, line)}
+    spaced = {v for v, call in by_output.items() if not call.into and v not in outside and _can_write(call.layer, line)}
     alike: list[tuple[str, str]] = []  # values that lie alike in memory
     for call in calls:
         data, *second = call.inputs
@@ -40,6 +40,9 @@ def run(graph: LayerGraph, core) -> LayerGraph:
             spaced.discard(data)
         if not call.layer.declared.pitched:
             spaced.difference_update(call.inputs)
+        elif call.layer.input_part or call.layer.output_part:
+            spaced.difference_update(second)  # it lies dense
+            spaced.difference_update([data] if call.layer.input_part else [])
         elif second and call.layer.op == "scale":
             spaced.discard(second[0])
         elif second:

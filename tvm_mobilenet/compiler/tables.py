@@ -160,11 +160,13 @@ def free_from(plan: Plan) -> list[int]:
     """For each step, where in the arena nothing is alive any more."""
     live: dict[int, int] = {}  # offset to end of the tensors that a later step reads
     free = [0] * len(plan.steps)
+    begun = {step.into for step in plan.steps if step.into}
+    first = {next(i for i, step in enumerate(plan.steps) if step.into == value) for value in begun}
     for number in reversed(range(len(plan.steps))):
         *read, written = plan.steps[number].operands
         live |= {t.offset: t.offset + t.nbytes for t in (*read, written) if t.space == "arena"}
         free[number] = align(max(live.values(), default=0))
-        if written.space == "arena":
+        if written.space == "arena" and (not plan.steps[number].into or number in first):
             del live[written.offset]
     return free
 

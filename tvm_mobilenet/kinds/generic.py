@@ -18,6 +18,22 @@ DIGEST = 12  # characters of a nest's hash
 
 
 @dataclass(frozen=True)
+class View:
+    """How a layer that only joins or cuts tensors does so: `compiler.views` need not move their values.
+
+    Parameters
+    ----------
+    axis : int
+        Along which it joins its operands, or cuts its one.
+    begin : int or None
+        Of a cut: the first index that it takes; None: it joins.
+    """
+
+    axis: int
+    begin: int | None = None
+
+
+@dataclass(frozen=True)
 class Body:
     """What a generic layer computes.
 
@@ -38,6 +54,8 @@ class Body:
         ``reference(*operands, *constants)``, float64 arrays: the output in float64.
     narrow : callable, optional
         ``narrow(dtype)``: the layer that moves values of another dtype so; of operators that compute nothing.
+    view : View, optional
+        Of a concatenation or a slice.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -48,6 +66,7 @@ class Body:
     function: object = field(default=None, compare=False, repr=False)
     reference: Callable | None = field(default=None, compare=False, repr=False)
     narrow: Callable | None = field(default=None, compare=False, repr=False)
+    view: View | None = field(default=None, compare=False, repr=False)
 
 
 def _text(shape: tuple[int, ...], dtype: str = "") -> str:

@@ -53,6 +53,10 @@ def name_of(layer) -> str:
         tokens.append(f"in{layer.input_pitch}")
     if layer.output_pitch:
         tokens.append(f"out{layer.output_pitch}")
+    if layer.input_part:
+        tokens.append("from{}of{}".format(*layer.input_part))
+    if layer.output_part:
+        tokens.append("into{}of{}".format(*layer.output_part))
     tokens.append(dtypes.of(layer.dtype).token)
     tokens += [f"{verb}_{dtypes.of(dtype).token}" for verb in _VERBS if (dtype := getattr(layer, verb))]
     tokens += [f"group{layer.group}"] * bool(layer.group) + ["small"] * layer.small
@@ -79,6 +83,8 @@ def fields_of(name: str) -> dict:
             f["kernel"] = (int(m[1]), int(m[2]))
         elif m := re.fullmatch(r"([mnkbg]|in|out)(\d+)", token):
             f[_NUMBERS[m[1]]] = int(m[2])
+        elif m := re.fullmatch(r"(from|into)(\d+)of(\d+)", token):
+            f["input_part" if m[1] == "from" else "output_part"] = int(m[2]), int(m[3])
         elif m := re.fullmatch(r"p(\d+),(\d+),(\d+),(\d+)", token):
             f["padding"] = tuple(map(int, m.groups()))
         elif m := re.fullmatch(r"([sd])(\d+)(?:,(\d+))?", token):

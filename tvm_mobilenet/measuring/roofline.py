@@ -14,6 +14,7 @@ padding's zeros count, as the papers have it, so a kernel that skips them can li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.targets import memory
@@ -60,9 +61,15 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list
     for step in plan.steps:
         layer = Layer.parse(step.layer)
         parameters = sum(t.nbytes for t in step.operands if t.space == "parameters")
-        activations = [t.nbytes for t in step.operands if t.space != "parameters"]
+        activations = [_moved(layer, t) for t in step.operands if t.space != "parameters"]
         far = (parameters if streamed else 0) + sum(max(0, n - last) for n in activations)
         macs = core.macs_per_cycle(layer.dtype) * hertz * cores
         cache = (parameters + sum(activations)) / (fill * hertz) if fill else None
         found.append(Roofline(layer.mult_adds / macs, cache, far / bandwidth))
     return found
+
+
+def _moved(layer: Layer, operand) -> int:
+    """Bytes of an operand that a layer reads or writes: of a larger tensor its part."""
+    parts = [p for p in (layer.input_place, layer.output_place) if p.part and p.buffer == operand.shape]
+    return prod(parts[0].shape) * operand.nbytes // prod(operand.shape) if parts else operand.nbytes

@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import relax, tirx
 
 from tvm_mobilenet import dtypes
-from tvm_mobilenet.kinds.generic import DIGEST, Body, fields
+from tvm_mobilenet.kinds.generic import DIGEST, Body, View, fields
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.rewrite import array, op_name
 
@@ -40,6 +40,7 @@ class _Operator:
     held: tuple[str, ...]  # their dtypes
     name: str
     nest: tirx.PrimFunc | None = None
+    view: View | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -96,7 +97,7 @@ def pieces_of(call: relax.Call, tensors: Sequence[relax.Expr], mod: tvm.IRModule
     name, nest = op_name(call), None
     if name == "call_tir":
         name, nest = call.args[0].name_hint.rstrip("0123456789"), mod[call.args[0]]  # numbered where there are several
-    operator = _Operator(_copy_of(call), shapes, held, name, nest)
+    operator = _Operator(_copy_of(call), shapes, held, name, nest, None if values else _view(call))
     try:
         module = operator.module(OWN)
     except (RuntimeError, TypeError, ValueError) as e:
@@ -170,8 +171,25 @@ def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
         return _layer(operator, operator.module(dtype), tensors)
 
     reference = lambda *arrays: _computed(operator, arrays)  # noqa: E731
-    body = Body(operands, constants, output, digest, held, function, reference, narrow if moves else None)
+    body = Body(
+        operands, constants, output, digest, held, function, reference, narrow if moves else None, operator.view
+    )
     return Layer(**fields(operator.name.replace(".", "_"), body, OWN))
+
+
+def _view(call: relax.Call) -> View | None:
+    """How a call joins or cuts tensors, if it does nothing else."""
+    if op_name(call) == "concat":
+        return View(int(call.attrs.axis) % len(_shape(call.args[0].fields[0])))
+    if op_name(call) != "strided_slice":
+        return None
+    whole, taken = _shape(call.args[0]), _shape(relax.BlockBuilder().normalize(call))
+    axes, begins, _, *strides = ([int(v.value) for v in given.fields] for given in call.args[1:])
+    cut = [i for i, axis in enumerate(axes) if whole[axis] != taken[axis]]
+    if len(cut) != 1 or any(step != 1 for steps in strides for step in steps):
+        return None
+    axis, begin = axes[cut[0]] % len(whole), begins[cut[0]]
+    return View(axis, min(begin + whole[axis] * (begin < 0), whole[axis]))
 
 
 def _takes_nearest(operator: _Operator) -> bool:

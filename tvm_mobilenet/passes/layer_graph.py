@@ -36,9 +36,11 @@ class LayerCall:
     output : str
         The value written, of ``layer.output_shape``.
     parts : tuple of LayerCall
-        Of a fused block: the calls that it stands for.
+        Of a fused block: the calls that it stands for; of a copy that `compiler.views` made, that of what it moves.
     marks : passes.marks.Marks or None
         Of a network that comes quantized: its scales. `quantize` reads them.
+    into : str
+        The value of which the output is a part: calls with the same one write one tensor together (`compiler.views`).
     """
 
     name: str
@@ -49,6 +51,7 @@ class LayerCall:
     output: str
     parts: tuple[LayerCall, ...] = ()
     marks: object | None = None
+    into: str = ""
 
     def replace(self, **changes) -> LayerCall:
         """The call with other fields, or with other constants by their names, of a fused block as `weight` has them.

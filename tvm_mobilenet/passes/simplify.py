@@ -1,7 +1,7 @@
 """Fewer words for the same graph: what exporters write in many ways, written in one.
 
-Constants are computed, tuples that are only taken apart again disappear, casts and reshapes that change nothing too.
-Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a
+Constants are computed, tuples that are only taken apart again disappear, casts, reshapes and slices that change nothing
+too. Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a
 constant stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means and
 maxima over a feature map become pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
 """
@@ -288,6 +288,12 @@ class Simplify(Rewriter):
 
     def _astype(self, call: relax.Call) -> relax.Expr:
         return call.args[0] if str(call.args[0].ty.dtype) == str(call.attrs.dtype) else call
+
+    def _strided_slice(self, call: relax.Call) -> relax.Expr:
+        """One that takes everything is none; an input stays one that is read."""
+        whole = static_shape(call.args[0]) == static_shape(self._bb.normalize(call), self.where)
+        steps = {int(step.value) for given in call.args[4:] for step in given.fields}
+        return call.args[0] if whole and steps <= {1} and call.args[0] in self._made else call
 
     def _nn_dropout(self, call: relax.Call) -> relax.Expr:
         return relax.Tuple([call.args[0], call.args[0]])

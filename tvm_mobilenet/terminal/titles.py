@@ -100,7 +100,7 @@ STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this or
     lambda name, text: title(name),
     _kinds_of_a_fused_block,
     _without("|".join(BY_TOKEN)),
-    _without(r"in\d+|out\d+"),  # row pitches
+    _without(r"in\d+|out\d+|from\d+of\d+|into\d+of\d+"),  # row pitches, parts of larger tensors
     _without(r"p\d+,\d+,\d+,\d+"),  # padding
     _without("nchw|to_nchw"),
     _without("|".join(ACTIVATIONS)),

@@ -76,7 +76,8 @@ class Runner:
                 tasks = "all" if whole else "sample"
                 runs = [module.call(nest.SYMBOL, arguments, tasks, memory=True)] * len(counts)
         allowed = stepped.allowed(built.layer)
-        difference = require_right(runs[0].outputs[-1], expected, sample=runs[0].sampled, **allowed)
+        found = built.layer.output_place.view(runs[0].outputs[-1])
+        difference = require_right(found, expected, sample=runs[0].sampled, **allowed)
         cost, *every = (run.cost(count) for run, count in zip(runs, counts, strict=True))
         parts = _parts(runs[0], board.target) if cost.predicted else {}
         all_cores = float(every[0].value) if every else None

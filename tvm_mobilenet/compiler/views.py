@@ -1,0 +1,282 @@
+"""Which tensors are parts of larger ones, so that to concatenate or to cut them moves nothing.
+
+A concatenation is as many rows as there are indices before its axis, and each operand has a stretch of every row. Along
+the outermost axis (detectors' boxes) that is one row, and a stretch is a contiguous part; along the channels of a
+feature map a row is a position. Whoever computes an operand writes it there at once: at the pitch of a whole row, from
+its own first element on (`layer.Place`). A slice is read where it lies, in the same way.
+
+An operand that cannot be written so is copied into its part by an element-wise layer. It cannot where its layer is a
+generic one, or writes positions that are no rows of the concatenation; where it is an output of the network, or an
+input; or where one of its readers takes it as a residual, or in a loop nest of its own. Of a slice each reader that
+cannot read a part makes a copy of it necessary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.places import Place
+from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.quantize import QUAD
+
+
+def run(graph: LayerGraph, core) -> LayerGraph:
+    """The graph without the concatenations and slices that need no kernel; ``core`` decides nothing here."""
+    if not any(moves(call) for call in graph.calls):
+        return graph
+    return _Views(graph).run()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A tensor as rows in memory: ``count`` rows of ``width`` elements, ``pitch`` apart, from ``first`` on.
+
+    Attributes
+    ----------
+    value : str
+        Whose memory it is: of the tensor itself, or of the one of which it is a part.
+    size : int
+        Elements of that memory.
+    """
+
+    value: str
+    first: int
+    count: int
+    width: int
+    pitch: int
+    size: int
+
+    @property
+    def contiguous(self) -> bool:
+        return self.count == 1 or self.pitch == self.width
+
+    @property
+    def lies(self) -> tuple[int, tuple[int, ...]]:
+        """Pitch and part, as a layer has them."""
+        whole = self.contiguous and self.count * self.width == self.size
+        return 0 if self.contiguous else self.pitch, () if whole else (self.first, self.size)
+
+    def stretch(self, count: int, begin: int, width: int) -> _Rows | None:
+        """Of each of its ``count`` rows so many elements from ``begin`` on; None where it has not such rows."""
+        if self.contiguous:
+            row = self.count * self.width // count
+            return _Rows(self.value, self.first + begin, count, width, row, self.size)
+        return replace(self, first=self.first + begin, width=width) if count == self.count else None
+
+    def fits(self, place: Place, layout: str, layer: Layer) -> bool:
+        """Whether a layer can read data, or write an output, that lies so."""
+        if layer.body is not None or place.pitch or place.part or prod(place.shape) != self.count * self.width:
+            return False
+        rows = layer.declared.pitched and layout == "NHWC" and place.shape[-1] == self.width
+        return self.contiguous or rows
+
+
+def moves(call: LayerCall | None) -> bool:
+    """Whether a call only joins or cuts tensors, of a dtype that layers may have."""
+    if call is None or call.layer.body is None or call.layer.body.view is None:
+        return False
+    return {*call.layer.operand_dtypes, call.layer.output_dtype} in [{dtype} for dtype in dtypes.OF_DATA]
+
+
+def joins(call: LayerCall | None) -> bool:
+    """Whether a call is a concatenation."""
+    return moves(call) and call.layer.body.view.begin is None
+
+
+def cuts(call: LayerCall | None) -> bool:
+    """Whether a call is a slice."""
+    return moves(call) and call.layer.body.view.begin is not None
+
+
+class _Views:
+    """See the module."""
+
+    def __init__(self, graph: LayerGraph):
+        self.graph = graph
+        self.makers = {call.output: call for call in graph.calls}
+        self.readers: dict[str, list[LayerCall]] = {}
+        for call in graph.calls:
+            for value in dict.fromkeys(call.inputs):
+                self.readers.setdefault(value, []).append(call)
+        self.outside = {port.value for port in graph.signature.outputs}
+        self.places: dict[str, _Rows] = {}  # of values that are parts
+        self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # of concatenations, the operands that are copied
+        self.kept: set[str] = set()  # concatenations and slices that stay as they are
+
+    def run(self) -> LayerGraph:
+        """The graph with its parts."""
+        for call in reversed(self.graph.calls):  # a concatenation of concatenations before those
+            if joins(call):
+                self._join(call)
+        for call in self.graph.calls:
+            if cuts(call):
+                self._cut(call)
+        made = [new for call in self.graph.calls for new in self._made(call)]
+        return replace(self.graph, calls=tuple(made))
+
+    def _whole(self, value: str, shape: tuple[int, ...]) -> _Rows:
+        """A value as rows: where it lies, else in memory of its own."""
+        size = prod(shape)
+        return self.places.get(value) or _Rows(value, 0, 1, size, size, size)
+
+    def _may_read(self, reader: LayerCall, value: str, rows: _Rows) -> bool:
+        """Whether a call can read a value that lies so."""
+        layer, whole_numbers = reader.layer, dtypes.of(reader.layer.output_dtype).integer
+        if cuts(reader):
+            taken = _taken(reader, rows)
+            return taken is not None and (not whole_numbers or self._is_view(reader, taken))
+        if joins(reader):  # by a copy
+            if whole_numbers and reader.output not in self.copied:
+                return False
+            counts = {s.count for s, v in zip(_stretches(reader), reader.inputs, strict=True) if v == value}
+            return rows.contiguous or counts <= {1, rows.count}
+        if reader.inputs.index(value) or reader.inputs.count(value) > 1:
+            return False
+        if whole_numbers and rows.width % QUAD and not rows.contiguous:  # dot products would read beyond the last row
+            return False
+        return rows.fits(layer.input_place, layer.input_layout, layer)
+
+    # ---- concatenations
+
+    def _join(self, call: LayerCall) -> None:
+        """Say where the operands lie."""
+        stretches = _stretches(call, self._whole(call.output, call.layer.body.output))
+        if dtypes.of(call.layer.output_dtype).integer:  # a copy would need constants
+            each = zip(call.inputs, stretches, strict=True)
+            alone = len(set(call.inputs)) == len(call.inputs)
+            if not alone or not all(self._may_lie(v, rows, call) for v, rows in each):
+                self.kept.add(call.output)
+                return
+        copied = []
+        for i, (value, rows) in enumerate(zip(call.inputs, stretches, strict=True)):
+            if self._may_lie(value, rows, call):
+                self.places[value] = rows
+            else:
+                copied.append((i, value, rows))
+        self.copied[call.output] = copied
+
+    def _may_lie(self, value: str, rows: _Rows, into: LayerCall) -> bool:
+        """Whether a value may lie there: who makes it can write it so, and all others who read it can read it so."""
+        maker = self.makers.get(value)
+        if maker is None or value in self.outside or value in self.places:
+            return False
+        if joins(maker):
+            if dtypes.of(maker.layer.output_dtype).integer or None in _stretches(maker, rows):
+                return False
+        elif not rows.fits(maker.layer.output_place, maker.layer.output_layout, maker.layer):
+            return False
+        return all(self._may_read(reader, value, rows) for reader in self.readers[value] if reader is not into)
+
+    # ---- slices
+
+    def _cut(self, call: LayerCall) -> None:
+        """Say where a slice lies, or that it is copied."""
+        value = call.inputs[0]
+        maker = self.makers.get(value)
+        rows = None if maker is None else _taken(call, self._whole(value, call.layer.body.operands[0]))
+        if rows is None or maker.layer.output_pitch:
+            self.kept.add(call.output)
+        elif self._is_view(call, rows):
+            self.places[call.output] = rows
+        elif dtypes.of(call.layer.output_dtype).integer:
+            self.kept.add(call.output)
+
+    def _is_view(self, call: LayerCall, rows: _Rows) -> bool:
+        """Whether all who read a slice can read it where it lies."""
+        readers = self.readers.get(call.output, [])
+        return call.output not in self.outside and all(self._may_read(r, call.output, rows) for r in readers)
+
+    # ---- what is made of it
+
+    def _made(self, call: LayerCall) -> list[LayerCall]:
+        if not moves(call) or call.output in self.kept:
+            return [self._placed(call)]
+        if joins(call):
+            return [self._copy(call, f"{call.name}_{i}", value, rows) for i, value, rows in self.copied[call.output]]
+        if call.output in self.places:
+            return []
+        return [self._copy(call, call.output, call.inputs[0], None)]
+
+    def _placed(self, call: LayerCall) -> LayerCall:
+        """A call with its data and its output where they lie."""
+        layer, into = call.layer, ""
+        if layer.body is None and call.inputs[0] in self.places:
+            layer = layer.reading(*self.places[call.inputs[0]].lies)
+        if call.output in self.places:
+            layer, into = layer.writing(*self.places[call.output].lies), self.places[call.output].value
+        return replace(call, layer=layer, inputs=tuple(map(self._memory, call.inputs)), into=into)
+
+    def _memory(self, value: str) -> str:
+        """The name of the memory that is read for a value: where no layer writes it, that of which it is a part."""
+        return self.places[value].value if value in self.places and moves(self.makers[value]) else value
+
+    def _copy(self, call: LayerCall, name: str, value: str, to: _Rows | None) -> LayerCall:
+        """An operand of a concatenation into its part; a slice, where ``to`` is None, into memory of its own."""
+        body = call.layer.body
+        if to is None:
+            data = _taken(call, self._whole(value, body.operands[0]))
+        else:
+            data = self._whole(value, body.operands[call.inputs.index(value)])
+        rows = next((r for r in (data, to) if r is not None and not r.contiguous), None)
+        count, width = (rows.count, rows.width) if rows else _even(data.count * data.width)
+        layer = Layer(
+            kind="elementwise",
+            op="none",
+            height=count,
+            channels=width,
+            out_channels=width,
+            dtype=call.layer.output_dtype,
+        ).reading(*data.lies)
+        layer = layer.writing(*to.lies) if to else layer
+        inputs = (self._memory(value),) if value in self.places else (value,)
+        return LayerCall(name, layer, call.source, inputs, {}, name, (call,), into=to.value if to else "")
+
+
+def _stretches(call: LayerCall, whole: _Rows | None = None) -> list[_Rows | None]:
+    """Where the operands of a concatenation lie in its output, which lies so; else in memory of its own."""
+    body, begin, found = call.layer.body, 0, []
+    size = prod(body.output)
+    whole = whole or _Rows(call.output, 0, 1, size, size, size)
+    for shape in body.operands:
+        width = prod(shape[body.view.axis :])
+        found.append(whole.stretch(prod(shape[: body.view.axis]), begin, width))
+        begin += width
+    return found
+
+
+def _taken(call: LayerCall, data: _Rows) -> _Rows | None:
+    """What a slice takes of its data, which lies so; None where that has not such rows."""
+    body = call.layer.body
+    axis, inner = body.view.axis, prod(body.output[body.view.axis + 1 :])
+    return data.stretch(prod(body.output[:axis]), body.view.begin * inner, body.output[axis] * inner)
+
+
+def _even(size: int) -> tuple[int, int]:
+    """So many elements as rows that have whole vectors, where there are such."""
+    width = next((width for width in (256, 64, 16) if size % width == 0), size)
+    return size // width, width
+
+
+def memory(without: Sequence[LayerCall], steps: Sequence) -> dict[str, str]:
+    """Of the values that no kernel writes, those of concatenations and slices, the ones that are read in their place.
+
+    Parameters
+    ----------
+    without : sequence of LayerCall
+        Of the network, those that no step computes.
+    steps : sequence of plan.Step
+    """
+    into = {step.writes: step.into for step in steps if step.into}
+    whole, found = set(into.values()), {}
+    for call in reversed(without):  # a concatenation of concatenations before those
+        if joins(call) and call.output not in whole:
+            parts = [into[v] for v in call.inputs if v in into]
+            found[call.output] = into[call.output] = parts[0] if parts else call.output
+    for call in without:
+        if cuts(call):
+            found[call.output] = found.get(call.inputs[0], call.inputs[0])
+    return found
