@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 from onnx import helper as h
@@ -52,6 +53,35 @@ def test_a_line_says_what_a_file_came_to(tmp_path, monkeypatch):
     top = h.make_node("TopK", ["x", "k"], ["y", "i"], axis=1)
     refused = networks.row(net(tmp_path / "top.onnx", top, k=np.array([2], np.int64)), "host")
     assert refused["result"].startswith("refused: 1 operator is not supported")
+
+
+@pytest.mark.parametrize(
+    "file, cells",
+    [
+        ("torchvision-mobilenet_v2-dynamo-batch.onnx", ["mobilenet_v2", "torchvision", "dynamo-batch"]),
+        ("timm-mobilenetv4_conv_small-opset17.onnx", ["mobilenetv4_conv_small", "timm", "opset17"]),
+        ("keras-v3-small.tflite", ["v3-small", "keras", "tflite"]),
+        ("paddle-ch_PP-OCRv4_det_infer.onnx", ["ch_PP-OCRv4_det_infer", "paddle", "onnx"]),
+        ("mobilefacenet.pt2", ["mobilefacenet", "the paper", "pt2"]),
+    ],
+)
+def test_a_file_is_a_line_of_the_page_with_both_targets(file, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "TABLE", tmp_path / "networks.tsv")
+    line = dict.fromkeys(networks.COLUMNS, "") | {"file": file, "layers": "9", "generic": "2", "reference": "PyTorch"}
+    first = line | {"target": "host", "difference": "1.0e-05", "result": "verified"}
+    second = line | {"target": "rpi4", "difference": "3.0e-05", "share": "1.5", "result": "wrong: y"}
+    networks.keep({(file, one["target"]): one for one in (first, second)})
+    due = [*cells, "9", "verified", "wrong: y", "3.0e-05", "PyTorch", "2, 1.5 %"]
+    assert networks.page().splitlines()[-1] == f"| {' | '.join(due)} |"
+
+
+@pytest.mark.full
+def test_a_network_is_written_in_its_ways(tmp_path):
+    networks.make(tmp_path, "mobilefacenet")
+    assert {path.name for path in tmp_path.iterdir()} == {"mobilefacenet-opset13.onnx", "mobilefacenet.pt2"}
+    session = onnxruntime.InferenceSession(tmp_path / "mobilefacenet-opset13.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.random.default_rng(0).standard_normal((1, 3, 112, 112)).astype(np.float32)})
+    assert found.shape == (1, 128) and abs(np.linalg.norm(found) - 1) < 1e-5
 
 
 @pytest.mark.full
