@@ -1,6 +1,7 @@
 """A cluster: the same records as on one machine, whatever happens to its workers, and nobody who would spoil them."""
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -159,6 +160,36 @@ def test_a_library_comes_back_from_a_cluster_of_builders(tmp_path):
     for bad in ({}, [], None, {**data, "library": "TVo="}, {**data, "library": "?"}, {**data, "takes": [1]}):
         with pytest.raises(ValueError):
             builder.unpack(candidate, bad, tmp_path)
+
+
+# ---- the guide's files
+
+
+def test_the_compose_file_is_one():
+    """Docker is not everywhere; YAML and Dask's own parsers are."""
+    import yaml
+    from distributed.cli import dask_scheduler, dask_worker
+
+    text = (Path(__file__).parents[2] / "docs/guides/cluster.md").read_text()
+    (found,) = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    assert set(found) == {"services", "volumes"} and set(found["services"]) == {"scheduler", "worker"}
+    for name, service in found["services"].items():
+        assert (
+            set(service) <= {"build", "command", "ports", "environment", "volumes", "deploy"}
+            and service["build"] == "."
+        )
+        dask, verb, *arguments = service["command"].split()
+        assert (dask, verb) == ("dask", name)
+        parsed = {"scheduler": dask_scheduler, "worker": dask_worker}[name].main.make_context(verb, arguments).params
+        if name == "worker":
+            assert parsed["scheduler"] == "tcp://scheduler:8786" and int(parsed["nthreads"]) > 0
+            assert service["deploy"]["replicas"] > 1
+            (volume,) = service["volumes"]
+            source, folder = volume.split(":")
+            assert source in found["volumes"] and service["environment"] == {"XDG_CACHE_HOME": folder}
+        else:
+            address, *ports = service["ports"][0].split(":")
+            assert address == "127.0.0.1" and ports == ["8786"] * 2 and parsed["host"] == "0.0.0.0"
 
 
 # ---- words

@@ -3,29 +3,37 @@
 Each test has workers of its own beside one that stays.
 """
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
-from tvm_mobilenet.tune_logs.log import Journal
+from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 from tests.cluster.evaluators import Hungry, Slow
 from tests.cluster.test_cluster import all_of, opened, until
+from tests.support.agents import Agent, server_of_tvm
 from tests.support.clusters import Cluster
 from tests.support.fake_board import Costs, Told
+from tests.tuning.test_fleet import HOST, LAYERS, POINTS, prepared
 from tests.tuning.test_search import NAMES, space
 from tests.tuning.test_workers import alive, gone
 from tvm_mobilenet import rebuild_logs, schedules
 from tvm_mobilenet.cli import entry
+from tvm_mobilenet.cluster import place, scheduler
 from tvm_mobilenet.cluster.scheduler import Scheduler
 from tvm_mobilenet.cluster.workers import DaskWorkers
 from tvm_mobilenet.compiler import pipeline
+from tvm_mobilenet.errors import ClusterError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.survey import estimates as estimating
-from tvm_mobilenet.tuning import runner
+from tvm_mobilenet.tuning import fleet, runner
+from tvm_mobilenet.tuning import session as tuning
 from tvm_mobilenet.tuning.candidate import Candidate
 from tvm_mobilenet.tuning.workers import keep_busy
 
@@ -190,6 +198,80 @@ def test_without_its_scheduler_a_search_ends_and_the_same_command_goes_on(tmp_pa
     assert after[: len(before)] == before and len(after) == 40
     assert len({(r["layer"], json.dumps(r["decisions"])) for r in after}) == 40
     assert list(Journal(tmp_path / "shipped" / "cortex-a72.jsonl").records())
+
+
+def test_a_shelf_of_boards_runs_what_a_cluster_of_builders_builds(tmp_path):
+    """Two real boards of a tracker; one of the two builders is killed in the middle."""
+    killed = []
+    with Cluster() as cluster, server_of_tvm("rpc_tracker") as port, contextlib.ExitStack() as shelf:
+        for name in ("one", "two"):
+            cluster.worker(name)
+            shelf.enter_context(Agent("--tracker", f"127.0.0.1:{port}", "--key", "shelf"))
+        where = place.parse(f"dask://127.0.0.1:{cluster.port}")
+        board, log = f"tracker://127.0.0.1:{port}/shelf", tmp_path / "log.jsonl"
+        make, boards = fleet.of(board, HOST, None, where.pool, False, 300.0)
+
+        def show(_) -> None:
+            if not killed and len(list(trials_of(log).records())) >= 3:
+                killed.append(cluster.workers["two"].kill())
+
+        work = prepared(board, log)
+        ended, new = tuning.search(work, None, 3000.0, boards, show=show, pool=make)
+        lines = cluster.workers["one"].log.read_text()
+    records = list(trials_of(log).records())
+    assert boards == 2 and killed and (ended, new) == ("done", POINTS * len(LAYERS)), lines
+    assert len({(r.layer, str(r.decisions)) for r in records}) == len(records) == POINTS * len(LAYERS)
+    assert all(r.cost and r.unit == "s" and not r.predicted for r in records), [r.failure for r in records]
+
+
+def guide(begin: str) -> str:
+    """The block of commands in the guide that begins so."""
+    text = (Path(__file__).parents[2] / "docs/guides/cluster.md").read_text()
+    return next(block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if block.startswith(begin))
+
+
+def test_a_cluster_behind_tls_turns_others_away(tmp_path, monkeypatch):
+    """With the commands of the guide. Others: who has no key, a key of another cluster, or speaks in the clear."""
+    import dask
+
+    keys = {}
+    for name in ("ours", "others"):
+        (tmp_path / name).mkdir()
+        lines = "\n".join(line for line in guide("openssl").splitlines() if line.split()[0] in ("openssl", "export"))
+        done = subprocess.run(
+            ["bash", "-ec", lines + "\nenv | grep ^DASK_"],
+            cwd=tmp_path / name,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        keys[name] = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        assert len(keys[name]) == 7
+
+    def have(settings: dict) -> None:
+        for name in keys["ours"]:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        dask.config.refresh()
+
+    monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 20.0)
+    try:
+        with Cluster("tls", **keys["ours"]) as own:
+            own.worker("one")
+            have(keys["ours"])
+            with place.parse(f"dask+tls://127.0.0.1:{own.port}").pool(Told(), 300.0) as pool:
+                assert all_of(pool, [("square", 7)])[("square", 7)].value == 49
+            for settings, address in (
+                ({}, own.address),
+                (keys["others"], own.address),
+                ({}, f"tcp://127.0.0.1:{own.port}"),
+            ):
+                have(settings)
+                with pytest.raises(ClusterError, match="no Dask scheduler answers"):
+                    DaskWorkers(address, Told())
+    finally:
+        have({})
 
 
 def test_a_scheduler_that_comes_back_soon_is_gone_on_with(tmp_path):

@@ -48,19 +48,28 @@ class Started:
 
 
 class Cluster:
-    """A scheduler and its workers; use it as a context."""
+    """A scheduler and its workers; use it as a context.
 
-    def __init__(self):
+    Parameters
+    ----------
+    protocol : str
+        ``tls`` needs certificates in ``environment``, as Dask reads them.
+    environment : str
+        Of all its processes, by name.
+    """
+
+    def __init__(self, protocol: str = "tcp", **environment: str):
+        self._protocol, self._environment = protocol, environment
         self._folder = tempfile.TemporaryDirectory(prefix="cluster")
         self.folder = Path(self._folder.name)
         self.workers: dict[str, Started] = {}
         self.scheduler = self._start_scheduler("0")
-        self.port = self.scheduler.said(r"Scheduler at:\s+tcp://[\d.]+:(\d+)")
-        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.port = self.scheduler.said(rf"Scheduler at:\s+{protocol}://[\d.]+:(\d+)")
+        self.address = f"{protocol}://127.0.0.1:{self.port}"
 
     def _start_scheduler(self, port: str) -> Started:
-        where = ["--host", "127.0.0.1", "--port", port, "--no-dashboard"]
-        return Started(self.folder / "scheduler", "distributed.cli.dask_scheduler", *where)
+        where = ["--host", "127.0.0.1", "--port", port, "--protocol", self._protocol, "--no-dashboard"]
+        return Started(self.folder / "scheduler", "distributed.cli.dask_scheduler", *where, **self._environment)
 
     def restart_scheduler(self) -> None:
         self.scheduler.kill()
@@ -69,6 +78,7 @@ class Cluster:
     def worker(self, name: str, *flags: str, threads: int = 1, **environment: str) -> Started:
         """A worker without a nanny, so that it is one process."""
         flags = ("--no-nanny", "--no-dashboard", "--nthreads", str(threads), "--name", name, *flags)
+        flags, environment = (*flags, "--protocol", self._protocol), {**self._environment, **environment}
         folder = ("--local-directory", str(self.folder))
         command = ("distributed.cli.dask_worker", self.address, "--host", "127.0.0.1", *folder, *flags)
         self.workers[name] = Started(self.folder / name, *command, **environment)

@@ -48,10 +48,13 @@ class Scheduler:
         self._tried = time.monotonic()
         try:
             self._client = self._open()
-        except (OSError, ValueError, ImportError, TimeoutError) as e:
+        except (OSError, ValueError, TypeError, ImportError, TimeoutError) as e:  # TypeError: TLS without certificates
+            keys = "; TLS needs the cluster's certificate and key in DASK_DISTRIBUTED__COMM__TLS__…"
             raise ClusterError(
                 f"no Dask scheduler answers at {address}: {' '.join(str(e).split())[:200] or type(e).__name__}",
-                "start one with `dask scheduler`, and workers with `dask worker ADDRESS`: docs/guides/cluster.md",
+                "start one with `dask scheduler`, and workers with `dask worker ADDRESS`"
+                + keys * address.startswith("tls:")
+                + ": docs/guides/cluster.md",
             ) from None
         threading.Thread(target=self._watch, name="cluster", daemon=True).start()
 
@@ -60,7 +63,18 @@ class Scheduler:
 
         for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what happens is told once, by who calls
-        return Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
+
+        class Opened(Client):
+            """One that could not be opened is nothing to close: Dask would wait for it, and print a traceback."""
+
+            def __init__(self, *arguments, **how):
+                try:
+                    super().__init__(*arguments, **how)
+                except BaseException:
+                    self.status = "closed"
+                    raise
+
+        return Opened(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
 
     @property
     def connected(self) -> bool:
