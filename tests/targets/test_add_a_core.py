@@ -36,6 +36,14 @@ def test_a_new_core_is_one_file(folder, tmp_path):
     assert (tmp_path / "kernels.so").stat().st_size > 1000
 
 
+def test_the_page_of_a_board_has_a_board(tmp_path):
+    """"Add a board": its file is one, of a core that ships."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "add-a-board.md").read_text()
+    (tmp_path / "my-board.toml").write_text(re.search(r"^```toml\n(.*?)```", page, re.M | re.S)[1])
+    target = targets.load(str(tmp_path / "my-board.toml"))
+    assert (target.name, target.core.name, target.cores) == ("my-board", "cortex-a72", 2)
+
+
 def test_a_key_that_is_wrong_is_named(folder):
     path = folder / "my-core.toml"
     path.write_text(path.read_text().replace("vector_bytes = 32", "vector_bytes = 24"))
