@@ -181,7 +181,9 @@ def parser() -> argparse.ArgumentParser:
     new = entry.parser_for("accuracy", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     accuracy_options.add_data(new, required=True)
-    new.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line, in place of the build's")
+    new.add_argument(
+        "--labels", type=Path, metavar="FILE", help="file of class names, one in each line, in place of the build's"
+    )
     options.add_board(new)
     options.add_workers(new, "1")
     new.add_argument(
@@ -189,13 +191,15 @@ def parser() -> argparse.ArgumentParser:
         type=accuracy_options.whole,
         default=1,
         metavar="N",
-        help="images that the build's own code runs as well, on the virtual board, where this machine cannot run it: "
-        "its scores must be the same (default: %(default)s; 0 leaves it out)",
+        help="number of images that the build's own code also runs, on the virtual board, where this machine "
+        "cannot run that code; scores must be the same (default: %(default)s; 0: none)",
     )
-    new.add_argument("--no-float", action="store_true", help="leave out the float network")
-    new.add_argument("--html", type=output_file, metavar="FILE", help="a page with the images that are not recognised")
+    new.add_argument("--no-float", action="store_true", help="do not run the float network")
+    new.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write a page with the images that were not recognised"
+    )
     options.add_trust(new)
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new
 
 

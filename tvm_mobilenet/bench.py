@@ -130,42 +130,53 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     options.add_board(new)
     group = new.add_argument_group("measuring")
-    group.add_argument("--threads", type=options.counts, default=(1,), metavar="N,N", help="a row each (default: 1)")
-    group.add_argument("--seconds", type=options.positive(float), default=3.0, help="a row (default: %(default)s)")
+    group.add_argument(
+        "--threads",
+        type=options.counts,
+        default=(1,),
+        metavar="N,N",
+        help="numbers of threads; each makes a row (default: 1)",
+    )
+    group.add_argument(
+        "--seconds", type=options.positive(float), default=3.0, help="time to measure each row (default: %(default)s)"
+    )
     group.add_argument(
         "--cool-down",
         type=options.time_span,
         default=2.0,
         metavar="TIME",
-        help="between rows at least; until the board is as warm as before (default: 2s)",
+        help="shortest pause between rows; it lasts until the board is as warm as before (default: 2s)",
     )
-    group.add_argument("--cpus", type=options.numbers, metavar="N,N", help="that may be used (default: all)")
+    group.add_argument("--cpus", type=options.numbers, metavar="N,N", help="CPUs that may be used (default: all)")
     options.add_runtime(group)
-    group.add_argument("--no-layers", action="store_true", help="time whole runs alone")
+    group.add_argument("--no-layers", action="store_true", help="time whole runs, not layers")
     group.add_argument(
         "--check-timing",
         action="store_true",
-        help="only compare these timings with TVM's time_evaluator: 20 rounds of turns, 10 s at least",
+        help="only compare these timings with those of TVM's time_evaluator: 20 rounds of turns, at least 10 s",
     )
     group = new.add_argument_group("comparing")
-    group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, of --json or --record")
+    group.add_argument("--compare", type=Path, metavar="FILE", help="an older benchmark, written by --json or --record")
     group.add_argument(
         "--max-regress",
         type=options.percentage,
         default=0.05,
         metavar="PERCENT",
-        help="slower than --compare by more: exit code 6, with the layers that did it (default: 5%%)",
+        help="exit with code 6 if a row is slower than in --compare by more than this, and name the layers that "
+        "cause it (default: 5%%)",
     )
     group.add_argument(
         "--against",
         metavar="NAME,NAME",
-        help="litert, ncnn, onnxruntime: the same network there, taking turns with ours; in the build's dtype, or in "
-        "float32 as NAME:float32; or a file of yours as NAME=FILE",
+        help="other engines, litert, ncnn or onnxruntime, that run the same network in turns with ours: in the "
+        "build's dtype, in float32 as NAME:float32, or from a file of yours as NAME=FILE",
     )
     group = new.add_argument_group("output")
-    group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document there")
+    group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document to this file")
     form = group.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/guides/benchmark.md)")
+    form.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout (docs/guides/benchmark.md)"
+    )
     form.add_argument("--csv", action="store_true", help="rows of threads, then of layers, as CSV")
     form.add_argument("--markdown", action="store_true", help="tables for a document or an issue")
     return new

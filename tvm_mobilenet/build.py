@@ -262,7 +262,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--tvm",
         action="store_true",
-        help="also write model.so, an executable of TVM's virtual machine that calls the same kernels",
+        help="also write model.so: TVM's virtual machine with the same kernels",
     )
     group = new.add_argument_group("accuracy")
     accuracy_options.add_required(group)
@@ -271,23 +271,23 @@ def parser() -> argparse.ArgumentParser:
         "--bundle",
         type=bundle_path,
         metavar="FILE.tar.gz|FOLDER",
-        help="also pack what a device needs: a C library with nothing beside it but libc (docs/guides/bundle.md)",
+        help="also pack a bundle for the device: a C library that needs nothing but libc (docs/guides/bundle.md)",
     )
-    group.add_argument("--embed-weights", action="store_true", help="the weights become part of the bundle's library")
+    group.add_argument("--embed-weights", action="store_true", help="put the weights into the bundle's library")
     group.add_argument(
         "--sign",
         type=Path,
         metavar="KEY",
-        help="sign the bundle with this private key of ssh-keygen, or with the one that ssh-agent has for a KEY.pub; "
-        "`ship --require-signature` demands that (docs/guides/bundle.md)",
+        help="sign the bundle with this private key of ssh-keygen, or by ssh-agent with the key of a KEY.pub; "
+        "`ship --require-signature` checks it (docs/guides/bundle.md)",
     )
     group = new.add_argument_group("phases")
     group.add_argument(
         "--dump",
         type=folder_to_write,
         metavar="FOLDER",
-        help="also write what each phase makes as text: graph, layers, decisions, loop nests, plan, and assembly with "
-        "what bounds its loops (docs/guides/dump.md); a new folder, or an earlier dump, which is replaced",
+        help="also write each phase as text: graph, layers, decisions, loop nests, plan, and assembly with the "
+        "bounds of its loops (docs/guides/dump.md); a new folder, or an earlier dump, which is replaced",
     )
     return new
 

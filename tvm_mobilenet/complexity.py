@@ -278,11 +278,15 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``complexity``."""
     new = parser_for("complexity", __doc__.split("\n")[0])
     shared.add_model_options(new, inputs=False, seed=False)  # counts are the same for all weights
-    new.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model, or a file, beside it")
+    new.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model or file to show beside it")
     new.add_argument(
-        "--paper", nargs="?", const="all", choices=("all", *PAPERS), help="the papers' figures beside ours, and errata"
+        "--paper",
+        nargs="?",
+        const="all",
+        choices=("all", *PAPERS),
+        help="show the papers' figures beside ours, with errata",
     )
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new
 
 

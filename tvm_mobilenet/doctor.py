@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.md",
         help="also write what an issue needs, without names of people, machines and folders",
     )
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new
 
 

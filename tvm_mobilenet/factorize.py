@@ -186,10 +186,15 @@ def parser() -> argparse.ArgumentParser:
     new = parser_for("factorize", __doc__.split("\n")[0])
     shared.add_model_options(new, inputs=False, precision=False)
     new.set_defaults(model="v1-plain")
-    new.add_argument("--layer", metavar="SOURCE", help="only this layer, by its place in the model")
-    new.add_argument("--rank", type=shared.positive(int), default=1, help="of the factors of --output (default: 1)")
+    new.add_argument("--layer", metavar="SOURCE", help="show only this layer, by its place in the model")
+    new.add_argument(
+        "--rank",
+        type=shared.positive(int),
+        default=1,
+        help="rank of the factors that --output writes (default: %(default)s)",
+    )
     new.add_argument("--output", type=output_file, metavar="FILE.npz", help="write the depthwise and pointwise weights")
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new
 
 

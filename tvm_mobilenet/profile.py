@@ -152,17 +152,24 @@ def parser() -> argparse.ArgumentParser:
     new = entry.parser_for("profile", __doc__.split("\n")[0])
     new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
     options.add_board(new)
-    new.add_argument("--threads", type=options.positive(int), default=1, help="default: %(default)s")
+    new.add_argument(
+        "--threads", type=options.positive(int), default=1, help="number of threads (default: %(default)s)"
+    )
     new.add_argument(
         "--seconds",
         type=options.positive(float),
         default=2.0,
-        help="to pass over the layers for, where they are measured (default: %(default)s)",
+        help="on a real board, time to measure the layers (default: %(default)s)",
     )
     options.add_runtime(new)
-    new.add_argument("--view", choices=VIEWS, default="order", help="layers in order, slowest first, or by kind")
-    new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a Chrome trace, for ui.perfetto.dev")
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout (docs/guides/benchmark.md)")
+    new.add_argument(
+        "--view",
+        choices=VIEWS,
+        default="order",
+        help="layers in order, slowest first, or summed by kind (default: order)",
+    )
+    new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a trace for ui.perfetto.dev")
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout (docs/guides/benchmark.md)")
     return new
 
 

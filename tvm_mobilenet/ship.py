@@ -292,24 +292,27 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="ssh://USER@HOST/FOLDER|FOLDER",
-        help="where to; give it again for more boards",
+        help="where to copy it; give the flag again for more boards",
     )
-    new.add_argument("--rollback", action="store_true", help="back to the version before instead")
+    new.add_argument("--rollback", action="store_true", help="return to the version before")
     new.add_argument(
-        "--keep", type=int, default=KEEP, metavar="N", help="versions that stay there (default: %(default)s)"
+        "--keep", type=int, default=KEEP, metavar="N", help="number of versions that stay there (default: %(default)s)"
     )
     new.add_argument(
         "--require-signature",
         type=Path,
         metavar="KEY",
-        help="ship only what was signed (`build --sign`) by this public key, or by one of a file of allowed signers",
+        help="ship only a bundle that this public key signed with `build --sign`, or a key of a file of allowed "
+        "signers",
     )
-    new.add_argument("--threads", type=int, metavar="N", help="of the self-test (default: one for each CPU)")
+    new.add_argument("--threads", type=int, metavar="N", help="threads of the self-test (default: one for each CPU)")
     new.add_argument(
-        "--ssh", default="ssh", metavar="COMMAND", help="ssh with options of your own (default: %(default)s)"
+        "--ssh", default="ssh", metavar="COMMAND", help="ssh command with options of your own (default: %(default)s)"
     )
-    new.add_argument("--runner", default="", metavar="COMMAND", help="what runs the program there, such as an emulator")
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    new.add_argument(
+        "--runner", default="", metavar="COMMAND", help="command that runs the program there, such as an emulator"
+    )
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new
 
 

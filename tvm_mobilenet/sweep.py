@@ -228,35 +228,37 @@ def parser() -> argparse.ArgumentParser:
         type=options.dtypes,
         default=DTYPES[:1],
         metavar="NAME,NAME",
-        help=f"in which layers compute: {', '.join(DTYPES)}, each network in every one that is named (default: "
-        f"{DTYPES[0]})",
+        help="dtypes that layers compute in; each network in each of them (default: float32)",
     )
     options.add_target_options(new)
     group = new.add_argument_group(
         "budget: name the most accurate network that fits, by float32's published top-1, build and verify it"
     )
-    group.add_argument("--budget", metavar="TIME", help="such as 60ms")
-    group.add_argument("--cores", metavar="N", default="1", help="1 or all of the target's (default: %(default)s)")
-    group.add_argument("--memory", metavar="SIZE", help="such as 64MB: parameters, arena and scratch")
+    group.add_argument("--budget", metavar="TIME", help="longest predicted latency, such as 60ms")
+    group.add_argument("--cores", metavar="N", default="1", help="1, or all cores of the target (default: 1)")
+    group.add_argument("--memory", metavar="SIZE", help="most memory, such as 64MB, for parameters, arena and scratch")
     group.add_argument(
-        "--min-accuracy", type=accuracy_options.share, metavar="TOP1", help="such as 0.6 or 60%%, of float32, published"
+        "--min-accuracy",
+        type=accuracy_options.share,
+        metavar="TOP1",
+        help="least published top-1 in float32, such as 0.6 or 60%%",
     )
     new.add_argument(
         "--theory",
         action="store_true",
-        help="the papers' ratios of mult-adds beside those of cycles on "
-        "three cores, and stop; with --html, in the report as well",
+        help="show the papers' ratios of mult-adds beside those of cycles on three cores, and exit; with --html "
+        "they are part of the report",
     )
     options.add_workers(new)
     options.add_output_options(new)
-    new.add_argument("--csv", type=output_file, metavar="FILE", help="the table, with sources")
+    new.add_argument("--csv", type=output_file, metavar="FILE", help="write the table with its sources")
     new.add_argument("--html", type=output_file, metavar="FILE", help="a report with plots, also against plain twins")
     new.add_argument(
         "--estimates",
         type=journal_file,
         default=str(ESTIMATES),
         metavar="FILE",
-        help="what each network cost; a sweep goes on from it (default: %(default)s)",
+        help="file that keeps what each network cost; the next sweep goes on from it (default: %(default)s)",
     )
     return new
 

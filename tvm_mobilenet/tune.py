@@ -193,18 +193,21 @@ def parser() -> argparse.ArgumentParser:
     options.add_target_options(new)
     group = new.add_argument_group("search")
     group.add_argument(
-        "--trials", type=options.positive(int), default=TRIALS, help="at most, a layer (default: %(default)s)"
+        "--trials",
+        type=options.positive(int),
+        default=TRIALS,
+        help="largest number of trials for each layer (default: %(default)s)",
     )
     group.add_argument(
         "--time-limit",
         type=options.time_span,
         default=TIME_LIMIT,
         metavar="TIME",
-        help="of the search, such as 90s or 2h (default: 6m)",
+        help="longest time to search, such as 90s or 2h (default: 6m)",
     )
     options.add_workers(group)
-    group.add_argument("--dry-run", action="store_true", help="say what would be searched, and stop")
-    group.add_argument("--list", action="store_true", help="show the layers and what is known of each, and stop")
+    group.add_argument("--dry-run", action="store_true", help="say what would be searched, and exit")
+    group.add_argument("--list", action="store_true", help="show the layers, and what is known of each, and exit")
     options.add_output_options(new)
     return new
 

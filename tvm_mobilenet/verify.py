@@ -269,18 +269,18 @@ def parser() -> argparse.ArgumentParser:
         type=options.positive(int),
         default=4,
         metavar="N",
-        help="photographs and crops to compare (default: %(default)s)",
+        help="number of photographs and crops to compare (default: %(default)s)",
     )
-    new.add_argument("--input", type=Path, metavar="FILE", help="an image or .npy of your own instead")
+    new.add_argument("--input", type=Path, metavar="FILE", help="compare an image or .npy file of yours instead")
     options.add_trust(new)
     new.add_argument(
         "--dump",
         type=folder_to_write,
         metavar="DIR",
-        help="save the tensors of the first wrong layer there: what it got, what is expected, what the code gave; a "
-        "new folder, or an earlier dump, which is replaced",
+        help="save the tensors of the first wrong layer: its inputs, the expected output, and the machine "
+        "code's; a new folder, or an earlier dump, which is replaced",
     )
-    new.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new
 
 

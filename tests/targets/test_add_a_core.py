@@ -37,7 +37,7 @@ def test_a_new_core_is_one_file(folder, tmp_path):
 
 
 def test_the_page_of_a_board_has_a_board(tmp_path):
-    """"Add a board": its file is one, of a core that ships."""
+    """ "Add a board": its file is one, of a core that ships."""
     page = (Path(__file__).parents[2] / "docs" / "guides" / "add-a-board.md").read_text()
     (tmp_path / "my-board.toml").write_text(re.search(r"^```toml\n(.*?)```", page, re.M | re.S)[1])
     target = targets.load(str(tmp_path / "my-board.toml"))

@@ -23,12 +23,14 @@ def add_data(group, required: bool = False) -> None:
         help="labelled images: a folder for each class, ImageNet's validation images with their ground truth, or a "
         "CSV of path,label",
     )
-    group.add_argument("--truth", type=Path, metavar="FILE", help="the labels of --data, where they lie elsewhere")
+    group.add_argument(
+        "--truth", type=Path, metavar="FILE", help="file with the labels of --data, if they lie elsewhere"
+    )
     group.add_argument(
         "--limit",
         type=options.positive(int),
         metavar="N",
-        help="run so many images, evenly spread over the data set (default: all; on the virtual board 20)",
+        help="number of images to run, evenly spread over the data set (default: all; on the virtual board 20)",
     )
 
 
@@ -54,20 +56,21 @@ def add_required(group) -> None:
         "--min-accuracy",
         type=share,
         metavar="TOP1",
-        help="such as 0.6 or 60%%: build only if so many images of --data are recognised (else exit code 5)",
+        help="such as 0.6 or 60%%: build only if top-1 on --data is at least this; otherwise exit code 5",
     )
     group.add_argument(
         "--max-drop",
         type=options.percentage,
         metavar="PERCENT",
-        help="with --dtype int8, such as 1%%: keep the fewest layers in float with which top-1 on --data, or without "
-        "it the class of --calibrate's images, changes no more",
+        help="with --dtype int8, such as 1%%: keep as few layers in float as it takes for top-1 on --data to "
+        "fall by no more; without --data no more of --calibrate's images may change their class",
     )
     group.add_argument(
         "--plot",
         type=output_file,
         metavar="FILE.html",
-        help="with --max-drop: a page of accuracy against predicted cycles, and of what each layer costs",
+        help="with --max-drop: write a page with accuracy against predicted cycles, and the error that each "
+        "layer causes",
     )
     add_data(group)
 

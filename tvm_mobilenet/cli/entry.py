@@ -83,9 +83,9 @@ def run_verb(
 def add_saying(parser: argparse.ArgumentParser) -> None:
     """``-q``, ``-v`` and ``--debug``, which every verb has."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("-q", "--quiet", action="store_true", help="on stderr only errors and warnings")
-    group.add_argument("-v", "--verbose", action="store_true", help="say each phase, and when, on stderr")
-    parser.add_argument("--debug", action="store_true", help="tracebacks, and the output of worker processes")
+    group.add_argument("-q", "--quiet", action="store_true", help="print only errors and warnings on stderr")
+    group.add_argument("-v", "--verbose", action="store_true", help="print each phase with its time on stderr")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks, and the output of worker processes")
 
 
 def _explained(error: Exception) -> Exception:

@@ -43,28 +43,31 @@ def add_model_options(
         "--resolution",
         type=image_size,
         metavar="PIXELS|HxW",
-        help="height and width of the input: a multiple of 32, or what fixes the sizes that a file leaves open "
-        f"(default: {default.resolution}, or as the file has it)",
+        help="height and width of the input in pixels: a multiple of 32, or of a file that leaves its sizes "
+        f"open, any (default: {default.resolution}, or as the file has it)",
     )
-    group.add_argument("--classes", type=positive(int), help=f"default: {default.classes}")
+    group.add_argument("--classes", type=positive(int), help=f"number of classes (default: {default.classes})")
     group.add_argument(
         "--weights",
         type=Path,
         metavar="FILE|WORD",
-        help=".pth or .safetensors with torchvision's (v2, v3) or timm's (all others) keys; imagenet: published ones, "
-        "downloaded once; random: of timm: and torchvision:, untrained (default: seeded weights, or a package's own)",
+        help="a .pth or .safetensors file with the keys of torchvision (v2, v3) or timm (all others); imagenet: "
+        "published weights, downloaded once; random: an untrained timm: or torchvision: network (default: "
+        "seeded random weights, or a package's own)",
     )
     if seed:
         group.add_argument(
-            "--seed", type=seed_number, help=f"of the weights made without --weights (default: {default.seed})"
+            "--seed",
+            type=seed_number,
+            help=f"seed of the random weights that stand in for --weights (default: {default.seed})",
         )
     group.add_argument(
         "--batch",
         type=positive(int),
-        help=f"images at once; fixes what a file leaves open (default: {default.batch}, or as the file has it)",
+        help=f"images at once; fixes a batch that a file leaves open (default: {default.batch}, or as the file has it)",
     )
     add_trust(group)
-    group.add_argument("--features", action="store_true", help="the backbone without pool and classifier")
+    group.add_argument("--features", action="store_true", help="build the backbone without pool and classifier")
     if precision:
         add_precision_options(parser.add_argument_group("precision"), inputs)
     if inputs:
@@ -76,8 +79,8 @@ def add_trust(group) -> None:
     group.add_argument(
         "--trust-file",
         action="store_true",
-        help="read a .pt2 file that is refused otherwise, in this process: it can run any program; of a build: run the "
-        "FILE.py that made its model",
+        help="of a .pt2 file: read it in this process although it is refused otherwise, which can run any "
+        "program; of a build: run the FILE.py that made its model",
     )
 
 
@@ -85,33 +88,48 @@ def add_image_options(group) -> None:
     """How an image becomes the input, and what its classes are called."""
     from tvm_mobilenet.models import preprocess
 
-    group.add_argument("--input", type=Path, metavar="IMAGE", help="an image (default: the photograph that ships)")
+    group.add_argument(
+        "--input",
+        type=Path,
+        metavar="IMAGE",
+        help="an image for calibration and comparison (default: the photograph that ships)",
+    )
     group.add_argument(
         "--mean",
         type=channel_values,
         metavar="R,G,B",
-        help="of pixels scaled to 0..1, one number or one a channel (default: the model's; of a file, 0.5)",
+        help="subtracted from pixels that are scaled to 0..1: one number, or one for each channel (default: the "
+        "model's; for a file, 0.5)",
     )
-    group.add_argument("--std", type=deviations, metavar="R,G,B", help="likewise, above 0")
+    group.add_argument(
+        "--std", type=deviations, metavar="R,G,B", help="what the difference is divided by, above 0 (default: likewise)"
+    )
     group.add_argument(
         "--resize",
         choices=preprocess.RESIZES,
-        help="shortest (default): images keep their proportions, as Resize(256); squash: as Resize((224, 224))",
+        help="shortest: images keep their proportions, as torchvision's Resize(256); squash: both sides become "
+        "the network's, as Resize((224, 224)) (default: shortest)",
     )
     group.add_argument(
         "--crop",
         type=fraction,
         metavar="FRACTION",
-        help="share of the resized image that is kept, its centre (default: 0.875; with --resize squash, 1)",
+        help="share of the resized image that the network sees, its centre (default: 0.875; with --resize squash, 1)",
     )
     group.add_argument(
-        "--interpolation", choices=preprocess.INTERPOLATIONS, help="default: the model's; of a file, bilinear"
+        "--interpolation",
+        choices=preprocess.INTERPOLATIONS,
+        help="how pixels are resized (default: the model's; for a file, bilinear)",
     )
     group.add_argument(
-        "--layout", choices=preprocess.LAYOUTS, help="of the input of a file (default: as its graph reads it)"
+        "--layout", choices=preprocess.LAYOUTS, help="layout of a file's input (default: as its graph reads it)"
     )
-    group.add_argument("--channel-order", choices=preprocess.CHANNEL_ORDERS, help="default: RGB")
-    group.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+    group.add_argument(
+        "--channel-order",
+        choices=preprocess.CHANNEL_ORDERS,
+        help="order of colours that the network takes (default: RGB)",
+    )
+    group.add_argument("--labels", type=Path, metavar="FILE", help="file of class names, one in each line")
 
 
 def model_options(args: argparse.Namespace, target=None) -> ModelOptions:
@@ -130,13 +148,13 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
         "--target",
         default="arm",
         metavar="NAME|FILE",
-        help="a board by name or TOML file; `list` shows them (default: %(default)s)",
+        help="the board to build for, by name or TOML file; `list` shows the names (default: %(default)s)",
     )
     group.add_argument(
         "--linker",
         type=packages.linker,
         metavar="COMMAND",
-        help="such as aarch64-linux-gnu-gcc (default: zig's, installed with this)",
+        help="command that links, such as aarch64-linux-gnu-gcc (default: zig's, which is installed with this package)",
     )
     if board:
         add_board(group)
@@ -144,11 +162,11 @@ def add_target_options(parser: argparse.ArgumentParser, board: bool = True) -> N
 
 def add_board(parser) -> None:
     """``--board`` and ``--trust-network``."""
-    parser.add_argument("--board", metavar="ADDRESS", help=f"what runs the code: {BOARDS}")
+    parser.add_argument("--board", metavar="ADDRESS", help=f"where the code runs: {BOARDS}")
     parser.add_argument(
         "--trust-network",
         action="store_true",
-        help="take what answers beyond this machine, at an rpc:// or tracker:// address, for your board: no token",
+        help="at an rpc:// or tracker:// address beyond this machine, take who answers for your board, without a token",
     )
 
 
@@ -158,22 +176,24 @@ def add_runtime(parser) -> None:
         "--runtime",
         choices=("own", "tvm"),
         default="own",
-        help="what calls the kernels: our own runtime, which ships, or TVM's (after `build --tvm`; default: own)",
+        help="what calls the kernels: own is the runtime that ships; tvm is TVM's, after `build --tvm` (default: own)",
     )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """``--output``, ``--log``, ``--json``."""
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=folder_to_write, metavar="FOLDER", help=f"default: {OUTPUT}/MODEL-TARGET")
+    group.add_argument(
+        "--output", type=folder_to_write, metavar="FOLDER", help=f"folder of the build (default: {OUTPUT}/MODEL-TARGET)"
+    )
     group.add_argument(
         "--log",
         type=journal_file,
         metavar="FILE",
         default=str(OUTPUT / "tune_log.jsonl"),
-        help="your tune log; consulted before the one that ships (default: %(default)s)",
+        help="your tune log, read before the one that ships (default: %(default)s)",
     )
-    group.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
 def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:
@@ -259,7 +279,7 @@ def add_workers(parser, default: str = "2") -> None:
         type=workers,
         default=default,
         metavar="N|dask://HOST:PORT",
-        help="processes of this machine, or a Dask cluster: docs/guides/cluster.md (default: %(default)s)",
+        help="number of processes on this machine, or a Dask cluster: docs/guides/cluster.md (default: %(default)s)",
     )
 
 

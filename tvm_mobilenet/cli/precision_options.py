@@ -14,8 +14,8 @@ def add_dtype(group) -> None:
         "--dtype",
         choices=DTYPES,
         default=DTYPES[0],
-        help="in which layers compute; float16 on CPUs that have its arithmetic, such as the Raspberry Pi 5's; int8 "
-        "quantized with --calibrate's images (default: %(default)s)",
+        help="dtype that layers compute in: float16 needs a CPU with its arithmetic, such as the Raspberry Pi "
+        "5's; int8 is calibrated with the images of --calibrate (default: %(default)s)",
     )
 
 
@@ -26,14 +26,14 @@ def add_precision_options(group, images: bool = True) -> None:
         "--io",
         choices=tuple(IO),
         default=DTYPES[0],
-        help="of the model's inputs and outputs: float16 or int8 with that --dtype; uint8: bytes of images, and with "
-        "--dtype int8 outputs too (default: %(default)s)",
+        help="dtype of the model's inputs and outputs: float16 or int8 only with the same --dtype; uint8: the "
+        "input is an image's bytes, and with --dtype int8 outputs are uint8 too (default: %(default)s)",
     )
     group.add_argument(
         "--accumulate",
         type=wide_sums,
         metavar="float32[:LAYER,…]",
-        help="with --dtype float16: layers that sum in float32, all of them or those of a name or module",
+        help="with --dtype float16: layers that sum in float32, either all or those of a name or module",
     )
     if not images:
         return
@@ -41,27 +41,29 @@ def add_precision_options(group, images: bool = True) -> None:
         "--calibrate",
         nargs="+",
         metavar="FOLDER|FILE",
-        help="with --dtype float16: images that show which layers would leave its range; with int8: those that scales "
-        "are found on, or .npy and .npz files of the network's inputs (default: those that ship, and that of --input)",
+        help="images, folders of images, or .npy and .npz files of the network's inputs; int8 finds its scales "
+        "on them, float16 the layers that would leave its range (default: the photographs that ship, and "
+        "that of --input)",
     )
     group.add_argument(
         "--calibration-method",
         choices=METHODS,
-        help="with --dtype int8: how the range of every value is found (default: value by value as layers do best)",
+        help="with --dtype int8: how the range of every value is found (default: for each value the way that "
+        "suits the layers after it best)",
     )
     group.add_argument(
         "--quantization",
         type=Path,
         metavar="FILE",
-        help="with --dtype int8: the scales of an earlier build, its quantization.json, in place of finding them",
+        help="with --dtype int8: take the scales from the quantization.json of an earlier build",
     )
 
     group.add_argument(
         "--keep-float",
         type=layer_names,
         metavar="LAYER,…",
-        help="with --dtype int8: layers that stay in float16, or float32 where the target lacks that: names as "
-        "`profile` prints them, modules (features.3), patterns (dense*)",
+        help="with --dtype int8: layers that compute in float16, or in float32 where the target lacks float16; "
+        "names as `profile` prints them, modules (features.3), patterns (dense*)",
     )
 
 
