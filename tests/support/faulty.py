@@ -33,6 +33,7 @@ from tvm_mobilenet.cli import entry
 from tvm_mobilenet.compiler import artifacts, pipeline
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
+from tvm_mobilenet.files.own_files import replacing_own
 from tvm_mobilenet.files.user_cache import Collection
 from tvm_mobilenet.files.whole_file import write_whole
 
@@ -58,6 +59,8 @@ class Scenario:
         Folders in it in which nothing is left behind either.
     optional : bool
         It need not be done: a success may leave the old state.
+    between : str
+        The state that a process may leave which is killed, and none that fails.
     """
 
     prepare: Callable[[Path], object]
@@ -66,6 +69,7 @@ class Scenario:
     names: set[str]
     beside: tuple[str, ...] = ()
     optional: bool = False
+    between: str = ""
 
 
 def file_scenario() -> Scenario:
@@ -137,6 +141,32 @@ def build_scenario() -> Scenario:
         build.build(options, target, network=network, **where)
 
     return Scenario(prepare, act, state, {"out", "bundle"})
+
+
+def within_scenario() -> Scenario:
+    """Files of ours in a folder that has to stay, for it holds another folder; three of four names are there before."""
+    own = ("a", "b", "c", "last")
+
+    def write(folder: Path, version: str, names: tuple[str, ...]) -> None:
+        for name in names:
+            (folder / name).write_text(f"{name} of the {version}")
+
+    def prepare(folder: Path) -> None:
+        (folder / "out/somebody's").mkdir(parents=True)
+        write(folder / "out", "old", ("a", "b", "last"))
+
+    def act(folder: Path) -> None:
+        with replacing_own(folder / "out", own, "last") as new:
+            write(new, "new", ("b", "c", "last"))
+
+    def state(folder: Path) -> str:
+        there = {path.name: path.read_text().split()[-1] for path in (folder / "out").iterdir() if path.is_file()}
+        return {
+            (("a", "old"), ("b", "old"), ("last", "old")): "old",
+            (("b", "new"), ("c", "new"), ("last", "new")): "new",
+        }.get(tuple(sorted(there.items())), "none" if "last" not in there else "broken")
+
+    return Scenario(prepare, act, state, {"out", "somebody's", *own}, ("out",), between="none")
 
 
 def journal_scenario(rewriting: bool) -> Scenario:
@@ -227,6 +257,7 @@ SCENARIOS = {
     "bundle": lambda: bundle_scenario("bundle"),
     "archive": lambda: bundle_scenario("b.tar.gz"),
     "build": build_scenario,
+    "within": within_scenario,
     "append": lambda: journal_scenario(False),
     "rewrite": lambda: journal_scenario(True),
     "token": token_scenario,
@@ -303,7 +334,8 @@ def run(scenario: Scenario, root: Path, faults: Faults, mode: str, step: int) ->
         state = found()
         ends[state] = ends.get(state, 0) + 1
         beside, faulty = left(), ""
-        if state not in ("old", "new") or (code == 0 and state == "old" and not scenario.optional):
+        may = {"old", "new", scenario.between if mode == "killed" else "new"}
+        if state not in may or (code == 0 and state == "old" and not scenario.optional):
             faulty = f"it is {state}"
         elif mode == "killed":
             if len([name for name in beside if not name.endswith(".lock")]) > 1:

@@ -3,7 +3,8 @@
 A new folder is made beside the old one and takes its place (`whole_file.replacing_folder`); what else lay in the old
 one is linked into it first. Processes that use the old files keep them. Some folders cannot be replaced: a mount point,
 the current directory, one that lies in somebody else's folder, one that holds folders. There the file that names the
-others is removed first and comes last, so that a reader finds the old files, none, or the new ones.
+others is removed first and comes last, so that a reader finds the old files, none, or the new ones. If one of the steps
+fails, the old files are put back; whoever is killed between them leaves none.
 """
 
 from __future__ import annotations
@@ -99,11 +100,31 @@ def _linked(old: Path, new: Path, own: Collection[str]) -> bool:
 
 def _move(new: Path, folder: Path, own: Collection[str], last: str) -> None:
     flush_all(new)
-    (folder / last).unlink(missing_ok=True)
     made = {entry.name for entry in os.scandir(new) if entry.name in own}
-    for name in sorted(made, key=lambda name: (name == last, name)):
-        (new / name).replace(folder / name)
+    kept = _second_names(folder, own, new / ".old")
+    try:
+        (folder / last).unlink(missing_ok=True)
+        for name in sorted(made, key=lambda name: (name == last, name)):
+            (new / name).replace(folder / name)
+    except OSError:
+        for name in made - kept.keys() if kept is not None else ():
+            (folder / name).unlink(missing_ok=True)
+        for name in sorted(kept or (), key=lambda name: (name == last, name)):
+            kept[name].replace(folder / name)
+        raise
     for name in set(own) - made:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             (folder / name).unlink()
     flushed(folder)
+
+
+def _second_names(folder: Path, own: Collection[str], place: Path) -> dict[str, Path] | None:
+    """Where the files that are ours have a second name, by their name; None on a file system without links."""
+    try:
+        place.mkdir()
+        there = [e.name for e in os.scandir(folder) if e.name in own and not e.is_dir(follow_symlinks=False)]
+        for name in there:
+            os.link(folder / name, place / name, follow_symlinks=False)
+    except OSError:
+        return None
+    return {name: place / name for name in there}
