@@ -48,7 +48,7 @@ def suppress(boxes, scores, overlap=0.55):  # which boxes are left, best first: 
 
 try:
     with Mobilenet(sys.argv[1]) as net:
-        found = dict(zip([name for name, *_ in net.outputs], net.run(net.preprocess(sys.argv[2])), strict=True))
+        found = net.run_named(net.preprocess(sys.argv[2]))
     boxes, logits, least = decode(found["boxes"][0]), found["logits"][0], float([*sys.argv, 0.5][3])
 except (MobilenetError, ValueError, KeyError) as e:
     sys.exit(f"error: {e}" + " is no output of this network" * isinstance(e, KeyError))

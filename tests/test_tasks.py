@@ -104,7 +104,7 @@ def outputs(task, photo: Path) -> dict[str, np.ndarray]:
     with bundles.python_interface().Mobilenet(task.bundle) as net:
         image = net.preprocess(photo)
         assert [name for name, *_ in net.inputs] == ["image"]
-        found = dict(zip([name for name, *_ in net.outputs], net.run(image), strict=True))
+        found = net.run_named(image)
     session = onnxruntime.InferenceSession(task.file, providers=["CPUExecutionProvider"])
     due = dict(zip([o.name for o in session.get_outputs()], session.run(None, {"image": image}), strict=True))
     assert found.keys() == due.keys()

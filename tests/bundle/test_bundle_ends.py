@@ -59,6 +59,9 @@ def test_an_image_gives_what_its_input_gives(dtype, io):
         assert np.array_equal(given, port.stored(real))
         scores = net.run_image(IMAGE)
         assert np.array_equal(scores, net.run(given)[0]) and len(np.unique(scores)) > 3
+        assert {name: found.tolist() for name, found in net.run_named(given).items()} == {
+            net.outputs[0][0]: scores.tolist()
+        }
         assert net.selftest()["difference"] <= (0 if dtype == "int8" else 1e-4)
         if dtype == "int8":
             assert np.array_equal(scores, network_steps.outputs(bundle.network, [(given,)])[0][0])

@@ -254,3 +254,19 @@ def test_a_layer_that_changes_another_part_is_wrong():
     assert not parts.watch(Call(second), Step("whole"), Runner(), right).ok
     parts.forget()
     assert parts.watch(Call(second), Step("whole"), Runner(), right).ok
+
+
+def test_a_part_that_is_written_at_a_wrong_place_is_found():
+    """One head's boxes a position too early: the network's outputs and the map of the parts both tell."""
+    model, _, graph = made("heads")
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    place = next(call for call in graph.calls if call.layer.output_part[:1] > (0,))
+    first, size = place.layer.output_part
+    moved = dataclasses.replace(place, layer=place.layer.writing(0, (first - 8, size)))
+    lowered, plan, parameters = planned(
+        dataclasses.replace(graph, calls=tuple(moved if c is place else c for c in graph.calls))
+    )
+    found = zip(run(lowered, plan, parameters, x), model(torch.from_numpy(x)), strict=True)
+    assert max(relative(one, due.numpy()) for one, due in found) > 1e-2
+    with pytest.raises(AssertionError):
+        check_parts_live_together(plan)

@@ -39,6 +39,7 @@ _STEP = {
     "name": _NAME, "symbol": _LONG, "layer": _LONG, "operands": Many(_TENSOR, MOST_OPERANDS, 1),
     "reads?": Many(_NAME, MOST_OPERANDS), "writes?": _NAME,
     "parts?": Many({"name": _LONG, "source": _LONG}, MOST_NODES), "constants?": Many(_NAME, MOST_OPERANDS),
+    "into?": _NAME,
 }  # fmt: skip
 _NUMBERS = Maybe(Many(NUMBER, 64))
 _PATH = Maybe(Text(1 << 14))

@@ -180,9 +180,8 @@ class Mobilenet:
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
         given = [np.asarray(a) for a in inputs]
-        several = given[0].shape[:1]
-        single = all(s[:1] == (1,) and given[i].shape == several + s[1:] for i, (_, s, _) in enumerate(self.inputs))
-        if single and several > (1,):
+        n = given[0].shape[:1]
+        if n > (1,) and all(s[:1] == (1,) and given[i].shape == n + s[1:] for i, (_, s, _) in enumerate(self.inputs)):
             rows = [self.run(*(a[i : i + 1] for a in given)) for i in range(len(given[0]))]
             return [np.concatenate([row[i] for row in rows]) for i in range(len(self.outputs))]
         arrays = []
@@ -194,6 +193,10 @@ class Mobilenet:
         self._check(self._lib.mobilenet_run(self._open(), _pointers(arrays), _pointers(found)))
         return found
 
+    def run_named(self, *inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """`run`'s outputs by their names, which `self.outputs` lists."""
+        return {name: found for (name, *_), found in zip(self.outputs, self.run(*inputs), strict=True)}
+
     def run_image(self, image, bgr: bool = False) -> np.ndarray:
         """The output for an image: a file that Pillow reads, a Pillow image, or (height, width[, 3]) uint8, RGB.
 
@@ -201,8 +204,7 @@ class Mobilenet:
         """
         if isinstance(image, np.ndarray) and image.ndim == 4:
             return self.run_images(image, bgr)
-        pixels = _pixels(image, bgr)
-        scores = np.empty(*self.outputs[0][1:])
+        pixels, scores = _pixels(image, bgr), np.empty(*self.outputs[0][1:])
         height, width = pixels.shape[:2]
         self._check(self._lib.mobilenet_run_rgb(self._open(), pixels.ctypes.data, width, height, 0, scores.ctypes.data))
         return scores
@@ -369,8 +371,7 @@ class FrameRate:
         self._times.append(now := time.monotonic())
         while len(self._times) > 2 and now - self._times[0] > self._seconds:
             self._times.popleft()
-        passed = now - self._times[0]
-        return (len(self._times) - 1) / passed if passed else 0.0
+        return (len(self._times) - 1) / passed if (passed := now - self._times[0]) else 0.0
 
 
 @functools.cache
