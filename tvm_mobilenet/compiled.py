@@ -304,7 +304,7 @@ class Compiled:
         """
         from tvm_mobilenet.build import bundle_path
         from tvm_mobilenet.bundle import pack, signature
-        from tvm_mobilenet.checking.machine_check import calls_of
+        from tvm_mobilenet.checking.built_calls import calls_of
         from tvm_mobilenet.compiler.saved import lowered_again
 
         place = Path(bundle_path(keywords.path_of("path", path)))

@@ -16,7 +16,7 @@ from tvm_mobilenet import verify
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
 from tvm_mobilenet.checking import reference, stepped
-from tvm_mobilenet.checking.machine_check import calls_of
+from tvm_mobilenet.checking.built_calls import calls_of
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import VerificationError
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from tvm_mobilenet.boards.comparison import deviation_of, relative
 from tvm_mobilenet.checking import given_layers, network_steps, same_outputs, tolerance
+from tvm_mobilenet.checking.built_calls import calls_of
 from tvm_mobilenet.checking.layer_check import (
     CONSTANTS_TOLERANCE,
     LAYER_TOLERANCE,
@@ -30,9 +31,7 @@ from tvm_mobilenet.checking.layer_check import (
 from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.compiler.kept import using_its_files
-from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
-from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import LayerCall
+from tvm_mobilenet.errors import VerificationError
 
 QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
 
@@ -372,45 +371,3 @@ def _what_may_move_it(network) -> str:
         return ""
     now = network.image.preprocess.told(("mean", "std"))
     return f"images become its input with {now}: --mean and --std say how it was trained; "
-
-
-def calls_of(network, module) -> list:
-    """The network's layers as the plan's steps compute them: in fused blocks, at pitches, in parts of larger tensors.
-
-    Raises
-    ------
-    TvmMobilenetError
-        The module was built from another network, or by a version whose plans do not say what their steps compute.
-    """
-    from tvm_mobilenet.compiler import views
-    from tvm_mobilenet.compiler.fuse_blocks import join
-
-    steps = module.plan.steps
-    if not all(step.parts for step in steps):
-        raise TvmMobilenetError(
-            f"{module.folder} was built by an earlier version: its plan does not say which layers of the model its "
-            "steps compute",
-            "build it again",
-        )
-    known, calls = {call.name: call for call in network.layers}, []
-    named = list(dict.fromkeys(part.name for step in steps for part in step.parts))
-    without = [call for call in known.values() if call.name not in named]  # which no kernel computes
-    same = named == [name for name, call in known.items() if call not in without] and all(map(views.moves, without))
-    memory = views.memory(without, steps)
-    for step in steps if same else ():
-        taken, layer = [known[part.name] for part in step.parts], Layer.parse(step.layer)
-        dense = layer.dense
-        if same and views.moves(taken[0]) and not layer.body:  # a copy of what it moves
-            same, call = layer.copies, LayerCall(step.name, layer, taken[0].source, step.reads, {}, step.writes)
-            calls.append(call.replace(parts=tuple(taken), into=step.into))
-        elif same := same and [call.layer.dense for call in taken] == list(dense.parts or [dense]):
-            call = join(taken) if dense.parts else taken[0]
-            same = (tuple(memory.get(v, v) for v in call.inputs), call.output) == (step.reads, step.writes)
-            # a nest is in the model, not in a name
-            calls.append(call.replace(into=step.into, **({} if layer.body else {"layer": layer})))
-    if not same:
-        raise TvmMobilenetError(
-            f"{module.folder} was built from another network than {network.options.title}",
-            "verify it without naming a model, or build it again",
-        )
-    return calls

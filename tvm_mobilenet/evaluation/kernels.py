@@ -17,7 +17,7 @@ import numpy as np
 
 from tvm_mobilenet import targets
 from tvm_mobilenet.checking import network_steps
-from tvm_mobilenet.checking.machine_check import calls_of
+from tvm_mobilenet.checking.built_calls import calls_of
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.kept import kept
