@@ -92,8 +92,7 @@ def rows() -> list[Row]:
 def table(found: list[Row]) -> str:
     """As the page has it, MB of a million bytes."""
     lines = [
-        "| network | target | precision | parameters | arena | arena without sharing | widest step "
-        "| scratch of a thread | all, on every core |",
+        "| network | target | precision | parameters | arena | unshared | widest step | scratch of a thread | in all |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in found:
