@@ -13,7 +13,7 @@ ORDER = (
     ("kinds",),
     ("layer", "system"),
     ("packages", "terminal", "files"),
-    ("targets",),
+    ("targets", "report"),
     ("schedules", "models"),
     ("tune_logs",),
     ("frontend",),

@@ -76,11 +76,18 @@ def test_every_import_of_the_code_is_in_the_table():
     foreign = {name: path for name, path in found.items() if name not in (*sys.stdlib_module_names, "tvm_mobilenet")}
     assert {"torch", "onnx", "PIL", "tvm"} <= set(foreign)
     assert not {name: str(path) for name, path in foreign.items() if name not in packages.MODULES}
-    assert {packages.MODULES[name].extra for name in foreign} <= {"", "compile", "peers", "cluster", "completion"}
+    assert {packages.MODULES[name].extra for name in foreign} <= {
+        "",
+        "compile",
+        "report",
+        "peers",
+        "cluster",
+        "completion",
+    }
 
 
 def test_compile_brings_what_the_readmes_verbs_need_and_test_brings_all():
-    assert brought("compile") >= {"onnxruntime", "torch", "pillow", "optuna"} | brought("rpc")
+    assert brought("compile") >= {"onnxruntime", "torch", "pillow", "optuna"} | brought("rpc") | brought("report")
     assert brought("rpc") >= {"tornado", "psutil", "cloudpickle"}
     assert brought("peers") == {"onnxruntime", "ncnn", "ai-edge-litert"}
     assert brought("test") >= brought("compile") | brought("rpc") | brought("peers")

@@ -173,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
     )
     group = new.add_argument_group("output")
     group.add_argument("--record", type=output_file, metavar="FILE", help="also write the JSON document to this file")
+    group.add_argument("--html", type=output_file, metavar="FILE", help="also write a page: samples, engines, layers")
     form = group.add_mutually_exclusive_group()
     form.add_argument(
         "--json", action="store_true", help="print one JSON document on stdout (docs/guides/benchmark.md)"
@@ -197,7 +198,7 @@ def _run(args: argparse.Namespace) -> int:
     address = options.board_for(args, target)
     if address == "virtual":
         flags.refuse_for_predictions(args, ("--seconds", "--cool-down", "--cpus", "--no-layers", "--runtime"))
-    packages.require("bench", *packages.for_board(address))
+    packages.require("bench", *packages.for_board(address), *packages.for_pages(bool(args.html)))
     if against:
         model = options.ModelOptions.from_data(module.info["model"])
         packages.require("bench --against", *packages.for_model(model))
@@ -221,6 +222,11 @@ def _run(args: argparse.Namespace) -> int:
     if args.record:
         benchmark.write(result, args.record)
     comparison = regression.compare(old, result, args.max_regress) if old else None
+    if args.html:
+        from tvm_mobilenet.survey import bench_page
+
+        bench_page.page(result, comparison).write(args.html, "--html")
+        console.say(f"page: {args.html}")
     if args.json:
         console.print_json(result)
     else:

@@ -50,6 +50,7 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "tornado": Package("tornado", "rpc"),
     "psutil": Package("psutil", "rpc"),
     "cloudpickle": Package("cloudpickle", "rpc"),
+    "vl_convert": Package("vl-convert-python", "report"),
     "distributed": Package("distributed", "cluster"),
     "ncnn": Package("ncnn", "peers"),
     "ai_edge_litert": Package("ai-edge-litert", "peers"),
@@ -93,6 +94,11 @@ def for_board(address: str) -> tuple[str, ...]:
 def for_workers(address: str) -> tuple[str, ...]:
     """The modules that reach a cluster; none of no address."""
     return ("distributed",) if address else ()
+
+
+def for_pages(wanted: bool) -> tuple[str, ...]:
+    """The modules that draw the charts of a page, if one is wanted."""
+    return ("vl_convert",) if wanted else ()
 
 
 def for_linking(linker: str | None) -> tuple[str, ...]:

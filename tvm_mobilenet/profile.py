@@ -169,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
         help="layers in order, slowest first, or summed by kind (default: order)",
     )
     new.add_argument("--trace", type=output_file, metavar="FILE", help="also write a trace for ui.perfetto.dev")
+    new.add_argument("--html", type=output_file, metavar="FILE", help="also write a page: roofline, memory, layers")
     new.add_argument("--json", action="store_true", help="print one JSON document on stdout (docs/guides/benchmark.md)")
     return new
 
@@ -186,7 +187,8 @@ def _run(args: argparse.Namespace) -> int:
     if address == "virtual":
         refuse_for_predictions(args, ("--seconds", "--runtime"))
     # what is measured stands beside what the virtual board predicts
-    packages.require("profile", *packages.for_board("virtual" if target.core.model else address))
+    run = packages.for_board("virtual" if target.core.model else address)
+    packages.require("profile", *run, *packages.for_pages(bool(args.html)))
     with kept(module), open_board(address, target) as board:
         result = profile(
             args.folder,
@@ -199,6 +201,11 @@ def _run(args: argparse.Namespace) -> int:
         )
     if args.trace:
         write_whole(args.trace, json.dumps(trace(result)), "--trace")
+    if args.html:
+        from tvm_mobilenet.survey import profile_page
+
+        profile_page.page(result, module, target).write(args.html, "--html")
+        console.say(f"page: {args.html}")
     console.print_json(result) if args.json else print_result(result, args.view)
     return 0
 

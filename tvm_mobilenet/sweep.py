@@ -111,11 +111,11 @@ class SweepResult:
 
 
 def _chart(result: SweepResult) -> str:
-    from tvm_mobilenet.survey import report
+    from tvm_mobilenet.report import vega
+    from tvm_mobilenet.survey import sweep_page
 
     known = any(one.top1 is not None for one in result.networks)
-    how = "predicted" if all(one.predicted for one in result.networks) else "measured"
-    return report.accuracy_plot(result.networks, 1, how) if known else ""
+    return vega.svg(sweep_page.front_chart(result, 1)) if known else ""
 
 
 def _about(result: SweepResult) -> str:
@@ -252,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_workers(new)
     options.add_output_options(new)
     new.add_argument("--csv", type=output_file, metavar="FILE", help="write the table with its sources")
-    new.add_argument("--html", type=output_file, metavar="FILE", help="a report with plots, also against plain twins")
+    new.add_argument("--html", type=output_file, metavar="FILE", help="write a page with charts, with plain twins too")
     new.add_argument(
         "--estimates",
         type=journal_file,
@@ -263,9 +263,9 @@ def parser() -> argparse.ArgumentParser:
     return new
 
 
-def needs(board: str, linker: str | None, builds: bool, workers: str = "") -> tuple[str, ...]:
+def needs(board: str, linker: str | None, builds: bool, workers: str = "", html: bool = False) -> tuple[str, ...]:
     """The modules of a sweep; ``builds``: it ends with a build and its verification; ``workers``: the address of a
-    cluster."""
+    cluster; ``html``: it writes a page."""
     model = ModelOptions()
     compare = packages.for_comparing(model) if builds else packages.for_model(model)
     return (
@@ -274,6 +274,7 @@ def needs(board: str, linker: str | None, builds: bool, workers: str = "") -> tu
         *packages.for_linking(linker),
         "elftools",
         *packages.for_workers(workers),
+        *packages.for_pages(html),
     )
 
 
@@ -284,7 +285,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.theory:
         from tvm_mobilenet.survey import theory
 
-        packages.require("sweep --theory", *needs("virtual", args.linker, False, args.workers.address))
+        packages.require("sweep --theory", *needs("virtual", args.linker, False, args.workers.address, bool(args.html)))
         with console.Progress() as progress:
             found = theory.compare(show=show_in(progress), **how)
         if args.json:
@@ -308,7 +309,7 @@ def _run(args: argparse.Namespace) -> int:
     board = options.board_for(args, target)
     if args.workers.address and board not in ("virtual", "local"):
         refuse(args, ("--workers",), f"{board} runs one network at a time", "leave it out")
-    packages.require("sweep", *needs(board, args.linker, bool(limits), args.workers.address))
+    packages.require("sweep", *needs(board, args.linker, bool(limits), args.workers.address, bool(args.html)))
     console.say(f"sweep {len(networks)} networks on {target.name} ({target.title}), {board} board")
     console.say(f"  estimates   {args.estimates}")
     with console.Progress() as progress:
@@ -317,10 +318,10 @@ def _run(args: argparse.Namespace) -> int:
         write_csv(result, args.csv)
         console.say(f"table: {args.csv}")
     if args.html:
-        from tvm_mobilenet.survey import report
+        from tvm_mobilenet.survey import sweep_page
 
-        report.write(result, args.html, found)
-        console.say(f"report: {args.html}")
+        sweep_page.page(result, found).write(args.html, "--html")
+        console.say(f"page: {args.html}")
     document = console.plain_data(result)
     if found:  # --theory said it all
         return 0

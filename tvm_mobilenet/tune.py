@@ -16,7 +16,7 @@ from pathlib import Path
 from tvm_mobilenet import packages
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
-from tvm_mobilenet.cli.tune_text import print_result, show_search, write_charts
+from tvm_mobilenet.cli.tune_text import print_result, show_search, write_page
 from tvm_mobilenet.cluster import place
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import FLOAT32
@@ -248,9 +248,9 @@ def _run(args: argparse.Namespace) -> int:
         linker=args.linker,
         debug=args.debug,
     )
-    page = write_charts(result, output)
+    page = write_page(result, output)
     console.print_json(result) if args.json else print_result(result)
-    console.say(f"charts: {page}")
+    console.say(f"page: {page}")
     result.verification.require()
     return 0
 

@@ -17,11 +17,12 @@ from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 import tvm_mobilenet
 from tests.support.fake_board import Costs, Fails, cost_of
-from tvm_mobilenet import __main__, compiler, schedules, targets, tune, tune_logs
+from tvm_mobilenet import __main__, compiler, packages, schedules, targets, tune, tune_logs
 from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.survey import tune_page
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.tuning import layer_search
 from tvm_mobilenet.tuning import session as tuning
@@ -367,18 +368,22 @@ def test_ctrl_c_leaves_a_usable_log(network, tmp_path):
     assert tuned(network, tmp_path).new_trials == 0
 
 
-def test_charts_show_every_layer_and_load_nothing(network, tmp_path):
-    from xml.etree import ElementTree
-
+def test_the_page_shows_every_layer_with_its_search(network, tmp_path, monkeypatch, capsys):
     result = tuned(network, tmp_path)
-    page = tune.write_charts(result, tmp_path / "out").read_text()
-    drawn = (tmp_path / "out" / "tuning.svg").read_text()
-    texts = [node.text for node in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
-    assert "5 x pointwise m196 n512 k512 f32 relu6" in texts and "dense m1 n1000 k1024 f32" in texts
-    assert all(f"{one.floor_multiple:.2f}" in texts for one in result.layers)
-    assert all(f"{one.floor_multiple:.2f}" in page.rpartition("<svg")[2] for one in result.layers)  # the phone's chart
-    assert page.count("<svg") == 2 and 'name="viewport"' in page
-    assert drawn in page and "src=" not in page and "href=" not in page and "predicted" in page
+    charts = {part.title: part for part in tune_page.page(result, (), (), ()).parts if hasattr(part, "spec")}
+    names = ["5 x pointwise m196 n512 k512 f32 relu6", "dense m1 n1000 k1024 f32"]
+    layers, searches = charts["Where the time goes"], charts["The searches"]
+    assert [row[0] for row in layers.rows] == names == list(dict.fromkeys(row[0] for row in searches.rows))
+    for one, row in zip(result.layers, layers.rows, strict=True):
+        value = dict(zip(layers.columns, row, strict=True))
+        assert value["tuned_ms"] == pytest.approx(result.milliseconds(one.tuned * one.count))
+        ends = [times for name, _, times in searches.rows if name == row[0]]
+        assert ends == sorted(ends, reverse=True) and ends[-1] == 1
+    monkeypatch.setitem(packages.MODULES, "no_such_module", packages.MODULES["vl_convert"])
+    monkeypatch.setattr(packages, "for_pages", lambda wanted: ("no_such_module",))
+    page = tune.write_page(result, tmp_path / "out").read_text()
+    assert "Charts need the extra [report]" in page and "pointwise m196 n512 k512 f32 relu6" in page
+    assert "vl-convert-python" in capsys.readouterr().err
 
 
 # ---- the console script

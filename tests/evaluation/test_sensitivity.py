@@ -104,9 +104,13 @@ def test_the_page_has_the_networks_on_the_way(network, inputs):
     priced = precision_page.with_cycles(choice, network, targets.load("rpi4"))
     points = [point for point in priced.points if point.cycles]
     assert points[0].kept == () and priced.chosen in points and priced.chosen.cycles > points[0].cycles > 0
-    text = precision_page.html(priced, "<tiny>", targets.load("rpi4"))
-    assert "&lt;tiny&gt;" in text and text.count("<circle") >= len(points) and f"{priced.chosen.cycles:,.0f}" in text
-    assert all(cost.layer in text for cost in choice.costs) and "http" not in text.replace("http://www.w3.org", "")
+    page = precision_page.page(priced, "<tiny>", targets.load("rpi4"))
+    chart, networks, _ = page.parts
+    assert len(chart.rows) == len(networks.rows) == len(points)
+    assert [row[0] for row in chart.rows if row[-1] == "chosen"] == [len(priced.chosen.kept)]
+    text = page.html(charts=False)
+    assert "&lt;tiny&gt;" in text and f"{priced.chosen.cycles:,.0f}" in text and "http" not in text
+    assert all(cost.layer in text for cost in choice.costs)
 
 
 def test_few_networks_are_plotted_the_chosen_one_among_them():

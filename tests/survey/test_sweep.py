@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.models import cost as formulas
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.survey import budget, report, sweep_text, theory
+from tvm_mobilenet.survey import budget, sweep_page, sweep_text, theory
 from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.sweep import SweepResult, Twin, Variant
 from tvm_mobilenet.terminal import console
@@ -348,8 +347,8 @@ def test_the_accuracy_of_an_int8_network_is_said_to_be_that_of_float32(capsys, t
     sweep_text.print_result(result)
     assert "by float32's published top-1" in capsys.readouterr().out
     assert {n["top1_of"] for n in console.plain_data(result)["networks"]} == {"float32"}
-    page = report.html(result)
-    assert "published top-1 of float32, %" in page and "(of float32)" in page
+    chart = sweep_page.front_chart(result, 1)
+    assert "published top-1 of float32, %" in str(chart.spec) and "float32's published top-1" in chart.words
     sweep.write_csv(result, tmp_path / "t.csv")
     assert [row["top1_of"] for row in csv.DictReader((tmp_path / "t.csv").open())] == ["float32"] * 3
 
@@ -382,39 +381,48 @@ def test_units():
 
 
 def test_the_front_holds_what_nothing_beats():
-    assert [n.title for n in report.pareto(NETWORKS, 1)] == ["v1 0.5-224", "v1 1-160", "v1 0.75-224", "v1 1-224"]
+    assert [n.title for n in sweep_text.pareto(NETWORKS, 1)] == ["v1 0.5-224", "v1 1-160", "v1 0.75-224", "v1 1-224"]
 
 
 def test_the_fitted_line():
-    slope, intercept, explained = report.fit([1, 2, 4], [5, 7, 11])
+    slope, intercept, explained = sweep_page.fit([1, 2, 4], [5, 7, 11])
     assert (slope, intercept, explained) == pytest.approx((2, 3, 1))
-    assert report.fit([0, 1, 2], [0, 3, 0])[2] == pytest.approx(0)
+    assert sweep_page.fit([0, 1, 2], [0, 3, 0])[2] == pytest.approx(0)
 
 
-def test_the_page_refers_to_nothing_outside_and_its_plots_hold_every_network(tmp_path):
-    report.write(RESULT, tmp_path / "deep" / "r.html")
-    page = (tmp_path / "deep" / "r.html").read_text()
-    assert not re.search(r"<(script|link|img|iframe|object)|url\(|@import|src=", page)
-    assert page.count("<svg") == 5 and "predicted" in page and "measured" not in page
-    plots = [ElementTree.fromstring(p) for p in re.findall(r"<svg.*?</svg>", page, re.S)]
-    tips = [len(p.findall(".//{*}circle/{*}title")) for p in plots]
-    assert sorted(tips) == [4, 5, 5, 6, 6]  # twins on one core and on four; those with an accuracy; all
-    for plot in plots:
-        _, _, width, height = map(float, plot.get("viewBox").split())
-        for mark in plot.findall(".//{*}circle"):
-            assert 0 < float(mark.get("cx")) < width and 0 < float(mark.get("cy")) < height
+def test_the_charts_hold_every_network():
+    charts = {part.title: part for part in sweep_page.page(RESULT).parts if hasattr(part, "spec")}
+    assert {title: len(chart.rows) for title, chart in charts.items()} == {
+        "Latency and accuracy, 1 core": 5,  # those with an accuracy
+        "Latency and mult-adds, 1 core": 6,
+        "Latency and accuracy, 4 cores": 5,
+        "Latency and mult-adds, 4 cores": 6,
+        "Cost saved and time saved by separable convolutions": 4,  # twins on one core and on four
+    }
+    front = charts["Latency and accuracy, 1 core"]
+    assert [row[0] for row in front.rows if row[-1]] == [n.title for n in NETWORKS[:4]]
+    assert "predicted" in str(front.spec) and "measured" not in str(front.spec)
 
 
-def test_numbers_of_a_column_have_equal_decimals():
-    assert report._aligned([109.06, 3.1]) == ["109.06", "3.10"]
-    assert report._aligned([70.9, 70.0, None]) == ["70.9", "70.0", "-"]
-    assert report._aligned([0.4636, 1234.0]) == ["0.464", "1,234.000"]
-    assert report._aligned(["v1", "v2"]) == ["v1", "v2"]
+def test_a_line_is_fitted_through_three_networks_or_more():
+    """Two points always lie on one: a fit through them explains all and says nothing."""
+    for count, fitted in ((6, True), (3, True), (2, False), (1, False)):
+        chart = sweep_page.cost_chart(dataclasses.replace(RESULT, networks=NETWORKS[:count]), 1)
+        assert ("of the variance" in chart.words) == fitted == (len(chart.spec["layer"]) == 2)
+    same = [dataclasses.replace(NETWORKS[0], milliseconds=ms) for ms in (1.0, 2.0, 3.0)]
+    assert len(sweep_page.cost_chart(dataclasses.replace(RESULT, networks=same), 1).spec["layer"]) == 1
+
+
+def test_labels_of_the_front_have_a_line_each():
+    near = [variant(1.0, 32 * i, float(i), 0.7 + i / 1e4) for i in range(1, 5)] + [variant(0.25, 32, 0.5, 0.4)]
+    chart = sweep_page.front_chart(dataclasses.replace(RESULT, networks=near), 1)
+    (names,) = [layer["transform"][0]["filter"]["oneOf"] for layer in chart.spec["layer"] if "oneOf" in str(layer)]
+    assert names == ["v1 1-128", "v1 0.25-32"], "the most accurate of those that lie on one another"
 
 
 @pytest.mark.parametrize("networks", [NETWORKS[:1], NETWORKS[-1:], NETWORKS[:2]])
-def test_a_report_of_few_networks(networks):
-    page = report.html(dataclasses.replace(RESULT, networks=networks, twins=[]))
+def test_a_page_of_few_networks(networks):
+    page = sweep_page.page(dataclasses.replace(RESULT, networks=networks, twins=[])).html(charts=False)
     assert networks[0].title in page and "nan" not in page
 
 
@@ -500,7 +508,7 @@ def test_several_dtypes_share_one_front(capsys):
     """A narrower dtype that is as accurate by the published figure and faster takes its float32 network's place."""
     narrow = [dataclasses.replace(n, dtype="int8", milliseconds=n.milliseconds / 3) for n in NETWORKS[:1]]
     result = sweep.SweepResult("rpi5", "Pi 5", "cortex-a76", 4, "virtual", [*NETWORKS, *narrow], [])
-    front = report.pareto(result.networks, 1)
+    front = sweep_text.pareto(result.networks, 1)
     assert any(n.dtype == "int8" for n in front) and any(n.dtype == "float32" for n in front)
     for n in narrow:
         assert dataclasses.replace(n, dtype="float32") not in front

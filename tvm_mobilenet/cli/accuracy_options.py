@@ -105,4 +105,5 @@ def needs(args: argparse.Namespace, model, target, modules: tuple[str, ...], fla
         labelled_images.require(args.data, args.truth)
     runs = args.plot is not None or (args.data is not None and not target.is_host)
     wanted = packages.for_comparing(model) + packages.for_board("virtual" if runs else "local")
+    wanted += packages.for_pages(args.plot is not None)
     return modules + wanted, flag + (" --max-drop" if args.max_drop is not None else " --min-accuracy")

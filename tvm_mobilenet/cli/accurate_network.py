@@ -61,7 +61,7 @@ def _with_floats(args: argparse.Namespace, network, target, wanted) -> tuple:
             choice = precision_page.with_cycles(choice, network, target, args.linker, progress.update)
     made = sensitivity.with_kept(network, choice)
     if args.plot:
-        precision_page.write(choice, network.options.title, target, args.plot)
+        precision_page.page(choice, network.options.title, target).write(args.plot, "--plot")
         console.say(f"page: {args.plot}")
     if made.options.keep_float:
         console.say(f"the same again: --keep-float {made.options.keep_float}")

@@ -168,7 +168,7 @@ def refuse_for_sweep(args: argparse.Namespace) -> None:
         why = "--theory compares the papers' own networks on three cores"
         table = ("--families", "--alphas", "--resolutions", "--dtype", "--target", "--csv")
         table += ("--board", "--trust-network")
-        refuse(args, () if args.html else table, why, "leave it out, or add --html FILE: a report with both")
+        refuse(args, () if args.html else table, why, "leave it out, or add --html FILE: a page with both")
         refuse(args, (*limits, "--cores", "--output"), why, "leave it out: a budget needs a sweep of its own")
     if not args.given.intersection(limits):
         refuse(
@@ -185,7 +185,7 @@ def refuse_for_bench(args: argparse.Namespace) -> None:
         ``--max-regress`` without ``--compare``, or one of an ordinary benchmark beside ``--check-timing``.
     """
     if args.check_timing:
-        others = ["--compare", "--max-regress", "--against", "--record", "--csv", "--markdown"]
+        others = ["--compare", "--max-regress", "--against", "--record", "--html", "--csv", "--markdown"]
         others += ["--no-layers", "--cool-down", "--cpus", "--runtime"]
         others += ["--threads"] if len(args.threads) > 1 else []
         refuse(args, others, "--check-timing only compares two ways of timing one row", "leave out one of the two")

@@ -1,10 +1,11 @@
-"""What `tune` shows: the search while it runs, its layers and totals at the end, and the charts."""
+"""What `tune` shows: the search while it runs, its layers and totals at the end, and its page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from tvm_mobilenet.errors import MissingDependencyError
 from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Detail, Layers
 from tvm_mobilenet.tuning.result import TuneResult
@@ -121,9 +122,10 @@ def why_they_differ(result: TuneResult) -> list[str]:
 
 
 def _chart(result: TuneResult) -> str:
-    from tvm_mobilenet.survey import chart
+    from tvm_mobilenet.report import vega
+    from tvm_mobilenet.survey import tune_page
 
-    return chart.svg(result)
+    return vega.svg(tune_page.layers_chart(result))
 
 
 def _about(result: TuneResult) -> str:
@@ -141,9 +143,19 @@ def print_result(result: TuneResult) -> None:
     console.print_text("\n" + "\n".join(totals_of(result)), indent=10)
 
 
-def write_charts(result: TuneResult, folder: Path) -> Path:
-    """``tuning.svg`` and ``tuning.html`` in the output folder; the page's path."""
-    from tvm_mobilenet.survey import chart
+def write_page(result: TuneResult, folder: Path) -> Path:
+    """``tuning.html`` in the output folder, with charts where they can be drawn; its path.
 
-    cells = [[cell if isinstance(cell, str) else console.number(cell) for cell in row] for row in rows_of(result)]
-    return chart.write(result, folder, COLUMNS, cells, totals_of(result))
+    Nobody asked for the page, so that a missing package of its charts is told and no error.
+    """
+    from tvm_mobilenet.report import vega
+    from tvm_mobilenet.survey import tune_page
+
+    path, charts = folder / "tuning.html", True
+    try:
+        vega.require("a page with charts")
+    except MissingDependencyError as error:
+        console.say(f"note: {path} has tables alone: {error.message}; {error.hint}")
+        charts = False
+    tune_page.page(result, COLUMNS, rows_of(result), totals_of(result)).write(path, "--output", charts)
+    return path

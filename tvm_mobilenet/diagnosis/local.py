@@ -37,6 +37,7 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     checks.run("python", _python)
     checks.run("packages", lambda: _pinned(PINS))
     checks.run("packages to compile", lambda: _installed("compiling", "compile"))
+    checks.run("packages for charts", lambda: _optional("pages with charts", "report"))
     checks.run("packages for trackers", lambda: _optional("TVM's tracker", "rpc"))
     checks.run("other engines", lambda: _engines())
     checks.run("tvm", _tvm, ("packages",))

@@ -1,15 +1,13 @@
-"""What layers in float cost and gain: accuracy against predicted cycles, as one HTML file."""
+"""What layers in float cost and gain: accuracy against predicted cycles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from html import escape
-from pathlib import Path
 
 from tvm_mobilenet.evaluation.sensitivity import Choice, Point, floats_of, keeping
-from tvm_mobilenet.files.whole_file import write_whole
-from tvm_mobilenet.survey import report
+from tvm_mobilenet.report import vega
+from tvm_mobilenet.report.page import Page, Table
 
 MOST_POINTS = 8  # each is compiled and executed whole
 
@@ -62,54 +60,47 @@ def shown(choice: Choice) -> list[Point]:
     return points
 
 
-def write(choice: Choice, title: str, target, path: Path) -> None:
-    """Write the page of a choice `with_cycles`."""
-    write_whole(path, html(choice, title, target), "--plot")
-
-
-def html(choice: Choice, title: str, target) -> str:
-    """The page: the plot, the networks in it, what each layer costs."""
+def page(choice: Choice, title: str, target) -> Page:
+    """The page of a choice `with_cycles`: the chart, the networks in it, what each layer costs."""
     points = [point for point in choice.points if point.cycles is not None]
     what = "top-1, %" if choice.labelled else "images of the float network's class, %"
     rows = [
-        (len(p.kept), f"{100 * p.accuracy:.2f}", f"{100 * p.drop:.2f}", f"{p.cycles:,.0f}", _mark(p, choice))
-        for p in points
+        (len(p.kept), 100 * p.accuracy, 100 * p.drop, p.cycles, "chosen" if p == choice.chosen else "") for p in points
     ]
     columns = ("layers in float", what, "drop, %", "cycles predicted, 1 core", "")
     kept = set(choice.chosen.kept)
-    costs = [(c.layer, c.source, f"{100 * c.share:.2f}", "float" if c.layer in kept else "int8") for c in choice.costs]
-    heading = escape(f"{title} for {target.name}: layers that stay in float")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{report.STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
-        f"<p>{escape(choice.summary())}.</p>\n<section>\n{plot(choice, points, what)}</section>\n"
-        f"{_table(columns, rows)}<h2>What each layer's int8 costs</h2>\n"
-        f"{_table(('layer', 'from', 'share of the error, %', 'computed in'), costs)}</body>\n</html>\n"
+    costs = [(c.layer, c.source, 100 * c.share, "float" if c.layer in kept else "int8") for c in choice.costs]
+    return Page(
+        f"{title} for {target.name}: layers that stay in float",
+        [("", f"{choice.summary()}.")],
+        [
+            chart(choice, points, what, f"{title} {target.name}".replace(" ", "-")),
+            Table("The networks", columns, rows),
+            Table("What each layer's int8 costs", ("layer", "from", "share of the error, %", "computed in"), costs),
+        ],
     )
 
 
-def plot(choice: Choice, points: list[Point], what: str) -> str:
-    """Accuracy against predicted cycles, as SVG."""
-    marks = [
-        report.Point(
-            point.cycles / 1e6,
-            100 * point.accuracy,
-            "chosen" if point == choice.chosen else "others",
-            f"{len(point.kept)} layers",
-            f"{len(point.kept)} layers in float: {point.accuracy:.2%}, {point.cycles / 1e6:.2f} M cycles",
-        )
-        for point in points
+def chart(choice: Choice, points: list[Point], what: str, name: str) -> vega.Chart:
+    """Accuracy against predicted cycles."""
+    rows = [
+        (len(p.kept), 100 * p.accuracy, p.cycles / 1e6, "chosen" if p == choice.chosen else "others") for p in points
     ]
-    axes = report.Axes(marks, "M cycles predicted, 1 core", what)
-    return axes.svg([], marks, {mark.name for mark in marks})
-
-
-def _mark(point: Point, choice: Choice) -> str:
-    return "chosen" if point == choice.chosen else ""
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>\n'
+    x = vega.quantitative("million_cycles", "M cycles predicted, 1 core", scale={"zero": False, "padding": 30})
+    y = vega.quantitative("accuracy_percent", what, scale={"zero": False, "padding": 20})
+    tips = {"layers_in_float": "layers in float", "accuracy_percent": f"{what}|.2f"}
+    series = list(dict.fromkeys(row[3] for row in rows))
+    marks = {"color": vega.colours("series", series), "shape": vega.shapes("series", series)}
+    told = vega.tooltip(**tips, million_cycles="M cycles|,.4~r")
+    spec = {
+        "layer": [
+            {"mark": "point", "encoding": {"x": x, "y": y, **marks, "tooltip": told}},
+            {
+                "mark": {"type": "text", "dy": -12},
+                "encoding": {"x": x, "y": y, "text": {"field": "layers_in_float", "type": "quantitative"}},
+            },
+        ]
+    }
+    words = "Up and to the left is better. A number counts the layers that stay in float."
+    columns = ("layers_in_float", "accuracy_percent", "million_cycles", "series")
+    return vega.Chart("Accuracy and predicted cycles", f"{name}-precision", columns, rows, spec, words)

@@ -35,6 +35,8 @@ CSV_COLUMNS = (
     "ratio",
     "marks",
 )
+PEER_COLUMNS = ("engine", "threads", "version", "p50 ms", "x ours", "quartiles", "difference", "MiB peak")
+COMPARED = ("threads", "before ms", "after ms", "change %")
 SLOWEST = 5  # layers shown below the table
 
 
@@ -51,7 +53,7 @@ def show(result: Benchmark, form: str = "table", comparison: Comparison | None =
         print(printable_lines(as_csv(result)), end="")
         return
     table = _markdown if form == "markdown" else console.print_table
-    table(COLUMNS, [_cells(row) for row in result.rows], _title(result))
+    table(COLUMNS, [cells(row) for row in result.rows], _title(result))
     for row in result.rows:
         for mark in row.marks:
             console.print_text(f"! {row.threads} thread{'s' * (row.threads > 1)}: {mark.text}\n    {mark.remedy}", 4)
@@ -64,8 +66,8 @@ def show(result: Benchmark, form: str = "table", comparison: Comparison | None =
         )
     if result.peers:
         table(
-            ("engine", "threads", "version", "p50 ms", "x ours", "quartiles", "difference", "MiB peak"),
-            [_peer_cells(peer) for peer in result.peers],
+            PEER_COLUMNS,
+            [peer_cells(peer) for peer in result.peers],
             "\nother engines, taking turns with ours",
         )
         for peer in result.peers:
@@ -73,13 +75,9 @@ def show(result: Benchmark, form: str = "table", comparison: Comparison | None =
                 console.print_text(f"! {peer.engine}: {peer.missing}", 4)
             if peer.kernels:
                 console.print_text(f"  {peer.engine} ran {peer.kernels}", 4)
-    console.print_text("\n".join(_about(result)), 10)
+    console.print_text("\n".join(about(result)), 10)
     if comparison:
-        table(
-            ("threads", "before ms", "after ms", "change %"),
-            [(str(r.threads), r.before * 1e3, r.after * 1e3, f"{(r.ratio - 1) * 100:+.1f}") for r in comparison.rows],
-            "\nagainst the older benchmark, medians",
-        )
+        table(COMPARED, compared(comparison), "\nagainst the older benchmark, medians")
         for note in comparison.notes:
             console.print_text(f"! {note}", 4)
 
@@ -111,7 +109,13 @@ def _title(result: Benchmark) -> str:
     return f"{ModelOptions.from_data(result.model).title} on {where}: milliseconds a run, {result.how}"
 
 
-def _cells(row: Row) -> tuple:
+def compared(comparison: Comparison) -> list[tuple]:
+    """A row of ``COMPARED`` for each number of threads."""
+    return [(str(r.threads), r.before * 1e3, r.after * 1e3, f"{(r.ratio - 1) * 100:+.1f}") for r in comparison.rows]
+
+
+def cells(row: Row) -> tuple:
+    """A row of ``COLUMNS``."""
     t, scale = row.time, 1e3
     warmth = _span([s.get("temperature_c") for s in row.states], 1)
     clock = _span([s.get("clock_hz") for s in row.states], 1e6)
@@ -146,7 +150,8 @@ def _slowest(row: Row) -> list[tuple]:
     return [(t.name, t.layer, t.p50 * 1e3, t.p50 / whole * 100 if whole else None) for t in found]
 
 
-def _peer_cells(peer) -> tuple:
+def peer_cells(peer) -> tuple:
+    """A row of ``PEER_COLUMNS``."""
     if peer.time is None:
         return (peer.engine, peer.threads, "-", None, None, "-", "-", None)
     spread = f"{peer.ratio_low:.3f}-{peer.ratio_high:.3f}"
@@ -154,7 +159,7 @@ def _peer_cells(peer) -> tuple:
     return (peer.engine, peer.threads, peer.version, peer.time.p50 * 1e3, peer.ratio, spread, off, _mib(peer.rss_peak))
 
 
-def _about(result: Benchmark) -> list[str]:
+def about(result: Benchmark) -> list[str]:
     """What it ran on, in a few lines."""
     facts, row = result.environment["board"], result.rows[0]
     cores = facts.get("cores") and f"{facts['cores']} cores"

@@ -34,8 +34,8 @@ class LayerProfile:
         ``seconds`` over the roofline's.
     decisions : dict
         Of its schedule; ``source``: the log they are of, or ``default``.
-    predicted : float or None
-        Seconds, by the virtual board, where it knows the target.
+    predicted, predicted_compute : float or None
+        Seconds, by the virtual board, where it knows the target; and those of them that are compute alone.
     """
 
     position: int
@@ -52,6 +52,7 @@ class LayerProfile:
     decisions: dict
     source: str
     predicted: float | None = None
+    predicted_compute: float | None = None
 
     @property
     def binds(self) -> str:
@@ -154,7 +155,8 @@ def profile_of(
         show(f"predicting {len(plan.steps)} kernels on the virtual board")
         predicted = predict(module, target, [min(threads, target.cores)], clock)[min(threads, target.cores)]
     if not measured:
-        times, starts, passes = predicted, [_ends(predicted)], [predicted]
+        times = [each.seconds for each in predicted]
+        starts, passes = [_ends(times)], [times]
     if target.is_host:
         notes.append(
             f"this machine's ceilings are assumed: {target.core.fma_per_cycle:g} vectors of "
@@ -199,7 +201,7 @@ def _layers(module, ceilings: Sequence[Roofline], times, predicted) -> list[Laye
                 t / ceiling.seconds if ceiling.seconds else None,
                 b.decisions,
                 b.source,
-                predicted[i] if predicted else None,
+                *(predicted[i] if predicted else ()),
             )
         )
     return found

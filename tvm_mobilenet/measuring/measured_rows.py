@@ -147,8 +147,9 @@ def predicted(module, target, threads: Sequence[int], show: Callable[[str], None
     show(f"running {len(module.plan.steps)} kernels on the virtual board")
     rows = []
     for count, times in predict(module, target, threads).items():
-        layers = [LayerTime(s.name, s.layer, t, t) for s, t in zip(module.plan.steps, times, strict=True)]
-        rows.append(Row(count, Statistics.of([sum(times)]), layers=layers))
+        seconds = [time.seconds for time in times]
+        layers = [LayerTime(s.name, s.layer, t, t) for s, t in zip(module.plan.steps, seconds, strict=True)]
+        rows.append(Row(count, Statistics.of([sum(seconds)]), layers=layers))
     facts = {
         "model": target.title,
         "architecture": target.architecture,

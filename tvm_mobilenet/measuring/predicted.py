@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
-def predict(module, target, threads: Sequence[int], clock_hz: float | None = None) -> dict[int, list[float]]:
-    """Predicted seconds of each step of the plan, by number of threads.
+class StepTime(NamedTuple):
+    """Seconds of one kernel call, and those of them that it would take if every access hit the first-level cache."""
+
+    seconds: float
+    compute: float
+
+
+def predict(module, target, threads: Sequence[int], clock_hz: float | None = None) -> dict[int, list[StepTime]]:
+    """Predicted times of each step of the plan, by number of threads.
 
     Parameters
     ----------
@@ -29,4 +37,6 @@ def predict(module, target, threads: Sequence[int], clock_hz: float | None = Non
         runner = PlanRunner(loaded, module.plan, module.parameters())
         runs = runner.run(*input_values(inputs_of(module.plan)), cores=max(threads), memory=True).kernels
         hertz = clock_hz or target.clock_hz
-        return {n: [run.cost(n).value / hertz for run in runs] for n in threads}
+        return {
+            n: [StepTime(run.cost(n).value / hertz, run.compute_on(n).value / hertz) for run in runs] for n in threads
+        }

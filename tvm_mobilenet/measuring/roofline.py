@@ -40,6 +40,35 @@ class Roofline:
         return max((self.compute, COMPUTE), (self.cache or 0.0, CACHE), (self.dram, DRAM), key=lambda c: c[0])[1]
 
 
+@dataclass(frozen=True)
+class Ceilings:
+    """What a target can do on a number of threads.
+
+    Attributes
+    ----------
+    macs : dict of str to float
+        Multiply-adds a second, for each dtype of a plan's layers.
+    cache, dram : float or None
+        Bytes a second into L1, and from DRAM.
+    """
+
+    macs: dict[str, float]
+    cache: float | None
+    dram: float
+
+
+def ceilings(plan, target, threads: int, clock_hz: float | None = None) -> Ceilings:
+    """Of a target, for the dtypes of a plan; arguments as `rooflines` takes them."""
+    core, cores, hertz = target.core, min(threads, target.cores), clock_hz or target.clock_hz
+    way = memory.way_to_l1(core)
+    dtypes = dict.fromkeys(Layer.parse(step.layer).dtype for step in plan.steps)
+    return Ceilings(
+        {dtype: core.macs_per_cycle(dtype) * hertz * cores for dtype in dtypes},
+        way and way.of(cores) * hertz,
+        memory.way_to_dram(target).of(cores),
+    )
+
+
 def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list[Roofline]:
     """Of each step of a plan, on a number of threads.
 
@@ -52,21 +81,24 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list
     clock_hz : float, optional
         The board's, where it is known.
     """
-    core, cores, hertz = target.core, min(threads, target.cores), clock_hz or target.clock_hz
-    last = max(cache.bytes for cache in (core.l2, core.l3) if cache)
+    most = ceilings(plan, target, threads, clock_hz)
+    last = max(cache.bytes for cache in (target.core.l2, target.core.l3) if cache)
     streamed = plan.parameters_bytes > last
-    way = memory.way_to_l1(core)
-    fill, bandwidth = way and way.of(cores), memory.way_to_dram(target).of(cores)
     found = []
     for step in plan.steps:
         layer = Layer.parse(step.layer)
         parameters = sum(t.nbytes for t in step.operands if t.space == "parameters")
         activations = [_moved(layer, t) for t in step.operands if t.space != "parameters"]
         far = (parameters if streamed else 0) + sum(max(0, n - last) for n in activations)
-        macs = core.macs_per_cycle(layer.dtype) * hertz * cores
-        cache = (parameters + sum(activations)) / (fill * hertz) if fill else None
-        found.append(Roofline(layer.mult_adds / macs, cache, far / bandwidth))
+        cache = operand_bytes(step) / most.cache if most.cache else None
+        found.append(Roofline(layer.mult_adds / most.macs[layer.dtype], cache, far / most.dram))
     return found
+
+
+def operand_bytes(step) -> int:
+    """What a step reads and writes, every operand once."""
+    layer = Layer.parse(step.layer)
+    return sum(t.nbytes if t.space == "parameters" else _moved(layer, t) for t in step.operands)
 
 
 def _moved(layer: Layer, operand) -> int:
