@@ -377,8 +377,8 @@ def test_the_page_shows_every_layer_with_its_search(network, tmp_path, monkeypat
     for one, row in zip(result.layers, layers.rows, strict=True):
         value = dict(zip(layers.columns, row, strict=True))
         assert value["tuned_ms"] == pytest.approx(result.milliseconds(one.tuned * one.count))
-        ends = [times for name, _, times in searches.rows if name == row[0]]
-        assert ends == sorted(ends, reverse=True) and ends[-1] == 1
+        ends = [above for name, _, above in searches.rows if name == row[0]]
+        assert ends == sorted(ends, reverse=True) and ends[-1] == 0
     monkeypatch.setitem(packages.MODULES, "no_such_module", packages.MODULES["vl_convert"])
     monkeypatch.setattr(packages, "for_pages", lambda wanted: ("no_such_module",))
     page = tune.write_page(result, tmp_path / "out").read_text()
