@@ -60,7 +60,7 @@ def engines_chart(result: Benchmark) -> vega.Chart:
         row="who", p50_ms="median, ms|.4~r", min_ms="fastest, ms|.4~r", p90_ms="90th percentile, ms|.4~r"
     )
     bars = {
-        "mark": {"type": "bar", "height": {"band": 0.62}},
+        "mark": vega.BAR,
         "encoding": {"x": x, "y": y, "color": vega.colours("engine", list(dict.fromkeys(row[1] for row in found)))},
     }
     bars["encoding"]["tooltip"] = tips
@@ -150,7 +150,7 @@ def layers_chart(result: Benchmark) -> list[vega.Chart]:
     ]
     spec = {
         "height": vega.ROW * len(rows),
-        "mark": {"type": "bar", "height": {"band": 0.62}},
+        "mark": vega.BAR,
         "encoding": {
             "x": vega.quantitative("ms", f"ms {result.how}"),
             "y": vega.names("layer"),

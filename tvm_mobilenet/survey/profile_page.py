@@ -51,7 +51,7 @@ def layers_chart(result: Profile) -> vega.Chart:
     tips = {"layer": "layer", "ms": "ms|.3~r", "roofline_ms": "roofline, ms|.3~r"}
     tips |= {"compute_ms": "compute, ms|.3~r", "memory_ms": "memory, ms|.3~r"} if split else {"binds": "bound by"}
     told = vega.tooltip(**tips, **({"predicted_ms": "predicted, ms|.3~r"} if beside else {}))
-    bar = {"mark": {"type": "bar", "height": {"band": 0.62}}}
+    bar = {"mark": vega.BAR}
     if split:
         fold = [{"fold": ["compute_ms", "memory_ms"], "as": ["field", "part_ms"]}]
         bar["transform"] = [*fold, {"calculate": "replace(datum.field, '_ms', '')", "as": "part"}]

@@ -57,7 +57,7 @@ def layers_chart(result) -> vega.Chart:
             {"fold": list(fields), "as": ["field", "ms"]},
             {"calculate": "replace(datum.field, '_ms', '')", "as": "part"},
         ],
-        "mark": {"type": "bar", "height": {"band": 0.62}},
+        "mark": vega.BAR,
         "encoding": {"x": x, "y": y, "color": {**colour, "field": "part"}, "tooltip": tips},
     }
     ticks = [
