@@ -67,8 +67,13 @@ def test_of_a_c_program(program, copy, way, sanitizer):
 
 @CLANG
 @pytest.mark.full
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("weights_change_and_shrink", "path_is_empty")])
+@pytest.mark.parametrize(
+    "way, sanitizer",
+    [
+        *((w, "address,undefined") for w in WAYS if w not in ("weights_change_and_shrink", "path_is_empty")),
+        *((w, "thread") for w in ("closed_while_it_runs", "opened_by_many", "threads_read_while_set")),
+    ],
+)
 def test_of_a_c_program_with_its_weights_embedded(program, tmp_path, way, sanitizer):
     """Which has no file of them to map or to lose, and asks for no path of one."""
     folder = shutil.copytree(bundles.made(resolution=32, embed=True).folder, tmp_path / "copy")
