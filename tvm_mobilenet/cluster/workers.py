@@ -212,18 +212,19 @@ class DaskWorkers:
         """End where there is nobody left to wait for."""
         if self._workers:
             self._seen = now
-        if now - self._seen <= self._patience + (self.starting if self._asked else 0.0):
+        waited = self._patience + (self.starting if self._asked else 0.0)
+        if now - self._seen <= waited:
             return
         where = f"the Dask scheduler at {self._scheduler.address}"
         if self._away:
-            raise ClusterError(f"{where} has been gone for {self._patience:.0f} s", GOES_ON)
+            raise ClusterError(f"{where} has been gone for {waited:.0f} s", GOES_ON)
         if self._refused:
             why = "; ".join(list(self._refused.values())[:3])
             raise ClusterError(
                 f"no worker of {where} can take part: {why}", "install there what is here: docs/guides/cluster.md"
             )
         raise ClusterError(
-            f"{where} has had no worker{' that answers' * bool(self._asked)} for {self._patience:.0f} s",
+            f"{where} has had no worker{' that answers' * bool(self._asked)} for {waited:.0f} s",
             f"start some: dask worker {self._scheduler.address}; all that ended is kept",
         )
 
