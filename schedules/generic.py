@@ -2,11 +2,14 @@
 
 The nest, of each of its statements::
 
-    parallel over all dimensions of the output but the innermost vector, as one loop
-      for each dimension that is reduced
-        output = ..., one vector of `lanes` where the last dimension is a multiple of it
+    parallel over all dimensions of the output but the last, as one loop
+      for each vector of the last
+        for each dimension that is reduced
+          output = ..., one vector of `lanes` where the last dimension is a multiple of it
 
-What only another statement reads value by value is computed there.
+What only another statement reads value by value is computed there. Where the other dimensions are too few for all
+cores, vectors of the last are shared too, ``tasks``; else what depends on them alone, such as the places between which
+a resize interpolates, is computed once for all of the last dimension.
 
 Register budget: LLVM's. There is nothing to choose, so nothing to search.
 """
@@ -18,7 +21,7 @@ from math import prod
 
 import numpy as np
 from tvm_mobilenet.schedules import nest
-from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
+from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space
 from tvm_mobilenet.schedules.registers import sum_lanes
 
 from tvm_mobilenet import dtypes
@@ -34,7 +37,8 @@ def decisions(layer: Layer, core) -> Space:
     lanes = sum_lanes(layer, core)
     if widest < dtypes.of(layer.dtype).bytes:  # it moves narrow values
         lanes *= dtypes.of(layer.dtype).bytes // widest
-    return Space({"lanes": Choice((lanes,), lanes)}, lambda d: "")
+    tasks = "rows" if prod(layer.body.output[:-1]) >= SHARES * core.cpus else "vectors"
+    return Space({"lanes": Choice((lanes,), lanes), "tasks": Choice((tasks,), tasks)}, lambda d: "")
 
 
 def constants(layer: Layer) -> list[nest.Argument]:
@@ -69,7 +73,7 @@ def kernel(layer: Layer, d: Decisions):
         for block in schedule.get_child_blocks(root)[:-1]:
             _inline(schedule, block)
         for block in schedule.get_child_blocks(root):
-            _loops(schedule, block, d["lanes"])
+            _loops(schedule, block, d["lanes"], d["tasks"] == "rows")
         kept = schedule.get(root).alloc_buffers
     scratch = sum(prod(map(int, b.shape)) * dtypes.of(str(b.dtype)).bytes for b in kept)
     plain = [
@@ -96,17 +100,19 @@ def _inline(schedule, block) -> None:
         return
 
 
-def _loops(schedule, block, lanes: int) -> None:
+def _loops(schedule, block, lanes: int, rows: bool) -> None:
     """The outer loops of a statement as one parallel loop, the innermost as a vector."""
     kinds = [int(variable.iter_type) for variable in schedule.get(block).iter_vars]
     loops = schedule.get_loops(block)
     outer = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _SPATIAL]
-    if len(loops) != len(kinds) or kinds[: len(outer)] != [_SPATIAL] * len(outer):
+    if not outer or len(loops) != len(kinds) or kinds[: len(outer)] != [_SPATIAL] * len(outer):
         return
-    extent = int(schedule.get(outer[-1]).extent) if outer else 0
-    if len(outer) == len(loops) and extent and extent % lanes == 0:
+    reduced, extent = loops[len(outer) :], int(schedule.get(outer[-1]).extent)
+    if extent % lanes == 0 and (not reduced or len(schedule.get(block).writes) == 1):
         last, vector = schedule.split(outer.pop(), [None, lanes])
+        schedule.reorder(*reduced, vector)
         schedule.vectorize(vector)
         outer.append(last)
-    if outer:
-        schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
+    if rows and len(outer) > 1:
+        outer.pop()
+    schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])

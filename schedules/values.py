@@ -9,6 +9,7 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds import exponential as EXP
 from tvm_mobilenet.layer import Layer
 
+_WHOLE = 1.5 * 2.0**23  # a float32 next to it is a whole number
 CLAMPS = ("none", "relu", "relu6")  # to values that every dtype has: they may as well follow a conversion
 
 
@@ -62,22 +63,30 @@ def alone(layer: Layer, product):
     return intrinsic("llvm.arithmetic.fence", product) if fixed(layer) else product
 
 
-def exponential(x):
-    """exp(x) of float32 by the steps of `kinds.exponential`."""
+def exponential(layer: Layer, x):
+    """exp(x) of float32 by the steps of `kinds.exponential`, rounded by `fused` where the layer's steps are `fixed`."""
     count = lanes_of(x)
 
     def vector(value, dtype="float32"):
         return broadcast(const(value, dtype), count)
 
     x = T.max(vector(EXP.LOWEST), T.min(vector(EXP.HIGHEST), x))  # which keeps what is not a number
-    n = intrinsic("llvm.roundeven", x * vector(EXP.PER_LN2))
+    n = x * vector(EXP.PER_LN2)
+    if fixed(layer):
+        n = intrinsic("llvm.roundeven", n)
+    else:  # which is a call of a library where a core has no instruction for it: a sum that has no digits beyond
+        n = intrinsic("llvm.arithmetic.fence", n + vector(_WHOLE)) - vector(_WHOLE)
+
+    def plus(total, left, right):
+        return fused(total, left, right, count) if fixed(layer) else total + left * right
+
     r = x
     for part in EXP.LN2:
-        r = fused(r, n, vector(-part), count)
+        r = plus(r, n, vector(-part))
     p = vector(EXP.COEFFICIENTS[0])
     for coefficient in EXP.COEFFICIENTS[1:]:
-        p = fused(vector(coefficient), p, r, count)
-    y = fused(r, p, intrinsic("llvm.arithmetic.fence", r * r), count)
+        p = plus(vector(coefficient), p, r)
+    y = plus(r, p, intrinsic("llvm.arithmetic.fence", r * r))
     exponent = (cast(n, "int32") + vector(127, "int32")) << vector(23, "int32")
     return (y + vector(1.0)) * tirx.reinterpret(str(x.ty), exponent)
 
@@ -117,7 +126,7 @@ def _sigmoid(layer: Layer, y, times_y: bool):
     one, zero = const(1.0, wide), const(0.0, wide)
     if fixed(layer):
         one = broadcast(one, lanes_of(y))
-        return (y if times_y else one) / (one + exponential(broadcast(zero, lanes_of(y)) - y))
+        return (y if times_y else one) / (one + exponential(layer, broadcast(zero, lanes_of(y)) - y))
     sigmoid = one / (one + tirx.exp(zero - y))
     return y * sigmoid if times_y else sigmoid
 

@@ -27,7 +27,6 @@ BETWEEN = {  # of a feature map of 6 channels, 8 x 6 positions: what stands betw
     "bilinear": lambda x: F.interpolate(x, size=(5, 9), mode="bilinear", align_corners=False),
     "reflected": lambda x: F.pad(x, (1, 2, 0, 1), "reflect"),
     "repeated": lambda x: F.pad(x, (1, 2, 0, 1), "replicate"),
-    "softmax of rows": lambda x: x.softmax(2),
     "mean of channels": lambda x: x - x.mean(1, keepdim=True),
     "unit length": lambda x: F.normalize(x, dim=1),
     "average": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
@@ -99,6 +98,12 @@ def test_channel_shuffle_is_one_copy():
         return x.reshape(1, 2, 3, 8, 6).transpose(1, 2).reshape(1, 6, 8, 6)
 
     assert len(copies(graph_of(shuffled))) == 1
+
+
+def test_a_softmax_of_rows_is_one_of_channels_between_two_copies():
+    graph = graph_of(lambda x: x.softmax(2))
+    assert [c.layer.kind for c in graph.calls][1:4] == ["generic", "softmax", "generic"]
+    assert len(copies(graph)) == 2
 
 
 def test_an_axis_that_is_cut_and_joined_again_is_the_same_axis():

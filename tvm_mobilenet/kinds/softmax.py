@@ -7,16 +7,17 @@ from tvm_mobilenet.kinds import Kind, register
 
 def _softmax(make, call):
     x = make.tensor(call.args[0])
-    axis = int(call.attrs.axis) % len(x.shape)
-    if x.dims[axis] != x.stored[-1:] and axis == len(x.shape) - 1:
-        x = make.in_order(x)
+    axis, rank = int(call.attrs.axis) % len(x.shape), len(x.shape)
+    order = [i for i in range(rank) if i != axis] + [axis]
+    if x.dims[axis] != x.stored[-1:] or x.shape[axis] != x.nhwc[-1]:  # another axis than lies last: it is laid so
+        x = make.in_order(x.permuted(order))
         x = make.axes.fresh(x.value, make.four(x.shape), x.shape)
-    if x.dims[axis] != x.stored[-1:] or x.shape[axis] != x.nhwc[-1]:
-        raise make.Unsupported("a softmax over another axis than the channels")
+        back = [order.index(i) for i in range(rank)]
+    else:
+        back = list(range(rank))
     n, h, w, c = x.nhwc
-    return make.call(
-        make.layer(kind="softmax", height=h, width=w, channels=c, out_channels=c, batch=n), [x], x.stored, x.dims
-    )
+    layer = make.layer(kind="softmax", height=h, width=w, channels=c, out_channels=c, batch=n)
+    return make.call(layer, [x], x.stored, x.dims).permuted(back)
 
 
 SUMS = 8  # of exponentials, where their order is fixed: channel c goes to sum c modulo this, and sums to one in order

@@ -20,6 +20,7 @@ from tvm_mobilenet.passes.folded_constants import constant
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 _MOST_FACTORS = 8  # of a power that becomes products
+_FEWER = 4  # times fewer divisors than values: their inverses are computed instead
 _BROADCASTS = ("add", "divide", "maximum", "minimum", "multiply", "subtract")
 
 
@@ -169,28 +170,45 @@ class Simplify(Rewriter):
 
     def _divide(self, call: relax.Call) -> relax.Expr:
         a, b = call.args
-        if array(b) is None or _whole(a):
+        if _whole(a):
             return call
+        if array(b) is None:
+            return self._multiplied(call)
         inverse = 1 / array(b).astype(np.float64)
         return self._multiply(relax.op.multiply(a, constant(inverse.astype(str(a.ty.dtype)))))
+
+    def _multiplied(self, call: relax.Call) -> relax.Call:
+        """By one divisor for many values, such as the norm of all channels: a division takes as long as ten products.
+
+        The rounding of the inverse adds one of 2^-24.
+        """
+        a, b = call.args
+        shapes = [static_shape(x, self.where) for x in (a, b)]
+        if str(a.ty.dtype) != "float32" or _FEWER * np.prod(shapes[1]) > np.prod(shapes[0]):
+            return call
+        return relax.op.multiply(a, self.emit(relax.op.divide(relax.const(1.0, "float32"), b)))
 
     def _subtract(self, call: relax.Call) -> relax.Expr:
         a, b = call.args
         return call if array(b) is None else self._add(relax.op.add(a, constant(-array(b))))
 
     def _power(self, call: relax.Call) -> relax.Expr:
-        """Of whole numbers to one whole power, which TVM's is not for, as products."""
+        """To one whole power as products, as TVM's is of floats alone, and slow; a square root by its name."""
         x, power = call.args[0], array(call.args[1])
         same = static_shape(x, self.where) == static_shape(self._bb.normalize(call))
-        if not _whole(x) or power is None or not same or np.unique(power).size != 1:
+        if power is None or not same or np.unique(power).size != 1:
             return call
         count = power.flat[0]
-        if count not in range(1, _MOST_FACTORS + 1):
+        if count == 0.5 and not _whole(x):
+            return relax.op.sqrt(x)
+        if count not in (range(1, _MOST_FACTORS + 1) if _whole(x) else (2,)):
             return call
+        positive = self.made_by(x, "abs")
+        x = positive.args[0] if count % 2 == 0 and positive is not None else x
         y = x
-        for _ in range(int(count) - 1):
+        for _ in range(int(count) - 2):
             y = self.emit(relax.op.multiply(y, x))
-        return y
+        return relax.op.multiply(y, x) if count > 1 else y
 
     # ---- clips
 
