@@ -1,6 +1,7 @@
 """Parts of larger tensors: concatenations that are written in place, slices that are read where they lie."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tvm_mobilenet import frontend, passes, schedules, targets
 from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.checking.layer_check import LayerCheck, Parts
 from tvm_mobilenet.checking.reference import kernel_arguments, random_arguments, reference
+from tvm_mobilenet.compiler import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.compiler.plan import Plan, plan_of
@@ -270,3 +272,19 @@ def test_a_part_that_is_written_at_a_wrong_place_is_found():
     assert max(relative(one, due.numpy()) for one, due in found) > 1e-2
     with pytest.raises(AssertionError):
         check_parts_live_together(plan)
+
+
+def test_a_layer_of_parts_has_the_decisions_that_logs_know_of_it_without_them(monkeypatch):
+    """Else a network of tuned layers would fall back to defaults where they are concatenated."""
+    layer = Layer.parse("pointwise m196 n64 k64 out128 into64of25088 f32 relu")
+    space = schedules.space(layer, RPI4.core)
+    tuned = next(point for point in space.points() if point != space.default)
+
+    def find(decisions):
+        record = SimpleNamespace(decisions=decisions)
+        known = SimpleNamespace(record=record, source=SimpleNamespace(name="log.jsonl"))
+        monkeypatch.setattr(decide.TuneLogs, "find", lambda _, one: known if one == layer.dense else None)
+        return decide.decide([layer], RPI4)[0]
+
+    assert (find(tuned).decisions, find(tuned).source) == (tuned, "log.jsonl")
+    assert (find({**tuned, "tile_m": 10**6}).decisions, find({}).source) == (space.default, "default")

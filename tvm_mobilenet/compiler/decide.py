@@ -10,7 +10,8 @@ from tvm_mobilenet.tune_logs.log import TuneLogs, consulted
 
 
 def decide(layers, target, log: Path | None = None) -> list:
-    """The decisions of each layer: the user's log's, else the shipped one's, else the schedule's default.
+    """The decisions of each layer: the user's log's, else the shipped one's, else the schedule's default; of one that
+    reads or writes parts of larger tensors also what the logs say of the same layer without them.
 
     Returns
     -------
@@ -20,7 +21,10 @@ def decide(layers, target, log: Path | None = None) -> list:
     logs = TuneLogs(consulted(log, target.core.name), target)
     found = []
     for layer in layers:
-        known = logs.find(layer)
-        decisions = known.record.decisions if known else schedules.space(layer, target.core).default
+        known, space = logs.find(layer), schedules.space(layer, target.core)
+        if known is None and (layer.input_part or layer.output_part):  # it computes what it would in tensors of its own
+            known = logs.find(layer.dense)
+            known = None if known and space.valid(known.record.decisions) else known
+        decisions = known.record.decisions if known else space.default
         found.append(module.BuiltLayer(layer.name, decisions, str(known.source.name) if known else "default"))
     return found
