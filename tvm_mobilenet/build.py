@@ -1,8 +1,8 @@
 """Build a MobileNet for a board, with the decisions that are known.
 
-For each layer the user's tune log decides, else the shipped one, else the schedule's default; the table says which. The
-folder that comes out holds the kernels, and the plan and parameters that boards and bundles run; with ``--tvm`` also an
-ordinary TVM executable.
+Each layer takes its decisions from the user's tune log, else from the log that ships, else from the schedule's default.
+The table says which. The build's folder holds the kernels, the plan and the parameters, which boards and bundles run;
+with ``--tvm`` also an ordinary TVM executable.
 
     python -m tvm_mobilenet.build --model v2 --alpha 1.4 --target rpi5
 """
@@ -45,26 +45,26 @@ class BuildResult:
     seeded : bool
         The weights are random numbers.
     preprocess : dict or None
-        How an image becomes the input, and which of that is assumed; None when it takes no images.
+        How an image becomes the input, and which fields of that are assumed; None: the network takes no images.
     bundle : path or None
-        Where what a device needs was packed, after its code was run and found right.
+        The bundle, which is packed only after its code was run and found right.
     bundle_bytes : int or None
-        Of its archive, or of all files in its folder.
+        Size of its archive, or of all files in its folder.
     signed : path or None
         The key that signed it.
     dump : path or None
-        Where each phase was written as text.
+        The folder of ``--dump``, which has each phase as text.
     precision : passes.precision.Precision or None
-        Which layers compute in what, and how large their sums become; None: all in float32.
+        The dtype of each layer, and how large its sums become; None: all layers compute in float32.
     largest : dict of str to float
         The largest partial sum of each distinct layer, where ``precision`` is known.
     accuracy : evaluation.accuracy.Accuracy or None
-        On the data set of ``--min-accuracy``.
+        How often the build is right on the images of ``--data``.
     choice : evaluation.sensitivity.Choice or None
-        Of ``--max-drop``.
+        With ``--max-drop``: which layers stay in float.
     files : list of checking.same_outputs.SameOutputs
-        With TVM's executable: what it and the other files gave, run once. Empty where nothing here runs the target's
-        code.
+        With ``--tvm``: the outputs of TVM's executable and of the other files, run once and compared. Empty where
+        nothing on this machine runs the target's code.
     """
 
     folder: Path

@@ -1,9 +1,9 @@
 """Check a built module against its model, on the very machine code that ships.
 
-Whole outputs are compared with the model's own framework in float32 over several inputs, photographs first. Every layer
-is compared as well: with its definition in float64, on the inputs it really got and the model's weights, so a layer is
-judged for its own mistakes alone, and the first wrong one is named. Its constants are compared with the model's too: an
-input of zero would hide a wrong one.
+The outputs are compared with those of the model's own framework in float32, on several inputs, photographs first.
+Every layer is compared with its definition in float64, on the inputs that it really got. So each layer is judged for
+its own mistakes alone, and the first wrong one is named. The constants are compared with the model's too, since an
+input of zero would hide a wrong constant.
 
     python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4
     python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4 --dump wrong     # the first wrong layer's tensors
@@ -38,7 +38,8 @@ class VerifyResult:
     Attributes
     ----------
     cycles, cycles_all_cores : float or None
-        Of the network, predicted: compute and memory, caches as each kernel finds them. None when measured.
+        Predicted cycles of the network, compute and memory; each kernel finds the caches as the one before left them.
+        None: times were measured.
     milliseconds, milliseconds_all_cores : float
         The same as time on the target.
     classes : list of models.labels.BestClass
@@ -48,11 +49,11 @@ class VerifyResult:
     compute : float or None
         ``cycles`` without memory.
     floor_float32 : float or None
-        Of a network in another dtype: the cycles of its multiply-adds in float32.
+        For a network in another dtype: the cycles that its multiply-adds would take in float32.
     dump : str or None
         The folder with the first wrong layer's tensors.
     files : list of checking.same_outputs.SameOutputs
-        What the build's other files gave; empty where an output or layer is wrong.
+        The outputs of the build's other files, compared; empty where an output or layer is wrong already.
     """
 
     folder: Path

@@ -10,8 +10,10 @@ from tvm_mobilenet.tune_logs.log import TuneLogs, consulted
 
 
 def decide(layers, target, log: Path | None = None) -> list:
-    """The decisions of each layer: the user's log's, else the shipped one's, else the schedule's default; of one that
-    reads or writes parts of larger tensors also what the logs say of the same layer without them.
+    """The decisions of each layer: from the user's log, else from the one that ships, else the schedule's default.
+
+    Where a layer reads or writes parts of larger tensors, the logs' decisions for the same layer without parts serve
+    as well.
 
     Returns
     -------

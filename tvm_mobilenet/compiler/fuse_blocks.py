@@ -1,9 +1,9 @@
-"""Layers to fused blocks: which layers run as one kernel, row by row, so that what lies between them stays in cache.
+"""Layers to fused blocks: which layers run as one kernel, row by row, so that the tensors between them stay in cache.
 
-A tensor between two layers costs a write and a read of DRAM when the L2 does not hold it. A fused block spares that,
-but it reads its pointwise weights again for every block of positions, and its line buffers more than once. Among all
-ways to cut a network into fused blocks the one is taken that moves its lines for the fewest cycles, counted from shapes
-and caches:
+A tensor between two layers costs a write and a read of DRAM when the L2 does not hold it. A fused block avoids both,
+but it reads its pointwise weights again for every block of positions, and its line buffers more than once. Of all ways
+to cut a network into fused blocks, this pass takes the one whose cache lines move in the fewest cycles. The cycles are
+counted from shapes and caches:
 
 - a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.memory.Lines`),
   else from the L2;
@@ -12,8 +12,8 @@ and caches:
 - a line buffer: written once, read about as often as the window has rows;
 - rows at the seams of a fused block's row tiles, columns at those of its column tiles: computed twice;
 - tasks of unequal sizes: cores that wait for the one with the largest;
-- of integers also what each form computes (`schedules.defaults.integer_cycles`), which hides what is moved where a core
-  overlaps the two.
+- in integers also the compute cycles of each form (`schedules.defaults.integer_cycles`), which hide memory cycles where
+  a core overlaps the two.
 
 The L2 holds what the row tiles that run at once read again (``schedules.row_tiles.tasks``), and pointwise weights take
 at most half of it. No fused block has more parts than ``MOST_PARTS``.
@@ -38,7 +38,7 @@ MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven,
 
 
 def run(graph: LayerGraph, core) -> LayerGraph:
-    """The graph with fused blocks in place of the layers that they take in.
+    """The graph with fused blocks in place of the layers that they join.
 
     Parameters
     ----------

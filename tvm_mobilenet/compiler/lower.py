@@ -1,8 +1,8 @@
 """Layers to kernels: Relax is written here, once. Every layer becomes a call of its scheduled PrimFunc, its constants
 packed as the kernel wants them.
 
-Layers that are equal, with equal decisions, share one kernel. What comes out is an ordinary Relax module of `call_tir`
-and free views, which builds like any other, and from which the plan is read.
+Equal layers with equal decisions share one kernel. The result is an ordinary Relax module of `call_tir` and free
+views. It builds like any other, and the plan is read from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
     decisions : mapping of Layer to dict
         One record for every distinct layer.
     core : str
-        For which core, as kernels' names tell it.
+        The core's name, which becomes part of the kernels' names.
 
     Returns
     -------

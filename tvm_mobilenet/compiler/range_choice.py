@@ -1,14 +1,14 @@
-"""Which of several ranges a value gets: that with which what follows changes least.
+"""Which of several ranges a value gets: the one that changes the following layers least.
 
-A range may clip. What it takes from a value need not matter: a ReLU6 behind the next layer often clamps it anyway, and
-in sums of residuals few positions are far larger than all others. So a value is rounded by each of its ranges, all else
-is in float32, and what follows is computed: to the network's outputs where that is a small part of the network, else to
-the next activations, through additions, pools and layers without activation. How far these stand above what changes, in
-dB, is the range's height on one image. That of all images is the mean, so that one image which is unlike the others
-does not decide alone.
+A range may clip, and clipping need not matter: a ReLU6 behind the next layer often clamps the value anyway, and in
+sums of residuals few positions are far larger than all others. So the value is rounded by each of its ranges, with
+everything else in float32, and the following layers are computed. Where these are a small part of the network, they
+are computed to its outputs; else to the next activations, through additions, pools and layers without activation. The
+range's height on one image is the ratio of these results to their change, in dB. The mean over all images decides, so
+that one unusual image does not decide alone.
 
-Of torchvision's MobileNetV2 the sums of the last residuals have spikes of thirty times their root mean square. At half
-their range the scores change by 5 dB less; the mean square error of the sums themselves does not show it.
+In torchvision's MobileNetV2 the sums of the last residuals have spikes of thirty times their root mean square. At half
+their range the scores change by 5 dB less, which the mean square error of the sums themselves does not show.
 """
 
 from __future__ import annotations

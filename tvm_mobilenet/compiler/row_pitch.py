@@ -2,8 +2,8 @@
 
 With 16 lines of channels or a multiple of them (256 of float32), positions are a power of two apart: a block of k of
 the rows that a product reads, or the window of a depthwise layer, falls into a few sets and evicts itself. Such tensors
-get a sixteenth more (`pitch_of`), wherever all who write and read them can tell: the caller's own inputs and outputs
-stay dense.
+get a sixteenth more (`pitch_of`), wherever all layers that write and read them take a pitch. The caller's own inputs
+and outputs stay dense.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUND = 16  # lines; of no core: see `pitch_of` for the L1s that it serves
 
 
 def pitch_of(channels: int, line: int, dtype: str) -> int:
-    """The pitch of so many channels in lines of ``line`` bytes; 0 where they lie well as they are.
+    """The pitch for this number of channels and lines of ``line`` bytes; 0: they need none.
 
     A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76, 64 on most x86. A multiple of 16 lines comes
     back to its own sets after 4 to 16 positions; with a sixteenth more the next round begins as many lines further on,

@@ -1,9 +1,10 @@
 """Factors of channels, which make the channels of a value about equally large: an int8 tensor has one scale for all.
 
-A layer that makes a value gets its weights and biases times the factors, layers that read it theirs divided by them
-(Nagel et al., 2019). In float32 the network computes what it did. Values that are added to each other share their
-factors. What is between must be linear or a ReLU. What a ReLU6 makes gets no factors: times a factor it is clamped
-below six, so channels that are small on the calibration's images, and large on others, would lose what they are.
+The weights and biases of the layer that makes a value are multiplied by the factors, and the weights of the layers that
+read it are divided by them (Nagel et al., 2019). In float32 the network still computes the same. Values that are added
+to each other share their factors. Between the two layers there may be a ReLU, or nothing that is not linear. Behind a
+ReLU6 there are no factors: times a factor, values would be clamped below six. So a channel that is small on the images
+of calibration, and large on others, would be cut off.
 """
 
 from __future__ import annotations
