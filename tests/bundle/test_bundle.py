@@ -37,6 +37,14 @@ def net(folder, **kwargs):
 # ---- the library
 
 
+def test_programs_of_a_bundle_tell_their_version(host):
+    from tvm_mobilenet import __version__
+
+    for command in ([host.folder / "mobilenet"], [sys.executable, host.folder / "mobilenet.py"]):
+        done = run(*command, "--version")
+        assert (done.returncode, done.stdout) == (0, f"tvm_mobilenet {__version__}\n"), done.stderr
+
+
 def test_the_library_shows_its_interface_and_nothing_else(host):
     """A kernel's name that is visible meets the same one of a second model in the same program."""
     prefix = host.bundle.manifest["symbol_prefix"]

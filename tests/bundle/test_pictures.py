@@ -3,6 +3,7 @@
 A photograph that is read otherwise there gets another class, and nobody sees why.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from tests.support import bundles, modules, pictures
 from tvm_mobilenet.compiler import library
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.models import picture_files
 from tvm_mobilenet.models.preprocess import Preprocess, load_image, read_image, sample_images
 
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
@@ -64,10 +66,10 @@ def reader():
     return modules.once(modules.root() / "pictures-sanitized", make) / "pictures"
 
 
-def read(paths, most: int = 1 << 30, dtype: str = "float32", shape=(1, 3, 8, 8), program=None):
+def read(paths, most: int = 1 << 30, dtype: str = "float32", shape=(1, 3, 8, 8), program=None, env=None):
     """What becomes of each file: pixels, an input, or why there is neither."""
     words = [most, 1, dtype, ",".join(map(str, shape)), *paths]
-    done = subprocess.run([program or reader(), "read", *map(str, words)], capture_output=True, timeout=600)
+    done = subprocess.run([program or reader(), "read", *map(str, words)], capture_output=True, timeout=600, env=env)
     assert done.returncode == 0 and not done.stderr, done.stderr.decode()[:3000]
     found, rest = [], done.stdout
     for _ in paths:
@@ -109,6 +111,45 @@ def test_jpegs_are_read_as_verification_reads_them(tmp_path):
     require_same([*pictures.jpegs(tmp_path), *sample_images()], FAR)
 
 
+LIBJPEG = pytest.mark.skipif(not has("libjpeg.so.62"), reason="apt-get install libjpeg62-turbo")
+
+
+def without_turbojpeg(folder) -> dict:
+    """An environment whose libturbojpeg is none."""
+    (folder / "libturbojpeg.so.0").write_bytes(b"")
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+
+
+@CLANG
+@LIBJPEG
+@JPEG
+def test_without_libturbojpeg_libjpeg_makes_the_same_pixels(tmp_path):
+    """Both are faces of one library; what is damaged is refused or told by both."""
+    paths, bare = [*pictures.jpegs(tmp_path), sample_images()[0]], without_turbojpeg(tmp_path)
+    for path, found, other in zip(paths, read(paths, env=bare), read(paths), strict=True):
+        np.testing.assert_array_equal(found, other, err_msg=path.name)
+    data = paths[-1].read_bytes()
+    at = data.index(b"\xff\xda")
+    cut, noise = data[: at + 3000] + b"\xff\xd9", data[: at + 400] + bytes(99) + data[at + 500 :]
+    tables = data[:at].replace(b"\xff\xdb", b"\xff\xfe") + data[at:]
+    damaged = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for path, content in zip(damaged, (cut, noise, tables), strict=True):
+        path.write_bytes(content)
+    kinds = [[type(one) for one in read(damaged, env=env)] for env in (bare, None)]
+    assert kinds[0] == kinds[1] and str in kinds[0] and np.ndarray in kinds[0], kinds
+
+
+@CLANG
+@LIBJPEG
+def test_no_damage_of_a_jpeg_is_more_than_an_error_by_libjpeg(tmp_path):
+    paths = pictures.jpegs(tmp_path)
+    command = [reader(), "fuzz", 1500, 1500, *paths]
+    how = {"capture_output": True, "text": True, "timeout": 600, "env": without_turbojpeg(tmp_path)}
+    done = subprocess.run([*map(str, command)], **how)
+    bundles.require_clean(done)
+    assert 50 < int(done.stdout.split()[0]) < 1500, done.stdout
+
+
 @CLANG
 @PNG
 def test_pngs_are_read_as_verification_reads_them(tmp_path):
@@ -127,6 +168,104 @@ def test_pnms_are_what_was_written(tmp_path):
     code = "import sys; sys.modules['PIL'] = None; import mobilenet_pictures as m; m.pixels(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, next(iter(written))], capture_output=True, text=True, env=bare)
     assert done.returncode == 0, done.stderr
+
+
+def test_rules_of_files_stand_once_though_bundles_travel_alone():
+    """`mobilenet_pictures.py` imports nothing of this package: its rules are `picture_files`' own, word for word."""
+    import inspect
+
+    there = bundles.python_interface()._beside("mobilenet_pictures")
+    text = (bundles.RUNTIME / "mobilenet_pictures.py").read_text()
+    shared = [
+        name for name, one in vars(picture_files).items() if getattr(one, "__module__", "") == picture_files.__name__
+    ]
+    assert {"orientation", "png_alone", "pnm", "stored_array", "is_array"} <= set(shared)
+    for name in shared:
+        assert inspect.getsource(getattr(picture_files, name)) in text, name
+    for name in ("TURNS", "MOST_PIXELS", "_HEAD", "_ENTRY", "_WORDS", "_NUMBER", "_MARKER"):
+        assert getattr(there, name) == getattr(picture_files, name), name
+
+
+def exif(rng) -> bytes:
+    """An EXIF part that says an orientation somehow, seldom rightly."""
+    order = ["<", ">"][rng.integers(2)]
+    mark = [b"II*\0", b"MM\0*"][order == ">"] if rng.random() < 0.8 else [b"II\0*", b"MM*\0", b"II+\0"][rng.integers(3)]
+    entries, count = b"", rng.integers(0, 3)
+    for _ in range(count):
+        tag, kind = (0x0112, 3) if rng.random() < 0.6 else (rng.choice([0x0112, 0x010F]), rng.integers(0, 7))
+        value = (
+            struct.pack(order + "I", rng.integers(0, 300))
+            if rng.random() < 0.2
+            else struct.pack(order + "HH", rng.integers(0, 11), 0)
+        )
+        entries += struct.pack(order + "HHI", tag, kind, rng.choice([1, 1, 1, 0, 2])) + value
+    body = (
+        mark + struct.pack(order + "I", 8) + struct.pack(order + "H", count) + entries + bytes(4 * rng.integers(0, 2))
+    )
+    return b"Exif\0\0" * rng.integers(0, 3) + body
+
+
+def xmp(rng) -> bytes:
+    digit = str(rng.integers(0, 12)).encode()
+    return [b'<a tiff:Orientation="%s"/>', b"<tiff:Orientation>%s</tiff:Orientation>", b"tiff:Orientation=%s"][
+        rng.integers(3)
+    ] % digit
+
+
+def odd_files(folder, count: int, seed: int):
+    """PNG and JPEG files that tell which way is up in every place and form that one reader alone may know."""
+    rng, pixels = np.random.default_rng(seed), pictures.picture(3, 5)
+    photo = pictures.jpegs(folder)[0].read_bytes()
+    found = []
+    for i in range(count):
+        parts = []
+        for _ in range(rng.integers(1, 4)):
+            kind = rng.integers(6)
+            said, words = exif(rng), xmp(rng)
+            raw = b"\nexif\n%8d\n" % (len(said) + 6) + (b"Exif\0\0" + said).hex().encode() + b"\n"
+            parts += [
+                [(b"eXIf", said)],
+                [(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + words)],
+                [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(words))],
+                [(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw))],
+                [(b"tEXt", b"Raw profile type exif\0" + raw)],
+                [(b"zTXt", b"a\0\0" + zlib.compress(bytes(3 << 20)))],
+            ][kind]
+        path = folder / f"odd{i}.{'png' if i % 2 else 'jpg'}"
+        data = pictures.png(pixels, 2, chunks=parts)
+        if i % 2 and i % 3 == 0:  # behind the end
+            data = pictures.png(pixels, 2) + pictures.png(pixels, 2, chunks=parts)[33:]
+        if not i % 2:
+            two = [b"Exif\0\0" + exif(rng), b"http://ns.adobe.com/xap/1.0/\0" + xmp(rng), exif(rng)]
+            segments = [two[rng.integers(3)] for _ in range(rng.integers(1, 4))]
+            data = photo[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments) + photo[2:]
+        path.write_bytes(data)
+        found.append(path)
+    return found
+
+
+@CLANG
+@JPEG
+@PNG
+@pytest.mark.parametrize("count", [120, pytest.param(3000, marks=pytest.mark.full)])
+def test_all_readers_agree_which_way_is_up(tmp_path, count):
+    """Of EXIF in odd places and of odd types, several parts, compressed and raw profiles; of texts that grow."""
+    paths = odd_files(tmp_path, count, 7)
+    require_same(paths, FAR)
+    turned = {picture_files.orientation(path.read_bytes()) for path in paths}
+    assert turned == set(range(9)), "not all ways were drawn"
+
+
+def test_a_comment_may_follow_a_number(tmp_path):
+    """Of a .ppm: `7#c` is 7, as Netpbm has it."""
+    pixels = bytes(range(105))
+    (tmp_path / "a.ppm").write_bytes(b"P6\n7#c\n5 # 6\n255\n" + pixels)
+    (tmp_path / "b.ppm").write_bytes(b"P6\n7 5\n255#c\n" + pixels)
+    expected = np.frombuffer(pixels, np.uint8).reshape(5, 7, 3)
+    for read_one in (read_image, in_python, *([lambda path: read([path])[0]] if shutil.which("clang") else [])):
+        np.testing.assert_array_equal(read_one(tmp_path / "a.ppm"), expected)
+        with contextlib.suppress(TvmMobilenetError, bundles.python_interface().MobilenetError):
+            assert isinstance(read_one(tmp_path / "b.ppm"), str)
 
 
 # ---- arrays
@@ -188,6 +327,54 @@ def test_arrays_are_read_rightly_or_refused(tmp_path, dtype):
             if array.dtype.kind in "fiu" and known.size:
                 assert f"shape {' x '.join(map(str, known.shape)) or '()'}, the input is {dtype} of" in found, what
     assert read_as == {"picture": 8, "input": 8 if dtype == "float32" else 4}
+
+
+def headers():
+    """Headers of .npy files, and whether a file with 54 bytes behind it is read: a picture, 3 x 6 x 3."""
+    good = {"descr": "'|u1'", "fortran_order": "False", "shape": "(3, 6, 3)"}
+
+    def text(pairs, end=", }") -> str:
+        return "{" + ", ".join(f"'{key}': {value}" for key, value in pairs) + end
+
+    yield text(good.items()), True
+    yield text(reversed(good.items()), "}"), True
+    yield text(good.items()).replace("'", '"') + "   ", True
+    for change in ({"descr": "'u1'"}, {"descr": "'<u1'"}, {"fortran_order": "True"}, {"shape": "(3,6,3,)"}):
+        yield text({**good, **change}.items()), True
+    for change in ({"descr": "'uint8'"}, {"descr": "'B'"}, {"descr": "'u3'"}, {"descr": "'u'"}, {"descr": "''"},
+                   {"shape": "(3L, 6L, 3L)"}, {"shape": "(,)"}, {"shape": "[3, 6, 3]"}, {"shape": "(3, 6, 4)"},
+                   {"fortran_order": "1"}, {"descr": "[('a', '|u1')]"}, {"other": "1"}):  # fmt: skip
+        yield text({**good, **change}.items()), False
+    yield text(good.items()) + " x", False
+    yield text(good.items()) + " " * 10_000, False
+    yield text(list(good.items())[:2]), False
+
+
+@CLANG
+def test_every_reader_has_one_rule_for_arrays(tmp_path):
+    """Formats, headers, names, what stands behind: a file is read by all of them or by none."""
+    cases = [(pictures.npy(np.zeros(54, "u1"), v, header), good) for header, good in headers() for v in (1, 2, 3)]
+    whole = pictures.npy(np.zeros((3, 6, 3), "u1"))
+    cases += [(whole + b"x", False), (whole[:-1], False), (whole[:6] + b"\4" + whole[7:], False)]
+    paths = [tmp_path / f"{i}.{('npy', 'NPY', 'bin')[i % 3]}" for i in range(len(cases))]
+    for path, (data, _) in zip(paths, cases, strict=True):
+        path.write_bytes(data)
+    for path, found, (data, good) in zip(paths, read(paths), cases, strict=True):
+        told = [not isinstance(found, str)]
+        for reader_of in (picture_files.stored_array, in_python, lambda p: load_image(p, Preprocess((8, 6)))):
+            try:
+                told.append(bool(reader_of(path).size))
+            except (ValueError, TvmMobilenetError, bundles.python_interface().MobilenetError):
+                told.append(False)
+        assert told == [good] * 4, (data[:120], told, found)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32"])
+def test_numbers_of_an_input_have_its_very_dtype_in_files(tmp_path, dtype):
+    """As `mobilenet` demands it: what is cast here would be refused on the device."""
+    np.save(tmp_path / "a.npy", np.zeros((1, 3, 8, 6), dtype))
+    with pytest.raises(TvmMobilenetError, match=f"{dtype} .*wants float32"):
+        load_image(tmp_path / "a.npy", Preprocess((8, 6)))
 
 
 HINTS = [
@@ -296,7 +483,7 @@ def test_no_damage_is_more_than_an_error(tmp_path, rounds):
 PLANTED = [  # a mistake in a source, and files that tell
     ("codecs.c", "ACCURATE_DCT | LIMIT_SCANS", "2048 | 256", pictures.jpegs, FAR),
     ("codecs.c", "(255 - in[k]) * light", "in[k] * light", pictures.jpegs, FAR),
-    ("codecs.c", "return exif ? exif : xmp;", "return (exif ? exif : xmp) * 0;", pictures.pngs, 0),
+    ("codecs.c", "return exif > 0 ? exif : xmp > 0 ? xmp : 0;", "return 0;", pictures.pngs, 0),
     ("codecs.c", "lib.high_byte(r->png);", "", pictures.pngs, 0),
     ("codecs.c", "lib.no_alpha(r->png);", "", pictures.pngs, 0),
     ("picture.c", "int swapped = orientation >= 5", "int swapped = orientation >= 6", pictures.jpegs, FAR),
@@ -372,7 +559,8 @@ def test_files_are_read_on_arm_as_here(tmp_path, name):
 def test_a_board_without_the_library_is_told_the_package(host, tmp_path, kind, package):
     """Libraries that are none stand for a system without."""
     name = {"jpg": "libturbojpeg.so.0", "png": "libpng16.so.16"}[kind]
-    (tmp_path / name).write_bytes(b"")
+    for lacking in (name, "libjpeg.so.62"):
+        (tmp_path / lacking).write_bytes(b"")
     photo = pictures.jpegs(tmp_path)[0] if kind == "jpg" else pictures.pngs(tmp_path)[0]
     command = [host.folder / "mobilenet", "classify", photo]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}

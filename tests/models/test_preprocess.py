@@ -68,7 +68,7 @@ def test_arrays(tmp_path):
     same = load_image(tmp_path / "image.npy", RAW)
     np.testing.assert_array_equal(same, load_image(tmp_path / "image.png", RAW))
     for shape in ((3, 64, 96), (4, 3, 64, 96)):
-        array = np.random.default_rng(1).standard_normal(shape)
+        array = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
         np.save(tmp_path / "input.npy", array)
         x = load_image(tmp_path / "input.npy", RAW)
         assert x.shape == (shape[0] if len(shape) == 4 else 1, 3, 64, 96) and x.dtype == np.float32
@@ -78,10 +78,10 @@ def test_arrays(tmp_path):
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((1, 3, 32, 32)),
-        np.zeros((1, 64, 96, 3)),
-        np.full((3, 64, 96), np.nan),
-        np.zeros((0, 3, 64, 96)),
+        np.zeros((1, 3, 32, 32), np.float32),
+        np.zeros((1, 64, 96, 3), np.float32),
+        np.full((3, 64, 96), np.nan, np.float32),
+        np.zeros((0, 3, 64, 96), np.float32),
         np.array(["a"]),
         np.zeros((3, 64, 96), complex),
     ],

@@ -16,7 +16,8 @@ import numpy as np
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import archives
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.models.preprocess import SUFFIXES, load_image, stored_array
+from tvm_mobilenet.models.picture_files import stored_array
+from tvm_mobilenet.models.preprocess import SUFFIXES, load_image
 
 ARRAYS = (".npy", ".npz")
 IMAGES = tuple(suffix for suffix in SUFFIXES if suffix not in ARRAYS)

@@ -15,6 +15,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from tvm_mobilenet import __version__
 from tvm_mobilenet.compiler import build_identity, codegen, instruction_sets, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.user_cache import Collection, zig_environment
@@ -25,7 +26,7 @@ SOURCES = (
     *("scores.c", "numbers.c", "selftest.c"),
 )
 HEADERS = ("internal.h", "mobilenet.h")
-PROGRAM = ("main.c", "report.c", "picture.c", "array.c", "codecs.c")  # and its own headers
+PROGRAM = ("main.c", "report.c", "picture.c", "array.c", "codecs.c", "libjpeg.c")  # and its own headers
 PROGRAM_HEADERS = ("picture.h", "report.h", "mobilenet.h")
 FLAGS = (
     *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
@@ -129,7 +130,8 @@ def link_library(
 def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, bytes]:
     """What a bundle has beside the library that `link_library` left in a folder: all three files by name."""
     compiler = codegen.linker_command(target, linker)
-    _object(work, target, linker, "program.o", PROGRAM, PROGRAM_HEADERS)
+    version = f'-DMOBILENET_VERSION="{__version__}"'
+    _object(work, target, linker, "program.o", PROGRAM, PROGRAM_HEADERS, version)
     _run(
         *(work, target, compiler, "-s", *build_identity.linked_with(build), "-Wl,-rpath,$ORIGIN"),
         *("-o", "mobilenet", "program.o", LIBRARY, *_LIBC, *_LOADER),
@@ -148,18 +150,18 @@ def _source(name: str) -> bytes:
 
 
 def _object(
-    work: Path, target, linker: str | None, made: str, units: tuple[str, ...], headers: tuple[str, ...]
+    work: Path, target, linker: str | None, made: str, units: tuple[str, ...], headers: tuple[str, ...], *flags: str
 ) -> None:
     """One object of several sources, from the cache if it was compiled before."""
     compiler = codegen.linker_command(target, linker)
-    digest = hashlib.sha256(repr((FLAGS, codegen.linker_key(target, linker))).encode())
+    digest = hashlib.sha256(repr(((*FLAGS, *flags), codegen.linker_key(target, linker))).encode())
     for name in (*units, *headers):
         digest.update(name.encode() + _source(name))
     key = digest.hexdigest()[:24]
     if KEPT.take(key, work / made):
         return
     for unit in units:
-        _run(work, target, compiler, *FLAGS, "-c", unit, "-o", f"{unit}.o")
+        _run(work, target, compiler, *FLAGS, *flags, "-c", unit, "-o", f"{unit}.o")
     _run(work, target, compiler, "-r", "-nostdlib", "-o", made, *(f"{u}.o" for u in units))
     KEPT.keep(key, work / made)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import math
+import re
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.models.picture_files import MOST_PIXELS as MOST_PIXELS_READ
+from tvm_mobilenet.models.picture_files import TURNS, is_array, orientation, png_alone, pnm, stored_array
 from tvm_mobilenet.models.resize import INTERPOLATIONS, RESIZES, resize_and_crop
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -29,7 +33,7 @@ FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_o
 IMAGE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # no
 # other program reads these: for an EPS file Pillow starts Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")  # in folders
-MOST_IMAGE_PIXELS = 1 << 26  # of an image, before it is decoded: 67 megapixels; it takes 12 bytes each
+_PIXELS = -1
 _TILE = (322, 323)  # tags of a TIFF: width and height of a tile, which is decoded whole
 MOST_PIXELS = 65_535  # a side that images are resized to
 _LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
@@ -199,7 +203,7 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
     path = Path(path)
     if why := refusal(path):
         raise TvmMobilenetError(f"input {path}: {why}", "give a .jpg, .png or .npy file")
-    if path.suffix.lower() == ".npy":
+    if is_array(path):
         return _load_array(path, preprocess)
     return preprocess.normalise(preprocess.pixels(read_image(path)) / 255.0)
 
@@ -253,14 +257,18 @@ def read_image(path: Path) -> np.ndarray:
         It cannot be read, or its pixels have more than 16 bits.
     """
     image_module, ops = _pillow()
-    with _opened(path) as image:
+    with _opened(path) as (image, way):
+        if isinstance(image, np.ndarray):
+            return np.repeat(image, 3 // image.shape[2], 2)
         deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-        ops.exif_transpose(image, in_place=True)
+        if way is None:
+            ops.exif_transpose(image, in_place=True)
         if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
             image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
             raise ValueError("its pixels have 32 bits; save it with 8")
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        return np.asarray(image.transpose(TURNS[way]) if way and way > 1 else image, np.uint8)
 
 
 def check_image(path: Path) -> None:
@@ -271,7 +279,7 @@ def check_image(path: Path) -> None:
     TvmMobilenetError
         It cannot be read.
     """
-    if path.suffix.lower() != ".npy":
+    if not is_array(path):
         with _opened(path):
             pass
 
@@ -290,11 +298,13 @@ def _opened(path: Path) -> Iterator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
             image_module.init()
-            opened = image_module.open(path, formats=[f for f in IMAGE_FORMATS if f in image_module.OPEN])
+            source, way = _source(path)
+            formats = [f for f in IMAGE_FORMATS if f in image_module.OPEN]
+            opened = contextlib.nullcontext(source) if way == _PIXELS else image_module.open(source, formats=formats)
         with opened as image:
-            _check_header(image)
-            _skip_line_feed(image)
-            yield image
+            if way != _PIXELS:
+                _check_header(image)
+            yield image, way
     except MemoryError:
         raise TvmMobilenetError(f"{path} takes more memory than there is", "make it smaller") from None
     except Exception as e:  # Pillow's decoders raise a dozen kinds for damaged files
@@ -308,23 +318,20 @@ def _check_header(image) -> None:
     """Refuse an image that is too large, by what stands in its header: nothing is decoded yet."""
     tile = [image.tag_v2.get(tag) or 0 for tag in _TILE] if image.format == "TIFF" else [0, 0]
     for what, (width, height) in (("", image.size), (" in a tile", tile)):
-        if width * height > MOST_IMAGE_PIXELS or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):
-            raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {MOST_IMAGE_PIXELS:,} are the most")
+        if width * height > MOST_PIXELS_READ or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):
+            raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {MOST_PIXELS_READ:,} are the most")
 
 
-def _skip_line_feed(image) -> None:
-    """Pixels of a .ppm whose lines end in CR LF begin behind the LF, which Pillow takes for their first byte."""
-    if image.format != "PPM" or not image.tile:
-        return
-    (tile,) = image.tile
-    fp, begin = image.fp, tile.offset
-    kind = (fp.seek(0), fp.read(2))[1]
-    ends = (fp.seek(begin - 1), fp.read(2))[1]
-    if kind in (b"P5", b"P6") and ends == b"\r\n":
-        most = tile.args[1] if tile.codec_name == "ppm" else 65535 if image.mode == "I" else 255
-        count = math.prod(image.size) * (1 if kind == b"P5" else 3) * (1 if most < 256 else 2)
-        if fp.seek(0, 2) - begin > count:
-            image.tile = [tile._replace(offset=begin + 1)]
+def _source(path: Path) -> tuple:
+    """What is opened of a file, and which way is up: None, Pillow knows; ``_PIXELS``: it is read already."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if re.match(rb"P[56]\s", head):
+        return pnm(path.read_bytes()), _PIXELS
+    if head == b"\x89PNG\r\n\x1a\n":
+        data = path.read_bytes()
+        return io.BytesIO(png_alone(data)), orientation(data)
+    return (path, orientation(path.read_bytes())) if head[:2] == b"\xff\xd8" else (path, None)
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
@@ -345,7 +352,11 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
             "put the channels last, drop an alpha channel, and save one picture alone",
         )
     array = array if array.ndim == 4 else array[None]
-    if array.dtype.kind not in "fiu" or array.shape[1:] != preprocess.input_shape[1:] or not len(array):
+    if (
+        array.dtype.newbyteorder("=") not in (np.float32, np.float16)
+        or array.shape[1:] != preprocess.input_shape[1:]
+        or not len(array)
+    ):
         raise TvmMobilenetError(
             f"{path} holds {array.dtype} {given}, the model wants float32 {preprocess.input_shape}",
             "save the preprocessed input, or a (height, width, 3) or (height, width) uint8 image",
@@ -354,22 +365,3 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     if not np.isfinite(array).all():
         raise TvmMobilenetError(f"{path} holds infinities or NaN", "save finite numbers: find them with numpy.isfinite")
     return array
-
-
-def stored_array(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, whose header is held against the file's size before there is memory for it."""
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ValueError(f"its format is {version[0]}.{version[1]}; numpy writes 1.0 for arrays of numbers")
-        shape, columns_first, dtype = readers[version](file)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
-        if dtype.fields or dtype.subdtype or dtype.kind not in "fiu" or dtype.itemsize > 8:
-            raise ValueError(f"it holds {str(dtype)[:60]}, not numbers")
-        size, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
-        if size != there:
-            raise ValueError(f"it has {there:,} bytes of numbers, its shape {shape} wants {size:,}"[:200])
-        array = np.fromfile(file, dtype, math.prod(shape))
-    return array.reshape(shape[::-1]).T if columns_first else array.reshape(shape)

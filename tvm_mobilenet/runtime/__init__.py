@@ -13,7 +13,8 @@
     error.c     what went wrong last, memory
     cpu.c       the CPU's features
     main.c      the program: its verbs; report.c what it prints
-    picture.c   from files to pixels: .ppm, .pgm, which way is up; codecs.c JPEG and PNG; array.c .npy
+    picture.c   from files to pixels: .ppm, .pgm, which way is up; codecs.c JPEG and PNG, libjpeg.c JPEG
+                without libturbojpeg; array.c .npy
     mobilenet.h, mobilenet.py  the interfaces that travel; mobilenet_pictures.py files as pixels for Python,
                 mobilenet_program.py `python3 mobilenet.py`
     instance.py the library of a build in a process of our tools

@@ -46,7 +46,6 @@ static int whole_number(words *w, uint64_t *value) {
     int digits = 0;
     (void)next_is(w, "");
     for (*value = 0; w->at < w->end && *w->at >= '0' && *w->at <= '9' && digits < 18; digits++) *value = *value * 10 + (uint64_t)(*w->at++ - '0');
-    (void)next_is(w, "L"); /* Python 2's */
     return digits > 0;
 }
 
@@ -66,6 +65,7 @@ static const char *header(const unsigned char *d, size_t n, array *a) {
     size_t begin = d[6] == 1 ? 10 : 12, length = d[8] | (size_t)d[9] << 8;
     if (begin == 12) length |= (size_t)d[10] << 16 | (size_t)d[11] << 24;
     if (length > n - begin) return "it is cut off";
+    if (length > 10000) return "its header is too long";
     words w = {(const char *)d + begin, (const char *)d + begin + length};
     char key[16], dtype[16];
     int known = 0;
@@ -74,9 +74,11 @@ static const char *header(const unsigned char *d, size_t n, array *a) {
         if (!quoted(&w, key, sizeof key) || !next_is(&w, ":")) return "its header is damaged";
         if (!strcmp(key, "descr")) {
             if (!quoted(&w, dtype, sizeof dtype)) return "it holds records, not numbers";
-            int end = 0;
-            if (sscanf(dtype, "%c%c%4d%n", &a->order, &a->kind, &a->bytes, &end) != 3 || dtype[end] || !strchr("<>|=", a->order))
-                return "it holds no numbers";
+            const char *at = strchr("<>|=", *dtype) ? dtype : NULL; /* the order may be missing: this CPU's */
+            a->order = at ? *at++ : '=';
+            if (!at) at = dtype;
+            if (!*dtype || !strchr("fiu", at[0]) || !at[0] || at[1] < '1' || at[1] > '8' || at[2]) return "it holds no numbers of 1, 2, 4 or 8 bytes";
+            a->kind = at[0], a->bytes = at[1] - '0';
             known |= 1;
         } else if (!strcmp(key, "fortran_order")) {
             a->columns_first = next_is(&w, "True");
@@ -89,7 +91,8 @@ static const char *header(const unsigned char *d, size_t n, array *a) {
         }
         if (!next_is(&w, ",") && (w.at == w.end || *w.at != '}')) return "its header is damaged";
     }
-    if (known != 7) return "its header is damaged";
+    (void)next_is(&w, "");
+    if (known != 7 || w.at != w.end) return "its header is damaged";
     if (!strchr("fiu", a->kind) || (a->bytes != 1 && a->bytes != 2 && a->bytes != 4 && a->bytes != 8) || (a->kind == 'f' && a->bytes == 1))
         return "it holds no numbers of 1, 2, 4 or 8 bytes";
     a->data = d + begin + length;

@@ -1,6 +1,6 @@
 /* JPEG and PNG, by the libraries that a board's system has: they are loaded when a picture needs them.
  *
- * Only functions are used, whose arguments are the same in every version: no struct of a library's own. libpng ends a
+ * Only functions are used, whose arguments are the same in every version; `libjpeg.c` alone shares a struct. libpng ends a
  * failed call with a jump out of it, back into `png_pixels`; libturbojpeg returns. Pixels are those that Pillow makes:
  * the accurate inverse DCT, smooth upsampling, no colour management, no gamma, of 16 bits the high byte.
  */
@@ -18,8 +18,9 @@ typedef struct {
     size_t at; /* of the pointer in a table of functions */
 } symbol;
 
-/* Fills a table of functions from a library, up to a symbol without a name; it stays loaded until the program ends. */
-static int load(picture *p, const char *kind, const char *file, const char *package, const symbol *symbols, void *table) {
+/* Fills a table of functions from a library, up to a symbol without a name; it stays loaded until the program ends.
+ * What is missing is written to `why`. */
+static int load(const char *file, const symbol *symbols, void *table, char *why, size_t room) {
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     const char *missing = library ? NULL : dlerror();
     for (; library && !missing && symbols->name; symbols++) {
@@ -27,9 +28,13 @@ static int load(picture *p, const char *kind, const char *file, const char *pack
         if (!function) missing = dlerror();
         memcpy((char *)table + symbols->at, &function, sizeof function);
     }
-    if (!missing) return 0;
+    if (missing) snprintf(why, room, "%s", missing);
+    return missing != NULL;
+}
+
+static int lacks(picture *p, const char *kind, const char *file, const char *why, const char *package) {
     return picture_fail(p, PICTURE_NO_PACKAGE, "a %s picture needs %s (%.200s): apt-get install %s; or save it as .ppm, or use "
-                        "mobilenet.py", kind, file, missing, package);
+                        "mobilenet.py", kind, file, why, package);
 }
 
 /* ---- JPEG */
@@ -48,13 +53,21 @@ static const symbol turbojpeg_symbols[] = {
     {"tjDestroy", offsetof(turbojpeg, end)},          {0},
 };
 
+static const symbol libjpeg_symbols[] = {
+    {"jpeg_std_error", offsetof(libjpeg, errors)},        {"jpeg_CreateDecompress", offsetof(libjpeg, start)},
+    {"jpeg_mem_src", offsetof(libjpeg, source)},          {"jpeg_read_header", offsetof(libjpeg, header)},
+    {"jpeg_start_decompress", offsetof(libjpeg, begin)},  {"jpeg_read_scanlines", offsetof(libjpeg, rows)},
+    {"jpeg_finish_decompress", offsetof(libjpeg, finish)}, {"jpeg_destroy_decompress", offsetof(libjpeg, end)},
+    {0},
+};
+
 typedef struct {
     int width, height, components, scans, orientation; /* scans: 1, or 2 for more */
 } jpeg_header;
 
 /* What stands before the first scan; words where it is not as it should be. */
 static const char *jpeg_look(const unsigned char *d, size_t n, jpeg_header *h) {
-    int exif = 0, xmp = 0;
+    int exif = -1, xmp = -1; /* -1: there is none yet; the first counts, whatever it says */
     for (size_t at = 2; at + 4 <= n;) {
         int marker = d[at + 1];
         if (d[at] != 0xff || marker == 0xff) { at++; continue; }
@@ -69,14 +82,14 @@ static const char *jpeg_look(const unsigned char *d, size_t n, jpeg_header *h) {
             h->height = s[1] * 256 + s[2], h->width = s[3] * 256 + s[4], h->components = s[5];
             h->scans = marker % 4 == 2 ? 2 : 1; /* progressive */
             if (!h->height || !h->width) return "it does not say how many pixels it has";
-        } else if (marker == 0xe1 && !exif && length > 6 && !memcmp(s, "Exif\0", 6)) {
-            exif = picture_exif(s, length);
-        } else if (marker == 0xe1 && length > 29 && !memcmp(s, "http://ns.adobe.com/xap/1.0/", 29)) {
-            xmp = picture_xmp(s + 29, length - 29);
+        } else if (marker == 0xe1 && length >= 6 && !memcmp(s, "Exif\0", 6)) {
+            if (exif < 0) exif = picture_exif(s, length);
+        } else if (marker == 0xe1 && length >= 29 && !memcmp(s, "http://ns.adobe.com/xap/1.0/", 29)) {
+            if (xmp < 0) xmp = picture_xmp(s + 29, length - 29);
         } else if (marker == 0xda) {
             if (!h->width || !length) return "its header is damaged";
             if (*s < h->components) h->scans = 2;
-            h->orientation = exif ? exif : xmp;
+            h->orientation = exif > 0 ? exif : xmp > 0 ? xmp : 0;
             return memmem(s, n - (size_t)(s - d), "\xff\xd9", 2) ? NULL : "it is cut off";
         }
         at += length + 4;
@@ -96,24 +109,33 @@ static void from_cmyk(unsigned char *d, size_t pixels) {
     }
 }
 
+/* By libturbojpeg, whose calls return. */
+static int by_turbojpeg(picture *p, const turbojpeg *tj, const unsigned char *d, size_t n, int inks) {
+    int code = 0, format = inks ? AS_CMYK : AS_RGB, pitch = (inks ? 4 : 3) * p->width;
+    void *handle = tj->start();
+    if (!handle) return picture_fail(p, PICTURE_FAILED, "no memory to read it");
+    if (tj->decompress(handle, d, n, p->rgb, p->width, pitch, p->height, format, ACCURATE_DCT | LIMIT_SCANS)) {
+        if (tj->code(handle) != ONLY_A_WARNING) code = picture_fail(p, PICTURE_FAILED, "damaged: %.200s", tj->words(handle));
+        else snprintf(p->why, sizeof p->why, "a damaged picture: %.200s", tj->words(handle));
+    }
+    tj->end(handle);
+    return code;
+}
+
 int picture_read_jpeg(picture *p, const unsigned char *d, size_t n) {
     turbojpeg tj;
+    libjpeg lj;
     jpeg_header h = {0};
+    char why[300], other[300];
     const char *damaged = jpeg_look(d, n, &h);
     if (damaged) return picture_fail(p, PICTURE_FAILED, "%s", damaged);
     /* A picture of several scans is kept whole as coefficients of two bytes; one is turned in a copy. */
     unsigned bytes = 4 + (h.scans > 1 ? 2u * (unsigned)h.components : 0), turned = h.orientation > 1 ? 7 : 0;
-    int code = picture_room(p, (uint64_t)h.width, (uint64_t)h.height, bytes > turned ? bytes : turned);
-    if (!code) code = load(p, "JPEG", "libturbojpeg.so.0", "libturbojpeg0", turbojpeg_symbols, &tj);
+    int code = picture_room(p, (uint64_t)h.width, (uint64_t)h.height, bytes > turned ? bytes : turned), inks = h.components == 4;
     if (code) return code;
-    void *handle = tj.start();
-    if (!handle) return picture_fail(p, PICTURE_FAILED, "no memory to read it");
-    int inks = h.components == 4, format = inks ? AS_CMYK : AS_RGB, pitch = (inks ? 4 : 3) * h.width;
-    if (tj.decompress(handle, d, n, p->rgb, h.width, pitch, h.height, format, ACCURATE_DCT | LIMIT_SCANS)) {
-        if (tj.code(handle) != ONLY_A_WARNING) code = picture_fail(p, PICTURE_FAILED, "damaged: %.200s", tj.words(handle));
-        else snprintf(p->why, sizeof p->why, "a damaged picture: %.200s", tj.words(handle));
-    }
-    tj.end(handle);
+    if (!load("libturbojpeg.so.0", turbojpeg_symbols, &tj, why, sizeof why)) code = by_turbojpeg(p, &tj, d, n, inks);
+    else if (!load("libjpeg.so.62", libjpeg_symbols, &lj, other, sizeof other)) code = picture_by_libjpeg(p, &lj, d, n, inks);
+    else code = lacks(p, "JPEG", "libturbojpeg.so.0 or libjpeg.so.62", why, "libturbojpeg0");
     if (code) return code;
     if (inks) from_cmyk(p->rgb, (size_t)h.width * (size_t)h.height);
     return picture_upright(p, h.orientation);
@@ -212,20 +234,21 @@ static int png_pixels(png_reader *r, picture *p) {
 
 static uint32_t four(const unsigned char *d) { return (uint32_t)d[0] << 24 | (uint32_t)d[1] << 16 | (uint32_t)d[2] << 8 | d[3]; }
 
-/* EXIF's orientation, or else XMP's, wherever their chunks lie. */
+/* EXIF's orientation, or else XMP's, wherever their chunks lie before IEND. */
 static int png_orientation(const unsigned char *d, size_t n) {
     static const char xmp_name[] = "XML:com.adobe.xmp\0"; /* and then: not compressed */
-    int exif = 0, xmp = 0;
+    int exif = -1, xmp = -1; /* -1: there is none yet; the first counts, whatever it says */
     for (size_t at = 8; n - at >= 12;) {
         size_t length = four(d + at);
         const unsigned char *chunk = d + at + 8;
         if (length > n - at - 12) break;
-        if (!memcmp(d + at + 4, "eXIf", 4)) exif = picture_exif(chunk, length);
-        if (!memcmp(d + at + 4, "iTXt", 4) && length > sizeof xmp_name && !memcmp(chunk, xmp_name, sizeof xmp_name))
+        if (!memcmp(d + at + 4, "IEND", 4)) break;
+        if (!memcmp(d + at + 4, "eXIf", 4) && exif < 0) exif = picture_exif(chunk, length);
+        if (!memcmp(d + at + 4, "iTXt", 4) && xmp < 0 && length >= sizeof xmp_name && !memcmp(chunk, xmp_name, sizeof xmp_name))
             xmp = picture_xmp(chunk + sizeof xmp_name, length - sizeof xmp_name);
         at += length + 12;
     }
-    return exif ? exif : xmp;
+    return exif > 0 ? exif : xmp > 0 ? xmp : 0;
 }
 
 int picture_read_png(picture *p, const unsigned char *d, size_t n) {
@@ -233,8 +256,10 @@ int picture_read_png(picture *p, const unsigned char *d, size_t n) {
     if (n < 33 || four(d + 8) != 13 || memcmp(d + 12, "IHDR", 4)) return picture_fail(p, PICTURE_FAILED, "its header is damaged");
     int orientation = png_orientation(d, n);
     int code = picture_room(p, four(d + 16), four(d + 20), orientation > 1 ? 7 : 4);
-    if (!code) code = load(p, "PNG", "libpng16.so.16", "libpng16-16 (from Debian 13 on libpng16-16t64)", libpng_symbols, &lib);
     if (code) return code;
+    char why[300];
+    if (load("libpng16.so.16", libpng_symbols, &lib, why, sizeof why))
+        return lacks(p, "PNG", "libpng16.so.16", why, "libpng16-16 (from Debian 13 on libpng16-16t64)");
     int failed = png_pixels(&r, p);
     if (r.png) lib.end(&r.png, &r.info, NULL);
     return failed ? picture_fail(p, PICTURE_FAILED, "damaged: %s", r.words) : picture_upright(p, orientation);

@@ -13,8 +13,13 @@
 #include "picture.h"
 #include "report.h"
 
+#ifndef MOBILENET_VERSION
+#define MOBILENET_VERSION "of unknown version" /* of the package that compiled this program */
+#endif
+
 static const char usage[] =
     "usage: mobilenet classify FILE | bench | selftest | info   [--folder F] [--threads N] [--runs N] [--top N] [--json]\n"
+    "       mobilenet --version | --help\n"
     "  FILE  a JPEG (by libturbojpeg0) or PNG (by libpng16-16), a .ppm (P6) or .pgm (P5), a .npy (uint8 height x width x 3\n"
     "        or height x width, or a preprocessed input of the model's dtype), or that input's bytes alone\n";
 
@@ -176,6 +181,7 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         int *place = NULL;
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return finished(fputs(usage, stdout) < 0 || fputs(signature, stdout) < 0);
+        else if (!strcmp(argv[i], "--version")) return finished(puts("tvm_mobilenet " MOBILENET_VERSION) < 0);
         else if (!strcmp(argv[i], "--json")) json = 1;
         else if (!strcmp(argv[i], "--folder") && i + 1 < argc) folder = argv[++i];
         else if (!strcmp(argv[i], "--threads")) place = &options.threads;

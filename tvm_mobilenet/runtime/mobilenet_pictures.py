@@ -6,6 +6,8 @@ transparency, of 16 bits the high byte.
 
 from __future__ import annotations
 
+import io
+import math
 import re
 from pathlib import Path
 
@@ -13,8 +15,15 @@ import numpy as np
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MOST_PIXELS = 1 << 26
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Transpose that makes each orientation upright
 _BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEAD = re.compile(rb"P([56])" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})\s")
+_PAIR = r"""[ \t\n]*(?:'|")(descr|fortran_order|shape)(?:'|")[ \t\n]*:[ \t\n]*"""
+_PAIR += r"""('[^']*'|"[^"]*"|True|False|\((?:[ \t\n]*\d{1,18}[ \t\n]*,)*(?:[ \t\n]*\d{1,18}[ \t\n]*)?\))[ \t\n]*"""
+_ENTRY = re.compile(_PAIR)
+_WORDS = re.compile(rf"[ \t\n]*\{{(?:{_PAIR},)*(?:{_PAIR})?[ \t\n]*\}}[ \t\n]*")
+_MARKER = re.compile(rb"\xff[^\xff]")
+_NUMBER = re.compile(r"([<>|=]?)([fiu][1248])")
 
 
 def pixels(image, bgr: bool = False) -> np.ndarray:
@@ -54,22 +63,34 @@ def _hint(found: np.ndarray) -> str:
     return ""
 
 
+def is_array(path: Path) -> bool:
+    """Whether a file is a ``.npy``, by its first bytes; its name does not count."""
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
 def read(path: Path):
     """A file: an array, or a Pillow image as RGB."""
-    if path.suffix == ".npy":
-        with np.errstate(over="ignore"):
-            return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # no memory for more than the file has
+    if is_array(path):
+        return stored_array(path)
     with path.open("rb") as file:
-        if re.match(rb"P[56]\s", file.read(3)):  # faster than Pillow, and right where lines end in CR LF
-            return _pnm((file.seek(0), file.read())[1])
+        head = file.read(8)
+        if re.match(rb"P[56]\s", head):
+            return pnm((file.seek(0), file.read())[1])
+        known = head[:2] == b"\xff\xd8" or head == b"\x89PNG\r\n\x1a\n"
+        data = (file.seek(0), file.read())[1] if known else b""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ValueError("without Pillow only .npy, .ppm and .pgm can be read: pip install pillow") from None
     Image.init()
-    with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
-        _check_size(opened.width, opened.height)  # nothing is decoded yet
-        return _upright(opened)
+    source = io.BytesIO(png_alone(data) if head[:1] == b"\x89" else data) if known else path
+    try:
+        with Image.open(source, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
+            _check_size(opened.width, opened.height)  # nothing is decoded yet
+            return _upright(opened, orientation(data) if known else None)
+    except UnidentifiedImageError:
+        raise ValueError(f"no picture of a kind that is read: {', '.join(FORMATS)}, or .npy") from None
 
 
 def _check_size(width: int, height: int) -> None:
@@ -77,8 +98,103 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"it has {width} x {height} pixels, from 1 to {MOST_PIXELS} in all are read")
 
 
-def _pnm(data: bytes) -> np.ndarray:
-    """The pixels of a .ppm (P6) or .pgm (P5) of 8 or 16 bits; other largest values are scaled, as Pillow does."""
+# From here on to `_upright` all stands in models/picture_files.py too, where bundles are made.
+
+
+def orientation(data: bytes) -> int:
+    """Which way is up, 1 to 8 as EXIF has it; 0: the file does not say.
+
+    Of JPEG the first EXIF and the first XMP segment before the first scan count, of PNG the first eXIf and the first
+    uncompressed XMP text before IEND; EXIF goes before XMP. EXIF says it by the first entry 0x0112 of its first
+    directory: one whole number of 1, 2 or 4 bytes. All else is no orientation.
+    """
+    found = {"exif": -1, "xmp": -1}
+    for kind, part in _jpeg_parts(data) if data[:2] == b"\xff\xd8" else _png_parts(data):
+        if found[kind] < 0:
+            found[kind] = _exif_orientation(part) if kind == "exif" else _xmp_orientation(part)
+    return max(found["exif"], 0) or max(found["xmp"], 0)
+
+
+def _jpeg_parts(data: bytes):
+    at, xmp = 2, b"http://ns.adobe.com/xap/1.0/\0"
+    while found := _MARKER.search(data, at):
+        at = found.end() - 2
+        if at + 4 > len(data):
+            return
+        marker = data[at + 1]
+        if marker < 2 or 0xD0 <= marker <= 0xD8:
+            at += 2
+            continue
+        if marker in (0xD9, 0xDA):
+            return
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        part = data[at + 4 : at + 2 + length]
+        if marker == 0xE1 and part[:6] == b"Exif\0\0":
+            yield "exif", part
+        elif marker == 0xE1 and part[: len(xmp)] == xmp:
+            yield "xmp", part[len(xmp) :]
+        at += 2 + max(length, 2)
+
+
+def _png_parts(data: bytes):
+    xmp = b"XML:com.adobe.xmp\0\0"  # and not compressed
+    for name, begin, end in _png_chunks(data):
+        part = data[begin + 8 : end - 4] if name in (b"eXIf", b"iTXt") else b""
+        if name == b"eXIf":
+            yield "exif", part
+        elif name == b"iTXt" and part[: len(xmp)] == xmp:
+            yield "xmp", part[len(xmp) :]
+
+
+def _png_chunks(data: bytes):
+    """Name, begin and end of each whole chunk, IEND the last."""
+    at, name = 8, b""
+    while at + 12 <= len(data) and name != b"IEND":
+        name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            return
+        yield name, at, end
+        at = end
+
+
+def _exif_orientation(part: bytes) -> int:
+    while part[:6] == b"Exif\0\0":
+        part = part[6:]
+    if len(part) < 8 or part[:4] not in (b"II*\0", b"MM\0*"):
+        return 0
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(part[at : at + size], "little" if part[:1] == b"I" else "big")
+
+    at = number(4, 4)
+    for entry in range(at + 2, at + 2 + 12 * (number(at, 2) if at + 2 <= len(part) else 0), 12):
+        if entry + 12 > len(part):
+            return 0
+        if number(entry, 2) == 0x0112:
+            size = {1: 1, 3: 2, 4: 4}.get(number(entry + 2, 2), 0)
+            value = number(entry + 8, size) if size and number(entry + 4, 4) == 1 else 0
+            return value if value <= 8 else 0
+    return 0
+
+
+def _xmp_orientation(part: bytes) -> int:
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])(?![0-9])', part)
+    return int(found[1]) if found else 0
+
+
+def png_alone(data: bytes) -> bytes:
+    """A PNG with nothing but its pixels, palette and transparency: no text that grows when it is read, no profile."""
+    chunks, end = [data[:8]], 8
+    for name, begin, end in _png_chunks(data):
+        if not name[0] & 32 or name == b"tRNS":
+            chunks.append(data[begin:end])
+    return b"".join(chunks) + (b"" if chunks[-1][4:8] == b"IEND" else data[end:])
+
+
+def pnm(data: bytes) -> np.ndarray:
+    """The pixels of a .ppm (P6) or .pgm (P5), (height, width, 1 or 3) uint8; other largest values are scaled, as
+    Pillow does, and of 16 bits the high byte counts.
+    """
     head = _HEAD.match(data)
     if not head:
         raise ValueError("its header is damaged")
@@ -97,14 +213,49 @@ def _pnm(data: bytes) -> np.ndarray:
     return (values >> 8 if full > 255 else values).astype(np.uint8).reshape(height, width, 1 if grey else 3)
 
 
-def _upright(opened):
-    """A Pillow image as RGB, turned as EXIF says; of grey with 16 bits the high byte, as Pillow takes it of colours."""
+def stored_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file of numbers, whose header is held against the file's size before there is memory.
+
+    Formats 1 to 3, either order of bytes and of axes, of what numpy writes nothing else.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+        if start[:6] != b"\x93NUMPY" or not 1 <= start[6] <= 3:
+            raise ValueError("it is no .npy of format 1.0, 2.0 or 3.0")
+        begin = 10 if start[6] == 1 else 12
+        length = int.from_bytes(start[8:begin], "little")
+        if length > 10_000:
+            raise ValueError("its header is too long")
+        file.seek(begin)
+        words = _WORDS.fullmatch(head := file.read(length).decode("latin-1"))
+        told = {key: value for key, value in _ENTRY.findall(head)} if words and len(head) == length else {}
+        if len(told) != 3:
+            raise ValueError("its header is damaged, or it holds records")
+        kind = _NUMBER.fullmatch(told["descr"][1:-1]) if told["descr"][0] in "'\"" else None
+        if not kind or kind[2] == "f1":
+            raise ValueError(f"it holds {told['descr'][:40]}, not numbers of 1, 2, 4 or 8 bytes")
+        if told["fortran_order"] not in ("True", "False") or told["shape"][0] != "(":
+            raise ValueError("its header is damaged")
+        shape = tuple(int(one) for one in re.findall(r"\d+", told["shape"]))
+        if len(shape) > 32:
+            raise ValueError("it has more than 32 dimensions")
+        dtype = np.dtype(told["descr"][1:-1])
+        size, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - begin - length
+        if size != there:
+            raise ValueError(f"it has {there:,} bytes of numbers, its shape wants {size:,}"[:200])
+        array = np.fromfile(file, dtype, math.prod(shape))
+    return array.reshape(shape[::-1]).T if told["fortran_order"] == "True" else array.reshape(shape)
+
+
+def _upright(opened, way: int | None = None):
+    """A Pillow image as RGB, turned as `orientation` found, or as Pillow does; of grey with 16 bits the high byte."""
     from PIL import Image, ImageOps
 
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
-    image = ImageOps.exif_transpose(opened)
+    image = ImageOps.exif_transpose(opened) if way is None else opened
     if deep:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; save it with 8")
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    return image.transpose(TURNS[way]) if way and way > 1 else image

@@ -37,11 +37,23 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=_count, default=5, metavar="N", help="how many classes of each (5)")
     parser.add_argument("--threads", type=_count, default=0, metavar="N", help="one for each CPU by default")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for how long bench measures (2)")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version that made the bundle, and stop")
     parser.add_argument("--json", action="store_true", help="one JSON document; of several images an array")
     verb = argv[0] if argv[:1] in (["bench"], ["classify"]) and len(argv) > 1 and not Path(argv[0]).exists() else ""
     options = parser.parse_args(argv[1:] if verb else argv)
     options.verb = verb or "classify"
     return options
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, *_):
+        manifest = Path(sys.argv[0]).resolve().with_name("manifest.json")
+        try:
+            version = json.loads(manifest.read_text(encoding="utf-8"))["versions"]["tvm-mobilenet"]
+        except (OSError, ValueError, KeyError, TypeError):
+            parser.exit(1, f"error: {manifest.parent} holds no whole bundle\n")
+        print(f"tvm_mobilenet {version}")
+        parser.exit()
 
 
 def _count(text: str) -> int:
@@ -76,7 +88,7 @@ def _bench(net, options):
 def _classes(interface, net, options):
     for path in options.images:
         try:
-            scores = _scores(net, path)
+            scores = _scores(interface, net, path)
         except interface.MobilenetError as e:
             raise interface.MobilenetError(f"{path}: {e}", e.code) if path not in str(e) else e from None
         if net.seeded and path == options.images[0]:
@@ -90,17 +102,19 @@ def _classes(interface, net, options):
             yield document, lines + [_line(net, b) for b in best]
 
 
-def _scores(net, path: str) -> np.ndarray:
-    """A row of scores for each image of a file; a ``.npy`` may hold inputs, too."""
-    if path.endswith(".npy") and len(net.inputs) == 1:
-        array, (_, shape, dtype) = net.read(path), net.inputs[0]
-        if array.dtype.kind == dtype.kind == "f" or array.dtype == dtype:
-            if array.shape == shape[1:]:
-                array = array[None]
-            if array.shape == shape or (array.shape[1:] == shape[1:] and shape[0] == 1 and len(array)):
-                return net.run(array)[0]
-        return net.run_image(array)[:1] if array.ndim != 4 else net.run_images(array)
-    return net.run_image(path)[:1]
+def _scores(interface, net, path: str) -> np.ndarray:
+    """A row of scores for each image of a file; a ``.npy`` may hold inputs of the very dtype, too."""
+    files = interface._beside("mobilenet_pictures")
+    if len(net.inputs) != 1 or not interface._read(files.is_array, Path(path)):
+        return net.run_image(path)[:1]
+    array = net.read(path)
+    _, shape, dtype = net.inputs[0]
+    if array.dtype.newbyteorder("=") == dtype:
+        if array.shape == shape[1:]:
+            array = array[None]
+        if array.shape == shape or (array.shape[1:] == shape[1:] and shape[0] == 1 and len(array)):
+            return net.run(array)[0]
+    return net.run_image(array)[:1] if array.ndim != 4 else net.run_images(array)
 
 
 def _document(best) -> dict:

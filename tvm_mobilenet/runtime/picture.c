@@ -58,12 +58,14 @@ int picture_upright(picture *p, int orientation) {
 
 static int is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-/* A number of the header, with the blank behind it, behind blanks and comments; -1: there is none. */
-static int number(const unsigned char *d, size_t n, size_t *at) {
+/* A number of the header behind blanks and comments, with the blank behind it; a comment may stand there, too, but
+ * behind the last one. -1: there is none. */
+static int number(const unsigned char *d, size_t n, size_t *at, int last) {
     int value = 0, digits = 0;
     for (; *at < n && (is_blank(d[*at]) || d[*at] == '#'); ++*at)
         if (d[*at] == '#') while (*at + 1 < n && d[*at] != '\n' && d[*at] != '\r') ++*at;
     for (; *at < n && d[*at] >= '0' && d[*at] <= '9' && digits < 9; ++*at, digits++) value = value * 10 + d[*at] - '0';
+    if (digits && *at < n && d[*at] == '#' && !last) return value;
     return digits && *at < n && is_blank(d[(*at)++]) ? value : -1;
 }
 
@@ -79,7 +81,7 @@ static unsigned scaled(unsigned value, unsigned most, unsigned full) {
 static int read_pnm(picture *p, const unsigned char *d, size_t n) {
     int grey = d[1] == '5', width, height, most;
     size_t at = 2, channels = grey ? 1 : 3;
-    if ((width = number(d, n, &at)) < 0 || (height = number(d, n, &at)) < 0 || (most = number(d, n, &at)) < 1 || most > 65535)
+    if ((width = number(d, n, &at, 0)) < 0 || (height = number(d, n, &at, 0)) < 0 || (most = number(d, n, &at, 1)) < 1 || most > 65535)
         return picture_fail(p, PICTURE_FAILED, "P%c is followed by width, height and the largest value, at most 65535", d[1]);
     int code = picture_room(p, (uint64_t)width, (uint64_t)height, 4);
     if (code) return code;
@@ -132,7 +134,8 @@ int picture_exif(const unsigned char *d, size_t n) {
         const unsigned char *entry = d + at + 2;
         unsigned type = field(entry + 2, 2, little);
         if (field(entry, 2, little) != 0x0112) continue;
-        unsigned value = type < sizeof size_of && size_of[type] ? field(entry + 8, size_of[type], little) : 0;
+        int one = type < sizeof size_of && size_of[type] && field(entry + 4, 4, little) == 1;
+        unsigned value = one ? field(entry + 8, size_of[type], little) : 0;
         return value <= 8 ? (int)value : 0;
     }
     return 0;
@@ -143,7 +146,9 @@ int picture_xmp(const unsigned char *d, size_t n) {
     for (const unsigned char *end = d + n, *p = d; (p = memmem(p, (size_t)(end - p), name, sizeof name - 1));) {
         p += sizeof name - 1;
         size_t sign = end - p > 2 && !memcmp(p, "=\"", 2) ? 2 : end - p > 1 && *p == '>' ? 1 : 0;
-        if (sign && p + sign < end && p[sign] >= '0' && p[sign] <= '9') return p[sign] - '0';
+        const unsigned char *digit = p + sign;
+        int alone = end - digit < 2 || digit[1] < '0' || digit[1] > '9';
+        if (sign && digit < end && *digit >= '1' && *digit <= '8' && alone) return *digit - '0';
     }
     return 0;
 }

@@ -28,6 +28,17 @@ int picture_read_array(picture *p, const unsigned char *data, size_t n, const mo
 int picture_read_jpeg(picture *p, const unsigned char *data, size_t n);
 int picture_read_png(picture *p, const unsigned char *data, size_t n);
 
+/* Functions of libjpeg.so.62, and JPEG by them: `inks` as CMYK, else as RGB. */
+typedef struct {
+    void *(*errors)(void *);
+    void (*start)(void *, int, size_t);
+    void (*source)(void *, const unsigned char *, unsigned long);
+    int (*header)(void *, int), (*begin)(void *), (*finish)(void *);
+    unsigned (*rows)(void *, unsigned char **, unsigned);
+    void (*end)(void *);
+} libjpeg;
+int picture_by_libjpeg(picture *p, const libjpeg *lib, const unsigned char *data, size_t n, int inks);
+
 /* Which way is up: of EXIF's bytes, of XMP's; 0: they do not say. */
 int picture_exif(const unsigned char *data, size_t n);
 int picture_xmp(const unsigned char *data, size_t n);

@@ -1,0 +1,181 @@
+"""What a picture's file says beside its pixels, and files that are read here: one rule with a bundle's programs.
+
+A device must make the pixels that verification made: `runtime/mobilenet_pictures.py` has the same functions, word for
+word, because it travels alone, and `runtime/codecs.c`, `picture.c` and `array.c` follow the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+MOST_PIXELS = 1 << 26  # of an image, before it is decoded: 67 megapixels; it takes 12 bytes each
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Transpose that makes each orientation upright
+_BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_HEAD = re.compile(rb"P([56])" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})\s")
+_PAIR = r"""[ \t\n]*(?:'|")(descr|fortran_order|shape)(?:'|")[ \t\n]*:[ \t\n]*"""
+_PAIR += r"""('[^']*'|"[^"]*"|True|False|\((?:[ \t\n]*\d{1,18}[ \t\n]*,)*(?:[ \t\n]*\d{1,18}[ \t\n]*)?\))[ \t\n]*"""
+_ENTRY = re.compile(_PAIR)
+_WORDS = re.compile(rf"[ \t\n]*\{{(?:{_PAIR},)*(?:{_PAIR})?[ \t\n]*\}}[ \t\n]*")
+_MARKER = re.compile(rb"\xff[^\xff]")
+_NUMBER = re.compile(r"([<>|=]?)([fiu][1248])")
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file is a ``.npy``, by its first bytes; its name does not count."""
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= MOST_PIXELS:
+        raise ValueError(f"it has {width} x {height} pixels, from 1 to {MOST_PIXELS} in all are read")
+
+
+def orientation(data: bytes) -> int:
+    """Which way is up, 1 to 8 as EXIF has it; 0: the file does not say.
+
+    Of JPEG the first EXIF and the first XMP segment before the first scan count, of PNG the first eXIf and the first
+    uncompressed XMP text before IEND; EXIF goes before XMP. EXIF says it by the first entry 0x0112 of its first
+    directory: one whole number of 1, 2 or 4 bytes. All else is no orientation.
+    """
+    found = {"exif": -1, "xmp": -1}
+    for kind, part in _jpeg_parts(data) if data[:2] == b"\xff\xd8" else _png_parts(data):
+        if found[kind] < 0:
+            found[kind] = _exif_orientation(part) if kind == "exif" else _xmp_orientation(part)
+    return max(found["exif"], 0) or max(found["xmp"], 0)
+
+
+def _jpeg_parts(data: bytes):
+    at, xmp = 2, b"http://ns.adobe.com/xap/1.0/\0"
+    while found := _MARKER.search(data, at):
+        at = found.end() - 2
+        if at + 4 > len(data):
+            return
+        marker = data[at + 1]
+        if marker < 2 or 0xD0 <= marker <= 0xD8:
+            at += 2
+            continue
+        if marker in (0xD9, 0xDA):
+            return
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        part = data[at + 4 : at + 2 + length]
+        if marker == 0xE1 and part[:6] == b"Exif\0\0":
+            yield "exif", part
+        elif marker == 0xE1 and part[: len(xmp)] == xmp:
+            yield "xmp", part[len(xmp) :]
+        at += 2 + max(length, 2)
+
+
+def _png_parts(data: bytes):
+    xmp = b"XML:com.adobe.xmp\0\0"  # and not compressed
+    for name, begin, end in _png_chunks(data):
+        part = data[begin + 8 : end - 4] if name in (b"eXIf", b"iTXt") else b""
+        if name == b"eXIf":
+            yield "exif", part
+        elif name == b"iTXt" and part[: len(xmp)] == xmp:
+            yield "xmp", part[len(xmp) :]
+
+
+def _png_chunks(data: bytes):
+    """Name, begin and end of each whole chunk, IEND the last."""
+    at, name = 8, b""
+    while at + 12 <= len(data) and name != b"IEND":
+        name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            return
+        yield name, at, end
+        at = end
+
+
+def _exif_orientation(part: bytes) -> int:
+    while part[:6] == b"Exif\0\0":
+        part = part[6:]
+    if len(part) < 8 or part[:4] not in (b"II*\0", b"MM\0*"):
+        return 0
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(part[at : at + size], "little" if part[:1] == b"I" else "big")
+
+    at = number(4, 4)
+    for entry in range(at + 2, at + 2 + 12 * (number(at, 2) if at + 2 <= len(part) else 0), 12):
+        if entry + 12 > len(part):
+            return 0
+        if number(entry, 2) == 0x0112:
+            size = {1: 1, 3: 2, 4: 4}.get(number(entry + 2, 2), 0)
+            value = number(entry + 8, size) if size and number(entry + 4, 4) == 1 else 0
+            return value if value <= 8 else 0
+    return 0
+
+
+def _xmp_orientation(part: bytes) -> int:
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])(?![0-9])', part)
+    return int(found[1]) if found else 0
+
+
+def png_alone(data: bytes) -> bytes:
+    """A PNG with nothing but its pixels, palette and transparency: no text that grows when it is read, no profile."""
+    chunks, end = [data[:8]], 8
+    for name, begin, end in _png_chunks(data):
+        if not name[0] & 32 or name == b"tRNS":
+            chunks.append(data[begin:end])
+    return b"".join(chunks) + (b"" if chunks[-1][4:8] == b"IEND" else data[end:])
+
+
+def pnm(data: bytes) -> np.ndarray:
+    """The pixels of a .ppm (P6) or .pgm (P5), (height, width, 1 or 3) uint8; other largest values are scaled, as
+    Pillow does, and of 16 bits the high byte counts.
+    """
+    head = _HEAD.match(data)
+    if not head:
+        raise ValueError("its header is damaged")
+    width, height, most = map(int, head.groups()[1:])
+    _check_size(width, height)
+    if not 0 < most < 65536:
+        raise ValueError(f"its largest value is {most}, at most 65535 may be")
+    grey, dtype = head[1] == b"5", np.dtype(np.uint8 if most < 256 else ">u2")
+    count, begin = width * height * (1 if grey else 3), head.end()
+    if data[begin - 1 : begin + 1] == b"\r\n" and len(data) - begin > count * dtype.itemsize:
+        begin += 1
+    values = np.frombuffer(data, dtype, count, begin)
+    full = 65535 if grey and most > 255 else 255
+    if most != full:
+        values = np.minimum(np.rint(np.arange(65536) / most * full), full).astype(np.uint16)[values]
+    return (values >> 8 if full > 255 else values).astype(np.uint8).reshape(height, width, 1 if grey else 3)
+
+
+def stored_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file of numbers, whose header is held against the file's size before there is memory.
+
+    Formats 1 to 3, either order of bytes and of axes, of what numpy writes nothing else.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+        if start[:6] != b"\x93NUMPY" or not 1 <= start[6] <= 3:
+            raise ValueError("it is no .npy of format 1.0, 2.0 or 3.0")
+        begin = 10 if start[6] == 1 else 12
+        length = int.from_bytes(start[8:begin], "little")
+        if length > 10_000:
+            raise ValueError("its header is too long")
+        file.seek(begin)
+        words = _WORDS.fullmatch(head := file.read(length).decode("latin-1"))
+        told = {key: value for key, value in _ENTRY.findall(head)} if words and len(head) == length else {}
+        if len(told) != 3:
+            raise ValueError("its header is damaged, or it holds records")
+        kind = _NUMBER.fullmatch(told["descr"][1:-1]) if told["descr"][0] in "'\"" else None
+        if not kind or kind[2] == "f1":
+            raise ValueError(f"it holds {told['descr'][:40]}, not numbers of 1, 2, 4 or 8 bytes")
+        if told["fortran_order"] not in ("True", "False") or told["shape"][0] != "(":
+            raise ValueError("its header is damaged")
+        shape = tuple(int(one) for one in re.findall(r"\d+", told["shape"]))
+        if len(shape) > 32:
+            raise ValueError("it has more than 32 dimensions")
+        dtype = np.dtype(told["descr"][1:-1])
+        size, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - begin - length
+        if size != there:
+            raise ValueError(f"it has {there:,} bytes of numbers, its shape wants {size:,}"[:200])
+        array = np.fromfile(file, dtype, math.prod(shape))
+    return array.reshape(shape[::-1]).T if told["fortran_order"] == "True" else array.reshape(shape)

@@ -1,0 +1,135 @@
+/* JPEG by libjpeg.so.62, where a system has no libturbojpeg: the other face of the same libjpeg-turbo.
+ *
+ * Its functions share a struct with their caller. Ours has the members that version 6.2 of the interface has, which
+ * libjpeg.so.62 promises. The library itself compares version and size before it touches it, and calls `failed` where
+ * they differ. Of the struct of errors only its five callbacks are ours; behind them is room for whatever it keeps.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "picture.h"
+
+enum { VERSION = 62, RGB = 2, CMYK = 4, ACCURATE = 0, MOST_SCANS = 500, WARNING = -1, WORDS = 200 };
+
+typedef struct {
+    void (*error_exit)(void *), (*emit_message)(void *, int), (*output_message)(void *);
+    void (*format_message)(void *, char *), (*reset)(void *);
+    char rest[1024]; /* as the library has it: some 130 bytes */
+} errors;
+
+typedef struct {
+    void (*monitor)(void *);
+    long counter, limit;
+    int done, total;
+} progress;
+
+/* jpeg_decompress_struct of version 6.2; what is not read here has the room that it has there. */
+typedef struct {
+    errors *err;
+    void *mem;
+    progress *progress;
+    void *client;
+    int is_decompressor, state;
+    void *src;
+    unsigned width, height;
+    int components, colours, out_colours;
+    unsigned scale[2];
+    double gamma;
+    int buffered, raw, dct, fancy, smooth, quantize, dither, two_pass, wanted_colours, enabled[3];
+    unsigned out_width, out_height;
+    int out_components[2], rows, actual_colours;
+    void *map;
+    unsigned scanline;
+    int input_scan;
+    unsigned input_row;
+    int output_scan;
+    unsigned output_row;
+    void *coef_bits, *tables[12];
+    int precision;
+    void *component;
+    int progressive, arithmetic;
+    unsigned char conditioning[48];
+    unsigned restart;
+    int jfif;
+    unsigned char jfif_version[2], unit;
+    uint16_t density[2];
+    int adobe;
+    unsigned char transform;
+    int ccir601;
+    void *markers;
+    int sampling[2], dct_size;
+    unsigned rows_of_units;
+    void *range;
+    int in_scan;
+    void *scan_components[4];
+    unsigned mcus[2];
+    int blocks, membership[10], spectral[4], unread;
+    void *parts[11];
+} decompressor;
+
+typedef struct {
+    decompressor jpeg;
+    errors err;
+    progress watch;
+    jmp_buf back;
+    int warned;
+    char words[WORDS];
+    const libjpeg *lib;
+} reader;
+
+static void failed(void *jpeg) {
+    reader *r = jpeg;
+    r->err.format_message(jpeg, r->words);
+    longjmp(r->back, 1);
+}
+
+static void told(void *jpeg, int level) {
+    reader *r = jpeg;
+    if (level == WARNING && !r->warned++) r->err.format_message(jpeg, r->words);
+}
+
+static void printed(void *jpeg) { (void)jpeg; }
+
+static void watched(void *jpeg) {
+    reader *r = jpeg;
+    if (r->jpeg.input_scan <= MOST_SCANS) return;
+    snprintf(r->words, sizeof r->words, "it has more than %d scans", MOST_SCANS);
+    longjmp(r->back, 1);
+}
+
+/* No local variable's value is needed after a jump. */
+static int pixels(reader *r, picture *p, const unsigned char *d, size_t n, int inks) {
+    if (setjmp(r->back)) return 1;
+    r->lib->start(&r->jpeg, VERSION, sizeof r->jpeg);
+    r->jpeg.progress = &r->watch;
+    r->lib->source(&r->jpeg, d, (unsigned long)n);
+    r->lib->header(&r->jpeg, 1);
+    r->jpeg.out_colours = inks ? CMYK : RGB;
+    r->jpeg.dct = ACCURATE;
+    r->lib->begin(&r->jpeg);
+    if ((int)r->jpeg.out_width != p->width || (int)r->jpeg.out_height != p->height || r->jpeg.out_components[1] != (inks ? 4 : 3)) {
+        snprintf(r->words, sizeof r->words, "its header is damaged");
+        return 1;
+    }
+    while (r->jpeg.scanline < r->jpeg.out_height) {
+        unsigned char *row = p->rgb + (size_t)(inks ? 4 : 3) * (size_t)p->width * r->jpeg.scanline;
+        r->lib->rows(&r->jpeg, &row, 1);
+    }
+    r->lib->finish(&r->jpeg);
+    return 0;
+}
+
+int picture_by_libjpeg(picture *p, const libjpeg *lib, const unsigned char *d, size_t n, int inks) {
+    reader r;
+    memset(&r, 0, sizeof r);
+    r.lib = lib;
+    r.jpeg.err = lib->errors(&r.err);
+    r.err.error_exit = failed, r.err.emit_message = told, r.err.output_message = printed, r.watch.monitor = watched;
+    int code = pixels(&r, p, d, n, inks);
+    lib->end(&r.jpeg);
+    if (code) return picture_fail(p, PICTURE_FAILED, "damaged: %.190s", r.words);
+    if (r.warned) snprintf(p->why, sizeof p->why, "a damaged picture: %.190s", r.words);
+    return 0;
+}
