@@ -30,9 +30,9 @@ ways listed and shows which kinds of layers come out. Each case is also built, e
 
 A kind in **bold** has a schedule of this project, with decisions that are tuned. `generic` is a loop nest of TVM's with
 a plain schedule: rows in parallel, vectors over the last dimension. It has nothing to tune; `profile` shows its share
-of the time. "nothing" means that no layer is left: a view, a constant, or part of the layer before it. A generic layer
-reads channels-last data as it lies where the operator's dimensions can be named in another order
-(`passes/reordered.py`).
+of the time, and [what operators cost](../results/operators.md) compares it with its roofline. "nothing" means that no
+layer is left: a view, a constant, or part of the layer before it. A generic layer reads channels-last data as it lies
+where the operator's dimensions can be named in another order (`passes/reordered.py`).
 A concatenation needs no kernel where those who compute its operands can write them into one tensor, and a slice none
 where those who read it can read a part; what cannot is copied by element-wise layers (`compiler/views.py`).
 `dtypes` are those in which all layers of a row compute. Each case has a feature map of 1 x 4 x 8 x 8 values; with other

@@ -106,6 +106,12 @@ def test_a_softmax_of_rows_is_one_of_channels_between_two_copies():
     assert len(copies(graph)) == 2
 
 
+@pytest.mark.full
+def test_a_norm_divides_once_a_pixel_and_squares_by_a_product():
+    ops = {c.layer.op: c.layer.output_shape for c in graph_of(BETWEEN["unit length"]).calls}
+    assert ops["divide"] == (1, 1, 8, 6) and "multiply" in ops and not {"power", "abs"} & set(ops)
+
+
 def test_an_axis_that_is_cut_and_joined_again_is_the_same_axis():
     x = fresh("x", (1, 4, 6, 5), (1, 4, 6, 5)).permuted([0, 3, 1, 2])
     cut = x.reshaped((1, 5, 2, 2, 3, 2))
