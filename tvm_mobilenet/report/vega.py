@@ -105,6 +105,7 @@ CONFIG = {
         "labelOverlap": "greedy",
         "labelSeparation": 6,
     },
+    "axisX": {"labelBound": 10},  # pixels: a label that needs more beyond the chart is left out
     "axisY": {
         "titleAlign": "left",
         "titleAngle": 0,
