@@ -15,7 +15,7 @@ It is a thousandth of a network's time: too cheap to tune.
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
                                                Cortex-A53  Cortex-A72  Cortex-A76
-    softmax 1x1x1000 f32                       85.27 / -   54.80 / -   36.25 / -
+    softmax 1x1x1000 f32                       15.46 / -   9.50 / -    4.95 / -
     softmax 1x1x1000 f16 reads_f32 writes_f32  -           -           4.78 / -
 """
 
