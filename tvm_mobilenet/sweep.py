@@ -268,14 +268,8 @@ def needs(board: str, linker: str | None, builds: bool, workers: str = "", html:
     cluster; ``html``: it writes a page."""
     model = ModelOptions()
     compare = packages.for_comparing(model) if builds else packages.for_model(model)
-    return (
-        *compare,
-        *packages.for_board(board),
-        *packages.for_linking(linker),
-        "elftools",
-        *packages.for_workers(workers),
-        *packages.for_pages(html),
-    )
+    run = (*packages.for_board(board), *packages.for_linking(linker), "elftools")
+    return (*compare, *run, *packages.for_workers(workers), *packages.for_pages(html))
 
 
 def _run(args: argparse.Namespace) -> int:
