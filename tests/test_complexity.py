@@ -297,6 +297,7 @@ def test_shares_add_up():
     assert {"conv", "depthwise", "pointwise", "dense"} <= {row[0] for row in result.kinds}
 
 
+@pytest.mark.full
 def test_batch_and_features():
     one, two = counted(options()), counted(options(batch=2))
     assert two.mult_adds == 2 * one.mult_adds and two.parameters == one.parameters and two.agree

@@ -109,6 +109,7 @@ def test_an_http_server_answers(kind, tmp_path):
         server.shutdown()
 
 
+@pytest.mark.full
 def test_wrong_key(tmp_path):
     with Agent("--key", "rpi4") as running:
         bench(tmp_path, running.url.replace("rpi4", "rpi5")).ends("another key than 'rpi5'", "rpc://.*/KEY")

@@ -94,6 +94,7 @@ def test_a_request_in_place_of_an_answer_runs_nothing(answered, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.full
 def test_a_user_reads_what_came(tmp_path):
     with Listener(answering(run_this(tmp_path / "ran"))) as board:
         code = "import sys; from tvm_mobilenet import doctor; sys.exit(doctor.main())"

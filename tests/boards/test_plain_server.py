@@ -64,6 +64,7 @@ def test_profile_times_each_kernel(server, capsys, tmp_path):
     assert [e["name"] for e in calls] == [s.name for s in built.read(modules.small()).plan.steps]
 
 
+@pytest.mark.full
 def test_verify_and_doctor_need_no_agent(server, capsys, tmp_path):
     assert verify.main([str(modules.tiny()), "--board", server, "--inputs", "1"]) == 0
     kernels = len(built.read(modules.tiny()).plan.steps)  # this machine's caches decide which layers are fused blocks

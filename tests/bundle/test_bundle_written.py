@@ -52,6 +52,7 @@ while not Path(sys.argv[3]).exists():
 """
 
 
+@pytest.mark.full
 def test_programs_that_start_while_a_bundle_is_exchanged_run_the_old_one_or_the_new(tmp_path, monkeypatch):
     """The C program and Python, which opens one after the other. Whoever is refused then answers nobody."""
     one, other, folder = bundles.made().bundle, bundles.made(resolution=32, embed=True).bundle, tmp_path / "bundle"

@@ -232,6 +232,7 @@ def test_an_input_whose_sums_leave_the_range_is_told_whatever_an_activation_make
         assert "--calibrate" in told.value.hint and "machine code" not in told.value.message
 
 
+@pytest.mark.full
 def test_images_of_ones_own_decide(tmp_path):
     """A folder of images, a file, and what is none."""
     from PIL import Image

@@ -351,6 +351,7 @@ def test_no_terminal_makes_tune_fail(columns, lines, environment, tmp_path):
         assert all(len(line) <= 80 for line in output.rpartition("\x1b")[2].split("\n")[1:])
 
 
+@pytest.mark.full
 def test_a_terminal_that_is_resized_while_tune_runs(tmp_path):
     with Terminal(search(tmp_path / "log.jsonl", 3, 0.05), 100, 30) as terminal:
         terminal.read(b"tuning: 1")

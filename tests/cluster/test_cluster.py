@@ -210,6 +210,7 @@ def test_places_have_their_names():
     assert place.parse("dask+tls://build-box:8786").address == "tls://build-box:8786"
 
 
+@pytest.mark.full
 def test_where_nobody_listens_the_command_says_how_to_start_one(tmp_path, capsys, monkeypatch):
     from tvm_mobilenet.cluster import scheduler
 

@@ -41,6 +41,7 @@ def test_a_full_bench(folder, agent, capsys):
     assert agent.is_clean(), "nothing of a session stays on the board"
 
 
+@pytest.mark.full
 def test_a_profile_with_predictions_beside(folder, agent, capsys):
     assert profile.main([str(folder), "--board", agent.url, "--seconds", "0.2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

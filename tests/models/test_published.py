@@ -50,6 +50,7 @@ def serve(monkeypatch, address: str, data: bytes) -> None:
     monkeypatch.setitem(published.entries(), "mobilenet_v2", entry)
 
 
+@pytest.mark.full
 def test_a_network_takes_published_weights_from_the_cache_once_they_are_there(monkeypatch, cache, tmp_path, capsys):
     whole = registry.architecture("v2")
     torch.manual_seed(1)

@@ -305,7 +305,8 @@ def integers():
     return load_network(options)
 
 
-@pytest.mark.parametrize("engine", [pytest.param("onnxruntime", marks=pytest.mark.full), "litert"])
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
 def test_an_engine_computes_the_builds_int8_network_by_integer_kernels(integers, engine, tmp_path):
     pytest.importorskip(MODULES[engine])
     contender = peers.contenders(integers, [engine], tmp_path, "int8")[f"{engine} int8"]

@@ -124,6 +124,7 @@ def estimated(tmp_path_factory):
     return estimates, estimating.estimate_networks([SMALL], RPI4, estimates=estimates, workers=1)[0]
 
 
+@pytest.mark.full
 def test_a_network_costs_what_the_built_module_is_predicted_to(estimated, tmp_path):
     """With other weights, input and code around the kernels, an estimate is what verification finds on the module that
     ships: arithmetic and memory, on one core and on all."""

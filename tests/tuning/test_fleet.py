@@ -120,6 +120,7 @@ def test_boards_that_are_killed_at_random_give_the_log_of_one(tmp_path, count, p
     assert stripped(tmp_path / "all.jsonl") == stripped(tmp_path / "one.jsonl")
 
 
+@pytest.mark.full
 def test_a_board_that_leaves_and_comes_back(tmp_path):
     with Agent() as board:
         again = threading.Timer(1.0, board.start)

@@ -202,6 +202,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.full
 def test_killed_at_random_moments_it_goes_on_where_it_was(tmp_path):
     chance, kills = random.Random(1), 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import LayerCall
 
 
 def calls_of(network, module) -> list:
@@ -17,6 +16,7 @@ def calls_of(network, module) -> list:
     """
     from tvm_mobilenet.compiler import views
     from tvm_mobilenet.compiler.fuse_blocks import join
+    from tvm_mobilenet.passes.layer_graph import LayerCall
 
     steps = module.plan.steps
     if not all(step.parts for step in steps):

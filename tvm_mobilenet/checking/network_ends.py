@@ -120,8 +120,7 @@ class Ends:
             if layer.declared.function == "softmax":
                 function, values = "softmax", layer.input_place.view(self._kept[number][0]).astype(np.float64)
             else:
-                shape = layer.body.operands[0] if layer.body else layer.input_shape
-                values = reference.reference(layer, values.reshape(shape))
+                values = reference.reference(layer, _data(layer, values))
             layout = layer.output_layout
         if function == "softmax":
             axis = _axis(values.shape, 3 if layout == "NHWC" else 1, port.shape)
@@ -136,7 +135,7 @@ class Ends:
             values = reference.reference(first, data, **operands).astype(first.output_dtype)
         for number in tail[1:]:
             call = self._calls[number]
-            values = values.reshape(call.layer.input_shape)
+            values = _data(call.layer, values)
             if call.layer.declared.function == "softmax":
                 function, axis = "softmax", _axis(values.shape, 3, port.shape)
             elif function == "softmax":  # what follows copies probabilities; these stand before them
@@ -147,6 +146,15 @@ class Ends:
                 values = reference.reference(call.layer, values)
         values = (port.real(values) if values.dtype == port.dtype else values).astype(np.float64)
         return End(values.reshape(port.shape), deviation_of(values), function, axis)
+
+
+def _data(layer: Layer, values: np.ndarray) -> np.ndarray:
+    """What a layer reads of the values that the layer before it made: all of them, or the slice that lies there."""
+    if layer.body is not None:
+        return values.reshape(layer.body.operands[0])
+    if values.size == math.prod(layer.input_shape):
+        return values.reshape(layer.input_shape)
+    return layer.input_place.view(np.ascontiguousarray(values).reshape(layer.input_buffer))
 
 
 def _moves(layer: Layer) -> bool:

@@ -25,7 +25,7 @@ from tvm_mobilenet.terminal import console
 Say = Callable[[str], object]
 F = TypeVar("F", bound=Callable)
 _TEXT = re.compile(r"`[^`]*`|--([a-z]+(?:-[a-z]+)*)")  # what stands as code stays
-_COMMANDS = ("python -m ", "pip install", "tvm-mobilenet ")
+_COMMANDS = ("python -m ", "pip ", "tvm-mobilenet ")
 _KNOWN: set[str] = set()  # keywords of all calls
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
