@@ -564,8 +564,29 @@ def model_of(of: list[Graph], given: tuple[int, ...], outputs: list[str] | None 
 
 
 def in_float64(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a float32 model, computed in float64 by ONNX's own reference."""
+    """The outputs of a float32 model, computed in float64 by ONNX's own reference; transposed convolutions, of which
+    it cuts the weights of a group wrongly, by PyTorch."""
+    import torch
     from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class ConvTranspose(OpRun):
+        """As ONNX describes it: what the pads leave of all that the windows reach."""
+
+        def _run(self, x, w, b=None, dilations=None, group=1, output_padding=None, pads=None, strides=None, **others):
+            size, mode, steps = others.get("output_shape"), others.get("auto_pad"), strides or (1, 1)
+            x, w, b = (None if v is None else torch.from_numpy(np.asarray(v, np.float64)) for v in (x, w, b))
+            how = {"output_padding": output_padding or 0, "dilation": dilations or 1, "groups": group or 1}
+            whole = torch.nn.functional.conv_transpose2d(x, w, b, stride=tuple(steps), **how).numpy()
+            height, width = whole.shape[2:]
+            if mode in ("SAME_UPPER", "SAME_LOWER"):
+                size = [n * s for n, s in zip(x.shape[2:], steps, strict=True)]
+            if size:
+                total = [n - to for n, to in zip((height, width), size, strict=True)]
+                less = [n // 2 if mode == "SAME_UPPER" else n - n // 2 for n in total]
+                pads = [*less, *(n - few for n, few in zip(total, less, strict=True))]
+            top, left, bottom, right = pads or (0, 0, 0, 0)
+            return (whole[:, :, top : height - bottom, left : width - right],)
 
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
@@ -574,4 +595,6 @@ def in_float64(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np
             kept.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kept).astype(np.float64), kept.name))
     for value in (*wide.graph.input, *wide.graph.output):
         value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    return ReferenceEvaluator(wide).run(None, {name: array.astype(np.float64) for name, array in inputs.items()})
+    return ReferenceEvaluator(wide, new_ops=[ConvTranspose]).run(
+        None, {name: array.astype(np.float64) for name, array in inputs.items()}
+    )

@@ -17,6 +17,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.checking import reference as definition
 from tvm_mobilenet.checking import stepped
+from tvm_mobilenet.kinds.exponential import LOWEST
 from tvm_mobilenet.layer import Layer
 
 FRAMEWORK = "float32"  # in which the models' own frameworks compute
@@ -126,6 +127,8 @@ def carried(
     smallest = dtypes.of(dtype).smallest
     if function == "silu":  # x times a sigmoid, of which such a value may be lost: its exponential overflows below -88
         smallest = smallest * np.maximum(1.0, np.abs(values))
+    if function == "softmax":  # whose kernels compute no smaller power
+        smallest = max(smallest, 2 * math.exp(LOWEST))
     own = 4 * rounding * np.abs(output) + smallest
     if framework and function != "none":
         own = 4 * rounding * np.maximum(1.0, np.abs(values if function in ("silu", "hardswish") else output))
