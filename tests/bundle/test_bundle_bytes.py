@@ -47,7 +47,6 @@ def started(folder: Path, out: Path, settings: dict[str, str], arguments: tuple[
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--target", "rpi4", "--alpha", "0.25", "--resolution", "32", "--classes", "10"),
         ("--target", "rpi4", "--alpha", "0.25", "--resolution", "96", "--dtype", "int8", "--io", "uint8"),
         ("--target", "rpi5", "--model", "v3-small", "--resolution", "64", "--dtype", "int8"),
         ("--target", "host", "--model", "v2", "--alpha", "0.5", "--resolution", "96"),

@@ -63,7 +63,7 @@ def test_a_file_builds_verifies_and_is_found_to_have_changed(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name, alpha, size", [("v1", 0.5, 128), ("v2", 1.0, 224)])
+@pytest.mark.parametrize("name, alpha, size", [("v1", 0.5, 128), ("v2", 1.0, 96)])
 def test_whole_mobilenets_compute_what_litert_does(name, alpha, size, tmp_path):
     """As `bench --against litert` writes them, in float32 and in int8."""
     from tests.support import quantized_files
