@@ -57,6 +57,21 @@ def test_public_names_of_the_package_are_documented():
     assert not missing
 
 
+def twice(source: str) -> list[str]:
+    """Functions of a module or a class that a later one of the same name replaces: what nobody runs any more."""
+    tree, found = ast.parse(source), []
+    for scope in (tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))):
+        plain = [n.name for n in scope.body if isinstance(n, ast.FunctionDef) and not n.decorator_list]
+        found += [name for name in dict.fromkeys(plain) if plain.count(name) > 1]
+    return found
+
+
+def test_no_function_is_replaced_by_another_of_its_name():
+    assert twice("class A:\n    def f(self): ...\n    def g(self): ...\n    def f(self): ...\n") == ["f"]
+    found = {str(path.relative_to(ROOT)): twice(path.read_text()) for path in tracked() if path.suffix == ".py"}
+    assert not {path: names for path, names in found.items() if names}
+
+
 # Verbs: what a user may ask for, each a keyword with its flag's name.
 MANY_PARAMETERS = {
     "tvm_mobilenet/build.py build",

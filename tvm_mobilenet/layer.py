@@ -358,10 +358,7 @@ class Layer(Placed):
 
     def with_pitches(self, data: int, output: int) -> Layer:
         """The layer with these pitches, 0 for none; of a fused block, those of its ends."""
-        if not self.parts:
-            return self.replace(input_pitch=data, output_pitch=output)
-        first, *between, last = self.parts
-        return Layer.fused_block((first.replace(input_pitch=data), *between, last.replace(output_pitch=output)))
+        return self.reading(data, self.input_part).writing(output, self.output_part)
 
     def reading(self, pitch: int, part: tuple[int, ...]) -> Layer:
         """The layer with data at a pitch, a part of a larger tensor."""

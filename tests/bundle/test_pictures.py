@@ -3,6 +3,7 @@
 A photograph that is read otherwise there gets another class, and nobody sees why.
 """
 
+import ast
 import contextlib
 import functools
 import json
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 
 from tests.support import bundles, modules, pictures
-from tvm_mobilenet.compiler import library
+from tvm_mobilenet.compiler import calibration_inputs, library
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.models import picture_files
+from tvm_mobilenet.models import preprocess
 from tvm_mobilenet.models.preprocess import Preprocess, load_image, read_image, sample_images
+from tvm_mobilenet.runtime import mobilenet_pictures
 
 CLANG = pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed: apt-get install clang")
 FAR = 2  # levels of 255: libjpeg-turbo of another version may round otherwise; of the same, pixels are equal
@@ -170,20 +172,15 @@ def test_pnms_are_what_was_written(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_rules_of_files_stand_once_though_bundles_travel_alone():
-    """`mobilenet_pictures.py` imports nothing of this package: its rules are `picture_files`' own, word for word."""
-    import inspect
-
-    there = bundles.python_interface()._beside("mobilenet_pictures")
-    text = (bundles.RUNTIME / "mobilenet_pictures.py").read_text()
-    shared = [
-        name for name, one in vars(picture_files).items() if getattr(one, "__module__", "") == picture_files.__name__
-    ]
-    assert {"orientation", "png_alone", "pnm", "stored_array", "is_array"} <= set(shared)
-    for name in shared:
-        assert inspect.getsource(getattr(picture_files, name)) in text, name
-    for name in ("TURNS", "MOST_PIXELS", "_HEAD", "_ENTRY", "_WORDS", "_NUMBER", "_MARKER"):
-        assert getattr(there, name) == getattr(picture_files, name), name
+def test_rules_of_files_stand_once_and_travel_alone():
+    """The verbs read files by the functions of `mobilenet_pictures.py`, which imports nothing of this package."""
+    tree = ast.parse((bundles.RUNTIME / "mobilenet_pictures.py").read_text())
+    names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    names += [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
+    assert not [name for name in names if name is None or name.startswith("tvm_mobilenet")]
+    assert preprocess.pictures is mobilenet_pictures
+    for reader in (preprocess, calibration_inputs):
+        assert reader.stored_array is mobilenet_pictures.stored_array
 
 
 def exif(rng) -> bytes:
@@ -252,7 +249,7 @@ def test_all_readers_agree_which_way_is_up(tmp_path, count):
     """Of EXIF in odd places and of odd types, several parts, compressed and raw profiles; of texts that grow."""
     paths = odd_files(tmp_path, count, 7)
     require_same(paths, FAR)
-    turned = {picture_files.orientation(path.read_bytes()) for path in paths}
+    turned = {mobilenet_pictures.orientation(path.read_bytes()) for path in paths}
     assert turned == set(range(9)), "not all ways were drawn"
 
 
@@ -361,7 +358,7 @@ def test_every_reader_has_one_rule_for_arrays(tmp_path):
         path.write_bytes(data)
     for path, found, (data, good) in zip(paths, read(paths), cases, strict=True):
         told = [not isinstance(found, str)]
-        for reader_of in (picture_files.stored_array, in_python, lambda p: load_image(p, Preprocess((8, 6)))):
+        for reader_of in (mobilenet_pictures.stored_array, in_python, lambda p: load_image(p, Preprocess((8, 6)))):
             try:
                 told.append(bool(reader_of(path).size))
             except (ValueError, TvmMobilenetError, bundles.python_interface().MobilenetError):

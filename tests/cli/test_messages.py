@@ -215,7 +215,7 @@ def test_a_mistake_is_told_in_a_sentence(told, argv, code, words):
 
 
 ARRAYS = {
-    "objects.npy": "objects.npy cannot be read as an array: it holds '.O', not numbers of .*numpy.save",
+    "objects.npy": "objects.npy cannot be read as an array: it holds Python objects.*numpy.save",
     "nan.npy": "nan.npy holds infinities or NaN.*numpy.isfinite",
     "small.npy": r"small.npy holds float32 \(3, 8, 8\), the model wants float32 \(1, 3, 224, 224\)",
 }

@@ -16,8 +16,8 @@ import numpy as np
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import archives
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.models.picture_files import stored_array
 from tvm_mobilenet.models.preprocess import SUFFIXES, load_image
+from tvm_mobilenet.runtime.mobilenet_pictures import stored_array
 
 ARRAYS = (".npy", ".npz")
 IMAGES = tuple(suffix for suffix in SUFFIXES if suffix not in ARRAYS)

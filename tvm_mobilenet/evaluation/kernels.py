@@ -128,8 +128,8 @@ def rows_of(network, target, place: str, module, runs: list) -> list[np.ndarray]
         raise TvmMobilenetError(words, "run one at a time")
     with opened(network, target, place, module=module, check=0) as kernels:
         found = [kernels.outputs(taken) for taken in runs]
-    whole = (np.concatenate([run[i].reshape(p.shape) for run in found]) for i, p in enumerate(ports) if len(runs) > 1)
-    return list(whole) or [x.reshape(p.shape) for x, p in zip(found[0], ports, strict=True)]
+    each = [[run[i].reshape(p.shape) for run in found] for i, p in enumerate(ports)]
+    return [rows[0] if len(runs) == 1 else np.concatenate(rows) for rows in each]
 
 
 def _numbers(run: Outputs) -> Outputs:

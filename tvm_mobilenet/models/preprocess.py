@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import math
-import re
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,18 +20,15 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.models.picture_files import MOST_PIXELS as MOST_PIXELS_READ
-from tvm_mobilenet.models.picture_files import TURNS, is_array, orientation, png_alone, pnm, stored_array
 from tvm_mobilenet.models.resize import INTERPOLATIONS, RESIZES, resize_and_crop
+from tvm_mobilenet.runtime import mobilenet_pictures as pictures
+from tvm_mobilenet.runtime.mobilenet_pictures import is_array, stored_array
 
 LAYOUTS = ("NCHW", "NHWC")
 CHANNEL_ORDERS = ("RGB", "BGR")
 # What a user can say of a network's images; the flag of each is its name with dashes.
 FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_order")
-IMAGE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # no
-# other program reads these: for an EPS file Pillow starts Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")  # in folders
-_PIXELS = -1
 _TILE = (322, 323)  # tags of a TIFF: width and height of a tile, which is decoded whole
 MOST_PIXELS = 65_535  # a side that images are resized to
 _LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
@@ -187,7 +182,7 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
     Parameters
     ----------
     path : path
-        One of ``IMAGE_FORMATS``, or ``.npy``: a (H, W, 3), (H, W, 1) or (H, W) uint8 image, or an input that is
+        One of ``pictures.FORMATS``, or ``.npy``: a (H, W, 3), (H, W, 1) or (H, W) uint8 image, or an input that is
         preprocessed already.
 
     Returns
@@ -242,10 +237,10 @@ def evaluation_batch(model, n: int = 8) -> np.ndarray:
 
 def _pillow():
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError:
         raise packages.missing("reading images", ["PIL"]) from None
-    return Image, ImageOps
+    return Image
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -256,19 +251,10 @@ def read_image(path: Path) -> np.ndarray:
     TvmMobilenetError
         It cannot be read, or its pixels have more than 16 bits.
     """
-    image_module, ops = _pillow()
-    with _opened(path) as (image, way):
+    with _opened(path) as image:
         if isinstance(image, np.ndarray):
             return np.repeat(image, 3 // image.shape[2], 2)
-        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-        if way is None:
-            ops.exif_transpose(image, in_place=True)
-        if deep:  # grey of 16 bits: the high byte, as Pillow itself takes it of 16-bit colours
-            image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError("its pixels have 32 bits; save it with 8")
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        return np.asarray(image.transpose(TURNS[way]) if way and way > 1 else image, np.uint8)
+        return np.asarray(pictures.upright(image, path), np.uint8)
 
 
 def check_image(path: Path) -> None:
@@ -293,24 +279,24 @@ def _opened(path: Path) -> Iterator:
     TvmMobilenetError
         It cannot be read, or has too many pixels.
     """
-    image_module, _ = _pillow()
+    image_module = _pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
             image_module.init()
-            source, way = _source(path)
-            formats = [f for f in IMAGE_FORMATS if f in image_module.OPEN]
-            opened = contextlib.nullcontext(source) if way == _PIXELS else image_module.open(source, formats=formats)
+            source = pictures.source_of(path)
+            formats = [f for f in pictures.FORMATS if f in image_module.OPEN]
+            read = isinstance(source, np.ndarray)
+            opened = contextlib.nullcontext(source) if read else image_module.open(source, formats=formats)
         with opened as image:
-            if way != _PIXELS:
+            if not read:
                 _check_header(image)
-            yield image, way
+            yield image
     except MemoryError:
         raise TvmMobilenetError(f"{path} takes more memory than there is", "make it smaller") from None
     except Exception as e:  # Pillow's decoders raise a dozen kinds for damaged files
-        why = (
-            f"no image of a kind that is read: {', '.join(IMAGE_FORMATS)}" if "cannot identify" in str(e) else reason(e)
-        )
+        kinds = f"no image of a kind that is read: {', '.join(pictures.FORMATS)}"
+        why = kinds if "cannot identify" in str(e) else reason(e)
         raise TvmMobilenetError(f"{path} cannot be read as an image: {why}", "give a .jpg, .png or .npy file") from None
 
 
@@ -318,20 +304,8 @@ def _check_header(image) -> None:
     """Refuse an image that is too large, by what stands in its header: nothing is decoded yet."""
     tile = [image.tag_v2.get(tag) or 0 for tag in _TILE] if image.format == "TIFF" else [0, 0]
     for what, (width, height) in (("", image.size), (" in a tile", tile)):
-        if width * height > MOST_PIXELS_READ or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):
-            raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {MOST_PIXELS_READ:,} are the most")
-
-
-def _source(path: Path) -> tuple:
-    """What is opened of a file, and which way is up: None, Pillow knows; ``_PIXELS``: it is read already."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    if re.match(rb"P[56]\s", head):
-        return pnm(path.read_bytes()), _PIXELS
-    if head == b"\x89PNG\r\n\x1a\n":
-        data = path.read_bytes()
-        return io.BytesIO(png_alone(data)), orientation(data)
-    return (path, orientation(path.read_bytes())) if head[:2] == b"\xff\xd8" else (path, None)
+        if width * height > pictures.MOST_PIXELS or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):
+            raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {pictures.MOST_PIXELS:,} are the most")
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:

@@ -255,12 +255,6 @@ class Simplify(Rewriter):
     def _as_reshape(self, call: relax.Call) -> relax.Expr:
         return self._reshape(relax.op.reshape(call.args[0], static_shape(self._bb.normalize(call), self.where)))
 
-    def _strided_slice(self, call: relax.Call) -> relax.Expr:
-        """A slice of all of it, as GhostNet has behind each of its concatenations, is the tensor itself."""
-        x, steps = call.args[0], call.args[4] if len(call.args) > 4 else None
-        forward = steps is None or all(int(getattr(step, "value", -1)) > 0 for step in steps)
-        return x if forward and static_shape(x) == static_shape(self._bb.normalize(call), self.where) else call
-
     _squeeze = _expand_dims = _flatten = _nn_batch_flatten = _as_reshape
 
     def _permute_dims(self, call: relax.Call) -> relax.Expr:
@@ -308,7 +302,7 @@ class Simplify(Rewriter):
         return call.args[0] if str(call.args[0].ty.dtype) == str(call.attrs.dtype) else call
 
     def _strided_slice(self, call: relax.Call) -> relax.Expr:
-        """One that takes everything is none; an input stays one that is read."""
+        """One that takes everything, as GhostNet's behind concatenations, is none; an input stays one that is read."""
         whole = static_shape(call.args[0]) == static_shape(self._bb.normalize(call), self.where)
         steps = {int(step.value) for given in call.args[4:] for step in given.fields}
         return call.args[0] if whole and steps <= {1} and call.args[0] in self._made else call

@@ -1,7 +1,8 @@
 """Files and arrays as pixels, for ``mobilenet.py`` beside this file: numpy, and Pillow for all but .ppm, .pgm and .npy.
 
-The same pixels as on the machine where the bundle was built: upright as EXIF says, grey in three equal channels, no
-transparency, of 16 bits the high byte.
+The same pixels as on the machine where the bundle was built, which reads files by these very functions
+(`models/preprocess.py`): upright as EXIF says, grey in three equal channels, no transparency, of 16 bits the high byte.
+It imports nothing of the package, because it travels alone. `codecs.c`, `picture.c` and `array.c` follow its rules.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+# Pillow reads these itself: for an EPS file it would start Ghostscript.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-MOST_PIXELS = 1 << 26
+MOST_PIXELS = 1 << 26  # of an image, before it is decoded: 67 megapixels; as an input it takes 12 bytes each
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # what their files begin with
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Transpose that makes each orientation upright
 _BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEAD = re.compile(rb"P([56])" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})\s")
@@ -43,7 +46,7 @@ def pixels(image, bgr: bool = False) -> np.ndarray:
     if isinstance(image, (str, Path)):
         image, bgr = read(Path(image)), False
     elif hasattr(image, "convert"):
-        image, bgr = _upright(image), False
+        image, bgr = upright(image), False
     found = np.asarray(image)
     if found.dtype == np.uint8 and (found.ndim == 2 or found.shape[2:] == (1,)):  # grey
         found = np.repeat(found.reshape(*found.shape[:2], 1), 3, 2)
@@ -73,32 +76,38 @@ def read(path: Path):
     """A file: an array, or a Pillow image as RGB."""
     if is_array(path):
         return stored_array(path)
-    with path.open("rb") as file:
-        head = file.read(8)
-        if re.match(rb"P[56]\s", head):
-            return pnm((file.seek(0), file.read())[1])
-        known = head[:2] == b"\xff\xd8" or head == b"\x89PNG\r\n\x1a\n"
-        data = (file.seek(0), file.read())[1] if known else b""
+    source = source_of(path)
+    if isinstance(source, np.ndarray):
+        return source
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ValueError("without Pillow only .npy, .ppm and .pgm can be read: pip install pillow") from None
     Image.init()
-    source = io.BytesIO(png_alone(data) if head[:1] == b"\x89" else data) if known else path
     try:
         with Image.open(source, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
             _check_size(opened.width, opened.height)  # nothing is decoded yet
-            return _upright(opened, orientation(data) if known else None)
+            return upright(opened, path)
     except UnidentifiedImageError:
         raise ValueError(f"no picture of a kind that is read: {', '.join(FORMATS)}, or .npy") from None
+
+
+def source_of(path: Path):
+    """What Pillow opens of a file: of PNG the parts that make pixels; of .ppm and .pgm the pixels themselves."""
+    head = _head(path)
+    if re.match(rb"P[56]\s", head):
+        return pnm(path.read_bytes())
+    return io.BytesIO(png_alone(path.read_bytes())) if head == _PNG else path
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_PNG))
 
 
 def _check_size(width: int, height: int) -> None:
     if not 0 < width * height <= MOST_PIXELS:
         raise ValueError(f"it has {width} x {height} pixels, from 1 to {MOST_PIXELS} in all are read")
-
-
-# From here on to `_upright` all stands in models/picture_files.py too, where bundles are made.
 
 
 def orientation(data: bytes) -> int:
@@ -109,7 +118,7 @@ def orientation(data: bytes) -> int:
     directory: one whole number of 1, 2 or 4 bytes. All else is no orientation.
     """
     found = {"exif": -1, "xmp": -1}
-    for kind, part in _jpeg_parts(data) if data[:2] == b"\xff\xd8" else _png_parts(data):
+    for kind, part in _jpeg_parts(data) if data.startswith(_JPEG) else _png_parts(data):
         if found[kind] < 0:
             found[kind] = _exif_orientation(part) if kind == "exif" else _xmp_orientation(part)
     return max(found["exif"], 0) or max(found["xmp"], 0)
@@ -233,7 +242,8 @@ def stored_array(path: Path) -> np.ndarray:
             raise ValueError("its header is damaged, or it holds records")
         kind = _NUMBER.fullmatch(told["descr"][1:-1]) if told["descr"][0] in "'\"" else None
         if not kind or kind[2] == "f1":
-            raise ValueError(f"it holds {told['descr'][:40]}, not numbers of 1, 2, 4 or 8 bytes")
+            held = "Python objects" if "O" in told["descr"] else told["descr"][:40]
+            raise ValueError(f"it holds {held}, not numbers of 1, 2, 4 or 8 bytes")
         if told["fortran_order"] not in ("True", "False") or told["shape"][0] != "(":
             raise ValueError("its header is damaged")
         shape = tuple(int(one) for one in re.findall(r"\d+", told["shape"]))
@@ -247,15 +257,16 @@ def stored_array(path: Path) -> np.ndarray:
     return array.reshape(shape[::-1]).T if told["fortran_order"] == "True" else array.reshape(shape)
 
 
-def _upright(opened, way: int | None = None):
-    """A Pillow image as RGB, turned as `orientation` found, or as Pillow does; of grey with 16 bits the high byte."""
+def upright(opened, path: Path | None = None):
+    """A Pillow image as RGB, of grey with 16 bits the high byte; the file that it is of says which way is up."""
     from PIL import Image, ImageOps
 
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
-    image = ImageOps.exif_transpose(opened) if way is None else opened
-    if deep:
+    ours = path is not None and _head(path).startswith((_JPEG, _PNG))  # of other kinds, and without a file, Pillow's
+    image = opened if ours else ImageOps.exif_transpose(opened)
+    if deep:  # as Pillow itself takes it of 16-bit colours
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; save it with 8")
-    image = image.convert("RGB")
-    return image.transpose(TURNS[way]) if way and way > 1 else image
+    image, way = image.convert("RGB"), orientation(path.read_bytes()) if ours else 0
+    return image.transpose(TURNS[way]) if way > 1 else image
