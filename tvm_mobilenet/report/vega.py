@@ -36,6 +36,7 @@ INK, QUIET, LINE, *COLOURS = (f"var(--{name}, {value})" for name, value in LIGHT
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 STILL_WIDTH, SMALL_HEIGHT = 560, 90  # pixels: of a chart in a notebook, of one of many small ones
 ROW = 19  # pixels of a bar with its name
+LABEL = 38  # characters of such a name
 BAR = {"type": "bar", "height": 12}  # pixels, of such a row
 
 

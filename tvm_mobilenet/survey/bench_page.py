@@ -13,7 +13,6 @@ from tvm_mobilenet.report import vega
 from tvm_mobilenet.report.page import Page, Table, printed
 from tvm_mobilenet.terminal.titles import short_titles
 
-LABEL = 38  # characters of a layer's name beside its bar
 BARS = (8, 40)  # of a histogram
 FEWEST = 5  # samples that have a distribution worth a look
 FAR = 3.0  # quartile distances above the upper quartile: what is slower would press all others together
@@ -143,7 +142,7 @@ def layers_chart(result: Benchmark) -> list[vega.Chart]:
     times = result.rows[0].layers
     if not times:
         return []
-    short = short_titles([t.layer for t in times], LABEL)
+    short = short_titles([t.layer for t in times], vega.LABEL)
     kinds = [t.layer.partition(" ")[0] for t in times]
     rows = [
         (f"{i} {name}", kind, t.p50 * 1e3) for i, (t, kind, name) in enumerate(zip(times, kinds, short, strict=True))
@@ -164,7 +163,7 @@ def layers_chart(result: Benchmark) -> list[vega.Chart]:
 
 
 def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"
+    return vega.counted(count, "thread")
 
 
 def _slug(result: Benchmark) -> str:

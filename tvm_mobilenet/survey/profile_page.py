@@ -14,14 +14,13 @@ from tvm_mobilenet.report.page import Page, Table
 from tvm_mobilenet.terminal.titles import short_titles
 
 KIB = 1 << 10
-LABEL = 38  # characters of a layer's name beside its bar
 GIGA = 1e9
 
 
 def page(result: Profile, module, target) -> Page:
     """The page of a profile of a built module on a target."""
     title = f"{ModelOptions.from_data(result.model).title} on {result.target}, layer by layer"
-    threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
+    threads = vega.counted(result.threads, "thread")
     least = sum(x.roofline.seconds for x in result.layers)
     summary = [
         ("board", f"{result.board}, {result.how} on {threads}"),
@@ -218,7 +217,7 @@ def memory_chart(result: Profile, plan: Plan) -> vega.Chart | None:
 
 def names_of(result: Profile) -> list[str]:
     """Names for the kernel calls: their place and what they compute."""
-    short = short_titles([x.layer for x in result.layers], LABEL)
+    short = short_titles([x.layer for x in result.layers], vega.LABEL)
     return [f"{x.position} {name}" for x, name in zip(result.layers, short, strict=True)]
 
 

@@ -162,7 +162,7 @@ def _how(result) -> str:
 
 
 def _on(cores: int) -> str:
-    return "1 core" if cores == 1 else f"{cores} cores"
+    return vega.counted(cores, "core")
 
 
 def _points(x: dict, y: dict, rows: Sequence[tuple], **tips: str) -> dict:

@@ -9,7 +9,6 @@ from tvm_mobilenet.report import vega
 from tvm_mobilenet.report.page import Page, Table, printed
 from tvm_mobilenet.terminal.titles import short_titles
 
-LABEL = 38  # characters of a layer's name beside its bar
 MOST_TURNS = 40  # of one search's curve
 PARTS = ("compute", "memory")
 
@@ -120,7 +119,7 @@ def _thinned(turns: list) -> list:
 
 def names_of(result) -> list[str]:
     """Names for the layers, with how often they occur."""
-    short = short_titles([layer.layer for layer in result.layers], LABEL)
+    short = short_titles([layer.layer for layer in result.layers], vega.LABEL)
     return [(f"{x.count} x " if x.count > 1 else "") + name for x, name in zip(result.layers, short, strict=True)]
 
 
