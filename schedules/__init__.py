@@ -1,17 +1,17 @@
-"""Schedules: what is computed for each kind of layer, and how.
+"""Schedules: the computation of each kind of layer as a loop nest.
 
-A kind of layer is one module here, with three functions that all take the same decision record (a plain dict such as
-``{"tile_m": 7, "tile_n": 8, …}``):
+Each kind of layer has one module here, with three functions that all take the same decision record (a plain dict such
+as ``{"tile_m": 7, "tile_n": 8, …}``):
 
 ``decisions(layer, core) -> Space``       its free choices, with candidates and defaults computed from the core
 ``pack(layer, decisions, arrays)``        the constants as the kernel wants them, numpy in, numpy out
 ``kernel(layer, decisions) -> PrimFunc``  the loop nest; arguments: data, packed constants, second operand if the layer
                                           has one, output
 
-and ``DTYPES``, the dtypes of layers for which they do so, and ``READS`` and ``WRITES``, further ones of their data and
-output. Any other is refused here, whoever asks.
+``DTYPES`` lists the dtypes of the layers that a module computes. ``READS`` and ``WRITES`` list further dtypes of their
+data and output. The functions of this package refuse every other dtype.
 
-The same decisions always give the same TIR, whoever asks: search, replay of a log, or an untuned build.
+The same decisions always give the same TIR, in a search, in the replay of a log and in an untuned build.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def implemented(kind: str) -> tuple[str, ...]:
 
 
 def require(layer: Layer) -> None:
-    """Refuse a layer whose kind has no schedule for its dtype.
+    """Refuse a layer if its kind has no schedule for its dtype.
 
     Raises
     ------
     NoScheduleError
-        It names the kind, the dtype and what is implemented.
+        The message names the kind, the dtype and the implemented dtypes.
     """
     for one in (layer, *layer.parts):
         known, module = implemented(one.kind), _module(one.kind)
         ends = ((one.input_dtype, "READS"), (one.output_dtype, "WRITES"))
-        for dtype, more in (*(() if one.body is not None else ends), (one.dtype, "")):  # a nest says how to read others
+        for dtype, more in (*(() if one.body is not None else ends), (one.dtype, "")):
             if dtype not in (*known, *getattr(module, more, ())):
                 raise NoScheduleError(
                     f"{layer.name}: no schedule computes {one.kind} layers in {dtype}",
@@ -70,18 +70,18 @@ def _space(layer: Layer, core):
 
 
 def space(layer: Layer, core):
-    """The ``Space`` of decisions of a layer on a core.
+    """The ``Space`` of decisions for a layer on a core.
 
     Raises
     ------
     NoScheduleError
-        Its kind is not implemented in its dtype; so do `kernel` and `pack`.
+        The kind of the layer is not implemented in its dtype. `kernel` and `pack` raise this error too.
     """
     return _space(layer, core)
 
 
 def kernel(layer: Layer, decisions: dict):
-    """The PrimFunc of a layer under these decisions; built once a process."""
+    """The PrimFunc of a layer under these decisions; each process builds it once."""
     return _kernel(layer, json.dumps(decisions, sort_keys=True))
 
 
@@ -92,12 +92,12 @@ def _kernel(layer: Layer, decisions: str):
 
 
 def pack(layer: Layer, decisions: dict, arrays: Mapping) -> list:
-    """The constants of a layer in the order and layout in which its kernel takes them.
+    """The constants of a layer, in the order and layout of its kernel's arguments.
 
     Parameters
     ----------
     arrays : mapping of str to ndarray
-        As ``layer.constants`` names and describes them: the layouts are PyTorch's.
+        The constants that ``layer.constants`` names and describes, in PyTorch's layouts.
     """
     require(layer)
     return of(layer).pack(layer, decisions, arrays) if layer.constants else []

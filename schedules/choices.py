@@ -1,4 +1,4 @@
-"""The space of a layer's decisions: what may be chosen, what is chosen unasked, what goes together."""
+"""The search space of a layer: its free choices, their defaults, and the combinations that are valid."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Decisions = dict[str, int | str | bool]
-# Of no core: how tasks fall to CPUs, and how fine any estimate is.
-SHARES = 3  # tasks a CPU where nothing else says how many: one that comes late costs a third of a share
-EVEN = 1.05  # the longest share of the CPUs over the mean that counts as even
-ALIKE = 1.02  # what is even to so much is not bought evener with anything else: estimates are no finer
+# These hold for every core: how tasks are dealt to CPUs, and how precise an estimate can be.
+SHARES = 3  # default number of tasks per CPU: a late task then costs a third of a CPU's share
+EVEN = 1.05  # a load balance (longest share over the mean) that counts as even
+ALIKE = 1.02  # estimates are no more precise than this: a better balance than this is worth no other cost
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Space:
     choices : dict of str to Choice
         The free choices by name.
     refuse : callable
-        ``refuse(decisions)`` says why a combination is impossible or senseless, or gives the empty string.
+        ``refuse(decisions)`` gives the reason why a combination is impossible or pointless, or the empty string.
     """
 
     choices: dict[str, Choice]
@@ -46,13 +46,13 @@ class Space:
         return {name: choice.default for name, choice in self.choices.items()}
 
     def valid(self, decisions: Decisions) -> str:
-        """Why these decisions are none of this space, or the empty string."""
+        """The reason why these decisions are not in this space, or the empty string."""
         if set(decisions) != set(self.choices):
             missing = sorted(set(self.choices) - set(decisions))
             unknown = sorted(set(decisions) - set(self.choices))
             return f"missing {missing}, unknown {unknown}"
         for name, value in decisions.items():
-            if not any(value == c and type(value) is type(c) for c in self.choices[name].candidates):  # True is no 1
+            if not any(value == c and type(value) is type(c) for c in self.choices[name].candidates):
                 return f"{name} = {value!r} is not among {self.choices[name].candidates}"
         return self.refuse(decisions)
 
@@ -66,7 +66,7 @@ class Space:
                 yield point
 
     def neighbours(self, decisions: Decisions) -> Iterator[Decisions]:
-        """Valid records that differ in one choice, by one step along its candidates or, for names, by any."""
+        """Valid records that differ in one choice: by one step among ordered candidates, by any value among names."""
         for name, choice in self.choices.items():
             at = choice.candidates.index(decisions[name])
             ordered = isinstance(choice.candidates[0], int) and not isinstance(choice.candidates[0], bool)
@@ -77,7 +77,7 @@ class Space:
                         yield point
 
     def nearest(self, decisions: Decisions) -> Decisions | None:
-        """A valid record close to decisions of another, similar layer; None when nothing fits."""
+        """A valid record close to the decisions of another, similar layer; None if there is none."""
         point = self.default
         for name, choice in self.choices.items():
             want = decisions.get(name)
@@ -89,16 +89,17 @@ class Space:
 
 
 def imbalance(work: Sequence[float], cpus: int) -> float:
-    """The longest share over the mean, where CPUs take equal numbers of neighbouring tasks, as TVM's runtime deals.
+    """The longest share over the mean, if each CPU takes an equal number of neighbouring tasks, as TVM's runtime deals
+    them.
 
-    ``work`` is what each task of a parallel region costs, in any unit.
+    ``work`` is the cost of each task of a parallel region, in any unit.
     """
     share = -(-len(work) // cpus)
     return max(sum(work[i : i + share]) for i in range(0, len(work), share)) * cpus / sum(work)
 
 
 def line_channels(layer, core) -> int:
-    """Channels of a cache line, or of a vector where that is longer: what is read and written at once at least."""
+    """Channels of a cache line, or of a vector if that is longer: the fewest that one access should take."""
     return max(core.l1d.line // layer.bytes, core.lanes(layer.dtype))
 
 

@@ -1,8 +1,9 @@
-"""Convolutions that are neither depthwise nor pointwise: the stem, the plain twin's 3x3, grouped and strided ones.
+"""Convolutions that are neither depthwise nor pointwise: the stem, 3x3 convolutions of plain networks, grouped and
+strided ones.
 
 The nest::
 
-    parallel over rows x blocks of n_block panels, `outer` says which runs slowest
+    parallel over rows x blocks of n_block panels; the slower loop is `outer`
       for each panel of tile_n output channels
         for each tile of tile_w columns
           accumulators = bias                                # tile_w * tile_n / lanes registers
@@ -10,11 +11,12 @@ The nest::
             accumulators += data(h', w', c) * weight(tap, c, n)
           output = accumulators, through the epilogue
 
-Register budget: as of a product (`schedules/pointwise.py`), of tile_w rows; of a tile that is written out, LLVM keeps
-a quarter for loads that it moves ahead (`registers.compiled_registers`).
+Register budget: that of a matrix product of tile_w rows (`schedules/pointwise.py`). In a fully unrolled tile, LLVM uses
+a quarter of the registers for loads that it moves ahead (`registers.compiled_registers`).
 
-No im2col: data is read where it lies, in the layout it came in, so the stem reads the image as planes. Tiles at the
-left and right border are generated without the taps outside; rows at the top and bottom run fewer tap rows.
+There is no im2col: the kernel reads the data in its given layout, so the stem reads the planes of the image. Tiles at
+the left and right border are generated without the taps that lie in the padding. Rows at the top and bottom run fewer
+tap rows.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -82,7 +84,7 @@ def kernel(layer: Layer, d: Decisions):
 
 
 def _tile(layer: Layer, d: Decisions, f: nest.Kernel, data, run: Run, at: Position, group, width: int) -> None:
-    """The outputs of one tile of columns, ``width`` channels of a group."""
+    """Compute the outputs of one tile of columns, for ``width`` channels of a group."""
     sums = Sums(f, layer, run.tile, width)
     sums.total.set_rows(f["bias"], at.c)
     Taps(layer, data, f["weight"], d["c_unroll"]).accumulate(sums, run, at, group)
@@ -99,33 +101,33 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, data, run: Run, at: Positi
 
 
 def converts(layer: Layer) -> bool:
-    """Whether a kernel converts its data before it reads it value by value."""
+    """Whether the kernel converts its data to the layer's dtype before it multiplies."""
     return layer.input_dtype != layer.dtype
 
 
 def converted(
     layer: Layer, f: nest.Kernel, data: nest.Tensor, b, h, columns: range, pixels: nest.Tensor | None
 ) -> nest.Tensor:
-    """The rows of data under the windows of an output row, in the layer's dtype; the data itself if it is of that.
+    """The rows of data under the windows of an output row, in the layer's dtype; the data itself if it has that dtype.
 
     Parameters
     ----------
     columns : range
-        Of the data, which are wanted.
+        The columns of the data to convert.
     pixels : nest.Tensor or None
-        Of data in uint8: what its bytes stand for, as ``layer.constants`` has it.
+        The value that each byte stands for, from ``layer.constants``, if the data is uint8.
 
     Returns
     -------
     nest.Tensor
-        As the data lies, with a row for each row of the kernel, `Taps` knows.
+        A tensor in the layout of the data, with one row for each row of the kernel. `Taps` reads it.
     """
     if not converts(layer):
         return data
     rows, lanes, nchw = layer.kernel[0], f.lanes(layer.dtype), layer.input_layout == "NCHW"
     channels, packed = layer.channels, layer.input_row == layer.channels and pixels is None
     narrow = f.scratch(nest.at(layer.input_layout, 1, rows, layer.width, channels), layer.dtype)
-    # What lies together: a row of a plane, a row of all channels, or the channels of a position.
+    # Contiguous elements: a row of a plane, a row of all channels, or the channels of a position.
     together = len(columns) if nchw else len(columns) * channels if packed else channels
     inner = channels if nchw else 1 if packed else len(columns)
 
@@ -151,7 +153,7 @@ def converted(
                 with nest.serial(whole) as v:
                     piece(kh, y, i, v * lanes, lanes)
             if rest and whole:
-                piece(kh, y, i, together - lanes, lanes)  # some of them again
+                piece(kh, y, i, together - lanes, lanes)  # overlaps the piece before
             for lane in range(0 if whole else rest):
                 piece(kh, y, i, lane, 1)
     return narrow
@@ -159,8 +161,9 @@ def converted(
 
 @dataclass(frozen=True)
 class Taps:
-    """The loops over a window's taps and their input channels; fused blocks have them too. ``data`` is as `converted`
-    gives it."""
+    """The loops over a window's taps and their input channels; fused blocks use them too. ``data`` is the result of
+    `converted`.
+    """
 
     layer: Layer
     data: nest.Tensor
@@ -168,7 +171,9 @@ class Taps:
     c_unroll: int
 
     def accumulate(self, sums: Sums, run: Run, at: Position, group=0) -> None:
-        """Add the products of one tile of columns from ``at`` on, whose packed panel begins with its first channel."""
+        """Add the products of one tile of columns from ``at`` on. The packed panel begins with the first channel of
+        ``at``.
+        """
         layer, acc = self.layer, sums.products
         depth, taps = layer.channels // layer.groups, layer.kernel[0] * layer.kernel[1]
         chunk_rows, chunk_taps, chunk = chunks(layer)
@@ -185,7 +190,7 @@ class Taps:
                         i, lambda lane, index=index: self.data[index], lambda lane: self.weight[start + lane]
                     )
 
-        whole = layer.kernel[0] == chunk_rows > 1  # all of a window is one chunk
+        whole = layer.kernel[0] == chunk_rows > 1  # the whole window is one chunk of sums
 
         def tap_row(kh, by):
             columns = sorted({k for taps in run.taps for k in taps})
@@ -221,7 +226,7 @@ class Taps:
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """What `pack` gives."""
+    """The arguments that `pack` returns."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
     more = [("pixels", *layer.constants["pixels"])] if layer.reads_pixels else []
@@ -246,12 +251,12 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 def products_of(layer: Layer, core) -> tuple[str, ...]:
-    """How products of integers are summed: the best way of a core."""
+    """The ways in which this core may sum products of integers: only the best one."""
     return integer_conv.ways(layer, core)[:1] if dtypes.of(layer.dtype).integer else ()
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, and in it the point of an untuned build."""
+    """The search space, with the decisions of an untuned build as its default."""
     tiles_w, tiles_n, _ = defaults.tiles_of(layer, layer.out_width, core)
     default = defaults.choose(layer, core)
     return Space(

@@ -10,12 +10,12 @@ The nest::
           one load, then a multiply-add into every position whose window covers it
         output = accumulators, through the epilogue
 
-Register budget: tile_h * tile_w accumulators for each of lanes / vector columns, three more of each for data, and three
-taps; taps that do not fit are loaded again. A 3x3 tile of 2x7 positions of one vector takes 20 of 32.
+Register budget, for each vector of the tile's lanes: tile_h * tile_w accumulators, three registers for data and three
+for taps. Taps that do not fit are loaded again. A 3x3 tile of 2x7 positions of one vector takes 20 of 32 registers.
 
-A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Every input value
-is loaded once a tile; borders are tiles of their own, with the taps that lie outside left out, so padding costs
-nothing. On cores that issue in order `loop` = paired leaves a tile to `schedules/in_order/depthwise.py`.
+A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Each tile loads
+every input value once. Border tiles are generated without the taps that lie in the padding, so padding costs nothing.
+On cores that issue in order, `loop` = dual_issue has `schedules/in_order/depthwise.py` write a tile.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -93,14 +93,14 @@ def kernel(layer: Layer, d: Decisions):
 
 @dataclass(frozen=True)
 class _Filters:
-    """A kernel under construction."""
+    """The kernel's code: the filters of one tile after another."""
 
     layer: Layer
     d: Decisions
     f: nest.Kernel
 
     def tile(self, row: Run, column: Run, at: Position, width: int) -> None:
-        """The outputs of one tile, ``width`` channels of them."""
+        """Compute the outputs of one tile, for ``width`` channels."""
         if self.d.get("loop") == "dual_issue":
             self._strip(row, column, at, width)
         else:
@@ -154,9 +154,9 @@ class _Filters:
 def filter_tile(layer: Layer, sums: Sums, taps_h, taps_w, data, weight) -> None:
     """Filter a tile of ``len(taps_h) x len(taps_w)`` positions into its sums.
 
-    ``data(y, x, lane)`` is the input y rows and x columns from where the first position's window begins,
-    ``weight(kh, kw, lane)`` a tap; ``taps_h[i]`` are the tap rows that position row i reads. Every input value is read
-    once, by all positions whose windows cover it.
+    ``data(y, x, lane)`` is the input y rows and x columns from the start of the first position's window. ``weight(kh,
+    kw, lane)`` is a tap. ``taps_h[i]`` are the tap rows that position row i reads. Every input value is read once, for
+    all positions whose windows cover it.
     """
     readers: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for i, rows in enumerate(taps_h):
@@ -182,7 +182,7 @@ def filter_tile(layer: Layer, sums: Sums, taps_h, taps_w, data, weight) -> None:
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """What `pack` gives: taps ``[kh, kw, c]``, and the bias (c,)."""
+    """The arguments that `pack` returns: taps ``[kh, kw, c]``, and the bias (c,)."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.arguments(layer, d, integer_depthwise.weights(layer, d))
     taps = ("weight", (*layer.kernel, layer.channels), layer.weight_dtype)
@@ -201,7 +201,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, and in it the point of an untuned build."""
+    """The search space, with the decisions of an untuned build as its default."""
     if dtypes.of(layer.dtype).integer:
         found = integer_depthwise.choices(
             layer,

@@ -1,4 +1,4 @@
-"""Element-wise layers: what no convolution could take into its epilogue.
+"""Element-wise layers: operators that could not join the epilogue of a convolution.
 
 The nest::
 
@@ -6,10 +6,10 @@ The nest::
       for each position, for each vector of channels
         output = activation(data, or data and the second operand)
 
-Register budget: data and second operand of up to 4 vectors, and the bounds of the activation.
+Register budget: up to 4 vectors each of the data and the second operand, and the bounds of the activation.
 
 ``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite. ``pixels`` and copies
-between int8 and uint8 are of a network's inputs and outputs.
+between int8 and uint8 convert a network's inputs and outputs.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 

@@ -1,7 +1,7 @@
 """Fused blocks: convolution, depthwise and pointwise layers in one kernel, rows streamed from each to the next.
 
-What lies between two layers is never a whole tensor, only as many rows as the next one reads. The early activations of
-a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224), so this is what keeps them out of DRAM.
+The kernel never stores an intermediate tensor whole, only as many rows as the next layer reads. The early activations
+of a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224), so streaming keeps them out of DRAM.
 
 The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise::
 
@@ -13,22 +13,21 @@ The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise
                  each panel of tile_n channels, for each tile of tile_m positions: multiply as schedules/pointwise.py
                  does, all of k at once
       depthwise  produce the rows of the part before that are still missing under this row's window, into a line buffer
-      of
-                 rows with zeros around it, then filter tiles of tile_w positions, channels innermost
+                 of rows with zeros around it, then filter tiles of tile_w positions, channels innermost
       conv       as schedules/conv.py, from the network's input
 
 Register budget: each part's own; no value stays in a register from one part to the next.
 
-A line buffer has zero columns at its sides, and its rows outside of the image are filled with zeros, so that tiles that
-read it need no cases for borders; a depthwise part that reads the input itself has them. Only the first rows of a row
-tile are computed twice, by it and the row tile before, and the columns that a window at a column tile's side reaches
-into the next.
+A line buffer has zero columns at its sides, and its rows outside the image are filled with zeros, so tiles that read it
+need no cases for borders. A depthwise part that reads the network's input needs them. Only two kinds of values are
+computed twice: the first rows of a row tile, which the row tile before computes too, and the columns of the next column
+tile that a window at the side reaches.
 
-Of int8 the tiles are those of layers by themselves (`integer_fused_block`), and a line buffer has the zero point of
-what reads it around the image.
+For int8 the tiles are those of single layers (`integer_fused_block`), and a line buffer is padded with the zero point
+of its data.
 
-Column tiles make line buffers narrower, so that a core's share of the L2 holds them, and four even tasks of 14 rows.
-Each is code of its own, since its columns are constants.
+Column tiles make line buffers narrower, so that they fit a core's share of the L2, and cut 14 rows into four even
+tasks. Each column tile has its own code, since its columns are constants.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -74,7 +73,7 @@ def kernel(layer: Layer, d: Decisions):
 
 
 class _FusedBlock(StreamedRows):
-    """The kernel's code: one method a kind of part."""
+    """The kernel's code, with one method for each kind of part."""
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
         super().__init__(layer, d, f)
@@ -157,7 +156,7 @@ class _Product:
 
 
 class _Filters:
-    """One row of a depthwise part; what it reads of the part before is produced first."""
+    """One row of a depthwise part. The rows that it reads of the part before are produced first."""
 
     def __init__(self, fused_block: _FusedBlock, i: int, row):
         self.fused_block, self.i, self.row, self.part = fused_block, i, row, fused_block.stages[i].part
@@ -169,7 +168,7 @@ class _Filters:
             self.slots = fused_block.slots_under(i, row)
 
     def channels(self, taps_h, taps_w, w, c, lanes: int) -> None:
-        """A tile of positions from column w on, ``lanes`` channels from c on."""
+        """Compute a tile of positions from column w on, for ``lanes`` channels from c on."""
         fused_block, part = self.fused_block, self.part
         if fused_block.d.get(f"{self.i}.loop") == "dual_issue":
             self._row_tile(taps_h, taps_w, w, c, lanes)
@@ -209,7 +208,7 @@ class _Filters:
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The constants of every part, each as its own schedule packs them."""
+    """The constants of every part, each packed by its own schedule."""
     packed = []
     for i, part in enumerate(layer.parts):
         own, of_part = of_own(layer, d, i), {}
@@ -223,17 +222,17 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """What `pack` gives; names end in the part's number."""
+    """The arguments that `pack` returns; each name ends in the number of its part."""
     return [(f"{name}{i}", shape, dtype) for i, name, shape, dtype in _ordered(layer, d)]
 
 
 def part_of(layer: Layer, d: Decisions, n: int) -> Layer:
-    """The part whose constant is the n-th of `pack`."""
+    """The part that the n-th constant of `pack` belongs to."""
     return layer.parts[_ordered(layer, d)[n][0]]
 
 
 def _ordered(layer: Layer, d: Decisions) -> list[tuple]:
-    """(part, name, shape, dtype) of each."""
+    """(part, name, shape, dtype) of each constant."""
     found = [
         (i, *argument)
         for i, part in enumerate(layer.parts)
@@ -243,12 +242,14 @@ def _ordered(layer: Layer, d: Decisions) -> list[tuple]:
 
 
 def _beside(layer: Layer, i: int, name: str) -> bool:
-    """Whether a schedule makes a constant beside the layer's own: these come last, so that plans name the others."""
+    """Whether a schedule makes this constant in addition to the layer's own. These come last, since plans name only the
+    layer's own.
+    """
     return f"{i}.{name}" not in layer.constants
 
 
 def of_own(layer: Layer, d: Decisions, i: int) -> Decisions:
-    """The decisions of part i, as its own schedule names them."""
+    """The decisions of part i, under the names of its own schedule."""
     own = {name.removeprefix(f"{i}."): value for name, value in d.items() if name.startswith(f"{i}.")}
     part = layer.parts[i]
     lookup = {"lookup": d["lookup"]} if "lookup" in d and "table" in part.constants else {}
@@ -259,7 +260,7 @@ def of_own(layer: Layer, d: Decisions, i: int) -> Decisions:
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, and in it the point of an untuned build."""
+    """The search space, with the decisions of an untuned build as its default."""
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)

@@ -1,17 +1,17 @@
 """Generic layers: any operator, by the loop nest that TVM makes of it.
 
-The nest, of each of its statements::
+The nest of each statement::
 
     parallel over all dimensions of the output but the last, as one loop
       for each vector of the last
         for each dimension that is reduced
           output = ..., one vector of `lanes` where the last dimension is a multiple of it
 
-What only another statement reads value by value is computed there. Where the other dimensions are too few for all
-cores, vectors of the last are shared too, ``tasks``; else what depends on them alone, such as the places between which
-a resize interpolates, is computed once for all of the last dimension.
+A statement that only one other reads, value by value, is inlined there. If the other dimensions are too few for all
+cores, ``tasks`` shares the vectors of the last dimension too. Otherwise, values that do not depend on the last
+dimension, such as the positions between which a resize interpolates, are computed once for all of it.
 
-Register budget: LLVM's. There is nothing to choose, so nothing to search.
+LLVM allocates the registers. There are no free choices, so there is no search.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _SPATIAL = 0  # the type of an iteration variable over the output's values; othe
 def decisions(layer: Layer, core) -> Space:
     widest = max((dtypes.of(d).bytes for d in layer.body.dtypes), default=dtypes.of(layer.dtype).bytes)
     lanes = sum_lanes(layer, core)
-    if widest < dtypes.of(layer.dtype).bytes:  # it moves narrow values
+    if widest < dtypes.of(layer.dtype).bytes:  # the layer copies values of a narrower dtype
         lanes *= dtypes.of(layer.dtype).bytes // widest
     tasks = "rows" if prod(layer.body.output[:-1]) >= SHARES * core.cpus else "vectors"
     return Space({"lanes": Choice((lanes,), lanes), "tasks": Choice((tasks,), tasks)}, lambda d: "")
 
 
 def constants(layer: Layer) -> list[nest.Argument]:
-    """What `pack` gives."""
+    """The arguments that `pack` returns."""
     return [(name, shape, dtype) for name, (shape, dtype) in layer.constants.items()]
 
 
@@ -52,12 +52,12 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 def kernel(layer: Layer, d: Decisions):
-    """The PrimFunc of a layer that carries its nest.
+    """The PrimFunc of a layer that carries its own loop nest.
 
     Raises
     ------
     TvmMobilenetError
-        The layer was read from its name.
+        The layer was parsed from its name, so it has no loop nest.
     """
     import tvm
     from tvm import s_tir, tirx
@@ -68,7 +68,7 @@ def kernel(layer: Layer, d: Decisions):
         )
     schedule = s_tir.Schedule(tvm.IRModule({nest.SYMBOL: layer.body.function}))
     kept = ()
-    if layer.body.function.body.block.name_hint == "root":  # else a scan, whose loops TVM wrote as they are
+    if layer.body.function.body.block.name_hint == "root":  # otherwise it is a scan, whose loops stay as TVM wrote them
         root = schedule.get_sblock("root", nest.SYMBOL)
         for block in schedule.get_child_blocks(root)[:-1]:
             _inline(schedule, block)
@@ -91,7 +91,7 @@ def kernel(layer: Layer, d: Decisions):
 
 
 def _inline(schedule, block) -> None:
-    """A statement into those that read it, where TVM can: it reduces nothing."""
+    """Inline a statement into its readers, if TVM can: it must not be a reduction."""
     from tvm import s_tir
 
     try:
@@ -101,7 +101,7 @@ def _inline(schedule, block) -> None:
 
 
 def _loops(schedule, block, lanes: int, rows: bool) -> None:
-    """The outer loops of a statement as one parallel loop, the innermost as a vector."""
+    """Make the outer loops of a statement one parallel loop, and the innermost a vector."""
     kinds = [int(variable.iter_type) for variable in schedule.get(block).iter_vars]
     loops = schedule.get_loops(block)
     outer = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _SPATIAL]

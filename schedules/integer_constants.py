@@ -1,4 +1,4 @@
-"""The constants of integer layers, as their kernels take them."""
+"""The constants of integer layers, in the form that their kernels take."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ from tvm_mobilenet.schedules.choices import Choice, Decisions
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 
-VALUES = (integers.INT8[0], integers.INT8[1] + 1)  # as a range has them
+VALUES = (integers.INT8[0], integers.INT8[1] + 1)  # the bounds of Python's range over int8
 
 
 def lookup_choice(layer: Layer, core) -> dict[str, Choice]:
-    """How a table is read: by AArch64's instructions for tables of 64 bytes, or byte by byte."""
+    """The way to read a table: with AArch64's instructions for tables of 64 bytes, or byte by byte."""
     way = "tables" if core.architecture == "aarch64" else "bytes"
-    found = any(name.rpartition(".")[2] == "table" for name in layer.constants)  # of a fused block: any part's
+    found = any(name.rpartition(".")[2] == "table" for name in layer.constants)  # of any part
     return {"lookup": Choice((way,), way)} if found else {}
 
 
 def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
-    """Names, shapes and dtypes: weights, biases, factors, ends, and the factors of an addition."""
+    """Names, shapes and dtypes: weights, biases, factors, ends (zero point and bounds), and the factors of an
+    addition.
+    """
     width = integer_products.padded(layer.out_channels)
     found = [("weight", (weights,), layer.weight_dtype), ("bias", (width,), "int32"), ("scale", (width,), "float32")]
     return [*found, *_more(layer), *_lowest(d), *_vectors(layer)]
 
 
 def _more(layer: Layer) -> list[tuple]:
-    """Those that are packed as they are."""
+    """The constants that are packed unchanged."""
     return [(name, *layer.constants[name]) for name in ("ends", "added", "table") if name in layer.constants]
 
 
 def _lowest(d: Decisions) -> list[tuple]:
-    """`integers.lowest` in sixteen lanes, of layers that read a table by instructions for tables."""
+    """`integers.lowest` in sixteen lanes, for layers that read a table with instructions for tables."""
     return [("lowest", (16,), "int8")] if d.get("lookup") == "tables" else []
 
 
 def _table(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A layer's table with the ends of what it reads in it: no value is clamped before it is looked up."""
+    """A layer's table with the clamp of its input folded in, so no value is clamped before the lookup."""
     low, high = (int(end) for end in arrays["ends"][2:4])
     return arrays["table"][np.clip(np.arange(*VALUES), low, high) - VALUES[0]]
 
 
 def _vectors(layer: Layer) -> list[tuple]:
-    """`integers.Constants`, of layers whose sums are small and become int8."""
+    """`integers.Constants`, for layers whose sums are small and become int8."""
     if not layer.small or layer.output_dtype != "int8":
         return []
     outputs = 1 + ("added" in layer.constants)
@@ -53,7 +55,7 @@ def _vectors(layer: Layer) -> list[tuple]:
 
 
 def _packed_vectors(ends: np.ndarray, outputs: int) -> np.ndarray:
-    """`MAGIC` sixteen times; for each output its zero point as int16, its lowest and highest value as int8."""
+    """`MAGIC` sixteen times, then for each output its zero point as int16 and its lowest and highest value as int8."""
     pieces = [np.full(16, integers.BITS, np.int32)]
     for first in (1, 5)[:outputs]:
         for value, dtype in zip(ends[first : first + 3], (np.int16, np.int8, np.int8), strict=True):
@@ -63,7 +65,7 @@ def _packed_vectors(ends: np.ndarray, outputs: int) -> np.ndarray:
 
 
 def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """As `arguments` names them; biases of small sums begin at the bits of `integers.MAGIC`."""
+    """The constants that `arguments` names. Biases of small sums start from the bits of `integers.MAGIC`."""
     rest = integer_products.padded(layer.out_channels) - layer.out_channels
     bias = np.pad(arrays["bias"].astype(np.int64), (0, rest)) + (integers.BITS if layer.small else 0)
     found = [weight, bias.astype(np.int32), np.pad(arrays["scale"], (0, rest)).astype(np.float32)]
@@ -75,15 +77,15 @@ def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np
 
 
 def of_maps(layer: Layer, d: Decisions) -> list[tuple]:
-    """Those of a layer without weights, as `Layer.constants` names them; of another dtype there are none."""
+    """The constants of a layer without weights, as `Layer.constants` names them; none for other dtypes."""
     return [(name, shape, dtype) for name, (shape, dtype) in layer.constants.items()]
 
 
-LEAST = 2.0**-100  # of the scale of a float input: with smaller ones the rests of its quotients are not exact
+LEAST = 2.0**-100  # least scale of a float input: with a smaller one the remainders of its quotients are not exact
 
 
 def pack_maps(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """As they are.
+    """Pack the constants of a layer without weights, unchanged.
 
     Raises
     ------

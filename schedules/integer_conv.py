@@ -1,12 +1,12 @@
-"""Convolutions of int8: how the products of a tile of columns are summed.
+"""Convolutions of int8: the ways to sum the products of a tile of columns.
 
-``dot``   four channels of a tap an instruction: for cores with dot products, data channels-last whose rows are whole
-          quads of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
+``dot``   four channels of a tap with one instruction: for cores with dot products and channels-last data whose rows are
+whole quads of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
 ``long``  eight output channels at a time: long multiplies by a value of the data make int16 products, of which
           ``Layer.group`` neighbours of ``[kh, kw, c]`` are summed before they are added to int32
 ``wide``  channel by channel in int32
 
-Weights of the last two are ``[groups][panels][kh, kw][c][n]``. A tap outside of the image reads the zero point of the
+The weights of the last two are ``[groups][panels][kh, kw][c][n]``. A tap outside the image reads the zero point of the
 data.
 """
 
@@ -25,16 +25,16 @@ from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
 from tvm_mobilenet.layer import Layer
 
-LANES = 8  # int16 products of an instruction
+LANES = 8  # int16 products in one instruction
 
 
 def columns(layer: Layer, core) -> int:
-    """Of how many columns a tile's width is a multiple."""
+    """The number of columns that a tile's width is a multiple of."""
     return LANES if ways(layer, core)[0] == "long" else SUMS
 
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
-    """How a core may sum a layer's products, the best first."""
+    """The ways in which a core may sum a layer's products, the best first."""
     direct = layer.groups == 1 and not layer.weights
     quads = layer.input_layout == "NHWC" and layer.input_row % QUAD == 0
     found = ["dot"] if core.dot_products and quads and direct else []
@@ -46,14 +46,14 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of a kernel under construction."""
+    """The code of a kernel's tiles."""
 
     layer: Layer
     d: Decisions
     f: nest.Kernel
 
     def tile(self, run: Run, at: Position, group, width: int) -> None:
-        """The outputs of one tile of columns, ``width`` channels of a group."""
+        """Compute the outputs of one tile of columns, for ``width`` channels of a group."""
         layer = self.layer
         columns = padded(width) if layer.groups == 1 else width
         acc = self.f.tile(run.tile, columns, "int32")
@@ -114,7 +114,7 @@ class Tiles:
         nest.unrolled(depth, by, step)
 
     def _steps(self, run: Run, kh: int, inside: bool) -> list[tuple]:
-        """All products of a row of taps: where their weights begin, tap, channel and what reads them."""
+        """All products of a row of taps: the start of their weights, tap, channel and the outputs that read them."""
         depth = self.layer.channels
         return [
             (kh, kw, c, [i if inside and kw in taps else None for i, taps in enumerate(run.taps)])
@@ -131,7 +131,7 @@ class Tiles:
         nest.unrolled(self.layer.channels // together, by, step)
 
     def _grouped(self, acc: nest.Tile, at: Position, steps: list[tuple]) -> None:
-        """Add the products of steps, as many as an int16 sums at a time."""
+        """Add the products of several steps, as many at a time as an int16 can sum."""
         layer, f = self.layer, self.f
         taps, together = layer.kernel[0] * layer.kernel[1] * layer.channels, layer.group
         zero = values.cast(f["ends"][0], "int8")
@@ -191,7 +191,7 @@ class Tiles:
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weights (n, c / groups, kh, kw) as the way of summing takes them."""
+    """Weights (n, c / groups, kh, kw) in the layout that this way of summing reads."""
     n, pieces = layer.out_channels // layer.groups, []
     for group in arrays["weight"].reshape(layer.groups, n, *arrays["weight"].shape[1:]):
         for n0 in range(0, n, d["tile_n"]):
@@ -208,7 +208,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
 
 
 def weights(layer: Layer, d: Decisions) -> int:
-    """How many bytes that makes."""
+    """The number of bytes of the packed weights."""
     taps, depth = layer.kernel[0] * layer.kernel[1], layer.channels // layer.groups
     columns = padded(layer.out_channels) if layer.groups == 1 else layer.out_channels
     return columns * taps * (-(-depth // QUAD) * QUAD if d["products"] == "dot" else depth)

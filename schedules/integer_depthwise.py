@@ -1,12 +1,12 @@
-"""Depthwise filters of int8: how the taps of a tile of positions are summed, sixteen channels at a time.
+"""Depthwise filters of int8: the ways to sum the taps of a tile of positions, sixteen channels at a time.
 
 ``taps``  long multiplies make int16 products, of which ``Layer.group`` taps are summed before they are added to int32
-``dot``   four neighbouring columns are interleaved, so that one instruction sums up to four taps of a row, of four
-          channels: for cores with dot products. As many quads of columns as all outputs that they cover need; weights
-          ``[row][output][quad][c][4]``, shifted to where an output's taps lie in the quads
+``dot``   four neighbouring columns are interleaved, so one instruction sums up to four taps of a row for four channels:
+for cores with dot products. `quads` says how many quads of columns are interleaved at a time. Weights are
+``[row][output][quad][c][4]``, shifted to the places of an output's taps in the quads
 ``wide``  tap by tap in int32: any core, any number of channels
 
-A tap outside of the image reads the zero point of the data.
+A tap outside the image reads the zero point of the data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tvm_mobilenet.layer import Layer
 
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
-    """How a core may sum a layer's taps, the best first."""
+    """The ways in which a core may sum a layer's taps, the best first."""
     plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8 and not layer.weights
     dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= 2 * QUAD and plain
     dot = dot and layer.dilation == (1, 1)
@@ -35,31 +35,31 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
 
 
 def quads(layer: Layer) -> int:
-    """Quads of columns that are interleaved at a time."""
+    """The number of quads of columns that are interleaved at a time."""
     return -(-layer.kernel[1] // QUAD)
 
 
 def outputs(layer: Layer) -> int:
-    """Neighbouring positions that these quads have all taps of."""
+    """The number of neighbouring positions whose taps all lie in these quads."""
     return (quads(layer) * QUAD - layer.kernel[1]) // layer.stride[1] + 1
 
 
 def quads_of(layer: Layer, output: int) -> range:
-    """The quads that have taps of an output."""
+    """The quads that contain taps of an output."""
     first = output * layer.stride[1]
     return range(first // QUAD, (first + layer.kernel[1] - 1) // QUAD + 1)
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Tiles of a kernel under construction."""
+    """The code of a kernel's tiles."""
 
     layer: Layer
     d: Decisions
     f: nest.Kernel
 
     def tile(self, row: Run, column: Run, at: Position, width: int) -> None:
-        """The outputs of one tile, ``width`` channels of them."""
+        """Compute the outputs of one tile, for ``width`` channels."""
         for first in range(0, width, BYTES):
             count = min(BYTES, width - first)
             count = count if count in (8, BYTES) else 1
@@ -81,13 +81,13 @@ class Filters:
         integer_outputs.store(self.layer, self.f, rows, count, at.c)
 
     def _bias(self, at: Position, count: int) -> list:
-        """The biases of ``count`` channels as vectors of sums, to begin with."""
+        """The biases of ``count`` channels, as vectors of sums to start from."""
         bias, first = self.f["bias"], at.c
         if self.d.get("apart", "none") != "none":
             bias, first = bias.row(at.c), 0
         return [bias[nest.Lanes(first + v, SUMS)] for v in range(0, count, SUMS)]
 
-    # ---- ways of summing: each gives sums(i, j), the vectors of a position
+    # ---- ways of summing: each returns sums(i, j), the vectors of a position
 
     def _wide(self, window: _Window):
         layer, at = self.layer, window.at
@@ -169,11 +169,11 @@ class Filters:
         return lambda i, j: [total[(i * columns + j) * (count // SUMS) + v] for v in range(count // SUMS)]
 
     def _interleaved(self, window: _Window, y: int, x: int) -> nest.Variables:
-        """Four columns from x on of one row under the tile, by channels: vectors of four channels."""
+        """Four columns from x on of one row under the tile, interleaved by channels: vectors of four channels."""
         count = window.count
         a, b, c, d = (window.at_window(y, x + n) for n in range(QUAD))
         made = self.f.variables(count // SUMS, BYTES, "int8")
-        two = self.f.variables(count // 4, 8, "int16")  # pairs of columns, then of pairs
+        two = self.f.variables(count // 4, 8, "int16")  # bytes of two columns side by side
         for half in range(count // 8):
             pairs = [n for lane in range(8 * half, 8 * half + 8) for n in (lane, lane + count)]
             for side, (left, right) in enumerate(((a, b), (c, d))):
@@ -187,7 +187,7 @@ class Filters:
 
 
 class _Window:
-    """The data under a tile, each value loaded once; what lies outside of the image is the zero point."""
+    """The data under a tile, each value loaded once. Values outside the image are the zero point."""
 
     def __init__(self, filters: Filters, row: Run, column: Run, at: Position, count: int):
         self.filters, self.layer, self.row, self.column, self.at, self.count = (
@@ -201,14 +201,14 @@ class _Window:
         self._loaded: dict[tuple[int, int], nest.Variables] = {}
 
     def read(self, i: int, j: int, kh: int, kw: int):
-        """What a tap of position (i, j) reads."""
+        """The value that a tap of position (i, j) reads."""
         layer = self.layer
         inside = kh in self.row.taps[i] and kw in self.column.taps[j]
         y, x = i * layer.stride[0] + kh * layer.dilation[0], j * layer.stride[1] + kw * layer.dilation[1]
         return self._value(y, x, inside)
 
     def at_window(self, y: int, x: int):
-        """Row y and column x of the window; columns that no tap reads are the zero point too."""
+        """The value at row y and column x of the window. Columns that no tap reads give the zero point too."""
         layer = self.layer
         rows = {i * layer.stride[0] + kh * layer.dilation[0] for i, taps in enumerate(self.row.taps) for kh in taps}
         columns = {
@@ -235,7 +235,7 @@ class _Window:
 
 
 def _lanes(total: list, first: int, count: int):
-    """``count`` sums from ``first`` on of vectors of them."""
+    """``count`` sums from ``first`` on, out of several vectors."""
     if len(total) == 1:
         return total[0]
     fours = total[first // SUMS : (first + count) // SUMS]
@@ -246,27 +246,27 @@ def _lanes(total: list, first: int, count: int):
 
 
 def lanes_of(layer: Layer) -> tuple[int, ...]:
-    """Channels that are computed at once, the best first."""
+    """The numbers of channels that may be computed at once, the best first."""
     return tuple(n for n in (BYTES, BYTES // 2) if n <= layer.channels) or (layer.channels,)
 
 
 def widths_of(layer: Layer, width: int, core) -> tuple[tuple[int, ...], int]:
-    """How many of ``width`` neighbouring positions a tile may have, and the best of them."""
+    """The widths that a tile may have in a row of ``width`` positions, and the best of them."""
     widths = tuple(t for t in sorted({1, 2, 4, outputs(layer)}) if t <= width)
     best = {"dot": outputs(layer), "taps": 2, "wide": 1}[ways(layer, core)[0]]
     return widths, min(best, widths[-1])
 
 
 def height_of(layer: Layer, core) -> int:
-    """How many rows the best tile has: two rows share what is interleaved."""
+    """The height of the best tile: two rows share the interleaved data."""
     return min(2 if ways(layer, core)[0] == "dot" and quads(layer) == 1 else 1, layer.out_height)
 
 
 def choices(layer: Layer, core, blocks: list[int], block_of, shares) -> dict[str, Choice]:
     """The space: tiles whose data and taps lie in registers, sixteen channels at a time.
 
-    ``block_of(tile_h)``: the block of channels that lies best in caches, ``shares(tile_h, c_block)``: the work of each
-    task. Where that block leaves CPUs waiting, the largest that does not is taken.
+    ``block_of(tile_h)`` is the block of channels that suits the caches best, ``shares(tile_h, c_block)`` the work of
+    each task. If that block leaves CPUs idle, the default is the largest block that does not.
     """
     way = ways(layer, core)[0]
     heights = tuple(t for t in (1, 2) if t <= layer.out_height)
@@ -295,7 +295,7 @@ def choices(layer: Layer, core, blocks: list[int], block_of, shares) -> dict[str
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, for `dot` as ``[kh][output][quad][c][4]``."""
+    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, or for `dot` as ``[kh][output][quad][c][4]``."""
     taps = arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0)
     if d["products"] != "dot":
         return np.ascontiguousarray(taps).ravel()
@@ -309,7 +309,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
 
 
 def weights(layer: Layer, d: Decisions) -> int:
-    """How many bytes that makes."""
+    """The number of bytes of the packed weights."""
     if d["products"] != "dot":
         return layer.kernel[0] * layer.kernel[1] * layer.channels
     return layer.kernel[0] * outputs(layer) * quads(layer) * layer.channels * QUAD

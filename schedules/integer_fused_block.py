@@ -1,11 +1,11 @@
 """Fused blocks of int8: the tiles of `integer_products`, `integer_depthwise` and `integer_conv` on streamed rows.
 
-A tile knows its tensors by the names and indices of a layer that stands alone. In a block its data is a line buffer or
-a block of positions, and so is its output, so it gets tensors that take those indices elsewhere (`_Placed`). What a
-depthwise part reads lies in a line buffer with the zero point of its data around the image, so its tiles are those of
-a layer without padding.
+A tile addresses its tensors by the names and indices of a layer that stands alone. In a block its data and its output
+are line buffers or blocks of positions, so it gets tensors that translate those indices (`_Placed`). A depthwise part
+reads a line buffer that is padded with the zero point of its data, so its tiles are those of a layer without padding.
 
-Each layer rounds once, to int8, whatever is fused: a block gives the bits of its layers one by one.
+Each layer rounds once, to int8, whether it is fused or not. So a block gives bit for bit the output of its single
+layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tvm_mobilenet.layer import Layer
 
 
 class IntegerBlock(StreamedRows):
-    """The kernel's code: one method a kind of part."""
+    """The kernel's code, with one method for each kind of part."""
 
     def padding(self, i: int):
         return values.cast(self.f[f"ends{i + 1}"][0], self.out[i].dtype)
@@ -76,7 +76,7 @@ class IntegerBlock(StreamedRows):
         self.panels(i, panel)
 
     def _arguments(self, i: int, row, data, positions_axis: int = 2, origin: int = 0) -> _Arguments:
-        """A part's arguments for one row of it, whose tiles count columns along an axis, from column ``origin`` on."""
+        """A part's arguments for one of its rows. Its tiles count columns along an axis, from column ``origin`` on."""
         left, last = self.read(i).start, i == len(self.stages) - 1
         slot = self.slot(i, row)
         slot = slot if isinstance(slot, int) or last else nest.named(slot, f"written{i}")
@@ -92,7 +92,7 @@ class IntegerBlock(StreamedRows):
 
 
 def _of_part(part: Layer, d: Decisions, i: int) -> Decisions:
-    """A block's decisions as the tiles of part i read them; how far loops are written out is no choice here."""
+    """A block's decisions as the tiles of part i read them. Blocks have no choice of unrolling."""
     shared = {name: value for name, value in d.items() if "." not in name}
     own = {name.removeprefix(f"{i}."): value for name, value in d.items() if name.startswith(f"{i}.")}
     depth = part.channels // part.groups
@@ -101,7 +101,7 @@ def _of_part(part: Layer, d: Decisions, i: int) -> Decisions:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A tensor that is read and written by other indices than its own."""
+    """A tensor that translates the indices by which it is read and written."""
 
     tensor: nest.Tensor
     place: Callable[[tuple], tuple]
@@ -115,7 +115,7 @@ class _Placed:
 
 @dataclass(frozen=True)
 class _Arguments:
-    """A kernel as the tiles of part ``number`` see it: its arguments by their names in a layer that stands alone."""
+    """A kernel as the tiles of part ``number`` see it: its arguments under their names in a layer that stands alone."""
 
     kernel: nest.Kernel
     number: int
@@ -130,9 +130,9 @@ class _Arguments:
         return self.own[name] if name in self.own else self.kernel.get(f"{name}{self.number}")
 
     def tile(self, rows: int, width: int, dtype: str) -> nest.Tile:
-        """As the kernel has it."""
+        """A tile of the kernel."""
         return self.kernel.tile(rows, width, dtype)
 
     def variables(self, count: int, lanes: int, dtype: str) -> nest.Variables:
-        """As the kernel has it."""
+        """Variables of the kernel."""
         return self.kernel.variables(count, lanes, dtype)

@@ -1,6 +1,7 @@
 """Integer layers without weights: conversions from and to float32 and uint8, sums and products of two scales, pools.
 
-The nests are those of `schedules/elementwise.py` and `schedules/pool.py`; here stands what is computed of a vector.
+The nests are those of `schedules/elementwise.py` and `schedules/pool.py`; this module has the computation on one
+vector.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tvm_mobilenet.schedules.integer_products import QUAD
 
 from tvm_mobilenet.layer import Layer
 
-PIXELS = 16  # of no core: a vector of int8, four of float32
+PIXELS = 16  # for every core: a vector of int8, four of float32
 
 
 def element(layer: Layer, f: nest.Kernel, x, second, count: int):
@@ -38,13 +39,13 @@ def element(layer: Layer, f: nest.Kernel, x, second, count: int):
 
 
 def other_sign(x, layer: Layer, count: int):
-    """The same values 128 higher or lower: uint8 for int8, or int8 for uint8."""
+    """The same values 128 higher or lower: uint8 from int8, or int8 from uint8."""
     top = integers.const(-128 if layer.input_dtype == "int8" else 128, layer.input_dtype, count)
     return values.cast(tirx.bitwise_xor(x, top), layer.output_dtype)
 
 
 def of_pixels(f: nest.Kernel, x, channel, count: int):
-    """What bytes of an image become: ``count`` of one channel, or of as many neighbouring channels."""
+    """The converted bytes of an image: ``count`` values of one channel, or of as many neighbouring channels."""
     table = f["table"]
     if not isinstance(channel, nest.Lanes):
         own = nest.Tensor(table.flat, (integers.BYTES,), channel * integers.BYTES)
@@ -73,11 +74,11 @@ def quantized(x, scale, ends, count: int):
 
 
 def quotient(x, scale, count: int):
-    """``x / scale``, rounded once, where neither quotient nor rests leave the normal numbers.
+    """``x / scale``, rounded once, if neither the quotient nor the remainders leave the normal numbers.
 
-    By the reciprocal and its rests, for a division takes 7 to 34 cycles: of a quotient within a unit in the last place
-    and a reciprocal that is rounded right, one more step rounds right (Markstein 1990). The first step makes such a
-    quotient of the product.
+    A division takes 7 to 34 cycles, so the code multiplies by the reciprocal and corrects by the remainder. Given a
+    quotient within one unit in the last place and a correctly rounded reciprocal, one correction step gives the
+    correctly rounded quotient (Markstein 1990). The first step brings the product within that unit.
     """
     reciprocal = values.broadcast(values.const(1.0, "float32") / scale, count)
     against = values.broadcast(values.const(0.0, "float32") - scale, count)
@@ -88,7 +89,7 @@ def quotient(x, scale, count: int):
 
 
 def average(layer: Layer, f: nest.Kernel, total, count: int):
-    """The mean of a window, of its sum without bias."""
+    """The mean of a window, from its sum without bias."""
     return _requantized(layer, f, total + values.broadcast(f["bias"][0], count), count)
 
 
@@ -96,13 +97,13 @@ def average(layer: Layer, f: nest.Kernel, total, count: int):
 
 
 def is_image(layer: Layer) -> bool:
-    """Whether planes become quads of int8, pixel by pixel."""
+    """Whether the layer converts planes of pixels to quads of int8."""
     planes = layer.input_layout == "NCHW" and layer.output_layout == "NHWC" and layer.op in layer.declared.unary
     return planes and layer.dtype == layer.output_dtype == "int8" and layer.output_row == QUAD
 
 
 def image(layer: Layer, d: Decisions):
-    """The nest of such a layer: rows in parallel, `PIXELS` of a row at a time, whose planes are interleaved."""
+    """The nest of such a layer: rows in parallel, `PIXELS` of a row at a time, with interleaved planes."""
     blocks = layer.width // PIXELS
     with (
         nest.Kernel(nest.arguments(layer, integer_constants.of_maps(layer, d)), d) as f,

@@ -1,8 +1,8 @@
-"""What becomes of a tile's sums: outputs of int8, sixteen at a time, stored where they belong.
+"""The outputs of a tile: its sums requantized to int8, sixteen at a time, and stored.
 
-Rows whose width is no multiple of sixteen share vectors: of four rows of four columns one is made, requantized at once,
-and stored a row a lane. What a layer does to all vectors it does step by step, so that the registers of a table are
-loaded once for all of them.
+Rows whose width is not a multiple of sixteen share vectors: four rows of four columns make one vector, which is
+requantized at once and stored row by row. Each step of the epilogue is done for all vectors before the next step, so
+the registers of a table are loaded once for all of them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from tvm_mobilenet.schedules import integers, nest, values
 from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.layer import Layer
 
-VECTOR = 16  # outputs that are made at once
-PIECES = (16, 8, 4, 1)  # and that are stored at once
-WHOLE = {4: "int32", 8: "int64"}  # as what a piece of a vector is loaded and stored
+VECTOR = 16  # outputs that are computed at once
+PIECES = (16, 8, 4, 1)  # numbers of outputs that are stored at once
+WHOLE = {4: "int32", 8: "int64"}  # dtype in which a piece of a vector is loaded and stored
 
 
 @dataclass(frozen=True)
 class Row:
-    """Neighbouring outputs: ``sums(lane, count)`` with their bias, ``index(lane)`` where they go."""
+    """Neighbouring outputs: ``sums(lane, count)`` gives their sums with bias, ``index(lane)`` their place in the
+    output.
+    """
 
     sums: Callable
     index: Callable
@@ -41,13 +43,13 @@ class _Piece:
 
 
 def vectors(rows: int, width: int) -> int:
-    """How many vectors the outputs of a tile make."""
+    """The number of vectors that the outputs of a tile fill."""
     whole, rest = divmod(width, VECTOR)
     return rows * whole + sum(-(-rows // (VECTOR // size)) if size > 1 else rows for size in _pieces(rest))
 
 
 def _pieces(width: int) -> list[int]:
-    """The sizes in which so many neighbours are stored."""
+    """The sizes in which ``width`` neighbours are stored."""
     found = []
     while width:
         found.append(next(c for c in PIECES if c <= width))
@@ -56,7 +58,9 @@ def _pieces(width: int) -> list[int]:
 
 
 def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first) -> None:
-    """Write ``width`` neighbouring channels from ``first`` on of some rows: requantized, through table and addition."""
+    """Write ``width`` neighbouring channels from ``first`` on of some rows, through requantization, table and
+    addition.
+    """
     made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, len(rows), width, rows)]
     for vector in made:
         vector.requantize()
@@ -68,7 +72,7 @@ def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first) 
 
 
 def _look_up(f: nest.Kernel, made: Sequence[_Vector]) -> None:
-    """Values become those of the layer's table; its first quarter is read only where that has more than one value."""
+    """Replace values by those of the layer's table. Its first quarter is read only if it has more than one value."""
     for vector in made:
         vector.look_up()
     by_tables = [vector for vector in made if integers.by_tables(f, vector.count)]
@@ -79,7 +83,7 @@ def _look_up(f: nest.Kernel, made: Sequence[_Vector]) -> None:
 
 
 def _vectors(layer: Layer, count: int, width: int, rows: Sequence[Row]) -> list[list[_Piece]]:
-    """The outputs as pieces, those of one size together in vectors of sixteen lanes as far as they go."""
+    """The outputs as pieces. Pieces of one size share vectors of sixteen lanes, as far as they go."""
     by_size: dict[int, list[_Piece]] = {}
     together = layer.output_layout == "NHWC"
     at = 0
@@ -94,7 +98,7 @@ def _vectors(layer: Layer, count: int, width: int, rows: Sequence[Row]) -> list[
 
 
 def _halved(pieces: list[_Piece]) -> list[list[_Piece]]:
-    """Pieces in vectors of as many lanes as have names: 16, 8, 4 or 1."""
+    """Pieces in vectors of 16, 8, 4 or 1 lanes, the numbers of lanes that have names."""
     found, size = [], pieces[0].count
     while pieces:
         most = next(c for c in PIECES if c <= len(pieces) * size) // size
@@ -104,7 +108,7 @@ def _halved(pieces: list[_Piece]) -> list[list[_Piece]]:
 
 
 class _Vector:
-    """Outputs of one vector, from sums to memory."""
+    """The outputs of one vector, from sums to memory."""
 
     def __init__(self, layer: Layer, f: nest.Kernel, pieces: list[_Piece], first):
         self.layer, self.f, self.pieces, self.first = layer, f, pieces, first
@@ -128,7 +132,7 @@ class _Vector:
         if layer.output_dtype == "float32":
             self._keep(values.cast(integers.unshifted(total, layer.small, self.count), "float32") * factor)
             return
-        clamped = layer.activation in CLAMPS[1:] and layer.residual != "before"  # a table has its ends in it
+        clamped = layer.activation in CLAMPS[1:] and layer.residual != "before"  # a table includes its clamp
         own = integers.Ends(ends[1], ends[2], ends[3], clamped, self._vectors(False))
         self._keep(integers.requantize(total, factor, own, layer.small, self.count))
 
@@ -151,7 +155,7 @@ class _Vector:
         self._keep(integers.added(self._value(), second, self.f, self.layer, self.count, vectors=self._vectors(True)))
 
     def _loaded(self, piece: _Piece):
-        """What is added to a piece; of several in a vector as one number each."""
+        """The second operand of a piece; if a vector has several pieces, each is loaded as one number."""
         found = self.f["second"][piece.row.index(piece.lanes)]
         return found if len(self.pieces) == 1 else integers.reinterpret(found, WHOLE[self.each], 1)
 

@@ -1,13 +1,13 @@
-"""Matrix products of int8: how products are summed to int32, and what a tile's sums become.
+"""Matrix products of int8: the ways to sum products to int32, and the step from a tile's sums to outputs.
 
-``dot``   four k an instruction, each lane of four bytes one output: for cores with dot products.
-          Weights ``[k / 4][n][4]``
+``dot``   four k with one instruction, one output for each lane of four bytes: for cores with dot products. Weights ``[k
+          / 4][n][4]``
 ``long``  sixteen k at a time: long multiplies make int16 products, of which ``Layer.group`` are summed before pairs of
-          lanes are added to int32. An output has a vector of sums, which are added up at the end.
-          Weights ``[n][16]`` by steps of k
-``wide``  k by k in int32, as LLVM finds it: any core, any shape
+          lanes are added to int32. Each output has a vector of sums, which are added up at the end. Weights ``[n][16]``
+          by steps of k
+``wide``  k by k in int32, vectorised by LLVM: any core, any shape
 
-Columns are padded with zeros to whole vectors of sums.
+Zeros pad the columns to whole vectors of sums.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tvm_mobilenet.schedules.position import Position
 
 from tvm_mobilenet.layer import Layer
 
-SUMS = 4  # int32 of a vector of sixteen bytes: what sdot and pairwise additions write
+SUMS = 4  # int32 in a vector of sixteen bytes, as sdot and pairwise additions write them
 BYTES = 16
 QUAD = 4  # bytes that sdot sums to one int32
 
 
 def padded(width: int) -> int:
-    """Columns in whole vectors of sums."""
+    """The number of columns, rounded up to whole vectors of sums."""
     return -(-width // SUMS) * SUMS
 
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
-    """How a core may sum a layer's products, the best first."""
+    """The ways in which a core may sum a layer's products, the best first."""
     k, direct = layer.channels, layer.input_layout == "NHWC" and not layer.weights
     found = ["dot"] if core.dot_products and k % QUAD == 0 and direct else []
     found += ["long"] if core.architecture == "aarch64" and k % 8 == 0 and direct and layer.group else []
@@ -43,8 +43,9 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
 
 
 def steps(k: int, group: int) -> list[tuple[int, int]]:
-    """The steps over k of `long`, (first, length): 8 for each of the products that an int16 holds, then what is
-    left."""
+    """The steps over k of `long`, as (first, length): 8 for each of the products that an int16 holds, then the
+    remainder.
+    """
     found, at = [], 0
     for length in (8 * group, BYTES, BYTES // 2):
         while k - at >= length:
@@ -55,14 +56,14 @@ def steps(k: int, group: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Product:
-    """The tiles of a product: `pointwise.kernel` lays the loops around them."""
+    """The tiles of a product. `pointwise.kernel` writes the loops around them."""
 
     layer: Layer
     d: Decisions
     f: nest.Kernel
 
     def tile(self, at: Position, height: int, width: int, block) -> None:
-        """``height`` x ``width`` outputs over all of k."""
+        """Compute ``height`` x ``width`` outputs over all of k."""
         layer, f = self.layer, self.f
         made = _WAYS[self.d["products"]](self, at, height, padded(width))
         made.begin()
@@ -76,7 +77,7 @@ class Product:
         integer_outputs.store(layer, f, rows, width, at.c)
 
     def data(self, at: Position, i: int, k, count: int):
-        """``count`` k of row i of a tile."""
+        """``count`` values of k from row i of a tile."""
         index = nest.Lanes(k, count) if count > 1 else k
         return self.f["data"][nest.at(self.layer.input_layout, at.b, at.h + i, 0, index)]
 
@@ -154,7 +155,7 @@ class _Long(_Way):
     each = SUMS
 
     def begin(self) -> None:
-        """Nothing: the first products are what sums begin with, and biases come last."""
+        """Do nothing: the first products initialise the sums, and biases are added last."""
 
     def multiply(self) -> None:
         k, group, row = self.layer.channels, self.layer.group, self.layer.input_row
@@ -172,7 +173,7 @@ class _Long(_Way):
                     self._step((s + 1) * (8 * group), length)
 
     def _step(self, first, length: int, begins: bool = False) -> None:
-        """The products of ``length`` k; an int16 lane sums one of each eight."""
+        """Add the products of ``length`` k; each int16 lane sums one of every eight."""
         size = min(BYTES, length)
         vectors = length // size
         data = [self.f.variables(vectors, size, "int8") for _ in range(self.height)]
@@ -195,7 +196,7 @@ class _Long(_Way):
                 self.acc[place] = pairs if begins else self.acc[place] + pairs
 
     def sums(self, i: int, first: int, count: int):
-        if count < SUMS:  # of a padded column: all four are there
+        if count < SUMS:  # a padded column has all four
             four = self.sums(i, first // SUMS * SUMS, SUMS)
             return tirx.Shuffle([four], [first % SUMS])
         fours = []
@@ -213,7 +214,7 @@ _WAYS = {"wide": _Wide, "dot": _Dot, "long": _Long}
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weights (n, k) by panels of ``tile_n`` columns, each padded, as the way of summing takes them."""
+    """Weights (n, k) by panels of ``tile_n`` columns, each padded, in the layout that this way of summing reads."""
     weight, tile_n, pieces = arrays["weight"], d["tile_n"], []
     for n0 in range(0, layer.out_channels, tile_n):
         panel = weight[n0 : n0 + tile_n]

@@ -1,13 +1,13 @@
-"""Arithmetic of integer layers as expressions: sums that are read as floats, requantization, additions, tables.
+"""Arithmetic of integer layers as TIR expressions: requantization, additions of two scales, table lookups.
 
-A sum becomes an output by ``q = clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties
-to even: a fused multiply-add with `MAGIC`, beyond which a float32 holds integers alone. Where all sums of a layer are
-small (``Layer.small``) they begin at the bits of `MAGIC`, so that a sum read as a float is `MAGIC` + sum, and no
-conversion is needed; the result then fits 16 bits, and narrowing saturates. Else sums are converted, and clamped as
-floats, for whatever they are.
+A sum becomes an output by ``q = clamp(rint(float32(sum) * factor) + zero)``, with one rounding, ties to even. A fused
+multiply-add with `MAGIC` does that, since around `MAGIC` a float32 holds only integers. If all sums of a layer are
+small (``Layer.small``), they start from the bits of `MAGIC`. The bits of a sum, read as a float, are then `MAGIC` +
+sum, so no conversion is needed; the result fits 16 bits, and narrowing saturates. Larger sums are converted to float
+and clamped as floats.
 
-All is written in terms that LLVM knows for any target: saturating adds and narrowing become one instruction where there
-is one.
+All expressions use operations that LLVM knows for any target. Saturating adds and narrowing become one instruction if
+the target has it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tvm_mobilenet.schedules import nest, values
 
 from tvm_mobilenet.layer import Layer
 
-MAGIC = 12582912.0  # 1.5 * 2**23: of the float32 numbers around it each is one from the next
+MAGIC = 12582912.0  # 1.5 * 2**23: the float32 numbers around it are the integers
 BITS = int(np.float32(MAGIC).view(np.int32))
 INT8 = (-128, 127)
 
@@ -31,7 +31,7 @@ def _like(value, dtype: str, count: int) -> str:
 
 
 def reinterpret(value, dtype: str, count: int):
-    """The bits of ``count`` lanes as values of a dtype of the same size."""
+    """The bits of ``count`` lanes as values of another dtype of the same size."""
     return tirx.reinterpret(_like(value, dtype, count), value)
 
 
@@ -47,10 +47,10 @@ def fused(left, right, total, count: int):
 
 @dataclass(frozen=True)
 class Ends:
-    """What a requantization ends with, read from a layer's constants: scalars of int32.
+    """The last constants of a requantization: zero point and bounds, read from a layer's constants as scalars of int32.
 
-    ``clamped``: whether low and high are narrower than the dtype. ``vectors``: where vectors of these are read, of
-    small sums, in place of scalars that are put into all lanes: a `Constants`.
+    ``clamped``: whether low and high are narrower than the dtype. ``vectors``: for small sums, a `Constants` whose
+    vectors are read from memory instead of scalars that are broadcast to all lanes.
     """
 
     zero: object
@@ -60,7 +60,7 @@ class Ends:
     vectors: Constants | None = None
 
     def lanes(self, name: str, dtype: str, count: int):
-        """One of them in ``count`` lanes of a narrow dtype."""
+        """One of the constants in ``count`` lanes of a narrow dtype."""
         if self.vectors is None or count not in (8, 16):
             return values.broadcast(values.cast(getattr(self, name), dtype), count)
         return self.vectors.lanes(name, dtype, count)
@@ -72,17 +72,17 @@ class Ends:
         return self.vectors.magic(count)
 
 
-WORDS = 4  # int32 of a vector of sixteen bytes
-NAMES = ("zero", "low", "high")  # of an output, a vector each
+WORDS = 4  # int32 in a vector of sixteen bytes
+NAMES = ("zero", "low", "high")  # one vector each for an output
 
 
 @dataclass(frozen=True)
 class Constants:
-    """Vectors of a layer's constants in memory, see `integer_constants`: `MAGIC` in sixteen lanes, then zero point,
-    lowest and highest value of its own output, and of the sum with a second operand.
+    """Vectors of a layer's constants in memory, packed by `integer_constants`: `MAGIC` in sixteen lanes, then zero
+    point, lowest and highest value of the layer's own output, and of the sum with a second operand.
 
-    ``second``: those of the sum. ``loaded``: `MAGIC` is read again for each use, for it is lost to the multiply-add,
-    and a load takes a vector pipe no time where a move takes it.
+    ``second``: whether to use those of the sum. ``loaded``: whether to load `MAGIC` again for each use. The
+    multiply-add overwrites it, and a load takes no time of a vector pipe, but a move does.
     """
 
     tensor: nest.Tensor
@@ -97,14 +97,16 @@ class Constants:
         return vector if have == count else tirx.Shuffle([vector] * max(1, count // have), list(range(count)))
 
     def magic(self, count: int):
-        """`MAGIC` in ``count`` lanes, from memory where it is to be."""
+        """`MAGIC` in ``count`` lanes, loaded from memory if ``loaded``."""
         if not self.loaded:
             return const(MAGIC, "float32", count)
         return reinterpret(self.tensor.row(0)[nest.Lanes(0, count)], "float32", count)
 
 
 def requantize(total, factor, ends: Ends, small: bool, count: int):
-    """int8 of ``count`` sums in int32, which begin at `BITS` where they are small; ``factor``: float32, a lane each."""
+    """int8 from ``count`` sums in int32, which start from `BITS` if they are small. ``factor``: float32, one for each
+    lane.
+    """
     real = values.cast(total, "float32")
     if small:
         real = reinterpret(total, "float32", count) - const(MAGIC, "float32", count)
@@ -112,7 +114,7 @@ def requantize(total, factor, ends: Ends, small: bool, count: int):
 
 
 def narrowed(rounded, ends: Ends, small: bool, count: int):
-    """int8 of ``count`` whole numbers beyond `MAGIC`; ``small``: none of them leaves an int16."""
+    """int8 from ``count`` whole numbers on top of `MAGIC`. ``small``: all of them fit an int16."""
     if not small:
         low, high = (
             values.broadcast(values.cast(v - ends.zero, "float32") + MAGIC, count) for v in (ends.low, ends.high)
@@ -120,7 +122,7 @@ def narrowed(rounded, ends: Ends, small: bool, count: int):
         rounded = T.min(T.max(rounded, low), high)
         whole = reinterpret(rounded, "int32", count) + values.broadcast(ends.zero - BITS, count)
         return values.cast(whole, "int8")
-    half = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low one
+    half = values.cast(reinterpret(rounded, "int32", count), "int16")  # the low half
     zero = ends.lanes("zero", "int16", count)
     half = tirx.call_llvm_pure_intrin(_like(half, "int16", count), "llvm.sadd.sat", half, zero)
     narrow = values.cast(clamp(half, *INT8, "int16", count), "int8")
@@ -130,7 +132,8 @@ def narrowed(rounded, ends: Ends, small: bool, count: int):
 
 
 def floating(value, zero, count: int):
-    """``value - zero`` in float32, of integers below 2**22: exact, by an addition where a conversion would take longer.
+    """``value - zero`` in float32, exact for integers below 2**22. It uses an addition if a conversion would take
+    longer.
 
     ``zero``: an int32 scalar, or a number.
     """
@@ -140,7 +143,7 @@ def floating(value, zero, count: int):
 
 
 def clamp(value, low: int, high: int, dtype: str, count: int):
-    """``count`` values within two constants."""
+    """``count`` values clamped to two constants."""
     return T.min(T.max(value, const(low, dtype, count)), const(high, dtype, count))
 
 
@@ -155,7 +158,7 @@ def eighth(vector, index: int, lanes: int):
 
 
 def unshifted(total, small: bool, count: int):
-    """Sums as they are, of small ones without `BITS`."""
+    """The sums themselves: small ones without `BITS`."""
     return total - const(BITS, "int32", count) if small else total
 
 
@@ -173,14 +176,16 @@ def added(left, right, f, layer: Layer, count: int, own: int = 1, sign: int = 1,
     return narrowed(rounded, Ends(ends[5], ends[6], ends[7], clamped, vectors), layer.small, count)
 
 
-BYTES = 256  # values of one
-TABLE = 64  # bytes of four registers, which one instruction looks up
+BYTES = 256  # entries of a table
+TABLE = 64  # bytes of the four registers that one instruction looks up
 
 
 def looked_up(f, value, count: int):
-    """Of int8 values those of a table of 256, the first that of the lowest.
+    """The values of a table of 256 for int8 indices; the first entry belongs to the lowest index.
 
-    Of a kernel that has ``lowest``: zero for values below a quarter of all, unless they stand for the first above.
+    In a kernel that has ``lowest``, lower indices are raised to it. If it lies above the table's first quarter, all
+    entries of that quarter equal its own. If it does not, an index in the first quarter gives zero here, and `of_first`
+    adds the entry.
     """
     if by_tables(f, count):
         first = f.get("lowest")
@@ -190,23 +195,26 @@ def looked_up(f, value, count: int):
 
 
 def of_first(f, value, count: int):
-    """What `looked_up` leaves out: the table's first quarter, zero for values above."""
+    """The table's first quarter, which `looked_up` leaves out; zero for other values."""
     return of_tables(f["table"], value + const(INT8[0], "int8", count), count, 0, TABLE)
 
 
 def by_tables(f, count: int) -> bool:
-    """Whether so many values are looked up by instructions for tables."""
+    """Whether ``count`` values are looked up by instructions for tables."""
     return f.decisions.get("lookup") == "tables" and count in (8, 16)
 
 
 def lowest(table: np.ndarray) -> int:
-    """The lowest int8 value that a table of 256 need be read for, if that is a whole `TABLE` above the lowest."""
+    """The lowest int8 index for which a table of 256 has to be read. It is the first after the table's first quarter if
+    the whole quarter has that index's entry, else the lowest int8.
+    """
     return INT8[0] + TABLE if (table[:TABLE] == table[TABLE]).all() else INT8[0]
 
 
 def of_tables(table, at, count: int, first: int = 0, last: int = BYTES):
-    """Those of a table of 256 at places that are unsigned bytes, held in int8; zero for places outside of first and
-    last: an instruction gives zero where its quarter has no entry, so no quarter waits for another."""
+    """The entries of a table of 256 at unsigned byte indices, held in int8. Indices outside of ``first`` and ``last``
+    give zero: a lookup instruction gives zero for an index outside its quarter, so no quarter waits for another.
+    """
     found = None
     for start in range(first, last, TABLE):
         quarter = [table[nest.Lanes(start + i, 16)] for i in range(0, TABLE, 16)]

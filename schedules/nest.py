@@ -1,10 +1,9 @@
-"""What all loop nests are written with: a PrimFunc as a `with` block, tiles of accumulators, reads and the epilogue.
+"""The tools to write a loop nest: a PrimFunc as a `with` block, tiles of accumulators, tensors and the epilogue.
 
-A schedule writes its loops down as they run, in TIR: `with nest.serial(n) as i:` is a loop of the kernel, a Python
-`for`
-is unrolled code. That is how tails and borders cost nothing inside: each variant of a tile is generated with its own
-constant sizes, and LLVM finds every accumulator of a tile in a register, since all indices into it are constants.
-Accumulators stay in scope `global` and in buffers below 1 KiB: TVM puts larger ones on the heap (shown by running it).
+A schedule writes its loops in TIR as they run: `with nest.serial(n) as i:` is a loop of the kernel, a Python `for` is
+unrolled code. Each variant of a tile is generated with its own constant sizes, so remainders and borders cost nothing
+in inner loops. All indices into accumulators are constants, so LLVM keeps every accumulator in a register. Accumulators
+have scope `global` and lie in buffers below 1 KiB, because TVM puts larger ones on the heap (shown by running it).
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
 SYMBOL = "kernel"
-VECTOR_BYTES = 16  # of a vector where decisions do not say: NEON's
-BUFFER_BYTES = 1023  # of accumulators at most; a larger tile has several buffers
+VECTOR_BYTES = 16  # default size of a vector: NEON's
+BUFFER_BYTES = 1023  # largest buffer of accumulators; a larger tile has several
 
 
 def serial(extent: int):
@@ -35,21 +34,21 @@ def serial(extent: int):
 
 
 def parallel(extent: int):
-    """Iterations that the cores share: one parallel region of the kernel. A single one stays a plain loop."""
+    """Iterations that the cores share: one parallel region of the kernel. A single iteration stays a plain loop."""
     return T.parallel(0, extent) if extent > 1 else T.serial(0, 1)
 
 
 def named(value, name: str):
-    """An expression as a variable, so that the many indices made from it stay short and quick to simplify."""
+    """Bind an expression to a variable, so that the many indices made from it stay short and quick to simplify."""
     return T.Bind(value, var=tirx.Var(name, "int32"))
 
 
 @contextmanager
 def span(start, stop):
-    """A loop from start up to stop, both of them expressions.
+    """A loop from start up to stop; both are expressions.
 
-    Its TIR begins at zero: of nested loops that begin elsewhere, TVM's CanonicalizeLoop shifts the inner bounds
-    wrongly.
+    Its TIR loop begins at zero, because TVM's CanonicalizeLoop shifts the inner bounds of nested loops wrongly if they
+    begin elsewhere.
     """
     with T.serial(0, stop - start) as i:
         yield start + i
@@ -63,7 +62,7 @@ def when(condition):
 
 
 def either(condition, then, otherwise) -> None:
-    """One of two pieces of code, by a condition on loop variables."""
+    """One of two pieces of code, chosen by a condition on loop variables."""
     if isinstance(condition, bool):
         (then if condition else otherwise)()
         return
@@ -75,8 +74,7 @@ def either(condition, then, otherwise) -> None:
 
 
 def switch(index, counts: Sequence[int], body) -> None:
-    """``body(n, i)`` for the n-th of several runs of iterations: ``index`` counts through all of them, i through
-    each."""
+    """``body(n, i)`` for the n-th of several runs of iterations. ``index`` counts through all runs, i through each."""
     start = 0
     ends = []
     for count in counts:
@@ -93,7 +91,7 @@ def switch(index, counts: Sequence[int], body) -> None:
 
 
 def unrolled(extent: int, by: int, step) -> None:
-    """``step(i)`` for i below extent, ``by`` of them written out a turn of the loop, the rest behind it."""
+    """``step(i)`` for i below extent. Each turn of the loop has ``by`` of them; the remainder follows the loop."""
     turns, rest = divmod(extent, by)
     if turns:
         with serial(turns) as turn:
@@ -124,22 +122,25 @@ _OPAQUE = """define linkonce_odr hidden i32 @mobilenet_opaque(i32 %value) always
 
 
 def opaque(value):
-    """The same value, as a variable of which LLVM does not know how it was made.
+    """The same value, as a variable whose origin LLVM does not know.
 
-    Where it knows, it addresses all rows of a tile from one register, out of reach of an instruction that loads or
-    stores a pair, and finds equal loads equal, which makes moves of registers of them: on the A76 a store of a pair
-    takes half of the vector pipes' time that two stores take, and a load none of it, which a move takes.
+    If LLVM knows it, it does two things that cost time. It addresses all rows of a tile from one register, too far for
+    an instruction that loads or stores a pair; on the A76 one store of a pair takes half of the vector pipes' time of
+    two stores. It also replaces equal loads by moves of registers; on the A76 a move takes a vector pipe and a load
+    does not.
     """
     with T.attr(values.const(0, "int32"), "pragma_import_llvm", _OPAQUE):
         return named(tirx.call_extern("int32", "mobilenet_opaque", value), "at")
 
 
 def apart_choice(core, ends: bool = True, inner: bool = True) -> Choice:
-    """Which rows of a tile are loaded or stored at an `opaque` address: none, biases and outputs, or partial sums and
-    depthwise tiles too; ``ends``, ``inner``: whether the kind of layer has any of the second, of the third.
+    """The choice of rows of a tile that are loaded or stored at an `opaque` address: none, biases and outputs
+    (``ends``), or partial sums and depthwise tiles too (``inner``). ``ends`` and ``inner`` say which of these a kind of
+    layer has.
 
-    All where moves and stores take a vector pipe from two fmla a cycle; on the A72 the latter cost 0.1 %. Loops for
-    cores that issue in order lose by any.
+    The default is all of them on cores with two fmla a cycle, where moves and stores take a vector pipe from these. On
+    other out-of-order cores it is biases and outputs; the rest costs the A72 0.1 %. Dual-issue loops lose time by any
+    of them.
     """
     candidates = ("none", *(("ends",) if ends else ()), *(("all",) if inner else ()))
     if core.in_order:
@@ -150,8 +151,8 @@ def apart_choice(core, ends: bool = True, inner: bool = True) -> Choice:
 class Tensor:
     """A tensor in memory, row-major, read and written by its indices; one of them may be ``Lanes``.
 
-    It is a flat buffer underneath, and a vector is a ramp, not a loop: lowering a thousand small vectorised loops takes
-    TVM seconds, a thousand ramps a few milliseconds.
+    It is stored as a flat buffer, and a vector is a ramp, not a loop. TVM takes seconds to lower a thousand small
+    vectorised loops, but a few milliseconds for a thousand ramps.
     """
 
     def __init__(self, flat, shape: Sequence[int], start=0):
@@ -159,12 +160,12 @@ class Tensor:
 
     @property
     def dtype(self) -> str:
-        """Of one element."""
+        """The dtype of an element."""
         return str(self.flat.dtype)
 
     @property
     def row_bytes(self) -> int:
-        """From one index of the axis before the last to the next."""
+        """Bytes from one index of the last axis but one to the next."""
         return self.shape[-1] * dtypes.of(self.dtype).bytes
 
     def _offset(self, index):
@@ -178,7 +179,7 @@ class Tensor:
         return offset if vector is None or vector[1] == 1 else tirx.Ramp(offset, *vector)
 
     def row(self, index) -> Tensor:
-        """The elements from an index on, as they lie in memory; what comes before is `opaque`."""
+        """The elements from an index on, as they lie in memory; the address of the first is `opaque`."""
         return Tensor(self.flat, (math.prod(self.shape),), opaque(self._offset(index)))
 
     def reshaped(self, shape: Sequence[int]) -> Tensor:
@@ -195,8 +196,8 @@ class Tensor:
 class Kernel:
     """A PrimFunc under construction: ``with Kernel(...) as k: ...`` and then ``k.prim_func``.
 
-    ``arguments``: as `arguments` gives them, the data first. ``decisions`` say how many lanes of it a vector has, see
-    `vector_choice`.
+    ``arguments`` is a list as `arguments` returns it, the data first. ``decisions`` say how many lanes of the data a
+    vector has, see `vector_choice`.
     """
 
     def __init__(self, arguments: Sequence[Argument], decisions: Decisions):
@@ -228,11 +229,11 @@ class Kernel:
             self.prim_func = self._builder.get().with_attr("scratch_bytes", self.scratch_bytes)
 
     def lanes(self, dtype: str) -> int:
-        """How many values of a dtype a vector has."""
+        """The number of values of a dtype in a vector."""
         return self.vector_bytes // dtypes.of(dtype).bytes
 
     def scratch(self, shape: tuple[int, ...], dtype: str) -> Tensor:
-        """Memory that one task of a parallel region has to itself, for as long as it runs."""
+        """Memory that belongs to one task of a parallel region while the task runs."""
         size = math.prod(shape)
         self.scratch_bytes += size * dtypes.of(dtype).bytes
         return Tensor(T.alloc_buffer((size,), dtype), shape)
@@ -246,7 +247,7 @@ class Kernel:
         return Variables(Tensor(T.alloc_buffer((count * lanes,), dtype), (count, lanes)))
 
     def write(self, tensor: Tensor, value, width: int, index) -> None:
-        """``tensor[index(lane)] = value(lane)`` for ``width`` lanes that lie together."""
+        """``tensor[index(lane)] = value(lane)`` for ``width`` contiguous lanes."""
         for first, count in pieces(width, self.lanes(tensor.dtype)):
             tensor[index(Lanes(first, count))] = values.cast(value(Lanes(first, count)), tensor.dtype)
 
@@ -263,8 +264,8 @@ class Kernel:
     ) -> None:
         """Write ``width`` neighbouring channels through the epilogue.
 
-        ``value(lane)`` is what stands before it, ``index(lane)`` where it goes, ``at_second(lane)`` where the residual
-        lies (at ``index`` too unless given). ``apart``: at an address of its own, see `opaque`.
+        ``value(lane)`` is the input of the epilogue, ``index(lane)`` its place in the output, ``at_second(lane)`` the
+        place of the residual (``index`` unless given). ``apart``: store at an `opaque` address.
         """
         together = layer.output_layout == "NHWC"
         lanes = self.lanes(layer.accumulator_dtype)
@@ -286,14 +287,15 @@ class Kernel:
 
 
 def vector_choice(layer: Layer, core) -> dict[str, Choice]:
-    """How many lanes of the data a vector has, in records of cores that do not have NEON's: kernels are made from
-    records alone."""
+    """The number of lanes of the data in a vector, recorded for cores whose vectors are not NEON's, since kernels are
+    made from records alone.
+    """
     lanes = core.lanes(layer.input_dtype)
     return {} if core.vector_bytes == VECTOR_BYTES else {"vector": Choice((lanes,), lanes)}
 
 
 def pieces(width: int, vector: int) -> list[tuple[int, int]]:
-    """Vectors that cover ``width`` lanes: (first lane, lanes) each; LLVM splits those longer than a register."""
+    """Vectors that cover ``width`` lanes, as (first lane, lanes). LLVM splits vectors longer than a register."""
     if width in (vector, 2 * vector, 4 * vector):
         return [(0, width)]
     return [(v, min(vector, width - v)) for v in range(0, width, vector)]
@@ -301,7 +303,7 @@ def pieces(width: int, vector: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Variables:
-    """Vectors by their numbers."""
+    """Vectors in registers, by their numbers."""
 
     tensor: Tensor
 
@@ -317,19 +319,21 @@ class Tile:
 
     def __init__(self, rows: int, width: int, vector: int, dtype: str):
         self.rows, self.width, self.vector, self.dtype = rows, width, vector, dtype
-        self._each = max(1, BUFFER_BYTES // (width * dtypes.of(dtype).bytes))  # rows of a buffer
+        self._each = max(1, BUFFER_BYTES // (width * dtypes.of(dtype).bytes))  # rows in each buffer
         if width * dtypes.of(dtype).bytes > BUFFER_BYTES:
             raise ValueError(f"{width} accumulators in a row exceed {BUFFER_BYTES} bytes and would leave the registers")
         counts = [min(self._each, rows - first) for first in range(0, rows, self._each)]
         self.tensors = [Tensor(T.alloc_buffer((count * width,), dtype), (count, width)) for count in counts]
 
     def set(self, value) -> None:
-        """Each accumulator becomes ``value(row, lane)``."""
+        """Set each accumulator to ``value(row, lane)``."""
         for row in range(self.rows):
             self.set_row(row, lambda lane, row=row: value(row, lane))
 
     def set_rows(self, tensor: Tensor, first, apart: bool = False) -> None:
-        """Each row of accumulators becomes the elements of a tensor from ``first`` on; ``apart``: loaded for each."""
+        """Set each row of accumulators to the elements of a tensor from ``first`` on. ``apart``: load them for each
+        row, from an `opaque` address.
+        """
         for row in range(self.rows):
             at, place = (tensor.row(first), 0) if apart else (tensor, first)
             self.set_row(row, lambda lane, at=at, place=place: at[place + lane])
@@ -342,7 +346,7 @@ class Tile:
             )
 
     def add_product(self, row: int, left, right) -> None:
-        """A row of accumulators += left(lane) * right(lane)."""
+        """Add left(lane) * right(lane) to a row of accumulators."""
         self.set_row(
             row, lambda lane: values.multiply_add(self[row, lane], left(lane), right(lane), self.dtype, lane.count)
         )
@@ -362,7 +366,7 @@ class Tile:
 
 
 def at(layout: str, b, h, w, c) -> tuple:
-    """Indices into a tensor of a layout."""
+    """The indices of a position in a tensor of this layout."""
     return (b, h, w, c) if layout == "NHWC" else (b, c, h, w)
 
 

@@ -2,7 +2,7 @@
 
 The nest::
 
-    parallel over blocks (m_block tiles x n_block panels), `outer` says which runs slowest
+    parallel over blocks (m_block tiles x n_block panels); the slower loop is `outer`
       for each block of k                                    # the block's panels stay in L1
         for each tile of tile_m rows
           for each panel of tile_n columns
@@ -11,14 +11,15 @@ The nest::
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
 
-Every other pass of the faster of the two blocks runs backwards, and of k too where a layer's order of steps is open:
-what does not fit the last cache whole is found there as far as it does, for the next pass begins with what this one
-read last. 196 x 512 rows on the Cortex-A53, whose L2 they nearly fill: 2.7 MB from DRAM in place of 3.9.
+Passes run in serpentine order: every other pass over the inner blocks runs backwards, and over k too if the order of a
+layer's sums is free. Each pass then begins with the data that the pass before read last. So data that does not fit the
+last cache is found there as far as it does fit. With 196 x 512 rows, which nearly fill the L2 of a Cortex-A53, 2.7 MB
+come from DRAM instead of 3.9 MB.
 
-Register budget: the accumulators, one vector of weights a column of the tile, and two for data; what does not fit is no
-candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``: what a block of k uses lies together, since
-panels a power of two apart fall into one way of the L1 and evict each other. Rows and columns that a tile does not
-divide get a smaller tile of their own, so nothing is padded and no test stands in an inner loop.
+Register budget: the accumulators, a row of weights in vectors, and two registers for data. A tile that does not fit is
+not a candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``, so the weights of a block of k are
+contiguous; panels a power of two apart would fall into the same sets of the L1 and evict each other. Rows and columns
+that a tile does not divide get a smaller tile, so nothing is padded and no inner loop has a test.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -93,7 +94,7 @@ def kernel(layer: Layer, d: Decisions):
 
 
 def _turned(index, extent: int, back):
-    """An index below ``extent``, counted from the other end where ``back`` is 1."""
+    """An index below ``extent``, counted from the other end if ``back`` is 1."""
     return index if extent == 1 else nest.named(index + back * (extent - 1 - 2 * index), "turned")
 
 
@@ -108,14 +109,14 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Product:
-    """A kernel under construction."""
+    """The code of a product's tiles."""
 
     layer: Layer
     d: Decisions
     f: nest.Kernel
 
     def tile(self, at: Position, height: int, width: int, block: _Block) -> None:
-        """``height`` x ``width`` outputs over one block of k."""
+        """Compute ``height`` x ``width`` outputs over one block of k."""
         layer, d, data, weight = self.layer, self.d, self.f["data"], self.f["weight"]
         sums = Sums(self.f, layer, height, width)
         self._begin(sums.total, at, block)
@@ -135,7 +136,7 @@ class _Product:
         return -(-self.layer.channels // self.d["k_block"])
 
     def _begin(self, acc: nest.Tile, at: Position, block: _Block) -> None:
-        """Accumulators become biases, or the partial sums of the blocks before."""
+        """Set the accumulators to biases, or to the partial sums of the blocks before."""
 
         def biases():
             acc.set_rows(self.f["bias"], at.c, self.d["apart"] != "none")
@@ -147,7 +148,7 @@ class _Product:
             nest.either(block.order == 0, biases, lambda: acc.set(lambda i, lane: out[at.b, at.h + i, 0, at.c + lane]))
 
     def _end(self, acc: nest.Tile, at: Position, block: _Block) -> None:
-        """They go through the epilogue after the last block, as partial sums after the others."""
+        """Write outputs through the epilogue after the last block, and partial sums after the others."""
 
         def finish():
             for i in range(acc.rows):
@@ -180,9 +181,9 @@ class _Product:
 
 
 def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
-    """sums(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
+    """Add the sum over k below depth of data(i, k) * weight(k, lane) to sums(i, lane).
 
-    ``row_pitch`` is the distance between rows of data where the loop of ``inorder`` may be taken, which needs it.
+    ``row_pitch`` is the distance between rows of data; the dual-issue loop needs it.
     """
     acc = sums.products
     if row_pitch and inorder.fits(acc.rows, acc.width, depth, row_pitch):
@@ -198,7 +199,7 @@ def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, ro
     if layer.input_dtype == acc.dtype or layer.input_layout != "NHWC" or not whole or (sums.chunked and rest):
         sums.loop(depth, chunk, unroll, step)
         return
-    # What is of another dtype is converted a vector of k at a time.
+    # Data of another dtype is converted, one vector of k at a time.
     converted = nest.Tile(acc.rows, together, together, acc.dtype)
 
     def vector(turn):
@@ -216,7 +217,7 @@ def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, ro
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """What `pack` gives."""
+    """The arguments that `pack` returns."""
     weight = ("weight", (math.prod(layer.weight_shape),), layer.weight_dtype)
     if dtypes.of(layer.dtype).integer:
         size = layer.channels * integer_products.padded(layer.out_channels)
@@ -243,7 +244,7 @@ def _steps(extent: int, step: int) -> list[tuple[int, int]]:
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, and in it the point of an untuned build."""
+    """The search space, with the decisions of an untuned build as its default."""
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)

@@ -1,4 +1,4 @@
-"""Average and maximum pools: a window a channel, no weights.
+"""Average and maximum pools: one window for each channel, no weights.
 
 The nest::
 
@@ -9,9 +9,10 @@ The nest::
           accumulators += or max= data
         output = accumulators (times 1 / window), through the epilogue
 
-Register budget: one accumulator a vector of the tile, one for data; a tile is 8 vectors at most, of 16 registers.
+Register budget: one accumulator and one register of data for each vector of the tile. A tile has at most 8 vectors, so
+it takes 16 registers.
 
-A global pool is one position, its cores share the channels.
+A global pool has a single position, so the cores share its channels.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -117,7 +118,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
 
 
 def _inside(layer: Layer, axis: int, position):
-    """First tap and number of taps of a window that lie inside the data; constants where nothing is padded."""
+    """The first tap, and the number of taps, of a window that lie inside the data; constants if nothing is padded."""
     size, taps, step = (layer.height, layer.width)[axis], layer.kernel[axis], layer.dilation[axis]
     if not any(layer.padding):
         return 0, taps

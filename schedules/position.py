@@ -1,4 +1,4 @@
-"""Where a tile stands: what all loop nests hand to the code of one tile in place of four loop variables."""
+"""The position of a tile: one object that all loop nests pass to the code of a tile, instead of four loop variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tvm_mobilenet.layer import Layer
 
 @dataclass(frozen=True)
 class Position:
-    """Where a tile of outputs begins: image, row, column and channel, numbers or expressions of loop variables."""
+    """The first output of a tile: its image, row, column and channel, as numbers or expressions of loop variables."""
 
     b: object
     h: object
@@ -19,5 +19,5 @@ class Position:
     c: object
 
     def output(self, layer: Layer, lane, row: int = 0, column: int = 0) -> tuple:
-        """Indices into the output, so many rows and columns from here."""
+        """The indices of the output that is ``row`` rows and ``column`` columns from here."""
         return nest.at(layer.output_layout, self.b, self.h + row, self.w + column, self.c + lane)

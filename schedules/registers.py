@@ -1,4 +1,4 @@
-"""Vector registers: how many sums one holds, how many a tile needs, on how many it may count."""
+"""Vector registers: the sums that one holds, the number that a tile needs, and the number that it may use."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from tvm_mobilenet.layer import Layer
 
 
 def sum_lanes(layer: Layer, core) -> int:
-    """How many of a layer's sums a vector register holds."""
+    """The number of a layer's sums in a vector register."""
     if layer.declared.pixels and way(layer, core) == "long":
-        return 1  # a vector of sums each
+        return 1  # each sum has a vector
     return core.lanes(layer.accumulator_dtype)
 
 
 def way(layer: Layer, core) -> str:
-    """How products of integers are summed by default; of other dtypes there is one way, without a name."""
+    """The default way to sum products of integers; the empty string for other dtypes, which have one way only."""
     if not dtypes.of(layer.dtype).integer:
         return ""
     return (integer_products if layer.declared.pixels else integer_conv).ways(layer, core)[0]
 
 
 def least_columns(layer: Layer, core) -> int:
-    """Of how many columns a tile's width is a multiple, where there are as many."""
+    """The number of columns that a tile's width is a multiple of, if there are as many."""
     if not dtypes.of(layer.dtype).integer:
         return 1
     return integer_products.SUMS if layer.declared.pixels else integer_conv.columns(layer, core)
 
 
 def compiled_registers(core, looped: bool = True) -> int:
-    """How many registers a tile's code by LLVM may count on, which is LLVM's doing and not a core's: it moves loads far
-    ahead, for cores that issue in order everywhere, for others in code without a loop, where it keeps biases and bounds
-    of the loop around in registers too.
+    """The number of registers that LLVM's code for a tile can use without spills. It depends on LLVM, not on the core.
+
+    LLVM moves loads far ahead: on in-order cores everywhere, on other cores in code without a loop. There it also keeps
+    biases and bounds of the surrounding loop in registers.
+
+    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
+    in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first fused block of v1 takes 10.33 M cycles on a
+    Cortex-A76 with 6x16, with 4x16 9.95 M.
 
     v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
     in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first fused block of v1 takes 10.33 M cycles on a
@@ -44,18 +49,20 @@ def compiled_registers(core, looped: bool = True) -> int:
 
 
 def registers(tile_m: int, tile_n: int, vector: int) -> int:
-    """Vector registers of a tile: accumulators, a row of weights, two for data; ``vector``: lanes of a register."""
+    """Vector registers of a tile: accumulators, a row of weights, two for data. ``vector`` is the number of lanes."""
     vectors = -(-tile_n // vector)
     return tile_m * vectors + vectors + 2
 
 
 def grouped_registers(tile_m: int, tile_n: int, group: int, lanes: int, vector: int) -> int:
-    """Vector registers of a tile whose products of ``group`` values are summed in an int16: accumulators of ``lanes``
-    each, the values in all lanes of a vector, weights in vectors of ``vector``, and two sums."""
+    """Vector registers of a tile that sums products of ``group`` values in an int16: accumulators of ``lanes`` each,
+    the broadcast values of the data, weights in vectors of ``vector``, and two sums.
+    """
     return tile_m * -(-tile_n // lanes) + group * (tile_m + -(-tile_n // vector)) + 2
 
 
 def depthwise_registers(tile_h: int, tile_w: int, lanes: int, vector: int) -> int:
-    """Vector registers of a depthwise tile: its accumulators and a few for data; taps may be loaded again when they do
-    not fit."""
+    """Vector registers of a depthwise tile: its accumulators and a few for data. Taps that do not fit are loaded
+    again.
+    """
     return (tile_h * tile_w + 3) * (lanes // vector) + 3

@@ -1,9 +1,9 @@
-"""How a fused block is cut into tasks: row tiles of the last part's rows, column tiles of its columns, and what each
-keeps in between.
+"""The cut of a fused block into tasks: row tiles of the last part's rows, column tiles of its columns, and the memory
+of each task.
 
-A window at a row tile's or a column tile's side reaches into the next, so that what lies there is computed twice: the
-fewer sides the better. The narrower a column tile, the less a task keeps; and 14 rows and columns make four even tasks
-only when both are cut.
+A window at the side of a tile reaches into the next tile, so the values there are computed twice: the fewer sides the
+better. A narrower column tile needs less memory for its task. 14 rows and columns make four even tasks only if both are
+cut.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from tvm_mobilenet.schedules.window import source
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-COLUMN_TILES = (1, 2, 4)  # of no core: each is code of its own, and narrower ones compute more columns twice
+COLUMN_TILES = (1, 2, 4)  # for every core: each has its own code, and narrower ones compute more columns twice
 
 
 def row_tiles_of(cpus: int) -> set[int]:
-    """How many row tiles so many CPUs may share: by column tiles of 1, 2 and 4, and two and three row tiles a CPU."""
+    """The numbers of row tiles for so many CPUs: with column tiles of 1, 2 and 4, and with two and three row tiles a
+    CPU.
+    """
     return {*(-(-cpus // column_tiles) for column_tiles in COLUMN_TILES), 2 * cpus, 3 * cpus}
 
 
 def blocks_of(width: int) -> tuple[int, ...]:
-    """How many positions of a row a pointwise part takes at a time: the row in 1, 2, 3, 4 or 8 pieces."""
+    """The numbers of positions that a pointwise part may take at a time: the row in 1, 2, 3, 4 or 8 pieces."""
     return tuple(sorted({-(-width // pieces) for pieces in (1, 2, 3, 4, 8)}))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a fused block with the extents of its rows; a pointwise part by itself knows only how many positions it
-    has."""
+    """A part of a fused block with the extents of its rows. A pointwise layer alone has only a number of positions."""
 
     part: Layer
     height: int
@@ -47,8 +48,8 @@ class Stage:
 def stages(layer: Layer) -> list[Stage]:
     """The parts with their rows and columns.
 
-    Where a fused block begins with a pointwise part, rows are not known: the next part with a window tells them, else
-    the pixels count as one row each.
+    A pointwise part at the start of a block does not know its rows. They come from the next part with a window; without
+    one, each pixel counts as a row.
     """
     found: list[Stage] = []
     height, width = next(((p.height, p.width) for p in layer.parts if not p.declared.pixels), (layer.height, 1))
@@ -60,7 +61,7 @@ def stages(layer: Layer) -> list[Stage]:
 
 
 def columns_of(layer: Layer, column_tiles: int) -> list[list[range]]:
-    """The columns that each part computes of each column tile: what the parts after it read of the image."""
+    """For each column tile, the columns that each part computes: those of the image that the parts after it read."""
     found = stages(layer)
     width = found[-1].out_width
     column_tiles_of_parts = []
@@ -74,7 +75,7 @@ def columns_of(layer: Layer, column_tiles: int) -> list[list[range]]:
 
 
 def window(part: Layer, columns: range) -> range:
-    """The columns under a part's window at some of its own, padding among them."""
+    """The columns that a part's window covers at some of the part's own columns, padding included."""
     if part.declared.pixels:
         return columns
     reach = (part.kernel[1] - 1) * part.dilation[1] + 1
@@ -82,15 +83,15 @@ def window(part: Layer, columns: range) -> range:
 
 
 def scratch_bytes(layer: Layer, column_tiles: int) -> int:
-    """How many bytes one row tile keeps between the parts."""
+    """The bytes that one row tile keeps between the parts."""
     shapes = zip(between(layer, column_tiles), layer.parts, strict=False)
     return sum(int(np.prod(shape)) * dtypes.of(part.output_dtype).bytes for shape, part in shapes)
 
 
 def between(layer: Layer, column_tiles: int) -> list[tuple[int, int, int, int]]:
-    """The shapes of what parts hand to the next, as wide as the widest column tile's: a line buffer of rows for a
-    depthwise part, a
-    block of one row else."""
+    """The shapes of the intermediates between parts, as wide as in the widest column tile: a line buffer of rows before
+    a depthwise part, else a block of one row.
+    """
     columns = columns_of(layer, column_tiles)
     shapes = []
     for i, (part, after) in enumerate(pairwise(layer.parts)):
@@ -102,17 +103,17 @@ def between(layer: Layer, column_tiles: int) -> list[tuple[int, int, int, int]]:
 
 
 def weight_bytes(parts: Sequence[Layer]) -> int:
-    """What the weights of pointwise parts take, which are read again for every row."""
+    """The bytes of the weights of pointwise parts, which every row reads again."""
     sizes = ((int(np.prod(p.weight_shape)), p.weight_dtype) for p in parts if p.declared.pixels)
     return sum(size * dtypes.of(dtype).bytes for size, dtype in sizes)
 
 
 def tasks(layer: Layer, core) -> tuple[int, int] | None:
-    """Row tiles and column tiles for all CPUs: the fewest column tiles, and even tasks if there are any; none where
-    nothing fits.
+    """Row tiles and column tiles for all CPUs: the fewest column tiles, and even tasks if possible; None if nothing
+    fits.
 
-    The L2 has to hold what is read again: pointwise weights, and of each task that runs at the same time what lies
-    between parts and the rows of the input under the first part's window.
+    The L2 has to hold all data that is read again: the pointwise weights, and for each task that runs at the same time
+    its intermediates and the rows of the input under the first part's window.
     """
     weights = weight_bytes(layer.parts)
     first = layer.parts[0]
@@ -136,7 +137,7 @@ def tasks(layer: Layer, core) -> tuple[int, int] | None:
 
 
 def load_balance(layer: Layer, row_tiles: int, column_tiles: int, cpus: int) -> float:
-    """The longest share of so many CPUs over the mean."""
+    """The longest share over the mean, for so many CPUs."""
     last = stages(layer)[-1]
     rows, columns = (
         [size * (i + 1) // pieces - size * i // pieces for i in range(pieces)]

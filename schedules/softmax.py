@@ -1,16 +1,16 @@
 """Softmax over the channels of each position.
 
-The nest, by the exponential of `kinds.exponential`, powers in float32 scratch memory::
+The nest, with the exponential of `kinds.exponential` and powers in float32 scratch memory::
 
     parallel over positions
       for each 8 channels: tops = max(tops, data)
       for each 8 channels: powers = exp(data - the largest top), totals += powers
       for each 8 channels: output = powers * (1 / the sum of totals)      # through the activation
 
-Register budget: tops or totals in two vectors, eight for the exponential. A library's expf, value by value, took
-56 cycles a value on a Cortex-A72.
+Register budget: two vectors for tops or totals, eight for the exponential. A library's expf, called for each value,
+took 56 cycles a value on a Cortex-A72.
 
-It is a thousandth of a network's time: too cheap to tune.
+Softmax takes a thousandth of a network's time: too cheap to tune.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -52,7 +52,7 @@ def _position(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w) -> None:
     whole, rest = divmod(layer.channels, SUMS)
 
     def each(step) -> None:
-        """``step(first channel, first sum, how many)``; what is left goes one by one, each to a sum of its own."""
+        """Call ``step(first channel, first sum, count)``; the remaining channels go one by one, each to its own sum."""
         nest.unrolled(whole, d["unroll"], lambda i: step(i * SUMS, 0, SUMS))
         for i in range(rest):
             step(whole * SUMS + i, i, 1)
@@ -61,7 +61,9 @@ def _position(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w) -> None:
         return nest.Lanes(first, count) if count > 1 else first
 
     def folded(start: float, add, combine):
-        """One value of all channels: ``add(sums so far, first channel, how many)``, the sums combined in order."""
+        """Reduce all channels to one value: ``add(sums so far, first channel, count)``, then combine the sums in
+        order.
+        """
         sums, one = f.tile(1, SUMS, dtype), f.tile(1, 1, dtype)
         sums.set(lambda i, lane: values.const(start, dtype))
 

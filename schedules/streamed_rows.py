@@ -1,7 +1,8 @@
-"""The rows of a fused block, streamed from part to part: what each part keeps, and when a row of it is computed.
+"""The rows of a fused block, streamed from part to part: the buffer of each part, and the time at which a row is
+computed.
 
-How the rows of each kind of part are computed is in `fused_block`, of integers in `integer_fused_block`: subclasses,
-one method a kind. Here are the loops that both lay around their tiles.
+Subclasses compute the rows, with one method for each kind of part: `fused_block`, and `integer_fused_block` for
+integers. This module has the loops that both write around their tiles.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from tvm_mobilenet.layer import Layer
 
 
 class StreamedRows:
-    """A fused block's kernel under construction."""
+    """The code of a fused block's kernel."""
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
         self.d, self.f, self.stages = d, f, stages(layer)
         last = self.stages[-1]
-        # What each part writes: line buffers and blocks, and at the end the output, by rows.
+        # The destination of each part: line buffers and blocks, and at the end the output, by rows.
         self.out = [
             f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["column_tiles"]), layer.parts, strict=False)
         ]
@@ -31,10 +32,10 @@ class StreamedRows:
         shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
         self.input = f["data"].reshaped(shape)
         self.column_tiles = columns_of(layer, d["column_tiles"])
-        self.columns = self.column_tiles[0]  # of each part, in the column tile whose code is being written
+        self.columns = self.column_tiles[0]  # columns of each part, in the column tile whose code is being generated
 
     def run(self, task) -> None:
-        """All of one task's rows."""
+        """Compute all rows of one task."""
         rows, row_tiles = self.stages[-1].out_height, self.d["row_tiles"]
         row_tile = nest.named(task % row_tiles, "row_tile")
         start, stop = row_tile * rows // row_tiles, (row_tile + 1) * rows // row_tiles
@@ -54,34 +55,37 @@ class StreamedRows:
         nest.switch(task, [row_tiles] * len(self.column_tiles), column_tile)
 
     def produce(self, i: int, row) -> None:
-        """Compute one row of part i, and of the parts before what it still lacks."""
+        """Compute one row of part i, after the rows of the parts before that it still needs."""
         getattr(self, self.stages[i].part.kind)(i, nest.named(row, f"row{i}"))
 
     def slot(self, i: int, row):
-        """Where a row of part i lies in what it writes."""
+        """The place of a row of part i in its destination."""
         if i == len(self.stages) - 1:
             return row
         line_buffer = self.out[i].shape[1]
         return 0 if line_buffer == 1 else tirx.truncmod(row + line_buffer, line_buffer)
 
     def slots_under(self, i: int, row) -> dict[int, object]:
-        """Where the rows under the window of a row of part i lie in its line buffer, by how far they are from the
-        first."""
+        """The places in a line buffer of the rows under the window of a row of part i, by their distance from the
+        first.
+        """
         part, top = self.stages[i].part, source(self.stages[i].part, 0, row, 0)
         reach, step = part.kernel[0], part.dilation[0]
         return {y: nest.named(self.slot(i - 1, top + y), f"slot{i}") for y in range(0, (reach - 1) * step + 1, step)}
 
     def read(self, i: int) -> range:
-        """The columns of part i that the next part reads, padding among them: what part i writes begins with these."""
+        """The columns of part i that the next part reads, padding included. The destination of part i begins with the
+        first of them.
+        """
         last = i == len(self.stages) - 1
         return range(self.stages[i].out_width) if last else window(self.stages[i + 1].part, self.columns[i + 1])
 
     def padding(self, i: int):
-        """What stands for a value outside of the image in the line buffer of part i."""
+        """The value that represents padding in the line buffer of part i."""
         return values.const(0.0, self.out[i].dtype)
 
     def _clear(self, i: int) -> None:
-        """Padding in the columns on both sides of the image in a line buffer, where it stays."""
+        """Write padding to the columns on both sides of the image in a line buffer, where it stays."""
         _, line_buffer, _, channels = self.out[i].shape
         for at, column in enumerate(self.read(i)):
             if not 0 <= column < self.stages[i].out_width:
@@ -99,7 +103,7 @@ class StreamedRows:
             out[0, slot, column, whole * lanes + c] = zero
 
     def fill(self, i: int, reader_row) -> None:
-        """Produce the rows of part i that a row of its reader needs and no row before it did.
+        """Produce the rows of part i that a row of its reader needs and that no row before it needed.
 
         Rows outside of the image are padding.
         """
@@ -118,7 +122,9 @@ class StreamedRows:
     # ---- the loops around the tiles of each kind of part
 
     def product_tiles(self, i: int, tile) -> None:
-        """``tile(column, height, first, channels)`` for each block of a row's positions, each panel, each tile."""
+        """Call ``tile(column, height, first, channels)`` for each block of a row's positions, each panel and each
+        tile.
+        """
         columns, step = self.columns[i], self.d[f"{i}.m_block"]
         tile_m = self.d[f"{i}.tile_m"]
 
@@ -142,7 +148,7 @@ class StreamedRows:
             block(columns.start + blocks * step, rest)
 
     def panels(self, i: int, panel) -> None:
-        """``panel(first, channels)`` for each of a part's outputs."""
+        """Call ``panel(first, channels)`` for each panel of a part's outputs."""
         tile_n = self.d[f"{i}.tile_n"]
         panels, rest = divmod(self.stages[i].part.out_channels, tile_n)
         with nest.serial(panels) as p:
@@ -151,7 +157,9 @@ class StreamedRows:
             panel(panels * tile_n, rest)
 
     def filter_tiles(self, i: int, row, positions) -> None:
-        """``positions(taps_h, taps_w, w, c, lanes)`` for each tile of a row of a depthwise part, each vector."""
+        """Call ``positions(taps_h, taps_w, w, c, lanes)`` for each tile of a row of a depthwise part, and each
+        vector.
+        """
         part, columns, tile = self.stages[i].part, self.columns[i], self.d[f"{i}.tile_w"]
         lanes = self.d[f"{i}.lanes"]
 

@@ -1,9 +1,9 @@
-"""The sums of a tile of outputs, and of a layer that sums in its wide dtype the chunks that go into them.
+"""The sums of a tile of outputs, including those of a layer that adds up chunks of products in its wide dtype.
 
-A tile's accumulators begin with the biases and take products. Where the layer's sums are of the wide dtype,
-accumulators of its own dtype begin at zero with each chunk of products (`kinds.windows.chunks`), and are added to a
-second tile, which begins with the biases. That one has no registers to itself: LLVM keeps it on the stack, and a chunk
-takes a load, two conversions' worth of additions and a store a vector of it.
+A tile's accumulators begin with the biases and add products. If the layer's sums have the wide dtype, accumulators of
+the layer's own dtype begin at zero with each chunk of products (`kinds.windows.chunks`). Each chunk is then added to a
+second tile, which begins with the biases. LLVM keeps this second tile on the stack, not in registers. For each of its
+vectors, a chunk takes a load, two conversions with their additions and a store.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Sums:
     Attributes
     ----------
     products : nest.Tile
-        Takes products.
+        The accumulators of products.
     total : nest.Tile
-        Begins with the biases and is what the epilogue gets; the same tile unless ``chunked``.
+        The sums that begin with the biases and that the epilogue reads; the same tile unless ``chunked``.
     """
 
     def __init__(self, kernel: nest.Kernel, layer: Layer, rows: int, width: int):
@@ -33,12 +33,12 @@ class Sums:
         self._open: list = [None] * rows
 
     def open(self) -> None:
-        """A chunk begins."""
+        """Begin a chunk."""
         if self.chunked:
             self.products.set(lambda i, lane: values.const(0.0, self.products.dtype))
 
     def close(self) -> None:
-        """A chunk ends."""
+        """End a chunk."""
         if self.chunked:
             for row in range(self.rows):
                 self._add(row)
@@ -50,7 +50,7 @@ class Sums:
             total[row, lane] = total[row, lane] + values.cast(products[row, lane], total.dtype)
 
     def add_product(self, row: int, chunk, left, right) -> None:
-        """A product of a chunk; in straight code, where chunks open and close by themselves. `finish` ends the last."""
+        """Add a product of a chunk, in unrolled code, where a new chunk ends the one before. `finish` ends the last."""
         if self.chunked and self._open[row] != chunk:
             if self._open[row] is not None:
                 self._add(row)
@@ -59,14 +59,14 @@ class Sums:
         self.products.add_product(row, left, right)
 
     def finish(self) -> None:
-        """The last chunk of each row ends."""
+        """End the last chunk of each row."""
         for row in range(self.rows):
             if self._open[row] is not None:
                 self._add(row)
         self._open = [None] * self.rows
 
     def loop(self, depth: int, chunk: int, by: int, step) -> None:
-        """``step(k)`` for k below depth, ``by`` of them written out a turn, in chunks."""
+        """Run ``step(k)`` for k below depth, in chunks, with ``by`` steps in each turn of the loop."""
         if not self.chunked:
             nest.unrolled(depth, by, step)
             return

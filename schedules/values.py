@@ -1,4 +1,4 @@
-"""Arithmetic of kernels as expressions: constants, conversions, multiply-adds, activations and the epilogue."""
+"""Arithmetic of kernels as TIR expressions: constants, conversions, multiply-adds, activations and the epilogue."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds import exponential as EXP
 from tvm_mobilenet.layer import Layer
 
-_WHOLE = 1.5 * 2.0**23  # a float32 next to it is a whole number
-CLAMPS = ("none", "relu", "relu6")  # to values that every dtype has: they may as well follow a conversion
+_WHOLE = 1.5 * 2.0**23  # near this number, float32 holds only integers
+CLAMPS = ("none", "relu", "relu6")  # their bounds are exact in every dtype, so they may follow a conversion
 
 
 def const(value, dtype: str):
@@ -19,34 +19,35 @@ def const(value, dtype: str):
 
 
 def cast(value, dtype: str):
-    """A scalar or vector as values of a dtype; one that is of it already stays as it is."""
+    """A scalar or vector converted to a dtype, or unchanged if it already has it."""
     own, _, lanes = str(value.ty).partition("x")
     return value if own == dtype else value.astype(dtype + ("x" + lanes if lanes else ""))
 
 
 def broadcast(value, count: int):
-    """A scalar in every lane; a vector as it is."""
+    """A scalar in every lane; a vector unchanged."""
     return value if count == 1 or "x" in str(value.ty) else tirx.Broadcast(value, count)
 
 
 def fixed(layer: Layer) -> bool:
-    """Whether every build of a layer has to round alike, so that no step may be left to LLVM, which would contract a
-    product and a sum in some kernels and not in others."""
+    """Whether every build of a layer has to round alike. Then LLVM gets no choice, since it would contract a product
+    and a sum in some kernels and not in others.
+    """
     return dtypes.of(layer.dtype).fused
 
 
 def intrinsic(name: str, *operands):
-    """One of LLVM's functions of vectors or scalars of one type, which it returns."""
+    """An LLVM intrinsic whose operands and result all have one type, of vectors or scalars."""
     return tirx.call_llvm_pure_intrin(str(operands[0].ty), name, *operands)
 
 
 def lanes_of(value) -> int:
-    """How many lanes an expression has."""
+    """The number of lanes of an expression."""
     return int(str(value.ty).partition("x")[2] or 1)
 
 
 def multiply_add(total, left, right, dtype: str, count: int = 1):
-    """``total + left * right`` in a dtype, of ``count`` lanes; rounded once where the dtype asks for it."""
+    """``total + left * right`` in a dtype, in ``count`` lanes; rounded once if the dtype asks for it."""
     left, right = cast(left, dtype), cast(right, dtype)
     if not dtypes.of(dtype).fused:
         return total + left * right
@@ -59,22 +60,22 @@ def fused(total, left, right, count: int = 1):
 
 
 def alone(layer: Layer, product):
-    """A product to which LLVM may not add what comes next, where the layer's steps are `fixed`."""
+    """A product that LLVM may not contract with a following sum, if the layer's steps are `fixed`."""
     return intrinsic("llvm.arithmetic.fence", product) if fixed(layer) else product
 
 
 def exponential(layer: Layer, x):
-    """exp(x) of float32 by the steps of `kinds.exponential`, rounded by `fused` where the layer's steps are `fixed`."""
+    """exp(x) of float32 by the steps of `kinds.exponential`, rounded by `fused` if the layer's steps are `fixed`."""
     count = lanes_of(x)
 
     def vector(value, dtype="float32"):
         return broadcast(const(value, dtype), count)
 
-    x = T.max(vector(EXP.LOWEST), T.min(vector(EXP.HIGHEST), x))  # which keeps what is not a number
+    x = T.max(vector(EXP.LOWEST), T.min(vector(EXP.HIGHEST), x))  # this order of operands keeps NaN
     n = x * vector(EXP.PER_LN2)
     if fixed(layer):
         n = intrinsic("llvm.roundeven", n)
-    else:  # which is a call of a library where a core has no instruction for it: a sum that has no digits beyond
+    else:  # roundeven would be a library call on such a core: adding this number rounds too
         n = intrinsic("llvm.arithmetic.fence", n + vector(_WHOLE)) - vector(_WHOLE)
 
     def plus(total, left, right):
@@ -92,10 +93,10 @@ def exponential(layer: Layer, x):
 
 
 def activate(layer: Layer, x, dtype: str, then=None):
-    """The layer's activation of an expression of this dtype, and the value that is added after it.
+    """The layer's activation of an expression of this dtype, plus the value that is added after it.
 
-    The hard ones follow MobileNetV3 (Howard et al., 2019): hard-sigmoid is relu6(x + 3) / 6, hard-swish x times that.
-    Where the layer's steps are `fixed`, the last product of these and what is added after it are one step.
+    Hard-sigmoid and hard-swish follow MobileNetV3 (Howard et al., 2019): relu6(x + 3) / 6, and x times that. If the
+    layer's steps are `fixed`, their last product and the addition after it are rounded once.
     """
     name = layer.activation
     zero, three, six, sixth = (const(v, dtype) for v in (0.0, 3.0, 6.0, 1 / 6))
@@ -133,11 +134,12 @@ def _sigmoid(layer: Layer, y, times_y: bool):
 
 def epilogue(layer: Layer, x, residual, written: str):
     """Residual add and activation, in the layer's order, as a value of the dtype that is written. ``residual()`` reads
-    the second operand's element."""
+    the element of the second operand.
+    """
     dtype = layer.accumulator_dtype
     if layer.residual == "before":
         x = x + cast(residual(), dtype)
     if fixed(layer) and layer.activation in CLAMPS and layer.residual != "after":
-        return activate(layer, cast(x, written), written)  # the same value, for fewer vectors
+        return activate(layer, cast(x, written), written)  # the same value, with fewer vectors
     y = activate(layer, x, dtype, cast(residual(), dtype) if layer.residual == "after" else None)
     return cast(y, written)

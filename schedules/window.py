@@ -1,8 +1,8 @@
-"""Windows that slide: which taps an output position reads, and how tiles of positions fall into runs of equal ones.
+"""Windows that slide: the taps that an output position reads, and runs of tiles whose positions read alike.
 
-Padding is zeros, and zeros need no multiply-add: a tile at the border is generated without the taps that lie outside.
-A run of tiles whose positions read alike becomes one loop, so an axis costs at most three pieces of code or four: the
-first tile, the inner ones, the last whole one, the rest.
+Padding is zeros, and zeros need no multiply-add, so a tile at the border is generated without the taps that lie
+outside. A run of tiles whose positions read alike becomes one loop. So an axis needs at most four pieces of code: the
+first tile, the inner ones, the last whole one, and the remainder.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from tvm_mobilenet.layer import Layer
 
-# Of no core: how much straight code LLVM gets through.
-UNROLLED_TAPS = 160  # products a position that are still written out: 3x3x3 and 7x7x3 are, 3x3x32 is not
+# This holds for every core: the length of unrolled code that LLVM compiles well.
+UNROLLED_TAPS = 160  # most products of a position in unrolled code: 3x3x3 and 7x7x3 are unrolled, 3x3x32 is not
 
 
 @dataclass(frozen=True)
 class Run:
-    """``count`` tiles of ``tile`` positions from position ``start`` on; ``taps[i]``: what position i of each reads."""
+    """``count`` tiles of ``tile`` positions each, from position ``start`` on; position i of each tile reads
+    ``taps[i]``.
+    """
 
     start: int
     tile: int
@@ -27,7 +29,9 @@ class Run:
 
 
 def runs(layer: Layer, axis: int, tile: int, positions: range | None = None) -> list[Run]:
-    """The runs of the output's rows (axis 0) or columns (axis 1) under tiles of ``tile`` positions; of some of them."""
+    """The runs of the output's rows (axis 0) or columns (axis 1) in tiles of ``tile`` positions, or of a range of
+    positions.
+    """
     size = (layer.height, layer.width)[axis]
     out = (layer.out_height, layer.out_width)[axis]
     stride, dilation, kernel, before = (p[axis] for p in (layer.stride, layer.dilation, layer.kernel, layer.padding))
@@ -48,12 +52,12 @@ def runs(layer: Layer, axis: int, tile: int, positions: range | None = None) -> 
 
 
 def source(layer: Layer, axis: int, position, tap):
-    """The input's index that a tap of an output position reads."""
+    """The index in the input that a tap of an output position reads."""
     return position * layer.stride[axis] - layer.padding[axis] + tap * layer.dilation[axis]
 
 
 def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
-    """Positions of the input under one tile's window; a line of cache each, where channels fill one."""
+    """Positions of the input under one tile's window. Each is one cache line, if its channels fill one."""
     height, width = (
         (t - 1) * s + (k - 1) * d + 1
         for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
@@ -62,9 +66,10 @@ def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
 
 
 def lines_held(layer: Layer, core) -> int:
-    """Lines of one vector of channels, at different positions, that the sets of the L1 they fall into hold at once.
+    """The number of cache lines of one vector of channels, at different positions, that the sets of the L1 hold at
+    once.
 
-    With a power of two of channels from one position to the next they share a few sets.
+    If positions are a power of two of channels apart, these lines share a few sets.
     """
     stride = layer.input_row * layer.bytes
     way = core.l1d.bytes // core.l1d.ways
@@ -75,12 +80,12 @@ def lines_held(layer: Layer, core) -> int:
 def evicts_itself(layer: Layer, tile_h: int, tile_w: int, core) -> bool:
     """Whether the lines under one tile's window do not fit the sets of the L1 that they fall into.
 
-    The next vector of channels then finds the line gone, which it shares with the vector before: better to take the
-    line whole at once.
+    The next vector of channels shares a line with the vector before, and then finds it evicted. It is better to read
+    the whole line at once.
     """
     return lines_under(layer, tile_h, tile_w) > lines_held(layer, core)
 
 
 def written_out(layer: Layer) -> bool:
-    """Whether a tile's products are all written out, without a loop."""
+    """Whether a tile's products are all in unrolled code."""
     return layer.kernel[0] * layer.kernel[1] * (layer.channels // layer.groups) <= UNROLLED_TAPS

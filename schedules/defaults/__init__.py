@@ -1,5 +1,7 @@
-"""Which point of its search space an untuned layer takes, by estimates of cycles from its shape and the core's data.
+"""The decisions of an untuned layer: one point of its search space, by estimates of cycles from its shape and the
+core's data.
 
-A module has ``choose(layer, core)``, which gives a decision record. What lines cost to move is `targets.memory`, what
-was measured on a core its ``[limits]``. Nothing here makes code: of equal decisions it is the same.
+Each module has ``choose(layer, core)``, which returns a decision record. The cost of moving cache lines comes from
+`targets.memory`, figures measured on a core from its ``[limits]``. Nothing here generates code: equal decisions give
+equal code, however they were chosen.
 """

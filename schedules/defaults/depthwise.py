@@ -1,7 +1,8 @@
-"""Which tile and block of channels an untuned depthwise layer takes.
+"""The tile and block of channels of an untuned depthwise layer.
 
-In order, the tile with the fewest loads, or strips with the fewest cycles; out of order, the fewest loads of the tiles
-whose lines stay in the L1. Then the block of channels, so that all CPUs have even shares.
+A core that issues in order gets the tile with the fewest loads, or the strips with the fewest cycles. A core that
+issues out of order gets the tile with the fewest loads among those whose lines stay in the L1. The block of channels
+then gives all CPUs even shares.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tvm_mobilenet.layer import Layer
 
 
 def choose(layer: Layer, core) -> Decisions:
-    """The decisions of an untuned build, but for how the loop is written."""
+    """The decisions of an untuned build, except for the choice of who writes the loop."""
     widths = space.lanes_of(layer, core)
     tile_h, tile_w, lanes, inner = _tile(layer, core, widths)
     c_block = block(layer, tile_h, core)
@@ -41,16 +42,18 @@ def _tile(layer: Layer, core, widths: tuple[int, ...]) -> tuple[int, int, int, s
     tasks = len(work(layer, found[0], space.blocks(layer, core)[0]))
     few = tasks < core.cpus and _cycles(layer, core) / tasks > core.limits.task_cycles
     if uneven and (not core.in_order or layer.stride[0] > 1 or few):
-        # All CPUs share single rows: 28x28x120 5x5 takes an A72 9 % less; in order, at stride 1, loads weigh more.
+        # Single rows give all CPUs a share: 28x28x120 5x5 then takes 9 % less on an A72. On in-order cores at stride 1,
+        # more loads cost more than that.
         return best(layer, core, [t for t in tiles if t[0] == 1 and t[1] <= core.limits.row_positions], widths)
     return found
 
 
 def _even_blocks(layer: Layer, tile_h: int, core) -> list[int]:
-    """Blocks of channels that all CPUs share evenly, the best first.
+    """Blocks of channels that give all CPUs even shares, the best first.
 
-    Of whole cache lines the most even ones, within ``ALIKE``, and of them the largest; where no such are even, of half
-    lines the largest; half a line only in place of shares over 1.1: in 80x80x32 it takes an A53 56 % more.
+    First come blocks of whole cache lines: the most even ones, within ``ALIKE``, and the largest of those. If none is
+    even, the largest of half lines follows. Half a line is used only instead of a load balance over 1.1, because
+    80x80x32 takes 56 % more on an A53 with it.
     """
     line, blocks = line_channels(layer, core), space.blocks(layer, core)
     uneven = {b: imbalance(work(layer, tile_h, b), core.cpus) for b in blocks}
@@ -61,11 +64,12 @@ def _even_blocks(layer: Layer, tile_h: int, core) -> list[int]:
 
 
 def block(layer: Layer, tile_h: int, core) -> int:
-    """Channels of a task: even blocks in a number that all CPUs deal out without rows, if there are such.
+    """Channels of a task. Preferred are even blocks that alone give every CPU its tasks, without a cut of the rows.
 
-    Of those the largest whose rows under a tile lie in a quarter of the L1, where the next row of tiles finds them
-    again, or else the smallest. 14x14x512 takes an A72 13.8 k misses in blocks of 32, of 128 19.8 k, as many cycles.
-    Where none are even, and tasks are long but fewer than CPUs, those with the shortest longest share.
+    Among them it is the largest whose rows under a tile fit a quarter of the L1, where the next row of tiles finds them
+    again; if none fits, the smallest. On an A72, 14x14x512 has 13.8 k misses in blocks of 32 and 19.8 k in blocks of
+    128, in as many cycles. If no block is even, and tasks are long but fewer than the CPUs, it is the block with the
+    shortest longest share.
     """
     even = _even_blocks(layer, tile_h, core)
     dealt = [b for b in even if (layer.channels // b) % core.cpus == 0] or even[:1]
@@ -84,29 +88,32 @@ def block(layer: Layer, tile_h: int, core) -> int:
 
 
 def _cycles(layer: Layer, core) -> float:
-    """About what a layer takes on one CPU: multiply-adds, and lines from and to DRAM."""
+    """Approximate cycles of a layer on one CPU: multiply-adds, and cache lines from and to DRAM."""
     lines = (math.prod(layer.input_shape) + math.prod(layer.output_shape)) * layer.bytes / core.l1d.line
     return layer.mult_adds / core.macs_per_cycle(layer.dtype) + lines * memory.lines(core).again
 
 
 def work(layer: Layer, tile_h: int, c_block: int) -> list[int]:
-    """Tap rows inside of the image, of each task in order: what rows cost; blocks of channels all cost the same."""
+    """The work of each task in order: its tap rows inside the image, since only rows differ in cost."""
     return [sum(map(len, r.taps)) for r in runs(layer, 0, tile_h) for _ in range(r.count)] * (layer.channels // c_block)
 
 
 def _in_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[int, int, int, str]:
-    """Tile, lanes and inner loop: loads take the place of fmla here, and narrow tiles have the fewest. 14x14x512 on a
-    Cortex-A53 takes 2.2 cycles a multiply-add and 0.7 for lines that are read again, in tiles of whole lines 3.1."""
+    """Tile, lanes and inner loop for a core that issues in order: loads take the place of fmla there, and narrow tiles
+    have the fewest. On a Cortex-A53, 14x14x512 takes 2.2 cycles a multiply-add and 0.7 for lines that are read again;
+    in tiles of whole cache lines it takes 3.1.
+    """
     vector, most = widths[0], min(core.limits.depthwise_registers, compiled_registers(core))
     fits = [t for t in tiles if depthwise_registers(*t, vector, vector) <= most]
     return *min(fits, key=lambda t: _loads(layer, *t)), vector, "channels"
 
 
 def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
-    """The strip with the fewest cycles and fills of lines. A line is filled again for each of its vectors of channels
-    as far as the L1 does not hold all that lie under a strip, and rows that two strips read come from DRAM twice where
-    the strips of all cores leave the L2. The stride 2 layer of 112x112x64 takes 1.86 cycles an fmla and 276 k misses in
-    whole rows of 4, in 3x7 2.15 and 71 k."""
+    """The strip with the fewest cycles, line fills included. If the L1 does not hold all lines under a strip, a line is
+    filled again for each of its vectors of channels. If the strips of all cores exceed the L2, rows that two strips
+    read come from DRAM twice. The stride 2 layer of 112x112x64 takes 1.86 cycles an fmla and 276 k misses in whole rows
+    of 4, in 3x7 strips 2.15 and 71 k.
+    """
     held, size, line = lines_held(layer, core), layer.channels * layer.bytes, core.l1d.line
     vectors = -(-layer.channels // sum_lanes(layer, core))
     again = min(line // core.vector_bytes, vectors) - 1
@@ -133,9 +140,10 @@ def _strip_tile(layer: Layer, core, tiles_h, tiles_w) -> tuple[int, int]:
 
 
 def _out_of_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[int, int, int, str]:
-    """Tile, lanes and inner loop: the fewest loads of the tiles whose lines stay in the L1 for the vectors of channels
-    that follow. Where such tiles are small, 1x2 positions of whole lines, along the row unless the next tile still
-    finds the columns that it shares with this one."""
+    """Tile, lanes and inner loop for a core that issues out of order: the tile with the fewest loads among those whose
+    lines stay in the L1 for the next vectors of channels. If such tiles are small, the choice is 1x2 positions of whole
+    cache lines, along the row unless the next tile still finds the columns that it shares with this one.
+    """
     held, vector, line = lines_held(layer, core), widths[0], line_channels(layer, core)
     lanes, most = pair_of(layer, core), min(core.limits.depthwise_registers, core.vector_registers)
     fits = [t for t in tiles if depthwise_registers(*t, lanes, vector) <= most]
@@ -150,15 +158,16 @@ def _out_of_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[i
 
 
 def pair_of(layer: Layer, core) -> int:
-    """Lanes of a tile: of a pair of NEON's vectors, which one instruction stores, where two fmla a cycle leave stores
-    no pipe; else of one vector. Pairs of AVX2's, which are stored one by one, take 10 to 20 % more."""
+    """Lanes of a tile: two NEON vectors, which one instruction stores, on cores whose two fmla a cycle leave stores no
+    pipe; else one vector. AVX2 stores a pair one by one, which takes 10 to 20 % more.
+    """
     vector = sum_lanes(layer, core)
     stored = core.architecture == "aarch64" and core.vector_bytes == nest.VECTOR_BYTES
     return 2 * vector if stored and core.fma_per_cycle > 1 and 2 * vector in space.lanes_of(layer, core) else vector
 
 
 def _loads(layer: Layer, tile_h: int, tile_w: int) -> float:
-    """Loads a multiply-add, over the whole output with its tails."""
+    """Loads a multiply-add, over the whole output with its remainder tiles."""
     loads = products = 0
     for row in runs(layer, 0, tile_h):
         for column in runs(layer, 1, tile_w):
@@ -169,6 +178,6 @@ def _loads(layer: Layer, tile_h: int, tile_w: int) -> float:
 
 
 def tile_loads(layer: Layer, tile_h: int, tile_w: int) -> int:
-    """Vectors that a tile loads: data under its window, taps, and biases."""
+    """The number of vectors that a tile loads: data under its window, taps, and biases."""
     height, width = ((t - 1) * s + k for t, s, k in zip((tile_h, tile_w), layer.stride, layer.kernel, strict=True))
     return height * width + layer.kernel[0] * layer.kernel[1] + tile_h * tile_w

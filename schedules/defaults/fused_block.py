@@ -1,4 +1,4 @@
-"""Which tiles the parts of an untuned fused block take, and how it is cut into tasks (`row_tiles.tasks`)."""
+"""The tiles of an untuned fused block's parts, and the cut of the block into tasks (`row_tiles.tasks`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvm_mobilenet.schedules.window import evicts_itself
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # of depthwise tiles, where they divide the row; 8 leave fewer lines in any L1
+WIDTHS = (7, 6, 5, 8, 4, 3, 2)  # depthwise tiles that may divide the row; 8 keeps fewer cache lines in L1
 
 
 def choose(layer: Layer, core) -> Decisions:
@@ -44,12 +44,14 @@ def _part(part: Layer, width: int, core, first: bool) -> Decisions:
 
 
 def _loops(part: Layer, core) -> Decisions:
-    """The dual-issue loop, where there is one."""
+    """The dual-issue loop, for a part that can have one."""
     return {name: "dual_issue" for name in space.loops(part, core)}
 
 
 def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[int, int]:
-    """Positions of a depthwise part's tile, in rows of ``width``, and lanes; ``first``: it reads the block's input."""
+    """Positions of a depthwise part's tile, in rows of ``width``, and its lanes. ``first``: the part reads the block's
+    input.
+    """
     tiles, vector = space.tile_widths(width), sum_lanes(part, core)
     if strips.possible(part, core):
         short = core.limits.strip_columns
@@ -60,7 +62,7 @@ def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[int, in
 
     narrow = [t for t in tiles if fits(t, vector)]
     divides = [t for t in WIDTHS if t in narrow and width % t == 0]
-    # In order, loads count.
+    # On an in-order core the number of loads decides.
     tile_w = min(narrow, key=lambda t: _row_loads(part, width, t)) if core.in_order or not divides else divides[0]
     if first and space.whole_lines(part, width, core) and evicts_itself(part, 1, tile_w, core):
         return min(4, width), line_channels(part, core)
@@ -68,6 +70,6 @@ def _depthwise_tile(part: Layer, width: int, core, first: bool) -> tuple[int, in
 
 
 def _row_loads(part: Layer, width: int, tile: int) -> int:
-    """Vectors that a depthwise part loads for a row of its positions, in tiles."""
+    """Vectors that a depthwise part loads for one row of its positions, with tiles of this width."""
     tiles, rest = divmod(width, tile)
     return tiles * depthwise.tile_loads(part, 1, tile) + (depthwise.tile_loads(part, 1, rest) if rest else 0)

@@ -1,8 +1,8 @@
-"""About what layers of int8 take to compute, by themselves and in the rows of a fused block.
+"""Approximate compute cycles of int8 layers, alone and in the rows of a fused block.
 
-The cut into fused blocks compares the two (`compiler.fuse_blocks`). Vector instructions are counted: multiply-adds at
-the core's rate, what rearranges the data of a depthwise filter, and what makes int8 of sums. A row of a fused block has
-tails of its own where a layer by itself has none, and its depthwise filters are one row high.
+`compiler.fuse_blocks` compares the two. Both count vector instructions: multiply-adds at the core's rate, the
+rearrangement of a depthwise filter's data, and the requantization of sums to int8. A row of a fused block has remainder
+tiles that a layer alone does not have, and its depthwise filters are one row high.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tvm_mobilenet.schedules.spaces import fused_block as space
 
 from tvm_mobilenet.layer import Layer
 
-INTERLEAVE = 8  # instructions that make sixteen channels of four columns what a dot product reads
+INTERLEAVE = 8  # instructions that interleave sixteen channels of four columns for a dot product
 
 
 def alone(layer: Layer, core) -> float:
-    """Of a layer by itself."""
+    """Cycles of a layer that is a kernel of its own."""
     if layer.declared.pixels:
         return _product(layer, layer.height, pointwise.tiles_of(layer, layer.height, core)[2], core)
     if layer.declared.streams == "anywhere":
@@ -31,7 +31,7 @@ def alone(layer: Layer, core) -> float:
 
 
 def in_rows(part: Layer, rows: int, widths: Sequence[int], core) -> float:
-    """Of a part of a fused block: so many rows, in column tiles of these widths."""
+    """Cycles of ``rows`` rows of a part of a fused block, in column tiles of these widths."""
     if part.declared.pixels:
         return rows * sum(_row(part, width, core) for width in widths)
     if part.declared.streams == "anywhere":
@@ -47,7 +47,9 @@ def _row(part: Layer, width: int, core) -> float:
 
 
 def _product(layer: Layer, positions: int, tile: tuple[int, int], core) -> float:
-    """Of so many positions: what the tiles' loops issue, at the core's rate of multiply-adds, and outputs."""
+    """Cycles of a product of ``positions`` rows: the tiles' loops at the core's rate of multiply-adds, and the
+    outputs.
+    """
     n, k = layer.out_channels, layer.channels
     at_once = core.fma_per_cycle * sum_lanes(layer, core) / core.macs_per_cycle(layer.dtype)
     loops = pointwise.tile_cycles(positions, n, k, *tile, layer, core) * k * at_once
@@ -60,7 +62,7 @@ def _product(layer: Layer, positions: int, tile: tuple[int, int], core) -> float
 
 
 def _filters(layer: Layer, rows: int, high: int, widths: Sequence[int], core) -> float:
-    """Of a depthwise layer's rows, in tiles that are ``high`` rows high."""
+    """Cycles of a depthwise layer's rows, in tiles that are ``high`` rows high."""
     kernel, stride = layer.kernel, layer.stride
     way, quads = integer_depthwise.ways(layer, core)[0], integer_depthwise.quads(layer)
     vectors, taps = -(-layer.channels // BYTES), kernel[0] * kernel[1]
@@ -86,6 +88,6 @@ def _filters(layer: Layer, rows: int, high: int, widths: Sequence[int], core) ->
 
 
 def _tiles(extent: int, tile: int) -> list[tuple[int, int]]:
-    """The tiles along an axis: their length, and how many there are."""
+    """The tiles along an axis, as pairs of length and number."""
     whole, rest = divmod(extent, tile)
     return [(tile, whole)] * (whole > 0) + [(rest, 1)] * (rest > 0)

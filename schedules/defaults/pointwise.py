@@ -1,7 +1,7 @@
-"""Which tile and blocks an untuned matrix product takes: those with the fewest estimated cycles of all CPUs together.
+"""The tile and blocks of an untuned matrix product: those with the fewest estimated cycles, summed over all CPUs.
 
-``tile_cycles`` counts what a tile's loop issues, ``memory_cycles`` the lines that its blocks move, `imbalance` how long
-the slowest CPU takes over the mean.
+``tile_cycles`` estimates a tile's loop by the instructions that it issues, ``memory_cycles`` the cache lines that its
+blocks move. `imbalance` gives the time of the slowest CPU over the mean.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tvm_mobilenet.targets import memory
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-# Of no core: how fine the estimates are.
-NEARLY = 1.015  # tiles with so many times the fewest cycles are considered too, for the sake of memory and even tasks
-OUTPUTS = 18  # instructions of a vector unit that make sixteen int8 of as many sums
-FAR = 1.05  # and up to so many times where they save as much, on all CPUs
+# These hold for every core: the precision of the estimates.
+NEARLY = 1.015  # tiles within this factor of the fewest cycles count too: they may save memory or balance better
+OUTPUTS = 18  # vector instructions that requantize sixteen sums to int8
+FAR = 1.05  # tiles within this factor are considered if they save as much on all CPUs
 
 
 class Blocks(NamedTuple):
-    """A tile and how many of them make a block, of rows and of panels; ``outer`` runs slowest."""
+    """A tile and the number of tiles in a block, of rows and of panels; ``outer`` names the slower loop."""
 
     tile_m: int
     tile_n: int
@@ -38,18 +38,18 @@ class Blocks(NamedTuple):
 
 
 def choose(layer: Layer, core) -> Decisions:
-    """The decisions of an untuned build, but for how the loop is written."""
+    """The decisions of an untuned build, except for the choice of who writes the loop."""
     m, n, k = layer.height, layer.out_channels, layer.channels
     found = _Search(layer, core)
     cost, chosen = found.cheapest(found.near())
     tasks = (m // chosen.tile_m // chosen.m_block) * (n // chosen.tile_n // chosen.n_block)
-    if tasks < core.cpus and cost > core.limits.share_cycles * core.cpus:  # smaller tiles give all CPUs something to do
+    if tasks < core.cpus and cost > core.limits.share_cycles * core.cpus:  # smaller tiles give all CPUs a task
         chosen = found.cheapest(found.cycles)[1]
     return {**chosen._asdict(), "k_unroll": min(4, k) if k != 3 else 2}
 
 
 class _Search:
-    """All tiles of a layer that fit, and the blocks of them with the fewest cycles."""
+    """All tiles of a layer that fit the registers, and the blocks of them with the fewest cycles."""
 
     def __init__(self, layer: Layer, core):
         m, n, k = layer.height, layer.out_channels, layer.channels
@@ -61,20 +61,21 @@ class _Search:
         self._uneven = functools.cache(self._load_balance)
 
     def near(self) -> list[tuple[int, int]]:
-        """Tiles that are about as fast as the best; with fewer than half of its accumulators, 8x4 or 1x32, an A72 takes
-        5 % more."""
+        """Tiles that are about as fast as the best. An A72 takes 5 % more with fewer than half of its accumulators, in
+        8x4 or 1x32 tiles.
+        """
         half = self.best[0] * self.best[1] / 2
         return [t for t in self.cycles if self.slower[t] <= FAR and t[0] * t[1] >= half]
 
     def cheapest(self, tiles) -> tuple[float, Blocks | None]:
-        """How many cycles all CPUs take, summed up, with the choice for which they are the fewest."""
+        """The cycles of all CPUs, summed up, and the choice for which they are the fewest."""
         depth, best, chosen = self.layer.channels, (float("inf"), 0), None
         for blocks in self._blocks_of(tiles):
             tile = blocks[:2]
             one = self.cycles[tile] * depth + memory_cycles(self.layer, self.core, blocks)
             far = 1 if self.slower[tile] <= NEARLY else FAR
             if chosen and one * ALIKE * far > best[0]:
-                continue  # however even it is
+                continue  # too slow, even with perfect load balance
             cost = one * self._uneven(tile, blocks.n_block, blocks.m_block, blocks.outer) * far, -blocks.m_block
             if not chosen or cost < best:
                 best, chosen = cost, blocks
@@ -99,9 +100,10 @@ class _Search:
 
 
 def tiles_of(layer: Layer, width: int, core) -> tuple[list[int], list[int], tuple[int, int]]:
-    """As ``tiles``, of rows of ``width`` positions; of pairs that are nearly as fast one that writes whole lines.
+    """As ``tiles``, for rows of ``width`` positions. Among pairs that are nearly as fast it prefers one that writes
+    whole cache lines.
 
-    Two panels that share a line of the output both fetch it, where a row of output and its panels do not fit the L1.
+    If a row of output and its panels do not fit the L1, two panels that share a line of the output both fetch it.
     """
     m, n, k = width, layer.out_channels, layer.channels
     tiles_m, tiles_n, best = tiles(m, n, k, layer, core)
@@ -115,7 +117,7 @@ def tiles(
 ) -> tuple[list[int], list[int], tuple[int, int]]:
     """Heights and widths that a tile of an m x n product may have, and the pair of them with the fewest cycles.
 
-    ``layer`` says of which dtype; ``looped``: k is a loop; else all of it is written out.
+    ``layer`` gives the dtype. ``looped``: k is a loop; otherwise it is fully unrolled.
     """
     heights, widths = space.tiles(m, n, layer, core)
     fits = space.fitting(heights, widths, k, layer, core, looped)
@@ -123,8 +125,8 @@ def tiles(
 
 
 def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, core, looped: bool = True) -> float:
-    """Cycles one k takes over all tiles, by issue width and multiply-adds alone; ranks tiles."""
-    scalar = 1 if looped else 1.5  # of an in-order core; written out, data is read with an address of its own each
+    """Cycles of one k over all tiles, by issue width and multiply-adds alone; this ranks tiles."""
+    scalar = 1 if looped else 1.5  # on an in-order core; in unrolled code each load of data has an address of its own
     integer, depth = dtypes.of(layer.dtype).integer, layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]
     lanes, grouped = sum_lanes(layer, core), way(layer, core) == "long" and not layer.declared.pixels
 
@@ -139,14 +141,14 @@ def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, 
     def sums(rows: int, columns: int) -> float:
         vectors = -(-columns // lanes)
         products = rows * vectors
-        if grouped:  # half of a multiply's lanes a sum, and an addition for each group; values go into all lanes
+        if grouped:  # half of a multiply's lanes per sum, one addition per group; values are broadcast
             data, weights = (1.0, 0.5) if core.in_order else (1.5, 0.125)  # in multiplies
             return products * (0.5 + 1 / layer.group) + data * rows + weights * vectors
         if inorder.pairs(core, layer):
             if inorder.fits(rows, columns, k, k):
                 return inorder.cycles(rows, columns)
             return products + core.vector_bytes // core.vector_load_bytes * vectors + scalar * rows
-        chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators leave the pipe waiting
+        chains = core.fma_accumulate_latency / max(1, products)  # too few accumulators stall the pipe
         loads = rows + (vectors + 1) // 2
         return max(products / core.fma_per_cycle, (products + loads + 1) / core.issue_width, products * chains) + 0.02
 
@@ -159,35 +161,38 @@ def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, 
 
 
 def memory_cycles(layer: Layer, core, blocks: Blocks) -> float:
-    """What memory costs a nest with these blocks.
+    """Cycles that memory takes in a nest with these blocks.
 
-    While a block of panels lies in the L1, the data comes from the L2 once for each of them, the panels once for each
-    block of rows; every block of k but the first reads the output and writes it again. What is read again after more
-    than the last cache holds comes from DRAM. Cycles are those of `targets.memory.Lines`, and a load and a store a
-    vector of partial sums.
+    The data comes from the L2 once for each block of panels that lies in the L1, the panels once for each block of
+    rows. Every block of k but the first reads the output and writes it again. If more than the last cache holds is read
+    before data is read again, it comes from DRAM. Cycles are those of `targets.memory.Lines`, plus a load and a store
+    for each vector of partial sums.
     """
     tile_m, tile_n, n_block, k_block, m_block, outer = blocks
     m, n, k = layer.height, layer.out_channels, layer.channels
     columns, passes = min(n, n_block * tile_n), -(-k // k_block)
     l1, size, vector = core.l1d, layer.bytes, sum_lanes(layer, core)
     panels, rows = columns * min(k, k_block) * size, tile_m * min(k, k_block) * size
-    # One way is left to what streams past the panels; where that is more, it takes some of them with it each time.
+    # One way of the L1 is left to rows and outputs that stream past the panels. If they need more, they evict some
+    # panels each time.
     if panels > l1.bytes * (l1.ways - 1) // l1.ways and (n_block > 1 or k_block > space.K_BLOCKS[0]):
         return float("inf")
-    evicted = min(1.0, max(0, panels + 2 * rows - l1.bytes) / panels)  # by a tile's rows and the next's
+    evicted = min(1.0, max(0, panels + 2 * rows - l1.bytes) / panels)  # by the rows of this tile and of the next
     row_blocks, column_blocks = max(1, m // tile_m // m_block), -(-n // columns)
     again = max(row_blocks, evicted * m / tile_m)
     lines = (m * k * column_blocks + n * k * again + passes * m * n) * size / l1.line
-    # The inner loop passes over all of one operand, which the cores read at the same time, for each block of the other,
-    # of which each core has its own; a block that nothing passes over twice streams by, a block of k at a time.
+    # For each block of one operand, which each core has to itself, the inner loop passes over all of the other operand,
+    # which the cores read at the same time. A block that no loop passes over twice streams by, one block of k at a
+    # time.
     axes = (m, min(m, m_block * tile_m), row_blocks), (n, columns, column_blocks)  # extent, block, blocks
     (stepped, block, steps), (passed, inner, inner_steps) = axes if outer == "m" else axes[::-1]
     own = block * (k + inner if inner_steps > 1 else min(k, k_block))
     cache = core.l3 or core.l2
-    last = cache.bytes / size * (cache.ways - 1) / cache.ways  # outputs stream by in a way
+    last = cache.bytes / size * (cache.ways - 1) / cache.ways  # outputs stream through one way
     own = own * core.sharers(cache)
     slow = stepped * k * (1 if own <= last else inner_steps)
-    # Passes run in serpentine order, so that each finds in the cache what the one before read last, as much as fits.
+    # Passes run in serpentine order, so each finds in the cache, as far as it fits, the data that the pass before read
+    # last.
     held = passed * (k if outer == "m" else layer.input_row)
     slow += passed * k * (1 + (steps - 1) * min(1.0, max(0.0, held + own - last) / held))
     line, partial = memory.lines(core), core.limits.partial_sum_cycles
@@ -195,9 +200,11 @@ def memory_cycles(layer: Layer, core, blocks: Blocks) -> float:
 
 
 def work(layer: Layer, core, blocks: Blocks) -> list[float]:
-    """``tile_cycles`` of each task, in the order in which tasks are numbered; the last block of an axis has its rest.
+    """The ``tile_cycles`` of each task, in the order of the tasks' numbers; the last block of an axis has the
+    remainder.
 
-    Tails count by what they take: on an in-order core four columns of weights cost more than a third of twelve.
+    Remainder tiles count by their own cycles: on an in-order core four columns of weights cost more than a third of
+    twelve.
     """
 
     def axis(extent: int, tile: int, block: int) -> list[int]:

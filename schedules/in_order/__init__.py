@@ -1,1 +1,1 @@
-"""Loops for cores that issue in order: loads beside multiply-adds, two instructions a cycle."""
+"""Dual-issue loops, for cores that issue in order: loads beside multiply-adds, two instructions a cycle."""

@@ -1,16 +1,16 @@
-"""The inner loop of int8 products for cores that issue in order, as assembly: long multiplies, and loads beside them.
+"""The dual-issue loop of int8 products, as assembly: long multiplies with loads beside them.
 
-A turn takes eight k for each product that an int16 holds (``Layer.group``), of up to four rows and four columns. A cell
-is one output: its long multiplies into a register of int16, then ``sadalp`` into its four sums of int32. For four
-products a cell takes four cycles and ``sadalp`` two more, so 16 cells take 96 cycles for 512 multiply-adds, 5.33 a
-cycle. What loads take comes on top, as in `in_order.pointwise`: an operand of 128 bits one cycle, for ``ldr d`` issues
-with the insert of the operand before, and ``ldr x`` of its upper half beside a multiply::
+An int16 holds the sum of ``Layer.group`` products. A turn takes eight k for each of them, for up to four rows and four
+columns. A cell is the work for one output: long multiplies into a register of int16, then ``sadalp`` into four sums of
+int32. For four products a cell takes four cycles and ``sadalp`` two more, so 16 cells take 96 cycles for 512
+multiply-adds, 5.33 a cycle. Loads come on top, as in `in_order.pointwise`: an operand of 128 bits takes one cycle,
+since ``ldr d`` issues with the insert of the operand before, and ``ldr x`` of its upper half beside a multiply::
 
     ldr d (operand n), ins (upper half of n - 1) | smlal, ldr x (upper half of n) | smlal2 | ldr d (n + 1), ins ...
 
-The first multiply of a cell is not one that accumulates: the next waits for it as long as for any result. So cells
-begin ``ahead`` of their turn, and add to int32 one cell late. The first turn's cells make their sums, the others add to
-them; the last loads nothing for a next one, so that nothing is read that is not there.
+The first multiply of a cell does not accumulate, so the next multiply waits the full latency for its result. Cells
+therefore begin ``ahead`` of their turn, and add to int32 one cell late. The first turn sets the sums, the others add to
+them. The last turn loads nothing for a next one, so the loop never reads past its operands.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tvm_mobilenet.schedules.in_order import pointwise as inorder
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-# Of the pipeline that the loop is written for, and so of the loop: whichever core runs it, its code is the same.
+# These describe the pipeline that the loop is written for. Its code is the same on whichever core runs it.
 LATENCY = 4  # cycles until another instruction has the result of a long multiply
-GAP = 3  # vector instructions between one load and the next, where there is time
-READY = 3  # and between an operand's upper half and its first use
+GAP = 3  # vector instructions between one load and the next, if there is time
+READY = 3  # vector instructions between an operand's upper half and its first use
 ROWS, COLUMNS = 4, 4  # of a tile
 SETS = 2  # columns whose weights are in registers at a time
 DATA, WEIGHTS, TURNS, TEMPORARIES = "x9", "x10", "x11", ("x12", "x13", "x14")
@@ -36,14 +36,14 @@ BYTES = inorder.VECTOR_BYTES
 
 
 def pairs(core, layer: Layer) -> bool:
-    """Whether a core has this loop's instructions and gains by it, and the layer sums products in int16."""
+    """Whether a core has this loop's instructions and gains by them, and the layer sums products in int16."""
     neon = core.architecture == "aarch64" and core.vector_bytes == BYTES
     narrow = core.in_order and core.vector_load_bytes < core.vector_bytes
     return neon and narrow and dtypes.of(layer.dtype).integer and layer.group in (2, 4)
 
 
 def fits(rows: int, width: int, depth: int, group: int, row_pitch: int) -> bool:
-    """Whether there is such a loop for a tile: registers and offsets within reach, a turn at least."""
+    """Whether there is such a loop for a tile: enough registers, offsets within reach, and at least one turn."""
     return (
         rows <= ROWS
         and width <= COLUMNS
@@ -55,11 +55,10 @@ def fits(rows: int, width: int, depth: int, group: int, row_pitch: int) -> bool:
 
 
 def multiply(acc: nest.Tile, rows: int, width: int, turns: int, group: int, data, weight, row_pitch: int) -> None:
-    """acc(i, 4 j .. 4 j + 3) = sums that add up to those of data(i, k) * weight(j, k), over ``turns`` times 8 ``group``
-    k.
+    """Set acc(i, 4 j .. 4 j + 3) to four partial sums of data(i, k) * weight(j, k), over ``turns`` times 8 ``group`` k.
 
-    ``data``, ``weight``: the first element of each. Rows of data are ``row_pitch`` bytes apart; weights lie as
-    `integer_products` packs them.
+    ``data`` and ``weight`` are the first element of each. Rows of data are ``row_pitch`` bytes apart.
+    `integer_products` packs the weights.
     """
     name, code = _function(rows, width, turns, group, row_pitch)
     inorder.call(
@@ -73,7 +72,7 @@ def multiply(acc: nest.Tile, rows: int, width: int, turns: int, group: int, data
 
 @dataclass(frozen=True)
 class _Operand:
-    """A vector of weights of a column, or of data of a row: the ``vector``-th of a turn; its first and last use."""
+    """The ``vector``-th vector of a turn, of a column's weights or a row's data, with its first and last use."""
 
     weights: bool
     index: int
@@ -84,8 +83,9 @@ class _Operand:
 
 @dataclass(frozen=True)
 class _Load:
-    """An operand's load before the vector instruction at ``position``, for this turn (0) or the next (1), and where its
-    upper half is inserted, ``later``: in the next turn."""
+    """An operand's load before the vector instruction at ``position``, for this turn (0) or the next (1). Its upper
+    half is inserted at ``later``, which may be in the next turn.
+    """
 
     operand: _Operand
     position: int
@@ -96,7 +96,7 @@ class _Load:
 
 @dataclass(frozen=True)
 class _Tile:
-    """The vector instructions of a turn, and where its loads stand."""
+    """The vector instructions of a turn, and the places of its loads."""
 
     rows: int
     width: int
@@ -104,22 +104,22 @@ class _Tile:
 
     @property
     def vectors(self) -> int:
-        """Of an operand in a turn."""
+        """Vectors of an operand in a turn."""
         return self.group // 2
 
     @property
     def ahead(self) -> int:
-        """Cells that begin before the one at hand goes on, so that it does not wait."""
+        """Cells that begin before the current one continues, so that it does not wait."""
         return -(-LATENCY // self.group)
 
     @property
     def cells(self) -> list[tuple[int, int]]:
-        """(row, column) in their order."""
+        """(row, column) of each cell, in order."""
         return [(i, j) for j in range(self.width) for i in range(self.rows)]
 
     @functools.cached_property
     def order(self) -> list[tuple[int, int]]:
-        """(cell, step): step 0 begins it, the last but one ends its products, the last adds them to int32."""
+        """(cell, step) pairs. Step 0 begins a cell, the last but one ends its products, the last adds them to int32."""
         count, found = len(self.cells), [(c, 0) for c in range(min(self.ahead, len(self.cells)))]
         for cell in range(count):
             if cell + self.ahead < count:
@@ -156,14 +156,15 @@ class _Tile:
 
     @functools.cached_property
     def loads(self) -> list[_Load]:
-        """Each operand's load as soon as its register is free, the most urgent first, `GAP` instructions behind the one
-        before unless it is needed now. Its upper half follows with the next load, or by itself where that comes late.
+        """Each operand's load, as soon as its register is free, the most urgent first. Loads are `GAP` instructions
+        apart unless one is needed at once. The upper half follows with the next load, or by itself if that load comes
+        late.
         """
         count = len(self.order)
-        last: dict[int, list[_Operand]] = {}  # by register: what it holds in a turn
+        last: dict[int, list[_Operand]] = {}  # by register: the operands that it holds in a turn
         for o in self.operands:
             last.setdefault(self.register(o), []).append(o)
-        opens = {}  # of the next turn's operand
+        opens = {}  # first use of the next turn's operand
         for o in self.operands:
             before = [p.last + (count if p.first < o.first else 0) for p in last[self.register(o)] if p is not o]
             opens[o] = max([o.last, *before]) + 1
@@ -187,7 +188,7 @@ class _Tile:
 
     @functools.cached_property
     def sound(self) -> bool:
-        """Whether each operand is whole before its first use, and no integer register holds two upper halves."""
+        """Whether each operand is complete before its first use, and no integer register holds two upper halves."""
         count, loads = len(self.order), self.loads
         for n, load in enumerate(loads):
             insert = load.insert + (count if load.later else 0)
@@ -199,7 +200,9 @@ class _Tile:
 
     @functools.cached_property
     def advance(self) -> int:
-        """The position from which on pointers are those of the next turn: no load's upper half stands there."""
+        """The position from which on the pointers are those of the next turn; no load's upper half is at this
+        position.
+        """
         taken = {load.position for load in self.loads}
         third = len(self.order) // 3
         places = range(third, len(self.order) - 2)
@@ -228,7 +231,9 @@ class _Loop:
         return "\n".join(self.lines)
 
     def _load(self, n: int, load: _Load, whole: bool) -> None:
-        """What the first turn finds loaded; an upper half that it inserts itself waits."""
+        """Load an operand of the first turn; if the turn itself inserts the upper half, that half waits in its
+        register.
+        """
         register, (lower, upper) = self.tile.register(load.operand), self._halves(load.operand, 0)
         if whole:
             self.lines.append(f"ldr q{register}, {lower}")
@@ -245,7 +250,7 @@ class _Loop:
         return f"[{DATA}, #{at}]", f"[{DATA}, #{at + BYTES // 2}]"
 
     def _turn(self, first: bool = False, last: bool = False, loops: bool = False) -> None:
-        """Eight k for each product of an int16; where it ``loops`` it counts and branches."""
+        """Eight k for each product of an int16. With ``loops`` the turn counts and branches."""
         tile, beside = self.tile, []  # integer instructions, each to stand beside a vector instruction
         for position, (cell, step) in enumerate(tile.order):
             if position == tile.advance:
@@ -272,7 +277,7 @@ class _Loop:
             self.lines.append("b.ne 1b")
 
     def _control(self, loops: bool) -> list[str]:
-        """What moves the pointers on, and counts."""
+        """The instructions that advance the pointers and count."""
         tile = self.tile
         return [
             f"add {DATA}, {DATA}, #{tile.vectors * BYTES}",
@@ -298,13 +303,13 @@ class _Loop:
 
 
 def _temporary(n: int) -> str:
-    """The integer register through which the upper half of load n goes."""
+    """The integer register that passes the upper half of load n."""
     return TEMPORARIES[n % len(TEMPORARIES)]
 
 
 @functools.cache
 def _function(rows: int, width: int, turns: int, group: int, row_pitch: int) -> tuple[str, str]:
-    """The name of a tile's loop, and its LLVM IR: (sums, data, weights)."""
+    """The name of a tile's loop, and its LLVM IR. The arguments are sums, data, weights."""
     name = f"mobilenet_integers_{rows}x{width}_{group}_{turns}_{row_pitch}"
     tile, count = _Tile(rows, width, group), rows * width
     used = 1 + max(tile.temporary(c) for c in range(tile.ahead + 2))

@@ -1,9 +1,9 @@
-"""The order in which a core that issues in order gets through a strip of a depthwise layer: ``Issue`` plays that core.
+"""The order in which an in-order core issues the instructions of a depthwise strip: ``Issue`` simulates that core.
 
-It fills cycle after cycle of the whole strip with the first instructions that may issue, whatever taps the borders
-leave out. fmla go in the order of the data that they read, by one of the next few where the first still waits; loads go
-as far ahead as there are registers. A vector load may not issue four cycles after an fmla, so loads stand four cycles
-behind one another, and a chain of them begins behind a move, a clamp or a cycle in which nothing is ready.
+It fills cycle after cycle of the whole strip with the first instructions that may issue, whichever taps the borders
+leave out. fmla issue in the order of the data that they read; if the first still waits, one of the next few issues.
+Loads run as far ahead as there are registers. A vector load may not issue four cycles after an fmla, so loads stand
+four cycles behind one another, and a chain of them begins behind a move, a clamp or a cycle in which nothing is ready.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import functools
 from dataclasses import dataclass
 from itertools import groupby, product
 
-# Of the pipeline that the loop is written for (targets/cores/cortex-a53.toml), and so of the loop: whichever core runs
-# it, its code is the same.
-WINDOW = 12  # fmla from the first that waits, of which one may issue
-SOON = 10  # fmla ahead of which accumulators are opened, and data is missed
+# These describe the pipeline that the loop is written for (targets/cores/cortex-a53.toml). Its code is the same on
+# whichever core runs it.
+WINDOW = 12  # number of fmla, from the first that waits, among which one may issue
+SOON = 10  # accumulators are opened, and data is requested, this many fmla ahead
 LATENCY = {"fmla": 8, "chain": 4, "clamp": 4, "lower": 4, "upper": 3, "insert": 3, "move": 1}
-NEVER = 1 << 30  # a cycle after all others
-STUCK = 64  # cycles in which nothing issued
+NEVER = 1 << 30  # later than every cycle
+STUCK = 64  # cycles without an instruction after which the search gives up
 TEMPORARIES = ("x13", "x14", "x15")
 LOWER, UPPER, PLACE, TURNS = "x9", "x10", "x11", "x12"  # offsets of the columns at hand, turns left
 
 
 @dataclass(frozen=True)
 class Strip:
-    """``rows[i]``, ``columns[j]``: the taps that a row and a column of outputs reads; ``clamps``: of its activation."""
+    """A strip of outputs. ``rows[i]`` and ``columns[j]`` are the taps that a row and a column of outputs reads,
+    ``clamps`` the clamp instructions of its activation.
+    """
 
     rows: tuple[tuple[int, ...], ...]
     columns: tuple[tuple[int, ...], ...]
@@ -38,7 +40,7 @@ class Strip:
 
     @functools.cached_property
     def input_rows(self) -> list[int]:
-        """Rows of the input that it reads, from where its first window begins."""
+        """Rows of the input that the strip reads, from the start of its first window."""
         return sorted({i * self.stride[0] + kh for i, taps in enumerate(self.rows) for kh in taps})
 
     @property
@@ -47,7 +49,7 @@ class Strip:
 
     @property
     def alive(self) -> int:
-        """Columns of outputs that a column of input adds to."""
+        """Columns of outputs that one column of input contributes to."""
         return -(-len({kw for _, kw in self.taps}) // self.stride[1])
 
     @property
@@ -65,7 +67,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Instruction:
-    """``kind``: what it is; ``column``: of the input, that it belongs to."""
+    """An instruction: its ``kind``, and the ``column`` of the input that it belongs to."""
 
     kind: str
     text: str
@@ -78,7 +80,8 @@ Cycle = tuple[Instruction, ...]
 class Issue:
     """A strip's instructions, cycle by cycle, with accumulators for ``sets`` columns and ``ring`` registers of data.
 
-    Outputs count along columns, loads in the order of their issue; both take the registers of their kind in turn.
+    Outputs are numbered along columns, loads in the order of their issue. Both use the registers of their kind in
+    rotation.
     """
 
     def __init__(self, strip: Strip, sets: int, ring: int):
@@ -91,20 +94,21 @@ class Issue:
         self.loads = sorted(readers)  # (column, row)
         self.products = [(n, *use) for n, at in enumerate(self.loads) for use in sorted(readers[at])]
         self.unread = [len(readers[at]) for at in self.loads]  # fmla that each load still has to serve
-        self.missing = [0] * (rows * len(strip.columns))  # and that each output still needs
-        self.begins = [NEVER] * len(self.missing)  # the first fmla of it or of one behind it
+        self.missing = [0] * (rows * len(strip.columns))  # fmla that each output still needs
+        self.begins = [NEVER] * len(self.missing)  # the first fmla of this output or of a later one
         for at, (_, output, _) in enumerate(self.products):
             self.missing[output] += 1
             self.begins[: output + 1] = [min(at, begin) for begin in self.begins[: output + 1]]
         self.lower_at, self.upper_at = [NEVER] * len(self.loads), [NEVER] * len(self.loads)
-        # From which cycle on data may be read, an accumulator added to, clamped (and how often it was), stored.
+        # The cycle from which on data may be read, an accumulator added to, clamped (with the number of clamps so far),
+        # stored.
         self.full, self.open = [NEVER] * len(self.loads), [NEVER] * len(self.missing)
         self.clamping: dict[int, tuple[int, int]] = {}
         self.clamped = [NEVER] * len(self.missing)
-        self.lowers = self.uppers = self.inserts = self.moves = self.stores = self.head = 0  # the next of each
+        self.lowers = self.uppers = self.inserts = self.moves = self.stores = self.head = 0  # index of the next of each
         self.issued = [False] * len(self.products)
-        self.columns = {LOWER: self.loads[0][0], UPPER: self.loads[0][0], PLACE: 0}  # that the offsets stand at
-        self.kinds: list[str] = []  # of each cycle: what it gives fmla's units to
+        self.columns = {LOWER: self.loads[0][0], UPPER: self.loads[0][0], PLACE: 0}  # columns that the offsets point to
+        self.kinds: list[str] = []  # for each cycle, the kind of instruction that has fmla's units
         self.at: list[int] = []  # the column of input that its next fmla reads
 
     def run(self) -> list[Cycle]:
@@ -123,15 +127,15 @@ class Issue:
         return found
 
     def _order(self):
-        """What may take this cycle from fmla, the most urgent first."""
+        """The steps that may take this cycle from fmla, the most urgent first."""
         if self.now < 4 or self.kinds[self.now - 4] != "fmla":  # a vector load may issue
             return self._lower, self._clamp, self._move, self._fmla, self._insert
         soon = self.products[min(self.head + SOON, len(self.products) - 1)][0]
         if self._may_load() and self.lowers <= soon and set(self.kinds[-3:]) == {"fmla"}:
-            return self._clamp, self._move, self._fmla, self._insert  # in four cycles one may then
+            return self._clamp, self._move, self._fmla, self._insert  # then a vector load may issue in four cycles
         return self._fmla, self._clamp, self._move, self._insert
 
-    # ---- steps: each issues its next instruction in this cycle, if that may issue
+    # ---- steps: each issues its next instruction in this cycle, if it can
 
     def _lower(self) -> Instruction | None:
         if not self._may_load():
@@ -184,7 +188,7 @@ class Issue:
         return Instruction("fmla", text, self.loads[load][0])
 
     def _finish(self, output: int, clamps: int, at: int) -> None:
-        """An output after so many clamps may be clamped again or stored from a cycle on."""
+        """Note the cycle from which on an output may be clamped again or stored, after so many clamps."""
         self.clamping.pop(output, None)
         if clamps < len(self.strip.clamps):
             self.clamping[output] = clamps, at

@@ -1,19 +1,19 @@
-"""The inner loop of a product for cores that issue in order, as assembly: loads placed so that no fmla waits for them.
+"""The dual-issue loop of a product, as assembly: loads placed so that no fmla waits for them.
 
-An in-order core of the Cortex-A53's kind (core.vector_load_bytes = 8) moves 64 bits into a vector register a cycle, and
-no fmla in that cycle. What it does for nothing is a 64-bit load into an integer register beside an fmla, and the insert
-of that into the upper half of a vector register beside the next vector load. A 128-bit operand then costs one cycle in
+An in-order core of the Cortex-A53's kind (core.vector_load_bytes = 8) moves 64 bits a cycle into a vector register, and
+issues no fmla in that cycle. Two instructions are free: a 64-bit load into an integer register beside an fmla, and its
+insert into the upper half of a vector register beside the next vector load. A 128-bit operand then costs one cycle in
 place of two (ncnn, docs/developer-guide/arm-a53-a55-dual-issue.md; XNNPACK's cortex-a53 kernels do the same):
 
     ldr d (operand n), ins (upper half of n - 1) | fmla, ldr x (upper half of n) | fmla | fmla | ldr d (n + 1), ins ...
 
-A vector load must not issue four cycles after an fmla, when that enters the adder; so loads come every fourth cycle,
-in one run of a turn of the loop, with a cycle free of fmla four before its first. A turn is two steps of k: with 7 rows
+A vector load must not issue four cycles after an fmla, when that fmla enters the adder. So the loads of a turn form one
+run, one every fourth cycle, and the cycle four before the first is free of fmla. A turn is two steps of k: with 7 rows
 and 3 vectors 42 fmla, 6 loads of weights and 4 of data (two rows share a register), in 53 cycles.
 
-LLVM keeps no such pairs together. So this module writes the loop, as a function of LLVM IR whose body is inline
-assembly; the schedule's code calls it by name and LLVM inlines it there. Accumulators stay in registers from the bias
-to the epilogue, both of which are ordinary TIR, and nothing has to be linked: the loop goes where the kernel goes.
+LLVM does not keep such pairs together. So this module writes the loop as a function of LLVM IR whose body is inline
+assembly. The schedule's code calls it by name, and LLVM inlines it. Accumulators stay in registers from the bias to the
+epilogue, both of which are ordinary TIR. Nothing has to be linked, since the loop is part of the kernel's module.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from tvm_mobilenet.schedules import nest
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-# Of the pipeline that the loop is written for, and so of the loop: whichever core runs it, its code is the same.
-STEP = 2  # of k a turn: a 64-bit load holds two
+# These describe the pipeline that the loop is written for. Its code is the same on whichever core runs it.
+STEP = 2  # k in a turn: a 64-bit load holds two
 GROUP = 3  # fmla between one load and the next
-READY = 5  # fmla between the load of an operand and its first use: a load, an insert 4 cycles later, 3 cycles of that
+READY = 5  # fmla between an operand's load and its first use: an insert 4 cycles after the load, 3 cycles of latency
 NOP = "nop"
 LOOPS = ("tir", "dual_issue")  # who writes an inner loop: LLVM, from TIR, or this module
-VECTOR_BYTES, REGISTERS = 16, 32  # of the instruction set that it is written in: AArch64's NEON
-DTYPE = dtypes.of("float32")  # of all operands: fmla .4s
+VECTOR_BYTES, REGISTERS = 16, 32  # of AArch64's NEON
+DTYPE = dtypes.of("float32")  # all operands are fmla's .4s
 SIZE, LANES = DTYPE.bytes, VECTOR_BYTES // DTYPE.bytes
-LONGEST_OFFSET = 32760  # of a 64-bit load from its base register
+LONGEST_OFFSET = 32760  # bytes from a 64-bit load's base register
 
 
 def pairs(core, layer: Layer) -> bool:
-    """Whether a core has this loop's instructions and gains by it, and the layer is of their dtype."""
+    """Whether a core has this loop's instructions and gains by them, and the layer is of their dtype."""
     neon = core.architecture == "aarch64" and core.vector_bytes == VECTOR_BYTES and core.vector_registers == REGISTERS
     return neon and layer.dtype == DTYPE.name and core.in_order and core.vector_load_bytes < core.vector_bytes
 
@@ -61,7 +61,7 @@ def fits(rows: int, width: int, depth: int, row_pitch: int) -> bool:
 
 
 def registers(rows: int, width: int) -> int:
-    """Vector registers: accumulators, two steps of weights, a register for two rows of data."""
+    """Vector registers of the loop: accumulators, two steps of weights, a register for every two rows of data."""
     vectors = width // LANES
     return rows * vectors + STEP * vectors + -(-rows // 2)
 
@@ -74,10 +74,10 @@ def cycles(rows: int, width: int) -> float:
 
 
 def multiply(acc: nest.Tile, depth: int, data, weight, row_pitch: int) -> None:
-    """acc(i, lane) += the sum over k below depth of data(i, k) * weight(k, lane).
+    """Add the sum over k below depth of data(i, k) * weight(k, lane) to acc(i, lane).
 
-    ``data(0, 0)`` and ``weight(0, 0)`` are elements of tensors in memory: rows of data are ``row_pitch`` apart, steps
-    of weights lie one behind the other.
+    ``data(0, 0)`` and ``weight(0, 0)`` are elements of tensors in memory. Rows of data are ``row_pitch`` apart, and the
+    weights of successive k are contiguous.
     """
     name, code = _function(acc.rows, acc.width // LANES, row_pitch * SIZE)
     call(
@@ -91,7 +91,7 @@ def multiply(acc: nest.Tile, depth: int, data, weight, row_pitch: int) -> None:
 
 
 def call(name: str, code: str, *arguments) -> None:
-    """Call a function of LLVM IR, which goes where the kernel goes."""
+    """Call a function of LLVM IR, which becomes part of the kernel's module."""
     with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", code):
         T.evaluate(tirx.call_extern("void", name, *arguments))
 
@@ -104,18 +104,18 @@ def assembly(text: str, constraints: list[str]) -> str:
 
 @dataclass(frozen=True)
 class _Operand:
-    """A register of weights (``step``, ``vector``) or of data (rows 2 ``pair`` and the next), and who uses it."""
+    """A register of weights (``step``, ``vector``) or of data (rows 2 ``pair`` and the next), with its uses."""
 
     weights: bool
     index: int  # step * vectors + vector, or the pair of rows
-    first: int  # position among the fmla of a turn that uses it first
+    first: int  # position of its first use among the fmla of a turn
     last: int
-    whole: bool  # has an upper half
+    whole: bool  # whether it has an upper half
 
 
 @dataclass(frozen=True)
 class _Load:
-    """An operand's load before the fmla at ``position``: for this turn (0) or the next (1)."""
+    """An operand's load before the fmla at ``position``, for this turn (0) or the next (1)."""
 
     operand: _Operand
     position: int
@@ -123,7 +123,7 @@ class _Load:
 
 
 def _products(rows: int, vectors: int) -> list[tuple[int, int, int]]:
-    """The fmla of a turn in order: (step, row, vector); a register of data is through with after its two rows."""
+    """The fmla of a turn in order, (step, row, vector). A register of data is free again after its two rows."""
     return [
         (step, row, vector)
         for step in range(STEP)
@@ -135,9 +135,9 @@ def _products(rows: int, vectors: int) -> list[tuple[int, int, int]]:
 
 @functools.cache
 def _plan(rows: int, vectors: int) -> tuple[int, tuple[_Load, ...]]:
-    """Where the loads of a turn stand: the position of the free cycle before them, and each load.
+    """The loads of a turn: the position of the free cycle before them, and each load.
 
-    Tries every place for the run to begin, and takes the one where operands are ready longest before their use.
+    It tries every start of the run, and takes the one where operands are ready longest before their use.
     """
     products = _products(rows, vectors)
     count = len(products)
@@ -159,19 +159,19 @@ def _plan(rows: int, vectors: int) -> tuple[int, tuple[_Load, ...]]:
         for start in range(count):
             slots = [(start + int(group * (i + 1))) % count for i in range(len(operands))]
             if count - 1 in slots or count - 2 in slots:
-                continue  # there the pointers move on
+                continue  # the pointers advance there
             if found := _matching(operands, slots, start, count, ready):
                 return start, tuple(found)
     return ()
 
 
 def _matching(operands, slots, start, count, ready) -> list[_Load] | None:
-    """A load for each slot, such that each register is free when it is loaded and full when it is used."""
+    """An operand for each load slot, such that each register is free when it is loaded and full when it is used."""
 
     def turn(o: _Operand, n: int) -> int | None:
-        """Which turn's instance of an operand slot n may load."""
+        """The turn whose instance of an operand slot n may load, or None."""
         at = slots[n]
-        done = slots[n + 1] if n + 1 < len(slots) else start  # where its upper half is inserted
+        done = slots[n + 1] if n + 1 < len(slots) else start  # position of the insert of its upper half
         wait = (done - at) % count if o.whole else 0
         if at + wait + ready <= o.first:
             return 0
@@ -225,7 +225,7 @@ class _Loop:
         return "\n".join(self.lines)
 
     def _begin(self) -> None:
-        """Load what the first turn finds loaded; its pending upper half waits in its integer register."""
+        """Load the operands that the first turn expects; a pending upper half waits in its integer register."""
         pending = self._pending()
         for n, load in enumerate(self.loads):
             if load.turn == 0:
@@ -253,18 +253,18 @@ class _Loop:
         return found
 
     def _turn(self, last: bool) -> None:
-        """Two steps of k, cycle by cycle; the last turn loads nothing for a next one, and leaves no cycle free."""
+        """Two steps of k, cycle by cycle. The last turn loads nothing for a next one, and leaves no cycle free."""
         count, loads = len(self.products), len(self.loads)
         slots = {self.start: None} | {load.position: n for n, load in enumerate(self.loads)}
-        crowded = count < GROUP * (loads + 1)  # free cycles stand in for the fmla that are too few between loads
-        # A pointer moves on behind the last load through it, beside an fmla like all that is not of vectors.
+        crowded = count < GROUP * (loads + 1)  # too few fmla stand between loads: free cycles replace them
+        # A pointer advances after its last load, beside an fmla like every instruction that is not of vectors.
         ends = {w: max(x.position for x in self.loads if x.operand.weights == w) for w in (True, False)}
         control: dict[int, list[str]] = {}
         control.setdefault(ends[False] + 1, []).append(f"add {self.a}, {self.a}, #{STEP * SIZE}")
         control.setdefault(ends[True] + 1, []).append(f"add {self.w}, {self.w}, #{STEP * self.vectors * VECTOR_BYTES}")
         control[min(ends.values()) + 1].append(f"subs {self.n}, {self.n}, #1")
         cycles: list[list[str]] = []
-        beside: list[str] = []  # integer instructions that wait for an fmla to stand beside
+        beside: list[str] = []  # integer instructions that wait for an fmla to pair with
         distance = GROUP
         for position, product in enumerate(self.products):
             if position in slots:
@@ -285,11 +285,11 @@ class _Loop:
             free = len(cycles[-1]) == 1 and not beside
             cycles = [*cycles[:-1], [*cycles[-1], "b.ne 1b"]] if free else [*cycles, [*beside, "b.ne 1b"]]
         for cycle, after in zip(cycles, [*cycles[1:], [""]], strict=True):
-            # What has no partner would pair with the first half of a free cycle.
+            # An instruction without a partner would pair with the first nop of a free cycle.
             self.lines += [*cycle, NOP] if len(cycle) == 1 and after[0] == NOP else cycle
 
     def _lower(self, n: int, beside: list[str], last: bool) -> list[str]:
-        """Load n; that of its upper half, into an integer register, goes beside the next fmla."""
+        """Load n. The load of its upper half, into an integer register, goes beside the next fmla."""
         load = self.loads[n]
         if last and load.turn == 1:
             return []
@@ -312,7 +312,7 @@ class _Loop:
 
 @functools.cache
 def _function(rows: int, vectors: int, row_bytes: int) -> tuple[str, str]:
-    """The name of a tile's loop, and its LLVM IR: (accumulators, data, weights, turns but the last)."""
+    """The name of a tile's loop, and its LLVM IR. The arguments are accumulators, data, weights, turns but the last."""
     name = f"mobilenet_product_{rows}x{vectors * LANES}_{row_bytes}"
     count, used = rows * vectors, registers(rows, vectors * LANES)
     loop = _Loop(rows, vectors, row_bytes)

@@ -1,4 +1,4 @@
-"""Which depthwise layers, and which of their rows, the strips of ``in_order/depthwise.py`` compute."""
+"""The depthwise layers, and their rows, that the strips of ``in_order/depthwise.py`` can compute."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tvm_mobilenet.layer import Layer
 
 
 def possible(layer: Layer, core) -> bool:
-    """Whether a layer can be computed in strips by ``schedules/in_order/depthwise.py``: whole vectors of channels, no
-    window apart or in padding alone, no epilogue but clamps, one row at least in registers."""
+    """Whether a layer can be computed in strips. That needs whole vectors of channels, channels-last tensors, no
+    dilation, no window that reads only padding, no epilogue but clamps, and registers for at least one row.
+    """
     return (
         inorder.pairs(core, layer)
         and layer.channels % sum_lanes(layer, core) == 0
@@ -25,7 +26,7 @@ def possible(layer: Layer, core) -> bool:
 
 
 def refuse(layer: Layer, rows: int) -> str:
-    """Why there are no strips of so many rows, or the empty string."""
+    """The reason why there are no strips of so many rows, or the empty string."""
     inner = (tuple(range(k)) for k in layer.kernel)
     return inorder_depthwise.refuse(strip_of(layer, (next(inner),) * rows, (next(inner),)))
 

@@ -1,5 +1,5 @@
-"""Search spaces: what may be chosen of a kind of layer, what registers allow, which combinations make no sense.
+"""Search spaces: the free choices of a kind of layer, within its registers and without pointless combinations.
 
-A module has the candidates of each choice and ``refuse(layer, decisions, core)``. The loop nest that they mean is in
-the module of the same name in ``schedules``, the point of an untuned build in ``schedules.defaults``.
+Each module has the candidates of each choice and ``refuse(layer, decisions, core)``. The module of the same name in
+``schedules`` has the loop nest, that in ``schedules.defaults`` the decisions of an untuned build.
 """

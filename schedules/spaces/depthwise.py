@@ -1,4 +1,4 @@
-"""What may be chosen of a depthwise layer: tiles that fit the registers, lanes, blocks of channels, the inner loop."""
+"""The search space of a depthwise layer: tiles that fit the registers, lanes, blocks of channels, the inner loop."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tvm_mobilenet.schedules.registers import depthwise_registers, sum_lanes
 
 from tvm_mobilenet.layer import Layer
 
-# Of no core: where candidates begin and end. What a core has no registers for is refused.
+# These hold for every core: the limits of the candidates. `refuse` excludes tiles that need too many registers.
 HEIGHTS = (1, 2, 3, 4)
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
 
 
 def tiles(layer: Layer, core) -> tuple[list[int], list[int]]:
-    """Rows and columns that a tile may have; a strip may have all columns."""
+    """The rows and columns that a tile may have; a strip may have all columns."""
     whole = {layer.out_width} if strips.possible(layer, core) else set()
     return [t for t in HEIGHTS if t <= layer.out_height], sorted({t for t in WIDTHS if t <= layer.out_width} | whole)
 
 
 def lanes_of(layer: Layer, core) -> tuple[int, ...]:
-    """Channels that a tile may take at a time: a vector, two, four or those of a cache line, as registers allow."""
+    """The channels that a tile may take at a time: one, two or four vectors, or a cache line, if registers allow."""
     vector = sum_lanes(layer, core)
     return tuple(
         v
@@ -31,13 +31,13 @@ def lanes_of(layer: Layer, core) -> tuple[int, ...]:
 
 
 def blocks(layer: Layer, core) -> list[int]:
-    """How many channels a task may take: half a line of cache at least, or a vector."""
+    """The numbers of channels that a task may take: at least half a cache line, or a vector."""
     channels, least = layer.channels, max(line_channels(layer, core) // 2, sum_lanes(layer, core))
     return [b for b in divisors(channels) if b % min(least, channels) == 0 or b == channels]
 
 
 def choices(layer: Layer, core) -> dict[str, tuple]:
-    """The candidates of each choice but those of how the loop is written."""
+    """The candidates of each choice, except for who writes the loop."""
     heights, widths = tiles(layer, core)
     return {
         "tile_h": tuple(heights),
@@ -49,12 +49,12 @@ def choices(layer: Layer, core) -> dict[str, tuple]:
 
 
 def loop_choice(layer: Layer, core) -> dict[str, Choice]:
-    """Who writes a tile: LLVM, from TIR, or on in-order cores ``schedules/in_order/depthwise.py``."""
+    """The choice of who writes a tile: LLVM, from TIR, or on in-order cores ``schedules/in_order/depthwise.py``."""
     return {"loop": Choice(inorder.LOOPS, "dual_issue")} if strips.possible(layer, core) else {}
 
 
 def refuse(layer: Layer, d: Decisions, core) -> str:
-    """Why these decisions are none, or the empty string."""
+    """The reason why these decisions are invalid, or the empty string."""
     vector = sum_lanes(layer, core)
     if d.get("loop") == "dual_issue":
         if d["lanes"] != vector or d["c_block"] % vector:

@@ -1,4 +1,4 @@
-"""What may be chosen of a fused block: the tile of each part, pieces of a row, and how its output is cut into tasks."""
+"""The search space of a fused block: the tile of each part, pieces of a row, and the cut of the output into tasks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tvm_mobilenet.schedules.spaces import depthwise, pointwise
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-# Of no core: where candidates begin and end. What a core has no registers for is refused.
+# These hold for every core: the limits of the candidates. `refuse` excludes tiles that need too many registers.
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 14, 28)  # of depthwise tiles
 
 
 def cut(layer: Layer, core) -> tuple[int, int]:
-    """Row tiles and column tiles of an untuned build; as many row tiles as CPUs where no cut fits the L2."""
+    """Row tiles and column tiles of an untuned build; as many row tiles as CPUs if no cut fits the L2."""
     return tasks(layer, core) or (min(core.cpus, stages(layer)[-1].out_height), 1)
 
 
 def row_widths(layer: Layer, column_tiles: int) -> list[int]:
-    """How many columns of a row each part computes of the widest column tile."""
+    """The number of columns that each part computes for a row of the widest column tile."""
     return [max(map(len, columns)) for columns in zip(*columns_of(layer, column_tiles), strict=True)]
 
 
 def choices(layer: Layer, core) -> dict[str, tuple]:
-    """The candidates of each choice; a part's begin with its number."""
+    """The candidates of each choice; the names of a part's choices begin with its number."""
     row_tiles, column_tiles = cut(layer, core)
     found: dict[str, tuple] = {}
     for i, (part, width) in enumerate(zip(layer.parts, row_widths(layer, column_tiles), strict=True)):
@@ -58,19 +58,19 @@ def _part(part: Layer, width: int, core) -> dict[str, tuple]:
 
 
 def width_of_block(part: Layer, width: int, core) -> int:
-    """Positions of a row that a pointwise part takes at a time by default: as many as fill half an L1."""
+    """The default number of positions that a pointwise part takes at a time: as many as fill half an L1."""
     blocks = blocks_of(width)
     half = [b for b in blocks if b * part.channels * part.bytes <= core.l1d.bytes // 2]
     return max(half, default=blocks[0])
 
 
 def tile_widths(width: int) -> list[int]:
-    """Positions that a depthwise part's tile may have."""
+    """The numbers of positions that a depthwise part's tile may have."""
     return [t for t in WIDTHS if t <= width] or [1]
 
 
 def lanes(part: Layer, width: int, core) -> tuple[int, ...]:
-    """Channels that a depthwise part's tile may take at a time."""
+    """The numbers of channels that a depthwise part's tile may take at a time."""
     vector, line = sum_lanes(part, core), line_channels(part, core)
     if strips.possible(part, core):
         return vector, 2 * vector
@@ -78,26 +78,26 @@ def lanes(part: Layer, width: int, core) -> tuple[int, ...]:
 
 
 def whole_lines(part: Layer, width: int, core) -> bool:
-    """Whether a depthwise part may take tiles of four positions and whole lines of channels."""
+    """Whether a depthwise part may take tiles of four positions and whole cache lines of channels."""
     vector, line, four = sum_lanes(part, core), line_channels(part, core), min(4, width)
     fits = depthwise_registers(1, four, line, vector) <= core.vector_registers
     return fits and part.channels >= line > vector and four in tile_widths(width)
 
 
 def loops(part: Layer, core) -> dict[str, tuple]:
-    """Who writes the loop of a pointwise or depthwise part, where that is a choice."""
+    """The choice of who writes the loop of a pointwise or depthwise part, if there is a choice."""
     own = pointwise if part.declared.pixels else depthwise
     return {name: choice.candidates for name, choice in own.loop_choice(part, core).items()}
 
 
 def refuse(layer: Layer, d: Decisions, core) -> str:
-    """Why these decisions are none, or the empty string."""
+    """The reason why these decisions are invalid, or the empty string."""
     if d["row_tiles"] * d["column_tiles"] < min(core.cpus, stages(layer)[-1].out_height):
         return f"{d['row_tiles']} row tiles x {d['column_tiles']} column tiles leave cores without a task"
     integer, vector = dtypes.of(layer.dtype).integer, sum_lanes(layer, core)
     for i, part in enumerate(layer.parts):
         if integer and f"{i}.tile_w" in d:
-            continue  # all of its tiles fit
+            continue  # all of its tiles fit the registers
         if integer:
             vector = sum_lanes(part, core)
         if f"{i}.tile_w" not in d:

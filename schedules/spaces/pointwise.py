@@ -1,5 +1,6 @@
-"""What may be chosen of a matrix product: tiles that fit the registers, blocks of them, blocks of k, and who writes its
-loop."""
+"""The search space of a matrix product: tiles that fit the registers, blocks of tiles, blocks of k, and who writes the
+loop.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +20,16 @@ from tvm_mobilenet.schedules.registers import (
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 
-# Of no core: where candidates begin and end. What a core has no registers for is refused.
-VECTORS = (1, 2, 3, 4, 6, 8)  # of a tile's row
-HEIGHTS, HEIGHTS_IN_ORDER = range(1, 9), range(1, 13)  # rows of a tile; the dual-issue loop gains by more
+# These hold for every core: the limits of the candidates. `refuse` excludes tiles that need too many registers.
+VECTORS = (1, 2, 3, 4, 6, 8)  # in a tile's row
+HEIGHTS, HEIGHTS_IN_ORDER = range(1, 9), range(1, 13)  # rows of a tile; the dual-issue loop gains from more rows
 K_BLOCKS = (64, 128, 256, 512)
-MOST_TILES = 512  # of a block
+MOST_TILES = 512  # in a block
 UNROLL = (1, 2, 4, 8)
 
 
 def tiles(m: int, n: int, layer: Layer, core) -> tuple[list[int], list[int]]:
-    """Heights and widths that a tile of an m x n product may have; ``layer`` says of which dtype."""
+    """The heights and widths that a tile of an m x n product may have; ``layer`` gives the dtype."""
     vector = sum_lanes(layer, core)
     least = least_columns(layer, core)
     widths = [t * vector for t in VECTORS if t * vector <= n and t * vector % least == 0] or [n]
@@ -37,7 +38,7 @@ def tiles(m: int, n: int, layer: Layer, core) -> tuple[list[int], list[int]]:
 
 
 def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) -> list[tuple[int, int]]:
-    """The tiles of these heights and widths that LLVM, or a loop of our own, keeps in registers."""
+    """The tiles of these heights and widths that stay in registers, in LLVM's code or in a dual-issue loop."""
 
     vector = sum_lanes(layer, core)
     if way(layer, core) == "long" and not layer.declared.pixels:
@@ -48,7 +49,7 @@ def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) ->
         return [tile for tile, count in need.items() if count <= limit] or [min(need, key=need.get)]
 
     def most(a: int, b: int) -> int:
-        if dtypes.of(layer.dtype).integer:  # a loop of sdot with 30 registers spills, one of long multiplies with 26
+        if dtypes.of(layer.dtype).integer:  # a loop of sdot spills at 30 registers, one of long multiplies at 26
             return core.vector_registers * (14 if way(layer, core) == "dot" and looped else 12) // 16
         own = inorder.pairs(core, layer) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core, looped)
@@ -57,8 +58,9 @@ def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) ->
 
 
 def k_blocks(layer: Layer) -> list[int]:
-    """How much of k a block may have: partial sums between them are kept in an output that is channels-last and loses
-    none of their digits. A chunk of sums is not divided."""
+    """The lengths that a block of k may have. Partial sums are kept in the output between blocks, so it must be
+    channels-last and as wide as the sums. A chunk of sums is not divided.
+    """
     lower = K_BLOCKS if keeps_sums(layer) else ()
     whole = dtypes.of(layer.dtype).chunk if layer.sums else 1
     return sorted({b for b in lower if b < layer.channels and b % whole == 0} | {layer.channels})
@@ -71,7 +73,7 @@ def keeps_sums(layer: Layer) -> bool:
 
 
 def choices(layer: Layer, core) -> dict[str, tuple]:
-    """The candidates of each choice but those of how the loop is written."""
+    """The candidates of each choice, except for who writes the loop."""
     tiles_m, tiles_n = tiles(layer.height, layer.out_channels, layer, core)
     return {
         "tile_m": tuple(tiles_m),
@@ -86,24 +88,25 @@ def choices(layer: Layer, core) -> dict[str, tuple]:
 
 
 def products(layer: Layer, core, module) -> dict[str, tuple]:
-    """How products of integers are summed: the best way of a core."""
+    """The ways in which this core may sum products of integers: only the best one."""
     return {"products": module.ways(layer, core)[:1]} if dtypes.of(layer.dtype).integer else {}
 
 
 def loop_choice(layer: Layer, core) -> dict[str, Choice]:
-    """Who writes the loop over k: LLVM, from TIR, or on in-order cores ``schedules/in_order/pointwise.py``, of int8
-    ``schedules/in_order/integer_products.py``."""
+    """The choice of who writes the loop over k: LLVM, from TIR, or on in-order cores
+    ``schedules/in_order/pointwise.py``, for int8 ``schedules/in_order/integer_products.py``.
+    """
     integers = inorder_integers.pairs(core, layer) and integer_products.ways(layer, core)[0] == "long"
     return {"loop": Choice(inorder.LOOPS, "dual_issue")} if inorder.pairs(core, layer) or integers else {}
 
 
 def _blocks(extent: int, tiles: list[int]) -> tuple[int, ...]:
-    """How many tiles may make a block: the divisors of the number of tiles, whatever the tile's size."""
+    """The numbers of tiles that a block may have: the divisors of the number of tiles, for every size of tile."""
     return tuple(sorted({d for t in tiles for d in divisors(max(1, extent // t)) if d <= MOST_TILES}))
 
 
 def refuse(layer: Layer, d: Decisions, core) -> str:
-    """Why these decisions are none, or the empty string."""
+    """The reason why these decisions are invalid, or the empty string."""
     m, n, k = layer.height, layer.out_channels, layer.channels
     if (need := registers(d["tile_m"], d["tile_n"], sum_lanes(layer, core))) > core.vector_registers:
         return f"a {d['tile_m']}x{d['tile_n']} tile needs {need} registers"
@@ -112,13 +115,13 @@ def refuse(layer: Layer, d: Decisions, core) -> str:
     if (m // d["tile_m"]) % d["m_block"]:
         return f"m_block = {d['m_block']} does not divide {m // d['tile_m']} tiles"
     if too_short(layer, d["k_block"], d["tile_n"], core):
-        return f"blocks of {d['k_block']} of k move more partial sums of wide tiles than they spare in the L1"
+        return f"blocks of {d['k_block']} of k move more partial sums of wide tiles than they save in the L1"
     if d["k_block"] < k and not keeps_sums(layer):
-        return "partial sums are kept in an output that is channels-last and of as many digits"
+        return "partial sums need an output that is channels-last and has the dtype of the sums"
     return ""
 
 
 def too_short(layer: Layer, k_block: int, tile_n: int, core) -> bool:
-    """Whether a wide tile's partial sums, between blocks of k, cost more than short blocks spare in the L1."""
+    """Whether a wide tile's partial sums, between blocks of k, cost more than short blocks save in the L1."""
     wide = tile_n >= core.limits.partial_sum_vectors * sum_lanes(layer, core)
     return not core.in_order and k_block < min(layer.channels, core.limits.partial_sum_depth) and wide
