@@ -459,7 +459,9 @@ def test_programs_over_the_api_are_typed(tmp_path):
 
 def test_messages_name_keywords_and_not_flags():
     """They are those of the command line, where flags have other names; what is typed there stays."""
-    with pytest.raises(tm.TvmMobilenetError, match=r"^seed: it makes the weights where no weights are given") as e:
+    with pytest.raises(
+        tm.TvmMobilenetError, match=r"^seed: it seeds random weights, so it has no effect beside weights"
+    ) as e:
         api.compile("v1", "rpi4", seed=1, weights=__file__)
     assert "--" not in str(e.value)
     with pytest.raises(tm.TvmMobilenetError, match="add dtype int8"):

@@ -7,7 +7,7 @@
     print(net.latency())
 
 Importing this package imports neither torch nor tvm: both cost seconds, and a board has no torch.
-``docs/reference/api.md`` says what of it stays.
+``docs/reference/api.md`` lists the parts of the API that stay stable.
 """
 
 import importlib
@@ -49,7 +49,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# ONNX Runtime would keep a device id in the user's cache and look up its maker's host: nobody asked for that.
+# Without this, ONNX Runtime keeps a device id in the user's cache and looks up its maker's host.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # In a plain checkout `schedules`, `targets` and `tune_logs` lie beside this package; installed, they lie in it.
@@ -58,14 +58,14 @@ _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "schedules" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
 
-_HOMES = {  # of public names, besides errors; others are functions of api.py
+_HOMES = {  # modules of public names other than errors; all names not listed are functions of api.py
     "Compiled": "compiled",
     "Latency": "measuring.latency",
     "ModelKeywords": "cli.requests",
     "ModelOptions": "models.options",
 }
-_CALLED = ("sweep", "tune")  # names of verbs' modules that are also functions
-_METHODS = {  # what programs call for the other verbs
+_CALLED = ("sweep", "tune")  # modules of verbs that can also be called as functions
+_METHODS = {  # the calls that stand for the other verbs in a program
     "build": "compile(model, target)",
     **{verb: f"load(folder).{verb}()" for verb in ("accuracy", "bench", "profile", "ship", "verify")},
 }
@@ -86,14 +86,14 @@ def __dir__() -> list[str]:
 
 
 class _Text(str):
-    """An annotation that was kept as text, shown without quotes."""
+    """An annotation that is kept as text; it is shown without quotes."""
 
     __repr__ = str.__str__
 
 
 class _Called(types.ModuleType):
     # A verb's module: ``tvm_mobilenet.tune(...)`` is a call though ``tvm_mobilenet.tune`` is a module.
-    # ``help`` and notebooks show its ``__doc__`` and ``__signature__``, which are the function's.
+    # ``help`` and notebooks show its ``__doc__`` and ``__signature__``, so it has those of the function.
 
     def __call__(self, *args: Any, **how: Any) -> Any:
         return self._function(*args, **how)

@@ -1,7 +1,7 @@
 """``tvm-mobilenet VERB ...``: the same as ``python -m tvm_mobilenet.VERB ...``, also as ``python -m tvm_mobilenet``.
 
-A verb is a module of this package with a ``main(argv)``; its summary is the first line of its docstring. They are found
-by reading the files, not by importing them: help is there at once, and needs no torch and no TVM.
+A verb is a module of this package with a ``main(argv)``; its summary is the first line of its docstring. Verbs are
+found by reading the files, not by importing them, so help appears at once and needs neither torch nor TVM.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
 
         completion.complete()
     argv = sys.argv[1:] if argv is None else argv
-    shared = list(itertools.takewhile(OF_ALL.__contains__, argv))  # before the verb, as other commands take them
+    shared = list(
+        itertools.takewhile(OF_ALL.__contains__, argv)
+    )  # flags before the verb, which other commands allow too
     argv = argv[len(shared) :]
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in known:
         near = nearest(verb, known)
         meant = f"; did you mean {near!r}?" if near else ""
-        wrong = f"unknown verb {argv[0]!r}{meant}" if argv else f"a verb is missing behind {' '.join(shared)}"
+        wrong = f"unknown verb {argv[0]!r}{meant}" if argv else f"a verb is missing after {' '.join(shared)}"
         if argv and argv[0].startswith("-"):
             wrong = f"{argv[0]} does not stand before a verb; {', '.join(OF_ALL)} do"
         print(f"error: {wrong}\n  verbs: {', '.join(known)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Say how often a built network is right on labelled images, beside the float network that it was made from.
+"""Measure a built network's accuracy on labelled images, beside the float network from which it was made.
 
 python -m tvm_mobilenet.accuracy out/v2-1.0-224-int8-rpi4 --data imagenet/val --html out/mistakes.html
 """
@@ -17,22 +17,22 @@ from tvm_mobilenet.files.whole_file import output_file
 from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Words
 
-SHOWN = 20  # of the images whose class changed, in the table
+SHOWN = 20  # rows of the table of images whose class changed
 
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """What `accuracy` found.
+    """The result of `accuracy`.
 
     Attributes
     ----------
     folder, model, target, board : str
-        What was built, for what, and what ran it.
+        The build, its model and target, and the board that ran it.
     found : evaluation.accuracy.Accuracy
     words : models.class_words.ClassWords
-        Of its classes.
+        The words for its classes.
     paths : dict of str to path
-        Where each image lies.
+        The path of each image.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class AccuracyResult:
     paths: dict[str, Path]
 
     def summary(self) -> str:
-        """For people, a few lines."""
+        """A summary in a few lines of text."""
         found = self.found
         part = "" if found.images == found.whole else f"; {found.images:,} of them ran, evenly spread"
         lines = [f"ran       {found.ran}", f"data      {found.data}{part}"]
@@ -98,30 +98,30 @@ def accuracy(
     Parameters
     ----------
     folder : path
-        What `build` wrote.
+        The folder that `build` wrote.
     data : path
-        A data set, as ``models.labelled_images`` reads them.
+        A data set, in a form that ``models.labelled_images`` reads.
     truth : path, optional
-        Its ground truth, where that is a file elsewhere.
+        A file with its ground truth, if that lies elsewhere.
     board : str, optional
-        As ``boards.open_board`` takes it; this machine unless given.
+        An address for ``boards.open_board``; this machine by default.
     limit : int, optional
-        Images to run, evenly spread over the data set.
+        Number of images to run, evenly spread over the data set.
     reference : bool
         Also run the float network.
     check : int
-        Images that the build's own code runs too, on the virtual board, where this machine cannot run it.
+        Number of images that the build's own code also runs on the virtual board, if this machine cannot run that code.
     network : Network, optional
-        The model; made again from what the folder says unless given.
+        The model; by default it is made again from the folder's description.
     workers : int or str
-        What images run on: 1, this process; else as ``cluster.place.parse`` takes it.
+        1: images run in this process; otherwise an argument for ``cluster.place.parse``.
 
     Raises
     ------
     TvmMobilenetError
-        No build; a data set that cannot be read or does not fit the network.
+        The folder holds no build, or the data set cannot be read or does not fit the network.
     VerificationError
-        The build's own code computes something else.
+        The build's own code computes other scores.
     BoardError
         The board cannot be reached.
     """
@@ -164,7 +164,7 @@ def _about(result: AccuracyResult) -> str:
 
 @notebook.shows(AccuracyResult, _about)
 def print_result(result: AccuracyResult) -> None:
-    """The images whose class changed, then the whole."""
+    """Print the images whose class changed, then the summary."""
     changed, words = result.found.changed(), result.words
     if changed:
         rows = [(a.image, words.title(a.label), words.title(a.float_best[0]), words.title(a.best[0]), a.change)
@@ -179,10 +179,10 @@ def print_result(result: AccuracyResult) -> None:
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``accuracy``."""
     new = entry.parser_for("accuracy", __doc__.split("\n")[0])
-    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("folder", type=Path, help="folder that `build` or `tune` wrote")
     accuracy_options.add_data(new, required=True)
     new.add_argument(
-        "--labels", type=Path, metavar="FILE", help="file of class names, one in each line, in place of the build's"
+        "--labels", type=Path, metavar="FILE", help="file of class names, one in each line, to replace the build's"
     )
     options.add_board(new)
     options.add_workers(new, "1")

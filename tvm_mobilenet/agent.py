@@ -1,12 +1,12 @@
-"""Serve this board to others: run kernels, measure them and tell the board's facts over TVM's RPC.
+"""Serve this board to other machines over TVM's RPC: run kernels, measure them and report the board's facts.
 
     python -m tvm_mobilenet.agent                                        # for this machine and ssh tunnels
     python -m tvm_mobilenet.agent --tracker shelf:9190 --key rpi4 --host 0.0.0.0
 
-It needs the base installation only. Whoever is served can run any code as this user. It listens on 127.0.0.1 unless
-told otherwise, serves this user's programs there, and others come through ssh (``--board ssh://user@host``). Other
-users of the machine, and callers on any other address, are served if they show that they have the token in this user's
-home (``boards.token``).
+The agent needs the base installation only. Every client that it serves can run any code as this user. By default it
+listens on 127.0.0.1 and serves this user's own programs there; other machines reach it through ssh (``--board
+ssh://user@host``). Other users of this machine, and callers on any other address, must prove that they have the token
+in this user's home (``boards.token``).
 """
 
 from __future__ import annotations
@@ -32,21 +32,29 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``agent``."""
     new = entry.parser_for("agent", __doc__.split("\n")[0])
-    new.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: %(default)s)")
-    new.add_argument("--port", type=int, default=AGENT_PORT, help="0: any free one (default: %(default)s)")
-    new.add_argument("--key", default="", metavar="NAME", help="such as rpi4; clients must name it")
+    new.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: %(default)s)"
+    )
+    new.add_argument(
+        "--port", type=int, default=AGENT_PORT, help="port to listen on; 0: any free one (default: %(default)s)"
+    )
+    new.add_argument("--key", default="", metavar="NAME", help="the board's name, such as rpi4; clients must give it")
     new.add_argument("--tracker", metavar="HOST:PORT", help="a TVM tracker that lends this board out under its key")
     new.add_argument(
         "--trust-network",
         action="store_true",
-        help="serve whoever reaches --host, other users of this machine too, without the token: they can run ANY code "
-        "here as this user",
+        help="serve everyone who reaches --host, and other users of this machine, without the token: they can run "
+        "ANY code here as this user",
     )
     new.add_argument(
-        "--session-limit", type=options.time_span, default=0.0, metavar="TIME", help="that one session may take"
+        "--session-limit", type=options.time_span, default=0.0, metavar="TIME", help="longest time of one session"
     )
     new.add_argument(
-        "--memory-limit", type=_size, default=0, metavar="SIZE", help="of one session's address space, such as 700M"
+        "--memory-limit",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="largest address space of one session, such as 700M",
     )
     return new
 
@@ -60,19 +68,19 @@ def _size(text: str) -> int:
 
 
 def check(args: argparse.Namespace) -> tuple[str, int] | None:
-    """Refuse what cannot work or is not safe; the tracker's address.
+    """Refuse arguments that cannot work or are not safe; return the tracker's address.
 
     Raises
     ------
     TvmMobilenetError
-        What is wrong with the arguments.
+        An argument cannot work or is not safe.
     """
     if struct.calcsize("P") != 8:
         raise MissingDependencyError("TVM needs a 64-bit system", "install the 64-bit Raspberry Pi OS on this board")
     if not 0 <= args.port < 1 << 16:
         raise TvmMobilenetError(f"--port {args.port} is no port")
     if re.search(r"\s|:", args.key):
-        raise TvmMobilenetError(f"--key {args.key!r}: a key has no spaces and colons")
+        raise TvmMobilenetError(f"--key {args.key!r}: a key contains no spaces or colons")
     if not args.tracker:
         return None
     if not args.key:
@@ -83,19 +91,19 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
     if is_private(args.host) and not is_private(host):
         raise TvmMobilenetError(
             f"--tracker {args.tracker}: its clients cannot reach {args.host}",
-            "add --host 0.0.0.0: it serves those "
-            "who have the token; any code can be run by whoever is served, which with --trust-network is everybody",
+            "add --host 0.0.0.0, which serves clients "
+            "that have the token; every client served can run any code, and --trust-network serves all",
         )
     return host.strip("[]"), int(port)
 
 
 def is_private(host: str) -> bool:
-    """Whether only this machine reaches an address.
+    """Whether an address can be reached from this machine only.
 
     Raises
     ------
     TvmMobilenetError
-        There is no such host.
+        The host does not exist.
     """
     try:
         return is_loopback(host)
@@ -129,9 +137,9 @@ def _run(args: argparse.Namespace) -> int:
         console.say(f"  services  {', '.join(sorted(services.SERVICES))}; kernels, files")
         console.say(f"  folder    {server.folder}")
         if free == NOBODY and not is_private(args.host):
-            console.say(f"  token     {token.path()}: demanded of every client; it authenticates, nothing is encrypted")
+            console.say(f"  token     {token.path()}: every client needs it; it authenticates, nothing is encrypted")
         elif free == EVERYBODY:
-            console.say("  WARNING   whoever reaches this port can run any code here as this user")
+            console.say("  WARNING   everyone who reaches this port can run any code here as this user")
         host = f"[{server.host}]" if ":" in server.host else server.host
         print(f"rpc://{host}:{server.port}" + (f"/{args.key}" if args.key and not tracker else ""), flush=True)
         server.run()
@@ -140,17 +148,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _token(free: str) -> tuple[bytes, str]:
-    """The token, and who need not have it; where some need not, it is made only if that can be done.
+    """The token, and the callers that need none. If some need none, a token that cannot be made is no error.
 
     Raises
     ------
     TvmMobilenetError
-        It is demanded, and cannot be read or made.
+        Every caller needs the token, and it cannot be read or made.
     """
     from tvm_mobilenet.boards import token
     from tvm_mobilenet.boards.agent.door import NOBODY
 
-    if given := os.environ.pop(token.GIVEN, ""):  # for this agent alone, by who started it through ssh
+    if given := os.environ.pop(token.GIVEN, ""):  # for this agent alone, from the client that started it
         return bytes.fromhex(given), NOBODY
     try:
         return token.read_or_make(), free

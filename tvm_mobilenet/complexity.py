@@ -4,9 +4,8 @@
     python -m tvm_mobilenet.complexity --model v1 --compare v1-plain
     python -m tvm_mobilenet.complexity --paper
 
-Two counts stand side by side. *Formula* is the paper's, from kernel, channels and map (``models.cost``). *Graph* is
-what the imported graph holds: the elements of the weights bound in it times the positions each is applied at. They must
-agree.
+Two counts stand side by side. *Formula* is the paper's, from kernel, channels and map (``models.cost``). *Graph* counts
+in the imported graph: the elements of each bound weight times the positions to which it is applied. The two must agree.
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ COUNTS = ("formula", "graph", "parameters", "weights kB", "activations kB", "mul
 
 @dataclass(frozen=True)
 class LayerComplexity:
-    """What one layer of the graph costs.
+    """The cost of one layer of the graph.
 
     Parameters
     ----------
     source : str
-        Where it comes from in the model.
+        The layer's place in the model.
     layer : str
         The layer's name: its kind, shape, dtype and epilogue.
     formula, mult_adds : int
-        By the paper's formula, and counted in the graph; zero for pools and element-wise layers.
+        Mult-adds by the paper's formula, and as counted in the graph; zero for pools and element-wise layers.
     parameters : int
         Elements of the weight, without the bias.
     weight_bytes, activation_bytes : int
-        Weight and bias; every input and the output once.
+        Bytes of weight and bias; bytes of all inputs and the output, each counted once.
     """
 
     source: str
@@ -68,22 +67,22 @@ class LayerComplexity:
 
     @property
     def intensity(self) -> float:
-        """Mult-adds a byte that must be moved at least once."""
+        """Mult-adds for each byte that must be moved at least once."""
         return self.mult_adds / (self.weight_bytes + self.activation_bytes)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A depthwise layer with the pointwise that reads it, against one standard convolution in their place.
+    """A depthwise layer and the pointwise layer that reads it, compared with one standard convolution in their place.
 
     Parameters
     ----------
     separable, standard : int
-        Mult-adds: of the two as counted in the graph, of the one by its formula.
+        Mult-adds of the two layers as counted in the graph, and of the standard convolution by its formula.
     predicted : float
-        Their ratio by the paper, 1/N + 1/D_K^2.
+        Their ratio by the paper's formula, 1/N + 1/D_K^2.
     multiplied : float or None
-        What the paper's multipliers make of the same block of the 1.0-224 network,
+        Mult-adds of the same block of the 1.0-224 network under the paper's multipliers,
         D_K^2 * alpha M * (rho D_F)^2 + alpha M * alpha N * (rho D_F)^2; None for a file.
     """
 
@@ -113,12 +112,12 @@ class Complexity:
 
     @property
     def agree(self) -> bool:
-        """Whether formula and graph give the same for every layer."""
+        """Whether formula and graph give the same count for every layer."""
         return all(layer.formula == layer.mult_adds for layer in self.layers)
 
     @property
     def kinds(self) -> list[tuple[str, int, float, int, float]]:
-        """Kind, mult-adds and their share in percent, parameters and theirs; the largest first."""
+        """For each kind: mult-adds and their share in percent, parameters and their share; the largest first."""
         rows = []
         for kind in dict.fromkeys(layer.kind for layer in self.layers):
             of_kind = [layer for layer in self.layers if layer.kind == kind]
@@ -134,7 +133,7 @@ def complexity(options: ModelOptions) -> Complexity:
     Raises
     ------
     TvmMobilenetError
-        A model, file or operator that is not supported.
+        The model, the file or one of its operators is not supported.
     """
     calls = _calls(options)
     layers = tuple(_layer_complexity(call) for call in calls)
@@ -161,14 +160,14 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
     Parameters
     ----------
     options : ModelOptions
-        The model it is beside; what the text leaves open is as there.
+        The model to compare with; the second model takes from it every option that the text leaves open.
     given : frozenset of str
-        The flags of the command line: of those a file takes ``--resolution`` and ``--batch``.
+        The flags of the command line; a file takes only ``--resolution`` and ``--batch`` of them.
 
     Raises
     ------
     TvmMobilenetError
-        If it is none of these.
+        The text has none of these forms.
     """
     from tvm_mobilenet.frontend.files import check_model, looks_like_a_file
     from tvm_mobilenet.models.registry import check_shape
@@ -195,7 +194,7 @@ def variant(text: str, options: ModelOptions, given: frozenset[str] = frozenset(
 
 
 def _calls(options: ModelOptions) -> list:
-    """The graph's layers. The values of weights do not matter here, but a checkpoint must be this network's."""
+    """The graph's layers. Counts do not depend on the values of weights, but a checkpoint must fit the network."""
     from tvm_mobilenet import frontend, passes
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.models import registry
@@ -224,7 +223,7 @@ def _layer_complexity(call) -> LayerComplexity:
     bias = 0 if call.bias is None else call.bias.size
     positions = layer.batch * layer.out_height * layer.out_width
     tensors = [(layer.input_shape, layer.input_dtype), (layer.output_shape, layer.output_dtype)]
-    if len(call.inputs) > 1:  # a residual or second operand of the output's shape, or one value a channel
+    if len(call.inputs) > 1:  # a residual or second operand: of the output's shape, or one value for each channel
         tensors.append((layer.second_shape, layer.second_dtype))
     return LayerComplexity(
         source=call.source,
@@ -239,7 +238,7 @@ def _layer_complexity(call) -> LayerComplexity:
 
 
 def _blocks(calls: Sequence, options: ModelOptions) -> list[Block]:
-    """The depthwise layers whose output a pointwise reads, directly or scaled by squeeze-and-excite."""
+    """The depthwise layers whose output a pointwise layer reads, directly or after squeeze-and-excite has scaled it."""
     written = {call.output: call for call in calls}
     known = cost.model_costs(options.model, num_classes=options.classes) if options.in_registry else ()
     base = {c.name: c for c in known}
@@ -278,7 +277,9 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``complexity``."""
     new = parser_for("complexity", __doc__.split("\n")[0])
     shared.add_model_options(new, inputs=False, seed=False)  # counts are the same for all weights
-    new.add_argument("--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="another model or file to show beside it")
+    new.add_argument(
+        "--compare", metavar="MODEL[:ALPHA[-PIXELS]]", help="second model or file to compare with the first"
+    )
     new.add_argument(
         "--paper",
         nargs="?",
@@ -298,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.paper:
         others = args.given - {"--paper", "--json", "--debug"}
-        refuse(args, sorted(others), "--paper shows the papers' figures, of no model in particular", "leave it out")
+        refuse(args, sorted(others), "--paper shows the papers' figures, whatever the model", "leave it out")
         return papers_text.show(PAPERS.get(args.paper), args.json)
     chosen = shared.model_options(args)
     others = [variant(args.compare, chosen, args.given)] if args.compare else []

@@ -1,4 +1,4 @@
-"""Find what keeps this machine or a board from working: every hop in turn, each ok or with its remedy.
+"""Check this machine and the way to a board, step by step; each failed check comes with its remedy.
 
 python -m tvm_mobilenet.doctor
 python -m tvm_mobilenet.doctor --target rpi4 --board tracker://shelf:9190/rpi4 --trust-network
@@ -27,23 +27,23 @@ def doctor(
     show=lambda name: None,
     debug: bool = False,
 ) -> Checks:
-    """Check this machine, and the way to a board. The exit code is `Checks.code`: that of the first check that failed.
+    """Check this machine and the way to a board. The exit code is `Checks.code`, that of the first check that failed.
 
     Parameters
     ----------
     target : targets.Target
-        What is built for, and what the board should be.
+        The target of builds, which the board should match.
     board : str, optional
-        As ``boards.open_board`` takes it; without one, or for the virtual one, this side alone.
+        An address for ``boards.open_board``; without one, or for the virtual board, only this machine is checked.
     log : path
         The user's tune log.
     linker : str, optional
-        In place of zig's.
+        A linker to use instead of zig's.
 
     Raises
     ------
     TvmMobilenetError
-        The board's address is none.
+        The board's address has no valid form.
     """
     from tvm_mobilenet.boards import address
     from tvm_mobilenet.diagnosis.local import check_local
@@ -60,11 +60,11 @@ def doctor(
 
 
 def print_result(checks: Checks) -> None:
-    """A line for each check, remedies beneath."""
+    """Print a line for each check, with its remedy beneath."""
     width = max(len(c.name) for c in checks.found)
     for c in checks.found:
         console.print_text(f"{c.status:11}  {c.name:{width}}  {c.text}".rstrip(), 11 + width + 4)
-        if c.remedy:  # not broken into lines: it may be a command, to be copied
+        if c.remedy:  # not wrapped: it may be a command that a user copies
             print(f"{'':11}  {'':{width}}  -> {printable_lines(c.remedy)}")
     counts = {s: sum(c.status == s for c in checks.found) for s in (FAILED, SKIPPED, DOUBTFUL)}
     said = ", ".join(f"{n} {s.lower()}" for s, n in counts.items() if n)
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--report",
         type=output_file,
         metavar="FILE.md",
-        help="also write what an issue needs, without names of people, machines and folders",
+        help="also write a report for an issue, without names of people, machines or folders",
     )
     new.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return new

@@ -1,15 +1,16 @@
-"""Show how nearly the standard convolutions of a model are depthwise separable, by rank.
+"""Show how close the standard convolutions of a model are to depthwise separable ones, for each rank.
 
     python -m tvm_mobilenet.factorize --model my_network.onnx
     python -m tvm_mobilenet.factorize --model v1-plain --layer blocks.3.1.conv --output factors.npz
 
-A depthwise convolution D with R filters a channel, then a pointwise P, is one standard convolution with the kernel
+A depthwise convolution D with R filters for each channel, followed by a pointwise P, equals one standard convolution
+with the kernel
 
     K[n, m, i, j] = sum over r of P[n, m, r] * D[m, r, i, j]
 
-and R = 1 is MobileNet's block: K[n, m, i, j] = P[n, m] * D[m, i, j]. So for each input channel m the kernel is a matrix
-of N rows and D_K^2 columns, and P and D are a factorisation of it of rank R. Its singular values give the nearest one
-in the sum of squares, and each channel's can be found alone (``docs/concepts/factorisation.md``).
+MobileNet's block is R = 1: K[n, m, i, j] = P[n, m] * D[m, i, j]. For each input channel m the kernel is a matrix of N
+rows and D_K^2 columns, and P and D are its factorisation of rank R. The singular value decomposition gives the
+factorisation with the least sum of squared errors, separately for each channel (``docs/concepts/factorisation.md``).
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ from tvm_mobilenet.terminal.table import Layers
 
 @dataclass(frozen=True)
 class Factorisation:
-    """How nearly one standard convolution is separable.
+    """How close one standard convolution is to a separable one.
 
     Parameters
     ----------
     source, layer : str
-        Where it is in the model, and its shape.
+        The layer's place in the model, and its name with its shape.
     errors : tuple of float
-        Of ranks 1, 2, …: what the nearest separable kernel leaves, as a share of the kernel's norm.
+        For ranks 1, 2, …: the error of the nearest separable kernel, as a share of the kernel's norm.
     noise : tuple of float
-        The same for normal noise of this shape: a kernel without any structure.
+        The same error for normally distributed noise of this shape, a kernel without structure.
     cost : tuple of float
-        Mult-adds of the two convolutions as a share of the standard one's, for each rank.
+        For each rank: mult-adds of the two convolutions, as a share of the standard convolution's.
     """
 
     source: str
@@ -59,12 +60,12 @@ class Factorisation:
 
 
 def compose(depthwise: np.ndarray, pointwise: np.ndarray, channels: int) -> np.ndarray:
-    """The kernel of the one standard convolution that a depthwise and then a pointwise are.
+    """The kernel of the standard convolution that equals a depthwise followed by a pointwise.
 
     Parameters
     ----------
     depthwise : (M * R, 1, KH, KW)
-        R filters for each input channel, those of a channel together, as PyTorch has it.
+        R filters for each input channel; those of one channel are adjacent, as in PyTorch.
     pointwise : (N, M * R) or (N, M * R, 1, 1)
     channels : int
         M.
@@ -72,13 +73,13 @@ def compose(depthwise: np.ndarray, pointwise: np.ndarray, channels: int) -> np.n
     Returns
     -------
     numpy.ndarray
-        (N, M, KH, KW); stride, padding and dilation are those of the depthwise.
+        (N, M, KH, KW); its stride, padding and dilation are the depthwise convolution's.
     """
     n, (filters, _, kh, kw) = pointwise.shape[0], depthwise.shape
     if pointwise.size != n * filters or filters % channels:
         raise TvmMobilenetError(
             f"{filters} depthwise filters of {channels} channels, and a pointwise of {pointwise.size // n} inputs",
-            "the pointwise reads what the depthwise writes",
+            "the pointwise must have as many inputs as the depthwise has outputs",
         )
     p = pointwise.reshape(n, channels, -1)  # (N, M, R)
     d = depthwise.reshape(channels, -1, kh, kw)  # (M, R, KH, KW)
@@ -92,7 +93,7 @@ def factor(kernel: np.ndarray, rank: int = 1) -> tuple[np.ndarray, np.ndarray]:
     ----------
     kernel : (N, M, KH, KW)
     rank : int
-        Depthwise filters a channel, at most KH * KW and N.
+        Depthwise filters for each channel; at most KH * KW and N.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def factor(kernel: np.ndarray, rank: int = 1) -> tuple[np.ndarray, np.ndarray]:
             f"rank {rank} of a kernel {n}x{m}x{kh}x{kw}", f"ranks go from 1 to {min(n, kh * kw)}, which is exact"
         )
     u, s, v = np.linalg.svd(_by_channel(kernel), full_matrices=False)  # (M, N, r), (M, r), (M, r, KH * KW)
-    root = np.sqrt(s[:, :rank])  # shared out, so that neither factor is the one with all the scale
+    root = np.sqrt(s[:, :rank])  # half of the scale goes to each factor
     pointwise = (u[:, :, :rank] * root[:, None]).transpose(1, 0, 2).reshape(n, m * rank, 1, 1)
     depthwise = (v[:, :rank] * root[:, :, None]).reshape(m * rank, 1, kh, kw)
     return depthwise.astype(kernel.dtype), pointwise.astype(kernel.dtype)
@@ -114,7 +115,7 @@ def factor(kernel: np.ndarray, rank: int = 1) -> tuple[np.ndarray, np.ndarray]:
 def rank_errors(kernel: np.ndarray) -> tuple[float, ...]:
     """The relative error of the best separable kernel of each rank, from 1 on; the last is zero.
 
-    It is the norm of the singular values left out over that of all, over all input channels.
+    The error is the norm of the dropped singular values over the norm of all, taken over all input channels.
     """
     energy = (np.linalg.svd(_by_channel(kernel), compute_uv=False) ** 2).sum(0)
     left = np.append(energy[::-1].cumsum()[::-1][1:], 0.0)
@@ -122,27 +123,27 @@ def rank_errors(kernel: np.ndarray) -> tuple[float, ...]:
 
 
 def factorize(options: ModelOptions, layer: str | None = None, *, calls: Sequence | None = None) -> list[Factorisation]:
-    """How nearly each standard convolution of a model is separable.
+    """How close each standard convolution of a model is to a separable one.
 
     Parameters
     ----------
     options : ModelOptions
         A registry model or a file.
     layer : str, optional
-        Only this one, by where it comes from in the model.
+        Only the layer at this place in the model.
     calls : sequence of LayerCall, optional
-        Those of `standard_convolutions`, if they are found already.
+        The calls that `standard_convolutions` found, if it ran before.
 
     Raises
     ------
     TvmMobilenetError
-        If the model has no such layer, or no standard convolution.
+        The model has no such layer, or no standard convolution.
     """
     return [_factorisation(call) for call in (standard_convolutions(options, layer) if calls is None else calls)]
 
 
 def standard_convolutions(options: ModelOptions, layer: str | None = None) -> list:
-    """The calls of a model's graph that are convolutions over more than one pixel and one group."""
+    """The calls of a model's graph that are convolutions of one group with a window larger than one pixel."""
     from tvm_mobilenet.compiler.network import load_network
 
     calls = load_network(options).layers
@@ -205,13 +206,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     if not args.output:
-        refuse(args, ("--rank",), "it is of the factors that --output writes", "add --output FILE.npz")
+        refuse(args, ("--rank",), "only the factors that --output writes have a rank", "add --output FILE.npz")
     options = shared.model_options(args)
     packages.require("factorize", *packages.for_model(options))
     say(f"importing {options.title}")
     if options.weights is None and options.in_registry:
         say(
-            "note: weights are seeded random numbers: none separates better than noise; "
+            "note: weights are seeded random numbers, so no kernel separates better than noise; "
             "give trained ones with --weights FILE"
         )
     calls = standard_convolutions(options, args.layer)
@@ -253,9 +254,9 @@ def _print(options: ModelOptions, results: Sequence[Factorisation]) -> None:
         f"{options.title}: the nearest depthwise separable kernel by rank",
     )
     print_text(
-        "\nerror: what it leaves of the kernel's norm; noise: the same for a kernel without structure;"
-        "\nmult-adds: of the two convolutions, with as many depthwise filters a channel as the rank, against the one."
-        "\nA kernel separates where its error lies far below the noise's at a rank that costs less than 100 %."
+        "\nerror: norm of the difference over the kernel's; noise: the same for a kernel without structure;"
+        "\nmult-adds: the two convolutions, with rank depthwise filters for each channel, over the standard one."
+        "\nA kernel separates if its error lies far below the noise's at a rank that costs less than 100 %."
     )
 
 

@@ -1,22 +1,25 @@
-"""Words that files of earlier versions use for what has the field's own name today: they are read, never written."""
+"""Names that files of earlier versions use, and today's names for them. Old names are read, never written."""
 
 from __future__ import annotations
 
 _FUSED, _CHAIN = "fused ", "chain "
 DECISIONS = {"strips": "row_tiles", "bands": "column_tiles"}
-LOOPS = {"paired": "dual_issue"}  # the decision `loop`, of a part of a fused block `0.loop`
-KEYS = {"arithmetic": "compute", "gate": "tolerance"}  # of JSON documents: read, and written beside today's
-NOTICE = "a tune log has fused blocks under their old name, chain: they are read as before"
+LOOPS = {"paired": "dual_issue"}  # values of the decision `loop`; in a fused block, of its part 0: `0.loop`
+KEYS = {
+    "arithmetic": "compute",
+    "gate": "tolerance",
+}  # fields of JSON documents, also written
+NOTICE = "a tune log calls fused blocks by their old name, chain; its records are still read"
 FLAGS = {"--prices": "--estimates", "--jobs": "--workers"}
 
 
 def layer_name(name: str) -> str:
-    """A layer's name of today: a fused block was called a chain."""
+    """A layer's name today; a fused block was called a chain."""
     return _FUSED + name.removeprefix(_CHAIN) if name.startswith(_CHAIN) else name
 
 
 def decisions(found: dict) -> dict:
-    """Decisions under their names of today; the same object where nothing changes."""
+    """Decisions under today's names; the same object if nothing changes."""
     new = {DECISIONS.get(name, name): _value(name, value) for name, value in found.items()}
     return found if new == found else new
 
@@ -27,12 +30,12 @@ def _value(name: str, value: object) -> object:
 
 
 def keys(data: dict) -> dict:
-    """The fields of a JSON object under their names of today."""
+    """The fields of a JSON object under today's names."""
     return {KEYS.get(name, name): value for name, value in data.items()}
 
 
 def with_old_keys(data: object) -> object:
-    """A JSON document in which fields of other names today stand under both."""
+    """A JSON document that holds every renamed field under both names."""
     if isinstance(data, list):
         return [with_old_keys(one) for one in data]
     if not isinstance(data, dict):

@@ -1,13 +1,13 @@
 """Copy a bundle to boards, test it there, and only then switch to it.
 
-On the board a folder holds ``versions/0001-<build>``, ``versions/0002-<build>``, … and the link ``current``. A new
-version is unpacked beside the others, its files are hashed and its self-test runs on the board; when all of that went
-well and its files are on the disk, the link is replaced in one step (bundle/install.sh). Whatever fails before leaves
-the old version in place, and what a killed shipment left is removed by the next.
+On the board a folder holds ``versions/0001-<build>``, ``versions/0002-<build>``, … and the link ``current``. A shipment
+unpacks the new version beside the others, hashes its files and runs its self-test on the board. If all of that succeeds
+and the files are on the disk, it replaces the link in one step (bundle/install.sh). A failure before that step leaves
+the old version in place, and the next shipment removes the files that a killed one left.
 
     python -m tvm_mobilenet.ship --bundle out.tar.gz --to ssh://pi@pi4/srv/mobilenet --to ssh://pi@pi5/srv/mobilenet
 
-With ``--require-signature`` this side checks who signed the bundle, and the board again where it has ssh-keygen.
+With ``--require-signature`` this machine checks who signed the bundle; a board that has ssh-keygen checks it again.
 The board needs sh, tar, sha256sum and the usual coreutils.
 """
 
@@ -37,13 +37,13 @@ from tvm_mobilenet.terminal.table import Words
 
 KEEP = 3
 _LOST = 255  # ssh's own exit code
-_INSTALL, _ROLLBACK = "install.sh", "rollback.sh"  # of the board's shell
-_TESTED, _GO = b"tested", b"switch\n"  # what install.sh writes, and waits for
+_INSTALL, _ROLLBACK = "install.sh", "rollback.sh"  # scripts that the board's shell runs
+_TESTED, _GO = b"tested", b"switch\n"  # install.sh writes the first, then waits for the second
 _SIGNED = "signature checked"
 _HINTS = (
     (r"No space left", "free some space there, or ship with a smaller --keep"),
     (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
-    (r"^signature: ", "the board has another view of who may sign now: is its clock right?"),
+    (r"^signature: ", "the board finds the signer not allowed at this time: is its clock right?"),
     (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
     (r"Could not resolve|No route to host", "is the board on, and its name right?"),
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
@@ -55,7 +55,7 @@ _HINTS = (
 )
 
 
-_COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # pi@pi4:/srv, which is no folder here
+_COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # such as pi@pi4:/srv, an address of scp's and no local folder
 
 
 def _of_ssh(text: str) -> str:
@@ -65,18 +65,18 @@ def _of_ssh(text: str) -> str:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What became of one board.
+    """The outcome of shipping to one board.
 
     Attributes
     ----------
     version : str
-        The folder that ``current`` shows now; empty when nothing was switched.
+        The folder to which ``current`` points now; empty if the link was not switched.
     selftest : str
-        Its line, as the board printed it.
+        The self-test's line, as the board printed it.
     signature : str
-        Who signed it and where that was checked; empty where nobody asked.
+        Who signed the bundle and where that was checked; empty without ``--require-signature``.
     error : str
-        Why nothing was switched; empty when all went well.
+        Why the link was not switched; empty after success.
     """
 
     to: str
@@ -103,7 +103,7 @@ class Destination:
     text : str
         As the user gave it: a path, or ``ssh://user@host:port/path``.
     command : tuple of str
-        What runs a shell there; the script is appended.
+        The command that runs a shell there; the script is appended.
     folder : str
         Absolute, on the board.
     """
@@ -114,12 +114,12 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str, ssh: str = "ssh") -> Destination:
-        """Of ``--to``.
+        """Parse a value of ``--to``.
 
         Raises
         ------
         TvmMobilenetError
-            It is no path and no ssh address.
+            The value is neither a path nor an ssh address.
         """
         if "://" not in text:
             if _COPY.fullmatch(text):
@@ -155,12 +155,12 @@ class Destination:
         )
 
     def run(self, script: str, *arguments: str, data: bytes = b"", timeout: float = 600, reply=None) -> str:
-        """Runs a script there with the folder as ``$1``, and returns what it prints; ``reply`` is of `programs.run`.
+        """Run a script there with the folder as ``$1``, and return its output; ``reply`` is as for `programs.run`.
 
         Raises
         ------
         BoardError
-            It failed, took too long, or the connection was lost.
+            The script failed or took too long, or the connection was lost.
         """
         words = ["sh", "-c", script, "ship", self.folder, *arguments]
         command = [*self.command, shlex.join(words)] if self.command else words
@@ -180,7 +180,7 @@ class Destination:
             what = f"connection lost: {what}" if done.code == _LOST and self.command else what
             hint = next(
                 (h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)),
-                "`current` is what it was: an older version, or none yet",
+                "`current` is unchanged: an older version, or none yet",
             )
             raise BoardError(f"{self.text}: {what[-600:]}", hint)
         return out
@@ -206,18 +206,18 @@ def ship(
     bundle : bundle.Bundle
     to : Destination
     keep : int
-        How many versions stay there, the new one included.
+        Number of versions that stay on the board, with the new one.
     threads : int, optional
-        Of the self-test.
+        Threads of the self-test.
     runner : str
-        What runs the program there, such as an emulator; nothing by default.
+        A command that runs the program there, such as an emulator; none by default.
     signers : Signers, optional
-        Of whom the board demands a signature too, where it has ssh-keygen; ``bundle`` was read with them.
+        The signers allowed: a board that has ssh-keygen checks the signature too. ``bundle`` was read with them.
 
     Returns
     -------
     Shipped
-        Never raises for what a board does: ``error`` says it.
+        A failure of the board raises nothing; ``error`` tells it.
     """
     data, known = bundle.archive(), {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
     others = {name: hashlib.sha256(bundle.files[name]).hexdigest() for name in bundle.files.keys() - known.keys()}
@@ -243,12 +243,12 @@ def rollback(to: Destination) -> Shipped:
 
 
 def require_programs(places: Iterable[Destination]) -> None:
-    """Make sure that the programs which reach boards are installed.
+    """Make sure that the programs that reach boards are installed.
 
     Raises
     ------
     MissingDependencyError
-        One is not.
+        One of them is not installed.
     """
     for place in places:
         if place.command and not shutil.which(place.command[0]):
@@ -258,7 +258,7 @@ def require_programs(places: Iterable[Destination]) -> None:
 
 
 def tell_local(places: Iterable[Destination]) -> None:
-    """Say which destinations are folders of this machine: a board's name alone is one too."""
+    """Say which destinations are folders of this machine: a board's name without ``ssh://`` is one too."""
     for place in places:
         if not place.command:
             console.say(
@@ -286,7 +286,7 @@ def print_result(results: list[Shipped]) -> None:
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``ship``."""
     new = entry.parser_for("ship", __doc__.split("\n")[0])
-    new.add_argument("--bundle", type=Path, metavar="FILE", help="what `build --bundle` wrote")
+    new.add_argument("--bundle", type=Path, metavar="FILE", help="file that `build --bundle` wrote")
     new.add_argument(
         "--to",
         action="append",
@@ -302,7 +302,7 @@ def parser() -> argparse.ArgumentParser:
         "--require-signature",
         type=Path,
         metavar="KEY",
-        help="ship only a bundle that this public key signed with `build --sign`, or a key of a file of allowed "
+        help="ship only a bundle that `build --sign` signed with this public key, or with a key of a file of allowed "
         "signers",
     )
     new.add_argument("--threads", type=int, metavar="N", help="threads of the self-test (default: one for each CPU)")
@@ -325,7 +325,7 @@ def _run(args: argparse.Namespace) -> int:
         copying = ("--keep", "--threads", "--runner", "--require-signature")
         refuse(args, copying, "--rollback copies and tests nothing", "leave it out")
     if args.keep < 1:
-        raise TvmMobilenetError(f"--keep {args.keep}: at least the new version has to stay")
+        raise TvmMobilenetError(f"--keep {args.keep} must be at least 1, for the new version")
     if not any(text.startswith("ssh://") for text in args.to):
         refuse(args, ("--ssh",), "no --to is behind ssh", "leave it out, or --to ssh://USER@HOST/FOLDER")
     places = [Destination.parse(text, args.ssh) for text in args.to]

@@ -1,8 +1,9 @@
-"""Which MobileNet fits: latency, memory and published accuracy of a family's networks on a board, in one table.
+"""Compare a family's networks on a board: latency, memory and published accuracy in one table.
 
-Each network is run once on the board, in the order of its plan as verification runs it, but with no weights of its own
-(survey/estimates.py). What was run is kept, so an interrupted sweep goes on where it was. A budget builds and verifies
-what it chooses; should the built module not fit, the next best is taken.
+Each network runs once on the board, in the order of its plan as in verification, but with random weights
+(survey/estimates.py). A file keeps the estimates, so an interrupted sweep continues where it stopped. With a budget,
+the sweep builds and verifies the network that it chooses; if the built module exceeds the budget, it takes the next
+best.
 
     python -m tvm_mobilenet.sweep --target rpi4 --html out/sweep.html
     python -m tvm_mobilenet.sweep --target rpi4 --budget 60ms --cores 1 --min-accuracy 0.6
@@ -42,21 +43,21 @@ class Variant:
     milliseconds, milliseconds_all_cores : float
         On one core, and on all of the target's.
     predicted : bool
-        By the virtual board; measured otherwise.
+        Whether the virtual board predicted the times; otherwise a board measured them.
     mult_adds, parameters : int
         As the papers count them.
     module_bytes : int
-        Constants and the kernels' code; a built module has TVM's executable on top.
+        Constants and the kernels' code; a built module also holds TVM's executable.
     memory_bytes : int
-        At its peak: parameters, arena, and each core's scratch.
+        Peak memory: parameters, arena, and each core's scratch.
     top1 : float or None
         Published ImageNet accuracy, 0..1.
     source : str
         Who published it.
     dtype : str
-        In which it computes.
+        The dtype in which its layers compute.
     top1_of : str
-        The dtype of the network that has ``top1``: accuracies are published of float32.
+        The dtype for which ``top1`` was published: float32.
     """
 
     model: str
@@ -89,7 +90,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Twin:
-    """A network and the same with plain convolutions: how many times dearer those are."""
+    """A network beside its twin with standard convolutions, and how many times more the twin costs."""
 
     model: str
     mult_adds: float
@@ -99,7 +100,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """All networks of a sweep, in the order asked for, and twins where there are any."""
+    """All networks of a sweep in the requested order, and their plain twins if there are any."""
 
     target: str
     title: str
@@ -136,14 +137,14 @@ def sweep(
         Of the registry, as ``networks_of`` gives them.
     target : targets.Target
     twins : bool
-        Also compare each v1 network of the largest resolution with its plain twin.
+        Also compare each v1 network of the largest resolution with its twin of standard convolutions.
     estimates, how
         As ``survey.estimates.estimate_networks`` takes them.
 
     Raises
     ------
     TvmMobilenetError
-        A network that there is not, a kernel that does not run.
+        The registry lacks a network, or a kernel does not run.
     """
     from tvm_mobilenet.survey import estimates as estimating
 
@@ -222,13 +223,15 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(short_names())} (default: %(default)s)",
     )
     group.add_argument("--alphas", metavar="A,B", help="width multipliers (default: those with a published accuracy)")
-    group.add_argument("--resolutions", metavar="A,B", help="multiples of 32 (default: likewise)")
+    group.add_argument(
+        "--resolutions", metavar="A,B", help="multiples of 32 (default: those with a published accuracy)"
+    )
     group.add_argument(
         "--dtype",
         type=options.dtypes,
         default=DTYPES[:1],
         metavar="NAME,NAME",
-        help="dtypes that layers compute in; each network in each of them (default: float32)",
+        help="dtypes in which layers compute; every network runs in each (default: float32)",
     )
     options.add_target_options(new)
     group = new.add_argument_group(
@@ -246,8 +249,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--theory",
         action="store_true",
-        help="show the papers' ratios of mult-adds beside those of cycles on three cores, and exit; with --html "
-        "they are part of the report",
+        help="show the papers' ratios of mult-adds beside ratios of predicted cycles on three cores, and exit; with "
+        "--html they are part of the report",
     )
     options.add_workers(new)
     options.add_output_options(new)
@@ -258,14 +261,14 @@ def parser() -> argparse.ArgumentParser:
         type=journal_file,
         default=str(ESTIMATES),
         metavar="FILE",
-        help="file that keeps what each network cost; the next sweep goes on from it (default: %(default)s)",
+        help="file of the networks' estimates, which the next sweep reuses (default: %(default)s)",
     )
     return new
 
 
 def needs(board: str, linker: str | None, builds: bool, workers: str = "", html: bool = False) -> tuple[str, ...]:
-    """The modules of a sweep; ``builds``: it ends with a build and its verification; ``workers``: the address of a
-    cluster; ``html``: it writes a page."""
+    """The modules that a sweep imports. ``builds``: it ends with a build and its verification; ``workers``: the address
+    of a cluster; ``html``: it writes a page."""
     model = ModelOptions()
     compare = packages.for_comparing(model) if builds else packages.for_model(model)
     run = (*packages.for_board(board), *packages.for_linking(linker), "elftools")
@@ -317,7 +320,7 @@ def _run(args: argparse.Namespace) -> int:
         sweep_page.page(result, found).write(args.html, "--html")
         console.say(f"page: {args.html}")
     document = console.plain_data(result)
-    if found:  # --theory said it all
+    if found:  # not with --theory alone, which has printed everything
         return 0
     if not args.json:
         print_result(result)
@@ -329,7 +332,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, board: str, document: dict) -> int:
-    """Build and verify the best network that fits, estimated and built; or say by how much the nearest misses."""
+    """Build and verify the best network that fits the budget; if none fits, say by how much the nearest misses it."""
     from tvm_mobilenet.build import build
     from tvm_mobilenet.cli.notices import announce
     from tvm_mobilenet.compiler.network import load_network
@@ -360,7 +363,9 @@ def _build_best(result: SweepResult, limits, args: argparse.Namespace, target, b
             memory_bytes=_memory(done["build"], target),
         )
         for why in limits.misses(final):
-            console.say(f"{final.title} was estimated at {network.latency(limits.cores):.2f} ms; built it has {why}")
+            console.say(
+                f"{final.title} was estimated at {network.latency(limits.cores):.2f} ms; the built module has {why}"
+            )
         return final
 
     best, over = budget.choose(result.networks, limits, made)

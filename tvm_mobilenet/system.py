@@ -1,7 +1,7 @@
-"""What the operating system may lack of what Linux has, and who needs it: the one place that asks which system this is.
+"""Features of Linux that another operating system may lack. No other module asks which system this is.
 
-This project is made and tested on Linux. TVM has wheels for macOS and Windows too: there the package imports, and what
-cannot work says so before it begins. docs/guides/installing.md says what was tried.
+This project is made and tested on Linux. TVM has wheels for macOS and Windows too: there the package imports, and a
+function that cannot work says so before it begins. docs/guides/installing.md lists the systems that were tried.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ try:
 except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
-_WSL = "on Windows work in WSL 2, which is a Linux: docs/guides/installing.md"
+_WSL = "on Windows, use WSL 2, a Linux system: docs/guides/installing.md"
 
 
 def is_linux() -> bool:
-    """Whether this is Linux: its system calls, ``/proc``, and ELF libraries that can be loaded."""
+    """Whether this is Linux, with its system calls, ``/proc`` and ELF libraries that can be loaded."""
     return sys.platform == "linux"
 
 
 def require_posix(what: str) -> None:
-    """Make sure that files and folders can be locked, and processes be ended in groups.
+    """Make sure that the system can lock files and folders, and end processes in groups.
 
     Parameters
     ----------
     what : str
-        That needs it, for the message: ``build``.
+        The function that needs them, for the message, such as ``build``.
 
     Raises
     ------
     MissingDependencyError
-        This is Windows, or another system without them.
+        The system is Windows, or another one without them.
     """
     if fcntl is None:
         raise MissingDependencyError(f"{what} needs Linux or macOS, this is {platform.system()}", _WSL)
@@ -48,7 +48,7 @@ def require_linux(what: str) -> None:
     Raises
     ------
     MissingDependencyError
-        It is another system.
+        The system is not Linux.
     """
     if not is_linux():
         raise MissingDependencyError(f"{what} needs Linux, this is {platform.system()}", "run it on Linux")

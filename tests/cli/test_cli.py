@@ -437,7 +437,7 @@ def test_flags_of_all_verbs_may_stand_before_the_verb(monkeypatch, capsys):
     monkeypatch.setattr(ship, "main", lambda argv: print(*argv) or 0)
     assert __main__.main(["-q", "--debug", "ship", "--to", "-v"]) == 0
     assert capsys.readouterr().out == "-q --debug --to -v\n"
-    for words, said in ((["-v"], "a verb is missing behind -v"), (["--json", "ship"], "--json does not stand")):
+    for words, said in ((["-v"], "a verb is missing after -v"), (["--json", "ship"], "--json does not stand")):
         assert __main__.main(words) == 2 and said in capsys.readouterr().err
 
 

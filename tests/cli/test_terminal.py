@@ -375,7 +375,9 @@ def test_ctrl_c_says_that_trials_are_kept_and_how_to_go_on(tmp_path):
         assert terminal.process.wait() == entry.INTERRUPTED and "Traceback" not in output
     trials = log.with_suffix(".trials.jsonl")
     said = re.sub(r"\s+", " ", output[output.index("interrupted: ") :])
-    assert said.startswith(f"interrupted: all trials so far are kept in {trials}; the same command goes on from there")
+    assert said.startswith(
+        f"interrupted: all trials so far are kept in {trials}; the same command continues from there"
+    )
     assert trials.read_text().count("\n") >= 1
 
 

@@ -187,7 +187,7 @@ def test_without_its_scheduler_a_search_ends_and_the_same_command_goes_on(tmp_pa
         where = f"dask://127.0.0.1:{own.port}"
         assert entry.run_verb(rebuild_logs.parser(), rebuild_logs._run, [*flags, "--workers", where]) == 4
         err = capsys.readouterr().err
-        assert "has been gone for 5 s" in err and "the same command goes on" in err and "Traceback" not in err
+        assert "has been gone for 5 s" in err and "the same command continues" in err and "Traceback" not in err
         before = [json.loads(line) for line in trials.read_text().splitlines()]
         assert 6 < len(before) < 40 and (tmp_path / "shipped" / "cortex-a72.jsonl").exists()
     with Cluster() as again:

@@ -191,7 +191,7 @@ def test_a_network_of_several_inputs_takes_no_images(tmp_path):
     given = (torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     torch.export.save(torch.export.export(Two().eval(), given), tmp_path / "two.pt2")
     (sentence,) = notices.notices(load_network(ModelOptions(model=str(tmp_path / "two.pt2"))))
-    assert sentence == "two.pt2 takes no images: its inputs are x (1, 3, 16, 16), y (1, 3, 16, 16); it is fed arrays"
+    assert sentence == "two.pt2 takes no images but arrays: its inputs are x (1, 3, 16, 16), y (1, 3, 16, 16)"
 
 
 # ---- what is assumed

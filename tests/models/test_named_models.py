@@ -133,10 +133,10 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--model", "timm:x", "--alpha", "0.5"], "--alpha: timm:x is as timm makes it"),
+        (["--model", "timm:x", "--alpha", "0.5"], "--alpha: timm fixes timm:x"),
         (["--model", "timm:x", "--features"], "--features"),
         (["--model", "timm:x", "--classes", "5"], "trained for its own classes"),
-        (["--model", "timm:x", "--weights", "imagenet"], "has its own weights without it"),
+        (["--model", "timm:x", "--weights", "imagenet"], "has these weights already"),
         (["--model", "timm:x/y"], "no name of a network"),
         (["--model", "v2", "--weights", "random"], "seeded weights where none are given"),
         (
@@ -145,8 +145,8 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
         ),
         (["--model", "v4-small", "--weights", "imagenet"], "timm:mobilenetv4_conv_small takes its own"),
         (["--model", "v1-plain", "--weights", "imagenet"], "published are those of mobilenet_v2"),
-        (["--model", "PROGRAM:net", "--classes", "5"], "as the program makes it"),
-        (["--model", "PROGRAM:net", "--weights", "imagenet"], "takes a file's weights alone"),
+        (["--model", "PROGRAM:net", "--classes", "5"], "the program makes the whole network"),
+        (["--model", "PROGRAM:net", "--weights", "imagenet"], "takes weights from a file only"),
         (["--model", "PROGRAM:net", "--trust-file"], "names a program to run"),
         (["--model", "gone.py:net"], "gone.py: no such file"),
         (["--model", "PROGRAM:"], "is no name of a function"),

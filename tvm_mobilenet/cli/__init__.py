@@ -1,1 +1,1 @@
-"""What verbs share: running one, its arguments and flags, what it says when it is interrupted."""
+"""Code that verbs share: running a verb, its arguments and flags, its message after an interruption."""

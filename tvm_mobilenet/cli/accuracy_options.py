@@ -1,4 +1,4 @@
-"""The options of labelled images, of verbs that say how often a network is right."""
+"""The options of labelled images, for verbs that measure a network's accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tvm_mobilenet.models import labelled_images
 
 
 def add_data(group, required: bool = False) -> None:
-    """``--data`` and what goes with it."""
+    """Add ``--data`` and the flags that go with it."""
     group.add_argument(
         "--data",
         type=Path,
@@ -51,7 +51,7 @@ def share(text: str) -> float:
 
 
 def add_required(group) -> None:
-    """What `build` may be asked of a network's accuracy."""
+    """Add the flags with which `build` demands an accuracy."""
     group.add_argument(
         "--min-accuracy",
         type=share,
@@ -62,8 +62,8 @@ def add_required(group) -> None:
         "--max-drop",
         type=options.percentage,
         metavar="PERCENT",
-        help="with --dtype int8, such as 1%%: keep as few layers in float as it takes for top-1 on --data to "
-        "fall by no more; without --data no more of --calibrate's images may change their class",
+        help="with --dtype int8, such as 1%%: keep as few layers in float as needed for top-1 on --data to "
+        "fall by no more; without --data, no more than this share of --calibrate's images may change their class",
     )
     group.add_argument(
         "--plot",
@@ -76,29 +76,29 @@ def add_required(group) -> None:
 
 
 def refuse_alone(args: argparse.Namespace, target) -> None:
-    """Refuse a data set that nothing is measured on, what is measured without one, and a plot of nothing.
+    """Refuse a data set without a measurement, a measurement without a data set, and a plot without layers.
 
     Raises
     ------
     TvmMobilenetError
-        One was given without the other.
+        A flag was given without the one that it needs.
     """
     if args.max_drop is None:
-        refuse(args, ("--plot",), "it is of the layers that --max-drop chooses", "add --max-drop PERCENT")
+        refuse(args, ("--plot",), "it shows the layers that --max-drop chooses", "add --max-drop PERCENT")
     elif not dtypes.of(args.dtype).integer:
-        refuse(args, ("--max-drop",), "it is of networks in int8", "leave it out, or add --dtype int8")
+        refuse(args, ("--max-drop",), "only networks in int8 have it", "leave it out, or add --dtype int8")
     if args.plot and not target.core.model:
         refuse(args, ("--plot",), f"nothing predicts the cycles of {target.name}", "leave it out, or build for a board")
     if args.data is None:
-        refuse(args, ("--truth", "--limit"), "it is of --data", "add --data FOLDER")
+        refuse(args, ("--truth", "--limit"), "they belong to --data", "add --data FOLDER")
         if args.min_accuracy is not None:
-            raise TvmMobilenetError("--min-accuracy: on which images?", "add --data FOLDER, labelled images")
+            raise TvmMobilenetError("--min-accuracy needs labelled images", "add --data FOLDER")
     elif args.min_accuracy is None and args.max_drop is None:
-        refuse(args, ("--data", "--truth", "--limit"), "nothing is measured on it", "add --min-accuracy or --max-drop")
+        refuse(args, ("--data", "--truth", "--limit"), "no accuracy is asked for", "add --min-accuracy or --max-drop")
 
 
 def needs(args: argparse.Namespace, model, target, modules: tuple[str, ...], flag: str) -> tuple[tuple[str, ...], str]:
-    """The modules that `build` needs, and the flags that need them, with those of the flags here."""
+    """The modules that `build` needs and the flags that need them, with the flags of this module."""
     if args.data is None and args.max_drop is None:
         return modules, flag
     if args.data is not None:

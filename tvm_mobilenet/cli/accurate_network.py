@@ -1,5 +1,5 @@
-"""The network that `build` is asked to make accurate: loaded, layers kept in float, and measured, before anything is
-written but the page of ``--plot``."""
+"""The network of a `build` that demands an accuracy. It is loaded, its layers in float are chosen, and its accuracy is
+measured, all before `build` writes anything but the page of ``--plot``."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import argparse
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.terminal import console
 
-SEARCH_IMAGES = 200  # of --data, on which layers are chosen unless --limit says more or fewer
+SEARCH_IMAGES = 200  # of --data, on which layers are chosen unless --limit gives another number
 
 
 def load(args: argparse.Namespace, model, target) -> tuple:
-    """The network, its accuracy and the choice of layers that stay in float; None of what nobody asked for.
+    """The network, its accuracy, and the choice of layers that stay in float; None for each that no flag asks for.
 
     Parameters
     ----------
     args : Namespace
-        With the flags of `accuracy_options.add_required`.
+        The arguments, with the flags of `accuracy_options.add_required`.
     model : ModelOptions
     target : targets.Target
 
     Raises
     ------
     VerificationError
-        It is not as accurate as was asked for.
+        The network is less accurate than demanded.
     """
     if args.data is None and args.max_drop is None:
         return None, None, None
@@ -45,12 +45,12 @@ def load(args: argparse.Namespace, model, target) -> tuple:
 
 
 def _with_floats(args: argparse.Namespace, network, target, wanted) -> tuple:
-    """The network with the fewest layers in float that keep its accuracy, and how they were chosen."""
+    """The network with the fewest layers in float that keep its accuracy, and the record of their choice."""
     from tvm_mobilenet.evaluation import precision_page, sensitivity
 
     if network.precision.given:
         raise TvmMobilenetError(
-            f"--max-drop: {network.options.title} comes quantized, and has no float network to drop from",
+            f"--max-drop: {network.options.title} comes quantized, so there is no float network to compare with",
             "leave it out; --keep-float keeps layers in float, --min-accuracy asks for a top-1",
         )
     inputs, images, labels = _images(args, network, wanted)
@@ -69,7 +69,7 @@ def _with_floats(args: argparse.Namespace, network, target, wanted) -> tuple:
 
 
 def _images(args: argparse.Namespace, network, wanted) -> tuple:
-    """On which layers are chosen: inputs, what they are, and their classes where they are known."""
+    """The images on which layers are chosen: inputs, their description, and their classes if known."""
     import dataclasses
 
     from tvm_mobilenet.compiler import calibration, quantization

@@ -1,7 +1,7 @@
 """The parser of a verb's arguments, whose errors say which flag was meant.
 
-A flag that this verb does not have may be misspelt, or another verb's; a value may not fit, or be missing. Each is one
-sentence and what to do, and exit code 2, as for every other mistake.
+A flag that this verb lacks may be misspelt, or belong to another verb; a value may not fit, or be missing. Each mistake
+gives one sentence, a remedy and exit code 2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KINDS = {int: "a whole number", float: "a number"}
 
 
 class VerbParser(argparse.ArgumentParser):
-    """An ArgumentParser without abbreviations, with errors for people."""
+    """An ArgumentParser without abbreviations, whose errors tell a remedy."""
 
     def __init__(self, verb: str, description: str, **kwargs):
         super().__init__(prog=command(verb), description=description, allow_abbrev=False, **kwargs)
@@ -32,7 +32,7 @@ class VerbParser(argparse.ArgumentParser):
         return [f for action in self._actions for f in action.option_strings if f.startswith("--")]
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse has it; what is not understood ends the process with a message and exit code 2.
+        """Parse as argparse does; an argument that is not understood ends the process with a message and exit code 2.
 
         The result also has ``given``, a frozenset of the flags on the command line.
         """
@@ -50,7 +50,7 @@ class VerbParser(argparse.ArgumentParser):
         return parsed
 
     def _in_flags_of_today(self, given: list[str]) -> list[str]:
-        """The arguments with flags of earlier versions under their names of today; stderr says which."""
+        """The arguments with flags of earlier versions replaced by today's names; stderr names them."""
         made = []
         for argument in given:
             flag, equals, value = argument.partition("=")
@@ -62,7 +62,8 @@ class VerbParser(argparse.ArgumentParser):
         return made
 
     def _given(self, args) -> frozenset[str]:
-        """Parsed once more without defaults: what is there then was given, also a value that equals its default."""
+        """The flags on the command line. A second parse without defaults finds them, even a value that equals its
+        default."""
         defaults, kept = self._defaults, [(action, action.default) for action in self._actions]
         self._defaults = {}
         try:
@@ -76,7 +77,7 @@ class VerbParser(argparse.ArgumentParser):
         return frozenset(flag for a in self._actions if a.dest in found for flag in a.option_strings)
 
     def error(self, message: str):
-        """What argparse found, in a sentence."""
+        """Report argparse's error as a sentence."""
         message = message.removeprefix("argument ")
         for action in self._actions:
             name = "/".join(action.option_strings) or action.metavar or action.dest
@@ -91,7 +92,7 @@ class VerbParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n  {hint}\n")
 
     def _meant(self, word: str) -> str:
-        """What a user may have meant who wrote a word that this verb does not know."""
+        """A hint at what the user may have meant by a word that this verb does not know."""
         help_ = f"{self.prog} --help lists what it takes"
         if not word.startswith("-"):
             near = f"--{word}" if f"--{word}" in self.flags else ""

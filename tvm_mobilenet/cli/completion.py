@@ -1,6 +1,7 @@
-"""Completion of verbs, flags and files in a shell, by argcomplete: it runs the command to ask what may follow.
+"""Completion of verbs, flags and files in a shell, by argcomplete: it runs the command to list the words that may
+follow.
 
-docs/reference/terminal.md says how a shell is told so.
+docs/reference/terminal.md says how to switch it on in a shell.
 """
 
 from __future__ import annotations

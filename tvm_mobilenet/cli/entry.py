@@ -1,7 +1,7 @@
-"""What every verb does the same: parse, run, report.
+"""The steps that all verbs share: parse, run, report.
 
-A user's mistake is a message and what to do about it; anything else is one line, and a traceback only with
-``--debug``. SIGTERM ends a verb as Ctrl-C does.
+A user's mistake gives a message and a remedy. Any other error gives one line, and a traceback only with ``--debug``.
+SIGTERM ends a verb as Ctrl-C does.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def run_verb(
     Parameters
     ----------
     parser : ArgumentParser
-        Of the verb; ``--debug`` is added here.
+        The verb's parser; ``--debug`` is added here.
     run : callable
         Does the work and prints the result; its return value is the exit code, None for 0.
     argv : sequence of str, optional
         The arguments; those of the process by default.
     """
     add_saying(parser)
-    with contextlib.suppress(AttributeError, ValueError):  # a terminal that has no °
+    with contextlib.suppress(AttributeError, ValueError):  # a terminal whose encoding has no °
         sys.stdout.reconfigure(errors="replace")
     try:
         with stdout.arriving():  # --help and --version print, and end the process
             args = parser.parse_args(argv)
-    except TvmMobilenetError as error:  # of an argument's type
+    except TvmMobilenetError as error:  # raised by an argument's type
         say(f"error: {error}")
         return error.exit_code
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -57,13 +57,13 @@ def run_verb(
         with _warnings_as_lines(), console.saying(quiet=args.quiet, details=args.verbose):
             code = run(args) or 0
             if sys.stdout is not None:
-                sys.stdout.flush()  # what cannot be written is found while there is still somebody to tell
+                sys.stdout.flush()  # a failed write is found here, while an error can still be reported
             return code
     except KeyboardInterrupt:
         words = interrupted.words(getattr(parser, "verb", ""), args)
         say("\n".join(table.wrapped(words, terminal_width(sys.stderr), 2)))
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout left, as `head` does
+    except BrokenPipeError:  # the reader of stdout closed it, as `head` does
         stdout.abandon()
         return 0
     except Exception as error:
@@ -97,7 +97,7 @@ def _explained(error: Exception) -> Exception:
         hint = remedy(error, "check the path, its owner and its mode")
         return TvmMobilenetError(f"{error.filename}: {reason(error)}", hint)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        stdout.abandon()  # which it may have been
+        stdout.abandon()  # the error may have come from stdout
         return TvmMobilenetError(f"a result cannot be written: {reason(error)}", "make room, or write elsewhere")
     if isinstance(error, OSError) and (hint := remedy(error)):
         return TvmMobilenetError(reason(error), hint)
@@ -105,13 +105,13 @@ def _explained(error: Exception) -> Exception:
 
 
 def parser_for(verb: str, description: str, **kwargs) -> VerbParser:
-    """An argument parser that calls itself as the user did, and shows defaults where an option has one."""
+    """An argument parser that names the command as the user called it, and shows the defaults of options."""
     return VerbParser(verb, description, **kwargs)
 
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Warnings of this package are lines for the user; where in the code they arose is of no use to them."""
+    """Show warnings of this package as lines for the user, without their place in the code."""
     here = tuple(tvm_mobilenet.__path__)  # in a checkout also where schedules, targets and tune logs lie
     before = warnings.showwarning
 

@@ -1,7 +1,7 @@
-"""No flag without effect: which flags a user gave, and the refusal of those that a command has no use for.
+"""Refuse flags that would have no effect in a command.
 
-Some flags belong together (``--rank`` is of the factors that ``--output`` writes), some belong to one kind of model or
-board. A flag that would change nothing is a misunderstanding, so it is refused and never ignored.
+Some flags need another (``--rank`` needs ``--output``); some apply to one kind of model or board. A flag that changes
+nothing shows a misunderstanding, so it is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def refuse(args: argparse.Namespace, flags: Iterable[str], why: str, hint: str) 
     Parameters
     ----------
     args : Namespace
-        Of a parser of `cli.arguments`, which has ``given``.
+        The result of a parser of `cli.arguments`, which has ``given``.
     flags : iterable of str
-        Such as ``--rank``; those that the user did not give are fine.
+        Flags such as ``--rank``; those that the user did not give are ignored.
     why : str
-        What follows the flag in the message.
+        The reason, which follows the flag in the message.
     hint : str
-        What to do.
+        The remedy.
 
     Raises
     ------
     TvmMobilenetError
-        One of them was given; the message names all that were.
+        At least one of them was given; the message names all given ones.
     """
     given = [flag for flag in flags if flag in args.given]
     if given:
@@ -49,13 +49,13 @@ def refuse_for_predictions(args: argparse.Namespace, flags: Iterable[str]) -> No
     refuse(
         args,
         flags,
-        "the virtual board predicts, there is nothing to measure",
+        "the virtual board predicts and measures nothing",
         "leave it out, or measure on a board: --board local, rpc://…, ssh://…",
     )
 
 
 def refuse_for_model(args: argparse.Namespace, model) -> None:
-    """Refuse flags of the model's group that its kind has no use for.
+    """Refuse flags of the model's group that do not apply to its kind.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
     Raises
     ------
     TvmMobilenetError
-        A flag of the registry's networks for a file, or one that another flag makes pointless.
+        A file got a flag of the registry's networks, or another flag leaves one without effect.
     """
     refuse_trust(args, model)
     if model.dtype not in IO[model.io]:
-        why = f"{model.io} inputs and outputs are of layers in {' or '.join(IO[model.io])}, not in {model.dtype}"
+        why = f"{model.io} inputs and outputs need layers in {' or '.join(IO[model.io])}, not in {model.dtype}"
         refuse(args, ("--io",), why, f"leave it out, or add --dtype {IO[model.io][0]}")
     if model.dtype == FLOAT32:
-        why = "it is of layers that compute in another dtype than float32"
+        why = "layers in float32 have no use for it"
         quantized = "; for a file that comes quantized leave it out" * model.is_file
         refuse(args, ("--calibrate",), why, f"add --dtype float16 or int8{quantized or ', or leave it out'}")
         refuse(args, ("--accumulate",), why, f"add --dtype float16{quantized or ', or leave it out'}")
@@ -79,13 +79,13 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         refuse(
             args,
             ("--keep-float", "--calibration-method", "--quantization"),
-            "it is of networks in int8",
+            "only networks in int8 have it",
             "leave it out, or add --dtype int8, also to a file that comes quantized",
         )
     else:
         if model.quantization is not None:
             found = ("--calibrate", "--calibration-method")
-            refuse(args, found, "--quantization has all scales, none are found", "leave out one of the two")
+            refuse(args, found, "--quantization gives all scales, so none are calibrated", "leave out one of the two")
         refuse(args, ("--accumulate",), "integers are summed in int32", "leave it out")
     if not model.in_registry and refuse_for_foreign(args, model):
         return
@@ -101,7 +101,12 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         why = "networks of the registry have seeded weights where none are given"
         refuse(args, ("--weights",), why, "leave it out")
     if model.weights is not None:
-        refuse(args, ("--seed",), "it makes the weights where no --weights are given", "leave out one of the two")
+        refuse(
+            args,
+            ("--seed",),
+            "it seeds random weights, so it has no effect beside --weights",
+            "leave out one of the two",
+        )
     if model.features:
         refuse(
             args,
@@ -112,7 +117,7 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
 
 
 def refuse_for_foreign(args: argparse.Namespace, model) -> bool:
-    """Refuse flags that a package's network or a program's has no use for; whether the model is one of these.
+    """Refuse flags that do not apply to a package's or a program's network; return whether the model is such a network.
 
     Raises
     ------
@@ -120,29 +125,29 @@ def refuse_for_foreign(args: argparse.Namespace, model) -> bool:
         One was given.
     """
     if model.package:
-        why = f"{model.model} is as {model.package} makes it"
-        refuse(args, ("--alpha", "--features"), why, "leave it out; for networks of the registry it is known")
+        why = f"{model.package} fixes {model.model}'s architecture"
+        refuse(args, ("--alpha", "--features"), why, "leave it out; it is for networks of the registry")
         if model.weights is None:
             why = f"{model.model} has weights of its own, trained for its own classes"
             refuse(args, ("--classes",), why, "leave it out, or add --weights FILE or random")
         if str(model.weights) != RANDOM:
             refuse(args, ("--seed",), f"{model.model} has trained weights", "leave it out, or add --weights random")
         if str(model.weights) == IMAGENET:
-            why = f"{model.model} has its own weights without it"
+            why = f"{model.model} has these weights already"
             refuse(args, ("--weights",), why, "leave it out, or give FILE or random")
         return True
     if model.program:
-        why = f"{model.model} is a whole network, as the program makes it"
+        why = f"the program makes the whole network of {model.model}"
         refuse(args, ("--alpha", "--classes", "--features"), why, "leave it out, or change the program")
         refuse(args, ("--trust-file",), f"--model {model.model} names a program to run", "leave it out")
         if model.weights is not None and model.checkpoint is None:
-            refuse(args, ("--weights",), f"{model.model} takes a file's weights alone", "give --weights FILE")
+            refuse(args, ("--weights",), f"{model.model} takes weights from a file only", "give --weights FILE")
         return True
     return False
 
 
 def refuse_trust(args: argparse.Namespace, model) -> None:
-    """Refuse ``--trust-file`` for what is no ``.pt2`` file and no build of a program's model.
+    """Refuse ``--trust-file`` unless the model is a ``.pt2`` file or the build of a program's model.
 
     Raises
     ------
@@ -150,9 +155,9 @@ def refuse_trust(args: argparse.Namespace, model) -> None:
         It was given.
     """
     if model.program:
-        return  # a build of one is told so
+        return  # a build of a program's model says so itself
     if model.trust_file and model.file_kind != "pt2":
-        refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch would run", "leave it out")
+        refuse(args, ("--trust-file",), "only a .pt2 file can hold a program that PyTorch runs", "leave it out")
 
 
 def refuse_for_sweep(args: argparse.Namespace) -> None:
@@ -172,7 +177,10 @@ def refuse_for_sweep(args: argparse.Namespace) -> None:
         refuse(args, (*limits, "--cores", "--output"), why, "leave it out: a budget needs a sweep of its own")
     if not args.given.intersection(limits):
         refuse(
-            args, ("--cores", "--output"), f"it is of the network that {', '.join(limits)} choose", f"add {limits[0]}"
+            args,
+            ("--cores", "--output"),
+            f"it needs {' or '.join(limits)}, which chooses a network",
+            f"add {limits[0]}",
         )
 
 
@@ -182,7 +190,7 @@ def refuse_for_bench(args: argparse.Namespace) -> None:
     Raises
     ------
     TvmMobilenetError
-        ``--max-regress`` without ``--compare``, or one of an ordinary benchmark beside ``--check-timing``.
+        ``--max-regress`` came without ``--compare``, or a flag of an ordinary benchmark beside ``--check-timing``.
     """
     if args.check_timing:
         others = ["--compare", "--max-regress", "--against", "--record", "--html", "--csv", "--markdown"]

@@ -1,4 +1,4 @@
-"""What a verb says when Ctrl-C or SIGTERM ends it: what is kept, and how to go on."""
+"""The message of a verb that Ctrl-C or SIGTERM ends: which results are kept, and how to continue."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ UNCHANGED = "nothing was changed"
 KEPT = {  # by verb, filled in with its arguments
     "accuracy": UNCHANGED,
     "agent": "no session is left",
-    "bench": "nothing was measured to the end, nothing is recorded",
-    "build": "the module is not whole; the same command builds it again",
+    "bench": "no measurement was complete, so none is recorded",
+    "build": "the module is incomplete; the same command builds it again",
     "complexity": UNCHANGED,
     "doctor": UNCHANGED,
     "factorize": UNCHANGED,
     "profile": UNCHANGED,
-    "rebuild_logs": "all trials are kept in {folder}; the same command goes on from there",
-    "ship": "a board has either the new version or the one before, whole; the same command ships again",
-    "sweep": "the networks estimated so far are kept in {estimates}; the same command goes on from there",
-    "tune": "all trials so far are kept in {trials}; the same command goes on from there",
+    "rebuild_logs": "all trials are kept in {folder}; the same command continues from there",
+    "ship": "each board has the new version or the one before, complete; the same command ships again",
+    "sweep": "the estimates so far are kept in {estimates}; the same command continues from there",
+    "tune": "all trials so far are kept in {trials}; the same command continues from there",
     "verify": UNCHANGED,
 }
 
@@ -40,6 +40,6 @@ def words(verb: str, args: argparse.Namespace) -> str:
 
         trials = trials_of(args.log).path
         if not trials.exists():
-            return "interrupted: no trial had ended yet; the same command begins again"
+            return "interrupted: no trial was complete yet; the same command starts again"
         known = {**known, "trials": trials}
     return f"interrupted: {KEPT[verb].format(**known)}"

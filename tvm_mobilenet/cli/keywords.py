@@ -1,7 +1,7 @@
-"""Keywords of the calls of the Python API: what each takes, and messages that name them.
+"""Keywords of the Python API: the values that each takes, and messages that name the keywords.
 
-A value is refused before any work begins, by a sentence that names the keyword and the value. What a call does is what
-a verb does, whose messages name flags: `call` has them name the keywords.
+A wrong value is refused before any work begins; the message names the keyword and the value. Calls share the code of
+verbs, whose messages name flags; `call` makes them name the keywords.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tvm_mobilenet.terminal import console
 
 Say = Callable[[str], object]
 F = TypeVar("F", bound=Callable)
-_TEXT = re.compile(r"`[^`]*`|--([a-z]+(?:-[a-z]+)*)")  # what stands as code stays
+_TEXT = re.compile(r"`[^`]*`|--([a-z]+(?:-[a-z]+)*)")  # text in backquotes stays
 _COMMANDS = ("python -m ", "pip ", "tvm-mobilenet ")
 _KNOWN: set[str] = set()  # keywords of all calls
 _SHORT = reprlib.Repr()
@@ -32,12 +32,13 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 def call(function: F) -> F:
-    """A decorator of the API's calls: messages name keywords, and ``progress`` gets the lines for who waits.
+    """A decorator of the API's calls: messages name keywords, and ``progress`` receives the lines of progress.
 
     Parameters
     ----------
     function : callable
-        It may have the keyword ``progress``: a function gets each line; True: stderr; False: nobody.
+        It may have the keyword ``progress``: a function receives each line; True prints them on stderr; False drops
+        them.
     """
     code = function.__code__
     several = bool(code.co_flags & inspect.CO_VARARGS)
@@ -62,12 +63,12 @@ def call(function: F) -> F:
 
 
 def also_known(names: Iterable[str]) -> None:
-    """Tell keywords that a call takes as ``**options``."""
+    """Declare keywords that a call takes as ``**options``."""
     _KNOWN.update(names)
 
 
 def named(text: str) -> str:
-    """A message with keywords in place of flags; commands to type stay as they are."""
+    """A message with keywords instead of flags; commands to type stay unchanged."""
 
     def keyword(found: re.Match) -> str:
         name = (found[1] or "").replace("-", "_")
@@ -78,7 +79,7 @@ def named(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message: an array by its dtype and shape, anything long cut."""
+    """A value as a message shows it: an array by its dtype and shape, a long text cut."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"<{type(value).__name__} of {value.dtype} {tuple(value.shape)}>"
     return " ".join(_SHORT.repr(value).split())
@@ -127,7 +128,7 @@ def several(name: str, value: object, kind: Callable[[str, object], object]) -> 
     Raises
     ------
     TvmMobilenetError
-        There are none; what ``kind`` raises.
+        The sequence is empty, or ``kind`` refuses a value.
     """
     if getattr(value, "ndim", 0) == 1:
         value = list(value)  # type: ignore[call-overload]
@@ -143,7 +144,7 @@ def channels(name: str, value: object) -> tuple[float, ...]:
     Raises
     ------
     TvmMobilenetError
-        There are others, or one makes no sense.
+        The count of numbers is another, or a number is out of range.
     """
     found = several(name, value, functools.partial(number, above=0.0 if name == "std" else -math.inf))
     if len(found) not in (1, 3):
@@ -152,7 +153,7 @@ def channels(name: str, value: object) -> tuple[float, ...]:
 
 
 def one_of(choices: Collection[str]) -> Callable[[str, object], str]:
-    """Of `several`: a word of a few."""
+    """A ``kind`` for `several`: one word of a few."""
 
     def parse(name: str, value: object) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -194,7 +195,7 @@ def path_of(name: str, value: object) -> str:
     Raises
     ------
     TvmMobilenetError
-        It is no path: None, a number, bytes.
+        The value is no path, such as None, a number or bytes.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise wrong(name, value, "is no path", "give a str or a pathlib.Path")
@@ -219,10 +220,10 @@ def resolution(name: str, value: object) -> int | tuple[int, int]:
 
 
 def seed(name: str, value: object) -> int:
-    """What draws weights."""
+    """The seed of random weights."""
     return whole(name, value, 0, MOST_SEED)
 
 
 def limits(name: str, values: object, kind: Callable[[str, object], object] = whole) -> Sequence:
-    """`several`, or none at all."""
+    """Like `several`, but the sequence may be empty."""
     return () if isinstance(values, list | tuple) and not values else several(name, values, kind)

@@ -1,4 +1,4 @@
-"""The options that verbs share, so that a flag means the same everywhere: model, input, target and output."""
+"""The options that verbs share, so that a flag has one meaning in all of them: model, input, target and output."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BOARDS = (
 def add_model_options(
     parser: argparse.ArgumentParser, inputs: bool = True, seed: bool = True, precision: bool = True
 ) -> None:
-    """The flags of `ModelOptions`; ``inputs``: also those that say how an image becomes its input; ``precision``: also
-    those of the dtypes in which layers compute.
+    """Add the flags of `ModelOptions`. ``inputs`` adds those that say how an image becomes its input; ``precision``
+    adds those of the dtypes in which layers compute.
 
-    Their defaults are None where a file has its own: `ModelOptions` fills in those of a network by name.
+    A default is None if a file may have its own value: `ModelOptions` fills in the defaults of a network by name.
     """
     default = ModelOptions()
     group = parser.add_argument_group("model")
@@ -79,13 +79,13 @@ def add_trust(group) -> None:
     group.add_argument(
         "--trust-file",
         action="store_true",
-        help="of a .pt2 file: read it in this process although it is refused otherwise, which can run any "
+        help="of a .pt2 file: read it in this process even if it was refused, which can run any "
         "program; of a build: run the FILE.py that made its model",
     )
 
 
 def add_image_options(group) -> None:
-    """How an image becomes the input, and what its classes are called."""
+    """Add the flags that say how an image becomes the input, and the names of classes."""
     from tvm_mobilenet.models import preprocess
 
     group.add_argument(
@@ -102,7 +102,7 @@ def add_image_options(group) -> None:
         "model's; for a file, 0.5)",
     )
     group.add_argument(
-        "--std", type=deviations, metavar="R,G,B", help="what the difference is divided by, above 0 (default: likewise)"
+        "--std", type=deviations, metavar="R,G,B", help="divisor of that difference, above 0 (default: likewise)"
     )
     group.add_argument(
         "--resize",
@@ -133,7 +133,7 @@ def add_image_options(group) -> None:
 
 
 def model_options(args: argparse.Namespace, target=None) -> ModelOptions:
-    """The options a user gave on the command line, as `requests.checked` has them."""
+    """The options that a user gave on the command line, checked by `requests.checked`."""
     from tvm_mobilenet.cli.requests import checked
 
     values = {name: getattr(args, name) for name in ModelOptions.__dataclass_fields__ if hasattr(args, name)}
@@ -166,7 +166,7 @@ def add_board(parser) -> None:
     parser.add_argument(
         "--trust-network",
         action="store_true",
-        help="at an rpc:// or tracker:// address beyond this machine, take who answers for your board, without a token",
+        help="without a token, trust an rpc:// or tracker:// address beyond this machine to be your board",
     )
 
 
@@ -176,7 +176,7 @@ def add_runtime(parser) -> None:
         "--runtime",
         choices=("own", "tvm"),
         default="own",
-        help="what calls the kernels: own is the runtime that ships; tvm is TVM's, after `build --tvm` (default: own)",
+        help="runtime that calls the kernels: own ships in bundles; tvm is TVM's, after `build --tvm` (default: own)",
     )
 
 
@@ -191,25 +191,25 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         type=journal_file,
         metavar="FILE",
         default=str(OUTPUT / "tune_log.jsonl"),
-        help="your tune log, read before the one that ships (default: %(default)s)",
+        help="your tune log, which takes precedence over the one that ships (default: %(default)s)",
     )
     group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
 def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:
-    """Where a module is built."""
+    """The folder of a built module."""
     return args.output or OUTPUT / f"{model.slug}-{target.name}"
 
 
 def load_target(args: argparse.Namespace):
-    """The target asked for, or None after ``--target list`` has been answered."""
+    """The requested target, or None after the answer to ``--target list``."""
     from tvm_mobilenet import targets
     from tvm_mobilenet.terminal.console import print_json, print_table
     from tvm_mobilenet.terminal.table import Detail
 
     if args.target != "list":
         target = targets.load(args.target)
-        if target.file and target.core.model:  # whoever builds for a board of their own will want its estimates
+        if target.file and target.core.model:  # a user's own board needs its core's cost model too
             from tvm_mobilenet.boards.cost.core_model import CoreModel
 
             CoreModel.of(target.core)
@@ -233,12 +233,12 @@ def load_target(args: argparse.Namespace):
 
 
 def board_for(args: argparse.Namespace, target) -> str:
-    """The board asked for; by default the virtual one, but this machine itself for what is built for it.
+    """The requested board; by default the virtual one, or this machine for a build of ``host``.
 
     Raises
     ------
     TvmMobilenetError
-        It is no address of a board (``boards.address``), or a tracker that nobody said to trust.
+        The address has no valid form (``boards.address``), or it is a tracker's and the user did not say to trust it.
     """
     from tvm_mobilenet.boards import address, own
 
@@ -273,7 +273,7 @@ def workers(text: str):
 
 
 def add_workers(parser, default: str = "2") -> None:
-    """The flag that says what runs jobs."""
+    """Add the flag that says which processes run jobs."""
     parser.add_argument(
         "--workers",
         type=workers,

@@ -1,4 +1,4 @@
-"""The papers' figures beside ours, and what is wrong in the papers: what ``complexity --paper`` prints."""
+"""The text of ``complexity --paper``: the papers' figures beside ours, and the papers' errata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from tvm_mobilenet.terminal.console import print_json, print_table, print_text
 
 
 def show(paper: str | None, as_json: bool) -> int:
-    """Print one paper's figures beside ours, or all papers'; the exit code: 1 when one differs without a reason."""
+    """Print the figures of one paper or all beside ours. The exit code is 1 if a figure differs without a known
+    reason."""
     from tvm_mobilenet.models import papers
 
     chosen = papers.figures(paper)

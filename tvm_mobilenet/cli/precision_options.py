@@ -9,7 +9,7 @@ from tvm_mobilenet.models.options import DTYPES, IO, METHODS
 
 
 def add_dtype(group) -> None:
-    """``--dtype``: in which layers compute."""
+    """Add ``--dtype``, the dtype in which layers compute."""
     group.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -20,7 +20,8 @@ def add_dtype(group) -> None:
 
 
 def add_precision_options(group, images: bool = True) -> None:
-    """``--dtype`` and what goes with it; ``images``: values of the network are found, not only its shapes."""
+    """Add ``--dtype`` and the flags that go with it; ``images``: the verb computes values of the network, not only
+    shapes."""
     add_dtype(group)
     group.add_argument(
         "--io",
@@ -41,8 +42,8 @@ def add_precision_options(group, images: bool = True) -> None:
         "--calibrate",
         nargs="+",
         metavar="FOLDER|FILE",
-        help="images, folders of images, or .npy and .npz files of the network's inputs; int8 finds its scales "
-        "on them, float16 the layers that would leave its range (default: the photographs that ship, and "
+        help="images, folders of images, or .npy and .npz files of the network's inputs; int8 calibrates its scales "
+        "with them, float16 finds layers that would exceed its range (default: the photographs that ship, and "
         "that of --input)",
     )
     group.add_argument(

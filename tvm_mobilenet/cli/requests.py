@@ -1,5 +1,5 @@
-"""What a program asks for, as options and a target: the keywords of `tvm_mobilenet.compile` and its kin, checked as
-flags of the command line are."""
+"""Options and a target from the keywords of `tvm_mobilenet.compile` and related calls, checked as the command line's
+flags are."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ keywords.also_known(ModelKeywords.__annotations__)
 
 
 def checked(options: ModelOptions, target=None, given: Iterable[str] = ()) -> ModelOptions:
-    """The options a user gave; files must exist, and every flag must have an effect.
+    """The options that a user gave, after checks: files must exist, and every flag must have an effect.
 
     Parameters
     ----------
     target : targets.Target, optional
-        What it is built for.
+        The target of the build.
     given : iterable of str
         The flags that the user gave, such as ``--alpha``.
 
     Raises
     ------
     TvmMobilenetError
-        A model that nobody knows, a file that does not exist or cannot be read, a flag that the model has no use for, a
-        size that makes no network; a target that does not compute the dtype.
+        The model is unknown, a file does not exist or cannot be read, a flag does not apply to the model, the size
+        makes no network, or the target does not compute the dtype.
     """
     from tvm_mobilenet.frontend.files import check_model
 
@@ -118,7 +118,7 @@ def requested(
     dtype: str,
     options: ModelKeywords,
 ) -> Iterator[tuple[ModelOptions, Target, TemporaryFolder]]:
-    """The options and the target of what is asked for, and a folder where files of the model may stand."""
+    """The requested options and target, and a folder that may hold files of the model."""
     from tvm_mobilenet import packages
 
     packages.require("compile", "tvm", "torch")
@@ -141,21 +141,21 @@ def requested(
         if not named:  # exporting takes seconds: last
             asked = replace(asked, model=str(given.save(model, example_inputs, temporary.path)))
         yield asked, place, temporary
-    except TvmMobilenetError as error:  # files that stand in for what the program holds are told by their names
+    except TvmMobilenetError as error:  # messages name a temporary file by its keyword
         inside = f"{temporary.path}{os.sep}"
         error.message, error.hint = error.message.replace(inside, ""), error.hint.replace(inside, "")
         raise
 
 
 def keep_files(asked: ModelOptions, temporary: TemporaryFolder, folder: Path) -> None:
-    """Put files that stand in for what the program holds into the folder that was built of them: `load` wants them."""
+    """Copy the temporary files of a program's objects into the built folder, where `load` needs them."""
     for path in (Path(asked.model), asked.labels):
         if path is not None and path.parent == temporary.path:
             shutil.copyfile(path, folder / path.name)
 
 
 def _values(given: ModelKeywords, folder: Path) -> dict:
-    """Keywords as `ModelOptions` has them: paths, and arrays of calibration and names written as files."""
+    """Keywords as `ModelOptions` takes them: paths; calibration arrays and names are written to files first."""
     if unknown := set(given) - set(ModelKeywords.__annotations__):
         name = min(unknown)
         near = nearest(name, ModelKeywords.__annotations__)
@@ -174,7 +174,7 @@ def _values(given: ModelKeywords, folder: Path) -> dict:
 
 
 def _takes() -> dict[str, Callable[[str, object], Any]]:
-    """What each keyword of `ModelKeywords` takes; the command line's flags have the like in their types."""
+    """The check of each keyword of `ModelKeywords`, as argparse types check the flags of the command line."""
     from tvm_mobilenet.models import preprocess
 
     def path(name: str, value: object) -> Path:
@@ -222,12 +222,12 @@ def _calibration(one: object, path: Path) -> str:
 
 
 def target_of(target: str | Target) -> Target:
-    """A target by its name or its file, or as it is.
+    """The target of a name or a file; a `Target` is returned unchanged.
 
     Raises
     ------
     TvmMobilenetError
-        There is none of that name; it is something else.
+        There is no target of that name, or the value is of another type.
     """
     from tvm_mobilenet import targets
 
@@ -239,12 +239,12 @@ def target_of(target: str | Target) -> Target:
 
 
 def require_board(board: str) -> None:
-    """Refuse what is no board's address.
+    """Refuse a text that is no board's address.
 
     Raises
     ------
     TvmMobilenetError
-        It says why, and what an address is.
+        The text is no address; the message says why, and the form of an address.
     """
     from tvm_mobilenet.boards import address
 
@@ -252,14 +252,14 @@ def require_board(board: str) -> None:
 
 
 def as_ports(inputs: Sequence[np.ndarray], ports: Sequence) -> list[tuple[np.ndarray, ...]]:
-    """Inputs in the dtypes that the network takes: one run's, or those of several runs, one after the other.
+    """Inputs in the network's dtypes, for one run or for several runs in turn.
 
-    A network of one input at a time takes arrays (N, ...) as N of them.
+    A network with one input takes an array (N, ...) as N runs.
 
     Raises
     ------
     TvmMobilenetError
-        Another number of them, another shape, numbers that the dtype does not hold.
+        The number of inputs or a shape differs, or the dtype cannot hold a value.
     """
     import numpy as np
 
@@ -281,9 +281,9 @@ def as_ports(inputs: Sequence[np.ndarray], ports: Sequence) -> list[tuple[np.nda
             )
         if not np.can_cast(array.dtype, port.dtype, "same_kind"):
             raise TvmMobilenetError(
-                f"input {port.name} is {array.dtype}, the model takes {port.dtype}", "convert it, so as it is meant"
+                f"input {port.name} is {array.dtype}, the model takes {port.dtype}", "convert it as your data need"
             )
-        with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity, which is refused
+        with np.errstate(over="ignore"):  # a value beyond the dtype becomes an infinity, which is refused
             taken.append(np.ascontiguousarray(array, port.dtype))
     if not single or runs == 1:
         return [tuple(taken)]

@@ -1,4 +1,4 @@
-"""What `tune` shows: the search while it runs, its layers and totals at the end, and its page."""
+"""The output of `tune`: the search while it runs, the table of layers and the totals, and its page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tvm_mobilenet.tuning.session import Work
 
 
 def of_peak(cost: float | None, floor: float | None) -> str:
-    """Cycles of the multiply-adds alone at the core's peak rate over a cost, in percent; ``-`` without either."""
+    """% of peak: cycles of the multiply-adds alone at the core's peak rate, over a cost; ``-`` without either."""
     return f"{100 * floor / cost:.1f}" if cost and floor else "-"
 
 
 def show_search(work: Work, progress: console.Progress, time_limit: float) -> Callable:
-    """What shows how a search stands, for ``tuning.session.search``."""
+    """The display of a search's progress, for ``tuning.session.search``."""
     layers = list(work.searches.values())
 
     def line(searching) -> str:
@@ -37,7 +37,9 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
         def weight(s) -> float:
             return s.count * (s.best.cost if s.best else float("inf"))
 
-        shown = sorted(layers, key=lambda s: (not s.begun, s.searched, -weight(s)))  # a small screen has the first
+        shown = sorted(
+            layers, key=lambda s: (not s.begun, s.searched, -weight(s))
+        )  # a small screen shows only the first rows
         return [
             (
                 s.name,
@@ -74,7 +76,7 @@ def totals_of(result: TuneResult) -> list[str]:
     costs = {
         "untuned": result.untuned,
         "tuned": result.tuned,
-        "compute": result.compute,  # what the papers on kernels speak of
+        "compute": result.compute,  # compute cycles alone, as papers on kernels report them
         "peak": result.floor,
     }
     for name, cost in costs.items():
@@ -95,12 +97,13 @@ def totals_of(result: TuneResult) -> list[str]:
     for line in (line for part in parts if hasattr(part, "summary") for line in part.summary().split("\n")):
         lines += [line, *(why_they_differ(result) if line.startswith("latency ") else ())]
     if result.ended == "time":
-        lines.append("the time limit ended the search; a larger --time-limit goes on where it stopped")
+        lines.append("the time limit ended the search; a larger --time-limit continues where it stopped")
     return lines
 
 
 def why_they_differ(result: TuneResult) -> list[str]:
-    """A line on the latency of the whole network and the sum of its layers, where the two are printed differently."""
+    """A line that explains the latency of the whole network beside the sum of its layers, if the two differ as
+    printed."""
     pairs = [
         (f"{cores} core{'s' * (cores > 1)}", result.milliseconds(cost), getattr(result.verification, field, None))
         for cores, cost, field in (
@@ -146,7 +149,7 @@ def print_result(result: TuneResult) -> None:
 def write_page(result: TuneResult, folder: Path) -> Path:
     """``tuning.html`` in the output folder, with charts where they can be drawn; its path.
 
-    Nobody asked for the page, so that a missing package of its charts is told and no error.
+    No flag asks for this page, so a missing package for charts gives a note and no error.
     """
     from tvm_mobilenet.report import vega
     from tvm_mobilenet.survey import tune_page

@@ -1,4 +1,4 @@
-"""Which verbs there are, and how the user calls them."""
+"""The list of verbs, and the command by which the user calls one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 COMMAND = "tvm-mobilenet"  # the console script of pyproject.toml
-MAINTAINERS = ("rebuild_logs",)  # verbs that make what ships
-OF_ALL = ("-q", "--quiet", "-v", "--verbose", "--debug")  # flags of every verb, which may also stand before it
+MAINTAINERS = ("rebuild_logs",)  # verbs that make files which ship with the package
+OF_ALL = ("-q", "--quiet", "-v", "--verbose", "--debug")  # flags that all verbs take, also in front of the verb
 
 
 def verbs() -> dict[str, str]:
-    """The verbs and what they do, by name."""
+    """The verbs' summaries by name."""
     found = {}
     for path in sorted(Path(__file__).parent.parent.glob("[!_]*.py")):
         source = path.read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ def verbs() -> dict[str, str]:
 
 
 def command(verb: str = "") -> str:
-    """What the user types for a verb: ``tvm-mobilenet build``, or ``python -m tvm_mobilenet.build``; all."""
+    """The command that the user types: ``tvm-mobilenet build``, or ``python -m tvm_mobilenet.build``."""
     if Path(sys.argv[0]).stem == COMMAND:
         return f"{COMMAND} {verb}".rstrip()
     return f"python -m tvm_mobilenet.{verb}" if verb else "python -m tvm_mobilenet"

@@ -87,7 +87,7 @@ def print_result(result) -> None:
         console.print_table(
             ("network", "x mult-adds", "x time, 1 core", f"x time, {result.cores} cores"),
             [(t.model, t.mult_adds, t.one_core, t.all_cores) for t in result.twins],
-            "\nhow many times dearer with plain convolutions",
+            "\ncost with standard convolutions, as a multiple of the depthwise separable network's",
         )
 
 
