@@ -1,4 +1,4 @@
-"""Boards: something that runs a built module and measures it.
+"""Boards: a board runs a built module and measures it or predicts its cost.
 
 ``VirtualBoard`` executes the machine code under an emulator and estimates it, ``LocalBoard`` runs it on this machine,
 ``RemoteBoard`` over RPC. They run the same kernels and return the same kind of ``Measurement``.
@@ -12,24 +12,23 @@ __all__ = ["Measurement", "PredictedCycles", "Seconds", "open_board", "own", "re
 
 
 def own(target) -> str:
-    """The board on which a target's code runs unless the user names one: this machine, if it is built for it, else the
-    virtual board."""
+    """The default board of a target: this machine if the target is ``host``, else the virtual board."""
     return "local" if target.is_host else "virtual"
 
 
 def open_board(kind: str, target):
     """The board of a target, at an address: ``virtual``, ``local``, ``rpc://``, ``tracker://`` or ``ssh://``.
 
-    ``close`` it, or use it in a ``with``. All boards have ``load(path)``, which gives a module with ``alloc``,
+    Call its ``close``, or use it in a ``with``. All boards have ``load(path)``, which gives a module with ``alloc``,
     ``write``, ``read``, ``call_at``, ``call`` and ``close``; those that measure also have ``upload(path)`` (the path of
     a file on the board) and ``service(name, request)`` (see ``services``).
 
     Raises
     ------
     TvmMobilenetError
-        The address lacks something (``address.parse``).
+        The address is incomplete or wrong (``address.parse``).
     BoardError
-        There is no such kind, the target does not run on it, or it cannot be reached.
+        The kind of board is unknown, the board cannot run the target's code, or it cannot be reached.
     """
     from tvm_mobilenet.boards import address
 
@@ -48,7 +47,7 @@ def open_board(kind: str, target):
 
 
 def reach(kind: str) -> int:
-    """How many boards there are at an address, without taking one.
+    """The number of boards at an address, without opening one.
 
     Raises
     ------

@@ -1,14 +1,14 @@
-"""Where a board is, as ``--board`` says it: parsed and refused before anything slow begins.
+"""The address of a board, as ``--board`` gives it. It is parsed, and refused if wrong, before any slow work begins.
 
 ``virtual``                          the emulator
 ``local``                            this machine
-``rpc://host[:port]``                an agent, or TVM's own RPC server (port 9090 unless given)
+``rpc://host[:port]``                an agent, or TVM's own RPC server (default port 9090)
 ``tracker://host[:port]/key``        any free board that a tracker has under a key (port 9190 unless given)
 ``ssh://[user@]host[:port]``         a machine that ``ssh`` reaches; the agent there is started and ended
 
-``?trust-network`` after ``rpc://`` or ``tracker://``, as the flag ``--trust-network`` adds it: what is there is taken
-for what it says it is. Without it a board beyond this machine must show that it has the token, and no tracker there is
-asked.
+The flag ``--trust-network`` adds ``?trust-network`` after ``rpc://`` or ``tracker://``: any answer from that address is
+then trusted. Without it a board beyond this machine must prove that it has the token, and no tracker beyond this
+machine is asked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
 
-AGENT_PORT = 9090  # what ``python -m tvm.exec.rpc_server`` takes, and
+AGENT_PORT = 9090  # the default of ``python -m tvm.exec.rpc_server``, and that of
 TRACKER_PORT = 9190  # ``python -m tvm.exec.rpc_tracker``
 KINDS = ("virtual", "local", "rpc", "tracker", "ssh")
 SYNTAX = "virtual, local, rpc://host:port, tracker://host:port/key or ssh://user@host"
@@ -39,11 +39,11 @@ class Address:
         ``virtual``, ``local``, ``rpc``, ``tracker`` or ``ssh``.
     host, user : str
     port : int
-        0 where the kind has none, or for ssh its own default.
+        0 if the kind has no port, or for ssh's own default.
     key : str
-        Of a tracker's boards, or of one RPC server.
+        The key of a tracker's boards, or of one RPC server.
     trusted : bool
-        Nothing there has to show that it has the token.
+        The board or tracker need not prove that it has the token.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Address:
 
     @property
     def measured(self) -> bool:
-        """Whether costs there are seconds of a real machine."""
+        """Whether the board's costs are seconds of a real machine."""
         return self.kind != "virtual"
 
     @property
@@ -73,12 +73,12 @@ class Address:
     @property
     def demands_token(self) -> bool:
         """Whether a board there must show that it has the token."""
-        with contextlib.suppress(OSError):  # no such host: that is said later
+        with contextlib.suppress(OSError):  # an unknown host is reported later
             return not self.trusted and not is_loopback(self.host)
         return not self.trusted
 
     def check_tracker(self) -> None:
-        """Refuse a tracker beyond this machine that nobody said to trust.
+        """Refuse a tracker beyond this machine without ``--trust-network``.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Address:
             with contextlib.suppress(OSError):
                 if not is_loopback(self.host):
                     raise TvmMobilenetError(
-                        f"--board {self.text}: a tracker knows no token: whoever answers says which boards to use",
+                        f"--board {self.text}: a tracker has no token: any program at this address could send you to boards of its own",
                         "add --trust-network, if you trust all in this network; or --board rpc://…, ssh://…",
                     )
 
@@ -98,10 +98,10 @@ class Address:
         Raises
         ------
         TvmMobilenetError
-            It has no use for it.
+            The flag has no effect for this kind of address.
         """
         if self.kind not in ("rpc", "tracker"):
-            why = "ssh authenticates by itself" if self.kind == "ssh" else "it is in no network"
+            why = "ssh authenticates by itself" if self.kind == "ssh" else "it needs no network"
             raise TvmMobilenetError(f"--trust-network: {self.text}: {why}", "leave it out")
         return self if self.trusted else replace(self, text=f"{self.text}?{_TRUST}", trusted=True)
 

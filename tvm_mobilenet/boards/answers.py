@@ -1,7 +1,7 @@
-"""What boards and trackers answer, before anybody relies on it: text without control characters, finite numbers, types.
+"""Checks of the answers of boards and trackers before use: text without control characters, finite numbers, types.
 
-A board may lie about what it measured; nothing here can tell. But a number is a number, a list is one of the right
-things, and an array has the shape that was asked for, before memory is taken for it.
+A board may report false times, which no check can notice. But numbers are numbers, lists have elements of the right
+type, and an array has the requested shape before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST = 4 << 20  # characters of a service's answer; 2,000 runs of 60 layers 
 
 
 def plain(text: str) -> str:
-    """A text of somebody else's, fit for a terminal: a space in place of control characters."""
+    """A board's text made safe for a terminal: spaces replace control characters."""
     return _CONTROL.sub(" ", text)
 
 
@@ -31,7 +31,7 @@ def plain(text: str) -> str:
 
 
 def seconds(values: Sequence, where: str, what: str) -> list[float]:
-    """Times that a board measured: finite, none below zero, one at least.
+    """Times that a board measured: at least one, all finite, none below zero.
 
     Raises
     ------
@@ -82,7 +82,7 @@ SHAPES: dict[str, object] = {
 
 
 def parsed(text: str, where: str) -> dict:
-    """The JSON object in a text, with plain texts and finite numbers.
+    """The JSON object in a text. Its texts have no control characters, and its numbers are finite.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def _plain_data(value: object, depth: int):
 
 
 def check(name: str, answer: dict, where: str) -> dict:
-    """The answer of a service, if it has the shape of one.
+    """The answer of a service, if it has the form of that service's answers.
 
     Raises
     ------
@@ -135,17 +135,17 @@ def arrays(path: str | Path, wanted: Mapping[str, tuple[tuple[int | range, ...],
     Parameters
     ----------
     wanted : mapping
-        For each name the shape, a range where it may vary, and the dtype.
+        For each name the shape, with a range for an axis that may vary, and the dtype.
 
     Returns
     -------
     dict
-        Of name to ndarray.
+        From name to ndarray.
 
     Raises
     ------
     BoardError
-        It is no such file; one is missing, compressed, or of another shape or type.
+        The file is no ``.npz``, or an array is missing, compressed, or has another shape or dtype.
     """
     import numpy as np
 

@@ -1,10 +1,10 @@
-"""The one comparison of what code computed with its reference.
+"""Compare computed outputs with their reference.
 
-`compare` serves every board and every verb: it takes a kernel's output as it lies in memory, leaves out what stands
-between rows with a pitch, and says by how much of the reference's standard deviation, or of what each value may be off,
-the rest is off. What is allowed is the caller's: `require_right` for a single kernel, which in dtypes whose order of
-steps is fixed has to be equal to it (`checking.stepped`); for whole networks see `checking.network_ends` and
-`tolerance`.
+Every board and every verb uses `compare`. It takes a kernel's output as it lies in memory and leaves out the gaps of a
+row pitch. It returns the difference in units of the reference's standard deviation, or of a tolerance for each value.
+The caller decides how much is allowed. `require_right` decides for a single kernel, whose values must be equal in
+dtypes with a fixed order of steps (`checking.stepped`); `checking.network_ends` and `tolerance` decide for whole
+networks.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Difference:
     Attributes
     ----------
     relative : float
-        The largest difference over its unit; infinite where a value is no finite number.
+        The largest difference over its unit; infinite if a value is not finite.
     where : tuple of int
         The index of that value.
     written, size : int
-        How many values are numbers, of how many.
+        The number of values that are not NaN, and the number of all values.
     """
 
     relative: float
@@ -44,14 +44,14 @@ class Difference:
 
 
 def in_channels(found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An output as it lies in memory, without what stands between its rows.
+    """An output as it lies in memory, without the gaps between its rows.
 
     Parameters
     ----------
     found : array
-        Of ``shape``, or with more on the last axis: its row pitch.
+        An array of ``shape``, or with a longer last axis, the row pitch.
     shape : tuple of int
-        Of the output itself.
+        The shape of the output itself.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def in_channels(found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def deviation_of(expected: np.ndarray) -> float:
-    """The unit of all differences: the standard deviation; the largest value where there is no deviation, or 1."""
+    """The unit of differences: the standard deviation; without deviation the largest value; if that is zero, 1."""
     return float(expected.std()) or float(np.abs(expected).max()) or 1.0
 
 
@@ -74,13 +74,13 @@ def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool 
     Parameters
     ----------
     found : array
-        As it lies in memory, see `in_channels`.
+        The output as it lies in memory, see `in_channels`.
     expected : array
         The reference, without pitch.
     unit : float or array, optional
-        Of all differences, or of each; the reference's `deviation_of` by default.
+        The unit of all differences, or one for each value; by default `deviation_of` the reference.
     sample : bool
-        Only a sample of the tasks ran: what is not a number was not written, and is left out.
+        Only a sample of the tasks ran. NaN marks values that were not written; they are left out.
 
     Raises
     ------
@@ -102,12 +102,12 @@ def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool 
 
 
 def relative(found: np.ndarray, expected: np.ndarray, unit=None) -> float:
-    """`compare`'s largest difference, in units of the reference's standard deviation unless told."""
+    """The largest difference that `compare` finds, by default in the reference's standard deviations."""
     return compare(found, expected, unit).relative
 
 
 def last_place(found: np.ndarray, expected: np.ndarray, dtype: str) -> np.ndarray:
-    """One unit in the last place of each value of a dtype, float64: of the larger of the two."""
+    """One unit in the last place for each pair of values of a dtype, in float64, taken at the larger of the two."""
     if np.dtype(dtype).kind != "f":
         return np.ones(expected.shape)
     smallest = np.finfo(dtype).smallest_subnormal
@@ -119,35 +119,35 @@ def last_place(found: np.ndarray, expected: np.ndarray, dtype: str) -> np.ndarra
 def require_right(
     found: np.ndarray, expected: np.ndarray, *, sample: bool = False, units: int | None = None, dtype: str = ""
 ) -> float:
-    """`relative` of one kernel's output, whose buffer was not a number before it ran.
+    """`relative` for one kernel's output, whose buffer was filled with NaN before the run.
 
     Parameters
     ----------
     found, expected, sample
         As `compare` takes them.
     units : int, optional
-        By how many units in the last place of its dtype each value may differ; 0: values are equal, signs of zero
-        aside. None: the reference does not round as the kernel does, and ``KERNEL_TOLERANCE`` of its standard deviation
-        is allowed, to which comes what storing in the output's dtype loses.
+        How many units in the last place of its dtype each value may differ by. With 0, values must be equal except for
+        the sign of zero. With None, the reference does not round as the kernel does: ``KERNEL_TOLERANCE`` standard
+        deviations are allowed, plus the rounding to the output's dtype.
     dtype : str
-        Of whose last place ``units`` are; the output's by default.
+        The dtype whose last place ``units`` count; the output's by default.
 
     Returns
     -------
     float
-        The largest difference: in units in the last place where ``units`` says how many may be.
+        The largest difference; with ``units`` in units in the last place.
 
     Raises
     ------
     WrongResult
-        More than that, or something was not written; of a ``sample``, nothing was.
+        A value differs by more, or was not written; of a ``sample``, no value was written.
     """
     unit = None if units is None else last_place(found, expected, dtype or str(found.dtype))
     allowed = float(units or 0)
     if units is None:
         deviation = deviation_of(expected.astype(np.float64))
         lost = dtypes.of(str(found.dtype)).rounding if str(found.dtype) in dtypes.DTYPES else 0.0
-        if lost > KERNEL_TOLERANCE / 4:  # else it is nothing beside what sums lose
+        if lost > KERNEL_TOLERANCE / 4:  # else the rounding is negligible beside that of the sums
             unit = deviation + np.abs(expected.astype(np.float64)) * (lost / KERNEL_TOLERANCE)
         allowed = KERNEL_TOLERANCE
     difference = compare(found, expected, unit, sample=sample)

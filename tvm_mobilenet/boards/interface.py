@@ -1,4 +1,4 @@
-"""What a board gives back, and what its kernels take."""
+"""The measurements that a board returns, and the operands that its kernels take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm_mobilenet.errors import BoardError
 
 @dataclass(frozen=True, order=True)
 class Measurement:
-    """What a kernel or a network costs. ``Seconds`` and ``PredictedCycles`` never compare with each other."""
+    """The cost of a kernel or a network. ``Seconds`` and ``PredictedCycles`` cannot be compared with each other."""
 
     value: float
 
@@ -34,16 +34,17 @@ class PredictedCycles(Measurement):
 
 
 class KernelModule:
-    """What all loaded modules share: kernels check nothing themselves, so what each takes is checked before a call."""
+    """The base of all loaded modules. Kernels check nothing themselves, so the module checks their operands before a
+    call."""
 
     _takes: Mapping[str, Sequence[tuple[tuple[int, ...], str]]] = {}
 
     def expect(self, takes: Mapping[str, Sequence[tuple[tuple[int, ...], str]]]) -> None:
-        """Say what kernels take: for each symbol, shape and dtype of every operand in order."""
+        """Declare the operands of kernels: for each symbol, shape and dtype of every operand in order."""
         self._takes = {**self._takes, **takes}
 
     def check(self, symbol: str, operands: Iterable[tuple[tuple[int, ...], object]]) -> None:
-        """Refuse a call whose operands are not those that the kernel takes, if that is known (`expect`).
+        """Refuse a call whose operands differ from the declared ones (`expect`).
 
         Parameters
         ----------
@@ -53,7 +54,7 @@ class KernelModule:
         Raises
         ------
         BoardError
-            It names the kernel, the operand, what it is and what the kernel takes.
+            An operand differs; the message names the kernel, the operand, its shape and dtype, and the declared ones.
         """
         wanted = self._takes.get(symbol)
         if wanted is None:

@@ -1,7 +1,7 @@
-"""Runs a build by its own runtime, ``libmobilenet.so``: in this process, or where an agent serves a board.
+"""Run a build by its own runtime, ``libmobilenet.so``, in this process or by a board's agent.
 
-Both have what `plan_runner.PlanRunner` has, which runs the same kernels by the same plan on the virtual board and on
-TVM's own servers. `open_runner` says which it is.
+The runner has the calls of `plan_runner.PlanRunner`, which runs the same kernels by the same plan on the virtual board
+and on TVM's own servers. `open_runner` chooses one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tvm_mobilenet.compiler.module import PARAMETERS, PLAN
 from tvm_mobilenet.compiler.plan import Step, Tensor
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
-RUN_SECONDS, _LIMIT = 60.0, 10  # of one kernel; of a run, so many times that
-_PASSES = range(1, 1000)  # over the network in one run
+RUN_SECONDS, _LIMIT = 60.0, 10  # the limit of one kernel; a run may take this many times that
+_PASSES = range(1, 1000)  # allowed passes over the network in one run
 
 
 @contextlib.contextmanager
 def open_runner(board, module) -> Iterator[PlanRunner | LibraryRunner]:
-    """What runs a built module on an opened board, with the calls of a `PlanRunner`.
+    """The runner of a built module on an opened board, with the calls of a `PlanRunner`.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def open_runner(board, module) -> Iterator[PlanRunner | LibraryRunner]:
 class LibraryRunner:
     """A built module in its own runtime, on this machine or by the agent of a board.
 
-    Each step's output comes back, and stays here as the arena has it at that moment, so that `read` finds what a step
-    was given while it is watched.
+    The output of each step is returned and kept here in a copy of the arena, so that `read` finds a step's operands
+    while the caller watches the step.
     """
 
     def __init__(self, board, module):
@@ -74,11 +74,11 @@ class LibraryRunner:
         return self._view(tensor).copy()
 
     def write(self, tensor: Tensor, array: np.ndarray) -> None:
-        """Overwrite a tensor, which a step that is called alone reads."""
+        """Overwrite a tensor for a step that is called alone."""
         self._view(tensor)[...] = np.ascontiguousarray(array, tensor.dtype)
 
     def call(self, step: Step, cores: int | None = None, memory: bool = False) -> LocalRun:
-        """Run one step alone on what its operands hold."""
+        """Run one step alone on the present contents of its operands."""
         number = self._plan.steps.index(step)
         given = {str(i): self._view(t) for i, t in enumerate(step.operands[:-1]) if t.space != "parameters"}
         wanted = {"0": _kind_of(step.operands[-1]), "seconds": (_PASSES, 1)}
@@ -93,7 +93,7 @@ class LibraryRunner:
         memory: bool = False,
         watch: Callable[[Step, object, LibraryRunner], None] | None = None,
     ) -> PlanRun:
-        """Run all steps and time each of them where it stands; as `PlanRunner.run`."""
+        """Run all steps, as `PlanRunner.run`, and time each in its place."""
         check_inputs(self._plan, inputs)
         for array, (_, tensor) in zip(inputs, self._plan.inputs, strict=True):
             self.write(tensor, array)

@@ -1,7 +1,7 @@
 """This machine as a board: loads a module with TVM's runtime, runs its kernels and measures wall time.
 
-The calls are those of the virtual board, what comes back is ``Seconds``. A kernel that runs wild here takes the process
-with it; run what is not trusted on the virtual board, or in a process of its own.
+The calls are those of the virtual board; costs are ``Seconds``. A faulty kernel crashes this process, so run untrusted
+kernels on the virtual board or in a separate process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tvm_mobilenet.boards.interface import KernelModule, Seconds
 from tvm_mobilenet.errors import BoardError
 
-_MINIMUM_SECONDS = 0.02  # measured at least this long in all
+_MINIMUM_SECONDS = 0.02  # total time of a measurement is at least this long
 _MOST_REPEATS = 200
 
 
@@ -42,7 +42,7 @@ class LocalRun:
     sampled = False
 
     def cost(self, cores: int | None = None) -> Seconds:
-        """What it cost, on the cores that it ran on."""
+        """The cost on the cores on which it ran."""
         return self.seconds
 
 
@@ -57,7 +57,7 @@ class LocalBoard:
     Raises
     ------
     BoardError
-        Its code is for another architecture, or needs what this machine's CPU lacks.
+        The target's code is for another architecture, or needs features that this machine's CPU lacks.
     """
 
     measures = has_agent = True
@@ -80,21 +80,21 @@ class LocalBoard:
         return LocalModule(path, self.target)
 
     def upload(self, path) -> str:
-        """Where a file is on the board: where it is."""
+        """The path of a file on the board, which is its own path."""
         return str(path)
 
     def download(self, there: str, here) -> Path:
-        """A file of the board, copied to this machine: it is there already."""
+        """Copy a file of the board to this machine; it is there already."""
         return Path(there)
 
     def service(self, name: str, request: dict) -> dict:
-        """What a service answers (``services``); it runs in this process."""
+        """The answer of a service (``services``), which runs in this process."""
         from tvm_mobilenet.boards.agent import services
 
         return services.call(name, request)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: this board holds no connection."""
 
     def __enter__(self) -> LocalBoard:
         return self
@@ -104,7 +104,7 @@ class LocalBoard:
 
 
 class LocalModule(KernelModule):
-    """A loaded shared object; ``close`` it, or use it in a ``with``."""
+    """A loaded shared object; call its ``close``, or use it in a ``with``."""
 
     def __init__(self, path, target):
         import tvm
@@ -125,7 +125,7 @@ class LocalModule(KernelModule):
         self.close()
 
     def close(self):
-        """Forgets the module; TVM unloads it with its last reference."""
+        """Drop the module; TVM unloads it with its last reference."""
         self._module = None
 
     def _function(self, symbol: str):
@@ -137,7 +137,7 @@ class LocalModule(KernelModule):
                 continue
         raise BoardError(f"{self.path} has no kernel {symbol!r}")
 
-    # ---- arrays that stay, as the virtual board has them
+    # ---- arrays that stay between calls, as on the virtual board
 
     def alloc(self, nbytes: int) -> int:
         """Address of ``nbytes`` of memory, 64-byte aligned, until ``close``."""
@@ -160,7 +160,7 @@ class LocalModule(KernelModule):
         return self._view(address, shape, dtype).copy()
 
     def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None) -> LocalRun:
-        """As ``call``, on memory from ``alloc``: ``(address, shape, dtype)`` each."""
+        """As ``call``, on memory from ``alloc``; each operand is ``(address, shape, dtype)``."""
         return self.call(symbol, [self._view(*operand) for operand in operands], tasks, cores)
 
     def call_on(self, symbol: str, args: list[np.ndarray], cores: tuple[int, ...]) -> list[LocalRun]:
@@ -168,7 +168,7 @@ class LocalModule(KernelModule):
         return [self.call(symbol, args, cores=count) for count in cores]
 
     def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> LocalRun:
-        """Runs a kernel until it is measured; see ``VirtualModule.call``. ``sample`` runs everything as well.
+        """Run a kernel repeatedly and measure it; see ``VirtualModule.call``. ``sample`` has no effect: all tasks run.
 
         Raises
         ------

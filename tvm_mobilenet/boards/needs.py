@@ -1,4 +1,4 @@
-"""What a target's code needs of a CPU: asked before it runs, for an illegal instruction says nothing."""
+"""Check that a CPU has the features that a target's code uses. An illegal instruction would only kill the process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from tvm_mobilenet.errors import BoardError
 
 
 def missing(target, flags: Iterable[str]) -> list[str]:
-    """Which features the code may use that a CPU lacks.
+    """The features that the code may use and a CPU lacks.
 
     Parameters
     ----------
     target : targets.Target
     flags : iterable of str
-        The CPU's, as ``targets.cpu.features`` names them.
+        The CPU's features, as ``targets.cpu.features`` names them.
     """
     from tvm_mobilenet.targets import features, host
 
@@ -27,12 +27,12 @@ def missing(target, flags: Iterable[str]) -> list[str]:
 
 
 def check(target, flags: Iterable[str], where: str) -> None:
-    """Refuse to run code where the CPU lacks what it needs; ``where`` names the machine.
+    """Refuse to run code on a CPU that lacks its features; ``where`` names the machine.
 
     Raises
     ------
     BoardError
-        Says what is missing. Nothing is refused where nothing tells the CPU's features.
+        The CPU lacks features; the message names them. If the CPU's features are unknown, nothing is refused.
     """
     flags = list(flags)
     if flags and (lacking := missing(target, flags)):

@@ -1,9 +1,10 @@
-"""Whose process is at the other end of a connection within this machine, as Linux tells in ``/proc/net/tcp``.
+"""The user whose process is at the other end of a connection within this machine, read from ``/proc/net/tcp``.
 
-Every user of a machine reaches what listens on loopback, and may listen on a port first. So an agent serves callers of
-its own user without a token, and a client talks without one to a server of its own user or of root; others have to
-show it (``boards.token``). The system answers by the user who made a socket. It says 0 of sockets that have no process
-yet, or no longer, so only connections that stand are asked for, and never 0 is taken from an end that may be one.
+Every user of a machine can connect to a port on loopback, and can listen on a port first. So an agent serves callers of
+its own user without a token, and a client needs no token for a server of its own user or of root; all others must prove
+that they have it (``boards.token``). The system names the user who made a socket. It names user 0 for a socket that has
+no process yet or no longer. So only established connections are looked up, and user 0 is not believed where it may mean
+that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _End = tuple[object, int]  # an address, and a port
 
 
 def is_own_caller(connection: socket.socket) -> bool:
-    """Whether a connection that came in was made by a process of this user, on this machine."""
+    """Whether a process of this user on this machine made an incoming connection."""
     try:
         here, there = _ends(connection)
         makers = {user for state, *ends, user in _sockets() if state == _STANDS and ends == [there, here]}
@@ -31,7 +32,8 @@ def is_own_caller(connection: socket.socket) -> bool:
 
 
 def stranger(connection: socket.socket) -> str:
-    """Who answers a connection that was made from here, in words; empty: this user, or root of this machine."""
+    """A description of the process that answers an outgoing connection; empty if it belongs to this user or to root of
+    this machine."""
     try:
         here, there = _ends(connection)
         if not there[0].is_loopback:
@@ -44,7 +46,7 @@ def stranger(connection: socket.socket) -> str:
                 listening.add(user)
     except (OSError, ValueError):
         return "nothing tells whose process listens there"
-    # what was not accepted yet stands as root's: then it counts who listens
+    # a connection that is not accepted yet is listed as root's: then the owner of the listening socket counts
     users = accepted if accepted - {0} else listening
     if not users:
         return "nothing tells whose process listens there"
@@ -53,14 +55,14 @@ def stranger(connection: socket.socket) -> str:
 
 
 def _ends(connection: socket.socket) -> tuple[_End, _End]:
-    """This end and the other."""
+    """The addresses of this end and of the other."""
     return tuple(
         (_plain(name[0].split("%")[0]), name[1]) for name in (connection.getsockname(), connection.getpeername())
     )
 
 
 def _plain(address) -> object:
-    """An address, one of IPv4 that IPv6 carries as what it is."""
+    """An address; an IPv4 address in IPv6 form is returned as IPv4."""
     found = ipaddress.ip_address(address)
     return getattr(found, "ipv4_mapped", None) or found
 
@@ -71,7 +73,7 @@ def _sockets() -> Iterator[tuple[str, _End, _End, int]]:
     Raises
     ------
     OSError, ValueError
-        The system does not tell.
+        The system's tables cannot be read.
     """
     for table in _TABLES:
         if table == _TABLES[1] and not Path(table).exists():

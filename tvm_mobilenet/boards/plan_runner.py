@@ -1,6 +1,6 @@
-"""Runs a plan on a board's module: parameters and arena are placed once, then every step is one kernel call.
+"""Run a plan on a board's module: parameters and arena are placed once, then every step is one kernel call.
 
-It needs of a module what the virtual and the local one have: ``alloc``, ``write``, ``read``, ``call_at``, ``expect``.
+It uses the calls that the virtual and the local module have: ``alloc``, ``write``, ``read``, ``call_at``, ``expect``.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from tvm_mobilenet.layer import Layer
 
 @dataclass(frozen=True)
 class PlanRun:
-    """Outputs in the model's order, and what each kernel call cost."""
+    """Outputs in the model's order, and the cost of each kernel call."""
 
     outputs: list[np.ndarray]
     kernels: list
 
     def cost(self, cores: int):
-        """The sum of all kernel calls on so many cores: a ``Measurement``."""
+        """The sum of all kernel calls on this number of cores, a ``Measurement``."""
         each = [k.cost(cores) for k in self.kernels]
         return type(each[0])(sum(c.value for c in each))
 
     @property
     def compute(self) -> float:
-        """Predicted cycles of one core, if every access hit the first-level cache."""
+        """Predicted compute cycles of one core, with every access a hit in the first-level cache."""
         return sum(k.compute_on(1).value for k in self.kernels)
 
 
 def signatures(plan: Plan) -> dict[str, list[tuple[tuple[int, ...], str]]]:
-    """What each kernel of a plan takes: shape and dtype of every operand."""
+    """Shape and dtype of every operand of each kernel of a plan."""
     return {step.symbol: [(t.shape, t.dtype) for t in step.operands] for step in plan.steps}
 
 
 def check_inputs(plan: Plan, inputs: Sequence[np.ndarray]) -> None:
-    """Refuse inputs that are not the model's.
+    """Refuse inputs that do not fit the model.
 
     Raises
     ------
     TvmMobilenetError
-        Another number, shape or dtype; infinities or NaN, and what is too large for the layers that read it.
+        Number, shape or dtype differ; or a value is infinite, NaN, or too large for the layers that read it.
     """
     if len(inputs) != len(plan.inputs):
         raise TvmMobilenetError(f"{len(inputs)} inputs for a model that takes {len(plan.inputs)}")
@@ -106,7 +106,7 @@ class PlanRunner:
         self._module.write(self._address(tensor), np.ascontiguousarray(array, tensor.dtype))
 
     def call(self, step: Step, cores: int | None = None, memory: bool = False):
-        """Run one step on what its operands hold; ``cores`` and ``memory`` as for `run`."""
+        """Run one step on the present contents of its operands; ``cores`` and ``memory`` as for `run`."""
         operands = [(self._address(t), t.shape, t.dtype) for t in step.operands]
         return self._module.call_at(step.symbol, operands, cores=cores, **({"memory": True} if memory else {}))
 
@@ -124,10 +124,10 @@ class PlanRunner:
         inputs : ndarray
             In the model's order, of the plan's shapes.
         cores : int, optional
-            That share a parallel region; all of the target's by default.
+            Number of cores that share a parallel region; all of the target's by default.
         memory : bool
-            Follow loads and stores through the caches, whose state stays from step to step and from run to run; on
-            the virtual board only.
+            On the virtual board only: follow loads and stores through the caches, whose state persists between steps
+            and between runs.
         watch : callable, optional
             ``watch(step, kernel run, self)`` after every step, while its operands are still in place.
 
@@ -136,7 +136,7 @@ class PlanRunner:
         TvmMobilenetError
             Inputs of another number, shape or dtype.
         BoardError
-            A kernel ran wild.
+            A kernel accessed memory outside of its operands.
         """
         check_inputs(self._plan, inputs)
         for array, (_, tensor) in zip(inputs, self._plan.inputs, strict=True):
@@ -150,10 +150,10 @@ class PlanRunner:
 
 
 def run_and_estimate(runner: PlanRunner, board, inputs, cores: int, watch=None) -> tuple:
-    """Run a plan once in its order and say what it costs: the run, its cost on one core and on ``cores``.
+    """Run a plan once in its order; return the run, its cost on one core and its cost on ``cores``.
 
-    A prediction follows memory from call to call, caches empty at first, and is for any number of cores at once; a
-    measurement is not, and the plan is run again for it.
+    A prediction follows memory from call to call, starts with empty caches, and gives costs for any number of cores. A
+    measurement holds for one number of cores, so the plan runs again for the other.
     """
     run = runner.run(*inputs, cores=1 if board.measures else None, memory=not board.measures, watch=watch)
     every = runner.run(*inputs, cores=cores) if board.measures else run

@@ -1,11 +1,11 @@
-"""The token of this user's boards, and how two sides show each other that they have the same, before TVM's handshake.
+"""The token of this user's boards, and the exchange before TVM's handshake in which both sides prove that they have it.
 
     client  CHALLENGE, 32 random bytes
     agent   CHALLENGE, 32 random bytes, HMAC-SHA256(token, "agent" + both)
     client  HMAC-SHA256(token, "client" + both)
 
-It authenticates; it encrypts nothing and protects nothing that follows. An agent that demands the token answers TVM's
-own greeting by CHALLENGE, and the client may begin again on the same connection.
+The exchange authenticates only: it neither encrypts nor protects the traffic after it. An agent that demands the token
+answers TVM's own greeting with CHALLENGE, and the client may start over on the same connection.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import beside
 
-VARIABLE = "TVM_MOBILENET_TOKEN"  # another file than the one in the user's home
+VARIABLE = "TVM_MOBILENET_TOKEN"  # a file to use instead of the one in the user's home
 GIVEN = "TVM_MOBILENET_GIVEN_TOKEN"  # the token itself, for the agent that a client starts through ssh
-CHALLENGE = struct.pack("<i", 0x7A271)  # none of TVM's magic numbers
+CHALLENGE = struct.pack("<i", 0x7A271)  # differs from TVM's magic numbers
 NONCE = PROOF = 32  # bytes
 _TEXT = re.compile(rb"[0-9a-f]{64}\n?")
 
@@ -37,7 +37,7 @@ def path() -> Path:
     Raises
     ------
     TvmMobilenetError
-        There is no place for one.
+        The user has no home and the variable is not set.
     """
     if named := os.environ.get(VARIABLE):
         return Path(named)
@@ -48,12 +48,12 @@ def path() -> Path:
 
 
 def read() -> bytes:
-    """The token; empty where there is none.
+    """The token; empty if there is no file.
 
     Raises
     ------
     TvmMobilenetError
-        It is no token, or others can read it.
+        The file holds no token, or other users can read it.
     """
     file = path()
     try:
@@ -95,7 +95,7 @@ def read_or_make() -> bytes:
             new = place / file.name
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as stream:
                 stream.write(text)
-            with contextlib.suppress(FileExistsError):  # another agent was faster: its token counts
+            with contextlib.suppress(FileExistsError):  # another agent made the token first: that one counts
                 os.link(new, file)
     except OSError as e:
         raise TvmMobilenetError(
@@ -105,26 +105,26 @@ def read_or_make() -> bytes:
 
 
 def proof(token: bytes, side: str, nonces: bytes) -> bytes:
-    """What shows that a side, ``agent`` or ``client``, has the token; ``nonces``: the client's, then the agent's."""
+    """The proof that a side, ``agent`` or ``client``, has the token; ``nonces``: the client's, then the agent's."""
     return hmac.new(token, side.encode() + nonces, hashlib.sha256).digest()
 
 
 class Unproven(Exception):
-    """The other side does not have the token; its text says how that showed."""
+    """The other side does not have the token; the text says how the exchange failed."""
 
 
 def challenge(token: bytes, send: Callable[[bytes], object], receive: Callable[[int], bytes]) -> None:
-    """The client's side.
+    """Run the client's side of the exchange.
 
     Parameters
     ----------
     send, receive : callable
-        Send bytes; receive exactly as many.
+        ``send`` sends bytes; ``receive`` returns exactly that number of bytes.
 
     Raises
     ------
     Unproven
-        What answers does not have this token.
+        The other side does not have this token.
     """
     ours = secrets.token_bytes(NONCE)
     send(CHALLENGE + ours)
@@ -138,5 +138,5 @@ def challenge(token: bytes, send: Callable[[bytes], object], receive: Callable[[
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two proofs are equal; how long it takes tells nothing."""
+    """Whether two proofs are equal, in a time that does not depend on their contents."""
     return hmac.compare_digest(one, other)

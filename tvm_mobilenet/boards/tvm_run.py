@@ -1,7 +1,7 @@
-"""Runs the files of a build that are for TVM: its executable in TVM's virtual machine, and the kernels by the plan.
+"""Run a build's files for TVM: the executable in TVM's virtual machine, and the kernels by the plan.
 
-On a board with the agent they run there. Of another board the executable runs here, its kernels on the virtual board.
-Always in a process of its own, which is ended when it hangs.
+On a board with the agent both run there. For any other board the executable runs here and its kernels on the virtual
+board. Each runs in a separate process, which is ended when it hangs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Outputs = list[list[np.ndarray]]
 
 
 def outputs(board, module, inputs: Inputs, seconds: float) -> dict[str, tuple[str, Outputs]]:
-    """What files of a build compute that are for TVM.
+    """The outputs of a build's files for TVM.
 
     Parameters
     ----------
@@ -38,18 +38,18 @@ def outputs(board, module, inputs: Inputs, seconds: float) -> dict[str, tuple[st
     module : built.BuiltModule
     inputs : list of tuples of ndarray
     seconds : float
-        After which one hangs.
+        The time after which a run counts as hanging.
 
     Returns
     -------
     dict
-        By the file's name: how it ran, for people, and the outputs of each of the inputs. Of this machine there are
-        the kernels; the executable, where the build has one, unless nothing here runs its code.
+        For each file's name: a text that says how it ran, and the outputs for each of the inputs. The kernels are
+        always there; the executable is there if the build has one and this machine can run its code.
 
     Raises
     ------
     BoardError
-        One crashes, hangs, or is none.
+        A file crashes, hangs or cannot be loaded.
     """
     there = board.measures and board.has_agent
     files = {}
@@ -80,7 +80,7 @@ def outputs(board, module, inputs: Inputs, seconds: float) -> dict[str, tuple[st
 
 
 def _contender(board, module, name: str) -> dict[str, str]:
-    """As ``engines.by_tvm`` takes it."""
+    """The engine in the form that ``engines.by_tvm`` takes."""
     if name == module.library.name:
         paths = {"module": module.library, "plan": module.folder / PLAN, "parameters": module.folder / PARAMETERS}
     else:

@@ -1,4 +1,4 @@
-"""The first bytes of TVM's RPC: what listens at a port, and asking a tracker for a free board.
+"""The first bytes of TVM's RPC: find out which server listens at a port, and ask a tracker for a free board.
 
 TVM's own client answers anything unexpected with an internal error, and its tracker client waits for ever. The
 protocol is that of ``tvm/rpc/base.py`` and ``server.py`` (TVM 0.27): each side sends a magic number, the length of its
@@ -20,24 +20,24 @@ from tvm_mobilenet.files import json_text
 
 MAGIC, TRACKER_MAGIC = 0xFF271, 0x2F271
 SUCCESS, DUPLICATE, MISMATCH = MAGIC, MAGIC + 1, MAGIC + 2
-REQUEST, SUMMARY, PENDING = 4, 6, 7  # of tvm.rpc.base.TrackerCode
+REQUEST, SUMMARY, PENDING = 4, 6, 7  # codes of tvm.rpc.base.TrackerCode
 CONNECT_SECONDS = 10.0
-WAIT_SECONDS = 60.0  # for a board that another session holds
-KNOWN_SECONDS = 3.0  # that a key may be missing at a tracker
-SILENCE_SECONDS = 3.0  # after which a silent port is looked at more closely
+WAIT_SECONDS = 60.0  # wait for a board that another session holds
+KNOWN_SECONDS = 3.0  # how long a key may be missing at a tracker
+SILENCE_SECONDS = 3.0  # after this silence, find out why the port does not answer
 _LONGEST_NAME = 1024
-LONGEST = 1 << 22  # bytes of a tracker's answer: of 20,000 boards
-DEAD_SECONDS = 45  # without any sign of life until a connection is given up
+LONGEST = 1 << 22  # bytes of a tracker's answer, enough for 20,000 boards
+DEAD_SECONDS = 45  # a connection is given up after so long without traffic
 _NO_HOST = "is the name spelled right, and the board on?"
 _START = "start one there: python -m tvm_mobilenet.agent, or python -m tvm.exec.rpc_server"
 
 
 class Silent(BoardError):
-    """A port accepts connections and says nothing: most often the board is busy."""
+    """A port accepts connections and sends nothing; in most cases the board is busy."""
 
 
 class Refused(BoardError):
-    """Nobody is there who could open a session."""
+    """No server at the address can open a session."""
 
 
 def dial(host: str, port: int, timeout: float = CONNECT_SECONDS) -> socket.socket:
@@ -46,7 +46,7 @@ def dial(host: str, port: int, timeout: float = CONNECT_SECONDS) -> socket.socke
     Raises
     ------
     Refused
-        No such host, nothing listens, or no answer.
+        The host does not exist, no program listens there, or no answer comes.
     """
     where = f"{host}:{port}"
     try:
@@ -80,7 +80,7 @@ def resolve(host: str, port: int) -> tuple[str, int]:
 
 
 def watch(connection: socket.socket) -> None:
-    """Let a connection notice after ``DEAD_SECONDS`` that the other side is gone, and send small messages at once."""
+    """Make a connection fail ``DEAD_SECONDS`` after the other side is gone, and send small messages without delay."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     step = max(1, DEAD_SECONDS // 9)
@@ -95,22 +95,22 @@ def watch(connection: socket.socket) -> None:
 
 
 def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
-    """What is wrong with a port at which no session was opened; what is sure raises.
+    """The reason why a port opened no session; a reason that is certain is raised.
 
     Returns
     -------
     str
-        ``busy``: it accepts connections and says nothing; ``closes``: it closes them at once; ``server``: an RPC
-        server answers, which has another key.
+        ``busy``: it accepts connections and sends nothing; ``closes``: it closes them at once; ``server``: an RPC
+        server with another key answers.
 
     Raises
     ------
     BoardError
-        Nothing listens, or another kind of server does.
+        No program listens, or another kind of server does.
     """
     where = f"{host}:{port}"
     with dial(host, port) as connection:
-        name = b"client:-"  # a key that none has: a server answers, and goes on waiting for clients
+        name = b"client:-"  # no board has this key: a server answers, and continues to wait for clients
         try:
             connection.settimeout(patience)
             connection.sendall(struct.pack("<ii", MAGIC, len(name)) + name)
@@ -140,12 +140,12 @@ def _refuse_http(host: str, port: int) -> None:
 
 
 def receive(connection: socket.socket, count: int, end: float) -> bytes:
-    """Exactly ``count`` bytes, by a time of ``time.monotonic`` however they are cut up.
+    """Receive exactly ``count`` bytes, in any number of pieces, before a time of ``time.monotonic``.
 
     Raises
     ------
     ConnectionError
-        The other side closed before.
+        The other side closed the connection first.
     TimeoutError
         They did not come in time.
     """
@@ -165,19 +165,19 @@ def receive(connection: socket.socket, count: int, end: float) -> bytes:
 
 
 class Tracker:
-    """A connection to a tracker; ``close`` it, or use it in a ``with``.
+    """A connection to a tracker; call its ``close``, or use it in a ``with``.
 
     Parameters
     ----------
     trusted : bool
-        It may be beyond this machine, or of another user.
+        The tracker may be beyond this machine, or belong to another user.
 
     Raises
     ------
     BoardError
-        There is none at this address.
+        There is no tracker at this address.
     TvmMobilenetError
-        It is somebody else's.
+        The tracker belongs to another user.
     """
 
     def __init__(self, host: str, port: int, trusted: bool = False):
@@ -205,7 +205,7 @@ class Tracker:
         Raises
         ------
         TimeoutError
-            None came.
+            No answer came.
         BoardError
             The tracker went away, or reports a failure.
         """
@@ -226,12 +226,12 @@ class Tracker:
         return answer[1:]
 
     def boards(self) -> dict[str, dict]:
-        """Of every key: ``addresses`` of its boards, how many are ``free``, and clients ``pending``.
+        """For every key: the ``addresses`` of its boards, the number of ``free`` ones, and of ``pending`` clients.
 
         Raises
         ------
         BoardError
-            The tracker does not answer so.
+            The tracker's answer has another form.
         """
         answer = self._asked([SUMMARY], CONNECT_SECONDS)
         found: dict[str, dict] = {}
@@ -261,14 +261,14 @@ class Tracker:
         )
 
     def known(self, key: str) -> dict[str, dict]:
-        """As ``boards``, among which there is one with this key.
+        """As ``boards``, after making sure that one has this key.
 
-        TVM's own server leaves its tracker for a moment when somebody only connected to it: a key is looked for again.
+        TVM's own server leaves its tracker for a moment after a mere connection to it, so the key is looked for again.
 
         Raises
         ------
         BoardError
-            There is none for some seconds.
+            No board has the key for some seconds.
         """
         end = time.monotonic() + KNOWN_SECONDS
         while key not in (known := self.boards()) and time.monotonic() < end:
@@ -282,7 +282,7 @@ class Tracker:
         return known
 
     def request(self, key: str, wait: float = WAIT_SECONDS, waiting: Callable[[], None] = lambda: None) -> tuple:
-        """A free board of a key: its host, port and match key.
+        """Reserve a free board of a key; return its host, port and match key.
 
         Raises
         ------
@@ -308,7 +308,7 @@ class Tracker:
             raise self._nonsense(answer) from None
 
     def close(self) -> None:
-        """End the connection; a request that waits is withdrawn."""
+        """End the connection; a waiting request is withdrawn."""
         self._connection.close()
 
     def __enter__(self) -> Tracker:
