@@ -104,7 +104,7 @@ def test_a_tracker_that_drips_has_ten_seconds_for_a_whole_answer(monkeypatch):
 def test_a_tracker_beyond_this_machine_is_not_asked_unless_it_is_trusted(capsys):
     from tvm_mobilenet import doctor
 
-    with pytest.raises(TvmMobilenetError, match="knows no token") as e:
+    with pytest.raises(TvmMobilenetError, match="has no token") as e:
         open_board("tracker://192.0.2.1/rpi4", HOST)
     assert e.value.exit_code == 2 and "--trust-network" in e.value.hint
     assert doctor.main(["--target", "host", "--board", "tracker://192.0.2.1/rpi4"]) == 2

@@ -88,7 +88,7 @@ class Address:
             with contextlib.suppress(OSError):
                 if not is_loopback(self.host):
                     raise TvmMobilenetError(
-                        f"--board {self.text}: a tracker has no token: any program at this address could send you to boards of its own",
+                        f"--board {self.text}: a tracker has no token: any program there could choose the boards",
                         "add --trust-network, if you trust all in this network; or --board rpc://…, ssh://…",
                     )
 

@@ -1,1 +1,1 @@
-"""The board's side of RPC: what an agent serves, measures and tells."""
+"""The board's side of RPC: the agent's sessions, measurements and facts."""

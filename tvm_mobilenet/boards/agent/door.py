@@ -1,9 +1,9 @@
-"""Who comes to the agent's port: all are heard at the same time, and nobody holds up the others.
+"""The agent's port: it listens to all callers at the same time, and none can delay the others.
 
-A caller has ten seconds for the whole greeting, however it is cut up; those that say nothing are closed, the oldest
-first when there are many. Who has greeted waits for a turn: one session runs at a time, and TVM's client takes silence
-for a board that is busy. Where the token is demanded it is asked for before anything else (``boards.token``): of
-everybody, or of all but processes of this user on this machine (``boards.owner``).
+A caller has ten seconds for the whole greeting, in any number of pieces. Silent connections are closed, the oldest
+first if there are many. A caller that has greeted waits for its turn: one session runs at a time, and TVM's client
+takes silence for a busy board. If the token is demanded, it is asked for before anything else (``boards.token``), from
+everybody, or from all but processes of this user on this machine (``boards.owner``).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from collections.abc import Callable
 from tvm_mobilenet.boards import owner, token, wire
 
 HANDSHAKE_SECONDS = 10.0
-EVERYBODY, OWN, NOBODY = "everybody", "own", "nobody"  # who is served without the token
-MOST_CALLERS = 64  # that have not greeted yet, and as many that wait for their turn
+EVERYBODY, OWN, NOBODY = "everybody", "own", "nobody"  # callers that need no token
+MOST_CALLERS = 64  # limit of callers before their greeting, and of those that wait for their turn
 _LONGEST_NAME = 4096
 
 
 class Caller:
-    """One connection that is no session yet.
+    """One connection before its session.
 
     Attributes
     ----------
     key : str
-        That it named; empty until it has greeted.
+        The key that it gave; empty before its greeting.
     limit : float
-        Seconds that it wants its session to last at most; 0: as long as it likes.
+        The longest time in seconds that it wants for its session; 0: no limit.
     """
 
     def __init__(self, connection: socket.socket, peer: tuple):
@@ -46,12 +46,12 @@ class Caller:
         self._proven, self._nonces = False, b""
 
     def hear(self, secret: bytes, free: str) -> None:
-        """Read what has come.
+        """Read the bytes that have arrived.
 
         Raises
         ------
         OSError, ValueError
-            It left, or is no client of TVM's.
+            It closed the connection, or is no client of TVM's.
         """
         while not self.greeted:
             try:
@@ -111,13 +111,13 @@ class Caller:
         Raises
         ------
         OSError
-            It does not take them.
+            The bytes cannot be sent.
         """
         if self.connection.send(data) != len(data):
             raise BrokenPipeError
 
     def has_left(self) -> bool:
-        """Whether one that waits for its turn has closed, or speaks out of turn."""
+        """Whether a waiting caller has closed its connection, or sent bytes before its turn."""
         try:
             self.connection.recv(1, socket.MSG_PEEK)
             return True
@@ -128,7 +128,7 @@ class Caller:
 
 
 class Door:
-    """The listening socket and those at it.
+    """The listening socket and its callers.
 
     Parameters
     ----------
@@ -136,13 +136,13 @@ class Door:
     secret : bytes
         The token; empty: there is none.
     free : str
-        Who comes in without it: ``EVERYBODY``, ``OWN`` or ``NOBODY``.
+        The callers that need no token: ``EVERYBODY``, ``OWN`` or ``NOBODY``.
     """
 
     def __init__(self, listener: socket.socket, secret: bytes, free: str):
         listener.setblocking(False)
         self.listener, self._secret, self._free = listener, secret, free
-        self._callers: dict[int, Caller] = {}  # by descriptor; in the order in which they came
+        self._callers: dict[int, Caller] = {}  # by descriptor, in order of arrival
         self._waiting: list[Caller] = []
 
     def register(self, poll: select.poll) -> None:
@@ -156,16 +156,16 @@ class Door:
         return [*self._callers.values(), *self._waiting]
 
     def seconds_left(self, now: float) -> float:
-        """Until the first caller has taken too long; infinite without any."""
+        """Seconds until the first caller's time is over; infinite without callers."""
         return min((caller.end - now for caller in self._callers.values()), default=math.inf)
 
     def step(self, ready: set[int], now: float) -> None:
-        """Hear those whose descriptors are ``ready``, let new ones in, and close those that took too long."""
+        """Read from callers whose descriptors are ``ready``, accept new ones, and close those whose time is over."""
         for descriptor, caller in list(self._callers.items()):
             if descriptor in ready:
                 try:
                     caller.hear(self._secret, self._free)
-                except (OSError, ValueError):  # a scanner is not worth a line
+                except (OSError, ValueError):  # a port scanner is not logged
                     self._drop(caller)
             if caller.greeted:
                 del self._callers[descriptor]
@@ -196,14 +196,14 @@ class Door:
                 self._drop(next(iter(self._callers.values())))
 
     def next(self, key: str, refused: Callable[[str], None]) -> Caller | None:
-        """The caller whose turn it is, greeted; those with another key are told so.
+        """Greet and return the next caller; callers with another key get an answer that says so.
 
         Parameters
         ----------
         key : str
-            That they must name.
+            The key that callers must give.
         refused : callable
-            Takes the address of one that named another.
+            Called with the address of a caller that gave another key.
         """
         while self._waiting:
             caller = self._waiting.pop(0)
@@ -222,7 +222,7 @@ class Door:
         caller.connection.close()
 
     def close(self) -> None:
-        """Send all away, and close the port."""
+        """Close all connections and the port."""
         for caller in self.callers:
             caller.connection.close()
         self._callers, self._waiting = {}, []

@@ -1,11 +1,11 @@
-"""What runs a network in a measured process: our own module in its own runtime or in TVM's, or another engine on the
+"""Engines that run a network in a measured process: a build in its own runtime or in TVM's, or another engine with the
 same weights.
 
-An engine is made with a contender's description, the inputs and a number of threads; ``run()`` is one inference on
-those inputs, ``outputs()`` what the last one gave. Only an engine's own package is imported, so that the memory a
-process takes is that engine's. Each is set up as its documentation says for latency on CPUs, in float32 unless its
-description has another ``dtype``; floats that it takes and returns are float32 in any case. One that may fall back to
-another dtype by itself says what its layers ran in: ``kernels()``.
+An engine is made from a contender's description, the inputs and a number of threads. ``run()`` is one inference on
+those inputs; ``outputs()`` returns the outputs of the last one. Only the engine's own package is imported, so that the
+memory of the process is that engine's. Each is set up as its documentation advises for latency on CPUs, in float32
+unless its description has another ``dtype``. Float inputs and outputs are float32 in any case. An engine that may fall
+back to another dtype by itself reports the dtype of its layers in ``kernels()``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tvm_mobilenet.files.temporary import TemporaryFolder
 
 
 class Own:
-    """The module in its own runtime, as it ships; ``library``, ``parameters``: paths of a build's."""
+    """A build in its own runtime, as it ships; ``library``, ``parameters``: paths of its files."""
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
         from tvm_mobilenet.runtime.instance import Instance
@@ -43,12 +43,13 @@ class Own:
         return times[:, :-1].tolist(), np.diff(times, axis=1).tolist()
 
     def overhead(self) -> float:
-        """Seconds that timing a call of nothing shows: the library reads the clock once a call, in some 30 ns."""
+        """Seconds that the timing of an empty call shows: the library reads the clock once for each call, in some 30
+        ns."""
         return 0.0
 
 
 def by_tvm(contender: dict, inputs: list[np.ndarray], threads: int):
-    """Our module in TVM's runtime: its executable, or where there is none its kernels by its plan."""
+    """A build in TVM's runtime: its executable, or without one its kernels by its plan."""
     if "executable" in contender:
         return Tvm(contender, inputs, threads)
     from tvm_mobilenet.boards.agent.plan_calls import PlanCalls
@@ -59,7 +60,7 @@ def by_tvm(contender: dict, inputs: list[np.ndarray], threads: int):
 class Tvm:
     """The module as TVM's Relax VM runs it; ``executable``: its path.
 
-    The VM's stateful interface is used: inputs are set once, as an application that owns its buffer does.
+    It uses the VM's stateful interface: inputs are set once, as by an application that owns its buffer.
     """
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
@@ -91,7 +92,7 @@ def _in_float32(x: np.ndarray) -> np.ndarray:
 
 
 def _fitted(x: np.ndarray, asked: tuple) -> np.ndarray:
-    """An input as a file asks for it: a user's own may have its channels elsewhere."""
+    """An input in the layout that a file takes; a user's own file may have its channels on another axis."""
     for axes in ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)) if x.ndim == len(asked) == 4 else ():
         shape = tuple(x.shape[axis] for axis in axes)
         if all(not isinstance(want, int) or want in (have, -1) for have, want in zip(shape, asked, strict=True)):
@@ -100,23 +101,23 @@ def _fitted(x: np.ndarray, asked: tuple) -> np.ndarray:
 
 
 def told(engine: str, dtype: str, ran: Iterable[tuple[str, str, str]], weighted: tuple[str, ...]) -> str:
-    """What an engine ran, in words: ``int8: 27 QLinearConv, 1 QGemm; float32: 1 QuantizeLinear``.
+    """A text of the kernels that an engine ran: ``int8: 27 QLinearConv, 1 QGemm; float32: 1 QuantizeLinear``.
 
     Parameters
     ----------
     engine : str
-        For people.
+        The engine's name, for messages.
     dtype : str
-        That it was told; empty: whichever its file has.
+        The requested dtype; empty: the file's own.
     ran : iterable of (str, str, str)
-        Of each kernel: where it stands in the network, its name, and the dtype that it reads.
+        For each kernel: its place in the network, its name, and the dtype that it reads.
     weighted : tuple of str
-        How kernels are named that have weights: these must read that dtype.
+        Names of the kernels with weights, which must read that dtype.
 
     Raises
     ------
     ValueError
-        It ran in another dtype, in whole or in part; or none of them has weights.
+        Kernels ran in another dtype, or none of them has weights.
     """
     ran = list(ran)
     multiplied = [one for one in ran if any(name in one[1] for name in weighted)]
@@ -167,7 +168,7 @@ class OnnxRuntime:
         return list(self._found)
 
     def kernels(self) -> str:
-        """What it ran, as its profiler saw one more run: kernels by name and by the dtype that each reads.
+        """The kernels of one more run, from its profiler, by name and by the dtype that each reads.
 
         Raises
         ------
@@ -190,7 +191,7 @@ class OnnxRuntime:
 
 
 def _quantized(x: np.ndarray, place: dict) -> np.ndarray:
-    """Floats as the whole numbers that a file's input takes."""
+    """Floats quantized to the integers that a file's input takes."""
     dtype, (scale, zero) = np.dtype(place["dtype"]), place["quantization"]
     if dtype.kind not in "iu" or x.dtype.kind != "f" or not scale:
         return x
@@ -202,8 +203,8 @@ class LiteRt:
     """LiteRT with its default delegate, XNNPACK; ``model``: a ``.tflite`` file, ``dtype``: float32 (the default), int8,
     or empty for whichever the file has.
 
-    ``nhwc_inputs``, ``nhwc_outputs``: of each whether the network has it channels-last, as the file does; without them
-    an input is laid out as the file asks for it.
+    ``nhwc_inputs``, ``nhwc_outputs``: for each, whether the network has it channels-last, as the file does; without
+    them inputs are laid out as the file requires.
     """
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
@@ -233,16 +234,16 @@ class LiteRt:
         ]
 
     def kernels(self) -> str:
-        """What it ran: operators by the dtype that each reads, and whether XNNPACK took them.
+        """The operators that it ran, by the dtype that each reads, and how many of them XNNPACK ran.
 
-        A kernel reads what its operator's tensors hold: neither XNNPACK nor TFLite's own have another for them.
+        A kernel reads the dtype of its operator's tensors, both in XNNPACK and in TFLite's own kernels.
 
         Raises
         ------
         ValueError
             A layer with weights ran in another dtype than told.
         """
-        operators = self._interpreter._get_ops_details()  # no public name says what a delegate took
+        operators = self._interpreter._get_ops_details()  # no public name tells the operators of a delegate
         makers = {int(out): op for op in operators if op["op_name"] != "DELEGATE" for out in op["outputs"]}
         taken: set[int] = set()
         for delegate in (op for op in operators if op["op_name"] == "DELEGATE"):
@@ -265,7 +266,7 @@ class Ncnn:
     """ncnn; ``param`` and ``bin``: its two files, ``inputs`` and ``outputs``: names of its blobs, ``dtype``: float32
     (the default) or float16, which is half precision in storage and arithmetic.
 
-    Without half-precision arithmetic ncnn takes its options for float16, keeps them, and runs in float32.
+    On a CPU without half-precision arithmetic ncnn accepts and keeps its options for float16, but runs in float32.
     """
 
     def __init__(self, contender: dict, inputs: list[np.ndarray], threads: int):
@@ -282,7 +283,7 @@ class Ncnn:
         self._contender, self._threads = contender, threads
         self._net = self._load(self._half)
         self._feed = [
-            (name, ncnn.Mat(np.ascontiguousarray(x[0], np.float32)).clone())  # a Mat keeps no array alive
+            (name, ncnn.Mat(np.ascontiguousarray(x[0], np.float32)).clone())  # a Mat does not keep its array alive
             for name, x in zip(contender["inputs"], inputs, strict=True)
         ]
         self._names = contender["outputs"]
@@ -322,10 +323,10 @@ class Ncnn:
         return [np.array(y)[None] for y in self._found]
 
     def kernels(self) -> str:
-        """What its layers ran in, by the values that each left: ``float16: 27 layers, 26 of them packed by 8; ...``.
+        """The dtype of its layers, seen from their outputs: ``float16: 27 layers, 26 of them packed by 8; ...``.
 
-        In float16 two things must be seen. Each layer with weights leaves values of 16 bits; and the outputs are others
-        than those of the same network with half precision in storage alone, whose sums are float32.
+        In float16 two things must hold. Each layer with weights leaves values of 16 bits. And the outputs differ from
+        those of the same network with half precision in storage alone, whose sums are float32.
 
         Raises
         ------
@@ -333,7 +334,7 @@ class Ncnn:
             It ran in float32, in whole or in part.
         """
         extractor = self._net.create_extractor()
-        extractor.set_light_mode(False)  # values stay, so that each layer runs once
+        extractor.set_light_mode(False)  # values are kept, so that each layer runs once
         for name, x in self._feed:
             extractor.input(name, x)
         blobs, found, wide = self._net.blobs(), Counter(), []
@@ -363,7 +364,7 @@ ENGINES = {"tvm_mobilenet": Own, "tvm": by_tvm, "onnxruntime": OnnxRuntime, "lit
 
 
 def version(engine: str) -> str:
-    """Of an engine's package, empty when it is not installed."""
+    """The version of an engine's package; empty if it is not installed."""
     if engine == "tvm_mobilenet":
         return tvm_mobilenet.__version__
     try:

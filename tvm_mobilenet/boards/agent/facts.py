@@ -1,11 +1,11 @@
-"""What a board is and how it stands: model, CPU, memory, versions; and clock, temperature and throttling right now.
+"""The facts of a board (model, CPU, memory, versions) and its present state (clock, temperature, throttling).
 
-Everything is read from /proc, /sys and the device tree, and from the Raspberry Pi's ``vcgencmd`` where there is one;
-what a system does not tell is None or empty, never guessed. Needs nothing but the standard library.
+They are read from /proc, /sys and the device tree, and from the Raspberry Pi's ``vcgencmd`` if there is one. A fact
+that the system does not tell is None or empty, never guessed. The module needs only the standard library.
 
 Throttling: a Raspberry Pi's firmware keeps a word of flags (``vcgencmd get_throttled``, documented at
-raspberrypi.com/documentation/computers/os.html#get_throttled; newer kernels have it in sysfs as well). Elsewhere Linux
-says it by cooling devices of the CPU that are in use, and on x86 by counters of events.
+raspberrypi.com/documentation/computers/os.html#get_throttled; newer kernels have it in sysfs as well). On other
+machines Linux shows throttling by active cooling devices of the CPU, and on x86 by counters of events.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from tvm_mobilenet import __version__
 from tvm_mobilenet.targets import cpu
 
-ROOT = Path("/")  # tests put a tree of their own here
-FLAGS = {  # bits of get_throttled; 16 above each stands the same "since boot"
+ROOT = Path("/")  # tests set their own tree here
+FLAGS = {  # bits of get_throttled; each bit plus 16 says the same "since boot"
     0: "under-voltage",
     1: "clock capped",
     2: "throttled",
@@ -32,15 +32,16 @@ SINCE_BOOT = 16
 
 
 def facts(request: dict | None = None) -> dict:
-    """What this machine is.
+    """The facts of this machine.
 
     Returns
     -------
     dict
         ``model`` (of the device tree, else the machine's product name), ``hostname``, ``architecture``, ``cpu`` (the
-        core's name), ``cores`` (that may be used), ``features`` (list of str), ``clock_hz`` (the highest that it may
-        run at), ``governor``, ``memory_bytes``, ``memory_available_bytes``, ``disk_free_bytes`` (of the temporary
-        folder), ``kernel``, ``system``, ``python``, ``versions`` (of packages), ``state`` (as `state` gives it).
+        core's name), ``cores`` (number that this process may use), ``features`` (list of str), ``clock_hz`` (the
+        highest allowed), ``governor``, ``memory_bytes``, ``memory_available_bytes``, ``disk_free_bytes`` (of the
+        temporary folder), ``kernel``, ``system``, ``python``, ``versions`` (of packages), ``state`` (as `state` gives
+        it).
     """
     memory = _memory()
     return {
@@ -64,7 +65,7 @@ def facts(request: dict | None = None) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on both sides, and what helps to know."""
+    """The versions that must be the same on both sides, and others that help to explain results."""
     found = {"tvm_mobilenet": __version__}
     for package in ("apache-tvm", "apache-tvm-ffi", "numpy"):
         try:
@@ -75,15 +76,15 @@ def versions() -> dict[str, str]:
 
 
 def state(request: dict | None = None) -> dict:
-    """How this machine stands now: what changes while one measures.
+    """The state of this machine now, which may change during a measurement.
 
     Returns
     -------
     dict
-        ``temperature_c``, ``clock_hz`` (the slowest core's), ``clock_limit_hz`` (what the governor may choose at most),
-        ``governor``, ``load`` (running tasks, average of a minute), ``throttled`` (list of what slows it down now),
-        ``throttled_since_boot`` (list), ``throttle_events`` (counter, where the system counts them),
-        ``throttling_from`` (where that was read, empty when nothing tells).
+        ``temperature_c``, ``clock_hz`` (the slowest core's), ``clock_limit_hz`` (the highest that the governor may
+        choose), ``governor``, ``load`` (running tasks, average of a minute), ``throttled`` (list of causes that slow it
+        down now), ``throttled_since_boot`` (list), ``throttle_events`` (counter, where the system counts them),
+        ``throttling_from`` (the source of these, empty without one).
     """
     now, since_boot, events, source = _throttling()
     return {
@@ -105,13 +106,13 @@ def features() -> list[str]:
 
 
 def decode_throttled(word: int) -> tuple[list[str], list[str]]:
-    """What the bits of ``get_throttled`` say: now, and since boot."""
+    """The causes in the bits of ``get_throttled``: now, and since boot."""
     return [name for bit, name in FLAGS.items() if word >> bit & 1], [
         name for bit, name in FLAGS.items() if word >> (bit + SINCE_BOOT) & 1
     ]
 
 
-# ---- where it stands
+# ---- reading the system's files
 
 
 def _read(path: str | Path) -> str:
@@ -155,7 +156,7 @@ def _kilohertz(name: str, choose=max) -> int | None:
 
 
 def _temperature() -> float | None:
-    """Of the CPU's thermal zone, else the hottest."""
+    """The temperature of the CPU's thermal zone, or of the hottest zone."""
     zones = {}
     for zone in ROOT.glob("sys/class/thermal/thermal_zone*"):
         value = _number(_read(zone / "temp"))

@@ -1,8 +1,7 @@
-"""The agent's folder for temporary files: its own, made anew when somebody cleaned it away, gone when it ends.
+"""The agent's own folder for temporary files. It is made again if it disappears, and removed when the agent ends.
 
-Its name cannot be guessed, and it is the agent's from the first moment on: it is made and locked under a hidden name,
-then renamed. So no other agent takes it for that of a dead one. Whoever finds a lock that nobody holds removes the
-folder, if it is this user's; links are never followed.
+Its name cannot be guessed. It is made and locked under a hidden name, then renamed, so no other agent can take it for a
+dead agent's. An agent that finds a folder of this user with a free lock removes it; links are never followed.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from tvm_mobilenet.system import fcntl
 
 PREFIX = "tvm_mobilenet-agent-"
 _HIDDEN = f".{PREFIX}"
-_FORGOTTEN_SECONDS = 3600.0  # after which one that was never renamed is a dead agent's
+_FORGOTTEN_SECONDS = 3600.0  # after this time a folder that was never renamed is a dead agent's
 
 
 class Folder:
-    """A new folder, with a lock that goes with this process; those of dead agents are removed.
+    """A new folder, with a lock that ends with this process; folders of dead agents are removed.
 
     Attributes
     ----------
@@ -41,7 +40,7 @@ class Folder:
         self._is = _identity(self.path)
 
     def renew(self) -> bool:
-        """Make it again if it has gone, or is another one; whether it had.
+        """Make the folder again if it is missing or replaced; return whether it was.
 
         Raises
         ------
@@ -57,18 +56,18 @@ class Folder:
         return True
 
     def new(self, name: str) -> Path:
-        """The path of a folder in it that is not there yet."""
+        """The path of a new folder in it, which is not made yet."""
         return self.path / f"{name}-{secrets.token_hex(4)}"
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove it with all its contents."""
         if _identity(self.path) == self._is:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Which folder there is; None: none of this user's."""
+    """The identity of the folder; None if there is none of this user's."""
     try:
         status = os.lstat(path)
     except OSError:

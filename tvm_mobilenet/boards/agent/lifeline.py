@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""End processes together with the process that started them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # Linux, prctl.h
-_END_SECONDS = 2.0  # for all of them to be found, however fast they start others
+_END_SECONDS = 2.0  # limit for finding all of them, even if they start others
 
 
 def end_with(parent: int) -> None:
-    """Have the system kill this process when its parent, a process id, ends; at once if it has ended already."""
+    """Let the system kill this process when its parent, a process id, ends; at once if the parent has ended already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def adopt() -> None:
-    """From now on whatever a child started, and left behind when it ended, becomes a child of this process."""
+    """From now on, processes that a child started and left behind become children of this process."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_adopted() -> int:
-    """End all children of this process, and theirs, also those that made a session of their own; how many there were.
+    """End all children of this process and their children, also those in another session; return their number.
 
-    Call it in a process that called `adopt`, when none of its children is to stay.
+    Call it in a process that called `adopt`, when none of its children may stay.
     """
     found, last = set(), time.monotonic() + _END_SECONDS
     while (children := _children()) and time.monotonic() < last:

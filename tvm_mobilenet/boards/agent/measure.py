@@ -1,8 +1,8 @@
 """Services that measure: whole networks, one or several in turn, and every kernel call of a plan.
 
-Each contender has a process of its own (`measured_process`); they take turns in rounds, so that what the machine does
-besides meets all alike. Between the rounds the board says how it stands: its clock, temperature and throttling.
-Samples come back raw; what they say is the caller's business.
+Each contender has a separate process (`measured_process`). They take turns in rounds, so that other load on the machine
+affects all alike. After each round the board reports its clock, temperature and throttling. Samples are returned raw;
+the caller evaluates them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tvm_mobilenet.errors import BoardError, reason, remedy
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
 ROUNDS = 10
-LIMIT_SECONDS = 600.0  # of one command: then a contender hangs
-SETTLE_SECONDS = 0.02  # between two contenders: the threads of the one before stop spinning
+LIMIT_SECONDS = 600.0  # after this time for one command a contender counts as hanging
+SETTLE_SECONDS = 0.02  # pause between two contenders, in which the threads of the first stop spinning
 
 
 def measure(request: dict) -> dict:
@@ -35,8 +35,9 @@ def measure(request: dict) -> dict:
     request : dict
         ``contenders``: a list of dicts with ``engine`` (tvm_mobilenet, tvm, onnxruntime, ...) and its files, as
         ``boards.agent.engines`` takes them. ``inputs``: paths of ``.npy`` files on the board, or ``[shape, dtype]`` for
-        normal values. ``threads``; ``cpus``: that they may use, all by default. ``seconds``: to measure each for;
-        ``warm_up_seconds``: at most, until steady; ``limit_seconds``: after which one that does not answer hangs.
+        normal values. ``threads``; ``cpus`` that they may use, all by default. ``seconds`` of measurement for each;
+        ``warm_up_seconds``, the most until times are steady; ``limit_seconds``, after which a contender without an
+        answer counts as hanging.
 
     Returns
     -------
@@ -44,14 +45,14 @@ def measure(request: dict) -> dict:
         ``contenders``: for each ``missing`` (the command that installs it), ``failed`` (what it reported), or
         ``version``, ``load_seconds``, ``warm_up`` (``runs``, ``seconds``, ``first_seconds``, ``steady``), ``number``
         (runs a sample), ``rounds`` (a list of samples each: seconds a run), ``rss_initial``, ``rss_loaded``,
-        ``rss_peak`` (bytes), ``difference`` (of its outputs from the first contender's, the largest, over their
-        standard deviation; None where sizes differ) and ``kernels`` (what it ran, in words; one that ran others than it
-        was asked for has ``failed``). ``states``: of the board, after warm-up and after every round.
+        ``rss_peak`` (bytes), ``difference`` (the largest between its outputs and the first contender's, over their
+        standard deviation; None if sizes differ) and ``kernels`` (a text of the kernels that ran; a contender that ran
+        others than requested has ``failed``). ``states``: the board's state after warm-up and after every round.
 
     Raises
     ------
     BoardError
-        The first contender failed, or one hangs or its process ended.
+        The first contender failed, or a contender hangs or its process ended.
     """
     limit = float(request.get("limit_seconds", LIMIT_SECONDS))
     seconds, threads = float(request.get("seconds", 3.0)), int(request.get("threads", 1))
@@ -89,7 +90,7 @@ def measure(request: dict) -> dict:
 
 
 def measure_layers(request: dict) -> dict:
-    """Time every kernel call of a built module, each where it stands in the network.
+    """Time every kernel call of a built module, each in its place in the network.
 
     Parameters
     ----------
@@ -117,19 +118,19 @@ def _engine(files: dict) -> str:
 
 
 def run_steps(request: dict) -> dict:
-    """Run a built module by its own runtime, in a process of its own, and give back what its steps wrote.
+    """Run a built module by its own runtime in a separate process, and return its steps' outputs.
 
     Parameters
     ----------
     request : dict
         ``library``, ``plan``, ``parameters``, ``given``: paths on the board. ``threads``. ``given`` is an ``.npz`` of
-        the model's inputs by number; with ``step``, of that step's operands, and it is run alone. ``watched``: also
-        give back what each step wrote. ``limit_seconds`` as `measure` takes it.
+        the model's inputs by number; with ``step``, of that step's operands, and only that step runs. ``watched``: also
+        return the output of each step. ``limit_seconds`` as `measure` takes it.
 
     Returns
     -------
     dict
-        ``path`` of an ``.npz`` on the board: each step's output by number where asked for, ``output0`` and so on of
+        ``path`` of an ``.npz`` on the board: each step's output by number if ``watched``, ``output0`` and so on of
         the model, and ``seconds``: (passes, steps).
     """
     threads, limit = int(request["threads"]), float(request.get("limit_seconds", LIMIT_SECONDS))
@@ -145,12 +146,12 @@ def run_steps(request: dict) -> dict:
 
 
 def run_by_tvm(request: dict) -> dict:
-    """Run files of a built module in TVM's runtime, in a process of its own, and give back their outputs.
+    """Run files of a built module in TVM's runtime in a separate process, and return their outputs.
 
     Parameters
     ----------
     request : dict
-        ``contenders``: a list of dicts, each with a ``name`` for people and paths on the board as
+        ``contenders``: a list of dicts, each with a ``name`` for messages and paths on the board as
         ``engines.by_tvm`` takes them. ``given``: path of an ``.npz`` of the inputs, ``input.number``. ``inputs``: how
         many numbers each has. ``threads``, ``limit_seconds`` as `measure` takes them.
 
@@ -171,7 +172,7 @@ def run_by_tvm(request: dict) -> dict:
 
 
 def check_timing(request: dict) -> dict:
-    """Time the same calls as `measure` does and as TVM's ``time_evaluator`` does, in one process, taking turns.
+    """Time the same calls by `measure` and by TVM's ``time_evaluator`` in one process, in turns.
 
     Parameters
     ----------
@@ -198,7 +199,8 @@ def check_timing(request: dict) -> dict:
 
 
 class Process:
-    """A measured process: started with its threads set, asked one thing at a time, killed when it does not answer."""
+    """A measured process. It starts with its threads set, takes one command at a time, and is killed if it does not
+    answer."""
 
     def __init__(self, threads: int, cpus: list[int] | None, folder: str, name: str, limit: float):
         package = Path(__file__).resolve().parents[3]  # the folder that holds tvm_mobilenet
@@ -210,7 +212,7 @@ class Process:
             "OPENBLAS_NUM_THREADS": "1",
         }
         if cpus:
-            environment["TVM_BIND_THREADS"] = "0"  # TVM's pool would choose CPUs of its own
+            environment["TVM_BIND_THREADS"] = "0"  # else TVM's pool chooses its own CPUs
         self._name, self._limit = name, limit
         self._log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as the process
         try:
@@ -242,7 +244,7 @@ class Process:
             self._process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except (BrokenPipeError, OSError):
-            pass  # it ended: the answer says so
+            pass  # the process ended, which the missing answer shows
         line = self._line()
         answer = json.loads(line) if line else {"error": self._end()}
         if "error" not in answer:
@@ -254,7 +256,7 @@ class Process:
     _remedy = "verify checks the module; the board's own messages, if it wrote any, stand above"
 
     def _line(self) -> bytes:
-        """The next line of its answers; empty when it ended or took too long."""
+        """The next line of its answers; empty if it ended or took too long."""
         data, deadline, fd = b"", time.monotonic() + self._limit, self._process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
@@ -289,7 +291,7 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End it and wait; nothing of it is left."""
+        """End it, wait for it, and remove its files."""
         self._kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
@@ -298,7 +300,7 @@ class Process:
 
 
 def _difference(path: str, first: str) -> float | None:
-    """The largest difference of two files' outputs over the first's standard deviation; None: of other sizes."""
+    """The largest difference between two files' outputs over the first's standard deviation; None if sizes differ."""
     import numpy as np
 
     from tvm_mobilenet.boards.comparison import relative

@@ -1,20 +1,20 @@
-"""The process in which one contender is loaded and timed, apart from everything else: its memory is the contender's
-alone, its threads are set before any library starts them.
+"""The process that loads and times one contender. Its memory is the contender's alone, and its threads are set before
+any library starts them.
 
-It is started by `measure` and takes one JSON command a line on stdin, one JSON answer a line goes to stdout:
+`measure` starts it. It reads one JSON command a line from stdin and writes one JSON answer a line to stdout:
 
-    load      the contender, its inputs, its threads: how long it took, resident memory before and after
-    warm_up   run until steady: how often and how long that was, and how many runs make a sample
-    sample    so many samples of so many runs each: seconds a run
-    check     our samples and those of TVM's time_evaluator, taking turns
-    layers    passes over the network's kernel calls in order, each timed
-    steps     the same once, and what each call wrote
-    outputs   written to a file
+    load      load the contender, its inputs, its threads: time taken, resident memory before and after
+    warm_up   run until times are steady: number of runs, time taken, and runs for each sample
+    sample    a number of samples, each of a number of runs: seconds a run
+    check     our samples and those of TVM's time_evaluator, in turns
+    layers    run passes over the network's kernel calls in order, and time each call
+    steps     run one such pass, and return the output of each call
+    outputs   write the outputs to a file
     memory    the peak of resident memory
-    kernels   which kernels an engine that chooses by itself really ran
+    kernels   list the kernels that ran, for an engine that chooses them by itself
 
-Whole runs are timed one by one where they are long beside the clock's own cost, so that percentiles are of inferences.
-Layers are timed where they stand in the network: each finds the caches as the one before it left them.
+Whole runs are timed one by one if they are long beside the clock's own cost, so that percentiles are those of
+inferences. Layers are timed in their place in the network: each finds the caches as the one before it left them.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ MODULES = {
     "litert": "ai_edge_litert.interpreter",
 }
 TRACED_PASSES = 10
-STEP_SECONDS, STEP_PASSES = 0.3, 50  # of a check, which says what each step takes too
+STEP_SECONDS, STEP_PASSES = 0.3, 50  # for the time of each step that a check reports
 
 
 def sample(run, number: int) -> float:
-    """Seconds of one run, the mean of ``number`` in a row."""
+    """Seconds of one run, as the mean of ``number`` runs in a row."""
     start = time.perf_counter()
     for _ in range(number):
         run()
@@ -81,7 +81,7 @@ def warm_up(times, limit: float) -> dict:
 
 
 def choose(run_seconds: float, seconds: float) -> tuple[int, int]:
-    """How many runs make a sample, and how many samples fill ``seconds``: (number, repeat)."""
+    """The number of runs in a sample, and of samples in ``seconds``: (number, repeat)."""
     number = max(1, math.ceil(SAMPLE_SECONDS / run_seconds))
     return number, max(FEWEST_SAMPLES, min(MOST_SAMPLES, math.ceil(seconds / (number * run_seconds))))
 
@@ -96,7 +96,7 @@ def resident(kind: str) -> int | None:
 
 
 class Measured:
-    """One contender and what is asked of it; each public method is a command."""
+    """One contender; each public method is a command."""
 
     def load(self, contender: dict, inputs: list, threads: int, seed: int = 0) -> dict:
         """``inputs``: paths of ``.npy`` files, or shapes and dtypes to draw normal values for."""
@@ -135,7 +135,7 @@ class Measured:
         evaluate = self._engine.time_evaluator(number, repeat)
         found: dict[str, list[float]] = {"ours": [], "time_evaluator": []}
         for i in range(rounds):
-            for name in sorted(found, reverse=bool(i % 2)):  # each goes first as often as the other
+            for name in sorted(found, reverse=bool(i % 2)):  # the two take the first turn equally often
                 samples = evaluate() if name == "time_evaluator" else self.sample(number, repeat)["seconds"]
                 found[name].append(median(samples))
         return found
@@ -146,7 +146,7 @@ class Measured:
         Raises
         ------
         BoardError
-            One holds infinities or NaN: what took that time is no result.
+            An output holds infinities or NaN, so its time is of no use.
         """
         import numpy as np
 
@@ -163,12 +163,12 @@ class Measured:
         return {"rss_peak": resident("VmHWM")}
 
     def kernels(self) -> dict:
-        """``kernels``: what an engine says of those that it ran, empty where it has no choice.
+        """``kernels``: the engine's report of the kernels that ran; empty for an engine without a choice.
 
         Raises
         ------
         ValueError
-            They are not those that were asked for.
+            Other kernels ran than the requested ones.
         """
         return {"kernels": self._engine.kernels() if hasattr(self._engine, "kernels") else ""}
 
@@ -179,7 +179,7 @@ class Measured:
         -------
         dict
             ``seconds``: for each step, its time in each pass. ``starts``: for each of the first passes, when each step
-            began, seconds since the first. ``overhead_seconds``: what timing an empty call shows.
+            began, seconds since the first. ``overhead_seconds``: the time of an empty call.
         """
         from tvm_mobilenet.compiler.plan import input_values
 
@@ -206,7 +206,7 @@ class Measured:
     def steps(
         self, library: str, plan: str, parameters: str, given: str, threads: int, path: str, watched=False, step=None
     ) -> dict:
-        """Run a network's steps, and write what they wrote: see ``measure.run_steps``."""
+        """Run a network's steps, and write their outputs to a file: see ``measure.run_steps``."""
         import numpy as np
 
         from tvm_mobilenet.compiler.plan import read_plan
@@ -237,7 +237,7 @@ class Measured:
                 found |= {f"output{i}": array for i, array in enumerate(net.outputs)}
             else:
                 _tell(f"while running kernel {symbols[step]}")
-                net.run(0, 0)  # inputs and outputs have their places then
+                net.run(0, 0)  # this gives inputs and outputs their places
                 for i in arrays.files:
                     net.operand(step, int(i), arrays[i].shape, arrays[i].dtype)[...] = arrays[i]
                 seconds = np.array([[sample(lambda: net.run(step, step + 1), 1)]])
@@ -270,7 +270,8 @@ class Measured:
 
 
 def _tell(text: str) -> None:
-    """What this process is about, for who finds it ended or hanging: the only line of its log (`measure.Process`)."""
+    """Write the present activity as the only line of the log, for the message if this process ends or hangs
+    (`measure.Process`)."""
     with contextlib.suppress(OSError):
         os.ftruncate(2, 0)
         os.lseek(2, 0, os.SEEK_SET)
@@ -289,12 +290,12 @@ def _import(engine: str) -> None:
 
 
 def main() -> int:
-    """Answer commands until stdin ends, or the process that asks does: its id is the first argument."""
+    """Answer commands until stdin ends or the asking process does; the first argument is its id."""
     from tvm_mobilenet.boards.agent import lifeline
 
     lifeline.end_with(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not get between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     measured = Measured()
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,6 +1,6 @@
-"""The kernel calls of a plan, ready to be made: operands are views of one arena and one block of parameters.
+"""The prepared kernel calls of a plan: operands are views of one arena and one block of parameters.
 
-Needs TVM's runtime alone; nothing is copied between calls, as in a bundle.
+The module needs only TVM's runtime. As in a bundle, nothing is copied between calls.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class PlanCalls:
         self._empty = tvm.get_global_func("runtime.NumThreads")
 
     def run(self) -> None:
-        """All calls, once."""
+        """Make all calls once."""
         for kernel, operands in self._calls:
             kernel(*operands)
 
     def outputs(self) -> list[np.ndarray]:
-        """Of the last run, in the model's order."""
+        """Outputs of the last run, in the model's order."""
         return [output.copy() for output in self._outputs]
 
     def timed(self, passes: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -76,7 +76,7 @@ class PlanCalls:
         return starts, durations
 
     def overhead(self) -> float:
-        """Seconds that timing a call of nothing shows."""
+        """Seconds that the timing of an empty call shows."""
         clock, took = time.perf_counter_ns, []
         for _ in range(1000):
             start = clock()
@@ -96,7 +96,7 @@ def _kernel(library, symbol: str, path: Path):
 
 
 def _block(nbytes: int) -> np.ndarray:
-    """Zeros at an address that any vector load takes."""
+    """Zeros at an address that is aligned for any vector load."""
     block = np.zeros(max(1, nbytes) + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     return block[start : start + max(1, nbytes)]

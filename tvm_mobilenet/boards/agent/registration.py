@@ -1,7 +1,8 @@
-"""The agent's entry in a tracker: made again when the tracker was restarted, with a new match key each session.
+"""The agent's entry in a tracker. It is made again after a restart of the tracker, with a new match key for each
+session.
 
-A tracker is not trusted, and the agent does not wait for it: bytes are read as they come, an answer has ten seconds as
-a whole, and whatever it is, it ends this connection at most. Another is tried two seconds later.
+A tracker is not trusted, and the agent does not wait for it. Bytes are read as they arrive, and a whole answer has ten
+seconds. A bad answer ends only this connection; another is tried two seconds later.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from tvm_mobilenet.boards.answers import plain
 from tvm_mobilenet.files import json_text
 
 ANSWER_SECONDS = 10.0
-PING_SECONDS = 2.0  # between two looks at the tracker
-TAKEN_SECONDS = 10.0  # that a match key may be out without its client coming, before it is replaced
-PUT, UPDATE_INFO = 3, 5  # of tvm.rpc.base.TrackerCode
+PING_SECONDS = 2.0  # between two questions to the tracker
+TAKEN_SECONDS = 10.0  # how long a match key may be taken without its client, before it is replaced
+PUT, UPDATE_INFO = 3, 5  # codes of tvm.rpc.base.TrackerCode
 _LONGEST_ANSWER = 1 << 20
 
 
 class Registration:
-    """One entry; `step` it when its descriptor is ready, or its time has come.
+    """One entry; call `step` when its descriptor is ready, or its time has come.
 
     Parameters
     ----------
     tracker : (str, int)
     key : str
-        Under which the board is lent out.
+        The key under which the board is lent out.
     port : int
-        Of the agent.
+        The agent's port.
     say : callable
-        Takes a line of what happens.
+        Called with one line for each event.
 
     Attributes
     ----------
     match_key : str
-        That the next client names.
+        The key that the next client must give.
     """
 
     def __init__(self, tracker: tuple[str, int], key: str, port: int, say: Callable[[str], None]):
@@ -54,7 +55,7 @@ class Registration:
         self.match_key = self._new_key()
         self._connection: socket.socket | None = None
         self._out, self._in, self._wanted = b"", b"", 0
-        self._next: Callable[[bytes], None] | None = None  # what takes the answer that is awaited
+        self._next: Callable[[bytes], None] | None = None  # takes the next answer
         self._end, self._again, self._taken = 0.0, 0.0, 0.0
         self._complained = self._held = self._known = self._stale = False
 
@@ -67,7 +68,7 @@ class Registration:
             poll.register(self._connection, select.POLLIN | (select.POLLOUT if self._out else 0))
 
     def seconds_left(self, now: float) -> float:
-        """Until `step` has something to do."""
+        """Seconds until the next `step` is due."""
         if self._held:
             return math.inf
         if self._stale and not self._next:
@@ -75,18 +76,18 @@ class Registration:
         return max(0.0, (self._end if self._next else self._again) - now)
 
     def hold(self) -> None:
-        """A session begins: the tracker is left alone."""
+        """A session begins: stop asking the tracker."""
         self._held = True
 
     def renew(self) -> None:
-        """A session is over: the board is free again, under a new key."""
+        """A session is over: offer the board again, under a new key."""
         self._held, self.match_key, self._taken = False, self._new_key(), 0.0
         if self._next:  # an answer was on its way when the session began
             self.close()
         self._stale, self._again = self._connection is not None, 0.0
 
     def step(self, ready: set[int], now: float) -> None:
-        """Do what there is to do; nothing of it waits."""
+        """Do the work that is due, without waiting."""
         if self._held:
             return
         try:
@@ -153,7 +154,7 @@ class Registration:
                 raise ValueError(f"an answer of {count:,} bytes")
             end = self._end
             self._send(b"", count, lambda answer: take(json_text.parse(answer.decode())))
-            self._end = end  # the whole answer has this time
+            self._end = end  # the limit of the whole answer
 
         text = json.dumps(message).encode()
         self._send(struct.pack("<i", len(text)) + text, 4, length)

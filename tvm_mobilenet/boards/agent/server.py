@@ -1,9 +1,9 @@
 """The agent's listening side: TVM's RPC handshake, one session after the other, and its place in a tracker.
 
 TVM's own ``rpc.Server`` stops serving when a session's process crashes, and waits without end for a client that
-connects and says nothing. This one speaks the same protocol (``tvm/rpc/server.py``, TVM 0.27), so TVM's clients,
-trackers and proxies see no difference. One loop waits for all there is (the port, callers, the session, the tracker)
-and does nothing that waits for somebody else.
+connects and sends nothing. This one speaks the same protocol (``tvm/rpc/server.py``, TVM 0.27), so TVM's clients,
+trackers and proxies see no difference. One loop waits for the port, the callers, the session and the tracker at once,
+and no step in it blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tvm_mobilenet.boards.agent.registration import Registration
 from tvm_mobilenet.boards.agent.session import ENDED, AgentSession
 from tvm_mobilenet.errors import BoardError
 
-STOP_SECONDS = 4.0  # after a signal to end, until the process ends whatever it is waiting for
+STOP_SECONDS = 4.0  # after a signal to end, the process ends within this time even if it waits
 
 
 class AgentServer:
@@ -38,23 +38,24 @@ class AgentServer:
     host, port
         To bind; port 0: any free one.
     key : str
-        Clients must name it; of the tracker's list as well.
+        The key that clients must give, also the key in the tracker.
     tracker : (str, int), optional
     limit : float
-        Seconds that a session may take; 0: as long as its client wants.
+        Longest time of a session in seconds; 0: the client's choice.
     memory : int
-        Bytes of address space a session may take; 0: all.
+        Largest address space of a session in bytes; 0: no limit.
     secret : bytes
         The token; empty: there is none.
     free : str
-        Who is served without the token: ``door.EVERYBODY``, ``OWN``, callers of this user on this machine, ``NOBODY``.
+        The callers that need no token: ``door.EVERYBODY``; ``OWN``, callers of this user on this machine; or
+        ``NOBODY``.
     say : callable
         Takes a line of what happens.
 
     Raises
     ------
     BoardError
-        The port is taken, or the host is none of this machine.
+        The port is in use, or the host is no address of this machine.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class AgentServer:
 
     @property
     def folder(self):
-        """Of temporary files; each session has one in it."""
+        """The folder of temporary files; each session has a folder in it."""
         return self._folder.path
 
     def stop(self, *_) -> None:
@@ -162,10 +163,10 @@ class AgentServer:
             self._registration.renew()
 
     def guard(self) -> None:
-        """See that signals to end do so within ``STOP_SECONDS``, whatever this process waits for then.
+        """Make sure that a signal ends this process within ``STOP_SECONDS``, even if it waits.
 
-        From now on what a session leaves behind ends with it too. Call it in the main thread, once signals lead to
-        ``stop``.
+        From now on, processes that a session leaves behind end with it too. Call it in the main thread, after the
+        handlers of signals call ``stop``.
         """
         lifeline.adopt()
         self._adopts = True
@@ -209,7 +210,7 @@ class AgentServer:
 
 
 def _tell(connection: socket.socket, words: str) -> None:
-    """End a session that did not begin: its client, which asks for one now, reads why."""
+    """End a session that did not begin, and tell its client why."""
     text = f"{ENDED}{words}".encode()
     with contextlib.suppress(OSError), connection:
         connection.settimeout(1.0)

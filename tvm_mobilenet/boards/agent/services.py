@@ -1,8 +1,8 @@
-"""What a board does besides running kernels: each service is a function from plain data to plain data.
+"""The services of a board besides running kernels. Each is a function from plain data to plain data.
 
-A service takes a dict and returns one, both as JSON has them. On this machine it is called directly
+A service takes a dict and returns one; both can be written as JSON. On this machine it is called directly
 (``LocalBoard.service``); on a board with the agent, `serve` is one global function of its RPC server
-(``RemoteBoard.service``). Services need nothing but the base installation: TVM, numpy, rich. Paths in a request are
+(``RemoteBoard.service``). Services need only the base installation: TVM, numpy, rich. Paths in a request are
 paths on the board, as ``Board.upload`` returned them.
 
 A service fails by raising: a ``TvmMobilenetError`` arrives at the caller as the same message, hint and exit code.
@@ -24,8 +24,8 @@ GLOBAL = "tvm_mobilenet.serve"  # the name under which an agent's RPC server has
 
 
 def ping(request: dict) -> dict:
-    """What answers: ``versions`` of package name to version, ``architecture``, ``features``, ``python``, ``pid``,
-    ``services``."""
+    """The facts of the agent that answers: ``versions``, from package name to version; ``architecture``, ``features``,
+    ``python``, ``pid``, ``services``."""
     return {
         "versions": facts.versions(),
         "architecture": platform.machine(),
@@ -37,18 +37,18 @@ def ping(request: dict) -> dict:
 
 
 def threads(request: dict) -> dict:
-    """Set and report how kernels run in this session: on which CPUs, with how many threads.
+    """Set and report the CPUs and the number of threads of kernels in this session.
 
     Parameters
     ----------
     request : dict
-        ``threads``: of TVM's pool, one for each allowed CPU by default. ``cpus``: list of CPU numbers that the session
-        may use. Without either nothing changes.
+        ``threads`` of TVM's pool, by default one for each allowed CPU. ``cpus``: list of CPU numbers that the session
+        may use. Without both nothing changes.
 
     Returns
     -------
     dict
-        ``cpus``: those allowed now; ``threads``: of the pool.
+        ``cpus`` allowed now; ``threads`` of the pool.
     """
     import tvm
 
@@ -78,7 +78,7 @@ SERVICES: dict[str, Callable[[dict], dict]] = {
 
 
 def call(name: str, request: dict) -> dict:
-    """One service in this process.
+    """Run one service in this process.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def call(name: str, request: dict) -> dict:
 
 
 def serve(name: str, request_json: str) -> str:
-    """As ``call``, for JSON texts; never raises: a failure is ``{"error", "hint", "code"}``."""
+    """As ``call``, for JSON texts. It never raises: a failure is returned as ``{"error", "hint", "code"}``."""
     try:
         return json.dumps(call(name, json.loads(request_json)))
     except TvmMobilenetError as e:
@@ -121,7 +121,8 @@ def answer(text: str, where: str) -> dict:
     Raises
     ------
     TvmMobilenetError
-        Of the class that the service raised; ``where`` stands before its message. `BoardError` where it is no answer.
+        The service failed: an error of the class that it raised, with ``where`` before its message. `BoardError` if the
+        text is no answer.
     """
     found = answers.parsed(text, where)
     if "error" not in found or "code" not in found:

@@ -1,9 +1,9 @@
-"""One client's session on a board: a process of its own that serves TVM's RPC, and whatever ends it is noticed.
+"""One client's session on a board: a separate process that serves TVM's RPC. The agent notices every way in which it
+ends.
 
-The process is forked from the agent, which has TVM imported, so that a session begins at once. It has a folder and a
-process group of its own; when it ends, for whatever reason, its group is killed and its folder removed. A client that
-still waits is told why: the agent has kept the connection too, and TVM's protocol takes an exception in place of any
-answer.
+The process is forked from the agent, which has imported TVM, so a session begins at once. It has its own folder and
+process group; after its end, for any reason, its group is killed and its folder removed. A client that still waits is
+told the reason: the agent keeps the connection too, and TVM's protocol accepts an exception in place of any answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 from tvm_mobilenet.boards.agent import lifeline, services
 from tvm_mobilenet.system import resource
 
-ENDED = "session ended: "  # how the last words to a client begin; ``remote.session`` looks for them
+ENDED = "session ended: "  # start of the last message to a client, for which ``remote.session`` looks
 GOODBYE_SECONDS = 3.0  # for a session to end by itself after its client has left
-TELL_SECONDS = 1.5  # for a client to take the last words
+TELL_SECONDS = 1.5  # for a client to receive the last message
 _POLL_SECONDS = 0.5
 _NO_MEMORY = 12  # exit code of a session; ENOMEM
-_LEAVES = getattr(select, "POLLRDHUP", 0)  # beside errors, which are always told
+_LEAVES = getattr(select, "POLLRDHUP", 0)  # besides errors, which poll always reports
 
 
 @dataclass
@@ -40,13 +40,13 @@ class AgentSession:
     Parameters
     ----------
     connection : socket
-        On which the handshake is done.
+        The connection, after the handshake.
     folder : path
-        Of the session alone; it is made here and removed at the end.
+        The session's own folder, made at its start and removed at its end.
     limit : float
         Seconds until it is ended; 0: never.
     memory : int
-        Bytes of address space that it may take; 0: all.
+        Largest address space in bytes; 0: no limit.
     """
 
     connection: socket.socket
@@ -55,7 +55,7 @@ class AgentSession:
     memory: int = 0
     pid: int = 0
     _started: float = 0.0
-    _left: float = 0.0  # when its client did
+    _left: float = 0.0  # time at which its client left
     _handle: int = -1
 
     def start(self) -> None:
@@ -79,13 +79,13 @@ class AgentSession:
         if self.pid == 0:
             self._child(parent)
         with contextlib.suppress(OSError):
-            os.setpgid(self.pid, self.pid)  # the child does so too: whoever is first
+            os.setpgid(self.pid, self.pid)  # the child does the same: the first call counts
         with contextlib.suppress(OSError, AttributeError):
             self._handle = os.pidfd_open(self.pid)
         self._started = time.monotonic()
 
     def register(self, poll: select.poll) -> None:
-        """Watch its process, and whether its client is there."""
+        """Watch its process and its client's connection."""
         if self._handle >= 0:
             poll.register(self._handle, select.POLLIN)
         if not self._left:
@@ -100,7 +100,7 @@ class AgentSession:
         return min(end - now, math.inf if self._handle >= 0 else _POLL_SECONDS)
 
     def step(self, ready: set[int], now: float) -> str:
-        """How it ended, in a few words; empty while it goes on."""
+        """A short text of how it ended; empty while it runs."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             self.pid = 0
@@ -114,7 +114,7 @@ class AgentSession:
         return ""
 
     def end(self, why: str) -> str:
-        """End it; what its client is told."""
+        """End it; return the message to its client."""
         return self._finish(why, True)
 
     def _finish(self, words: str, tell: bool) -> str:
@@ -176,7 +176,7 @@ class AgentSession:
     def _tell(self, words: str) -> None:
         from tvm.rpc import _ffi_api
 
-        self.kill()  # nobody else may write to the connection
+        self.kill()  # no other process may write to the connection
         with contextlib.suppress(Exception):
             self.connection.settimeout(TELL_SECONDS)
             _ffi_api.ReturnException(self.connection.fileno(), f"{ENDED}{words}")
@@ -185,10 +185,10 @@ class AgentSession:
             while (left := end - time.monotonic()) > 0:
                 self.connection.settimeout(left)
                 if not self.connection.recv(1 << 16):
-                    break  # closed with bytes unread, the connection would be reset, and the words with it
+                    break  # closing with unread bytes would reset the connection and lose the message
 
     def kill(self) -> None:
-        """End its process, and what that started."""
+        """End its process, and the processes that it started."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -206,7 +206,7 @@ def _keep_only(connection: int) -> None:
 
 
 class _Folder:
-    """What TVM's server takes as its folder."""
+    """The folder in the form that TVM's server uses."""
 
     def __init__(self, path: Path):
         self.temp_dir = str(path)
@@ -216,7 +216,7 @@ class _Folder:
 
 
 def register(folder: Path) -> None:
-    """What clients find in a session: TVM's own functions on files of a folder, and the services."""
+    """Register the functions of a session: TVM's own functions on files of a folder, and the services."""
     import tvm_ffi
     from tvm.rpc import server
 
@@ -224,7 +224,7 @@ def register(folder: Path) -> None:
     server._server_env(None, _Folder(folder))
 
     def upload(name: str, data) -> None:
-        """In place of TVM's own, which says nothing when the disk is full."""
+        """Replace TVM's own function, which reports no error when the disk is full."""
         path = folder / name
         try:
             path.write_bytes(data)

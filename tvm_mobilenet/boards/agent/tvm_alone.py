@@ -1,7 +1,7 @@
-"""TVM without PyTorch, as a board has it.
+"""Import TVM without PyTorch, as on a board.
 
-TVM's FFI imports PyTorch wherever it finds it, and hands tensors over a little faster then. That takes three quarters
-of the time in which TVM is imported, and 200 MB; what runs, measures or serves kernels has no use for it.
+TVM's FFI imports PyTorch if it is installed, to pass its tensors a little faster. That takes three quarters of the time
+of importing TVM, and 200 MB. Code that runs, measures or serves kernels does not need it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def import_tvm() -> None:
-    """Import TVM and its RPC, and PyTorch not with it; who needs PyTorch later imports it then.
+    """Import TVM and its RPC without PyTorch, which can still be imported later.
 
     Call it before there are threads that import.
     """

@@ -1,1 +1,1 @@
-"""The cost model: what executed instructions take on a core."""
+"""The cost model: the cycles of executed instructions on a core."""

@@ -1,9 +1,9 @@
 """Estimates executed code: cycles of one core, predicted from the data of that core.
 
-``CoreModel.of(core).estimate(image, counts)`` takes the execution of one task apart into traces (``flow``), estimates
-each distinct trace once (``pipeline``), and adds up. Loops cost what they cost in steady state, ports and dependences
-considered. Straight lines cost their throughput on an out-of-order core, which overlaps them with what surrounds them,
-and their whole issue time on an in-order one. All loads hit the first-level cache here.
+``CoreModel.of(core).estimate(image, counts)`` splits the execution of one task into traces (``flow``), estimates each
+distinct trace once (``pipeline``), and adds up. A loop costs its steady state, with ports and dependences. A straight
+line costs its throughput on an out-of-order core, which overlaps it with the surrounding code, and its whole issue time
+on an in-order core. All loads hit the first-level cache here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tvm_mobilenet.boards.cost.pipeline import Pipeline
 
 @dataclass(frozen=True)
 class EstimatedTrace:
-    """A trace and what one execution of it costs, in cycles."""
+    """A trace and the cycles of one execution."""
 
     trace: Trace
     cycles: float
@@ -31,7 +31,7 @@ class EstimatedTrace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one task costs: ``cycles`` in all, its traces, and the cycles of calls out of the module."""
+    """The cost of one task: all ``cycles``, its traces, and the cycles of calls out of the module."""
 
     cycles: float
     traces: tuple[EstimatedTrace, ...]
@@ -39,7 +39,7 @@ class Estimate:
 
 
 class CoreModel:
-    """The model of one core. Use ``CoreModel.of(core)``, which keeps one a core and with it what it has estimated.
+    """The model of one core. Use ``CoreModel.of(core)``, which keeps one for each core together with its estimates.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class CoreModel:
         return self._estimates[key]
 
     def call_cycles(self, call) -> float:
-        """Cycles of a function outside the module: its fixed cost, and what it moves."""
+        """Cycles of a function outside of the module: a fixed cost, and the bytes that it moves."""
         table = self.core.model.get("calls", {})
         fixed, per_byte = table.get(call.name) or table["default"]
         return call.calls * fixed + call.bytes * per_byte
@@ -105,6 +105,6 @@ def listing_of(image, first: int, executed: np.ndarray) -> dict[int, Instruction
 
 
 def _word(image, i: Instruction):
-    # a branch's distance does not matter to its estimate, and linking moves it
+    # a branch's distance does not affect its estimate, and linking changes it
     at = i.address - image.base
     return i.branch if i.branch else bytes(image.memory[at : at + 4])

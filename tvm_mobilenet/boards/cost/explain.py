@@ -1,4 +1,4 @@
-"""Says in words what a kernel's hot loops do and what bounds them, from the core model's own figures."""
+"""Explain a kernel's hot loops and their bounds in text, from the core model's figures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def explain(run, core=None, lines: int = 40, least: float = 1.0) -> str:
     ----------
     run : kernel_run.KernelRun
     core : targets.Core, optional
-        Another core to estimate the same execution for.
+        Another core for which to estimate the same execution.
     lines : int
-        Instructions shown at most; a longer loop is cut in its middle.
+        Most instructions to show; a longer loop is cut in its middle.
     least : float
-        Also the traces that take at least this share of the cycles.
+        Also show traces that take at least this share of the cycles.
     """
     core = core or run.target.core
     model = CoreModel.of(core)

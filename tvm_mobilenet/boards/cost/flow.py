@@ -1,8 +1,8 @@
-"""From executions of instructions to traces: the loops and straight lines that execution consists of.
+"""Split executions of instructions into traces: loops and straight lines.
 
-Counts of instructions and of taken branches give the weight of every edge between basic blocks. That flow is taken
-apart exactly: loops first, innermost first, each as its path from the header back to the header with the number of
-times it was gone round; what is left are straight lines. Every execution of every instruction is in exactly one
+Counts of instructions and of taken branches give the weight of every edge between basic blocks. That flow is split
+exactly. Loops are taken first, the innermost before the others, each as its path from the header back to the header
+with the number of iterations. The rest are straight lines. Every execution of every instruction is in exactly one
 trace.
 """
 
@@ -26,7 +26,7 @@ class Trace:
     count : int
         Times the whole trace executed.
     loop : bool
-        Its end goes back to its beginning.
+        Whether its end jumps back to its beginning.
     """
 
     instructions: tuple[Instruction, ...]
@@ -38,16 +38,16 @@ class Trace:
 class _Block:
     instructions: list[Instruction]
     left: int  # executions that are not in a trace yet
-    edges: dict[int, int]  # successor's address to how often, likewise not in a trace yet
+    edges: dict[int, int]  # from successor's address to executions that are not in a trace yet
 
 
 def traces(listing: dict[int, Instruction], first: int, executed: np.ndarray, taken: np.ndarray) -> list[Trace]:
-    """Takes one task's execution apart.
+    """Split one task's execution into traces.
 
     Parameters
     ----------
     listing : dict
-        Address to instruction, of all that executed.
+        From address to instruction, for all executed instructions.
     first : int
         Address of ``executed[0]``.
     executed, taken : (n,) int
@@ -121,7 +121,7 @@ def _fall_through(block: _Block, address: int):
 
 
 def _path(blocks, header, latch) -> list[int] | None:
-    """The most travelled way from header to latch through addresses between them."""
+    """The most frequent path from header to latch through addresses between them."""
     if blocks[latch].edges.get(header, 0) <= 0:
         return None
     path = [header]

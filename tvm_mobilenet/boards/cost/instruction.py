@@ -1,4 +1,4 @@
-"""One disassembled instruction as the cost model sees it, of whichever architecture."""
+"""One disassembled instruction of any architecture, in the form that the cost model takes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Instruction:
     kind : str
         One of ``instructions.CLASSES``.
     reads, writes : tuple of str
-        Registers, flags as ``nzcv``; without the accumulator and the write-back of a base.
+        Registers; flags are ``nzcv``. The accumulator and the write-back of a base are not included.
     accumulator : str
-        Register that is both read and written by a multiply-accumulate: the one that forwarding shortens.
+        The register that a multiply-accumulate both reads and writes; forwarding shortens its latency.
     base : str
-        Base register that the access writes back.
+        The base register that the access writes back.
     branch : str
         ``""``, ``cond``, ``always``, ``call``, ``indirect``.
     target : int
-        Of a direct branch, else -1.
+        The target of a direct branch, else -1.
     """
 
     address: int

@@ -1,13 +1,13 @@
-"""Disassembled instructions as the core model sees them: class, registers read and written, branch target.
+"""Disassembled instructions in the form that the core model takes: class, registers read and written, branch target.
 
 Classes are the rows of a core's ``[model.classes]`` table; AArch64 and 32-bit ARM share them. A core without half
-precision may leave out the classes of vectors of eight halves, and any core those in which integer instructions differ
-from their kin (``IN_PLACE``). Of those: ``vmull`` and ``vmlal`` are long multiplies, ``vadalp`` and ``vaddlp`` pairwise
-long additions with and without an accumulator, ``vsum`` other widening, pairwise and saturating additions, ``vnarrow``
-and ``vqnarrow`` halve the width of elements, the latter saturating or rounding, ``table_3`` looks up in three registers
-and ``table_x3`` does and keeps what is out of range. Registers are named by
-the storage they share: ``w3`` and ``x3`` are ``x3``; on 32-bit ARM ``s``, ``d`` and ``q`` registers are the ``d``
-registers that hold them.
+precision may omit the classes of vectors of eight halves. Any core may omit classes of integer instructions that cost
+as much as a related class (``IN_PLACE``). Of these, ``vmull`` and ``vmlal`` are long multiplies. ``vadalp`` and
+``vaddlp`` are pairwise long additions with and without an accumulator; ``vsum`` are other widening, pairwise and
+saturating additions. ``vnarrow`` and ``vqnarrow`` halve the width of elements, the latter with saturation or rounding.
+``table_3`` looks up in three registers; ``table_x3`` does so too and keeps elements whose index is out of range.
+Registers are named by the storage they share: ``w3`` and ``x3`` are ``x3``; on 32-bit ARM ``s``, ``d`` and ``q``
+registers are the ``d`` registers that hold them.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ CLASSES = (
     "barrier",
     "unknown",
 )
-IN_PLACE = {  # classes that a core may leave out: which row counts for them
+IN_PLACE = {  # classes that a core may omit, and the row that stands for each
     "fdiv_h": "fdiv_q",
     "fcvt_h": "fcvt_q",
     "vmull": "vmul_q",
@@ -120,7 +120,7 @@ IN_PLACE = {  # classes that a core may leave out: which row counts for them
     "vqnarrow": "vshift_d",
     **{f"table_{more}": "table" for more in ("2", "3", "4", "x", "x2", "x3", "x4")},
 }
-_ACCUMULATE = ("fma_", "vmla", "vadalp", "dot")  # classes, or how their names begin
+_ACCUMULATE = ("fma_", "vmla", "vadalp", "dot")  # classes, or beginnings of their names
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def _disassembler(architecture: str) -> capstone.Cs:
 
 
 def disassemble(architecture: str, code: bytes, address: int) -> list[Instruction]:
-    """The instructions of ``code``, one for every four bytes; what is not an instruction has kind ``unknown``."""
+    """The instructions of ``code``, one for every four bytes; bytes that are no instruction have kind ``unknown``."""
     if architecture == "aarch64":
         parse = _parse64
     else:
@@ -178,7 +178,7 @@ def _registers64(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=65536)
 def _fields64(mnemonic: str, operands: str):
-    """Everything but address and branch target."""
+    """All fields but address and branch target."""
     kind = _kind64(mnemonic, operands)
     reads: list[str] = []
     writes: list[str] = []
@@ -267,7 +267,7 @@ _KINDS64 = [
         (r"[su]dot|usdot|sudot|bfdot|[su]mmla", "dot"),
     )
 ]
-_INTEGERS64 = [  # of vectors, whatever the width of the first operand
+_INTEGERS64 = [  # vector instructions, for any width of the first operand
     (re.compile(p), k)
     for p, k in (
         (r"[su]mull2?|sqdmull2?|pmull2?", "vmull"),
@@ -293,7 +293,8 @@ _SHUFFLE = re.compile(r"dup|ins|mov|ext|zip[12]|uzp[12]|trn[12]|rev\d*|movi|mvni
 
 
 def _kind64(mnemonic: str, operands: str) -> str:
-    """The class of an instruction of AArch64. In one piece: a list of rules, of which the first that fits counts."""
+    """The class of an instruction of AArch64. One long function: it is a list of rules, of which the first match
+    counts."""
     first = operands.partition(",")[0]
     vector = bool(re.match(r"\{? ?[vqdshb]\d", first))
     if mnemonic in ("b", "ret", "br", "cbz", "cbnz", "tbz", "tbnz") or mnemonic.startswith("b."):
@@ -322,7 +323,7 @@ def _kind64(mnemonic: str, operands: str) -> str:
             if kind == "fma" and "." not in first:
                 return "fma_s"
             if kind == "fcvt" and first.endswith(".4h"):
-                return "fcvt_q"  # four halves are converted like four singles, to which fcvtn has them next
+                return "fcvt_q"  # four halves are converted like four singles, and fcvtn then narrows them
             if f"{kind}_h" in IN_PLACE and first.endswith(".8h") and not mnemonic.startswith("fcvtn"):
                 return f"{kind}_h"
             return kind + wide
@@ -350,7 +351,7 @@ def _kind64(mnemonic: str, operands: str) -> str:
     if mnemonic in ("mul", "mneg", "smulh", "umulh", "madd", "msub") and operands.startswith("x"):
         return "madd" if mnemonic[1] in "as" and mnemonic[0] == "m" else "mul"
     if mnemonic in ("mul", "mneg", "madd", "msub", "smull", "umull", "smaddl", "umaddl", "smsubl", "umsubl"):
-        return "mull"  # of 32 bits: quicker
+        return "mull"  # of 32 bits, which is faster
     if mnemonic in ("sdiv", "udiv"):
         return "div"
     if re.search(r", lsl #[1-4]$", operands) and mnemonic not in ("lsl", "mov", "movz", "movk", "movn"):
@@ -364,7 +365,7 @@ def _kind64(mnemonic: str, operands: str) -> str:
 
 
 def _integer_kind64(mnemonic: str, operands: str, wide: str) -> str:
-    """The class of a vector instruction of integers that has one beside its kin; else empty."""
+    """The special class of an integer vector instruction, if it has one; else empty."""
     if mnemonic in ("tbl", "tbx"):
         more = operands[operands.index("{") : operands.index("}")].count(",") + 1
         name = ("x" if mnemonic == "tbx" else "") + (str(more) if more > 1 else "")

@@ -1,4 +1,4 @@
-"""Instructions of 32-bit ARM, as ``instructions`` has those of AArch64: class, registers, branch target."""
+"""Instructions of 32-bit ARM, as ``instructions`` does those of AArch64: class, registers, branch target."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What a part of a kernel takes, from its compute cycles and its traffic, on one core or several.
+"""The cycles of a part of a kernel on one or several cores, from its compute cycles and its traffic.
 
-Each level takes what it moves over its bandwidth: below L1 and L2 of a core its own, of levels that cores share the
-larger of each core's own and of all traffic over what the level gives to all. A share of a region takes the larger of
-its compute cycles and its slowest level, and of the smaller the part that this core cannot overlap (``exposed`` of its
-``[model.memory]``: all of it on a core that issues in order and stops at the first use of what is not there yet).
-Starting a region on several cores costs ``wake_cycles``. Bandwidths are those of `targets.memory.rates`.
+A level takes its traffic over its bandwidth. A private level counts the core's own traffic. A shared level takes the
+larger of two times: each core's traffic over the bandwidth of one core, and all traffic over the bandwidth of all. A
+share of a region takes the larger of its compute cycles and its slowest level, plus the part of the smaller that this
+core cannot overlap (``exposed`` of its ``[model.memory]``; that is all of it on an in-order core that stops at the
+first use of missing data). Starting a region on several cores costs ``wake_cycles``. Bandwidths are those of
+`targets.memory.rates`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tvm_mobilenet.targets.memory import rates
 
 @dataclass(frozen=True)
 class PartTime:
-    """Cycles of a part: as a whole, and of the share that takes longest its compute cycles and its traffic alone."""
+    """Cycles of a part, and for its longest share compute cycles and memory cycles alone."""
 
     whole: float
     compute: float
@@ -26,14 +27,14 @@ class PartTime:
 
 
 def part_time(part, costs: list[float], pair: float | None, cores: int, core, target, memory: bool) -> PartTime:
-    """Of one ``kernel_run.Part`` on ``cores`` cores.
+    """The time of one ``kernel_run.Part`` on ``cores`` cores.
 
     Parameters
     ----------
     costs : list of float
-        Arithmetic of each task that ran, in cycles.
+        Compute cycles of each task that ran.
     pair : float, optional
-        That of ``part.pair``.
+        Compute cycles of ``part.pair``.
     memory : bool
         Whether traffic was followed and counts.
     """
@@ -49,8 +50,8 @@ def part_time(part, costs: list[float], pair: float | None, cores: int, core, ta
         total = shares.sum(axis=1)
         for k in range(len(total)):
             if part.shared is not None and part.shared.bytes[k]:
-                # Side by side, tasks need other fills than one after another: known for all that ran, between that
-                # and one core the straight line. Each share takes its part of them.
+                # Tasks side by side need other fills than tasks in turn. The number is known for as many cores as tasks
+                # and for one core; between these it is interpolated. Each share takes its part.
                 beside = min(1.0, (cores - 1) / max(len(part.ran) - 1, 1))
                 every = total[k] + beside * (part.shared.bytes[k] - total[k])
                 own[k] *= every / total[k] if total[k] else 0.0

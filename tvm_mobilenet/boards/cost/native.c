@@ -1,9 +1,9 @@
-/* What runs inside the emulator's hooks: once a block, so it has to be compiled.
+/* Code of the emulator's hooks, which runs for every block and must therefore be compiled.
  *
  * Unicorn calls count_block at the start of every translated block. A translated block ends at a branch, but also at a
- * page's end or at Unicorn's own size limit, so blocks as such mean nothing. What is kept is exact all the same: how
- * often execution entered and left each instruction (their running sum is each instruction's executions) and how often
- * each branch was taken, seen as a block that does not begin where the one before it ended.
+ * page's end or at Unicorn's own size limit, so blocks themselves are not counted. The counts are exact all the same:
+ * how often execution entered and left each instruction (the running sum of both is its number of executions), and
+ * how often each branch was taken, which shows as a block that does not begin where the one before it ended.
  */
 #include <stdint.h>
 
@@ -12,13 +12,13 @@ static void follow_block(Follow *f, void *uc, uint64_t address, uint64_t end);
 
 typedef struct {
     uint64_t base, end;               /* addresses of the code that is counted */
-    uint64_t *entered, *left, *taken; /* one a 4-byte instruction, and one more */
+    uint64_t *entered, *left, *taken; /* one for each 4-byte instruction, and one more */
     uint64_t previous_end;
     uint64_t executed_bytes, budget_bytes;
     uint64_t low, high; /* touched indices, from and to */
     uint64_t exhausted;
     int (*stop)(void *);
-    Follow *follow; /* where memory is followed block by block */
+    Follow *follow; /* set if memory is followed block by block */
 } Counts;
 
 void count_block(void *uc, uint64_t address, uint32_t size, void *user) {
@@ -45,7 +45,7 @@ void count_block(void *uc, uint64_t address, uint32_t size, void *user) {
 
 typedef struct {
     int32_t latency, forward, slots, accumulator, base; /* registers by number, -1: none */
-    int32_t read, reads, write, writes, uop, uops;      /* first index and how many */
+    int32_t read, reads, write, writes, uop, uops;      /* first index and count */
 } Op;
 typedef struct {
     uint32_t units; /* one bit each */
@@ -98,7 +98,7 @@ static void in_order(const Machine *m, int n, const Op *ops, const Uop *uops, co
     }
 }
 
-/* taken: units x horizon bytes, a ring over time; beyond the horizon nothing is ever looked at twice. */
+/* taken: units x horizon bytes, a ring buffer over time; no cycle beyond the horizon is read twice. */
 static void out_of_order(const Machine *m, int n, const Op *ops, const Uop *uops, const int32_t *regs, int iterations,
                          int64_t *ready, int64_t *chained, int64_t *ends, uint8_t *taken, int64_t horizon,
                          int64_t *retired) {
@@ -138,7 +138,7 @@ static void out_of_order(const Machine *m, int n, const Op *ops, const Uop *uops
     }
 }
 
-/* ends[i]: the cycle in which iteration i is over. ready, chained: one a register, zero. */
+/* ends[i]: the cycle in which iteration i ends. ready, chained: one for each register, zero. */
 void simulate(const Machine *m, int n, const Op *ops, const Uop *uops, const int32_t *regs, int iterations,
               int64_t *ready, int64_t *chained, int64_t *ends, uint8_t *taken, int64_t horizon, int64_t *retired) {
     if (m->in_order) in_order(m, n, ops, uops, regs, iterations, ready, chained, ends);
@@ -147,19 +147,19 @@ void simulate(const Machine *m, int n, const Op *ops, const Uop *uops, const int
 
 /* ---- the caches of memory.py: set-associative, least recently used out first, allocated by reads and writes alike.
  *
- * Two hierarchies see each access: that of one core that runs all tasks, and that of many cores, where the task at hand
- * has private levels of its own. What these pass on to the levels that all share is noted in a log, and put through
- * them when a parallel region is over, the tasks interleaved as if they had run side by side.
+ * Two hierarchies see each access: that of one core that runs all tasks, and that of many cores, where the current task
+ * has its own private levels. A log keeps the requests that these pass to the shared levels. At the end of a parallel
+ * region the log goes through the shared levels, with the tasks interleaved as if they had run side by side.
  *
- * A line's entry is its number << 1, and one if it was written. The most recently used comes first. */
+ * A line's entry is its number << 1, plus one if it was written. The most recently used comes first. */
 
 typedef struct {
     uint64_t sets, ways, *lines, fills, writebacks;
 } Level;
 typedef struct {
     Level one[3], many[3]; /* many: private ones of the current task, then the shared */
-    uint64_t levels, shared; /* how many; the first that is shared */
-    uint64_t scratch, stride, slots; /* scratch memory: slots of stride bytes, which are one and the same to one core */
+    uint64_t levels, shared; /* number of levels; the first shared one */
+    uint64_t scratch, stride, slots; /* scratch memory: slots of stride bytes, which count as one for one core */
     uint64_t *log, logged, room;
 } Memory;
 
@@ -174,13 +174,13 @@ static int look(Level *c, uint64_t line, uint64_t dirty, uint64_t *victim) {
     return hit;
 }
 
-/* A line is read, or written, at level k of a hierarchy; what that level cannot serve goes on to the next. */
+/* Read or write a line at level k of a hierarchy; on a miss the request goes to the next level. */
 static void reach(Memory *m, Level *at, uint64_t k, uint64_t end, uint64_t line, uint64_t dirty) {
     uint64_t victim;
     if (k == end) {
         if (end == m->levels) return;
         if (m->logged < m->room) m->log[m->logged++] = line << 1 | dirty;
-        else reach(m, at, end, m->levels, line, dirty); /* a full log: at once, not interleaved */
+        else reach(m, at, end, m->levels, line, dirty); /* with a full log: at once, not interleaved */
         return;
     }
     int hit = look(at + k, line, dirty, &victim);
@@ -218,14 +218,15 @@ void count_access(void *uc, int kind, uint64_t address, int size, int64_t value,
 /* ---- the accesses of accesses.py: all of a block's at once, from the registers at its beginning
  *
  * Unicorn's own memory hooks take most of an emulation's time. A block's loads and stores are known beforehand as sums
- * of registers and constants; what they are is worked out once, in Python, when a block is first met. */
+ * of registers and constants, which Python finds once, when a block first executes. */
 
 typedef struct {
     int32_t reg, extend; /* Unicorn's number; 1: its low half with sign, 2: without, 0: all of it */
 } Slot;
 typedef struct {
     int64_t offset;
-    uint32_t term, terms, bytes, at; /* first term and how many; of memory; of the instruction from the first */
+    uint32_t term, terms, bytes, at; /* first term and count; bytes of memory; offset of the instruction from the first
+    */
     uint64_t written;
 } Access;
 typedef struct {
@@ -239,9 +240,9 @@ typedef struct {
 } Program;
 struct Follow {
     uint64_t base;
-    Program **programs; /* one an instruction, none yet: zero */
-    uint8_t *again;     /* instructions at which registers are read again, by a hook of their own */
-    Memory *memory;     /* zero: not followed now */
+    Program **programs; /* one for each instruction; zero: none yet */
+    uint8_t *again;     /* instructions with a hook that reads the registers again */
+    Memory *memory;     /* zero: memory is not followed now */
     int (*read)(void *, int, void *);
     void (*translate)(uint64_t);
     uint64_t block_end;
@@ -252,7 +253,7 @@ static void follow(Follow *f, void *uc, uint64_t address, uint64_t end) {
     if (!p) {
         f->translate(address);
         p = f->programs[(address - f->base) / 4];
-        if (!p) return; /* translate failed, and says so when the emulation is over */
+        if (!p) return; /* translate failed, which is reported after the emulation */
     }
     int64_t values[64];
     for (uint64_t i = 0; i < p->slot_count; i++) {
@@ -279,7 +280,7 @@ void follow_again(void *uc, uint64_t address, uint32_t size, void *user) {
     if (f->memory) follow(f, uc, address, f->block_end);
 }
 
-/* The logs of tasks that run side by side, through the shared levels: always next the task that is least far on. */
+/* Put the logs of tasks that run side by side through the shared levels, always the least advanced task next. */
 void share(Memory *m, const uint64_t *log, const uint64_t *starts, uint64_t *at, uint64_t tasks) {
     for (uint64_t t = 0; t < tasks; t++) at[t] = starts[t];
     for (;;) {

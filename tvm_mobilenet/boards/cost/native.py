@@ -1,6 +1,6 @@
-"""Compiles ``native.c`` for this machine with zig, once, and keeps the result in the user's cache.
+"""Compile ``native.c`` for this machine with zig, once, and keep the result in the user's cache.
 
-A Python function called once a block would take longer than the emulation itself.
+A Python function that is called for every block would take longer than the emulation itself.
 """
 
 from __future__ import annotations
@@ -117,20 +117,20 @@ class Counter:
         self.struct.stop = stop
 
     def arm(self, budget_instructions: int):
-        """Sets how many more instructions may execute."""
+        """Set the number of instructions that may still execute."""
         self.struct.budget_bytes = self.struct.executed_bytes + 4 * budget_instructions
         self.struct.exhausted = 0
         self.struct.previous_end = 0
 
     def take(self) -> tuple[int, np.ndarray, np.ndarray]:
-        """What was counted since the last take, and starts anew.
+        """Return the counts since the last take, and reset them.
 
         Returns
         -------
         first : int
             Address of the first instruction in the arrays.
         executed, taken : (n,) int64
-            For each 4-byte instruction from ``first`` on: its executions, and how often it, a branch, was taken.
+            For each 4-byte instruction from ``first`` on: its executions, and for a branch how often it was taken.
         """
         low, high = self.struct.low, self.struct.high + 1
         entered, left, taken = (a[low:high] for a in self._arrays)

@@ -1,9 +1,9 @@
-"""How fast one core issues a sequence of instructions: a simulation over its ports, latencies and width.
+"""Simulate how fast one core issues a sequence of instructions, with its ports, latencies and width.
 
-Out of order: instructions are decoded ``decode`` and their micro-operations dispatched ``dispatch`` a cycle into a
-window of ``window``; each micro-operation takes the first free cycle of the least used port that it may use, once its
-sources are ready. In order: an instruction issues, at most ``issue_width`` a cycle, when its sources are ready and
-all the units it needs are free in that very cycle, never before the one ahead of it.
+Out of order: a cycle decodes ``decode`` instructions and dispatches ``dispatch`` micro-operations into a window of
+``window``. Once its sources are ready, a micro-operation takes the first free cycle of the least used port among those
+that it may use. In order: at most ``issue_width`` instructions issue in a cycle. An instruction issues when its sources
+are ready and all units that it needs are free in that cycle, never before its predecessor.
 
 A multiply-accumulate needs its accumulator later than its other operands (``forward``): a chain of them runs at the
 forwarding latency.
@@ -20,9 +20,9 @@ from tvm_mobilenet.boards.cost import native
 from tvm_mobilenet.boards.cost.instructions import CLASSES, IN_PLACE, Instruction
 from tvm_mobilenet.errors import TvmMobilenetError
 
-_STEADY = 24  # iterations simulated of a short loop
-_HORIZON = 8192  # cycles ahead that ports are booked for
-_LONGEST = 3000  # instructions simulated of a long one, but four iterations at least
+_STEADY = 24  # simulated iterations of a short loop
+_HORIZON = 8192  # ports can be booked so many cycles ahead
+_LONGEST = 3000  # simulated instructions of a long loop, at least four iterations
 
 _EXAMPLE = "see targets/cores/cortex-a72.toml"
 
@@ -31,14 +31,14 @@ _EXAMPLE = "see targets/cores/cortex-a72.toml"
 class _Class:
     """One row of a core's ``[model.classes]``."""
 
-    uops: tuple[tuple[tuple[int, ...], int], ...]  # each: the units it may use, and for how many cycles
+    uops: tuple[tuple[tuple[int, ...], int], ...]  # for each: the units that it may use, and for how many cycles
     latency: int
     forward: int  # from accumulator to accumulator
-    slots: int  # of dispatch
+    slots: int  # dispatch slots
 
 
 def _names(value: object, where: str) -> list[str]:
-    """A list of different strings, one at least and so few that a word has a bit for each."""
+    """A list of 1 to 32 different strings, so that a 32-bit word has a bit for each."""
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or not 0 < len(set(value)) <= 32:
         raise TvmMobilenetError(f"{where} = {value!r} is not a list of 1 to 32 names", _EXAMPLE)
     return list(value)
@@ -104,10 +104,10 @@ class Pipeline:
         return float(ends[-1] - ends[n // 2 - 1]) / (n - n // 2)
 
     def bounds(self, instructions: tuple[Instruction, ...]) -> dict[str, float]:
-        """What one iteration takes at least, in cycles, by each limit alone.
+        """Lower bounds of one iteration in cycles, by each limit alone.
 
-        Units are shared out as evenly as their alternatives allow; ``dependences`` is the loop with ports and width
-        unlimited.
+        Work is spread over the units as evenly as the alternatives allow. ``dependences`` is the loop with unlimited
+        ports and width.
         """
         load = dict.fromkeys(self.units, 0.0)
         rows = [self.classes[i.kind] for i in instructions]
@@ -127,7 +127,7 @@ class Pipeline:
         return {"width": width, **{f"unit {u}": v for u, v in load.items() if v}, "dependences": chains}
 
     def _ends(self, instructions, iterations: int, dependent: bool) -> np.ndarray:
-        """The cycle in which each iteration is over; without its dependences unless ``dependent``."""
+        """The cycle in which each iteration ends; dependences count only with ``dependent``."""
         numbers: dict[str, int] = {}
         registers: list[int] = []
         ops = np.zeros((len(instructions), 11), np.int32)

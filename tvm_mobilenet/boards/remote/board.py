@@ -1,4 +1,4 @@
-"""A board at the other end of TVM's RPC: an agent, or TVM's own server, directly or of a tracker's key."""
+"""A board behind TVM's RPC: an agent or TVM's own server, reached directly or by a tracker's key."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from tvm_mobilenet.boards.remote.session import Session
 from tvm_mobilenet.errors import BoardError
 
 UPLOAD_SECONDS = 600.0
-SERVICE_SECONDS = 660.0  # besides what a request asks to measure for; the board ends its own processes before
+SERVICE_SECONDS = 660.0  # beyond the requested time of measurement; the board ends its own processes earlier
 _ARCHITECTURES = {"armv7l": "armv7", "arm64": "aarch64", "AMD64": "x86_64"}
 
 
 class RemoteBoard:
-    """An open session with a board; ``close`` it, or use it in a ``with``.
+    """An open session with a board; call its ``close``, or use it in a ``with``.
 
     Parameters
     ----------
     address : Address
     target : targets.Target
-        What is built for it.
+        The target of the code that it runs.
     limit : float
         Seconds after which the server ends the session; 0: never.
     wait : float, optional
         Seconds to wait while the board is busy; ``wire.WAIT_SECONDS`` by default.
     quiet : bool
-        Do not say so then.
+        Print no message about that wait.
     secret : bytes, optional
-        The token that what is there must show; the user's own, and only beyond this machine, unless given.
+        The token that the server must prove to have; by default the user's own, and only beyond this machine.
 
     Attributes
     ----------
     facts : dict
-        What the agent's ``ping`` answers; empty without an agent.
+        The answer of the agent's ``ping``; empty without an agent.
     seconds : float
-        That a kernel of a module loaded from now on may take; may be set.
+        Time limit of a kernel in modules loaded from now on; may be set.
     """
 
     measures = True
@@ -82,7 +82,7 @@ class RemoteBoard:
         where, key = (address.host, address.port), address.key
         address.check_tracker()
         if address.kind == "tracker":
-            tvm_alone.import_tvm()  # it takes a second, and a match key has to be used at once
+            tvm_alone.import_tvm()  # the import takes a second, and a match key must be used at once
             with wire.Tracker(*where, address.trusted) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
                 where, address = (host, port), replace(address, host=host)
@@ -130,21 +130,21 @@ class RemoteBoard:
         return self.session.where
 
     def state(self) -> dict:
-        """Temperature and throttling now, as ``facts.state`` gives them; empty where nobody tells."""
+        """Temperature and throttling now, as ``facts.state`` gives them; empty without an agent."""
         return self.service("state", {}) if "state" in self.facts.get("services", ()) else {}
 
     @property
     def has_agent(self) -> bool:
-        """Whether services can be asked for."""
+        """Whether the board has services."""
         return self._serve is not None
 
     def service(self, name: str, request: dict) -> dict:
-        """What a service of the agent answers (``services``).
+        """The answer of a service of the agent (``services``).
 
         Raises
         ------
         BoardError
-            There is no agent, the service fails, or the session ends.
+            The board has no agent, the service fails, or the session ends.
         """
         if not self._serve:
             from tvm_mobilenet.boards.remote import plain
@@ -160,7 +160,7 @@ class RemoteBoard:
         return answers.check(name, services.answer(str(text), self.session.where), self.session.where)
 
     def upload(self, path) -> str:
-        """Copy a file to the session's folder on the board; its path there. A file is copied once a session."""
+        """Copy a file to the session's folder on the board, once for each session; return its path there."""
         data, name = Path(path).read_bytes(), Path(path).name
         there = hashlib.sha256(data).hexdigest()[:16] + Path(name).suffix
         if there not in self._uploaded:
@@ -186,7 +186,7 @@ class RemoteBoard:
         return Path(here)
 
     def load(self, path) -> RemoteModule:
-        """The module of a linked shared object, which is uploaded.
+        """Upload a linked shared object and return its module.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class RemoteBoard:
         return RemoteModule(self, path, self.seconds)
 
     def close(self) -> None:
-        """End the session, and what was started for it."""
+        """End the session, and the processes that were started for it."""
         self.session.close()
         if self._tunnel is not None:
             self._tunnel.close()

@@ -1,8 +1,8 @@
-"""TVM's RPC frames: what a request may be answered by, and whether an answer is that.
+"""TVM's RPC frames: the answers that a request allows, and the check of an answer.
 
-A frame is ``u64 length, i32 code`` and the rest of ``length`` bytes, little endian. TVM's client takes any frame in
-place of an answer and obeys it: requests to start processes, to call functions, lengths beyond memory. These rules let
-pass a reply of the one kind that a request has, an exception, and of a copy as many bytes as were asked for.
+A frame is ``u64 length, i32 code`` and the rest of ``length`` bytes, little endian. TVM's client accepts any frame in
+place of an answer and obeys it: requests to start processes or call functions, lengths beyond memory. These rules let
+pass only the kind of reply that belongs to the request, an exception, or a copy of the requested number of bytes.
 
 The codes are those of ``rpc_protocol.h``, the types those of TVM's FFI (TVM 0.27, protocol 0.8.0).
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 
 HEADER = struct.Struct("<Qi")
-_BEYOND_LENGTH = 4  # of the header, counted in a frame's length
+_BEYOND_LENGTH = 4  # bytes of the header that a frame's length counts
 SHUTDOWN, INIT, CALL, RETURN, EXCEPTION, COPY_FROM, COPY_TO, COPY_ACK, GET_GLOBAL, FREE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 NAMES = (
     "none", "shutdown", "initialise a server", "call a function", "reply", "exception", "copy from", "copy to",
@@ -21,8 +21,8 @@ NAMES = (
     "ask for a stream",
 )  # fmt: skip
 NONE, INT, BOOL, FLOAT, HANDLE, DTYPE, DEVICE, TENSOR, STR, BYTES = range(10)
-FUNCTION, MODULE = 68, 73  # what a called function returned where its value is a handle
-_SIZES = {NONE: 0, INT: 8, BOOL: 8, FLOAT: 8, HANDLE: 8, STR: 8, BYTES: 8}  # of the value, or of its length
+FUNCTION, MODULE = 68, 73  # types of a called function's result whose value is a handle
+_SIZES = {NONE: 0, INT: 8, BOOL: 8, FLOAT: 8, HANDLE: 8, STR: 8, BYTES: 8}  # bytes of the value, or of its length
 _NOTHING, _PLACE = {NONE}, {HANDLE, NONE}
 _REPLIES = {
     INIT: _NOTHING, COPY_TO: _NOTHING, GET_GLOBAL: _PLACE, FREE: _NOTHING, 11: _NOTHING, 12: {NONE, INT, BOOL, STR},
@@ -36,12 +36,12 @@ _RESULTS = {
 REQUESTS = frozenset({*_REPLIES, CALL, COPY_FROM})
 MOST = {RETURN: 64 << 20, EXCEPTION: 1 << 20}
 MOST_OF_A_FILE = 1 << 30
-HEAD = 1 << 12  # bytes of a reply that are looked at: all of it but the rest of a text, of bytes or of a copy
+HEAD = 1 << 12  # bytes of a reply that are checked: all but the rest of a text, of bytes or of a copy
 DOWNLOAD = b"tvm.rpc.server.download"
 
 
 class Refused(Exception):
-    """A frame that is no answer to what was asked; its text says what it is."""
+    """A frame that does not answer the request; the text describes it."""
 
 
 def named(code: int) -> str:
@@ -50,14 +50,14 @@ def named(code: int) -> str:
 
 
 class Expected:
-    """What may answer one request.
+    """The answers that one request allows.
 
     Parameters
     ----------
     code : int
         Of the request.
     body : bytes
-        Of the request, after the code; all of it, or its first bytes where it is long.
+        The request after its code; only the first bytes of a long one.
     download : bool
         The request calls the function that reads a file.
     """
@@ -96,14 +96,14 @@ class Expected:
             )
 
     def check_body(self, code: int, head: bytes, total: int) -> None:
-        """Refuse a reply or an exception by what is in it.
+        """Refuse a reply or an exception by its contents.
 
         Parameters
         ----------
         head : bytes
-            Its first ``HEAD`` bytes after the code, or all.
+            Its first ``HEAD`` bytes after the code, or all of a shorter one.
         total : int
-            How many it has in all.
+            The number of all its bytes.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Expected:
 
 
 def _check_result(values: list[tuple[int, int | None]]) -> None:
-    """What a called function returned: its type, and the value. Tensors are copied, never returned."""
+    """Check a called function's result: its type and the value. Tensors are copied, never returned."""
     (first, told), *rest = values
     kinds = [kind for kind, _ in rest]
     if first != INT or told not in _RESULTS or kinds != [_RESULTS[told]]:
@@ -132,7 +132,7 @@ def _check_result(values: list[tuple[int, int | None]]) -> None:
 
 
 def _values(head: bytes, total: int) -> list[tuple[int, int | None]]:
-    """Types of the values in a sequence, and of the integers the value."""
+    """The types of the values in a sequence, and the values of integers."""
     if total < 4 or len(head) < 4:
         raise Refused(f"a reply of {total} bytes, too short for a number of values")
     (count,) = struct.unpack_from("<i", head)

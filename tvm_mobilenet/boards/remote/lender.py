@@ -1,6 +1,6 @@
-"""Opens sessions for a search: on the one board of an address, or on whichever board of a tracker's key is free.
+"""Open sessions for a search, on the one board of an address or on any free board of a tracker's key.
 
-It remembers which boards lose session after session and leaves them out for a while, and it lets hot boards cool down.
+A board that loses several sessions in a row is left out for a while, and a hot board may cool down first.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError
 
 HOT_C, COOL_C = 80.0, 70.0  # degrees Celsius; a Raspberry Pi lowers its clock from 80 on
-COOL_SECONDS = 180.0  # at most, for a board to cool down; then it is left out
+COOL_SECONDS = 180.0  # limit for a board to cool down; then it is left out
 LOSSES = 3  # sessions in a row that a board may lose before it is left out
-OUT_SECONDS = 120.0  # that it is left out
-_WAIT_SECONDS = 5.0  # for one try to get a board
+OUT_SECONDS = 120.0  # how long it is left out
+_WAIT_SECONDS = 5.0  # limit of one try to get a board
 
 
 def is_hot(state: dict) -> bool:
-    """Whether what a board measures now is not what it can do: it is throttled, or about to be."""
+    """Whether a board is too hot to measure at full speed: it is throttled, or about to be."""
     return bool(state.get("throttled")) or (state.get("temperature_c") or 0.0) >= HOT_C
 
 
 class Lender:
-    """Gives out sessions; its calls may come from several threads.
+    """Opens and counts sessions; several threads may call it.
 
     Parameters
     ----------
     address : Address
     target : targets.Target
     say : callable
-        Takes a line of what happens to boards.
+        Called with one line for each event of a board.
 
     Raises
     ------
     BoardError
-        There is no board, or no tracker, to begin with.
+        At the start there is no board or no tracker.
     """
 
     def __init__(self, address: Address, target, say: Callable[[str], None]):
         self._address, self._target, self._say = address, target, say
         self._lock = threading.Lock()
         self._losses: dict[str, int] = {}
-        self._out: dict[str, float] = {}  # until when a board is left out
+        self._out: dict[str, float] = {}  # time until which a board is left out
         self._closed = False
         self._tunnel, self._secret = None, None
         address.check_tracker()
@@ -62,10 +62,10 @@ class Lender:
                 tracker.known(address.key)
         else:
             wire.dial(self._address.host, self._address.port).close()
-        tvm_alone.import_tvm()  # here, where nothing runs beside; and a match key has to be used at once
+        tvm_alone.import_tvm()  # imported before threads start, and because a match key must be used at once
 
     def count(self) -> int:
-        """How many boards there are now."""
+        """The number of boards now."""
         if self._address.kind != "tracker":
             return 1
         with wire.Tracker(self._address.host, self._address.port, self._address.trusted) as tracker:
@@ -77,7 +77,7 @@ class Lender:
         Raises
         ------
         BoardError
-            None can be had now; try again.
+            No board is free now; try again.
         """
         if self._address.kind != "tracker":
             where = self._address.endpoint
@@ -107,12 +107,12 @@ class Lender:
             return until is not None
 
     def well(self, where: str) -> None:
-        """A session there did what it should."""
+        """Note that a session there succeeded."""
         with self._lock:
             self._losses.pop(where, None)
 
     def lost(self, error: Lost) -> bool:
-        """Take note of a lost session; whether the board still answers."""
+        """Note a lost session; return whether the board still answers."""
         if self._closed:
             return False
         self._say(f"{error.message}; it is run again")
@@ -126,7 +126,7 @@ class Lender:
         except BoardError:
             self._say(f"{error.where} has left")
             return False
-        if not error.crashed:  # a crash is the candidate's doing
+        if not error.crashed:  # a crash is the candidate's fault
             self._count_loss(error.where, "its sessions are lost one after the other")
         return True
 
@@ -143,9 +143,9 @@ class Lender:
         self._say(f"{where} is left out for {OUT_SECONDS:.0f} s: {why}")
 
     def cool(self, board: RemoteBoard) -> bool:
-        """Wait while a board is hot; False when it stays so, and is left out.
+        """Wait while a board is hot; return False if it stays hot and is left out.
 
-        A board is hot from ``HOT_C`` on, and waited for until it is below ``COOL_C``.
+        A board is hot from ``HOT_C`` on; the wait ends when it is below ``COOL_C``.
         """
         state = board.state()
         if not is_hot(state):
@@ -161,7 +161,7 @@ class Lender:
         return False
 
     def close(self) -> None:
-        """Say no more, and end the tunnel."""
+        """Print no more events, and end the tunnel."""
         self._closed = True
         if self._tunnel is not None:
             self._tunnel.close()

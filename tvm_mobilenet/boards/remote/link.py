@@ -1,7 +1,8 @@
-"""The process between TVM's client and a board (``reply_filter``): started, asked how it stands, ended, waited for.
+"""Start, query and end the process between TVM's client and a board (``reply_filter``).
 
-TVM starts it (``rpc.CreatePipeClient``) and kills it by its number when the channel goes, whoever has that number
-then. So it is waited for only after its channel has gone, which the descriptors of this process show.
+TVM starts it (``rpc.CreatePipeClient``) and kills it by its process id when the channel closes, even if another process
+has that id by then. So this module waits for the process, which frees its id, only after the channel has closed, which
+the descriptors of this process show.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _CODE = (
     f"import sys; sys.path.insert(0, {str(_PACKAGE)!r}); "
     "from tvm_mobilenet.boards.remote.reply_filter import main; sys.exit(main(sys.argv[1:]))"
 )
-_unwaited: dict[int, int] = {}  # processes whose channel TVM still has, and the inode of its pipe
+_unwaited: dict[int, int] = {}  # processes whose channel TVM still holds, and the inode of its pipe
 
 
 class Link:
-    """A filter process for one connection; ``close`` it.
+    """A filter process for one connection; call its ``close``.
 
     Attributes
     ----------
     command : list of str
-        For TVM, which adds the descriptors of its pipes.
+        The command for TVM, which adds the descriptors of its pipes.
     confined : int
         The version of Landlock that holds the process; 0: none.
     """
@@ -53,12 +54,12 @@ class Link:
         self.confined = 0
 
     def started(self) -> None:
-        """Wait until the process runs: only then is a board to be called, which will not wait long.
+        """Wait until the process runs. Call the board only after that, because it will not wait long.
 
         Raises
         ------
         BoardError
-            It does not start.
+            The process does not start.
         """
         end = time.monotonic() + START_SECONDS
         while not self._pid and not self._ended and time.monotonic() < end:
@@ -71,16 +72,16 @@ class Link:
             raise BoardError("the process that speaks to the board does not start", "is this machine out of memory?")
 
     def give(self, connection: socket.socket, key: str, token: bytes, demanded: bool) -> None:
-        """Hand a connection over, on which nothing has been said.
+        """Pass on a connection on which nothing has been sent.
 
         Parameters
         ----------
         key : str
-            What TVM's client would send: the key, with its options.
+            The key with its options, as TVM's client sends it.
         token : bytes
-            Empty where this machine has none.
+            The token; empty if this machine has none.
         demanded : bool
-            The board must show first that it has the token.
+            The board must first prove that it has the token.
 
         Raises
         ------
@@ -112,12 +113,12 @@ class Link:
                 self._over = line
 
     def over(self, wait: float = 0.0) -> tuple[str, str]:
-        """How the session ended: ``reply_filter.Over``'s kind and text; empty while it has not.
+        """How the session ended: ``reply_filter.Over``'s kind and text; empty while it runs.
 
         Parameters
         ----------
         wait : float
-            Seconds for it to say so.
+            Seconds to wait for that report.
         """
         end = time.monotonic() + wait
         while True:
@@ -154,7 +155,7 @@ class Link:
 
 
 def _wait_for_gone() -> None:
-    """Wait for processes that were ended and whose channel has gone."""
+    """Wait for ended processes whose channel has closed."""
     if not _unwaited:
         return
     here = set()

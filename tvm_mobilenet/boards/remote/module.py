@@ -1,8 +1,8 @@
-"""A module on a board, with the calls of a local one: nothing but TVM's own RPC server is needed there.
+"""A module on a board, with the calls of a local one. The board needs only TVM's own RPC server.
 
-Memory from ``alloc`` is kept here, and each operand of a call is a tensor on the board; a kernel takes no pointer into
-the middle of one. A tensor stays on the board until something is written over its place, so parameters travel once, and
-of a plan's activations only what each kernel wrote: what a check reads anyway.
+Memory from ``alloc`` is on this machine, and each operand of a call is a tensor on the board; a kernel takes no pointer
+into the middle of one. A tensor stays on the board until its memory is overwritten. So parameters travel once, and of a
+plan's activations only each kernel's output travels, which a check reads anyway.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _GAP = 1 << 12  # between blocks: no tensor reaches from one into the next
 
 
 class RemoteModule(KernelModule):
-    """A loaded shared object on a board; ``close`` it, or use it in a ``with``.
+    """A loaded shared object on a board; call its ``close``, or use it in a ``with``.
 
     Parameters
     ----------
     board : RemoteBoard
     path : path
-        Of the linked shared object here; it is uploaded.
+        The path of the linked shared object on this machine; it is uploaded.
     seconds : float
-        That a kernel may take, and that measuring it may take; then the session is over.
+        Time limit of a kernel, and of its measurement; beyond it the session ends.
 
     Raises
     ------
@@ -48,10 +48,10 @@ class RemoteModule(KernelModule):
         self._session = board.session
         self._starts: list[int] = []
         self._blocks: list[np.ndarray] = []
-        self._placed: dict[tuple, object] = {}  # (address, shape, dtype) to a tensor on the board with today's values
+        self._placed: dict[tuple, object] = {}  # (address, shape, dtype) to a current tensor on the board
         self._next = 1 << 20
-        self._symbols: set[str] = set()  # of kernels that were found there
-        self._threads = 0  # as they were set last
+        self._symbols: set[str] = set()  # symbols of kernels that were found there
+        self._threads = 0  # the last number set
         remote = board.upload(path)
         self._module = load_library(board, remote, path)
 
@@ -62,7 +62,7 @@ class RemoteModule(KernelModule):
         self.close()
 
     def close(self) -> None:
-        """Give the memory on the board back; TVM unloads a module with its last reference."""
+        """Free the memory on the board; TVM unloads a module with its last reference."""
         if not self._session.over:
             self._session.do("freeing memory", self._forget)
 
@@ -76,7 +76,7 @@ class RemoteModule(KernelModule):
     # ---- arrays that stay
 
     def alloc(self, nbytes: int) -> int:
-        """Address of ``nbytes`` of memory until ``close``; a number that means something to this module alone."""
+        """An address of ``nbytes`` of memory until ``close``, valid for this module only."""
         address = self._next
         self._next += (nbytes + _GAP + _ALIGNMENT) // _ALIGNMENT * _ALIGNMENT
         self._starts.append(address)
@@ -112,7 +112,8 @@ class RemoteModule(KernelModule):
     # ---- calls
 
     def call_at(self, symbol: str, operands, tasks: str = "all", cores: int | None = None) -> LocalRun:
-        """As ``call``, on memory from ``alloc``: ``(address, shape, dtype)`` each, the last one written."""
+        """As ``call``, on memory from ``alloc``; each operand is ``(address, shape, dtype)``, and the last is the
+        output."""
         self.check(symbol, ((shape, np.dtype(dtype)) for _, shape, dtype in operands))
         keys = [(address, tuple(shape), np.dtype(dtype).str) for address, shape, dtype in operands]
         *_, output = keys
@@ -136,7 +137,8 @@ class RemoteModule(KernelModule):
         return self._do(f"uploading {values.nbytes:,} bytes", send, seconds=10 * RUN_SECONDS)
 
     def call(self, symbol: str, args: list[np.ndarray], tasks: str = "all", cores: int | None = None) -> LocalRun:
-        """Runs a kernel until it is measured; ``sample`` runs everything as well. The last argument is its output.
+        """Run a kernel repeatedly and measure it; its last argument is the output. ``sample`` has no effect: all tasks
+        run.
 
         Raises
         ------
@@ -160,9 +162,9 @@ class RemoteModule(KernelModule):
         return [LocalRun(symbol, Seconds(min(samples)), repeats, list(args[-1:]), samples) for samples, repeats in runs]
 
     def _run(self, symbol: str, tensors: list, cores: int | None) -> tuple[list[float], int]:
-        """Run once, then measure: seconds of each repeat, and how many runs there were in all.
+        """Run once, then measure: return the seconds of each repeat, and the number of all runs.
 
-        TVM's evaluator makes one run of its own before it measures; over a slow link each thing asked for costs.
+        TVM's evaluator makes one run before it measures. Over a slow link each request costs time, so there are few.
         """
 
         def measured(number: int, repeat: int) -> list[float]:

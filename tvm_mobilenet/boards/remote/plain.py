@@ -1,9 +1,9 @@
-"""Measuring where TVM's own RPC server runs, without the agent: the same requests, answered by what that server can do.
+"""Measure on a board with TVM's own RPC server and no agent: the same requests, as far as that server can answer them.
 
-Each kernel is timed alone by TVM's ``time_evaluator``, which runs there, so the link is no part of a time; its operands
-are in place, and it finds them in the caches. The network is the sum of its kernels, or, where TVM's executable was
-built, that is timed in the server's process. What only the
-agent knows (memory, clock, temperature, throttling, CPUs) stays unknown, and other engines cannot run.
+TVM's ``time_evaluator`` times each kernel alone on the board, so times exclude the link. The operands are in place, and
+the kernel finds them in the caches. The time of the network is the sum of its kernels; if TVM's executable was built,
+it is timed in the server's process instead. Facts of the agent (memory, clock, temperature, throttling, CPUs) stay
+unknown, and other engines cannot run.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ REMEDY = "on the board: python -m tvm_mobilenet.agent in its place"
 
 
 def serving(board):
-    """What answers requests to measure: the board, or a `PlainServer` where it has no agent."""
+    """The object that answers requests to measure: the board, or a `PlainServer` for a board without an agent."""
     return board if board.has_agent else PlainServer(board)
 
 
 class PlainServer:
     """A board without the agent that answers ``facts``, ``state``, ``measure`` and ``measure_layers``.
 
-    Requests and answers are those of ``boards.agent.measure``; what cannot be known is None.
+    Requests and answers are those of ``boards.agent.measure``; unknown values are None.
     """
 
     has_agent = False
 
     def __init__(self, board):
         self._board, self.name = board, board.name
-        self._files: dict[str, Path] = {}  # paths there to paths here
+        self._files: dict[str, Path] = {}  # paths on the board to paths on this machine
 
     def upload(self, path) -> str:
         """As ``RemoteBoard.upload``."""
@@ -58,12 +58,12 @@ class PlainServer:
         Raises
         ------
         BoardError
-            It needs the agent, or the module does not run there.
+            The request needs the agent, or the module does not run there.
         """
         if name in ("facts", "state"):
             return {"state": {}} if name == "facts" else {}
         if name not in ("measure", "measure_layers"):
-            return self._board.service(name, request)  # which says that there is no agent
+            return self._board.service(name, request)  # raises that there is no agent
         if request.get("cpus") or len(request.get("contenders", ())) > 1:
             raise BoardError(f"{self._board.where}: --cpus and --against need the agent there", REMEDY)
         return self._measure(request) if name == "measure" else self._measure_layers(request)
@@ -88,7 +88,7 @@ class PlainServer:
         return _answer(request, warm, number, repeat, rounds)
 
     def _measure_kernels(self, request: dict) -> dict:
-        """Without TVM's executable: a run is the sum of its kernels, by the plan."""
+        """Measure without TVM's executable: a run is the sum of the kernels of the plan."""
         seconds, start = float(request["seconds"]), time.perf_counter()
         with self._runner(request["contenders"][0]) as runner:
             inputs = input_values(request["inputs"])
@@ -111,7 +111,8 @@ class PlainServer:
             yield PlanRunner(module, plan, parameters)
 
     def _load(self, request: dict) -> list:
-        """A virtual machine there with its inputs, alone in a list: it is to be freed in the session's thread."""
+        """A virtual machine on the board with its inputs, as the only element of a list, so that the session's thread
+        can free it."""
         session, there = self._board.session, request["contenders"][0]["executable"]
         library = [load_library(self._board, there, self._files[there])]
         inputs = input_values(request["inputs"])
@@ -138,7 +139,7 @@ class PlainServer:
 
 
 def _answer(request: dict, warm: dict, number: int, repeat: int, rounds: list[list[float]]) -> dict:
-    """What `boards.agent.measure.measure` answers, without what only the agent knows."""
+    """An answer in the form of `boards.agent.measure.measure`, without the facts of the agent."""
     ours = {"warm_up": warm, "number": number, "repeat": repeat, "rounds": rounds, "version": "", "difference": 0.0,
             **dict.fromkeys(("load_seconds", "rss_initial", "rss_loaded", "rss_peak"))}  # fmt: skip
     return {"threads": request["threads"], "contenders": [ours], "states": [{}, {}]}

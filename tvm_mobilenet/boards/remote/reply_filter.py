@@ -1,12 +1,12 @@
 """The process between TVM's client and a board: requests go out, and only their answers come back.
 
-TVM's client would obey whatever a board sends. It is therefore served on two pipes by this process, which alone holds
-the connection. It greets the board as TVM's client does, after a challenge where the token is demanded, and then passes
-on frame after frame (``frames``). Anything else ends the session. Why a session ended goes to the client as lines of
-JSON on a third pipe, so nothing that a board writes is taken for it.
+TVM's client obeys every frame that a board sends. So this process alone holds the connection and serves the client on
+two pipes. It greets the board as TVM's client does, after a challenge if the token is demanded, and then passes frame
+after frame (``frames``). Any other data end the session. The reason of a session's end goes to the client as JSON lines
+on a third pipe, so no data of the board can be taken for it.
 
-Before it reads a byte from the board it gives up what it does not need (``files.landlock``): it can open no file and no
-connection, and start no program.
+Before it reads a byte from the board it gives up rights that it does not need (``files.landlock``): afterwards it can
+open no file and no connection, and start no program.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import time
 from tvm_mobilenet.boards import token
 from tvm_mobilenet.boards.remote import frames
 
-MAGIC = 0xFF271  # of TVM's RPC; a server answers with it, or with 2 more: it has another key
+MAGIC = 0xFF271  # TVM's RPC; a server answers with this number, or with 2 more if it has another key
 MISMATCHES = (MAGIC + 1, MAGIC + 2)
 LAST_WORDS_SECONDS = 2.0
-PIPE_BYTES = 1 << 20  # what a pipe holds, where the system allows it
+PIPE_BYTES = 1 << 20  # size of a pipe's buffer, if the system allows it
 _CHUNK = 1 << 16
 _LONGEST_KEY = 4096
 _LONGEST_SETTINGS = 1 << 16
@@ -38,8 +38,8 @@ class Over(Exception):
     Attributes
     ----------
     kind : str
-        ``lost``, ``refused``, ``key`` (the server has another), ``server`` (it is no RPC server), ``token`` (no token
-        here, or the board's is another), ``closed`` (the client has left).
+        ``lost``, ``refused``, ``key`` (the server has another key), ``server`` (no RPC server), ``token`` (none on this
+        machine, or the board has another), ``closed`` (the client has left).
     text : str
     """
 
@@ -54,7 +54,7 @@ class Filter:
     Parameters
     ----------
     board : socket
-        Connected, nothing said yet.
+        A connection on which nothing has been sent.
     requests, replies : int
         Pipes from and to TVM's client.
     """
@@ -64,15 +64,15 @@ class Filter:
         board.setblocking(True)
         self._waiting = select.poll()
         self._waiting.register(board, select.POLLIN)
-        self._waiting.register(requests, 0)  # only whether the client is still there
+        self._waiting.register(requests, 0)  # watched only for the client's end
         self._download = 0  # the handle of the function that reads files
         self._asks_for_download = False
-        self._gone, self._last_words = False, b""  # the board is, and said this
+        self._gone, self._last_words = False, b""  # whether the board is gone, and its last message
 
     # ---- the greeting
 
     def greet(self, key: str, secret: bytes, demanded: bool) -> None:
-        """TVM's handshake, after the challenge where it is ``demanded`` or the board demands it.
+        """TVM's handshake, after the challenge if it is ``demanded`` or the board demands it.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class Filter:
             self._pass_answer(expected)
 
     def _until_asked(self) -> None:
-        """Wait for the next request; what a board sends meanwhile nobody asked for, unless it says good-bye."""
+        """Wait for the next request. A board may send nothing meanwhile but its good-bye."""
         both = select.poll()
         both.register(self._in, select.POLLIN)
         if not self._gone:
@@ -139,7 +139,7 @@ class Filter:
                 return
 
     def _good_bye(self) -> bytes:
-        """The exception by which a board ends a session that it was not asked about; or nothing."""
+        """Read the exception with which a board ends an idle session, if it sent one."""
         try:
             length, code = frames.HEADER.unpack(self._receive(frames.HEADER.size))
             if code == frames.SHUTDOWN and length == 4:
@@ -151,7 +151,8 @@ class Filter:
             return b""
 
     def _words_after_shutdown(self) -> bytes:
-        """A server whose memory ran out says good-bye first, and the agent why afterwards."""
+        """Read the reason after a good-bye: a server out of memory says good-bye first, and the agent tells the reason
+        after it."""
         end = time.monotonic() + LAST_WORDS_SECONDS
         try:
             length, code = frames.HEADER.unpack(self._receive(frames.HEADER.size, end))
@@ -195,7 +196,7 @@ class Filter:
                 if not (moved := os.splice(self._in, self._board.fileno(), min(left, PIPE_BYTES))):
                     raise Over("closed")
                 left -= moved
-        except OSError:  # the board closed the connection; what it said before may say why
+        except OSError:  # the board closed the connection; its last message may tell why
             self._skip(left)
         return expected
 
@@ -235,7 +236,7 @@ class Filter:
     # ---- bytes
 
     def _wait(self, end: float = 0.0) -> None:
-        """Until the board has said something.
+        """Wait until the board has sent data.
 
         Raises
         ------
@@ -253,7 +254,7 @@ class Filter:
             raise TimeoutError
 
     def _receive(self, count: int, end: float = 0.0) -> bytes:
-        """Exactly so many bytes from the board."""
+        """Read exactly this number of bytes from the board."""
         data = bytearray(count)
         view, at = memoryview(data), 0
         while at < count:
@@ -265,7 +266,7 @@ class Filter:
         return bytes(data)
 
     def _read(self, count: int) -> bytes:
-        """Exactly so many bytes from the client."""
+        """Read exactly this number of bytes from the client."""
         data = bytearray()
         while len(data) < count:
             part = os.read(self._in, count - len(data))
@@ -320,7 +321,7 @@ def main(arguments: list[str]) -> int:
             session.run()
         except Over as e:
             tell(over=e.kind, text=e.text)
-        except Exception as e:  # nothing passes that was not understood
+        except Exception as e:  # data that cannot be parsed never pass
             tell(over="refused", text=f"something that this cannot read: {type(e).__name__}: {e}")
     return 0
 

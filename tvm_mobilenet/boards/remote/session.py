@@ -1,9 +1,9 @@
-"""One RPC session with a board: each call has a time limit, and what goes wrong is said in plain words.
+"""One RPC session with a board: each call has a time limit, and errors are readable.
 
-Calls run one after the other in a thread of the session that no signal reaches. TVM's client, when a signal interrupts
-its waiting (Ctrl-C, the resizing of a terminal), runs Python's signal handlers without Python's lock and may crash. It
-also waits without end, and obeys what it is sent. Between it and the board stands a process (``reply_filter``), which
-lets only answers pass and is ended when the caller cannot wait any longer.
+Calls run one after the other in a thread of the session that no signal reaches. If a signal interrupts TVM's client
+while it waits (Ctrl-C, the resizing of a terminal), it runs Python's signal handlers without Python's lock and may
+crash. It also waits without end, and obeys every frame. So a process between it and the board (``reply_filter``) lets
+only answers pass; it is ended when a call's time is over.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 CALL_SECONDS = 60.0
 GRACE_SECONDS = 2.0  # for the session's thread to end
-_REPORT_SECONDS = 10.0  # for the process between to say why the channel closed
+_REPORT_SECONDS = 10.0  # for the filter process to report why the channel closed
 _CHANNEL = re.compile(r"kShutdown|[Cc]hannel closes|[Pp]ipe (read|write) error|previously closed|code=1\b")
 _NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign")
-ENDED = "session ended: "  # how the agent begins its last words (``agent``)
+ENDED = "session ended: "  # start of the agent's last message (``agent``)
 _UNASKED = "the session was ended, for what is there sent what no board sends"
 _FOREIGN = "is this your board? Somebody else may listen there; nothing that it sent was obeyed"
 _NO_TOKEN = (
@@ -41,16 +41,16 @@ _connecting = threading.Lock()
 
 
 class Lost(BoardError):
-    """The session is over: the board left, its process there died, or it took too long.
+    """The session is over: the board left, its process died, or a call took too long.
 
     Attributes
     ----------
     where : str
         ``host:port`` of the board.
     crashed : bool
-        What ran there crashed, as the agent says.
+        The agent reports that the code crashed.
     refused : bool
-        What is there sent something that no board sends.
+        The server sent data that no board sends.
     """
 
     def __init__(self, where: str, over: str, hint: str, refused: bool = False):
@@ -59,38 +59,39 @@ class Lost(BoardError):
 
 
 class Session:
-    """A session with an RPC server; ``close`` it.
+    """A session with an RPC server; call its ``close``.
 
     Parameters
     ----------
     host, port, key
-        Of the server; the match key that a tracker gave.
+        The server's address, and its key or the match key from a tracker.
     limit : float
         Seconds after which the server ends the session; 0: never.
     wait : float
         Seconds to wait while the server is busy with another session.
     waiting : callable
-        Called once when it turns out to be busy.
+        Called once if the server is busy.
     secret : bytes, optional
-        The token of this board; the user's own unless given.
+        The token of this board; the user's own by default.
     demanded : bool
-        What is there must show first that it has the token.
+        The server must first prove that it has the token.
     trusted : bool
-        Nothing there must. Otherwise whoever is beyond this machine, or of another user on it, must too: the connection
-        decides (``boards.owner``), since a name may lead elsewhere each time.
+        The server needs no token. Otherwise a server beyond this machine, or of another user, must prove it too. The
+        connection decides which server that is (``boards.owner``), since a name may resolve to another address each
+        time.
 
     Attributes
     ----------
     where : str
-        What messages call the board.
+        The board's name in messages.
     over : str
-        Why the session is over; empty while it is not.
+        Why the session is over; empty while it runs.
     rpc : tvm.rpc.RPCSession
 
     Raises
     ------
     BoardError
-        No server, another kind of server, another key, or busy for too long.
+        There is no server, or it is of another kind, has another key, or is busy for too long.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Session:
             raise self._unopened(host, port, key, str(e)) from None
 
     def _dialed(self, host: str, port: int) -> socket.socket:
-        """A connection; whoever is at its other end must show the token, if that is nobody of this user's."""
+        """Open a connection. A server that is not this user's must prove that it has the token."""
         connection = wire.dial(host, port)
         if not self._demanded and not self._trusted and (stranger := owner.stranger(connection)):
             self._demanded, self._stranger = True, f"{stranger}; "
@@ -168,7 +169,7 @@ class Session:
             return Lost(self.where, f"{_UNASKED}: {why}", _FOREIGN, refused=True)
         if kind == "token":
             return BoardError(f"{self.where}: {self._stranger}{why}", _OTHER_TOKEN if self._secret else _NO_TOKEN)
-        if not kind:  # an exception of the board's
+        if not kind:  # the board sent an exception
             return BoardError(f"{self.where}: no session: {_last_line(text)}", "the board's log says more")
         if kind == "key":
             return BoardError(
@@ -200,7 +201,7 @@ class Session:
                 future.set_result(call(*args))
             except BaseException as e:
                 future.set_exception(e)
-            del job, future, call, args  # what belongs to the session is freed here, where no signal interrupts it
+            del job, future, call, args  # the session's objects are freed here, where no signal interrupts
 
     def _submit(self, call: Callable, *args) -> Future:
         future: Future = Future()
@@ -213,16 +214,16 @@ class Session:
         Parameters
         ----------
         what : str
-            What it does, as in "while …", for messages.
+            The activity, as after "while …" in messages.
         seconds : float
-            It may take; then the session is over.
+            The time limit of the call; beyond it the session ends.
 
         Raises
         ------
         Lost
             The session is over, now or already.
         BoardError
-            What ran on the board reports an error; the session goes on.
+            The code on the board reports an error; the session continues.
         """
         if self.over:
             raise Lost(self.where, self.over, "open the board again", self._refused)
@@ -253,7 +254,8 @@ class Session:
             if self._refused:
                 return Lost(self.where, self.over, _FOREIGN, refused=True)
         elif _NO_MEMORY.search(text) or not _words(str(error)):
-            # Of what may fail there only a MemoryError has no words: Python raises it before a function can say more.
+            # Among the errors of a board only a MemoryError has no text: Python raises it before a function can add
+            # one.
             return BoardError(
                 f"{self.where}: the board ran out of memory while {what}",
                 "a smaller network or batch, or a larger --memory-limit of the agent",
@@ -270,7 +272,7 @@ class Session:
             self._link.end()
 
     def close(self) -> None:
-        """End the session; what the board does for it ends too."""
+        """End the session, and the board's processes of it."""
         if self.rpc is not None and not self.over:
             with contextlib.suppress(BoardError):  # TVM's client says good-bye when its last reference goes
                 self.do("closing", self._forget, seconds=5)
@@ -287,14 +289,14 @@ class Session:
 
 
 def _connect(command: list[str]):
-    """TVM's client, served by a process in place of the board."""
+    """Connect TVM's client to the filter process in place of the board."""
     from tvm.rpc import _ffi_api, client
 
     return client.RPCSession(_ffi_api.CreatePipeClient(*command))
 
 
 def _words(text: str) -> str:
-    """What a board said of an error, without what TVM's client writes before it."""
+    """A board's text of an error, without the prefix of TVM's client."""
     return re.sub(r"(?:RPCError: )?Error caught from RPC call:\s*", "", text).strip()
 
 

@@ -1,13 +1,14 @@
-"""A board behind ssh: the system's ``ssh`` opens a tunnel to the agent there, which is started if none runs, and ended.
+"""A board behind ssh. The system's ``ssh`` opens a tunnel to the agent there; if none runs, one is started and ended
+with the tunnel.
 
-Only an agent of this user is talked to: one that was started here, with a token made for it, or one that runs there
-already and shows that it has the token in this user's home, there or here (``boards.token``).
+The tunnel leads only to an agent of this user: one that this module started with a new token, or one that runs already
+and proves that it has the token in this user's home, on either machine (``boards.token``).
 
-The board needs Python 3.11 or newer with ``venv``, and a way to install TVM and numpy with pip; all else is copied. In
-``~/.cache/tvm_mobilenet`` there a virtual environment is made once for each version of this package, and used again.
+The board needs Python 3.11 or newer with ``venv``, and must be able to install TVM and numpy with pip; all else is
+copied. Its ``~/.cache/tvm_mobilenet`` keeps one virtual environment for each version of this package.
 
-Everything goes over one ``ssh``: its standard streams are those of a small shell script on the board. When they close,
-for whatever reason, the script ends the agent that it started; the connection carries the tunnel as well.
+One ``ssh`` carries all: the tunnel, and the standard streams of a small shell script on the board. When these close for
+any reason, the script ends the agent that it started.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from tvm_mobilenet.files import programs
 
 START_SECONDS = 90.0
 INSTALL_SECONDS = 1200.0
-_LONGEST_LINE = 1000  # bytes of what the agent says first
-_LOG_SECONDS = 2.0  # for the rest of what ssh says when it ends
-PROOF_SECONDS = 20.0  # for an agent that runs there to show that it has the token
+_LONGEST_LINE = 1000  # bytes of the agent's first line
+_LOG_SECONDS = 2.0  # for the rest of ssh's messages at its end
+PROOF_SECONDS = 20.0  # for a running agent to prove that it has the token
 OPTIONS = (
     "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
     "-o", "ExitOnForwardFailure=yes",
 )  # fmt: skip
 _FOLDER = "${XDG_CACHE_HOME:-$HOME/.cache}/tvm_mobilenet"
-# Says LOOK, whether the environment of version $2 is there (READY, MISSING), whether something listens on $1 (yes, no),
-# and the token of this user there, or a dash.
+# Prints LOOK, whether the environment of version $2 is there (READY, MISSING), whether a program listens on $1 (yes,
+# no), and the token of this user there, or a dash.
 _LOOK = f"""set -eu; venv="{_FOLDER}/$2"; state=MISSING; listens=no; token=-
 file="${{TVM_MOBILENET_TOKEN:-${{XDG_CONFIG_HOME:-$HOME/.config}}/tvm_mobilenet/token}}"
 if [ -e "$venv/complete" ]; then state=READY; fi
@@ -70,26 +71,26 @@ _HINTS = (
 
 
 class Tunnel:
-    """A way to the agent on a machine that ssh reaches; ``close`` it.
+    """A tunnel to the agent on a machine that ssh reaches; call its ``close``.
 
     Parameters
     ----------
     address : Address
-        Of kind ``ssh``.
+        An address of kind ``ssh``.
     ssh : str, optional
-        The command, with options; the environment variable ``TVM_MOBILENET_SSH`` or ``ssh`` unless given.
+        The command with options; by default the environment variable ``TVM_MOBILENET_SSH``, or ``ssh``.
 
     Attributes
     ----------
     address : Address
-        Of this end: ``rpc://127.0.0.1:port``.
+        The address of this end: ``rpc://127.0.0.1:port``.
     secret : bytes
-        The token that the agent there must show.
+        The token that the agent must prove to have.
 
     Raises
     ------
     BoardError
-        ssh does not get there, or no agent can be started.
+        ssh cannot connect, or no agent can be started.
     """
 
     def __init__(self, address: Address, ssh: str = ""):
@@ -123,7 +124,7 @@ class Tunnel:
     # ---- steps
 
     def _running(self, there: list[str]) -> int:
-        """The way to the agent that runs there, if it is this user's: the port on this machine; else 0."""
+        """The local port of a tunnel to the running agent, if it is this user's; else 0."""
         from tvm_mobilenet.terminal.console import say
 
         with contextlib.suppress(TvmMobilenetError):
@@ -161,7 +162,7 @@ class Tunnel:
         return done.out
 
     def _start(self, version: str) -> int:
-        """Start the agent; its port there."""
+        """Start the agent; return its port on the board."""
         words = shlex.join(["sh", "-c", f"exec 3<&0; {_START}", "tvm_mobilenet", version])
         process = subprocess.Popen(
             [*self._command(), words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -187,7 +188,7 @@ class Tunnel:
         return int(match[1])
 
     def _forward(self, port: int) -> int:
-        """Open the tunnel; the port on this machine."""
+        """Open the tunnel; return the port on this machine."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             local = free.getsockname()[1]
         process = subprocess.Popen(
@@ -211,11 +212,11 @@ class Tunnel:
         return BoardError(f"{self._there.text}: {' '.join(' '.join(lines[-4:]).split())[:600]}", hint)
 
     def close(self) -> None:
-        """End the tunnel, and the agent if it was started here."""
+        """End the tunnel, and the agent if this tunnel started it."""
         for process in reversed(self._processes):
             if process.stdin:
                 with contextlib.suppress(OSError):
-                    process.stdin.close()  # the script there sees it and ends the agent
+                    process.stdin.close()  # the script on the board notices and ends the agent
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(10)
             process.terminate()

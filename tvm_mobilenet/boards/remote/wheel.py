@@ -1,4 +1,4 @@
-"""This package as a wheel for a board, put together from the files that run here."""
+"""Make a wheel of this package for a board, from the files that run on this machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SUFFIXES = (".py", ".toml", ".jsonl", ".c", ".h")
 def build_wheel() -> tuple[str, str, bytes]:
     """This package as a wheel: its name, a short hash of its content, and its bytes.
 
-    It is put together from the files that are installed here, so it is the code that runs here, whether this is a
-    checkout, an editable install or a wheel. Nothing of it is compiled.
+    The wheel is made of the installed files, so a board runs the same code, whether this is a checkout, an editable
+    install or a wheel. It contains no compiled code.
     """
     version, files = tvm_mobilenet.__version__, {}
     for package in ("", ".schedules", ".targets", ".tune_logs"):

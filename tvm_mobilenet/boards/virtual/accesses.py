@@ -1,12 +1,13 @@
-"""Where the loads and stores of a block go, as sums of the registers at its beginning: memory followed block by block.
+"""Addresses of a block's loads and stores, as sums of the registers at its beginning: memory is followed block by
+block.
 
-An emulator's memory hooks are called at every access and take most of its time. But an address is nearly always a
-register of the block's beginning plus a constant, and which ones can be read off the code: additions, moves, shifts and
-write-backs up to the access are followed symbolically, once a block. Then one call at the block's beginning, which the
-counting of instructions needs anyway, reads those few registers and knows all addresses.
+An emulator calls its memory hooks at every access, which takes most of its time. But an address is nearly always a
+constant plus registers as they were at the block's beginning. The code tells which: this module follows additions,
+moves, shifts and write-backs up to the access symbolically, once for each block. One call at the block's beginning,
+which the counting of instructions needs anyway, then reads those few registers and knows all addresses.
 
-A register that was loaded or computed otherwise within the block is not known at its beginning; where an access needs
-one, registers are read again at that very instruction, by a hook of its own (1 to 45 places in a kernel of ours).
+A register that the block loads, or computes in another way, is not known at its beginning. If an access needs one, a
+hook at that instruction reads the registers again (1 to 45 places in one of this project's kernels).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ACCESS = np.dtype(
 )
 _TERM = np.dtype([("slot", np.int64), ("factor", np.int64)])
 _MOST_SLOTS = 64  # native.c
-_LONGEST = 512  # instructions of a block, at most
+_LONGEST = 512  # most instructions of a block
 _EXTENDS = {"": 0, "sxtw": 1, "uxtw": 2}
 _UC = {
     "sp": a64.UC_ARM64_REG_SP,
@@ -45,12 +46,12 @@ _UC = {
 
 
 class UnknownAccess(Exception):
-    """An access whose address or size cannot be told from its text."""
+    """An access whose address or size does not follow from its text."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A constant and registers of the beginning: ``((register, extension), factor)`` each."""
+    """A constant plus registers at the block's beginning, each as ``((register, extension), factor)``."""
 
     constant: int = 0
     terms: tuple[tuple[tuple[str, str], int], ...] = ()
@@ -65,7 +66,7 @@ class Sum:
         return Sum(self.constant * factor, tuple((t, f * factor) for t, f in self.terms))
 
     def half(self, extension: str) -> Sum | None:
-        """Its low 32 bits, extended; None where that is no such sum."""
+        """Its low 32 bits, extended; None if the result is no such sum."""
         if not self.terms:
             low = self.constant & 0xFFFFFFFF
             return Sum(low - (1 << 32) if extension == "sxtw" and low >> 31 else low)
@@ -77,10 +78,10 @@ class Sum:
 
 
 class Registers:
-    """Integer registers while a block is gone through; None: not known.
+    """Integer registers during the walk through a block; None: not known.
 
-    ``constants``: what is known of them counts. Without, a register that is set to one is as good as one of the
-    beginning: so it looks from a block that begins behind that instruction.
+    ``constants``: known constants are used. Without it, a register that the block sets to a constant counts as a
+    register of the beginning, as it is for a block that begins after that instruction.
     """
 
     def __init__(self, constants: bool = True):
@@ -99,11 +100,11 @@ class Registers:
         self._values[_whole(name)] = value and value.half("uxtw") if name[0] == "w" else value
 
     def forget(self):
-        """What is in the registers now counts as the beginning."""
+        """Take the present contents of the registers as the beginning."""
         self._values.clear()
 
     def execute(self, i: Instruction) -> None:
-        """What an instruction that is no access leaves in the registers."""
+        """Apply an instruction that is no access to the registers."""
         mnemonic, _, operands = i.text.partition(" ")
         parts = operands.split(", ")
         written = [r for r in i.writes if r[0] in "xs"]
@@ -180,9 +181,9 @@ _ADDRESS = re.compile(r"\[([^\]]*)\](!|, .*)?$")
 
 
 def access(i: Instruction, registers: Registers) -> tuple[Sum | None, int, bool] | None:
-    """Address, bytes and direction of a load or store, whose write-back is then done; None for others.
+    """Address, bytes and direction of a load or store, after whose write-back is applied; None for other instructions.
 
-    The address is None where a register that it needs is not known.
+    The address is None if it needs an unknown register.
 
     Raises
     ------
@@ -243,12 +244,12 @@ class Follower:
     Attributes
     ----------
     again : list of int
-        Addresses at which ``follow_again`` has to be called.
+        Addresses at which ``follow_again`` must be called.
 
     Raises
     ------
     UnknownAccess
-        The image has an access that cannot be told from its text.
+        The image has an access whose address or size does not follow from its text.
     """
 
     def __init__(self, image, read: int):
@@ -274,10 +275,12 @@ class Follower:
         return [known[a] for a in range(start, end, 4)]
 
     def _unknown(self) -> list[int]:
-        """Accesses that need a register which some block's beginning lacks, for a block may begin anywhere."""
+        """Accesses that need a register unknown at the beginning of some block, since a block may begin anywhere."""
         found = []
         registers = Registers(constants=False)
-        for i in self._instructions(self.base, self._image.code[1] & ~3):  # not by functions: local ones have no names
+        for i in self._instructions(
+            self.base, self._image.code[1] & ~3
+        ):  # not function by function: local functions have no names
             one = access(i, registers)
             if one is None:
                 registers.execute(i)
@@ -292,7 +295,7 @@ class Follower:
     def _met(self, address: int) -> None:
         try:
             self._programs[(address - self.base) // 4] = ctypes.addressof(self._program(address))
-        except Exception as error:  # nothing may be raised through the emulator
+        except Exception as error:  # an exception must not pass through the emulator
             self.failure = error
 
     def _program(self, start: int) -> native.ProgramStruct:

@@ -1,24 +1,24 @@
-"""The virtual board: executes a module's machine code under an emulator and estimates what was executed.
+"""The virtual board: execute a module's machine code under an emulator, and estimate its cost.
 
 Outputs come from the emulated memory, counts from the executed instructions, cycles from those counts and the data of
-the target's core. Nothing is computed on the host in the kernel's place.
+the target's core. The host computes nothing in place of the kernel.
 
     board = VirtualBoard(targets.load("rpi4"))
     module = board.load("model.so")
     run = module.call("fused_conv2d", [x, w, bias, y])     # y is written in place
     run.cycles, run.cycles_on(4), run.instructions
 
-A parallel region is launched with as many tasks as the target has cores, each task is run to its end and counted
-alone. ``tasks="sample"`` launches it with one task an iteration instead, runs the first, the last and some between
-(their number is found by bisection, which runs about log2 of them), bisects further between any two that differ, and
-takes an iteration that did not run to cost what its neighbours cost, which is exact wherever these executed the same.
-Then only a part of the outputs is written: it is for a search, and what wins is run whole.
+A parallel region has as many tasks as the target has cores; each task runs to its end and is counted alone. With
+``tasks="sample"`` it has one task for each iteration, of which only some run: the first, the last and some between.
+Bisection finds the number of iterations, with about log2 of them run, and runs more between any two that differ. An
+iteration that did not run is assumed to cost as much as its neighbours, which is exact if these executed the same
+instructions. A sample writes only a part of the outputs, so it serves a search, whose best candidate then runs whole.
 
-``memory=True`` follows every load and store through the caches (``memory``), and costs include what that takes.
-``call`` begins with caches that hold what the layer before left: the first operand, written from beginning to end;
-weights and output are cold. ``call_at`` goes on with the caches as the kernel before left them. Of a
-sampled region the first iteration is followed, and the middle one with its predecessor run before it: all but the first
-are taken to move what the middle one does.
+``memory=True`` follows every load and store through the caches (``memory``), and costs include memory cycles. ``call``
+begins with caches as a layer before would leave them: they hold the first operand, as written from beginning to end,
+and neither weights nor output. ``call_at`` continues with the caches as the kernel before left them. In a sampled
+region only the first iteration and the middle one are followed, the latter after its predecessor; all but the first are
+assumed to have the traffic of the middle one.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _MOST_BOUNDARY_RUNS = 12
 
 
 class VirtualBoard:
-    """A board that is not there.
+    """The virtual board of a target.
 
     Parameters
     ----------
     target : targets.Target
-        Its core must be an ``aarch64`` or ``armv7`` one with a ``[model]``.
+        Its core must be ``aarch64`` or ``armv7`` and have a ``[model]``.
     """
 
     measures = False
@@ -68,7 +68,7 @@ class VirtualBoard:
         return VirtualModule(path, self.target, budget)
 
     def close(self) -> None:
-        """Nothing to give back: each module has its own memory."""
+        """Do nothing: each module has its own memory."""
 
     def __enter__(self) -> VirtualBoard:
         return self
@@ -78,7 +78,7 @@ class VirtualBoard:
 
 
 class VirtualModule(KernelModule):
-    """A shared object in emulated memory; ``close`` it, or use it in a ``with``."""
+    """A shared object in emulated memory; call its ``close``, or use it in a ``with``."""
 
     def __init__(self, path, target, budget: int):
         self.target = target
@@ -103,7 +103,7 @@ class VirtualModule(KernelModule):
         self.close()
 
     def close(self):
-        """Gives the emulated memory back."""
+        """Free the emulated memory."""
         self._emulator.close()
 
     @property
@@ -155,9 +155,10 @@ class VirtualModule(KernelModule):
         tasks : str
             ``all``: everything runs, outputs are right. ``sample``: see the module's docstring.
         cores : int, optional
-            Into how many tasks a parallel region is split; the target's cores unless given.
+            The number of tasks of a parallel region; the target's number of cores by default.
         memory : bool
-            Simulate the caches; see the module's docstring. Less than twice as slow on AArch64, 5 times on 32-bit ARM.
+            Simulate the caches; see the module's docstring. It makes a run up to twice as slow on AArch64, 5 times as
+            slow on 32-bit ARM.
 
         Raises
         ------
@@ -207,7 +208,7 @@ class VirtualModule(KernelModule):
     def call_at(
         self, symbol: str, operands, tasks: str = "all", cores: int | None = None, memory: bool = False
     ) -> KernelRun:
-        """As ``call``, on arrays in emulated memory: ``(address, shape, dtype)`` each."""
+        """As ``call``, on arrays in emulated memory; each is ``(address, shape, dtype)``."""
         if tasks not in ("all", "sample"):
             raise ValueError(f"tasks = {tasks!r}: all or sample")
         e = self._emulator
@@ -243,7 +244,7 @@ class VirtualModule(KernelModule):
         return KernelRun(symbol, self._parts, self.image, self.target, sampled=tasks == "sample")
 
     def _marshal(self, operands) -> tuple[int, int]:
-        """Writes the argument list as TVM's calling convention has it; returns its address and the result's."""
+        """Write the argument list in TVM's calling convention; return its address and the result's."""
         e, wide = self._emulator, self.image.pointer_bytes == 8
         values = b""
         for address, shape, dtype in operands:
@@ -268,7 +269,7 @@ class VirtualModule(KernelModule):
 
     def _launch(self, e: Emulator, function: int, data: int, tasks: int) -> int:
         if self._in_task:
-            return self._task(function, data, 0, 1)  # as TVM does: a region within a task is not split again
+            return self._task(function, data, 0, 1)  # as in TVM, a region within a task is not split again
         self._serial()
         context = e.saved()
         self._in_task = True
@@ -290,14 +291,15 @@ class VirtualModule(KernelModule):
         return Part("parallel", ran, n, shared=self._share())
 
     def _share(self) -> Traffic | None:
-        """What the tasks since the last call did to the shared caches together."""
+        """The traffic of the shared caches by all tasks since the last call."""
         logs, self._logs = self._logs, []
         return self._emulator.caches.share(logs) if self._emulator.caches else None
 
     def _sampled(self, function: int, data: int) -> Part:
-        """One task an iteration: the number of iterations by bisection, for a task beyond the last one does nothing."""
+        """Run one task for each sampled iteration. Bisection finds the number of iterations, since a task beyond the
+        last does nothing."""
         caches = self._emulator.caches
-        self._emulator.watch_memory(None)  # a few iterations do for it, at the end
+        self._emulator.watch_memory(None)  # memory is followed at the end, for a few iterations
         ran: dict[int, Counts] = {0: self._counted(function, data, 0, _MAXIMUM_ITERATIONS)}
         idle = self._counted(function, data, _MAXIMUM_ITERATIONS - 1, _MAXIMUM_ITERATIONS).instructions
 
@@ -318,13 +320,15 @@ class VirtualModule(KernelModule):
             last, after = (last, middle) if beyond(middle) else (middle, after)
         if last // 2 not in ran:
             beyond(last // 2)
-        for _ in range(_MOST_BOUNDARY_RUNS):  # where iterations differ, find from which one on
+        for _ in range(_MOST_BOUNDARY_RUNS):  # if iterations differ, find the first that does
             known = sorted(ran)
             gap = next(((a, b) for a, b in itertools.pairwise(known) if b - a > 1 and not ran[a].same(ran[b])), None)
             if gap is None:
                 break
             beyond(sum(gap) // 2)
-        pair = self._counted(function, data, 0, last // 2 + 1) if last else None  # so many tasks: two iterations each
+        pair = (
+            self._counted(function, data, 0, last // 2 + 1) if last else None
+        )  # this number of tasks gives each two iterations
         if caches:
             self._emulator.watch_memory(caches)
             cold = self._counted(function, data, 0, _MAXIMUM_ITERATIONS)

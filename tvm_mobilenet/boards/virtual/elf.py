@@ -1,9 +1,9 @@
-"""Reads a linked shared object into an image of memory: segments, relocations, symbols.
+"""Read a linked shared object into an image of memory: segments, relocations, symbols.
 
-This is a loader in the small, for the modules that this project builds: it places every loadable segment at a base
+This is a small loader for the modules that this project builds: it places every loadable segment at a base
 address, applies the dynamic relocations of AArch64 and 32-bit ARM, and binds undefined functions to addresses that the
-caller provides. Constructors do not occur in a module and are refused. Thread-local storage has the library with the
-runtime alone; its relocations lead to the functions ``__tlsdesc`` and ``__tls_get_addr``.
+caller provides. Modules have no constructors, so one is refused. Only the library with the runtime has thread-local
+storage; its relocations lead to the functions ``__tlsdesc`` and ``__tls_get_addr``.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Image:
     symbols: dict[str, int]
     imports: tuple[str, ...]
     _functions: list[tuple[int, int, str]] = field(default_factory=list)
-    tls: bytes = b""  # thread-local storage as a thread finds it
-    listing: dict[int, object] = field(default_factory=dict)  # instructions by address, as they get disassembled
+    tls: bytes = b""  # initial contents of thread-local storage
+    listing: dict[int, object] = field(default_factory=dict)  # disassembled instructions by address
 
     @property
     def pointer_bytes(self) -> int:
@@ -87,12 +87,12 @@ def read_image(path: str | Path, base: int, provide) -> Image:
     base : int
         Where to place it, a multiple of 64 KiB.
     provide : callable
-        ``provide(name) -> address`` of an undefined function, 0 where a weak symbol may stay undefined.
+        ``provide(name) -> address`` of an undefined function; 0 if a weak symbol may stay undefined.
 
     Raises
     ------
     BoardError
-        Not a shared object, another machine's, truncated, or with a relocation that no module of ours has.
+        The file is no shared object, is for another machine, is truncated, or has an unexpected relocation.
     """
     path = Path(path)
     try:

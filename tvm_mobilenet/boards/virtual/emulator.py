@@ -1,8 +1,8 @@
-"""One emulated CPU with its memory: runs functions of an image and counts what executes.
+"""One emulated CPU with its memory: it runs functions of an image and counts executed instructions.
 
 Memory as seen by the code: the module's image, a page of entry points for the functions it imports, a stack, and a heap
-for arrays. The heap is the host's own memory, mapped in, so that arrays go in and out as NumPy views. Whatever the code
-does wrong ends in a ``Fault`` and leaves this process and the emulator usable.
+for arrays. The heap is mapped from the host's memory, so arrays are NumPy views of it. Any error of the code ends in a
+``Fault`` and leaves this process and the emulator usable.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MODULE = 0x0040_0000
 STACK_TOP = 0x0FF0_0000
 STACK_BYTES = 0x0040_0000
 HEAP = 0x1000_0000
-HEAP_BYTES = 0x6000_0000  # reserved, not used: the host gives pages as they are touched
-ALIGNMENT = 64  # what TVM's allocator gives
-SCRATCH_BYTES = 0x0100_0000  # of one thread
+HEAP_BYTES = 0x6000_0000  # reserved only: the host allocates pages on first use
+ALIGNMENT = 64  # the alignment of TVM's allocator
+SCRATCH_BYTES = 0x0100_0000  # scratch memory of one thread
 SCRATCH_SLOTS = 16
 SCRATCH = HEAP + HEAP_BYTES - SCRATCH_BYTES * SCRATCH_SLOTS  # the heap's end: scratch memory of each thread
 _HEAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-_RETURN = 0  # index of the entry point that a called function returns to
+_RETURN = 0  # index of the entry point to which a called function returns
 _STUB_BYTES = 16
 
 _ACCESS = {
@@ -69,7 +69,7 @@ _REGISTERS = {
 
 
 class Fault(Exception):
-    """The code did something that no correct kernel does; ``address`` is where."""
+    """The code did something that no correct kernel does, at ``address``."""
 
     def __init__(self, reason: str, address: int):
         super().__init__(reason)
@@ -78,7 +78,7 @@ class Fault(Exception):
 
 
 def _cpu(constants, prefix: str, name: str) -> int:
-    """Unicorn's number of a CPU, by the name in a core's ``[model] emulated_cpu``."""
+    """Unicorn's number of a CPU, from its name in a core's ``[model] emulated_cpu``."""
     found = getattr(constants, f"{prefix}{name}", None)
     if found is None:
         known = sorted(n.removeprefix(prefix) for n in dir(constants) if n.startswith(prefix))
@@ -98,8 +98,8 @@ class Emulator:
     architecture : str
         ``aarch64`` or ``armv7``; a shared object of the other is refused.
     cpu_model : str
-        ``A53``, ``A72`` or ``MAX`` for AArch64, ``A15``, ``A7`` or ``MAX`` for 32-bit ARM: what the emulated core can
-        execute. An instruction that the board's core lacks is a fault here too.
+        ``A53``, ``A72`` or ``MAX`` for AArch64, ``A15``, ``A7`` or ``MAX`` for 32-bit ARM: the instruction set of the
+        emulated core. An instruction that the board's core lacks is a fault.
     """
 
     def __init__(self, path, provide: dict, architecture: str, cpu_model: str = "MAX"):
@@ -149,9 +149,9 @@ class Emulator:
         self.caches = None
 
     def watch_memory(self, caches, every: bool = False):
-        """From now on every load and store goes through these caches; through none: ``None``.
+        """From now on every load and store goes through these caches; ``None`` ends that.
 
-        Block by block where the code allows it; ``every`` access by a hook of its own on request, to compare with.
+        Memory is followed block by block if the code allows it. With ``every`` each access has a hook, for comparison.
         """
         if caches is not None and not every and self.image.architecture == "aarch64" and self._follower is None:
             self._follow_blocks()
@@ -170,13 +170,13 @@ class Emulator:
                 self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access", caches.struct)
             )
         self.caches = caches
-        self.uc.ctl_flush_tb()  # translated code has the hooks, or their absence, built in
+        self.uc.ctl_flush_tb()  # translated code contains the hooks, or no hooks
 
     def _follow_blocks(self):
         try:
             self._follower = Follower(self.image, ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value)
         except UnknownAccess:
-            return  # every access has its hook then
+            return  # then every access has a hook
         for address in self._follower.again:
             self._hook(unicorn.UC_HOOK_CODE, "follow_again", self._follower.struct, address, address)
         self.counter.struct.follow = ctypes.addressof(self._follower.struct)
@@ -199,9 +199,9 @@ class Emulator:
         return handle
 
     def close(self):
-        """Gives all memory back. The emulator cannot be used after it."""
+        """Free all memory. The emulator cannot be used afterwards."""
         if self.uc is not None:
-            self.uc = None  # before the heap, which it points into
+            self.uc = None  # before the heap, into which it points
             self.heap = None
             with contextlib.suppress(BufferError):  # a view that the caller still holds keeps it alive
                 self._heap.close()
@@ -210,7 +210,7 @@ class Emulator:
     # ---- memory
 
     def restore_image(self):
-        """Puts the module's code and data back as they were linked."""
+        """Restore the module's code and data as they were linked."""
         self.uc.mem_write(MODULE, bytes(self.image.memory))
 
     def allocate(self, nbytes: int) -> int:
@@ -218,7 +218,7 @@ class Emulator:
         start = -(-self.heap_next // ALIGNMENT) * ALIGNMENT
         if start + nbytes > SCRATCH:
             raise MemoryError(f"{nbytes} bytes do not fit into the emulated heap")
-        self.heap_next = start + nbytes + ALIGNMENT  # what a malloc's header keeps apart
+        self.heap_next = start + nbytes + ALIGNMENT  # a gap, as from malloc's header
         self.heap_peak = max(self.heap_peak, self.heap_next)
         return start
 
@@ -245,7 +245,8 @@ class Emulator:
     # ---- functions the code imports
 
     def entry_point(self, name: str) -> int:
-        """Address that calls the provided function ``name``; calling one that is not provided is a fault."""
+        """The address that calls the provided function ``name``; a call of a function that is not provided is a
+        fault."""
         if name not in self._stub_of:
             self._stub_of[name] = len(self._handlers)
             self._handlers.append(self._provide.get(name))
@@ -277,7 +278,7 @@ class Emulator:
         arguments : list of int
             Up to four integers or pointers.
         budget : int
-            Instructions after which it counts as running wild.
+            Number of instructions after which the call is stopped as endless.
 
         Raises
         ------
@@ -319,14 +320,14 @@ class Emulator:
             self._running -= 1
 
     _running = 0
-    _signals: tuple[int, ...] = ()  # that came while the emulator ran
+    _signals: tuple[int, ...] = ()  # signals that came while the emulator ran
 
     @contextlib.contextmanager
     def _held_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the emulator, and their own handlers run when it has stopped.
+        """Let SIGINT and SIGTERM stop the emulator; their handlers run after it has stopped.
 
-        A handler runs in whatever Python code comes next. Here that is most often a callback of the emulator, and
-        what a callback raises is lost.
+        Python runs a signal's handler in the Python code that comes next. That is in most cases a callback of the
+        emulator, and an exception from a callback is lost.
         """
         handlers = {}
         if threading.current_thread() is threading.main_thread():
@@ -361,7 +362,7 @@ class Emulator:
         return back
 
     def saved(self):
-        """The registers, to be given to ``restore`` after a nested call."""
+        """The registers, for ``restore`` after a nested call."""
         return self.uc.context_save()
 
     def restore(self, context):

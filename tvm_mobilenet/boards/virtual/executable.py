@@ -1,12 +1,12 @@
-"""TVM's executable of another architecture: TVM's own virtual machine runs its bytecode here, the virtual board its
+"""Run TVM's executable of another architecture: TVM's own virtual machine runs its bytecode, the virtual board its
 kernels.
 
-`model.so` holds bytecode and constants beside the kernels. The bytecode runs on any machine; each kernel that it calls
-is executed as AArch64 or 32-bit ARM code, from the same file. So what is run is what a board would run.
+`model.so` holds bytecode and constants beside the kernels. The bytecode runs on any machine. Each kernel that it calls
+is executed as AArch64 or 32-bit ARM code from the same file, so all that runs is the code that a board would run.
 
-A process of its own does that, which can change no file, reach no network and start no program (`files.confinement`):
-bytecode may name any function of TVM's. It reads a request from stdin, a JSON line and an ``.npz``, and answers an
-``.npz`` on stdout; what went wrong is its last line on stderr.
+Since bytecode may call any function of TVM's, a separate process runs it that can change no file, reach no network and
+start no program (`files.confinement`). It reads a request from stdin, a JSON line and an ``.npz``, and writes an
+``.npz`` to stdout. Its last line on stderr tells an error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import sys
 import numpy as np
 
 _SYMBOL, _KIND = "__tvm_ffi__library_bin", b"relax.VMExecutable"
-_MOST_BEFORE = 256  # bytes that say which module imports which
-_MEMORY = 4 << 30  # bytes beyond what it has before it looks at the bytecode
+_MOST_BEFORE = 256  # bytes of the module's import table
+_MEMORY = 4 << 30  # bytes that the process may take beyond its memory before it reads the bytecode
 
 
 def bytecode_of(image) -> bytes:
@@ -33,7 +33,7 @@ def bytecode_of(image) -> bytes:
     Raises
     ------
     ValueError
-        There is none, or it is cut short.
+        The module has none, or it is truncated.
     """
     at = image.symbols.get(_SYMBOL, image.base) - image.base
     (size,) = struct.unpack_from("<Q", image.memory, at)
@@ -44,11 +44,11 @@ def bytecode_of(image) -> bytes:
     (length,) = struct.unpack_from("<Q", rest)
     if length > len(rest) - 8 or len(before) > _MOST_BEFORE:
         raise ValueError("the executable in it is damaged")
-    return rest[8 : 8 + length]  # the library itself is named behind it
+    return rest[8 : 8 + length]  # the name of the library follows
 
 
 def _run(module, request: dict, inputs: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """The outputs of each of the inputs, ``0.input.output``."""
+    """The outputs for each of the inputs, ``0.input.output``."""
     import tvm
     import tvm_ffi
     from tvm.runtime.vm import VirtualMachine
@@ -74,7 +74,7 @@ def _run(module, request: dict, inputs: list[list[np.ndarray]]) -> dict[str, np.
 
 
 def main() -> int:
-    """Answer one request; its last line on stderr says what went wrong."""
+    """Answer one request; the last line on stderr tells an error."""
     request = json.loads(sys.stdin.buffer.readline())
     with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as arrays:
         inputs = [[arrays[f"{i}.{j}"] for j in range(n)] for i, n in enumerate(request["inputs"])]

@@ -1,8 +1,8 @@
 """The functions that a kernel imports, as the virtual board provides them.
 
 TVM's runtime gives a module workspace and parallel launches; libc gives it memcpy and memset, libm the few functions
-that activations need. Their results are put into emulated memory; what they cost is recorded as a ``RuntimeCall`` and
-estimated by the core model, for their own code is not part of the module.
+that activations need. Their results are put into emulated memory. Their code is not part of the module, so each call is
+recorded as a ``RuntimeCall``, whose cost the core model estimates.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class RuntimeCall:
-    """A function outside the module that one part of a kernel called: its name, how often, bytes it moved."""
+    """A function outside of the module that one part of a kernel called: its name, the number of calls, the bytes
+    moved."""
 
     name: str
     calls: int
@@ -46,18 +47,18 @@ class RuntimeCall:
 
 
 class KernelError(Exception):
-    """The kernel itself reports an error; the text is its own."""
+    """The kernel itself reports an error, with this text."""
 
 
 def provided(workspace, launch, record) -> dict:
     """The handlers by name.
 
-    In one piece: a list of small handlers, which share what they are given here.
+    One long function: it is a list of small handlers that share these parameters.
 
     Parameters
     ----------
     workspace : Workspace
-        Where ``TVMBackendAllocWorkspace`` takes from.
+        The memory from which ``TVMBackendAllocWorkspace`` takes.
     launch : callable
         ``launch(emulator, function, data, tasks) -> int`` runs a parallel region.
     record : callable
@@ -160,9 +161,9 @@ def _divide(name, signed, rest, record):
 
 
 class Workspace:
-    """Scratch memory of the tasks: one a thread, taken as a stack of pages from its begin on; knows its peak.
+    """Scratch memory of the tasks: one stack of pages for each thread. It records its peak.
 
-    So a thread's kernels and tasks are given the same addresses again and again, as from TVM's pool of each thread.
+    A thread's kernels and tasks thus get the same addresses again and again, as from TVM's pool of each thread.
     """
 
     def __init__(self):

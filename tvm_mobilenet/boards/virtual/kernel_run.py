@@ -1,4 +1,4 @@
-"""What one run of a kernel left behind: executed instructions by part and task, and what they cost."""
+"""The record of one run of a kernel: executed instructions by part and task, and their cost."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tvm_mobilenet.errors import BoardError
 
 
 class KernelFault(BoardError):
-    """A kernel ran wild or reported an error.
+    """A kernel made an error of memory or execution, or reported an error.
 
     Attributes
     ----------
     kernel, reason, instruction : str
     address : int
-        As in the module's file, to be found in a disassembly.
+        The address in the module's file, as in a disassembly.
     symbol : str
         Function and offset, ``conv_compute_+0x40``.
     """
@@ -40,15 +40,16 @@ class Counts:
     Parameters
     ----------
     first : int
-        Address of the instruction that ``executed[0]`` and ``taken[0]`` belong to.
+        Address of the instruction of ``executed[0]`` and ``taken[0]``.
     executed, taken : (n,) int64
-        Executions of each instruction; how often it, a branch, was taken.
+        Executions of each instruction; for a branch, how often it was taken.
     calls : tuple of RuntimeCall
-        Functions outside the module.
+        Calls of functions outside of the module.
     workspace_bytes : int
-        Scratch memory at its peak.
+        Peak of scratch memory.
     traffic, private : Traffic, optional
-        Where memory was followed: on one core that runs all tasks; of private caches, on a core of its own.
+        If memory was followed: traffic on one core that runs all tasks; traffic of the private caches of a core that
+        runs this task alone.
     """
 
     first: int
@@ -83,13 +84,13 @@ class Part:
     ran : list of Counts
         The tasks that ran, by number.
     tasks : int
-        How many there are. More than ``ran`` where tasks were sampled.
+        The number of tasks, more than ``ran`` if tasks were sampled.
     numbers : tuple of int
-        Which tasks ran, where sampled; empty: all.
+        The numbers of the tasks that ran, if sampled; empty: all.
     pair : Counts, optional
-        Where sampled: tasks 0 and 1 run as one. What it saves against both is what entering a task costs.
+        If sampled: tasks 0 and 1 run as one. Its saving over both is the cost of entering a task.
     shared : Traffic, optional
-        Where memory was followed: of the shared caches, all tasks side by side on a core each.
+        If memory was followed: traffic of the shared caches with all tasks side by side, each on its own core.
     """
 
     kind: str
@@ -100,15 +101,15 @@ class Part:
     shared: Traffic | None = None
 
     def of_tasks(self, values: list[float]) -> np.ndarray:
-        """A value of every task from those of the tasks that ran: between two of them, their straight line."""
+        """A value for every task, from the tasks that ran by linear interpolation."""
         if not self.numbers:
             return np.asarray(values, float)
         return np.interp(np.arange(self.tasks), self.numbers, values)
 
     def shares(self, values: list[float], cores: int, pair: float | None = None) -> list[float]:
-        """The sums over ``cores`` consecutive shares, as TVM divides a parallel loop among threads.
+        """The sums over ``cores`` consecutive shares, divided as TVM divides a parallel loop among threads.
 
-        ``values``: one of every task that ran; ``pair``: that of ``self.pair``. A share enters a task once.
+        ``values``: one for every task that ran; ``pair``: the value of ``self.pair``. A share enters a task once.
         """
         every = self.of_tasks(values)
         entering = max(0.0, values[0] + values[1] - pair) if pair is not None else 0.0
@@ -139,7 +140,7 @@ class KernelRun:
 
     @property
     def instructions(self) -> int:
-        """Executed in the module, all tasks together."""
+        """Instructions executed in the module, in all tasks together."""
         return round(
             sum(p.shares([c.instructions for c in p.ran], 1, p.pair and p.pair.instructions)[0] for p in self.parts)
         )
@@ -151,7 +152,7 @@ class KernelRun:
 
     @property
     def traffic(self) -> Traffic | None:
-        """Lines moved at each level on one core; None where memory was not followed."""
+        """Lines moved at each level on one core; None if memory was not followed."""
         if not self.followed:
             return None
         sides = (
@@ -169,15 +170,16 @@ class KernelRun:
         return self.cycles_on(1)
 
     def cost(self, cores: int | None = None) -> PredictedCycles:
-        """As ``cycles_on``; on all cores of the target unless told."""
+        """As ``cycles_on``; by default on all cores of the target."""
         return self.cycles_on(cores or self.target.cores)
 
     def cycles_on(self, cores: int, core=None) -> PredictedCycles:
-        """Predicted cycles on ``cores`` cores: every parallel region's slowest share, and the serial parts.
+        """Predicted cycles on ``cores`` cores: the slowest share of every parallel region, and the serial parts.
 
-        Where memory was followed, its time is part of it (``core_model.together``). With as many cores as tasks were
-        run, or one, this is exact; between, tasks are taken together in order. ``core``: another ``targets.Core`` to
-        estimate the arithmetic of the same execution for, without memory: its caches are others.
+        If memory was followed, memory cycles are included (``memory_time``). The result is exact for one core, and for
+        as many cores as there were tasks; between these, neighbouring tasks are added up. ``core``: another
+        ``targets.Core`` for which to estimate the compute cycles of the same execution, without memory, since its
+        caches differ.
         """
         if cores < 1:
             raise ValueError(f"cores = {cores}: one at least")
@@ -190,7 +192,7 @@ class KernelRun:
         return PredictedCycles(sum(p.compute for p in self._times(cores, self.target.core, False)))
 
     def memory_on(self, cores: int) -> PredictedCycles | None:
-        """Cycles that the traffic alone takes, at the level that takes longest; None where it was not followed."""
+        """Memory cycles alone, at the level that takes longest; None if memory was not followed."""
         if not self.followed:
             return None
         return PredictedCycles(sum(p.memory for p in self._times(cores, self.target.core, True)))
@@ -207,7 +209,7 @@ class KernelRun:
         ]
 
     def _estimated(self, core) -> list[tuple[list[float], float | None]]:
-        """Of every part: the cycles of each task that ran, and of the pair."""
+        """For every part: the cycles of each task that ran, and of the pair."""
         from tvm_mobilenet.boards.cost.core_model import CoreModel
 
         if id(core) not in self._cycles:
@@ -223,7 +225,7 @@ class KernelRun:
         return self._cycles[id(core)]
 
     def executions(self, symbol: str | None = None) -> list[tuple[int, int]]:
-        """Executions of each instruction, all tasks that ran together: ``(address, times)``, addresses as in the file.
+        """Executions of each instruction in all tasks that ran: ``(address, times)``, with addresses as in the file.
 
         ``symbol`` restricts it to one function.
         """

@@ -1,8 +1,8 @@
 """A build's own library, ``libmobilenet.so``, executed on the virtual board: tables, runtime and kernels as they ship.
 
-`board.VirtualModule` calls kernels by the plan; here the library's own C code does, from its own tables, as on a
-device: it opens the weights, checks them and runs. It runs in one thread, as a device with one CPU would. What it asks
-of libc is answered here; nothing of this machine's files but the weights can be seen.
+`board.VirtualModule` calls kernels by the plan. Here the library's own C code calls them from its own tables, as on a
+device: it opens the weights, checks them and runs. It runs in one thread, as on a device with one CPU. This module
+provides the functions of libc; the weights are the only file that the library can see.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from tvm_mobilenet.compiler.module import PARAMETERS
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.runtime.mobilenet import _Options
 
-_WEIGHTS = b"/weights"  # the only file that there is
+_WEIGHTS = b"/weights"  # the only file that the library can open
 _DESCRIPTOR = 3
 _OPTIONS = _Options(1, 1, 1, -1, 1)  # one thread, no images, no spinning, bound to no CPU
-_STATUS = {"aarch64": (16, 48, "<Q"), "armv7": (16, 44, "<I")}  # of struct stat: places of mode and size, its form
+_STATUS = {
+    "aarch64": (16, 48, "<Q"),
+    "armv7": (16, 44, "<I"),
+}  # struct stat: offsets of mode and size, format of the latter
 _REGULAR = 0o100644
 _THREAD_POINTER = 16  # bytes between it and thread-local storage, AArch64
 _FAILED = (1 << 64) - 1
@@ -31,19 +34,19 @@ _REMEDY = "build it again; if it stays, report the model and the target"
 
 
 class EmulatedLibrary:
-    """An open network; ``close`` it, or use it in a ``with``.
+    """An open network; call its ``close``, or use it in a ``with``.
 
     Parameters
     ----------
     module : built.BuiltModule
     target : targets.Target
     budget : int
-        Instructions after which a run counts as wild.
+        Number of instructions after which a run is stopped as endless.
 
     Raises
     ------
     BoardError
-        It is no such library, runs wild, or refuses the weights.
+        The file is no such library, its code fails, or it refuses the weights.
     """
 
     def __init__(self, module, target, budget: int = BUDGET_INSTRUCTIONS):
@@ -77,12 +80,12 @@ class EmulatedLibrary:
         self._emulator.close()
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """What the library computes of a network's inputs.
+        """The outputs that the library computes from a network's inputs.
 
         Raises
         ------
         BoardError
-            It runs wild, or reports an error.
+            The code fails, or reports an error.
         """
         count, e = len(self._plan.inputs), self._emulator
         for array, address in zip(inputs, self._buffers[:count], strict=True):
@@ -112,10 +115,11 @@ class EmulatedLibrary:
         if code:
             raise BoardError(f"{self._path}: {function} returns {code}: {self._words}".rstrip(": "), _REMEDY)
 
-    # ---- what it asks of libc
+    # ---- functions of libc
 
     def _libc(self) -> dict:
-        """Handlers by name. In one piece: a list of small ones. What is not named returns 0, as free locks do."""
+        """Handlers by name. One long function: it is a list of small handlers. A function without a handler returns 0,
+        as a free lock does."""
         workspace = Workspace()
         handlers = _Default(provided(workspace, lambda *_: 1, lambda *_: None))
 
@@ -156,7 +160,7 @@ class EmulatedLibrary:
             return 0
 
         def said(e) -> int:
-            """The words of an error, as far as they stand there without what would be put in."""
+            """The text of an error, without the values that its format would insert."""
             self._words = e.text(e.argument(2))
             if e.argument(1):
                 e.uc.mem_write(e.argument(0), b"\0")
@@ -184,7 +188,7 @@ class EmulatedLibrary:
         def mapped(e) -> int:
             if e.image.pointer_bytes == 8:
                 descriptor, offset = e.argument(4), e.argument(5)
-            else:  # the fifth argument and the sixth lie on the stack
+            else:  # the fifth and the sixth argument are on the stack
                 descriptor, offset = struct.unpack("<II", e.uc.mem_read(e.uc.reg_read(a32.UC_ARM_REG_SP), 8))
             e.heap_next += -e.heap_next % 4096
             address, n = e.allocate(e.argument(1)), e.argument(1)
@@ -198,7 +202,7 @@ class EmulatedLibrary:
 
         values = {
             "malloc": lambda e: e.allocate(max(1, e.argument(0))),
-            "calloc": lambda e: e.allocate(max(1, e.argument(0) * e.argument(1))),  # no memory is given out twice
+            "calloc": lambda e: e.allocate(max(1, e.argument(0) * e.argument(1))),  # memory is never reused, so zero
             "aligned_alloc": lambda e: e.allocate(max(1, e.argument(1))),
             "posix_memalign": aligned, "strdup": copied, "strlen": lambda e: length(e, 0), "strcmp": compare_text,
             "strchr": find_text, "strcspn": span, "memchr": find, "memcmp": compare, "bcmp": compare,
@@ -214,7 +218,7 @@ class EmulatedLibrary:
 
 
 class _Default(dict):
-    """Handlers by name; one for all that have none."""
+    """Handlers by name, with a default for all other names."""
 
     def get(self, name, default=None):
         return super().get(name) or (lambda e: e.set_result(0))

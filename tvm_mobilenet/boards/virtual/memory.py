@@ -1,11 +1,11 @@
-"""Caches of the emulated board: what each task of a kernel moves between L1, L2, L3 and DRAM.
+"""Caches of the emulated board: the traffic of each task of a kernel between L1, L2, L3 and DRAM.
 
 Every load and store of the executed code, at its real address, goes through the caches of the target's core (sizes,
 ways and sharing from its data): set-associative, least recently used out first, allocated by reads and writes alike,
-written back when evicted. The state stays from one kernel to the next, so that what a layer leaves in L2 is what the
-next finds there. Two machines are followed at once: one core that runs all tasks one after another, and as many cores
-as there are tasks, with private caches each; what these ask of the shared levels is interleaved as if they ran side by
-side. No prefetching: it changes when a line comes, hardly whether.
+written back when evicted. The state persists from one kernel to the next, so the next layer finds the data that a layer
+left in L2. Two machines are followed at once: one core that runs all tasks in turn, and as many cores as there are
+tasks, each with private caches. The requests of these cores to the shared levels are interleaved as if the tasks ran
+side by side. Prefetching is not modelled, because it changes the time of a fill but hardly the number of fills.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 from tvm_mobilenet.boards.cost import native
 
 LINE = 64  # bytes
-_LOG = 1 << 23  # requests of private caches that one region may note; memory is used as they come
+_LOG = 1 << 23  # most requests of private caches that one region may log; memory is used as they come
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Lines moved below each level, nearest to the core first.
+    """Lines moved below each level; the level nearest to the core is first.
 
     Parameters
     ----------
     fills, writebacks : tuple of float
-        Lines read into a level from the next, and written out of it to the next.
+        Lines read into a level from the next, and lines written from it to the next.
     """
 
     fills: tuple[float, ...]
@@ -44,7 +44,7 @@ class Traffic:
 
     @property
     def bytes(self) -> tuple[float, ...]:
-        """Moved below each level; the last is DRAM's."""
+        """Bytes moved below each level; the last is DRAM's."""
         return tuple(LINE * (f + w) for f, w in zip(self.fills, self.writebacks, strict=True))
 
     @property
@@ -61,14 +61,14 @@ class Traffic:
 
 
 class Caches:
-    """The caches of one core, and of several of its kind, between kernels.
+    """The caches of one core, and of several such cores, with their state between kernels.
 
     Parameters
     ----------
     core : targets.Core
     cores : int
     scratch : (int, int, int)
-        Address, bytes and number of the threads' scratch memories; to one core they are all the same one.
+        Address, bytes and number of the threads' scratch memories; for one core they count as one.
     """
 
     def __init__(self, core, cores: int, scratch: tuple[int, int, int]):
@@ -98,26 +98,27 @@ class Caches:
         self._tally()
 
     def on(self, thread: int):
-        """What follows runs on this thread, whose private caches it uses."""
+        """The following accesses run on this thread and use its private caches."""
         for k, lines in enumerate(self._private[thread % self.cores]):
             self.struct.many[k].lines = lines.ctypes.data
 
     def touch(self, address: int, nbytes: int, written: bool):
-        """A range of memory is read or written by code that is not emulated."""
+        """Record that code which is not emulated reads or writes a range of memory."""
         if nbytes:
             native.library().touch(
                 ctypes.byref(self.struct), ctypes.c_uint64(address), ctypes.c_uint64(nbytes), ctypes.c_uint64(written)
             )
 
     def take(self) -> tuple[Traffic, Traffic, np.ndarray]:
-        """Since the last take: traffic of one core, of this thread's private caches, its requests of shared ones."""
+        """Since the last take: traffic of one core, traffic of this thread's private caches, its requests to shared
+        ones."""
         log = self._log[: self.struct.logged].copy()
         self.struct.logged = 0
         one, many = self._tally()
         return one, many, log
 
     def share(self, logs: list[np.ndarray]) -> Traffic:
-        """Puts requests of tasks that run side by side through the shared levels; their traffic there."""
+        """Put the requests of tasks that run side by side through the shared levels; return their traffic there."""
         log = np.concatenate(logs) if logs else np.empty(0, np.uint64)
         starts = np.cumsum([0, *map(len, logs)]).astype(np.uint64)
         at = np.empty(len(logs) + 1, np.uint64)
