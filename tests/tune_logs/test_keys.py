@@ -63,7 +63,7 @@ def test_comments_names_and_the_code_of_real_boards_expire_nothing(copy, today):
         copy,
         ("schedules/window.py", "UNROLLED_TAPS = 160", "UNROLLED_TAPS = (160)  # another comment"),
         ("schedules/pool.py", "maximum", "is_maximum"),
-        ("tvm_mobilenet/boards/cost/pipeline.py", '"""How fast', '"""In how many cycles'),
+        ("tvm_mobilenet/boards/cost/pipeline.py", '"""Simulate how fast', '"""Simulate in how many cycles'),
         ("tvm_mobilenet/boards/agent/facts.py", "SINCE_BOOT = 16", "SINCE_BOOT = 17"),
         ("tvm_mobilenet/boards/wire.py", "import socket", "import socket\nimport struct as _struct"),
     )
