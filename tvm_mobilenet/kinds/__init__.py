@@ -1,8 +1,8 @@
-"""Kinds of layers: one module here declares one kind and registers it; nobody else lists them.
+"""Kinds of layers: each module here declares and registers one kind. There is no other list of kinds.
 
-A kind says which geometry its layers may have, what its names tell, what it computes by PyTorch, which module of
-``schedules`` computes it, and what passes may do with it. `of` finds it by its name. Everything here is plain data and
-functions of a layer; torch is imported by those who call them.
+A kind declares the geometry of its layers, the fields in their names, their computation in PyTorch, the module of
+``schedules`` that computes them, and the permissions of passes. `of` finds a kind by its name. This package has only
+plain data and functions of a layer; their callers import torch.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ class Kind:
     name : str
         The first word of its layers' names.
     short : str
-        The same in tables that are too narrow.
+        The same, for narrow tables.
     schedule : str
         The module of ``schedules`` that computes it.
     ops : tuple of str or None
-        What ``Layer.op`` may be; None: any word.
+        The permitted values of ``Layer.op``; None for any word.
     identity : str
-        The op under which it only copies its data, through the activation.
+        The op that only copies data, through the activation.
     unary : tuple of str
         Ops without a second operand.
     with_rows : str
-        Of ``pixels``: the kind that computes the same and knows rows and columns.
+        For a kind with ``pixels``: the kind with the same computation that knows rows and columns.
     groups : str
-        What ``Layer.groups`` is: ``one``, ``channels`` or ``any``.
+        The permitted ``Layer.groups``: ``one``, ``channels`` or ``any``.
     keeps_channels : bool
-        Its output has the channels of its data; else names tell how many, ``n``.
+        Whether its output has the channels of its data; if not, names give their number, ``n``.
     windowed : bool
-        Names tell its kernel.
+        Whether names give the size of its window.
     pixels : bool
-        A matrix product, which knows a number of pixels, ``m``, and no rows and columns.
+        Whether it is a matrix product, which knows a number of pixels, ``m``, but no rows and columns.
     images : bool
-        Of ``pixels``: each row is a whole image.
+        For a kind with ``pixels``: whether each row is a whole image.
     has_parts : bool
-        Several layers in one kernel, named by its parts.
+        Whether it has several layers in one kernel, and its parts make its name.
     has_body : bool
-        Each layer carries a loop nest of its own and any number of operands, ``Layer.body`` (`kinds.generic`).
+        Whether each layer carries a loop nest of its own and any number of operands, ``Layer.body`` (`kinds.generic`).
     epilogue : bool
-        It can apply an activation.
+        Whether it can apply an activation.
     writes_nchw : bool
-        It can write its output as NCHW, as the network's own outputs may be.
+        Whether it can write its output as NCHW, the layout that a network's output may have.
     pitched : bool
-        Its tensors may have a row pitch.
+        Whether its tensors may have a row pitch.
     wide : bool
-        Its sums are of the wide dtype of its data's.
+        Whether its sums have the wide dtype of its data's dtype.
     streams : str
-        Whether a fused block may have it as a part: ``no``, ``first`` or ``anywhere``.
+        The place that it may have in a fused block: ``no``, ``first`` or ``anywhere``.
     function : str
-        What it applies to its sum in place of the layer's activation.
+        The function that it applies to its sum in place of the layer's activation.
     weight_shape : callable or None
-        The shape of the weight of one of its layers, as PyTorch has it; None: it has none.
+        The shape of a layer's weight, as in PyTorch; None if it has no weight.
     formula : callable
-        ``formula(layer, cost)``: multiply-adds by the papers, ``cost`` being `models.cost`.
+        ``formula(layer, cost)``: the multiply-adds by the papers' formulas; ``cost`` is `models.cost`.
     patterns : dict of str to callable
-        By the name of one of Relax's operators, such as ``nn.conv2d``: ``pattern(make, call)`` makes the layer of a
-        call and gives its tensor, or None where another kind does; ``make`` is `passes.channels_last.ChannelsLast`.
+        For each Relax operator, such as ``nn.conv2d``: ``pattern(make, call)`` makes the layer of a call and returns
+        its tensor, or None if the call is not of this kind. ``make`` is a `passes.channels_last.ChannelsLast`.
     reference : callable
         ``reference(layer, x, weight, bias, second)``: the sum before residual and activation, of float64 tensors with
-        channels second. The padding is the kind's own to apply.
+        channels second. The function applies the padding itself.
     stepped : callable or None
-        ``stepped(layer, x, weight, bias, second, steps)``: the same in its kernel's order, by ``steps``, a
-        `checking.stepped.Steps`, which rounds; of float64 arrays, channels last. None: there is no order.
+        ``stepped(layer, x, weight, bias, second, steps)``: the same in the order of its kernel, on float64 arrays with
+        channels last; ``steps``, a `checking.stepped.Steps`, rounds. None if the kernel has no fixed order.
     """
 
     name: str
@@ -105,12 +105,12 @@ _KINDS: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> Kind:
-    """Make a kind known; called once by its module.
+    """Register a kind; its module calls this once.
 
     Raises
     ------
     ValueError
-        Another one has this name.
+        Another kind has this name.
     """
     if _KINDS.get(kind.name, kind) != kind:
         raise ValueError(f"two kinds of layers are called {kind.name!r}")
@@ -140,7 +140,7 @@ def every() -> Iterator[Kind]:
 
 
 def patterns(operator: str) -> list[Callable]:
-    """What kinds have to say of one of Relax's operators, by the kinds' names."""
+    """The patterns of all kinds for a Relax operator, in the order of the kinds' names."""
     return [kind.patterns[operator] for kind in every() if operator in kind.patterns]
 
 

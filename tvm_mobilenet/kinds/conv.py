@@ -7,7 +7,7 @@ from tvm_mobilenet.kinds.windows import conv2d, convolved, convolved_in_steps, f
 
 
 def _formula(layer, cost) -> int:
-    """Of groups, each reads its share of the input channels."""
+    """Each group reads its share of the input channels."""
     kernel, size = squares(layer)
     return round(cost.standard(kernel, layer.channels / layer.groups, layer.out_channels, size))
 

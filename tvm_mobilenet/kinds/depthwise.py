@@ -27,7 +27,7 @@ def _batch_norm(make, call):
 
 
 def _pad(make, call):
-    """Zeros that no convolution took in: a depthwise 1x1 layer that pads."""
+    """A pad of zeros that no convolution has absorbed becomes a depthwise 1x1 layer that pads."""
     widths = [int(i) for i in call.attrs.pad_width]
     if min(widths) < 0:
         raise make.Refused("a negative pad cuts the data; slice it")
@@ -42,7 +42,7 @@ def _pad(make, call):
 
 
 def _affine(make, call, op: str):
-    """Multiply by or add one constant a channel: a depthwise 1x1 layer."""
+    """Multiplication by, or addition of, one constant a channel becomes a depthwise 1x1 layer."""
     constant = make.array(call.args[1])
     if constant is None:
         return None
@@ -51,7 +51,7 @@ def _affine(make, call, op: str):
         raise make.Unsupported("a constant of more dimensions than the data")
     shape = (1,) * (len(x.shape) - constant.ndim) + constant.shape
     varying = [i for i, s in enumerate(shape) if s > 1]
-    # the network's own input, normalised: its channels are not the last axis yet
+    # the normalisation of the network's input, whose channels are not yet the last axis
     own = x.value.startswith("input_") and x.layout == "NCHW" and prod(x.shape[2:]) > 1
     from_nchw = own and x.shape[1] > 1 and varying in ([], [1])
     channels = x.shape[1] if from_nchw else x.nhwc[-1]
@@ -60,7 +60,7 @@ def _affine(make, call, op: str):
         raise make.Unsupported("a constant that is not one value a channel")
     values = np.broadcast_to(constant.reshape(-1), (channels,))
     shift = {"add": values, "sub": -values, "mul": np.zeros(channels)}[op]
-    if from_nchw:  # the network's input, normalised: a 1x1 convolution that reads NCHW
+    if from_nchw:  # the normalisation of the network's input becomes a 1x1 convolution that reads NCHW
         n, c, h, w = x.shape
         weight = np.diag(values if op == "mul" else np.ones(c)).reshape(c, c, 1, 1)
         layer = make.layer(kind="conv", height=h, width=w, channels=c, out_channels=c, batch=n, input_layout="NCHW")

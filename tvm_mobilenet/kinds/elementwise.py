@@ -1,8 +1,8 @@
 """Element-wise layers: an activation alone, or two operands.
 
 ``none``: no second operand. ``add``, ``sub``, ``mul``: a second operand of the same shape. ``scale``: the second
-operand is one value a channel, (batch, 1, 1, channels): squeeze-and-excite. ``pixels``: an image's bytes become int8 by
-a table of 256 a channel.
+operand is one value a channel, (batch, 1, 1, channels): squeeze-and-excite. ``pixels``: a table of 256 entries for each
+channel converts an image's bytes to int8.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def _binary(make, call, op: str):
 
 def _scale(make, op: str, a, b):
     if op == "mul" and len(a.shape) == 4 and b.shape == (a.shape[0], 1, 1, a.shape[3]) != (*a.shape[:2], 1, 1):
-        first = a.permuted([0, 3, 1, 2])  # a gate of TensorFlow's, on data that lies so
+        first = a.permuted([0, 3, 1, 2])  # a gate from TensorFlow, on NHWC data
         if first.layout == "NHWC":
             return _scale(make, op, first, b.permuted([0, 3, 1, 2])).permuted([0, 2, 3, 1])
     a = make.nhwc(a)
     if op != "mul" or b.shape != (*a.shape[:2], 1, 1):
-        raise make.Unsupported("its operands have different shapes, and are no gate (N, C, 1, 1)")
+        raise make.Unsupported("its operands have different shapes, and neither is a gate (N, C, 1, 1)")
     return make.elementwise("scale", a, b)
 
 

@@ -1,8 +1,8 @@
 """Generic layers: one operator that no other kind computes, carried along as the loop nest that TVM makes of it.
 
 Such a layer has no free choices, no epilogue and no row pitch. Its tensors lie dense, in the order of their dimensions.
-Its name tells operator, shapes and a hash of the nest: ``generic concat 1x3x8x8 1x5x8x8 to 1x8x8x8 f32 #0123456789ab``.
-What is read back from a name is equal to the layer, but has no nest, so it can be shown, not built.
+Its name gives operator, shapes and a hash of the nest: ``generic concat 1x3x8x8 1x5x8x8 to 1x8x8x8 f32 #0123456789ab``.
+A layer parsed from its name is equal to the original, but has no nest, so it can be shown, not built.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ DIGEST = 12  # characters of a nest's hash
 
 @dataclass(frozen=True)
 class View:
-    """How a layer that only joins or cuts tensors does so: `compiler.views` need not move their values.
+    """A layer that only joins or cuts tensors; `compiler.views` can then avoid moving their values.
 
     Parameters
     ----------
     axis : int
-        Along which it joins its operands, or cuts its one.
+        The axis along which it joins its operands, or cuts its only one.
     begin : int or None
-        Of a cut: the first index that it takes; None: it joins.
+        The first index of a cut; None if it joins.
     """
 
     axis: int
@@ -35,7 +35,7 @@ class View:
 
 @dataclass(frozen=True)
 class Body:
-    """What a generic layer computes.
+    """The computation of a generic layer.
 
     Parameters
     ----------
@@ -45,17 +45,18 @@ class Body:
         Shapes of its constants.
     output : tuple of int
     dtypes : tuple of str
-        Of operands, constants and output, one after the other; empty where all have the layer's own.
+        The dtypes of operands, constants and output, in order; empty if all have the layer's dtype.
     digest : str
-        Of the nest, without names.
+        A hash of the nest without names.
     function : tirx.PrimFunc, optional
         The nest: first operand, constants, other operands, output.
     reference : callable, optional
         ``reference(*operands, *constants)``, float64 arrays: the output in float64.
     narrow : callable, optional
-        ``narrow(dtype)``: the layer that moves values of another dtype so; of operators that compute nothing.
+        ``narrow(dtype)``: the layer that moves values of another dtype in the same way; only for operators that compute
+        nothing.
     view : View, optional
-        Of a concatenation or a slice.
+        Given for a concatenation or a slice.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -70,7 +71,7 @@ class Body:
 
 
 def _text(shape: tuple[int, ...], dtype: str = "") -> str:
-    """``1x8x8x3``; of another dtype than the layer's ``1x8x8x3_i64``."""
+    """``1x8x8x3``, or ``1x8x8x3_i64`` if its dtype differs from the layer's."""
     return ("x".join(map(str, shape)) or "1") + (f"_{dtypes.of(dtype).token}" if dtype else "")
 
 
@@ -86,12 +87,12 @@ def name_of(layer) -> str:
 
 
 def fields_of(name: str) -> dict:
-    """The fields of a generic layer by its name, its body without a nest.
+    """The fields of a generic layer from its name; its body has no nest.
 
     Raises
     ------
     ValueError
-        It is none.
+        It is not the name of a generic layer.
     """
     shape = rf"\d+(?:x\d+)*(?:_(?:{'|'.join(dtypes.BY_TOKEN)}))?"
     pattern = rf"generic (\w+)((?: c?{shape})*) to ({shape}) (\w+) #([0-9a-f]+)"
@@ -113,7 +114,7 @@ def fields_of(name: str) -> dict:
 
 
 def fields(op: str, body: Body, dtype: str) -> dict:
-    """The fields of the generic layer of an operator: one position with as many channels as there are values."""
+    """The fields of an operator's generic layer: one position with as many channels as there are values."""
     from math import prod
 
     return {

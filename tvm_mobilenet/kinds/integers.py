@@ -1,14 +1,14 @@
-"""The constants with which integer layers end, by name: what is scale and zero point is data, not code.
+"""The constants of an integer layer's epilogue, by name: scales and zero points are data, not code.
 
-``scale``  float32: what a sum is multiplied by, one a channel of a layer with weights; of a conversion the scale itself
-``ends``   int32: zero point of the data, zero point, lowest and highest value of the output; where a second operand is
-           added or multiplied, its zero point, and zero point, lowest and highest value of the sum
-``added``  float32: the factors of the layer's own value and of the second operand in the scale of the sum
-``table``  int8: the output for each of the 256 values before an activation that is no clamp, or stands by itself
-``bias``   int32: of an average, what the zero points of a window make
+``scale``  float32: the factor of a sum, one for each channel of a layer with weights; for a conversion, the scale
+``ends``   int32: zero point of the data; zero point, lowest and highest value of the output; with a second operand also
+its zero point, and zero point, lowest and highest value of the result
+``added``  float32: the factors of the layer's own value and of the second operand, in the scale of the sum
+``table``  int8: the output for each of the 256 inputs of an activation that is not a clamp, or is a layer of its own
+``bias``   int32: for an average, the sum of a window's zero points
 
-A copy between int8 and uint8 needs none: the value of a byte is 128 more. ``pixels`` has a table of 256 for each
-channel, and nothing else.
+A copy between int8 and uint8 has no constants, since it only adds or subtracts 128. ``pixels`` has only a table of 256
+entries for each channel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TABLE = 256
 
 
 def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shapes and dtypes, beside weight and bias."""
+    """The shapes and dtypes of these constants, besides weight and bias."""
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     second = layer.second_shape is not None
     if layer.kind == "pool":

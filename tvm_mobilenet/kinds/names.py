@@ -1,4 +1,4 @@
-"""The line that names a layer: written from its fields, and read back into them."""
+"""The name of a layer, one line: written from its fields, and parsed back into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS = {
     "in": "input_pitch",
     "out": "output_pitch",
 }
-_VERBS = ("reads", "writes", "sums", "weights")  # dtypes that are others than the layer's
+_VERBS = ("reads", "writes", "sums", "weights")  # they give dtypes that differ from the layer's
 
 
 def name_of(layer) -> str:
@@ -70,7 +70,7 @@ def name_of(layer) -> str:
 
 
 def fields_of(name: str) -> dict:
-    """The fields of a layer without parts, by its name; a ValueError names the token that is not understood."""
+    """The fields of a layer without parts, from its name; a ValueError names a token that is not understood."""
     kind, *tokens = name.split()
     f: dict = {"kind": kind}
     declared = kinds.of(kind) if kinds.known(kind) else None

@@ -1,4 +1,4 @@
-"""How the tensors of a layer lie in memory: at a row pitch, as a part of a larger tensor, or dense."""
+"""The place of a layer's tensors in memory: dense, at a row pitch, or as a part of a larger tensor."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from math import prod
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor lies in memory.
+    """The place of a tensor in memory.
 
     Attributes
     ----------
     shape : tuple of int
     pitch : int
-        Elements from one index of the axis before the last to the next; 0: as many as the last axis has.
+        Elements from one index of the last axis but one to the next; 0 if dense.
     part : (int, int)
-        Of a tensor that is a part of a larger one: where it begins there, in elements, and how many that one has.
+        For a part of a larger tensor: its first element there, and the number of elements of the larger tensor.
     """
 
     shape: tuple[int, ...]
@@ -25,12 +25,12 @@ class Place:
 
     @property
     def row(self) -> int:
-        """``pitch``, whether it is given or not."""
+        """The pitch, also of a dense tensor."""
         return self.pitch or self.shape[-1]
 
     @property
     def buffer(self) -> tuple[int, ...]:
-        """The shape of the memory: all of a larger tensor, else with as many on the last axis as the pitch."""
+        """The shape of the memory: that of the whole larger tensor, or its own with the pitch as last axis."""
         return self.part[1:] or ((*self.shape[:-1], self.pitch) if self.pitch else self.shape)
 
     @property
@@ -40,11 +40,11 @@ class Place:
 
     @property
     def end(self) -> int:
-        """Behind the last element in ``buffer``."""
+        """The end of the last element in ``buffer``."""
         return self.start + (prod(self.shape[:-1]) - 1) * self.row + self.shape[-1]
 
     def view(self, memory):
-        """The tensor in an array of shape ``buffer``, which changes with it; an array of ``shape`` as it is."""
+        """The tensor as a view of an array of shape ``buffer``; an array of ``shape`` is returned unchanged."""
         if tuple(memory.shape) == tuple(self.shape):
             return memory
         if not self.part:
@@ -61,7 +61,7 @@ class Place:
 
 
 class Placed:
-    """What the tensors of a layer take in memory: a base of `layer.Layer`, which has their shapes."""
+    """The memory of a layer's tensors: a base class of `layer.Layer`, which has their shapes."""
 
     @property
     def input_row(self) -> int:
@@ -75,18 +75,19 @@ class Placed:
 
     @property
     def input_place(self) -> Place:
-        """How the data lies in memory."""
+        """The place of the data in memory."""
         return Place(self.input_shape, self.input_pitch, self.input_part)
 
     @property
     def output_place(self) -> Place:
-        """How the output lies in memory."""
+        """The place of the output in memory."""
         return Place(self.output_shape, self.output_pitch, self.output_part)
 
     @property
     def second_place(self) -> Place | None:
-        """How a residual or second operand lies in memory: as the output or the data does, dense where that is a part
-        of a larger tensor; the gate of ``scale`` dense."""
+        """The place of a residual or second operand in memory. It has the pitch of the output or the data, but is dense
+        if that is a part of a larger tensor. The gate of ``scale`` is dense.
+        """
         if self.second_shape is None:
             return None
         beside = self.output_place if self.residual != "none" else self.input_place
@@ -94,22 +95,22 @@ class Placed:
 
     @property
     def input_buffer(self) -> tuple[int, ...]:
-        """The shape that the data takes in memory."""
+        """The shape of the data's memory."""
         return self.input_place.buffer
 
     @property
     def output_buffer(self) -> tuple[int, ...]:
-        """The shape that the output takes in memory."""
+        """The shape of the output's memory."""
         return self.output_place.buffer
 
     @property
     def second_buffer(self) -> tuple[int, ...] | None:
-        """The shape that a residual or second operand takes in memory."""
+        """The shape of the memory of a residual or second operand."""
         return self.second_place and self.second_place.buffer
 
     @property
     def operand_buffers(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that its data and its other operands, constants left out, take in memory."""
+        """The shapes of the memory of its data and other operands, without constants."""
         if self.body is not None:
             return self.body.operands
         return (self.input_buffer, self.second_buffer) if self.second_buffer else (self.input_buffer,)

@@ -14,7 +14,7 @@ def _formula(layer, cost) -> int:
 
 
 def _pixels(make, call):
-    """A 1x1 convolution, of one pixel an image a dense layer."""
+    """A 1x1 convolution; with one pixel an image, a dense layer."""
     found = conv2d(make, call)
     if not found.product:
         return None
@@ -31,7 +31,7 @@ def _matmul(make, call):
     rows, k = make.axes.flat(x.dims[:-1]), x.dims[-1]
     if x.stored[: len(rows)] != rows:
         raise make.Unsupported("its rows are not contiguous in memory")
-    # the weight's k in the order of memory: a flatten of a feature map costs nothing at run time
+    # order the weight's k as memory is, so that a flatten of a feature map costs nothing at run time
     memory = x.stored[len(rows) :]
     by_axis = weight.reshape([a.size for a in k] + [weight.shape[1]])
     weight = by_axis.transpose([k.index(a) for a in memory] + [len(k)]).reshape(weight.shape).T

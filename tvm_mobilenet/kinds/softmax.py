@@ -9,7 +9,7 @@ def _softmax(make, call):
     x = make.tensor(call.args[0])
     axis, rank = int(call.attrs.axis) % len(x.shape), len(x.shape)
     order = [i for i in range(rank) if i != axis] + [axis]
-    if x.dims[axis] != x.stored[-1:] or x.shape[axis] != x.nhwc[-1]:  # another axis than lies last: it is laid so
+    if x.dims[axis] != x.stored[-1:] or x.shape[axis] != x.nhwc[-1]:  # not the last axis in memory
         x = make.in_order(x.permuted(order))
         x = make.axes.fresh(x.value, make.four(x.shape), x.shape)
         back = [order.index(i) for i in range(rank)]
@@ -20,7 +20,7 @@ def _softmax(make, call):
     return make.call(layer, [x], x.stored, x.dims).permuted(back)
 
 
-SUMS = 8  # of exponentials, where their order is fixed: channel c goes to sum c modulo this, and sums to one in order
+SUMS = 8  # sums of exponentials in a fixed order: channel c goes to sum c modulo this, then these are added in order
 
 
 def _stepped(layer, x, weight, bias, second, steps):

@@ -1,4 +1,4 @@
-"""What kinds with a window share: padding and convolution in PyTorch."""
+"""Functions shared by kinds with a window: padding and convolution in PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def padded(layer, x, value: float):
 
 
 def convolved(layer, x, weight, bias, second):
-    """A layer's convolution by PyTorch; of products too, whose kernel is one by one."""
+    """A layer's convolution in PyTorch; also a matrix product, as a 1x1 convolution."""
     import torch.nn.functional as F
 
     weight = weight.reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
@@ -23,10 +23,10 @@ def convolved(layer, x, weight, bias, second):
 
 
 def chunks(layer) -> tuple[int, int, int]:
-    """How many tap rows, taps of a row and input channels of a tap the products of one chunk cover at most.
+    """The most tap rows, taps of a row and input channels of a tap in one chunk of products.
 
-    A chunk is of ``DType.chunk`` products or fewer: all of a window that has no more, else taps of one row, or channels
-    of one tap. It ends where the next would not begin at a multiple of these.
+    A chunk has at most ``DType.chunk`` products. It is a whole window if that has no more, else taps of one row, or
+    channels of one tap. Every chunk begins at a multiple of these numbers.
     """
     from tvm_mobilenet import dtypes
 
@@ -37,7 +37,9 @@ def chunks(layer) -> tuple[int, int, int]:
 
 
 def convolved_in_steps(layer, x, weight, bias, second, steps):
-    """A layer's convolution, one product after the other: tap rows, taps of a row, input channels of a tap."""
+    """A layer's convolution, one product after the other, in the order of tap rows, taps of a row, input channels of a
+    tap.
+    """
     import numpy as np
 
     depth, n = layer.channels // layer.groups, layer.out_channels // layer.groups
@@ -65,16 +67,16 @@ def convolved_in_steps(layer, x, weight, bias, second, steps):
 
 
 def _inside(layer, axis: int, tap: int, first: int, last: int) -> tuple[slice, slice]:
-    """The output's positions from ``first`` to ``last`` that read the data at a tap, and what they read."""
+    """The output positions from ``first`` to ``last`` whose tap lies inside the data, and the data that they read."""
     size, stride = (layer.height, layer.width)[axis], layer.stride[axis]
     off = tap * layer.dilation[axis] - layer.padding[axis]
-    start = max(first, -(off // stride))  # the first whose source is no padding
+    start = max(first, -(off // stride))  # the first whose source is not padding
     stop = min(last, (size - 1 - off) // stride + 1)
     return slice(start, stop), slice(start * stride + off, (stop - 1) * stride + off + 1, stride)
 
 
 def taken(layer, kh: int, kw: int) -> tuple[tuple, tuple]:
-    """Which outputs, channels last, read the data at a tap, and which of the data."""
+    """The outputs, channels last, whose tap lies inside the data, and the data that they read."""
     rows, y = _inside(layer, 0, kh, 0, layer.out_height)
     columns, x = _inside(layer, 1, kw, 0, layer.out_width)
     if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -83,7 +85,7 @@ def taken(layer, kh: int, kw: int) -> tuple[tuple, tuple]:
 
 
 def squares(layer) -> tuple[float, float]:
-    """Sides of squares that have as much as a layer's kernel and as its outputs do: the papers' D_K and D_F."""
+    """The sides of squares with the area of a layer's kernel and of its output: D_K and D_F of the papers."""
     return math.sqrt(math.prod(layer.kernel)), math.sqrt(layer.out_height * layer.out_width * layer.batch)
 
 
@@ -98,7 +100,7 @@ def matrix(layer) -> tuple[int, int]:
 
 
 def check_window(make, kernel: tuple, window: dict, size: tuple) -> None:
-    """Refuse pads that cut instead of adding, and a kernel that its data, pads included, has no room for."""
+    """Refuse negative pads, which would cut the data, and a kernel that is larger than its padded data."""
     top, left, bottom, right = window["padding"]
     if min(window["padding"]) < 0:
         raise make.Refused(f"negative pads {list(window['padding'])} (top, left, bottom, right) cut the data; slice it")
@@ -111,7 +113,7 @@ def check_window(make, kernel: tuple, window: dict, size: tuple) -> None:
 
 
 def window_of(attrs) -> dict:
-    """Stride, padding (top, left, bottom, right) and dilation of a convolution or pool; of none, the defaults."""
+    """Stride, padding (top, left, bottom, right) and dilation of a convolution or pool; the defaults for None."""
     if attrs is None:
         return {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
     padding = [int(p) for p in attrs.padding]
@@ -125,7 +127,7 @@ def window_of(attrs) -> dict:
 
 @dataclass(frozen=True)
 class Found:
-    """A convolution of a graph: its data, weight and sizes, and which kind it is of."""
+    """A convolution of a graph: its data, weight and sizes, and its kind."""
 
     x: object
     weight: object
@@ -147,7 +149,7 @@ class Found:
 
 
 def conv2d(make, call) -> Found:
-    """What ``relax.nn.conv2d`` says; ``make`` is `passes.channels_last.ChannelsLast`."""
+    """The fields of a ``relax.nn.conv2d``; ``make`` is a `passes.channels_last.ChannelsLast`."""
     weight, attrs = make.array(call.args[1]), call.attrs
     if weight is None or str(attrs.data_layout) != "NCHW":
         raise make.Unsupported("only convolutions of NCHW data with constant weights")

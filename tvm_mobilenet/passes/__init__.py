@@ -1,18 +1,15 @@
 """From an imported graph to layers: Relax to Relax, then, from `channels_last` on, lists of layers to lists of layers.
 
-``run(mod)`` applies `RELAX_PASSES`, `channels_last` and `LAYER_PASSES` in order. What comes out is a `LayerGraph`.
+``run(mod)`` applies `RELAX_PASSES`, `channels_last` and `LAYER_PASSES` in order. The result is a `LayerGraph`.
 
-    given_scales     what comes quantized as float32 with marks
-    simplify         one spelling for what exporters write in many
-    transposed_conv  transposed convolutions as convolutions
-    activations      hard-swish and the others by name
-    fold_pad         explicit pads into the operator that reads them
-    channels_last    operators to layers, NHWC, no transposes
-    fold_batch_norm  scale and shift into the weights
-    marks            scales that the network came with, at their layers
-    fuse_epilogue    activation, residual add and output layout into the layer before
+    given_scales     a network that comes quantized becomes float32 with marks simplify         patterns of the
+    exporters become one canonical form transposed_conv  transposed convolutions as convolutions activations hard-swish
+    and the others by name fold_pad         explicit pads into the operator that reads them channels_last operators to
+    layers, NHWC, no transposes fold_batch_norm  scale and shift into the weights marks            the scales of a
+    network that comes quantized, at their layers fuse_epilogue    activation, residual add and output layout into the
+    layer before
 
-``compiler/pipeline.py`` goes on with what depends on the target.
+``compiler/pipeline.py`` continues with the steps that depend on the target.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signat
 
 RELAX_PASSES = (given_scales, simplify, transposed_conv, activations, fold_pad)
 LAYER_PASSES = (fold_batch_norm, marks, fuse_epilogue)
-OF_SOME = (given_scales, transposed_conv, marks)  # which return what they got where there is nothing for them
+OF_SOME = (given_scales, transposed_conv, marks)  # these return their input if it has nothing for them
 
 __all__ = ["LAYER_PASSES", "RELAX_PASSES", "LayerCall", "LayerGraph", "Port", "Signature", "run"]
 
@@ -47,13 +44,13 @@ def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, 
     Parameters
     ----------
     watch : callable
-        Called after each pass with its name, such as ``fold_pad``, and what it made; not after one of those for some
-        networks alone, where it had nothing to do.
+        Called after each pass with its name, such as ``fold_pad``, and its result; not after a pass of `OF_SOME` that
+        had nothing to do.
 
     Raises
     ------
     TvmMobilenetError
-        Names every unsupported operator, with its place and shapes.
+        Some operators are not supported; the message names each with its place and shapes.
     """
     made = mod
     for step in (*RELAX_PASSES, channels_last, *LAYER_PASSES):

@@ -1,7 +1,7 @@
-"""Activations of int8 values that are no clamps: a table, whose 256 values are computed when the network is built.
+"""Tables for int8 activations that are not clamps: 256 values, computed when the network is built.
 
-Networks that come quantized may have one that their runtime computes in whole numbers of its own, and rounds otherwise
-in one place of a few: TFLite's hard-swish. Their tables are that runtime's.
+A network that comes quantized may have an activation that its own runtime computes in integers, with slightly different
+rounding: TFLite's hard-swish. Its table then has the values of that runtime.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from tvm_mobilenet.passes.quantize import Scale
 
 LOW, HIGH = -128, 127
-TFLITE = "tflite"  # whose tables
+TFLITE = "tflite"  # the runtime whose tables are used
 _HALF, _LOW16, _HIGH16 = 1 << 15, -(1 << 15), (1 << 15) - 1
 
 
 def table(activation: str, before: Scale, after: Scale, whose: str = "") -> np.ndarray:
-    """What an activation makes of each int8 value.
+    """The int8 value of an activation for each int8 value of its input.
 
     Parameters
     ----------
     whose : str
-        `TFLITE`: as that runtime computes it; else the nearest int8.
+        `TFLITE` for the values that this runtime computes; otherwise each value is the nearest int8.
     """
     if (activation, whose) == ("hardswish", TFLITE):
         return _hardswish_of_tflite(before, after)
@@ -64,7 +64,7 @@ def _hardswish_of_tflite(before: Scale, after: Scale) -> np.ndarray:
 
 
 def _multiplier(factor: float) -> tuple[int, int]:
-    """A factor as an int16, in 32768ths, and a power of two."""
+    """A factor as an int16 in units of 1/32768, and a power of two."""
     mantissa, exponent = math.frexp(factor)
     whole = math.floor(mantissa * (1 << 31) + 0.5)
     if whole == 1 << 31:
@@ -73,12 +73,12 @@ def _multiplier(factor: float) -> tuple[int, int]:
 
 
 def _product(x: np.ndarray, by: int) -> np.ndarray:
-    """Products of int16 in 32768ths, halves up."""
+    """Products of int16 in units of 1/32768, halves rounded up."""
     return np.clip((x * by + (1 << 14)) >> 15, _LOW16, _HIGH16)
 
 
 def _shifted(x: np.ndarray, bits: int) -> np.ndarray:
-    """Divided by a power of two, halves away from zero."""
+    """``x`` divided by a power of two, halves rounded away from zero."""
     if bits <= 0:
         return x
     rest, most = x & ((1 << bits) - 1), ((1 << bits) - 1) >> 1

@@ -1,8 +1,8 @@
 """Activations by name.
 
-Exporters write hard-swish as three to five operators, and every one of them in its own way. `run` finds these and
-replaces the last by a call of a private function with the attribute ``activation``; relu, relu6, sigmoid and silu get
-one too, so that the passes after this one know a single form of all of them.
+Each exporter writes hard-swish as three to five operators, in its own pattern. `run` finds these patterns and replaces
+the last operator by a call of a private function with the attribute ``activation``. It does the same for relu, relu6,
+sigmoid and silu, so later passes know a single form of all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tvm_mobilenet.passes.rewrite import Rewriter, op_name, scalar, static_shape
 
 
 class Activations(Rewriter):
-    """See the module; it expects what `simplify` leaves."""
+    """The pass of this module; it runs after `simplify`."""
 
     def __init__(self, mod: tvm.IRModule):
         super().__init__(mod)
@@ -25,7 +25,7 @@ class Activations(Rewriter):
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
         name = op_name(value)
-        if name in ("nn.relu", "clip") and str(value.args[0].ty.dtype) not in dtypes.OF_DATA:  # no convolution's
+        if name in ("nn.relu", "clip") and str(value.args[0].ty.dtype) not in dtypes.OF_DATA:  # not of a convolution
             return value
         if name == "nn.relu":
             return self._call("relu", value.args[0])
@@ -105,7 +105,7 @@ def run(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def definition(name: str, x: relax.Expr, dtype: str) -> relax.Expr:
-    """One of `tvm_mobilenet.layer.ACTIVATIONS`, by the definitions of PyTorch, of a tensor of this dtype."""
+    """One of `tvm_mobilenet.layer.ACTIVATIONS`, as PyTorch defines it, applied to a tensor of this dtype."""
     op = relax.op
     if name in ("hardswish", "hardsigmoid"):
         gate = op.multiply(op.clip(op.add(x, relax.const(3.0, dtype)), 0, 6), relax.const(1 / 6, dtype))

@@ -1,9 +1,9 @@
-"""Where the logical dimensions of a tensor lie in memory.
+"""The place in memory of a tensor's logical dimensions.
 
-An imported graph speaks of NCHW tensors, flattens, permutes and squeezes them; memory holds channels-last. A `Tensor`
-keeps both: ``stored`` is the order of its axes in memory, ``dims`` says which axes make up each logical dimension. A
-permute then costs nothing, and a flatten of a feature map is remembered as a dimension of three axes until the weights
-behind it are reordered. Axes of size one have no place in memory and are left out.
+An imported graph has NCHW tensors, which it flattens, permutes and squeezes; memory is channels-last. A `Tensor`
+records both: ``stored`` is the order of its axes in memory, ``dims`` the axes that make up each logical dimension. A
+permute then costs nothing. The flatten of a feature map becomes a dimension of three axes, until the weights behind it
+are reordered. Axes of size one have no place in memory and are left out.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from math import prod
 
 
 class Axis:
-    """One axis of size two or more, or the outer or inner part of a ``whole`` one; two axes are the same only if they
-    are the same object."""
+    """One axis of size two or more, or the outer or inner part of a ``whole`` axis. Two axes are equal only if they are
+    the same object.
+    """
 
     def __init__(self, size: int, whole: Axis | None = None):
         self.size, self.whole = size, whole
         self._parts: dict[int, tuple[Axis, Axis]] = {}
 
     def parts(self, outer: int) -> tuple[Axis, Axis]:
-        """Its outer part, of that size, and its inner one: the same two each time."""
+        """Its outer part, of the given size, and its inner part. Every call returns the same two objects."""
         if outer not in self._parts:
             self._parts[outer] = Axis(outer, self), Axis(self.size // outer, self)
         return self._parts[outer]
@@ -31,20 +32,20 @@ Dim = tuple[Axis, ...]
 
 
 def dim(size: int) -> Dim:
-    """A new dimension of one new axis, of none when its size is one."""
+    """A new dimension of one new axis, or of none if its size is one."""
     return (Axis(size),) if size > 1 else ()
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value and how it is to be read.
+    """A value, and the way to read it.
 
     Parameters
     ----------
     value : str
         The name of the value (`layer_graph.LayerCall.output` or an input of main).
     nhwc : (int, int, int, int)
-        The shape it was written in, row-major.
+        The shape in which it was written, row-major.
     stored : tuple of Axis
         Its axes, slowest first.
     dims : tuple of tuple of Axis
@@ -67,7 +68,7 @@ class Tensor:
 
     @property
     def layout(self) -> str | None:
-        """How memory holds a logical (N, C, H, W): NHWC, NCHW or neither."""
+        """The layout in memory of a logical (N, C, H, W): NHWC, NCHW or neither."""
         if len(self.dims) != 4:
             return None
         n, c, h, w = self.dims
@@ -75,7 +76,7 @@ class Tensor:
 
     @property
     def order(self) -> tuple[int, ...] | None:
-        """The logical dimensions in the order in which memory has them; None where one of them is spread."""
+        """The logical dimensions in their order in memory; None if the axes of one are not adjacent."""
         if self.layout == "NHWC":
             return 0, 2, 3, 1
         filled = [i for i, d in enumerate(self.dims) if d]
@@ -88,8 +89,7 @@ class Tensor:
         return Tensor(self.value, self.nhwc, self.stored, tuple(self.dims[i] for i in order))
 
     def reshaped(self, shape: tuple[int, ...]) -> Tensor | None:
-        """The same memory in another logical shape, axes cut or joined where it asks for that; None when that would
-        need a copy."""
+        """The same memory in another logical shape, with axes cut or joined as needed; None if that needs a copy."""
         dims, axes, cut = [], list(flat(self.dims)), {}
         for size in shape:
             taken: list[Axis] = []
@@ -106,7 +106,9 @@ class Tensor:
         return fresh(self.value, self.nhwc, shape) if self.contiguous else None
 
     def _joined(self) -> Tensor:
-        """The parts of an axis as that axis again, where they stand side by side in memory and in a dimension."""
+        """The tensor with both parts of an axis replaced by that axis, if they are adjacent in memory and in a
+        dimension.
+        """
         dims, stored = [list(d) for d in self.dims], list(self.stored)
         for found in dims:
             i = 0
@@ -121,7 +123,7 @@ class Tensor:
         return Tensor(self.value, self.nhwc, tuple(stored), tuple(map(tuple, dims)))
 
     def with_axes_of(self, other: Tensor) -> Tensor | None:
-        """This tensor in the axes of another of the same shape; None when their dimensions divide differently."""
+        """This tensor with the axes of another of the same shape; None if their dimensions divide differently."""
         renamed = {}
         for mine, theirs in zip(self.dims, other.dims, strict=True):
             if [a.size for a in mine] != [a.size for a in theirs]:
@@ -131,16 +133,16 @@ class Tensor:
 
 
 def fresh(value: str, nhwc: tuple[int, int, int, int], shape: tuple[int, ...]) -> Tensor:
-    """A tensor whose memory is in logical order, of new axes."""
+    """A tensor of new axes, whose memory is in logical order."""
     dims = tuple(dim(s) for s in shape)
     return Tensor(value, nhwc, flat(dims), dims)
 
 
 def _cut(axes: tuple[Axis, ...], cut: dict[Axis, tuple[Axis, Axis]]) -> tuple[Axis, ...]:
-    """Axes in place of which their parts stand."""
+    """The axes, with each axis in ``cut`` replaced by its parts."""
     return tuple(part for a in axes for part in (_cut(cut[a], cut) if a in cut else (a,)))
 
 
 def flat(dims) -> tuple[Axis, ...]:
-    """The axes of dimensions, one after another."""
+    """The axes of several dimensions, in order."""
     return tuple(a for d in dims for a in d)

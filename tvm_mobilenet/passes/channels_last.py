@@ -1,11 +1,11 @@
-"""From operators of an NCHW graph to layers that are channels-last, without one transpose between them.
+"""From operators of an NCHW graph to channels-last layers, without a transpose between them.
 
-Each operator becomes one layer: its tensors are laid out ``(N, H, W, C)``, and permutes, flattens and squeezes are
-only bookkeeping (`axes`). The network's own input is read as it came by the convolution that reads it; an output that
-must be NCHW is written so by a last copying layer, which `fuse_epilogue` then takes into the layer before it. Batch
-norm and bias are depthwise 1x1 layers here; `fold_batch_norm` removes them. Kinds take operators by their ``patterns``;
-one that no kind takes becomes a generic layer, if TVM has a loop nest for it (`generic`). What has no layer is
-collected and reported at once.
+Each operator becomes one layer. Its tensors are laid out ``(N, H, W, C)``, so permutes, flattens and squeezes are only
+bookkeeping (`axes`). A convolution reads the network's input in its given layout. A last copying layer writes an output
+that must be NCHW, and `fuse_epilogue` then fuses it into the layer before. Batch norm and bias are depthwise 1x1 layers
+here; `fold_batch_norm` removes them. Each kind takes operators by its ``patterns``. An operator that no kind takes
+becomes a generic layer, if TVM has a loop nest for it (`generic`). The pass collects all operators without a layer and
+reports them at once.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from tvm_mobilenet.passes.rewrite import array, op_name, static_shape
 
 
 class Unsupported(Exception):
-    """An operator that the kinds do not compute; the message says why. It may still be a generic layer."""
+    """An operator that no kind computes; the message gives the reason. It may still become a generic layer."""
 
 
 class Refused(Exception):
-    """An operator that no layer may compute, for it means nothing that is right; the message says why."""
+    """An operator that must not become any layer, because its result would be wrong; the message gives the reason."""
 
 
 class ChannelsLast:
-    """See the module; it expects what `simplify`, `activations` and `fold_pad` leave. Patterns of kinds get it as
-    ``make``."""
+    """The pass of this module; it runs after `simplify`, `activations` and `fold_pad`. The patterns of kinds get it as
+    ``make``.
+    """
 
     Unsupported, Refused, axes, layer = Unsupported, Refused, axes, Layer
     array, shape_of, four = staticmethod(array), staticmethod(static_shape), staticmethod(lambda shape: _four(shape))
@@ -57,8 +58,8 @@ class ChannelsLast:
         self.tensors: dict[relax.Var, Tensor] = {}
         self.tuples: dict[relax.Var, list[relax.Expr]] = {}
         self.splits: dict[relax.Var, relax.Call] = {}
-        self.copies: dict[tuple, Tensor] = {}  # of tensors that do not lie as somebody reads them
-        self.dtypes: dict[str, str] = {}  # of values
+        self.copies: dict[tuple, Tensor] = {}  # copies of tensors whose reader needs another layout
+        self.dtypes: dict[str, str] = {}  # of each value
         self.problems: list[Problem] = []
         self.where, self.at = "", 0
 
@@ -68,12 +69,12 @@ class ChannelsLast:
         Raises
         ------
         TvmMobilenetError
-            Names every operator that has no layer, with its place and shapes.
+            Some operators have no layer; the message names each with its place and shapes.
         """
         inputs = []
         for i, param in enumerate(self.main.params):
             shape = static_shape(param, f"input {param.name}")
-            value = f"input_{i}"  # whatever the user calls it: a layer's value may be called so
+            value = f"input_{i}"  # not the user's name, which a layer's value may have too
             inputs.append(Port(param.name, shape, str(param.ty.dtype), value))
             self.dtypes[value] = inputs[-1].dtype
             self.tensors[param] = fresh(value, _four(shape), shape)
@@ -129,7 +130,7 @@ class ChannelsLast:
             return fresh("?", _four(shape), shape)
 
     def _by_kind(self, name: str, call: relax.Call) -> Tensor:
-        """By the kind that knows the operator; else, and where it lies as no kind has it, as a generic layer."""
+        """The layer of the kind that knows the operator; a generic layer if no kind knows it or its layout."""
         views = {"reshape": ChannelsLast._reshape, "permute_dims": ChannelsLast._permute_dims}
         patterns = [views[name]] if name in views else kinds.patterns(name)
         before, why = len(self.calls), None
@@ -147,14 +148,14 @@ class ChannelsLast:
             raise why or e from None
 
     def _take_back(self, before: int) -> None:
-        """Remove layers that nobody reads: copies of operands for what then made no layer."""
+        """Remove layers whose value has no reader: copies of operands for an operator that then got no layer."""
         gone = {call.output for call in self.calls[before:]}
         del self.calls[before:]
         self.copies = {key: made for key, made in self.copies.items() if made.value not in gone}
 
     @property
     def products(self) -> int:
-        """The place of the last operator that sums products, the heart of a network; -1 without one."""
+        """The place of the last operator that sums products, the core of a network; -1 without one."""
         bindings = [b for block in self.main.body.blocks for b in block.bindings]
         return max((i for i, b in enumerate(bindings) if op_name(b.value) in ("nn.conv2d", "matmul")), default=-1)
 
@@ -174,7 +175,9 @@ class ChannelsLast:
         return self.elementwise("none", self.tensor(call.args[0]), activation=name)
 
     def _mark(self, call: relax.Call) -> Tensor:
-        """A scale that the file says: at a copying layer of its own, steps of weights at the layer that has them."""
+        """A scale from the file, as a copying layer; the steps of weights are noted at the layer that has the
+        weights.
+        """
         what, x = json.loads(str(self.mod[call.op].attrs["mark"])), self.tensor(call.args[0])
         if "steps" not in what:
             x = self.elementwise("none", x)
@@ -185,14 +188,14 @@ class ChannelsLast:
             self.calls[-1] = self.calls[-1].replace(marks=Marks(steps=tuple(steps)))
         return x
 
-    # ---- anything else
+    # ---- all other operators
 
     def _generic(self, call: relax.Call) -> Tensor:
-        """By the loop nest that TVM makes of it, of tensors that lie in the order of their dimensions."""
+        """A generic layer, whose loop nest TVM makes, on tensors in the order of their dimensions."""
         flat_args = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
         found = [a for a in flat_args if isinstance(a.ty, relax.TensorType) and array(a) is None]
         if isinstance(call.ty, relax.TupleType):
-            raise Unsupported("it gives several tensors, as no layer does")
+            raise Unsupported("it returns several tensors, a layer only one")
         if not found or not isinstance(call.ty, relax.TensorType):
             raise Unsupported("no layer computes it")
         given = [self.tensor(a) for a in found]
@@ -203,7 +206,7 @@ class ChannelsLast:
         )
 
     def _pieces(self, pieces: list[Piece], values: list[Tensor]) -> Tensor:
-        """Generic layers, one after the other; the last one's output."""
+        """Several generic layers in order; returns the output of the last one."""
         for one in pieces:
             shape = one.layer.output_shape
             reads = [values[i] for i in one.reads]
@@ -211,7 +214,9 @@ class ChannelsLast:
         return values[-1]
 
     def _as_it_lies(self, call: relax.Call, found: list[relax.Expr], given: list[Tensor]) -> Tensor | None:
-        """The same on data in the order that most of it has in memory; None where that is its own, or cannot be."""
+        """The same operator on data in its order in memory; None if that is the logical order, or the operator cannot
+        be reordered.
+        """
         if not reorders(call):
             return None
         given = [self.image(x) if len(x.dims) == 4 and not x.contiguous and not x.order else x for x in given]
@@ -233,19 +238,19 @@ class ChannelsLast:
         shape = static_shape(call)
         if back.shape == shape:
             return back
-        kept = [d for d in back.dims if d]  # a reduction's dimensions, of size one, are taken away
+        kept = [d for d in back.dims if d]  # a reduction drops its dimensions, which have size one here
         dims = [kept.pop(0) if size > 1 else () for size in shape]
         return Tensor(back.value, back.nhwc, back.stored, tuple(dims))
 
     def _laid(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
-        """The tensor with its dimensions in an order, in which memory has them: copied if it has not."""
+        """The tensor with its dimensions in this order in memory, copied if they have another."""
         y = x.permuted(list(order))
         if y.contiguous:
             return y
         return self.nhwc(x).permuted(list(order)) if order == NHWC else self._copy_in_order(y)
 
     def _copy_in_order(self, x: Tensor) -> Tensor:
-        """The tensor in logical order, copied once for all who read it so."""
+        """The tensor in logical order, copied once for all its readers."""
         return self._once(("in order", x.value, x.stored, x.dims), lambda: self.in_order(x))
 
     def _once(self, key: tuple, copy: Callable[[], Tensor]) -> Tensor:
@@ -261,7 +266,7 @@ class ChannelsLast:
         return self.tensors[expr]
 
     def nhwc(self, x: Tensor) -> Tensor:
-        """The tensor in NHWC, copied if it must be."""
+        """The tensor in NHWC, copied if necessary."""
         x = self.image(x)
         n, c, h, w = x.shape
         if x.layout == "NHWC" or c == 1 or h * w == 1:
@@ -276,13 +281,13 @@ class ChannelsLast:
         return self._once(("nhwc", x.value, x.stored, dims), lambda: self.call(layer, [x], stored, dims))
 
     def image(self, x: Tensor) -> Tensor:
-        """The tensor as NCHW or NHWC, copied to NHWC if it lies otherwise: permuted, or a view of something else."""
+        """The tensor as NCHW or NHWC, copied to NHWC if it has another layout, as a permuted tensor or a view may."""
         if len(x.dims) != 4:
             raise Unsupported(f"its data has {len(x.dims)} dimensions where 4 are expected")
         return x if x.layout else self._copy_in_order(x.permuted(list(NHWC))).permuted([0, 3, 1, 2])
 
     def in_order(self, x: Tensor) -> Tensor:
-        """The tensor with memory in logical order: copied to NCHW if it is a feature map, whatever its dimensions."""
+        """The tensor in logical order in memory. A feature map is copied to NCHW, however many dimensions it has."""
         if x.contiguous:
             return x
         logical, channel = flat(x.dims), x.stored[-1]

@@ -1,7 +1,7 @@
-"""What the whole numbers of a network's inputs and outputs stand for.
+"""The real values that the integers of a network's inputs and outputs represent.
 
-A port of floats has no encoding. One of int8 or uint8 stands for ``(q - zero) * scale``, with one scale of the whole
-tensor or, of an image's bytes, one a channel.
+A float port has no encoding. The values of an int8 or uint8 port represent ``(q - zero) * scale``. There is one scale
+for the whole tensor, or one for each channel of an image's bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-BYTES = 256  # values of one byte
+BYTES = 256  # number of values of a byte
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Whole:
     Attributes
     ----------
     step : float
-        From one value to the next.
+        The difference between neighbouring values.
     zero : int
-        Which stands for 0.0.
+        The integer that represents 0.0.
     dtype : str
         ``int8`` or ``uint8``.
     """
@@ -44,11 +44,11 @@ class Whole:
 
     @property
     def as_uint8(self) -> Whole:
-        """The same of values that are 128 higher."""
+        """The encoding of the same values as uint8, which are 128 higher."""
         return Whole(self.step, self.zero + 128, "uint8")
 
     def real(self, values: np.ndarray) -> np.ndarray:
-        """float32, each the exact difference times the step in float32."""
+        """Values as float32: the exact difference times the step, in float32."""
         return (values.astype(np.float32) - np.float32(self.zero)) * np.float32(self.step)
 
     def stored(self, values: np.ndarray) -> np.ndarray:
@@ -61,14 +61,14 @@ class Whole:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Bytes of an image, of which the network sees ``(byte / 255 - mean) / std``.
+    """Bytes of an image, which the network reads as ``(byte / 255 - mean) / std``.
 
     Attributes
     ----------
     mean, std : tuple of float
-        One a channel, in the network's order of channels.
+        One for each channel, in the network's order.
     axis : int
-        Of the channels.
+        The axis of the channels.
     """
 
     mean: tuple[float, ...]
@@ -78,26 +78,26 @@ class Pixels:
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """One a channel."""
+        """One for each channel."""
         return tuple(1 / (255 * std) for std in self.std)
 
     @property
     def zeros(self) -> tuple[float, ...]:
-        """One a channel; fractions, since a mean is no byte."""
+        """One for each channel; they are fractions, since a mean need not be a byte."""
         return tuple(255 * mean for mean in self.mean)
 
     @cached_property
     def table(self) -> np.ndarray:
-        """(channels, 256) float32: what each byte of a channel stands for, as preprocessing computes it."""
+        """(channels, 256) float32: the value of each byte of a channel, as preprocessing computes it."""
         bytes_ = np.arange(BYTES) / 255.0
         return ((bytes_ - np.array(self.mean)[:, None]) / np.array(self.std)[:, None]).astype(np.float32)
 
     def real(self, values: np.ndarray) -> np.ndarray:
-        """float32, of the table."""
+        """Bytes as float32, by the table."""
         return self.table[np.arange(len(self.mean)).reshape(self._along(values.ndim)), values]
 
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """The bytes that stand for what is nearest to values."""
+        """The bytes whose values are nearest to these."""
         mean, std = (np.reshape(each, self._along(values.ndim)) for each in (self.mean, self.std))
         return np.clip(np.rint((values * std + mean) * 255), 0, 255).astype(np.uint8)
 

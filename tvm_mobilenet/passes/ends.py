@@ -1,14 +1,15 @@
-"""A network's inputs and outputs in another dtype than float32, as ``--io`` asks for.
+"""The network's inputs and outputs in a dtype other than float32, as ``--io`` requests.
 
-``float16`` is `precision`'s: layers of float16 read and write it. Here are the whole numbers:
+`precision` handles ``float16``, which layers of float16 read and write. This module handles integers:
 
-- ``int8``, of networks in int8: inputs and outputs have the scales and zero points of the values behind them.
-- ``uint8``: of a network that takes images the input is their bytes, in the graph's layout, and what `Pixels` says of
-  them. A stem of floats reads them itself; in integers one copy makes int8 of them by a table a channel, the same
-  values that float32 inputs would have become. Inputs that are no image, and the outputs of a network in int8, are
-  int8 moved up by 128. Outputs of a network in floats stay as they are.
+- ``int8``, for networks in int8: inputs and outputs have the scales and zero points of the values behind them.
+- ``uint8``: the input of a network that takes images is their bytes, in the graph's layout and encoded as `Pixels`. A
+  float stem reads the bytes itself. In an int8 network one copy converts them to int8 with a table for each channel, to
+  the values that float32 inputs would give. Inputs that are not images, and the outputs of a network in int8, are int8
+  plus 128. Outputs of a float network stay as they are.
 
-`wanted` says before quantizing which outputs become int8; `run` is the rest, after all layers have their dtypes.
+`wanted` marks, before quantization, the outputs that become int8. `run` does the rest after all layers have their
+dtypes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WHOLE = ("int8", "uint8")
 
 
 def wanted(graph: LayerGraph, dtype: str, io: str) -> LayerGraph:
-    """A graph in float32 whose outputs say that they are to be int8, where layers in ``dtype`` can write it."""
+    """A float32 graph whose outputs are marked as int8, if layers in ``dtype`` can write it."""
     if io not in WHOLE or not dtypes.of(dtype).integer:
         return graph
     outputs = (replace(p, dtype="int8") if p.dtype == FLOAT else p for p in graph.signature.outputs)
@@ -38,21 +39,21 @@ def wanted(graph: LayerGraph, dtype: str, io: str) -> LayerGraph:
 
 
 def run(graph: LayerGraph, io: str, scales: Mapping | None = None, image=None) -> LayerGraph:
-    """The graph with inputs, and outputs in int8, as ``io`` says.
+    """The graph with the inputs and int8 outputs that ``io`` requests.
 
     Parameters
     ----------
     graph : LayerGraph
-        Its layers in their dtypes.
+        A graph whose layers already have their dtypes.
     scales : mapping of str to quantize.Scale, optional
-        Of each value of a network in int8.
+        The scale of each value of an int8 network.
     image : models.preprocess.Preprocess, optional
-        How an image becomes the input; None: the inputs are no image.
+        The preprocessing from an image to the input; None if the inputs are not images.
 
     Raises
     ------
     TvmMobilenetError
-        Floats cannot be read from such an input.
+        The layers need float values, which such an input cannot give.
     """
     if io not in WHOLE:
         return graph
@@ -61,7 +62,9 @@ def run(graph: LayerGraph, io: str, scales: Mapping | None = None, image=None) -
 
 
 def assumed_image(graph: LayerGraph) -> Preprocess | None:
-    """Some way of an image to the only input of a graph, where that has the shape of one; costs do not depend on it."""
+    """An arbitrary preprocessing for a graph whose only input has the shape of an image. Costs do not depend on its
+    figures.
+    """
     ports = graph.signature.inputs
     shape = ports[0].shape
     likely = len(ports) == 1 and len(shape) == 4 and shape[1] in (1, 3)
@@ -74,7 +77,7 @@ class _Ends:
         self.before: list[LayerCall] = []
         self.after: list[LayerCall] = []
         self.calls = list(graph.calls)
-        self.values: dict[str, str] = {}  # what is read in place of a value
+        self.values: dict[str, str] = {}  # the value that readers get in place of another
 
     def run(self) -> LayerGraph:
         inputs = tuple(self._input(p) if p.dtype == FLOAT else p for p in self.graph.signature.inputs)
@@ -107,7 +110,7 @@ class _Ends:
         return port
 
     def _scale(self, port: Port) -> Whole:
-        """Of an input: of the calls that make int8 of it, else what was found for it."""
+        """The scale of an input: from the calls that quantize it, else from calibration."""
         for call in self.graph.calls:
             if port.value in call.inputs and _quantizes(call.layer):
                 return _made(call)
@@ -120,7 +123,7 @@ class _Ends:
         return Whole(scale.step, scale.zero)
 
     def _reader(self, call: LayerCall, port: Port) -> LayerCall | None:
-        """A call that reads a port of whole numbers in place of float32; None: nothing is left to do."""
+        """A call that reads a port of integers in place of float32; None if the call is no longer needed."""
         layer = call.layer
         if _quantizes(layer):
             return self._quantizing(call, port)
@@ -129,7 +132,7 @@ class _Ends:
         if self.scales is None:
             raise TvmMobilenetError(
                 f"--io {self.io}: {layer.name} (from {call.source or call.name}) reads input {port.name} as floats; "
-                "of layers in floats convolutions alone read an image's bytes",
+                "among float layers only convolutions can read an image's bytes",
                 "leave out --io; or build with --dtype int8",
             )
         inputs = tuple(self._floats(port) if value == port.value else value for value in call.inputs)
@@ -147,8 +150,9 @@ class _Ends:
         return made.replace(ends=np.array([0, 0, -128, 127]))
 
     def _of_pixels(self, call: LayerCall, port: Port, scale: Whole) -> LayerCall:
-        """A copy of an image's bytes as int8, where a copy of floats stood: of a pass that knew no image, the image's
-        own shape is restored."""
+        """A copy of an image's bytes as int8, in place of a copy of floats. The pass that made it knew no image, so the
+        shape of the image is restored.
+        """
         layer = call.layer.replace(op="pixels", reads="uint8")
         if layer.input_shape != port.shape:
             layer = self._whole_image(port).replace(op="pixels", dtype="int8", reads="uint8")
@@ -174,7 +178,7 @@ class _Ends:
 
     @staticmethod
     def _reads_bytes(layer: Layer, port: Port) -> bool:
-        """Whether a layer of floats can read an image's bytes: the image is its data, and no more of its operands."""
+        """Whether a float layer can read an image's bytes: the image must be its data, and not another operand."""
         known = layer.kind == "conv" and not dtypes.of(layer.dtype).integer and layer.input_dtype == FLOAT
         axis = 1 if layer.input_layout == "NCHW" else 3
         return known and layer.input_shape == port.shape and axis == port.encoding.axis
@@ -186,7 +190,7 @@ class _Ends:
         return call.replace(layer=call.layer.replace(reads="uint8"), pixels=pixels)
 
     def _floats(self, port: Port) -> str:
-        """The port's values as float32, copied once for all who read them so."""
+        """The port's values as float32, converted once for all their readers."""
         name = f"{port.value}_f32"
         if name not in (call.name for call in self.before):
             whole, scale = self._whole(port), self._scale(port)
@@ -224,17 +228,17 @@ class _Ends:
 
 
 def _quantizes(layer: Layer) -> bool:
-    """Whether a layer only makes int8 of float32."""
+    """Whether a layer only quantizes float32 to int8."""
     return layer.copies and layer.activation == "none" and layer.dtype == "int8" and layer.reads == FLOAT
 
 
 def _made(call: LayerCall) -> Whole:
-    """The scale of what such a layer makes."""
+    """The scale of the output of such a layer."""
     return Whole(float(call.constants["scale"][0]), int(call.constants["ends"][1]))
 
 
 def _copy(shape: tuple[int, ...]) -> Layer:
-    """A copy in int8 of a tensor of any shape, a position a row of its last dimension."""
+    """A copy of a tensor of any shape in int8, with one position for each row of its last dimension."""
     channels = shape[-1] if shape else 1
     positions = int(np.prod(shape, dtype=np.int64)) // channels
     return Layer(

@@ -1,10 +1,10 @@
-"""Factors of channels, which make the channels of a value about equally large: an int8 tensor has one scale for all.
+"""Equalization: factors that make all channels of a value about equally large, since an int8 tensor has a single scale.
 
-The weights and biases of the layer that makes a value are multiplied by the factors, and the weights of the layers that
-read it are divided by them (Nagel et al., 2019). In float32 the network still computes the same. Values that are added
-to each other share their factors. Between the two layers there may be a ReLU, or nothing that is not linear. Behind a
-ReLU6 there are no factors: times a factor, values would be clamped below six. So a channel that is small on the images
-of calibration, and large on others, would be cut off.
+The weights and biases of the layer that makes a value are multiplied by the factors, and the weights of its readers are
+divided by them (Nagel et al., 2019). The float32 result stays the same. Values that are added to each other share their
+factors. Between the two layers only linear operators or a ReLU may stand. A ReLU6 excludes factors, because values
+multiplied by a factor would be clamped at less than six. A channel that is small on the calibration images and large on
+others would then be clipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
-SCALABLE = ("none", "relu")  # activations that make of factors times a value factors times what they make of it
+SCALABLE = ("none", "relu")  # activations f with f(factor * x) = factor * f(x)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Group:
 
 
 def groups(graph: LayerGraph) -> list[Group]:
-    """What can be equalized in a graph of float32, in execution order."""
+    """The groups of values that can be equalized in a float32 graph, in execution order."""
     sets = _Sets()
     fixed = {port.value for port in (*graph.signature.inputs, *graph.signature.outputs)}
     for call in graph.calls:
@@ -62,7 +62,7 @@ def _weighted(call: LayerCall) -> bool:
 
 
 def _tied(call: LayerCall, sets: _Sets) -> set[str]:
-    """Ties the values of a call that share factors, and gives those that can have none."""
+    """Join the values of a call that share factors, and return those that can have none."""
     layer, (data, *others) = call.layer, call.inputs
     scalable = layer.body is None and layer.activation in SCALABLE and layer.output_layout == "NHWC"
     fixed = set() if scalable else {call.output, *others}
@@ -85,7 +85,7 @@ def _by_channel(call: LayerCall) -> bool:
 
 
 class _Sets:
-    """Sets of values: each is named by one of its members."""
+    """Disjoint sets of values; each set is named by one of its members."""
 
     def __init__(self):
         self._parent: dict[str, str] = {}
@@ -102,7 +102,7 @@ class _Sets:
 
 
 def read_by(call: LayerCall, factors: np.ndarray) -> np.ndarray:
-    """The weights of a layer whose data are factors times as large."""
+    """The weights of a layer whose data is multiplied by the factors."""
     weight = call.weight.astype(np.float64)
     if _by_channel(call):
         return weight / factors.reshape(-1, *[1] * (weight.ndim - 1))
@@ -110,7 +110,7 @@ def read_by(call: LayerCall, factors: np.ndarray) -> np.ndarray:
 
 
 def run(graph: LayerGraph, factors: Mapping[str, np.ndarray]) -> LayerGraph:
-    """The graph with the values of ``factors`` so many times as large, channel by channel."""
+    """The graph with the values in ``factors`` multiplied by these, channel by channel."""
     return replace(graph, calls=tuple(_scaled(call, factors) for call in graph.calls)) if factors else graph
 
 

@@ -1,9 +1,9 @@
 """Batch norm, bias, scale and shift, folded into the weights.
 
-`channels_last` makes every one of these a depthwise 1x1 layer: ``y = weight * x + bias`` by channel. Such a layer goes
-into the convolution or product before it when nobody else reads what lies between. A norm that stands before a
-convolution goes into that one if it does not pad (a pad of zeros would become one of the shift) or the shift is zero,
-and if nobody else reads it. What cannot be folded stays the layer it is.
+`channels_last` makes every one of these a depthwise 1x1 layer: ``y = weight * x + bias`` by channel. Such a layer is
+folded into the convolution or product before it if it is the only reader of that layer's output. A norm before a
+convolution is folded into that convolution if this is its only reader, and if the convolution does not pad or the shift
+is zero; otherwise zeros of the padding would become the shift. A layer that cannot be folded remains.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def _into_next(affine: LayerCall, call: LayerCall) -> LayerCall:
     layer = call.layer
     scale, shift = affine.weight.reshape(-1).astype(np.float64), affine.bias.astype(np.float64)
     out, per_group = call.weight.shape[:2] if call.weight.ndim == 2 else (layer.out_channels, call.weight.shape[1])
-    # the input channel of each weight: group of the output channel, then the place in the group
+    # the input channel of each weight: first the group of the output channel, then the place in the group
     group = np.arange(out) // (out // layer.groups)
     channel = group[:, None] * per_group + np.arange(per_group)[None, :]
     tail = [1] * (call.weight.ndim - 2)
     taps = call.weight.astype(np.float64).reshape(out, per_group, -1).sum(-1)
     weight = call.weight * scale[channel].reshape(out, per_group, *tail)
     bias = call.bias + (taps * shift[channel]).sum(1)
-    # weights that came as whole numbers are none any more
+    # weights that came as integers are no longer integers
     return call.replace(weight=weight, bias=bias, inputs=(affine.inputs[0], *call.inputs[1:]), marks=None)

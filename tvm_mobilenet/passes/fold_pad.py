@@ -1,8 +1,8 @@
-"""Padding belongs to the convolution or pool that reads it.
+"""Pads, folded into the convolution or pool that reads them.
 
-TensorFlow's exporters write stride-2 layers as a Pad of ``[0, 0, 1, 1]`` and a convolution without padding. A pad of
-zeros before a convolution, or before an average pool that counts its padding, and one of minus infinity before a max
-pool, becomes that operator's own; no copy of the activation is left.
+TensorFlow's exporters write stride-2 layers as a Pad of ``[0, 0, 1, 1]`` and a convolution without padding. Two kinds
+of pad become the operator's own padding: zeros before a convolution, or before an average pool that counts its padding;
+and minus infinity before a max pool. No copy of the activation remains.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm_mobilenet.passes.rewrite import Rewriter, op_name
 
 
 class FoldPad(Rewriter):
-    """See the module."""
+    """The pass of this module."""
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
         name = op_name(value)

@@ -1,6 +1,6 @@
-"""Operators of constants alone, computed when the network is read: sizes, places and masks, as exporters write them.
+"""Operators whose operands are all constants, computed at import: sizes, positions and masks, as exporters write them.
 
-Numpy computes those that are frequent. The others are compiled and run by TVM, a tenth of a second each.
+Numpy computes the frequent operators. TVM compiles and runs the others, in a tenth of a second each.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ _NUMPY = {
 
 
 def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None:
-    """What an operator gives, as a constant; None where a tensor that it reads is none, or nobody can compute it.
+    """The result of an operator as a constant; None if one of its tensors is not constant, or neither numpy nor TVM can
+    compute it.
 
     Parameters
     ----------
     name : str
-        The operator's.
+        The name of the operator.
     call : relax.Call
     bb : relax.BlockBuilder
-        Gives it its type.
+        It infers the type of the call.
     """
     if name == "arange":
         ends = [getattr(a, "value", None) for a in call.args]
@@ -79,17 +80,17 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
 def constant(value: np.ndarray) -> relax.Expr:
     """An array in Relax, with its dtype."""
     value = np.asarray(value, order="C")
-    return relax.const(value, str(value.dtype))  # which one value alone would lose
+    return relax.const(value, str(value.dtype))  # without the argument, a single value would lose its dtype
 
 
 def _tensors(call: relax.Call) -> list[relax.Expr]:
-    """Its arguments that are tensors, and the fields of those that are tuples."""
+    """The tensors among the arguments, including the fields of tuples."""
     flat = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
     return [a for a in flat if isinstance(getattr(a, "ty", None), relax.TensorType | relax.TupleType)]
 
 
 def _by_tvm(call: relax.Call) -> relax.Expr | None:
-    """The tensor that TVM computes of constants alone; None where it knows no way."""
+    """The tensor that TVM computes from constants; None if it cannot."""
     bb = relax.BlockBuilder()
     with bb.function("main", []):
         with bb.dataflow():

@@ -1,8 +1,8 @@
-"""Activation, residual add and the last change of layout go into the layer before them.
+"""Activation, residual add and the last change of layout, fused into the layer before them.
 
-An element-wise layer is taken into the layer that made its data when nobody else reads that. A residual add goes into
-the later of the two layers that it adds (the other operand then exists already): ``before`` the activation if that
-layer has none yet, ``after`` it otherwise.
+An element-wise layer is fused into the layer that makes its data if it is the only reader of that data. A residual add
+is fused into the later of the two layers that it adds, when the other operand already exists. It goes ``before`` the
+activation if that layer has none yet, ``after`` it otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def run(graph: LayerGraph) -> LayerGraph:
 
 
 def _only_reader(value: str, kept: dict[str, LayerCall], count) -> LayerCall | None:
-    """The layer that made a value which has one reader only."""
+    """The layer that makes a value, if the value has only one reader."""
     producer = kept.get(value)
     return producer if producer is not None and count[value] == 1 else None
 
@@ -65,18 +65,18 @@ def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | Non
 
 
 def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
-    """The copy that writes an output as NCHW, into the layer before it."""
+    """The copy that writes an output as NCHW, fused into the layer before it."""
     layer, producer = call.layer, _only_reader(call.inputs[0], kept, count)
     copy = layer.copies and layer.activation == "none" and layer.output_layout == "NCHW"
     if not copy or layer.input_layout == "NCHW" or producer is None:
         return None
     made: Layer = producer.layer
-    if made.residual != "none":  # its other operand lies channels-last
+    if made.residual != "none":  # its other operand is channels-last
         return None
     sizes = (layer.batch, layer.height, layer.width) if not made.declared.with_rows else ()
     if made.out_channels != layer.channels or (sizes and sizes != (made.batch, made.out_height, made.out_width)):
-        return None  # it turns other dimensions than these
-    if made.declared.with_rows:  # a matrix product has no pixels any more: a convolution again
+        return None  # it permutes other dimensions
+    if made.declared.with_rows:  # a matrix product has no rows and columns: it becomes a convolution again
         geometry = {"height": layer.height, "width": layer.width, "batch": layer.batch}
         made = made.replace(kind=made.declared.with_rows, **geometry)
         producer = producer.replace(weight=producer.weight.reshape(made.weight_shape))
@@ -87,7 +87,7 @@ def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
 
 
 def _extended(producer: LayerCall, call: LayerCall, layer: Layer, what: str) -> LayerCall | None:
-    """The producer as this layer, which computes the call too; None where scales that the network came with forbid."""
+    """The producer as this layer, which also computes the call; None if the scales of a quantized network forbid it."""
     joined = marks.fused(producer, call, what)
     if joined is None:
         return None

@@ -18,41 +18,41 @@ from tvm_mobilenet.kinds.generic import DIGEST, Body, View, fields
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.rewrite import array, op_name
 
-OWN = "float32"  # of a generic layer
-REFERENCES = ("float64", "float32")  # in which a reference is computed, the first that TVM can
-MOVES = ("broadcast_to", "concat", "permute_dims", "strided_slice", "take", "tile")  # values are those of the data
-FLOAT32_ALONE = ("nn.layer_norm", "nn.group_norm", "nn.instance_norm", "nn.rms_norm")  # by topi's own checks
+OWN = "float32"  # the dtype of a generic layer
+REFERENCES = ("float64", "float32")  # dtypes of a reference, the first that TVM supports
+MOVES = ("broadcast_to", "concat", "permute_dims", "strided_slice", "take", "tile")  # they copy values
+FLOAT32_ALONE = ("nn.layer_norm", "nn.group_norm", "nn.instance_norm", "nn.rms_norm")  # topi refuses other dtypes
 
 
 class NotGeneric(Exception):
-    """TVM makes no one loop nest of an operator; the message says why."""
+    """An operator for which TVM does not make a single loop nest; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class _Operator:
-    """An operator on its own: ``make(dtype, variables)`` writes it in Relax, of its tensors and then its constants.
+    """A single operator: ``make(dtype, variables)`` writes it in Relax, given its tensors and then its constants.
 
-    ``nest`` is what an importer wrote in TIR in place of an operator, for one dtype; ``make`` then gets it too.
+    ``nest`` is the TIR that an importer wrote in place of an operator, for one dtype; ``make`` then gets it too.
     """
 
     make: object
     shapes: tuple[tuple[int, ...], ...]
-    held: tuple[str, ...]  # their dtypes
+    held: tuple[str, ...]  # dtypes of the constants
     name: str
     nest: tirx.PrimFunc | None = None
     view: View | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """In which a reference may be computed, the most exact first."""
+        """The dtypes in which a reference may be computed, the most exact first."""
         return REFERENCES[self.nest is not None or self.name in FLOAT32_ALONE :]
 
     def operands(self, dtype: str) -> list[tuple[tuple[int, ...], str]]:
-        """Shapes and dtypes of what it takes, that dtype in place of `OWN`."""
+        """Shapes and dtypes of its operands, with this dtype in place of `OWN`."""
         return [(shape, dtype if own == OWN else own) for shape, own in zip(self.shapes, self.held, strict=True)]
 
     def module(self, dtype: str) -> tvm.IRModule:
-        """Its legalized module, of that dtype in place of `OWN`."""
+        """Its legalized module, with this dtype in place of `OWN`."""
         bb = relax.BlockBuilder()
         params = [relax.Var(f"x{i}", relax.TensorType(*each)) for i, each in enumerate(self.operands(dtype))]
         given = [] if self.nest is None else [bb.add_func(self.nest, self.name)]
@@ -60,14 +60,15 @@ class _Operator:
             with bb.dataflow():
                 out = bb.emit_output(bb.emit(self.make(dtype, params, *given)))
             bb.emit_func_output(out)
-        with tvm.target.Target("llvm"):  # scans are made of loops for a CPU
+        with tvm.target.Target("llvm"):  # this makes scans loops for a CPU
             return relax.backend.DispatchSortScan()(relax.transform.LegalizeOps()(bb.get()))
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One generic layer of an operator: ``reads`` are the numbers of the operator's tensors, or of pieces before it,
-    counted on from them."""
+    """One generic layer of an operator. ``reads`` has numbers of the operator's tensors, or of earlier pieces, which
+    are numbered after the tensors.
+    """
 
     layer: Layer
     reads: tuple[int, ...]
@@ -75,19 +76,20 @@ class Piece:
 
 
 def pieces_of(call: relax.Call, tensors: Sequence[relax.Expr], mod: tvm.IRModule) -> list[Piece]:
-    """The generic layers of a call: mostly one; as many as TVM makes loop nests of it. The last gives the result.
+    """The generic layers of a call: usually one, otherwise one for each loop nest that TVM makes. The last gives the
+    result.
 
     Parameters
     ----------
     call : relax.Call
-        Of one of Relax's operators, or of a loop nest of ``mod``.
+        A call of a Relax operator, or of a loop nest of ``mod``.
     tensors : sequence of relax.Expr
-        Those of its arguments, or of their fields, that are no constants, in order.
+        Its arguments, or their fields, that are not constants, in order.
 
     Raises
     ------
     NotGeneric
-        It is of another dtype or shape than layers have, or TVM has no loop nest for it.
+        No layer has its dtype or shape, or TVM has no loop nest for it.
     """
     if not isinstance(call.op, tvm.ir.Op) or op_name(call) == "call_dps_packed":
         raise NotGeneric("no layer computes it")
@@ -96,7 +98,7 @@ def pieces_of(call: relax.Call, tensors: Sequence[relax.Expr], mod: tvm.IRModule
     held = tuple(str(t.ty.dtype) for t in tensors) + tuple(str(a.dtype) for a in values)
     name, nest = op_name(call), None
     if name == "call_tir":
-        name, nest = call.args[0].name_hint.rstrip("0123456789"), mod[call.args[0]]  # numbered where there are several
+        name, nest = call.args[0].name_hint.rstrip("0123456789"), mod[call.args[0]]  # numbered if there are several
     operator = _Operator(_copy_of(call), shapes, held, name, nest, None if values else _view(call))
     try:
         module = operator.module(OWN)
@@ -133,7 +135,7 @@ def _several(module: tvm.IRModule, bindings: list, tensors: int, values: list[np
 
 
 def piece(split: relax.Call, index: int) -> relax.Call:
-    """One of the tensors that a split gives, as a slice of its data."""
+    """One of the tensors that a split returns, as a slice of its data."""
     size = int(split.args[0].ty.shape[axis := int(split.attrs.axis)])
     given = split.attrs.indices_or_sections
     cuts = [int(i) for i in given] if hasattr(given, "__len__") else None
@@ -146,7 +148,7 @@ def piece(split: relax.Call, index: int) -> relax.Call:
 
 
 def transposed(shape: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Layer:
-    """The layer that moves a tensor's dimensions."""
+    """The layer that permutes a tensor's dimensions."""
     operator = _Operator(lambda _, x: relax.op.permute_dims(x[0], axes), (shape,), (dtype,), "permute_dims")
     return _layer(operator, operator.module(OWN), 1)
 
@@ -178,7 +180,7 @@ def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
 
 
 def _view(call: relax.Call) -> View | None:
-    """How a call joins or cuts tensors, if it does nothing else."""
+    """The way in which a call joins or cuts tensors, if it does nothing else."""
     if op_name(call) == "concat":
         return View(int(call.attrs.axis) % len(_shape(call.args[0].fields[0])))
     if op_name(call) != "strided_slice":
@@ -193,7 +195,7 @@ def _view(call: relax.Call) -> View | None:
 
 
 def _takes_nearest(operator: _Operator) -> bool:
-    """Whether it resizes by taking values as they are."""
+    """Whether it resizes by nearest neighbour, which copies values."""
     if operator.name != "image.resize2d":
         return False
     params = [relax.Var("x", relax.TensorType(*each)) for each in operator.operands(OWN)]
@@ -201,7 +203,7 @@ def _takes_nearest(operator: _Operator) -> bool:
 
 
 def _nest(module: tvm.IRModule) -> tirx.PrimFunc:
-    """The only loop nest of a legalized module, its parameters those of ``main`` in order, and the output."""
+    """The only loop nest of a legalized module. Its parameters are those of ``main`` in order, and the output."""
     main = module["main"]
     calls = [b.value for block in main.body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
     if len(calls) != 1 or op_name(calls[0]) != "call_tir":
@@ -218,7 +220,9 @@ def _nest(module: tvm.IRModule) -> tirx.PrimFunc:
 
 
 def _copy_of(call: relax.Call):
-    """The call, of variables in place of its tensors and constants, its numbers in a dtype."""
+    """A function that writes the call again: with variables for its tensors and constants, and its numbers in a given
+    dtype.
+    """
 
     def make(dtype: str, variables: list[relax.Var], *nest: tvm.ir.GlobalVar) -> relax.Expr:
         count = len(variables) - len(_constants(call))
@@ -252,7 +256,9 @@ def _shape(expr: relax.Expr) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _compiled(operator: _Operator):
-    """The operator by TVM's own pipeline, and the dtype that it computes in: some know float32 alone."""
+    """The operator compiled by TVM's own pipeline, and the dtype of its computation: some operators know only
+    float32.
+    """
     for dtype in operator.dtypes:
         with contextlib.suppress(RuntimeError, TypeError, ValueError):
             built = tvm.compile(operator.module(dtype), target="llvm")
@@ -261,7 +267,7 @@ def _compiled(operator: _Operator):
 
 
 def _computed(operator: _Operator, arrays) -> np.ndarray:
-    """The operator without our loops, float64."""
+    """The result of the operator in float64, without our loops."""
     function, dtype = _compiled(operator)
     due = operator.operands(dtype)
     given = [tvm.runtime.tensor(np.ascontiguousarray(a, own)) for a, (_, own) in zip(arrays, due, strict=True)]

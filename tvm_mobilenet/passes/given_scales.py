@@ -1,9 +1,9 @@
-"""A network that comes quantized as one in float32, with marks where its scales belong.
+"""A network that comes quantized, converted to float32 with marks at the places of its scales.
 
-Exporters write ``quantize`` and ``dequantize`` around what is computed in whole numbers. Here each pair becomes a call
-of a private function with the attribute ``mark``: a value that is rounded to int8, with its scale and zero point (those
-of uint8 are shifted by 128). A weight becomes an ordinary constant; behind the convolution or product that reads it
-stands a mark with the steps of its output channels, from which `quantize` makes the same whole numbers again.
+Exporters write ``quantize`` and ``dequantize`` around operators that compute in integers. This pass replaces each pair
+by a call of a private function with the attribute ``mark``: a value that is rounded to int8, with its scale and zero
+point (those of uint8 are shifted by 128). A weight becomes an ordinary constant. After the convolution or product that
+reads it stands a mark with the steps of its output channels, from which `quantize` makes the same integers again.
 `channels_last` reads the marks.
 """
 
@@ -17,23 +17,23 @@ from tvm import relax
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, static_shape
 
-_UNSIGNED = 128  # what a uint8 is more than the int8 of the same bits in order
+_UNSIGNED = 128  # a uint8 minus the int8 of the same rank
 _MOVES = ("reshape", "permute_dims", "squeeze", "expand_dims", "flatten", "nn.batch_flatten", "nn.pad", "nn.max_pool2d")
 _STATIC = "quantize it statically, weights and activations to int8 or uint8, as QDQ"
 _FLOAT = "give the float32 model with --dtype int8 and --calibrate FOLDER, or " + _STATIC
 
 
 class GivenScales(Rewriter):
-    """See the module; it expects what an importer leaves."""
+    """The pass of this module; it runs on an imported graph."""
 
     def __init__(self, mod):
         super().__init__(mod)
-        self._marked: dict[relax.Var, str] = {}  # values that a mark made, and the mark
-        self._steps: list[tuple[relax.Constant, np.ndarray, int]] = []  # of weights, and their axis
+        self._marked: dict[relax.Var, str] = {}  # the marks of values
+        self._steps: list[tuple[relax.Constant, np.ndarray, int]] = []  # steps of weights, and their axis
         self._functions: dict[tuple, object] = {}
-        self._left: dict[relax.Var, str] = {}  # whole numbers that nothing has taken apart yet
+        self._left: dict[relax.Var, str] = {}  # integers that no dequantize has read yet
         whose = str((self.main.attrs or {}).get("tables", ""))
-        self._tables = {"tables": whose} if whose else {}  # of activations: of the file's runtime
+        self._tables = {"tables": whose} if whose else {}  # activation tables of the file's runtime
         self.activations = self.weights = 0
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
@@ -59,11 +59,11 @@ class GivenScales(Rewriter):
             return self._scaled(value)
         return value
 
-    # ---- the pair
+    # ---- quantize and dequantize
 
     def _quantize(self, call: relax.Call) -> relax.Expr:
         x, scale, zero = call.args[0], array(call.args[1]), array(call.args[2])
-        if array(x) is not None:  # a weight in float32, as networks that were trained so are exported
+        if array(x) is not None:  # a weight in float32, as quantization-aware training exports it
             ends = np.iinfo(str(call.attrs.out_dtype))
             by = (
                 _along(scale, static_shape(x), int(call.attrs.axis)),
@@ -90,7 +90,7 @@ class GivenScales(Rewriter):
         pair = self.made_by(data, "quantize")
         if pair is None:
             raise TvmMobilenetError(
-                f"dequantize at {self.where} reads what no quantize made",
+                f"dequantize at {self.where} reads a value that no quantize made",
                 "the network takes float32, and quantizes it itself: quantize it as QDQ",
             )
         if not (np.array_equal(array(pair.args[1]), array(call.args[1])) and np.array_equal(array(pair.args[2]), zero)):
@@ -103,7 +103,7 @@ class GivenScales(Rewriter):
 
     def _mark(self, x: relax.Expr, what: dict) -> relax.Expr:
         text = json.dumps(what)
-        if self._is_on_grid(x, text):  # rounded already
+        if self._is_on_grid(x, text):  # already rounded to this scale
             return x
         self.activations += 1
         var = self.emit(self._call(text, x))
@@ -111,7 +111,7 @@ class GivenScales(Rewriter):
         return var
 
     def _is_on_grid(self, x: relax.Expr, mark: str) -> bool:
-        """Whether a value is some of one with this very mark, moved."""
+        """Whether a value is a reordered or cut copy of one with this very mark."""
         while isinstance(x, relax.Var):
             if x in self._marked:
                 return self._marked[x] == mark
@@ -125,7 +125,7 @@ class GivenScales(Rewriter):
     # ---- weights
 
     def _weight(self, expr: relax.Expr) -> tuple[np.ndarray, int] | None:
-        """Steps and axis of a constant that was whole numbers."""
+        """Steps and axis of a constant that came as integers."""
         return next(((steps, axis) for made, steps, axis in self._steps if made.same_as(expr)), None)
 
     def _moved_weight(self, name: str, call: relax.Call) -> relax.Expr:
@@ -162,7 +162,7 @@ class GivenScales(Rewriter):
         return self.emit(self._call(json.dumps({"steps": every.tolist()}), made))
 
     def _scaled(self, call: relax.Call) -> relax.Expr:
-        """Data times a constant: a layer with one weight a channel, where all of them have one step."""
+        """Data times a constant: a layer with one weight a channel, if all of these have the same step."""
         data, constant = call.args if self._weight(call.args[1]) is not None else call.args[::-1]
         steps, _ = self._weight(constant)
         made = self.emit(call)
@@ -185,12 +185,12 @@ class GivenScales(Rewriter):
 
 
 def run(mod):
-    """The module without quantize and dequantize; the same where it has none.
+    """The module without quantize and dequantize; the same module if it has none.
 
     Raises
     ------
     TvmMobilenetError
-        It is quantized in a way that is not computed; it says where, and what to do.
+        The network is quantized in a way that is not supported; the message says where, and what to do.
     """
     names = {op_name(b.value) for block in mod["main"].body.blocks for b in block.bindings}
     if not names & {"quantize", "dequantize"}:
@@ -214,5 +214,5 @@ def _types(ty) -> list:
 
 
 def _along(values: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """A scalar, or values of an axis, so that they broadcast."""
+    """A scalar, or the values of an axis in a shape that broadcasts."""
     return values if not values.ndim else values.reshape([-1 if i == axis else 1 for i in range(len(shape))])

@@ -1,7 +1,7 @@
 """A network as layers, the plain data that every pass from `channels_last` on takes and returns.
 
-A `LayerGraph` is the calls of its layers in execution order, and what the network takes and returns. Values have names:
-a layer names the value it reads, whatever shape it reads it in. Nothing here knows Relax; `compiler.lower` writes it
+A `LayerGraph` has the calls of its layers in execution order, and the signature of the network. Values have names: a
+layer names the value that it reads, in whatever shape. This module does not use Relax; `compiler.lower` writes Relax
 once, at the end.
 """
 
@@ -26,21 +26,23 @@ class LayerCall:
     name : str
         Unique in the graph, such as ``layer_007``.
     layer : Layer
-        What is computed.
+        The computation.
     source : str
-        Where the layer comes from in the user's model: module path, parameter or ONNX node.
+        The origin of the layer in the user's model: module path, parameter or ONNX node.
     inputs : tuple of str
-        Values: the data, and the residual or second operand if there is one.
+        The values that it reads: the data, and the residual or second operand if there is one.
     constants : dict of str to ndarray
-        Of the names, shapes and dtypes of ``layer.constants``.
+        With the names, shapes and dtypes of ``layer.constants``.
     output : str
-        The value written, of ``layer.output_shape``.
+        The value that it writes, of shape ``layer.output_shape``.
     parts : tuple of LayerCall
-        Of a fused block: the calls that it stands for; of a copy that `compiler.views` made, that of what it moves.
+        For a fused block, the calls that it replaces. For a copy that `compiler.views` made, the call whose values it
+        moves.
     marks : passes.marks.Marks or None
-        Of a network that comes quantized: its scales. `quantize` reads them.
+        The scales of a network that comes quantized. `quantize` reads them.
     into : str
-        The value of which the output is a part: calls with the same one write one tensor together (`compiler.views`).
+        The value that the output is a part of. Calls with the same ``into`` write one tensor together
+        (`compiler.views`).
     """
 
     name: str
@@ -54,9 +56,10 @@ class LayerCall:
     into: str = ""
 
     def replace(self, **changes) -> LayerCall:
-        """The call with other fields, or with other constants by their names, of a fused block as `weight` has them.
+        """The call with other fields, or with other constants by their names; for a fused block these are tuples, as in
+        `weight`.
 
-        Constants are stored in the dtypes that its layer says.
+        Constants are stored in the dtypes of its layer.
         """
         layer = changes.get("layer", self.layer)
         own = {name: changes.pop(name) for name in ("weight", "bias", *layer.constants) if name in changes}
@@ -67,17 +70,17 @@ class LayerCall:
 
     @property
     def weight(self) -> np.ndarray | tuple | None:
-        """``layer.weight_shape``; of a fused block, a tuple of those of its parts; None where there is none."""
+        """Of shape ``layer.weight_shape``; for a fused block, a tuple with one for each part; None if there is none."""
         return self._constant("weight")
 
     @property
     def bias(self) -> np.ndarray | tuple | None:
-        """``(out_channels,)``; of a fused block, a tuple of those of its parts; None where there is none."""
+        """Of shape ``(out_channels,)``; for a fused block, a tuple with one for each part; None if there is none."""
         return self._constant("bias")
 
     @property
     def originals(self) -> tuple[LayerCall, ...]:
-        """The calls that it stands for: its parts, or itself."""
+        """The calls that it replaces: its parts, or itself."""
         return self.parts or (self,)
 
     def _constant(self, name: str) -> np.ndarray | tuple | None:
@@ -88,8 +91,7 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of ``main``: its name, shape, dtype, and the value behind it; of whole numbers also what they
-    stand for."""
+    """An input or output of ``main``: its name, shape, dtype, the value behind it, and for integers their encoding."""
 
     name: str
     shape: tuple[int, ...]
@@ -98,17 +100,17 @@ class Port:
     encoding: Whole | Pixels | None = None
 
     def real(self, values: np.ndarray) -> np.ndarray:
-        """What values of the port stand for: float32, or the values themselves."""
+        """The real values of the port's values: float32 if it has an encoding, else the values themselves."""
         return values if self.encoding is None else self.encoding.real(values)
 
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Floats as values of the port, the nearest there are."""
+        """Float values in the port's dtype, rounded to the nearest."""
         return np.asarray(values).astype(self.dtype) if self.encoding is None else self.encoding.stored(values)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What ``main`` takes and returns; ``tuple_output`` says whether it returns a tuple."""
+    """The inputs and outputs of ``main``; ``tuple_output`` says whether it returns a tuple."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -141,23 +143,22 @@ class LayerGraph:
 
     @property
     def counts(self) -> dict[Layer, int]:
-        """How often each distinct layer occurs, in execution order."""
+        """The number of occurrences of each distinct layer, in execution order."""
         return dict(Counter(call.layer for call in self.calls))
 
     def readers(self) -> Counter[str]:
-        """How often each value is read, by layers and by the outputs."""
+        """The number of readers of each value, layers and outputs together."""
         return Counter([v for c in self.calls for v in c.inputs] + [p.value for p in self.signature.outputs])
 
     def in_order(self, start: int = 0) -> Iterator[tuple[LayerCall, list[str]]]:
-        """The calls from a place on, each with the values that nobody reads after it: whoever holds values may drop
-        these."""
+        """The calls from a place on, each with the values that it reads last, which a caller may then free."""
         left = self.readers()
         for call in self.calls[start:]:
             left.subtract(call.inputs)
             yield call, [value for value in dict.fromkeys(call.inputs) if not left[value]]
 
     def with_calls(self, calls: Iterable[LayerCall]) -> LayerGraph:
-        """These calls in place of the graph's; they and their values are named by their places, ``layer_007``."""
+        """The graph with these calls. They and their values are named by their places, such as ``layer_007``."""
         calls = tuple(calls)
         names = {call.output: f"layer_{i:03d}" for i, call in enumerate(calls)}
 

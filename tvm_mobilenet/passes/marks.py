@@ -1,9 +1,9 @@
-"""Scales that come with a network, at the layers that they belong to.
+"""The scales of a network that comes quantized, at the layers that they belong to.
 
-`given_scales` leaves marks between operators, `channels_last` makes copying layers of them. Here such a layer becomes a
-mark of the one that made its data, where nobody else reads that; what is left of them rounds a value for some of its
-readers, the network's inputs among these. `fuse_epilogue` asks `fused` what two layers with marks may become: a layer
-in int8 knows the scale of its output, and of its sums where they are rounded before a table or an addition.
+`given_scales` leaves marks between operators, and `channels_last` makes copying layers of them. This pass turns such a
+layer into a mark of the layer that makes its data, if it is the only reader of that data. The remaining ones round a
+value, such as a network's input, for some of its readers. `fuse_epilogue` asks `fused` for the marks of two layers in
+one: an int8 layer has a scale of its output, and one of its sums if they are rounded before a table or an addition.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from tvm_mobilenet.passes.quantize import DTYPE, Scale
 
 @dataclass(frozen=True)
 class Marks:
-    """What a file says of a layer.
+    """The quantization of a layer, from the file.
 
     Attributes
     ----------
     output : Scale or None
-        Of what it writes; None: that is float32.
+        The scale of its output; None if that is float32.
     inner : Scale or None
-        Of its sums, where they are rounded before an activation or a residual.
+        The scale of its sums, if they are rounded before an activation or a residual.
     steps : tuple of float or None
-        Of the weight, one an output channel; None: that is float32.
+        The steps of the weight, one for each output channel; None if the weight is float32.
     source : str
-        Where ``output`` is said: the dequantize in the user's model.
+        The origin of ``output``: the dequantize in the user's model.
     tables : str
-        Whose tables of activations ``output`` is made by: those of `activation_table.table`.
+        The runtime whose activation tables make ``output``, as `activation_table.table` takes it.
     """
 
     output: Scale | None = None
@@ -50,14 +50,14 @@ def known(graph: LayerGraph) -> bool:
 
 
 def rounds(call: LayerCall) -> bool:
-    """Whether a layer is what is left of a mark: it rounds its data to a scale, and does nothing else."""
+    """Whether a layer is a remaining mark, which only rounds its data to a scale."""
     layer = call.layer
     plain = layer.copies and layer.activation == "none" and layer.input_layout == layer.output_layout
     return plain and call.marks is not None and call.marks.output is not None
 
 
 def run(graph: LayerGraph) -> LayerGraph:
-    """The graph with its marks at the layers that make their data; the same where it has none."""
+    """The graph with its marks at the layers that make their data; the same graph if it has none."""
     if not known(graph):
         return graph
     readers: dict[str, list[LayerCall | None]] = {}
@@ -89,7 +89,7 @@ def run(graph: LayerGraph) -> LayerGraph:
 
 
 def fused(producer: LayerCall, call: LayerCall, what: str) -> Marks | None:
-    """The marks of a layer and of the one that is to be fused into it, as one; None: they stay apart.
+    """The combined marks of a layer and of the one to be fused into it; None if the two must stay apart.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _to(first: Marks, last: Marks) -> Marks:
 
 
 def scaled(marks: Marks | None, factors) -> Marks | None:
-    """The marks of a layer whose weights are multiplied by these, one an output channel."""
+    """The marks of a layer whose weights are multiplied by these factors, one for each output channel."""
     if marks is None or marks.steps is None:
         return marks
     return replace(marks, steps=tuple(abs(s * float(f)) for s, f in zip(marks.steps, factors, strict=True)))

@@ -1,7 +1,7 @@
-"""A network of int8 of which some layers stay in float: first `quantize`, then `precision` for those in a narrow float.
+"""An int8 network in which some layers stay in float: first `quantize`, then `precision` for layers in a narrow float.
 
-Values between int8 and float are float32, by conversions that are layers like any other; between two layers of float16
-they are float16.
+Values between int8 and float layers are float32, and conversions are ordinary layers. Values between two float16 layers
+are float16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tvm_mobilenet.passes.layer_graph import LayerGraph
 
 @dataclass(frozen=True)
 class Kept:
-    """A call that stays in float: its name and source, in which dtype, and why."""
+    """A call that stays in float: its name and source, its dtype, and the reason."""
 
     layer: str
     source: str
@@ -23,7 +23,7 @@ class Kept:
 
 
 def run(graph: LayerGraph, quantization: quantize.Quantization) -> LayerGraph:
-    """A graph in float32 as a quantization says it, the layers that it keeps in float included."""
+    """The quantized graph of a float32 graph, including the layers that the quantization keeps in float."""
     made = quantize.run(graph, quantization)
     for dtype in dict.fromkeys(kept.dtype for kept in quantization.kept):
         narrow = {kept.layer for kept in quantization.kept if kept.dtype == dtype != "float32"}

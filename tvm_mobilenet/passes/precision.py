@@ -1,18 +1,17 @@
-"""Layers of float32 in another dtype: which layers compute in it, and what lies between those that do and those that do
-not.
+"""Layers of float32 in another dtype: the choice of layers that compute in it, and the conversions around them.
 
 A value has one dtype, and a layer reads and writes values in the dtypes that they have (``Layer.reads``, ``writes``):
 
-- the network's inputs and outputs have the dtype of its interface, float32 unless asked for otherwise;
-- a value that may leave the dtype's range, one that a layer without that dtype reads or writes, and one that lies
-  between layers of float32 alone is float32; so are the scores that a last softmax reads;
-- all others have the dtype.
+- the network's inputs and outputs have the dtype of ``--io``, by default float32;
+- three kinds of values are float32: those that may leave the dtype's range, those that a layer without that dtype reads
+  or writes, and those between float32 layers only; so are the scores that a last softmax reads;
+- all other values have the dtype.
 
-A residual has the dtype of the output that it joins, a second operand that of the data. Where a value has another, a
-copying layer converts it once for all who read it so. The dense layer that makes a network's scores sums in the wide
-dtype, and so do layers that are named.
+A residual has the dtype of the output that it joins, a second operand that of the data. If a value has another dtype, a
+copying layer converts it once for all such readers. The dense layer that makes a network's scores sums in the wide
+dtype, and so do the layers that ``--accumulate`` names.
 
-Constants are stored in the dtype. One that is out of its range is refused, with its layer and channel.
+Constants are stored in the dtype. A constant outside its range is an error that names layer and channel.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import ends, quantize, quantize_given
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
-HEADROOM = 4  # other images make larger values: the limit is a quarter of a dtype's range
-LOST = 1 / 64  # of a channel's weights, by which what the dtype drops is told
+HEADROOM = 4  # other images may give larger values, so the limit is a quarter of a dtype's range
+LOST = 1 / 64  # share of a channel's weights; if a dtype drops more, the user is told
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ class LargestSum:
     Attributes
     ----------
     layer, source : str
-        The call's name in the graph of float32, and where it comes from.
+        The call's name in the float32 graph, and its origin.
     value : float
-        Of all partial sums, of what the layer reads, and of what it writes.
+        The largest of all partial sums, inputs and outputs of the layer.
     exact : bool
         False: an upper bound, the sum of the magnitudes of all terms.
     """
@@ -56,22 +55,22 @@ class LargestSum:
 
 @dataclass(frozen=True)
 class Precision:
-    """What is decided of a network's dtypes: once, when it is built.
+    """The decisions about a network's dtypes, made once when it is built.
 
     Attributes
     ----------
     dtype, io : str
-        Of the layers, and of inputs and outputs.
+        The dtype of the layers, and of inputs and outputs.
     sums : tuple of str
         Calls that sum in the wide dtype of ``dtype``.
     wide : tuple of str
-        Calls that stay as they were, since they may leave the range of ``dtype``.
+        Calls that stay in float32, since they may leave the range of ``dtype``.
     values : tuple of str
-        Values that stay as they were.
+        Values that stay in float32.
     largest : tuple of LargestSum
-        Of each call, in order.
+        One for each call, in order.
     images : str
-        Over which that was found, in words.
+        A description of the images that the sums come from.
     """
 
     dtype: str
@@ -87,11 +86,11 @@ class Precision:
         return asdict(self)
 
     def applied(self, graph: LayerGraph) -> LayerGraph:
-        """A graph in float32 as it says."""
+        """A float32 graph with these decisions applied."""
         return run(graph, self)
 
     def summary(self) -> str:
-        """For people: how large sums become, and what stays in float32 for it."""
+        """For people: the size of the sums, and the layers that stay in float32 because of it."""
         if not self.largest:
             return ""
         most = max(self.largest, key=lambda one: one.value)
@@ -107,12 +106,12 @@ class Precision:
 
     @classmethod
     def from_data(cls, data: dict) -> Precision:
-        """Of plain data, as a build keeps it.
+        """The decisions from plain data, as a build keeps it.
 
         Raises
         ------
         ValueError
-            It is not what ``to_data`` gives.
+            The data does not have the form that ``to_data`` gives.
         """
         try:
             lists = {name: tuple(map(str, _list(data[name]))) for name in ("sums", "wide", "values")}
@@ -141,9 +140,9 @@ def _sum(one: LargestSum) -> str:
 
 
 def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
-    """The graph with its layers of float32 in a dtype, and conversions where they are needed.
+    """The graph with its float32 layers in a dtype, and conversions where necessary.
 
-    Calls keep their names; a conversion is called after its value, ``layer_007_f32``.
+    Calls keep their names. A conversion has the name of its value, such as ``layer_007_f32``.
 
     Raises
     ------
@@ -153,7 +152,7 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
     narrow = {c.name for c in graph.calls if c.name not in precision.wide and _computed(c.layer, precision.dtype)}
     held = _dtypes_of_values(graph, narrow, precision)
     ports = [*graph.signature.inputs, *graph.signature.outputs]
-    io = precision.io if precision.io == precision.dtype else "float32"  # whole numbers are of `ends`
+    io = precision.io if precision.io == precision.dtype else "float32"  # `ends` handles integers
     held |= {p.value: io for p in ports if p.dtype == "float32"}
     wide_sums = {*precision.sums, *(c.name for c in _scores(graph) if c.layer.declared.images)}
     made: list[LayerCall] = []
@@ -171,10 +170,10 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
 
     for call in graph.calls:
         layer = call.layer
-        if _is_whole(layer):  # values between it and others are float32
+        if _is_whole(layer):  # values at its boundary are float32
             made.append(call)
             continue
-        if layer.body is not None or layer.dtype != "float32":  # its nest has the dtype that it has
+        if layer.body is not None or layer.dtype != "float32":  # the dtype of its loop nest is fixed
             due = zip(call.inputs, layer.operand_dtypes, layer.operand_buffers, strict=True)
             inputs = [in_dtype(*operand) for operand in due]
             due = held[call.output]
@@ -199,8 +198,8 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
 
 
 def without_images(graph: LayerGraph, options) -> LayerGraph:
-    """The graph in the dtype of options, as if none of its values could leave that dtype's range: for costs, which no
-    value changes.
+    """The graph in the dtype of options, as if no value could leave that dtype's range. It serves for costs, which do
+    not depend on values.
 
     Parameters
     ----------
@@ -220,12 +219,12 @@ def without_images(graph: LayerGraph, options) -> LayerGraph:
 
 
 def stored(call: LayerCall, layer: Layer) -> LayerCall:
-    """A call as one of ``layer``, its constants in the dtypes of that.
+    """A call with another ``layer``, and its constants in the dtypes of that layer.
 
     Raises
     ------
     TvmMobilenetError
-        A constant is finite, and no finite number of that dtype.
+        A finite constant is not finite in that dtype.
     """
     for name, (_, dtype) in layer.constants.items():
         array = call.constants[name]
@@ -239,15 +238,15 @@ def stored(call: LayerCall, layer: Layer) -> LayerCall:
                 f"{call.source or call.name}: its folded {name} of channel {at[0]}{others} is {array[at]:.6g}, outside "
                 f"the range of {dtype}, which ends at {-dtypes.of(dtype).lowest:g}",
                 "build with --dtype float32; or look at the channel's batch norm in the checkpoint: a variance near "
-                "zero makes such weights, and a channel that gives nothing can be set to zero",
+                "zero makes such weights, and a channel whose output is always zero can be set to zero",
             )
     return call.replace(layer=layer, **call.constants)
 
 
 def lost(graph: LayerGraph, narrowed: LayerGraph) -> list[str]:
-    """Sentences on the channels whose weights a dtype drops: they are too small for it.
+    """Warnings about channels whose weights are too small for a dtype.
 
-    A channel is told when more than `LOST` of its weights, by their norm, is dropped, and that is more than the
+    A channel is reported if the dtype drops more than `LOST` of its weights, by their norm, and that is more than the
     rounding of its bias.
     """
     found, after = [], {call.name: call for call in narrowed.calls}
@@ -275,13 +274,13 @@ def named(graph: LayerGraph, wanted: str) -> tuple[str, ...]:
     Parameters
     ----------
     wanted : str
-        ``float32``: all that have weights. ``float32:NAME,NAME``: those of a call's name, or of a source or the module
-        that it is in, such as ``features.3``.
+        ``float32`` for all calls with weights. ``float32:NAME,NAME`` for calls by name, by source, or by the module of
+        the source, such as ``features.3``.
 
     Raises
     ------
     TvmMobilenetError
-        A name is that of no layer with weights; the nearest is suggested.
+        A name matches no layer with weights; the message suggests the nearest name.
     """
     _, colon, names = wanted.partition(":")
     calls = [call for call in graph.calls if call.layer.weight_shape]
@@ -296,15 +295,16 @@ def chosen(calls: Sequence[LayerCall], names: str, flag: str, what: str, dtype: 
     Parameters
     ----------
     names : str
-        With commas: names of calls (``layer_007``), sources (``features.3.conv.0``), modules (``features.3``), layers
+        Separated by commas: names of calls (``layer_007``), sources (``features.3.conv.0``), modules (``features.3``),
+        layers
         (``depthwise 14x14x512 3x3``), and patterns of all of these (``layer_00?``, ``dense*``).
     flag, what, dtype : str
-        For the message: the flag as it was given, what it names, and of which builds.
+        For the message: the flag as given, the kind of thing that it names, and the dtype of builds that have it.
 
     Raises
     ------
     TvmMobilenetError
-        A name is that of none; the nearest is suggested.
+        A name matches no call; the message suggests the nearest name.
     """
     found: list[str] = []
     for name in names.split(","):
@@ -326,12 +326,12 @@ def _is_named(call: LayerCall, name: str) -> bool:
 
 
 def _is_whole(layer: Layer) -> bool:
-    """Whether a layer computes in integers, of a network of int8 that keeps others in float."""
+    """Whether a layer computes in integers, in an int8 network that keeps other layers in float."""
     return layer.body is None and dtypes.of(layer.dtype).integer
 
 
 def _computed(layer: Layer, dtype: str) -> bool:
-    """Whether a layer of float32 can compute in a dtype."""
+    """Whether a float32 layer can compute in a dtype."""
     return layer.dtype == "float32" and layer.body is None and dtype in schedules.implemented(layer.kind)
 
 
@@ -356,7 +356,7 @@ def _dtypes_of_values(graph: LayerGraph, narrow: set[str], precision: Precision)
 
 
 def _scores(graph: LayerGraph) -> list[LayerCall]:
-    """The calls that make outputs: a last softmax, plain copies, and the layer that made what they read."""
+    """The calls that make outputs: a last softmax, plain copies, and the layer whose output these read."""
     makers, found = {call.output: call for call in graph.calls}, []
     for port in graph.signature.outputs:
         call = makers.get(port.value)
@@ -368,9 +368,9 @@ def _scores(graph: LayerGraph) -> list[LayerCall]:
 
 
 def _in_dtypes(layer: Layer, narrow: bool, reads: str, writes: str, dtype: str) -> Layer:
-    """A layer of float32 that reads and writes these dtypes, and computes in ``dtype`` where it is narrow.
+    """A float32 layer that reads and writes these dtypes, and computes in ``dtype`` if it is narrow.
 
-    One without weights between two of float32 has nothing to gain and stays as it is.
+    A layer without weights between two float32 values has nothing to gain and stays as it is.
     """
     plain = layer.weight_shape is None and reads == writes == "float32"
     own = dtype if narrow and not plain else layer.dtype
@@ -378,7 +378,7 @@ def _in_dtypes(layer: Layer, narrow: bool, reads: str, writes: str, dtype: str) 
 
 
 def _conversion(name: str, value: str, before: str, after: str, shape: tuple[int, ...]) -> LayerCall:
-    """The copy of a value in another dtype: one position a row of its last dimension."""
+    """The copy of a value in another dtype, with one position for each row of its last dimension."""
     channels = shape[-1] if shape else 1
     positions = int(np.prod(shape, dtype=np.int64)) // channels
     narrow = after if dtypes.of(after).bytes < dtypes.of(before).bytes else before

@@ -1,4 +1,4 @@
-"""What cannot become layers, told once for each kind of trouble, with the way out that applies."""
+"""Operators that cannot become layers, reported once for each kind of problem, with the applicable remedy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Problem:
     Attributes
     ----------
     operator : str
-        As Relax or the model's format calls it.
+        Its name in Relax or in the model's format.
     where : str
-        In the user's model.
+        Its place in the user's model.
     shapes : str
-        Of its tensors.
+        The shapes of its tensors.
     why : str
     at : int
         Its place among all operators.
@@ -31,7 +31,7 @@ class Problem:
 
 
 def told(problems: Sequence[Problem], products: int) -> tuple[str, str]:
-    """A message and a hint.
+    """The message and the hint of an error.
 
     Parameters
     ----------
@@ -51,5 +51,5 @@ def told(problems: Sequence[Problem], products: int) -> tuple[str, str]:
     message = f"{count} operator{'s are' if count > 1 else ' is'} not supported:\n    " + "\n    ".join(lines)
     if problems[0].at > products:
         return message, "cut the model before them (export a backbone), or replace them in the model"
-    hint = "replace them in the model, for convolutions follow them; docs/reference/operators.md lists what there is"
+    hint = "replace them in the model, since convolutions follow; docs/reference/operators.md lists the supported ones"
     return message, hint

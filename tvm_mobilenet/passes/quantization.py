@@ -1,4 +1,4 @@
-"""What is decided of a network's int8, as data: scales, factors and shifts, and what they do to each layer."""
+"""The decisions about a network's int8, as data: scales, factors and shifts, and their effect on each layer."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ DTYPE = "int8"
 
 @dataclass(frozen=True)
 class Scale:
-    """Of a value: ``(q - zero) * step``."""
+    """The scale of a value, which is ``(q - zero) * step``."""
 
     step: float
     zero: int
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        """Values as int8, as integers of no particular dtype."""
+        """Values as int8, returned as integers of no particular dtype."""
         return np.clip(np.rint(values / self.step) + self.zero, LOW, HIGH)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What quantizing does to one layer, on images.
+    """The effect of quantization on one layer, measured on images.
 
     Attributes
     ----------
     source, layer : str
-        Where it comes from, and its line.
+        Its origin in the model, and its name.
     range : str
-        How the range of its output was found; empty: its output is no int8.
+        The method that found the range of its output; empty if its output is not int8.
     signal_to_noise : float
-        dB of its output in float32 above the difference, of this layer and all before it.
+        Its float32 output over the difference, in dB; the difference includes all layers before it.
     cosine : float
-        Of its output and that in float32.
+        The cosine similarity of its output and the float32 output.
     clipped : float
-        The share of its output beyond the range.
+        The share of its output outside the range.
     """
 
     source: str
@@ -54,33 +54,34 @@ class Quality:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What is decided of a network's int8: once, when it is built.
+    """The decisions about a network's int8, made once when it is built.
 
     Attributes
     ----------
     scales : dict of str to Scale
-        Of each value that a layer of int8 reads or writes.
+        The scale of each value that an int8 layer reads or writes.
     inner : dict of str to Scale
-        By call: of the value before a table or an addition that is fused into it.
+        For each call with a fused table or addition: the scale of the value before it.
     shifts : dict of str to tuple of float
-        By call: what is added to the biases of its output channels, since rounded weights shift the mean of its sums.
+        For each call: corrections to the biases of its output channels, since rounded weights shift the mean of its
+        sums.
     images : str
-        On which they were found, in words.
+        A description of the images that were used.
     io : str
-        Of the network's inputs and outputs.
+        The dtype of the network's inputs and outputs.
     kept : tuple of mixed.Kept
         Calls that stay in float.
     given : bool
-        The network came quantized: weights are those of its file, whatever follows for how products are summed, and
-        values without a scale stay in float32.
+        Whether the network came quantized. Its weights are then those of the file, even if products must then be summed
+        in a slower way, and values without a scale stay in float32.
     factors : dict of str to tuple of float
-        Of values that have so many times, channel by channel, what they have in float32 (`passes.equalize`).
+        For each equalized value, the factor of each channel over its float32 value (`passes.equalize`).
     method : str
-        How ranges were found.
+        The method that found the ranges.
     layers : dict of str to Quality
-        By call of the graph in float32.
+        For each call of the float32 graph.
     file : str
-        Of ``--quantization``, from which all this was read; it is no part of the data.
+        The file of ``--quantization`` that these decisions were read from; it is not part of the data.
     """
 
     scales: Mapping[str, Scale]
@@ -95,7 +96,7 @@ class Quantization:
     layers: Mapping[str, Quality] = field(default_factory=dict)
     file: str = field(default="", compare=False)
 
-    dtype, wide, largest = DTYPE, (), ()  # as a `precision.Precision` has them
+    dtype, wide, largest = DTYPE, (), ()  # the fields of a `precision.Precision`
 
     def summary(self) -> str:
         """One line for people."""
@@ -111,7 +112,7 @@ class Quantization:
         return told
 
     def applied(self, graph: LayerGraph) -> LayerGraph:
-        """A graph in float32 as it says."""
+        """A float32 graph with these decisions applied."""
         from tvm_mobilenet.passes import mixed
 
         return mixed.run(graph, self)
@@ -122,7 +123,7 @@ class Quantization:
 
     @classmethod
     def from_data(cls, data: Mapping) -> Quantization:
-        """Of plain data."""
+        """The decisions from plain data."""
         scales = {name: {v: Scale(**s) for v, s in data[name].items()} for name in ("scales", "inner")}
         from tvm_mobilenet.passes.mixed import Kept
 
@@ -134,7 +135,7 @@ class Quantization:
 
 
 class _Any(dict):
-    """The same scale for whatever value."""
+    """The same scale for every value."""
 
     def __missing__(self, value: str) -> Scale:
         return Scale(1 / 32, 0)

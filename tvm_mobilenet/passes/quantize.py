@@ -1,15 +1,15 @@
-"""Layers of float32 in int8, by the scales that were found on images.
+"""Layers of float32 converted to int8, with the scales that calibration found on images.
 
-An int8 value ``q`` stands for ``(q - zero) * scale``; each value of the network has one scale and one zero point, each
-output channel of a weight a step of its own and no zero point. Sums are int32, their biases have the data's zero point
-taken out, and what they are multiplied by is scale of the data times step over scale of the output.
+An int8 value ``q`` represents ``(q - zero) * scale``. Each value of the network has one scale and one zero point. Each
+output channel of a weight has a step of its own and no zero point. Sums are int32, and the data's zero point is
+subtracted in their biases. A sum is multiplied by the scale of the data times the step, over the scale of the output.
 
-What has no integer form (softmax, generic layers) stays in float32, between conversions. The network's inputs and
-outputs stay as they are: the first layer's data is quantized to channels-last in whole quads of bytes, the layer that
+Layers without an integer form (softmax, generic layers) stay in float32, between conversions. The network's inputs and
+outputs stay float32: the first layer's data is quantized to channels-last in whole quads of bytes, and the layer that
 makes scores writes float32.
 
-What a core could do better with other weights is decided here once, for all of them: four products of a matrix product
-and three taps of a depthwise filter fit an int16, since steps are chosen so (``Layer.group``).
+The weights do not depend on the core. Their steps are chosen such that four products of a matrix product, or three taps
+of a depthwise filter, fit an int16 (``Layer.group``).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tvm_mobilenet.passes.quantization import ASSUMED, DTYPE, Quality, Quantizat
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW, group_of, summed, whole_weights
 
 __all__ = ["ASSUMED", "DTYPE", "Quality", "Quantization", "Scale", "integral", "run", "table"]
-QUAD = 4  # bytes that dot products sum at once
-MAGIC_SUMS, MAGIC_OUTPUTS = 1 << 22, (1 << 15) - 256  # below which sums are read as floats, see schedules/integers.py
+QUAD = 4  # bytes that a dot product sums at once
+MAGIC_SUMS, MAGIC_OUTPUTS = 1 << 22, (1 << 15) - 256  # sums below these are read as floats, see schedules/integers.py
 
 
 def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
-    """The graph with its layers in int8, and conversions where they are needed."""
+    """The graph with its layers in int8, and conversions where necessary."""
     if quantization.given:
         from tvm_mobilenet.passes.quantize_given import QuantizeGiven
 
@@ -45,8 +45,9 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 
 def integral(layer: Layer) -> bool:
-    """Whether a layer of float32 has an integer form: of activations behind an addition, a product or a pool those that
-    are clamps, behind a maximum none."""
+    """Whether a float32 layer has an integer form. After an addition, a product or a pool, only activations that are
+    clamps have one; after a maximum, none has.
+    """
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
     if layer.op == "max":
@@ -56,7 +57,7 @@ def integral(layer: Layer) -> bool:
 
 
 class Quantize:
-    """See the module."""
+    """The pass of this module."""
 
     def __init__(self, graph: LayerGraph, q: Quantization):
         self.graph, self.q, self.made = graph, q, []
@@ -97,7 +98,7 @@ class Quantize:
             self._float(call, call.output)
 
     def _float(self, call: LayerCall, output: str) -> None:
-        """A layer in float32, which writes a value of this name."""
+        """Keep a layer in float32; it writes a value of this name."""
         due = zip(call.inputs, call.layer.operand_dtypes, call.layer.operand_buffers, strict=True)
         inputs = tuple(self._in(*operand) for operand in due)
         self.made.append(call.replace(inputs=inputs, output=output, marks=None))
@@ -163,7 +164,7 @@ class Quantize:
         inputs = [value, *(self._in(v, DTYPE, layer.second_shape) for v in call.inputs[1:])]
         writes = "float32" if plain(layer) and self._floating(call) else ""
         given = self.scales[data]
-        if layer.op == "max" or (layer.copies and layer.activation == "none"):  # its values are some of the data's
+        if layer.op == "max" or (layer.copies and layer.activation == "none"):  # its outputs are values of its data
             self.scales[call.output] = given
         out = self.scales.get(call.output) or Scale(1.0, 0)
         own = given if layer.copies else self.q.inner.get(call.name) or out
@@ -176,7 +177,7 @@ class Quantize:
         self.held[call.output] = layer.output_dtype
 
     def _floating(self, call: LayerCall) -> bool:
-        """Whether what a layer writes is read in float32 alone."""
+        """Whether all readers of a layer's output read float32."""
         value = call.output
         if value in self.outputs and self.readers[value] == 1:
             return True
@@ -184,12 +185,12 @@ class Quantize:
         return len(readers) == 1 == self.readers[value] and not self._integral(readers[0])
 
     def _integral(self, call: LayerCall) -> bool:
-        """Whether a call becomes one of integers."""
+        """Whether a call becomes an integer layer."""
         return integral(call.layer) and call.name not in self.kept
 
 
 def image(layer: Layer) -> bool:
-    """Whether a layer reads what is better laid out in whole quads: an image, which is NCHW or has three channels."""
+    """Whether a layer's data is an image, NCHW or with three channels, which is better laid out in whole quads."""
     return layer.kind == "conv" and layer.groups == 1 and (layer.input_layout == "NCHW" or layer.channels % QUAD > 0)
 
 
@@ -209,14 +210,15 @@ def plain(layer: Layer) -> bool:
 def constants_of(
     call: LayerCall, layer: Layer, given: Scale, own: Scale, out: Scale, others: list[Scale]
 ) -> tuple[dict[str, np.ndarray], Layer]:
-    """The constants of a layer, and the layer with what they allow: groups in an int16, small sums, no clamp.
+    """The constants of a layer, and the layer with the properties that they allow: groups in an int16, small sums, no
+    clamp.
 
     Parameters
     ----------
     given, own, out : Scale
-        Of its data, of what its sums become, and of what it writes.
+        The scales of its data, of its requantized sums, and of its output.
     others : list of Scale
-        Of its second operand.
+        The scales of its second operand.
     """
     found: dict[str, np.ndarray] = {}
     if layer.weight_shape is not None:
@@ -253,7 +255,7 @@ def constants_of(
 
 
 def _clamp(activation: str, scale: Scale) -> tuple[int, int]:
-    """The lowest and highest value of an activation that is a clamp."""
+    """The lowest and highest int8 value of an activation that is a clamp."""
     if activation not in ("relu", "relu6"):
         return LOW, HIGH
     low = max(LOW, scale.zero)
@@ -272,7 +274,9 @@ def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Sca
 
 
 def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
-    """Whether all sums are below `MAGIC_SUMS`, and what they become, and what an addition makes, within an int16."""
+    """Whether all sums are below `MAGIC_SUMS`, and their requantized values and the result of an addition fit an
+    int16.
+    """
     if "added" in found and "added" in layer.constants and (HIGH - LOW) * found["added"].sum() >= MAGIC_OUTPUTS:
         return False
     if layer.weight_shape is None:

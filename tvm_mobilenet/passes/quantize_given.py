@@ -1,9 +1,9 @@
-"""Layers in int8 by the scales that a network came with.
+"""Layers in int8, with the scales that a network came with.
 
-Its marks (`passes.marks`) say which values are rounded to int8, and where. A layer whose data and output are, and whose
-weights came as whole numbers, is one in int8, and computes what `quantize` makes of calibrated networks. What only
-moves values of one scale, a concatenation or a slice, moves bytes. All else stays in float32, as the file says it:
-between conversions, and rounded after it where a mark stands.
+Its marks (`passes.marks`) say which values are rounded to int8, and where. A layer becomes int8 if its data and output
+are rounded and its weights came as integers. It then computes as the layers that `quantize` makes of calibrated
+networks. A layer that only moves values of one scale, such as a concatenation or a slice, moves bytes. All other layers
+stay in float32, as in the file: between conversions, and with their output rounded if they have a mark.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tvm_mobilenet.passes.quantize import (
 )
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW, whole_weights
 
-_MOST = 1 << 31  # of a sum
-_LATER = "later"  # of a value that is rounded once somebody reads it
+_MOST = 1 << 31  # limit of a sum
+_LATER = "later"  # a value that is rounded when it gets a reader
 
 
 def found(graph: LayerGraph, io: str = "float32") -> Quantization | None:
-    """The scales that a graph came with, for such inputs and outputs; None where it came without."""
+    """The scales that a graph came with, for such inputs and outputs; None if it came without."""
     if not marks.known(graph):
         return None
     own = [(call, call.marks) for call in graph.calls if call.marks is not None]
@@ -44,11 +44,11 @@ def found(graph: LayerGraph, io: str = "float32") -> Quantization | None:
 
 
 class QuantizeGiven(Quantize):
-    """See the module."""
+    """The pass of this module."""
 
     def __init__(self, graph: LayerGraph, q: Quantization):
         super().__init__(graph, q)
-        self.later: dict[str, tuple[str, Layer]] = {}  # values to be rounded: the one that they are of, and its copy
+        self.later: dict[str, tuple[str, Layer]] = {}  # values still to be rounded: float value, layer
 
     def _scales(self) -> dict[str, Scale]:
         return dict(self.q.scales)
@@ -61,7 +61,7 @@ class QuantizeGiven(Quantize):
             self._integer(self._of_image(call))
         elif self._moves(call):
             self._moved(call)
-        elif call.output in self.scales:  # in float32, then rounded as the file says
+        elif call.output in self.scales:  # computed in float32, then rounded as in the file
             raw = f"{call.output}_raw"
             self._float(call, raw)
             self._rounded(raw, call.output, call.layer.output_shape)
@@ -71,7 +71,7 @@ class QuantizeGiven(Quantize):
     # ---- which layers are integer
 
     def _whole(self, call: LayerCall) -> bool:
-        """Whether a layer computes in whole numbers."""
+        """Whether a layer computes in integers."""
         layer, out = call.layer, self.scales.get(call.output)
         if not self._integral(call) or any(v not in self.scales for v in call.inputs):
             return False
@@ -86,7 +86,7 @@ class QuantizeGiven(Quantize):
         return (call.name in self.q.inner or not inner) and _fits(call, given)
 
     def _moves(self, call: LayerCall) -> bool:
-        """Whether a generic layer only moves values that are whole numbers of one scale, its output's."""
+        """Whether a generic layer only moves integers of one scale, the scale of its output."""
         scales = [self.scales.get(v) for v in call.inputs]
         if call.layer.body is None or call.layer.body.narrow is None or None in scales:
             return False
@@ -105,7 +105,7 @@ class QuantizeGiven(Quantize):
     # ---- values
 
     def _of_image(self, call: LayerCall) -> LayerCall:
-        """A convolution that reads a rounded image as one that reads the image: it is rounded to whole quads."""
+        """A convolution that reads a rounded image, changed to read the image itself and to round it to whole quads."""
         data = call.inputs[0]
         if self.held[data] != _LATER or not image(call.layer):
             return call
@@ -122,7 +122,7 @@ class QuantizeGiven(Quantize):
         return super()._in(value, dtype, shape)
 
     def _rounded(self, raw: str, value: str, shape: tuple[int, ...]) -> None:
-        """A value in float32 as one in int8."""
+        """Round a float32 value to int8."""
         self._convert(flat(shape), raw, DTYPE, self.scales[value], f"{value}_{dtypes.of(DTYPE).token}", value)
 
 

@@ -1,8 +1,8 @@
-"""Operators on tensors whose dimensions stand in another order: what lies channels-last is computed as it lies.
+"""Operators on tensors with reordered dimensions: channels-last data is computed in its order in memory.
 
-A generic layer reads its tensors in the order of its operator's dimensions. An operator that knows which of them is
-which can as well be asked of NHWC; its data is then not copied. `reordered` writes such a call; operators that are not
-in `_WAYS` keep the order that they have.
+A generic layer reads its tensors in the order of its operator's dimensions. An operator whose attributes name these
+dimensions can be rewritten for NHWC, and its data then needs no copy. `reordered` writes such a call. Operators that
+are not in `_WAYS` keep their order.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ PLACES = ("argmax", "argmin")
 
 
 class _Call:
-    """One call and the order that its dimensions are to have."""
+    """One call, and the new order of its dimensions."""
 
     def __init__(self, call: relax.Call, order: tuple[int, ...], tensors: dict[relax.Expr, relax.Var]):
         self.call, self.order, self.tensors, self.attrs = call, order, tensors, call.attrs
 
     def place(self, axis: int) -> int:
-        """Where a dimension stands in the order."""
+        """The place of a dimension in the new order."""
         return self.order.index(int(axis) % len(self.order))
 
     def axes(self, value) -> list[int]:
-        """The places of an attribute's dimensions; all of them where it names none."""
+        """The places of the dimensions that an attribute names; of all dimensions if it names none."""
         named = range(len(self.order)) if value is None else value
         return [self.place(a) for a in ([named] if isinstance(named, int) else named)]
 
     def moved(self, argument):
-        """An argument in the order: a tensor, a constant with dimensions, several of them; anything else as it is."""
+        """An argument in the new order: a tensor, a constant with dimensions, or several of them; other arguments are
+        unchanged.
+        """
         if isinstance(argument, relax.Tuple):
             return relax.Tuple([self.moved(field) for field in argument.fields])
         if argument in self.tensors:
@@ -161,23 +163,24 @@ _WAYS: dict[str, Callable[[_Call], relax.Call | None]] = {
 
 
 def takes(call: relax.Call) -> bool:
-    """Whether a call can be asked of other orders."""
+    """Whether a call can be rewritten for other orders."""
     return op_name(call) in _WAYS
 
 
 def reordered(
     call: relax.Call, order: tuple[int, ...], tensors: list[relax.Expr]
 ) -> tuple[relax.Call, list[relax.Var]] | None:
-    """A call on its tensors in another order, and these tensors; None where that is none of them, or no call of it.
+    """A call on its tensors in another order, and these tensors; None if that is not an order of them, or the call
+    cannot be rewritten.
 
-    Its result is in that order; dimensions that the call takes away are there, of size one.
+    Its result has that order, and keeps dimensions that the call drops, with size one.
 
     Parameters
     ----------
     order : tuple of int
-        Which of the call's dimensions stands where; tensors of fewer dimensions get ones before them.
+        The new order of the call's dimensions; tensors of fewer dimensions get leading dimensions of size one.
     tensors : list of relax.Expr
-        Those of its arguments that are no constants.
+        Its arguments that are not constants.
     """
     new: dict[relax.Expr, relax.Var] = {}
     for tensor in tensors:

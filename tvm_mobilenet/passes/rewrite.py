@@ -1,10 +1,9 @@
-"""Rebuilding ``main`` operator by operator: the base of the passes that work on plain Relax.
+"""``main``, rebuilt operator by operator: the base of the passes that work on plain Relax.
 
-`Rewriter` walks the one dataflow block of ``main`` forward and hands each operator, its arguments already rewritten,
-to `rewrite`; what that returns takes its place. A pattern looks backward through `made_by` and rewrites its last
-operator only: what nobody reads any more is dropped at the end, what somebody else still reads stays. Every value
-keeps its source, the place in the user's model it comes from, in a function attribute ``sources`` (variable name to
-text).
+`Rewriter` walks forward through the single dataflow block of ``main``. It passes each operator, with its arguments
+already rewritten, to `rewrite`, whose result replaces the operator. A pattern looks backward through `made_by` and
+rewrites only its last operator. Operators that have lost all their readers are dropped at the end. Every value keeps
+its source, its place in the user's model, in a function attribute ``sources`` (variable name to text).
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ class Rewriter:
         self._new_sources: dict[relax.Var, str] = {}
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
-        """What stands for ``value``, a Call, TupleGetItem or Tuple whose arguments are new already."""
+        """The replacement of ``value``, a Call, TupleGetItem or Tuple whose arguments are already rewritten."""
         raise NotImplementedError
 
     # ---- for subclasses
 
     def emit(self, expr: relax.Expr) -> relax.Expr:
-        """Emit an intermediate operator; it has the source of the one being rewritten."""
+        """Emit an intermediate operator, with the source of the operator being rewritten."""
         var = self._bb.emit(expr)
         self._made[var] = expr
         self._new_sources[var] = self.where
@@ -75,7 +74,9 @@ class Rewriter:
 
 
 def op_name(expr: relax.Expr | None) -> str:
-    """``nn.conv2d`` for a call of relax.nn.conv2d, the name of the function for a call of one, else empty."""
+    """``nn.conv2d`` for a call of relax.nn.conv2d, the function's name for a call of a function, else the empty
+    string.
+    """
     if not isinstance(expr, relax.Call):
         return ""
     if isinstance(expr.op, tvm.ir.GlobalVar):
@@ -96,7 +97,7 @@ def scalar(expr: relax.Expr) -> float | None:
 
 
 def static_shape(expr: relax.Expr, where: str = "") -> tuple[int, ...]:
-    """The shape of a tensor; a TvmMobilenetError when it is not static."""
+    """The shape of a tensor; a TvmMobilenetError if it is not static."""
     shape = getattr(expr.ty, "shape", None)
     try:
         return tuple(int(d) for d in shape)

@@ -1,9 +1,10 @@
-"""Fewer words for the same graph: what exporters write in many ways, written in one.
+"""Canonicalize exporter-specific patterns.
 
-Constants are computed, tuples that are only taken apart again disappear, casts, reshapes and slices that change nothing
-too. Batch norm becomes a multiply and an add by channel; divide and subtract of constants become multiply and add; a
-constant stands second. Linear, addmm and the like are a ``matmul`` with a constant ``(k, n)``. Means and
-maxima over a feature map become pools. TVM's ONNX importer writes Clip and Pad as TIR: those are Relax operators again.
+Constants are folded. Tuples that are only taken apart again disappear, and so do casts, reshapes and slices that change
+nothing. Batch norm becomes a multiply and an add by channel. Divide and subtract of constants become multiply and add,
+with the constant as second operand. Linear, addmm and similar operators become a ``matmul`` with a constant ``(k, n)``.
+Means and maxima over a feature map become pools. TVM's ONNX importer writes Clip and Pad as TIR; they become Relax
+operators again.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from tvm_mobilenet.passes import folded_constants
 from tvm_mobilenet.passes.folded_constants import constant
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
-_MOST_FACTORS = 8  # of a power that becomes products
-_FEWER = 4  # times fewer divisors than values: their inverses are computed instead
+_MOST_FACTORS = 8  # most factors of a power that becomes products
+_FEWER = 4  # if divisors are this many times fewer than values, their inverses are computed instead
 _BROADCASTS = ("add", "divide", "maximum", "minimum", "multiply", "subtract")
 
 
 def _require_variances(variance: np.ndarray, epsilon: float, where: str) -> None:
-    """Refuse variances of a batch norm whose square root is no number."""
+    """Refuse batch-norm variances that have no real square root."""
     odd = np.flatnonzero(variance + epsilon < 0)
     if len(odd):
         raise TvmMobilenetError(
@@ -37,7 +38,7 @@ def _require_variances(variance: np.ndarray, epsilon: float, where: str) -> None
 
 
 class Simplify(Rewriter):
-    """See the module."""
+    """The pass of this module."""
 
     def rewrite(self, value: relax.Expr) -> relax.Expr:
         if isinstance(value, relax.TupleGetItem):
@@ -54,7 +55,7 @@ class Simplify(Rewriter):
         return value if method is None else method(value)
 
     def _unexpanded(self, call: relax.Call) -> relax.Call:
-        """Operands before they were expanded to a shape that another one has anyway, as PyTorch's normalize does."""
+        """Operands without an expand to a shape that another operand has anyway, as PyTorch's normalize writes it."""
         args = list(call.args)
         for i, argument in enumerate(args):
             inner = self.made_by(argument, "broadcast_to")
@@ -101,7 +102,7 @@ class Simplify(Rewriter):
         return call.args[0] if static_shape(call.args[0], self.where) == shape else call
 
     def _take(self, call: relax.Call) -> relax.Expr:
-        """One index, which takes a dimension away, is a slice of one. Others never read beyond the data."""
+        """A single index, which drops a dimension, becomes a slice. Other indices never read beyond the data."""
         index = array(call.args[1]) if len(call.args) > 1 else None
         axis = call.attrs.axis
         if index is None or index.ndim or axis is None:
@@ -112,7 +113,9 @@ class Simplify(Rewriter):
         return self._reshape(relax.op.reshape(cut, shape[:axis] + shape[axis + 1 :]))
 
     def _where(self, call: relax.Call) -> relax.Expr:
-        """A number as a tensor of one, which TVM's loop nests read; also one that fills a shape others have."""
+        """A number becomes a tensor of one element, which TVM's loop nests read; so does a tensor of one number that
+        only fills the shape of another operand.
+        """
         leaky = self._leaky(*call.args)
         if leaky is not None:
             return leaky
@@ -126,7 +129,7 @@ class Simplify(Rewriter):
         return relax.op.where(*told)
 
     def _leaky(self, positive: relax.Expr, x: relax.Expr, otherwise: relax.Expr) -> relax.Call | None:
-        """PReLU as PyTorch's decompositions have it: ``where(x > 0, x, x * slope)``."""
+        """PReLU, which PyTorch's decompositions write as ``where(x > 0, x, x * slope)``."""
         compared = self.made_by(positive, "greater", "greater_equal")
         scaled = self.made_by(otherwise, "multiply")
         if compared is None or scaled is None or not compared.args[0].same_as(x) or scalar(compared.args[1]) != 0:
@@ -143,7 +146,7 @@ class Simplify(Rewriter):
         return relax.op.nn.prelu(x, constant(slope.reshape(-1)), axes[0])
 
     def _full_like(self, call: relax.Call) -> relax.Expr:
-        """What is filled with one number is a constant: PyTorch's attention has it for rows without any key."""
+        """A tensor filled with one number is a constant: PyTorch's attention has it for rows without any key."""
         value = array(call.args[1])
         if value is None:
             return call
@@ -178,9 +181,10 @@ class Simplify(Rewriter):
         return self._multiply(relax.op.multiply(a, constant(inverse.astype(str(a.ty.dtype)))))
 
     def _multiplied(self, call: relax.Call) -> relax.Call:
-        """By one divisor for many values, such as the norm of all channels: a division takes as long as ten products.
+        """A division by few divisors for many values, such as a norm over all channels, becomes a multiplication by
+        their inverses. A division takes as long as ten products.
 
-        The rounding of the inverse adds one of 2^-24.
+        The rounding of the inverse adds a relative error of 2^-24.
         """
         a, b = call.args
         shapes = [static_shape(x, self.where) for x in (a, b)]
@@ -193,7 +197,9 @@ class Simplify(Rewriter):
         return call if array(b) is None else self._add(relax.op.add(a, constant(-array(b))))
 
     def _power(self, call: relax.Call) -> relax.Expr:
-        """To one whole power as products, as TVM's is of floats alone, and slow; a square root by its name."""
+        """A power of one integer becomes products, since TVM's power knows only floats and is slow. A power of 1/2
+        becomes a square root.
+        """
         x, power = call.args[0], array(call.args[1])
         same = static_shape(x, self.where) == static_shape(self._bb.normalize(call))
         if power is None or not same or np.unique(power).size != 1:
@@ -217,7 +223,7 @@ class Simplify(Rewriter):
         if _whole(x):
             return _whole_clip(x, low, high)
         inner = self.made_by(x, "clip", "nn.relu")
-        if inner is not None:  # a clip of a clip is one clip of the common range
+        if inner is not None:  # two nested clips are one clip to the common range
             inner_low, inner_high = (0.0, np.inf) if op_name(inner) == "nn.relu" else map(_number, inner.args[1:])
             if inner_low <= high and low <= inner_high:
                 x, low, high = inner.args[0], max(low, inner_low), min(high, inner_high)
@@ -238,7 +244,7 @@ class Simplify(Rewriter):
         return call if high is None else self._clip(relax.op.clip(x, -np.inf, high))
 
     def _and_number(self, call: relax.Call) -> tuple[relax.Expr, float | None]:
-        """The tensor of two operands, and the number that the other is; None where it is none."""
+        """The operand that is a tensor, and the number that the other operand is; None if it is not a number."""
         a, b = call.args
         a, b = (b, a) if scalar(b) is None else (a, b)
         same = static_shape(a) == static_shape(self._bb.normalize(call)) and str(a.ty.dtype) == "float32"
@@ -268,9 +274,10 @@ class Simplify(Rewriter):
         return inner.args[0] if axes == list(range(rank)) else relax.op.permute_dims(inner.args[0], axes)
 
     def _permuted_before(self, call: relax.Call, axes: list[int]) -> relax.Expr:
-        """A permute behind a pad, or behind arithmetic with constants on the network's own input, moves before it.
+        """A permute after a pad, or after arithmetic with constants on the network's input, moves before it.
 
-        Graphs of TensorFlow's normalise and pad NHWC, and permute for each convolution: so all of it is NCHW.
+        Graphs from TensorFlow normalise and pad NHWC data, and permute it for each convolution. After this step all of
+        that is NCHW.
         """
         inner = self.made_by(call.args[0], "nn.pad", "add", "multiply")
         if inner is None:
@@ -293,7 +300,7 @@ class Simplify(Rewriter):
         return operator(permuted(), constant(held))
 
     def _normalises_input(self, x: relax.Expr) -> bool:
-        """Whether nothing but arithmetic with constants made a value of the network's own input."""
+        """Whether a value is the network's input after arithmetic with constants only."""
         while (inner := self.made_by(x, "add", "multiply")) is not None and array(inner.args[1]) is not None:
             x = inner.args[0]
         return x in list(self.main.params)
@@ -302,7 +309,9 @@ class Simplify(Rewriter):
         return call.args[0] if str(call.args[0].ty.dtype) == str(call.attrs.dtype) else call
 
     def _strided_slice(self, call: relax.Call) -> relax.Expr:
-        """One that takes everything, as GhostNet's behind concatenations, is none; an input stays one that is read."""
+        """A slice that takes everything, as GhostNet has after concatenations, is dropped. An input that is sliced
+        stays an operand.
+        """
         whole = static_shape(call.args[0]) == static_shape(self._bb.normalize(call), self.where)
         steps = {int(step.value) for given in call.args[4:] for step in given.fields}
         return call.args[0] if whole and steps <= {1} and call.args[0] in self._made else call
@@ -339,8 +348,9 @@ class Simplify(Rewriter):
         return self._of_whole_windows(call, relax.op.nn.avg_pool2d)
 
     def _of_whole_windows(self, call: relax.Call, pool) -> relax.Expr:
-        """A pool with ``ceil_mode`` as one whose pads say where it ends: a window that would begin behind the data is
-        none, as PyTorch and ONNX Runtime have it."""
+        """A pool with ``ceil_mode``, written with pads that give its output size. As in PyTorch and ONNX Runtime, there
+        is no window that would begin after the data.
+        """
         a = call.attrs
         if not a.ceil_mode or str(a.layout) != "NCHW":
             return call
@@ -353,7 +363,7 @@ class Simplify(Rewriter):
             end = max(0, (count - 1) * stride + reach - size[i] - pads[i])
             more |= end > pads[2 + i]
             pads[2 + i] = end
-        if more and pool is relax.op.nn.avg_pool2d and a.count_include_pad:  # whose own pads alone are counted
+        if more and pool is relax.op.nn.avg_pool2d and a.count_include_pad:  # only its own pads count
             return call
         kernel, strides, dilation = ([int(v) for v in values] for values in (a.pool_size, a.strides, a.dilation))
         return pool(call.args[0], kernel, strides, pads, dilation, False, bool(a.count_include_pad))
@@ -368,7 +378,7 @@ class Simplify(Rewriter):
 
 
 def run(mod):
-    """The module in fewer words."""
+    """The module with canonical operators."""
     return Simplify(mod).run()
 
 
@@ -378,12 +388,12 @@ def _number(expr: relax.Expr) -> float | int:
 
 
 def _whole(expr: relax.Expr) -> bool:
-    """Whether a tensor has whole numbers, which divide otherwise and have no infinities."""
+    """Whether a tensor has integers, which have another division and no infinities."""
     return np.dtype(str(expr.ty.dtype)).kind in "iu"
 
 
 def _whole_clip(x: relax.Expr, low: float | int, high: float | int) -> relax.Expr:
-    """A clip of whole numbers between those of their dtype; the tensor itself where these are all."""
+    """A clip of integers to bounds within their dtype; the tensor itself if the bounds are the dtype's."""
     held = np.iinfo(str(x.ty.dtype))
     low, high = (min(max(bound, held.min), held.max) for bound in (low, high))
     low, high = math.ceil(low), math.floor(high)

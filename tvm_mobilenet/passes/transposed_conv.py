@@ -1,10 +1,10 @@
-"""Transposed convolutions as convolutions: each place in a stride gets a filter of its own.
+"""Transposed convolutions as convolutions: each position within a stride gets a filter of its own.
 
-With a stride of s, output row ``s * m + r`` reads the data's rows m, m - 1, ... by the taps r, r + s, ... alone. So a
-convolution of ``s * s`` times as many channels computes all of them, with no product of a zero that was put between
-pixels, and its channels are then moved to their places: Shi et al., "Is the deconvolution layer the same as a
-convolutional layer?", 2016. What follows value by value, a bias, a norm or an activation, moves before that, where it
-is part of the convolution.
+With a stride of s, output row ``s * m + r`` reads the data's rows m, m - 1, ... only through the taps r, r + s, ... So
+a convolution with ``s * s`` times as many channels computes all output rows, without products of the zeros between
+pixels. Its channels are then moved to their positions (Shi et al., "Is the deconvolution layer the same as a
+convolutional layer?", 2016). A bias, a norm or an activation that follows moves before this, where it becomes part of
+the convolution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BY_VALUE = ("clip", "nn.relu", "nn.silu", "sigmoid")
 
 @dataclass(frozen=True)
 class _Way:
-    """How one dimension is computed: ``steps`` rows of ``stride`` places each, the output from ``first`` on."""
+    """The computation of one dimension: ``steps`` rows of ``stride`` positions each; the output begins at ``first``."""
 
     taps: int
     lead: int  # zeros before the filter
@@ -36,10 +36,12 @@ class _Way:
 
     @classmethod
     def of(cls, size: int, kernel: int, stride: int, before: int, output: int) -> _Way:
-        """For rows of data, taps with dilation, stride, rows that are cut before the output, rows of it."""
+        """For the rows of data, the taps with dilation, the stride, the rows cut before the output, and the output's
+        rows.
+        """
         lead = -before % stride
         taps = -(-kernel // stride)
-        if -(-(kernel + lead) // stride) > taps:  # a tap more costs more than moving the output
+        if -(-(kernel + lead) // stride) > taps:  # another tap costs more than moving the output
             lead = 0
         begin = before + lead
         low = min(begin // stride, taps - 1)
@@ -48,7 +50,7 @@ class _Way:
 
 
 class TransposedConv(Rewriter):
-    """See the module; it expects what `simplify` leaves."""
+    """The pass of this module; it runs after `simplify`."""
 
     def __init__(self, mod: tvm.IRModule):
         super().__init__(mod)
@@ -97,7 +99,7 @@ class TransposedConv(Rewriter):
         return self._placed(self.emit(x), groups, ways)
 
     def _placed(self, x: relax.Expr, groups: int, ways: tuple[_Way, _Way]) -> relax.Var:
-        """The channels of each place in a stride at that place."""
+        """Move the channels of each position within a stride to that position."""
         (rows, columns), moved = ways, x
         if rows.stride * columns.stride > 1:
             n, channels = static_shape(x)[:2]
@@ -116,7 +118,9 @@ class TransposedConv(Rewriter):
 
 
 def _filters(weight: np.ndarray, groups: int, dilation: list[int], ways: tuple[_Way, _Way]) -> np.ndarray:
-    """``(groups * places * out / groups, in / groups, rows, columns)`` of ``(in, out / groups, rows, columns)``."""
+    """Weights ``(in, out / groups, rows, columns)`` as ``(groups * places * out / groups, in / groups, rows,
+    columns)``.
+    """
     channels, out = weight.shape[0] // groups, weight.shape[1]
     whole = np.zeros((*weight.shape[:2], *(w.taps * w.stride for w in ways)), weight.dtype)
     rows, columns = (
@@ -130,7 +134,7 @@ def _filters(weight: np.ndarray, groups: int, dilation: list[int], ways: tuple[_
 
 
 def run(mod: tvm.IRModule) -> tvm.IRModule:
-    """The module without transposed convolutions of constant filters."""
+    """The module without transposed convolutions that have constant filters."""
     bindings = (b for block in mod["main"].body.blocks for b in block.bindings)
     if not any(op_name(b.value) == "nn.conv2d_transpose" for b in bindings):
         return mod

@@ -1,8 +1,8 @@
-"""Weights as whole numbers, and what these let a kernel do.
+"""Weights as integers, and the ways of summing that they allow.
 
-A network that is quantized here has steps to the measure of the kernels: four products of a matrix product and three
-taps of a depthwise filter fit an int16. One that comes quantized has those of its file. Its weights may be -128, so
-that two products of bytes overflow an int16, and less their zero points they may need two bytes.
+A network that is quantized here gets steps that suit the kernels: four products of a matrix product, or three taps of a
+depthwise filter, fit an int16. A network that comes quantized has the steps of its file. Its weights may be -128, so
+the sum of two products of bytes may overflow an int16. After subtraction of their zero points they may need two bytes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from tvm_mobilenet.passes.quantize import Scale
 
 LOW, HIGH = -128, 127
-STEPS = 127  # of a weight: -128 is left out, so that two products fit an int16
-SHORT = 255  # of the magnitudes of weights whose products with int8 are summed in an int16
-GROUPS = {"products": 4, "taps": 3, "conv": 2}  # what an int16 sums; two without -128 fit whatever they are
+STEPS = 127  # largest weight: without -128, two products fit an int16
+SHORT = 255  # largest sum of magnitudes of the weights whose products with int8 are summed in an int16
+GROUPS = {"products": 4, "taps": 3, "conv": 2}  # products in an int16; any two without -128 fit
 LEAST = 2.0**-60
 
 
 def whole_weights(call: LayerCall, given: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """The weights (n, taps) of a layer as whole numbers, and their steps (n,)."""
+    """The weights (n, taps) of a layer as integers, and their steps (n,)."""
     weight, bias = call.weight.astype(np.float64), call.bias.astype(np.float64)
     flat = weight.reshape(len(weight), -1)
     if call.marks is not None and call.marks.steps is not None:
@@ -35,14 +35,14 @@ def whole_weights(call: LayerCall, given: Scale) -> tuple[np.ndarray, np.ndarray
 
 
 def _given(flat: np.ndarray, steps: np.ndarray, biases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The whole numbers of which weights were made, less their zero points, and their steps; a channel of zeros has a
-    step of its own.
+    """The original integers of the weights, less their zero points, and their steps. A channel of zeros gets a new
+    step.
 
     Parameters
     ----------
     flat : (n, taps) float64
     steps : (n,) float64
-        The file's.
+        The steps of the file.
     biases : (n,) float64
         Over the scale of the data.
     """
@@ -51,8 +51,9 @@ def _given(flat: np.ndarray, steps: np.ndarray, biases: np.ndarray) -> tuple[np.
 
 
 def summed(layer: Layer, weights: np.ndarray) -> Layer:
-    """The layer with as many products in an int16 as its weights (n, taps) allow; with weights of two bytes where they
-    are beyond an int8."""
+    """The layer with as many products in an int16 as its weights (n, taps) allow, and with weights of two bytes if they
+    exceed an int8.
+    """
     if weights.min(initial=0) < LOW or weights.max(initial=0) > HIGH:
         return layer.replace(group=0, weights="int16")
     while layer.group > 1 and np.abs(grouped(layer, weights)).sum(2).max() > SHORT:
@@ -61,7 +62,7 @@ def summed(layer: Layer, weights: np.ndarray) -> Layer:
 
 
 def group_of(layer: Layer) -> int:
-    """How many products an int16 sums, of a layer whose weights are made for it; 0: none does."""
+    """The number of products that an int16 sums, for a layer whose weights are made for it; 0 if none."""
     if layer.declared.pixels:
         return GROUPS["products"]
     if layer.declared.groups == "channels":
@@ -70,8 +71,8 @@ def group_of(layer: Layer) -> int:
 
 
 def steps_of(layer: Layer, flat: np.ndarray, biases: np.ndarray) -> np.ndarray:
-    """The step of each output channel: its largest weight in `STEPS`, the groups that an int16 sums within `SHORT`, and
-    its bias within an int32. Rounded up to 12 bits.
+    """The step of each output channel, rounded up to 12 bits. It keeps the largest weight within `STEPS`, the groups
+    that an int16 sums within `SHORT`, and the bias within an int32.
 
     Parameters
     ----------
@@ -88,10 +89,10 @@ def steps_of(layer: Layer, flat: np.ndarray, biases: np.ndarray) -> np.ndarray:
 
 
 def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
-    """Weights (n, groups, members) by the groups that are summed in an int16, zeros where there are none.
+    """Weights (n, groups, members) by the groups that an int16 sums, padded with zeros.
 
-    Of a matrix product the members are eight apart (``schedules/integer_products.py``), of a depthwise filter
-    neighbours, and so of a convolution's taps and channels, channels fastest.
+    In a matrix product the members are eight apart (``schedules/integer_products.py``). In a depthwise filter they are
+    neighbours, as in a convolution's taps and channels, with channels fastest.
     """
     n, taps = flat.shape
     if layer.declared.groups == "any":
@@ -104,6 +105,8 @@ def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
 
 
 def rounded_up(values: np.ndarray, bits: int = 12) -> np.ndarray:
-    """To so many significant bits, so that what differs in its last digits from CPU to CPU becomes equal."""
+    """Round up to so many significant bits, so that values that differ between CPUs in their last digits become
+    equal.
+    """
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.ceil(mantissa * (1 << bits)) / (1 << bits), exponent)
