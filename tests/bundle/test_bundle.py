@@ -273,9 +273,9 @@ def test_a_result_that_nobody_received_is_no_success(host, tmp_path):
     """On a full disk, or with stdout closed, by either program."""
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.ppm")
     program, python = [host.folder / "mobilenet"], [sys.executable, host.folder / "mobilenet.py"]
-    for command in (*([*program, v] for v in ("info", "selftest")), [*program, "classify", tmp_path / "a.ppm"],
-                    [*program, "--help"], [*python, tmp_path / "a.ppm"]):  # fmt: skip
-        for to in (">/dev/full", ">&-") if command[0] != sys.executable else (">/dev/full",):
+    commands = [[*program, *words] for words in (["info"], ["selftest"], ["--help"], ["classify", tmp_path / "a.ppm"])]
+    for command in (*commands, *([*python, word] for word in (tmp_path / "a.ppm", "--help", "--version"))):
+        for to in (">/dev/full", ">&-"):
             done = run("sh", "-c", f'exec "$@" {to}', "sh", *command)
             assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: the output cannot be"), done
 

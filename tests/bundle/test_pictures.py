@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,27 @@ def without_turbojpeg(folder) -> dict:
     """An environment whose libturbojpeg is none."""
     (folder / "libturbojpeg.so.0").write_bytes(b"")
     return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+
+
+@CLANG
+@LIBJPEG
+def test_libjpeg_of_version_8_makes_the_same_pixels(tmp_path):
+    """Ubuntu's; its struct is longer. A library of another version than its name says is refused by itself."""
+    import ctypes
+
+    ctypes.CDLL("libjpeg.so.62")
+    loaded = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    real = next(path for path in loaded if Path(path).name.startswith("libjpeg.so.62"))
+    paths, env = [*pictures.jpegs(tmp_path), sample_images()[0]], without_turbojpeg(tmp_path)
+    expected = read(paths, env=env)
+    (tmp_path / "libjpeg.so.62").write_bytes(b"")
+    shutil.copy(real, tmp_path / "libjpeg.so.8")
+    assert read(paths[:1], env=env)[0].startswith("3 a JPEG picture needs")
+    source, out = bundles.C_TESTS / "libjpeg8.c", tmp_path / "libjpeg.so.8"
+    command = ["clang", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", f'-DREAL="{real}"', source, "-o", out, "-ldl"]
+    subprocess.run(command, check=True)
+    for path, one, other in zip(paths, read(paths, env=env), expected, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=path.name)
 
 
 @CLANG
@@ -556,7 +578,7 @@ def test_files_are_read_on_arm_as_here(tmp_path, name):
 def test_a_board_without_the_library_is_told_the_package(host, tmp_path, kind, package):
     """Libraries that are none stand for a system without."""
     name = {"jpg": "libturbojpeg.so.0", "png": "libpng16.so.16"}[kind]
-    for lacking in (name, "libjpeg.so.62"):
+    for lacking in (name, "libjpeg.so.62", "libjpeg.so.8"):
         (tmp_path / lacking).write_bytes(b"")
     photo = pictures.jpegs(tmp_path)[0] if kind == "jpg" else pictures.pngs(tmp_path)[0]
     command = [host.folder / "mobilenet", "classify", photo]

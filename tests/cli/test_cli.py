@@ -413,7 +413,9 @@ def test_the_version_is_told_by_all_and_by_each(words):
     assert console_script(*words).stdout == f"{tvm_mobilenet.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["tvm_mobilenet", "-h"], ["tvm_mobilenet.build", "--version"]])
+@pytest.mark.parametrize(
+    "words", [["tvm_mobilenet", "-h"], ["tvm_mobilenet.build", "--version"], ["tvm_mobilenet", "help", "tune"]]
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_who_reads_the_first_lines_alone_sees_no_traceback(words, unbuffered):
     """As `head` does, which leaves; a full disk is told."""
@@ -423,12 +425,11 @@ def test_who_reads_the_first_lines_alone_sees_no_traceback(words, unbuffered):
     done = subprocess.run([sys.executable, "-m", *words], stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
-    if not unbuffered and Path("/dev/full").exists():
-        with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [sys.executable, "-m", *words], stdout=full, stderr=subprocess.PIPE, text=True, env=env
-            )
-        assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    for to in (">/dev/full", ">&-"):
+        command = f'exec "$0" -m "$@" {to}'
+        done = subprocess.run(["sh", "-c", command, sys.executable, *words], capture_output=True, text=True, env=env)
+        assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+        assert "error: the result cannot be written" in done.stderr, done
 
 
 def test_flags_of_all_verbs_may_stand_before_the_verb(monkeypatch, capsys):

@@ -14,6 +14,7 @@ import sys
 from tvm_mobilenet import __version__, old_words
 from tvm_mobilenet.cli.verbs import command
 from tvm_mobilenet.errors import nearest
+from tvm_mobilenet.terminal import stdout
 
 _KINDS = {int: "a whole number", float: "a number"}
 
@@ -87,6 +88,14 @@ class VerbParser(argparse.ArgumentParser):
             named = [a.metavar for a in self._actions if found[1].split("/")[0] in a.option_strings and a.metavar]
             message = f"{found[1]} needs a value" + "".join(f", {name}" for name in named)
         self._end(message, f"{self.prog} --help lists what it takes")
+
+    def _print_message(self, message, file=None):
+        # argparse itself keeps silent where help or a version cannot be written
+        if file is sys.stdout:
+            with stdout.arriving():
+                stdout.write(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
 
     def _end(self, message: str, hint: str):
         self.exit(2, f"error: {message}\n  {hint}\n")

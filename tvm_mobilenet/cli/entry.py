@@ -45,9 +45,8 @@ def run_verb(
     with contextlib.suppress(AttributeError, ValueError):  # a terminal whose encoding has no °
         sys.stdout.reconfigure(errors="replace")
     try:
-        with stdout.arriving():  # --help and --version print, and end the process
-            args = parser.parse_args(argv)
-    except TvmMobilenetError as error:  # raised by an argument's type
+        args = parser.parse_args(argv)
+    except TvmMobilenetError as error:  # raised by an argument's type, or where --help cannot be written
         say(f"error: {error}")
         return error.exit_code
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

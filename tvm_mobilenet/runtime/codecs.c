@@ -53,6 +53,10 @@ static const symbol turbojpeg_symbols[] = {
     {"tjDestroy", offsetof(turbojpeg, end)},          {0},
 };
 
+static const struct {
+    const char *file;
+    int version;
+} libjpegs[] = {{"libjpeg.so.62", 62}, {"libjpeg.so.8", 80}}; /* Debian's, Ubuntu's */
 static const symbol libjpeg_symbols[] = {
     {"jpeg_std_error", offsetof(libjpeg, errors)},        {"jpeg_CreateDecompress", offsetof(libjpeg, start)},
     {"jpeg_mem_src", offsetof(libjpeg, source)},          {"jpeg_read_header", offsetof(libjpeg, header)},
@@ -134,8 +138,11 @@ int picture_read_jpeg(picture *p, const unsigned char *d, size_t n) {
     int code = picture_room(p, (uint64_t)h.width, (uint64_t)h.height, bytes > turned ? bytes : turned), inks = h.components == 4;
     if (code) return code;
     if (!load("libturbojpeg.so.0", turbojpeg_symbols, &tj, why, sizeof why)) code = by_turbojpeg(p, &tj, d, n, inks);
-    else if (!load("libjpeg.so.62", libjpeg_symbols, &lj, other, sizeof other)) code = picture_by_libjpeg(p, &lj, d, n, inks);
-    else code = lacks(p, "JPEG", "libturbojpeg.so.0 or libjpeg.so.62", why, "libturbojpeg0");
+    else code = -1;
+    for (size_t i = 0; code < 0 && i < sizeof libjpegs / sizeof *libjpegs; i++)
+        if (!load(libjpegs[i].file, libjpeg_symbols, &lj, other, sizeof other))
+            code = picture_by_libjpeg(p, &lj, libjpegs[i].version, d, n, inks);
+    if (code < 0) code = lacks(p, "JPEG", "libturbojpeg.so.0, libjpeg.so.62 or libjpeg.so.8", why, "libturbojpeg0 (on Ubuntu libturbojpeg)");
     if (code) return code;
     if (inks) from_cmyk(p->rgb, (size_t)h.width * (size_t)h.height);
     return picture_upright(p, h.orientation);

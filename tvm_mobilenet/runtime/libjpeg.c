@@ -1,8 +1,9 @@
-/* JPEG by libjpeg.so.62, where a system has no libturbojpeg: the other face of the same libjpeg-turbo.
+/* JPEG by libjpeg, where a system has no libturbojpeg: the other face of the same libjpeg-turbo.
  *
- * Its functions share a struct with their caller. Ours has the members that version 6.2 of the interface has, which
- * libjpeg.so.62 promises. The library itself compares version and size before it touches it, and calls `failed` where
- * they differ. Of the struct of errors only its five callbacks are ours; behind them is room for whatever it keeps.
+ * Its functions share a struct with their caller. Debian's libjpeg.so.62 has the one of version 6.2 of the interface,
+ * Ubuntu's libjpeg.so.8 the one of version 8; what is used here lies at one place in both. The library itself compares
+ * version and size before it touches it, and calls `failed` where they differ. Of the struct of errors only its five
+ * callbacks are ours; behind them is room for whatever it keeps.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -11,7 +12,7 @@
 
 #include "picture.h"
 
-enum { VERSION = 62, RGB = 2, CMYK = 4, ACCURATE = 0, MOST_SCANS = 500, WARNING = -1, WORDS = 200 };
+enum { RGB = 2, CMYK = 4, ACCURATE = 0, MOST_SCANS = 500, WARNING = -1, WORDS = 200 };
 
 typedef struct {
     void (*error_exit)(void *), (*emit_message)(void *, int), (*output_message)(void *);
@@ -25,56 +26,67 @@ typedef struct {
     int done, total;
 } progress;
 
-/* jpeg_decompress_struct of version 6.2; what is not read here has the room that it has there. */
-typedef struct {
-    errors *err;
-    void *mem;
-    progress *progress;
-    void *client;
-    int is_decompressor, state;
-    void *src;
-    unsigned width, height;
-    int components, colours, out_colours;
-    unsigned scale[2];
-    double gamma;
-    int buffered, raw, dct, fancy, smooth, quantize, dither, two_pass, wanted_colours, enabled[3];
-    unsigned out_width, out_height;
-    int out_components[2], rows, actual_colours;
-    void *map;
-    unsigned scanline;
-    int input_scan;
-    unsigned input_row;
-    int output_scan;
-    unsigned output_row;
-    void *coef_bits, *tables[12];
-    int precision;
-    void *component;
-    int progressive, arithmetic;
-    unsigned char conditioning[48];
-    unsigned restart;
-    int jfif;
-    unsigned char jfif_version[2], unit;
-    uint16_t density[2];
-    int adobe;
-    unsigned char transform;
-    int ccir601;
-    void *markers;
-    int sampling[2], dct_size;
-    unsigned rows_of_units;
-    void *range;
-    int in_scan;
-    void *scan_components[4];
-    unsigned mcus[2];
-    int blocks, membership[10], spectral[4], unread;
-    void *parts[11];
-} decompressor;
+/* jpeg_decompress_struct; what is not read here has the room that it has there. */
+#define DECOMPRESSOR(since_8) { \
+    errors *err; \
+    void *mem; \
+    progress *progress; \
+    void *client; \
+    int is_decompressor, state; \
+    void *src; \
+    unsigned width, height; \
+    int components, colours, out_colours; \
+    unsigned scale[2]; \
+    double gamma; \
+    int buffered, raw, dct, fancy, smooth, quantize, dither, two_pass, wanted_colours, enabled[3]; \
+    unsigned out_width, out_height; \
+    int out_components[2], rows, actual_colours; \
+    void *map; \
+    unsigned scanline; \
+    int input_scan; \
+    unsigned input_row; \
+    int output_scan; \
+    unsigned output_row; \
+    void *coef_bits, *tables[12]; \
+    int precision; \
+    void *component; \
+    since_8(int baseline;) \
+    int progressive, arithmetic; \
+    unsigned char conditioning[48]; \
+    unsigned restart; \
+    int jfif; \
+    unsigned char jfif_version[2], unit; \
+    uint16_t density[2]; \
+    int adobe; \
+    unsigned char transform; \
+    int ccir601; \
+    void *markers; \
+    int sampling[2], dct_size; \
+    since_8(int dct_width;) \
+    unsigned rows_of_units; \
+    void *range; \
+    int in_scan; \
+    void *scan_components[4]; \
+    unsigned mcus[2]; \
+    int blocks, membership[10], spectral[4]; \
+    since_8(int block; const int *order; int last;) \
+    int unread; \
+    void *parts[11]; \
+}
+#define KEPT(...) __VA_ARGS__
+#define LEFT_OUT(...)
+typedef struct DECOMPRESSOR(LEFT_OUT) decompressor;
+typedef struct DECOMPRESSOR(KEPT) decompressor_8;
 
 typedef struct {
-    decompressor jpeg;
+    union {
+        decompressor jpeg;
+        decompressor_8 room;
+    };
     errors err;
     progress watch;
     jmp_buf back;
-    int warned;
+    int warned, accepted;
     char words[WORDS];
     const libjpeg *lib;
 } reader;
@@ -100,9 +112,10 @@ static void watched(void *jpeg) {
 }
 
 /* No local variable's value is needed after a jump. */
-static int pixels(reader *r, picture *p, const unsigned char *d, size_t n, int inks) {
+static int pixels(reader *r, picture *p, const unsigned char *d, size_t n, int inks, int version) {
     if (setjmp(r->back)) return 1;
-    r->lib->start(&r->jpeg, VERSION, sizeof r->jpeg);
+    r->lib->start(&r->jpeg, version, version == 62 ? sizeof r->jpeg : sizeof r->room);
+    r->accepted = 1;
     r->jpeg.progress = &r->watch;
     r->lib->source(&r->jpeg, d, (unsigned long)n);
     r->lib->header(&r->jpeg, 1);
@@ -121,14 +134,15 @@ static int pixels(reader *r, picture *p, const unsigned char *d, size_t n, int i
     return 0;
 }
 
-int picture_by_libjpeg(picture *p, const libjpeg *lib, const unsigned char *d, size_t n, int inks) {
+int picture_by_libjpeg(picture *p, const libjpeg *lib, int version, const unsigned char *d, size_t n, int inks) {
     reader r;
     memset(&r, 0, sizeof r);
     r.lib = lib;
     r.jpeg.err = lib->errors(&r.err);
     r.err.error_exit = failed, r.err.emit_message = told, r.err.output_message = printed, r.watch.monitor = watched;
-    int code = pixels(&r, p, d, n, inks);
+    int code = pixels(&r, p, d, n, inks, version);
     lib->end(&r.jpeg);
+    if (!r.accepted) return -1;
     if (code) return picture_fail(p, PICTURE_FAILED, "damaged: %.190s", r.words);
     if (r.warned) snprintf(p->why, sizeof p->why, "a damaged picture: %.190s", r.words);
     return 0;

@@ -17,8 +17,10 @@ LARGEST = (65535, 65535)  # a side; the number of pixels has a limit of its own
 
 def main(interface, argv: list[str]) -> None:
     """Run the program with what ``mobilenet.py`` has; ends the process where something is wrong."""
-    options = _parsed(argv)
+    if sys.stdout is None:
+        sys.exit("error: the output cannot be written: stdout is closed")
     try:
+        options = _parsed(argv)
         with interface.Mobilenet(threads=options.threads, max_size=LARGEST) as net:
             _print(_bench(net, options) if options.verb == "bench" else _classes(interface, net, options), options.json)
         sys.stdout.flush()
@@ -32,7 +34,7 @@ def main(interface, argv: list[str]) -> None:
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 mobilenet.py", description=ABOUT, usage="%(prog)s [bench] IMAGE ...")
+    parser = _Parser(prog="python3 mobilenet.py", description=ABOUT, usage="%(prog)s [bench] IMAGE ...")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="what Pillow reads, or .npy: pictures or inputs")
     parser.add_argument("--top", type=_count, default=5, metavar="N", help="how many classes of each (5)")
     parser.add_argument("--threads", type=_count, default=0, metavar="N", help="one for each CPU by default")
@@ -45,6 +47,11 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     return options
 
 
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file=None):
+        print(self.format_help(), end="", flush=True)  # argparse keeps silent where it cannot be written
+
+
 class _Version(argparse.Action):
     def __call__(self, parser, *_):
         manifest = Path(sys.argv[0]).resolve().with_name("manifest.json")
@@ -52,7 +59,7 @@ class _Version(argparse.Action):
             version = json.loads(manifest.read_text(encoding="utf-8"))["versions"]["tvm-mobilenet"]
         except (OSError, ValueError, KeyError, TypeError):
             parser.exit(1, f"error: {manifest.parent} holds no whole bundle\n")
-        print(f"tvm_mobilenet {version}")
+        print(f"tvm_mobilenet {version}", flush=True)
         parser.exit()
 
 

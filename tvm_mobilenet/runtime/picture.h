@@ -28,7 +28,7 @@ int picture_read_array(picture *p, const unsigned char *data, size_t n, const mo
 int picture_read_jpeg(picture *p, const unsigned char *data, size_t n);
 int picture_read_png(picture *p, const unsigned char *data, size_t n);
 
-/* Functions of libjpeg.so.62, and JPEG by them: `inks` as CMYK, else as RGB. */
+/* Functions of libjpeg, and JPEG by them: `inks` as CMYK, else as RGB. -1: the library is not of the version, 62 or 80. */
 typedef struct {
     void *(*errors)(void *);
     void (*start)(void *, int, size_t);
@@ -37,7 +37,7 @@ typedef struct {
     unsigned (*rows)(void *, unsigned char **, unsigned);
     void (*end)(void *);
 } libjpeg;
-int picture_by_libjpeg(picture *p, const libjpeg *lib, const unsigned char *data, size_t n, int inks);
+int picture_by_libjpeg(picture *p, const libjpeg *lib, int version, const unsigned char *data, size_t n, int inks);
 
 /* Which way is up: of EXIF's bytes, of XMP's; 0: they do not say. */
 int picture_exif(const unsigned char *data, size_t n);
