@@ -23,11 +23,11 @@ TAIL = """
 Where `x roofline` is above 1.5:
 
 - Layers that compute little (`clip`, `multiply`, PReLU, a copy) are bound by loads and stores that the core model
-  charges one by one: the schedules of this project stand no better there (`elementwise`, `pool`). They would have to be
-  part of the layer before them, as relu, relu6, sigmoid, silu and the hard ones with MobileNetV3's slopes are. PReLU,
-  leaky ReLU and other slopes are not yet.
-- A transposed convolution writes its pixels side by side as channels and then copies them: more bytes than the L2 of
-  this core has.
+  charges one by one; the schedules of this project are no better there (`elementwise`, `pool`). They would have to be
+  in the epilogue of the layer before them, as relu, relu6, sigmoid, silu and the hard activations with MobileNetV3's
+  slopes are. PReLU, leaky ReLU and other slopes are not yet.
+- A transposed convolution writes its pixels side by side as channels and then copies them. These are more bytes than
+  the L2 of this core has.
 - A bilinear resize loads four vectors and computes three weighted means for each that it writes; its roofline counts
   bytes alone. TVM's nest computes the upper and the lower mean of a row for each row of the output.
 - A softmax evaluates an exponential for each value, which the roofline does not count.
@@ -35,13 +35,13 @@ Where `x roofline` is above 1.5:
 KEPT, PAGE = ROOT / "benchmarks" / "data" / "operator_times.json", ROOT / "docs" / "results" / "operators.md"
 CHANNELS, SIZE = 64, 28
 FIRST, LAST = f"{SIZE}x{SIZE}x3 n{CHANNELS} 1x1", " n8 "
-HEAD = """# What operators cost
+HEAD = """# Cost of operators
 
-What `python -m benchmarks.operator_times run` predicts for one core of a Raspberry Pi 4: each operator between two
-pointwise convolutions, on 64 channels of 28 x 28 values, with default decisions. `layers` says what computes it:
-schedules of this project in **bold**, `generic` loop nests of TVM's, `epilogue` where it is part of the convolution
-before it. `x roofline` is what all of these take over the least that multiply-adds, L2 and memory allow for them; of a
-part of an epilogue, the convolution's own. `before` is what the kernels of commit 1524bb8 took.
+`python -m benchmarks.operator_times run` predicts these cycles for one core of a Raspberry Pi 4. Each operator stands
+between two pointwise convolutions, on 64 channels of 28 x 28 values, with default decisions. `layers` names the code
+that computes it: schedules of this project in **bold**, `generic` loop nests of TVM's, `epilogue` if it is part of the
+convolution before it. `x roofline` is the cycles of all these layers over the minimum that multiply-adds, L2 and memory
+allow; for an epilogue it is the convolution's own. `before` is the cycles of the kernels of commit 1524bb8.
 
 | operator | layers | k cycles | x roofline | before |
 |---|---|---|---|---|

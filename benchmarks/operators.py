@@ -24,29 +24,29 @@ from tvm_mobilenet.layer import Layer
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "operators.md"
 HEAD = """# Operators
 
-What a network may consist of. `python -m benchmarks.operators write` makes this page: it imports each operator in the
-ways listed and shows which kinds of layers come out. Each case is also built, executed and compared with ONNX Runtime
-(`tests/frontend/test_operators.py`).
+This page lists the operators of which a network may consist. `python -m benchmarks.operators write` makes it: it
+imports each operator in the ways listed and shows the kinds of layers that result. Each case is also built, executed and
+compared with ONNX Runtime (`tests/frontend/test_operators.py`).
 
 A kind in **bold** has a schedule of this project, with decisions that are tuned. `generic` is a loop nest of TVM's with
 a plain schedule: rows in parallel, vectors over the last dimension. It has nothing to tune; `profile` shows its share
 of the time, and [what operators cost](../results/operators.md) compares it with its roofline. "nothing" means that no
-layer is left: a view, a constant, or part of the layer before it. A generic layer reads channels-last data as it lies
-where the operator's dimensions can be named in another order (`passes/reordered.py`).
-A concatenation needs no kernel where those who compute its operands can write them into one tensor, and a slice none
-where those who read it can read a part; what cannot is copied by element-wise layers (`compiler/views.py`).
-`dtypes` are those in which all layers of a row compute. Each case has a feature map of 1 x 4 x 8 x 8 values; with other
-shapes and attributes `tests/frontend/test_drawn_graphs.py` draws graphs and compares them with ONNX Runtime.
+layer is left: a view, a constant, or part of the layer before it. A generic layer reads channels-last data in place
+if the operator's dimensions can be permuted (`passes/reordered.py`).
+A concatenation needs no kernel if the layers before it can write their outputs into one tensor, and a slice needs none
+if the layers after it can read a part of its input; otherwise element-wise layers copy the data (`compiler/views.py`).
+All layers of a row compute in any of its `dtypes`. Each case has a feature map of 1 x 4 x 8 x 8 values.
+`tests/frontend/test_drawn_graphs.py` draws graphs with other shapes and attributes and compares them with ONNX Runtime.
 
 Generic layers compute in float32, and pass int64 and bool to each other. In float16 and int8 networks they stay in
-float32, between conversions; in files that come quantized, those that only move values of one scale move int8.
+float32, between conversions. In files that come quantized, generic layers that only move values of one scale move int8.
 
-Refused by name: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their shapes depend on data, or TVM computes them by
-calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize whose scales make no whole
-sizes, or with `antialias` or `keep_aspect_ratio_policy`.
+These operators are refused, with an error that names them: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their
+shapes depend on data, or TVM computes them by calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize
+whose scales give fractional sizes, or with `antialias` or `keep_aspect_ratio_policy`.
 
-Of TFLite files (`--model net.tflite`) these are read. They become the layers that ONNX's of their meaning become
-(`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
+TFLite files (`--model net.tflite`) may have the following operators. They become the same layers as ONNX's operators of
+the same meaning (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
 
 | ONNX | how | layers | dtypes | PyTorch | TFLite |
 |---|---|---|---|---|---|
