@@ -25,8 +25,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "operators.m
 HEAD = """# Operators
 
 This page lists the operators of which a network may consist. `python -m benchmarks.operators write` makes it: it
-imports each operator in the ways listed and shows the kinds of layers that result. Each case is also built, executed and
-compared with ONNX Runtime (`tests/frontend/test_operators.py`).
+imports each operator in the ways listed and shows the kinds of layers that result. Each case is also built, executed
+and compared with ONNX Runtime (`tests/frontend/test_operators.py`).
 
 A kind in **bold** has a schedule of this project, with decisions that are tuned. `generic` is a loop nest of TVM's with
 a plain schedule: rows in parallel, vectors over the last dimension. It has nothing to tune; `profile` shows its share
@@ -42,8 +42,8 @@ Generic layers compute in float32, and pass int64 and bool to each other. In flo
 float32, between conversions. In files that come quantized, generic layers that only move values of one scale move int8.
 
 These operators are refused, with an error that names them: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their
-shapes depend on data, or TVM computes them by calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a Resize
-whose scales give fractional sizes, or with `antialias` or `keep_aspect_ratio_policy`.
+shapes depend on data, or TVM computes them by calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a
+Resize whose scales give fractional sizes, or with `antialias` or `keep_aspect_ratio_policy`.
 
 TFLite files (`--model net.tflite`) may have the following operators. They become the same layers as ONNX's operators of
 the same meaning (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
