@@ -1,1 +1,1 @@
-"""Files written whole or not at all, and JSON that somebody else may have written."""
+"""Atomic writes of files, and untrusted JSON."""

@@ -1,4 +1,4 @@
-"""Zip archives that somebody else made, opened within limits: how many members, before each becomes an object."""
+"""Open untrusted zip archives within limits: the number of members is checked before objects are made of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TooMany(ValueError):
 
 
 class _Bounded(io.BufferedIOBase):
-    """A file of which no more is read at once than a limit, while there is one."""
+    """A file with a limit on the bytes of one read, while the limit is set."""
 
     def __init__(self, file: BinaryIO, most: int | None):
         self._file, self.most = file, most
@@ -50,7 +50,7 @@ def opened(file: BinaryIO) -> zipfile.ZipFile:
     TooMany
         It has more members than any model's file.
     zipfile.BadZipFile, OSError
-        It is none, or damaged.
+        It is no archive, or damaged.
     """
     bounded = _Bounded(file, _MOST_DIRECTORY)
     archive = zipfile.ZipFile(bounded)  # the list of members is one read

@@ -1,8 +1,8 @@
-"""Confine this process, for good: no network, no other program, no change of a file, bounded memory and CPU time.
+"""Confine this process irrevocably: no network, no other program, no change of a file, bounded memory and CPU time.
 
-Two mechanisms of Linux, each reached through ctypes and used where the kernel has it: a seccomp filter refuses system
-calls, Landlock refuses files and TCP. Neither needs root, neither can be taken back, and either alone refuses to
-execute, write and connect. Where a kernel has none, the limits on memory and time are all there is; `confine` says so.
+Two mechanisms of Linux do this, called through ctypes if the kernel has them: a seccomp filter refuses system calls,
+Landlock refuses files and TCP. Neither needs root, and neither can be revoked. Each alone refuses to execute, write and
+connect. On a kernel with neither, only the limits on memory and time remain; `confine` reports this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tvm_mobilenet.files import landlock, syscalls
 from tvm_mobilenet.system import is_linux, resource
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of a filter
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of the filter
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets of what a filter reads
@@ -36,16 +36,16 @@ def confine(readable: Iterable[str | Path], memory: int, cpu_seconds: int) -> li
     Parameters
     ----------
     readable : paths
-        What may still be opened for reading, with all below it; files that are open stay so. Needs Landlock.
+        Paths that may still be opened for reading, with all below them; open files stay open. Needs Landlock.
     memory : int
-        Bytes of address space beyond those that it has.
+        Bytes of address space beyond the present ones.
     cpu_seconds : int
-        After which it is ended.
+        CPU seconds after which the process is ended.
 
     Returns
     -------
     list of str
-        What is in force: ``limits``, and ``seccomp``, ``landlock`` where the kernel has them.
+        The active mechanisms: ``limits``, and ``seccomp``, ``landlock`` if the kernel has them.
     """
     _limit(memory, cpu_seconds)
     found = ["limits"]
@@ -68,12 +68,12 @@ def die_with_parent() -> None:
 
 
 def own_packages() -> list[str]:
-    """The folders that a process of this Python reads modules and libraries from, for ``readable``."""
+    """The folders from which a process of this Python reads modules and libraries, for ``readable``."""
     import numpy
 
     here = Path(__file__).parents[1]
     found = [sys.prefix, sys.base_prefix, Path(os.__file__).parent, Path(numpy.__file__).parents[1], here]
-    for name in ("torch", "sympy"):  # only what is imported already
+    for name in ("torch", "sympy"):  # only modules that are imported already
         if name in sys.modules:
             found.append(Path(sys.modules[name].__file__).parents[1])
     system = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
@@ -85,7 +85,7 @@ def own_packages() -> list[str]:
 
 def _limit(memory: int, cpu_seconds: int) -> None:
     wanted = {resource.RLIMIT_CPU: cpu_seconds, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
-    if is_linux():  # macOS takes this limit and does not keep it
+    if is_linux():  # macOS accepts this limit but does not enforce it
         with open("/proc/self/statm", encoding="ascii") as file:
             wanted[resource.RLIMIT_AS] = int(file.read().split()[0]) * resource.getpagesize() + memory
     for name, most in wanted.items():
@@ -95,7 +95,7 @@ def _limit(memory: int, cpu_seconds: int) -> None:
 
 
 def _landlock(readable: Iterable[str | Path]) -> bool:
-    """No file but those below ``readable``, these for reading alone; no TCP, no signals to others."""
+    """Allow only files below ``readable``, and only for reading; no TCP, no signals to other processes."""
     with contextlib.suppress(OSError):
         return landlock.confine(path for path in readable if os.path.exists(path)) > 0
     return False
@@ -150,9 +150,9 @@ def _filter(architecture: str, pid: int) -> list[tuple[int, int, int, int]]:
     only("openat", 2, [(_ANY_BIT, 0, 1, writing), refuse, allow])
     only("tgkill", 0, [(_EQUAL, 0, 1, pid), allow, refuse])
     only("prctl", 0, [(_EQUAL, 0, 1, _PR_SET_PDEATHSIG), refuse, allow])
-    high = (_LOAD, 0, 0, _ARGUMENTS + 8 * 2 + 4)  # of a pointer both halves count
+    high = (_LOAD, 0, 0, _ARGUMENTS + 8 * 2 + 4)  # both halves of a pointer count
     only("prlimit64", 2, [(_EQUAL, 0, 2, 0), high, (_EQUAL, 1, 0, 0), refuse, allow])
-    # who is told of a descriptor by a signal, and by which
+    # the receiver of a descriptor's signal, and the signal
     own = [step for command in _OWNERS for step in ((_EQUAL, 0, 1, command), refuse)]
     only("fcntl", 1, [*own, allow])
     return [*code, allow]

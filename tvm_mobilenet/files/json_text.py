@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: what is wrong with it is a ValueError, whatever it is."""
+"""Parse untrusted JSON: every fault is a ValueError."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A process gives up rights for good: Linux's Landlock, by its three system calls.
+"""Let a process give up rights irrevocably: Linux's Landlock, by its three system calls.
 
-It needs no root and no configuration. Kernels from 5.13 on may have it; `version` says what there is. What is open
-stays open: a process that has its files and connections can give up everything else.
+It needs neither root nor configuration. Kernels from 5.13 on may have it; `version` tells which. Open files and
+connections stay open, so a process that has them can give up all other rights.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PORTS_SINCE, _SCOPES_SINCE = 4, 6
 
 
 def version() -> int:
-    """Of Landlock in this kernel; 0: it has none."""
-    if not is_linux():  # another system has other calls by these numbers
+    """The version of Landlock in this kernel; 0: none."""
+    if not is_linux():  # on other systems these numbers are other calls
         return 0
     return max(0, _libc().syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION)))
 
 
 def confine(readable: Iterable[str | Path] = (), writable: Iterable[str | Path] = ()) -> int:
-    """Let this thread, and what it starts, open files beneath these paths alone, and run no program.
+    """Let this thread, and those that it starts, open files only beneath these paths, and run no program.
 
     Where the kernel can, it may also open no TCP connection (from version 4 on), and signal no process outside (from
     version 6 on). Call it while the process has one thread.
@@ -45,7 +45,7 @@ def confine(readable: Iterable[str | Path] = (), writable: Iterable[str | Path] 
     Returns
     -------
     int
-        The version of Landlock; 0: there is none, and nothing was given up.
+        The version of Landlock; 0: there is none, and no right was given up.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """How large the parts of a model's file may be. A file is refused before memory or time is spent on it.
 
-The largest MobileNet's file has a tenth of each: v3-large as ONNX 350 nodes, v1 at width 4 has weights of 260 MB.
+The files of the largest MobileNets need at most a tenth of each: v3-large as ONNX 350 nodes, v1 at width 4 has weights
+of 260 MB.
 """
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ from tvm_mobilenet.errors import TvmMobilenetError
 
 MOST_NODES = 5_000
 MOST_NAME = 1_000  # characters of a name
-MOST_MEMBERS = 20_000  # of an archive
+MOST_MEMBERS = 20_000  # members of an archive
 MOST_JSON_BYTES = 64 << 20
-MOST_CONSTANT_BYTES = 64 << 20  # that is computed or spread out, not stored
-MOST_TENSOR_BYTES = 1 << 30  # of any value that layers pass on
+MOST_CONSTANT_BYTES = 64 << 20  # bytes of a constant that is computed or broadcast, not stored
+MOST_TENSOR_BYTES = 1 << 30  # bytes of any value between layers
 MOST_RANK = 16
 MOST_EXPANSION = 8  # bytes unpacked for each byte of an archive
-_FREE = 16 << 20  # bytes that any archive may unpack to
+_FREE = 16 << 20  # size to which any archive may unpack
 
 
 def check_unpacked(unpacked: int, packed: int, path) -> None:
-    """Refuse an archive that unpacks to far more than it has.
+    """Refuse an archive that unpacks to far more than its size.
 
     Raises
     ------
     TvmMobilenetError
-        With both sizes.
+        The archive would; the message has both sizes.
     """
     if unpacked > MOST_EXPANSION * packed + _FREE:
         raise TvmMobilenetError(
@@ -34,12 +35,12 @@ def check_unpacked(unpacked: int, packed: int, path) -> None:
 
 
 def check_tensor(elements: int, item_bytes: int, what: str) -> None:
-    """Refuse a value of a graph that no board has memory for.
+    """Refuse a value of a graph that is too large for any board's memory.
 
     Raises
     ------
     TvmMobilenetError
-        ``what`` names it.
+        It is too large; the message names ``what``.
     """
     if elements * item_bytes > MOST_TENSOR_BYTES:
         raise TvmMobilenetError(
@@ -49,12 +50,12 @@ def check_tensor(elements: int, item_bytes: int, what: str) -> None:
 
 
 def check_constant(size: int, stored: int, what: str) -> None:
-    """Refuse a value that follows from constants alone, and so is computed, if it is many times as large as they are.
+    """Refuse a computed constant that is many times as large as the constants from which it follows.
 
     Parameters
     ----------
     size, stored : int
-        Bytes of the value, and of the largest constant that it is made of.
+        Bytes of the value, and of the largest constant from which it is made.
     what : str
         The value, for the message.
 

@@ -1,7 +1,7 @@
 """One process at a time works on a folder: a lock beside it, which names the process that holds it.
 
-The lock is the system's own (``flock``): it goes with the process, however that ends. The file that a killed process
-leaves is nobody's lock; the next process takes it, and removes it at its end.
+The lock is the system's own (``flock``), so it ends with the process in any case. The file that a killed process leaves
+holds no lock; the next process takes it, and removes it at its end.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.system import fcntl
 
-_MOST_TEXT = 400  # bytes of who holds it
+_MOST_TEXT = 400  # bytes of the text about the holder
 
 
 @contextlib.contextmanager
 def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
-    """While the block runs, no other process gets this folder. Folders above it are made, and stay if it does.
+    """Hold the lock of a folder while the block runs. Folders above it are made, and stay if the folder does.
 
     Parameters
     ----------
     folder : path
         It need not exist.
     doing : str
-        What is done with it, for another process that wants it: ``built (v1 0.25-128 for rpi4)``.
+        The work on it, for the message to another process: ``built (v1 0.25-128 for rpi4)``.
     flag : str
-        What the user may change.
+        The flag that the user may change.
 
     Raises
     ------
     TvmMobilenetError
-        Another process holds it, which is named; or nothing can be written there.
+        Another process holds it, which the message names; or the folder cannot be written.
     """
     real = Path(os.path.realpath(folder))
     above = [parent for parent in real.parents if not parent.exists()]
@@ -46,13 +46,13 @@ def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
     except OSError as e:
         raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", f"choose another {flag}") from None
     try:
-        with contextlib.suppress(OSError):  # on a full disk it is a lock without a name
+        with contextlib.suppress(OSError):  # on a full disk the lock has no text
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{doing} by process {os.getpid()}".encode()[:_MOST_TEXT], 0)
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # while it is held: who opened it meanwhile sees that it is no more the file of this name
+            path.unlink()  # removed while held: a process that opened it meanwhile notices that the name is gone
         os.close(descriptor)
         with contextlib.suppress(OSError):
             for parent in above:
@@ -60,12 +60,12 @@ def held(folder: Path, doing: str, flag: str) -> Iterator[None]:
 
 
 def _taken(folder: Path) -> tuple[Path, int]:
-    """The lock's file and its descriptor; a BlockingIOError has in its second argument who holds it."""
+    """The lock's file and its descriptor; the second argument of a BlockingIOError names the holder."""
     name = f".{folder.name[:100]}.lock"
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(name)
     if not os.access(folder.parent, os.W_OK) and folder.is_dir():
-        path = folder / name  # the folder is ours, the one that it lies in is not
+        path = folder / name  # the folder is ours, its parent is not
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:

@@ -1,10 +1,10 @@
-"""Files of ours in a folder that may hold others: all of ours are replaced in one step, the others stay.
+"""Replace all of this project's files in a folder in one step; other files in it stay.
 
-A new folder is made beside the old one and takes its place (`whole_file.replacing_folder`); what else lay in the old
-one is linked into it first. Processes that use the old files keep them. Some folders cannot be replaced: a mount point,
-the current directory, one that lies in somebody else's folder, one that holds folders. There the file that names the
-others is removed first and comes last, so that a reader finds the old files, none, or the new ones. If one of the steps
-fails, the old files are put back; whoever is killed between them leaves none.
+A new folder is made beside the old one and takes its place (`whole_file.replacing_folder`); the other files of the old
+one are linked into it first. Processes that use the old files keep them. Some folders cannot be replaced: a mount
+point, the current directory, a folder in another user's folder, one that holds folders. There the file that names the
+others is removed first and written last, so that a reader finds the old files, none, or the new ones. If a step fails,
+the old files are put back; a process killed between the steps leaves none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PREFIX = ".new-"
 
 
 class _Stays(Exception):
-    """The folder cannot be replaced after all; its files were."""
+    """The folder could not be replaced; its files were."""
 
 
 @contextlib.contextmanager
@@ -34,9 +34,9 @@ def replacing_own(folder: Path, own: Collection[str], last: str, stays: float = 
     folder : path
         It need not exist. One process at a time: see `lock`.
     own : collection of str
-        Names of the files that are ours; those that are not made again are removed.
+        Names of this project's files; those that are not made again are removed.
     last : str
-        That of them which names the others.
+        The file among them that names the others.
     stays : float
         As `whole_file.replacing_folder` takes it.
 
@@ -67,7 +67,7 @@ def replacing_own(folder: Path, own: Collection[str], last: str, stays: float = 
 
 
 def _stays(folder: Path, own: Collection[str]) -> bool:
-    """Whether a folder has to stay the one that it is."""
+    """Whether a folder cannot be replaced."""
     if not folder.exists():
         return False
     if not os.access(folder.parent, os.W_OK) or _is_mounted(folder) or folder.samefile(os.curdir):
@@ -76,7 +76,7 @@ def _stays(folder: Path, own: Collection[str]) -> bool:
 
 
 def _is_mounted(folder: Path) -> bool:
-    """Whether something is mounted at a folder; `os.path.ismount` sees no bind mount of the same file system."""
+    """Whether a file system is mounted at a folder; `os.path.ismount` sees no bind mount of the same file system."""
     if os.path.ismount(folder):
         return True
     try:
@@ -88,7 +88,7 @@ def _is_mounted(folder: Path) -> bool:
 
 
 def _linked(old: Path, new: Path, own: Collection[str]) -> bool:
-    """Give what is not ours a second name in the new folder; whether that could be done."""
+    """Link the other files into the new folder; return whether that succeeded."""
     try:
         for entry in os.scandir(old) if old.exists() else ():
             if entry.name not in own:
@@ -119,7 +119,7 @@ def _move(new: Path, folder: Path, own: Collection[str], last: str) -> None:
 
 
 def _second_names(folder: Path, own: Collection[str], place: Path) -> dict[str, Path] | None:
-    """Where the files that are ours have a second name, by their name; None on a file system without links."""
+    """Second names of this project's files, by their name; None on a file system without links."""
     try:
         place.mkdir()
         there = [e.name for e in os.scandir(folder) if e.name in own and not e.is_dir(follow_symlinks=False)]

@@ -1,4 +1,4 @@
-"""Programs that are run for what they print, such as ssh: what the other side may print without end is bounded."""
+"""Run a program such as ssh for its output, with a limit on the output."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST = 1 << 20  # bytes of each stream that are kept
-_GRACE_SECONDS = 5.0  # for what a program left behind to close its streams
+_GRACE_SECONDS = 5.0  # for processes that a program left behind to close its streams
 
 
 class TooMuch(Exception):
-    """A program printed more than was to be kept, and was ended."""
+    """A program printed more than the limit, and was ended."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a program ended: its exit code, what it printed, and its output as bytes."""
+    """The end of a program: its exit code, its messages, and its output as bytes."""
 
     code: int
     out: str
@@ -27,9 +27,10 @@ class Done:
 
 
 class Drain:
-    """Reads a pipe to its end in a thread and closes it; so much of its beginning is kept, ``over`` tells of more.
+    """Read a pipe to its end in a thread and close it. A limited part of its beginning is kept; ``over`` tells whether
+    there was more.
 
-    ``seen`` is called with what is kept so far whenever something came.
+    ``seen`` is called with the kept part whenever data arrive.
     """
 
     def __init__(self, pipe, most: int = MOST, full=lambda: None, seen=lambda data: None):
@@ -49,7 +50,7 @@ class Drain:
                 self._seen(self.data)
 
     def text(self, wait: float = 0.0) -> str:
-        """What was kept, after so many seconds for the end."""
+        """The kept part, after a wait of this number of seconds for the end."""
         self._thread.join(wait)
         return bytes(self.data).decode(errors="replace")
 
@@ -68,9 +69,9 @@ def run(
     data : bytes
         Its input.
     reply : (bytes, bytes), optional
-        A line of its output, without the end, and the rest of its input, which it gets when it has written that line.
+        A line of its output without its newline, and the rest of its input, which is sent after that line.
     most : int
-        Bytes of its output that are kept; with more it is ended.
+        Limit of its output in bytes; beyond it the program is ended.
 
     Raises
     ------

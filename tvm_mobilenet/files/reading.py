@@ -1,4 +1,4 @@
-"""Files that a user named: why one cannot be read, in words."""
+"""Check files that a user names, and explain why one cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_TEXT = 16 << 20  # bytes of a file that is read as text
 
 
 def kind_of(mode: int) -> str:
-    """What a file's mode says it is, where it is no regular file; else the empty string."""
+    """The kind of a file that is not regular; else the empty string."""
     return next((word for test, word in KINDS if test(mode)), "")
 
 
@@ -29,7 +29,7 @@ def refusal(path: str | Path) -> str:
     Returns
     -------
     str
-        ``NO_FILE`` if nothing is there; else what is there: a folder, a pipe, a link that leads nowhere.
+        ``NO_FILE`` if the path does not exist; else its kind: a folder, a pipe, a broken link.
     """
     try:
         kind = kind_of(os.stat(path).st_mode)
@@ -45,7 +45,7 @@ def refusal(path: str | Path) -> str:
 
 
 def text(path: str | Path, most: int = MOST_TEXT) -> str:
-    """The text of a regular file, in UTF-8; of one that is larger nothing is kept.
+    """The text of a regular file in UTF-8; a larger file is refused.
 
     Parameters
     ----------

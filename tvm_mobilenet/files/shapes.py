@@ -1,7 +1,7 @@
-"""The shape of plain data that somebody else wrote: which keys, which types, how much of it, before anybody uses it.
+"""Check the form of untrusted plain data before use: keys, types and sizes.
 
 A shape is one of the words below, a `Whole`, `OneOf`, `Maybe` or `Either`; a list with one shape, or a `Many`, for
-lists of any length; a dict from keys to shapes, a key with ``?`` behind it for one that may be missing; or
+lists of any length; a dict from keys to shapes, with ``?`` after a key that may be missing; or
 ``{str: shape}`` for any keys.
 """
 
@@ -87,12 +87,12 @@ def _is_whole(value: object) -> bool:
 
 
 def wrong(value: object, shape: object, path: str) -> str:
-    """What is wrong with a value, with its place; the empty string where nothing is.
+    """The first fault of a value with its place; the empty string if there is none.
 
     Parameters
     ----------
     path : str
-        What the value is called.
+        The value's name.
     """
     if isinstance(shape, Maybe):
         return "" if value is None else wrong(value, shape.shape, path)

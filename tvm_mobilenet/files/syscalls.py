@@ -6,7 +6,7 @@ that an architecture lacks is left out of its table.
 
 from __future__ import annotations
 
-# a connection, or anything sent over one
+# connections, and sending over one
 NETWORK = (
     "socket", "socketpair", "connect", "bind", "listen", "accept", "accept4", "sendto", "sendmsg", "sendmmsg",
     "recvfrom", "recvmsg", "recvmmsg",

@@ -1,7 +1,7 @@
-"""Folders that last as long as the process that made them, and are removed by the next run when it was killed.
+"""Temporary folders that end with their process; the next run removes those of a killed process.
 
-Each is locked (``flock``) by its owner from its first moment on. A lock goes with its process, however that ends, so
-whoever gets the lock of such a folder knows that nobody uses it. A folder of another user, a link and a file system
+Its owner locks each folder (``flock``) from the first moment. A lock ends with its process in any case, so a process
+that gets the lock of such a folder knows that no other uses it. A folder of another user, a link and a file system
 without locks are left alone.
 """
 
@@ -24,7 +24,7 @@ from tvm_mobilenet.system import fcntl
 
 _PREFIX = "tvm_mobilenet-run-"
 _TOKEN = "[0-9a-f]{16}"
-_WORK = ".work-"  # of names in a folder that will be another's content
+_WORK = ".work-"  # prefix of working folders in a folder that is being made
 _TRIES = 10  # a new folder may be taken for an abandoned one before it is locked
 
 
@@ -54,14 +54,14 @@ def new_folder(parent: Path, prefix: str, suffix: str = "", mode: int = 0o700) -
 
 
 def remove_abandoned(parent: Path, prefix: str, suffix: str = "", before=lambda folder: None) -> None:
-    """Remove the folders that `new_folder` made in another, those of processes that are alive excepted.
+    """Remove the folders that `new_folder` made in a folder, except those of living processes.
 
     Parameters
     ----------
     prefix, suffix : str
         Of their names. No prefix: any.
     before : callable
-        What to do with one before; if it takes it away, nothing is removed.
+        Called with each folder first; if it moves the folder away, nothing is removed.
     """
     named = re.compile((re.escape(prefix) or r".+\.") + _TOKEN + re.escape(suffix))
     with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def remove_abandoned(parent: Path, prefix: str, suffix: str = "", before=lambda 
 
 
 def tidy() -> None:
-    """Remove the temporary folders of killed processes: before there is another folder that a kill would leave."""
+    """Remove the temporary folders of killed processes, before this process makes its own."""
     with contextlib.suppress(OSError):
         remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)
 
@@ -82,13 +82,13 @@ def tidy() -> None:
 def remove(folder: Path) -> None:
     """Remove a folder with all that is in it, as far as that can be done."""
     with contextlib.suppress(OSError):
-        os.chmod(folder, 0o700)  # it may have taken over the mode of what it replaces
+        os.chmod(folder, 0o700)  # it may have the mode of the folder that it replaces
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[int | None]:
-    """The descriptor of a folder, locked; None: somebody else has locked it, or the file system knows no locks.
+    """The descriptor of a folder, locked; None if another process has locked it, or the file system has no locks.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def locked(folder: Path) -> Iterator[int | None]:
 
 
 def _locked(descriptor: int) -> bool | None:
-    """Lock a folder; False: somebody else has; None: the file system knows no locks."""
+    """Lock a folder; False: another process has; None: the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,7 +123,7 @@ def _is(folder: Path, descriptor: int) -> bool:
 
 
 class _Place:
-    """Where a process keeps its temporary folders: in one of its own, so that a process that is killed leaves one."""
+    """The place of a process's temporary folders: one folder of its own, so that a killed process leaves only one."""
 
     def __init__(self):
         self._lock, self._owner = threading.Lock(), 0
@@ -141,7 +141,7 @@ class _Place:
         """
         parent = Path(tempfile.gettempdir())
         with self._lock:
-            if self._owner != os.getpid():  # forked: what there is belongs to the parent
+            if self._owner != os.getpid():  # forked: the existing folder belongs to the parent
                 self._owner, self._own, self._users = os.getpid(), None, 0
             given = [folder for owner, folder in getattr(self._given, "folders", ()) if owner == os.getpid()]
             if self._own is None:
@@ -179,8 +179,8 @@ class _Place:
 
     @contextlib.contextmanager
     def inside(self, folder: Path) -> Iterator[None]:
-        """While the block runs, this thread's temporary folders lie in another, which is abandoned with it if the
-        process is killed, unless there is one of the process."""
+        """While the block runs, this thread's temporary folders are in the given folder, and are abandoned with it if
+        the process is killed, unless the process already has a folder."""
         folders = self._given.__dict__.setdefault("folders", [])
         folders.append((os.getpid(), folder))
         try:
@@ -192,8 +192,7 @@ class _Place:
 
 
 def remove_of_dead(path: str | Path) -> None:
-    """Remove a temporary folder in the name of the process that had it and is dead, and what it lay in if that is empty
-    now."""
+    """Remove a temporary folder of a dead process, and its parent folder if that is empty then."""
     remove(Path(path))
     if Path(path).parent.name.startswith(_PREFIX):
         with contextlib.suppress(OSError):

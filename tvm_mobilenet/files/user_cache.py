@@ -1,7 +1,7 @@
-"""The user's cache, and collections of files in it: compiled code that is not to be compiled again.
+"""The user's cache, and collections of files in it, such as compiled code.
 
-A collection may lose any file at any time, and be lost as a whole. It is shared by processes that know nothing of each
-other; files appear whole or not at all, and one that was damaged counts as missing.
+A collection may lose any file, or all, at any time. Independent processes share it. Files appear complete or not at
+all, and a damaged file counts as missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def folder() -> Path:
     Raises
     ------
     BoardError
-        There is no place for one that is the user's own.
+        No folder of the user's own can be made.
     """
     choices = [home] if (home := _home()) else []
     with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def _home() -> Path | None:
 
 
 def zig_environment() -> dict[str, str]:
-    """The environment for zig, which does nothing without a cache: where it finds no place for one, it lies in ours.
+    """The environment for zig, which needs a cache: if zig finds no place for one, it goes into this project's.
 
     Raises
     ------
@@ -78,13 +78,13 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 class Collection:
-    """Files by key in a folder of the user's cache; those not used for longest are removed beyond ``most`` bytes."""
+    """Files by key in a folder of the user's cache; beyond ``most`` bytes the least recently used are removed."""
 
     def __init__(self, name: str, most: int):
         self._name, self._most, self._added = name, most, 0
 
     def take(self, key: str, path: str | Path) -> bool:
-        """Write the content of a key to a path; whether there is one."""
+        """Write the content of a key to a path; return whether the key exists."""
         with contextlib.suppress(OSError, BoardError):
             file = folder() / self._name / key
             data = memoryview(file.read_bytes())
@@ -96,7 +96,7 @@ class Collection:
         return False
 
     def keep(self, key: str, path: str | Path) -> None:
-        """Add a file's content under a key; where that cannot be done it is not kept."""
+        """Add a file's content under a key; errors are ignored."""
         with contextlib.suppress(OSError, BoardError):
             place = folder() / self._name
             place.mkdir(mode=0o700, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Files that a user asked for by a flag: written whole or not at all, where they may be written.
+"""Write the files that a user's flags name, completely or not at all.
 
-A new file replaces an old one in one step and takes over its mode and, where that is allowed, its owner. A link stays
-one: the file it leads to is replaced. A file of several names, or one that cannot be replaced, is overwritten in its
-place. What is no regular file is never replaced: devices, pipes and ``/dev/stdout`` are written to, folders refused.
+A new file replaces an old one in one step and takes over its mode and, if allowed, its owner. For a link the file to
+which it leads is replaced. A file with several names, or one that cannot be replaced, is overwritten in place. Other
+kinds of files are never replaced: devices, pipes and ``/dev/stdout`` are written to, folders refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tvm_mobilenet.system import is_linux
 
 _STREAM = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD; of linux/fs.h
-NEW, _OLD = ".tmp", ".old"  # what ends the names of folders beside what is replaced
+NEW, _OLD = ".tmp", ".old"  # suffixes of folders beside the replaced one
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV)
 
 
@@ -36,7 +36,7 @@ def write_whole(path: str | Path, content: str | bytes, flag: str) -> None:
     Raises
     ------
     TvmMobilenetError
-        It cannot be written there; ``flag`` is what the user may change.
+        It cannot be written there; ``flag`` is the flag that the user may change.
     """
     data = content.encode() if isinstance(content, str) else content
     if why := refusal(path):
@@ -59,19 +59,19 @@ def write_whole(path: str | Path, content: str | bytes, flag: str) -> None:
                 raise
             _overwrite(real, data)
     except BrokenPipeError:
-        raise  # the reader of stdout left
+        raise  # the reader of stdout closed it
     except OSError as e:
         raise TvmMobilenetError(f"cannot write {path}: {e.strerror}", f"choose another {flag}") from None
 
 
 @contextlib.contextmanager
 def beside(path: Path, tidy: bool = True) -> Iterator[Path]:
-    """A new, empty folder in the folder of a file, for what shall take the file's place; removed in the end.
+    """A new, empty folder beside a file, for the data that will replace it; removed at the end.
 
     Parameters
     ----------
     tidy : bool
-        Remove what killed processes left there for the same path.
+        Remove the folders that killed processes left there for the same path.
     """
     if tidy:
         remove_abandoned(path)
@@ -90,9 +90,9 @@ def replacing(path: str | Path, flush: bool = False, tidy: bool = True) -> Itera
     Parameters
     ----------
     flush : bool
-        Only when it is on the disk.
+        Replace only after the new file is on the disk.
     tidy : bool
-        As `beside` takes it.
+        As for `beside`.
     """
     real = Path(os.path.realpath(path))
     with beside(real, tidy) as place:
@@ -111,13 +111,14 @@ def replacing(path: str | Path, flush: bool = False, tidy: bool = True) -> Itera
 def replacing_folder(path: str | Path, stays: float = 0.0) -> Iterator[Path]:
     """The path of a new, empty folder, which replaces another in one step when the block ends without an error.
 
-    All that is in it is on the disk before. Whoever dies meanwhile leaves the old folder as it was, and processes that
-    run what is in the old one keep its files. The new one takes over its mode and, where that is allowed, its owner.
+    All of its files are on the disk before that. A process that dies meanwhile leaves the old folder unchanged, and
+    processes that run programs of the old one keep its files. The new folder takes over the mode and, if allowed, the
+    owner.
 
     Parameters
     ----------
     stays : float
-        Seconds that the old one stays beside it: for programs in it that are starting and still open its files.
+        Seconds for which the old folder stays beside it, for programs in it that are starting and still open its files.
     """
     real = Path(os.path.realpath(path))
     real.parent.mkdir(parents=True, exist_ok=True)
@@ -141,20 +142,20 @@ def replacing_folder(path: str | Path, stays: float = 0.0) -> Iterator[Path]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left beside a file or folder in whose place they put another, or put it back where
-    it is the only one."""
+    """Remove the folders that killed processes left beside a file or folder; if such a folder is the only copy, put it
+    back."""
     temporary.remove_abandoned(path.parent, _prefix(path), _OLD, lambda old: _put_back(old, path))
     temporary.remove_abandoned(path.parent, _prefix(path), NEW)
 
 
 def _prefix(path: Path) -> str:
-    """Of the names beside a path; a name has 255 bytes at most."""
+    """The prefix of names beside a path; a name has at most 255 bytes."""
     long = len(os.fsencode(path.name)) > 200
     return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32] if long else path.name}."
 
 
 def _like(new: Path, old: Path) -> bool:
-    """Give something new the owner and mode of what it replaces; whether there is such a thing."""
+    """Give a new file or folder the owner and mode of the one that it replaces; return whether that exists."""
     if (there := _status(old)) is None:
         return False
     with contextlib.suppress(OSError):
@@ -164,12 +165,12 @@ def _like(new: Path, old: Path) -> bool:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders: at once where the system can, else by way of a third name."""
+    """Swap two folders, in one step if the system can, else through a third name."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if is_linux() else None
     if swap is not None and swap(_HERE, os.fsencode(new), _HERE, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
     aside = new.with_suffix(_OLD)
-    with temporary.locked(old):  # nobody takes it for abandoned
+    with temporary.locked(old):  # so that no process takes it for abandoned
         old.rename(aside)
         try:
             new.rename(old)
@@ -186,7 +187,7 @@ def _put_back(old: Path, path: Path) -> None:
 
 
 def flush_all(folder: Path) -> None:
-    """Write a folder with all that is in it to the disk; a file that has a second name is somebody else's."""
+    """Write a folder with all its contents to the disk, except files with a second name, which are not ours."""
     for where, _, names in os.walk(folder):
         for path in (Path(where, name) for name in names):
             status = path.lstat()
@@ -201,7 +202,7 @@ def flushed(path: Path) -> None:
     Raises
     ------
     OSError
-        It cannot be written; where the file system has no such call nothing is raised.
+        It cannot be written; a file system without such a call raises nothing.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -219,7 +220,7 @@ def refusal(path: str | Path, regular: bool = False) -> str:
     Parameters
     ----------
     regular : bool
-        Only a regular file will do, or the name of one that does not exist yet.
+        Allow only a regular file, or a name that does not exist yet.
     """
     if (stream := _stream(path)) is not None:
         return f"it is file descriptor {stream} of this process, not a file" if regular else ""
@@ -255,7 +256,7 @@ def folder_to_write(text: str) -> Path:
     Raises
     ------
     TvmMobilenetError
-        There is something else.
+        The path is no folder.
     """
     real = Path(os.path.realpath(text))
     try:
@@ -310,7 +311,7 @@ def _overwrite(path: Path, data: bytes) -> None:
     try:
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if regular and data and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, len(data))  # a full disk is found out while the old content stands
+            os.posix_fallocate(fd, 0, len(data))  # a full disk is noticed while the old content is there
         _write(fd, data)
         if regular:
             os.ftruncate(fd, len(data))

@@ -1,4 +1,4 @@
-"""What the networks share: channel rounding, convolution + batch norm + activation, and headless feature maps."""
+"""Parts that the networks share: channel rounding, convolution + batch norm + activation, and headless feature maps."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ def conv_bn(inp, out, kernel=3, stride=1, groups=1, activation: type[nn.Module] 
 
 
 class MobileNet(nn.Module):
-    """A row of layers, a global pool and ``self.head``; or, headless, some of the layers' feature maps.
+    """A sequence of layers, a global pool and ``self.head``; a headless network returns feature maps of some layers
+    instead.
 
-    A subclass makes its layers and what stands behind the pool, and then calls ``set_features``.
+    A subclass makes its layers and the modules after the pool, and then calls ``set_features``.
     """
 
-    tail: tuple[str, ...] = ("classifier",)  # the modules behind the pool
-    dropped: tuple[str, ...] = ()  # state-dict prefixes that the headless network has not, but its checkpoint has
-    taps: tuple[int, ...] = ()  # which layers give the feature maps; empty: the whole network
+    tail: tuple[str, ...] = ("classifier",)  # the modules after the pool
+    dropped: tuple[str, ...] = ()  # state-dict prefixes of a checkpoint that the headless network lacks
+    taps: tuple[int, ...] = ()  # the layers that give the feature maps; empty: the whole network
 
     def layers(self) -> list[tuple[str, nn.Module]]:
         """The layers from stem to head convolution, with their names in the state dict."""
@@ -52,7 +53,7 @@ class MobileNet(nn.Module):
         ]
 
     def head(self, x: torch.Tensor) -> torch.Tensor:  # (N, C, 1, 1) -> (N, classes)
-        """What is computed of the pooled map."""
+        """The computation on the pooled map."""
         return self.classifier(torch.flatten(x, 1))
 
     def set_features(self, features: Features, strides: Sequence[int], head: int = 0) -> None:
@@ -66,12 +67,12 @@ class MobileNet(nn.Module):
         strides : sequence of int
             The stride of each layer's own convolution.
         head : int
-            How many layers at the end are a head convolution, and no block.
+            The number of layers at the end that form a head convolution, not a block.
 
         Raises
         ------
         TvmMobilenetError
-            If the network has no map of a stride.
+            The network has no map of a requested stride.
         """
         if features is None or features is False:
             return

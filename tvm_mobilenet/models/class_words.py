@@ -1,7 +1,7 @@
-"""How people write classes down: by number, by name, by ImageNet's synset or by ILSVRC's own number.
+"""Ways to write a class: by number, by name, by ImageNet's synset or by ILSVRC's own number.
 
-All words of a data set are read in one way. The ways are tried in order: names, synsets, numbers; a folder for each
-class may also be in the order that PyTorch's ImageFolder gives them. What fits none is told with the words that do not.
+All words of a data set are read in the same way. The ways are tried in order: names, synsets, numbers; folders may also
+be numbered in their order, as by PyTorch's ImageFolder. If no way fits, the error lists words that do not fit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ClassWords:
     count : int
         Classes.
     names : tuple of str
-        One a class; () where they are unknown: for as many classes as ImageNet has, its names.
+        One name for each class. With () they are unknown: a network with as many classes as ImageNet gets its names.
     """
 
     def __init__(self, count: int, names: tuple[str, ...] = ()):
@@ -38,23 +38,23 @@ class ClassWords:
         self._by_name = {name: found[0] for name, found in known.items() if len(found) == 1}
 
     def title(self, index: int) -> str:
-        """A class for people: its name, or ``class 7``."""
+        """A class for display: its name, or ``class 7``."""
         return self.names[index] if self.names and self.names[index] else f"class {index}"
 
     def read(self, words: Collection[str], where: str, folders: bool = False) -> tuple[dict[str, int], str]:
-        """The class of each word, and in words how they were read.
+        """The class of each word, and a text of how the words were read.
 
         Parameters
         ----------
         where : str
-            Where they stand, for the message.
+            The place of the words, for the message.
         folders : bool
-            They are the names of folders, one a class: where nothing else fits, their order counts.
+            The words are names of folders, one for each class: if no other way fits, their order counts.
 
         Raises
         ------
         TvmMobilenetError
-            No way reads all of them.
+            No way fits all of them.
         """
         words = list(dict.fromkeys(words))
         ways = {"class names": self._name, "synsets of ImageNet": self._synset, "class numbers": self._number}
@@ -123,7 +123,7 @@ class ClassWords:
 
 
 def _plain(name: str) -> str:
-    """A name without what file systems change of it."""
+    """A name without the differences that file systems introduce."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 

@@ -1,4 +1,4 @@
-"""What a network costs, by the formulas of the papers: mult-adds and parameters of each convolution.
+"""The cost of a network by the papers' formulas: mult-adds and parameters of each convolution.
 
 With D_K the kernel's size, M and N the input and output channels and D_F the size of the *output* map (section 3.1 of
 arXiv 1704.04861), a layer costs
@@ -46,7 +46,7 @@ def separable(kernel: float, inputs: float, outputs: float, size: float, alpha: 
 
 
 def separable_ratio(kernel: float, outputs: float) -> float:
-    """What a separable block costs of the standard convolution, 1/N + 1/D_K^2 (section 3.1)."""
+    """The cost of a separable block over the standard convolution's, 1/N + 1/D_K^2 (section 3.1)."""
     return 1 / outputs + 1 / kernel**2
 
 
@@ -92,8 +92,8 @@ class LayerCost:
 def layer_costs(module: torch.nn.Module, input_shape: tuple[int, ...]) -> list[LayerCost]:
     """The costs of a network's layers, in the order they run.
 
-    The network is run on PyTorch's meta device: shapes only, no arithmetic. It must be there already (built under
-    ``with torch.device("meta")``), or on a device where running it is affordable.
+    The network is run on PyTorch's meta device: shapes only, no arithmetic. It must be on that device already (built
+    under ``with torch.device("meta")``), or on one where a run is affordable.
 
     Parameters
     ----------

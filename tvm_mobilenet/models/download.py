@@ -1,8 +1,8 @@
-"""A file from an address that is written down with its digest: whole and right in its place, or not there at all.
+"""Download a file whose address and digest are known. It appears in its place complete and verified, or not at all.
 
-What has arrived waits beside it, so that the next try goes on from there. Whoever serves it is not trusted: how much
-may come, how slowly, and where redirections may lead is bounded. Nothing counts before its SHA-256 is the one known.
-Processes that want the same file take turns; those that come later find it there.
+A partial download waits beside it, and the next try continues it. The server is not trusted: size, slowness and
+redirections are bounded, and the file is used only if its SHA-256 is the known one. Processes that want the same file
+take turns; the later ones find it complete.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tvm_mobilenet.system import fcntl
 from tvm_mobilenet.terminal.console import say
 from tvm_mobilenet.terminal.printable import printable
 
-TRIES = 3  # of a transfer that breaks off, each from where the one before ended
+TRIES = 3  # tries of an interrupted transfer, each from where the last one ended
 SILENCE = 30.0  # seconds without a byte
-WINDOW, LEAST = 60.0, 64 << 10  # seconds in which at least so many bytes must come
+WINDOW, LEAST = 60.0, 64 << 10  # seconds, and the least bytes that must arrive in them
 MOST_REDIRECTIONS = 5
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CHUNK = 1 << 16
-_AGAIN = "run it again: it goes on where it stopped"
+_AGAIN = "run it again: it continues where it stopped"
 
 
 class _Broken(Exception):
-    """The transfer ended early; what came is kept."""
+    """The transfer ended early; the received part is kept."""
 
 
 def has_digest(path: Path, sha256: str) -> bool:
@@ -54,26 +54,26 @@ def fetch(
     address : str
         https; http of this machine alone.
     path : path
-        Where it goes, in a folder of the user's own that exists. ``.part`` and ``.lock`` stand beside it.
+        Its place, in an existing folder of the user's own; ``.part`` and ``.lock`` files are made beside it.
     sha256 : str
         Its digest in hexadecimal, or as many of its first digits as are published.
     most : int
-        Bytes that it may have.
+        The largest size in bytes.
     watch : callable
-        Told the bytes that have come, and how many there will be or None.
+        Called with the bytes received, and the bytes in all or None.
     way_out : str
         What a user without a network can do, for the hint.
 
     Raises
     ------
     TvmMobilenetError
-        It cannot be had, is too large, or is another file; there is no room for it.
+        It cannot be downloaded, is too large, is another file, or there is no room for it.
     """
     if has_digest(path, sha256):
         return
     with _alone(path):
         if has_digest(path, sha256):
-            return  # whoever was here before
+            return  # another process has downloaded it
         part = path.with_name(path.name + ".part")
         for left in reversed(range(TRIES)):
             began = part.stat().st_size if part.exists() else 0
@@ -87,7 +87,7 @@ def fetch(
                 part.replace(path)
                 return
             part.unlink()
-            if not began:  # else the two halves may be of two files: once more from the start
+            if not began:  # else the parts may come from two files: start again
                 raise TvmMobilenetError(
                     f"{address} gave another file: its SHA-256 does not begin with {sha256[:16]}",
                     "it may have been changed on its way; nothing of it is kept",
@@ -114,7 +114,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _transfer(address: str, part: Path, began: int, most: int, watch, way_out: str) -> None:
-    """Append what is missing of a file to ``part``."""
+    """Append the missing rest of a file to ``part``."""
     headers = {"User-Agent": "tvm-mobilenet", "Accept-Encoding": "identity"}
     if began:
         headers["Range"] = f"bytes={began}-"
@@ -122,7 +122,7 @@ def _transfer(address: str, part: Path, began: int, most: int, watch, way_out: s
         answer = _opener(address).open(urllib.request.Request(address, headers=headers), timeout=SILENCE)
     except urllib.error.HTTPError as e:
         e.close()
-        if e.code == 416 and began:  # what is there is longer than the file, or all of it: the digest tells
+        if e.code == 416 and began:  # ``part`` is complete, or longer than the file: the digest decides
             if str(e.headers.get("Content-Range", "")).endswith(f"*/{began}"):
                 return
             part.unlink()
@@ -172,7 +172,7 @@ def _receive(answer, part: Path, started: int, whole: int | None, most: int, wat
 
 @contextlib.contextmanager
 def _writing(part: Path, mode: str) -> Iterator:
-    """The file that grows. Where there is no room for it nothing is left of it."""
+    """The growing file; without room for it, nothing of it is left."""
     try:
         with part.open(mode) as file:
             yield file
@@ -184,7 +184,7 @@ def _writing(part: Path, mode: str) -> Iterator:
 
 
 def _opener(address: str) -> urllib.request.OpenerDirector:
-    """What opens an address and follows it no further than it may lead."""
+    """An opener that follows only allowed redirections of an address."""
     _check(address, address)
 
     class Redirections(urllib.request.HTTPRedirectHandler):
@@ -198,7 +198,7 @@ def _opener(address: str) -> urllib.request.OpenerDirector:
 
 
 def _check(address: str, first: str) -> None:
-    """Refuse what is neither encrypted nor, as the first address was, of this machine."""
+    """Refuse an address that is neither encrypted nor, like the first address, on this machine."""
     there, where = urllib.parse.urlsplit(address), urllib.parse.urlsplit(first)
     local = all(url.scheme == "http" and url.hostname in _LOCAL for url in (there, where))
     if there.scheme != "https" and not local:

@@ -1,7 +1,7 @@
-"""Networks of timm and torchvision by their names there: with their trained weights, preprocessing and labels.
+"""Networks of timm and torchvision by name, with their trained weights, preprocessing and labels.
 
-Neither package is needed for anything else. Their own code makes the network and downloads its weights; what names the
-network must be one of the package's names, so that a build of somebody else's cannot lead it elsewhere.
+Nothing else needs these packages. Their own code makes the network and downloads its weights. The name must be one of
+the package's own names, so that a foreign build cannot give another address.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tvm_mobilenet.terminal.printable import printable
 if TYPE_CHECKING:
     import torch
 
-_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # timm's tags stand behind a point
+_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # timm's tags follow a point
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a package makes: its network, how images become its input, which fields of that are a guess, its labels."""
+    """A package's network, its preprocessing, the fields of that which are guessed, and its labels."""
 
     module: torch.nn.Module
     preprocess: Preprocess
@@ -39,7 +39,7 @@ class _Made:
 
 
 def check_name(options: ModelOptions) -> None:
-    """Refuse what cannot be a name of a package's network; the package is not imported.
+    """Refuse a text that cannot be the name of a package's network, without importing the package.
 
     Raises
     ------
@@ -60,9 +60,9 @@ def create(options: ModelOptions) -> ModelSpec:
     Raises
     ------
     MissingDependencyError
-        The package is not installed, or does not fit the torch that is.
+        The package is not installed, or does not fit the installed torch.
     TvmMobilenetError
-        It has no such network, or cannot load its weights; a checkpoint that does not fit.
+        The package has no such network or cannot load its weights, or a checkpoint does not fit.
     """
     check_name(options)
     name = options.model.partition(":")[2]
@@ -106,18 +106,18 @@ def _imported(name: str):
     except ModuleNotFoundError as e:
         why = "" if e.name == package else f"it needs {e.name}, which is not installed"
         raise packages.outside(package, why) from None
-    except Exception as e:  # torchvision's operators, or whatever else does not fit
+    except Exception as e:  # torchvision's operators, or another part, do not fit
         raise packages.outside(package, " ".join(f"{type(e).__name__}: {e}".split())[:200]) from e
 
 
 def _made_by(make, options: ModelOptions):
-    """The network that a package's function makes; what it prints goes nowhere."""
+    """The network that a package's function makes; its output is discarded."""
     if options.weights is None:
         say(f"making {options.model} with its trained weights; {options.package} downloads what it has not kept")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return make()
-    except Exception as e:  # of the package's, the hub's and the network's kinds
+    except Exception as e:  # errors of the package, the hub or the network
         if options.weights is not None:
             raise TvmMobilenetError(
                 f"{options.package} cannot make {options.model}: {printable(reason(e))[:300]}",

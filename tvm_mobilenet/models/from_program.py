@@ -1,7 +1,7 @@
-"""Models that a program of the user's makes: ``--model my_file.py:factory``.
+"""Models that a user's program makes: ``--model my_file.py:factory``.
 
-The file is run, with all that it imports, as ``python my_file.py`` would run it: only its owner names it, on a command
-line. A build that was made from one does not run it again by itself.
+The file and its imports are run, as ``python my_file.py`` would run them. Only its owner names it, on a command line. A
+build of such a model does not run the file again by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MODULE = "model_of_the_user"
 
 
 def check(options: ModelOptions, flag: str = "--model") -> None:
-    """Refuse a program that is not there, or of which nothing is named; nothing is run.
+    """Refuse a program that does not exist, or one without the name of a function; nothing is run.
 
     Raises
     ------
@@ -42,14 +42,14 @@ def check(options: ModelOptions, flag: str = "--model") -> None:
 
 
 def create(options: ModelOptions) -> ModelSpec:
-    """Run the program and what it names, and take the module that comes.
+    """Run the program and the named function, and return the resulting module.
 
     ``torch.manual_seed`` is called before, so that weights that the program draws are the same each time.
 
     Raises
     ------
     TvmMobilenetError
-        There is no such program or function in it; one of them raises; what comes is no module; a checkpoint that does
+        The program or the function does not exist, one of them raises, the result is no module, or a checkpoint does
         not fit.
     """
     import torch
@@ -81,7 +81,7 @@ def create(options: ModelOptions) -> ModelSpec:
 
 
 def _run(path: Path):
-    """The program as a module; it runs."""
+    """Run the program and return it as a module."""
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module  # dataclasses and pickles look there
@@ -90,7 +90,7 @@ def _run(path: Path):
 
 
 def _named(module, path: Path, factory: str):
-    """What a program calls by that name."""
+    """The object of that name in the program."""
     found = getattr(module, factory, None)
     if found is None:
         own = [
@@ -108,7 +108,7 @@ def _named(module, path: Path, factory: str):
 
 @contextlib.contextmanager
 def _as_a_program(path: Path) -> Iterator[None]:
-    """What stands beside the program can be imported, as where it is run by itself."""
+    """Make modules beside the program importable, as in a run by itself."""
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
@@ -120,7 +120,7 @@ def _as_a_program(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(path: Path, factory: str) -> Iterator[None]:
-    """Whatever a program raises, with the line of it that did."""
+    """Turn any exception of a program into an error that names its line."""
     try:
         yield
     except TvmMobilenetError:

@@ -1,11 +1,11 @@
-"""Whether a network's input is an image, and how one becomes it.
+"""Decide whether a network's input is an image, and how an image is converted to it.
 
-The graph says where the channels are: a convolution or pool reads them in a known place, and the operators between the
-input and that one keep the axes or permute them. Where a graph has neither, the shape says it: images have 3 or 1
-channels. Scale and zero point of an input that is quantized say which mean and std make its whole numbers of an
-image's bytes (`bytes_of`). All else (resize, crop, interpolation, the order of channels; mean and std of floats) stands
-in no file. Flags give it, or it is known because the registry's own network has seeded weights; otherwise it is
-assumed, and `Image.assumed` says so.
+The graph shows the axis of channels: a convolution or pool reads them on a known axis, and the operators between the
+input and that one keep the axes or permute them. In a graph without either, the shape decides: images have 3 or 1
+channels. Scale and zero point of a quantized input give the mean and std that convert an image's bytes to its integers
+(`bytes_of`). No file contains the rest: resize, crop, interpolation, the order of channels, mean and std of floats.
+Flags give these, or they are known because the registry's own network has seeded weights; otherwise they are assumed,
+and `Image.assumed` lists them.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ class Image:
     ----------
     preprocess : Preprocess
     assumed : tuple of str
-        Fields of it that nobody gave and no file says.
+        Fields of it that neither flags nor a file give.
     """
 
     preprocess: Preprocess
     assumed: tuple[str, ...]
 
     def to_data(self) -> dict:
-        """Plain data, as the manifest and the plan keep it."""
+        """Plain data for the manifest and the plan."""
         fields = ("size", "channels", *FIELDS)
         return {**{f: getattr(self.preprocess, f) for f in fields}, "assumed": list(self.assumed)}
 
 
 @dataclass(frozen=True)
 class InputBytes:
-    """The mean and std by which the bytes of an image become the whole numbers of an input, one by one.
+    """The mean and std that convert each byte of an image to an integer of an input.
 
     Attributes
     ----------
     mean, std : float
-        Of pixels in 0..1, as of `Preprocess`.
+        Mean and std of pixels in 0..1, as in `Preprocess`.
     known : bool
-        The file itself takes whole numbers. Of one that takes floats and rounds them, the range was found on images,
-        which may not have filled it.
+        True if the file itself takes integers. A file that takes floats and rounds them has a range that was found on
+        images, which may not have filled it.
     """
 
     mean: float
@@ -61,7 +61,8 @@ class InputBytes:
 
 
 def bytes_of(module) -> InputBytes | None:
-    """How bytes become the first input of a network that rounds it to 8 bits at once, with one scale; None of others.
+    """How bytes become the first input of a network that rounds it to 8 bits at once, with one scale; None for other
+    networks.
 
     A byte ``b`` stands for ``(b - zero) * scale``, and an image's is ``(b / 255 - mean) / std``: so mean is
     ``zero / 255`` and std ``1 / (255 * scale)``. An int8 is the byte that is 128 more.
@@ -74,7 +75,7 @@ def bytes_of(module) -> InputBytes | None:
     from tvm import relax
 
     main = module["main"]
-    same = {*main.params[:1]}  # the input, and what is it in another shape
+    same = {*main.params[:1]}  # the input, and views of it in another shape
     for binding in (b for block in main.body.blocks for b in block.bindings):
         value = binding.value
         if isinstance(value, relax.Var) and value in same:
@@ -97,7 +98,7 @@ def bytes_of(module) -> InputBytes | None:
 
 
 def channel_axis(module) -> int | None:
-    """The axis of the first input that a graph's convolutions and pools read as channels; None when none says it.
+    """The axis of the first input that a graph's convolutions and pools read as channels; None if there are none.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def channel_axis(module) -> int | None:
     main = module["main"]
     if not main.params or len(main.params[0].ty.shape) != 4:
         return None
-    axes = {main.params[0]: (0, 1, 2, 3)}  # of each value, where in the input its axes come from
+    axes = {main.params[0]: (0, 1, 2, 3)}  # for each value, the input's axes from which its axes come
     for binding in (b for block in main.body.blocks for b in block.bindings):
         value = binding.value
         if isinstance(value, relax.Var) and value in axes:
@@ -133,7 +134,7 @@ def channel_axis(module) -> int | None:
 
 
 def check_by_name(options: ModelOptions) -> None:
-    """Refuse flags that no network by name can have, before one is made.
+    """Refuse flags that no network by name can have, before the network is made.
 
     Raises
     ------
@@ -147,12 +148,12 @@ def check_by_name(options: ModelOptions) -> None:
 
 
 def image_of(options: ModelOptions, model, ports, axis: int | None, in_bytes: InputBytes | None = None) -> Image | None:
-    """How an image becomes a network's input, or None when its inputs are no image.
+    """The conversion of an image to a network's input, or None if its inputs are no image.
 
     Parameters
     ----------
     options : ModelOptions
-        What the user said.
+        The user's options.
     model : models.registry.ModelSpec or None
         The PyTorch network; None for one from a file.
     ports : sequence of passes.Port
@@ -165,7 +166,7 @@ def image_of(options: ModelOptions, model, ports, axis: int | None, in_bytes: In
     Raises
     ------
     TvmMobilenetError
-        A flag that contradicts the graph, or says how an image becomes the input where that is none.
+        A flag contradicts the graph, or describes images although the input is none.
     """
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     own = model.preprocess if model is not None else None
@@ -205,7 +206,7 @@ def image_of(options: ModelOptions, model, ports, axis: int | None, in_bytes: In
 
 
 def _layout(ports, axis: int | None, given: str | None) -> tuple[str | None, bool]:
-    """The layout of the image that the inputs are, None when they are none; and whether graph or shape say it."""
+    """The layout of the input image, None if the inputs are no image; and whether graph or shape determine it."""
     shape = ports[0].shape
     if len(ports) != 1 or len(shape) != 4:
         return None, True

@@ -1,11 +1,11 @@
-"""Images with the class that each of them shows, as data sets lie on disk.
+"""Labelled images, in the forms of data sets on disk.
 
     FOLDER/tench/a.jpg …                a folder for each class (ImageFolder): names, numbers or synsets
     FOLDER/a.jpg … + a text file        ImageNet's validation images with their ground truth: one label a line in the
                                         order of the images' names, or a name and a label a line (``val.txt``)
     FILE.csv                            one image a line: path, label; paths from the file's own folder
 
-A ground truth may lie elsewhere: ``truth``. Of the images no more than their headers is read here.
+``truth`` is a ground truth in another place. Only the headers of images are read here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEADINGS = {
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file, its class, and its name for people: its path within the data set."""
+    """An image file, its class, and its name for display, which is its path within the data set."""
 
     path: Path
     label: int
@@ -50,9 +50,9 @@ class LabelledImages:
     ----------
     images : tuple of LabelledImage
     how : str
-        How it was read, in words.
+        A text of how it was read.
     whole : int
-        Images before ``limited`` took some of them.
+        Number of images before ``limited`` selected some of them.
     """
 
     images: tuple[LabelledImage, ...]
@@ -67,7 +67,7 @@ class LabelledImages:
         return replace(self, images=tuple(self.images[i * n // count] for i in range(count)))
 
     def check(self) -> None:
-        """Read the header of every image: what is none is found before the first one runs.
+        """Read the header of every image, to find files that are no image before the first one runs.
 
         Raises
         ------
@@ -86,12 +86,12 @@ class LabelledImages:
 
 
 def require(data: Path, truth: Path | None = None) -> None:
-    """Make sure that there is something to read, before anything slow begins.
+    """Make sure that the data set exists, before any slow work begins.
 
     Raises
     ------
     TvmMobilenetError
-        Nothing is there, or no file of labels.
+        The data set or the file of labels does not exist.
     """
     if not data.exists():
         raise TvmMobilenetError(f"--data {data}: {refusal(data) or 'no such folder'}", f"give {WANTED}")
@@ -116,7 +116,8 @@ def read(data: Path, words: ClassWords, truth: Path | None = None) -> LabelledIm
     Raises
     ------
     TvmMobilenetError
-        Nothing is there; no image; images without label, labels without image; a label that is no class of the network.
+        The data set does not exist or has no image; an image has no label, or a label no image; or a label is no class
+        of the network.
     """
     require(data, truth)
     if not data.is_dir():
@@ -223,7 +224,7 @@ def _listed(listing: Path, root: Path, words: ClassWords) -> LabelledImages:
 
 
 def _inside(root: Path, name: str, listing: Path) -> Path | None:
-    """A file below a folder; None where there is none. ImageNet's names may lack their ending.
+    """A file below a folder, or None. ImageNet's names may lack their suffix.
 
     Raises
     ------
@@ -243,7 +244,7 @@ def _inside(root: Path, name: str, listing: Path) -> Path | None:
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    """The lines of a text as words: (label,) or (path, label); what follows a label is left out.
+    """The lines of a text as words, (label,) or (path, label); words after a label are ignored.
 
     Raises
     ------

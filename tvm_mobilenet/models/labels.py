@@ -1,7 +1,7 @@
-"""Class names, a user's or ImageNet's own, and what the scores of classes say.
+"""Class names, a user's or ImageNet's own, and the meaning of the scores of classes.
 
-A network gives one number a class. Whether those are logits or probabilities already is read off its last layer; a
-softmax of a softmax would be wrong, and so would one of outputs that are probabilities each by itself.
+A network gives one number for each class. Its last layer shows whether these are logits or already probabilities. A
+softmax of a softmax would be wrong, and so would a softmax of independent probabilities.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tvm_mobilenet.files.limits import MOST_NAME
 from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.terminal.printable import printable
 
-# What a network's numbers are, and so how a class's probability follows.
+# The kinds of a network's numbers, which decide how a class's probability follows.
 SCORES = {
     "logits": "a softmax of them gives probabilities",
     "softmax": "probabilities that add up to 1: the network ends in a softmax",
-    "sigmoid": "a probability each by itself: the network ends in a sigmoid",
-    "value": "one number, of which no probability is known",
+    "sigmoid": "an independent probability each: the network ends in a sigmoid",
+    "value": "one number without a known probability",
 }
 _WANTED = "a text file with one class a line, a JSON list, or a JSON object from index to name"
 _MOST_BYTES = 64 << 20
@@ -34,7 +34,7 @@ LICENCE = "imagenet_labels.LICENSE.txt"
 
 @dataclass(frozen=True)
 class BestClass:
-    """A class with its score, and its probability where that is known; ``alone``: the network has one output."""
+    """A class with its score, and its probability if that is known; ``alone``: the network has one output."""
 
     index: int
     label: str
@@ -139,7 +139,7 @@ def imagenet_labels(num_classes: int) -> tuple[str, ...]:
 
 
 def licence() -> str:
-    """Under which ImageNet's names are distributed, and where they come from."""
+    """The licence of ImageNet's names, and their origin."""
     return _data(LICENCE)
 
 

@@ -1,4 +1,4 @@
-"""Which network, and how its input is made: what all verbs are told of a model, and what a build keeps of it."""
+"""The options of a model: the network and its preprocessing. All verbs take them, and a build keeps them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 
 FLOAT32 = "float32"
-DTYPES = (FLOAT32, "float16", "int8")  # in which layers of a network can be computed
-IO = {  # of inputs and outputs, and the dtypes of layers that can have them
+DTYPES = (FLOAT32, "float16", "int8")  # dtypes in which layers of a network can compute
+IO = {  # dtypes of inputs and outputs, and the dtypes of layers that allow them
     FLOAT32: DTYPES,
     "float16": ("float16",),
     "uint8": DTYPES,
@@ -23,16 +23,19 @@ _QUANTIZED = {
     "quantization": None,
     "keep_float": None,
 }  # where there is none
-METHODS = ("minmax", "percentile", "mse")  # of ranges
+METHODS = ("minmax", "percentile", "mse")  # ways to find ranges
 
 FILES = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "pt2"}  # kinds of model files, by suffix
-IMAGENET, RANDOM = "imagenet", "random"  # what --weights takes beside files: published weights; a package's first ones
-PACKAGES = ("timm", "torchvision")  # whose networks are named: timm:NAME
-PYTHON = ".py:"  # between the path of a program and the name of what makes a model in it
+IMAGENET, RANDOM = (
+    "imagenet",
+    "random",
+)  # values of --weights other than files: published weights; a package's untrained ones
+PACKAGES = ("timm", "torchvision")  # packages whose networks are named as timm:NAME
+PYTHON = ".py:"  # between the path of a program and the name of its function that makes a model
 
-REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # of a network by name
+REGISTRY = {"alpha": 1.0, "resolution": 224, "classes": 1000, "seed": 0, "batch": 1}  # defaults of a network by name
 
-MOST = {"alpha": 16, "resolution": 8192, "classes": 1_000_000, "batch": 4096}  # beyond it no memory holds them
+MOST = {"alpha": 16, "resolution": 8192, "classes": 1_000_000, "batch": 4096}  # larger values fit no memory
 MOST_SEED = (1 << 63) - 1
 
 
@@ -44,13 +47,13 @@ class ModelOptions:
     ----------
     model : str
         A name of the registry (``v1``, ``mobilenet_v2``, …); the path of an ``.onnx``, ``.tflite`` or ``.pt2`` file; a
-        package's network, ``timm:NAME`` or ``torchvision:NAME``; ``FILE.py:FACTORY``, what makes a model in the user's
-        program.
+        package's network, ``timm:NAME`` or ``torchvision:NAME``; or ``FILE.py:FACTORY``, a function of the user's
+        program that makes a model.
     alpha : float, optional
         Width multiplier; 1 unless given. A file has none.
     resolution : int or (int, int), optional
-        Of the input: height and width, or both in one; 224 unless given. For a file: what fixes sizes that it leaves
-        open, None for none.
+        Height and width of the input, or one number for both; default 224. For a file it fixes sizes that are open;
+        None leaves them.
     classes : int, optional
         Of the classifier; 1000 unless given. A file has its own.
     weights : path, optional
@@ -59,7 +62,7 @@ class ModelOptions:
     seed : int, optional
         Of those; 0 unless given.
     batch : int, optional
-        Inputs at once; 1 unless given. For a file: what fixes a batch that it leaves open, None for 1.
+        Inputs at once; default 1. For a file it fixes an open batch; None means 1.
     features : bool
         The backbone without pool and classifier.
     input : path, optional
@@ -70,25 +73,25 @@ class ModelOptions:
     labels : path, optional
         Class names, one a line.
     dtype : str
-        In which its layers compute, one of ``DTYPES``. Weights and references are float32 whatever it is.
+        The dtype in which its layers compute, one of ``DTYPES``. Weights and references are float32 for every dtype.
     io : str
-        Of its inputs and outputs, one of ``IO``. ``uint8``: of images their bytes.
+        The dtype of its inputs and outputs, one of ``IO``. ``uint8``: the bytes of images.
     accumulate : str, optional
         ``float32``, or ``float32:LAYER,LAYER``: layers that sum in float32 though they compute in ``dtype``.
     calibrate : tuple of str
-        Images, or folders of them, on which it is found which layers can compute in ``dtype``.
+        Images, or folders of them, for calibration and for the choice of layers that can compute in ``dtype``.
     keep_float : str, optional
         Layers that stay in float in a network of int8, names with commas.
     keep_dtype : str
-        In which they compute: ``float16`` where the target has it.
+        The dtype of these layers: ``float16`` if the target has it.
     calibration_method : str, optional
-        How ranges of int8 are found, one of ``METHODS``; chosen value by value unless given.
+        How ranges of int8 are found, one of ``METHODS``; by default it is chosen for each value.
     quantization : path, optional
-        The scales of a build of int8, its ``quantization.json``: nothing of them is found again.
+        The ``quantization.json`` of an int8 build, whose scales are used without calibration.
     decided : object, optional
-        A ``passes.precision.Precision`` that a build holds: nothing of it is found again.
+        A ``passes.precision.Precision`` from a build, which is used as it is.
     trust_file : bool
-        A ``.pt2`` file may run code. No build keeps this: each verb is told anew.
+        Whether a ``.pt2`` file may run code. No build keeps this, so each verb needs the flag.
     """
 
     model: str = "v1"
@@ -136,7 +139,7 @@ class ModelOptions:
     def from_data(cls, data: dict, **changes) -> ModelOptions:
         """The options of plain data, as a built module keeps them."""
         values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
-        values.pop("trust_file", None)  # a build's folder may be anybody's
+        values.pop("trust_file", None)  # a build's folder may come from anybody
         for name in ("weights", "input", "labels", "quantization"):
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):
@@ -178,7 +181,7 @@ class ModelOptions:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The file of ``--weights``; None where that is none, or a word."""
+        """The file of ``--weights``; None without one, or for a word."""
         return None if self.weights is None or str(self.weights) in (IMAGENET, RANDOM) else self.weights
 
     @property
@@ -193,7 +196,7 @@ class ModelOptions:
 
     @property
     def title(self) -> str:
-        """For people: ``v1 1.0-224``, or the file's name, with the size chosen for it; ``v1 1-224 float16``."""
+        """The name for display: ``v1 1.0-224``, or the file's name with the chosen size; ``v1 1-224 float16``."""
         own = "" if self.dtype == FLOAT32 else f" {self.dtype}"
         if self.program:
             return f"{self.program[0].name}:{self.program[1]} {self.size_text}".rstrip() + own

@@ -1,4 +1,4 @@
-"""The papers' own figures of cost beside ours, and the errata: every figure is reproduced or stands in the errata.
+"""The papers' figures of cost beside our counts, and the errata. Every figure is reproduced or listed in the errata.
 
 The figures are data (``data/papers``), ours are counted (``models.cost``). A figure is reproduced if ours, rounded to
 the digits printed, is the printed one. Nothing in the count depends on the figures.
@@ -34,13 +34,13 @@ class Figure:
         ``mult_adds`` and ``parameters`` in millions, ``share_mult_adds`` and ``share_parameters`` in percent;
         ``all_parameters`` in millions, with biases and batch norms; ``gmacs`` as timm's cards have them (`gmacs`).
     kind : str
-        Of the layers whose share it is.
+        The kind of layers for a share.
     printed : str
-        To the digits that are printed.
+        The figure with its printed digits.
     ours : float
         Counted, in the same unit.
     reason : str
-        Why ours differs; empty where it does not.
+        Why ours differs; empty if it does not.
     """
 
     paper: str
@@ -109,10 +109,10 @@ def count(model: str, alpha: float, resolution: int, quantity: str, kind: str = 
 
 
 def gmacs(model: str, alpha: float, resolution: int) -> float:
-    """Billions of what timm's cards call MACs, which fvcore counts for them.
+    """Billions of the "MACs" of timm's cards, as fvcore counts them.
 
-    To the mult-adds of every layer it adds two operations an element of each batch norm's input and one an element that
-    the global pool reads: a compiler folds the first away.
+    To the mult-adds of every layer it adds two operations for each element of each batch norm's input, which a compiler
+    folds away, and one for each element that the global pool reads.
     """
     import torch
 

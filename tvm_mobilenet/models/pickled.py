@@ -1,9 +1,9 @@
-"""Pickles of weights, looked through before torch reads them: what they ask for, and how much of it.
+"""Check pickles of weights before torch reads them: the objects that they request, and their number.
 
-PyTorch's weights-only unpickler runs no code of a file's, but does what is on its list: ``bytearray(10**10)`` is, in
-a hundred bytes. A byte of a pickle can stand for a list, and whole numbers can be chosen to make a dictionary search
-itself through for hours. So the instructions are read first, which makes nothing of them. Torch then reads an archive
-that is made here of the members that were looked at, so there is no trick in how a zip lists its members.
+PyTorch's weights-only unpickler runs no code of a file, but it runs the calls on its list. ``bytearray(10**10)`` is
+one, in a hundred bytes. A byte of a pickle can stand for a list, and chosen integers can make a dictionary search for
+hours. So the instructions are read first, without executing them. Torch then reads a new archive of the checked
+members, so the way in which a zip lists its members cannot deceive it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from tvm_mobilenet.files.limits import check_unpacked
 _MOST_INSTRUCTIONS = 1_000_000  # a training run's checkpoint of a MobileNet has 100,000
 _MOST_LONG = 10_000  # whole numbers beyond 32 bits
 _LEGACY_PICKLES = 5  # torch's own before 1.6: a magic number, a version, facts of the system, the object, keys
-_REFUSED = ("builtins bytearray", "__builtin__ bytearray", "_codecs encode")  # these make as much as they are told to
+_REFUSED = (
+    "builtins bytearray",
+    "__builtin__ bytearray",
+    "_codecs encode",
+)  # these allocate as much as their argument says
 _ONLY = "save weights only: torch.save(model.state_dict(), path), or as .safetensors"
 
 
 def checked(path: Path) -> BinaryIO:
-    """A checkpoint's file for torch, once its pickles were looked through.
+    """A checkpoint's file for torch, after a check of its pickles.
 
     Raises
     ------
     TvmMobilenetError
-        It holds more than weights, or more than any checkpoint.
+        It holds objects other than weights, or more than any checkpoint.
     OSError, ValueError, zipfile.BadZipFile
         It is damaged.
     """

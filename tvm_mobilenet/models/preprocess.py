@@ -1,4 +1,4 @@
-"""From an image file to a network's input, and the inputs that a build is verified on.
+"""Convert an image file to a network's input, and make the inputs for verification.
 
 ``resize`` is the definition of a resized pixel; this module reads files, converts colours and normalises. Pillow is
 imported only when an image is read; ``.npy`` needs only numpy.
@@ -26,17 +26,17 @@ from tvm_mobilenet.runtime.mobilenet_pictures import is_array, stored_array
 
 LAYOUTS = ("NCHW", "NHWC")
 CHANNEL_ORDERS = ("RGB", "BGR")
-# What a user can say of a network's images; the flag of each is its name with dashes.
+# A user's options for a network's images; the flag of each is its name with dashes.
 FIELDS = ("mean", "std", "resize", "crop", "interpolation", "layout", "channel_order")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".npy")  # in folders
 _TILE = (322, 323)  # tags of a TIFF: width and height of a tile, which is decoded whole
-MOST_PIXELS = 65_535  # a side that images are resized to
+MOST_PIXELS = 65_535  # longest side after resizing
 _LUMA = (19595, 38470, 7471)  # of R, G and B, over 65536: ITU-R 601, as Pillow's convert("L")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a network wants its images.
+    """The preprocessing of a network's images.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Preprocess:
     Raises
     ------
     TvmMobilenetError
-        For a value that makes no sense.
+        A value is impossible.
     """
 
     size: tuple[int, int]
@@ -121,7 +121,7 @@ class Preprocess:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest number that bytes become."""
+        """The least and the largest number to which bytes are converted."""
         ends = [(byte - mean) / std for byte in (0.0, 1.0) for mean, std in zip(self.mean, self.std, strict=True)]
         return min(ends), max(ends)
 
@@ -154,7 +154,7 @@ class Preprocess:
         return np.ascontiguousarray(x if self.layout == "NHWC" else x.transpose(0, 3, 1, 2), np.float32)
 
     def told(self, fields: Collection[str] = FIELDS) -> str:
-        """Some of the fields in words for a person: ``mean 0.5, std 0.5, resize shortest``."""
+        """A text of some of the fields: ``mean 0.5, std 0.5, resize shortest``."""
         values = {"mean": _numbers(self.mean), "std": _numbers(self.std), "crop": f"{self.crop:g}"}
         names = [f for f in FIELDS if f in fields and (f != "channel_order" or self.channels == 3)]
         return ", ".join(f"{f.replace('_', ' ')} {values.get(f, getattr(self, f))}" for f in names)
@@ -171,7 +171,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def sample_images() -> list[Path]:
-    """The shipped photographs, a flower first; ``data/ATTRIBUTION.txt`` names who took them."""
+    """The shipped photographs, a flower first; ``data/ATTRIBUTION.txt`` names the photographers."""
     folder = Path(str(resources.files(__package__))) / "data"
     return [folder / "flower.jpg", folder / "china.jpg"]
 
@@ -188,7 +188,7 @@ def load_image(path: str | Path, preprocess: Preprocess) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``preprocess.input_shape`` float32; from a preprocessed ``.npy`` as many images as it has.
+        ``preprocess.input_shape`` float32; a preprocessed ``.npy`` may have several images.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def evaluation_batch(model, n: int = 8) -> np.ndarray:
     ----------
     model : ModelSpec or Preprocess
     n : int
-        How many; the first is always the whole flower.
+        Number of inputs; the first is always the whole flower.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def check_image(path: Path) -> None:
-    """Read an image file's header alone: enough to refuse what is no image before thousands are run.
+    """Read only an image file's header, to refuse files that are no image before thousands are run.
 
     Raises
     ------
@@ -272,7 +272,7 @@ def check_image(path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator:
-    """An image file, of which the header is read. What goes wrong with it, also while it is decoded, is told in words.
+    """An image file whose header has been read. Errors, also those of decoding, become readable messages.
 
     Raises
     ------
@@ -301,7 +301,7 @@ def _opened(path: Path) -> Iterator:
 
 
 def _check_header(image) -> None:
-    """Refuse an image that is too large, by what stands in its header: nothing is decoded yet."""
+    """Refuse an image that is too large by its header, before decoding."""
     tile = [image.tag_v2.get(tag) or 0 for tag in _TILE] if image.format == "TIFF" else [0, 0]
     for what, (width, height) in (("", image.size), (" in a tile", tile)):
         if width * height > pictures.MOST_PIXELS or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):

@@ -1,7 +1,7 @@
 """Trained weights that others publish for the registry's networks: ``--weights imagenet``.
 
-Addresses, digests and licences are data (``data/published.toml``). A file is downloaded once, into the user's cache,
-and its digest is checked whenever it is used; what is in it is read as any other checkpoint is.
+Addresses, digests and licences are data (``data/published.toml``). A file is downloaded once into the user's cache, its
+digest is checked at every use, and it is read like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOLDER = "weights"  # in the user's cache
 
 @dataclass(frozen=True)
 class Published:
-    """What ``data/published.toml`` says of one network's weights, of width 1 and ImageNet's 1,000 classes.
+    """An entry of ``data/published.toml``: one network's weights, for width 1 and ImageNet's 1,000 classes.
 
     Attributes
     ----------
@@ -54,13 +54,13 @@ class Published:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """The file's name."""
         return self.address.rpartition("/")[2]
 
 
 @cache
 def entries() -> dict[str, Published]:
-    """What is downloaded, by the network's full name."""
+    """The downloads, by the network's full name."""
     return {name: Published(model=name, **table) for name, table in _tables().items() if name != "elsewhere"}
 
 
@@ -70,7 +70,7 @@ def of(model: str, alpha: float, classes: int) -> Published:
     Raises
     ------
     TvmMobilenetError
-        Nobody publishes them, or not with a digest.
+        No weights are published for it, or not with a digest.
     """
     entry = entries().get(model)
     if entry is None:
@@ -96,7 +96,7 @@ def checkpoint(entry: Published) -> Path:
     Raises
     ------
     TvmMobilenetError
-        It cannot be had.
+        The download failed.
     """
     folder = user_cache.folder() / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """What ``data/registry.toml`` says of one model."""
+    """The entry of one model in ``data/registry.toml``."""
 
     name: str
     aliases: tuple[str, ...]
@@ -51,14 +51,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network ready for import, with all that is needed to feed it.
+    """A network ready for import, with its preprocessing and labels.
 
     Attributes
     ----------
     module : torch.nn.Module
         In eval mode, weights set, no gradients.
     name, alpha, resolution, num_classes
-        What it was created with; ``name`` is the registry's full name.
+        The arguments of its creation; ``name`` is the registry's full name.
     preprocess : Preprocess
         From an image file to the network's input.
     labels : tuple of str
@@ -68,11 +68,11 @@ class ModelSpec:
     weights : str
         The file they came from, or ``seed 0``.
     seeded : bool
-        They are random numbers: classes mean nothing.
+        Whether the weights are random numbers, so that classes mean nothing.
     assumed : tuple of str
-        Fields of ``preprocess`` that nobody said of these weights.
+        Fields of ``preprocess`` that are not known for these weights.
     channels : int
-        Of the input, where ``preprocess`` is None: nobody said how an image becomes it.
+        Channels of the input if ``preprocess`` is None, because the conversion of images is unknown.
     """
 
     module: torch.nn.Module
@@ -90,7 +90,7 @@ class ModelSpec:
 
     @property
     def title(self) -> str:
-        """As people write it: ``mobilenet_v1 1.0-224``."""
+        """The name for display: ``mobilenet_v1 1.0-224``."""
         return f"{self.name} {self.alpha}-{'x'.join(map(str, dict.fromkeys(self.preprocess.size)))}"
 
     @property
@@ -131,7 +131,7 @@ def find(name: str) -> Entry:
     Raises
     ------
     TvmMobilenetError
-        If there is none; the hint says which there are, and names the nearest.
+        There is none; the hint lists the models and names the nearest.
     """
     known = _by_plain_name()
     plain = _plain(name)
@@ -162,7 +162,7 @@ def is_known(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name as people spell it, reduced to letters and digits: ``MobileNet V2`` and ``mobilenet-v2`` are the same."""
+    """A name reduced to letters and digits: ``MobileNet V2`` and ``mobilenet-v2`` are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -197,7 +197,7 @@ def _with_size(name: str) -> str:
 
 
 def check_shape(alpha: float, resolution: int | tuple[int, int], num_classes: int) -> None:
-    """Refuse what makes no network.
+    """Refuse a shape that makes no network.
 
     Raises
     ------
@@ -329,7 +329,7 @@ def load_checkpoint(module: torch.nn.Module, name: str, alpha: float, num_classe
     Raises
     ------
     TvmMobilenetError
-        There is none of the network, or it does not fit.
+        The network has no published checkpoint, or the checkpoint does not fit.
     """
     from tvm_mobilenet.models import published
     from tvm_mobilenet.models.weights import load_weights

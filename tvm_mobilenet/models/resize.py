@@ -1,13 +1,13 @@
-"""From a picture of any size to the pixels that a network takes, as Python here and C on the device both compute them.
+"""Convert a picture of any size to the pixels that a network takes. Python here and C on the device compute the same.
 
-Resizing is Pillow 13's, to the bit. Pixel ``i`` of ``n`` lies at ``(i + 1/2) * m / n`` among ``m`` source pixels
+The results equal Pillow 13's to the bit. Pixel ``i`` of ``n`` lies at ``(i + 1/2) * m / n`` among ``m`` source pixels
 (half-pixel centres). ``bilinear`` (a triangle 2 wide) and ``bicubic`` (Keys' cubic, a = -1/2, 4 wide) are antialiased:
-where a side shrinks, their filter is as many times wider. The width is resized first, then the height; the other way
-round where the height loses more than twice as many pixels as the width. Each pass is a weighted sum in fixed point
-(22 bits), rounded to 8 bits and clipped. ``nearest`` takes the source pixel that the centre lies in.
+if a side shrinks, their filter widens by the same factor. The width is resized first, then the height; the order is
+reversed if the height loses more than twice as many pixels as the width. Each pass is a weighted sum in fixed point (22
+bits), rounded to 8 bits and clipped. ``nearest`` takes the source pixel that the centre lies in.
 
-Only the pixels that the crop keeps are computed, so that a picture of 1 x 5000 needs no picture of 256 x 1280000.
-``runtime/image.c`` is the same in C; ``tests/test_preprocess_pixels.py`` holds the two and Pillow against each other.
+Only the pixels that the crop keeps are computed, so that a picture of 1 x 5000 does not become one of 256 x 1280000.
+``runtime/image.c`` is the same in C; ``tests/models/test_preprocess_pixels.py`` compares the two with Pillow.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tvm_mobilenet.errors import TvmMobilenetError
 
 RESIZES = ("shortest", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-LARGEST = 1 << 24  # pixels of a side after resizing: more than any picture that shows something
-_BITS = 22  # of the fraction: 8 bits of pixel and 2 of headroom are left of 32
+LARGEST = 1 << 24  # pixels of a side after resizing, beyond any sensible picture
+_BITS = 22  # bits of the fraction; the other 10 of 32 are 8 of the pixel and 2 of headroom
 _REACH = {"nearest": 0.0, "bilinear": 1.0, "bicubic": 2.0}
 
 
@@ -89,7 +89,7 @@ def _taps(source: int, scaled: int, begin: int, count: int, interpolation: str) 
     if interpolation == "nearest":
         steps = np.full(begin + count, scale)
         steps[0] = 0.5 * scale
-        centres = np.add.accumulate(steps)[begin:]  # Pillow adds, where another would multiply
+        centres = np.add.accumulate(steps)[begin:]  # Pillow adds where multiplication would round differently
         return np.minimum(centres.astype(np.int64), source - 1), np.full((count, 1), 1 << _BITS)
     centres = (np.arange(begin, begin + count) + 0.5) * scale
     wide = max(scale, 1.0)
@@ -99,7 +99,7 @@ def _taps(source: int, scaled: int, begin: int, count: int, interpolation: str) 
     at = first[:, None] + np.arange(max(1, int((last - first).max())))
     x = np.abs((at - centres[:, None] + 0.5) * (1.0 / wide))
     weights = np.where(at < last[:, None], _filter(x, interpolation), 0.0)
-    total = np.add.accumulate(weights, 1)[:, -1:]  # in the order that C adds in
+    total = np.add.accumulate(weights, 1)[:, -1:]  # in the order in which C adds
     weights = np.divide(weights, total, out=weights, where=total != 0)
     return first, (weights * (1 << _BITS) + np.where(weights < 0, -0.5, 0.5)).astype(np.int64)
 
@@ -118,6 +118,6 @@ def _weighted(lines: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.n
     total = np.full((len(first), *lines.shape[1:]), 1 << (_BITS - 1), np.int32)
     shape = (-1, *[1] * (lines.ndim - 1))
     for tap in range(weights.shape[1]):
-        at = np.minimum(first + tap, len(lines) - 1)  # behind the last one the weight is 0
+        at = np.minimum(first + tap, len(lines) - 1)  # beyond the last one the weight is 0
         total += lines[at] * weights[:, tap].astype(np.int32).reshape(shape)
     return np.clip(total >> _BITS, 0, 255).astype(np.uint8)

@@ -3,10 +3,10 @@
 PyTorch's own initial weights make a bad reference: activations die out within a few layers and the logits are the last
 bias, whatever the image, so that any broken compiler agrees with them. Here every layer's batch-norm statistics are
 those of its own input on a few images, so that each keeps unit variance, and the layers without batch norm (classifier,
-squeeze-and-excite) are centred and scaled until what is left in them is what depends on the image.
+squeeze-and-excite) are centred and scaled so that their outputs depend on the image.
 
-The same seed gives the same bits anywhere: draws come from PCG64, calibration runs in float64, and what it finds is
-rounded far more coarsely than the order of a sum or a machine's instruction set can disturb.
+The same seed gives the same bits anywhere: draws come from PCG64, calibration runs in float64, and its results are
+rounded far more coarsely than the effects of a sum's order or a machine's instruction set.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import nn
 from tvm_mobilenet.models.preprocess import Preprocess
 
 IMAGES = 10
-LEAVES = 150  # of each calibration image
+LEAVES = 150  # discs and boxes of each calibration image
 RESOLUTION = 224  # calibration images are at most this large
-BRANCH_GAMMA = 0.5  # of a batch norm whose output is added to its block's input: the sum stays near unit variance
+BRANCH_GAMMA = 0.5  # gamma of a batch norm whose output is added to its block's input: the sum stays near unit variance
 RIDGE = 0.1  # share of a layer's squared mean that counts as spread
-LOGIT_STD = 2.0  # of the classifier, over images and classes
-GATE_STD, GATE_MEAN = 0.3, 0.5  # of what a hard-sigmoid gate reads: it is linear within -3..3
+LOGIT_STD = 2.0  # standard deviation of logits over images and classes
+GATE_STD, GATE_MEAN = 0.3, 0.5  # inputs of a hard-sigmoid gate, which is linear within -3..3
 
 
 def seed_weights(module: nn.Module, preprocess: Preprocess, seed: int = 0) -> None:
@@ -94,7 +94,7 @@ def calibrate(module: nn.Module, images: torch.Tensor, seed: int) -> None:
         std, mean = (GATE_STD, GATE_MEAN) if id(layer) in gates else (1.0, 0.2)
         if linear and layer is linear[-1]:
             std, mean = LOGIT_STD, 0.0
-        # What varies between a few images understates what other images do; the ridge bounds the gain.
+        # The variation over a few images is smaller than over many; the ridge bounds the gain.
         spread = ((out - centre).square().mean() + RIDGE * centre.square().mean()).sqrt().clamp_min(1e-6)
         gain = float(_coarse(std / spread))
         _set(layer.weight, (layer.weight * gain).numpy())
@@ -110,7 +110,7 @@ def calibrate(module: nn.Module, images: torch.Tensor, seed: int) -> None:
     training = module.training
     threads = torch.get_num_threads()
     try:
-        # OpenMP's threads spin at every operator's end: where another process holds the second core, two threads took
+        # OpenMP's threads spin at every operator's end: with another process on the second core, two threads took
         # twelve times as long as one.
         torch.set_num_threads(1)
         module.eval().double()
@@ -126,7 +126,7 @@ def calibrate(module: nn.Module, images: torch.Tensor, seed: int) -> None:
 def settle_norms(module: nn.Module, preprocess: Preprocess, seed: int = 0) -> None:
     """Set the batch-norm statistics of any network to those of its own inputs, one layer after the other.
 
-    Weights stay as they are: those of a network before training, which PyTorch draws, keep unit variance so.
+    Weights do not change. With these statistics the weights of an untrained PyTorch network keep unit variance.
     """
 
     def on_norm(layer: nn.BatchNorm2d, inputs) -> None:
@@ -149,8 +149,8 @@ def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
     """Images with the statistics that convolutions see in photographs, without shipping any; pixels in 0..1.
 
     Dead leaves: discs and boxes that hide one another, many small and few large, each with a colour and a gradient of
-    its own. That gives what photographs have: power falling with frequency, edges, flat regions. Some fine texture lies
-    on top; images differ in exposure, contrast and tint.
+    its own. That gives the properties of photographs: power that falls with frequency, edges, flat regions. Some fine
+    texture is added; images differ in exposure, contrast and tint.
 
     Returns
     -------
@@ -192,12 +192,13 @@ def _smooth(draw: np.random.Generator, cells: int, size: int) -> np.ndarray:
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
-    """A generator of one tensor's own, so that its draws do not depend on what else the network has."""
+    """A generator for one tensor, so that its draws do not depend on other parts of the network."""
     return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
 
 
 def _coarse(value: torch.Tensor, unit: torch.Tensor | None = None) -> torch.Tensor:
-    """Rounded to 1/4096 of ``unit``, or of its own power of two: what rounding errors of a float64 sum do not reach."""
+    """Rounded to 1/4096 of ``unit``, or of its own power of two, which is far above the rounding errors of a float64
+    sum."""
     if unit is None:
         unit = value
     # frexp and ldexp are exact; log2 and exp2 have another last digit on another CPU.

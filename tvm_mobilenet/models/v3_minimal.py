@@ -1,10 +1,10 @@
 """MobileNet v3 minimalistic, large and small: v3 without squeeze-and-excite, hard-swish and kernels of 5x5.
 
 The authors released them with the paper (arXiv 1905.02244; tensorflow/models, `research/slim/nets/mobilenet`) for
-hardware on which those three are dear: every convolution of v3's tables becomes 3x3, every activation ReLU. State-dict
-keys and shapes are those of timm's `tf_mobilenetv3_large_minimal_100` and `_small_minimal_100`, the authors' trained
-weights in PyTorch. TensorFlow pads a layer of stride 2 on its right and lower sides alone, and so does this network;
-the pointwise convolution behind the pool has a bias and no batch norm.
+hardware on which those three are expensive: every convolution of v3's tables becomes 3x3, every activation ReLU.
+State-dict keys and shapes are those of timm's `tf_mobilenetv3_large_minimal_100` and `_small_minimal_100`, the authors'
+trained weights in PyTorch. TensorFlow pads a layer of stride 2 on its right and lower sides alone, and so does this
+network; the pointwise convolution behind the pool has a bias and no batch norm.
 
 timm writes the expansions as ratios and rounds what comes out; at width 1 that gives the sizes of the paper's tables.
 """

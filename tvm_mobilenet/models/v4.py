@@ -1,7 +1,7 @@
 """MobileNet v4, the networks of convolutions alone (Qin et al. 2024, arXiv 2404.10518).
 
 The universal inverted bottleneck of section 3 is one block with two optional depthwise convolutions, `start` before the
-expansion and `middle` after it; which of them are there gives its four kinds:
+expansion and `middle` after it; their presence gives its four kinds:
 
     kind      start  middle
     ExtraDW     x      x
@@ -47,7 +47,7 @@ class FusedIB:
 
 @dataclass(frozen=True)
 class UIB:
-    """The universal inverted bottleneck; a kernel of 0 is a depthwise convolution that is not there."""
+    """The universal inverted bottleneck; a kernel of 0 means no such depthwise convolution."""
 
     start: int
     middle: int

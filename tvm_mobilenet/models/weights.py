@@ -1,4 +1,4 @@
-"""People's checkpoints: read a file of weights and refuse one that is not this network's, saying where it differs."""
+"""Read a checkpoint, and refuse one that does not fit the network with an error that lists the differences."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.models import pickled
 from tvm_mobilenet.terminal.printable import printable
 
-_WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")  # what trainers nest in
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before keys
+_WRAPPERS = (
+    "state_dict_ema",
+    "state_dict",
+    "model_state_dict",
+    "model_ema",
+    "model",
+    "net",
+)  # keys under which trainers nest weights
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # prefixes of DataParallel, torch.compile and Lightning
 DTYPES = {str(t).removeprefix("torch."): t for t in (
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
     *(torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64),
@@ -28,7 +35,7 @@ _SHOWN = 3  # keys of each complaint
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a ``.pth``, ``.pt`` or ``.safetensors`` file by name, unwrapped and without trainers' prefixes.
 
-    Nothing of the file is executed: pickles are read with ``weights_only``.
+    No code of the file is executed: pickles are read with ``weights_only``.
 
     Raises
     ------
@@ -80,7 +87,7 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
     Raises
     ------
     TvmMobilenetError
-        With the first keys that are missing, unexpected or of the wrong shape.
+        Keys are missing, unexpected or of the wrong shape; the message names the first.
     """
     state, own = read_state_dict(path), module.state_dict()
     dropped = getattr(module, "dropped", ())
@@ -107,7 +114,8 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
     odd = [k for k, v in state.items() if k not in counters and v.is_floating_point() and not torch.isfinite(v).all()]
     if odd:
         raise TvmMobilenetError(
-            f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}", "take a checkpoint of before they came up"
+            f"{path} holds infinities or NaN in {', '.join(odd[:_SHOWN])}",
+            "take a checkpoint from before they appeared",
         )
     state = {k: v for k, v in state.items() if k not in counters}
     _require_range(state, own, path)
@@ -116,7 +124,7 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
 
 
 def _require_range(state: dict, own: dict, path: Path) -> None:
-    """Refuse numbers of a wider dtype that are finite there, and infinities in the network's own."""
+    """Refuse finite numbers of a wider dtype that become infinities in the network's own."""
     for name, values in state.items():
         cast = values.to(own[name].dtype)
         if cast.is_floating_point() and not torch.isfinite(cast).all():
@@ -129,7 +137,7 @@ def _require_range(state: dict, own: dict, path: Path) -> None:
 
 
 def _require_variances(module: torch.nn.Module, state: dict, path: Path) -> None:
-    """Refuse variances of batch norms whose square root is no number."""
+    """Refuse negative variances of batch norms."""
     for name, layer in module.named_modules():
         variance = state.get(f"{name}.running_var")
         if variance is None:
@@ -146,10 +154,10 @@ def _require_variances(module: torch.nn.Module, state: dict, path: Path) -> None
 
 
 def _read_pickle(path: Path) -> dict:
-    """What torch unpickles of a ``.pth`` file, weights alone."""
+    """Unpickle the weights of a ``.pth`` file by torch."""
     try:
         with warnings.catch_warnings(), pickled.checked(path) as file:
-            warnings.simplefilter("ignore")  # of sparse tensors, say, which are named
+            warnings.simplefilter("ignore")  # such as those about sparse tensors, which get an error of their own
             return torch.load(file, map_location="cpu", weights_only=True)
     except TvmMobilenetError:
         raise
@@ -182,7 +190,7 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def check_dense(name: str, tensor: torch.Tensor, where: str = "") -> None:
-    """Refuse a parameter that is sparse, quantized or of a type that no kernel here computes with.
+    """Refuse a parameter that is sparse, quantized or of a type that no kernel supports.
 
     Raises
     ------
