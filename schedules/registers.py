@@ -38,10 +38,6 @@ def compiled_registers(core, looped: bool = True) -> int:
     v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
     in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first fused block of v1 takes 10.33 M cycles on a
     Cortex-A76 with 6x16, with 4x16 9.95 M.
-
-    v1's stem takes 5.24 M cycles on a Cortex-A53 in 4x16 tiles, 22 registers by count, 5.60 M in 6x12 with 23, 6.81 M
-    in 10x8 with 24 and 6.93 M in 6x16 with 30, which spill; the first fused block of v1 takes 10.33 M cycles on a
-    Cortex-A76 with 6x16, with 4x16 9.95 M.
     """
     if core.in_order:
         return core.vector_registers * (12 if looped else 11) // 16

@@ -311,7 +311,7 @@ def test_a_plan_that_was_changed_is_said_to_be(tmp_path):
     data = json.loads((folder / built.PLAN).read_text())
     data["target"]["clock_hz"] += 1
     (folder / built.PLAN).write_text(json.dumps(data))
-    with pytest.raises(TvmMobilenetError, match="is not as `build` wrote it: its own hash differs"):
+    with pytest.raises(TvmMobilenetError, match="has changed since `build` wrote it: its own hash differs"):
         built.read(folder)
     (folder / built.PLAN).write_text("[]")
     with pytest.raises(TvmMobilenetError, match="cannot be read: the plan is no object"):

@@ -1,1 +1,3 @@
-"""What knows the target: blocks of layers, pitches, decisions, kernels, plan, and a built module on disk."""
+"""The target-dependent part of the compiler: fused blocks, row pitches, decisions, kernels, plan, and a built module on
+disk.
+"""

@@ -1,6 +1,7 @@
-"""The files of a build: kernels are compiled once, and all libraries linked from that object.
+"""The files of a build: kernels are compiled once, and all libraries are linked from that object.
 
-First come the parts, which say what the build is (`build_identity.identity`); then the libraries, which carry that.
+The parts come first, since they determine the identity of the build (`build_identity.identity`). The libraries carry
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tvm_mobilenet.terminal import console
 
 
 def parts(model, new: Path, linker: str | None = None) -> tuple[str, ...]:
-    """Put what libraries are made of into a folder: the kernels' object, the constants, scales of a network in int8.
+    """Write the parts of the libraries into a folder: the kernels' object, the constants, and the scales of an int8
+    network.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def libraries(model, new: Path, build: str, linker: str | None = None, executabl
     ----------
     model : pipeline.BuiltModel
     build : str
-        Its identity, which each of them carries.
+        Its identity, which each library carries.
     executable : bool
         Also link TVM's executable.
 

@@ -1,12 +1,12 @@
-"""What holds the files of a build together, and the one check of it, which every verb makes that opens a build.
+"""The identity of a build, which binds its files together. Every verb that opens a build checks it here.
 
     plan, parameters, kernels.o, scales, options, target, runtime ── SHA-256 ──▶ identity
     identity ──▶ plan.json, and into each library as its GNU build ID (``readelf -n`` and ``file`` show it)
     every file ── SHA-256 ──▶ plan.json, and plan.json's own hash in it
 
-The hashes in ``plan.json`` tell files that changed. The identity tells what was never built together, even if somebody
-made those hashes again: it is computed anew from plan, parameters, kernels.o, options and target, and each library has
-it too. No path is part of it, so equal inputs give equal bytes wherever they are built.
+The hashes in ``plan.json`` detect files that changed. The identity detects files that were never built together, even
+if somebody recomputed those hashes. It is computed anew from plan, parameters, kernels.o, options and target, and each
+library carries it too. No path is part of it, so equal inputs give equal bytes wherever they are built.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tvm_mobilenet.errors import TvmMobilenetError
 
 PLAN = "plan.json"
 AGAIN = "build it again"
-_NOTE = b"\x04\0\0\0\x20\0\0\0\x03\0\0\0GNU\0"  # of a build ID with 32 bytes: sizes of name and value, type, name
-_SHOWN = 12  # digits that tell builds apart, for people
-_PLACES = ("calibrate", "quantization", "trust_file", "files")  # options that tell where files lie
+_NOTE = b"\x04\0\0\0\x20\0\0\0\x03\0\0\0GNU\0"  # of a 32-byte build ID: sizes, type, name
+_SHOWN = 12  # digits of the identity in messages
+_PLACES = ("calibrate", "quantization", "trust_file", "files")  # options with paths of files
 
 
 def file_hash(path: Path) -> str:
@@ -32,19 +32,19 @@ def file_hash(path: Path) -> str:
 
 
 def plan_hash(data: Mapping) -> str:
-    """SHA-256 of all that ``plan.json`` says besides its own hash."""
+    """SHA-256 of the content of ``plan.json`` without its own hash."""
     return _hash_of({key: value for key, value in data.items() if key != "hash"})
 
 
 def identity(data: Mapping, parts: Mapping[str, str]) -> str:
-    """Which build this is: 64 hexadecimal digits.
+    """The identity of a build: 64 hexadecimal digits.
 
     Parameters
     ----------
     data : mapping
-        Of ``plan.json``: ``info``, ``target``, ``layers``, ``plan``.
+        The fields ``info``, ``target``, ``layers`` and ``plan`` of ``plan.json``.
     parts : mapping of str to str
-        The hash of each file that is no library, by name.
+        The hash of each file that is not a library, by name.
     """
     options = dict(data["info"]["model"])
     files = options.get("files") or {}
@@ -59,26 +59,26 @@ def linked_with(build: str | None) -> list[str]:
 
 
 def of_library(library: bytes) -> str | None:
-    """The identity in a library; None: it has none, as of earlier versions."""
+    """The identity in a library; None if it has none, as in earlier versions."""
     at = library.find(_NOTE)
     return library[at + len(_NOTE) :][:32].hex() if at >= 0 else None
 
 
 def require(folder: Path, data: Mapping, libraries: tuple[str, ...]) -> None:
-    """Refuse a folder whose files do not hang together.
+    """Refuse a folder whose files do not belong together.
 
     Parameters
     ----------
     folder : path
     data : mapping
-        Of its ``plan.json``.
+        The content of its ``plan.json``.
     libraries : tuple of str
         The names of files that carry the identity.
 
     Raises
     ------
     TvmMobilenetError
-        It names the file, and the build that it belongs to where it tells.
+        A file is missing, changed, or of another build; the message names the file, and its build if that is known.
     """
     files = data["files"]
     for name, expected in files.items():
@@ -91,8 +91,8 @@ def require(folder: Path, data: Mapping, libraries: tuple[str, ...]) -> None:
                 + _belongs(path, data, libraries),
                 AGAIN,
             )
-    if "hash" in data and data["hash"] != plan_hash(data):  # builds of before have none
-        raise TvmMobilenetError(f"{folder / PLAN} is not as `build` wrote it: its own hash differs", AGAIN)
+    if "hash" in data and data["hash"] != plan_hash(data):  # earlier builds have none
+        raise TvmMobilenetError(f"{folder / PLAN} has changed since `build` wrote it: its own hash differs", AGAIN)
     build = data.get("build")
     for name in files:
         if name in libraries and (found := of_library((folder / name).read_bytes())) != build:
@@ -110,8 +110,8 @@ def require(folder: Path, data: Mapping, libraries: tuple[str, ...]) -> None:
 
 
 def named(build: str | None) -> str:
-    """A build, for people."""
-    return f"build {build[:_SHOWN]}" if build else "no build that tells its identity"
+    """The name of a build in messages."""
+    return f"build {build[:_SHOWN]}" if build else "a build without an identity"
 
 
 def _belongs(path: Path, data: Mapping, libraries: tuple[str, ...]) -> str:

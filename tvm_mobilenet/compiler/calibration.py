@@ -1,9 +1,10 @@
-"""How large the values of a network become on images: what decides which layers a narrow dtype can compute.
+"""The magnitudes of a network's values on images, which decide the layers that a narrow dtype can compute.
 
-The network runs in float32, layer by layer. A layer's partial sums are at most the sum of the magnitudes of its terms,
-which is one more convolution of magnitudes. Where that is above the limit, the partial sums themselves are computed, in
-the order in which kernels add: bias first, then k ascending, taps row by row. A layer whose largest is still above the
-limit stays in float32, and so does one that reads or writes such values; those values stay in float32 too.
+The network runs in float32, layer by layer. The sum of the magnitudes of a layer's terms bounds its partial sums, and
+one more convolution of magnitudes computes it. If this bound is above the limit, the partial sums themselves are
+computed, in the order in which kernels add: bias first, then k ascending, taps row by row. A layer stays in float32 if
+its largest partial sum is still above the limit, or if it reads or writes such values. Those values stay in float32
+too.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from tvm_mobilenet.passes import precision
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.precision import LargestSum, Precision
 
-IMAGES = 8  # photographs and crops, where none are given
+IMAGES = 8  # photographs and crops, if the user gives none
 
 
 def decide(network) -> Precision:
-    """What is computed in the dtype of a network's options.
+    """The decisions about a network's dtypes, for the dtype of its options.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def decide(network) -> Precision:
     """
     options, graph = network.options, network.graph
     sums = precision.named(graph, options.accumulate) if options.accumulate else ()
-    precision.run(graph, Precision(options.dtype, options.io))  # what cannot be stored is refused before anything slow
+    precision.run(graph, Precision(options.dtype, options.io))  # refuse constants out of range before the slow part
     inputs, images = images_of(network, options)
     limit = precision.limit_of(options.dtype)
     largest, values = measure(graph, inputs, limit)
@@ -54,7 +55,7 @@ def decide(network) -> Precision:
 
 
 def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list[tuple[np.ndarray, ...]], str]:
-    """What is run, and what it is in words."""
+    """The inputs to run, and a description of them."""
     if not options.calibrate:
         if network.image is None:
             found = network.inputs(count)
@@ -63,7 +64,7 @@ def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list
         what = f"{len(found)} photographs that ship, and crops of them"
         if options.input is None:
             return found, what
-        return [*network.inputs(count), *found], f"--input and {what}"  # one image shows less than eight
+        return [*network.inputs(count), *found], f"--input and {what}"  # one image covers less than eight
     from tvm_mobilenet.compiler.calibration_inputs import given_inputs
 
     return given_inputs(network, options.calibrate)
@@ -79,7 +80,7 @@ def measure(
     inputs : sequence of tuples of ndarray
         Each the network's inputs.
     limit : float
-        Partial sums are computed for a layer whose bound is above it.
+        Partial sums are computed for a layer whose bound exceeds it.
     """
     most = dict.fromkeys((call.name for call in graph.calls), 0.0)
     exact = dict.fromkeys(most, True)
@@ -103,7 +104,7 @@ def measure(
 
 
 def outputs(graph: LayerGraph, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    """What a graph computes in float32, layer by layer."""
+    """The outputs of a graph in float32, layer by layer."""
     held = {port.value: np.asarray(x) for port, x in zip(graph.signature.inputs, inputs, strict=True)}
     for call, spent in graph.in_order():
         held[call.output] = _run(call, [held[value] for value in call.inputs])[0]
@@ -113,14 +114,15 @@ def outputs(graph: LayerGraph, inputs: tuple[np.ndarray, ...]) -> list[np.ndarra
 
 
 def _largest(array) -> float:
-    """The largest magnitude; infinite for what is no number."""
+    """The largest magnitude; infinite if any value is NaN."""
     found = float(np.abs(array).max(initial=0.0))
     return found if np.isfinite(found) else float("inf")
 
 
 def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None) -> tuple[np.ndarray, float, bool]:
-    """A layer's output in float32; the largest magnitude of its partial sums and epilogue; whether that is exact. No
-    limit: partial sums are left out."""
+    """A layer's output in float32, the largest magnitude of its partial sums and epilogue, and whether that magnitude
+    is exact. Without a limit, partial sums are left out.
+    """
     import torch
 
     layer = call.layer
@@ -150,15 +152,16 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
 
 
 def by_its_nest(call: LayerCall, operands: list[np.ndarray]) -> np.ndarray:
-    """What a generic layer computes in float32."""
+    """The output of a generic layer in float32."""
     body = call.layer.body
     shaped = [x.reshape(shape) for x, shape in zip(operands, body.operands, strict=True)]
     return np.asarray(body.reference(*shaped, *call.constants.values()), np.float32)
 
 
 def tensors_of(call: LayerCall, operands: list[np.ndarray]) -> tuple:
-    """Data, weight, bias, second operand and residual as tensors of PyTorch, float32, channels second; None for what a
-    layer has not."""
+    """Data, weight, bias, second operand and residual as PyTorch tensors, float32, channels second; None for each that
+    a layer lacks.
+    """
     import torch
 
     layer, (data, *second) = call.layer, operands
@@ -176,12 +179,12 @@ def tensors_of(call: LayerCall, operands: list[np.ndarray]) -> tuple:
 
 
 def array_of(layer: Layer, y) -> np.ndarray:
-    """A layer's output, a tensor with channels second, in its layout."""
+    """A layer's output, given as a tensor with channels second, in the layer's layout."""
     return (y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)).contiguous().numpy()
 
 
 def channels_second(array: np.ndarray, layout: str):
-    """An array of a layout as a tensor of PyTorch, channels second, float32."""
+    """An array in this layout as a float32 tensor of PyTorch, channels second."""
     import torch
 
     x = torch.from_numpy(np.ascontiguousarray(array, np.float32))
@@ -189,7 +192,7 @@ def channels_second(array: np.ndarray, layout: str):
 
 
 def activated(layer: Layer, y):
-    """A tensor, channels second, through a layer's activation or softmax."""
+    """A layer's activation or softmax, applied to a tensor with channels second."""
     import torch.nn.functional as F
 
     if layer.declared.function == "softmax":

@@ -1,8 +1,8 @@
-"""What a network is calibrated on: the files of ``--calibrate``, else what stands in for them.
+"""The inputs for calibration: the files of ``--calibrate``, or default ones.
 
-Images become inputs as those of ``--input`` do. A ``.npy`` or ``.npz`` file has inputs as the network takes them, one
-or a batch of them: ``(N, 3, H, W)``; a network of images also takes bytes, ``(N, H, W, 3)`` uint8, whose pixels are
-normalised. Of a network with several inputs a ``.npz`` file has one array for each, by name.
+Images become inputs in the same way as those of ``--input``. A ``.npy`` or ``.npz`` file has one input of the network
+or a batch of them: ``(N, 3, H, W)``. A network that takes images also takes bytes, ``(N, H, W, 3)`` uint8, and
+normalises their pixels. For a network with several inputs, a ``.npz`` file has one array for each, by name.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tvm_mobilenet.runtime.mobilenet_pictures import stored_array
 
 ARRAYS = (".npy", ".npz")
 IMAGES = tuple(suffix for suffix in SUFFIXES if suffix not in ARRAYS)
-MOST_BYTES = 1 << 32  # of the arrays in one file
+MOST_BYTES = 1 << 32  # limit of the arrays in one file
 
 
 def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, ...]], str]:
-    """The inputs of files and folders, and what they are in words.
+    """The inputs in files and folders, and a description of them.
 
     Raises
     ------
     TvmMobilenetError
-        A path is not there, a folder has nothing of a kind that is read, a file does not fit the network.
+        A path does not exist, a folder has no file of a known kind, or a file does not fit the network.
     """
     suffixes = ARRAYS if network.image is None else (*IMAGES, *ARRAYS)
     paths_ = files(paths, suffixes)
@@ -53,12 +53,12 @@ def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, 
 
 
 def files(paths: Sequence[str], suffixes: Sequence[str] = (*IMAGES, *ARRAYS)) -> list[Path]:
-    """The files of files and folders, those of a folder by name.
+    """The files among these paths and in these folders; those of a folder in the order of their names.
 
     Raises
     ------
     TvmMobilenetError
-        A path is not there, or a folder has no such file.
+        A path does not exist, or a folder has no such file.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -75,7 +75,7 @@ def files(paths: Sequence[str], suffixes: Sequence[str] = (*IMAGES, *ARRAYS)) ->
 
 
 def _batched(network, images: np.ndarray) -> list[tuple[np.ndarray, ...]]:
-    """Single images, each as often as the network takes images at once."""
+    """Single images, repeated to the network's batch size."""
     port = network.signature.inputs[0]
     return [(np.repeat(one, port.shape[0], 0).astype(port.dtype),) for one in np.split(images, len(images))]
 
@@ -106,7 +106,7 @@ def _where(path: Path, name: str) -> str:
 
 
 def _inputs(port, array: np.ndarray, where: str) -> list[np.ndarray]:
-    """Arrays of a port's shape: one, or several along a first axis or that of the batch."""
+    """Arrays of a port's shape: one, or several along a first axis or along the batch axis."""
     shape = port.shape
     if array.shape == shape:
         array = array[None]
@@ -121,7 +121,7 @@ def _inputs(port, array: np.ndarray, where: str) -> list[np.ndarray]:
 
 
 def _images(network, array: np.ndarray, where: str) -> list[tuple[np.ndarray, ...]]:
-    """Inputs of an array of images: bytes, or normalised already."""
+    """The inputs from an array of images, bytes or already normalised."""
     preprocess = network.image.preprocess
     shape = preprocess.input_shape[1:]
     images = array[None] if array.ndim == 3 else array
@@ -146,7 +146,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     TvmMobilenetError
-        It cannot be read, or holds no numbers.
+        The file cannot be read, or holds no numbers.
     """
     where = f"--calibrate {path}"
     if why := refusal(path):
@@ -163,7 +163,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             if path.stat().st_size > MOST_BYTES:
                 raise ValueError(f"it has {path.stat().st_size:,} bytes, {MOST_BYTES:,} are the most")
             found = {path.name: stored_array(path)}
-    except Exception as e:  # numpy evaluates headers, zipfile and zlib raise their own: a dozen kinds
+    except Exception as e:  # numpy, zipfile and zlib raise a dozen kinds of errors
         raise TvmMobilenetError(
             f"{where} cannot be read as arrays: {reason(e)}", "write numbers with numpy.save or numpy.savez"
         ) from None

@@ -1,8 +1,8 @@
 """From PrimFuncs to machine code: LLVM writes one object, zig (or a linker of your own) links it for the board.
 
-Kernels are compiled once, without checks of their arguments: whoever calls one knows what it takes (``Plan``) and
-checks that before a call. Objects of single kernels are kept in the user's cache, by the key of their code
-(`tune_logs.keys`): what a search has compiled, a build does not compile again. From one object of all are linked
+Kernels are compiled once, without checks of their arguments: every caller knows the arguments from the ``Plan`` and
+checks them before a call. The user's cache keeps the object of each kernel, by the key of its code (`tune_logs.keys`),
+so a build does not compile again the kernels of a search. From one object with all kernels are linked
 
 - ``kernels.so``, which exports every kernel as ``__tvm_ffi_<symbol>``: for boards and for TVM's RPC servers;
 - ``libmobilenet.so``, with the runtime in C (`compiler.library`);
@@ -36,7 +36,7 @@ from tvm_mobilenet.targets import Target
 from tvm_mobilenet.tune_logs import keys
 
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
-CONFIG = {"tirx.disable_assert": True}  # of TVM, for kernels: callers check what they give
+CONFIG = {"tirx.disable_assert": True}  # for TVM's compilation of kernels: callers check arguments
 KEPT = Collection("objects", 128 << 20)  # some 10,000 objects, which take 10 kB each
 
 
@@ -47,20 +47,20 @@ def compile_object(
     linker: str | None = None,
     kept: Collection | None = KEPT,
 ) -> Path:
-    """Compile PrimFuncs to one object; each becomes the function ``__tvm_ffi_<symbol>``, in the order of symbols.
+    """Compile PrimFuncs to one object, in the order of symbols. Each becomes the function ``__tvm_ffi_<symbol>``.
 
     Parameters
     ----------
     kernels : mapping of str to PrimFunc
-        Symbols and what they compute.
+        The PrimFunc of each symbol.
     target : Target
-        For which board.
+        The board to compile for.
     path : path
         The object to write.
     linker : str, optional
-        As `compile_kernels` takes it; of several kernels it makes one object.
+        As for `compile_kernels`; it joins several kernels into one object.
     kept : Collection, optional
-        Of objects that were compiled before; None: compile each.
+        The cache of compiled objects; None to compile every kernel.
     """
     with TemporaryFolder() as folder:
         objects = _objects(kernels, target, folder, kept)
@@ -86,7 +86,7 @@ def _objects(kernels: Mapping[str, object], target: Target, folder: str, kept: C
     return made
 
 
-_ANY = "kernel"  # what a kernel is called while its name does not matter
+_ANY = "kernel"  # a kernel's name while it does not matter
 
 
 def _compile(kernel, target: Target, path: str) -> None:
@@ -100,12 +100,12 @@ def _compile(kernel, target: Target, path: str) -> None:
 
 
 def _write(module, path: Path) -> None:
-    """Write an object to a file by way of memory: LLVM ends the process where a disk is full.
+    """Write an object to memory first and then to a file, since LLVM ends the process if the disk is full.
 
     Raises
     ------
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
     if not hasattr(os, "memfd_create"):
         module.write_to_file(str(path))
@@ -117,7 +117,7 @@ def _write(module, path: Path) -> None:
 
 @functools.cache
 def _compiling() -> str:
-    """A short hash of the code that makes objects."""
+    """A short hash of the code that compiles kernels."""
     sources = (Path(__file__), Path(symbols.__file__))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[: keys.LENGTH]
 
@@ -136,7 +136,7 @@ def compile_kernels(
     kernels, target, kept
         As `compile_object` takes them.
     path : path
-        The library to write; it appears whole or not at all.
+        The library to write. It is written whole or not at all.
     linker : str, optional
         A compiler driver that links for the target, such as ``aarch64-linux-gnu-gcc``. Default: zig's.
 
@@ -145,7 +145,7 @@ def compile_kernels(
     MissingDependencyError
         No linker.
     TvmMobilenetError
-        The linker failed; its own words are in the message.
+        The linker failed; the message contains its output.
     """
     with TemporaryFolder() as folder:
         return link(_objects(kernels, target, folder, kept), target, path, linker, kernels)
@@ -154,7 +154,7 @@ def compile_kernels(
 def build_executable(
     lowered, kernels: str | Path, target: Target, path: str | Path, build: str, linker: str | None = None
 ) -> Path:
-    """Build a lowered module as an ordinary TVM executable around kernels that are compiled already.
+    """Build a lowered module as an ordinary TVM executable around kernels that are already compiled.
 
     ``relax.VirtualMachine(tvm.runtime.load_module(path), device)["main"]`` runs it; its parameters are bound in it.
 
@@ -165,7 +165,7 @@ def build_executable(
     from tvm import relax
 
     tvm_target_ = tvm_target(target)
-    # The stock pipeline for CPUs, without what is done already (legalizing, fusing).
+    # The stock pipeline for CPUs, without the steps that are already done (legalizing, fusing).
     lower = tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -187,13 +187,13 @@ def build_executable(
     def link_all(output, files, **_):
         return link(list(files), target, output, linker, kernels_of(lowered), build)
 
-    # TVM hands the linker's output file on as it is, so the library appears whole or not at all here too.
+    # TVM does not touch the linker's output file, so the library is written whole or not at all here too.
     built.export_library(str(path), fcompile=link_all)
     return Path(path)
 
 
 def _with_kernels_outside(lowered, kernels: str | Path):
-    """The same Relax module without its PrimFuncs: it calls them by name, in an object that is linked to it."""
+    """The same Relax module without its PrimFuncs: it calls them by name, from an object that is linked to it."""
     import tvm
     from tvm import relax
 
@@ -223,7 +223,7 @@ def tvm_target(target: Target):
     Raises
     ------
     TvmMobilenetError
-        LLVM has no such CPU: it would build for another one.
+        LLVM does not know the CPU, and would silently build for another one.
     """
     import tvm
 
@@ -248,9 +248,10 @@ def link(
     kernels: Iterable[str] = (),
     build: str | None = None,
 ) -> Path:
-    """Link objects to a shared library for a target, which keeps symbols of these kernels and no debug information:
-    what a kernel calls of libm, zig links in for 32-bit ARM with 1 MB of that. ``build``: the identity that it carries.
-    The file appears whole or not at all."""
+    """Link objects to a shared library for a target. The library keeps the symbols of these kernels and no debug
+    information, of which zig's libm for 32-bit ARM has 1 MB. ``build`` is the identity that the library carries. The
+    file is written whole or not at all.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
@@ -280,7 +281,9 @@ def _link(arguments: list[str], target: Target, name: str, linker: str | None) -
 
 
 def linker_key(target: Target, linker: str | None = None) -> tuple:
-    """What a linked file depends on besides its objects: the command that links, by its version or its file."""
+    """The inputs of a linked file besides its objects: the command that links, identified by its version or its
+    file.
+    """
     command = linker_command(target, linker)
     if linker:
         about = os.stat(shutil.which(linker))
@@ -289,7 +292,7 @@ def linker_key(target: Target, linker: str | None = None) -> tuple:
 
 
 def linker_command(target: Target, linker: str | None = None) -> list[str]:
-    """The command that links for a target: the user's, else zig's, which needs no system package."""
+    """The command that links for a target: the user's, or zig's, which needs no system package."""
     if linker:
         return [packages.linker(linker)]
     try:

@@ -1,4 +1,4 @@
-"""Which decisions each layer is built with."""
+"""The decisions that each layer is built with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tvm_mobilenet.tune_logs.log import TuneLogs, consulted
 def decide(layers, target, log: Path | None = None) -> list:
     """The decisions of each layer: from the user's log, else from the one that ships, else the schedule's default.
 
-    Where a layer reads or writes parts of larger tensors, the logs' decisions for the same layer without parts serve
-    as well.
+    For a layer that reads or writes parts of larger tensors, the logs' decisions for the same layer without parts are
+    used too.
 
     Returns
     -------
@@ -24,7 +24,7 @@ def decide(layers, target, log: Path | None = None) -> list:
     found = []
     for layer in layers:
         known, space = logs.find(layer), schedules.space(layer, target.core)
-        if known is None and (layer.input_part or layer.output_part):  # it computes what it would in tensors of its own
+        if known is None and (layer.input_part or layer.output_part):  # it computes the same without parts
             known = logs.find(layer.dense)
             known = None if known and space.valid(known.record.decisions) else known
         decisions = known.record.decisions if known else space.default

@@ -1,10 +1,10 @@
-"""What each phase of a build made, as numbered text files: ``build --dump DIR``.
+"""The result of each phase of a build, as numbered text files: ``build --dump DIR``.
 
 A `Dump` is the watch that the pipeline calls after each phase (``pipeline.Watch``). Phases are numbered in the order of
-the pipeline, passes are described by the first lines of their modules, and ``index.txt`` says what each file is. What a
-phase left as it was is said so, not written again.
+the pipeline, passes are described by the first lines of their modules, and ``index.txt`` describes each file. If a
+phase changed nothing, its file says so instead of repeating the text.
 
-The folder is the dump's alone. It is new, empty, or an earlier dump with nothing else in it, which is replaced.
+The folder has to be new, empty, or an earlier dump with nothing else in it, which is replaced.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.terminal import table
 
 INDEX = "index.txt"
-MARK = "Written by tvm_mobilenet build --dump: "  # the index of a dump begins so
+MARK = "Written by tvm_mobilenet build --dump: "  # first words of a dump's index
 _ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files and layers may be any bytes
 _FILE = re.compile(r"\d\d-[a-z-]+(?:/\w+)?\.txt")
 
 
 def _described(modules) -> dict[str, str]:
-    """What each pass does, by its phase: the first line of its module."""
+    """A description of each pass, by its phase: the first line of its module."""
     return {m.__name__.rpartition(".")[2]: m.__doc__.split("\n\n")[0].replace("\n", " ").rstrip(".") for m in modules}
 
 
@@ -42,12 +42,12 @@ PHASES = {
 }
 
 
-# phases of some builds alone: they share the number of the phase before
+# phases of only some builds: they share the number of the phase before
 SOME = ("precision", "given_scales", "transposed_conv", "marks", "views")
 
 
 class Dump:
-    """A folder of phases; calling it with a phase and what that made writes one.
+    """A folder of phases. A call with a phase and its result writes one file.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Dump:
     Raises
     ------
     TvmMobilenetError
-        Something else is there, or nothing can be written.
+        The folder has other files, or cannot be written.
     """
 
     def __init__(self, folder: Path, title: str):
@@ -72,7 +72,7 @@ class Dump:
             raise _unwritable(folder, e) from None
 
     def __call__(self, phase: str, what: object) -> None:
-        """Write what a phase made: a Relax module, a `LayerGraph`, decisions or a plan."""
+        """Write the result of a phase: a Relax module, a `LayerGraph`, decisions or a plan."""
         text = _text(what)
         if self._last is not None and _same(what, self._last[1]):
             text = f"Unchanged: as in {self._last[0]}.txt.\n"
@@ -81,14 +81,14 @@ class Dump:
         self._write({f"{_name(phase)}.txt": (text, PHASES[phase])})
 
     def kernels(self, phase: str, texts: dict[str, tuple[str, str]]) -> None:
-        """Write one file a kernel: its text, and what the index says of it, by symbol."""
+        """Write one file for each kernel, by symbol: its text, and its description in the index."""
         folder = _name(phase)
         files = {f"{folder}/{symbol}.txt": (text, about) for symbol, (text, about) in texts.items()}
         self._write(files, f"\n{folder}  {PHASES[phase]}\n")
 
     def _write(self, files: dict[str, tuple[str, str]], heading: str = "") -> None:
         try:
-            with (self.folder / INDEX).open("a", **_ENCODING) as index:  # first: then all files are known as ours
+            with (self.folder / INDEX).open("a", **_ENCODING) as index:  # first, so that it lists all files
                 index.write(heading + "".join(f"{name}  {about}\n" for name, (_, about) in files.items()))
             for name, (text, _) in files.items():
                 (self.folder / name).parent.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ def _unwritable(folder: Path, error: OSError) -> TvmMobilenetError:
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier dump; refuse whatever else is there."""
+    """Remove an earlier dump; refuse a folder with other files."""
     if not folder.exists() and not folder.is_symlink():
         return
     other = "give --dump a folder that does not exist yet, or an earlier dump, which is replaced"
@@ -139,7 +139,7 @@ def _clear(folder: Path) -> None:
 
 
 def _written(index: Path) -> set[str]:
-    """The files that a dump's index names, itself included; none of a file that is no such index."""
+    """The files that a dump's index names, itself included; none if the file is not such an index."""
     if index.is_symlink() or not index.is_file():
         return set()
     lines = index.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -170,7 +170,7 @@ def _same(what: object, before: object) -> bool:
 
 
 def _without_sources(mod):
-    """A Relax module without what names its variables."""
+    """A Relax module without the names of its variables' sources."""
     import tvm
 
     main, functions = mod.get_global_var("main"), dict(mod.functions.items())
@@ -178,7 +178,7 @@ def _without_sources(mod):
 
 
 def relax_text(mod) -> str:
-    """A Relax module, and where in the user's model its variables come from."""
+    """A Relax module, and the origins of its variables in the user's model."""
     sources = dict((mod["main"].attrs or {}).get("sources", {}))
     names = (b.var.name for block in mod["main"].body.blocks for b in block.bindings)
     rows = [(name, str(sources[name])) for name in names if name in sources]
@@ -191,7 +191,7 @@ def relax_text(mod) -> str:
 
 
 def layers_text(graph: LayerGraph) -> str:
-    """The layers of a graph as a table, and what it takes and returns."""
+    """The layers of a graph as a table, and its inputs and outputs."""
     rows = []
     for call in graph.calls:
         digest = _digest(call)
@@ -211,7 +211,7 @@ def layers_text(graph: LayerGraph) -> str:
 
 
 def _digest(call: LayerCall) -> str:
-    """The first digits of a hash of a call's constants, so that one sees which passes change them."""
+    """The first digits of a hash of a call's constants, which show the passes that change them."""
     if not call.constants:
         return ""
     digest = hashlib.sha256()
@@ -227,7 +227,7 @@ def decisions_text(decided: list) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """The steps of a plan with their operands, and the memory that it takes."""
+    """The steps of a plan with their operands, and the memory of the plan."""
     lines = [
         f"arena {plan.arena_bytes} bytes, parameters {plan.parameters_bytes} bytes, "
         f"scratch memory {plan.scratch_bytes} bytes a core"
@@ -240,7 +240,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _operands(step: Step) -> list[tuple]:
-    constants, others = iter(step.constants), iter((*step.reads, step.writes))  # the output stands last
+    constants, others = iter(step.constants), iter((*step.reads, step.writes))  # the output is last
     rows = []
     for t in step.operands:
         name = next(constants if t.space == "parameters" else others)

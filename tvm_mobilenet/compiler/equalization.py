@@ -1,10 +1,10 @@
-"""Which factors make the channels of a network's values about equally large, chosen by what layers make of them.
+"""The choice of equalization factors for a network's values, by their effect on the layers that read them.
 
-Full factors give every channel the whole range, but make weights of one output uneven, which are rounded too, and are
-those of the images: a channel that is small on them is clipped where another image makes it large. So each group of
-values is tried without factors, with their square roots and with those of these; that is taken with which the layers
-that read the values stand highest above what rounding adds. What they change of two trained networks:
-docs/results/int8.md.
+Full factors would give every channel the whole int8 range. But they make the weights of one output uneven, and these
+are rounded too. They also fit the calibration images only: a channel that is small on these is clipped if another image
+makes it large. So each group of values is tried without factors, with their square roots, and with their fourth roots.
+The choice is the one with the best signal over rounding noise in the layers that read the values. docs/results/int8.md
+has the effect on two trained networks.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Scale, integral
 from tvm_mobilenet.passes.whole_weights import whole_weights
 
-POWERS = (0.0, 0.25, 0.5)  # of what would make all channels equal
-MOST = 4.0  # a channel that no image moved may move on others
-BITS = 2  # of a factor, behind its first: coarse, so that every CPU finds the same
+POWERS = (0.0, 0.25, 0.5)  # exponents of the factors that would make all channels equal
+MOST = 4.0  # limit of a factor: a channel that no image changed may change on others
+BITS = 2  # significant bits of a factor after its first: coarse, so that every CPU finds the same
 
 
 def found(
     graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], sample: Sequence[tuple[np.ndarray, ...]]
 ) -> dict[str, np.ndarray]:
-    """The factors (channels,) of values.
+    """The factors (channels,) of each value.
 
     Parameters
     ----------
     inputs : sequence of tuples of ndarray
-        On which the channels' largest are found.
+        The inputs that give the range of each channel.
     sample : sequence of tuples of ndarray
-        A few, on which factors are tried.
+        A few inputs, on which factors are tried.
     """
     groups = [g for g in equalize.groups(graph) if all(integral(c.layer) for c in graph.calls if c.name in g.readers)]
     if not groups:
@@ -69,14 +69,16 @@ def found(
 def height(
     call: LayerCall, place: int, operands: list[list[np.ndarray]], scale: Scale, factors: np.ndarray | None = None
 ) -> float:
-    """How far what a layer makes of one of its operands stands above what rounding adds to it, in dB.
+    """The ratio of a layer's output, as far as one of its operands determines it, to the noise that rounding adds, in
+    dB.
 
     Parameters
     ----------
     place : int
-        Of the operand. Data of a layer with weights goes through them, rounded too; others count by themselves.
+        The place of the operand. The data of a layer with weights is multiplied by them, rounded too; other operands
+        count as they are.
     operands : list of lists of ndarray
-        Of the call, for each of several inputs.
+        The operands of the call, for each of several inputs.
     """
     through = place == 0 and call.layer.weight_shape is not None
     if through:
@@ -101,19 +103,19 @@ def height(
 
 
 def highest(heights: np.ndarray) -> int:
-    """The first option above which none is by more than a tenth of a dB: ties go the same way on every CPU."""
+    """The first option that no other exceeds by more than a tenth of a dB: ties are decided alike on every CPU."""
     return int(np.argmax(heights > heights.max() - 0.1))
 
 
 def decibels(signal: float, noise: float) -> float:
-    """A ratio of sums of squares; at most 120, where float32 ends."""
+    """A ratio of sums of squares; at most 120, the limit of float32."""
     if not signal:
         return 0.0
     return min(120.0, 10 * math.log10(signal / max(noise, signal * 1e-12)))
 
 
 def _ends(graph: LayerGraph, inputs: Sequence, values: set[str]) -> dict[str, np.ndarray]:
-    """The least and the largest of each channel of values: (2, channels)."""
+    """The least and the largest value of each channel: (2, channels)."""
     ends: dict[str, np.ndarray] = {}
 
     def visit(call: LayerCall, _operands: list, _own: list, outputs: list) -> None:
@@ -138,7 +140,9 @@ def _factors(group: equalize.Group, ends: dict[str, np.ndarray], power: float) -
 
 
 def _scale(group: equalize.Group, ends: dict[str, np.ndarray], factors: np.ndarray) -> Scale:
-    """Of all values of a group, whose factors are these: of each its own would be nearer, all alike is fair."""
+    """One scale for all values of a group with these factors. A scale for each value would be more accurate, but the
+    comparison is fair.
+    """
     low = min(float((ends[value][0] * factors).min()) for value in group.values)
     high = max(float((ends[value][1] * factors).max()) for value in group.values)
     low, high = min(low, 0.0), max(high, 0.0)

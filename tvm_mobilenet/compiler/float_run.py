@@ -1,9 +1,10 @@
-"""A network's layers in float32 on several inputs, one layer after the other, watched: what calibration looks at.
+"""A network's layers in float32 on several inputs, run one after the other and observed by calibration.
 
-Beside it the same layers with rounded weights and values, which is what int8 makes of them but for the last digits.
+The module also runs the same layers with rounded weights and values, which gives the int8 results but for the last
+digits.
 
-What a layer sums is computed in float64 and rounded to float32 once. Libraries add in another order on each CPU; in
-float64 that shows in digits which the rounding drops, so that all CPUs find the same values.
+Sums are computed in float64 and rounded to float32 once. Libraries add in another order on each CPU. In float64 this
+order changes only digits that the rounding drops, so all CPUs find the same values.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW
 
-AT_ONCE = 8  # inputs of which all values are held
+AT_ONCE = 8  # inputs whose values are all held at once
 
 
 def walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Callable, run: Callable | None = None):
@@ -29,10 +30,10 @@ def walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Cal
     Parameters
     ----------
     visit : callable
-        Called with each call, a list of the operands for each input, a list of what each makes before a table or an
-        addition, and a list of the outputs.
+        Called with each call and three lists over the inputs: the operands, the values before a table or an addition,
+        and the outputs.
     run : callable
-        In place of `outputs`.
+        A replacement for `outputs`.
     """
     with one_thread():
         _walk(graph, inputs, visit, run or outputs)
@@ -40,8 +41,9 @@ def walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Cal
 
 @contextlib.contextmanager
 def one_thread():
-    """PyTorch in one thread: a layer takes less than its threads take to find each other, the more so on a machine that
-    others use."""
+    """PyTorch in one thread: a layer takes less time than the synchronisation of threads, above all on a busy
+    machine.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -69,14 +71,14 @@ def _walk(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], visit: Ca
 def outputs(
     call: LayerCall, operands: list[np.ndarray], weight: np.ndarray | None = None, inner: Scale | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a layer computes in float32: before table or residual, and in the end.
+    """A layer's results in float32: the value before table or residual, and the output.
 
     Parameters
     ----------
     weight : ndarray, optional
-        In place of its own.
+        A replacement for its own weight.
     inner : Scale, optional
-        By which the first of the two is rounded on the way.
+        The scale to which the first of the two is rounded before the second is computed.
     """
     import torch
 
@@ -98,7 +100,7 @@ def outputs(
 
 
 def rounded(values, scale: Scale | None, when: bool = True):
-    """A tensor or array as an int8 tensor of that scale holds it; no scale: as it is."""
+    """A tensor or array rounded to the int8 grid of a scale; unchanged without a scale."""
     if scale is None or not when:
         return values
     whole = (values * np.float32(1 / scale.step)).round() + scale.zero
@@ -106,7 +108,7 @@ def rounded(values, scale: Scale | None, when: bool = True):
 
 
 def products(call: LayerCall, operands: list[np.ndarray], weight: np.ndarray, given: Scale | None, factors=None):
-    """A layer's sums without bias, of weights, and of data that are rounded, times factors of channels: a tensor."""
+    """A layer's sums without bias, from rounded weights and data and with factors of channels, as a tensor."""
     import torch
 
     x = tensors_of(call, operands)[0]
@@ -118,11 +120,11 @@ def products(call: LayerCall, operands: list[np.ndarray], weight: np.ndarray, gi
 
 
 def _sums(layer, *operands):
-    """What a layer sums, computed in float64, of float32 tensors: one."""
+    """The sums of a layer, computed in float64 from float32 tensors, as one tensor."""
     return kinds.of(layer.kind).reference(layer, *(x if x is None else x.double() for x in operands)).float()
 
 
 def has_inner(call: LayerCall) -> bool:
-    """Whether a layer's sums become int8 before they are its output."""
+    """Whether a layer's sums become int8 before a table or an addition makes its output."""
     layer = call.layer
     return bool(layer.weight_shape) and (layer.residual != "none" or layer.activation not in CLAMPS)

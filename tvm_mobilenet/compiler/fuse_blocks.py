@@ -1,9 +1,10 @@
-"""Layers to fused blocks: which layers run as one kernel, row by row, so that the tensors between them stay in cache.
+"""The cut of a network into fused blocks: layers that run as one kernel, row by row, so that tensors between them stay
+in cache.
 
 A tensor between two layers costs a write and a read of DRAM when the L2 does not hold it. A fused block avoids both,
-but it reads its pointwise weights again for every block of positions, and its line buffers more than once. Of all ways
-to cut a network into fused blocks, this pass takes the one whose cache lines move in the fewest cycles. The cycles are
-counted from shapes and caches:
+but it reads its pointwise weights again for every block of positions, and its line buffers more than once. Among all
+ways to cut a network into fused blocks, this pass takes the one whose cache lines move in the fewest cycles. The cycles
+are counted from shapes and caches:
 
 - a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.memory.Lines`),
   else from the L2;
@@ -11,12 +12,12 @@ counted from shapes and caches:
   in a fused block: its weights once for each block of positions that takes half an L1;
 - a line buffer: written once, read about as often as the window has rows;
 - rows at the seams of a fused block's row tiles, columns at those of its column tiles: computed twice;
-- tasks of unequal sizes: cores that wait for the one with the largest;
-- in integers also the compute cycles of each form (`schedules.defaults.integer_cycles`), which hide memory cycles where
-  a core overlaps the two.
+- tasks of unequal sizes: cores wait for the one with the largest;
+- for integer layers also the compute cycles of each form (`schedules.defaults.integer_cycles`), which hide memory
+  cycles if a core overlaps the two.
 
-The L2 holds what the row tiles that run at once read again (``schedules.row_tiles.tasks``), and pointwise weights take
-at most half of it. No fused block has more parts than ``MOST_PARTS``.
+The L2 has to hold all data that concurrent row tiles read again (``schedules.row_tiles.tasks``), and pointwise weights
+may take at most half of it. No fused block has more parts than ``MOST_PARTS``.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def run(graph: LayerGraph, core) -> LayerGraph:
     ----------
     graph : LayerGraph
     core : targets.Core
-        Its L2 and CPUs decide.
+        The core, whose L2 and CPUs decide.
     """
     calls, count = graph.calls, graph.readers()
-    # From the end: the cheapest way to cut what follows call i, and where its first fused block ends.
+    # From the end: the cheapest cut of the calls from i on, and the end of its first fused block.
     best: list[tuple[float, int]] = [(0.0, 0)] * (len(calls) + 1)
     for i in reversed(range(len(calls))):
         end, options = i, []
@@ -68,7 +69,7 @@ def run(graph: LayerGraph, core) -> LayerGraph:
 
 
 def _layer_cycles(layer: Layer, core) -> float:
-    """Cycles that lines take to move in a layer by itself, and for its output; of integers what it computes, too."""
+    """Cycles to move the cache lines of a single layer and its output; for integers also its compute cycles."""
     lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
     row = layer.out_channels * dtypes.of(layer.output_dtype).bytes
     panels = -(-row // core.limits.panel_bytes) if layer.declared.with_rows else 0
@@ -77,7 +78,7 @@ def _layer_cycles(layer: Layer, core) -> float:
 
 
 def _together(compute: float, moved: float, core) -> float:
-    """Cycles of what is computed and moved at once, as predictions take them together (`boards.cost.memory_time`)."""
+    """Cycles of concurrent compute and memory traffic, combined as in predictions (`boards.cost.memory_time`)."""
     return max(compute, moved) + memory.exposed(core) * min(compute, moved)
 
 
@@ -93,16 +94,16 @@ def _output_bytes(layer: Layer) -> int:
 
 
 def _fused_block_cycles(parts: list[Layer], core) -> float | None:
-    """Cycles that lines take to move in a fused block, and for its output; None where what it reads again does not fit,
-    or
-    its last part does not write what has to be written anyway."""
+    """Cycles to move the cache lines of a fused block and its output. None if the data that it reads again does not
+    fit, or its last part does not write a value that has to be written anyway.
+    """
     if len(parts) > MOST_PARTS or parts[-1].declared.windowed or all(part.declared.pixels for part in parts):
         return None
     layer = Layer.fused_block(tuple(parts))
     if weight_bytes(parts) > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
         return None
     row_tiles, column_tiles = cut
-    columns = list(zip(*columns_of(layer, column_tiles), strict=True))  # of each part, in each column tile
+    columns = list(zip(*columns_of(layer, column_tiles), strict=True))  # columns of each part, in each column tile
     cycles = _moved_in_block(layer, columns, core)
     repeated = _repeated_rows(layer, row_tiles)
     uneven = load_balance(layer, row_tiles, column_tiles, core.cpus) - 1
@@ -120,11 +121,11 @@ def _fused_block_cycles(parts: list[Layer], core) -> float | None:
 
 
 def _moved_in_block(layer: Layer, columns, core) -> float:
-    """Cycles that lines take to move between the parts of a fused block, and for its output."""
+    """Cycles to move cache lines between the parts of a fused block, and for its output."""
     first, line, l2 = layer.parts[0], core.l1d.line, memory.lines(core).l2
     cycles = _output_cycles(layer.parts[-1], core)
     if _integer(layer) and first.declared.windowed and first.declared.keeps_channels:
-        # Rows under its window leave an L1 that does not hold them beside what the parts behind it read.
+        # An L1 evicts the rows under its window if it does not hold them beside the data of the later parts.
         under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
         again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
         cycles += int(np.prod(first.input_shape)) * first.bytes / line * again * l2
@@ -143,8 +144,9 @@ def _integer(layer: Layer) -> bool:
 
 
 def _repeated_rows(layer: Layer, row_tiles: int) -> list[int]:
-    """How many rows of each part are computed a second time, since a window at the side of a row tile reaches into the
-    next."""
+    """The number of rows of each part that are computed twice, because a window at the side of a row tile reaches into
+    the next.
+    """
     rows, found = 0, []
     for part in reversed(layer.parts):
         found.append((row_tiles - 1) * rows)
@@ -160,7 +162,7 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
         return False
     if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
         return False
-    if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer is of one
+    if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer has one dtype
         return False
     return (
         layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype in implemented("fused")
@@ -176,7 +178,7 @@ def _streams(layer: Layer, first: bool) -> bool:
 
 
 def join(fused_block: Sequence[LayerCall]) -> LayerCall:
-    """Calls, each of which reads only what the one before it writes, as one call of a fused block."""
+    """One call of a fused block for several calls, each of which reads only the output of the one before."""
     last = fused_block[-1]
     return LayerCall(
         fused_block[0].name,

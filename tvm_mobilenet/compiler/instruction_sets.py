@@ -1,19 +1,19 @@
-"""Which instructions of a library need more than every CPU of its architecture has.
+"""A check of the instructions in a library: which of them need more than every CPU of the architecture has.
 
-An instruction that a CPU lacks ends the process, and an emulator of another CPU runs it: the virtual board executes
-``fmlal`` and LSE atomics, which are no part of what a Cortex-A76's half precision has. So the code itself is read. Each
-word of the executable sections is held against the encodings below; one that belongs to an extension is allowed if the
-target's code may use that, and the check at open asks the CPU for it (`targets.features`). Nothing is allowed because
-it might not be reached, but for one form whose condition stands right before it: atomics that ask at run time whether
-the CPU has LSE's (``__aarch64_ldadd4_acq_rel`` and its kin in libgcc and compiler-rt, which ``--linker`` with a GCC
-brings; zig's output has none).
+An instruction that a CPU lacks ends the process, but an emulator of another CPU may run it. The virtual board executes
+``fmlal`` and LSE atomics, for example, which half precision on a Cortex-A76 does not include. So this module reads the
+code itself. It compares each word of the executable sections with the encodings below. An instruction of an extension
+is allowed if the target's code may use the extension; the runtime then asks the CPU for it when it opens a network
+(`targets.features`). Code that might not be reached counts too. The only exception are atomics that test for LSE at run
+time, right before the instruction: ``__aarch64_ldadd4_acq_rel`` and similar functions in libgcc and compiler-rt, which
+``--linker`` with a GCC links; zig's output has none.
 
 AArch64 begins with ARMv8.0-A (floating point and NEON), 32-bit Arm with ARMv7-A, NEON, VFPv4 and integer division.
-Thumb code, which a GCC makes of the runtime's C, and x86-64 are not read: their instructions have several lengths. The
-host's level says what its code may be.
+Thumb code, which GCC generates for the runtime's C, and x86-64 code are not checked: their instructions have several
+lengths. On x86-64 the host's level limits the code.
 
 Encodings: Arm Architecture Reference Manual for A-profile (DDI 0487), C4.1 "A64 instruction set encoding" and F3.1,
-F4.1 for A32. Features have LLVM's names. ``tests/compiler/test_instruction_sets.py`` holds them against LLVM's own
+F4.1 for A32. Features have LLVM's names. ``tests/compiler/test_instruction_sets.py`` compares them with LLVM's own
 assembler.
 """
 
@@ -28,7 +28,7 @@ from tvm_mobilenet.compiler import symbols
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.targets import features
 
-SHOWN = 3  # instructions that an error tells
+SHOWN = 3  # instructions that an error lists
 _WRITTEN, _EXECUTABLE, _PROGRAM = 1, 4, 1  # flags and a type of ELF sections
 
 # feature: (mask, value) of its instructions
@@ -178,9 +178,9 @@ _A32 = {
     "aes": ((0xFFB30F10, 0xF3B00300), (0xFEB00F50, 0xF2A00E00)),
     "sha2": ((0xFE800F10, 0xF2000C00), (0xFFB30F90, 0xF3B10280), (0xFFB30F90, 0xF3B20380)),
 }
-_BASE = {  # in encodings of a feature, but not part of it
+_BASE = {  # encodings that match a feature's masks but do not need it
     "aarch64": ((0xFFFF7C00, 0x1EE24000),),  # fcvt from half to single and double
-    "armv7": ((0xFF000000, 0xFF000000),),  # none is an instruction
+    "armv7": ((0xFF000000, 0xFF000000),),  # no instruction
 }
 # Loads of 32-bit Arm relative to the program counter: mask, value, what an offset counts, words loaded
 _LITERALS = (
@@ -203,9 +203,9 @@ class Outside:
     word : int
         Its 32 bits.
     feature : str
-        Which it needs, by LLVM's name.
+        The feature that it needs, by LLVM's name.
     place : str
-        ``function+0x10``, or the section where no symbol says the function.
+        ``function+0x10``, or the section if no symbol names the function.
     """
 
     address: int
@@ -216,7 +216,7 @@ class Outside:
 
     @property
     def text(self) -> str:
-        """The instruction as an assembler reads it; its word where capstone is missing or does not know it."""
+        """The instruction in assembly; its word if capstone is missing or does not know it."""
         try:
             import capstone
         except ImportError:
@@ -232,7 +232,7 @@ class Outside:
 
 
 def needed(words: np.ndarray, architecture: str) -> dict[str, np.ndarray]:
-    """Which of some instructions need which feature.
+    """For each feature, the instructions that need it.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def outside(path: str | Path, target) -> list[Outside]:
     path : path
         An ELF file, little endian.
     target : targets.Target
-        Of AArch64 or 32-bit Arm; for another one the list is empty.
+        A target with AArch64 or 32-bit Arm; for others the list is empty.
     """
     if target.architecture not in _ROWS:
         return []
@@ -290,7 +290,8 @@ def check(path: str | Path, target, name: str = "") -> None:
     Raises
     ------
     TvmMobilenetError
-        Says how many, the first of them with address, function and what each needs.
+        There are such instructions. The message gives their number, and address, function and feature of the first
+        ones.
     """
     found = outside(path, target)
     if not found:
@@ -304,7 +305,8 @@ def check(path: str | Path, target, name: str = "") -> None:
 
 
 def guarded(words: np.ndarray) -> np.ndarray:
-    """Which words of AArch64 code are reached only after a load of a byte that says that the CPU has LSE: (n,) bool.
+    """Whether each word of AArch64 code is reached only after a load of the byte that says that the CPU has LSE: (n,)
+    bool.
 
     The form of ``lse.S`` in libgcc and compiler-rt: the address of a variable's page in x16, its byte in w16, a branch
     away if it is zero, and the instruction.
@@ -319,7 +321,7 @@ def guarded(words: np.ndarray) -> np.ndarray:
 
 
 def literals(words: np.ndarray) -> np.ndarray:
-    """Which words of 32-bit Arm code are loaded as data, relative to the program counter: (n,) bool."""
+    """Whether each word of 32-bit Arm code is loaded as data, relative to the program counter: (n,) bool."""
     found = np.zeros(len(words) + 4, bool)
     for mask, value, scale, size in _LITERALS:
         at = np.flatnonzero(words & np.uint32(mask) == np.uint32(value))

@@ -1,4 +1,4 @@
-"""Whether a build is still the one that a verb began with. Nothing here needs TVM, which verbs import late."""
+"""A guard: is a build still the one that a verb began with? This module needs no TVM, which verbs import late."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _P, _R = ParamSpec("_P"), TypeVar("_R")
 
 @contextlib.contextmanager
 def kept(module: BuiltModule) -> Iterator[None]:
-    """A block that uses the files of a build: a run of minutes begins with the plan of one build, and would open the
-    libraries of another that took its place meanwhile.
+    """A block that uses the files of a build. A run of minutes begins with the plan of one build, and could later open
+    the libraries of another build that replaced it.
 
     Raises
     ------
     TvmMobilenetError
-        It was built anew meanwhile; whatever else went wrong in the block came of that.
+        The module was built anew meanwhile; this error replaces any other error of the block.
     """
     began = _written(module)
     try:
@@ -39,7 +39,7 @@ def kept(module: BuiltModule) -> Iterator[None]:
 
 
 def using_its_files(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function that takes a built module and uses its files, all within `kept`."""
+    """A function that takes a built module and uses its files, wrapped in `kept`."""
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **how: _P.kwargs) -> _R:
@@ -52,7 +52,9 @@ def using_its_files(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def _written(module: BuiltModule) -> tuple[int, ...] | None:
-    """Which file the plan is: another build may have come and gone in the meantime, and the same one come back."""
+    """The identity of the plan's file on disk. Another build may have replaced it, even by a build with equal
+    content.
+    """
     try:
         found = (module.folder / PLAN).stat()
     except OSError:

@@ -1,7 +1,6 @@
-"""Which layers of an int8 network stay in float, and in which float: what a user names, or what a search chose.
+"""The layers of an int8 network that stay in float, named by the user or chosen by a search, and their float dtype.
 
-They are computed in float16 where the target has it, and where their values and weights stay in its range; else in
-float32.
+They compute in float16 if the target has it, and if their values and weights stay in its range; otherwise in float32.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ FLAG = "--keep-float"
 
 
 def decide(network, decided: Quantization) -> Quantization:
-    """A quantization that keeps in float what the network's options name; else what its file keeps so, in the float
-    that the options say: the file may be of a build for another target.
+    """A quantization that keeps in float the layers that the options name, or else those of its file. The options give
+    the float dtype, since the file may be of a build for another target.
 
     Raises
     ------
     TvmMobilenetError
-        A name is that of no layer.
+        A name matches no layer.
     """
     if not network.options.keep_float:
-        # what is decided of float16 keeps no layers, and has no file
+        # decisions for float16 keep no layers, and have no file
         own = isinstance(decided, Quantization) and decided.file
         return keeping(network, decided, {one.layer: one.why for one in decided.kept}) if own else decided
     return keeping(network, decided, dict.fromkeys(named(network, decided), f"named by {FLAG}"))
 
 
 def check(network) -> None:
-    """Refuse names of no layer, before images run. What names a layer's shape, with blanks, is looked for when the
-    shapes in int8 are known.
+    """Refuse names that match no layer, before images run. Names with blanks, which give a layer's shape, are looked up
+    later, when the int8 shapes are known.
 
     Raises
     ------
     TvmMobilenetError
-        A name is that of no layer.
+        A name matches no layer.
     """
     names = [name for name in (network.options.keep_float or "").split(",") if name and " " not in name]
     if names:
@@ -52,7 +51,7 @@ def check(network) -> None:
 
 
 def named(network, decided: Quantization) -> tuple[str, ...]:
-    """The calls that ``--keep-float`` names, by the names of float32 or of int8."""
+    """The calls that ``--keep-float`` names, by their names in float32 or in int8."""
     return _calls(network, decided, network.options.keep_float)
 
 
@@ -69,7 +68,7 @@ def keeping(network, decided: Quantization, why: Mapping[str, str]) -> Quantizat
     Parameters
     ----------
     network : Network
-        In float32, with options that say in which float.
+        The network in float32, whose options give the float dtype.
     """
     dtype, calls = network.options.keep_dtype, network.graph.calls
     chosen = [call for call in calls if call.name in why and quantize.integral(call.layer)]
@@ -79,7 +78,7 @@ def keeping(network, decided: Quantization, why: Mapping[str, str]) -> Quantizat
 
 
 def beyond(network, decided: Quantization, dtype: str) -> set[str]:
-    """The calls whose values or constants may leave a dtype's range; ``network``: in float32."""
+    """The calls whose values or constants may leave a dtype's range; ``network`` is in float32."""
     if dtype == FLOAT32:
         return set()
     graph, limit = equalize.run(network.graph, decided.factors), precision.limit_of(dtype)

@@ -1,14 +1,13 @@
-"""Names of kernels, as profilers and ``nm`` show them: what a kernel computes, how, and for which core.
+"""Names of kernels, as profilers and ``nm`` show them: the computation of a kernel, its tiling, and its core.
 
     name  = kind "_" dtype "_" shape {"_" word} ["_tile" tile] ["_lanes" n] ["_k" n] ["_dualissue"] "_" core
     block = "block" parts "_" dtype {"_" kind shape} ["_cut" rows "x" columns] "_" core "_" hash
 
-``kind``, ``dtype``, ``shape`` and ``word`` are those of the layer's name (``Layer.name``) with letters, digits and
-underscores alone: ``m``, ``n`` and ``k`` of a product stand together, a comma is an ``x``. ``tile`` is the tile of
-accumulators, ``lanes`` how many channels are computed at once, ``k`` how many rows of weights a packed panel has,
-``dualissue`` the dual-issue kernel of an in-order core. A fused block tells its parts by a short word of
-their kind, shape and stride, how its
-output is cut for the cores, and all of it by a hash.
+``kind``, ``dtype``, ``shape`` and ``word`` are those of the layer's name (``Layer.name``), with only letters, digits
+and underscores: ``m``, ``n`` and ``k`` of a product are joined, and a comma becomes an ``x``. ``tile`` is the tile of
+accumulators, ``lanes`` the number of channels computed at once, ``k`` the number of rows of weights in a packed panel,
+``dualissue`` the dual-issue kernel of an in-order core. A fused block names its parts by a short word for their kind,
+with shape and stride. It also gives its cut for the cores, and a hash of the whole block.
 
     pointwise_f32_m196n512k512_relu6_tile7x8_k64_cortex_a72
     depthwise_f32_112x112x64_3x3_s2_p1x1x1x1_relu6_tile2x7_lanes8_cortex_a53
@@ -27,9 +26,9 @@ from dataclasses import dataclass
 from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.layer import Layer
 
-LONGEST = 190  # characters; TVM puts 10 before it
+LONGEST = 190  # characters; TVM adds a prefix of 10
 _TILES = ("tile_h", "tile_m", "tile_w", "tile_n")
-_OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"} | {  # of a name, to a layer's tokens
+_OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"} | {  # from words of a name to a layer's tokens
     f"{verb}{token}": f"{verb}_{token}" for verb in ("reads", "writes", "sums") for token in dtypes.BY_TOKEN
 }
 _END = re.compile(
@@ -42,22 +41,22 @@ _CUT = re.compile(r"cut(\d+)x(\d+)")
 
 @dataclass(frozen=True)
 class KernelName:
-    """What a name says.
+    """The parsed name of a kernel.
 
     Attributes
     ----------
     layer : Layer or None
-        None for a fused block, of which ``parts`` tell, and for a layer with a loop nest of its own: its words.
+        The layer; None for a fused block, which has ``parts`` instead, and for a layer with a loop nest of its own.
     parts : tuple of str
         Kind and shape of each part of a fused block.
     tile : tuple of int
-        Empty where the schedule has none.
+        Empty if the schedule has none.
     lanes, k_block : int
         0 where the schedule has none.
     cut : (int, int)
         Row and column tiles of a fused block; (1, 1) for others.
     core : str
-        Its name with underscores for what is no letter or digit.
+        Its name, with underscores for all other characters than letters and digits.
     """
 
     layer: Layer | None
@@ -96,7 +95,9 @@ def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
 
 
 def _block_name(layer: Layer, decisions: Mapping, core: str) -> str:
-    """Parts that do not fit are left out in the middle, and counted."""
+    """The name of a fused block's kernel; parts that do not fit are left out in the middle, and their number is
+    given.
+    """
     parts = [_part(part) for part in layer.parts]
     cut = [str(decisions[d]) for d in ("row_tiles", "column_tiles") if d in decisions]
     begin = f"block{len(parts)}_{dtypes.of(layer.dtype).token}_"
@@ -123,13 +124,13 @@ def _part(layer: Layer) -> str:
 
 
 def _core_word(core: str) -> str:
-    """A core's name as the last word; one that reads like a word before it says that it is a core."""
+    """A core's name as the last word; a name that could be read as a word before it gets a prefix."""
     word = re.sub(r"\W+", "_", core).strip("_").lower() or "core"
     return f"core_{word}" if re.match(r"(?:tile|lanes|k|cut)\d|dualissue(?:_|$)|\d", word) else word
 
 
 def parse(name: str) -> KernelName:
-    """What a name says.
+    """The fields in a kernel's name.
 
     Raises
     ------

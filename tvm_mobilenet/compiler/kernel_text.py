@@ -9,13 +9,15 @@ from tvm_mobilenet.compiler.codegen import CONFIG, tvm_target
 from tvm_mobilenet.compiler.lowering import lowering
 from tvm_mobilenet.targets import Target
 
-# Of LLVM's output: debug information, unwinding and line numbers.
+# Lines of LLVM's output that are debug information, unwinding or line numbers.
 _NOISE = re.compile(r"\s*(?:\.(?:cfi_\w+|loc|file|addrsig\w*|ident)\b|\.L(?:tmp|func_begin|func_end)\d+:)")
 
 
 @dataclass(frozen=True)
 class KernelText:
-    """``nest``: TIR as the schedule made it; ``lowered``: TIR as LLVM got it; ``assembly``: what LLVM made of it."""
+    """``nest``: TIR as the schedule wrote it. ``lowered``: TIR as LLVM received it. ``assembly``: the output of
+    LLVM.
+    """
 
     nest: str
     lowered: str
@@ -23,7 +25,7 @@ class KernelText:
 
 
 def kernel_text(symbol: str, function, target: Target) -> KernelText:
-    """The texts of a PrimFunc, compiled for a target by itself and just as a library's kernels are."""
+    """The texts of a PrimFunc, compiled alone for a target in the same way as a library's kernels."""
     import tvm
 
     seen = []
@@ -31,7 +33,7 @@ def kernel_text(symbol: str, function, target: Target) -> KernelText:
     @tvm.instrument.pass_instrument
     class Watch:
         def run_after_pass(self, mod, info):
-            if len(mod.functions):  # TVM also takes the part for other devices through its passes, which is empty
+            if len(mod.functions):  # TVM also runs its passes on the empty part for other devices
                 seen.append(mod)
 
     function = function.with_attr("global_symbol", symbol)
@@ -42,7 +44,7 @@ def kernel_text(symbol: str, function, target: Target) -> KernelText:
 
 
 def readable(assembly: str) -> str:
-    """LLVM's assembly without what is no code: debug sections, unwinding, line numbers."""
+    """LLVM's assembly with code only: no debug sections, unwinding or line numbers."""
     kept, debug = [], False
     for line in assembly.splitlines():
         if line.lstrip().startswith((".section", ".text")):

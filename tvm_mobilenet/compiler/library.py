@@ -1,8 +1,8 @@
-"""Compiles the runtime for a target and links it with a build's kernels: a shared library, an archive, a program.
+"""The runtime, compiled for a target and linked with a build's kernels: a shared library, an archive, a program.
 
-All three need libc, libm and pthreads of a glibc that boards have, which `check_needs` reads from the result. No path,
-time or name of this machine comes into them. The runtime's own object is the same for every model of a target, and
-kept in the user's cache.
+All three need libc, libm and pthreads of a glibc that boards have; `check_needs` verifies that in the result. They
+contain no path, time or name of this machine. The runtime's object is the same for every model of a target, and the
+user's cache keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOURCES = (
     *("scores.c", "numbers.c", "selftest.c"),
 )
 HEADERS = ("internal.h", "mobilenet.h")
-PROGRAM = ("main.c", "report.c", "picture.c", "array.c", "codecs.c", "libjpeg.c")  # and its own headers
+PROGRAM = ("main.c", "report.c", "picture.c", "array.c", "codecs.c", "libjpeg.c")  # sources of the program
 PROGRAM_HEADERS = ("picture.h", "report.h", "mobilenet.h")
 FLAGS = (
     *("-std=gnu11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
@@ -37,7 +37,7 @@ KEPT = Collection("runtime", 16 << 20)  # two objects, 80 KB, for each target, l
 _GLIBC = (2, 28)
 _NEEDED = re.compile(r"lib(c|m)\.so\.6|libpthread\.so\.0|libdl\.so\.2|ld-linux.*\.so\.\d|libmobilenet\.so")
 _LIBC = ("-Wl,--as-needed", "-lm", "-lpthread")
-_LOADER = ("-ldl",)  # of the program alone, which loads readers of pictures; part of libc
+_LOADER = ("-ldl",)  # for the program only, which loads image decoders; part of libc
 
 
 def runtime_hash() -> str:
@@ -49,7 +49,7 @@ def runtime_hash() -> str:
 
 
 def id_of(kernels: Path, plan, about: dict, build: str) -> str:
-    """A hash of all that a library is made of: kernels, weights, runtime, plan, and what is known of the model."""
+    """A hash of all inputs of a library: kernels, weights, runtime, plan, and the description of the model."""
     digest = hashlib.sha256(kernels.read_bytes() + about["weights_sha256"].encode())
     digest.update(runtime_hash().encode() + build.encode())
     digest.update(json.dumps([plan.to_data(), about], sort_keys=True).encode())
@@ -72,20 +72,20 @@ def link_library(
     Parameters
     ----------
     work : path
-        A folder; sources and objects stay there, ``model.o`` with all but the program.
+        A folder in which sources and objects stay; its ``model.o`` has everything but the program.
     linker : str, optional
-        In place of zig's; it compiles too.
+        A replacement for zig, which also compiles.
     plan, about, scratch, preprocess
         As `tables.source` takes them; ``id`` is added to ``about``.
     build : str
         The identity of the build (`build_identity`).
     weights : bytes, optional
-        To be part of the library.
+        The weights, if the library is to contain them.
 
     Returns
     -------
     path
-        ``libmobilenet.so``, also there.
+        ``libmobilenet.so`` in that folder.
     """
     compiler = codegen.linker_command(target, linker)
     about["id"] = id_of(work / "kernels.o", plan, about, build)
@@ -128,7 +128,7 @@ def link_library(
 
 
 def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, bytes]:
-    """What a bundle has beside the library that `link_library` left in a folder: all three files by name."""
+    """The files of a bundle from the folder that `link_library` used: the library and two more, by name."""
     compiler = codegen.linker_command(target, linker)
     version = f'-DMOBILENET_VERSION="{__version__}"'
     _object(work, target, linker, "program.o", PROGRAM, PROGRAM_HEADERS, version)
@@ -137,7 +137,7 @@ def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, b
         *("-o", "mobilenet", "program.o", LIBRARY, *_LIBC, *_LOADER),
     )
     _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
-    instruction_sets.check(work / "program.o", target)  # the program has no symbols, which tell Thumb and data apart
+    instruction_sets.check(work / "program.o", target)  # the linked program has no symbols
     if target.architecture == "aarch64":
         instruction_sets.check(work / "mobilenet", target)
     for name in (LIBRARY, "mobilenet"):
@@ -177,7 +177,7 @@ def _run(work: Path, target, command: list[str], *arguments: str) -> None:
 
 
 def check_needs(path: Path) -> None:
-    """Reads the dynamic section: libc, libm and pthreads, of no later glibc than boards have."""
+    """Read the dynamic section: it may need libc, libm and pthreads, of no later glibc than boards have."""
     from elftools.elf.elffile import ELFFile
 
     with path.open("rb") as f:

@@ -1,5 +1,5 @@
-"""Layers to kernels: Relax is written here, once. Every layer becomes a call of its scheduled PrimFunc, its constants
-packed as the kernel wants them.
+"""Layers to kernels: the only place that writes Relax. Every layer becomes a call of its scheduled PrimFunc, with
+packed constants.
 
 Equal layers with equal decisions share one kernel. The result is an ordinary Relax module of `call_tir` and free
 views. It builds like any other, and the plan is read from it.
@@ -33,13 +33,13 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
     Returns
     -------
     tvm.IRModule
-        ``main`` has the interface's signature; each kernel has the attributes ``layer`` and ``scratch_bytes``.
+        ``main`` has the network's signature; each kernel has the attributes ``layer`` and ``scratch_bytes``.
     """
     bb, signature = relax.BlockBuilder(), graph.signature
     params = [relax.Var(p.name, relax.TensorType(p.shape, p.dtype)) for p in signature.inputs]
     values: dict[str, relax.Expr] = {p.value: param for p, param in zip(signature.inputs, params, strict=True)}
     kernels: dict[Layer, tvm.ir.GlobalVar] = {}
-    home = {call.output: call.into for call in graph.calls if call.into}  # of parts, the tensor that has them
+    home = {call.output: call.into for call in graph.calls if call.into}  # the tensor that a part belongs to
 
     def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
         expr = values[home.get(value, value)]
@@ -64,7 +64,7 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
                 # without its dtype, a constant of 64 bits would be one of 32
                 operands = [data, *(relax.const(array, str(array.dtype)) for array in packed), *others]
                 out, place = relax.TensorType(layer.output_buffer, layer.output_dtype), call.into or call.output
-                if place in values:  # another part of it is written
+                if place in values:  # another part of it is already written
                     made = relax.op.call_tir_inplace(kernels[layer], [*operands, values[place]], len(operands), out)
                 else:
                     made = relax.call_tir(kernels[layer], operands, out)

@@ -1,15 +1,15 @@
-"""The passes from a loop nest to what LLVM takes. What changes them changes every kernel (``tune_logs.keys``)."""
+"""The TVM passes from a loop nest to LLVM's input. A change here changes every kernel (``tune_logs.keys``)."""
 
 from __future__ import annotations
 
 
 def lowering() -> str:
-    """The name under which TVM knows our pipeline from a loop nest to what LLVM takes.
+    """The name of our TVM pipeline from a loop nest to LLVM's input.
 
-    It is TVM's own for schedulable TIR without the passes that plain, already unrolled nests have no use for: lowering
-    of
-    blocks, threads and GPU memory, and what LLVM repeats. A fused block of five takes 3 s instead of 60. Simplifying
-    indices has to stay: without it LLVM keeps accumulators in memory, and pointwise layers take 2.4 times the cycles.
+    It is TVM's pipeline for schedulable TIR, without the passes that plain, unrolled nests do not need: lowering of
+    blocks, threads and GPU memory, and passes that LLVM repeats. A fused block of five parts takes 3 s instead of 60.
+    The simplification of indices is needed: without it LLVM keeps accumulators in memory, and pointwise layers take 2.4
+    times the cycles.
     """
     import tvm
     from tvm import s_tir, tirx

@@ -1,8 +1,8 @@
-"""The files that a built module was made from (model, weights, labels, image), found again from wherever one stands.
+"""The files that a built module was made from (model, weights, labels, image), found again from any working directory.
 
-A build keeps each file's absolute path, its path seen from the build's folder, and its hash. So a relative ``--model``
-stays good from another working directory, a tree that moved as a whole stays good, and so does a copy that lies in the
-build's own folder. A file that is not there any more is named with every place that was tried.
+A build keeps each file's absolute path, its path relative to the build's folder, and its hash. So the file is found
+from another working directory, after a move of the whole tree, and as a copy in the build's own folder. If a file is
+gone, the error lists every place that was tried.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLAGS = {"model": "--model", "weights": "--weights", "labels": "--labels", "inp
 
 
 def to_data(options: ModelOptions, folder: Path) -> dict:
-    """The options as a build in ``folder`` keeps them, JSON data; ``files`` tells each file's places and hash."""
+    """The options as JSON data for a build in ``folder``; ``files`` has each file's places and hash."""
     from tvm_mobilenet.compiler.module import file_hash
 
     data, files = asdict(replace(options, decided=None)), {}
@@ -48,19 +48,19 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
 
 
 def from_build(module, **changes) -> ModelOptions:
-    """The options that a module was built with, every file where it is now.
+    """The options that a module was built with, with the present path of every file.
 
     Parameters
     ----------
     module : built.BuiltModule
     changes
-        Options to use in place of the build's, such as ``input``; these files are not looked for.
+        Options that replace the build's, such as ``input``; files of these options are not looked for.
 
     Raises
     ------
     TvmMobilenetError
-        A file is gone; what is kept of dtypes is not as a build writes it; it was made by a program, and nobody
-        says that this may run.
+        A file is gone; the stored decisions about dtypes are malformed; or a program made the model, and no flag
+        permits this program to run.
     """
     from tvm_mobilenet.compiler.module import PLAN
 
@@ -88,12 +88,12 @@ def from_build(module, **changes) -> ModelOptions:
 
 
 def places(module) -> list[Path]:
-    """Where the files that a module was made from lie now.
+    """The present paths of the files that a module was made from.
 
     Raises
     ------
     TvmMobilenetError
-        One is gone.
+        A file is gone.
     """
     data = module.info["model"]
     files = (data.get("files") or {}).items()
@@ -101,13 +101,13 @@ def places(module) -> list[Path]:
 
 
 def _split(name: str, given: str) -> tuple[str, str]:
-    """The path of a file that was given, and what stands behind it: the factory of a program, with its colon."""
+    """The path of a file as given, and its suffix: the factory of a program, with its colon."""
     made = ModelOptions(model=str(given)).program if name == "model" else None
     return (str(made[0]), f":{made[1]}") if made else (str(given), "")
 
 
 def _decided(kept: dict, data: dict, path: Path) -> Precision | Quantization:
-    """What was decided about dtypes, which must be of the dtypes that the model's options say."""
+    """The stored decisions about dtypes, which must match the dtypes of the model's options."""
     try:
         for name, known in (("dtype", DTYPES), ("io", IO)):
             if kept[name] != data.get(name) or data[name] not in known:
@@ -119,7 +119,7 @@ def _decided(kept: dict, data: dict, path: Path) -> Precision | Quantization:
 
 
 def _find(name: str, path: Path, kept: dict, folder: Path) -> Path:
-    """A file at the first place that has it unchanged, else at the first that has it."""
+    """A file at the first place where it is unchanged, else at the first place where it exists."""
     from tvm_mobilenet.compiler.module import file_hash
 
     beside = (os.path.abspath(folder / kept["from_build"]), os.path.abspath(folder / path.name))

@@ -1,17 +1,15 @@
 """A built module on disk: a folder that any board can run.
 
-``kernels.o``       the kernels, compiled once: all libraries are linked from it
-``kernels.so``      every kernel exported, for the virtual board and TVM's RPC servers
-``libmobilenet.so`` the kernels with the runtime in C, for all that runs on a real CPU
-``parameters.bin``  the constants, as the plan wants them
-``quantization.json``  of a network in int8: its scales, and how well each layer does
-``plan.json``       what it is, how and for which target it was built, and the plan
-``model.so``        with ``build --tvm`` alone: TVM's executable, the same kernels in it and a copy of the constants
+``kernels.o``       the kernels, compiled once: all libraries are linked from it ``kernels.so``      every kernel
+exported, for the virtual board and TVM's RPC servers ``libmobilenet.so`` the kernels with the runtime in C, for real
+CPUs ``parameters.bin``  the constants, at the plan's offsets ``quantization.json``  for a network in int8: its scales,
+and the accuracy of each layer ``plan.json``       the model, the options and the target of the build, and the plan
+``model.so``        only with ``build --tvm``: TVM's executable, with the same kernels and a copy of the constants
 
-A build of an earlier version has ``module.so`` in place of all that is machine code. It is read and run as it is.
+A build of an earlier version has ``module.so`` in place of all files with machine code. It can still be read and run.
 
-The target's facts travel, not its name alone: every verb that opens a build uses them, whatever its TOML file says now
-or the host's level is now. Only a build of a version before that is opened by its target's name.
+The build stores the target's facts, not only its name. Every verb that opens a build uses these facts, even if the TOML
+file or the host's level has changed since. Only builds of earlier versions are opened by their target's name.
 
 A build is made beside its folder and takes its place in one step (`files.own_files`). ``plan.json`` names every file
 with its hash, and `build_identity` refuses a folder whose files were not built together.
@@ -37,14 +35,14 @@ from tvm_mobilenet.models.options import FILES
 
 OBJECT, KERNELS, LIBRARY, EXECUTABLE = "kernels.o", "kernels.so", "libmobilenet.so", "model.so"
 PARAMETERS = "parameters.bin"
-EARLIER = "module.so"  # of earlier versions: kernels and executable in one
+EARLIER = "module.so"  # in builds of earlier versions: kernels and executable in one file
 LIBRARIES = (KERNELS, LIBRARY, EXECUTABLE, EARLIER)
-OWN = (OBJECT, *LIBRARIES, PARAMETERS, quantization_file.FILE, PLAN)  # all that a build's folder may hold of us
+OWN = (OBJECT, *LIBRARIES, PARAMETERS, quantization_file.FILE, PLAN)  # all files of ours that a build's folder may have
 
 
 @dataclass(frozen=True)
 class BuiltLayer:
-    """How one distinct layer was built. ``source``: the log its decisions come from, or ``default``."""
+    """The decisions of one distinct layer. ``source``: the log that they come from, or ``default``."""
 
     layer: str
     decisions: dict
@@ -52,7 +50,7 @@ class BuiltLayer:
 
     @classmethod
     def from_data(cls, data: dict) -> BuiltLayer:
-        """Of plain data, in the words of today or of an earlier version."""
+        """The layer from plain data, in the words of this or of an earlier version."""
         found = cls(**data)
         return cls(old_words.layer_name(found.layer), old_words.decisions(found.decisions), found.source)
 
@@ -64,13 +62,13 @@ class BuiltModule:
     Attributes
     ----------
     info : dict
-        ``model`` (the options it was made with), ``target`` and ``core`` (their names), ``versions``.
+        ``model`` (the options of the build), ``target`` and ``core`` (their names), ``versions``.
     target_data : dict or None
-        The facts of its target (``targets.stored``); None: it is of a version before they travelled.
+        The facts of its target (``targets.stored``); None for versions that did not store them.
     files : tuple of str
         Names of the files in the folder that belong to it, besides the plan.
     build : str or None
-        Its identity (``build_identity``); None: it is of a version before there was one.
+        Its identity (``build_identity``); None for versions that had none.
     """
 
     folder: Path
@@ -83,12 +81,12 @@ class BuiltModule:
 
     @cached_property
     def target(self) -> targets.Target:
-        """What it was built for; a warning says how today's target of the same name or file differs.
+        """The target that it was built for. A warning lists the differences to today's target of the same name or file.
 
         Raises
         ------
         TvmMobilenetError
-            Its facts are impossible; or it is of an earlier version, and there is no target of its name any more.
+            The facts are impossible; or the build is of an earlier version, and its target's name is no longer known.
         """
         from tvm_mobilenet.targets import stored
 
@@ -105,18 +103,18 @@ class BuiltModule:
             warnings.warn(
                 f"{target.file or 'target ' + target.name} has changed since {self.folder} was built, which is used as "
                 f"it was built: {changes}",
-                stacklevel=3,  # functools is between
+                stacklevel=3,  # one level is functools
             )
         return target
 
     @property
     def is_earlier(self) -> bool:
-        """Whether an earlier version built it: kernels and TVM's executable are one library."""
+        """Whether an earlier version built it, with kernels and TVM's executable in one library."""
         return EARLIER in self.files
 
     @property
     def library(self) -> Path:
-        """The kernels."""
+        """The library of the kernels."""
         return self.folder / (EARLIER if self.is_earlier else KERNELS)
 
     @property
@@ -136,7 +134,7 @@ class BuiltModule:
         Raises
         ------
         TvmMobilenetError
-            It was not built.
+            The build has none.
         """
         name = EARLIER if self.is_earlier else EXECUTABLE
         if name not in self.files:
@@ -145,18 +143,18 @@ class BuiltModule:
 
     @property
     def module_bytes(self) -> int:
-        """Of what runs: kernels and parameters."""
+        """Bytes of the files that a device runs: kernels and parameters."""
         return self.library.stat().st_size + (0 if self.is_earlier else self.plan.parameters_bytes)
 
     def parameters(self) -> np.ndarray:
-        """The constants, mapped: (parameters_bytes,) uint8."""
+        """The constants, memory-mapped: (parameters_bytes,) uint8."""
         if not self.plan.parameters_bytes:
             return np.zeros(0, np.uint8)
         return np.memmap(self.folder / PARAMETERS, np.uint8, "r")
 
 
 def described(plan: Plan, layers: list[BuiltLayer], info: dict, target: targets.Target) -> dict:
-    """What ``plan.json`` says besides its files and its build, as plain data."""
+    """The content of ``plan.json`` besides its files and its build, as plain data."""
     from tvm_mobilenet.targets import stored
 
     return {
@@ -168,7 +166,7 @@ def described(plan: Plan, layers: list[BuiltLayer], info: dict, target: targets.
 
 
 def write_plan(new: Path, data: dict, build: str, files: tuple[str, ...]) -> None:
-    """Put the plan, which names all files and the build, into a folder that has them."""
+    """Write the plan, which names all files and the build, into a folder that already has them."""
     data = {**data, "build": build, "files": {name: file_hash(new / name) for name in files}}
     data["hash"] = build_identity.plan_hash(data)
     (new / PLAN).write_text(json.dumps(data, indent=1), encoding="utf-8")
@@ -180,7 +178,7 @@ def read(folder: str | Path) -> BuiltModule:
     Raises
     ------
     TvmMobilenetError
-        It is none, or its files are not those that were built together.
+        The folder is not a built module, or its files were not built together.
     """
     folder = Path(folder)
     if not (folder / PLAN).is_file():
@@ -207,7 +205,7 @@ def read(folder: str | Path) -> BuiltModule:
     except TvmMobilenetError:
         if _is_still(folder, text):
             raise
-        return read(folder)  # it was built anew between the reading of two files
+        return read(folder)  # it was built anew while its files were read
     if not {KERNELS, EARLIER} & files.keys():
         raise TvmMobilenetError(f"{folder} holds no built module: {PLAN} names no kernels", "build the module again")
     return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files), data.get("build"))
@@ -227,7 +225,7 @@ def _lacks(folder: Path) -> str:
 
 
 def _remedy(folder: Path) -> str:
-    """What to do about a folder that is no build: the builds that lie near, or how to make one."""
+    """The hint for a folder that is not a build: the builds near it, or the command that makes one."""
     if (folder / "manifest.json").is_file() or folder.name.endswith((".tar.gz", ".tgz")):
         return "it is a bundle: give the folder that `build --output` wrote, or run ./mobilenet there"
     if folder.suffix.lower() in FILES:

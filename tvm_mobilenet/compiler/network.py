@@ -21,19 +21,19 @@ class Network:
     Parameters
     ----------
     options : ModelOptions
-        What it was made from.
+        The options that it was made from.
     model : models.registry.ModelSpec or None
         The PyTorch network; None for one from a file.
     graph : passes.LayerGraph
-        Of ``passes.run``: nothing in it depends on a target.
+        The result of ``passes.run``, which does not depend on a target.
     channels_at : int or None
         The axis of the input that the graph reads as channels, as ``models.images.channel_axis`` finds it.
     in_bytes : models.images.InputBytes or None
-        How bytes become an input that the model itself rounds to 8 bits, as ``models.images.bytes_of`` finds it.
+        The encoding of an input that the model itself rounds to 8 bits, as ``models.images.bytes_of`` finds it.
     precision : passes.precision.Precision or None
-        What is decided of the dtypes of its layers; None: they compute in the model's own.
+        The decisions about the dtypes of its layers; None if they compute in the model's own dtype.
     original : passes.LayerGraph or None
-        The graph in the model's own dtype, where ``graph`` is in another.
+        The graph in the model's own dtype, if ``graph`` has another.
     """
 
     options: ModelOptions
@@ -51,12 +51,12 @@ class Network:
 
     @property
     def signature(self):
-        """What it takes and returns: a ``passes.Signature``."""
+        """Its inputs and outputs: a ``passes.Signature``."""
         return self.graph.signature
 
     @property
     def seeded(self) -> bool:
-        """Whether the weights are random numbers: no checkpoint was given, and no model that brings its own."""
+        """Whether the weights are random: there is no checkpoint, and the model does not bring its own weights."""
         return self.model is not None and self.model.seeded
 
     @property
@@ -65,7 +65,9 @@ class Network:
         return bool(getattr(self.precision, "given", False))
 
     def whole_numbers(self, inputs: list[tuple[np.ndarray, ...]]) -> list[dict[str, np.ndarray]]:
-        """What the file's own runtime computes inside of it: as ``frontend.onnx_values.whole_numbers``."""
+        """The integers that the file's own runtime computes inside the network, as from
+        ``frontend.onnx_values.whole_numbers``.
+        """
         from pathlib import Path
 
         from tvm_mobilenet.frontend import onnx_values, pt2_reader, tflite_run
@@ -83,8 +85,9 @@ class Network:
         return torch_run.whole_numbers(load_trusted(path).module(), inputs)
 
     def largest(self, graph) -> dict[str, float]:
-        """The largest partial sum of each distinct layer of a graph that was made of this network's, by its name; empty
-        where that was not found."""
+        """The largest partial sum of each distinct layer, by name, in a graph made from this network's; empty if it was
+        not measured.
+        """
         known = {one.layer: one.value for one in self.precision.largest} if self.precision else {}
         found: dict[str, float] = {}
         for call in graph.calls:
@@ -95,12 +98,12 @@ class Network:
 
     @cached_property
     def image(self) -> Image | None:
-        """How an image becomes the input; None when the inputs are no image."""
+        """The preprocessing from an image to the input; None if the inputs are not images."""
         return image_of(self.options, self.model, self.signature.inputs, self.channels_at, self.in_bytes)
 
     @property
     def classes(self) -> int:
-        """How many classes the output has a score for; 0 when the network does not classify."""
+        """The number of classes with a score in the output; 0 if the network does not classify."""
         outputs = self.signature.outputs
         return outputs[0].shape[1] if len(outputs) == 1 and len(outputs[0].shape) == 2 and not self._features else 0
 
@@ -110,13 +113,13 @@ class Network:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """One name a class: those of ``--labels``, else the model's own, else ImageNet's for 1,000 and 1,001 classes
-        of weights that are trained; none when they are unknown.
+        """One name for each class: those of ``--labels``, else the model's own, else ImageNet's for 1,000 and 1,001
+        classes with trained weights; empty if they are unknown.
 
         Raises
         ------
         TvmMobilenetError
-            ``--labels`` for a network that does not classify, or with another number of names.
+            ``--labels`` is given for a network that does not classify, or has another number of names.
         """
         if self.options.labels is None:
             own = self.model.labels if self.model is not None and len(self.model.labels) == self.classes else ()
@@ -125,7 +128,7 @@ class Network:
 
     @property
     def scores(self) -> str:
-        """What the scores of classes are, read off the last layer: one of ``labels.SCORES``."""
+        """The kind of the class scores, derived from the last layer: one of ``labels.SCORES``."""
         made = {call.output: call for call in self.layers}
         call = made.get(self.signature.outputs[0].value)
         while call is not None:
@@ -140,12 +143,13 @@ class Network:
         return "logits" if self.classes > 1 else "value"
 
     def inputs(self, count: int = 2) -> list[tuple[np.ndarray, ...]]:
-        """What to run the network on: ``--input``, else photographs and crops of them; noise where it takes no image.
+        """Inputs to run the network on: ``--input``, else photographs and crops of them, or noise if the network takes
+        no image.
 
         Returns
         -------
         list of tuples of ndarray
-            As many as asked for (fewer when ``--input`` has fewer), each the network's inputs.
+            ``count`` of them (fewer if ``--input`` has fewer), each with all of the network's inputs.
         """
         from tvm_mobilenet.models.preprocess import evaluation_batch, load_image
 
@@ -163,7 +167,7 @@ class Network:
         return [(np.ascontiguousarray(ports[0].stored(images[i : i + batch])),) for i in starts]
 
     def reference(self, inputs: list[tuple[np.ndarray, ...]]) -> tuple[list[list[np.ndarray]], str]:
-        """What the model's own framework computes in float32, and its name: PyTorch, ONNX Runtime or LiteRT.
+        """The outputs of the model's own framework in float32, and its name: PyTorch, ONNX Runtime or LiteRT.
 
         Returns
         -------
@@ -180,7 +184,7 @@ class Network:
         return framework.run(self.options, self.model, self.real(inputs))
 
     def real(self, inputs: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, ...]]:
-        """Inputs as the model itself takes them: of its dtypes, whole numbers as what they stand for."""
+        """Inputs as the model itself takes them: in its dtypes, with integers decoded to real values."""
         own, ports = self.signature.inputs, (self.original or self.graph).signature.inputs
         return [
             tuple(mine.real(x).astype(port.dtype, copy=False) for x, mine, port in zip(xs, own, ports, strict=True))
@@ -198,7 +202,7 @@ def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
 
 
 def _check_finite(layers: list, options: ModelOptions) -> None:
-    """Refuse weights, or what batch norms make of them, that are no numbers: every output would be NaN."""
+    """Refuse weights, or results of folding batch norms into them, that are not finite: every output would be NaN."""
     odd = [c.source or c.name for c in layers if not all(np.isfinite(a).all() for a in c.constants.values())]
     if odd:
         raise TvmMobilenetError(
@@ -209,7 +213,7 @@ def _check_finite(layers: list, options: ModelOptions) -> None:
 
 
 def with_decided(network: Network, decided) -> Network:
-    """A network in another dtype than its model's, as if it had been loaded with what is decided of its layers.
+    """A network in another dtype than its model's, as if it had been loaded with these decisions about its layers.
 
     Parameters
     ----------
@@ -231,8 +235,8 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     Raises
     ------
     TvmMobilenetError
-        A model, file or operator that is not supported; weights that are not finite; labels, or flags for images,
-        that do not fit it.
+        A model, file or operator is not supported; weights are not finite; or labels or image flags do not fit the
+        network.
     """
     from tvm_mobilenet import frontend, passes
 
@@ -251,7 +255,7 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     options = of_quantized(options, graph)
     network = Network(options, model, graph, channel_axis(module), bytes_of(module))
     _check_finite(network.layers, options)
-    network.image, network.labels  # noqa: B018  what does not fit is refused before anything slow
+    network.image, network.labels  # noqa: B018  refuse options that do not fit before the slow part
     return network if (options.dtype, options.io) == (FLOAT32, FLOAT32) else _narrowed(network, watch)
 
 
@@ -259,7 +263,7 @@ def _made(options: ModelOptions):
     """The PyTorch network of a name or a program, a ``models.registry.ModelSpec``."""
     from tvm_mobilenet.models import from_package, from_program, registry
 
-    check_by_name(options)  # this and labels before weights are made
+    check_by_name(options)  # check this and labels before weights are made
     if options.program:
         return from_program.create(options)
     if options.package:
@@ -278,12 +282,12 @@ def _made(options: ModelOptions):
 
 
 def of_quantized(options: ModelOptions, graph) -> ModelOptions:
-    """The options as a graph's scales ask for: a network that comes quantized computes in int8.
+    """The options that a graph's scales require: a network that comes quantized computes in int8.
 
     Raises
     ------
     TvmMobilenetError
-        They ask for what such a network cannot do.
+        The options request something that such a network cannot do.
     """
     from tvm_mobilenet.passes import marks
 
@@ -305,7 +309,7 @@ def of_quantized(options: ModelOptions, graph) -> ModelOptions:
 
 
 def _narrowed(network: Network, watch: Callable[[str, object], None]) -> Network:
-    """The network in the dtypes that its options ask for."""
+    """The network in the dtypes that its options request."""
     from tvm_mobilenet import dtypes
     from tvm_mobilenet.compiler import calibration, kept_float, quantization
     from tvm_mobilenet.passes import ends, quantize_given

@@ -8,7 +8,7 @@
           ─ plan_of ──────▶ plan, parameters       plan.py: the place of every tensor
           ─ write ────────▶ folder                 artifacts.py: LLVM, the linker and the runtime; module.py
 
-Fused blocks and pitches are decided here and stored in the plan. Whoever opens a build reads them there.
+Fused blocks and pitches are decided here and stored in the plan. Every verb that opens a build reads them there.
 
     model = compile(load_network(options), targets.load("rpi4"))
     model.write(folder)
@@ -45,9 +45,9 @@ from tvm_mobilenet.passes.quantize import Quantization
 from tvm_mobilenet.targets import Target, require
 
 CORE_PASSES = (fuse_blocks, views, row_pitch)
-OF_SOME = (views,)  # which returns what it got where there is nothing for it
+OF_SOME = (views,)  # this returns its input if it has nothing for it
 
-Watch = Callable[[str, object], None]  # gets the name of each phase and what it made
+Watch = Callable[[str, object], None]  # takes the name of each phase and its result
 
 
 def nobody(phase: str, what: object) -> None:
@@ -65,9 +65,9 @@ class BuiltModel:
     graph : LayerGraph
         The network's layers as this target's core runs them.
     decided : list of module.BuiltLayer
-        Each distinct layer with its decisions and where they come from.
+        Each distinct layer with its decisions and their source.
     lowered : tvm.IRModule
-        Calls of kernels, and the kernels as schedules made them.
+        Calls of kernels, and the kernels as the schedules wrote them.
     plan : Plan
     parameters : (plan.parameters_bytes,) uint8
     """
@@ -92,21 +92,21 @@ class BuiltModel:
         executable: bool = False,
         check: Callable[[module.BuiltModule], object] | None = None,
     ) -> module.BuiltModule:
-        """Compile the kernels, link them and put the folder in its place, whole.
+        """Compile the kernels, link them, and write the folder, whole or not at all.
 
         Parameters
         ----------
         linker : str, optional
-            In place of zig's.
+            A replacement for zig's linker.
         executable : bool
-            Also link TVM's.
+            Whether to link TVM's executable too.
         check : callable, optional
-            Sees the build before it is in its place; if it raises, what was there stays.
+            Called with the build before it replaces an earlier one; if it raises, the earlier one stays.
 
         Raises
         ------
         TvmMobilenetError
-            There is no linker, or it failed; the folder cannot be written. What was there stays.
+            There is no linker, or it failed; or the folder cannot be written. An earlier build stays.
         """
         network = self.network
         decided = network.precision and not isinstance(network.precision, Quantization)
@@ -136,7 +136,9 @@ class BuiltModel:
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:
-    """The layers as a core runs them: some in fused blocks, parts in their tensors, tensors at their row pitches."""
+    """The layers as a core runs them: some fused into blocks, parts placed in larger tensors, tensors at their row
+    pitches.
+    """
     for step in CORE_PASSES:
         before, graph = graph, step.run(graph, core)
         if graph is not before or step not in OF_SOME:
@@ -150,12 +152,12 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
     Parameters
     ----------
     network : Network
-        Of ``network.load_network``.
+        From ``network.load_network``.
     target : Target
     log : path, optional
         The user's tune log, consulted before the shipped one.
     watch : Watch
-        Sees each phase: ``fuse_blocks``, ``views``, ``row_pitch``, ``decisions``, ``plan``.
+        Called after each phase: ``fuse_blocks``, ``views``, ``row_pitch``, ``decisions``, ``plan``.
     """
     require(target, network.options.dtype)
     graph = for_core(network.graph, target.core, watch)

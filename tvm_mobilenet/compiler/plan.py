@@ -1,8 +1,8 @@
-"""The plan: the order of kernel calls, and where every tensor lies. It is what any board or bundle runs.
+"""The plan: the order of kernel calls, and the place of every tensor. Every board and bundle runs it.
 
-It is read from the lowered graph. Intermediates share one arena: two that are never alive together may lie at the same
-place. Inputs and outputs are the caller's own buffers, and so no part of the arena. The plan is JSON that people can
-read; the constants lie in a file of their own, at the offsets that the plan names, ready to be mapped.
+It is derived from the lowered graph. Intermediates share one arena: two that are never alive at the same time may have
+the same place. Inputs and outputs are the caller's own buffers, and not part of the arena. The plan is readable JSON.
+The constants are in a separate file, at the offsets in the plan, ready to be memory-mapped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tvm_mobilenet.errors import TvmMobilenetError, reason
 
 VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector needs
-PAGE = 4096  # bytes: within a page an offset decides the set of any L1, whether by virtual or physical address
+PAGE = 4096  # bytes: the offset within a page determines the set in any L1, by virtual or physical address
 STAGGER = 11 * ALIGNMENT  # see place_in_page
 SPACES = ("input", "output", "arena", "parameters")
 
@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """A layer of the network that a step computes: its name there, and where it comes from in the user's model."""
+    """A layer of the network that a step computes: its name, and its origin in the user's model."""
 
     name: str
     source: str
@@ -50,24 +50,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call. Builds of earlier versions have no ``reads`` and nothing after it.
+    """One kernel call. Builds of earlier versions lack ``reads`` and the fields after it.
 
     Attributes
     ----------
     symbol, layer : str
-        The kernel, and the layer that it computes, pitches and all.
+        The kernel, and the layer that it computes, with its pitches.
     operands : tuple of Tensor
         In the kernel's order, the output last.
     reads : tuple of str
-        The values of the operands that are no constants: the data, and the residual or second operand.
+        The values of the operands that are not constants: the data, and the residual or second operand.
     writes : str
         The value of the output.
     parts : tuple of Part
-        The layers of the network that it computes: several of a fused block.
+        The layers of the network that it computes; a fused block has several.
     constants : tuple of str
-        The names of the operands in ``parameters``, in their order, as ``Layer.constants`` has them.
+        The names of the operands in ``parameters``, in their order, as in ``Layer.constants``.
     into : str
-        The value of which the output is a part, where it is one: steps with the same one write one tensor.
+        The value that the output is a part of, if it is a part. Steps with the same ``into`` write one tensor.
     """
 
     name: str
@@ -83,14 +83,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps, the interface, and how much memory it takes.
+    """All steps, the inputs and outputs, and the sizes of the memory.
 
     Attributes
     ----------
     arena_bytes : int
-        All intermediates.
+        Size of the memory of all intermediates.
     scratch_bytes : int
-        What one task of a parallel region takes for itself at most.
+        The most memory that one task of a parallel region takes for itself.
     parameters_bytes : int
         Size of the file of constants.
     """
@@ -108,12 +108,12 @@ class Plan:
 
     @classmethod
     def from_data(cls, data: dict) -> Plan:
-        """The plan of plain data.
+        """The plan from plain data.
 
         Raises
         ------
         TvmMobilenetError
-            It was written by another version, or is no plan.
+            Another version wrote the data, or it is not a plan.
         """
         if data.get("version") != VERSION:
             raise TvmMobilenetError(f"plan of version {data.get('version')!r}, this is {VERSION}", "build it again")
@@ -138,7 +138,7 @@ class Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan of a JSON file that holds one, alone or under ``plan``."""
+    """The plan in a JSON file, alone or under ``plan``."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -149,22 +149,22 @@ def read_plan(path: str | Path) -> Plan:
 def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
     """The plan of a lowered module, and the bytes of its constants.
 
-    In one piece: one walk over the calls finds what all places depend on.
+    In one piece: one walk over the calls finds the lifetimes that all places depend on.
 
     Parameters
     ----------
     lowered : tvm.IRModule
         From ``compiler.lower``.
     graph : passes.LayerGraph
-        What it was lowered from.
+        The graph that it was lowered from.
     """
     from tvm import ir, relax
 
     main = lowered["main"]
     bindings = [b for block in main.body.blocks for b in block.bindings]
-    value_of: dict = {p: ("input", i) for i, p in enumerate(main.params)}  # variable to value
-    sizes: dict[int, int] = {}  # intermediate, by the step that writes it, to bytes
-    alive: dict[int, list[int]] = {}  # to its first and last step
+    value_of: dict = {p: ("input", i) for i, p in enumerate(main.params)}  # variable to its value
+    sizes: dict[int, int] = {}  # bytes of each intermediate, by the step that writes it
+    alive: dict[int, list[int]] = {}  # its first and last step
     raw: list[tuple] = []
     constants: dict[object, Tensor] = {}
     parameters: list[np.ndarray] = []
@@ -201,7 +201,7 @@ def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
                     if isinstance(value_of[a], int):
                         alive[value_of[a]][1] = step
                     operands.append((value_of[a], _shape(a.ty), str(a.ty.dtype)))
-            if value.op.name == "relax.call_tir_inplace":  # its last argument is what it writes a part of
+            if value.op.name == "relax.call_tir_inplace":  # its last argument is the tensor that it writes a part of
                 value_of[binding.var] = operands[-1][0]
             else:
                 written = (_shape(value.ty), str(value.ty.dtype))
@@ -255,17 +255,19 @@ def kernels_of(lowered) -> dict:
 
 
 def scratch_of(lowered) -> dict[str, int]:
-    """The bytes of scratch memory that one thread takes in each kernel of a lowered module."""
+    """The bytes of scratch memory that one thread uses in each kernel of a lowered module."""
     return {symbol: int(f.attrs["scratch_bytes"]) for symbol, f in kernels_of(lowered).items()}
 
 
 def inputs_of(plan: Plan) -> list:
-    """Drawn values for every input, as ``input_values`` and the services take them: ``[shape, dtype]`` each."""
+    """Descriptions ``[shape, dtype]`` of random values for every input, as ``input_values`` and the services take
+    them.
+    """
     return [[list(t.shape), t.dtype] for _, t in plan.inputs]
 
 
 def input_values(inputs, seed: int = 0) -> list[np.ndarray]:
-    """The values of inputs: of an ``.npy`` file where one is a path, else drawn for its ``[shape, dtype]``."""
+    """The values of inputs: from an ``.npy`` file if one is a path, else drawn for its ``[shape, dtype]``."""
     draw = np.random.default_rng(seed)
 
     def drawn(shape, dtype) -> np.ndarray:
@@ -278,11 +280,11 @@ def input_values(inputs, seed: int = 0) -> list[np.ndarray]:
 
 
 def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:
-    """Places in one arena for tensors of ``(bytes, first step, last step)``: offsets, and the arena's size.
+    """Places in one arena for tensors of ``(bytes, first step, last step)``: their offsets, and the size of the arena.
 
-    The largest first, each at the lowest offset where it meets none that is alive with it: the greedy-by-size order of
-    Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020. Tensors of a page
-    and more begin at a place in a page that their step decides (``place_in_page``).
+    The largest tensor comes first, each at the lowest offset without a tensor that is alive at the same time: the
+    greedy-by-size order of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020.
+    Tensors of a page and more begin at a place in a page that their step decides (``place_in_page``).
     """
     placed: list[tuple[int, int, int, int]] = []
     offsets: dict[int, int] = {}
@@ -301,18 +303,19 @@ def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
 
 
 def place_in_page(step: int) -> int:
-    """Where in a page the tensor that a step writes begins, in bytes.
+    """The offset within a page at which the output of a step begins, in bytes.
 
-    Most activations are whole pages long, their rows of channels a power of two: where what a layer reads begins as
-    what it writes does, its output or a fused block's scratch memory, the same channels of both compete for the same
-    sets of the L1. Scratch memory begins at 0, tensors at 11 lines and at 33, one step in two: in rows of 512 to 4,096
-    bytes three different places. More of them would cost memory, for two tensors would not take turns at one offset.
+    Most activations are whole pages long, and their rows of channels a power of two. If the data of a layer begins at
+    the same offset as its output or a fused block's scratch memory, the same channels of both compete for the same sets
+    of the L1. So scratch memory begins at 0, and tensors begin at 11 or 33 lines, in alternating steps. In rows of 512
+    to 4,096 bytes these are three different places. More places would cost memory, since fewer tensors could share an
+    offset.
     """
     return (1 + step % 2 * 2) * STAGGER
 
 
 def _next(offset: int, place: int | None) -> int:
-    """The next offset at a place in a page, if there is one."""
+    """The next offset with this place in a page; the offset itself for None."""
     return offset if place is None else offset + (place - offset) % PAGE
 
 

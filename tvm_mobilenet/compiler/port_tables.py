@@ -1,8 +1,9 @@
-"""What the runtime knows of a network's inputs and outputs beyond their shapes: plain data, which `tables` writes as C.
+"""The runtime's data about a network's inputs and outputs beyond their shapes; `tables` writes it as C.
 
-What whole numbers stand for; beyond which magnitude an input is refused; and what the bytes of an image become, by one
-table a channel: values of the input, and where the first step only makes int8 of it also what that step would make, so
-that a run from pixels leaves it out. Both tables come from the same float32 values, and so do their results.
+The data has the encoding of integer ports, and the magnitude above which an input is refused. It also has tables from
+the bytes of an image to values of the input, one for each channel. If the first step only quantizes the input to int8,
+a second table gives the result of that step, and a run from pixels skips the step. Both tables come from the same
+float32 values, so their results agree.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def _largest(network, port) -> float:
 
 
 def _real(network) -> np.ndarray:
-    """(channels, 256) float32: what bytes stand for."""
+    """(channels, 256) float32: the real value of each byte."""
     how = network.image.preprocess
     return Pixels(how.mean, how.std, 0).table
 
 
 def _input(network) -> dict:
-    """The table of the input, and where its values lie."""
+    """The table of the input, and the place of its values."""
     port, how = network.signature.inputs[0], network.image.preprocess
     values = _real(network)
     if isinstance(port.encoding, Whole):
@@ -60,7 +61,7 @@ def _input(network) -> dict:
 
 
 def _first(network, plan) -> dict | None:
-    """The same of what the first step makes of the input; None: it does more, or others read the input too."""
+    """The table for the output of the first step; None if the step does more, or other steps read the input too."""
     step, how, port = plan.steps[0], network.image.preprocess, network.signature.inputs[0]
     layer, (data, *_, output) = Layer.parse(step.layer), step.operands
     readers = sum(t.space == "input" for other in plan.steps for t in other.operands)
@@ -84,7 +85,7 @@ def _first(network, plan) -> dict | None:
 
 
 def _strides(layout: str, size: tuple[int, int], channels: int, row: int) -> list[int]:
-    """Values from one pixel, channel, row and image to the next."""
+    """The distance in values from one pixel, channel, row and image to the next."""
     height, width = size
     if layout == "NCHW":
         return [1, height * width, width, channels * height * width]

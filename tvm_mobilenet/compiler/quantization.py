@@ -1,13 +1,13 @@
-"""Scales and zero points of a network's values, from what they are on images.
+"""Scales and zero points of a network's values, found from their ranges on images.
 
-The network runs in float32 on each image. Four things are decided, each by measuring on a few of the images how far
-layers stand above what rounding adds to them:
+The network runs in float32 on each image. The following steps use the ratio of a layer's output to its rounding noise,
+measured on a few of the images:
 
-1. factors of channels, where these are unevenly large (``equalization.py``);
-2. the range of each value, of three ways to find some (``ranges.py``): of each what follows is computed up to the next
-   activations, since these know what of the value matters (``range_choice.py``);
-3. shifts of biases that take out what rounding the weights adds to the mean (Nagel et al., 2019), where they help;
-4. last, how far each layer of the whole stands above its noise, and how much of it is clipped, which is kept.
+1. factors of channels, if these are unevenly large (``equalization.py``); 2. the range of each value, among the
+candidates of three methods (``ranges.py``). For each candidate the following layers are computed up to the next
+activations, since these decide how much of the value matters (``range_choice.py``); 3. shifts of biases that correct
+the mean error of rounded weights (Nagel et al., 2019), if they help; 4. for the record, the final ratio of each layer,
+and the share of its output that is clipped.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Quality, Quantization, Scale, integral
 from tvm_mobilenet.passes.whole_weights import whole_weights
 
-IMAGES = 32  # photographs and crops, where none are given
-SAMPLE = AT_ONCE  # of them, on which choices are tried
+IMAGES = 32  # photographs and crops, if the user gives none
+SAMPLE = AT_ONCE  # number of them on which choices are tried
 AUTO = "auto"
 
 
@@ -42,7 +42,7 @@ def decide(network) -> Quantization:
     Raises
     ------
     TvmMobilenetError
-        An image or the file of ``--quantization`` cannot be read; that is of another network.
+        An image or the file of ``--quantization`` cannot be read, or this file belongs to another network.
     """
     options = network.options
     if options.quantization is not None:
@@ -71,11 +71,11 @@ def scales_of(
     inputs : sequence of tuples of ndarray
         Each the network's inputs.
     images : str
-        What they are, in words.
+        A description of the inputs.
     method : str
         ``auto``, or one of ``ranges.METHODS`` for all values.
     bounds : mapping of str to (float, float)
-        Of values whose least and largest are known: bytes of an image, normalised.
+        The range of values whose least and largest are known, such as normalised bytes of an image.
     """
     sample = spread(inputs, SAMPLE)
     factors = equalization.found(graph, inputs, sample)
@@ -103,13 +103,15 @@ def scales_of(
 
 
 def spread(inputs: Sequence, count: int) -> list:
-    """So many of the inputs, from the first to the last; photographs that take turns all come in."""
+    """``count`` inputs at even distances from the first to the last, so that all photographs of a repeated list are
+    included.
+    """
     of, count = len(inputs) - 1, min(count, len(inputs))
     return [inputs[round(i * of / max(1, count - 1))] for i in range(count)]
 
 
 def _seen(graph: LayerGraph, inputs: Sequence) -> tuple[dict, dict, dict]:
-    """Histograms of values, and of what layers make before a table or an addition; means of the channels of data."""
+    """Histograms of values, and of values before a table or an addition; means of the channels of data."""
     seen: dict[str, Histogram] = {port.value: Histogram() for port in graph.signature.inputs}
     inner: dict[str, Histogram] = {}
     means: dict[str, np.ndarray] = {}
@@ -134,7 +136,7 @@ def _seen(graph: LayerGraph, inputs: Sequence) -> tuple[dict, dict, dict]:
 
 
 def _shifts(graph: LayerGraph, sample: Sequence, scales: Mapping[str, Scale], means: Mapping) -> dict:
-    """Of the layers that it brings nearer to what they are in float32: `shift_of`."""
+    """`shift_of` for each layer that it brings nearer to its float32 output."""
     shifts: dict[str, tuple[float, ...]] = {}
 
     def visit(call: LayerCall, operands: list, _own: list, _outputs: list) -> None:
@@ -158,17 +160,17 @@ def _shifts(graph: LayerGraph, sample: Sequence, scales: Mapping[str, Scale], me
 
 
 def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, ...]:
-    """What a layer's biases get so that rounding its weights does not shift the mean of its sums.
+    """The correction of a layer's biases such that rounded weights do not shift the mean of its sums.
 
     Parameters
     ----------
     means : (channels,) float64
-        Of its data.
+        The means of its data.
 
     Returns
     -------
     tuple of float
-        In whole units of the sum: so CPUs that add in another order find the same, but for a rare one at a half.
+        In whole units of the sum, so that CPUs that add in another order find the same, except for rare ties.
     """
     whole, steps = whole_weights(call, given)
     lost = call.weight.reshape(len(whole), -1).astype(np.float64) - whole * steps[:, None]
@@ -181,7 +183,7 @@ def shift_of(call: LayerCall, given: Scale, means: np.ndarray) -> tuple[float, .
 
 
 def _quality(graph: LayerGraph, sample: Sequence, made: Quantization, ways: Mapping, clipped: Mapping) -> dict:
-    """Of each layer in the rounded network: how far it stands above the noise of all layers up to it."""
+    """For each layer of the rounded network: the ratio of its output to the noise of all layers up to it."""
     kept = _rounded_values(graph)
     right: dict[str, list[np.ndarray]] = {}
     found: dict[str, Quality] = {}
@@ -225,7 +227,9 @@ def _three(pairs: list) -> tuple[list, list, list]:
 
 
 def _rounded_values(graph: LayerGraph) -> set[str]:
-    """The values that are int8 tensors: made by layers of integers, but for scores, or read by one."""
+    """The values that are int8 tensors: outputs of integer layers, except scores, and values that an integer layer
+    reads.
+    """
     whole = {v for call in graph.calls if integral(call.layer) for v in call.inputs}
     ends = {port.value for port in graph.signature.outputs}
     return whole | {call.output for call in graph.calls if integral(call.layer) and call.output not in ends}

@@ -1,7 +1,7 @@
-"""``quantization.json`` of a build: every scale, factor and shift of an int8 network, and how well each layer does.
+"""``quantization.json`` of a build: every scale, factor and shift of an int8 network, and the accuracy of each layer.
 
-It is text that a person can read, one line a value, with the same bytes from every CPU. ``--quantization FILE`` takes
-it again for the same layers with the same weights; whatever does not fit them is refused with its name and value.
+It is readable text with one line for each value, and the same bytes on every CPU. ``--quantization FILE`` uses it again
+for the same layers with the same weights. A value that does not fit is an error that gives its name and value.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from tvm_mobilenet.passes.quantize import DTYPE, Quantization
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW
 
 FILE = "quantization.json"
-LARGEST = 1e30  # of a step, a factor or a shift
+LARGEST = 1e30  # largest step, factor or shift
 MOST_BYTES = 1 << 28
-SAME_WEIGHTS = (
-    1e-5  # of their magnitude: many times what a CPU's own rounding makes of folded ones, and digits leave out
-)
+SAME_WEIGHTS = 1e-5  # of their magnitude: many times the effect of a CPU's rounding, and of the digits left out
 
 
 def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
@@ -36,7 +34,7 @@ def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
     Parameters
     ----------
     graph : LayerGraph, optional
-        Of the network in float32, whose layers it names.
+        The graph in float32, whose layers the file names.
     """
     data = quantization.to_data()
     if graph is not None:
@@ -52,16 +50,16 @@ def text_of(quantization: Quantization, graph: LayerGraph | None) -> str:
 
 
 def fingerprint(graph: LayerGraph) -> str:
-    """A hash of a graph's layers and of how they are connected; of its weights see `weights_of`."""
+    """A hash of a graph's layers and their connections; `weights_of` covers its weights."""
     told = [(call.name, call.layer.name, call.inputs, call.output) for call in graph.calls]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def weights_of(graph: LayerGraph) -> dict[str, list[float]]:
-    """Of each constant, such as ``layer_003.weight``, its magnitude and its part along a fixed direction.
+    """For each constant, such as ``layer_003.weight``, its magnitude and its component along a fixed direction.
 
-    Six digits each: other weights differ in them; the same, folded by another CPU, may in the last digit, which a hash
-    would not forgive.
+    Each has six digits. Other weights differ in them. The same weights, folded on another CPU, may differ in the last
+    digit, so a hash would not do.
     """
     found = {}
     for call in graph.calls:
@@ -80,7 +78,7 @@ def parsed(path: Path) -> dict:
     Raises
     ------
     ValueError
-        It is no JSON object.
+        The content is not a JSON object.
     OSError
         It cannot be read.
     """
@@ -91,12 +89,12 @@ def parsed(path: Path) -> dict:
 
 
 def read(path: str | Path, graph: LayerGraph) -> Quantization:
-    """The quantization of ``--quantization FILE``, for a graph in float32.
+    """The quantization in ``--quantization FILE``, for a float32 graph.
 
     Raises
     ------
     TvmMobilenetError
-        It cannot be read, is of another network, or has a value that is impossible.
+        The file cannot be read, belongs to another network, or has an impossible value.
     """
     flag = f"--quantization {path}"
     if why := refusal(path):
@@ -127,7 +125,7 @@ def read(path: str | Path, graph: LayerGraph) -> Quantization:
 
 
 def _difference(data: dict, graph: LayerGraph) -> str:
-    """The first layer that is another one."""
+    """The first layer that differs."""
     kept = data.get("layers")
     kept = kept if isinstance(kept, dict) else {}
     for call in graph.calls:
@@ -143,7 +141,7 @@ def _difference(data: dict, graph: LayerGraph) -> str:
 
 
 def _other_weights(told: dict, graph: LayerGraph) -> str:
-    """The first constant that is not the one that a file was made of; empty where all are, or the file has none."""
+    """The first constant that differs from the one in the file; empty if none does, or the file has none."""
     if not isinstance(told, dict):
         raise ValueError("weights is no object")
     for name, (size, part) in weights_of(graph).items() if told else ():
@@ -156,7 +154,7 @@ def _other_weights(told: dict, graph: LayerGraph) -> str:
 
 
 def _check(data: dict, graph: LayerGraph) -> None:
-    """Refuse what makes no scale, and names and sizes that are not the graph's."""
+    """Refuse impossible scales, and names and sizes that do not match the graph."""
     calls = {call.name: call for call in graph.calls}
     makers = {call.output: call for call in graph.calls}
     values = set(graph.readers())

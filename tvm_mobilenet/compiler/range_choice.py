@@ -1,11 +1,11 @@
-"""Which of several ranges a value gets: the one that changes the following layers least.
+"""The choice among several ranges of a value: the one that changes the following layers least.
 
-A range may clip, and clipping need not matter: a ReLU6 behind the next layer often clamps the value anyway, and in
-sums of residuals few positions are far larger than all others. So the value is rounded by each of its ranges, with
-everything else in float32, and the following layers are computed. Where these are a small part of the network, they
-are computed to its outputs; else to the next activations, through additions, pools and layers without activation. The
-range's height on one image is the ratio of these results to their change, in dB. The mean over all images decides, so
-that one unusual image does not decide alone.
+A range may clip, and clipping need not matter: a ReLU6 after the next layer often clamps the value anyway, and in sums
+of residuals a few positions are far larger than all others. So the value is rounded with each of its ranges, with
+everything else in float32, and the following layers are computed. If these are a small part of the network, they are
+computed to its outputs. Otherwise they are computed to the next activations, through additions, pools and layers
+without activation. The height of a range on one image is the ratio of these results to their change, in dB. The mean
+over all images decides, so that a single unusual image does not.
 
 In torchvision's MobileNetV2 the sums of the last residuals have spikes of thirty times their root mean square. At half
 their range the scores change by 5 dB less, which the mean square error of the sums themselves does not show.
@@ -24,11 +24,11 @@ from tvm_mobilenet.compiler.ranges import Histogram
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Scale
 
-# Of torchvision's MobileNetV2, 8 crops for choices, 80 images: with a part of 0.35 its scores stand 20.4 dB above
-# noise, and choices take 41 CPU-seconds; with none 18.0 dB and 15. Of its ranges none differs between 12 dB and 20,
-# between 12 and 6 eight do.
-TO_THE_END = 0.35  # of the network's multiply-adds: where less follows, all of it is computed for each range
-HOPELESS = 12.0  # dB below the best range on one image: such a range is not tried on the next ones
+# Measured on torchvision's MobileNetV2, with 8 crops for choices and 80 images: at TO_THE_END = 0.35 its scores are
+# 20.4 dB above noise, and choices take 41 CPU-seconds; at 0 it is 18.0 dB and 15 s. HOPELESS = 20 gives the same ranges
+# as 12; at 6, eight ranges differ.
+TO_THE_END = 0.35  # if less than this share of the multiply-adds follows, all of it is computed for each range
+HOPELESS = 12.0  # a range that is so many dB below the best on one image is not tried on the next ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Choice:
     ----------
     scale : Scale
     method : str
-        How it was found, one of ``ranges.METHODS``.
+        The method that found it, one of ``ranges.METHODS``.
     """
 
     scale: Scale
@@ -48,21 +48,21 @@ class Choice:
 
 @dataclass
 class _Tried:
-    """A value, or what a layer has inside, and the ranges that are tried of it.
+    """A value, or a layer's value before a table or an addition, and the ranges that are tried for it.
 
     Attributes
     ----------
     value : str
     call : LayerCall or None
-        Whose inside it is.
+        The layer that has it inside.
     ways : dict of Scale to str
-        The ranges, and by which method each was found.
+        The ranges, and the method that found each.
     behind : list of LayerCall
-        What is computed.
+        The layers to compute.
     ends : set of str
-        The values that are looked at.
+        The values that are compared.
     heights : ndarray
-        Of each range, summed over images; minus infinity of those that are hopeless.
+        The height of each range, summed over images; minus infinity for hopeless ones.
     """
 
     value: str
@@ -76,7 +76,7 @@ class _Tried:
         self.heights = np.zeros(len(self.ways))
 
     def add(self, values: Mapping[str, np.ndarray], power: Mapping[str, float]) -> None:
-        """Try the ranges on one image, of which all values are known; ``power``: sums of squares of those looked at."""
+        """Try the ranges on one image, whose values are all known. ``power``: sums of squares of these."""
         if len(self.ways) == 1:
             return
         alive = np.isfinite(self.heights)
@@ -112,18 +112,18 @@ def chosen(
     inner: Mapping[str, Histogram],
     methods: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, Choice], dict[str, Choice]]:
-    """The ranges of values, and of what calls have inside before a table or an addition.
+    """The ranges of values, and of the values that calls have before a table or an addition.
 
     Parameters
     ----------
     graph : LayerGraph
         In float32.
     sample : sequence of tuples of ndarray
-        On which ranges are tried, each the network's inputs. All values of one of them are held at a time.
+        The inputs on which ranges are tried. All values of one input are held at a time.
     seen, inner : mapping of str to Histogram
         By value, and by call.
     methods : mapping of str to sequence of str
-        By value, and by call: those of ``ranges.METHODS`` that are tried.
+        The methods to try for each value and call, from ``ranges.METHODS``.
     """
     calls = {call.name: call for call in graph.calls}
     outputs_ = {port.value for port in graph.signature.outputs}
@@ -158,17 +158,19 @@ def _ways(histogram: Histogram, methods: Sequence[str]) -> dict[Scale, str]:
 
 
 def _is_end(call: LayerCall) -> bool:
-    """Whether a layer is looked at, and what it makes no further: what an activation leaves of a difference counts."""
+    """Whether a layer's output is compared and not propagated: it shows how much of a difference an activation
+    leaves.
+    """
     return call.layer.activation != "none" or bool(call.layer.declared.function) or call.layer.body is not None
 
 
 def _carried(calls: Iterable[LayerCall]) -> set[str]:
-    """The values of calls through which a difference goes on."""
+    """The outputs of calls through which a difference propagates."""
     return {call.output for call in calls if not _is_end(call)}
 
 
 def _late(graph: LayerGraph) -> set[str]:
-    """The values behind which a small part of the network's multiply-adds is left."""
+    """The values after which only a small part of the network's multiply-adds remains."""
     left, found = 0, {port.value for port in graph.signature.outputs}
     whole = sum(call.layer.mult_adds for call in graph.calls)
     for call in reversed(graph.calls):
@@ -179,7 +181,7 @@ def _late(graph: LayerGraph) -> set[str]:
 
 
 def _behind(graph: LayerGraph, changed: set[str], whole: bool) -> list[LayerCall]:
-    """The calls that values reach: all, or those up to the next activations."""
+    """The calls that depend on the values: all, or those up to the next activations."""
     found, changed = [], set(changed)
     for call in graph.calls:
         if changed.intersection(call.inputs):

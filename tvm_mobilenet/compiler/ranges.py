@@ -1,10 +1,10 @@
-"""Ranges of values, and the scales that they give: of the least and the largest, of all but a few, of parts of these.
+"""Ranges of values and their scales: the least and the largest value, a percentile, or a part of the whole range.
 
 ``minmax``      all values that were seen
-``percentile``  without a share of the largest at either end, one of `TAILS`
-``mse``         a part of what was seen, one of `PARTS`
+``percentile``  without a share of the values at either end, one of `TAILS`
+``mse``         a part of the range that was seen, one of `PARTS`
 
-Of several ranges that is taken with which the next activations change least in the mean square (`range_choice`).
+`range_choice` takes the range that changes the next activations least in the mean square.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tvm_mobilenet.passes.whole_weights import HIGH, LOW, rounded_up
 
 METHODS = options.METHODS
 BINS = 2048
-SAMPLES = 1 << 16  # of an array, for its histogram; its ends are those of all of it
+SAMPLES = 1 << 16  # values of an array for its histogram; its ends come from the whole array
 TAILS = (1e-5, 1e-4, 1e-3)  # shares of values that a percentile leaves out, at each end
-PARTS = tuple(2 ** (-i / 4) for i in range(9))  # of a range, the widest first
+PARTS = tuple(2 ** (-i / 4) for i in range(9))  # parts of a range, the widest first
 
 
 class Histogram:
-    """How often a value is how large; the range grows as values come."""
+    """The distribution of a value's magnitudes; its range grows as values arrive."""
 
     def __init__(self):
         self.low, self.high, self.counts = 0.0, 0.0, np.zeros(BINS)
 
     def add(self, values: np.ndarray) -> None:
-        """Count an array of whose elements many, spread over all channels, stand for all."""
+        """Count an array, by a sample of its elements that covers all channels."""
         low, high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         if (low, high) != (self.low, self.high):
             at, counts = self.centres, self.counts
@@ -52,7 +52,7 @@ class Histogram:
         return self.low + width * (np.arange(BINS) + 0.5)
 
     def scales(self, method: str) -> list[Scale]:
-        """The scales among which one of ``METHODS`` chooses, the widest first."""
+        """The candidate scales of one of ``METHODS``, the widest first."""
         if self.high <= self.low:
             return [Scale(1.0, 0)]
         if method == "minmax":
@@ -78,7 +78,7 @@ class Histogram:
 
 
 def sampled(values: np.ndarray) -> np.ndarray:
-    """At most about ``SAMPLES`` elements at equal distances, which meet all channels."""
+    """At most about ``SAMPLES`` elements at equal distances, such that all channels are covered."""
     flat = values.reshape(-1)
     stride = -(-flat.size // SAMPLES)
     while stride > 1 and math.gcd(stride, values.shape[-1] if values.ndim else 1) > 1:
@@ -87,11 +87,11 @@ def sampled(values: np.ndarray) -> np.ndarray:
 
 
 def ends(scale: Scale) -> tuple[float, float]:
-    """The least and the largest number of a scale."""
+    """The least and the largest number that a scale represents."""
     return (LOW - scale.zero) * scale.step, (HIGH - scale.zero) * scale.step
 
 
 def scale_of(low: float, high: float) -> Scale:
-    """The scale of a range that holds zero: 255 steps, zero one of them exactly."""
+    """The scale of a range that contains zero: 255 steps, one of which is exactly zero."""
     step = float(rounded_up(np.array((high - low) / (HIGH - LOW))))
     return Scale(step, int(np.clip(np.rint(LOW - low / step), LOW, HIGH)))

@@ -1,9 +1,9 @@
-"""How far apart the positions of a tensor lie, so that the same channels of neighbours do not share sets of the L1.
+"""The row pitch of a tensor, chosen such that the same channels of neighbouring positions do not share sets of the L1.
 
-With 16 lines of channels or a multiple of them (256 of float32), positions are a power of two apart: a block of k of
-the rows that a product reads, or the window of a depthwise layer, falls into a few sets and evicts itself. Such tensors
-get a sixteenth more (`pitch_of`), wherever all layers that write and read them take a pitch. The caller's own inputs
-and outputs stay dense.
+If the channels of a position fill a multiple of 16 cache lines (256 channels of float32), positions are a power of two
+apart. Then a block of k of a product's rows, or the window of a depthwise layer, falls into a few sets and evicts
+itself. Such tensors have a row pitch of 17/16 of their channels (`pitch_of`), if all layers that write and read them
+take a pitch. The network's inputs and outputs stay dense.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 
-ROUND = 16  # lines; of no core: see `pitch_of` for the L1s that it serves
+ROUND = 16  # lines, for every core: `pitch_of` lists the L1s
 
 
 def pitch_of(channels: int, line: int, dtype: str) -> int:
-    """The pitch for this number of channels and lines of ``line`` bytes; 0: they need none.
+    """The pitch for this number of channels, with cache lines of ``line`` bytes; 0 if the tensor stays dense.
 
-    A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76, 64 on most x86. A multiple of 16 lines comes
-    back to its own sets after 4 to 16 positions; with a sixteenth more the next round begins as many lines further on,
-    beside the blocks of 8 lines that the first one read.
+    A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76, 64 on most x86. With a multiple of 16 lines,
+    the same sets repeat after 4 to 16 positions. With a sixteenth more, the next round begins so many lines further on
+    that it misses the blocks of 8 lines of the first round.
     """
     return channels + channels // ROUND if channels * dtypes.of(dtype).bytes % (ROUND * line) == 0 else 0
 
 
 def run(graph: LayerGraph, core) -> LayerGraph:
-    """The graph with each tensor between its layers at the pitch of its channels on this core."""
+    """The graph, with every intermediate at the pitch of its channels on this core."""
     calls, line = graph.calls, core.l1d.line
     by_output = {call.output: call for call in calls}
     outside = {port.value for port in graph.signature.outputs}
     spaced = {v for v, call in by_output.items() if not call.into and v not in outside and _can_write(call.layer, line)}
-    alike: list[tuple[str, str]] = []  # values that lie alike in memory
+    alike: list[tuple[str, str]] = []  # values with the same layout in memory
     for call in calls:
         data, *second = call.inputs
         if data in spaced and not _can_read(call.layer, by_output[data].layer):
@@ -41,7 +41,7 @@ def run(graph: LayerGraph, core) -> LayerGraph:
         if not call.layer.declared.pitched:
             spaced.difference_update(call.inputs)
         elif call.layer.input_part or call.layer.output_part:
-            spaced.difference_update(second)  # it lies dense
+            spaced.difference_update(second)  # it stays dense
             spaced.difference_update([data] if call.layer.input_part else [])
         elif second and call.layer.op == "scale":
             spaced.discard(second[0])
@@ -65,7 +65,7 @@ def run(graph: LayerGraph, core) -> LayerGraph:
 
 
 def _can_write(layer: Layer, line: int) -> bool:
-    """Whether a layer's output may have a pitch: a feature map of more than one position, of that many channels."""
+    """Whether a layer's output may have a pitch: a feature map of more than one position, with so many channels."""
     if not layer.declared.pitched or layer.output_layout != "NHWC":
         return False
     _, height, width, channels = layer.output_shape

@@ -1,5 +1,4 @@
-"""Builds that travel: a copy that needs nothing of what it was made from, and the kernels of a build as they were
-lowered."""
+"""Builds that travel: a copy that needs no file of the original, and a build's kernels, lowered again."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ def copy_to(module: BuiltModule, folder: Path) -> None:
     Raises
     ------
     TvmMobilenetError
-        A file of the model is gone; ``folder`` holds something that is no build.
+        A file of the model is gone, or ``folder`` has files that are not a build.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / PLAN).is_file():
         raise TvmMobilenetError(f"{folder} holds something that is no build", "choose a new or an empty folder")
@@ -35,12 +34,12 @@ def copy_to(module: BuiltModule, folder: Path) -> None:
 
 
 def lowered_again(module: BuiltModule, network):
-    """The kernels of a build, from its network and its decisions: a ``tvm.IRModule``.
+    """The kernels of a build, lowered from its network and its decisions: a ``tvm.IRModule``.
 
     Raises
     ------
     TvmMobilenetError
-        This version would run the network in other layers.
+        This version would divide the network into other layers.
     """
     graph = pipeline.for_core(network.graph, module.target.core)
     names = [call.layer.name for call in graph.calls]

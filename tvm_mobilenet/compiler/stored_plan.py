@@ -1,8 +1,8 @@
-"""What ``plan.json`` must hold, whoever wrote it: every part of the right type, and within what a build can be.
+"""The schema of ``plan.json``: every field has the right type, within the limits of a build.
 
-The folder of a build may be anybody's. Its plan says how much memory there has to be, which layer a kernel computes and
-which model it is held against; each of these is looked at here once, so that no verb meets a text in place of a number
-in the middle of its work.
+The folder of a build may come from an untrusted source. Its plan gives the memory to allocate, the layer that each
+kernel computes and the model to compare with. This module checks every field once, so that no verb fails later on a
+field of the wrong type.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tvm_mobilenet.files.shapes import (
 from tvm_mobilenet.layer import Layer
 
 MOST_ARENA = 4 << 30  # bytes of all intermediates, and of all constants
-MOST_OPERANDS = 64  # of one kernel
-_NAME, _LONG = Text(MOST_NAME), Text(64 * MOST_NAME)  # a layer's name has all layers of a fused block in it
+MOST_OPERANDS = 64  # operands of one kernel
+_NAME, _LONG = Text(MOST_NAME), Text(64 * MOST_NAME)  # the name of a fused block has the names of all its layers
 _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 _DTYPES = OneOf(*dict.fromkeys((*DTYPES, *_INTEGERS, "bool", "float64")))
 _BYTES = Whole(0, MOST_ARENA)
@@ -60,7 +60,7 @@ _SHAPE = {
     },
     "build?": Text(64),
     "files": {str: _NAME},
-    "target?": ANYTHING,  # `targets.stored` looks at it
+    "target?": ANYTHING,  # `targets.stored` checks it
     "layers": Many({"layer": _LONG, "decisions": {str: Either(FLAG, _NAME, NUMBER)}, "source": _LONG}, MOST_NODES),
     "plan": {
         "version": Whole(0, 1 << 31), "steps": Many(_STEP, MOST_NODES), "arena_bytes": _BYTES, "scratch_bytes": _BYTES,
@@ -70,7 +70,7 @@ _SHAPE = {
 
 
 def check(data: object) -> None:
-    """Refuse what no build wrote, by its types and sizes.
+    """Refuse a document that no build wrote, by its types and sizes.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def check(data: object) -> None:
     Raises
     ------
     ValueError
-        With the place of what is wrong.
+        A field is wrong; the message gives its place.
     """
     if found := wrong(data, _SHAPE, "the plan"):
         raise ValueError(found[:300])
@@ -99,12 +99,12 @@ def check(data: object) -> None:
 
 
 def check_places(plan: Plan) -> None:
-    """Refuse a plan whose tensors do not lie where they are said to.
+    """Refuse a plan whose tensors lie outside of their memory.
 
     Raises
     ------
     ValueError
-        It names the step.
+        A tensor lies outside; the message names the step.
     """
     sizes = {"arena": plan.arena_bytes, "parameters": plan.parameters_bytes}
     ports = {"input": plan.inputs, "output": plan.outputs}

@@ -1,11 +1,11 @@
-"""Symbols of ELF objects and libraries: names are all that changes here, code refers to symbols by number.
+"""Symbols of ELF objects and libraries. Only names change here, since code refers to symbols by number.
 
-- `name_kernel`, `rename_kernel`: each kernel has one symbol for all of its code, which profilers show.
-- `own_names`: the symbols of a relocatable object get names of the model's own, so that two models link into one
-  program. Every global symbol that the object defines gets a prefix and is hidden, but for what a program calls:
+- `name_kernel`, `rename_kernel`: give each kernel one symbol for all of its code, which profilers show.
+- `own_names`: the symbols of a relocatable object get a prefix of the model, so that two models link into one program.
+  Every global symbol that the object defines is hidden too, except for the functions that a program calls:
   ``mobilenet_open`` becomes ``<prefix>mobilenet_open``, and the plain name stays as a weak second one, for programs
   with one model. Debug information is dropped.
-- `keep_kernels`: a linked library keeps the symbols of its kernels, and no others but those that it exports.
+- `keep_kernels`: a linked library keeps only the symbols of its kernels and those that it exports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-WRAPPER, BODY = "__tvm_ffi_", "_compute_"  # what TVM puts before a kernel's name for its caller, and behind it
+WRAPPER, BODY = "__tvm_ffi_", "_compute_"  # TVM's prefix of a kernel's wrapper, and its suffix of the body
 _FUNCTION, _ALLOCATED = 2, 2
 _SYMTAB, _STRTAB, _NOBITS, _NULL = 2, 3, 8, 0
 _CONVERSIONS = b"conv"  # the end of their section's name
@@ -57,7 +57,7 @@ class _Elf:
         ]
         self.contents = [b"" if s[1] in (_NOBITS, _NULL) else self.data[s[4] : s[4] + s[5]] for s in self.sections]
         self.names = [_text(self.contents[self.header[13]], s[0]) for s in self.sections]
-        self.table = next((i for i, s in enumerate(self.sections) if s[1] == _SYMTAB), -1)  # of all symbols
+        self.table = next((i for i, s in enumerate(self.sections) if s[1] == _SYMTAB), -1)  # the table of all symbols
 
     @property
     def strings(self) -> bytes:
@@ -75,7 +75,7 @@ class _Elf:
         return self.data[:at] + table + self.data[at + len(table) :]
 
     def function_at(self, section: int, address: int) -> str:
-        """The function that holds an address in a section, and how far in it; empty where no symbol says."""
+        """The function that contains an address in a section, and the offset in it; empty if no symbol covers it."""
         if self.table < 0:
             return ""
         for s in self.symbols():
@@ -85,8 +85,9 @@ class _Elf:
         return ""
 
     def code_words(self, section: int, words: int) -> np.ndarray:
-        """Which words of a section are instructions of 32 bits, by the symbols ``$a``, ``$x``, ``$t`` and ``$d`` (Arm,
-        AArch64, Thumb, data) where there are any."""
+        """Whether each word of a section is a 32-bit instruction, by the symbols ``$a``, ``$x``, ``$t`` and ``$d``
+        (Arm, AArch64, Thumb, data) if the file has them.
+        """
         code = np.ones(words, bool)
         if self.table < 0:
             return code
@@ -106,11 +107,11 @@ def read(path: Path) -> _Elf:
 
 
 def name_kernel(path: Path, kernel: str) -> None:
-    """Give the code of the one kernel in an object of TVM's one symbol, the kernel's name.
+    """Give all code of the only kernel in an object one symbol, the kernel's name.
 
-    TVM's own symbol ends where the kernel's parallel regions begin, which are functions without a name. A kernel
-    that LLVM made part of its wrapper keeps the wrapper's name alone. A module of one function has a second wrapper,
-    ``__tvm_ffi_main``: it is hidden and called ``main``, for many kernels become one library.
+    TVM's own symbol covers the code before the kernel's parallel regions, which are functions without a name. A kernel
+    that LLVM inlined into its wrapper keeps only the wrapper's name. A module of one function has a second wrapper,
+    ``__tvm_ffi_main``. It is hidden and renamed to ``main``, since many kernels become one library.
     """
     elf = _Elf(path)
     symbols = elf.symbols()
@@ -121,17 +122,17 @@ def name_kernel(path: Path, kernel: str) -> None:
         if s[1] & 15 == _FUNCTION and name == kernel + BODY:
             section, start = s[3], s[4] & ~1
             after = min((at for i, at in starts if i == section and at > start), default=elf.sections[section][5])
-            s[0], s[5] = wrapper + len(WRAPPER), after - start  # its name ends the wrapper's
+            s[0], s[5] = wrapper + len(WRAPPER), after - start  # its name is the end of the wrapper's
         elif name == WRAPPER + "main":
             s[0], s[2] = s[0] + len(WRAPPER), s[2] & ~3 | _HIDDEN
     path.write_bytes(elf.with_symbols(symbols))
 
 
 def rename_kernel(path: Path, kernel: str, name: str) -> None:
-    """Call the kernel of an object otherwise, its wrapper too.
+    """Rename the kernel of an object, and its wrapper.
 
-    TVM's conversions of half precision, which every object has, get a section of the kernel's own: of many that become
-    one object, a linker then drops all copies but the one that is called, if any is.
+    Every object has a copy of TVM's half-precision conversions. They get a section named after the kernel, so that a
+    linker, which joins many objects, can drop all copies that are not called.
     """
     elf = _Elf(path)
     table, strings = elf.sections[elf.sections[elf.table][6]], elf.strings
@@ -143,7 +144,7 @@ def rename_kernel(path: Path, kernel: str, name: str) -> None:
         s[0] = at.get(_text(strings, s[0]), s[0])
     data = elf.with_symbols(symbols)
     strings += (WRAPPER + name).encode() + b"\0"
-    table[4], table[5] = len(data), len(strings)  # the longer table goes to the end of the file
+    table[4], table[5] = len(data), len(strings)  # the table has grown, so it moves to the end of the file
     data += strings
     number = elf.sections[elf.table][6]
     place = elf.header[6] + number * elf.header[11]
@@ -151,16 +152,16 @@ def rename_kernel(path: Path, kernel: str, name: str) -> None:
 
 
 def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
-    """Leave of a linked library's table of all symbols those of its kernels, and nothing of its debug information.
+    """Reduce a linked library's table of all symbols to those of its kernels, and remove its debug information.
 
-    What it exports is in another table, which stays. (zig's ``--strip-debug`` takes the symbols too.)
+    Exported symbols are in another table, which stays. (zig's ``--strip-debug`` would remove the kernels' symbols too.)
 
     Parameters
     ----------
     path : path
         A shared library.
     kernels : iterable of str
-        Names of kernels. One that has no symbol of its name gets its wrapper's, ``<prefix>__tvm_ffi_<kernel>``.
+        Names of kernels. A kernel without a symbol of its name gets its wrapper's, ``<prefix>__tvm_ffi_<kernel>``.
     """
     elf = _Elf(path)
     if elf.table < 0:
@@ -175,11 +176,11 @@ def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
     strings, rows = bytearray(1), [[0] * 6]
     for kernel in sorted(set(kernels) & found.keys()):
         _, info, other, section, value, size = found[kernel]
-        rows.append([len(strings), info & 15, other & ~3, section, value, size])  # all of them local
+        rows.append([len(strings), info & 15, other & ~3, section, value, size])  # all local
         strings += kernel.encode() + b"\0"
     elf.contents[elf.table] = b"".join(map(elf.form.pack_symbol, rows))
     elf.contents[elf.sections[elf.table][6]] = bytes(strings)
-    elf.sections[elf.table][7] = len(rows)  # how many are local
+    elf.sections[elf.table][7] = len(rows)  # the number of local symbols
     loaded = [s for s in elf.sections if s[2] & _ALLOCATED and s[1] not in (_NOBITS, _NULL)]
     out = bytearray(elf.data[: max(s[4] + s[5] for s in loaded)])
     for i, s in enumerate(elf.sections):
@@ -198,23 +199,23 @@ def keep_kernels(path: Path, kernels: Iterable[str], prefix: str = "") -> None:
 
 
 def own_names(path: Path, prefix: str, exported: str = "mobilenet_") -> None:
-    """Rewrite an object in place.
+    """Rename the symbols of an object in place.
 
     Parameters
     ----------
     path : path
         A relocatable ELF object, little endian.
     prefix : str
-        Put before every global symbol that is defined in it.
+        The prefix for every global symbol that it defines.
     exported : str
-        What begins so stays visible.
+        Symbols with this prefix stay visible.
     """
     elf = _Elf(path)
     form, header, sections, contents = elf.form, elf.header, elf.sections, elf.contents
     dropped = {i for i, n in enumerate(elf.names) if n.startswith((".debug", ".rel.debug", ".rela.debug"))}
     table = elf.table
     contents[table], strings = _renamed(form, contents[table], contents[sections[table][6]], prefix, exported, dropped)
-    if sections[table][6] == header[13]:  # one table for the names of sections and symbols: the old names stay in it
+    if sections[table][6] == header[13]:  # sections and symbols share one table of names: the old names stay
         strings = contents[header[13]] + strings
         raise_by = len(contents[header[13]])
         contents[table] = b"".join(

@@ -1,4 +1,4 @@
-"""A plan as C tables: what the runtime runs, without a parser on the device."""
+"""A plan as C tables, which the runtime runs without a parser on the device."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tvm_mobilenet.models.preprocess import FIELDS
 from tvm_mobilenet.targets import features
 
 _SPACES = {"input": "MN_INPUT", "output": "MN_OUTPUT", "arena": "MN_ARENA", "parameters": "MN_PARAMETERS"}
-_MOST_TAKEN = 16  # as internal.h has it: pieces of scratch memory that a thread holds at once
+_MOST_TAKEN = 16  # as in internal.h: pieces of scratch memory that a thread holds at once
 _KERNELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
-_ELEMENTS = {4: "float", 2: "uint16_t", 1: "uint8_t"}  # of a table of pixels, by their bytes
+_ELEMENTS = {4: "float", 2: "uint16_t", 1: "uint8_t"}  # C types of a table of pixels, by size
 _SCORES = {"logits": "MN_LOGITS", "softmax": "MN_SOFTMAX", "sigmoid": "MN_SIGMOID", "value": "MN_VALUE"}
 
 
 def about_of(network, target, plan: Plan, weights_sha256: str, embedded: bool = False) -> dict:
-    """What a library tells of its model and target: see `source`; ``prefix`` stands before its symbols."""
+    """A library's description of its model and target, see `source`; ``prefix`` is that of its symbols."""
     return {
         "model": network.options.title,
         "target": target.name,
@@ -42,13 +42,13 @@ def about_of(network, target, plan: Plan, weights_sha256: str, embedded: bool = 
 
 
 def _prefix(name: str) -> str:
-    """What stands before a model's symbols, so that two models link into one program."""
+    """The prefix of a model's symbols, which lets two models link into one program."""
     prefix = re.sub(r"\W", "_", f"{name}_")
     return prefix if prefix[0].isalpha() else f"m{prefix}"
 
 
 def labels_source(network) -> str:
-    """Where the labels of a network come from; empty: it has none."""
+    """The source of a network's labels; empty if it has none."""
     if not network.labels or network.options.labels is not None:
         return "given with --labels" if network.labels else ""
     if network.labels != class_names.imagenet_labels(network.classes):
@@ -57,7 +57,7 @@ def labels_source(network) -> str:
 
 
 def _in_words(image) -> str:
-    """How an image becomes the input, for who asks the program."""
+    """The preprocessing from an image to the input, as the program describes it."""
     if image is None:
         return "takes no images"
     p = image.preprocess
@@ -78,10 +78,10 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
         (bool), ``labels_source``, ``embedded`` (bool), ``scores`` (of ``models.labels.SCORES``), ``seeded`` (bool),
         ``preprocess`` (in words), ``ends`` (of `port_tables`).
     scratch : dict of str to int
-        Kernel to the bytes of scratch memory that one thread takes in it. It lies in the arena, behind the last tensor
+        For each kernel, the bytes of scratch memory that one thread uses. It lies in the arena, after the last tensor
         that is alive in the step.
     preprocess : models.preprocess.Preprocess, optional
-        How an image becomes the input; none when the model takes no image.
+        The preprocessing from an image to the input; None if the model takes no image.
     """
     lines = ['#include "internal.h"', ""]
     shapes: dict[tuple, str] = {}
@@ -98,7 +98,7 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
     free = free_from(plan)
     for number, step in enumerate(plan.steps):
         taken = scratch.get(step.symbol, 0)
-        taken = align(taken + _MOST_TAKEN * ALIGNMENT) if taken else 0  # each piece of it begins at a line
+        taken = align(taken + _MOST_TAKEN * ALIGNMENT) if taken else 0  # each piece begins at a cache line
         steps.append(
             f"    {{__tvm_ffi_{step.symbol}, {_quoted(step.name)}, {len(operands)}, {len(step.operands)}, "
             f"{free[number] if taken else 0}, {taken}}},"
@@ -157,8 +157,8 @@ def source(plan: Plan, about: dict, scratch: dict[str, int], preprocess=None) ->
 
 
 def free_from(plan: Plan) -> list[int]:
-    """For each step, where in the arena nothing is alive any more."""
-    live: dict[int, int] = {}  # offset to end of the tensors that a later step reads
+    """For each step, the offset in the arena after which no tensor is alive."""
+    live: dict[int, int] = {}  # offset to end, for the tensors that a later step reads
     free = [0] * len(plan.steps)
     begun = {step.into for step in plan.steps if step.into}
     first = {next(i for i, step in enumerate(plan.steps) if step.into == value) for value in begun}
@@ -186,10 +186,10 @@ def _image(plan: Plan, p, ends: dict) -> str:
 
 
 def _list(values) -> str:
-    """Numbers with commas: whole ones, or floats that are read back to the bit."""
+    """Numbers separated by commas: integers, or floats in a form that is read back to the bit."""
     return ", ".join(v.hex() if isinstance(v, float) else str(v) for v in values)
 
 
 def _quoted(text: str) -> str:
-    """A C string; ASCII, for JSON's escapes are C's but for the unicode ones of control characters."""
+    """A C string in ASCII. JSON's escapes are valid in C, except for the unicode escapes of control characters."""
     return json.dumps("".join(c if " " <= c <= "~" else "?" for c in text)).replace("??", '?""?')

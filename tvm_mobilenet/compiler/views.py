@@ -1,14 +1,14 @@
-"""Which tensors are parts of larger ones, so that to concatenate or to cut them moves nothing.
+"""Tensors as parts of larger ones, so that concatenations and slices move no data.
 
-A concatenation is as many rows as there are indices before its axis, and each operand has a stretch of every row. Along
-the outermost axis (detectors' boxes) that is one row, and a stretch is a contiguous part; along the channels of a
-feature map a row is a position. Whoever computes an operand writes it there at once: at the pitch of a whole row, from
-its own first element on (`layer.Place`). A slice is read where it lies, in the same way.
+A concatenation has one row for each index before its axis, and each operand has a stretch of every row. Along the
+outermost axis (detectors' boxes) there is one row, and a stretch is a contiguous part. Along the channels of a feature
+map, a row is a position. The layer that computes an operand writes it into its stretch directly: at the pitch of a
+whole row, from its own first element on (`layer.Place`). The readers of a slice read it in place, in the same way.
 
-An operand that cannot be written so is copied into its part by an element-wise layer. It cannot where its layer is a
-generic one, or writes positions that are no rows of the concatenation; where it is an output of the network, or an
-input; or where one of its readers takes it as a residual, or in a loop nest of its own. Of a slice each reader that
-cannot read a part makes a copy of it necessary.
+An element-wise layer copies an operand that cannot be written in this way. That is so if its layer is a generic one, or
+writes positions that are not rows of the concatenation; if it is an input or output of the network; or if one of its
+readers takes it as a residual, or has a loop nest of its own. A slice is copied if one of its readers cannot read a
+part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tvm_mobilenet.passes.quantize import QUAD
 
 
 def run(graph: LayerGraph, core) -> LayerGraph:
-    """The graph without the concatenations and slices that need no kernel; ``core`` decides nothing here."""
+    """The graph without the concatenations and slices that need no kernel; ``core`` has no influence here."""
     if not any(moves(call) for call in graph.calls):
         return graph
     return _Views(graph).run()
@@ -38,7 +38,7 @@ class _Rows:
     Attributes
     ----------
     value : str
-        Whose memory it is: of the tensor itself, or of the one of which it is a part.
+        The value that owns the memory: the tensor itself, or the one that it is a part of.
     size : int
         Elements of that memory.
     """
@@ -56,19 +56,19 @@ class _Rows:
 
     @property
     def lies(self) -> tuple[int, tuple[int, ...]]:
-        """Pitch and part, as a layer has them."""
+        """Pitch and part, as fields of a layer."""
         whole = self.contiguous and self.count * self.width == self.size
         return 0 if self.contiguous else self.pitch, () if whole else (self.first, self.size)
 
     def stretch(self, count: int, begin: int, width: int) -> _Rows | None:
-        """Of each of its ``count`` rows so many elements from ``begin`` on; None where it has not such rows."""
+        """``width`` elements from ``begin`` on of each of its ``count`` rows; None if it has no such rows."""
         if self.contiguous:
             row = self.count * self.width // count
             return _Rows(self.value, self.first + begin, count, width, row, self.size)
         return replace(self, first=self.first + begin, width=width) if count == self.count else None
 
     def fits(self, place: Place, layout: str, layer: Layer) -> bool:
-        """Whether a layer can read data, or write an output, that lies so."""
+        """Whether a layer can read data, or write an output, with these rows."""
         if layer.body is not None or place.pitch or place.part or prod(place.shape) != self.count * self.width:
             return False
         rows = layer.declared.pitched and layout == "NHWC" and place.shape[-1] == self.width
@@ -76,7 +76,7 @@ class _Rows:
 
 
 def moves(call: LayerCall | None) -> bool:
-    """Whether a call only joins or cuts tensors, of a dtype that layers may have."""
+    """Whether a call only joins or cuts tensors, in a dtype that layers support."""
     if call is None or call.layer.body is None or call.layer.body.view is None:
         return False
     return {*call.layer.operand_dtypes, call.layer.output_dtype} in [{dtype} for dtype in dtypes.OF_DATA]
@@ -93,7 +93,7 @@ def cuts(call: LayerCall | None) -> bool:
 
 
 class _Views:
-    """See the module."""
+    """The pass of this module."""
 
     def __init__(self, graph: LayerGraph):
         self.graph = graph
@@ -103,13 +103,13 @@ class _Views:
             for value in dict.fromkeys(call.inputs):
                 self.readers.setdefault(value, []).append(call)
         self.outside = {port.value for port in graph.signature.outputs}
-        self.places: dict[str, _Rows] = {}  # of values that are parts
-        self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # of concatenations, the operands that are copied
+        self.places: dict[str, _Rows] = {}  # places of values that are parts
+        self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # operands of concatenations that are copied
         self.kept: set[str] = set()  # concatenations and slices that stay as they are
 
     def run(self) -> LayerGraph:
         """The graph with its parts."""
-        for call in reversed(self.graph.calls):  # a concatenation of concatenations before those
+        for call in reversed(self.graph.calls):  # an outer concatenation before the inner ones
             if joins(call):
                 self._join(call)
         for call in self.graph.calls:
@@ -119,17 +119,17 @@ class _Views:
         return replace(self.graph, calls=tuple(made))
 
     def _whole(self, value: str, shape: tuple[int, ...]) -> _Rows:
-        """A value as rows: where it lies, else in memory of its own."""
+        """A value as rows: at its known place, or in memory of its own."""
         size = prod(shape)
         return self.places.get(value) or _Rows(value, 0, 1, size, size, size)
 
     def _may_read(self, reader: LayerCall, value: str, rows: _Rows) -> bool:
-        """Whether a call can read a value that lies so."""
+        """Whether a call can read a value with these rows."""
         layer, whole_numbers = reader.layer, dtypes.of(reader.layer.output_dtype).integer
         if cuts(reader):
             taken = _taken(reader, rows)
             return taken is not None and (not whole_numbers or self._is_view(reader, taken))
-        if joins(reader):  # by a copy
+        if joins(reader):  # it reads through a copy
             if whole_numbers and reader.output not in self.copied:
                 return False
             counts = {s.count for s, v in zip(_stretches(reader), reader.inputs, strict=True) if v == value}
@@ -143,7 +143,7 @@ class _Views:
     # ---- concatenations
 
     def _join(self, call: LayerCall) -> None:
-        """Say where the operands lie."""
+        """Decide the places of the operands."""
         stretches = _stretches(call, self._whole(call.output, call.layer.body.output))
         if dtypes.of(call.layer.output_dtype).integer:  # a copy would need constants
             each = zip(call.inputs, stretches, strict=True)
@@ -160,7 +160,7 @@ class _Views:
         self.copied[call.output] = copied
 
     def _may_lie(self, value: str, rows: _Rows, into: LayerCall) -> bool:
-        """Whether a value may lie there: who makes it can write it so, and all others who read it can read it so."""
+        """Whether a value may have these rows: its layer can write them, and all its other readers can read them."""
         maker = self.makers.get(value)
         if maker is None or value in self.outside or value in self.places:
             return False
@@ -174,7 +174,7 @@ class _Views:
     # ---- slices
 
     def _cut(self, call: LayerCall) -> None:
-        """Say where a slice lies, or that it is copied."""
+        """Decide the place of a slice, or that it is copied."""
         value = call.inputs[0]
         maker = self.makers.get(value)
         rows = None if maker is None else _taken(call, self._whole(value, call.layer.body.operands[0]))
@@ -186,11 +186,11 @@ class _Views:
             self.kept.add(call.output)
 
     def _is_view(self, call: LayerCall, rows: _Rows) -> bool:
-        """Whether all who read a slice can read it where it lies."""
+        """Whether all readers of a slice can read it in place."""
         readers = self.readers.get(call.output, [])
         return call.output not in self.outside and all(self._may_read(r, call.output, rows) for r in readers)
 
-    # ---- what is made of it
+    # ---- the resulting calls
 
     def _made(self, call: LayerCall) -> list[LayerCall]:
         if not moves(call) or call.output in self.kept:
@@ -202,7 +202,7 @@ class _Views:
         return [self._copy(call, call.output, call.inputs[0], None)]
 
     def _placed(self, call: LayerCall) -> LayerCall:
-        """A call with its data and its output where they lie."""
+        """A call with the places of its data and its output."""
         layer, into = call.layer, ""
         if layer.body is None and call.inputs[0] in self.places:
             layer = layer.reading(*self.places[call.inputs[0]].lies)
@@ -211,11 +211,15 @@ class _Views:
         return replace(call, layer=layer, inputs=tuple(map(self._memory, call.inputs)), into=into)
 
     def _memory(self, value: str) -> str:
-        """The name of the memory that is read for a value: where no layer writes it, that of which it is a part."""
+        """The name of the memory that is read for a value: the tensor that it is a part of, if no layer writes the
+        value itself.
+        """
         return self.places[value].value if value in self.places and moves(self.makers[value]) else value
 
     def _copy(self, call: LayerCall, name: str, value: str, to: _Rows | None) -> LayerCall:
-        """An operand of a concatenation into its part; a slice, where ``to`` is None, into memory of its own."""
+        """A copy of a concatenation's operand into its part, or, if ``to`` is None, of a slice into memory of its
+        own.
+        """
         body = call.layer.body
         if to is None:
             data = _taken(call, self._whole(value, body.operands[0]))
@@ -237,7 +241,7 @@ class _Views:
 
 
 def _stretches(call: LayerCall, whole: _Rows | None = None) -> list[_Rows | None]:
-    """Where the operands of a concatenation lie in its output, which lies so; else in memory of its own."""
+    """The places of a concatenation's operands in its output, which has these rows or else memory of its own."""
     body, begin, found = call.layer.body, 0, []
     size = prod(body.output)
     whole = whole or _Rows(call.output, 0, 1, size, size, size)
@@ -249,30 +253,30 @@ def _stretches(call: LayerCall, whole: _Rows | None = None) -> list[_Rows | None
 
 
 def _taken(call: LayerCall, data: _Rows) -> _Rows | None:
-    """What a slice takes of its data, which lies so; None where that has not such rows."""
+    """The rows that a slice takes of its data; None if the data has no such rows."""
     body = call.layer.body
     axis, inner = body.view.axis, prod(body.output[body.view.axis + 1 :])
     return data.stretch(prod(body.output[:axis]), body.view.begin * inner, body.output[axis] * inner)
 
 
 def _even(size: int) -> tuple[int, int]:
-    """So many elements as rows that have whole vectors, where there are such."""
+    """``size`` elements as rows of whole vectors, if possible."""
     width = next((width for width in (256, 64, 16) if size % width == 0), size)
     return size // width, width
 
 
 def memory(without: Sequence[LayerCall], steps: Sequence) -> dict[str, str]:
-    """Of the values that no kernel writes, those of concatenations and slices, the ones that are read in their place.
+    """For the values of concatenations and slices that no kernel writes, the values that are read in their place.
 
     Parameters
     ----------
     without : sequence of LayerCall
-        Of the network, those that no step computes.
+        The calls of the network that no step computes.
     steps : sequence of plan.Step
     """
     into = {step.writes: step.into for step in steps if step.into}
     whole, found = set(into.values()), {}
-    for call in reversed(without):  # a concatenation of concatenations before those
+    for call in reversed(without):  # an outer concatenation before the inner ones
         if joins(call) and call.output not in whole:
             parts = [into[v] for v in call.inputs if v in into]
             found[call.output] = into[call.output] = parts[0] if parts else call.output
