@@ -1,1 +1,1 @@
-"""How often a network is right on labelled images, by the kernels of a build; and which layers cost it most."""
+"""A network's accuracy on labelled images, by the kernels of a build, and the layers that cost most accuracy."""

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a network on labelled images, beside those of the float network that it was made from."""
+"""Top-1 and top-5 of a network on labelled images, beside those of the float network from which it was made."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tvm_mobilenet.evaluation.shares import Share
 from tvm_mobilenet.models.class_words import ClassWords
 from tvm_mobilenet.models.labelled_images import LabelledImage, LabelledImages
 
-CHUNK = 32  # images at once: the framework starts once for them
+CHUNK = 32  # images for each start of the framework
 BEST = 5
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network and its float original say of one image.
+    """The answers of a network and its float original for one image.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Answer:
     best : tuple of int
         The five classes with the highest scores, the best first.
     float_best : tuple of int
-        The same of the float network; empty where it did not run.
+        The same for the float network; empty if it did not run.
     """
 
     image: str
@@ -58,23 +58,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often a network is right.
+    """A network's accuracy.
 
     Attributes
     ----------
     ran : str
-        In words: which code ran where.
+        A text: which code ran where.
     data : str
         How the data set was read.
     images, whole : int
-        That ran, and that the data set has.
+        Number of images that ran, and of those in the data set.
     top1, top5 : Share
     float_top1, float_top5 : Share or None
         Of the float network.
     same : Share or None
         Images whose best class is the float network's.
     reference : str
-        What computed the float network, or the file that came quantized.
+        The program that computed the float network, or the file that came quantized.
     answers : tuple of Answer
     seconds : float
     """
@@ -94,7 +94,7 @@ class Accuracy:
 
     @property
     def drop(self) -> float | None:
-        """By how much top-1 is below the float network's."""
+        """The difference of the float network's top-1 and this one's."""
         return None if self.float_top1 is None else self.float_top1.share - self.top1.share
 
     def changed(self, change: str = "") -> list[Answer]:
@@ -103,7 +103,7 @@ class Accuracy:
 
     @property
     def mistakes(self) -> list[Answer]:
-        """The images that are not recognised, those that the float network recognises first."""
+        """The wrongly classified images; those that the float network classifies correctly come first."""
         return sorted((a for a in self.answers if not a.right), key=lambda a: a.change != "lost")
 
 
@@ -113,7 +113,7 @@ def class_words(network) -> ClassWords:
     Raises
     ------
     TvmMobilenetError
-        It does not classify, or takes no images.
+        The network does not classify, or takes no images.
     """
     title = network.options.title
     if network.classes < 2 or network.scores == "value":
@@ -137,20 +137,20 @@ def measure(
     Parameters
     ----------
     network : Network
-        That `class_words` accepted.
+        A network that `class_words` accepts.
     kernels : Kernels
         Opened.
     reference : bool
         Also run the float network.
     show : callable
-        Gets a function that says how far it is, in words.
+        Called with a function that returns a text of the progress.
 
     Raises
     ------
     TvmMobilenetError
         An image cannot be read.
     BoardError
-        The board went away, or an image's scores are no numbers.
+        The board went away, or an image's scores are not finite.
     """
     began, answers, name = time.monotonic(), [], ""
     total = len(data.images)
@@ -161,20 +161,20 @@ def measure(
         for i, (given, images) in enumerate(chunk):
             rows = _scores(kernels, given, images)
             floats = said.values[i][0] if said else [None] * len(rows)
-            for image, row, one in zip(images, rows, floats, strict=False):  # the last batch may be filled up
+            for image, row, one in zip(images, rows, floats, strict=False):  # the last batch may have padding
                 answers.append(Answer(image.name, image.label, _best(row), () if one is None else _best(one)))
             show(lambda: progress(answers, total, time.monotonic() - began))
     return counted(kernels.ran, data, answers, name, time.monotonic() - began)
 
 
 def _reference(network, framework: str) -> str:
-    """What the model itself computes in, in words."""
+    """A text of the framework and dtype in which the model itself runs."""
     own = "the file's own int8" if getattr(network.precision, "given", False) else "float32"
     return f"{framework} in {own}"
 
 
 def _chunks(images: tuple[LabelledImage, ...], network) -> Iterator[list[tuple]]:
-    """Inputs of the network with the images in them, some at once."""
+    """Inputs of the network with their images, in chunks."""
     batch, made = network.signature.inputs[0].shape[0], []
     for start in range(0, len(images), batch):
         here = images[start : start + batch]
@@ -185,12 +185,12 @@ def _chunks(images: tuple[LabelledImage, ...], network) -> Iterator[list[tuple]]
 
 
 def inputs_of(network, images: Sequence[LabelledImage]) -> tuple[np.ndarray]:
-    """Images as the network's inputs, a batch of them; the last fills up what is left of it.
+    """Images as the network's inputs, in batches; the last image pads an incomplete batch.
 
     Raises
     ------
     TvmMobilenetError
-        One cannot be read, or is several.
+        A file cannot be read, or holds several images.
     """
     from tvm_mobilenet.models.preprocess import load_image
 
@@ -215,7 +215,8 @@ def _best(scores: np.ndarray) -> tuple[int, ...]:
 
 
 def counted(ran: str, data: LabelledImages, answers: list[Answer], reference: str, seconds: float) -> Accuracy:
-    """What answers to the images of a data set come to; ``reference``: what computed the float network, if any did."""
+    """The accuracy from the answers for a data set; ``reference``: the program that computed the float network, if
+    any."""
 
     def share(count) -> Share:
         return Share.of(sum(map(count, answers)), len(answers))
@@ -238,7 +239,7 @@ def counted(ran: str, data: LabelledImages, answers: list[Answer], reference: st
 
 
 def progress(answers: list[Answer], total: int, seconds: float) -> str:
-    """How far it is, in words, after so many seconds."""
+    """A text of the progress after a number of seconds."""
     from tvm_mobilenet.terminal.console import duration
 
     done, right = len(answers), sum(a.right for a in answers)

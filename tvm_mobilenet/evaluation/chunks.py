@@ -1,8 +1,7 @@
-"""Images of a data set as jobs for other processes and machines: what classifies them travels once.
+"""Images of a data set as jobs for other processes and machines; the build travels once.
 
-Nothing has to lie on the other machine: the build goes there with the files of its model, and images go as the bytes
-of their files. Each process opens the network as `evaluation.accuracy.measure` has it here, so that the answers are the
-same.
+The other machine needs no files: the build goes there with the files of its model, and images go as the bytes of their
+files. Each process opens the network as `evaluation.accuracy.measure` does here, so the answers are the same.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tvm_mobilenet.files.temporary import TemporaryFolder
 from tvm_mobilenet.models.labelled_images import LabelledImage, LabelledImages
 from tvm_mobilenet.tuning.workers import keep_busy
 
-CHUNK_SECONDS = 3600.0  # that a chunk may take, and opening the network before the first one
+CHUNK_SECONDS = 3600.0  # limit of a chunk, and of opening the network before the first one
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Chunk:
 
 
 class Classify:
-    """Says what a build, and the float network, see on chunks of images; made in the parent, called in workers.
+    """Classifies chunks of images by a build and the float network; made in the parent, called in workers.
 
     Parameters
     ----------
@@ -91,7 +90,7 @@ class Classify:
         return {"reference": name, "answers": [[list(a.best), list(a.float_best)] for a in answers]}
 
     def unpack(self, chunk: Chunk, data: object, folder: Path) -> tuple[str, list[accuracy.Answer]]:
-        """What `pack` made of a chunk's classes; a ValueError says what it is instead."""
+        """The classes from `pack`'s data; a ValueError describes other data."""
         rows = data["answers"]
         if not isinstance(rows, list) or len(rows) != len(chunk.images):
             raise ValueError(f"answers for {len(chunk.images)} images are {str(rows)[:80]}")
@@ -111,9 +110,9 @@ def measure(
     Parameters
     ----------
     ran : str
-        What runs, in words.
+        A text of the code that runs.
     pool : Workers or DaskWorkers
-        That call ``classify``.
+        The pool that calls ``classify``.
 
     Raises
     ------

@@ -1,10 +1,10 @@
-"""What computes a network's outputs on thousands of images: its kernels, on the board that is asked for or on this one.
+"""Compute a network's outputs on thousands of images by its kernels, on the requested board or on this machine.
 
-A build whose code this machine can run is run here as it is. Any other is built once more for this machine, from the
-same model by the same decisions about dtypes: the layers are the same, so are scales, zero points and weights. In int8
-that gives the same bits, for what a layer computes is defined without a target; in float32 the order of a sum may
-differ, and with it the last digits. To show that it is so, the first images also run by the build's own code on the
-virtual board. Where this machine has no arithmetic of the dtype, all images do.
+A build whose code this machine can run is run here unchanged. Any other is built again for this machine, from the same
+model with the same decisions about dtypes, so layers, scales, zero points and weights are the same. In int8 that gives
+the same bits, because a layer's result does not depend on the target. In float32 the order of a sum may differ, and
+with it the last digits. As a check, the build's own code also runs the first images on the virtual board. If this
+machine lacks the dtype's arithmetic, it runs all images.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tvm_mobilenet.compiler.kept import kept
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError, VerificationError
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
-VIRTUAL_IMAGES = 20  # unless asked for more: an image takes seconds there
-NEAR = 1e-3  # of the scores' standard deviation, by which float32 may differ from target to target
+VIRTUAL_IMAGES = 20  # default number, since an image takes seconds there
+NEAR = 1e-3  # standard deviations of the scores by which float32 may differ between targets
 
 Outputs = Callable[[tuple[np.ndarray, ...]], list[np.ndarray]]
 
@@ -39,7 +39,7 @@ class Kernels:
     outputs : callable
         From a network's inputs to its outputs.
     ran : str
-        In words: what runs, and where.
+        A text of the code that runs, and of its machine.
     board : str
     """
 
@@ -49,8 +49,8 @@ class Kernels:
 
 
 def place_of(target, dtypes: set[str], board: str | None = None) -> str:
-    """Where a target's network runs: the board that was asked for, ``local`` if this machine runs the very code,
-    ``host`` if it runs the network built for it, else ``virtual``."""
+    """The place where a target's network runs: the requested board; ``local`` if this machine runs the same code;
+    ``host`` if it runs the network built for itself; else ``virtual``."""
     from tvm_mobilenet.boards.local import LocalBoard
 
     if board is not None:
@@ -75,13 +75,13 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
     network : Network
     target : targets.Target
     place : str
-        Of `place_of`.
+        A result of `place_of`.
     module : built.BuiltModule, optional
-        What was built for the target; built here, for as long as it is needed, unless given.
+        The build for the target; without one, a temporary build is made.
     linker : str, optional
-        Of that build, for another target than this machine.
+        The linker of that build, for a target other than this machine.
     check : int
-        So many of the first images also run by the target's own code where ``place`` is ``host``.
+        Number of first images that the target's own code runs too if ``place`` is ``host``.
 
     Raises
     ------
@@ -115,12 +115,12 @@ def opened(network, target, place: str, module=None, linker: str | None = None, 
 
 
 def rows_of(network, target, place: str, module, runs: list) -> list[np.ndarray]:
-    """The outputs of several runs of a build, one below the other.
+    """The outputs of several runs of a build, as rows of one array.
 
     Raises
     ------
     TvmMobilenetError
-        There are several, and an output has no row for each.
+        There are several runs, and an output has no row for each.
     """
     ports = network.signature.outputs
     if len(runs) > 1 and (odd := [p for p in ports if tuple(p.shape[:1]) != (1,)]):
@@ -133,7 +133,7 @@ def rows_of(network, target, place: str, module, runs: list) -> list[np.ndarray]
 
 
 def _numbers(run: Outputs) -> Outputs:
-    """The same, which refuses outputs that are no numbers, as a bundle does: a class of them would mean nothing."""
+    """The same function with a check that refuses infinities and NaN in outputs, as a bundle does."""
 
     def checked(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
         found = run(inputs)
@@ -151,7 +151,7 @@ def _numbers(run: Outputs) -> Outputs:
 @contextlib.contextmanager
 def _here(module: built.BuiltModule) -> Iterator[Outputs]:
     """A build on this machine, in this process."""
-    if module.runtime is None:  # of an earlier version
+    if module.runtime is None:  # a build of an earlier version
         from tvm_mobilenet.boards import open_board
 
         with open_board("local", module.target) as board, _on(board, module) as run:
@@ -181,7 +181,7 @@ def _on(board, module: built.BuiltModule) -> Iterator[Outputs]:
 
 @contextlib.contextmanager
 def _compared(run: Outputs, network, target, module, check: int) -> Iterator[Outputs]:
-    """The same, the first images compared with the target's own code."""
+    """The same function, with the first images compared with the target's own code."""
     left = check
 
     def compared(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
@@ -199,12 +199,12 @@ def _compared(run: Outputs, network, target, module, check: int) -> Iterator[Out
 
 
 def require_same(own: list[np.ndarray], here: list[np.ndarray], integral: bool, target: str) -> None:
-    """Outputs of a target's own code and of the same layers built for this machine.
+    """Require that a target's own code and the same layers built for this machine give the same outputs.
 
     Raises
     ------
     VerificationError
-        They differ: of a network in integers in any bit, else by more than `NEAR` of their standard deviation.
+        They differ: for integer networks in any bit, else by more than `NEAR` standard deviations.
     """
     for left, right in zip(own, here, strict=True):
         if integral and np.array_equal(left, right):

@@ -1,4 +1,4 @@
-"""The page of a network's mistakes, with small pictures in it."""
+"""The page of a network's mistakes, with small images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(result: Accuracy, title: str, words: ClassWords, paths: Mapping[str, P
 
 
 def html(result: Accuracy, title: str, words: ClassWords, paths: Mapping[str, Path]) -> str:
-    """The page: shares, then the images that are not recognised or changed, at most `MOST_PICTURES` of them."""
+    """The page: shares, then the images that are wrong or changed their class, at most `MOST_PICTURES`."""
     shown = sorted((a for a in result.answers if a.changed or not a.right), key=lambda a: list(CHANGES).index(a.change))
     parts: list = [_table(result)]
     for change, what in CHANGES.items():
@@ -72,7 +72,7 @@ def _span(share) -> str:
 
 
 def _figure(answer: Answer, words: ClassWords, path: Path) -> str:
-    """An image with its class and what was said of it."""
+    """An image with its class and the networks' answers."""
 
     def named(index: int) -> str:
         return escape(printable(words.title(index)))
@@ -88,7 +88,7 @@ def _figure(answer: Answer, words: ClassWords, path: Path) -> str:
 
 
 def _picture(path: Path) -> str:
-    """An image small, as part of the page."""
+    """A small copy of an image, embedded in the page."""
     from PIL import Image
 
     try:

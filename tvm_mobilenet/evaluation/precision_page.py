@@ -1,4 +1,4 @@
-"""What layers in float cost and gain: accuracy against predicted cycles."""
+"""The page of layers in float: accuracy against predicted cycles."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MOST_POINTS = 8  # each is compiled and executed whole
 def with_cycles(
     choice: Choice, network, target, linker: str | None = None, show: Callable = lambda line: None
 ) -> Choice:
-    """A choice with the predicted cycles of the networks on its way, conversions included.
+    """A choice with the predicted cycles of the networks that it tried, conversions included.
 
-    Of networks with as many layers in float the most accurate is estimated. They are at most `MOST_POINTS` in all, the
-    first, the last and the chosen one always.
+    Among networks with equally many layers in float only the most accurate is estimated. At most `MOST_POINTS` are,
+    always with the first, the last and the chosen one.
 
     Parameters
     ----------
     network : Network
-        In int8; its options say in which float layers are kept.
+        A network in int8; its options name the float dtype of kept layers.
     target : targets.Target
-        Whose cycles are predicted.
+        The target of the predicted cycles.
     """
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import pipeline
@@ -54,14 +54,14 @@ def shown(choice: Choice) -> list[Point]:
             best[len(point.kept)] = point
     best[len(choice.chosen.kept)] = choice.chosen
     points = [best[count] for count in sorted(best)]
-    while len(points) > MOST_POINTS:  # the one between the nearest neighbours says least
+    while len(points) > MOST_POINTS:  # drop the one between the nearest neighbours, which shows least
         inner = [i for i in range(1, len(points) - 1) if points[i] != choice.chosen]
         points.pop(min(inner, key=lambda i: len(points[i + 1].kept) - len(points[i - 1].kept)))
     return points
 
 
 def page(choice: Choice, title: str, target) -> Page:
-    """The page of a choice `with_cycles`: the chart, the networks in it, what each layer costs."""
+    """The page of a choice `with_cycles`: the chart, its networks, the cost of each layer."""
     points = [point for point in choice.points if point.cycles is not None]
     what = "top-1, %" if choice.labelled else "images of the float network's class, %"
     rows = [
@@ -76,7 +76,7 @@ def page(choice: Choice, title: str, target) -> Page:
         [
             chart(choice, points, what, f"{title} {target.name}".replace(" ", "-")),
             Table("The networks", columns, rows),
-            Table("What each layer's int8 costs", ("layer", "from", "share of the error, %", "computed in"), costs),
+            Table("Cost of int8 in each layer", ("layer", "from", "share of the error, %", "computed in"), costs),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The accuracy that a build must have: measured before anything of it is written."""
+"""The accuracy that a build must have, measured before any file is written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tvm_mobilenet.models import labelled_images
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a network.
+    """The demands on a network's accuracy.
 
     Attributes
     ----------
     top1, drop : float or None
-        The least top-1, and how far it may be below the float network's, of 1.
+        The least top-1, and the largest drop below the float network's; both are shares of 1.
     data, truth, limit
-        The data set, as the verb `accuracy` takes it.
+        The data set, in the form that the verb `accuracy` takes.
     """
 
     top1: float | None
@@ -53,7 +53,7 @@ def measured(
     network : Network
     target : targets.Target
     linker : str, optional
-        Of the target.
+        The linker for the target.
     show : callable
         As `evaluation.accuracy.measure` takes it.
 

@@ -1,15 +1,17 @@
-"""Which layers of an int8 network cost most accuracy, and the fewest that must stay in float for a drop within a limit.
+"""Find the layers of an int8 network that cost most accuracy, and the fewest that must stay in float for a drop within
+a limit.
 
-1. **What each layer costs.** On some images one layer at a time is computed in int8, all others in float32. What that
-   changes of the scores, squared and in the mean, is the layer's error; errors of layers are nearly independent, so
-   they add up, and the share of a layer in the sum is what it costs.
-2. **How many stay.** Layers are kept in float in the order of what they cost: 1, 2, 4, … of them until the limit holds,
-   then the fewest between. Then each of these is taken back once, the cheapest first, where the limit allows it.
+1. **The cost of each layer.** On some images one layer at a time is computed in int8, all others in float32. The mean
+   square of the change of the scores is the layer's error. Errors of layers are nearly independent, so they add up, and
+   the cost of a layer is its share of the sum.
+2. **The number of layers in float.** Layers are kept in float in the order of their cost: 1, 2, 4, … of them until the
+   limit holds, then the least number that suffices. Then each of them, the cheapest first, returns to int8 if the limit
+   allows it.
 
 A network is computed layer by layer as its kernels compute it (`checking.integers`, value for value). Layers in float
-are computed in the float that the target keeps them in: of float16 their values and weights are, sums are in float32,
-since step by step as kernels sum they would take minutes. The drop is that of top-1 where labels are known. Without
-labels it is the share of images whose best class is not the float network's, which is at least as large.
+are computed in the float dtype of the target. In float16 their values and weights are float16, but sums are float32,
+because the kernels' step-by-step sums would take minutes. With labels the drop is that of top-1. Without labels it is
+the share of images whose best class differs from the float network's, which is at least as large.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from tvm_mobilenet.passes import equalize, quantize
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.mixed import Kept
 
-IMAGES = 8  # of step 1: an error is a mean over all scores of an image, so few of them suffice
+IMAGES = 8  # images of step 1: an error is a mean over all scores of an image, so few suffice
 
 Values = dict[str, np.ndarray]
 Show = Callable[[Callable[[], str]], None]
@@ -35,14 +37,14 @@ Show = Callable[[Callable[[], str]], None]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What computing one layer in int8 costs.
+    """The cost of computing one layer in int8.
 
     Attributes
     ----------
     layer, source : str
-        The call's name in the graph of float32, and where it comes from.
+        The call's name in the float32 graph, and its place in the model.
     share : float
-        Of the sum of all layers' errors.
+        Share of the sum of all layers' errors.
     """
 
     layer: str
@@ -59,8 +61,8 @@ class Point:
     kept : tuple of str
         Their calls.
     accuracy, drop : float
-        Of 1: top-1 and how far that is below the float network's; without labels the share of images of the float
-        network's class, and that of all others.
+        Shares of 1: top-1 and its drop below the float network's. Without labels: the share of images with the float
+        network's class, and of all others.
     cycles : float or None
         Predicted, on one core; None: not estimated.
     """
@@ -73,19 +75,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layers stay in float, and how that was found.
+    """The layers that stay in float, and the record of their choice.
 
     Attributes
     ----------
     limit : float
         The drop that was allowed.
     costs : tuple of LayerCost
-        Of all layers of int8, the dearest first.
+        For all int8 layers, the largest cost first.
     points : tuple of Point
-        That were computed, those with the fewest layers in float first.
+        The computed networks, by the number of layers in float.
     chosen : Point
     images : str
-        On which, in words.
+        A text of the images used.
     labelled : bool
     """
 
@@ -102,7 +104,7 @@ class Choice:
         return f"{share[layer]:.1%} of the error of all layers" if layer in share else "named by --keep-float"
 
     def summary(self) -> str:
-        """For people, a line."""
+        """A summary in one line."""
         none = self.points[0]
         what = "top-1 drops by" if self.labelled else "another class than in float:"
         told = (
@@ -118,7 +120,7 @@ class Choice:
 
     @property
     def faster(self) -> Point | None:
-        """The network on the way that meets the limit in the fewest predicted cycles, if that is not the chosen one."""
+        """The tried network that meets the limit with the fewest predicted cycles, if it is not the chosen one."""
         known = [p for p in self.points if p.cycles is not None and p.drop <= self.limit]
         best = min(known, key=lambda p: p.cycles, default=None)
         return best if best and self.chosen.cycles is not None and best.cycles < self.chosen.cycles else None
@@ -137,7 +139,7 @@ def choose(
     Parameters
     ----------
     network : Network
-        In int8, with the layers in float that stay so anyway.
+        A network in int8, with the layers that stay in float anyway.
     inputs : sequence of tuples of ndarray
         Each the network's inputs in float32, one image a batch.
     images : str
@@ -145,7 +147,7 @@ def choose(
     labels : sequence of int
         The class of each image, where it is known.
     show : callable
-        Gets a function that says how far it is.
+        Called with a function that returns a text of the progress.
     """
     costs = layer_costs(network, inputs[:IMAGES], show)
     search = _Search(network, inputs, labels, [cost.layer for cost in costs], show)
@@ -159,7 +161,7 @@ def choose(
 
 
 def with_kept(network, choice: Choice):
-    """The network with the layers in float that were chosen, where the options say in which: as it would be loaded with
+    """The network with the chosen layers in float, in the dtype of the options, as it would be loaded with
     ``--keep-float``."""
     why = {layer: choice.why(layer) for layer in choice.chosen.kept}
     start = replace(network, graph=network.original)
@@ -169,7 +171,7 @@ def with_kept(network, choice: Choice):
 
 
 def _fewest(holds: Callable[[int], bool], most: int) -> int:
-    """The least number from 0 to ``most`` for which something holds that holds for all above it."""
+    """The least number from 0 to ``most`` for which a monotone condition holds."""
     if holds(0):
         return 0
     low, high = 0, 1
@@ -193,11 +195,12 @@ class _Search:
         self.floats = [_best(graph, _run(graph, _ports(graph, x))) for x in inputs]
 
     def first(self, count: int) -> Point:
-        """With the ``count`` dearest layers in float."""
+        """The network with the ``count`` costliest layers in float."""
         return self.at((*self.base, *self.order[:count]))
 
     def at(self, names: Iterable[str], limit: float = 1.0) -> Point:
-        """With these layers in float; a network that changes more classes than ``limit`` allows need not run whole."""
+        """The network with these layers in float; a run may stop when it has changed more classes than ``limit``
+        allows."""
         names = tuple(names)
         known = self.points.get(frozenset(names))
         if known is not None:
@@ -221,21 +224,21 @@ class _Search:
 
 
 def floats_of(network) -> dict[str, str]:
-    """In which float each call of an int8 network stays where it does."""
+    """The float dtype of each call of an int8 network that stays in float."""
     graph, dtype = network.original, network.options.keep_dtype
     wide = kept_float.beyond(replace(network, graph=graph), network.precision, dtype)
     return {call.name: FLOAT32 if call.name in wide else dtype for call in graph.calls}
 
 
 def keeping(network, calls: Mapping[str, str]):
-    """What is decided of an int8 network that keeps calls in float, each in its dtype."""
+    """The precision of an int8 network that keeps calls in float, each in its dtype."""
     return replace(network.precision, kept=tuple(Kept(name, "", dtype, "") for name, dtype in calls.items()))
 
 
 def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None) -> list[LayerCost]:
-    """What each layer that is in int8 costs, the dearest first."""
+    """The cost of each int8 layer, the largest first."""
     already = {kept.layer for kept in network.precision.kept}
-    graph = equalize.run(network.original, network.precision.factors)  # its values are those beside int8
+    graph = equalize.run(network.original, network.precision.factors)  # its values are those around an int8 layer
     calls = [call for call in graph.calls if quantize.integral(call.layer) and call.name not in already]
     others = {call.name: [c.name for c in graph.calls if c is not call] for call in calls}
     alone = {
@@ -256,7 +259,7 @@ def layer_costs(network, inputs: Sequence[tuple], show: Show = lambda line: None
 
 
 def _start(graph: LayerGraph, name: str) -> int:
-    """The place of the first call that a graph with one layer in int8 has and the graph of float32 has not."""
+    """The index of the first call in which a graph with one int8 layer differs from the float32 graph."""
     return next(i for i, call in enumerate(graph.calls) if call.name == name or reference.integral(call.layer))
 
 
@@ -265,7 +268,7 @@ def _ports(graph: LayerGraph, inputs: tuple) -> Values:
 
 
 def _run(graph: LayerGraph, values: Values, start: int = 0, keep: bool = False) -> Values:
-    """The values of a graph from a call on; ``keep``: all of them, not the outputs alone."""
+    """The values of a graph from a call on; ``keep``: all of them, not only the outputs."""
     for call, spent in graph.in_order(start):
         values[call.output] = _computed(call, [values[value] for value in call.inputs])
         for value in () if keep else spent:

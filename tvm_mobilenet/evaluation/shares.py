@@ -10,13 +10,13 @@ Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many images, and the 95 % interval of what that estimates.
+    """A count of images among a number, and the 95 % interval of the share.
 
     Attributes
     ----------
     count, images : int
     share, low, high : float
-        Of 1: ``count / images``, and Wilson's interval (1927), which holds near 0 and 1 and for few images too.
+        ``count / images``, and Wilson's interval (1927), which is valid near 0 and 1 and for few images too.
     """
 
     count: int

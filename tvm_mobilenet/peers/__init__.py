@@ -1,1 +1,1 @@
-"""The same networks for other engines."""
+"""Files of networks for other engines."""

@@ -1,7 +1,7 @@
-"""What goes into another engine's file of a network: its layers, and of one in int8 each value's scale.
+"""The contents of another engine's file of a network: its layers, and in int8 each value's scale.
 
-Layers are those after batch normalisation is folded, as each engine's own converter leaves such a network. In int8 they
-have the build's weights, biases and scales, so that an engine computes what the build does, but for its own rounding.
+Batch normalisation is folded into the layers, as in each engine's own converter. In int8 they have the build's weights,
+biases and scales, so an engine computes the same as the build except for its own rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tvm_mobilenet.passes.quantize import DTYPE, HIGH, LOW, Scale
 
 
 class Unknown(Exception):
-    """A layer that the writers do not know."""
+    """The writers do not support a layer."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Content:
     ----------
     name : str
     layer : Layer
-        In float32, whatever the file computes in.
+        The layer in float32, for any dtype of the file.
     inputs, output
-        Values, as a ``LayerCall`` has them.
+        Values, as in a ``LayerCall``.
     given, found : (int, int, int, int)
-        Batch, height, width and channels of its data and of its output.
+        Batch, height, width and channels of its data, and of its output.
     weight, bias : ndarray or None
         float32; int8 and int32.
     last : bool
-        The network returns it, perhaps through a softmax, and no other layer reads it.
+        Whether the network returns it, possibly through a softmax, and no other layer reads it.
     activation : str
-        ``none`` where rounding to int8 clamps as much.
+        ``none`` if rounding to int8 clamps to the same range.
     steps : (out_channels,) float32, optional
-        Of the weights in int8.
+        Steps of the weights in int8.
     own, out : Scale, optional
-        Of its sums before a residual, and of what it writes.
+        Scales of its sums before a residual, and of its output.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Content:
 
     @property
     def dense(self) -> bool:
-        """Whether a file has it as a dense layer: one in the middle is a convolution of one pixel."""
+        """Whether a file has it as a dense layer; inside of a network it is a convolution of one pixel."""
         return self.layer.declared.images and self.last
 
     @property
@@ -70,7 +70,7 @@ class Content:
 
     @property
     def softmax(self) -> bool:
-        """Whether it is one, over the channels."""
+        """Whether it is a softmax over the channels."""
         return self.layer.declared.function == "softmax"
 
     @property
@@ -80,7 +80,7 @@ class Content:
 
     @property
     def two(self) -> str:
-        """The operator of its second operand: ``add``, ``sub``, ``mul`` or ``scale``; of a residual ``add``."""
+        """The operator of its second operand: ``add``, ``sub``, ``mul`` or ``scale``; a residual has ``add``."""
         if self.layer.residual != "none":
             return "add"
         return self.layer.op if len(self.inputs) > 1 else ""
@@ -108,7 +108,7 @@ class Output:
     Parameters
     ----------
     shape : tuple of int
-        As the network has it: of an image four sizes, else batch and values.
+        The network's shape: four sizes for an image, else batch and values.
     """
 
     value: str
@@ -118,7 +118,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Contents:
-    """A network for a file.
+    """The contents of a network's file.
 
     Parameters
     ----------
@@ -146,18 +146,18 @@ class Contents:
 
 
 def contents(network, dtype: str) -> Contents:
-    """The layers of a network in a dtype, when the writers know them all.
+    """The layers of a network in a dtype, if the writers support all of them.
 
     Parameters
     ----------
     network : Network
-        For int8 one that is built so.
+        The network; for int8 it must be built in int8.
     dtype : str
 
     Raises
     ------
     Unknown
-        They do not know one, or it has no scales; or an input or output is no image and no row of values.
+        A layer is not supported or has no scales, or an input or output is neither an image nor a row of values.
     """
     graph = network.original or network.graph
     scales = network.precision if dtype == DTYPE else None
@@ -204,7 +204,7 @@ def _image(graph) -> tuple[str, Layer]:
 
 
 def _ends(graph, readers: Counter) -> set[str]:
-    """Values that the network returns and no layer reads, but for a softmax that it returns too."""
+    """Values that the network returns and no layer reads, except a softmax that it returns too."""
     ends = {port.value for port in graph.signature.outputs if readers[port.value] == 1}
     of = {call.output: call for call in graph.calls}
     before = {of[v].inputs[0] for v in ends if v in of and of[v].layer.declared.function == "softmax"}
@@ -238,7 +238,7 @@ def _output(port, sizes: dict[str, tuple[int, int, int, int]]) -> Output:
 
 
 def _check(call) -> None:
-    """Refuse a layer that no writer knows; a writer may know fewer."""
+    """Refuse a layer that no writer supports; a single writer may support fewer."""
     layer = call.layer
     ok = layer.dtype == "float32" and not (layer.reads or layer.writes or layer.body) and layer.op != "pixels"
     declared = layer.declared
@@ -259,7 +259,7 @@ def _check_integer(call) -> None:
 
 
 def _integer(call, whole, quantization) -> dict:
-    """What a layer has in int8: ``call`` is as the model has it, ``whole`` as the build computes it."""
+    """The int8 data of a layer: ``call`` is the model's layer, ``whole`` the build's."""
     if whole.layer.dtype != DTYPE:
         raise Unknown(f"{call.name} computes in {whole.layer.dtype}")
     given, out = quantization.scales[call.inputs[0]], quantization.scales[call.output]

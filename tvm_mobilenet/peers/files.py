@@ -1,11 +1,12 @@
-"""The same network for other engines: an ONNX file, ncnn's two files, a TFLite file, with the very weights of a build.
+"""Files of the same network for other engines: an ONNX file, ncnn's two files, a TFLite file, with a build's weights.
 
-They are written from the network's layers (`peers.contents`), so that all run the same network: MobileNets of every
-version. A network with other layers goes to the engine of its own file as that file, and to ONNX Runtime as PyTorch
-exports it. Elsewhere the first such layer is named, and a file of the user's own takes its place: ``ncnn=FILE.param``.
+They are written from the network's layers (`peers.contents`), so that all engines run the same network; MobileNets of
+every version are supported. A network with other layers is given to the engine of its own file as that file, and to
+ONNX Runtime as PyTorch's export. For other engines the error names the first such layer, and the user may give a file:
+``ncnn=FILE.param``.
 
-Files are float32, and ncnn makes float16 of them as it loads them. Of a build in int8 the others' files are int8 too,
-with its weights and scales.
+Files are float32; ncnn converts them to float16 when it loads them. For a build in int8 the files of the other engines
+are int8 too, with its weights and scales.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from tvm_mobilenet.peers.contents import Contents, Unknown, contents
 from tvm_mobilenet.terminal import console
 
 ENGINES = ("litert", "ncnn", "onnxruntime")
-SUFFIXES = {"litert": ".tflite", "ncnn": ".param", "onnxruntime": ".onnx"}  # of their files
-COMPUTE = {"ncnn": ("float16",), "litert": (DTYPE,), "onnxruntime": (DTYPE,)}  # dtypes beside float32
+SUFFIXES = {"litert": ".tflite", "ncnn": ".param", "onnxruntime": ".onnx"}  # suffixes of their files
+COMPUTE = {"ncnn": ("float16",), "litert": (DTYPE,), "onnxruntime": (DTYPE,)}  # supported dtypes besides float32
 
 
 def dtype_of(plan) -> str:
-    """The dtype in which most multiply-adds of a plan are computed; what other engines are asked for beside it."""
+    """The dtype of most multiply-adds of a plan, which other engines are asked to use."""
     total = Counter({"float32": 0})
     for step in plan.steps:
-        with contextlib.suppress(ValueError):  # of a layer that no name says
+        with contextlib.suppress(ValueError):  # a layer whose name cannot be parsed
             layer = Layer.parse(step.layer)
             for part in layer.parts or (layer,):
                 total[part.dtype] += part.mult_adds
@@ -57,14 +58,14 @@ def contenders(
     folder : path
         Where the files go.
     dtype : str
-        In which those compute that name none.
+        The dtype of engines that name none.
     architecture : str
-        Of the CPU that runs them, as Python's ``platform.machine`` names it; this machine's unless given.
+        The architecture of the CPU that runs them, by Python's ``platform.machine``; this machine's by default.
 
     Returns
     -------
     dict of str to dict
-        By what is shown of each, ``ncnn`` or ``ncnn float16``. ``{"missing": why}`` for one that cannot run this
+        By the label of each, ``ncnn`` or ``ncnn float16``. ``{"missing": why}`` for an engine that cannot run this
         network, or not in that dtype.
     """
     found = {}
@@ -99,7 +100,7 @@ def _files(network, engine: str, dtype: str, folder: Path, architecture: str) ->
     Raises
     ------
     Unknown
-        They cannot be written.
+        The files cannot be written.
     """
     try:
         return _WRITERS[engine](contents(network, dtype), folder, architecture)
@@ -111,7 +112,7 @@ def _files(network, engine: str, dtype: str, folder: Path, architecture: str) ->
 
 
 def _own_file(network, engine: str, dtype: str, folder: Path) -> Path | None:
-    """The model itself as an engine's file, where it is one or PyTorch exports it."""
+    """The model itself as an engine's file, if it is one or PyTorch can export it."""
     options, path = network.options, folder / f"model{SUFFIXES[engine]}"
     if dtype != "float32" and not network.quantized:
         return None
@@ -120,21 +121,23 @@ def _own_file(network, engine: str, dtype: str, folder: Path) -> Path | None:
     if engine == "onnxruntime" and options.file_kind == "onnx":
         import onnx
 
-        onnx.save(onnx.load(options.model), path)  # one file, whatever weights lie beside it
+        onnx.save(onnx.load(options.model), path)  # one file, with the weights that lie beside the model
         return path
     if engine == "onnxruntime" and network.model is not None:
         import torch
 
         shape = (network.signature.inputs[0].shape[0], *network.model.input_shape[1:])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an exporter that PyTorch keeps for what its newer one cannot
+            warnings.simplefilter(
+                "ignore"
+            )  # warnings of PyTorch's older exporter, kept for networks that the newer one cannot export
             torch.onnx.export(network.model.module, (torch.zeros(shape),), path, dynamo=False, opset_version=17)
         return path
     return None
 
 
 def _given(engine: str, path: Path) -> dict:
-    """A user's own file as a contender, in whatever dtype it computes."""
+    """A user's own file as a contender, in its own dtype."""
     found = {"engine": engine, "dtype": ""}
     if engine != "ncnn":
         return found | {"model": str(path)}
@@ -155,19 +158,19 @@ def _cannot(network, engine: str, dtype: str) -> str:
 
 
 def require(engines: Sequence[str], board: str) -> None:
-    """Say which engines cannot run before anything is measured.
+    """Report engines that cannot run before any measurement.
 
     Parameters
     ----------
     engines : sequence of str
         As `parse` gives them.
     board : str
-        As ``--board`` says it: of this machine it is known what is installed.
+        The address of ``--board``; only for this machine the installed engines are known.
 
     Raises
     ------
     MissingDependencyError
-        None of them can.
+        None of the engines can run.
     """
     written = {asked.partition(":")[0] for asked in engines if "=" not in asked}
     names = list(dict.fromkeys(re.split("[:=]", asked)[0] for asked in engines))

@@ -30,17 +30,17 @@ _TWO = {"add": 0, "sub": 1, "mul": 2, "scale": 2}
 
 
 class _Text:
-    """Lines of layers, and the blobs that are free to be read; a blob that two layers read goes through a Split."""
+    """Lines of layers, and the blobs that are not read yet; a blob with two readers goes through a Split."""
 
     def __init__(self, readers: Counter):
         self.lines, self.blobs, self._free, self._readers = [], 0, {}, readers
 
     def take(self, value: str) -> str:
-        """A blob of a value, which nobody else reads."""
+        """A blob of a value for one reader."""
         return self._free[value].pop()
 
     def give(self, value: str, blob: str) -> None:
-        """A value's blob, as often as it is read."""
+        """Add a value's blob, once for each reader."""
         copies = self._readers[value]
         self._free[value] = [blob]
         if copies > 1:
@@ -60,7 +60,7 @@ def write(network: Contents) -> tuple[str, bytes, list[str]]:
     Raises
     ------
     Unknown
-        Its input is channels-last, which ncnn takes no images as; or it has a layer that ncnn computes otherwise.
+        Its input is channels-last, which ncnn does not support for images, or ncnn computes a layer differently.
     """
     if network.channels_last:
         raise Unknown("its input is channels-last")
@@ -72,7 +72,7 @@ def write(network: Contents) -> tuple[str, bytes, list[str]]:
     text.lines.append(f"Input image 0 1 image 0={w} 1={h} 2={c}")
     text.blobs += 1
     text.give(network.image, "image")
-    data, rows = bytearray(), set()  # values of one dimension: means of all positions, and products of them
+    data, rows = bytearray(), set()  # values of one dimension: means of all positions, and dense layers after them
     for content in network.layers:
         x = text.take(content.inputs[0])
         row = content.inputs[0] in rows
@@ -107,7 +107,7 @@ def ends(path: Path) -> tuple[list[str], list[str]]:
     Raises
     ------
     TvmMobilenetError
-        It is no such text.
+        The file is no such text.
     """
     try:
         magic, _, *lines = path.read_text(encoding="utf-8").splitlines()

@@ -56,14 +56,15 @@ class _File:
         return _Value(self.node("QuantizeLinear", [name, f"{name}.step", f"{name}.zero"], f"{name}.whole"), scale)
 
     def read(self, value: _Value) -> str:
-        """A value in float. Two readers that share one conversion keep ONNX Runtime from computing them in int8."""
+        """A value in float. Each reader gets its own conversion, since ONNX Runtime does not compute readers of a
+        shared one in int8."""
         if value.scale is None:
             return value.name
         ends = [value.name.replace(".whole", end) for end in (".step", ".zero")]
         return self.node("DequantizeLinear", [value.name, *ends], f"{value.name}.{len(self.nodes)}")
 
     def parameter(self, name: str, array: np.ndarray, steps: np.ndarray | None) -> str:
-        """A weight or bias, output channels first; in integers with a step for each of those."""
+        """A weight or bias, output channels first; in integers with a step for each channel."""
         if steps is None:
             return self.constant(name, array.astype(np.float32))
         ends = [self.constant(f"{name}.step", steps), self.constant(f"{name}.zero", np.zeros(len(steps), array.dtype))]
@@ -73,8 +74,8 @@ class _File:
 def write(network: Contents, architecture: str) -> bytes:
     """The file of a network for CPUs of an architecture, as Python's ``platform.machine`` names it.
 
-    On x86-64 values in int8 are written as uint8, 128 more: of a signed value that two layers read ONNX Runtime's
-    kernels there make float32.
+    On x86-64 int8 values are written as uint8, 128 more, because ONNX Runtime's kernels there convert a signed value
+    with two readers to float32.
     """
     from onnx import TensorProto, helper
 
@@ -91,7 +92,7 @@ def write(network: Contents, architecture: str) -> bytes:
         x = _layer(file, content, values)
         values[content.output] = _Value(x) if content.last else file.written(x, content.out)
         if content.dense or (content.softmax and content.inputs[0] in rows):
-            rows.add(content.output)  # of two dimensions
+            rows.add(content.output)  # has two dimensions
     found = [_returned(file, output, values[output.value].name, output.value in rows) for output in network.outputs]
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, output.shape)

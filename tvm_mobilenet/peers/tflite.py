@@ -1,9 +1,9 @@
-"""A network's layers as a TFLite file, channels-last; written with the schema that LiteRT brings.
+"""Write a network's layers as a TFLite file, channels-last, with LiteRT's schema.
 
-TFLite knows padding only as SAME (as much as needed, more at the end) and VALID; what a layer pads otherwise, as
-PyTorch does with stride 2, is a PAD before a VALID convolution. XNNPACK takes the two together.
+TFLite has only SAME padding (as much as needed, more at the end) and VALID. Other paddings, such as PyTorch's with
+stride 2, become a PAD before a VALID convolution. XNNPACK runs the two together.
 
-In int8 all values between the layers are int8 with their scales. Its dense layers write int8 alone, so that the scores,
+In int8 all values between the layers are int8 with their scales. TFLite's dense layers write only int8, so the scores,
 which a build writes as float32, are rounded to int8 once more.
 """
 
@@ -82,7 +82,7 @@ _FUSED = ("none", "relu", "relu6")  # activations that are part of an operator
 _TWO = {"add": ("ADD", "AddOptions"), "sub": ("SUB", "SubOptions")} | dict.fromkeys(
     ("mul", "scale"), ("MUL", "MulOptions")
 )
-_VERSIONS = {  # that take int8, by TFLite's table of versions
+_VERSIONS = {  # operator versions for int8, from TFLite's table
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
     "FULLY_CONNECTED": 4,
@@ -154,7 +154,7 @@ def _layer(file: _File, content: Content, values: dict, given: Scale | None) -> 
 
 
 def _activated(file: _File, content: Content, activation: str, x: int) -> int:
-    """An activation by operators of its own. TFLite has no hard sigmoid: it is a clamped sum, times a sixth."""
+    """An activation as separate operators. TFLite has no hard sigmoid, so it becomes a clamped sum times a sixth."""
     if activation == "none":
         return x
     shape = file.graph.tensors[x].shape
@@ -197,7 +197,7 @@ def _pool(file: _File, content: Content, x: int, inside: str, own: Scale | None)
 
 
 def _parameters(file: _File, content: Content, weight: np.ndarray, given: Scale | None, axis: int = 0) -> list[int]:
-    """The constants of a layer: its weights, whose output channels lie along an axis, and its biases."""
+    """The constants of a layer: its weights, with output channels along an axis, and its biases."""
     steps = content.steps
     of_bias = None if steps is None else steps * np.float32(given.step)
     return [file.constant(weight, steps, axis), file.constant(content.bias, of_bias)]
@@ -240,7 +240,7 @@ def _padding(file: _File, layer, size: tuple[int, int]) -> tuple[bool, int]:
 
 
 def _padded(file: _File, content: Content, x: int, given: Scale | None, value: float = 0) -> tuple[int, int]:
-    """What a window reads, with a PAD before it where TFLite has no word for its padding; and the word."""
+    """The data of a window, with a PAD before it if neither SAME nor VALID fits; and the word."""
     (batch, height, width, channels), (top, left, bottom, right) = content.given, content.layer.padding
     same, word = _padding(file, content.layer, (height, width))
     if not same and any(content.layer.padding):

@@ -1,1 +1,1 @@
-"""What networks cost on boards without a build: estimates, budgets, the papers' ratios, reports."""
+"""The cost of networks on boards without a build: estimates, budgets, the papers' ratios, reports."""

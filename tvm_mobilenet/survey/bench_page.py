@@ -13,9 +13,9 @@ from tvm_mobilenet.report import vega
 from tvm_mobilenet.report.page import Page, Table, printed
 from tvm_mobilenet.terminal.titles import short_titles
 
-BARS = (8, 40)  # of a histogram
-FEWEST = 5  # samples that have a distribution worth a look
-FAR = 3.0  # quartile distances above the upper quartile: what is slower would press all others together
+BARS = (8, 40)  # least and most bars of a histogram
+FEWEST = 5  # least samples for a histogram
+FAR = 3.0  # quartile distances above the upper quartile; slower samples share the last bar
 
 
 def page(result: Benchmark, comparison: Comparison | None = None) -> Page:
@@ -84,7 +84,7 @@ def engines_chart(result: Benchmark) -> vega.Chart:
 
 
 def histograms_chart(result: Benchmark) -> list[vega.Chart]:
-    """How often a run took how long, one small chart for each number of threads; none of predictions."""
+    """Histograms of the times of runs, one small chart for each number of threads; none for predictions."""
     found, cut = [], []
     for row in result.rows:
         if len(row.samples) >= FEWEST:
@@ -111,8 +111,8 @@ def histograms_chart(result: Benchmark) -> list[vega.Chart]:
         "mark": {"type": "rule", "stroke": vega.COLOURS[1], "strokeWidth": 2},
         "encoding": {"x": vega.quantitative("median_ms", "ms"), "tooltip": vega.tooltip(median_ms="median, ms|.4~r")},
     }
-    words = "How often a run took how long; each chart has its own scale, the line is the median."
-    words += f" The last bar has all slower samples: {', '.join(cut)} lie far out." * bool(cut)
+    words = "Histograms of the times of runs; each chart has its own scale, the line is the median."
+    words += f" The last bar contains all slower samples: {', '.join(cut)} are far beyond." * bool(cut)
     columns = ("row", "from_ms", "to_ms", "samples", "median_ms")
     spec = {"layer": [bars, median], "height": 150}
     return [vega.Chart("Distribution of the samples", f"{_slug(result)}-samples", columns, found, spec, words, "row")]
@@ -121,7 +121,7 @@ def histograms_chart(result: Benchmark) -> list[vega.Chart]:
 def bars_of(row: Row) -> tuple[list[tuple[float, float, int]], int]:
     """The bars of a histogram: from, to, samples; and how many samples beyond the last bar count in it.
 
-    A bar is as wide as Freedman and Diaconis have it, "On the histogram as a density estimator", 1981.
+    The width of a bar follows Freedman and Diaconis, "On the histogram as a density estimator", 1981.
     """
     ordered = sorted(row.samples)
     upper = percentile(ordered, 0.75)
@@ -138,7 +138,7 @@ def bars_of(row: Row) -> tuple[list[tuple[float, float, int]], int]:
 
 
 def layers_chart(result: Benchmark) -> list[vega.Chart]:
-    """Kernel calls in order; none where only whole runs were timed."""
+    """Kernel calls in order; no chart if only whole runs were timed."""
     times = result.rows[0].layers
     if not times:
         return []

@@ -1,4 +1,4 @@
-"""What a network may cost at most: limits as people write them, the best network within them, the nearest beyond."""
+"""Budgets: parse a user's limits, and find the best network within them or the nearest beyond."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 <<
 
 @dataclass(frozen=True)
 class Limits:
-    """At most so many milliseconds on so many cores, at most so many bytes of memory, at least such a top-1 (0..1)."""
+    """The most milliseconds on a number of cores, the most bytes of memory, the least top-1 (0..1)."""
 
     milliseconds: float | None = None
     cores: int = 1
@@ -34,7 +34,7 @@ class Limits:
         return ", ".join(parts)
 
     def misses(self, network) -> dict[str, float]:
-        """What a network misses, in words, and by what share of the limit; empty: it fits."""
+        """Each limit that a network exceeds, as text, and by which share of the limit; empty if it fits."""
         found: dict[str, float] = {}
         if self.milliseconds is not None:
             value = network.latency(self.cores)
@@ -60,7 +60,7 @@ def limits_of(args, target) -> Limits | None:
     Raises
     ------
     TvmMobilenetError
-        A value without a unit or with a wrong one, cores that the target has not.
+        A value has no unit or a wrong one, or the target has another number of cores.
     """
     if args.cores not in ("1", str(target.cores), "all"):
         raise TvmMobilenetError(
@@ -78,12 +78,12 @@ def limits_of(args, target) -> Limits | None:
 
 
 def quantity(flag: str, text: str, units: dict[str, float], what: str, example: str) -> float:
-    """A number with its unit, in the smallest meaning of ``units``.
+    """A number with its unit, converted by ``units``.
 
     Raises
     ------
     TvmMobilenetError
-        No number above zero, no unit, or one of something else.
+        The number is not above zero, or the unit is missing or unknown.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(\D*?)\s*", text)
     if not match or not float(match[1]) > 0:
@@ -104,8 +104,8 @@ def numbers(flag: str, text: str | None, kind: type) -> list:
 
 
 def fitting(networks: Sequence, limits: Limits) -> list:
-    """The networks within the limits: the highest published accuracy first; of equals the dtype nearest to float32,
-    whose accuracy is published, then the faster.
+    """The networks within the limits, by falling published accuracy. Among equals the dtype nearest to float32, whose
+    accuracy is published, comes first, then the faster network.
 
     Networks without a published accuracy come after all others, the one with more mult-adds first.
     """
@@ -120,17 +120,17 @@ def fitting(networks: Sequence, limits: Limits) -> list:
 
 
 def choose(networks: Sequence, limits: Limits, made: Callable) -> tuple:
-    """The best network within the limits that also fits when it is built, and what did not.
+    """The best network within the limits that also fits when it is built, and those that did not fit.
 
     Parameters
     ----------
     made : callable
-        Builds a network; gives it back with the figures of what was built, which decide.
+        Builds a network; returns it with the figures of the built module, which decide.
 
     Returns
     -------
     (network or None, list)
-        With figures as built; those that were built and do not fit, with theirs.
+        The network with its figures as built, and the built ones that do not fit, with theirs.
     """
     over = []
     for network in fitting(networks, limits):
@@ -142,18 +142,18 @@ def choose(networks: Sequence, limits: Limits, made: Callable) -> tuple:
 
 
 def nearest(networks: Sequence, limits: Limits) -> tuple:
-    """The network whose worst miss is the smallest, and what it misses, in words."""
+    """The network whose worst miss is the smallest, and a text of its misses."""
     best = min(networks, key=lambda n: max(limits.misses(n).values(), default=0.0))
     return best, list(limits.misses(best))
 
 
 def accuracy(network) -> str:
-    """A network's accuracy in words."""
+    """A text of a network's accuracy."""
     if network.top1 is None:
         return "no published accuracy"
     return f"top-1 {100 * network.top1:.1f} % ({'of float32' if of_float32(network) else 'published'})"
 
 
 def of_float32(network) -> bool:
-    """Whether a network's accuracy is that of its float32 network alone: quantizing changes what it is."""
+    """Whether a network's accuracy is that of its float32 network, which quantization may change."""
     return dtypes.of(network.dtype).integer

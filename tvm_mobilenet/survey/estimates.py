@@ -1,15 +1,16 @@
-"""What networks cost on a board without their weights: each is run once, in the order of its plan, as in verification.
+"""Estimate the cost of networks on a board without their weights: each runs once, in the order of its plan, as in
+verification.
 
-The cost of a kernel depends on its layer, its decisions, the target, and what the kernels before it left in the caches.
-The numbers in its tensors change nothing: no loop bound, branch or address of a schedule depends on them. So weights
-need not be the model's, and no calibration is needed: a network has PyTorch's initial weights and runs on zeros or
-noise. All else is what a build has: its layers, their decisions, its plan and its arena. What a sweep says of a network
-is therefore what its build will be found to cost, memory with it.
+The cost of a kernel depends on its layer, its decisions, the target, and the contents of the caches after the kernels
+before it. It does not depend on the numbers in its tensors, because no loop bound, branch or address of a schedule
+does. So a network has PyTorch's initial weights, runs on zeros or noise, and needs no calibration. All else is as in a
+build: its layers, their decisions, its plan and its arena. The estimate of a sweep therefore equals the cost of the
+built network, memory included.
 
-Networks are jobs for worker processes. Every estimate is a line of a file, so that nothing is run twice, also after an
-interruption; an estimate counts as long as target, board, and everything that decides what is built are the same.
-Networks of other widths and resolutions have hardly a kernel in common (222 of the 234 of the 16 of v1 occur in one
-alone), so equal kernels are compiled once within a network, and no further.
+Networks are jobs for worker processes. Every estimate is a line of a file, so that no network runs twice, even after an
+interruption. An estimate is valid while target, board, and everything that decides the build are the same. Networks of
+other widths and resolutions share few kernels (222 of the 234 of v1's 16 networks occur in only one), so equal kernels
+are compiled once for each network, not for all.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tvm_mobilenet.tune_logs.log import UNITS, consulted, target_key
 from tvm_mobilenet.tuning.runner import OnBoard
 from tvm_mobilenet.tuning.workers import Done, keep_busy
 
-JOB_SECONDS = 3600.0  # the plain twin of v1 1.0-224 takes 2 minutes on a core of its own
+JOB_SECONDS = 3600.0  # v1 1.0-224 with standard convolutions takes 2 minutes on a free core
 _NETWORK = ("model", "alpha", "resolution", "classes", "batch", "dtype")
 _BUILDS = ("layer.py", "build.py", "compiler", "survey/estimates.py", "passes", "frontend", "models")
 
@@ -53,7 +54,7 @@ class Estimate:
     cost, cost_all_cores : float
         In ``unit``: predicted cycles or measured seconds, on one core and on all.
     compute : float or None
-        Of a predicted ``cost``: what is left if every load hits the first-level cache.
+        The compute cycles of a predicted ``cost``, with every load a hit in the first-level cache.
     kinds : dict of str to float
         The part of ``cost`` of each kind of layer.
     mult_adds, parameters : int
@@ -63,9 +64,9 @@ class Estimate:
     code_bytes : int
         The kernels' instructions and read-only data.
     target, board, basis : str
-        ``tune_logs.log.target_key``, what ran it, and ``basis_of`` at that time.
+        ``tune_logs.log.target_key``, the board that ran it, and ``basis_of`` at that time.
     seconds : float
-        How long it took to find out.
+        Seconds that the estimate took.
     """
 
     model: str
@@ -104,7 +105,7 @@ class Estimate:
 
     @classmethod
     def from_json(cls, line: str) -> Estimate:
-        """The estimate of a line; a ValueError says what is wrong with it."""
+        """The estimate of a line; a ValueError describes a fault of the line."""
         data = json_text.parse(line)
         estimate = cls(**typed(cls, old_words.keys(data) if isinstance(data, dict) else data))
         if (
@@ -132,7 +133,7 @@ class Bench(OnBoard):
     def __init__(self, target, board: str = "virtual", linker: str | None = None, log: Path | None = None):
         super().__init__(target, board, linker)
         self.log = log
-        self._lines = log.read_bytes() if log is not None and log.is_file() else None  # it may lie elsewhere there
+        self._lines = log.read_bytes() if log is not None and log.is_file() else None  # a worker may have it elsewhere
 
     def prepare(self) -> None:
         super().prepare()
@@ -145,7 +146,7 @@ class Bench(OnBoard):
         return asdict(estimate)
 
     def unpack(self, network: ModelOptions, data: object, folder) -> Estimate:
-        """What `pack` made of a network's estimate; a ValueError says what it is instead."""
+        """The estimate from `pack`'s data; a ValueError describes other data."""
         found = Estimate.from_json(json.dumps(data))
         if found.options != network:
             raise ValueError(f"an estimate of {found.options.title}, not of {network.title}")
@@ -181,8 +182,8 @@ class Bench(OnBoard):
 
 
 def executed(model, board, linker: str | None = None) -> tuple:
-    """A compiled network run once on an opened board, on zeros or noise: the run, what it cost on one core and on all
-    of them, and the bytes of its code.
+    """Run a compiled network once on an opened board, on zeros or noise. Return the run, its cost on one core and on
+    all of them, and the bytes of its code.
 
     Parameters
     ----------
@@ -202,7 +203,7 @@ def executed(model, board, linker: str | None = None) -> tuple:
 
 
 def weightless(options: ModelOptions):
-    """The `compiler.network.Network` of a registry model, with PyTorch's initial weights in place of the model's."""
+    """The `compiler.network.Network` of a registry model, with PyTorch's initial weights."""
     import torch
 
     from tvm_mobilenet import frontend, passes
@@ -227,8 +228,7 @@ def code_bytes(library: str | os.PathLike) -> int:
 
 
 def basis_of(target, log: Path | None = None) -> str:
-    """A short hash of what decides how a network is built and estimated, besides the target: code, TVM, and tune
-    logs."""
+    """A short hash of everything but the target that decides build and estimate: code, TVM, and tune logs."""
     digest = hashlib.sha256(f"{keys.sources_key()} {keys.estimate_key(target)}".encode())
     for name in _BUILDS:
         place = resources.files("tvm_mobilenet") / name
@@ -258,15 +258,15 @@ def estimate_networks(
     Parameters
     ----------
     networks : iterable of ModelOptions
-        Of the registry; weights and pictures play no part.
+        Options of registry models; weights and images are not used.
     target : targets.Target
     estimates : path
-        The file of estimates: what is in it is not run again, what is run is added.
+        The file of estimates: networks in it do not run again, and new estimates are added.
     log : path, optional
         The user's tune log, consulted before the shipped one.
     show : callable
-        Called now and then with how many networks are estimated, of how many, the titles of those being run, and the
-        `Pace` of who runs them.
+        Called at intervals with the number of estimated networks, the number of all, the titles of running ones, and
+        the `Pace` of the workers.
     workers : int or str
         Processes of this machine, or a Dask cluster (``cluster.place.parse``).
 
@@ -287,7 +287,9 @@ def estimate_networks(
     missing = [n for n in wanted if n not in known]
     if not missing:
         return [known[n] for n in networks]
-    waiting = deque(sorted(missing, key=_size, reverse=True))  # the largest first: then both workers end together
+    waiting = deque(
+        sorted(missing, key=_size, reverse=True)
+    )  # the largest first, so that the workers end at about the same time
     where = place.parse(workers).at_most(len(missing) if board == "virtual" else 1)
     threads = 1 if board == "virtual" else target.cores
     running: list[str] = []
@@ -302,7 +304,9 @@ def estimate_networks(
         if done.failure:
             hint = "--debug shows what the worker wrote"
             raise BoardError(f"{done.job.title} on {target.name}: {done.failure}", hint)
-        known[done.job] = Estimate.from_json(replace(done.value, **same).to_json())  # as it is read again
+        known[done.job] = Estimate.from_json(
+            replace(done.value, **same).to_json()
+        )  # in the form in which it is read again
         journal.append(known[done.job])
 
     with where.pool(Bench(target, board, linker, log), JOB_SECONDS, debug, threads, board == "local") as pool:

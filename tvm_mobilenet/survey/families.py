@@ -1,4 +1,4 @@
-"""Which networks a sweep looks at."""
+"""The networks of a sweep."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tvm_mobilenet.models.papers import accuracies
 def networks_of(
     families: Sequence[str], alphas: Sequence[float], resolutions: Sequence[int], dtypes: Sequence[str] = DTYPES[:1]
 ) -> list:
-    """The networks to look at: of each family those with a published accuracy, or the alphas and resolutions given;
-    each in every dtype.
+    """The networks to compare: from each family those with a published accuracy, or those of the given alphas and
+    resolutions; each in every dtype.
 
     Raises
     ------

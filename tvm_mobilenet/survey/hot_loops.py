@@ -1,4 +1,4 @@
-"""The kernels of a dump: their loop nests, their assembly, and what the cost model says of their hot loops."""
+"""The kernels of a dump: their loop nests, their assembly, and the cost model's explanation of their hot loops."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from tvm_mobilenet.compiler.kernel_text import kernel_text
 from tvm_mobilenet.compiler.module import BuiltModule
 from tvm_mobilenet.compiler.pipeline import BuiltModel
 
-HOT = 0.05  # of a kernel's cycles: loops of less are not explained
-LINES = 400  # instructions of a loop that are shown at most
+HOT = 0.05  # share of a kernel's cycles above which a loop is explained
+LINES = 400  # most instructions of a loop to show
 
 
 def dump_kernels(dump: Dump, model: BuiltModel, module: BuiltModule, show: Callable[[str], None]) -> None:
-    """Write the phases ``tir`` and ``assembly``, a file a kernel each.
+    """Write the phases ``tir`` and ``assembly``, one file for each kernel.
 
     Parameters
     ----------
     model : BuiltModel
     module : BuiltModule
-        What it was written as: its machine code is executed on the virtual board where the core has a cost model.
+        The written module, whose machine code runs on the virtual board if the core has a cost model.
     show : callable
         Gets a line of progress.
 
     Raises
     ------
     BoardError
-        A kernel ran wild.
+        A kernel failed.
     """
     show(f"dumping {len(model.kernels)} kernels")
     nests, assembly = {}, {}
@@ -49,7 +49,7 @@ def _titled(head: str, texts: dict[str, str]) -> str:
 
 
 def _explained(module: BuiltModule, target, show: Callable[[str], None]) -> Callable[[str], str]:
-    """What explains the loops of a kernel: the cost model, or the reason why there is none."""
+    """A function that explains the loops of a kernel by the cost model, or says why there is none."""
     if not target.core.model:
         return lambda symbol: f"not explained: {target.core.title} has no cost model"
     from tvm_mobilenet.boards import open_board
@@ -61,6 +61,6 @@ def _explained(module: BuiltModule, target, show: Callable[[str], None]) -> Call
     with open_board("virtual", target) as board, board.load(module.library) as loaded:
         runner = PlanRunner(loaded, module.plan, module.parameters())
         for step in module.plan.steps:
-            if step.symbol not in found:  # no loop bound depends on the numbers in tensors
+            if step.symbol not in found:  # one call is enough: no loop bound depends on the numbers in tensors
                 found[step.symbol] = explain(runner.call(step), lines=LINES, least=HOT)
     return found.__getitem__

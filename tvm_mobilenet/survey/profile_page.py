@@ -1,4 +1,4 @@
-"""The page of a profile: the roofline, layers in order, and who lies in the arena when."""
+"""The page of a profile: the roofline, layers in order, and the arena over time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def page(result: Profile, module, target) -> Page:
 
 
 def layers_chart(result: Profile) -> vega.Chart:
-    """Layers in order: milliseconds, by compute and memory where they are predicted, else by what binds them."""
+    """Layers in order: milliseconds, split into compute and memory if predicted, else coloured by the ceiling that
+    binds."""
     split = result.is_predicted and all(x.predicted_compute is not None for x in result.layers)
     rows = []
     for x, name in zip(result.layers, names_of(result), strict=True):
@@ -71,7 +72,7 @@ def layers_chart(result: Profile) -> vega.Chart:
     ]
     words = "Layers in the order in which they run. "
     words += "Bars are compute and memory cycles, stacked" if split else "Colours tell which ceiling is the lowest"
-    words += ". The tick is the roofline, what the layer takes at least."
+    words += ". The tick is the roofline, a lower bound of the layer's time."
     spec = {"height": vega.ROW * len(rows), "layer": [bar, *marks]}
     return vega.Chart("Layers in order", f"{_slug(result)}-layers", columns, rows, spec, words, wide=True)
 
@@ -128,8 +129,8 @@ def roofline_chart(result: Profile, plan: Plan, most: Ceilings) -> vega.Chart | 
         },
     }
     words = (
-        "A layer on a ceiling has no room left under it. Level: the peak rate of multiply-adds. Slopes: what can be "
-        "computed while each operand moves once, into the L1 or from DRAM; DRAM binds what no cache keeps."
+        "A layer on a ceiling cannot be faster. Level line: the peak rate of multiply-adds. Sloped lines: the rate if "
+        "each operand moves once, into the L1 or from DRAM; DRAM bounds operands that no cache keeps."
     )
     columns = ("layer", "kind", "macs_a_byte", "gmacs", "ms", "binds")
     spec = {"layer": [ceiling, *labels, points]}
@@ -138,7 +139,7 @@ def roofline_chart(result: Profile, plan: Plan, most: Ceilings) -> vega.Chart | 
 
 @dataclass(frozen=True)
 class Life:
-    """A tensor in the arena: the step that writes it, where it lies, and the last step that reads it."""
+    """A tensor in the arena: the step that writes it, its place, and the last step that reads it."""
 
     step: int
     offset: int
@@ -216,7 +217,7 @@ def memory_chart(result: Profile, plan: Plan) -> vega.Chart | None:
 
 
 def names_of(result: Profile) -> list[str]:
-    """Names for the kernel calls: their place and what they compute."""
+    """Names for the kernel calls: their place and their layers."""
     short = short_titles([x.layer for x in result.layers], vega.LABEL)
     return [f"{x.position} {name}" for x, name in zip(result.layers, short, strict=True)]
 

@@ -1,4 +1,5 @@
-"""The page of a sweep: networks by latency, accuracy and mult-adds, their Pareto front, and separable against plain."""
+"""The page of a sweep: networks by latency, accuracy and mult-adds, their Pareto front, and separable against standard
+convolutions."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from tvm_mobilenet.report.page import Markup, Page, Table, Words, link
 from tvm_mobilenet.survey import budget
 from tvm_mobilenet.survey.sweep_text import label_of, pareto, rows_of
 
-FEWEST = 3  # networks of different cost that a line is fitted through: two always lie on one
+FEWEST = 3  # least networks of different cost for a fitted line, since any two lie on one
 HEIGHT, PADDING, LINE, LETTER = 340, 14, 15, 6.5  # pixels: of a chart, at its ends, of a line of text, of a letter
 COLUMNS = ("network", "series", "ms", "mult_adds_millions", "top1_percent", "on_front")
 
@@ -42,7 +43,7 @@ def page(result, theory=None) -> Page:
     bold = "Bold: on the Pareto front on one core. " * bool(front)
     parts.append(Table("The networks", columns, rows, bold + what, front, decimals=True))
     if theory is not None:
-        parts.append(Words("What theory does not say", theory.words()))
+        parts.append(Words("Where cycles differ from theory", theory.words()))
         parts.append(Table("The papers' ratios beside those of cycles", *theory.table()))
     if sources := sorted({v.source for v in networks if v.source}):
         parts.append(
@@ -129,7 +130,7 @@ def cost_chart(result, cores: int) -> vega.Chart:
 
 
 def twins_chart(result) -> vega.Chart:
-    """How many times dearer plain convolutions are: in mult-adds against in time."""
+    """The cost of standard over separable convolutions: in mult-adds against in time."""
     counts = {_on(cores): cores for cores in (1, result.cores)}
     rows = [
         (t.model, name, t.mult_adds, t.one_core if cores == 1 else t.all_cores)
@@ -137,8 +138,8 @@ def twins_chart(result) -> vega.Chart:
         for name, cores in counts.items()
     ]
     most = max(max(row[2], row[3]) for row in rows)
-    x = vega.quantitative("times_mult_adds", "plain / separable, mult-adds", scale={"domain": [0, most * 1.05]})
-    y = vega.quantitative("times_time", "plain / separable, time", scale={"domain": [0, most * 1.05]})
+    x = vega.quantitative("times_mult_adds", "standard / separable, mult-adds", scale={"domain": [0, most * 1.05]})
+    y = vega.quantitative("times_time", "standard / separable, time", scale={"domain": [0, most * 1.05]})
     diagonal = {
         "data": {"values": [{"x": 0, "y": 0}, {"x": most, "y": most}]},
         "mark": {"type": "line", "stroke": vega.INK, "strokeWidth": 1.4},
@@ -151,8 +152,8 @@ def twins_chart(result) -> vega.Chart:
         ("network", "series", "times_mult_adds", "times_time"),
         rows,
         {"layer": [diagonal, points]},
-        "Each point is a network against its twin with plain convolutions. On the line, time would be saved as "
-        "mult-adds are; below it, less is.",
+        "Each point is a network against its twin with standard convolutions. On the line, the saving in time equals "
+        "the saving in mult-adds; below it, the saving in time is smaller.",
         height=HEIGHT,
     )
 
@@ -166,7 +167,7 @@ def _on(cores: int) -> str:
 
 
 def _points(x: dict, y: dict, rows: Sequence[tuple], **tips: str) -> dict:
-    """Points with a colour and a shape for each series, one legend, and what they say when pointed at."""
+    """Points with a colour and a shape for each series, one legend, and their tooltips."""
     series = list(dict.fromkeys(row[1] for row in rows))
     marks = {"color": vega.colours("series", series), "shape": vega.shapes("series", series)}
     return {"mark": "point", "encoding": {"x": x, "y": y, **marks, "tooltip": vega.tooltip(network="network", **tips)}}
@@ -188,7 +189,7 @@ def _rows(networks: Sequence, cores: int, front: Sequence[str]) -> list[tuple]:
 
 
 def _apart(networks: Sequence, front: Sequence[str]) -> list[str]:
-    """The names on the front that have a line of text to themselves, the most accurate first."""
+    """The names on the front with room for a line of text each, the most accurate first."""
     heights = {n.title: n.top1 for n in networks if n.title in front}
     span = max(n.top1 for n in networks) - min(n.top1 for n in networks)
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""A sweep as text: its table for people, and one row a network for spreadsheets."""
+"""A sweep as text: its table for reading, and a CSV with one row for each network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNNING_SHOWN = 4  # networks
 
 
 def show_in(progress: console.Progress):
-    """What shows how a sweep stands, for ``survey.estimates.estimate_networks``."""
+    """The display of a sweep's progress, for ``survey.estimates.estimate_networks``."""
 
     def show(estimated: int, networks: int, running: list[str], pace: object) -> None:
         more = f" and {len(running) - RUNNING_SHOWN} more" * (len(running) > RUNNING_SHOWN)
@@ -28,8 +28,8 @@ def show_in(progress: console.Progress):
 
 
 def pareto(networks: Sequence, cores: int) -> list:
-    """The networks that no other beats in both latency and published accuracy, the fastest first, of all dtypes, each
-    with the accuracy of its float32 network."""
+    """The Pareto front: networks that no other beats in both latency and published accuracy, the fastest first. It
+    covers all dtypes, each with the accuracy of its float32 network."""
     front: list = []
     known = [n for n in networks if n.top1 is not None]
     for network in sorted(known, key=lambda n: (n.latency(cores), -n.top1)):
@@ -66,7 +66,7 @@ def rows_of(result) -> tuple[tuple[str, ...], list[tuple]]:
 
 
 def label_of(result) -> str:
-    """Where and how the latencies were found."""
+    """The board of the latencies, and how they were found."""
     how = "predicted" if all(v.predicted for v in result.networks) else "measured"
     dtypes = {v.dtype for v in result.networks}
     whose = "; top-1 is of float32, whatever the dtype" if dtypes != {FLOAT32} else ""
@@ -92,7 +92,7 @@ def print_result(result) -> None:
 
 
 def write_csv(result, path: Path) -> None:
-    """One row a network, in plain units, with the source of its accuracy."""
+    """Write one row for each network, in base units, with the source of its accuracy."""
     names = [f.name for f in dataclasses.fields(result.networks[0])]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,9 +1,10 @@
-"""What theory does not say: the papers' ratios of mult-adds beside the ratios of cycles executed on three cores.
+"""The papers' ratios of mult-adds beside ratios of predicted cycles on three cores, with the reasons of the
+differences.
 
 The papers count mult-adds. A core also loads, stores, branches and starts kernels; a convolution's tiles fit its map
 or leave part of a vector idle; and the weights come from memory whatever the map's size is. Cycles here are compute
-and memory, of each network in the order of its plan. Each pair of networks differs in one thing, so that the ratio of
-their cycles over that of their mult-adds says what the thing really costs.
+and memory, of each network in the order of its plan. Each pair of networks differs in one property, so the ratio of
+their cycles over that of their mult-adds shows the true cost of that property.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ ALPHAS, RESOLUTIONS = (0.75, 0.5, 0.25), (192, 160, 128)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks: the ratio of what the first costs to what the second does, in mult-adds and in cycles.
+    """Two networks: the ratio of the first's cost to the second's, in mult-adds and in cycles.
 
     Parameters
     ----------
     formula : float
         By the paper's rule of thumb: alpha^2, rho^2, and 1/N + 1/D_K^2 of each block.
     mult_adds : float
-        As counted, whole networks.
+        Counted over whole networks.
     cycles, cycles_all_cores : dict of str to float
         By core; predicted.
     """
@@ -43,7 +44,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Theory:
-    """The comparisons, and how far each network is from the cycles of its multiply-adds alone.
+    """The comparisons, and each network's cycles over those of its multiply-adds alone.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def _small(resolution: int) -> ModelOptions:
 
 
 def _blocks_formula() -> float:
-    """1/N + 1/D_K^2, the mean over the blocks of v1 by what their plain twins cost."""
+    """1/N + 1/D_K^2, as the mean over the blocks of v1, weighted by the cost of their standard convolutions."""
     from tvm_mobilenet.models import cost
 
     plain = [c for c in cost.model_costs("v1-plain") if c.kind == "conv" and c.inputs > 3]

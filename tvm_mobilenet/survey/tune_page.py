@@ -1,4 +1,4 @@
-"""The page of a tuning: where the network's time goes, before and after, and how each layer's search went."""
+"""The page of a tuning: the time of each layer before and after, and the course of each layer's search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tvm_mobilenet.report import vega
 from tvm_mobilenet.report.page import Page, Table, printed
 from tvm_mobilenet.terminal.titles import short_titles
 
-MOST_TURNS = 40  # of one search's curve
+MOST_TURNS = 40  # most points of one search's curve
 PARTS = ("compute", "memory")
 
 
@@ -25,7 +25,7 @@ def page(result, columns: Sequence[str], rows: Sequence[Sequence], totals: Seque
 
 
 def layers_chart(result) -> vega.Chart:
-    """Layers in order: milliseconds before and after, the tuned ones as compute and memory where that is known."""
+    """Layers in order: milliseconds before and after; tuned ones are split into compute and memory if that is known."""
     rows, split = [], all(layer.compute is not None for layer in result.layers if layer.tuned is not None)
     how = "predicted" if result.predicted else "measured"
 
@@ -71,16 +71,16 @@ def layers_chart(result) -> vega.Chart:
         }
         for field, words, thick in (("untuned_ms", "untuned", 3), ("peak_ms", "at peak", 1.5))
     ]
-    words = "Each bar is what a layer takes tuned, all times that it occurs"
+    words = "Each bar is a tuned layer's time, with all of its occurrences"
     words += ", compute and memory stacked" * split
-    words += ". Ticks: what it took untuned, and its multiply-adds at the core's peak rate."
+    words += ". Ticks: its untuned time, and its multiply-adds at the core's peak rate."
     columns = ("layer", "count", "compute_ms", "memory_ms", "tuned_ms", "untuned_ms", "peak_ms")
     spec = {"height": vega.ROW * len(rows), "layer": [bars, *ticks]}
     return vega.Chart("Where the time goes", f"{_slug(result)}-layers", columns, rows, spec, words, wide=True)
 
 
 def searches_chart(result) -> list[vega.Chart]:
-    """How each layer's best fell trial by trial, one small chart a layer; none where nothing was searched."""
+    """The best cost so far by trial, one small chart for each layer; none without a search."""
     rows, few, flat = [], 0, 0
     for layer, name in zip(result.layers, names_of(result), strict=True):
         curve = [(i, cost) for i, cost in enumerate(layer.curve, 1) if math.isfinite(cost)]
@@ -104,7 +104,7 @@ def searches_chart(result) -> list[vega.Chart]:
             "tooltip": vega.tooltip(trial="trial", percent_above_best="% above the best|.2~r"),
         },
     }
-    words = "How many percent the best so far cost more than the best of all, by trial. Each chart has its own scale."
+    words = "The cost of the best so far above the final best, in percent, by trial. Each chart has its own scale."
     words += f" The first candidate stayed the best of {vega.counted(flat, 'layer')}." * bool(flat)
     words += f" Fewer than two candidates ran of {vega.counted(few, 'layer')}." * bool(few)
     columns = ("layer", "trial", "percent_above_best")
@@ -112,7 +112,7 @@ def searches_chart(result) -> list[vega.Chart]:
 
 
 def _thinned(turns: list) -> list:
-    """At most so many of a curve's turns as are seen, the first and the last among them."""
+    """A curve reduced to at most ``MOST_TURNS`` points, with the first and the last."""
     step = max(1.0, (len(turns) - 1) / (MOST_TURNS - 1))
     return [turns[round(i * step)] for i in range(min(len(turns), MOST_TURNS))]
 
