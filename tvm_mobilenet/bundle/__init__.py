@@ -1,1 +1,1 @@
-"""What goes to a device: packed, compiled, linked."""
+"""Bundles for devices: compile, link, pack, sign, read."""

@@ -1,16 +1,16 @@
-"""A bundle: what goes to a device, which needs nothing there but libc.
+"""Make a bundle, the files for a device, which needs only libc.
 
 ``libmobilenet.so``, ``libmobilenet.a``  the kernels and our runtime (runtime/), linked for the target
-``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes; beside the last
-                    what reads files for it, and its own program
+``mobilenet.h``, ``mobilenet``, ``mobilenet.py``  the C interface, the program, Python through ctypes; the last has
+                    two more files, which read pictures and hold its program
 ``weights.bin``     the constants, mapped by the library
-``selftest.bin``    inputs, and the outputs for them with what they may differ by: of PyTorch in float64, or those of
-                    layers of float16 computed step by step, which every CPU gives alike
-``labels.txt``      one class a line, where they are known; beside ImageNet's own, their licence
-``manifest.json``   what it is, and size and hash of every file; ``manifest.sha256``: the hashes again, and its own
+``selftest.bin``    inputs, their outputs and the tolerances: PyTorch's outputs in float64, or those of
+                    float16 layers computed step by step, which are the same on every CPU
+``labels.txt``      one class in each line, if they are known; ImageNet's names come with their licence
+``manifest.json``   description, size and hash of every file; ``manifest.sha256``: all hashes, and its own
 ``manifest.sha256.sig``  with ``--sign``, a signature of that file (signature.py)
 
-Equal inputs give equal bytes: nothing in a bundle says where or when it was made.
+Equal inputs give equal bytes: a bundle contains neither the place nor the time of its making.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from tvm_mobilenet.files.whole_file import write_whole
 from tvm_mobilenet.models import labels as class_names
 from tvm_mobilenet.models.options import FLOAT32
 
-ROUNDED = 2.0**-20  # of a value: more than a layer in float32 loses by rounding
-BESIDE = 4.0  # times what that changes of the outputs: which values flip is chance
-MOST = 0.5  # of the outputs' scale, whatever flips: one flip changed up to 0.37, unrelated outputs differ by 4
-TRIED = 4  # inputs for each that travels, until enough are found whose outputs stay as they are
+ROUNDED = 2.0**-20  # relative change of a value, larger than a float32 layer's rounding
+BESIDE = 4.0  # tolerance over the outputs' change from that: the values that flip vary by chance
+MOST = 0.5  # largest tolerance in the outputs' scale: one flip changed up to 0.37, unrelated outputs differ by 4
+TRIED = 4  # inputs tried for each one packed, until enough are found whose outputs do not change
 PROGRAMS = ("libmobilenet.so", "mobilenet")
 INTERFACES = ("mobilenet.h", "mobilenet.py", "mobilenet_pictures.py", "mobilenet_program.py")
-STARTING = 0.5  # seconds that a program in a bundle has to open its files before they are removed
+STARTING = 0.5  # seconds in which a starting program can open its files before they are removed
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read and found whole.
+    """A bundle that was read and is complete.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Bundle:
     files : dict of str to bytes
         Its files by name, the manifest and its hash included.
     signer : str
-        Who signed it, where that was asked for.
+        The signer's name, if a signature was required.
     """
 
     manifest: dict
@@ -73,7 +73,7 @@ class Bundle:
     signer: str = ""
 
     def signed(self, key: Path) -> Bundle:
-        """The same with a signature by a key, in place of one that it has."""
+        """The same bundle with a signature by a key, which replaces an existing one."""
         sums = received.sums_of(self.manifest, self.files[received.MANIFEST])  # an earlier version has the first line
         files = {**self.files, received.SUM: sums, received.SIGNATURE: signature.sign(sums, key)}
         return replace(self, files=files)
@@ -84,7 +84,7 @@ class Bundle:
         return self.manifest["name"]
 
     def archive(self) -> bytes:
-        """As an uncompressed tar file of the files alone; the same bytes for the same files."""
+        """An uncompressed tar file of the files; equal files give equal bytes."""
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, data in sorted(self.files.items()):
@@ -94,12 +94,12 @@ class Bundle:
         return out.getvalue()
 
     def write(self, path: Path) -> None:
-        """A ``.tar.gz``, or a folder when the path does not end so; whole or not at all.
+        """Write a ``.tar.gz``, or a folder for any other path; completely or not at all.
 
         Raises
         ------
         TvmMobilenetError
-            It cannot be written there, or the folder holds what is no bundle.
+            It cannot be written there, or the folder holds files that are no bundle.
         """
         try:
             if not is_archive(path):
@@ -130,17 +130,17 @@ def make(
     Parameters
     ----------
     folder : path
-        What `build` wrote; its very machine code is run on a board and compared with PyTorch first.
+        The folder that `build` wrote; its machine code is first run on a board and compared with PyTorch.
     lowered : tvm.IRModule
-        What it was built from.
+        The module from which it was built.
     network : Network
     target : targets.Target
     linker : str, optional
         In place of zig's.
     embed_weights : bool
-        The weights become part of the library; there is no ``weights.bin``.
+        Put the weights into the library, without a ``weights.bin``.
     samples : int
-        Inputs that travel for the self-test.
+        Number of inputs of the self-test.
     work : path, optional
         A folder that keeps sources and objects, for a build with other compiler flags.
 
@@ -159,21 +159,21 @@ def make(
 
 @using_its_files
 def _of(module, *, lowered, network, target, linker, embed_weights: bool, samples: int, work: Path | None) -> Bundle:
-    """The bundle of a built module; see `make`. In one piece: each file needs what those before it say."""
+    """The bundle of a built module; see `make`. One long function, since each file depends on those before it."""
     from tvm_mobilenet.compiler import module as built
 
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
     _check_ports(plan)
     checked = _checked(module, network, target, samples)
     batch, (tolerance, expected) = checked.inputs, _expected(network, checked)
-    units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # as every CPU finds them
+    units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # rounded, so that every CPU gives the same
     error = _difference(network, checked.values, expected, units)  # float64 is the same on every CPU, float32 is not
     _require_found(network, error, tolerance)
     image, labels = network.image, network.labels
     assumed_labels = bool(labels) and network.options.labels is None
     weights_hash = hashlib.sha256(weights).hexdigest()
     about = tables.about_of(network, target, plan, weights_hash, embed_weights)
-    name = f"mobilenet-{network.options.slug}-{target.name}"[:150]  # a tar file has no room for more
+    name = f"mobilenet-{network.options.slug}-{target.name}"[:150]  # the limit of a tar file
     files = {
         "selftest.bin": struct.pack(f"<8sQd{len(units)}d", b"MNTESTS1", len(batch), tolerance, *units)
         + b"".join(np.ascontiguousarray(a).tobytes() for x, y in zip(batch, expected, strict=True) for a in (*x, *y))
@@ -248,9 +248,9 @@ def read(path: str | Path, signers: signature.Signers | None = None) -> Bundle:
     Raises
     ------
     TvmMobilenetError
-        It is none, or a file in it is not the one that was built.
+        It is no bundle, or a file in it is not the one that was built.
     VerificationError
-        Not all of it was signed by one of the signers.
+        A file was not signed by one of the signers.
     """
     path = Path(path)
     try:
@@ -271,14 +271,14 @@ def read(path: str | Path, signers: signature.Signers | None = None) -> Bundle:
 
 
 def _model(options) -> dict:
-    """What the model is, without a path of this machine."""
+    """The model's description, without a path of this machine."""
     left_out = ("weights", "input", "labels", "calibrate", "quantization", "decided", "trust_file")
     data = {k: v for k, v in asdict(replace(options, decided=None)).items() if k not in left_out}
     return {**data, "model": options.model if options.in_registry or options.package else Path(options.model).name}
 
 
 def _encodings(signature) -> dict:
-    """Of inputs and outputs in whole numbers: a value stands for ``(value - zero_point) * scale``."""
+    """Encodings of integer inputs and outputs: a value stands for ``(value - zero_point) * scale``."""
     ports = ((p.name, p.encoding) for p in (*signature.inputs, *signature.outputs) if p.encoding)
     return {
         name: {"scale": e.scales, "zero_point": e.zeros} | ({"axis": e.axis} if len(e.scales) > 1 else {})
@@ -293,7 +293,7 @@ def _version() -> str:
 
 
 def _check_ports(plan) -> None:
-    """Refuse inputs and outputs that the C runtime does not know."""
+    """Refuse inputs and outputs that the C runtime does not support."""
     for side, ports in (("input", plan.inputs), ("output", plan.outputs)):
         for name, tensor in ports:
             if tensor.dtype not in PORTS:
@@ -304,12 +304,13 @@ def _check_ports(plan) -> None:
 
 
 def _expected(network, checked) -> tuple[float, list[list[np.ndarray]]]:
-    """What outputs may differ by, of the scale of their last sums, and what they should be.
+    """The tolerance of outputs, in the scale of their last sums, and the expected outputs.
 
-    PyTorch's, in float64; of a network whose layers round step by step, and exactly so, what these steps give: then a
-    device computes the same, which PyTorch's outputs could not tell within float16's rounding. So it is of a network
-    in integers with layers in float32 between them: a CPU's own rounding there moves a few values by a unit, and what
-    that makes of the outputs is measured; more than ``MOST`` of their scale is never allowed.
+    In general these are PyTorch's outputs in float64. If a network's layers round in exactly defined steps, these are
+    the outputs of the steps: a device computes the same, while PyTorch's outputs differ by float16's rounding. An
+    integer network with float32 layers between also uses the steps. A CPU's own rounding in these layers moves a few
+    values by a unit; the effect on the outputs is measured, and a tolerance above ``MOST`` of their scale is never
+    allowed.
     """
     layers = sum(len(call.layer.parts) or 1 for call in network.layers)
     tolerance = output_tolerance(FLOAT32, layers)
@@ -322,12 +323,12 @@ def _expected(network, checked) -> tuple[float, list[list[np.ndarray]]]:
 
 
 def _is_mixed(network) -> bool:
-    """Whether layers in integers stand beside some whose rounding is a CPU's own."""
+    """Whether a network has both integer layers and layers whose rounding depends on the CPU."""
     return bool(dtypes.of(network.options.dtype).integer) and not network_steps.is_exact(network)
 
 
 def _rounded(network, batch: list, units: list | None = None) -> tuple[list[list[np.ndarray]], float]:
-    """The outputs step by step, and by how much of their units rounding in float32, up or down, may change them."""
+    """The outputs step by step, and their largest change, in units, by float32 rounding up or down."""
     due = network_steps.outputs(network, batch)
     units = units or [None] * len(network.signature.outputs)
     beside = (network_steps.outputs(network, batch, off) for off in (ROUNDED, -ROUNDED))
@@ -335,9 +336,9 @@ def _rounded(network, batch: list, units: list | None = None) -> tuple[list[list
 
 
 def _inputs(network, samples: int) -> list[tuple[np.ndarray, ...]]:
-    """Inputs for the self-test; of a network in integers with layers in float32 those whose outputs rounding in these
-    leaves as they are: only they tell a wrong output from a value that was rounded to the other side. One is enough;
-    where none is found, those that it changes least."""
+    """Inputs for the self-test. For an integer network with float32 layers these are inputs whose outputs do not change
+    with rounding: only they distinguish a wrong output from a value rounded to the other side. One is enough; if none
+    is found, those that change least are taken."""
     usual = network.inputs(samples)
     if not _is_mixed(network):
         return usual
@@ -353,12 +354,12 @@ def _inputs(network, samples: int) -> list[tuple[np.ndarray, ...]]:
 
 
 def _require_found(network, error: float, tolerance: float) -> None:
-    """Refuse a bundle whose self-test fails where it was made.
+    """Refuse a bundle whose self-test would fail on this machine.
 
     Raises
     ------
     VerificationError
-        Rounding in layers of float32 changes the outputs more than a self-test may allow.
+        Rounding in float32 layers changes the outputs by more than the allowed tolerance.
     """
     if _is_mixed(network) and not error <= tolerance:
         raise VerificationError(
@@ -378,9 +379,9 @@ def _difference(network, values: list, expected: list, units: list) -> float:
 
 
 def _checked(module, network, target, samples: int):
-    """The module, run on a board and found right by the rule of `verify`: a ``checking.machine_check.Found``.
+    """Run the module on a board and check it by the rule of `verify`; return a ``checking.machine_check.Found``.
 
-    Its inputs become the self-test: photographs (see `_inputs`), and noise where they leave the outputs as they are.
+    Its inputs become the self-test: photographs (see `_inputs`), and noise if photographs do not change the outputs.
     """
     from tvm_mobilenet.boards import open_board, own
     from tvm_mobilenet.checking.machine_check import check

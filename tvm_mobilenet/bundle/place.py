@@ -1,4 +1,4 @@
-"""Where a bundle may be written: a file of its own, or a folder in which nothing of anybody else lies."""
+"""The place of a bundle: an archive, or a folder without other files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def is_archive(path: Path) -> bool:
 
 
 def refuse_others_files(path: Path) -> set[str]:
-    """Refuse a folder that a bundle would replace although it is none: it must be new, empty, or an earlier bundle.
+    """Refuse a folder that a bundle must not replace: it must be new, empty, or an earlier bundle.
 
     Returns
     -------
     set of str
-        Names that a bundle has there.
+        Names of an earlier bundle's files there.
 
     Raises
     ------
     TvmMobilenetError
-        It names what is in the folder.
+        The folder holds other files; the message names them.
     """
     there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     foreign, known = there, set()

@@ -1,7 +1,8 @@
-"""A bundle as it came from somewhere: its archive read as a stream, within limits, and its manifest checked.
+"""Read an untrusted bundle: its archive as a stream within limits, and its manifest with checks.
 
-An archive may be a bomb: zeros that compress a thousandfold, a sparse file, a header that announces gigabytes. A
-manifest may be anything that is JSON. Its names become paths and words of a shell on a board, so they are plain ones.
+An archive may be a decompression bomb: zeros that compress a thousandfold, a sparse file, a header that announces
+gigabytes. A manifest may be any JSON. Its names become paths and words of a board's shell, so only plain names are
+allowed.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ SIGNATURE = f"{SUM}.sig"
 FORMAT = 1
 WEIGHTS, _HEADER_BYTES = "weights.bin", 64  # bytes before the weights
 _PROGRAMS = ("libmobilenet.so", "mobilenet")
-_MOST_BYTES = 2 << 30  # of all files: twice the largest value that a build allows
+_MOST_BYTES = 2 << 30  # bytes of all files: twice the largest value that a build allows
 _MOST_FILES = 64
 _MOST_MANIFEST = 8 << 20
-_FREE = 64 << 20  # bytes that any archive may unpack to; padding and symbols of libraries compress well
+_FREE = 64 << 20  # size to which any archive may unpack; padding and symbols of libraries compress well
 _MOST_MEMBERS = 4 * _MOST_FILES  # folders too
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE)
 _ABOUT = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -40,10 +41,10 @@ _ID = re.compile(r"[0-9a-f]{8,64}")
 
 
 class _Member(tarfile.TarInfo):
-    """A header of an archive: of a file or a folder, or of a short text about the next one. Others are refused at once.
+    """A header of an archive: for a file, a folder, or a short text about the next header. Others are refused.
 
-    ``tarfile`` reads what stands before a member (long names, attributes, maps of sparse files) whole, and calls itself
-    for each.
+    ``tarfile`` reads the data before a member (long names, attributes, maps of sparse files) at once, and recurses for
+    each.
     """
 
     @classmethod
@@ -57,7 +58,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _Limited(io.RawIOBase):
-    """A stream that ends in a ValueError after so many bytes."""
+    """A stream that raises a ValueError after a number of bytes."""
 
     def __init__(self, source: BinaryIO, most: int):
         self._source, self._left, self._most = source, most, most
@@ -80,7 +81,7 @@ def files_of(path: Path) -> dict[str, bytes]:
     Raises
     ------
     ValueError, OSError, EOFError, tarfile.TarError
-        It is damaged, holds what no bundle holds, or would unpack to far more than it has.
+        It is damaged, holds files of no bundle, or would unpack to far more than its size.
     """
     if path.is_dir():
         return _from_folder(path)
@@ -92,12 +93,12 @@ def files_of(path: Path) -> dict[str, bytes]:
         source = gzip.GzipFile(fileobj=file) if head == b"\x1f\x8b" else file
         try:
             return _from_tar(io.BufferedReader(_Limited(source, most), 1 << 16))
-        except RecursionError:  # each header about the next calls for that
+        except RecursionError:  # each header about the next one recurses
             raise ValueError("it has headers about headers without end") from None
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
-    """All by one opened folder: whoever exchanges it for another meanwhile gives files of one, not of two."""
+    """Read all files through one opened folder, so an exchange of the folder cannot mix files of two bundles."""
     found, left = {}, _MOST_BYTES
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -143,12 +144,12 @@ def _from_tar(stream: BinaryIO) -> dict[str, bytes]:
 
 
 def manifest_of(files: dict[str, bytes]) -> dict:
-    """The manifest among a bundle's files, once it is known to describe them.
+    """The manifest among a bundle's files, after a check that it describes them.
 
     Raises
     ------
     ValueError
-        It is none, or a file is not the one that it describes.
+        There is no valid manifest, or a file differs from its description.
     """
     for name in (MANIFEST, SUM):
         if name not in files:
@@ -178,7 +179,7 @@ def manifest_of(files: dict[str, bytes]) -> dict:
 
 
 def sums_of(manifest: dict, text: bytes) -> bytes:
-    """What `sha256sum` writes of a manifest and of all that it describes: ``manifest.sha256``."""
+    """The text of ``manifest.sha256``: lines of `sha256sum` for the manifest and all files that it describes."""
     described = sorted(manifest["files"].items())
     lines = (_sum(name, entry["sha256"]) for name, entry in described)
     return b"".join([_sum(MANIFEST, hashlib.sha256(text).hexdigest()), *lines])
@@ -189,7 +190,7 @@ def _sum(name: str, digest: str) -> bytes:
 
 
 def _check_build(manifest: dict, files: dict[str, bytes]) -> None:
-    """Library, program and weights are of the build that the manifest names; bundles of before name none."""
+    """Check that library, program and weights belong to the manifest's build; bundles of earlier versions name none."""
     if (build := manifest.get("build")) is None:
         return
     for name in _PROGRAMS:

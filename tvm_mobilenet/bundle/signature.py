@@ -1,10 +1,10 @@
-"""Signatures of bundles, in OpenSSH's own format and by its own program: ``ssh-keygen -Y sign`` and ``-Y verify``.
+"""Signatures of bundles in OpenSSH's format, by its program: ``ssh-keygen -Y sign`` and ``-Y verify``.
 
-``manifest.sha256`` has a line for every file of a bundle, so one signature of it covers them all. It lies beside it, as
-``manifest.sha256.sig``. Keys are those that ssh-keygen takes: with a passphrase, in ssh-agent, on a security key.
+``manifest.sha256`` has a line for every file of a bundle, so one signature of it covers them all. The signature lies
+beside it, as ``manifest.sha256.sig``. All keys of ssh-keygen work: with a passphrase, in ssh-agent, on a security key.
 
-Who is trusted stands in a public key's file, or in a file of allowed signers (``man ssh-keygen``), which may limit keys
-to times and namespaces, and name certificate authorities.
+The trusted signers are given by a public key's file, or by a file of allowed signers (``man ssh-keygen``), which may
+limit keys to times and namespaces, and name certificate authorities.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, Veri
 from tvm_mobilenet.files import programs, reading
 from tvm_mobilenet.files.temporary import TemporaryFolder
 
-NAMESPACE = "tvm_mobilenet"  # a signature made for anything else is none of a bundle
+NAMESPACE = "tvm_mobilenet"  # a signature for another purpose is not accepted
 _SECONDS = 60.0
 _KEY = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[\w@.-]+ ([A-Za-z0-9+/]+=*)(?: +(.*))?", re.ASCII)
-_NAME = re.compile(r"[\w@.+-]{1,80}", re.ASCII)  # a key's comment that can stand as its owner's name
+_NAME = re.compile(r"[\w@.+-]{1,80}", re.ASCII)  # a key's comment that can serve as its owner's name
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 _WIDTH = 70  # characters of a line between them
 
 
 @dataclass(frozen=True)
 class Signers:
-    """Who may have signed a bundle.
+    """The allowed signers of a bundle.
 
     Attributes
     ----------
     path : path
-        The file that says it.
+        The file that names them.
     text : str
         The same as a file of allowed signers.
     """
@@ -47,12 +47,12 @@ class Signers:
 
     @classmethod
     def read(cls, path: str | Path) -> Signers:
-        """Of a public key's file, or of one of allowed signers.
+        """Read a public key's file, or a file of allowed signers.
 
         Raises
         ------
         TvmMobilenetError
-            It is neither, or cannot be read.
+            The file is neither, or cannot be read.
         """
         hint = "give a public key (KEY.pub), or a file of allowed signers: man ssh-keygen"
         if why := reading.refusal(path):
@@ -72,7 +72,7 @@ class Signers:
 
 
 def _owner(line: str) -> str:
-    """Whom a public key is said to be of: its comment if that is one word, ``me@laptop``, else its fingerprint."""
+    """The owner's name of a public key: its comment if that is one word, ``me@laptop``, else its fingerprint."""
     blob, comment = _KEY.fullmatch(line).groups()
     if comment and _NAME.fullmatch(comment.strip()):
         return comment.strip()
@@ -94,7 +94,7 @@ def require_program() -> str:
 
 
 def require_key(key: Path) -> None:
-    """Find out whether a key can sign at all, before there is anything to sign; nobody is asked for its passphrase.
+    """Check that a key can sign, before there are files to sign, without asking for its passphrase.
 
     Raises
     ------
@@ -143,12 +143,12 @@ def sign(data: bytes, key: Path) -> bytes:
 
 
 def verify(data: bytes, signature: bytes, signers: Signers) -> str:
-    """Whose signature it is, a name in the file of signers.
+    """The signer of a signature, a name in the file of signers.
 
     Raises
     ------
     VerificationError
-        It is none of data, or none of a signer who may sign now.
+        The signature does not fit the data, or is not of a signer allowed at this time.
     MissingDependencyError
         There is no ssh-keygen.
     """
@@ -174,19 +174,19 @@ _REMEDY = "take it for somebody else's; `build --bundle FILE --sign KEY` makes o
 
 
 def check(files: dict[str, bytes], manifest: dict, signers: Signers, others: list[str]) -> str:
-    """Who signed a bundle that was read: the name of a signer; every file of it is what was signed.
+    """Check the signature of a bundle that was read, and that it covers every file; return the signer's name.
 
     Parameters
     ----------
     files : dict
         By name; hashes in ``manifest`` have been compared.
     others : list of str
-        What lies beside them.
+        Names of other files beside them.
 
     Raises
     ------
     VerificationError
-        It is not signed, not by these, or has other files than were signed.
+        It is not signed, not by these signers, or holds files that were not signed.
     """
     if received.SIGNATURE not in files:
         raise VerificationError("it is not signed", _REMEDY)
@@ -198,7 +198,7 @@ def check(files: dict[str, bytes], manifest: dict, signers: Signers, others: lis
 
 
 def _is_plain(signature: bytes) -> bool:
-    """Whether it is exactly what ssh-keygen writes: it would pass over other bytes, which nobody signed."""
+    """Whether a signature is exactly in ssh-keygen's form, which would otherwise ignore unsigned bytes."""
     lines = signature.decode("ascii", "replace").split("\n")
     if len(lines) < 4 or (lines[0], *lines[-2:]) != (_BEGIN, _END, ""):
         return False

@@ -1,1 +1,1 @@
-"""Jobs on many machines: workers of a Dask cluster in place of processes of this machine, with the same calls."""
+"""Jobs on many machines: workers of a Dask cluster with the same calls as processes of this machine."""

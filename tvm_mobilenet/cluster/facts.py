@@ -1,6 +1,7 @@
-"""Who may take part: what two machines must have in common so that a job gives the same on both.
+"""The facts that two machines must have in common so that a job gives the same result on both.
 
-A worker tells its facts as plain data. A worker that differs is refused by name; the others go on.
+A worker reports its facts as plain data. A worker that differs is refused, with a message that names it; the others
+continue.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import sys
 from functools import cache
 from importlib import metadata, resources
 
-PACKAGES = ("apache-tvm", "apache-tvm-ffi", "unicorn", "ziglang", "numpy")  # that results depend on
-_ROOMS = ("schedules", "targets", "tune_logs")  # which lie elsewhere in a checkout
+PACKAGES = ("apache-tvm", "apache-tvm-ffi", "unicorn", "ziglang", "numpy")  # versions on which results depend
+_ROOMS = ("schedules", "targets", "tune_logs")  # folders that lie elsewhere in a checkout
 _SUFFIXES = (".py", ".toml", ".jsonl", ".c", ".h", ".csv")
 
 
@@ -47,12 +48,12 @@ def _of_process() -> tuple[tuple[str, str], ...]:
 
 
 def of_process() -> dict[str, str]:
-    """What this process knows without importing TVM."""
+    """The facts that this process knows without importing TVM."""
     return dict(_of_process())
 
 
 def of_cpu() -> dict[str, str]:
-    """This machine's CPU: its level and its model, as the kernel names it."""
+    """This machine's CPU: its level, and its model by the kernel's name."""
     from tvm_mobilenet import targets
 
     model = platform.machine()
@@ -66,7 +67,7 @@ def of_cpu() -> dict[str, str]:
 
 
 def of_compiler() -> dict[str, str]:
-    """The LLVM that this process compiles with; imports TVM."""
+    """The LLVM of this process's compiler; imports TVM."""
     from tvm_mobilenet.boards.agent import tvm_alone
 
     tvm_alone.import_tvm()
@@ -81,7 +82,7 @@ def machine() -> str:
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> str:
-    """What a worker has otherwise, in words; empty: nothing."""
+    """A text of a worker's differences; empty if there are none."""
     found = [
         f"{name} {there.get(name, 'unknown')} there, {value} here"
         for name, value in here.items()

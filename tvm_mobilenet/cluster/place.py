@@ -1,4 +1,4 @@
-"""Where jobs run, as ``--workers`` says it: in processes of this machine, or on the workers of a Dask cluster."""
+"""The place of jobs by ``--workers``: processes of this machine, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.terminal.console import say
 from tvm_mobilenet.tuning.workers import Workers
 
-PROCESSES = 2  # unless asked for more
+PROCESSES = 2  # the default
 _ADDRESS = re.compile(r"(dask|dask\+tls)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _HERE = re.compile(r"localhost|127(\.\d+){3}|\[::1\]")
 
@@ -24,7 +24,7 @@ class Place:
     processes : int
         Of this machine; 0: a cluster.
     address : str
-        Of its scheduler, as Dask has it.
+        The scheduler's address in Dask's form.
     """
 
     processes: int = PROCESSES
@@ -34,11 +34,11 @@ class Place:
         return f"the workers of {self.address}" if self.address else f"{self.processes} processes here"
 
     def at_most(self, processes: int) -> Place:
-        """The same with fewer processes; a cluster as it is."""
+        """The same place with at most this number of processes; a cluster does not change."""
         return self if self.address else Place(min(self.processes, processes))
 
     def pool(self, evaluate, timeout: float, debug: bool = False, threads: int = 1, alone: bool = False, cpu=False):
-        """What runs jobs there: `Workers` or `DaskWorkers`, a context.
+        """The pool that runs jobs there, a context: `Workers` or `DaskWorkers`.
 
         Parameters
         ----------
@@ -47,7 +47,7 @@ class Place:
         timeout : float
             Seconds that a job may take.
         threads : int
-            On which a kernel may run, where it runs on the machine that has its job.
+            Threads of a kernel, if it runs on its job's machine.
         alone : bool
             A job measures the machine that has it.
         cpu : bool
@@ -56,7 +56,7 @@ class Place:
         Raises
         ------
         ClusterError
-            It cannot be reached, or none of its workers can take part.
+            The cluster cannot be reached, or none of its workers can take part.
         """
         if not self.address:
             return Workers(evaluate, self.processes, timeout, debug, threads)

@@ -1,7 +1,7 @@
-"""This side of a Dask scheduler: calls for workers go out, and what came of them comes back as events.
+"""The client of a Dask scheduler: it sends calls to workers and returns their results as events.
 
-One connection, which is made again when it broke. A thread asks now and then which workers there are; results are
-fetched together, as many as have ended.
+It keeps one connection and renews a broken one. A thread asks at intervals for the list of workers; all available
+results are fetched together.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from tvm_mobilenet.errors import ClusterError
 from tvm_mobilenet.files import json_text
 
-LOOK_SECONDS = 1.0  # between questions which workers there are
+LOOK_SECONDS = 1.0  # between questions for the list of workers
 CONNECT_SECONDS = 10.0
-INLINE_BYTES = 1 << 20  # up to which an argument goes through the scheduler
+INLINE_BYTES = 1 << 20  # largest argument that goes through the scheduler
 
 
 class Gone(Exception):
@@ -31,19 +31,19 @@ class Scheduler:
     Parameters
     ----------
     address : str
-        As Dask has it: ``tcp://host:8786``.
+        The address in Dask's form: ``tcp://host:8786``.
 
     Raises
     ------
     ClusterError
-        Nobody answers there.
+        No scheduler answers there.
     """
 
     def __init__(self, address: str):
         self.address = address
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._futures: dict[str, object] = {}
-        self._shared = None  # what went to workers once, as Dask refers to it
+        self._shared = None  # Dask's reference to the data that went to workers once
         self._stopping = threading.Event()
         self._tried = time.monotonic()
         try:
@@ -62,10 +62,10 @@ class Scheduler:
         from distributed import Client
 
         for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what happens is told once, by who calls
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # the caller reports events, once
 
         class Opened(Client):
-            """One that could not be opened is nothing to close: Dask would wait for it, and print a traceback."""
+            """A connection that was not opened needs no close: Dask would wait for it and print a traceback."""
 
             def __init__(self, *arguments, **how):
                 try:
@@ -78,13 +78,14 @@ class Scheduler:
 
     @property
     def connected(self) -> bool:
-        """Whether the scheduler is there, as far as is known."""
+        """Whether the scheduler is connected, as far as known."""
         return self._client.status == "running"
 
     def send(self, key: str, worker: str, function: Callable, *arguments, large: int | None = None) -> None:
-        """Have a worker call a function that returns a JSON object as text; the key is the event's.
+        """Let a worker call a function that returns a JSON object as text; the event has the same key.
 
-        ``large``: which of its arguments, bytes, is the same for many. It goes to one worker, and from there to others.
+        ``large``: the index of a bytes argument that is the same for many calls. It goes to one worker, and from there
+        to others.
         """
         try:
             if large is not None and len(arguments[large]) > INLINE_BYTES:
@@ -94,23 +95,23 @@ class Scheduler:
             future = self._client.submit(
                 function, *arguments, key=key, workers=[worker], allow_other_workers=False, pure=False
             )
-        except Exception:  # the connection broke just now
+        except Exception:  # the connection has just broken
             self._events.put((key, None))
             return
         self._futures[key] = future
         future.add_done_callback(lambda future: self._events.put((key, future)))
 
     def forget_shared(self) -> None:
-        """Send what is shared anew: who had it may be gone."""
+        """Send shared data again, since the workers that had them may be gone."""
         self._shared = None
 
     def forget(self, key: str) -> None:
-        """Want no result of a call any more."""
-        self._futures.pop(key, None)  # what nobody refers to any more, Dask lets go
+        """Ignore the result of a call."""
+        self._futures.pop(key, None)  # Dask frees results without references
 
     def events(self, seconds: float) -> list[tuple[str, object]]:
-        """What happens in at most so many seconds: ``members`` with the threads of each worker by address, or the key
-        of a call with what it returned, or an exception: `Gone`, or a ValueError that says what it did instead.
+        """Events within a number of seconds: ``members`` with the threads of each worker by address, or the key of a
+        call with its result or an exception. That is `Gone`, or a ValueError that describes an invalid result.
         """
         happened = []
         with contextlib.suppress(queue.Empty):
@@ -125,12 +126,13 @@ class Scheduler:
         if ended and self.connected:
             with contextlib.suppress(Exception):
                 texts = self._client.gather(ended, errors="skip")
-        if not self.connected:  # asking for results would wait for it to come back
+        if not self.connected:  # a request for results would wait for the reconnection
             return [(k, Gone()) for k in wanted if k != "members"]
         return [(k, f if k == "members" else _object(f, texts.get(k))) for k, f in wanted.items()]
 
     def close(self, last: Callable[[Callable], None]) -> None:
-        """End the connection; ``last`` gets what calls a function on workers, if the scheduler is there."""
+        """End the connection. If the scheduler is there, ``last`` first receives a function that calls functions on
+        workers."""
         self._stopping.set()
 
         def run(function: Callable, argument: object, workers: list[str]) -> None:
@@ -161,7 +163,7 @@ class Scheduler:
 
 
 def _object(future, text: object) -> object:
-    """The JSON object that a call returned, or an exception that says what it did instead."""
+    """The JSON object that a call returned, or an exception that describes another result."""
     if future is None or future.status == "cancelled":
         return Gone()
     if text is None:
@@ -176,7 +178,7 @@ def _object(future, text: object) -> object:
 
 
 def _raised(future) -> object:
-    """What a call returned that could not be fetched with others, or what it raised."""
+    """The result or exception of a call that could not be fetched together with others."""
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 

@@ -1,8 +1,8 @@
-"""What runs in a Dask worker: it hands jobs to processes of its own, and what comes back is plain data.
+"""Code that runs in a Dask worker: it gives jobs to its own processes and returns plain data.
 
-A job may compile and execute machine code that nobody has seen before. So the worker runs none itself: a process of
-`tuning.workers` does, which may crash, hang or take too much memory without the worker. It is killed with the worker,
-after ``IDLE_SECONDS`` without a job, and when its search ends.
+A job may compile and execute new machine code. So a process of `tuning.workers` runs it, which may crash, hang or take
+too much memory without harm to the worker. It is killed with the worker, after ``IDLE_SECONDS`` without a job, and when
+its search ends.
 
 The scheduler imports this module too: it imports nothing slow.
 """
@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.tuning.workers import Workers
 
 IDLE_SECONDS = 60.0  # without a job, after which a search's processes are ended
-FORGET_SECONDS = 3600.0  # without a job, after which a search is forgotten: whoever began it is gone
+FORGET_SECONDS = 3600.0  # without a job, after which a search is forgotten, since its command is gone
 LOOK_SECONDS = 0.5  # between looks at the memory of a process
-FACTS = b"facts"  # the job of telling what a process compiles with
-_KILLED = "SIGKILL"  # by nobody here: where memory is short the system does it
+FACTS = b"facts"  # the job that asks for a process's compiler
+_KILLED = "SIGKILL"  # sent by the system when memory is short, never by this code
 
 _searches: dict[str, _Search] = {}
 _lock = threading.Lock()
@@ -34,7 +34,7 @@ class Plain:
         self._evaluate = evaluate
 
     def prepare(self) -> None:
-        """As the evaluator has it."""
+        """Call the evaluator's own ``prepare``."""
         getattr(self._evaluate, "prepare", lambda: None)()
 
     def __call__(self, job: bytes) -> str:
@@ -47,13 +47,13 @@ class Plain:
 
 @dataclass
 class _Search:
-    """What a worker keeps for one search."""
+    """A worker's data of one search."""
 
     evaluate: object
     timeout: float
     debug: bool
     threads: int
-    limit: float | None  # bytes that a process may hold
+    limit: float | None  # memory limit of a process in bytes
     free: list[Workers] = field(default_factory=list)
     used: float = 0.0
     closed: bool = False
@@ -90,7 +90,7 @@ def describe() -> str:
 
 
 def begin(search: str, evaluate: bytes, timeout: float, debug: bool, threads: int, slots: int) -> str:
-    """Start a process of a search, and have it tell what it compiles with; JSON of `run`."""
+    """Start a process of a search, and ask for its compiler; JSON of `run`."""
     from distributed import get_worker
 
     limit = get_worker().memory_manager.memory_limit
@@ -105,9 +105,10 @@ def begin(search: str, evaluate: bytes, timeout: float, debug: bool, threads: in
 
 
 def run(search: str, job: bytes) -> str:
-    """Run a job in a process of a search; JSON with its ``value``, a text, or why it has none.
+    """Run a job in a process of a search; JSON with its ``value``, a text, or the reason of its failure.
 
-    ``again``: it may be the worker's fault, such as too little memory. ``over``: this worker knows no such search.
+    ``again``: the failure may be the worker's, such as too little memory. ``over``: this worker does not know the
+    search.
     """
     known = _searches.get(search)
     if known is None:
@@ -124,7 +125,7 @@ def run(search: str, job: bytes) -> str:
                 done = pool.stop(f"memory: more than the {known.limit / 2**20:,.0f} MiB of a worker's process")
                 break
         (one,) = done
-    except BaseException as e:  # it cannot start
+    except BaseException as e:  # the process cannot start
         pool.close()
         failure = getattr(e, "message", f"{type(e).__name__}: {e}")
         return json.dumps({"failure": failure, "again": True, "seconds": time.monotonic() - started})
@@ -141,7 +142,7 @@ def end(search: str) -> None:
 
 
 def _tidy(name: str, search: _Search) -> None:
-    """End the processes of a search that nobody asks for any more."""
+    """End the processes of searches without jobs."""
     while not search.closed:
         time.sleep(1.0)
         with _lock:

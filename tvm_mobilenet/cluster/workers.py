@@ -1,16 +1,17 @@
 """The workers of a Dask cluster, with the calls of `tuning.workers.Workers`.
 
-Dask carries jobs and knows which workers there are; which worker runs which job is decided here. A job is in exactly
-one of *waiting*, *at a worker* or *done*, so that none is lost or counted twice:
+Dask transports jobs and keeps the list of workers; this module assigns jobs to workers. A job is in exactly one of the
+states *waiting*, *at a worker* and *done*, so that none is lost or counted twice:
 
-- a worker that was killed, left or hangs: its jobs are run elsewhere. One that hung may take part again as soon as it
-  answers, and one that comes in the middle is taken in;
-- a job whose process crashes or takes too long has failed, as on this machine; where memory may have been short it is
-  tried on another worker first;
-- a worker that differs from this machine in what results depend on (`facts`) is left out, and named;
-- without the scheduler, or without any worker, for ``PATIENCE`` seconds the search ends. All that ended is in its log.
+- if a worker is killed, leaves or hangs, its jobs run elsewhere. A worker that hung takes part again when it answers,
+  and a new one may join at any time;
+- a job whose process crashes or takes too long has failed, as on this machine; if memory may have been short, it is
+  first tried on another worker;
+- a worker whose `facts` differ from this machine's is left out, and a message names it;
+- without the scheduler, or without any worker, for ``PATIENCE`` seconds the search ends. All completed jobs are in its
+  log.
 
-What a worker sends back is JSON, and checked. Dask itself unpickles what its peers send: a cluster is trusted.
+A worker's results are JSON and are checked. Dask itself unpickles its peers' messages, so a cluster is trusted.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from tvm_mobilenet.tuning.pace import Pace
 from tvm_mobilenet.tuning.workers import GRACE_SECONDS, START_SECONDS, Done
 
 PATIENCE = 60.0  # seconds without the scheduler or without any worker
-LOOK_SECONDS = 1.0  # at most, between looks at how things stand
-LOST_TRIES = 5  # workers that may go while they have a job, before that is the job's failure
+LOOK_SECONDS = 1.0  # longest time between checks of the state
+LOST_TRIES = 5  # workers that may be lost with a job before it counts as failed
 FAILED_TRIES = 2  # workers on which a job may run out of memory
-GOES_ON = "all that ended is kept: the same command goes on when it is back"
+GOES_ON = "all completed trials are kept: the same command continues when it is back"
 
 
 @dataclass
 class _Job:
-    """A job on its way."""
+    """A job that is not done."""
 
     job: object
     data: bytes
@@ -52,7 +53,7 @@ class _Job:
 
 @dataclass
 class _Worker:
-    """A worker that takes part, or may."""
+    """A worker that takes part, or may do so."""
 
     address: str
     threads: int
@@ -68,32 +69,32 @@ class DaskWorkers:
     Parameters
     ----------
     address : str
-        Of the scheduler, as Dask has it: ``tcp://host:8786``.
+        The scheduler's address in Dask's form: ``tcp://host:8786``.
     evaluate : object
-        Called in a process of a worker with one job. ``pack`` makes plain data of its result there, ``unpack`` the
-        result again here.
+        Called in a process of a worker with one job. ``pack`` converts its result to plain data there, ``unpack``
+        converts these back here.
     timeout : float
         Seconds that a job may take.
     debug : bool
         Let processes write to their worker's stderr.
     threads : int
-        On which a worker may run a kernel, where it runs it on its machine.
+        Threads of a kernel, if a worker runs it on its own machine.
     alone : bool
         A job measures the machine it runs on: one at a time on each.
     cpu : bool
-        A job runs code for this machine's CPU: workers have the same.
+        A job runs code for this machine's CPU, so workers must have the same.
     say : callable
-        Takes a line of what happens to workers.
+        Called with one line for each event of a worker.
     patience : float
-        Seconds without the scheduler or without any worker, until the search ends.
+        Seconds without the scheduler or without any worker until the search ends.
 
     Raises
     ------
     ClusterError
-        Nobody answers at the address, or no worker can take part.
+        No scheduler answers at the address, or no worker can take part.
     """
 
-    starting = START_SECONDS  # that a process may take to start, beyond those of a job
+    starting = START_SECONDS  # limit of a process's start, in addition to a job's limit
 
     def __init__(
         self,
@@ -114,12 +115,12 @@ class DaskWorkers:
         self._search = secrets.token_hex(8)
         self._here = facts.of_process() | (facts.of_cpu() if cpu else {})
         self._compiles = facts.of_compiler() if getattr(evaluate, "compiles", True) else {}
-        self._workers: dict[str, _Worker] = {}  # that take part
-        self._asked: dict[str, _Worker] = {}  # that have been asked who they are
-        self._refused: dict[str, str] = {}  # why, by address
+        self._workers: dict[str, _Worker] = {}  # workers that take part
+        self._asked: dict[str, _Worker] = {}  # workers that were asked for their facts
+        self._refused: dict[str, str] = {}  # reasons by address
         self._jobs: dict[str, _Job] = {}  # by key, those at a worker
         self._waiting: deque[_Job] = deque()
-        self._away = False  # the scheduler is
+        self._away = False  # whether the scheduler is away
         self._folder = TemporaryFolder()
         self.pace = Pace()
         self._seen = time.monotonic()
@@ -135,11 +136,11 @@ class DaskWorkers:
             self.close()
             raise
 
-    # ---- what a search calls
+    # ---- calls of a search
 
     @property
     def idle(self) -> int:
-        """Jobs that may be submitted; one where there is no worker now, so that the search waits for one."""
+        """Number of jobs that may be submitted; 1 if there is no worker now, so that the search waits for one."""
         slots = sum(worker.slots for worker in self._workers.values())
         return max(0, max(1, slots) - self.busy)
 
@@ -148,12 +149,12 @@ class DaskWorkers:
         return len(self._jobs) + len(self._waiting)
 
     def submit(self, job: object) -> None:
-        """Have a job run by some worker."""
+        """Submit a job to any worker."""
         self._waiting.append(_Job(job, pickle.dumps(job)))
         self._send_waiting()
 
     def wait(self, timeout: float | None = None) -> list[Done]:
-        """Wait until a job ends, or for ``timeout`` seconds; the jobs that ended.
+        """Wait until a job ends, or for ``timeout`` seconds; return the jobs that ended.
 
         Raises
         ------
@@ -167,7 +168,7 @@ class DaskWorkers:
         return done
 
     def close(self) -> None:
-        """End this search's processes on all workers; whom it does not reach ends them by itself."""
+        """End this search's processes on all workers; workers that it cannot reach end them by themselves."""
         self._scheduler.close(lambda run: run(task.end, self._search, list(self._workers)))
         self._folder.close()
 
@@ -177,10 +178,10 @@ class DaskWorkers:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    # ---- how things stand
+    # ---- state of the workers
 
     def _step(self, seconds: float) -> list[Done]:
-        """Take what happens in at most so many seconds; jobs that ended."""
+        """Process the events of a number of seconds; return jobs that ended."""
         done: list[Done] = []
         for key, told in self._scheduler.events(seconds):
             if key == "members":
@@ -203,13 +204,13 @@ class DaskWorkers:
         return done
 
     def _disconnected(self) -> None:
-        """The scheduler is gone, and with it what it was to carry: jobs wait for it to come back."""
+        """Note that the scheduler is gone, with its jobs in transit, which wait for its return."""
         self._waiting.extend([self._release(key) for key in list(self._jobs)])
         self._workers, self._asked, self._away = {}, {}, True
         self.pace.has(0)
 
     def _require(self, now: float) -> None:
-        """End where there is nobody left to wait for."""
+        """Raise if there is no scheduler or worker left to wait for."""
         if self._workers:
             self._seen = now
         waited = self._patience + (self.starting if self._asked else 0.0)
@@ -231,7 +232,7 @@ class DaskWorkers:
     # ---- workers
 
     def _members(self, found: dict[str, int]) -> list[Done]:
-        """Take note of which workers there are."""
+        """Update the list of workers."""
         self._away = False
         done: list[Done] = []
         for address in [address for address in (*self._workers, *self._asked) if address not in found]:
@@ -253,14 +254,14 @@ class DaskWorkers:
         self._scheduler.send(f"who-{secrets.token_hex(8)}@{worker.address}", worker.address, task.describe)
 
     def _answered(self, what: str, address: str, told: dict | Exception) -> None:
-        """A worker said who it is, or what its processes compile with."""
+        """Process a worker's facts, or those of its processes' compiler."""
         worker = self._asked.get(address)
         if worker is None:
             return
         try:
             different = self._differs(worker, what, _returned(told))
         except Gone:
-            del self._asked[address]  # asked again if it is still there
+            del self._asked[address]  # it is asked again if it is still there
             return
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             different = f"it is no worker for this: {e}"
@@ -276,7 +277,7 @@ class DaskWorkers:
             self._count()
 
     def _differs(self, worker: _Worker, what: str, told: dict) -> str:
-        """Why a worker cannot take part; empty: it can."""
+        """The reason why a worker cannot take part; empty if it can."""
         if what == "begin":
             if told["failure"]:
                 return f"its processes cannot start: {told['failure']}"
@@ -295,7 +296,7 @@ class DaskWorkers:
         self.pace.has(sum(worker.slots for worker in self._workers.values()))
 
     def _hangs(self, worker: _Worker) -> list[Done]:
-        """A worker that did not answer in time: its jobs run elsewhere, and it may come back."""
+        """Note that a worker did not answer in time: its jobs run elsewhere, and it may come back."""
         self._say(f"worker {worker.name} does not answer; others run its jobs")
         self._workers.pop(worker.address, None)
         done = self._lose(worker)
@@ -313,7 +314,7 @@ class DaskWorkers:
     # ---- jobs
 
     def _send_waiting(self) -> None:
-        """Give waiting jobs to free workers, those that lost or failed them last."""
+        """Give waiting jobs to free workers; workers that lost or failed a job get it last."""
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
             fit = [worker for worker in self._workers.values() if worker.address not in job.avoid]
@@ -333,11 +334,11 @@ class DaskWorkers:
         return job
 
     def _ended(self, key: str, told: dict | Exception) -> list[Done]:
-        """What came of a job: it is done, or runs again."""
+        """Process the end of a job: it is done, or runs again."""
         worker, job = self._jobs[key].at, self._release(key)
         try:
             told = _returned(told)
-            if told.get("over"):  # that process never heard of this search, or thinks that it ended
+            if told.get("over"):  # the worker does not know this search, or considers it ended
                 self._workers.pop(worker.address, None)
                 return [*self._lose(worker), *self._lost(job, worker)]
             seconds, failure, value = float(told["seconds"]), str(told["failure"]), None
@@ -355,7 +356,7 @@ class DaskWorkers:
         return [Done(job.job, value, failure, seconds)]
 
     def _lost(self, job: _Job, worker: _Worker) -> list[Done]:
-        """A job whose worker went away runs elsewhere, unless workers go wherever it comes."""
+        """Run a lost worker's job elsewhere, unless too many workers were lost with it."""
         job.lost += 1
         job.avoid.add(worker.address)
         if job.lost >= LOST_TRIES:
@@ -364,7 +365,7 @@ class DaskWorkers:
         return []
 
     def _again(self, job: _Job, worker: _Worker, failure: str, seconds: float) -> list[Done]:
-        """A job that may have failed for want of memory runs once more, elsewhere."""
+        """Run a job that may have failed for lack of memory once more, elsewhere."""
         job.failed += 1
         job.avoid.add(worker.address)
         if job.failed >= FAILED_TRIES:
@@ -374,7 +375,7 @@ class DaskWorkers:
 
 
 def _returned(told: dict | Exception) -> dict:
-    """What a worker told, or why it told nothing, raised."""
+    """Return a worker's answer, or raise the reason why there is none."""
     if isinstance(told, Exception):
         raise told
     return told

@@ -1,4 +1,4 @@
-"""What can be wrong between here and a board, hop by hop: name, port, tracker, key, session, versions, features,
+"""Checks of the way to a board, step by step: name, port, tracker, key, session, versions, features,
 upload, a kernel, its result, timing noise, throttling, disk, memory."""
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.measuring.conditions import throttling
 
 UPLOAD_BYTES = 4 << 20
-SLOW_UPLOAD = 1e6  # bytes a second: a network's parameters then take a quarter of a minute
-RUNS, NOISE = 10, 0.1  # runs of the probe; between the median and the fastest
+SLOW_UPLOAD = 1e6  # bytes a second, at which a network's parameters take a quarter of a minute
+RUNS, NOISE = 10, 0.1  # runs of the probe; tolerated gap between the median and the fastest
 LEAST_MEMORY = 128 << 20  # bytes
 WARM_C = 75.0  # a Raspberry Pi slows down at 80
 
 
 def check_board(checks: Checks, where: addresses.Address, target, folder: Path) -> None:
-    """All hops to a board that measures.
+    """Run all checks of the way to a board that measures.
 
     Parameters
     ----------
     where : Address
         ``local`` or a remote one.
     target : targets.Target
-        What the board should be.
+        The target that the board should match.
     folder : path
         Holds the probe, ``kernel.so``, built for the target.
     """
-    checks.unforeseen = BoardError.exit_code  # whatever a board says, it is the board's
+    checks.unforeseen = BoardError.exit_code  # errors here are the board's
     last: tuple[str, ...] = ()
     if where.kind in ("rpc", "tracker"):
         checks.run("name", lambda: _name(where))
@@ -77,7 +77,7 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
         return f"{min(run.cost for run in runs) * 1e6:.3g} us on 1 thread"
 
     checks.run("agent", agent, ("session",))
-    known = ("agent",) if facts else ("the agent",)  # no check is called so: those that need it are not reached
+    known = ("agent",) if facts else ("the agent",)  # no check has this name, so checks that need it are not reached
     checks.run("versions", lambda: _versions(facts), known)
     checks.run("features", lambda: _features(facts, target), (*known, "tvm"))
     checks.run("upload", lambda: _upload(board, folder), ("session",))
@@ -139,7 +139,7 @@ def _versions(facts: dict) -> str:
     here, there = versions(), facts["versions"]
     for package in ("apache-tvm", "apache-tvm-ffi", "tvm_mobilenet"):
         if here[package] != there.get(package):
-            ours = package == "tvm_mobilenet"  # which is on no index
+            ours = package == "tvm_mobilenet"  # which no package index has
             install = "--board ssh://user@host installs this one there; docs/guides/boards.md tells how to by hand"
             raise BoardError(
                 f"{package} {there.get(package) or 'missing'} there, {here[package]} here",

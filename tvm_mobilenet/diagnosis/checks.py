@@ -1,7 +1,6 @@
-"""Checks one after the other, each with what to do when it fails: what ``doctor`` is made of.
+"""A sequence of checks, each with a remedy for its failure, for ``doctor``.
 
-A check that fails ends those that rest on it; they are reported as not reached, so that the first remedy is the one to
-try first.
+Checks that depend on a failed one are reported as not reached, so that the first remedy is the one to try first.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError
 
 OK, DOUBTFUL, FAILED, SKIPPED = "ok", "doubtful", "FAILED", "not reached"
-BUG = 1  # the exit code of what nobody foresaw, in every verb
+BUG = 1  # the exit code of an unexpected error, in every verb
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: ``status`` is ``ok``, ``doubtful``, ``FAILED`` or ``not reached``; ``code``: the exit code it asks."""
+    """One check: ``status`` is ``ok``, ``doubtful``, ``FAILED`` or ``not reached``; ``code``: the exit code for it."""
 
     name: str
     status: str
@@ -28,7 +27,7 @@ class Check:
 
 
 class Doubt(Exception):
-    """What a check raises that works, but not as it should: what was found, what to do."""
+    """Raised by a check that succeeds with a warning: the observation and the remedy."""
 
     def __init__(self, text: str, remedy: str):
         super().__init__(text)
@@ -37,17 +36,17 @@ class Doubt(Exception):
 
 @dataclass
 class Checks:
-    """Runs checks and keeps what came out.
+    """Runs checks and keeps their results.
 
     Attributes
     ----------
     found : list of Check
     show : callable
-        Gets each check's name before it runs.
+        Called with each check's name before it runs.
     debug : bool
-        Print the traceback of an error that nobody foresaw.
+        Print the traceback of an unexpected error.
     unforeseen : int
-        The exit code of such an error; every other error brings its own.
+        The exit code of such an error; every other error has its own.
     """
 
     show: Callable[[str], None] = lambda name: None
@@ -56,17 +55,17 @@ class Checks:
     unforeseen: int = BUG
 
     def run(self, name: str, check: Callable[[], str], needs: tuple[str, ...] = ()) -> bool:
-        """One check: ``check()`` returns what it found, raises a `Doubt`, or an error with a remedy.
+        """Run one check: ``check()`` returns its observation, raises a `Doubt`, or an error with a remedy.
 
         Parameters
         ----------
         needs : tuple of str
-            Names of checks without which this one says nothing.
+            Names of checks on which this one depends.
 
         Returns
         -------
         bool
-            Whether what rests on it can go on.
+            Whether checks that depend on it can run.
         """
         status = {c.name: c.status for c in self.found}
         if missing := [n for n in needs if status.get(n, FAILED) in (FAILED, SKIPPED)]:

@@ -1,4 +1,4 @@
-"""What can be wrong on this side: packages and their pins, TVM itself, linker, emulator, folders of logs."""
+"""Checks of this machine: packages and their pins, TVM itself, linker, emulator, folders of logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAST_FREE = 512 << 20  # bytes of disk for logs, modules and temporary files
 
 
 def check_local(checks: Checks, target, log: Path, linker: str | None, folder: Path) -> None:
-    """All checks of this side.
+    """Run all checks of this machine.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def check_local(checks: Checks, target, log: Path, linker: str | None, folder: P
     linker : str, optional
         In place of zig's.
     folder : path
-        Where the kernel that the linker made is kept, ``kernel.so``, for a board to run.
+        The folder that keeps the linked kernel, ``kernel.so``, for a board to run.
     """
     checks.run("python", _python)
     checks.run("packages", lambda: _pinned(PINS))
@@ -70,7 +70,7 @@ def _confinement() -> str:
 
 
 def installed_version(package: str) -> str | None:
-    """Of a distribution; None: it is not installed here."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -86,7 +86,7 @@ def _pinned(pins: dict[str, str]) -> str:
 
 
 def _installed(what: str, extra: str) -> str:
-    """What an extra brings, all installed."""
+    """The packages of an extra, all installed."""
     modules = {name: one.distribution for name, one in packages.MODULES.items() if one.extra == extra}
     if absent := [name for name, distribution in modules.items() if installed_version(distribution) is None]:
         raise packages.missing(what, absent)
@@ -111,7 +111,7 @@ def _tvm() -> str:
         import tvm
     except ModuleNotFoundError:
         raise
-    except Exception as e:  # a library of TVM's that does not load here
+    except Exception as e:  # a library of TVM does not load
         raise MissingDependencyError(
             f"TVM does not load: {' '.join(str(e).split())[:200]}",
             packages.pip_install(f"apache-tvm=={PINS['apache-tvm']}"),
@@ -122,7 +122,7 @@ def _tvm() -> str:
 
 
 def _ffi() -> str:
-    """In a process of its own: versions of tvm-ffi that do not fit crash in it."""
+    """Check tvm-ffi in a separate process, which an unsuitable version crashes."""
     try:
         code = subprocess.run([sys.executable, "-c", ROUND_TRIP], capture_output=True, timeout=120).returncode
         how = f"ends with code {code}"
@@ -143,7 +143,7 @@ def _link(target, linker: str | None, folder: Path) -> str:
     path = folder / "kernel.so"
     try:
         Builder(target, linker, fresh=True).build(_probe(target), path)
-    except TvmMobilenetError as e:  # it is there, but it does not work
+    except TvmMobilenetError as e:  # installed, but it does not work
         raise MissingDependencyError(e.message, e.hint) from None
     command = codegen.linker_command(target, linker)
     name = "zig" if "ziglang" in command else Path(command[0]).name
@@ -199,7 +199,7 @@ class RunProbe:
 
 
 def _host(folder: Path) -> str:
-    """A layer is built for this machine at its level and run."""
+    """Build a layer for this machine at its level, and run it."""
     from tvm_mobilenet import targets
     from tvm_mobilenet.errors import BoardError
     from tvm_mobilenet.targets import host
@@ -263,5 +263,5 @@ def _room(folder: Path) -> None:
 
 
 def same_release(version: str) -> str:
-    """A version without what a build adds: ``0.27.0.post1`` to ``0.27.0``."""
+    """A version without its build's suffix: ``0.27.0.post1`` to ``0.27.0``."""
     return re.split(r"\.post|\+|\.dev", version)[0]

@@ -1,4 +1,5 @@
-"""What an issue needs: versions, the system, and what `doctor` found; without names of people, machines or folders."""
+"""A report for an issue: versions, the system, and the results of `doctor`, without names of people, machines or
+folders."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from tvm_mobilenet import __version__, packages
 from tvm_mobilenet.diagnosis.checks import Check
 from tvm_mobilenet.diagnosis.local import installed_version
 
-_PART = r"[^/\s:;,'\"|()`]+(?: [^/\s:;,'\"|()`]+)*"  # of a path; blanks may stand in it
+_PART = r"[^/\s:;,'\"|()`]+(?: [^/\s:;,'\"|()`]+)*"  # a part of a path, which may contain blanks
 _PATH = re.compile(rf"(?<![\w.~/])/(?:{_PART}/)+")
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\w)")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*(?:%\w+)?(?![\w:])")
@@ -30,7 +31,7 @@ def text_of(checks: Sequence[Check], target, board: str | None) -> str:
     checks : sequence of Check
     target : targets.Target
     board : str, optional
-        As the user gave it: its kind is told, its address is not.
+        The user's address; the report has its kind only.
     """
     kind = (board or "none").partition("://")[0]
     about = [
@@ -69,7 +70,7 @@ def anonymous(text: str, board: str | None = None) -> str:
     Parameters
     ----------
     board : str, optional
-        As the user gave it: its host is a machine's name.
+        The user's address, whose host is a machine's name.
     """
     for folder, name in _folders():
         text = re.sub(rf"{re.escape(folder)}(?![\w-])", name, text)
@@ -84,7 +85,7 @@ def anonymous(text: str, board: str | None = None) -> str:
 
 
 def _folders() -> list[tuple[str, str]]:
-    """Folders whose own names say something, the longest first."""
+    """Folders whose names could identify a user or machine, the longest first."""
     package = os.sep.join(Path(__file__).parts[:-3]).replace("//", "/")
     known = {package: "PACKAGE", tempfile.gettempdir(): "TMP", str(Path.cwd()): ".", **dict.fromkeys(_homes(), "~")}
     known |= {os.path.realpath(folder): name for folder, name in known.items()}

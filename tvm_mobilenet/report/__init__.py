@@ -1,1 +1,1 @@
-"""Pages that verbs write: one layout, charts by Vega-Lite, tables that sort; one file that loads nothing."""
+"""Pages that verbs write: one layout, charts by Vega-Lite, sortable tables, in one self-contained file."""

@@ -1,7 +1,7 @@
-"""One page: a heading, a summary, charts and tables; HTML, styles and scripts in one file that loads nothing.
+"""One page: a heading, a summary, charts and tables; HTML, styles and scripts in one self-contained file.
 
-A page's own rules (its Content-Security-Policy) forbid it to load anything. Without JavaScript the text and the tables
-are there, and a line says that charts need it.
+The page's Content-Security-Policy forbids it to load other files. Without JavaScript the text and the tables are
+visible, and a line says that charts need it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tvm_mobilenet.report.vega import Chart
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.printable import printable
 
-MOST_BYTES = 1_500_000  # of a page
-COLUMN = 10  # in which text begins that stands beside a word
+MOST_BYTES = 1_500_000  # largest size of a page
+COLUMN = 10  # column at which text beside a word begins
 LONG = 30  # characters of a cell that may take several lines
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data:"
 
@@ -36,9 +36,9 @@ class Table:
     rows : sequence of sequences
         Texts and numbers; None is shown as ``-``.
     bold : set of str
-        The first cells of rows that stand out.
+        The first cells of highlighted rows.
     decimals : bool
-        Numbers of a column with as many decimals as give its smallest three digits.
+        Whether a column's numbers get as many decimals as its smallest number needs for three digits.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Markup:
-    """HTML of a page's own, every text of others escaped in it."""
+    """HTML, in which foreign text is escaped already."""
 
     title: str
     html: str
@@ -72,11 +72,11 @@ class Page:
     Attributes
     ----------
     summary : sequence of (str, str)
-        Lines under the heading: a word, and what there is to say of it.
+        Lines under the heading: a word and its text.
     parts : sequence of Chart, Table, Words or Markup
-        In order; charts that follow each other stand side by side on a wide screen.
+        The parts in order; consecutive charts stand side by side on a wide screen.
     notes : sequence of str
-        What to know about the figures, marked as a warning.
+        Warnings about the figures.
     """
 
     title: str
@@ -85,7 +85,7 @@ class Page:
     notes: Sequence[str] = ()
 
     def html(self, charts: bool = True) -> str:
-        """The page; ``charts=False`` leaves out charts and scripts that draw them."""
+        """The page; ``charts=False`` omits charts and the scripts that draw them."""
         parts = [part for part in self.parts if charts or not isinstance(part, Chart)]
         drawn = any(isinstance(part, Chart) for part in parts)
         notes = "".join(f'<p class="note" role="note">{_text(line)}</p>\n' for line in self.notes)
@@ -107,12 +107,12 @@ class Page:
         )
 
     def write(self, path: Path, flag: str, charts: bool = True) -> None:
-        """Write it, whole or not at all.
+        """Write it, completely or not at all.
 
         Raises
         ------
         TvmMobilenetError
-            It cannot be written there; ``flag`` is what the user may change.
+            It cannot be written there; ``flag`` is the flag that the user may change.
         """
         write_whole(path, self.html(charts), flag)
 
@@ -123,7 +123,7 @@ def _summary(lines: Sequence[tuple[str, str]]) -> str:
 
 
 def printed(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """Lines as verbs print them, for a summary: a word in the first ten columns, or blanks there, or text alone."""
+    """Printed lines of verbs for a summary: a word in the first ten columns, or blanks there, or text alone."""
     found = []
     for line in lines:
         head, text = line[:COLUMN], line[COLUMN:]
@@ -134,7 +134,7 @@ def printed(lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _parts(parts: Sequence) -> str:
-    """The parts, runs of charts in a grid."""
+    """The parts, with consecutive charts in a grid."""
     found, grid = [], []
     for part in [*parts, None]:
         if isinstance(part, Chart) and not part.wide:
@@ -164,7 +164,7 @@ def _chart(chart: Chart) -> str:
 
 
 def _table(table: Table) -> str:
-    """A table whose cells hold what they sort by."""
+    """A table whose cells hold their sort keys."""
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     number = [any(_is_number(v) for v in c) and all(v is None or v == "-" or _is_number(v) for v in c) for c in columns]
     shown = [_aligned(c) if table.decimals else [_shown(v) for v in c] for c in columns]
@@ -199,7 +199,7 @@ def _markup(markup: Markup) -> str:
 
 
 def link(address: str) -> str:
-    """A source as HTML: a link where it is an address."""
+    """A source as HTML, which is a link for an address."""
     return f'<a href="{escape(address)}">{_text(address)}</a>' if address.startswith("http") else _text(address)
 
 
@@ -219,12 +219,12 @@ def _aligned(column: Sequence) -> list[str]:
 
 
 def _text(text: object) -> str:
-    """Text of others, as HTML shows it."""
+    """Foreign text, escaped for HTML."""
     return escape(printable(str(text)))
 
 
 def _in_script(data: object) -> str:
-    """Data as JSON that cannot end the script it stands in."""
+    """Data as JSON that cannot end its script element."""
     text = json.dumps(console.plain_data(data), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 

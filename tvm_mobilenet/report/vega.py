@@ -1,12 +1,12 @@
 """Charts as Vega-Lite specifications, and the package that draws them.
 
-Vega-Lite is what Altair writes. The package ``vl-convert-python`` (extra ``report``) holds Vega, Vega-Lite and
-Vega-Embed and needs no network: `script` takes their JavaScript from it for pages, `svg` draws a chart where no script
-runs, in a notebook.
+Altair writes the same format. The package ``vl-convert-python`` (extra ``report``) holds Vega, Vega-Lite and Vega-Embed
+and needs no network: `script` takes their JavaScript from it for pages, `svg` draws a chart for a notebook, where no
+script runs.
 
-Colours are CSS variables, with those of light mode for whoever knows no variables, so one drawing serves light and
-dark. They are Okabe and Ito's, darkened for white paper, and no chart tells two things by colour alone that stand
-neither in order nor in a legend.
+Colours are CSS variables, so one drawing serves light and dark mode; their fallbacks are the colours of light mode.
+They are Okabe and Ito's, darkened for a white background. No chart distinguishes two items by colour alone without an
+order or a legend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import MissingDependencyError
 
-LIGHT = {  # of page.css, which has those of dark mode as well
+LIGHT = {  # colours of page.css, which also has those of dark mode
     "ink": "#1f2328",
     "quiet": "#59636e",
     "line": "#d1d9e0",
@@ -34,10 +34,10 @@ LIGHT = {  # of page.css, which has those of dark mode as well
 }
 INK, QUIET, LINE, *COLOURS = (f"var(--{name}, {value})" for name, value in LIGHT.items())
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-STILL_WIDTH, SMALL_HEIGHT = 560, 90  # pixels: of a chart in a notebook, of one of many small ones
-ROW = 19  # pixels of a bar with its name
-LABEL = 38  # characters of such a name
-BAR = {"type": "bar", "height": 12}  # pixels, of such a row
+STILL_WIDTH, SMALL_HEIGHT = 560, 90  # pixels: width of a chart in a notebook, height of one of many small charts
+ROW = 19  # height in pixels of a bar with its name
+LABEL = 38  # characters of the name
+BAR = {"type": "bar", "height": 12}  # pixels
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ class Chart:
     Attributes
     ----------
     name : str
-        Of the file that its numbers are downloaded as, without its ending.
+        The name of the downloaded file of its numbers, without suffix.
     columns, rows : sequences
         The numbers. A name in ``columns`` is a field of the specification.
     spec : dict
         Vega-Lite without data, size and configuration.
     words : str
-        What it shows and how to read it.
+        An explanation of the chart.
     each : str
         A column: one small chart for each of its values, under that value as its title.
     height : int
-        Pixels, where ``spec`` does not say.
+        Height in pixels, unless ``spec`` has one.
     wide : bool
-        As wide as the page, where others stand side by side.
+        Whether it is as wide as the page, while others stand side by side.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Chart:
     wide: bool = False
 
     def specification(self) -> dict:
-        """The whole, without its data: for pages, as wide as what it stands in."""
+        """The complete specification without its data, for pages, as wide as its container."""
         height = {} if "height" in self.spec else {"height": SMALL_HEIGHT if self.each else self.height}
         return {
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -85,7 +85,7 @@ class Chart:
         }
 
     def values(self) -> list[dict]:
-        """The numbers as Vega-Lite takes them."""
+        """The numbers in Vega-Lite's form."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
@@ -106,7 +106,7 @@ CONFIG = {
         "labelOverlap": "greedy",
         "labelSeparation": 6,
     },
-    "axisX": {"labelBound": 10},  # pixels: a label that needs more beyond the chart is left out
+    "axisX": {"labelBound": 10},  # pixels: a label that exceeds the chart by more is omitted
     "axisY": {
         "titleAlign": "left",
         "titleAngle": 0,
@@ -148,7 +148,7 @@ def require(what: str) -> None:
 
 @functools.cache
 def script() -> str:
-    """The JavaScript that draws: Vega, Vega-Lite and Vega-Embed with what they use, as ``vegaEmbed``."""
+    """The JavaScript of Vega, Vega-Lite and Vega-Embed with their dependencies, as ``vegaEmbed``."""
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -156,7 +156,7 @@ def script() -> str:
 
 @functools.cache
 def notice() -> str:
-    """What was drawn with."""
+    """The versions of the drawing libraries."""
     import vl_convert
 
     versions = (
@@ -168,7 +168,7 @@ def notice() -> str:
 
 
 def svg(chart: Chart) -> str:
-    """A chart as it stands, for a notebook; empty without the package."""
+    """A chart as SVG for a notebook; empty without the package."""
     try:
         require("a chart")
     except MissingDependencyError:
@@ -203,7 +203,7 @@ def colours(field: str, domain: Sequence[str], first: int = 0) -> dict:
 
 
 def shapes(field: str, domain: Sequence[str]) -> dict:
-    """The same of shapes."""
+    """A channel of shapes for known names."""
     marks = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(len(domain))]
     return nominal(field, scale={"domain": list(domain), "range": marks})
 
@@ -214,7 +214,7 @@ def counted(count: int, what: str) -> str:
 
 
 def tooltip(**fields: str) -> list[dict]:
-    """What a mark says when it is pointed at: the titles of fields, each ``title`` or ``title|format``."""
+    """The tooltip of a mark: the titles of fields, each ``title`` or ``title|format``."""
     found = []
     for field, text in fields.items():
         title, _, number = text.partition("|")

@@ -69,7 +69,7 @@ typedef struct {
     int width, height, components, scans, orientation; /* scans: 1, or 2 for more */
 } jpeg_header;
 
-/* What stands before the first scan; words where it is not as it should be. */
+/* The segments before the first scan; an error's text if they are damaged. */
 static const char *jpeg_look(const unsigned char *d, size_t n, jpeg_header *h) {
     int exif = -1, xmp = -1; /* -1: there is none yet; the first counts, whatever it says */
     for (size_t at = 2; at + 4 <= n;) {

@@ -55,7 +55,7 @@ static int has(const char *name, size_t n) {
 }
 #endif
 
-/* What to build in place of it: whoever built float16 for a CPU that has it finds no other target that computes it. */
+/* The build to suggest instead: for a float16 build no other target than its own computes float16. */
 static const char *remedy(void) {
     static const char half[] = " float16"; /* the end of such a model's title */
     size_t n = strlen(mn_model.model), end = sizeof half - 1;

@@ -1,4 +1,4 @@
-/* What went wrong last in this thread, and memory as tensors need it. */
+/* The last error of this thread, and memory with the alignment of tensors. */
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* The files of a bundle's folder: the manifest (JSON, its own hash beside it) names size and hash of all others.
  *
- * A folder is opened once, and its files by that: whoever exchanges it for another meanwhile changes nothing, and nobody
- * reads the manifest of one bundle and the weights of another. */
+ * A folder is opened once, and its files through it. So an exchange of the folder meanwhile has no effect, and the
+ * manifest of one bundle is never combined with the weights of another. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -53,7 +53,7 @@ static int open_file(const mn_folder *folder, const char *name, int *descriptor,
     return 0;
 }
 
-/* How much of n bytes there was. */
+/* The number of bytes read, of n. */
 static size_t read_all(int descriptor, char *to, size_t n) {
     size_t have = 0;
     while (have < n) {
@@ -94,7 +94,7 @@ static int peek(json *j) {
 
 static int accept(json *j, char c) { return peek(j) == c ? (j->at++, 1) : 0; }
 
-/* A string; escapes stay as they are, for no name or hash has one. What does not fit is cut. */
+/* A string; escapes are kept, since no name or hash has one. A longer string is cut. */
 static int string(json *j, char *out, size_t n) {
     size_t have = 0;
     if (!accept(j, '"')) return 0;
@@ -224,7 +224,7 @@ int mobilenet_check(const char *path) {
     return code;
 }
 
-/* The bytes of a file: itself, or in memory of our own, which nobody outside can change or take away. */
+/* The bytes of a file: mapped, or a copy in memory, which no other process can change or remove. */
 static int hold(mn_files *f, const char *name, int descriptor, size_t bytes, int map) {
     int flags = MAP_PRIVATE | (map ? 0 : MAP_ANONYMOUS | MAP_POPULATE), code = 0;
     void *at = mmap(NULL, bytes, map ? PROT_READ : PROT_READ | PROT_WRITE, flags, map ? descriptor : -1, 0);

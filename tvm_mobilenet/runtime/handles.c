@@ -1,11 +1,11 @@
-/* Which instances are open, and who uses them: so a closed one is refused, and a fork leaves usable ones.
+/* The list of open instances and their users: closed ones are refused, and instances stay usable after a fork.
  *
  * Every call names its instance by a pointer that may be stale: another thread closes it while the call waits, or
  * closed it long before. So a call enters by looking for the pointer among the open instances, and close takes it from
  * there first, then waits until the last call has left.
  *
  * A forked child has no thread but the one that forked. Locks that others held, and threads of the pools, are lost
- * there: the handler below makes them anew. It takes nothing before the fork, for a signal's handler may fork too.
+ * there; the handler below makes them again. It takes no lock before the fork, since a signal's handler may fork too.
  */
 #include "internal.h"
 
@@ -25,8 +25,8 @@ static void in_child(void) {
     }
 }
 
-/* Of glibc, which names neither in a header. pthread_atfork would register under a word that libraries of one linker share,
- * and nothing would take its handler away when this library is unloaded: the next fork would jump to where it was. */
+/* Functions of glibc without a header. pthread_atfork would register under a symbol that libraries of one linker share,
+ * and its handler would stay when this library is unloaded: the next fork would jump to unmapped code. */
 extern int __register_atfork(void (*before)(void), void (*parent)(void), void (*child)(void), void *library);
 extern void __cxa_finalize(void *library);
 static char own;

@@ -33,11 +33,11 @@ static side side_of(int from, int to, int kept) {
     side s = {from, to, (to - kept) / 2, (double)from / to, 1, 0};
     if (s.scale > 1) s.wide = s.scale;
     s.next = 0.5 * s.scale;
-    for (int i = 0; i < s.begin; i++) s.next += s.scale; /* Pillow adds, where another would multiply */
+    for (int i = 0; i < s.begin; i++) s.next += s.scale; /* Pillow adds where multiplication would round differently */
     return s;
 }
 
-/* The next kept pixel, number `at`: first source pixel and how many, and their weights. */
+/* The next kept pixel, number `at`: first source pixel, number of source pixels, and their weights. */
 static int taps(side *s, int at, int *first, int *weights) {
     if (mn_model.image.kernel == 0) {
         *first = (int)s->next;
@@ -71,7 +71,7 @@ static int rounded(double x, int least) {
     return whole < least ? least : whole;
 }
 
-/* How many times a side of at most `most` pixels can shrink to `kept` of them. */
+/* The largest factor by which a side of at most `most` pixels can shrink to `kept` of them. */
 static double shrink(int most, int kept) {
     double least = kept / mn_model.image.crop - 0.5;
     return most / (least > kept ? least : kept);

@@ -49,8 +49,8 @@ static int place_operands(mobilenet *m, int threads) {
     return place_arena(m, threads);
 }
 
-/* What callers read of an instance is never changed under them: another number of threads is another description. There
- * are as many as different ones were needed. */
+/* A description that callers read never changes: another number of threads gets another description. All that were
+ * needed are kept. */
 static int describe(mobilenet *m) {
     mn_description *d = m->descriptions;
     while (d && (d->info.threads != m->info.threads || d->info.arena_bytes != m->info.arena_bytes)) d = d->next;
@@ -134,7 +134,7 @@ int mobilenet_open_weights(const char *weights, const mobilenet_options *options
 }
 
 void mobilenet_close(mobilenet *m) {
-    if (mn_retire(m) && !m->torn) destroy(m); /* of what a fork tore nothing is certain */
+    if (mn_retire(m) && !m->torn) destroy(m); /* an instance that a fork interrupted is not usable */
 }
 
 const mobilenet_info *mobilenet_describe(const mobilenet *m) {
@@ -144,7 +144,7 @@ const mobilenet_info *mobilenet_describe(const mobilenet *m) {
     return info;
 }
 
-/* Between these two the instance is the caller's alone, and of the caller's settings of floats nothing holds. */
+/* Between these two only this caller uses the instance, with the default floating-point settings. */
 static int end(mobilenet *m, mn_floats before, int code) {
     mn_floats_end(before);
     pthread_mutex_unlock(&m->lock);
@@ -197,7 +197,7 @@ static int execute(mobilenet *m, uint32_t first, uint32_t last) {
     return mn_fail(MOBILENET_KERNEL, "kernel %s failed: out of scratch memory", step[-1].name);
 }
 
-/* What the kernels use of the i-th port: the caller's buffer, or our own. */
+/* The i-th port's buffer for the kernels: the caller's, or our own. */
 static void *aligned(const mobilenet *m, uint32_t i, const void *theirs) {
     return (uintptr_t)theirs % MN_ALIGNMENT ? m->port_buffers[i] : (void *)(uintptr_t)theirs;
 }
@@ -216,7 +216,7 @@ static void place_ports(mobilenet *m, const void *const *inputs, void *const *ou
     }
 }
 
-/* Steps on ports that are placed, and copies of the outputs for whom they are not aligned. */
+/* Run steps on placed ports, and copy outputs to buffers that are not aligned. */
 static int run_placed(mobilenet *m, void *const *outputs, uint32_t first, uint32_t last) {
     const mn_model_t *d = &mn_model;
     int code = execute(m, first, last);
@@ -291,7 +291,7 @@ int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width, int height, s
     const mn_pixels *to = &mn_model.image.input;
     void *into = m->port_buffers[0];
     uint32_t first = 0;
-    if (mn_model.image.first.bytes) /* bytes become what the first step would make of an input */
+    if (mn_model.image.first.bytes) /* bytes become the first step's result for an input */
         to = &mn_model.image.first, into = m->tensors[mn_model.image.operand].data, first = 1;
     code = mn_pool_ready(&m->pool);
     if (!code) code = mn_image_load(&m->image, rgb, width, height, stride, to, into);

@@ -1,7 +1,7 @@
-"""A built network in this process: ``libmobilenet.so`` with its weights, run as a whole or step by step, by ctypes.
+"""A built network in this process: ``libmobilenet.so`` with its weights, run whole or step by step through ctypes.
 
-It is what checks and measures on a real CPU, so that what is checked and measured is what ships: kernels, plan, threads
-and memory are the library's own. It needs neither TVM nor a bundle.
+Checks and measurements on a real CPU use it, so they run the code that ships: kernels, plan, threads and memory are the
+library's own. It needs neither TVM nor a bundle.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 from tvm_mobilenet.errors import BoardError
 from tvm_mobilenet.runtime.mobilenet import _Info, _Options, _pointers, _port
 
-_ALIGNMENT = 64  # bytes: then the library takes a buffer as it is
+_ALIGNMENT = 64  # bytes: the library uses buffers with this alignment without a copy
 
 
 class Instance:
-    """An open network; ``close`` it, or use it in a ``with``.
+    """An open network; call its ``close``, or use it in a ``with``.
 
     Parameters
     ----------
     library, weights : path
         ``libmobilenet.so`` and ``parameters.bin`` of a build, or ``weights.bin`` of a bundle.
     threads : int
-        That share the work; 0: one for each CPU that this process may use.
+        Number of threads; 0: one for each CPU that this process may use.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Instance:
     Raises
     ------
     BoardError
-        The library cannot be loaded here, or its weights are others.
+        The library cannot be loaded on this machine, or the weights do not belong to it.
     """
 
     def __init__(self, library: str | Path, weights: str | Path, threads: int = 0):
@@ -72,13 +72,13 @@ class Instance:
         self.close()
 
     def close(self) -> None:
-        """Give all memory and threads back."""
+        """Free all memory and end all threads."""
         handle, self._handle = self._handle, None
         if handle:
             self._lib.mobilenet_close(handle)
 
     def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
-        """What the next runs read: arrays of the model's shapes and dtypes."""
+        """Set the inputs of the next runs: arrays of the model's shapes and dtypes."""
         for buffer, values in zip(self.inputs, inputs, strict=True):
             if values.shape != buffer.shape or values.dtype != buffer.dtype:
                 raise BoardError(
@@ -88,12 +88,12 @@ class Instance:
             buffer[...] = values
 
     def run(self, first: int = 0, last: int | None = None) -> None:
-        """Run all steps, or those from ``first`` to before ``last``, on what lies in memory."""
+        """Run all steps, or those from ``first`` to before ``last``, on the present contents of memory."""
         last = self.steps if last is None else last
         self._require(self._lib.mobilenet_run_steps(self._handle, self._in, self._out, first, last))
 
     def timed(self, passes: int) -> np.ndarray:
-        """When each step of each pass began, and the last ended: (passes, steps + 1) int64, nanoseconds."""
+        """The start of each step in each pass, and the end of the last: (passes, steps + 1) int64, nanoseconds."""
         times = np.zeros((passes, self.steps + 1), np.int64)
         for row in times:
             self._require(self._lib.mobilenet_times(self._handle, row.ctypes.data))
@@ -104,7 +104,7 @@ class Instance:
         return times
 
     def operand(self, step: int, number: int, shape: Sequence[int], dtype) -> np.ndarray:
-        """An operand of a step as it lies in memory, the output last; written values are what the step reads."""
+        """An operand of a step in memory, the output last; the step reads values that are written into it."""
         address = self._lib.mobilenet_operand(self._handle, step, number)
         if not address:
             raise BoardError(f"step {step} has no operand {number}, or nothing ran yet", "build the module again")
@@ -112,7 +112,7 @@ class Instance:
         return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype).reshape(shape)
 
     def set_threads(self, threads: int) -> None:
-        """How many threads share the work from now on."""
+        """Set the number of threads from now on."""
         self._require(self._lib.mobilenet_set_threads(self._handle, threads))
 
     def _require(self, code: int) -> None:

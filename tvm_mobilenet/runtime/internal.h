@@ -1,4 +1,4 @@
-/* What the sources of the runtime share. The model itself is a table: mn_model, written by tables.py. */
+/* Declarations that the runtime's sources share. The model itself is a table, mn_model, which tables.py writes. */
 #ifndef MN_INTERNAL_H
 #define MN_INTERNAL_H
 
@@ -9,7 +9,7 @@
 #include "mobilenet.h"
 
 enum { MN_INPUT, MN_OUTPUT, MN_ARENA, MN_PARAMETERS };
-enum { MN_LOGITS, MN_SOFTMAX, MN_SIGMOID, MN_VALUE }; /* what the scores of classes are */
+enum { MN_LOGITS, MN_SOFTMAX, MN_SIGMOID, MN_VALUE }; /* the kinds of scores */
 enum { MN_ALIGNMENT = 64, MN_WEIGHTS_HEADER = 64, MN_MOST_THREADS = 64, MN_MOST_TAKEN = 16 };
 
 /* TVM's calling convention: an argument of 16 bytes, and DLPack's tensor. */
@@ -44,7 +44,7 @@ typedef struct {
     uint64_t scratch;    /* so many bytes, then of the next */
 } mn_step;
 
-/* What an image's bytes become, and where: strides are values from one pixel, channel, row and image to the next. */
+/* Conversion of an image's bytes: strides count values from one pixel, channel, row and image to the next. */
 typedef struct {
     const void *table; /* 256 values for each channel */
     int bytes;         /* of a value; 0: there is no such table */
@@ -96,7 +96,7 @@ struct mn_pool {
     int tasks, threads, started, pin;
     int placed, cpu[MN_MOST_THREADS]; /* the CPU of each thread; the first is the caller's */
     int64_t spin_nanoseconds;
-    mn_worker *workers; /* one a thread; the first is whoever calls run */
+    mn_worker *workers; /* one for each thread; the first is the caller of run */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     char padding_a[64];
@@ -109,8 +109,8 @@ struct mn_pool {
 void mn_pool_init(mn_pool *p, int spin_microseconds, int pin);
 int mn_pool_threads(mn_pool *p, int threads);
 void mn_pool_follow(mn_pool *p); /* the caller moved to a thread's CPU: they change places */
-void mn_pool_forked(mn_pool *p); /* in a forked child: the threads are gone, and whoever held the lock */
-int mn_pool_ready(mn_pool *p);   /* starts the threads that a fork took */
+void mn_pool_forked(mn_pool *p); /* in a forked child: the threads and the holder of the lock are gone */
+int mn_pool_ready(mn_pool *p);   /* starts the threads that a fork lost */
 void mn_pool_close(mn_pool *p);
 int mn_pool_share(mn_pool *p, mn_task task, void *data, int tasks); /* by the pool's threads */
 int64_t mn_now(void); /* nanoseconds of a clock that never goes back */
@@ -162,10 +162,10 @@ int mn_image_load(mn_image *i, const uint8_t *rgb, int width, int height, size_t
 typedef struct {
     uint64_t control;
 } mn_floats;
-mn_floats mn_floats_begin(void); /* rounding to nearest, small numbers as they are, no traps: returns what was set */
+mn_floats mn_floats_begin(void); /* rounding to nearest, with subnormal numbers, no traps: returns the old setting */
 void mn_floats_end(mn_floats before);
-double mn_value(const mobilenet_tensor *t, const void *data, size_t i); /* what the i-th value stands for */
-/* Errors where a value is an infinity or NaN, or too large; data: aligned. */
+double mn_value(const mobilenet_tensor *t, const void *data, size_t i); /* the real number of the i-th value */
+/* Fails if a value is an infinity or NaN, or too large; data: aligned. */
 int mn_check_input(mn_pool *p, uint32_t input, const void *data);
 int mn_check_output(uint32_t output, const void *data);
 
@@ -205,6 +205,6 @@ struct mobilenet {
 int mn_publish(mobilenet *m);        /* from now on it is open */
 int mn_enter(const mobilenet *m);    /* an error where it is not open; else it stays until mn_leave */
 void mn_leave(const mobilenet *m);
-int mn_retire(mobilenet *m);         /* waits until nobody is inside; 0: it was not open */
+int mn_retire(mobilenet *m);         /* waits until no call is inside; 0: it was not open */
 
 #endif

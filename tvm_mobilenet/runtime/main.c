@@ -50,13 +50,14 @@ static double milliseconds(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* What pixels of a picture may take: half of the machine's memory. */
+/* Largest memory of a picture's pixels: half of the machine's. */
 static size_t half_of_memory(void) {
     uint64_t pages = (uint64_t)sysconf(_SC_PHYS_PAGES), page = (uint64_t)sysconf(_SC_PAGESIZE), half = pages * page / 2;
     return half < SIZE_MAX ? (size_t)half : SIZE_MAX;
 }
 
-/* A regular file, whole, with a zero behind it; NULL after an error was told. A pipe without a writer is not waited for. */
+/* A whole regular file, with a zero after it; NULL after a printed error. It does not wait for a pipe without a writer.
+   */
 static unsigned char *read_file(const char *path, size_t *n, size_t most) {
     unsigned char *data = NULL;
     struct stat status;
@@ -154,13 +155,13 @@ static int selftest(mobilenet *m, int json) {
     return code ? fail(mobilenet_last_error()) : 0;
 }
 
-/* The exit code, once all that was printed has arrived: who reads a cut output must not take it for success. */
+/* The exit code, after all output has been written: a truncated output must not count as success. */
 static int finished(int code) {
     return fflush(stdout) || ferror(stdout) ? fail_at("the output cannot be written", strerror(errno)) : code;
 }
 
-/* Where the bundle was replaced while this program started, it is the old one's, whose files are gone: the new one is
- * started in its place, some times at most. Returns where nothing was replaced. */
+/* If the bundle was replaced while this program started, this is the old program, whose files are gone: it starts the
+ * new one in its place, a limited number of times. Returns if nothing was replaced. */
 static void start_again(char **argv) {
     static const char times[] = "MOBILENET_STARTED_AGAIN";
     const char *name = (const char *)getauxval(AT_EXECFN), *before = getenv(times);
@@ -205,7 +206,7 @@ int main(int argc, char **argv) {
         char *slash = strrchr(own, '/');
         folder = slash ? (*slash = 0, own) : ".";
     }
-    if (!strcmp(verb, "classify")) options.max_width = options.max_height = 65535; /* their number is held against memory */
+    if (!strcmp(verb, "classify")) options.max_width = options.max_height = 65535; /* their number is compared with the memory */
     mobilenet *m;
     int refused = mobilenet_open(folder, &options, &m);
     if (refused == MOBILENET_FILE || refused == MOBILENET_CORRUPT) start_again(argv);

@@ -9,8 +9,8 @@
  * All functions are safe to call from any thread; calls on one instance wait for each other. Nothing is allocated after
  * mobilenet_open except by mobilenet_set_threads, mobilenet_check, mobilenet_selftest, opening another instance, and the
  * first run in a forked child. An instance that was open at a fork is open in the child too, with threads of its own.
- * Nothing is ever written to stdout or stderr. However the caller's rounding mode and treatment of small numbers are
- * set, these functions compute with the default ones, and leave the caller's as they were.
+ * Nothing is ever written to stdout or stderr. These functions compute with the default rounding mode and with
+ * subnormal numbers, and restore the caller's settings.
  *
  * A program that links two models statically defines MOBILENET_PREFIX before it includes this, once for each model and
  * file: the prefix is "symbol_prefix" in the bundle's manifest.
@@ -49,10 +49,10 @@ extern "C" {
 
 #define MOBILENET_API __attribute__((visibility("default")))
 
-/* What the functions below return. */
+/* Return values of the functions below. */
 enum {
     MOBILENET_OK = 0,
-    MOBILENET_ARGUMENT = 1, /* a value that makes no sense */
+    MOBILENET_ARGUMENT = 1, /* an impossible argument */
     MOBILENET_FILE = 2,     /* a file is missing or cannot be read */
     MOBILENET_CORRUPT = 3,  /* a file is not the one that was built */
     MOBILENET_CPU = 4,      /* this CPU lacks a feature that the kernels use */
@@ -69,11 +69,11 @@ typedef struct mobilenet mobilenet;
 typedef struct {
     int threads;             /* default: one for each CPU this process may use */
     int max_width, max_height; /* of images for run_rgb, default 8192 each */
-    int spin_microseconds;   /* how long an idle thread waits awake, default 100; -1 never */
+    int spin_microseconds;   /* how long an idle thread spins, default 100; -1 never */
     int no_affinity;         /* 1: threads are not bound to CPUs */
     int map_weights;         /* 1: weights.bin stays mapped, and a page of it is read when a run needs it. Opening takes no
-                              * time; but what changes the file changes the results, and what makes it shorter ends the
-                              * process (SIGBUS). 0: it is read at open, into memory of this process. */
+                              * time, but a change of the file changes the results, and if it becomes shorter, the
+                              * process ends with SIGBUS. 0: it is read at open, into memory of this process. */
 } mobilenet_options;
 
 typedef struct {
@@ -82,7 +82,7 @@ typedef struct {
     int dimensions;
     const int64_t *shape;
     size_t bytes;
-    int scales;           /* of floats 0; of whole numbers 1, or one for each channel, */
+    int scales;           /* 0 for floats; for integers 1, or one for each channel, */
     int axis;             /* which are this dimension */
     const double *scale, *zero_point; /* a value stands for (value - zero_point) * scale */
 } mobilenet_tensor;
@@ -94,14 +94,14 @@ typedef struct {
     int inputs, outputs;
     const mobilenet_tensor *input, *output;
     int classes;            /* 0: the model does not classify */
-    const char *const *labels; /* one a class, or NULL */
+    const char *const *labels; /* one for each class, or NULL */
     int takes_images;       /* whether run_rgb works */
     int threads;
     size_t weight_bytes, arena_bytes, scratch_bytes; /* all intermediates are the arena; of them a thread's own */
     int seeded;                /* 1: the weights are random numbers, classes mean nothing */
-    const char *scores;        /* "logits", "softmax" (probabilities), "sigmoid" (each by itself), "value" (no class) */
-    const char *preprocess;    /* how an image becomes the input, in words; and which of it is assumed */
-    const char *labels_source; /* where the labels come from, or "" */
+    const char *scores;        /* "logits", "softmax" (probabilities), "sigmoid" (independent), "value" (no class) */
+    const char *preprocess;    /* text of the preprocessing of images; and its assumed fields */
+    const char *labels_source; /* the source of the labels, or "" */
 } mobilenet_info;
 
 typedef struct {
@@ -122,7 +122,7 @@ typedef struct {
  * relative folder is that of the working directory now; it may change later. */
 MOBILENET_API int mobilenet_open(const char *folder, const mobilenet_options *options, mobilenet **opened);
 
-/* What the model takes and gives, with the number of threads at the time of the call; valid until close. NULL: it is not
+/* The model's inputs and outputs, and the number of threads at the time of the call; valid until close. NULL: it is not
  * open. */
 MOBILENET_API const mobilenet_info *mobilenet_describe(const mobilenet *m);
 
@@ -141,8 +141,8 @@ MOBILENET_API int mobilenet_run_rgb(mobilenet *m, const uint8_t *rgb, int width,
 MOBILENET_API int mobilenet_preprocess(mobilenet *m, const uint8_t *rgb, int width, int height, size_t stride,
                                        void *input);
 
-/* The best k classes of the first input of a batch, best first; scores: the output, of its dtype. Returns how many there
- * are: none if a score is an infinity or NaN. */
+/* The best k classes of the first input of a batch, best first; scores: the output, of its dtype. Returns their
+ * number: none if a score is an infinity or NaN. */
 MOBILENET_API int mobilenet_top(const mobilenet *m, const void *scores, int k, mobilenet_class *best);
 
 MOBILENET_API int mobilenet_set_threads(mobilenet *m, int threads);
@@ -153,11 +153,11 @@ MOBILENET_API int mobilenet_check(const char *folder);
 /* Hashes every file, runs the inputs that travel with the bundle and compares with the outputs that do. */
 MOBILENET_API int mobilenet_selftest(mobilenet *m, mobilenet_selftest_result *result);
 
-/* What went wrong in the last call of this thread that failed. */
+/* The error of the last failed call of this thread. */
 MOBILENET_API const char *mobilenet_last_error(void);
 
-/* Waits for the calls that compute; those that wait for them, and later ones, end with MOBILENET_CLOSED. What is closed
- * already, or was never opened, stays as it is. */
+/* Waits for calls that compute; calls that wait for these, and later ones, end with MOBILENET_CLOSED. An instance that is
+ * closed already, or was never opened, is ignored. */
 MOBILENET_API void mobilenet_close(mobilenet *m);
 
 /* ---- for tools that check and measure: a run in its steps, each one call of a kernel */
@@ -166,21 +166,21 @@ MOBILENET_API void mobilenet_close(mobilenet *m);
  * There are no labels, and no self-test. */
 MOBILENET_API int mobilenet_open_weights(const char *weights, const mobilenet_options *options, mobilenet **opened);
 
-/* How many steps a run has, and the name of one; NULL: there is none of that number. */
+/* The number of steps of a run, and the name of one; NULL: there is no step of that number. */
 MOBILENET_API int mobilenet_steps(const mobilenet *m);
 MOBILENET_API const char *mobilenet_step_name(const mobilenet *m, int step);
 
-/* Runs steps first to last - 1 alone, on what lies in memory: what a run left there, or what mobilenet_operand's
- * caller wrote. */
+/* Runs only steps first to last - 1, on the present contents of memory: data of an earlier run, or data that a caller
+ * of mobilenet_operand wrote. */
 MOBILENET_API int mobilenet_run_steps(mobilenet *m, const void *const *inputs, void *const *outputs, int first,
                                       int last);
 
-/* Where an operand of a step lies, the output last; inputs and outputs of the model where they lay in the last run.
- * What it holds is the step's until another step writes there. Valid until mobilenet_set_threads. NULL: there is none. */
+/* The address of an operand of a step, the output last; inputs and outputs of the model are those of the last run.
+ * Its contents are the step's until another step writes there. Valid until mobilenet_set_threads. NULL: there is none. */
 MOBILENET_API void *mobilenet_operand(const mobilenet *m, int step, int operand);
 
-/* From now on each run writes when each of its steps began, and then when the last ended: nanoseconds of
- * CLOCK_MONOTONIC, one more than there are steps. NULL: no more. */
+/* From now on each run records the start of each of its steps, and then the end of the last: nanoseconds of
+ * CLOCK_MONOTONIC, one more than there are steps. NULL: stop recording. */
 MOBILENET_API int mobilenet_times(mobilenet *m, int64_t *nanoseconds);
 
 #ifdef __cplusplus

@@ -34,7 +34,7 @@ except ImportError:
     )
 
 CLOSED = 9  # of a MobilenetError, as in mobilenet.h
-_FILES: dict = {}  # of libraries that were loaded: their device and inode, to a number
+_FILES: dict = {}  # from device and inode of each loaded library to a number
 
 
 class _Options(Structure):
@@ -84,7 +84,7 @@ class _Selftest(Structure):
 class Best(NamedTuple):
     """A class: its number, its name ("" when unknown), the model's output for it, and that as a probability, 0 to 1.
 
-    The probability is the score's softmax, unless the model ends in one or in a sigmoid; None when nobody knows it.
+    The probability is the score's softmax, unless the model ends in one or in a sigmoid; None if it is unknown.
     """
 
     index: int
@@ -94,18 +94,18 @@ class Best(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What the whole numbers of a port stand for: ``(value - zero_point) * scale``, of all or one for each channel."""
+    """The meaning of a port's integers: ``(value - zero_point) * scale``, with one scale, or one for each channel."""
 
     scale: np.ndarray
     zero_point: np.ndarray
     dtype: np.dtype
 
     def real(self, values: np.ndarray) -> np.ndarray:
-        """What values stand for: float32."""
+        """The real numbers of values, float32."""
         return ((values.astype(np.float64) - self.zero_point) * self.scale).astype(np.float32)
 
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """The values that stand for what is nearest."""
+        """The values that are nearest to real numbers."""
         ends = np.iinfo(self.dtype)
         if np.isnan(values := np.asarray(values, np.float64)).any():
             raise MobilenetError("NaN stands for no whole number", 8)
@@ -113,7 +113,7 @@ class Encoding(NamedTuple):
 
 
 class MobilenetError(Exception):
-    """What the library reports; `code` as in mobilenet.h."""
+    """An error of the library; `code` as in mobilenet.h."""
 
     def __init__(self, message: str, code: int = 0):
         super().__init__(message)
@@ -121,9 +121,9 @@ class MobilenetError(Exception):
 
 
 class Mobilenet:
-    """One instance of the model in a bundle's folder; `close` it, or use it in a ``with``.
+    """One instance of the model in a bundle's folder; call its `close`, or use it in a ``with``.
 
-    Any thread may call it, also while another closes it; it works on in forked processes.
+    Any thread may call it, also while another closes it; it keeps working in forked processes.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class Mobilenet:
     max_size : (int, int)
         Width and height of the largest image.
     map_weights : bool
-        Weights stay in their file, and a page is read when a run needs it; nobody may change that file meanwhile.
+        Weights stay in their file, and a page is read when a run needs it; the file must not change meanwhile.
     """
 
     def __init__(self, folder=None, threads: int = 0, max_size: tuple = (8192, 8192), map_weights: bool = False):
@@ -144,7 +144,9 @@ class Mobilenet:
         folder = Path(__file__).resolve().parent if folder is None else Path(folder)
         options = _Options(*map(_c_int, (threads, *max_size, 0, 0, int(map_weights))))
         code, tries, handle = 2, 0, c_void_p()
-        while code in (2, 3) and (tries := tries + 1) < 9:  # missing files, or of another build: just exchanged?
+        while (
+            code in (2, 3) and (tries := tries + 1) < 9
+        ):  # files are missing or of another build: the bundle may just have been exchanged
             self._lib = _library(folder)
             code = self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle))
         self._check(code)
@@ -165,7 +167,7 @@ class Mobilenet:
         self.close()
 
     def close(self) -> None:
-        """Gives all memory and threads back when runs of other threads have ended; what these call next is refused."""
+        """Free all memory and threads after runs of other threads have ended; their later calls are refused."""
         handle, self._handle = self._handle, None
         if handle:
             self._lib.mobilenet_close(handle)
@@ -173,9 +175,9 @@ class Mobilenet:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for these inputs, which have the shapes and dtypes of `self.inputs`.
 
-        Of a model of one input at a time, several in an array (N, ...) are run one after the other. Other numbers
-        become floats, but no whole numbers: `input_encodings` make these. An infinity or NaN, or an input beyond the
-        range of the layers' dtype, is an error, of ``code`` 8.
+        For a model with one input, an array (N, ...) is run as N inputs in turn. Other numbers are converted to floats,
+        but not to integers: `input_encodings` convert these. An infinity or NaN, or an input beyond the range of the
+        layers' dtype, is an error with ``code`` 8.
         """
         if len(inputs) != len(self.inputs):
             raise MobilenetError(f"{len(inputs)} inputs, the model takes {len(self.inputs)}")
@@ -210,9 +212,10 @@ class Mobilenet:
         return scores
 
     def run_images(self, images, bgr: bool = False) -> np.ndarray:
-        """The outputs for several images, a row each: any iterable of what `run_image` takes, or (N, height, width, 3).
+        """The outputs for several images, one row each: an iterable of images for `run_image`, or (N, height, width,
+        3).
 
-        A model with a batch of its own computes so many at once.
+        A model with a larger batch computes that number at once.
         """
         at_once, shape = self.inputs[0][1][0], self.outputs[0][1]
         if shape[:1] != (at_once,):
@@ -228,12 +231,12 @@ class Mobilenet:
 
     @staticmethod
     def read(path) -> np.ndarray:
-        """A file as an array: of a picture (height, width, 3) uint8, of a ``.npy`` what it holds."""
+        """A file as an array: (height, width, 3) uint8 for a picture, the array of a ``.npy``."""
         return _read(lambda p: np.asarray(_beside("mobilenet_pictures").read(Path(p))), path)
 
     @property
     def threads(self) -> int:
-        """How many threads share the work."""
+        """The number of threads."""
         return self._lib.mobilenet_describe(self._open()).contents.threads
 
     def preprocess(self, image, bgr: bool = False) -> np.ndarray:
@@ -244,9 +247,9 @@ class Mobilenet:
         return out
 
     def measure(self, images, seconds: float = 2.0, bgr: bool = False) -> dict:
-        """How many frames a second this process classifies, each resized, cropped and run; files are read before.
+        """Measure frames a second in this process, each resized, cropped and run; files are read first.
 
-        ``images``, what `run_image` takes, take turns for so many seconds, once each was run. Gives ``frames``,
+        ``images``, as for `run_image`, run in turn for a number of seconds, after each ran once. Returns ``frames``,
         ``seconds``, ``frames_per_second``, and ``milliseconds``, the median of a frame.
         """
         frames, times = [_pixels(image, bgr) for image in images], []
@@ -261,7 +264,7 @@ class Mobilenet:
         return {"frames": n, "seconds": s, "frames_per_second": n / s, "milliseconds": middle}
 
     def classify(self, image, top: int = 5, bgr: bool = False) -> list[tuple[str, float]]:
-        """The best classes of an image with their scores, best first: labels, or ``class 57`` where there are none."""
+        """The best classes of an image with their scores, best first: labels, or ``class 57`` without labels."""
         return [(b.label or f"class {b.index}", b.score) for b in self.top(self.run_image(image, bgr), top)]
 
     def top(self, scores: np.ndarray, count: int = 5) -> list[Best]:
@@ -282,7 +285,7 @@ class Mobilenet:
         self._check(self._lib.mobilenet_set_threads(self._open(), _c_int(threads)))
 
     def selftest(self) -> dict:
-        """Hashes every file and compares with the outputs that travel with them; raises when they differ."""
+        """Hash every file, run the self-test and compare with its outputs; raise if they differ."""
         result = _Selftest()
         self._check(self._lib.mobilenet_selftest(self._open(), byref(result)))
         return {name: getattr(result, name) for name, _ in _Selftest._fields_}
@@ -303,12 +306,14 @@ def _library(folder: Path):
         target = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]
         wanted = f"{target['architecture']} ({target['name']})"
         built, own = _machine(library), _machine("/proc/self/exe")
-        if own and built and built != own:  # the loader would say that there is no such file
+        if own and built and built != own:  # else the loader would report a missing file
             here = f"this Python is one of {8 * ctypes.sizeof(c_void_p)} bits on {platform.machine()}"
             raise MobilenetError(f"{folder} is built for {wanted}, {here}: build with another --target", 4)
         real, status = library.resolve(), os.stat(library)
         dots = ["."] * _FILES.setdefault((status.st_dev, status.st_ino), len(_FILES))
-        lib = ctypes.CDLL(os.path.join(real.parent, *dots, real.name))  # by a known name the loader gives an old file
+        lib = ctypes.CDLL(
+            os.path.join(real.parent, *dots, real.name)
+        )  # for a known name the loader returns the old file
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
@@ -322,7 +327,7 @@ def _library(folder: Path):
 
 
 def _c_int(value: int) -> int:
-    if not 0 <= value < 1 << 31:  # ctypes would cut it
+    if not 0 <= value < 1 << 31:  # ctypes would truncate it
         raise MobilenetError(f"{value}: threads are 1 to 64, image sizes up to 65535", 1)
     return value
 
@@ -342,11 +347,11 @@ def _port(t) -> tuple:
 
 
 def _as(dtype: np.dtype, values: np.ndarray, what: str) -> np.ndarray:
-    """Values of a dtype as C has them: other numbers become floats, but no whole numbers."""
+    """Values of a dtype in C's layout: other numbers are converted to floats, but not to integers."""
     if values.dtype != dtype and (dtype.kind != "f" or values.dtype.kind not in "fiub"):
         see = ": see input_encodings and output_encodings" * (dtype.kind != "f")
         raise MobilenetError(f"{what}: {values.dtype} numbers, the model's are {dtype}{see}", 1)
-    with np.errstate(over="ignore"):  # what the dtype cannot hold is an infinity
+    with np.errstate(over="ignore"):  # a value beyond the dtype becomes an infinity
         return np.ascontiguousarray(values, dtype)
 
 
@@ -361,7 +366,7 @@ def _pointers(arrays):
 
 
 class FrameRate:
-    """How many frames a second a loop handles: `tick` once a frame, over the last ``seconds``."""
+    """Frames a second of a loop over the last ``seconds``: call `tick` once for each frame."""
 
     def __init__(self, seconds: float = 1.0):
         self._seconds, self._times = seconds, collections.deque()
@@ -376,7 +381,7 @@ class FrameRate:
 
 @functools.cache
 def _beside(name: str):
-    """A module that lies beside this one, wherever that was loaded from; it leaves no ``__pycache__`` in a bundle."""
+    """Load a module from this one's folder, without leaving a ``__pycache__`` in a bundle."""
     path, module = Path(__file__).resolve().with_name(f"{name}.py"), types.ModuleType(name)
     exec(compile(_read(Path.read_bytes, path), path, "exec"), module.__dict__)
     return module

@@ -1,8 +1,8 @@
 """Files and arrays as pixels, for ``mobilenet.py`` beside this file: numpy, and Pillow for all but .ppm, .pgm and .npy.
 
-The same pixels as on the machine where the bundle was built, which reads files by these very functions
-(`models/preprocess.py`): upright as EXIF says, grey in three equal channels, no transparency, of 16 bits the high byte.
-It imports nothing of the package, because it travels alone. `codecs.c`, `picture.c` and `array.c` follow its rules.
+The pixels equal those on the machine that built the bundle, which uses these functions too (`models/preprocess.py`):
+upright by EXIF, grey in three equal channels, no transparency, the high byte of 16 bits. The module imports nothing of
+the package, because bundles contain it alone. `codecs.c`, `picture.c` and `array.c` follow its rules.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-# Pillow reads these itself: for an EPS file it would start Ghostscript.
+# Formats that Pillow reads itself; for an EPS file it would start Ghostscript.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MOST_PIXELS = 1 << 26  # of an image, before it is decoded: 67 megapixels; as an input it takes 12 bytes each
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # what their files begin with
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # first bytes of their files
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Transpose that makes each orientation upright
 _BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEAD = re.compile(rb"P([56])" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})" + _BLANK + rb"(\d{1,9})\s")
@@ -40,8 +40,8 @@ def pixels(image, bgr: bool = False) -> np.ndarray:
 
     Raises
     ------
-    ValueError, OSError, and what else Pillow raises
-        It is none.
+    ValueError, OSError, and other errors of Pillow
+        It is no image.
     """
     if isinstance(image, (str, Path)):
         image, bgr = read(Path(image)), False
@@ -67,7 +67,7 @@ def _hint(found: np.ndarray) -> str:
 
 
 def is_array(path: Path) -> bool:
-    """Whether a file is a ``.npy``, by its first bytes; its name does not count."""
+    """Whether a file is a ``.npy`` by its first bytes, whatever its name."""
     with path.open("rb") as file:
         return file.read(6) == b"\x93NUMPY"
 
@@ -86,14 +86,14 @@ def read(path: Path):
     Image.init()
     try:
         with Image.open(source, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
-            _check_size(opened.width, opened.height)  # nothing is decoded yet
+            _check_size(opened.width, opened.height)  # before decoding
             return upright(opened, path)
     except UnidentifiedImageError:
         raise ValueError(f"no picture of a kind that is read: {', '.join(FORMATS)}, or .npy") from None
 
 
 def source_of(path: Path):
-    """What Pillow opens of a file: of PNG the parts that make pixels; of .ppm and .pgm the pixels themselves."""
+    """The object that Pillow opens for a file: the parts of a PNG that make pixels, or the pixels of a .ppm or .pgm."""
     head = _head(path)
     if re.match(rb"P[56]\s", head):
         return pnm(path.read_bytes())
@@ -111,11 +111,11 @@ def _check_size(width: int, height: int) -> None:
 
 
 def orientation(data: bytes) -> int:
-    """Which way is up, 1 to 8 as EXIF has it; 0: the file does not say.
+    """The orientation, EXIF's 1 to 8; 0 if the file has none.
 
-    Of JPEG the first EXIF and the first XMP segment before the first scan count, of PNG the first eXIf and the first
-    uncompressed XMP text before IEND; EXIF goes before XMP. EXIF says it by the first entry 0x0112 of its first
-    directory: one whole number of 1, 2 or 4 bytes. All else is no orientation.
+    In JPEG the first EXIF and the first XMP segment before the first scan count; in PNG the first eXIf and the first
+    uncompressed XMP text before IEND. EXIF takes precedence over XMP. EXIF's orientation is the first entry 0x0112 of
+    its first directory, one integer of 1, 2 or 4 bytes. Other sources do not count.
     """
     found = {"exif": -1, "xmp": -1}
     for kind, part in _jpeg_parts(data) if data.startswith(_JPEG) else _png_parts(data):
@@ -146,7 +146,7 @@ def _jpeg_parts(data: bytes):
 
 
 def _png_parts(data: bytes):
-    xmp = b"XML:com.adobe.xmp\0\0"  # and not compressed
+    xmp = b"XML:com.adobe.xmp\0\0"  # the zeros mean: not compressed
     for name, begin, end in _png_chunks(data):
         part = data[begin + 8 : end - 4] if name in (b"eXIf", b"iTXt") else b""
         if name == b"eXIf":
@@ -192,7 +192,7 @@ def _xmp_orientation(part: bytes) -> int:
 
 
 def png_alone(data: bytes) -> bytes:
-    """A PNG with nothing but its pixels, palette and transparency: no text that grows when it is read, no profile."""
+    """A PNG with only its pixels, palette and transparency, without texts that could expand and without a profile."""
     chunks, end = [data[:8]], 8
     for name, begin, end in _png_chunks(data):
         if not name[0] & 32 or name == b"tRNS":
@@ -223,9 +223,10 @@ def pnm(data: bytes) -> np.ndarray:
 
 
 def stored_array(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file of numbers, whose header is held against the file's size before there is memory.
+    """The array of a ``.npy`` file of numbers, whose header is compared with the file's size before memory is
+    allocated.
 
-    Formats 1 to 3, either order of bytes and of axes, of what numpy writes nothing else.
+    Formats 1 to 3 and either order of bytes and of axes are read, no other data of numpy.
     """
     with path.open("rb") as file:
         start = file.read(12)
@@ -258,13 +259,15 @@ def stored_array(path: Path) -> np.ndarray:
 
 
 def upright(opened, path: Path | None = None):
-    """A Pillow image as RGB, of grey with 16 bits the high byte; the file that it is of says which way is up."""
+    """A Pillow image as RGB, with the high byte of 16-bit grey, turned upright by its file's orientation."""
     from PIL import Image, ImageOps
 
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
-    ours = path is not None and _head(path).startswith((_JPEG, _PNG))  # of other kinds, and without a file, Pillow's
+    ours = path is not None and _head(path).startswith(
+        (_JPEG, _PNG)
+    )  # for other kinds, and without a file, Pillow's orientation counts
     image = opened if ours else ImageOps.exif_transpose(opened)
-    if deep:  # as Pillow itself takes it of 16-bit colours
+    if deep:  # as Pillow itself does for 16-bit colours
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; save it with 8")

@@ -12,11 +12,11 @@ import numpy as np
 
 ABOUT = "Classes of each image; or with `bench` how many frames a second. selftest and info are of `mobilenet`."
 SEEDED = "weights are seeded random numbers: classes mean nothing; build with --weights FILE"
-LARGEST = (65535, 65535)  # a side; the number of pixels has a limit of its own
+LARGEST = (65535, 65535)  # largest side; the number of pixels has a separate limit
 
 
 def main(interface, argv: list[str]) -> None:
-    """Run the program with what ``mobilenet.py`` has; ends the process where something is wrong."""
+    """Run the program with the names of ``mobilenet.py``; an error ends the process."""
     if sys.stdout is None:
         sys.exit("error: the output cannot be written: stdout is closed")
     try:
@@ -26,7 +26,7 @@ def main(interface, argv: list[str]) -> None:
         sys.stdout.flush()
     except interface.MobilenetError as e:
         sys.exit(f"error: {e}")
-    except BrokenPipeError:  # the reader left, as `head` does
+    except BrokenPipeError:  # the reader closed stdout, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as e:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -71,7 +71,7 @@ def _count(text: str) -> int:
 
 
 def _print(told, as_json: bool) -> None:
-    """Documents, one after the other; as JSON one of them all."""
+    """Print documents one after the other, or as one JSON document."""
     documents = []
     for document, lines in told:
         documents.append(document)
@@ -110,7 +110,7 @@ def _classes(interface, net, options):
 
 
 def _scores(interface, net, path: str) -> np.ndarray:
-    """A row of scores for each image of a file; a ``.npy`` may hold inputs of the very dtype, too."""
+    """A row of scores for each image of a file; a ``.npy`` may also hold inputs of the model's dtype."""
     files = interface._beside("mobilenet_pictures")
     if len(net.inputs) != 1 or not interface._read(files.is_array, Path(path)):
         return net.run_image(path)[:1]

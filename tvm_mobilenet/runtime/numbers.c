@@ -1,4 +1,5 @@
-/* Numbers of inputs and outputs: what they stand for, whether they are numbers at all, and how the CPU computes. */
+/* Numbers of inputs and outputs: their meaning, checks for infinities and NaN, and the CPU's floating-point settings.
+   */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -69,7 +70,7 @@ double mn_value(const mobilenet_tensor *t, const void *data, size_t i) {
     return t->scales ? (whole - t->zero_point[of]) * t->scale[of] : whole;
 }
 
-/* ---- whether they are numbers */
+/* ---- checks for infinities and NaN */
 
 enum { TOGETHER = 16384, BLOCK = 4096, PIECE = 128, SUMS = 8, INFINITE = 0x7f800000, INFINITE_HALF = 0x7c00 };
 
@@ -83,9 +84,9 @@ enum { TOGETHER = 16384, BLOCK = 4096, PIECE = 128, SUMS = 8, INFINITE = 0x7f800
 static uint32_t LARGEST(of_singles, uint32_t, 0x7fffffff)
 static uint16_t LARGEST(of_halves, uint16_t, 0x7fff)
 
-/* A quick look at n values, whole PIECEs: one fused multiply-add a vector, where a maximum of magnitudes takes two instructions and
- * its mask. Several sums, for each multiply-add waits for the one before. What it returns is not below `surely`, or NaN,
- * wherever one of the values is refused. */
+/* A fast check of n values, whole PIECEs: one fused multiply-add for each vector, where a maximum of magnitudes takes two
+ * instructions and a mask. It keeps several sums, since each multiply-add waits for the one before. If one of the values
+ * is refused, the result is NaN or at least `surely`. */
 #define SUM(name, vector, all, add)                                                      \
     name(const float *values, size_t n, float factor) {                                  \
         enum { LANES = sizeof(vector) / sizeof(float) };                                 \
@@ -105,8 +106,8 @@ typedef float (*quick)(const float *values, size_t n, float factor);
 static const uint32_t LARGEST_SINGLE = INFINITE - 1;
 
 #if defined(__x86_64__) /* whose first generation, for which this is compiled, has neither: cpu.c looked for them at open */
-/* A factor times each: where one is beyond the limit that is four times the largest float, and no sum that was finite
- * brings it back. So the sum is an infinity or NaN, and stays so. The value is an operand in memory. */
+/* Each value times a factor: a value beyond the limit gives four times the largest float, which no finite sum brings
+ * back. So the sum becomes an infinity or NaN, and stays so. The value is an operand in memory. */
 #define SCALED_256(sum, v, by) _mm256_fmadd_ps(v, by, sum)
 #define SCALED_512(sum, v, by) _mm512_fmadd_ps(v, by, sum)
 __attribute__((target("avx2,fma"))) static float SUM(scaled_avx2, __m256, _mm256_set1_ps, SCALED_256)

@@ -1,6 +1,6 @@
 /* From the bytes of a file to pixels, within limits: .ppm and .pgm here, other kinds by their own files.
  *
- * Nothing in a file is trusted. Its sizes are known, and held against its length and the memory, before pixels are.
+ * No file is trusted. Its sizes are compared with its length and the memory before pixels are read.
  */
 #define _GNU_SOURCE
 #include <stdarg.h>
@@ -115,7 +115,7 @@ int picture_read(picture *p, const unsigned char *d, size_t n, const mobilenet_i
     return code;
 }
 
-/* ---- which way is up */
+/* ---- orientation */
 
 static unsigned field(const unsigned char *d, int bytes, int little) {
     unsigned value = 0;

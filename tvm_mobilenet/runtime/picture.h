@@ -1,4 +1,4 @@
-/* What the program makes of a file: a picture's pixels, or the numbers of an input. The library takes either. */
+/* The program's contents of a file: a picture's pixels, or the numbers of an input. The library takes either. */
 #ifndef MOBILENET_PICTURE_H
 #define MOBILENET_PICTURE_H
 
@@ -12,9 +12,9 @@ enum { PICTURE_MOST_PIXELS = 1 << 26 };              /* as models/preprocess.py 
 
 typedef struct {
     size_t most_bytes;     /* given: memory that pixels may take, that of a decoder included */
-    unsigned char *rgb;    /* height x width x 3, of malloc; NULL: what was read is an input */
+    unsigned char *rgb;    /* height x width x 3, from malloc; NULL: the file is an input */
     int width, height;
-    char why[512];         /* what went wrong, or, where all went well, what is worth a note */
+    char why[512];         /* an error, or after success a note */
 } picture;
 
 /* All return 0, or one of the codes above with `why` set; then `rgb` is NULL. */
@@ -39,7 +39,7 @@ typedef struct {
 } libjpeg;
 int picture_by_libjpeg(picture *p, const libjpeg *lib, int version, const unsigned char *data, size_t n, int inks);
 
-/* Which way is up: of EXIF's bytes, of XMP's; 0: they do not say. */
+/* The orientation in EXIF's bytes, in XMP's; 0: none. */
 int picture_exif(const unsigned char *data, size_t n);
 int picture_xmp(const unsigned char *data, size_t n);
 

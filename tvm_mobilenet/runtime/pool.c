@@ -1,8 +1,8 @@
 /* Threads of one instance, and the functions that TVM's kernels call.
  *
- * A launch hands one function to all threads and waits for them. Between layers a thread stays awake for a short while,
- * for the next launch comes within microseconds; then it sleeps. The kernels know no instance: they call through
- * global pointers, so a thread-local says whose threads and scratch memory are meant.
+ * A launch hands one function to all threads and waits for them. Between layers a thread spins for a short while,
+ * since the next launch comes within microseconds; then it sleeps. Kernels have no pointer to an instance: they call
+ * through global pointers, so a thread-local variable names the instance of their threads and scratch memory.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -117,7 +117,7 @@ static int launch(mn_task task, void *data, int tasks) {
         }
         pthread_mutex_lock(&p->lock);
         /* Not a store: before the load of `remaining` it needs a full barrier. The STLR of a store has none after it,
-         * and emulators on x86 let the LDAR overtake it: the last worker then sees nobody waiting. */
+         * and emulators on x86 let the LDAR overtake it: the last worker then sees no waiting thread. */
         atomic_exchange(&p->waiting, 1);
         while (atomic_load(&p->remaining)) pthread_cond_wait(&p->done, &p->lock);
         atomic_store(&p->waiting, 0);
@@ -163,7 +163,7 @@ void *__TVMBackendFreeWorkspace = (void *)give_back;
 
 /* ---- starting and stopping */
 
-/* Of this thread. libc's own function for it lies far from all others, and its page would bring 60 KB in. */
+/* Of this thread. libc's own function for it is far from all others, so its page would add 60 KB. */
 static int allowed(cpu_set_t *set) {
     CPU_ZERO(set);
     return syscall(SYS_sched_getaffinity, 0, sizeof *set, set) > 0;

@@ -1,4 +1,4 @@
-/* What the program prints, in words or as JSON. */
+/* The program's output, as text or as JSON. */
 #include <stdio.h>
 
 #include "report.h"

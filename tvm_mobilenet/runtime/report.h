@@ -1,4 +1,4 @@
-/* What the program prints: lines for people, or with --json one document on a line. */
+/* The program's output: readable lines, or with --json one document on a line. */
 #ifndef MOBILENET_REPORT_H
 #define MOBILENET_REPORT_H
 

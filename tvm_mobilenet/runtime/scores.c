@@ -1,4 +1,4 @@
-/* The best classes, and how probable they are. */
+/* The best classes, and their probabilities. */
 #include <math.h>
 #include <string.h>
 

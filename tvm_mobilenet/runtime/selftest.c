@@ -1,4 +1,4 @@
-/* Whether the kernels compute here what was expected of them where they were built. */
+/* The self-test: compares the kernels' outputs on this machine with the expected ones of the build. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ static double milliseconds(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* The largest difference of what values stand for; infinite for NaN. */
+/* The largest difference of real numbers; infinite for NaN. */
 static double difference(const mobilenet_tensor *t, const void *found, const void *expected) {
     double most = 0;
     size_t n = 1;

@@ -96,9 +96,9 @@ class Theory:
         kinds = dict.fromkeys(kind for of in self.kinds.values() for kind in of)
         shares = {kind: [of.get(kind, 0.0) for of in self.kinds.values()] for kind in kinds}
         return [
-            f"Memory. Cycles of one core over those of the multiply-adds alone: {spread(BASE, self.floors)}; its plain "
-            f"twin {spread(PLAIN, self.floors)}. With every load from the first-level cache it would be "
-            f"{spread(BASE, self.compute)}; {spread(PLAIN, self.compute)}: the rest is memory. The plain twin's "
+            f"Memory. Cycles of one core over those of the multiply-adds alone: {spread(BASE, self.floors)}; with "
+            f"standard convolutions {spread(PLAIN, self.floors)}. With every load from the L1 it would be "
+            f"{spread(BASE, self.compute)}; {spread(PLAIN, self.compute)}: the rest is memory. The latter's "
             "weights, 117 MB against 17, and its larger kernels do not stay in the caches.",
             f"Four cores share the memory. They are faster than one by {spread(BASE, self.speedups)}; "
             f"{spread(PLAIN, self.speedups)}.",

@@ -1,1 +1,1 @@
-"""Text for people: lines, tables as wide as the terminal, names of layers, progress."""
+"""Text output: lines, tables fitted to the terminal, names of layers, progress."""

@@ -22,18 +22,20 @@ from tvm_mobilenet.terminal import table, titles
 from tvm_mobilenet.terminal.printable import printable, printable_lines
 from tvm_mobilenet.terminal.stdout import write
 
-_NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # or none, or a span: 51-63
+_NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # a number, ``-``, or a range such as 51-63
 
 
-_TOLD: ContextVar[Callable[[str], object] | None] = ContextVar("told", default=None)  # gets what `say` would print
+_TOLD: ContextVar[Callable[[str], object] | None] = ContextVar(
+    "told", default=None
+)  # receives the lines of `say` instead of stderr
 _DETAILS: ContextVar[bool] = ContextVar("details", default=False)
-_LOUD = ("error:", "warning:")  # lines that nobody can turn off
-_WORDED: ContextVar[Callable[[str], str]] = ContextVar("worded", default=str)  # makes what `say` tells of its text
-_PARTS: ContextVar[list | None] = ContextVar("parts", default=None)  # gets tables and text in place of stdout
+_LOUD = ("error:", "warning:")  # lines that are always printed
+_WORDED: ContextVar[Callable[[str], str]] = ContextVar("worded", default=str)  # changes each text of `say`
+_PARTS: ContextVar[list | None] = ContextVar("parts", default=None)  # receives tables and text instead of stdout
 
 
 def say(text: str) -> None:
-    """A line for the person who waits, on stderr; control characters in it are written out."""
+    """Print a line of progress on stderr; control characters in it are escaped."""
     told, text = _TOLD.get(), _WORDED.get()(text)
     if told is None:
         print(printable_lines(text), file=sys.stderr, flush=True)
@@ -43,7 +45,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def told_to(listener: Callable[[str], object] | None) -> Iterator[None]:
-    """Have a function get each line of `say` and `Progress`, of this thread, in place of stderr; None: as it was."""
+    """Send each line of `say` and `Progress` of this thread to a function instead of stderr; None changes nothing."""
     token = _TOLD.set(_TOLD.get() if listener is None else listener)
     try:
         yield
@@ -53,7 +55,7 @@ def told_to(listener: Callable[[str], object] | None) -> Iterator[None]:
 
 @contextmanager
 def worded(words: Callable[[str], str]) -> Iterator[None]:
-    """Have `say` tell what a function makes of each text."""
+    """Let a function change each text of `say`."""
     token = _WORDED.set(words)
     try:
         yield
@@ -63,7 +65,7 @@ def worded(words: Callable[[str], str]) -> Iterator[None]:
 
 @contextmanager
 def saying(quiet: bool = False, details: bool = False) -> Iterator[None]:
-    """Have `say` leave out all but errors and warnings, or tell `detail` too, each line with the seconds since now."""
+    """Let `say` print only errors and warnings, or also `detail`, with the seconds since now before each line."""
     if not quiet and not details:
         yield
         return
@@ -84,14 +86,14 @@ def saying(quiet: bool = False, details: bool = False) -> Iterator[None]:
 
 
 def detail(text: str) -> None:
-    """A line that only ``--verbose`` shows."""
+    """Print a line that only ``--verbose`` shows."""
     if _DETAILS.get():
         say(text)
 
 
 @contextmanager
 def captured() -> Iterator[list]:
-    """Collect what is printed as results: of a table its columns, rows and title, a tuple; of other text itself."""
+    """Collect printed results: a table as a tuple of columns, rows and title; other text as it is."""
     parts: list = []
     token = _PARTS.set(parts)
     try:
@@ -101,17 +103,17 @@ def captured() -> Iterator[list]:
 
 
 def is_plain(stream) -> bool:
-    """Whether a stream gets plain lines: no terminal, a dumb one, or the user asked with NO_COLOR."""
+    """Whether a stream gets plain lines: it is no terminal, a dumb one, or NO_COLOR is set."""
     return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def print_json(result: object) -> None:
-    """The one JSON document of ``--json``; all but ASCII is escaped in it."""
+    """Print the JSON document of ``--json`` in ASCII, with other characters escaped."""
     write(json.dumps(old_words.with_old_keys(plain_data(result)), indent=2).replace("\x7f", "\\u007f"))
 
 
 def plain_data(value: object) -> object:
-    """Dataclasses, paths and tuples as JSON has them; what is no finite number is null."""
+    """Dataclasses, paths and tuples as JSON data; numbers that are not finite become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -126,7 +128,7 @@ def plain_data(value: object) -> object:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> None:
-    """A table on stdout, as wide as the terminal (`table`), or whole in a pipe; numbers stand right, under their units.
+    """Print a table on stdout, fitted to the terminal (`table`), or complete in a pipe; numbers are right-aligned.
 
     Parameters
     ----------
@@ -142,7 +144,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence], title: str = "") -> str:
-    """What `print_table` prints, as wide as the terminal."""
+    """The text of `print_table`, fitted to the terminal."""
     cells = [[printable(cell) if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
     right = numeric(cells, len(columns))
     found = table.lines(columns, cells, right, terminal_width(sys.stdout))
@@ -150,12 +152,13 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence], title: str = ""
 
 
 def numeric(cells: Sequence[Sequence[str]], columns: int) -> list[bool]:
-    """Which columns hold numbers alone, or none."""
+    """For each column, whether it holds only numbers and empty cells."""
     return [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(columns)]
 
 
 def print_text(text: str, indent: int = 0) -> None:
-    """Lines on stdout; on a terminal broken at blanks, each after its first part ``indent`` blanks further in."""
+    """Print lines on stdout. On a terminal they are wrapped at blanks, and continuation lines are indented by
+    ``indent``."""
     if (parts := _PARTS.get()) is not None:
         parts.append(text)
         return
@@ -164,15 +167,15 @@ def print_text(text: str, indent: int = 0) -> None:
 
 
 def terminal_width(stream) -> int | None:
-    """Characters of a line on the terminal that a stream is; None: it is none.
+    """The width of a stream's terminal in characters; None if it is no terminal.
 
-    The terminal's own word counts. ``COLUMNS`` does where a terminal does not know its size.
+    The terminal's own answer counts; ``COLUMNS`` counts if a terminal does not know its size.
     """
     return terminal_size(stream)[0] if stream is not None and stream.isatty() else None
 
 
 def terminal_size(stream) -> tuple[int, int]:
-    """Columns and lines of the terminal that a stream is, 80 and 24 if nobody knows."""
+    """Columns and lines of a stream's terminal; 80 and 24 if unknown."""
     try:
         found = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -183,7 +186,7 @@ def terminal_size(stream) -> tuple[int, int]:
 
 
 def number(value: object) -> str:
-    """A number as people read it: thousands apart, three digits behind the point at most; ``-`` for none."""
+    """A number for reading: thousands separated, at most three digits after the point; ``-`` for none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, float):
@@ -199,7 +202,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A live table on a terminal; elsewhere a plain line every so many seconds. On stderr; use as a context."""
+    """A live table on a terminal; elsewhere a plain line at intervals. It prints on stderr; use it as a context."""
 
     def __init__(self, every: float = 10.0):
         self._every, self._last, self._live, self._stream = every, float("-inf"), None, None
@@ -208,7 +211,7 @@ class Progress:
         if _TOLD.get() is None and not is_plain(sys.stderr):
             from rich import console, live
 
-            stream = self._stream = sys.stderr  # while it is live, sys.stderr prints above it
+            stream = self._stream = sys.stderr  # during the live display, sys.stderr prints above it
             here = console.Console(file=stream, highlight=False, force_terminal=True)
             self._live = live.Live(_View("", stream), console=here, refresh_per_second=4, transient=True)
             self._live.start()
@@ -219,9 +222,9 @@ class Progress:
             self._live.stop()
 
     def update(self, line: Callable[[], str], columns: Sequence[str] = (), rows: Callable[[], list] = list) -> None:
-        """Show how things stand: ``rows()`` of a table, the most telling first, and under it ``line()``.
+        """Show the state: ``rows()`` of a table, the most important first, and ``line()`` under it.
 
-        On a screen too small for both, the line stays and the rows that have no room are counted.
+        On a screen too small for both, the line stays and hidden rows are counted.
         """
         if self._live:
             self._live.update(_View(line(), self._stream, columns, rows()))
@@ -232,7 +235,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """What `Progress` shows, made anew for the size that the terminal has whenever it is drawn."""
+    """The display of `Progress`, made for the terminal's size at each drawing."""
 
     line: str
     stream: object
@@ -254,7 +257,7 @@ class _View:
         cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
         right = numeric(cells, len(self.columns))
         found = table.lines(self.columns, cells, right, width, note=False)
-        head = len(found) - len(cells)  # one line a row, or there is no room for a table
+        head = len(found) - len(cells)  # one line for each row, or there is no room for a table
         if max(map(len, found)) > width or head > 3 or room < head + 1:
             return said[: max(1, height - 1)]
         if len(cells) > room - head:

@@ -1,7 +1,7 @@
-"""Results as programs and notebooks show them: the tables and lines that a verb prints, as text and as HTML.
+"""Display of results in programs and notebooks: the tables and lines that a verb prints, as text and as HTML.
 
-Objects have ``__str__``, which `print` calls, ``__repr__``, a line, and ``_repr_html_``, which Jupyter calls. Styles
-are left to the notebook, which knows light and dark.
+Objects get ``__str__`` for `print`, ``__repr__`` with one line, and ``_repr_html_`` for Jupyter. The notebook chooses
+styles, since it knows light and dark mode.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def shows(
     Parameters
     ----------
     kind : type
-        It gets ``__str__`` and ``_repr_html_``: what the function prints by `console.print_table` and
+        It gets ``__str__`` and ``_repr_html_`` with the function's output by `console.print_table` and
         `console.print_text`.
     about : callable
         A result in a few words, for ``__repr__``.
     chart : callable, optional
-        Gives SVG or HTML of a result, which stands first.
+        Returns SVG or HTML of a result, which comes first.
     """
 
     def register(show: Callable) -> Callable:

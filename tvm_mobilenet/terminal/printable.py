@@ -1,4 +1,4 @@
-"""Text of others as it may go to a terminal: whatever would move the cursor, colour, or hide is written out."""
+"""Make untrusted text safe for a terminal: characters that move the cursor, colour or hide text are escaped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LINES = re.compile(f"(?![\n\t])[{_CONTROL}\U000e0000-\U000e007f]")
 
 
 def printable(text: str) -> str:
-    """A name on one line: ``a\\x1b[2Jb`` with a backslash in place of the escape character."""
+    """A name on one line, with control characters escaped, such as ``a\\x1b[2Jb``."""
     return _NAME.sub(_written, text)
 
 
 def printable_lines(text: str) -> str:
-    """The same, with line breaks and tabs as they are."""
+    """The same, but line breaks and tabs are kept."""
     return _LINES.sub(_written, text)
 
 

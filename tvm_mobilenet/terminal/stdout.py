@@ -1,4 +1,4 @@
-"""Where results go: a reader may leave, a disk may be full, and there may be no stdout at all."""
+"""Write results to stdout, whose reader may leave, whose disk may be full, and which may not exist."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ELSEWHERE = "send it somewhere else: a pipe, or a file on a disk with room"
 
 
 def write(text: str) -> None:
-    """A part of the result, on stdout.
+    """Write a part of the result on stdout.
 
     Raises
     ------
     BrokenPipeError
         Its reader left.
     TvmMobilenetError
-        stdout is closed, or what it leads to is full.
+        stdout is closed, or its disk is full.
     """
     if sys.stdout is None:
         raise TvmMobilenetError("the result cannot be written: stdout is closed", _ELSEWHERE)
@@ -35,18 +35,18 @@ def write(text: str) -> None:
 
 @contextmanager
 def arriving() -> Iterator[None]:
-    """Have what is printed meanwhile arrive; that its reader leaves early, as `head` does, is no error.
+    """Flush the output of the block; a reader that leaves early, as `head` does, is no error.
 
     Raises
     ------
     TvmMobilenetError
-        What stdout leads to is full.
+        The disk of stdout is full.
     """
     try:
         yield
     except BrokenPipeError:
         abandon()
-    finally:  # also where argparse ends the process
+    finally:  # also if argparse ends the process
         _flush()
 
 
@@ -66,6 +66,6 @@ def _unwritten(error: OSError) -> TvmMobilenetError:
 
 
 def abandon() -> None:
-    """Let what is left of stdout go nowhere: it cannot be written, and Python would fail on it again at its end."""
+    """Discard the rest of stdout, which cannot be written and on which Python would fail again at its exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,15 +1,15 @@
-"""How a table becomes lines: as wide as it is in a pipe, and on a terminal as wide as that.
+"""Format a table as lines: at full width in a pipe, fitted to the width of a terminal.
 
-Numbers are never cut or wrapped, on any terminal. Where a table is too wide, in this order:
+Numbers are never cut or wrapped. If a table is too wide, these steps are tried in order:
 
 1. headings take several lines;
-2. names of layers are shortened (``terminal.titles.short_titles``), by leaving words out;
-3. columns that are details are left out, the last one first;
+2. names of layers are shortened by omitting words (``terminal.titles.short_titles``);
+3. columns with details are omitted, the last one first;
 4. names and other text stand on a line of their own, the numbers under it;
-5. the table is turned: rows become columns, as many as fit side by side.
+5. the table is transposed: rows become columns, as many as fit side by side.
 
-A last line says what was shortened or left out. ``Layers``, ``Detail`` and ``Words`` are headings that say what a
-column holds; any other column is numbers, or text that is short.
+A last line says what was shortened or omitted. The headings ``Layers``, ``Detail`` and ``Words`` tell the kind of a
+column; any other column holds numbers or short text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from tvm_mobilenet.terminal.titles import cut, short_titles
 
 GAP = 2  # blanks between columns
-INDENT = 4  # of what stands under a name
+INDENT = 4  # of lines under a name
 
 
 class Layers(str):
@@ -29,11 +29,11 @@ class Layers(str):
 
 
 class Detail(str):
-    """The heading of a column that is left out where there is no room for it."""
+    """The heading of a column that is omitted if there is no room for it."""
 
 
 class Words(str):
-    """The heading of a column of text that is wrapped at blanks where there is no room for it on one line."""
+    """The heading of a column of text that is wrapped at blanks if it does not fit on one line."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Table:
         return [row[i] for row in self.rows]
 
     def of(self, chosen: Sequence[int]) -> _Table:
-        """Some of its columns."""
+        """The table of some of its columns."""
         return replace(
             self,
             columns=[self.columns[i] for i in chosen],
@@ -61,7 +61,7 @@ class _Table:
         )
 
     def without_last_detail(self) -> _Table | None:
-        """None: there is none left."""
+        """The table without its last detail; None if it has none."""
         details = [i for i, c in enumerate(self.columns) if isinstance(c, Detail)]
         if not details:
             return None
@@ -70,7 +70,7 @@ class _Table:
         return replace(self.of(chosen), left_out=(str(out), *self.left_out))
 
     def with_layers(self, names: Sequence[str]) -> _Table:
-        """Other names of its layers."""
+        """The table with other names of its layers."""
         at = self.layers
         rows = [[*row[:at], name, *row[at + 1 :]] for row, name in zip(self.rows, names, strict=True)]
         return replace(self, rows=rows, shortened=self.shortened or rows != self.rows)
@@ -96,7 +96,7 @@ def lines(
     width : int, optional
         Characters of a line. None: no terminal, all on one line, whole.
     note : bool
-        Say at the end what was shortened or left out.
+        Add a last line that says what was shortened or omitted.
     """
     table = _Table(list(columns), [list(row) for row in rows], list(right))
     if width is None:
@@ -120,7 +120,7 @@ def _fitted(table: _Table, width: int) -> tuple[list[str], _Table]:
 
 
 def _shorter(table: _Table, width: int) -> _Table:
-    """The table with names as short as they have to be."""
+    """The table with names as short as necessary."""
     if table.layers is None:
         return table
     others = table.of([i for i in range(len(table.columns)) if i != table.layers])
@@ -129,7 +129,7 @@ def _shorter(table: _Table, width: int) -> _Table:
 
 
 def _grid(table: _Table, heads: bool = False) -> list[str]:
-    """Side by side; ``heads``: headings may take several lines."""
+    """Columns side by side; ``heads``: headings may take several lines."""
     broken = [str(c).split(" ") if heads else [str(c)] for c in table.columns]
     inner = [max((len(row[i]) for row in table.rows), default=0) for i in range(len(table.columns))]
     widths = [max(each, *map(len, head)) for each, head in zip(inner, broken, strict=True)]
@@ -150,7 +150,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 
 
 def _stacked(whole: _Table, width: int) -> tuple[list[str], _Table] | None:
-    """Text on a line, numbers under it; None where the numbers alone are too wide, or where there is no text."""
+    """Text on a line, numbers under it; None if the numbers alone are too wide, or if there is no text."""
     details = [i for i, c in enumerate(whole.columns) if isinstance(c, Detail)]
     words = [i for i, c in enumerate(whole.columns) if isinstance(c, Words)]
     texts = [i for i, r in enumerate(whole.right) if not r and i not in (*details, *words)]

@@ -1,8 +1,8 @@
-"""Names of layers for people: `title` where there is room, `short_titles` for the rows of a table that is too narrow.
+"""Names of layers for display: `title` if there is room, `short_titles` for the rows of a narrow table.
 
-A layer's name (`layer.Layer.name`) says everything. It is shortened in one way only: words are left out, the least
-telling first, from all names of the table alike (``STEPS``), until they fit. A step after which two different layers
-would read the same is not taken, so whoever sees a table can tell its layers apart.
+A layer's name (`layer.Layer.name`) describes it completely. Words are omitted, the least important first, from all
+names of the table in the same way (``STEPS``), until they fit. A step after which two different layers would read the
+same is skipped, so a table's layers stay distinguishable.
 
     pointwise m196 n512 k512 in544 out544 f32 relu6     the name, and its title
     pointwise m196 n512 k512 relu6                      without dtype and row pitches
@@ -23,11 +23,11 @@ MARK = "…"
 
 
 def title(name: str) -> str:
-    """A layer's name without what a fused block's parts tell of one another: two layers with one title are the same
-    layer.
+    """A layer's name without words of a fused block's parts that repeat the part before: two layers with one title are
+    the same layer.
 
-    Each part of a fused block reads what the one before it writes, so its input, batch and dtype are left out where
-    they are those; all other words stay.
+    Each part of a fused block reads the output of the part before, so its input, batch and dtype are omitted if they
+    are the same; all other words stay.
     """
     if not name.startswith("fused "):
         return name
@@ -40,7 +40,7 @@ def title(name: str) -> str:
 
 
 def _own_words(part: Layer, before: Layer) -> list[str]:
-    """A part's words without those that follow from the part before it; all of them where they do not."""
+    """A part's words without those that follow from the part before it; all words if they do not follow."""
     words = part.name.split()
     pixels = kinds.of(part.kind).pixels
     size = (before.out_height, before.out_width, before.out_channels, before.batch)
@@ -55,7 +55,7 @@ def _own_words(part: Layer, before: Layer) -> list[str]:
 
 
 def _kinds_of_a_fused_block(name: str, text: str) -> str:
-    """Of a fused block its input, the kinds of its parts, and its output's channels."""
+    """A fused block's input, the kinds of its parts, and its output channels."""
     if not name.startswith("fused "):
         return text
     layer = Layer.parse(name)
@@ -64,7 +64,7 @@ def _kinds_of_a_fused_block(name: str, text: str) -> str:
 
 
 def _ends_of_a_fused_block(name: str, text: str) -> str:
-    """Of a fused block its input and its output."""
+    """A fused block's input and output."""
     if not name.startswith("fused "):
         return text
     layer = Layer.parse(name)
@@ -96,7 +96,7 @@ def _abbreviated(name: str, text: str) -> str:
     return re.sub("|".join(SHORT), lambda kind: SHORT[kind[0]], text)
 
 
-STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this order
+STEPS: tuple[Callable[[str, str], str], ...] = (  # the steps of shortening, in order
     lambda name, text: title(name),
     _kinds_of_a_fused_block,
     _without("|".join(BY_TOKEN)),
@@ -111,14 +111,14 @@ STEPS: tuple[Callable[[str, str], str], ...] = (  # what is left out, in this or
 
 
 def short_titles(names: Sequence[str], width: int) -> list[str]:
-    """Names of layers, short enough for a column of a table where that can be done.
+    """Names of layers, short enough for a column of a table if possible.
 
     Parameters
     ----------
     names : sequence of str
-        Of all rows of one table; a layer may have several rows.
+        Names of all rows of one table; a layer may have several rows.
     width : int
-        Characters. What does not fit after all steps is longer: nothing is cut off.
+        Width in characters. A name that does not fit after all steps stays longer and is not cut.
 
     Returns
     -------
@@ -136,13 +136,13 @@ def short_titles(names: Sequence[str], width: int) -> list[str]:
 
 
 def cut(texts: Sequence[str], width: int) -> list[str]:
-    """The last resort, for a screen narrower than a name: words from the end give way to ``…``, those that then read
-    the same are numbered. No word is cut in two, so a single one that is too wide stays.
+    """Shorten names for a screen narrower than a name: ``…`` replaces words at the end, and names that then read the
+    same are numbered. No word is split, so a single wide word stays.
 
     Parameters
     ----------
     texts : sequence of str
-        Equal ones stay equal, different ones different.
+        The names; equal ones stay equal, different ones different.
     """
     found: dict[str, str] = {}
     for text in texts:
