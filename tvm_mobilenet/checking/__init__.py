@@ -1,1 +1,3 @@
-"""What a network should compute, what a difference may be, and the comparison with what it computed."""
+"""Verification: the expected result of a layer or network, the tolerance, and the comparison with the computed
+result.
+"""

@@ -1,4 +1,4 @@
-"""The layers of a network as the steps of a built module compute them: what the plan says, held against the network."""
+"""The layers of a network as the steps of a built module compute them: the plan, matched with the network."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def calls_of(network, module) -> list:
         )
     known, calls = {call.name: call for call in network.layers}, []
     named = list(dict.fromkeys(part.name for step in steps for part in step.parts))
-    without = [call for call in known.values() if call.name not in named]  # which no kernel computes
+    without = [call for call in known.values() if call.name not in named]  # calls that no kernel computes
     same = named == [name for name, call in known.items() if call not in without] and all(map(views.moves, without))
     memory = views.memory(without, steps)
     for step in steps if same else ():
         taken, layer = [known[part.name] for part in step.parts], Layer.parse(step.layer)
         dense = layer.dense
-        if same and views.moves(taken[0]) and not layer.body:  # a copy of what it moves
+        if same and views.moves(taken[0]) and not layer.body:  # a copy of the moved values
             same, call = layer.copies, LayerCall(step.name, layer, taken[0].source, step.reads, {}, step.writes)
             calls.append(call.replace(parts=tuple(taken), into=step.into))
         elif same := same and [call.layer.dense for call in taken] == list(dense.parts or [dense]):
             call = join(taken) if dense.parts else taken[0]
             same = (tuple(memory.get(v, v) for v in call.inputs), call.output) == (step.reads, step.writes)
-            # a nest is in the model, not in a name
+            # a loop nest is in the model, not in the name
             calls.append(call.replace(into=step.into, **({} if layer.body else {"layer": layer})))
     if not same:
         raise TvmMobilenetError(

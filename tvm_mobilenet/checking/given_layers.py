@@ -1,7 +1,8 @@
-"""Layers of a network that came quantized, each against what the file's own runtime makes of the same whole numbers.
+"""Layers of a network that came quantized, each compared with the file's own runtime on the same integers.
 
-Over a whole network one unit becomes many: a sum that lies between two of them is rounded up here and down there, and
-what follows differs. So each layer is given the runtime's numbers, and its output compared with the runtime's.
+Over a whole network a difference of one unit becomes many: a sum that lies between two units is rounded up by one
+implementation and down by the other, and all later values differ. So each layer reads the runtime's values, and its
+output is compared with the runtime's.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.errors import VerificationError
 
-UNSIGNED = 128  # what a uint8 is more than our int8
-SHARE = 0.02  # of the outputs of a channel: more than that differ by a unit where a layer was imported wrongly
+UNSIGNED = 128  # a uint8 minus the corresponding int8
+SHARE = 0.02  # if a larger share of a channel's outputs differs by a unit, the layer was imported wrongly
 FEW = 3
 _NEAR = 1e-3  # units from the middle of two; of drawn scales a runtime's sum in float32 is off by up to 3e-5
 _MANY = 0.005  # of all sums of two bytes, those as near: 0.2 % in the median of 2,000 drawn ratios, more than it in two
@@ -23,22 +24,22 @@ _MANY = 0.005  # of all sums of two bytes, those as near: 0.2 % in the median of
 
 @dataclass(frozen=True)
 class Difference:
-    """One layer's.
+    """The difference of one layer.
 
     Attributes
     ----------
     name, layer, source : str
     units : int
-        The largest.
+        The largest difference.
     count, size : int
-        How many outputs differ, of how many.
+        The number of outputs that differ, and of all outputs.
     in_channel, of_channel : int
-        The same of the channel in which most differ: a wrong weight changes one alone.
+        The same for the channel with the most differences: a wrong weight changes only one.
     most : int
-        Units that one unit of its sums becomes at most: where a table or a residual follows, it may be several.
+        The most units of its output that one unit of its sums can become: several, if a table or a residual follows.
     averages : bool
-        Many of its values lie between two units, and may be rounded either way: a mean, or a sum of two scales whose
-        ratio is a small one.
+        Whether many of its values lie between two units and may be rounded either way, as in a mean, or in a sum of two
+        scales with a ratio of small integers.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Difference:
 
 
 def differences(network, values: list[dict[str, np.ndarray]]) -> list[Difference]:
-    """What each layer in int8 makes of the runtime's numbers, against the runtime's.
+    """The differences of each int8 layer from the file's runtime, on the runtime's values.
 
     Parameters
     ----------
     network : Network
-        One that came quantized.
+        A network that came quantized.
     values : list of dict of str to ndarray
         As ``frontend.onnx_values.whole_numbers`` gives them, one for each input.
     """
@@ -91,12 +92,12 @@ def differences(network, values: list[dict[str, np.ndarray]]) -> list[Difference
 
 
 def require(found: list[Difference]) -> None:
-    """Refuse a layer that computes something else than the file's runtime.
+    """Refuse a layer that differs from the file's runtime.
 
     Raises
     ------
     VerificationError
-        It names the first one.
+        A layer differs; the message names the first.
     """
     for one in found:
         if one.units > one.most or (one.in_channel > max(FEW, SHARE * one.of_channel) and not one.averages):
@@ -108,7 +109,7 @@ def require(found: list[Difference]) -> None:
 
 
 def _most(call) -> int:
-    """How many units of its output one unit of a layer's sums becomes at most."""
+    """The most units of its output that one unit of a layer's sums can become."""
     if "table" in call.layer.constants:
         return max(1, int(np.abs(np.diff(call.constants["table"].astype(int).reshape(-1))).max()))
     return max(1, math.ceil(call.constants["added"][0])) if call.layer.residual != "none" else 1
@@ -127,7 +128,9 @@ def _between(call) -> bool:
 
 
 def _place(value: str, places: dict[str, str], network) -> str:
-    """Where the runtime has a value that a layer reads: a value, or a conversion of one to int8."""
+    """The runtime's name for a value that a layer reads: of the value itself, or of the value that a conversion to int8
+    reads.
+    """
     if value in places:
         return places[value]
     made = {c.output: c for c in network.layers}

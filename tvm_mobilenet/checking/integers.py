@@ -1,12 +1,14 @@
-"""What an integer layer computes, value for value: the definition that every kernel must equal.
+"""The exact result of an integer layer: the definition that every kernel must equal.
 
-A sum is exact in int32: of products of the weights with the data less its zero point, and a bias. It becomes an output
-by ``clamp(rint(float32(sum) * factor) + zero)``, the product exact and rounded once, ties to even. An activation that
-is no clamp is a table of 256. A residual is added to the finished output, as a layer of its own would add it:
-``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, the inner product rounded to
-float32, the rest once. So a layer computes the same whether an addition is fused into it or not.
+A sum is exact in int32. Its terms are a bias and the products of the weights with the data minus its zero point. It
+becomes an output by ``clamp(rint(float32(sum) * factor) + zero)``, with the product exact and rounded once, ties to
+even. An activation that is not a clamp is a table of 256 entries. A residual is added to the finished output, as a
+layer of its own would add it: ``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``,
+with the inner product rounded to float32 and the rest rounded once. So a layer gives the same result with and without a
+fused addition.
 
-Everything here is in float64, which holds all of these sums and products exactly, and in float32 where that does.
+This module computes in float64, which represents all of these sums and products exactly, and in float32 if that does
+too.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from tvm_mobilenet.kinds.integers import CLAMPS
 from tvm_mobilenet.kinds.windows import padded
 from tvm_mobilenet.layer import Layer
 
-SPREAD = 50.0  # units of an output's standard deviation, of random operands
-EXACT = 1 << 24  # below which float32 holds every whole number
-LIMIT = 255  # of the magnitudes of weights whose products with int8 are summed in an int16
+SPREAD = 50.0  # standard deviation, in units, of an output on random operands
+EXACT = 1 << 24  # float32 represents every integer below this
+LIMIT = 255  # largest sum of magnitudes of weights whose products with int8 are summed in an int16
 
 
 def requantized(total: np.ndarray, factor: np.ndarray, zero: int, low: int, high: int) -> np.ndarray:
     """int8 of sums (…, n) by factors (n,) or (1,)."""
-    exact = total.astype(np.float32, copy=False).astype(np.float64)  # of large arrays, new ones would take most time
+    exact = total.astype(np.float32, copy=False).astype(np.float64)  # copies of large arrays are slow
     exact *= factor.astype(np.float32).astype(np.float64)
     np.rint(exact, out=exact)
     exact += zero
@@ -42,7 +44,7 @@ def added(left: np.ndarray, right: np.ndarray, factors: np.ndarray, ends: np.nda
     return np.clip(np.rint(total) + ends[5], ends[6], ends[7]).astype(np.int8)
 
 
-_OWN = 1  # of the ends: the zero point of a layer's own output, which a residual joins
+_OWN = 1  # index in the ends of the zero point of a layer's own output, before the residual
 
 
 def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], second: np.ndarray | None = None):
@@ -52,7 +54,7 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
     ----------
     data : ``layer.input_shape``, or as it lies in memory
     constants : mapping of str to ndarray
-        As ``layer.constants`` names them; of a fused block, those of its parts.
+        As ``layer.constants`` names them; for a fused block, those of its parts.
     second : the residual or second operand, if the layer has one
 
     Returns
@@ -63,7 +65,7 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
     if layer.parts:
         for i, part in enumerate(layer.parts):
             own = {name.removeprefix(f"{i}."): a for name, a in constants.items() if name.startswith(f"{i}.")}
-            data = data.reshape(part.input_shape) if i else data  # the first reads the block's own input, as it lies
+            data = data.reshape(part.input_shape) if i else data  # the first part reads a place in memory
             data = run(part, data, own, second if part is layer.parts[-1] else None)
         return data
     data = layer.input_place.view(data)
@@ -85,7 +87,7 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
 
 
 def looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """int8 values of a table of 256, the first that of the lowest."""
+    """The entries of a table of 256 for int8 values; the first entry belongs to the lowest value."""
     return table[values.astype(np.int64) + 128]
 
 
@@ -112,7 +114,7 @@ def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], s
 
 
 def _sums(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], zero: int) -> np.ndarray:
-    """The exact sums, channels last: float64, or float32 where that holds every partial sum in any order."""
+    """The exact sums, channels last: float64, or float32 if that represents every partial sum in any order."""
     import torch
 
     if layer.kind == "pool":
@@ -140,7 +142,7 @@ def _sums(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], z
 
 
 def _by_products(layer: Layer, x, weight, bias):
-    """A layer's sums as a matrix product: PyTorch computes some convolutions by transforms, which round."""
+    """A layer's sums as a matrix product, since PyTorch computes some convolutions by transforms, which round."""
     import torch.nn.functional as F
 
     if layer.kernel == (1, 1) and layer.stride == (1, 1) and not any(layer.padding):
@@ -151,7 +153,7 @@ def _by_products(layer: Layer, x, weight, bias):
 
 
 def _by_taps(layer: Layer, x, weight, bias):
-    """A depthwise layer's sums, tap after tap: by PyTorch's transforms they would be rounded."""
+    """A depthwise layer's sums, tap after tap, since PyTorch's transforms would round them."""
     x = padded(layer, x, 0.0)
     y = bias.reshape(1, -1, 1, 1).repeat(len(x), 1, layer.out_height, layer.out_width)
     y = y.contiguous(memory_format=_memory_format(x))
@@ -183,7 +185,7 @@ def _in_layout(layer: Layer, y: np.ndarray) -> np.ndarray:
 
 
 def random_operands(layer: Layer, rng) -> dict:
-    """Operands of a layer as `run` takes them, drawn."""
+    """Random operands of a layer, as `run` takes them."""
 
     def draw(shape) -> np.ndarray:
         return rng.integers(-128, 128, shape).astype(np.int8)
@@ -196,20 +198,20 @@ def random_operands(layer: Layer, rng) -> dict:
     return found | ({"second": draw(layer.second_shape)} if layer.second_shape else {})
 
 
-ZERO = 80  # entries of a table of hard-swish that are zero: 57 to 144 of a calibrated v3-large
-FEW = 8  # positions, whose sums in one channel tell no deviation
-FURTHEST = 2.0**14  # of what a small sum becomes: half of what it may
+ZERO = 80  # zero entries of a hard-swish table: 57 to 144 in a calibrated v3-large
+FEW = 8  # with fewer positions, a channel's sums give no standard deviation
+FURTHEST = 2.0**14  # limit of a requantized small sum: half of the possible range
 
 
 def _spreading(sums: np.ndarray) -> np.ndarray:
-    """The scales, one a channel, that spread sums (b, h, w, c) over int8, none beyond what small ones may be."""
+    """The scales, one for each channel, that spread sums (b, h, w, c) over int8, within the limit of small sums."""
     deviation = sums.std((0, 1, 2)) if sums[..., 0].size >= FEW else np.full(sums.shape[-1], sums.std())
     furthest = np.maximum(np.abs(sums).max((0, 1, 2)), 1.0)
     return np.minimum(SPREAD / np.maximum(deviation, 1.0), FURTHEST / furthest).astype(np.float32)
 
 
 def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarray]:
-    """Constants of a layer that spread its output over int8, for data in random int8."""
+    """Constants of a layer that spread its output over int8, for random int8 data."""
     if layer.parts:
         found = {}
         for i, part in enumerate(layer.parts):
@@ -244,6 +246,6 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         )
     else:
         found["table"] = rng.permutation(np.arange(-128, 128)).astype(np.int8)
-        if layer.activation == "hardswish":  # as a calibrated network has it: all below -3 is zero
+        if layer.activation == "hardswish":  # as in a calibrated network, all values below -3 give zero
             found["table"][:ZERO] = found["table"][ZERO]
     return {name: found[name] for name in layer.constants}

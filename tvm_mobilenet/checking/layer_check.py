@@ -1,7 +1,7 @@
-"""One layer of a built module, after its step ran, against its definition and the model's constants.
+"""One layer of a built module, checked after its step ran, against its definition and the model's constants.
 
-What it got is read from the memory that the module left, so a layer is judged for its own mistakes alone. Of a wrong
-one `Evidence` holds the tensors, and writes them to a folder for whoever looks for the mistake.
+The check reads the layer's operands from the module's memory, so it finds only the layer's own mistakes. For a wrong
+layer, `Evidence` holds the tensors and writes them to a folder for debugging.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tvm_mobilenet.files.whole_file import replacing_folder
 from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
-# Of the scale of a layer's sums. A layer is one sum in float32: over 1,024 products its rounding is some 1e-6. One
-# weight off by a hundredth of its layer's standard deviation shows as 3e-4 (k = 1,024) or more.
+# A share of the scale of a layer's sums. A layer is one sum in float32: over 1,024 products its rounding is some 1e-6.
+# One weight off by a hundredth of its layer's standard deviation shows as 3e-4 (k = 1,024) or more.
 LAYER_TOLERANCE = 5e-5
-CONSTANTS_TOLERANCE = 1e-6  # of a weight's standard deviation: they are copies
+CONSTANTS_TOLERANCE = 1e-6  # a share of a weight's standard deviation: constants are copies
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class LayerCheck:
     Attributes
     ----------
     relative : float
-        Largest difference of the output, of the scale of the layer's sums.
+        Largest difference of the output, over the scale of the layer's sums.
     constants : float
         The same of weights and bias against the model's, over their standard deviation.
     wrong_part : str
         The layer of a fused block whose constants differ.
     units : int or None
-        Of a layer that rounds once at each step, in an order of its own (`checking.stepped`): by how many units in the
-        last place its values may differ, of which ``relative`` is the largest; 0: they are equal.
+        For a layer with a fixed order of steps that each round once (`checking.stepped`): the permitted difference in
+        units in the last place, 0 for equality. ``relative`` then is the largest difference in these units.
     beyond : bool
-        Of such a layer: a sum, a product or an output of finite operands left the range of its dtype on the way, by the
-        definition of its steps, whatever an activation made of it.
+        For such a layer: whether, by the definition of its steps, a sum, a product or an output of finite operands left
+        the range of its dtype, even if an activation hid it.
     """
 
     name: str
@@ -59,17 +59,17 @@ class LayerCheck:
 
     @property
     def allowed(self) -> float:
-        """What ``relative`` may be."""
+        """The tolerance of ``relative``."""
         return LAYER_TOLERANCE if self.units is None else float(self.units)
 
     @property
     def difference(self) -> str:
-        """``relative`` and its unit, for people."""
+        """``relative`` with its unit, as text."""
         return f"{self.relative:.1e}" if self.units is None else f"{self.relative:.3g} ulp"
 
 
 def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
-    """A layer after its step ran, and whether a mistake would have shown."""
+    """The check of a layer after its step ran, and whether a mistake would have shown."""
     from tvm_mobilenet import schedules
 
     *operands, output = step.operands
@@ -98,8 +98,9 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
 
 
 def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None, operands: dict) -> tuple[float, bool]:
-    """Of the scale of the layer's sums; of one that rounds once at each step, in units in the last place. And whether
-    finite operands left the range of its dtype."""
+    """The difference over the scale of the layer's sums, or in units in the last place for a layer that rounds once at
+    each step; and whether finite operands left the range of its dtype.
+    """
     rule = stepped.allowed(layer)
     if not rule:
         return LAYER_TOLERANCE * relative(found, due.output, due.allowed), False
@@ -113,17 +114,19 @@ def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None,
 
 
 class Parts:
-    """Parts of larger tensors, as they were written: a layer that writes another part changes none of them."""
+    """The contents of parts of larger tensors after they were written: a layer that writes another part must not change
+    them.
+    """
 
     def __init__(self):
         self._written: dict[str, list[tuple[Place, np.ndarray]]] = {}
 
     def forget(self) -> None:
-        """Another run begins."""
+        """Begin another run."""
         self._written.clear()
 
     def watch(self, call, step, runner, checked: LayerCheck) -> LayerCheck:
-        """What was found of a layer after its step ran, and whether the other parts are what they were."""
+        """The check of a layer after its step ran, extended by whether the other parts are unchanged."""
         if not step.into:
             return checked
         memory, place = runner.read(step.operands[-1]), call.layer.output_place
@@ -134,7 +137,7 @@ class Parts:
 
 
 def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
-    """A layer whose outputs showed nothing, run by itself on operands to which they answer."""
+    """Check a layer whose outputs did not depend on its sums, alone, on operands that make them depend."""
     whole = reference.integral(call.layer)
     if whole:
         operands = reference.random_arguments(call.layer)
@@ -156,21 +159,21 @@ def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
 
 
 TEXT = "what.txt"
-MARK = "Written by tvm_mobilenet verify --dump: "  # the text of such a folder begins so
+MARK = "Written by tvm_mobilenet verify --dump: "  # first words of such a folder's text
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The tensors of a layer that computes something else than it should.
+    """The tensors of a layer with a wrong result.
 
     Attributes
     ----------
     name, layer, source : str
-        As its `LayerCheck` has them.
+        As in its `LayerCheck`.
     about : str
-        What is wrong, for people.
+        A description of the mistake.
     tensors : dict of str to (ndarray, str)
-        By the name of their file, each with what it is: what the layer got, ``expected``, ``got``.
+        The tensor and its description by file name: the layer's operands, ``expected``, ``got``.
     """
 
     name: str
@@ -180,12 +183,12 @@ class Evidence:
     tensors: dict[str, tuple[np.ndarray, str]]
 
     def write(self, folder: Path) -> None:
-        """Write each tensor as ``NAME.npy``, and ``what.txt``, which says what they are; all of it or nothing.
+        """Write each tensor as ``NAME.npy``, and ``what.txt`` with their descriptions; all files or none.
 
         Raises
         ------
         TvmMobilenetError
-            The folder holds anything but an earlier dump of this kind, or nothing can be written there.
+            The folder has other files than an earlier dump of this kind, or cannot be written.
         """
         require_free(folder)
         rows = [
@@ -204,12 +207,12 @@ class Evidence:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder for tensors that holds what another wrote.
+    """Refuse a folder for tensors that has other files.
 
     Raises
     ------
     TvmMobilenetError
-        It is no folder, or neither empty nor an earlier dump with nothing else in it.
+        The path is not a folder, or the folder is neither empty nor only an earlier dump.
     """
     other = "give --dump a folder that does not exist yet, or an earlier dump of verify, which is replaced"
     try:
@@ -230,7 +233,7 @@ def require_free(folder: Path) -> None:
 
 
 def evidence_of(call, step, runner, decisions: dict, check: LayerCheck) -> Evidence:
-    """The tensors of a layer that was found wrong, from the memory in which it was."""
+    """The tensors of a wrong layer, from the memory in which it was found."""
     from tvm_mobilenet import schedules
 
     *operands, output = step.operands

@@ -1,10 +1,10 @@
-"""Runs a built module on a board and compares it with its model: every output, every layer.
+"""Run a built module on a board and compare it with its model: every output, every layer.
 
-This is the one rule of `verify`, `tune`, `sweep --budget` and of a bundle's making; `checking.tolerance` says what a
-difference may be. A model whose output does not depend on its input can show nothing and is refused, whatever the
-inputs. Inputs that leave the outputs as they are (a photograph says nothing to a network that finds no face on it) get
-company of noise that moves them; a layer that answers to nothing it gets (a dead ReLU) is run once more by itself on
-operands that it answers to.
+`verify`, `tune`, `sweep --budget` and the creation of a bundle all use this check; `checking.tolerance` defines the
+permitted differences. A model whose output does not depend on its input is refused, because no mistake could show. If
+the given inputs do not change the outputs (a face detector on photographs without faces), the check adds noise that
+does. A layer whose output depends on none of its operands (a dead ReLU) is run again, alone, on operands that change
+it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.errors import VerificationError
 
-QUIET = 1e-2  # inputs that move the outputs by less than this share of what noise moves them by get company
+QUIET = 1e-2  # noise is added if inputs move the outputs by less than this share of what noise does
 
 CALIBRATE = "build with --calibrate and images like these, or in float32"
 BEYOND = f"values left float16's range: {CALIBRATE}"
@@ -41,15 +41,15 @@ BEYOND = f"values left float16's range: {CALIBRATE}"
 
 @dataclass(frozen=True)
 class Found:
-    """What a check found.
+    """The result of a check.
 
     Attributes
     ----------
     inputs : list of tuples of ndarray
-        That were run: those asked for, and noise where they do not move the outputs.
+        All inputs that were run: the given ones, and noise if these do not move the outputs.
     outputs : list of OutputCheck
     layers : list of LayerCheck
-        Of the first input; empty when not asked for.
+        The checks of the first input; empty if not requested.
     values : list of lists of ndarray
         The outputs, for each of the inputs.
     reference : str
@@ -57,11 +57,11 @@ class Found:
     run : boards.plan_runner.PlanRun
         Of the first input.
     costs : tuple
-        Of one core and of all; empty when not asked for.
+        The costs on one core and on all; empty if not requested.
     evidence : layer_check.Evidence or None
         The tensors of the first wrong layer.
     files : list of same_outputs.SameOutputs
-        Of the build's other files; empty where the plan's outputs are wrong already.
+        The results of the build's other files; empty if the plan's outputs are already wrong.
     """
 
     inputs: list
@@ -142,7 +142,7 @@ def check(
 ) -> Found:
     """Run a built module on an opened board and compare it.
 
-    In one piece: all its steps look at one run, while the module is loaded.
+    In one piece: all its steps observe one run, while the module is loaded.
 
     Parameters
     ----------
@@ -150,22 +150,22 @@ def check(
     network : Network
         The model.
     board : board
-        Opened.
+        An open board.
     inputs : list of tuples of ndarray
         Each the model's inputs.
     layers : bool
-        Also check each layer, on the first input.
+        Whether to check each layer too, on the first input.
     cores : int, optional
-        Also find what a run costs on one core and on so many.
+        If given, also find the cost of a run on one core and on so many.
     whole : bool
-        Also run the build's other files.
+        Whether to run the build's other files too.
     visible : bool
-        Noise joins inputs already when the outputs themselves stay as they are, though the logits behind them move.
+        Whether to add noise if the outputs themselves do not change, even if the logits before them do.
 
     Raises
     ------
     VerificationError
-        No output of the model depends on its input, or the framework's are no numbers.
+        No output of the model depends on its input, or the framework's outputs are not finite.
     TvmMobilenetError
         The module was built from another network.
     BoardError
@@ -240,7 +240,7 @@ def check(
         _require_movement(outputs, network)
         if not layers or all(c.ok for c in checks):
             network_steps.require_equal(network, batch, values)
-        if layers and not all(o.ok for o in outputs):  # what the first input does not show, another one does
+        if layers and not all(o.ok for o in outputs):  # another input shows what the first did not
             for x in batch[1:]:
                 if not all(c.ok for c in checks):
                     break
@@ -255,15 +255,15 @@ def check(
 
 
 def _noise(ports, scales: tuple[float, ...], change=np.asarray) -> list[tuple[np.ndarray, ...]]:
-    """Inputs that move a network's outputs, if anything does: noise, and more of it."""
+    """Inputs that change a network's outputs, if any do: noise of several magnitudes."""
     draw = np.random.default_rng(1)
     return [tuple(p.stored(scale * change(draw.standard_normal(p.shape))) for p in ports) for scale in scales]
 
 
 def _finite_noise(network) -> list[tuple[np.ndarray, ...]]:
-    """The same of which the framework makes numbers: a logarithm takes no negative value, a long product no large one.
+    """Noise for which the framework's outputs are finite: a logarithm needs positive values, a long product small ones.
 
-    At most two; fewer, or none, where it makes no numbers of noise.
+    At most two; fewer, or none, if the outputs on noise are not finite.
     """
     ports = network.signature.inputs
     tried = [
@@ -280,12 +280,12 @@ def _finite(outputs: list[np.ndarray]) -> bool:
 
 
 def _require_numbers(said, network) -> None:
-    """Refuse a reference that is no number: whatever the machine code gives there, nothing says whether it is right.
+    """Refuse a reference with values that are not finite, since these cannot show whether the machine code is right.
 
     Raises
     ------
     VerificationError
-        It names the output.
+        The message names the output.
     """
     for i, values in enumerate(said.values):
         for port, value in zip(network.signature.outputs, values, strict=True):
@@ -298,15 +298,15 @@ def _require_numbers(said, network) -> None:
 
 
 def _require_import(network, batch: list, said) -> None:
-    """Of a network in another dtype than its model's: its layers in float32 compute what the framework does.
+    """For a network in another dtype than its model's: check that its imported layers compute what the framework does.
 
-    What rounding makes of them says nothing of a layer that was imported wrongly; float32 does. Of a network that came
-    quantized its layers in int8 compute what the framework does of the same whole numbers.
+    The comparison is in float32, since the rounding of another dtype would hide a layer that was imported wrongly. For
+    a network that came quantized, the int8 layers are compared with the framework on the same integers.
 
     Raises
     ------
     VerificationError
-        They do not.
+        The results differ.
     """
     if network.original is None:
         return
@@ -331,12 +331,12 @@ def _require_import(network, batch: list, said) -> None:
 
 
 def _is_quiet(network, said, count: int, visible: bool) -> bool:
-    """Whether the first ``count`` inputs, several, leave every output nearly as it is, and noise does not.
+    """Whether the first ``count`` inputs, if several, leave every output nearly unchanged, and noise does not.
 
     Raises
     ------
     VerificationError
-        Nothing moves any output.
+        No input changes any output.
     """
     quiet, moves = [], False
     for j in range(len(said.functions)):
@@ -364,7 +364,9 @@ def _refuse(names: list[str], network) -> None:
 
 
 def _what_may_move_it(network) -> str:
-    """The weights, of a model that takes them; of a file that takes images, what becomes of these."""
+    """A hint: to use other weights, if the model takes some; for a file that takes images, to check their
+    preprocessing.
+    """
     if not network.options.is_file:
         return "use weights that are trained, or leave out --weights for calibrated ones; "
     if network.image is None:

@@ -1,7 +1,8 @@
-"""What a network sums last, before a softmax or an activation that hides differences, in the machine code's own run.
+"""The last sums of a network, before a softmax or an activation that would hide differences, from the machine code's
+own run.
 
-Probabilities of 0.99999 and of 1.0 are nearly the same number; the logits behind them are not. While a plan runs,
-`Ends` takes from memory what each output's last layers get: so the value before the last function, and the scale of its
+Probabilities of 0.99999 and of 1.0 are nearly equal, but their logits are not. While a plan runs, `Ends` reads the
+operands of each output's last layers from memory. These give the value before the last function, and the scale of its
 sum (`checking.tolerance`). `check_output` compares both with the model's own framework.
 """
 
@@ -18,15 +19,17 @@ from tvm_mobilenet.checking import integers, reference, tolerance
 from tvm_mobilenet.layer import Layer
 
 OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: rounding adds up like a random walk
-# The same of a dtype whose sums round as they go, in roundings of a value. Measured (benchmarks/half_precision.py): of
-# float16 at most 298, in v1 with seeded weights, 20 to 72 in others and in trained ones. Unrelated outputs differ by 4
-# standard deviations and more; this is 1.3 to 2.1 of them for the layers of v1 to v3.
+# The tolerance for a dtype that rounds at every addition, in roundings of a value. Measured for float16
+# (benchmarks/half_precision.py): at most 298, in v1 with seeded weights; 20 to 72 in others and with trained weights.
+# Unrelated outputs differ by 4 standard deviations and more; this tolerance is 1.3 to 2.1 of them for the layers of v1
+# to v3.
 FUSED_ROUNDINGS = 512
 
 
 def output_tolerance(dtype: str, layers: int) -> float:
-    """What outputs of a network of so many layers, most of them of a dtype, may differ from a framework's in float32,
-    of the scale of their last sums."""
+    """The tolerance of a network's outputs against a float32 framework, over the scale of their last sums. The network
+    has so many layers, most of them in this dtype.
+    """
     own = dtypes.of(dtype)
     if own.integer:
         own = dtypes.of(tolerance.FRAMEWORK)
@@ -42,11 +45,11 @@ class End:
     before : ndarray
         float64, of the output's shape: the value before ``function``.
     scale : ndarray or float
-        Of the last sum.
+        The scale of the last sum.
     function : str
-        What is applied to it: an activation, ``softmax`` or ``none``.
+        The function applied to it: an activation, ``softmax`` or ``none``.
     axis : int
-        Of a softmax, in the output's shape.
+        The axis of a softmax, in the output's shape.
     """
 
     before: np.ndarray
@@ -62,7 +65,7 @@ class Ends:
     ----------
     network : Network
     calls : list of LayerCall
-        As the plan runs them.
+        The calls, as the plan runs them.
     """
 
     def __init__(self, calls: list, signature):
@@ -72,13 +75,14 @@ class Ends:
         self._kept: dict[int, tuple] = {}
 
     def _tail(self, value: str) -> list[int]:
-        """The calls from the last sum to an output, by number: a copy or a softmax is none, nor is what moves values
-        to other places (a transposed convolution's pixels), unless a softmax stands before it."""
+        """The numbers of the calls from the last sum to an output. A copy or a softmax is not a sum. Neither is a layer
+        that only moves values, such as a transposed convolution's pixels, unless a softmax stands before it.
+        """
         tail, moved = [], False
         while value in self._makers:
             call = self._calls[self._makers[value]]
             layer = call.layer
-            if moved and layer.declared.function == "softmax":  # whose axis is another one now
+            if moved and layer.declared.function == "softmax":  # its axis has changed
                 break
             tail.insert(0, self._makers[value])
             moved = moved or _moves(layer)
@@ -90,7 +94,7 @@ class Ends:
         return tail
 
     def watch(self, number: int, step, runner) -> None:
-        """Keep what a call got, if it is one of the last."""
+        """Keep the operands of a call, if it is one of the last."""
         if any(number in tail for tail in self._tails):
             self._kept[number] = tuple(runner.read(t) for t in step.operands[:-1] if t.space != "parameters")
 
@@ -127,7 +131,7 @@ class Ends:
         return End(values.reshape(port.shape), float(np.sqrt(np.mean(z.scale**2))), function, axis)
 
     def _integer_end(self, tail: list[int], port, data: np.ndarray, operands: dict) -> End:
-        """Of integers: what the last layers make of it, in floats, before a last softmax."""
+        """The end of an integer network: the result of its last layers, in floats, before a last softmax."""
         first, function, axis = self._calls[tail[0]].layer, "none", -1
         if first.body is None:
             values = integers.run(first, data, **operands)
@@ -138,7 +142,7 @@ class Ends:
             values = _data(call.layer, values)
             if call.layer.declared.function == "softmax":
                 function, axis = "softmax", _axis(values.shape, 3, port.shape)
-            elif function == "softmax":  # what follows copies probabilities; these stand before them
+            elif function == "softmax":  # later layers copy probabilities; the logits come before these
                 break
             elif reference.integral(call.layer):
                 values = integers.run(call.layer, values, dict(call.constants))
@@ -149,7 +153,7 @@ class Ends:
 
 
 def _data(layer: Layer, values: np.ndarray) -> np.ndarray:
-    """What a layer reads of the values that the layer before it made: all of them, or the slice that lies there."""
+    """The part of the previous layer's output that a layer reads: all of it, or a slice."""
     if layer.body is not None:
         return values.reshape(layer.body.operands[0])
     if values.size == math.prod(layer.input_shape):
@@ -158,13 +162,15 @@ def _data(layer: Layer, values: np.ndarray) -> np.ndarray:
 
 
 def _moves(layer: Layer) -> bool:
-    """Whether a layer without a schedule gives the floats of one tensor at other places."""
+    """Whether a layer without a schedule only moves the floats of one tensor."""
     body = layer.body
     return body is not None and body.narrow is not None and len(body.operands) == 1 and not reference.whole(layer)
 
 
 def _axis(shape: tuple[int, ...], axis: int, to: tuple[int, ...]) -> int:
-    """Where an axis is after a reshape that only adds or drops axes of size one; the last when that is unclear."""
+    """The place of an axis after a reshape that only adds or drops axes of size one; the last axis if that is
+    unclear.
+    """
     kept = [i for i, size in enumerate(shape) if size > 1 or i == axis]
     order = [i for i, size in enumerate(to) if size > 1]
     sizes = [shape[i] for i in kept if shape[i] > 1]
@@ -180,17 +186,16 @@ class OutputCheck:
     Attributes
     ----------
     relative : float
-        The largest difference, of the scale of the last sum, before a last softmax or activation where there is one.
+        The largest difference over the scale of the last sum, before a last softmax or activation if there is one.
     tolerance : float
-        What ``relative`` may be.
+        The tolerance of ``relative``.
     constant : bool
-        The framework says the same to every input, so the output shows little.
+        Whether the framework gives the same output for every input, so that the comparison shows little.
     unit : float
-        Of the output itself: a difference of ``tolerance * unit`` in one of its values may be right, a larger one is
-        not.
+        The unit of the output itself: a difference of up to ``tolerance * unit`` in one of its values may be right.
     decides : bool
-        False of a network in integers: the framework in float32 says how much quantizing changes. Whether the machine
-        code is right, equality with what its layers compute says (`machine_check`).
+        False for an integer network, where the comparison with a float32 framework only measures the effect of
+        quantization. There the machine code must equal the definition of its layers (`machine_check`).
     """
 
     name: str
@@ -211,12 +216,14 @@ class OutputCheck:
 
     @property
     def collapsed(self) -> bool:
-        """Whether integers leave little of it: the code is right, the network is not what it was."""
+        """Whether quantization destroyed the output: the code is right, but the network no longer computes a similar
+        result.
+        """
         return not self.decides and self.cosine < tolerance.COLLAPSED
 
 
 def movement(values: list[np.ndarray]) -> float:
-    """The most that any element differs between inputs; values that are not finite move."""
+    """The largest difference of any element between inputs; values that are not finite count as changed."""
     with np.errstate(invalid="ignore"):
         most = float(np.ptp(np.stack(values).astype(np.float64), axis=0).max(initial=0.0))
     return most if math.isfinite(most) else math.inf
@@ -236,17 +243,17 @@ def check_output(
     Parameters
     ----------
     found : list of ndarray
-        Of the machine code, for each input.
+        The machine code's output for each input.
     expected : list of ndarray
-        Of the framework, for the same inputs and for more, which tell whether the output depends on its input.
+        The framework's output for the same inputs and for more, which show whether the output depends on its input.
     layers : int
-        Of the network, whose rounding adds up.
+        The number of the network's layers, whose rounding adds up.
     ends : list of network_ends.End or None
-        What the machine code had before a last softmax or activation.
+        The machine code's values before a last softmax or activation.
     before : list of ndarray or None
-        What the framework had there, for each of ``expected``.
+        The framework's values there, for each of ``expected``.
     dtype : str
-        In which the layers compute.
+        The dtype of the layers.
     """
     limit = output_tolerance(dtype, layers)
     count = len(found)
@@ -260,7 +267,7 @@ def check_output(
     values = own if z is None else z[:count]
     scale = float(np.sqrt(np.mean([end.scale**2 for end in ends]))) if known else float(values.std())
     unit = tolerance.unit(values, scale)
-    if values.std() > unit:  # biases far apart: neither they nor the sum alone are what inputs change
+    if values.std() > unit:  # biases are far apart, and inputs do not change them
         unit = np.maximum(unit, min(float(values.std()), movement(list(values))))
     allowed = limit * unit + 4 * tolerance.ROUNDING * np.abs(values)
     difference = 0.0 if z is None else relative(own, z[:count], allowed)
@@ -271,7 +278,7 @@ def check_output(
         due = limit * unit + 4 * tolerance.ROUNDING * np.abs(e)
     difference = max(difference, relative(f, e, due))
     changes = np.ptp(telling, axis=0)
-    rounds = output_tolerance(tolerance.FRAMEWORK, layers) / limit  # whatever the dtype, the framework's outputs move
+    rounds = output_tolerance(tolerance.FRAMEWORK, layers) / limit  # the framework's outputs move, in whichever dtype
     constant = bool(np.all(changes <= 4 * rounds * (due if z is None else allowed).max(0)))
     off = np.abs(f - e)
     flat_f, flat_e = f.reshape(len(f), -1), e.reshape(len(e), -1)
@@ -298,7 +305,7 @@ def _before(end: End, z: np.ndarray, e: np.ndarray, limit: float) -> np.ndarray 
     function, axis = end.function, end.axis + (end.axis >= 0)
     if function == "none" or z.shape != e.shape:
         return None
-    for candidate in (z, 6 * z - 3) if function == "hardsigmoid" else (z,):  # or spelled clip(x / 6 + 1/2, 0, 1)
+    for candidate in (z, 6 * z - 3) if function == "hardsigmoid" else (z,):  # or written as clip(x / 6 + 1/2, 0, 1)
         near = np.full(z.shape, limit * (float(candidate.std()) or 1.0))
         close = tolerance.carried(function, candidate, near, axis, framework=True)
         if relative(e, reference.apply(function, candidate, axis), close) <= 1:

@@ -1,7 +1,7 @@
-"""A whole network as its kernels compute it, where these round once at each step: what a device has to compute too.
+"""The exact outputs of a whole network whose kernels round once at each step; a device has to compute the same.
 
-Against the model's framework, float16 says how much its rounding changes, and little of mistakes. Computed step by step
-(`checking.stepped`), layer after layer, every value of the network is known, on every CPU the same.
+A comparison of float16 with the model's framework measures its rounding, and hides mistakes. Step by step
+(`checking.stepped`), layer after layer, every value of the network is defined, and is the same on every CPU.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from tvm_mobilenet.errors import VerificationError
 
 
 def is_exact(network) -> bool:
-    """Whether all that the network computes is known to the last digit: no layer has an exponential or a division in a
-    dtype that rounds step by step, and no layer but the last ones is of another dtype."""
+    """Whether all values of the network are defined to the last digit: no layer has an exponential or a division in a
+    dtype that rounds step by step, and only the last layers have another dtype.
+    """
     return network.options.dtype != "float32" and all(
         stepped.allowed(call.layer).get("units") == 0 or (call.layer.declared.function and call is network.layers[-1])
         for call in network.layers
@@ -33,16 +34,16 @@ def outputs(network, batch: list[tuple[np.ndarray, ...]], off: float = 0.0) -> l
     ----------
     network : Network
     batch : list of tuples of ndarray
-        Of the inputs' dtypes.
+        Inputs in the dtypes of the network's inputs.
     off : float
-        By what share of themselves the outputs of layers in float32 differ from what they are, up and down in turns: it
-        shows what a CPU's own rounding may change behind them.
+        A relative change of the outputs of float32 layers, alternately up and down. It shows the effect that a CPU's
+        own rounding there may have on later layers.
     """
     return [_run(network, inputs, off) for inputs in batch]
 
 
 def require_equal(network, batch: list, values: list) -> None:
-    """Of a network in integers: its outputs are what its layers compute, one after the other, value for value.
+    """Check that the outputs of an integer network equal the definition of its layers, value for value.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""What a layer should compute: its definition in PyTorch, in float64, with no regard to speed.
+"""The expected result of a layer: its definition in PyTorch, in float64, with no regard to speed.
 
-Nothing here knows of tiles, packing or schedules, so a mistake there cannot hide here.
+This module does not use tiles, packing or schedules, so it cannot repeat a mistake in them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tvm_mobilenet.checking import integers
 from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
-UNREAD = 85  # what stands where nothing may read integers
+UNREAD = 85  # fills memory that no kernel may read, for integers
 FLOAT = "float32"
-ROUNDING = 2.0**-20  # of an output's standard deviation; a build may differ by a few hundred times as much
+ROUNDING = 2.0**-20  # a share of an output's standard deviation; a build may differ by a few hundred times as much
 
 
 def reference(
@@ -41,10 +41,10 @@ def reference(
     second : the residual or second operand, if the layer has one: ``layer.output_shape``, or (batch, 1, 1, channels)
         for ``scale``; or as it lies in memory
     activated : bool
-        False: the value before the activation, a softmax's input, without a residual that is added after it.
+        If false, return the value before the activation (a softmax's input), without a residual that is added after it.
     constants : sequence of ndarray, optional
-        Of a generic layer, whose ``second`` is a tuple where it has more than two operands. Of a layer that reads
-        bytes a mapping, with its ``pixels``; data that is in floats already is taken as it is.
+        The constants of a generic layer, whose ``second`` is a tuple if it has more than two operands. For a layer that
+        reads bytes, a mapping with its ``pixels``; data that is already float is used unchanged.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def reference(
 
 
 def real(layer: Layer, data: np.ndarray, constants) -> np.ndarray:
-    """A layer's data, of one that reads pixels what its bytes stand for: float32 values, each rounded once."""
+    """A layer's data; for a layer that reads pixels, the float32 values of its bytes, each rounded once."""
     if not layer.reads_pixels or data.dtype != np.uint8:
         return data
     channel = 1 if layer.input_layout == "NCHW" else 3
@@ -102,7 +102,7 @@ def _pixels(layer: Layer) -> str:
     return next(name for name in layer.constants if name.rpartition(".")[2] == "pixels")
 
 
-_FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
+_FUNCTIONS = {  # functions of torch.nn.functional on a tensor with channels second
     "none": lambda F, y: y,
     "relu": lambda F, y: F.relu(y),
     "relu6": lambda F, y: F.relu6(y),
@@ -115,7 +115,9 @@ _FUNCTIONS = {  # of torch.nn.functional and a tensor with its channels second
 
 
 def final_function(layer: Layer) -> str:
-    """What a layer, of a fused block its last part, applies to its sum: an activation, ``softmax`` or ``none``."""
+    """The function that a layer, or a fused block's last part, applies to its sum: an activation, ``softmax`` or
+    ``none``.
+    """
     last = layer.parts[-1] if layer.parts else layer
     return last.declared.function or last.activation
 
@@ -130,7 +132,7 @@ def apply(function: str, values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def last_part(layer: Layer, data: np.ndarray, weight, bias) -> tuple:
-    """The last layer of a fused block, and the data, weight and bias that it gets."""
+    """The last layer of a fused block, and its data, weight and bias."""
     for i, part in enumerate(layer.parts[:-1]):
         data = reference(part, data.reshape(part.input_shape), weight[i], bias[i])
     last = layer.parts[-1]
@@ -138,12 +140,12 @@ def last_part(layer: Layer, data: np.ndarray, weight, bias) -> tuple:
 
 
 def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
-    """What a network computes in float64, rounded so coarsely that every machine finds the same bits.
+    """The outputs of a network in float64, rounded so coarsely that every machine finds the same bits.
 
     The order of a float64 sum, and with it its last digits, changes with the CPU and the number of threads;
-    ``ROUNDING`` of the standard deviation is a million times larger. A network of the registry is computed by PyTorch.
-    One from a file may hold operators that know no float64, so its layers are computed; `checking.machine_check`
-    compares them with what its framework says in float32.
+    ``ROUNDING`` of the standard deviation is a million times larger. PyTorch computes a network of the registry. A
+    network from a file may have operators without float64, so its layers are computed here, and
+    `checking.machine_check` compares them with the framework in float32.
 
     Parameters
     ----------
@@ -155,7 +157,6 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
     -------
     list of lists of ndarray
         The outputs for each of the inputs, of the dtypes of the network's outputs.
-
     """
     batch, ports = network.real(batch), network.signature.outputs
     if network.model is None:
@@ -175,7 +176,7 @@ def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[n
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """To multiples of a power of two near ``ROUNDING`` of their standard deviation, as values of a dtype."""
+    """Values rounded to multiples of a power of two near ``ROUNDING`` of their standard deviation, in a dtype."""
     step = math.ldexp(1.0, math.frexp(deviation_of(values) * ROUNDING)[1])
     return (np.round(values / step) * step).astype(dtype)
 
@@ -203,7 +204,7 @@ def whole(layer: Layer) -> bool:
 
 
 def operands_of(call, others) -> dict:
-    """What a call's layer is computed from besides its data, as `reference` and its kin take it."""
+    """The operands of a call's layer besides its data, as `reference` and related functions take them."""
     second = (tuple(others) if call.layer.body else others[0]) if others else None
     if integral(call.layer):
         return {"second": second, "constants": dict(call.constants)}
@@ -272,7 +273,7 @@ def constants_of(layer: Layer, arguments: dict) -> dict[str, np.ndarray]:
 
 
 def in_buffer(array: np.ndarray, place: Place) -> np.ndarray:
-    """An array as it lies in memory, what stands beside it not a number: nothing may read it."""
+    """An array in its place in memory. The surrounding memory is NaN, since no kernel may read it."""
     if array.shape == place.buffer:
         return array
     buffer = np.full(place.buffer, np.nan if array.dtype.kind == "f" else UNREAD, array.dtype)

@@ -1,7 +1,7 @@
 """The files of a build that the plan's run did not use: each is run as well, and must give the same outputs.
 
-The outputs of that run are compared with the model, so they are right. The other files have the same kernels. What they
-have besides is their own: order of calls, tables, a copy of the constants. What they give must be equal to the bit.
+The outputs of that run were compared with the model, so they are right. The other files have the same kernels, but
+their own order of calls, tables and copy of the constants. Their outputs must be equal to the bit.
 
 =================  =====================================  =========================================
 the plan's run     on the virtual board                   on this machine, or a board with the agent
@@ -21,23 +21,23 @@ import numpy as np
 from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.errors import VerificationError
 
-_FEWEST_SECONDS, _TIMES = 60.0, 20  # runs may take so long, or so many times what the plan's took
+_FEWEST_SECONDS, _TIMES = 60.0, 20  # limits of a run: seconds, or times the plan's run
 
 
 @dataclass(frozen=True)
 class SameOutputs:
-    """What one file gave.
+    """The result of one file.
 
     Attributes
     ----------
     file : str
     how : str
-        What ran it, for people.
+        A description of the way it was run.
     inputs : int
     output : str
-        The first that differs from the plan's; empty: none does.
+        The first output that differs from the plan's; empty if none does.
     relative : float
-        By how much, of its standard deviation.
+        The difference over the output's standard deviation.
     """
 
     file: str
@@ -72,14 +72,14 @@ def check(board, module, inputs: list, values: list[list[np.ndarray]], seconds: 
     module : built.BuiltModule
     inputs : list of tuples of ndarray
     values : list of lists of ndarray
-        What the plan gave.
+        The outputs of the plan's run.
     seconds : float
-        That it took.
+        The time of the plan's run.
 
     Raises
     ------
     BoardError
-        One crashes, hangs, or is none.
+        A file crashes, hangs, or cannot be loaded.
     """
     from tvm_mobilenet.boards import tvm_run
 
@@ -110,7 +110,7 @@ def run_once(module, network, target) -> list[SameOutputs]:
     Returns
     -------
     list of SameOutputs
-        Empty where nothing here runs the target's code.
+        Empty if nothing here can run the target's code.
 
     Raises
     ------

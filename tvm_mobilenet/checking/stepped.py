@@ -1,15 +1,16 @@
-"""What a layer computes where its dtype rounds visibly: as its kernel does, rounded once at each step.
+"""The expected result of a layer in a dtype with visible rounding: computed as its kernel does, rounded once at each
+step.
 
 A kernel of float16 sums in an order that belongs to its layer, whatever its decisions: bias first, then products one by
 one, k ascending (taps row by row, the channels of a tap ascending, padding left out), each by a fused multiply-add, so
-``float16(a * b + total)`` with the inner expression exact. Residual and activation follow, rounded step by step. Here
-stands the same order in float64, which holds each such product and sum exactly, so that a right kernel is equal in
-value, signs of zero aside, and not near. Exponentials and divisions may be one unit in the last place off.
+``float16(a * b + total)`` with the inner expression exact. Residual and activation follow, rounded step by step. This
+module follows the same order in float64, which represents each such product and sum exactly. So a correct kernel gives
+equal values, apart from signs of zero. Exponentials and divisions may be one unit in the last place off.
 
 A layer that sums in float32 (``sums_f32``) adds up ``DType.chunk`` products in float16, beginning at zero, and adds
 that to a float32 sum, which begins with the bias; `kinds.windows.chunks` says which products make a chunk.
 
-The order of products is the kind's to say (`kinds.Kind.stepped`), as its definition is. Nothing here knows of tiles.
+Each kind defines its order of products (`kinds.Kind.stepped`), like its definition. This module does not know tiles.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tvm_mobilenet.checking import integers, reference
 from tvm_mobilenet.kinds import exponential
 from tvm_mobilenet.layer import Layer
 
-BLOCK_VALUES = 1 << 15  # of sums at a time, so that they stay in a cache: 256 KiB
+BLOCK_VALUES = 1 << 15  # sums at a time, so that they stay in a cache: 256 KiB
 _ROUNDED = ("hardswish", "hardsigmoid", "none", "relu", "relu6")  # activations without exponential or division
 
 
@@ -37,25 +38,25 @@ def run(
     *,
     largest: bool = True,
 ) -> tuple[np.ndarray, float]:
-    """The layer's output, and the largest magnitude that any value had on the way.
+    """The layer's output, and the largest magnitude of any intermediate value.
 
     Parameters
     ----------
     data, weight, bias, second, constants
         As `reference.reference` takes them.
     largest : bool
-        False: leave that out, which saves a tenth of the time; it is 0.0 then.
+        If false, do not find the magnitude, which saves a tenth of the time; it is then 0.0.
 
     Returns
     -------
     (ndarray, float)
         ``layer.output_shape`` of ``layer.output_dtype``, and the largest magnitude of a sum, a product or an output
-        that is held in the layer's own dtype; wide sums do not count. Of a fused block the largest of all parts.
+        that is held in the layer's own dtype; wide sums do not count. For a fused block, the largest of all parts.
 
     Raises
     ------
     ValueError
-        The layer's kind does not say in which order it computes: a generic one.
+        The layer's kind does not define an order of steps, as the generic kind.
     """
     data = reference.real(layer, data, constants)
     if layer.parts:
@@ -86,8 +87,9 @@ def run(
 
 
 def expected(layer: Layer, **operands) -> np.ndarray:
-    """What a layer's kernel is compared with: `run`'s output where its dtype says in which order it computes, else the
-    definition, `reference.reference`; of integers `integers.run`'s."""
+    """The value to compare a layer's kernel with: `run`'s output if its dtype has a fixed order of steps,
+    `integers.run`'s for integers, else the definition, `reference.reference`.
+    """
     if reference.integral(layer):
         return integers.run(layer, **operands)
     if allowed(layer):
@@ -96,7 +98,7 @@ def expected(layer: Layer, **operands) -> np.ndarray:
 
 
 def allowed(layer: Layer) -> dict:
-    """How far a kernel's output may be from `expected`, as `boards.comparison.require_right` takes it."""
+    """The permitted difference of a kernel's output from `expected`, as `boards.comparison.require_right` takes it."""
     parts = layer.parts or (layer,)
     if reference.integral(layer):
         return {"units": 0, "dtype": layer.output_dtype}
@@ -107,14 +109,14 @@ def allowed(layer: Layer) -> dict:
 
 
 class Steps:
-    """The roundings of one layer: what `kinds` compute with.
+    """The roundings of one layer, with which `kinds` compute.
 
     Attributes
     ----------
     dtype, sums : str
-        Of products and of sums, which are the dtype of residual and activation too.
+        The dtypes of products and of sums; residual and activation have that of the sums.
     largest : float
-        The largest magnitude so far of what is held in the layer's own dtype.
+        The largest magnitude so far of a value in the layer's own dtype.
     """
 
     def __init__(self, layer: Layer, watched: bool = True):
@@ -123,11 +125,11 @@ class Steps:
         self.largest, self._watched = 0.0, watched
 
     def read(self, data: np.ndarray) -> np.ndarray:
-        """Data as products see it: float64 numbers of their dtype."""
+        """Data as operands of products: values of their dtype, as float64."""
         return self.round(data, self.dtype)
 
     def round(self, values: np.ndarray, dtype: str | None = None) -> np.ndarray:
-        """To the nearest values of a dtype, by default that of the sums, as float64."""
+        """Values rounded to a dtype, by default that of the sums, as float64."""
         with np.errstate(over="ignore", invalid="ignore"):
             rounded = values.astype(dtype or self.sums).astype(np.float64)
         if dtype is None and self.sums == self.layer.dtype:
@@ -135,7 +137,7 @@ class Steps:
         return rounded
 
     def const(self, value: float) -> float:
-        """A constant of the kernel."""
+        """A constant, rounded as in the kernel."""
         return float(np.dtype(self.sums).type(value))
 
     def blocks(self, shape: tuple[int, ...], axis: int = 1) -> Iterator[slice]:
@@ -190,14 +192,15 @@ class Steps:
             self.watch(sums)
 
     def watch(self, values: np.ndarray) -> None:
-        """Take note of the largest of them."""
+        """Update the largest magnitude with these values."""
         if self._watched and values.size:
             most = max(float(values.max()), -float(values.min()))
             self.largest = max(self.largest, np.inf if np.isnan(most) else most)
 
     def epilogue(self, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-        """Residual and activation as `schedules.values.epilogue` writes them; what follows a product is added to it in
-        one step."""
+        """Residual and activation as `schedules.values.epilogue` writes them. An addition after a product is rounded
+        with it, in one step.
+        """
         layer = self.layer
         if layer.residual == "before":
             x = self.round(x + residual)
@@ -205,7 +208,7 @@ class Steps:
         return self.activate(layer.activation, x, after)
 
     def activate(self, name: str, x: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
-        """An activation, and what is added after it."""
+        """An activation, and the value that is added after it."""
         if name in ("hardswish", "hardsigmoid"):
             gate = np.clip(self.round(x + 3.0), 0.0, 6.0)
             sixth = self.const(1 / 6)
@@ -222,7 +225,7 @@ class Steps:
 
     @staticmethod
     def exponential(x: np.ndarray) -> np.ndarray:
-        """exp(x) by the steps of `kinds.exponential`, of float32 numbers; what is not a number stays so."""
+        """exp(x) of float32 numbers by the steps of `kinds.exponential`; NaN stays NaN."""
         x = np.clip(x, exponential.LOWEST, exponential.HIGHEST)
         n = np.rint(_wide(x * np.float64(np.float32(exponential.PER_LN2))))
         r = x

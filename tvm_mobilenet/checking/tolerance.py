@@ -1,10 +1,10 @@
-"""What a difference may be: a share of the scale of the sum that made a value, carried through its activation.
+"""The permitted difference of a value: a share of the scale of the sum that made it, carried through its activation.
 
-A sure classifier's probabilities, a saturated sigmoid and a ReLU that is zero hardly deviate, so a difference
-in units of their standard deviation says nothing: rounding looks like a mistake, or a mistake like rounding. What was
-summed before the activation has a scale of its own. The tolerance is a share of that scale, and the activation carries
-it to the output: where the sum may be off by ``t``, an output ``f(z)`` may be off by ``|f(z + t) - f(z)|``. So 0.99999
-of a sigmoid may differ by far less than 0.5 of it.
+The probabilities of a confident classifier, a saturated sigmoid and a ReLU at zero hardly vary. So a difference in
+units of their standard deviation is meaningless: rounding looks like a mistake, or a mistake like rounding. The sum
+before the activation has a scale of its own. The tolerance is a share of that scale, and the activation carries it to
+the output: where the sum may be off by ``t``, an output ``f(z)`` may be off by ``|f(z + t) - f(z)|``. So 0.99999 of a
+sigmoid may differ by far less than 0.5 of it.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from tvm_mobilenet.checking import stepped
 from tvm_mobilenet.kinds.exponential import LOWEST
 from tvm_mobilenet.layer import Layer
 
-FRAMEWORK = "float32"  # in which the models' own frameworks compute
+FRAMEWORK = "float32"  # the dtype of the models' own frameworks
 ROUNDING = dtypes.of(FRAMEWORK).rounding
-WITHIN = 4.0  # a standard deviation is taken for the scale as far as the sum's own scale agrees to this factor
-BLIND = 1 / 8  # a check is blind when a smaller share of the outputs answers to its sum
-COLLAPSED = 0.95  # cosine to the float network, of a layer or an output, below which it is told
+WITHIN = 4.0  # the standard deviation is the scale, limited to within this factor of the sum's own scale
+BLIND = 1 / 8  # a check is blind if a smaller share of the outputs depends on its sum
+COLLAPSED = 0.95  # cosine to the float network below which a layer or output is reported
 
 
 @dataclass(frozen=True)
 class Sum:
-    """What a layer summed, before its activation.
+    """The sums of a layer, before its activation.
 
     Attributes
     ----------
     values : ndarray
-        float64, as the layer's output lies.
+        float64, in the layout of the layer's output.
     scale : ndarray
-        Of each channel: the size of such a sum if the signs of its terms were random, bias left out; broadcasts.
+        For each channel, the magnitude of a sum with random signs of its terms, without bias; it broadcasts.
     term : ndarray
-        Of each channel: the size of one of its terms, bias and residual left out.
+        For each channel, the magnitude of one of its terms, without bias and residual.
     terms : int
         Of each sum.
     bias : float
         The largest of the layer's biases.
     dtype : str
-        In which it is summed.
+        The dtype of the sums.
     """
 
     values: np.ndarray
@@ -56,14 +56,14 @@ class Sum:
 
     @property
     def rounding(self) -> np.ndarray:
-        """What its dtype may lose in each of the sums."""
+        """The possible rounding error of each sum in its dtype."""
         return (4 + math.sqrt(self.terms)) * dtypes.of(self.dtype).rounding * (np.abs(self.values) + self.bias)
 
 
 def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=None) -> Sum:
-    """What a layer, of a fused block its last part, sums for these operands (``checking.reference.reference``).
+    """The sums of a layer, or of a fused block's last part, for these operands (``checking.reference.reference``).
 
-    Of a generic layer nothing is known but its output, which stands for the sum.
+    For a generic layer only the output is known, which stands for the sum.
     """
     if layer.body is not None:
         values = definition.reference(layer, data, second=second, constants=constants)
@@ -98,9 +98,9 @@ def channel_axis(layer: Layer) -> int:
 
 
 def unit(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
-    """What differences of ``values`` are measured in: their standard deviation, within ``WITHIN`` of ``scale``.
+    """The unit of differences of ``values``: their standard deviation, limited to within ``WITHIN`` of ``scale``.
 
-    A standard deviation over a few values, or one that comes of biases alone, is not the scale of the sums.
+    The standard deviation of a few values, or one that comes only from biases, is not the scale of the sums.
     """
     deviation = float(values.std())
     found = np.clip(deviation, np.asarray(scale, np.float64) / WITHIN, WITHIN * np.asarray(scale, np.float64))
@@ -116,18 +116,18 @@ def carried(
     framework: bool = False,
     dtype: str = FRAMEWORK,
 ) -> np.ndarray:
-    """How far an activation's output, of ``dtype``, may be off where its input may be off by ``allowed``, rounding
+    """The permitted error of an activation's output in ``dtype``, if its input may be off by ``allowed``; rounding
     included.
 
-    ``framework``: that output is a framework's, whose sigmoid is exact to the last digit of 1.0, not of 1e-9 (ONNX
-    Runtime's is 1.5e-8 for every input below -18).
+    ``framework``: the output is a framework's, whose sigmoid has an absolute error like that of 1.0, not of 1e-9 (ONNX
+    Runtime gives 1.5e-8 for every input below -18).
     """
     output = definition.apply(function, values, axis)
     rounding = dtypes.of(dtype).rounding
     smallest = dtypes.of(dtype).smallest
-    if function == "silu":  # x times a sigmoid, of which such a value may be lost: its exponential overflows below -88
+    if function == "silu":  # x times a sigmoid, which may become zero: its exponential overflows below -88
         smallest = smallest * np.maximum(1.0, np.abs(values))
-    if function == "softmax":  # whose kernels compute no smaller power
+    if function == "softmax":  # kernels compute no smaller power
         smallest = max(smallest, 2 * math.exp(LOWEST))
     own = 4 * rounding * np.abs(output) + smallest
     if framework and function != "none":
@@ -142,21 +142,21 @@ def carried(
 
 
 def _beside(function: str, values: np.ndarray, step: np.ndarray, which) -> np.ndarray:
-    """How far an activation's output moves with its input, a step up or down, ``which`` of both."""
+    """The change of an activation's output for a step of its input up or down; ``which`` chooses among both."""
     output = definition.apply(function, values)
     return which(*(np.abs(definition.apply(function, values + s * step) - output) for s in (-1, 1)))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a layer should compute of its operands.
+    """The expected result of a layer for its operands.
 
     Attributes
     ----------
     output : ndarray
         float64, of ``layer.output_shape``.
     allowed : ndarray
-        How far each value may be off.
+        The permitted error of each value.
     answers : float
         The share of the outputs in which a mistake in one term of the sum would show.
     """
@@ -167,7 +167,7 @@ class Expected:
 
 
 def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, second=None, constants=None) -> Expected:
-    """The output of a layer and what is allowed; ``tolerance``: of the scale of its sums."""
+    """The output of a layer and the permitted errors; ``tolerance`` is a share of the scale of its sums."""
     z = sum_of(layer, data, weight, bias, second, constants)
     function, axis = definition.final_function(layer), channel_axis(layer)
     last = layer.parts[-1] if layer.parts else layer
@@ -187,18 +187,18 @@ def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, secon
     return Expected(output, allowed, float(answers.mean()))
 
 
-_MIDDLE = {"sigmoid": 0.0, "hardsigmoid": 0.0, "relu6": 3.0}  # where an activation is steep on both sides
+_MIDDLE = {"sigmoid": 0.0, "hardsigmoid": 0.0, "relu6": 3.0}  # inputs where an activation is steep on both sides
 
 
 def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | None:
-    """Operands on which most of a layer's outputs answer to its sums; None when no operands were found that do.
+    """Operands for which most of a layer's outputs depend on its sums; None if none were found.
 
-    Random ones, larger and larger; then such that one of the sums lies where the activation is steep.
+    It tries random operands of growing magnitude, then operands that put one of the sums where the activation is steep.
 
     Returns
     -------
     dict
-        ``data`` and, where the layer has one, ``second``, of ``layer.input_shape`` and ``second_shape``.
+        ``data`` and, if the layer has one, ``second``, of shapes ``layer.input_shape`` and ``second_shape``.
     """
     draw = np.random.default_rng(seed)
     if layer.reads_pixels:
@@ -221,7 +221,7 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
         with np.errstate(over="ignore"):
             scaled = {name: (array * factor).astype(dtype[name]) for name, array in operands.items()}
         if stepped.allowed(layer) and not stepped.run(layer, weight=weight, bias=bias, **scaled)[1] < math.inf:
-            continue  # a sum beyond the range of its dtype
+            continue  # a sum left the range of its dtype
         share = expected(layer, 0.0, weight=weight, bias=bias, **scaled).answers
         if share > most:
             best, most = scaled, share
@@ -231,7 +231,7 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
 
 
 def collapse_remedy(seeded: bool) -> str:
-    """What to do where integers leave little of a layer or an output (`COLLAPSED`); of seeded weights, why it is so."""
+    """The remedy if quantization destroys a layer or an output (`COLLAPSED`); for seeded weights, the reason."""
     if seeded:
         return "the weights are seeded, whose layers amplify what is rounded as trained ones do not"
     return "calibrate on images like those that it will see, or build in float32 or float16"

@@ -1,1 +1,1 @@
-"""The search of decisions: candidates, workers, fleets of boards, sessions."""
+"""The search for decisions: candidates, workers, fleets of boards, sessions."""

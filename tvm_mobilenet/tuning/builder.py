@@ -1,10 +1,10 @@
-"""Builds candidates: of a layer and decisions comes a linked library, the very machine code that would ship.
+"""The builder of candidates: from a layer and decisions to a linked library with the very machine code that would ship.
 
-It is the same for every board. What a library should compute follows from its candidate, so that the two travel
+The library is the same for every board. The candidate determines the expected result, so library and candidate travel
 together from the process that builds to the one that runs (`runner`).
 
-Compiling takes 0.1 to 1 s, half of what a small candidate takes in all. Objects that were compiled before, by any
-verb, are taken from the user's cache (`compiler.codegen`).
+Compilation takes 0.1 to 1 s, half of the total for a small candidate. Objects that any verb compiled before come from
+the user's cache (`compiler.codegen`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tvm_mobilenet.tuning.candidate import Candidate
 
 @dataclass(frozen=True)
 class Built:
-    """A candidate's library, which exports its kernel as ``nest.SYMBOL``; who has run it removes it.
+    """A candidate's library, which exports its kernel as ``nest.SYMBOL``. The caller removes it after the run.
 
     Attributes
     ----------
@@ -63,14 +63,14 @@ class Builder:
     linker : str, optional
         As ``compiler.codegen.compile_kernels`` takes it.
     fresh : bool
-        Compile also what was compiled before.
+        Compile without the cache.
     """
 
     def __init__(self, target, linker: str | None = None, fresh: bool = False):
         self.target, self.linker, self._fresh = target, linker, fresh
 
     def prepare(self) -> None:
-        """Import what takes seconds."""
+        """Import modules that take seconds to load."""
         tvm_alone.import_tvm()
 
     def build(self, candidate: Candidate, path: str | Path | None = None) -> Built:
@@ -99,15 +99,16 @@ class Builder:
         return self.build(candidate)
 
     def pack(self, built: Built) -> dict:
-        """A library and what is known of it as plain data; the file is gone then."""
+        """A library and its description as plain data; this removes the file."""
         library = Path(built.library).read_bytes()
         built.remove()
         takes = [[list(shape), dtype] for shape, dtype in built.takes]
         return {"library": base64.b64encode(library).decode(), "code": built.code, "takes": takes}
 
     def unpack(self, candidate: Candidate, data: object, folder: Path) -> Built:
-        """What `pack` made of a candidate's library, which lies in a folder then; a ValueError says what it is
-        instead."""
+        """The result of `pack` for a candidate, whose library is then in a folder; a ValueError describes malformed
+        data.
+        """
         try:
             library, code = base64.b64decode(data["library"], validate=True), str(data["code"])
             takes = tuple((tuple(map(int, shape)), str(dtype)) for shape, dtype in data["takes"])

@@ -1,4 +1,4 @@
-"""What a search tries, and what comes of it."""
+"""The jobs of a search and their outcomes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer by name, and decisions; ``whole`` to run all of the kernel's tasks."""
+    """A layer by name, and decisions; ``whole`` runs all of the kernel's tasks."""
 
     layer: str
     decisions: dict
@@ -16,12 +16,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a candidate that computes the right thing costs, and by how much of the output's standard deviation it is
-    off.
+    """The cost of a candidate with a correct result, and its error in standard deviations of the output.
 
-    ``code``: the key of the code that ran (``tune_logs.keys``), empty if its builder does not tell. Of a predicted
-    cost, ``compute``: what it would be if every load hit the first-level cache; ``memory``: what the traffic takes
-    at all levels, one after another; ``balance``: the compute cycles of all cores over an even share of it.
+    ``code``: the key of the code that ran (``tune_logs.keys``), empty if its builder does not give it. The other fields
+    belong to predicted costs. ``compute``: the cost if every load hit the first-level cache. ``memory``: the cycles of
+    the traffic at all levels, added up. ``balance``: the compute cycles on all cores over an even share of them.
     """
 
     cost: float

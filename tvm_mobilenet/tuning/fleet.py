@@ -1,16 +1,16 @@
-"""All boards of an address as one pool for the search: candidates are built here and run by whichever board is free.
+"""All boards of an address as one pool for the search: candidates are built here, and run on the next free board.
 
-Worker processes build (`builder`), a thread for each board has a `runner` upload, run, check and measure. A session may
-end at any moment:
+Worker processes build (`builder`). For each board, a thread uploads, runs, checks and measures (`runner`). A session
+may end at any moment:
 
-- the board left (its port is closed): the candidate is run elsewhere, and the board is taken back when it returns;
-- the kernel crashed its process, or never returned: after a second try elsewhere that is the candidate's failure;
-- the board loses session after session: it is left out for a while, with a message;
-- the board is hot or throttled: it cools down, and what it measured meanwhile is measured again; if it stays hot,
-  elsewhere.
+- the board left (its port is closed): the candidate runs on another board, and the board rejoins when it returns;
+- the kernel crashed its process, or never returned: after a second try on another board the candidate has failed;
+- the board loses session after session: the fleet pauses it, with a message;
+- the board is hot or throttled: it cools down and measures the candidate again; if it stays hot, another board does.
 
 No candidate is lost or counted twice: it is in exactly one of *building*, *ready*, *on a board* or *done*. When no
-board is left for ``PATIENCE`` seconds, the search ends with a message; its log is whole and the same command goes on.
+board is left for ``PATIENCE`` seconds, the search ends with a message; its log is complete, and the same command
+continues it.
 """
 
 from __future__ import annotations
@@ -33,28 +33,29 @@ from tvm_mobilenet.tuning.runner import Runner
 from tvm_mobilenet.tuning.workers import Done, Workers
 
 PATIENCE = 120.0  # seconds without any board
-TRIES = 3  # sessions that a candidate may end, its board staying, before that is its own failure
-COOL_SECONDS = 180.0  # at most, for a board to cool down
+TRIES = 3  # a candidate has failed if it ends so many sessions while the board still answers
+COOL_SECONDS = 180.0  # longest time for a board to cool down
 _POLL = 0.05
 _COUNT_EVERY = 5.0
 
 
 def of(board: str, target, linker: str | None, pool: Callable, debug: bool, seconds: float = 60.0):
-    """What makes the fleet of an address, and how many boards it has now; (None, 0) where there is no need for one.
+    """A function that makes the fleet of an address, and the present number of its boards; (None, 0) if no fleet is
+    needed.
 
     Parameters
     ----------
     board : str
-        As ``--board`` says it.
+        The value of ``--board``.
     pool : callable
-        ``pool(builder, seconds)`` gives what builds.
+        ``pool(builder, seconds)`` makes the pool of builders.
     seconds : float
-        That a build, and that a kernel may take.
+        Time limit of a build, and of a kernel.
 
     Raises
     ------
     BoardError
-        Nobody answers at the address.
+        Nothing answers at the address.
     """
     where = parse(board)
     if not where.is_remote:
@@ -69,7 +70,7 @@ def of(board: str, target, linker: str | None, pool: Callable, debug: bool, seco
 
 @dataclass
 class _Job:
-    """A candidate on its way."""
+    """A candidate in progress."""
 
     candidate: Candidate
     built: Built | None = None
@@ -83,25 +84,25 @@ class Fleet:
     Parameters
     ----------
     address : Address
-        Of one board, or of all that a tracker has under a key.
+        The address of one board, or of all boards of a tracker with a key.
     target : targets.Target
     builder : Builder
         Called in worker processes.
     runner : Runner
         Called in the boards' threads.
     builders : int or callable
-        Processes that build, or what gives the pool that does: ``builders(builder, timeout)``.
+        The number of processes that build, or a function ``builders(builder, timeout)`` that makes their pool.
     timeout : float
-        Seconds that a build, and that a kernel may take.
+        Time limit in seconds of a build, and of a kernel.
     say : callable
-        Takes a line of what happens to boards.
+        Called with a line for each event of a board.
     patience : float
         Seconds without any board until the search ends.
 
     Raises
     ------
     BoardError
-        There is no board to begin with.
+        There is no board at the start.
     """
 
     def __init__(
@@ -138,17 +139,17 @@ class Fleet:
 
     @property
     def boards(self) -> int:
-        """How many boards there were to begin with."""
+        """The number of boards at the start."""
         return self._started
 
     @property
     def pace(self):
-        """Of those who build."""
+        """The pace of the builders."""
         return self._builders.pace
 
     @property
     def idle(self) -> int:
-        """Candidates that may be submitted: one for each board, and one more for each builder."""
+        """The number of candidates that may be submitted now; the fleet takes one for each board and each builder."""
         if not self._builders.idle:
             return 0
         return max(0, len(self._threads) + self._builders.pace.workers - len(self._jobs))
@@ -163,7 +164,7 @@ class Fleet:
         self._builders.submit(candidate)
 
     def wait(self, timeout: float | None = None) -> list[Done]:
-        """Wait until a candidate is done, or for ``timeout`` seconds; those that are.
+        """Wait until a candidate is done, or for ``timeout`` seconds, and return the finished ones.
 
         Raises
         ------
@@ -270,12 +271,12 @@ class Fleet:
                 if where not in job.avoid or self._open <= 1:
                     self._ready.remove(job)
                     return job
-            if self._ready:  # all of them failed here: let others have them first
+            if self._ready:  # all of these failed on this board: let others try them first
                 self._changed.wait(0.2)
         return None
 
     def _run_on(self, board, job: _Job) -> Done | None:
-        """What came out; None: the board stays too hot for it to count."""
+        """The outcome; None if the board stays too hot for a valid measurement."""
         started = time.monotonic()
         outcome, failure = None, ""
         try:
@@ -294,9 +295,9 @@ class Fleet:
         return Done(job.candidate, outcome, failure, time.monotonic() - started)
 
     def _lost(self, job: _Job, error: Lost, stays: bool) -> None:
-        """Decide about a candidate whose session ended: elsewhere once more, or failed.
+        """Decide about a candidate whose session ended: try another board, or report a failure.
 
-        ``stays``: the board answers still, so that the candidate may be at fault.
+        ``stays``: the board still answers, so the candidate may be at fault.
         """
         if stays:
             job.losses.append(error.message)

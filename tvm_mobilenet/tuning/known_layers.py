@@ -1,4 +1,4 @@
-"""What the logs know of each layer of a network: what ``tune --list`` and ``--dry-run`` print."""
+"""The state of each layer of a network in the logs, as ``tune --list`` and ``--dry-run`` print it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tvm_mobilenet.tuning.session import Work
 
 
 def print_known(work: Work, as_json: bool) -> None:
-    """What is known of each layer (``--list``, ``--dry-run``)."""
+    """Print the state of each layer (``--list``, ``--dry-run``)."""
     searching = Search(work.searches, work.near, lambda record, best: None)
     tuning.resume(work, searching)
     rows = [row_of(s, work.known.get(name)) for name, s in work.searches.items()]
@@ -20,7 +20,7 @@ def print_known(work: Work, as_json: bool) -> None:
 
 
 def row_of(search, known) -> dict:
-    """What is known of one layer, a `tune_logs.log.Known` or None, and of its search."""
+    """The state of one layer: a `tune_logs.log.Known` or None, and its search."""
     record = known.record if known else None
     return {
         "layer": search.name,
@@ -36,7 +36,7 @@ def row_of(search, known) -> dict:
 
 
 def print_rows(rows: list[dict], layers: int) -> None:
-    """The table of ``--list``; ``layers``: how many the network has in all."""
+    """Print the table of ``--list``; ``layers`` is the number of layers of the network."""
     console.print_table(
         (Layers("layer"), "count", Detail("points"), "trials", "cost", "% of peak", "known from"),
         [

@@ -1,11 +1,11 @@
-"""The search of one layer over its decisions: which candidate to try next.
+"""The search of one layer's decisions: the order in which candidates are tried.
 
-One after the other:
-1. the default decisions, the best known ones, and those of near layers (``Space.nearest``),
-2. in turns: neighbours of the best point that have not been tried (a step along one choice), and a proposal of Optuna's
-   TPE sampler, which learns from every trial of the layer, until
-3. all points have been tried, or the layer's number of trials is used up, or the time is.
-A space of no more points than trials is thus searched exhaustively, best regions first.
+The order is:
+1. the default decisions, the best known ones, and those of similar layers (``Space.nearest``),
+2. alternately: neighbours of the best point that have not been tried (a step along one choice), and a proposal of
+   Optuna's TPE sampler, which learns from every trial of the layer, until
+3. all points have been tried, or the layer's trials or the time are used up.
+So a space with no more points than trials is searched exhaustively, best regions first.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 
 from tvm_mobilenet.tune_logs.log import Record, identity
 
-LISTED = 1_000  # points at most for a space to be listed; a larger one is sampled
-PROPOSALS = 4  # of the sampler, until one is valid and new
-AGAIN = 3  # points of a layer that are estimated again when the cost model has changed, the best first
+LISTED = 1_000  # a space with more points is sampled, not listed
+PROPOSALS = 4  # most proposals of the sampler until one is valid and new
+AGAIN = 3  # best points of a layer that are estimated again if the cost model has changed
 
 
 @dataclass
 class LayerSearch:
-    """The search of one layer: what was tried, what is best, what to try next.
+    """The search of one layer: the points that were tried, the best one, and the next one.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ class LayerSearch:
     space : schedules.Space
         Its decisions.
     count : int
-        How often the network has it.
+        Number of times that the network has the layer.
     floor : float
         Cycles of its multiply-adds alone.
     trials : int
-        At most so many candidates are tried.
+        Largest number of candidates to try.
     """
 
     name: str
@@ -49,10 +49,10 @@ class LayerSearch:
     trials: int = 48
     starts: list[dict] = field(default_factory=list)
     tried: dict[str, Record] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)  # asked and not told
-    queued: deque[dict] = field(default_factory=deque)  # of these, what no worker has begun
-    passed: set[str] = field(default_factory=set)  # tried before today's estimates; not tried again
-    confirmed: set[str] = field(default_factory=set)  # points whose whole kernel was run and found right
+    running: set[str] = field(default_factory=set)  # asked, without a result yet
+    queued: deque[dict] = field(default_factory=deque)  # those of them that no worker has started
+    passed: set[str] = field(default_factory=set)  # tried with earlier estimates; not tried again
+    confirmed: set[str] = field(default_factory=set)  # points whose whole kernel was run and is correct
     best: Record | None = None
     stale: int = 0
     seconds: float = 0.0
@@ -73,12 +73,12 @@ class LayerSearch:
 
     @property
     def size(self) -> int | None:
-        """How many points there are; None: more than ``LISTED``."""
+        """The number of points; None if there are more than ``LISTED``."""
         return self.points and len(self.points)
 
     @property
     def most(self) -> int:
-        """How many trials there will be at most."""
+        """The largest number of trials."""
         return min(self.trials, self.size or self.trials)
 
     @property
@@ -92,12 +92,12 @@ class LayerSearch:
 
     @property
     def begun(self) -> int:
-        """How many trials are running."""
+        """The number of running trials."""
         return len(self.running) - len(self.queued)
 
     @property
     def gain(self) -> float:
-        """Cycles that the next trial is expected to save the network, a second of search."""
+        """Expected saving of the next trial, in cycles of the network per second of search."""
         started = len(self.tried) + self.begun
         if started == 0:
             return math.inf
@@ -108,8 +108,9 @@ class LayerSearch:
         return self.count * above / (self.stale + 3 + 2 * self.begun) ** 2 / max(seconds, 0.05)
 
     def estimate_again(self, records: list[Record]) -> None:
-        """Take in trials whose code is today's, but whose costs are not: the best few are tried again, the others count
-        as tried."""
+        """Take in trials with today's code but earlier estimates. The best few are tried again, the others count as
+        tried.
+        """
         ordered = sorted((r for r in records if r.cost is not None), key=lambda r: r.score)
         best = [r.decisions for r in ordered if not self.space.valid(r.decisions)][:AGAIN]
         self.starts += [decisions for decisions in best if decisions not in self.starts]
@@ -119,7 +120,7 @@ class LayerSearch:
                 self.passed.add(key)
 
     def settle(self, record: Record) -> None:
-        """Take a run of the whole kernel in place of the point's sample; another point may be best then."""
+        """Replace a point's sampled result by that of the whole kernel; another point may then be the best."""
         key = identity(record.decisions)
         self.tried[key] = record
         if record.cost is not None:
@@ -127,7 +128,7 @@ class LayerSearch:
         self.best = min((r for r in self.tried.values() if r.cost is not None), key=lambda r: r.score, default=None)
 
     def tell(self, record: Record) -> bool:
-        """Take note of a trial; whether it is the best so far."""
+        """Record a trial; returns whether it is the best so far."""
         key = identity(record.decisions)
         self.running.discard(key)
         self.passed.discard(key)
@@ -145,7 +146,7 @@ class LayerSearch:
         return better
 
     def ask(self) -> dict | None:
-        """Decisions to try next, now counted as running; None when there are none left."""
+        """The next decisions to try, which then count as running; None if none is left."""
         if self.done:
             return None
         for decisions in self._candidates():
@@ -155,13 +156,13 @@ class LayerSearch:
         return None
 
     def start_from(self, decisions: dict) -> None:
-        """Try next what is nearest to decisions of another layer."""
+        """Try next the point nearest to the decisions of another layer."""
         start = self.space.nearest(decisions)
         if start and self._new(start) and start not in self.starts:
             self.starts.append(start)
 
     def forget(self) -> None:
-        """Ask no more for what was asked and not told."""
+        """Drop the decisions that were asked and have no result."""
         self.running.clear()
         self.queued.clear()
 
@@ -191,14 +192,14 @@ class LayerSearch:
                 yield point
 
     def _neighbours(self) -> Iterator[dict]:
-        """Of the best point; of the default while no result is known."""
+        """Neighbours of the best point, or of the default while there is no result."""
         near = list(self.space.neighbours(self.best.decisions if self.best else self.space.default))
         self._random.shuffle(near)
         yield from near
 
     def _proposals(self) -> Iterator[dict]:
         if len(self.tried) < 4 or len(self.tried) > 0.7 * (self.size or math.inf):
-            return  # nothing learned yet, or so little left that proposals would be known ones
+            return  # nothing learned yet, or so few points left that proposals would repeat known ones
         if self._study is None:
             self._open_study()
         for _ in range(PROPOSALS):

@@ -1,15 +1,15 @@
-"""How fast jobs are done and how well workers are used, in a few words for whoever waits."""
+"""The rate of finished jobs and the use of workers, in a few words for the user."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-SHOWN_AFTER = 2  # jobs: of fewer there is no rate
+SHOWN_AFTER = 2  # with fewer jobs there is no rate
 
 
 class Pace:
-    """Counts jobs, their time and what is sent for them, beside the time that workers were there.
+    """Counts jobs, their time and bytes sent, and the time of the workers.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Pace:
         self._looked = 0.0
 
     def has(self, workers: int) -> None:
-        """Take note of how many workers there are from now on."""
+        """Record the number of workers from now on."""
         now = self._clock()
         if self._began is None and workers:
             self._began = now
@@ -32,18 +32,18 @@ class Pace:
         self.workers, self._looked = workers, now
 
     def count(self, seconds: float, sent: int = 0) -> None:
-        """Take note of a job: the seconds that it ran, and the bytes that went there and back for it."""
+        """Record a job: its running time in seconds, and the bytes sent to and from it."""
         self.jobs, self.seconds, self.bytes = self.jobs + 1, self.seconds + seconds, self.bytes + sent
 
     @property
     def share(self) -> float:
-        """Of the workers' time, that in jobs that have ended; 0..1."""
+        """The share of the workers' time in finished jobs; 0..1."""
         self.has(self.workers)
         return min(1.0, self.seconds / self.there) if self.there else 0.0
 
     @property
     def rate(self) -> float:
-        """Jobs a second since there were workers."""
+        """Jobs per second since the first worker started."""
         return self.jobs / max(1e-9, self._clock() - self._began) if self._began is not None else 0.0
 
     def __str__(self) -> str:

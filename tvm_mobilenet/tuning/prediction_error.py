@@ -1,7 +1,7 @@
-"""How far the virtual board's predictions are from what a real board measured, layer by layer, on one core.
+"""The error of the virtual board's predictions against measurements on a real board, layer by layer, on one core.
 
-After a tuning run on a real board each layer's best decisions have a measured cost. Their predicted cost is taken from
-the trial log where the virtual board has run them, and found now where it has not.
+After a tuning run on a real board, each layer's best decisions have a measured cost. Their predicted cost comes from
+the trial log if the virtual board has run them, and is computed now if it has not.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from tvm_mobilenet.tuning.runner import Evaluate
 from tvm_mobilenet.tuning.workers import Done, keep_busy
 
 CANDIDATE_SECONDS = 60.0
-TIME_LIMIT = 90.0  # seconds of prediction; layers that are not reached are left out
+TIME_LIMIT = 90.0  # seconds for predictions; the remaining layers are left out
 
 
 @dataclass(frozen=True)
 class LayerPrediction:
-    """One layer's best decisions: seconds on one core, measured and predicted; how often the network has the layer."""
+    """One layer's best decisions: measured and predicted seconds on one core, and the number of times the network has
+    the layer.
+    """
 
     layer: str
     count: int
@@ -38,7 +40,7 @@ class LayerPrediction:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """All layers that were predicted; ``left_out``: how many were not."""
+    """All layers that were predicted; ``left_out`` is the number of the others."""
 
     board: str
     layers: list[LayerPrediction]
@@ -46,7 +48,7 @@ class PredictionError:
 
     @property
     def error(self) -> float:
-        """Of the layers together, as the network has them."""
+        """The error of all layers together, weighted by their number in the network."""
         return sum(p.predicted * p.count for p in self.layers) / sum(p.measured * p.count for p in self.layers) - 1
 
     def summary(self) -> str:
@@ -63,16 +65,16 @@ class PredictionError:
 
 
 def find(work, pool: Callable, linker: str | None = None, limit: float = TIME_LIMIT):
-    """The `PredictionError` of a search on a real board; None for a target that is not predicted.
+    """The `PredictionError` of a search on a real board; None for a target without predictions.
 
     Parameters
     ----------
     work : tuning.Work
         After its search.
     pool : callable
-        ``pool(evaluate, seconds)`` gives what predicts what the log does not know.
+        ``pool(evaluate, seconds)`` makes the pool that predicts costs which the log does not have.
     limit : float
-        Seconds for that.
+        Seconds for these predictions.
     """
     target = work.target
     if target.architecture not in ("aarch64", "armv7") or not getattr(target.core, "model", None):

@@ -1,4 +1,4 @@
-"""What a tuning found: of each layer, and of the network."""
+"""The result of a tuning run, for each layer and for the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What tuning found for one layer; costs in ``TuneResult.unit``, one core. ``compute``: of the tuned cost."""
+    """The result for one layer. Costs are in ``TuneResult.unit``, on one core; ``compute`` is part of the tuned
+    cost.
+    """
 
     layer: str
     count: int
@@ -30,27 +32,27 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What `tune` did.
+    """The result of `tune`.
 
     Parameters
     ----------
     ended : str
-        ``done``: nothing is left to search; ``time``: the time limit ended it.
+        ``done`` if nothing is left to search, ``time`` if the time limit ended the search.
     layers : list of LayerResult
         Each distinct layer once.
     unit, predicted
         Of all costs.
     untuned, tuned, tuned_all_cores, floor : float or None
-        Of the whole network, each layer by itself with its operand just written; None while a layer is unknown.
-        Predicted costs are compute and memory; the floor is that of the multiply-adds alone.
+        Costs of the whole network, as a sum of single layers whose operand was just written; None while a layer is
+        unknown. Predicted costs are compute and memory; the floor is that of the multiply-adds alone.
     compute : float or None
         As ``tuned``, if every load hit the first-level cache; None for measured costs.
     floor_float32 : float or None
-        Of multiply-adds in another dtype: the floor that they would have in float32.
+        For multiply-adds in another dtype, their floor in float32.
     build, verification
         The results of `build.build` and `verify.verify`.
     prediction : PredictionError or None
-        Of a real board: how far the virtual board is from it.
+        For a real board: the error of the virtual board against it.
     """
 
     model: str

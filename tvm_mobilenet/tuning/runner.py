@@ -1,11 +1,12 @@
-"""Runs built candidates on an open board, virtual, local or remote: their result is compared, then their cost counts.
+"""The runner of built candidates on an open board, virtual, local or remote: it compares their result, then takes their
+cost.
 
-The very machine code is executed, and its result compared with what the layer should compute, which is for
-`checking.stepped.expected` to say. Of large layers a virtual board may run a sample of the kernel's parallel tasks
-while searching, and the rows that those wrote are compared; ``whole`` runs and compares all.
+The runner executes the machine code and compares its result with the expected one, from `checking.stepped.expected`. In
+a search, a virtual board may run only a sample of a large layer's parallel tasks, and the rows that these wrote are
+compared; ``whole`` runs and compares all.
 
-A predicted cost is the whole model's: compute cycles, and what all loads and stores take through the core's caches,
-which at first hold what the layer before has just written. ``compute`` is kept beside it.
+A predicted cost includes compute cycles and the memory cycles of all loads and stores through the core's caches. At the
+start the caches hold the output of the previous layer. ``compute`` is recorded beside the cost.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from tvm_mobilenet.tune_logs.journal import typed
 from tvm_mobilenet.tuning.builder import Builder, Built
 from tvm_mobilenet.tuning.candidate import Candidate, Outcome
 
-LAYERS_KEPT = 4  # operands and reference of so many layers stay in memory
+LAYERS_KEPT = 4  # number of layers whose operands and reference stay in memory
 
 
 class Runner:
-    """Runs libraries, checks what they compute and says what they cost; its calls may come from several threads.
+    """Runs libraries, checks their results and returns their costs. Several threads may call it.
 
-    ``one_thread``: it measures on one thread alone, because others measure on the same machine.
+    ``one_thread``: measure on one thread only, because other processes measure on the same machine.
     """
 
     def __init__(self, one_thread: bool = False):
@@ -36,7 +37,7 @@ class Runner:
         self._known: OrderedDict = OrderedDict()
 
     def arguments(self, layer, decisions: dict) -> tuple[list[np.ndarray], np.ndarray]:
-        """Random arguments of a layer's kernel, the output all not-a-number, and what should be in it then."""
+        """Random arguments of a layer's kernel, with the output all NaN, and the expected output."""
         from tvm_mobilenet.checking import reference, stepped
 
         with self._lock:
@@ -52,14 +53,14 @@ class Runner:
         return arguments, expected
 
     def run(self, built: Built, board) -> Outcome:
-        """What a library costs on a board, on one core and on all.
+        """The cost of a library on a board, on one core and on all.
 
         Raises
         ------
         WrongResult
-            It computes something else.
+            The result is wrong.
         BoardError
-            It ran wild or reports an error; `Lost` where that ended the session.
+            The kernel crashed, hung or reported an error; `Lost` if that ended the session.
         """
         from tvm_mobilenet.checking import stepped
         from tvm_mobilenet.schedules import nest
@@ -71,8 +72,8 @@ class Runner:
             module.expect({nest.SYMBOL: built.takes})
             if board.measures:
                 runs = module.call_on(nest.SYMBOL, arguments, counts)
-            else:  # one run, whose cost is known on any number of cores
-                whole = candidate.whole or arguments[-1].dtype.kind != "f"  # of integers none says "not written"
+            else:  # one run gives the cost on any number of cores
+                whole = candidate.whole or arguments[-1].dtype.kind != "f"  # no integer value means "not written"
                 tasks = "all" if whole else "sample"
                 runs = [module.call(nest.SYMBOL, arguments, tasks, memory=True)] * len(counts)
         allowed = stepped.allowed(built.layer)
@@ -85,7 +86,7 @@ class Runner:
 
 
 def _parts(run, target) -> dict[str, float]:
-    """What a prediction is made of."""
+    """The parts of a prediction."""
     from tvm_mobilenet.targets.memory import rates
 
     compute, cores = run.compute_on(1).value, target.cores
@@ -98,7 +99,7 @@ def _parts(run, target) -> dict[str, float]:
 
 
 class OnBoard:
-    """Has an open board in each worker; made in the parent, called in the workers.
+    """An open board in each worker; the object is made in the parent and called in the workers.
 
     Parameters are those of ``boards.open_board`` and ``compiler.codegen.compile_kernels``.
     """
@@ -107,7 +108,7 @@ class OnBoard:
         self.target, self.board, self.linker = target, board, linker
 
     def prepare(self) -> None:
-        """Import what takes seconds, and open the board."""
+        """Import modules that take seconds to load, and open the board."""
         import tvm  # noqa: F401
 
         from tvm_mobilenet import boards
@@ -115,7 +116,7 @@ class OnBoard:
         with contextlib.suppress(ImportError):
             import torch
 
-            torch.set_num_threads(1)  # one process a core already
+            torch.set_num_threads(1)  # there is already one process per core
         self.opened = boards.open_board(self.board, self.target)
 
 
@@ -138,5 +139,5 @@ class Evaluate(OnBoard):
         return asdict(outcome)
 
     def unpack(self, candidate: Candidate, data: object, folder) -> Outcome:
-        """What `pack` made of a candidate's outcome; a ValueError says what it is instead."""
+        """The result of `pack` for a candidate; a ValueError describes malformed data."""
         return Outcome(**typed(Outcome, data))

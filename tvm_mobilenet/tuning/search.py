@@ -1,11 +1,11 @@
-"""The search over decisions: which layer's turn it is, under one limit for the whole network.
+"""The search over all layers: the choice of the next layer, under one time limit for the whole network.
 
-The next trial goes to the layer where it is expected to gain most a second, ``count * (best - floor) / (stale +
-3)²`` over the layer's seconds a trial, where ``count`` is how often the network has the layer, ``floor`` its peak
-and ``stale`` the number of trials since it last improved. What a layer tries next is for `layer_search`, and how
-far it is asked ahead of results for `turns`: that does not depend on who is how fast.
+The next trial goes to the layer with the largest expected gain per second: ``count * (best - floor) / (stale + 3)²``
+over the layer's seconds per trial. ``count`` is the number of times that the network has the layer, ``floor`` its cost
+at peak and ``stale`` the number of trials since its last improvement. `layer_search` chooses the next candidate of a
+layer. `turns` decides how many candidates run ahead of results, independently of the speed of workers.
 
-Every trial is in the log as soon as it ended, so a search that was stopped at any moment goes on from the log.
+Every trial is logged as soon as it ends, so a search that was stopped at any moment continues from the log.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from tvm_mobilenet.tuning.layer_search import LayerSearch
 from tvm_mobilenet.tuning.turns import Turns
 from tvm_mobilenet.tuning.workers import Done, keep_busy
 
-FAILED_IN_A_ROW = 8  # candidates from the first one on, after which a search gives up
+FAILED_IN_A_ROW = 8  # a search gives up if so many of its first candidates all fail
 
 
 def near(layers: dict[str, LayerSearch], kind_of: Callable[[str], object]) -> dict[str, list[str]]:
-    """For each layer, the others of its kind and dtype, the nearest in size first: their decisions are where it
-    starts."""
+    """For each layer, the others of its kind and dtype, nearest in size first. The layer starts from their
+    decisions.
+    """
 
     def distance(a, b) -> float:
         sizes = [(a.height * a.width, b.height * b.width), (a.channels, b.channels), (a.out_channels, b.out_channels)]
@@ -59,11 +60,11 @@ class Search:
     ----------
     layers : dict of str to LayerSearch
     near : dict of str to list of str
-        As ``near`` gives it.
+        From ``near``.
     write : callable
         ``write(record, best)`` logs a trial, and whether it is the best of its layer.
     time_limit : float
-        Seconds for all trials of these layers, those of earlier runs included, with ``workers`` at once.
+        Seconds for all trials of these layers, including those of earlier runs, with ``workers`` at once.
     """
 
     layers: dict[str, LayerSearch]
@@ -74,12 +75,12 @@ class Search:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self):
-        self.pace: object = ""  # of whoever runs candidates, in words
+        self.pace: object = ""  # the pace of the pool, in words
         self._turns: Turns | None = None
-        self._ended: dict[str, Record] = {}  # the best of each layer, those included that are not told yet
+        self._ended: dict[str, Record] = {}  # the best of each layer, including results that are not told yet
 
     def resume(self, records: list[Record]) -> int:
-        """Take in trials of earlier runs; how many of them counted."""
+        """Take in trials of earlier runs; returns how many of them counted."""
         counted = 0
         for record in records:
             layer = self.layers.get(record.layer)
@@ -92,11 +93,11 @@ class Search:
 
     @property
     def spent(self) -> float:
-        """Seconds of search that the trials took so far, with all workers busy."""
+        """Seconds of search so far, as if all workers had been busy."""
         return sum(layer.seconds for layer in self.layers.values()) / self.workers
 
     def next(self) -> tuple[LayerSearch, dict] | None:
-        """The layer and decisions to try next; None where there are none, or none before a result comes."""
+        """The layer and decisions to try next; None if none is left, or none can be chosen before the next result."""
         if self._turns is None:
             self._turns = Turns(self.layers, self.near)
         return self._turns.next()
@@ -114,7 +115,7 @@ class Search:
     def run(
         self, workers, record_of: Callable, candidate_of: Callable, progress: Callable[[], None] = lambda: None
     ) -> str:
-        """Search until all layers are done or the time is over; which of the two: ``done`` or ``time``.
+        """Search until all layers are done or the time is over; returns ``done`` or ``time``.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
-"""The search of a network's layers on a board, with its log: what `tune` does between import and build.
+"""The search of a network's layers on a board, with its log: the part of `tune` between import and build.
 
-`prepare` gives each distinct layer its search, started from what the logs know; `search` runs them in worker processes,
-writes every trial down, runs winners whole that were run as a sample, and leaves the tune log tidy however it ends.
+`prepare` makes a search for each distinct layer, starting from the logs. `search` runs these in worker processes and
+logs every trial. It runs winners whole if only a sample of them was run. It leaves the tune log tidy, however it ends.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 TRIALS = 64  # a layer
 TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
 CANDIDATE_SECONDS = 60.0
-WORTH_STARTING = 0.95  # of the time limit: when earlier runs spent more, the rest is not worth starting workers for
-WHOLE_MULT_ADDS = 400e6  # of layers whose candidates run whole: below, a run costs less than building for it does
+WORTH_STARTING = 0.95  # share of the time limit: if earlier runs spent more, workers are not worth starting
+WHOLE_MULT_ADDS = 400e6  # candidates of smaller layers run whole: a run then costs less than the build
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that a search of a network needs: its layers, their spaces, and what the logs know."""
+    """All inputs of a network's search: its layers, their spaces, and the logs."""
 
     target: object
     board: str
@@ -57,23 +57,23 @@ class Work:
         return self.board != "virtual"
 
     def refuses(self, record: Record) -> bool:
-        """Whether a record of one of these layers on this core is of decisions that today's schedule does not take."""
+        """Whether today's schedule refuses the decisions of a record of one of these layers on this core."""
         search = self.searches.get(record.layer) if record.core == self.target.core.name else None
         return search is not None and bool(search.space.valid(record.decisions))
 
 
 def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -> Work:
-    """The search of a network's layers, with all that was tried before.
+    """The search of a network's layers, with all earlier trials.
 
     Parameters
     ----------
     counts : dict of Layer to int
-        The distinct layers and how often each occurs.
+        The number of occurrences of each distinct layer.
     """
     logs = TuneLogs(consulted(log, target.core.name), target)
     searches, known = {}, {}
     for layer, count in counts.items():
-        if layer.body is not None:  # nothing to choose
+        if layer.body is not None:  # a generic layer has no choices
             continue
         floor = layer.mult_adds / target.core.macs_per_cycle(layer.dtype)
         if board != "virtual":
@@ -93,10 +93,9 @@ def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -
 
 
 def resume(work: Work, searching) -> int:
-    """Take in the trials of earlier runs that still count: same target and board, the same code today.
+    """Take in the trials of earlier runs that still count: those with the same target, board and code.
 
-    Where a prediction was made by another cost model or from other figures of the core, the code is estimated again,
-    but the layer is not searched again.
+    A prediction from another cost model or from other figures of the core is estimated again, without a new search.
     """
     today, name = Today(work.target), target_name(target_key(work.target))
     same, again = [], []
@@ -119,19 +118,19 @@ def search(
     timeout: float = CANDIDATE_SECONDS,
     pool: Callable | None = None,
 ) -> tuple[str, int]:
-    """Search, check the winners whole, and log; how it ended (``done`` or ``time``) and how many trials were new.
+    """Search, check whole winners, and log. Returns ``done`` or ``time``, and the number of new trials.
 
-    In one piece: what a search begins is ended here, however it ends.
+    In one piece: the function releases everything that it starts, however the search ends.
 
     Parameters
     ----------
     evaluate : callable
-        ``tuning.runner.Evaluate``, or what takes its place in tests.
+        ``tuning.runner.Evaluate``, or a replacement in tests.
     show : callable
-        Called with the `Search` now and then, to show how things stand.
+        Called with the `Search` now and then, to show progress.
     pool : callable, optional
-        ``pool()`` gives what runs candidates, such as a `fleet.Fleet`, in place of ``Workers`` that call ``evaluate``;
-        then ``workers`` is how many it runs at once, None if only the pool knows.
+        ``pool()`` makes a pool that runs candidates, such as a `fleet.Fleet`, in place of ``Workers`` that call
+        ``evaluate``. ``workers`` is then the number that it runs at once, or None if only the pool knows it.
     """
     best_log, trial_log = Journal(work.log), trials_of(work.log)
     facts = {
@@ -165,10 +164,10 @@ def search(
         )
 
     def code_of(job: Candidate) -> str:
-        """Of a candidate that failed, or whose builder does not tell."""
+        """The code key of a candidate that failed, or whose builder does not give it."""
         try:
             return keys.code_key(Layer.parse(job.layer), job.decisions, work.target)
-        except (ValueError, KeyError, TypeError):  # no schedule takes them: the trial says so
+        except (ValueError, KeyError, TypeError):  # no schedule accepts them, and the trial says so
             return ""
 
     def candidate_of(name: str, decisions: dict) -> Candidate:
@@ -176,7 +175,7 @@ def search(
 
     def write(record: Record, best: bool) -> None:
         trial_log.append(record)
-        if best and record.whole:  # what only a sample was run of is nothing to build with
+        if best and record.whole:  # a build needs decisions whose whole kernel was run
             _write_best(best_log, work.searches[record.layer], record)
 
     searching = Search(work.searches, work.near, write, time_limit, workers or math.inf)
@@ -220,7 +219,9 @@ def _unconfirmed(work: Work) -> list:
 
 
 def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log: Journal, show: Callable) -> None:
-    """Run winners whole that were run as a sample; one that turns out wrong or dearer gives way to the next best."""
+    """Run winners whole if only a sample of them was run. A winner that is wrong or slower gives way to the next
+    best.
+    """
     waiting = _unconfirmed(work)
 
     def next_candidate() -> Candidate | None:
@@ -241,7 +242,7 @@ def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log
 
 
 def versions() -> dict[str, str]:
-    """The tools that a cost depends on."""
+    """The versions of the tools that a cost depends on."""
     found = {}
     for package in ("apache-tvm", "unicorn", "optuna"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,12 +1,13 @@
-"""Whose turn it is: candidates are asked a few ahead of results, and results are told in the order of asking.
+"""The order of questions and results: candidates run a few ahead of results, and results are told in the order of
+asking.
 
-However many workers there are and however fast, a layer's search sees the same results before each of its questions:
-the first ``AHEAD`` candidates are asked before any result, and each result that is told brings one more question. A
-result that comes early waits for those before it. So the trials of a layer are the same on two processes as on a
-hundred machines; which layer comes first depends on time alone.
+A layer's search sees the same results before each of its questions, whatever the number and speed of workers. The first
+``AHEAD`` candidates are asked before any result, and each result that is told allows one more. A result that comes
+early waits for those before it. So the trials of a layer are the same with two processes as with a hundred machines;
+only the order of layers depends on time.
 
-Near layers are asked in the same way: a layer that has told ``n`` results looks at near ones as they were after
-``n // 8 * 4`` of theirs, and waits for one that is not that far, which then takes over its urgency.
+The same holds for near layers: a layer with ``n`` results uses the state of near layers after ``n // 8 * 4`` of their
+results. It waits for a layer that has fewer, which then inherits its urgency.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.tune_logs.log import Record, identity
 from tvm_mobilenet.tuning.layer_search import LayerSearch
 
-AHEAD = 4  # candidates of a layer that are asked and not told
-STALE_BEFORE_NEAR = 6  # trials without gain after which a layer asks its near layers again
+AHEAD = 4  # candidates of a layer that may be asked without a result
+STALE_BEFORE_NEAR = 6  # after so many trials without gain a layer uses its near layers again
 
 
 @dataclass
 class _Turn:
-    """A layer's candidates on their way."""
+    """A layer's candidates in progress."""
 
     layer: LayerSearch
-    order: deque[str] = field(default_factory=deque)  # asked and not told, by identity
-    ended: dict[str, Record] = field(default_factory=dict)  # not told yet
-    bests: list[Record | None] = field(default_factory=list)  # after so many results
+    order: deque[str] = field(default_factory=deque)  # asked, without a told result, by identity
+    ended: dict[str, Record] = field(default_factory=dict)  # results that are not told yet
+    bests: list[Record | None] = field(default_factory=list)  # the best after each number of results
     waits_for: _Turn | None = None
 
     @property
@@ -49,9 +50,9 @@ class Turns:
     Parameters
     ----------
     layers : dict of str to LayerSearch
-        With all that earlier runs found.
+        The searches, including results of earlier runs.
     near : dict of str to list of str
-        As ``search.near`` gives it.
+        From ``search.near``.
     """
 
     def __init__(self, layers: dict[str, LayerSearch], near: dict[str, list[str]]):
@@ -60,7 +61,7 @@ class Turns:
         self._advance_all()
 
     def next(self) -> tuple[LayerSearch, dict] | None:
-        """The layer and decisions to try next, now counted as begun; None: there are none before a result comes."""
+        """The layer and decisions to try next, which then count as begun; None if none can be chosen yet."""
         waiting = (turn for turn in self._turns.values() if turn.layer.queued or turn.waits_for)
         for turn in sorted(waiting, key=lambda turn: -turn.layer.gain):
             while not turn.layer.queued and turn.waits_for:
@@ -76,7 +77,7 @@ class Turns:
         self._advance_all()
 
     def close(self) -> None:
-        """Tell what has ended and waits for others, without asking any more."""
+        """Tell results that wait for earlier ones, without asking more."""
         for turn in self._turns.values():
             for key in [key for key in turn.order if key in turn.ended]:
                 turn.layer.tell(turn.ended.pop(key))
@@ -88,7 +89,7 @@ class Turns:
             pass
 
     def _advance(self, turn: _Turn) -> bool:
-        """Ask and tell as far as results and near layers allow; whether anything was told."""
+        """Ask and tell as far as results and near layers allow; returns whether anything was told."""
         before = turn.told
         while self._asked(turn) and turn.order and turn.order[0] in turn.ended:
             turn.layer.tell(turn.ended.pop(turn.order.popleft()))
@@ -96,7 +97,7 @@ class Turns:
         return turn.told > before
 
     def _asked(self, turn: _Turn) -> bool:
-        """Whether all is asked that may be before the next result is told."""
+        """Whether no more may be asked before the next result is told."""
         layer = turn.layer
         while len(turn.order) < AHEAD and not layer.done:
             if (not layer.tried or layer.stale >= STALE_BEFORE_NEAR) and not self._started_from_near(turn):
@@ -110,7 +111,7 @@ class Turns:
         return True
 
     def _started_from_near(self, turn: _Turn) -> bool:
-        """Have a layer begin from what its near ones found; False: one of them is not that far."""
+        """Start a layer from the results of its near layers; False if one of them does not have enough yet."""
         results = turn.told // 8 * 4
         others = [self._turns[name] for name in self._near.get(turn.layer.name, ())]
         turn.waits_for = next((other for other in others if other.told < results and not other.over), None)

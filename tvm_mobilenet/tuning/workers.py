@@ -1,16 +1,16 @@
-"""Worker processes that stay: each imports TVM once and then evaluates one job after another.
+"""Long-lived worker processes: each imports TVM once and then evaluates one job after another.
 
-A job may compile and execute machine code that nobody has seen before, so a worker may crash or hang; it is then killed
-and replaced, and the job is reported as failed. Nothing of a worker may outlive the search, however that ends:
+A job may compile and execute new machine code, so a worker may crash or hang. It is then killed and replaced, and the
+job is reported as failed. No process or file of a worker may outlive the search, however that ends:
 
-- The pool is closed (also by an exception such as Ctrl-C): the process group of every worker is killed, linkers with
-  it.
-- The parent is killed: every worker holds the read end of a pipe that only the parent writes to; a thread sees it
-  close, removes the temporary folder and kills its own group.
+- The pool is closed (also by an exception such as Ctrl-C): the process group of every worker is killed, including
+  linkers.
+- The parent is killed: every worker holds the read end of a pipe that only the parent writes to; a thread notices that
+  it closes, removes the temporary folder and kills its own group.
 - A worker hangs in native code and its parent is gone: an alarm, set for each job, ends it.
 
-`multiprocessing` gives the connection but not the process: its start methods import the user's ``__main__`` again, and
-its pools neither kill one hanging worker nor tell which job it had.
+Only the connection comes from `multiprocessing`, not the process: its start methods import the user's ``__main__``
+again, and its pools neither kill a single hanging worker nor report its job.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.temporary import TemporaryFolder, remove_of_dead
 from tvm_mobilenet.tuning.pace import Pace
 
-GRACE_SECONDS = 5  # between the parent's patience with a job and the worker's own alarm
+GRACE_SECONDS = 5  # from the parent's time limit of a job to the worker's own alarm
 START_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Done:
-    """A job that ended: with a value, or with why it has none; ``seconds`` is how long it took."""
+    """A finished job, with a value or the reason of its failure; ``seconds`` is its time."""
 
     job: object
     value: object
@@ -47,13 +47,13 @@ class Done:
 
 
 class _Worker:
-    """One process, its connection, and what it is doing."""
+    """One process, its connection, and its job."""
 
     def __init__(self, evaluate: Callable, folder: str, debug: bool, threads: int):
         ours, theirs = connection.Pipe()
         quiet = None if debug else subprocess.DEVNULL
         environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": str(threads)}
-        # Popen hands no other descriptor down, so the write end of its stdin stays with this process alone.
+        # Popen passes no other descriptor, so only this process has the write end of its stdin.
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -76,7 +76,7 @@ class _Worker:
         self.ready = False
         self.deadline = time.monotonic() + START_SECONDS
         self.started = time.monotonic()
-        with contextlib.suppress(OSError):  # if it died already, its closed connection says so to whoever waits
+        with contextlib.suppress(OSError):  # if it has already died, `wait` notices the closed connection
             ours.send_bytes(pickle.dumps(evaluate))
 
     def start(self, job: object, timeout: float) -> None:
@@ -87,7 +87,7 @@ class _Worker:
             self.connection.send((job, timeout + GRACE_SECONDS))
 
     def kill(self) -> int:
-        """End the process and all that it started; its exit code."""
+        """Kill the process and its children; returns its exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.connection.close()
@@ -101,16 +101,16 @@ class Workers:
     Parameters
     ----------
     evaluate : callable
-        Called in a worker with one job; anything that pickles by reference. Its ``prepare()``, if it has one, is called
-        once at the start, outside any job's time.
+        Called in a worker with one job; it must pickle by reference. Its ``prepare()``, if any, is called once at the
+        start and does not count in any job's time.
     count : int
         Processes.
     timeout : float
-        Seconds that a job may take.
+        Time limit of a job in seconds.
     debug : bool
         Let the workers write to this process's stderr.
     threads : int
-        On which a worker may run a kernel, where it runs it on this machine.
+        The threads on which a worker may run a kernel on this machine.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Workers:
 
     @property
     def idle(self) -> int:
-        """Workers that wait for a job (one that still starts takes its first job already)."""
+        """The number of workers without a job; a worker that is still starting can already take one."""
         return sum(worker.job is None for worker in self._workers)
 
     @property
@@ -149,7 +149,7 @@ class Workers:
             worker.deadline += START_SECONDS
 
     def wait(self, timeout: float | None = None) -> list[Done]:
-        """Wait until a job ends, or for ``timeout`` seconds; the jobs that ended, none if there are none running.
+        """Wait until a job ends, or for ``timeout`` seconds; returns the finished jobs, none if no job is running.
 
         Raises
         ------
@@ -174,12 +174,12 @@ class Workers:
         return done
 
     def stop(self, failure: str) -> list[Done]:
-        """Kill the workers that are busy; their jobs, failed for this reason."""
+        """Kill the busy workers; returns their jobs, failed for this reason."""
         return [self._replace(worker, failure) for worker in self._workers if worker.job is not None]
 
     @property
     def resident(self) -> int:
-        """Bytes of memory that the workers hold, without processes of their own."""
+        """Bytes of memory of the workers, without their child processes."""
         found = 0
         for worker in self._workers:
             with contextlib.suppress(OSError), open(f"/proc/{worker.process.pid}/statm", encoding="ascii") as file:
@@ -190,7 +190,7 @@ class Workers:
         try:
             kind, value, failure = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
-            if worker.ready and worker.job is None:  # between jobs: nothing is lost
+            if worker.ready and worker.job is None:  # between jobs no result is lost
                 self._replace(worker, "")
                 return []
             code = self._end(worker)
@@ -210,7 +210,7 @@ class Workers:
         return [done]
 
     def _end(self, worker: _Worker) -> int:
-        """The exit code of a worker whose connection closed; it is given a moment to end by itself."""
+        """The exit code of a worker whose connection closed; it gets a moment to end by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(0.5)
         return worker.kill()
@@ -245,19 +245,19 @@ def keep_busy(
     end: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Submit jobs while there are some, room for them, and time; take what ends, until nothing runs.
+    """Submit jobs while there are jobs, idle workers and time; take results until nothing runs.
 
     Parameters
     ----------
     pool : Workers or Fleet
     next_job : callable
-        The next job, or None where there is none now; one that ends may bring others.
+        The next job, or None if there is none now; a finished job may allow others.
     take : callable
-        Called with each job that ended.
+        Called with each finished job.
     show : callable
         Called after every change, and every second.
     end : float
-        When no more are submitted, by ``clock``.
+        The time by ``clock`` after which no job is submitted.
 
     Returns
     -------
@@ -276,7 +276,7 @@ def keep_busy(
 
 
 def _serve(fd: int) -> None:
-    """What a worker does: prepare, then one job after another until the parent is gone."""
+    """The main loop of a worker: prepare, then one job after another until the parent is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     parent = connection.Connection(fd)
     try:
@@ -289,7 +289,7 @@ def _serve(fd: int) -> None:
         parent.send(("ready", None, ""))
         while True:
             job, seconds = parent.recv()
-            signal.setitimer(signal.ITIMER_REAL, seconds)  # its default action needs no interpreter
+            signal.setitimer(signal.ITIMER_REAL, seconds)  # its default action does not need the interpreter
             try:
                 result = ("done", evaluate(job), "")
             except Exception as e:  # a candidate that fails is a result, not the end of the search
@@ -298,7 +298,7 @@ def _serve(fd: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             parent.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the thread below tidies up
+        pass  # the thread below cleans up
 
 
 def _die_with_parent() -> None:
