@@ -1,1 +1,1 @@
-"""Experiments that print the tables of docs/ and hold the whole way from model to machine code against its past."""
+"""Experiments that print the tables of docs/, and a record of the machine code of networks to compare with."""

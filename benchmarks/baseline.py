@@ -1,14 +1,14 @@
-"""The whole way from model to machine code, recorded, so that a change of the code's structure can be held against it.
+"""Record the machine code of networks, to show that a refactoring of this project changes none of it.
 
-Of each network and target it records: a hash of every kernel's machine code, of the plan and of the constants, the
-predicted cycles on one core and on all, and the bytes of code. Symbol names and the fields that a linker fills in are
-left out of the hashes, and so is the wrapper that takes a kernel's arguments (it has a hash of its own).
+For each network and target it records a hash of every kernel's machine code, of the plan and of the constants, the
+predicted cycles on one core and on all, and the bytes of code. The hashes exclude symbol names, the fields that a
+linker fills in, and the wrapper that takes a kernel's arguments, which has its own hash.
 
     python -m benchmarks.baseline write benchmarks/data/baseline.json
     python -m benchmarks.baseline compare benchmarks/data/baseline.json      # exit code 5 where anything differs
 
-``--models v1,v2`` and ``--targets rpi4`` take a part of it; ``--no-cycles`` leaves out the virtual board, which takes
-most of the time. Targets of this machine are built for x86-64-v3 wherever they are built.
+``--models v1,v2`` and ``--targets rpi4`` select a part; ``--no-cycles`` skips the virtual board, which takes most of
+the time. The target ``host`` is built for x86-64-v3 on any machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def hash_of(*parts: bytes) -> str:
 
 
 def kernel_hashes(function, target, known: dict) -> tuple[str, str]:
-    """The hashes of a PrimFunc's code and of the wrapper around it, compiled alone; equal functions once."""
+    """The hashes of a PrimFunc's code and of its wrapper, compiled alone; equal functions are compiled once."""
     import tvm_ffi
 
     from benchmarks.machine_code import code_of
@@ -63,7 +63,7 @@ def onnx_file(folder: Path) -> str:
 
 
 def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
-    """What a network is on a target."""
+    """The record of a network on a target."""
     from tvm_mobilenet import boards
     from tvm_mobilenet.boards.plan_runner import PlanRunner, run_and_estimate
     from tvm_mobilenet.compiler import codegen, pipeline
@@ -107,7 +107,7 @@ def record(name: str, target, folder: Path, cycles: bool, known: dict) -> dict:
 
 
 def differences(before: dict, after: dict) -> list[str]:
-    """What two records of one network and target differ in, one line each."""
+    """The differences of two records of one network and target, one line each."""
     told = []
     for at, (old, new) in enumerate(zip(before["kernels"], after["kernels"], strict=False)):
         if old[0] != new[0]:

@@ -1,16 +1,17 @@
-"""Published board times of other libraries, estimated by our own core and memory model from their own machine code.
+"""Estimate published board times of other libraries by this project's core and memory model, from their machine code.
 
-    python -m benchmarks.board_times                                   # estimates what is kept
-    python -m benchmarks.board_times --harness DIR --again             # executes all peers once more, keeps that
+    python -m benchmarks.board_times                                   # estimates the recorded runs
+    python -m benchmarks.board_times --harness DIR --again             # executes all peers again and records that
     python -m benchmarks.board_times --harness DIR --again ncnn a53 4  # one of them
 
 MobileNet v1 1.0-224, float32. A peer's public aarch64 wheel is executed under qemu-aarch64 with the core that is
 estimated (``-cpu``, ``/proc/cpuinfo`` and ``/sys`` of its board, so that the library chooses its own kernels for it),
-on one thread and on four. ``executed.c`` counts blocks, branches and traffic of the second and third pass by thread; of
-both the mean is kept, in slices of equal time. A slice is one ``Part`` of ``memory_time``: the arithmetic of its
-threads by ``CoreModel``, their traffic below L1, the shared L2's with DRAM, and ``exposed``, as for a layer of our own.
+on one thread and on four. ``executed.c`` counts blocks, branches and traffic of the second and third pass by thread;
+their mean is kept, in slices of equal time. A slice is one ``Part`` of ``memory_time``: its threads' compute cycles by
+``CoreModel``, their traffic below L1, the shared L2's traffic with DRAM, and ``exposed``, as for a layer of this
+project.
 
-Rows and runs are ``benchmarks/data/board_times.json``. A harness is the folder that ``benchmarks.harness`` tells of.
+Rows and runs are ``benchmarks/data/board_times.json``. ``benchmarks.harness`` describes a harness's folder.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from tvm_mobilenet.boards.virtual.memory import LINE, Traffic
 
 TABLE = Path(__file__).parent / "data" / "board_times.json"
 PASSES = Path(__file__).with_name("peer_passes.py")
-CORES = {"a53": "rpi3", "a72": "rpi4"}  # each by a board that has it
+CORES = {"a53": "rpi3", "a72": "rpi4"}  # each with a board that has it
 PEERS = ("ncnn", "litert")
 THREADS = (1, 4)
-SLICE = 2_000_000  # executed instructions of one thread, that of several their part
-# What the A53 of a Pi 3 says of itself where the harness's Pi 4 says: part, revision, main identity, clock in kHz.
+SLICE = 2_000_000  # executed instructions of a slice for one thread; several threads share them
+# The identity of a Pi 3's A53, to replace that of the harness's Pi 4: part, revision, main identity, clock in kHz.
 PI3 = (("0xd08", "0xd03"), ("CPU revision\t: 3", "CPU revision\t: 4"), ("410fd083", "410fd034"), ("1500000", "1200000"))
 
 
@@ -48,7 +49,7 @@ PI3 = (("0xd08", "0xd03"), ("CPU revision\t: 3", "CPU revision\t: 4"), ("410fd08
 
 
 def again(harness: Path, peer: str, name: str, threads: int) -> dict:
-    """Executes a peer for a core, and estimates its arithmetic: a run as the table keeps it."""
+    """Execute a peer for a core and estimate its compute cycles; return a run for the table."""
     core = targets.load(CORES[name]).core
     root = harness / "arm64"
     variables = {
@@ -90,13 +91,13 @@ def again(harness: Path, peer: str, name: str, threads: int) -> dict:
 
 
 def model_of(core) -> str:
-    """Tells the figures apart that arithmetic is estimated with: a kept run is of those that it names."""
+    """A hash of the core's figures that estimate compute cycles; a recorded run names the hash of its figures."""
     figures = {k: v for k, v in core.model.items() if k not in ("memory", "calls")}
     return hashlib.sha256(json.dumps([core.in_order, figures], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _system(harness: Path, cpu: str) -> Path:
-    """The folder with the board's ``/proc`` and ``/sys``; that of a Pi 3 is made from the harness's Pi 4."""
+    """The folder with the board's ``/proc`` and ``/sys``; a Pi 3's is made from the harness's Pi 4."""
     path = harness / f"sysroot-{cpu}"
     if cpu == "cortex-a53" and not path.is_dir():
         work = path.with_suffix(".tmp")
@@ -113,7 +114,7 @@ def _system(harness: Path, cpu: str) -> Path:
 
 
 def summary(found: executed.Execution, core, passes: int) -> dict:
-    """Of each slice and thread of a pass: cycles of arithmetic, bytes below L1 and bytes of DRAM, in thousands."""
+    """For each slice and thread of a pass: compute cycles, bytes below L1 and bytes of DRAM, in thousands."""
     names = sorted({t for threads in found.slices.values() for t in threads})
     slices, instructions = [], 0
     for number in sorted(found.slices):
@@ -130,7 +131,7 @@ def summary(found: executed.Execution, core, passes: int) -> dict:
 
 
 def parts(run: dict, together: int = 1) -> list[tuple[Part, list[float]]]:
-    """A run's slices as parts of a kernel, and the arithmetic of their tasks; so many slices as one."""
+    """A run's slices as parts of a kernel, and their tasks' compute cycles; ``together`` slices form one part."""
     every = np.array(run["slices"], float) * 1e3  # (slices, threads, 3)
     found = []
     for k in range(0, len(every), together):
@@ -152,7 +153,7 @@ def parts(run: dict, together: int = 1) -> list[tuple[Part, list[float]]]:
 
 
 def target_of(row: dict, exposed: float | None = None):
-    """The board of a row at the row's clock; with another ``exposed`` than its core's on request."""
+    """The board of a row at the row's clock, optionally with another ``exposed`` than its core's."""
     target = targets.load(row["board"])
     if exposed is not None:
         memory = {**target.core.model["memory"], "exposed": exposed}
@@ -162,7 +163,7 @@ def target_of(row: dict, exposed: float | None = None):
 
 
 def estimated(row: dict, run: dict, exposed: float | None = None, together: int = 1) -> tuple[float, float, float]:
-    """Milliseconds of a row: predicted, and of the longest threads the arithmetic and the traffic alone."""
+    """Milliseconds of a row: predicted, and compute and traffic alone of the longest threads."""
     target = target_of(row, exposed)
     times = [
         part_time(part, costs, None, row["threads"], target.core, target, True) for part, costs in parts(run, together)
@@ -181,14 +182,14 @@ def run_of(row: dict, runs: list[dict]) -> dict:
 
 
 def errors(rows: list[dict], runs: list[dict], exposed: float | None = None) -> np.ndarray:
-    """Predicted over published time of each row, less one."""
+    """Predicted over published time of each row, minus one."""
     return np.array([estimated(r, run_of(r, runs), exposed)[0] / r["ms"] - 1 for r in rows])
 
 
 def halves(rows: list[dict], runs: list[dict]) -> list[tuple[float, float, float]]:
-    """Of every way to halve the rows: the ``exposed`` of 0 to 1, one for all cores, that fits one half best.
+    """For every way to halve the rows: the ``exposed`` of 0 to 1, one for all cores, that fits one half best.
 
-    With it the mean error, without sign, of the half that it was fitted on, and of the other one.
+    The result also has the mean error without sign of the fitted half and of the other one.
     """
     tried = np.linspace(0, 1, 21)
     off = np.abs([errors(rows, runs, exposed) for exposed in tried])  # (tried, rows)
@@ -204,7 +205,7 @@ def halves(rows: list[dict], runs: list[dict]) -> list[tuple[float, float, float
 
 
 def rows_table(rows: list[dict], runs: list[dict]) -> str:
-    """Every row with what is predicted for it, as Markdown."""
+    """Every row with its prediction, as Markdown."""
     lines = [
         "| peer | threads | board, clock | board, ms | arithmetic | memory | predicted, ms | error |"
         " memory the board implies |",
@@ -221,7 +222,7 @@ def rows_table(rows: list[dict], runs: list[dict]) -> str:
 
 
 def runs_table(runs: list[dict]) -> str:
-    """What was executed, as Markdown."""
+    """The executed runs, as Markdown."""
     lines = [
         "| peer | core | threads | instructions, M | arithmetic, M cycles: all, longest | balance | below L1, MB |"
         " DRAM, MB | slices |",
@@ -240,7 +241,7 @@ def runs_table(runs: list[dict]) -> str:
 
 
 def halves_text(rows: list[dict], runs: list[dict]) -> str:
-    """What ``exposed`` is worth on rows that it was not fitted on, in words."""
+    """A text of the error of ``exposed`` on rows to which it was not fitted."""
     exposed, fitted, other = np.array(halves(rows, runs)).T
     as_is = np.abs(errors(rows, runs))
     return (
@@ -252,7 +253,7 @@ def halves_text(rows: list[dict], runs: list[dict]) -> str:
 
 
 def coarser_table(rows: list[dict], runs: list[dict]) -> str:
-    """What is predicted where so many slices are one part, the whole network at last."""
+    """Predictions with several slices as one part, up to the whole network."""
     steps = (1, 4, 16, 10**6)
     lines = [
         "| peer, threads, board | " + " | ".join(f"{k} slices" if k < 10**6 else "all" for k in steps) + " |",
@@ -265,7 +266,7 @@ def coarser_table(rows: list[dict], runs: list[dict]) -> str:
 
 
 def keep(kept: dict) -> None:
-    """Writes the table, one row and one slice a line."""
+    """Write the table, with one row or slice in each line."""
     runs = []
     for run in kept["runs"]:
         head = json.dumps({k: v for k, v in run.items() if k != "slices"})[:-1]

@@ -1,12 +1,12 @@
-"""Measures what docs/results/bundles.md says of a bundle on this machine: sizes, memory, time to open, TVM beside it.
+"""Measure the figures of docs/results/bundles.md on this machine: sizes, memory, time to open, and TVM's runtime.
 
     python -m benchmarks.bundle --alpha 0.25 --resolution 128
 
 Latency is measured in turns, a block of runs through the bundle and one through TVM's runtime, so that both see the
-same machine; the kernels are the same machine code. Of a block its fastest run counts: of one thread its own CPU
-time, which other work on the machine takes no part of, of more the time that passed. What is compared is the ratio
-within a turn. The share of instructions outside the kernels is counted by valgrind, on one thread, of a build without
-AVX-512, which valgrind does not know.
+same machine; the kernels are the same machine code. The fastest run of a block counts: for one thread by its CPU time,
+which excludes other work on the machine, for more threads by elapsed time. The ratio within a turn is compared.
+valgrind counts the share of instructions outside of kernels on one thread, in a build without AVX-512, which valgrind
+does not support.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from tvm_mobilenet.compiler.module import EXECUTABLE
 
 RUNTIME_BYTES, LIBRARY_BYTES, RESIDENT_BYTES = 60_000, 1_500_000, 2_000_000
 PROGRAM_BYTES = 32_000
-OVERHEAD, RUNS, BLOCK = 0.005, 4, 10  # of a small network looking through its input takes most of the first
+OVERHEAD, RUNS, BLOCK = 0.005, 4, 10  # in a small network the check of inputs takes most of the first
 _FUNCTION = re.compile(r"^(c?)fn=\((\d+)\)(?: (.*))?$")
 _OBJECT = re.compile(r"^(c?)ob=\((\d+)\)(?: (.*))?$")
 _COST = re.compile(r"^[+\-*\d]\S* (\d+)$")
 
 
 def without_avx512():
-    """The host's target for a CPU of AVX2, which valgrind can execute; None where this machine has none."""
+    """The host's target with AVX2, which valgrind can execute; None if this machine lacks AVX2."""
     host = targets.load("host")
     if host.architecture != "x86_64" or host.core.vector_bytes < 32:
         return None
@@ -51,7 +51,7 @@ def without_avx512():
 
 
 def code_bytes(path: Path) -> int:
-    """Code and constants of our own sources, from an object that a bundle was linked from."""
+    """Bytes of code and constants of this project's sources, from an object of a bundle."""
     with path.open("rb") as f:
         sections = ELFFile(f).iter_sections()
         return sum(s["sh_size"] for s in sections if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS")
@@ -65,9 +65,10 @@ def compiled(folder: Path, program: str, out: Path) -> Path:
 
 
 def memory_and_open(folder: Path, out: Path, threads: int = 1, mapped: bool = False) -> tuple[int, int, float]:
-    """Resident bytes of a whole process after its first run, what its model needs, and milliseconds of an open.
+    """Resident bytes of a whole process after its first run, the bytes that its model needs, and milliseconds of an
+    open.
 
-    What it needs: weights, arena and the caller's own input and output. ``mapped``: weights stay in their file.
+    The model needs weights, arena and the caller's input and output. ``mapped``: weights stay in their file.
     """
     done = subprocess.run([out, folder, str(threads), str(int(mapped))], capture_output=True, text=True, check=True)
     resident, needed, milliseconds = done.stdout.split()
@@ -90,9 +91,9 @@ def instructions(folder: Path, work: Path, temporary: Path) -> tuple[int, int]:
 
 
 def shares(text: str, kernels: set[str], program: str) -> tuple[int, int]:
-    """All and the kernels' own costs of callgrind's file: a line a place, after the function that it is in.
+    """All costs and those of kernels in callgrind's file, which lists one place a line under its function.
 
-    A kernel's task has no name that outlives LLVM; in ``program`` nothing else is without one.
+    A kernel's task has no symbol after LLVM; all other code of ``program`` has one.
     """
     names: dict[str, str] = {}
     objects: dict[str, str] = {}
@@ -105,7 +106,7 @@ def shares(text: str, kernels: set[str], program: str) -> tuple[int, int]:
             name = names.setdefault(m[2], m[3] or "")
             current = current if m[1] else name
         elif line.startswith("calls="):
-            inclusive = True  # the next line is what the callee cost, counted there
+            inclusive = True  # the next line has the callee's cost, which is counted there
         elif m := _COST.match(line):
             if not inclusive:
                 total += int(m[1])
@@ -116,7 +117,7 @@ def shares(text: str, kernels: set[str], program: str) -> tuple[int, int]:
 
 
 def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
-    """Milliseconds through the bundle and through TVM's runtime, of each turn: two processes, one works at a time."""
+    """Milliseconds of each turn through the bundle and through TVM's runtime, in two processes that alternate."""
     context = multiprocessing.get_context("spawn")
     x = np.ascontiguousarray(made.network.inputs(1)[0][0])
     ends, processes = [], []
@@ -132,7 +133,7 @@ def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
     while time.monotonic() < stop:
         took = [0.0, 0.0]
         for side in (0, 1) if len(turns) % 2 else (1, 0):
-            time.sleep(0.005)  # the other's threads go to sleep
+            time.sleep(0.005)  # until the other's threads sleep
             ends[side].send(BLOCK)
             took[side] = 1e3 * ends[side].recv()
         turns.append((took[0], took[1]))
@@ -143,7 +144,7 @@ def latencies(made, threads: int, seconds: float) -> list[tuple[float, float]]:
 
 
 def ratio(turns: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Median of the turns' ratios, and the interval that holds the true one with 95 % (order statistics)."""
+    """Median of the turns' ratios, and its 95 % interval (order statistics)."""
     ratios = sorted(ours / theirs for ours, theirs in turns)
     n = len(ratios)
     off = round(0.98 * n**0.5)
@@ -174,7 +175,7 @@ def _serve_tvm(pipe, library: str, x, threads: int) -> None:
 
 
 def _answer(pipe, run, threads: int) -> None:
-    """Seconds of the fastest of as many runs as the other side asks for, until it asks for none."""
+    """Answer requests for a number of runs with the seconds of the fastest, until none are requested."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     while runs := pipe.recv():
         run()

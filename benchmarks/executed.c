@@ -1,12 +1,12 @@
-/* A plugin of qemu-user (7.2): what each thread of a process executes and moves between two marks.
+/* A plugin of qemu-user (7.2) that counts the execution and traffic of each thread of a process between two marks.
  *
  * Counts are the virtual board's: executions of every translated block and how often the branch at its end was taken,
  * seen as a block that does not begin where the one before it ended. Caches are the virtual board's own, from native.c:
  * L1 of each thread, L2 of all.
  *
- * Threads run side by side in a time of their own, their executed instructions: none gets further ahead of the slowest
- * than WINDOW, whatever this machine's scheduler does. One that sleeps in a system call is not waited for, and comes
- * back to the time of those that run.
+ * The time of threads is their number of executed instructions. None gets further ahead of the slowest than WINDOW,
+ * independent of this machine's scheduler. A thread that sleeps in a system call is not waited for, and continues at
+ * the time of the running ones.
  *
  * The process marks by getpgid(MARK + k): 1 begins, 2 begins another pass, 3 ends. A pass is cut into slices of equal
  * time; counts and traffic of a slice are written when its thread leaves it, those of both passes under one number.

@@ -1,9 +1,9 @@
-"""What an AArch64 process executes under qemu-user, in the form in which the virtual board counts and estimates.
+"""Count the execution of an AArch64 process under qemu-user, in the form of the virtual board's counts.
 
 ``executed.c`` is a plugin of qemu that counts blocks, taken branches and traffic by thread between two marks of the
-process. ``read`` makes of what it wrote, for each slice of a pass and each thread, the ``Counts`` of ``kernel_run`` and
+process. From its output ``read`` makes, for each slice of a pass and each thread, the ``Counts`` of ``kernel_run`` and
 images of the code, so that ``CoreModel.estimate`` estimates them like a kernel of the virtual board. Functions outside
-of a module are code here like any other, where the virtual board has a table of their costs.
+of a module are executed code here; the virtual board has a table of their costs.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Slice:
 
 @dataclass
 class Execution:
-    """What was counted: ``slices[number][thread]``, all passes between the marks together.
+    """The counts: ``slices[number][thread]``, for all passes between the marks together.
 
     Parameters
     ----------
     words : dict
-        Address to instruction, of all that executed.
+        From address to instruction, for all executed instructions.
     gave_up : int
-        Times that a thread did not wait for the slowest any longer.
+        Number of times that a thread stopped waiting for the slowest.
     """
 
     words: dict[int, int]
@@ -57,7 +57,7 @@ class Execution:
         return sum(n * times for (_, n), (times, _) in part.blocks.items())
 
     def counts(self, part: Slice) -> list[tuple[Image, Counts]]:
-        """As the virtual board has them, image by image."""
+        """The counts of each image, in the virtual board's form."""
         found = []
         for image in self.images:
             size = len(image.memory) // 4
@@ -74,7 +74,7 @@ class Execution:
         return found
 
     def cycles(self, part: Slice, core) -> float:
-        """Arithmetic of a slice by the core model."""
+        """Compute cycles of a slice by the core model."""
         model = CoreModel.of(core)
         return sum(model.estimate(image, counts).cycles for image, counts in self.counts(part))
 
@@ -93,12 +93,12 @@ def _images(words: dict[int, int]) -> list[Image]:
 
 
 def read(path: Path) -> Execution:
-    """What the plugin wrote.
+    """Read the plugin's output.
 
     Raises
     ------
     SystemExit
-        The process was not counted to its end, or other code came to an address.
+        The counts do not reach the end of the process, or an address held two different instructions.
     """
     words: dict[int, int] = {}
     slices: dict[int, dict[int, Slice]] = defaultdict(dict)
@@ -153,7 +153,7 @@ def plugin(folder: Path) -> Path:
 
 
 def run(built: Path, core, emulator: list[str], command: list[str], output: Path, slice_length: int, **how) -> str:
-    """Runs ``command`` under ``emulator``, which is qemu-aarch64 with its options; its standard output.
+    """Run ``command`` under ``emulator``, qemu-aarch64 with its options; return its standard output.
 
     The caches are those of ``core``. ``how``: arguments of ``subprocess.run``.
     """

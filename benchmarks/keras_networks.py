@@ -2,8 +2,8 @@
 
     PYTHON benchmarks/keras_networks.py FOLDER [NAME ...]
 
-PYTHON is one that has ``tensorflow-cpu`` and ``tf2onnx``; it needs nothing of this project. Weights are random, batch
-norms are counted on smooth noise.
+PYTHON must have ``tensorflow-cpu`` and ``tf2onnx``, and needs nothing of this project. Weights are random; batch-norm
+statistics are computed on smooth noise.
 """
 
 import os

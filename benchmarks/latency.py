@@ -9,10 +9,10 @@ virtual board. Another engine's aarch64 wheel was executed under qemu-aarch64, i
 
 - ncnn and LiteRT in float32 on the A53 and the A72, on one thread and on four (`benchmarks.board_times`): compute by
   our core model, slice by slice.
-- all others on one thread by the harness of `benchmarks.peers`: compute by llvm-mca, which has no A53, and the bytes
-  that moved between caches and from DRAM, as one slice.
+- all others on one thread by the harness of `benchmarks.peers`: compute by llvm-mca, which has no A53, and the traffic
+  between caches and from DRAM, as one slice.
 
-Both become milliseconds by the memory model that estimates our own kernels. Published times are of real boards. The
+The memory model of our own kernels converts both to milliseconds. Published times are of real boards. The
 error is that of `benchmarks.board_times`: each published time there over the prediction for the same engine.
 """
 
@@ -38,7 +38,7 @@ CHART, PAGE = DOCS / "assets" / "latency.svg", DOCS / "results" / "speed.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end -->"  # around the table in the page
 BOARDS = {"rpi3bplus": ("float32", "int8"), "rpi4": ("float32", "int8"), "rpi5": ("float32", "float16", "int8")}
 OURS = "tvm_mobilenet"
-NAMES = {"ncnn": "ncnn", "litert": "LiteRT"}  # of `board_times`' peers
+NAMES = {"ncnn": "ncnn", "litert": "LiteRT"}  # display names of `board_times`' peers
 CORES = (1, 4)
 
 
@@ -51,7 +51,7 @@ class Row:
     cores : int
         Cores of ours, threads of the others.
     predicted : float or None
-        Milliseconds; None of an engine that was not executed so.
+        Milliseconds; None for an engine that was not executed in this configuration.
     published : tuple of float
         Milliseconds on real boards of this clock.
     """
@@ -95,7 +95,7 @@ def rows() -> list[Row]:
 
 
 def _milliseconds(peer: dict) -> float:
-    """Of a peer on one thread: its compute cycles, and the bytes of each level in one part."""
+    """Milliseconds of a peer on one thread, from its compute cycles and the bytes of each level as one part."""
     target = targets.load(peer["board"])
     lines = tuple(megabytes * 1e6 / LINE for megabytes in peer["megabytes"])
     empty = np.zeros(0, np.int64)
@@ -105,7 +105,7 @@ def _milliseconds(peer: dict) -> float:
 
 
 def board_over_predicted() -> tuple[float, float]:
-    """The smallest and the largest published time over what is predicted for the same engine."""
+    """The smallest and the largest published time over the prediction for the same engine."""
     kept = json.loads(board_times.TABLE.read_text(encoding="utf-8"))
     over = 1 / (1 + board_times.errors(kept["rows"], kept["runs"]))
     return float(over.min()), float(over.max())
@@ -129,7 +129,7 @@ def page(text: str, found: list[Row]) -> str:
 
 
 def predict(board: str, dtype: str) -> list[dict]:
-    """Our own figures of a board: built with what ships, executed on the virtual board."""
+    """Our own figures for a board: built with the shipped decisions, executed on the virtual board."""
     import tvm_mobilenet as tm
 
     found = tm.compile("v1", board, dtype=dtype, progress=False).latency(CORES).milliseconds

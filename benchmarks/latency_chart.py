@@ -1,7 +1,7 @@
 """The chart of `benchmarks.latency` as SVG: bars by board, precision and cores, light and dark, legible on a phone.
 
-One column, 440 units wide with letters of 13 to 15: a phone shows it at about three quarters of that. Each board has a
-scale of its own, and each bar its number, so that no axis has to be read.
+One column, 440 units wide with letters of 13 to 15: a phone shows it at about three quarters of that. Each board has
+its own scale, and each bar its number, so there is no axis.
 """
 
 from __future__ import annotations

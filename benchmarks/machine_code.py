@@ -1,11 +1,11 @@
-"""Machine code in objects and libraries, with the fields that a linker fills in told apart from the rest."""
+"""Machine code in objects and libraries, with the fields that a linker fills in marked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-WRAPPER = "__tvm_ffi_"  # what TVM puts before a kernel's symbol: there its arguments are taken
+WRAPPER = "__tvm_ffi_"  # TVM's prefix for the wrapper of a kernel, which takes its arguments
 _RELAXED = (41, 42)  # R_X86_64_GOTPCRELX and R_X86_64_REX_GOTPCRELX: a linker may change the opcode before, too
 
 
@@ -16,13 +16,13 @@ class Section:
     Attributes
     ----------
     data : bytes
-        As the compiler wrote them.
+        The compiler's bytes.
     fixed : bytes
-        1 for each byte that a linker leaves as it is, 0 for the others.
+        1 for each byte that a linker does not change, 0 for the others.
     kernels : dict of str to (int, int)
-        Where the wrapper of each kernel begins, and its size, by symbol without ``WRAPPER``.
+        Offset and size of each kernel's wrapper, by symbol without ``WRAPPER``.
     bodies : dict of str to (int, int)
-        The same of the kernel itself, with its parallel regions, where it is not part of the wrapper.
+        The same for the kernel itself with its parallel regions, if it is not part of the wrapper.
     """
 
     data: bytes
@@ -36,7 +36,7 @@ class Section:
         return bytes(a if b else 0 for a, b in zip(self.data, self.fixed, strict=True))
 
     def regions(self) -> dict[str, list[tuple[int, int]]]:
-        """From where to where each kernel's code lies: its wrapper, and itself."""
+        """The ranges of each kernel's code: its wrapper, and itself."""
         found = {name: [(at, at + size)] for name, (at, size) in self.kernels.items()}
         for name, (at, size) in self.bodies.items():
             found[name].append((at, at + size))
@@ -51,7 +51,7 @@ class Section:
             The object's code is not in the library, or more than once.
         """
         code = _executable(library)
-        for start, end in self._longest_runs()[:5]:  # one of them may be changed
+        for start, end in self._longest_runs()[:5]:  # one of them may have changed
             at = code.find(self.data[start:end])
             if at >= start and code.find(self.data[start:end], at + 1) < 0:
                 break
@@ -64,7 +64,7 @@ class Section:
         }
 
     def _longest_runs(self) -> list[tuple[int, int]]:
-        """Where the pieces without a relocated field lie, the longest first."""
+        """The ranges without a relocated field, the longest first."""
         end, found = 0, []
         for piece in self.fixed.split(b"\0"):
             found.append((end, end + len(piece)))
@@ -105,7 +105,7 @@ def sections_of(object_file: Path, relaxed: bool = False) -> list[Section]:
 def code_of(object_file: Path) -> tuple[bytes, bytes]:
     """The instructions of the kernels in an object file and those of their wrappers, relocated fields set to zero.
 
-    What fills the gap between two functions is part of neither.
+    The padding between two functions is part of neither.
     """
     sections = sections_of(object_file)
 

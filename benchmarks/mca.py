@@ -1,13 +1,13 @@
 """Estimates kernels with the core model and with llvm-mca 19, keeps both as data, and prints how many agree.
 
-    python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72.json     # a kept file is gone on with
+    python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72.json     # continues an existing file
     python -m benchmarks.mca rpi5 benchmarks/data/mca_neoverse-n1_float16.json --dtype float16
     python -m benchmarks.mca rpi4 benchmarks/data/mca_cortex-a72_int8.json --dtype int8
 
 The kernels: every distinct convolution, depthwise, pointwise and dense layer of MobileNet v1 at four widths and three
 resolutions; of another dtype every kernel of v1 and v2 1.0-224 as `build` makes them, fused blocks and all. Decisions
-are the defaults of the target's core. All are kept, those that llvm-mca cannot estimate with its words.
-Of each, the traces that make 97 % of our cycles: loops in steady state by both, straight lines by throughput. A base
+are the defaults of the target's core. All kernels are kept; one that llvm-mca cannot estimate has its message. For
+each, both estimate the traces that make 97 % of our cycles: loops in steady state, straight lines by throughput. A base
 that is written back by a store is split off, for llvm-mca lets it wait for the data that is stored. ``not_forwarded``
 is our estimate of the same traces with accumulators forwarded no sooner than any other result, which is how LLVM has
 the N1; ``micro_ops`` is that with a window that holds micro-operations, as LLVM counts them, in place of instructions

@@ -1,4 +1,4 @@
-"""What networks take of a board's memory, as it is planned: constants, intermediates and each thread's scratch memory.
+"""The planned memory of networks on a board: constants, intermediates and each thread's scratch memory.
 
     python -m benchmarks.memory          # prints the table, writes it into docs/results/memory.md
     python -m benchmarks.memory --again  # plans all networks once more; minutes
@@ -34,9 +34,9 @@ class Row:
     unshared : int
         All intermediates, each with memory of its own.
     widest : int
-        What the step with the most of them reads and writes: no plan of these steps needs less.
+        Bytes that the largest step reads and writes: no plan of these steps needs less.
     cores : int
-        Of the target.
+        Cores of the target.
     """
 
     network: str
@@ -85,12 +85,12 @@ def intermediates(plan) -> tuple[int, int]:
 
 
 def rows() -> list[Row]:
-    """What is kept."""
+    """The recorded rows."""
     return [Row(**row) for row in json.loads(KEPT.read_text())]
 
 
 def table(found: list[Row]) -> str:
-    """As the page has it, MB of a million bytes."""
+    """The table of the page, in MB of a million bytes."""
     lines = [
         "| network | target | precision | parameters | arena | unshared | widest step | scratch of a thread | in all |",
         "|---|---|---|---|---|---|---|---|---|",

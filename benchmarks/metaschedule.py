@@ -2,10 +2,10 @@
 
     python -m benchmarks.search compare benchmarks/data/search_cortex-a72.jsonl   # two columns of it are from here
 
-``EvolutionarySearch`` chooses the points, one ``sample_categorical`` a decision, on a carrier that computes nothing:
-only the choice of points is compared. Its stock mutators change tile sizes and unrolling, and no plain choice, so it is
-given one that takes another candidate of one decision; points that our spaces refuse are refused by a post-processor.
-Its XGBoost model is taught with the decisions, and needs ``pip install xgboost``, which nothing else here does.
+``EvolutionarySearch`` chooses the points, with one ``sample_categorical`` for each decision, on a placeholder function
+that computes nothing: only the choice of points is compared. Its stock mutators change tile sizes and unrolling, but no
+plain choice, so it gets a mutator that takes another candidate of one decision. A post-processor refuses points that
+our spaces refuse. Its XGBoost model learns from the decisions, and needs ``pip install xgboost``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-BATCH = 4  # candidates it is asked for at once; its default is 64, all that a layer may have
+BATCH = 4  # candidates requested at once; its default is 64, the limit of a layer
 POPULATION = 128  # as many as the spaces have points; its default is 512
-GREEDY = 0.25  # of a batch is random: one; its default, 0.05, would round to none
-WARM = 8  # measured points before the cost model is believed; its default is 100, more than there are trials
+GREEDY = 0.25  # random share of a batch, which is one; its default, 0.05, would round to none
+WARM = 8  # measured points before the cost model is used; its default is 100, more than there are trials
 
 
 def has_xgboost() -> bool:
@@ -59,7 +59,7 @@ class Points:
         self.names = list(space.choices)
 
     def sample(self, schedule) -> None:
-        """The schedule function: one sampled index a decision, which only marks the carrier's block."""
+        """The schedule function: one sampled index for each decision, which only annotates the placeholder's block."""
         block = schedule.get_sblock("carrier")
         for name in self.names:
             n = len(self.space.choices[name].candidates)
@@ -83,7 +83,7 @@ class Points:
 
 
 def _extensions(points: Points, seed: int):
-    """What MetaSchedule needs to know of our decisions: which it may not take, how to change one, what a model sees."""
+    """MetaSchedule's extensions for our decisions: refusal of points, mutation of a point, features for a model."""
     import tvm
     from tvm.ir.utils import derived_object
     from tvm.s_tir import meta_schedule as ms
@@ -127,10 +127,10 @@ def _extensions(points: Points, seed: int):
 def evolution(
     space, seed: int, learned: bool = True, batch: int = BATCH, population: int = POPULATION, greedy: float = GREEDY
 ) -> Iterator[dict]:
-    """MetaSchedule's evolutionary search, the default first; yields points, is sent their costs.
+    """MetaSchedule's evolutionary search, the default first; a generator that yields points and receives their costs.
 
-    ``learned``: its XGBoost model, taught with the decisions' indices, tells which of the evolved points to measure;
-    else its model that guesses. Points known are not asked for again.
+    ``learned``: its XGBoost model, trained on the decisions' indices, selects the evolved points to measure; otherwise
+    its random model does. Known points are not measured again.
     """
     from tvm import te
     from tvm.s_tir import Schedule
@@ -138,7 +138,7 @@ def evolution(
 
     points = Points(space)
     refuse, another, indices = _extensions(points, seed)
-    np.random.seed(seed)  # the model guesses with it as long as it has learned nothing
+    np.random.seed(seed)  # the model draws random scores from it until it is trained
     if learned:
         config = ms.cost_model.xgb_model.XGBConfig(seed=seed, nthread=1)
         model = ms.cost_model.XGBModel(extractor=indices, config=config, num_warmup_samples=WARM)

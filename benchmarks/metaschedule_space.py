@@ -2,10 +2,10 @@
 
     python -m benchmarks.metaschedule_space rpi4 --trials 64
 
-Its rules, post-processors, mutators, features, cost model and evolution are those it chooses for the target; weights
-may be packed as it likes. Its builder starts a pool of processes for each batch, and each of these imports intrinsics
-for half a minute, so ours stay. Each candidate is compiled with TVM's own pipeline, run whole, checked against PyTorch
-and estimated as our candidates are, and our search gets as many trials in the same worker.
+Its rules, post-processors, mutators, features, cost model and evolution are its own for the target; it may pack weights
+freely. Its builder starts a pool of processes for each batch, each of which imports intrinsics for half a minute, so
+this experiment uses persistent workers instead. Each candidate is compiled with TVM's own pipeline, run whole, checked
+against PyTorch and estimated like our candidates. Our search gets as many trials in the same worker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAYERS = (
 
 
 def workload(layer):
-    """The layer in TE, as MetaSchedule would get it from a model: nothing tiled, packed or padded yet."""
+    """The layer in TE, as MetaSchedule gets it from a model, without tiling, packing or padding."""
     from tvm import te, tirx
 
     from tvm_mobilenet.errors import TvmMobilenetError
@@ -76,7 +76,7 @@ def workload(layer):
 
 
 def operands(layer) -> tuple[list[np.ndarray], np.ndarray]:
-    """Arguments of ``workload``, and what should come out."""
+    """Arguments of ``workload``, and the expected output."""
     from tvm_mobilenet.checking import reference
 
     given = reference.random_arguments(layer)
@@ -93,7 +93,7 @@ def operands(layer) -> tuple[list[np.ndarray], np.ndarray]:
 
 @dataclass(frozen=True)
 class Module:
-    """A scheduled candidate of MetaSchedule's: the layer, the module as JSON, the weights as it packs them."""
+    """A scheduled candidate of MetaSchedule: the layer, the module as JSON, the weights in its packing."""
 
     layer: str
     text: str
@@ -139,7 +139,7 @@ class Evaluate:
 
 
 def module_of(name: str, schedule, weight: np.ndarray) -> Module:
-    """What is built of a candidate: without the block that packs weights, which are packed before."""
+    """The module to build for a candidate, without the block that packs weights, which are packed before."""
     import tvm
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
@@ -157,7 +157,7 @@ def module_of(name: str, schedule, weight: np.ndarray) -> Module:
 
 
 def own_space(name: str, target, workers, trials: int, batch: int) -> dict:
-    """The best cost of so many trials of MetaSchedule's on a layer, and the seconds they took."""
+    """The best cost of a number of MetaSchedule's trials on a layer, and their seconds."""
     from tvm.s_tir import meta_schedule as ms
 
     from tvm_mobilenet.compiler import codegen
@@ -213,7 +213,7 @@ def own_space(name: str, target, workers, trials: int, batch: int) -> dict:
 
 
 def ours(name: str, target, workers, trials: int) -> dict:
-    """The default's cost, and the best of so many trials of our search, from nothing."""
+    """The default's cost, and the best of a number of trials of our search without records."""
     from tvm_mobilenet.tune_logs.log import Record
 
     from tvm_mobilenet import schedules
@@ -245,7 +245,7 @@ def ours(name: str, target, workers, trials: int) -> dict:
 
 
 def main(argv=None) -> None:
-    """A table on stdout: MetaSchedule's best of its own space beside our default and our best."""
+    """Print a table: MetaSchedule's best in its own space beside our default and our best."""
     from tvm_mobilenet import targets
     from tvm_mobilenet.tuning.workers import Workers
 

@@ -1,4 +1,4 @@
-"""Networks that people bring, as files: built, verified layer by layer, and compared with their own runtime.
+"""Build files of networks from other projects, verify them layer by layer, and compare with their own runtimes.
 
     python -m benchmarks.networks make FOLDER          # of timm, torchvision and PaddleOCR, where they are installed
     PYTHON benchmarks/keras_networks.py FOLDER         # of Keras, by a Python that has tensorflow and tf2onnx
@@ -6,9 +6,9 @@
     python -m benchmarks.networks run FOLDER --only keras-v3 --mean 0 --std 0.00392157         # of pixels of 0 to 255
     python -m benchmarks.networks write                # the lines that were recorded, as docs/results/networks.md
 
-``run`` takes every .onnx, .tflite and .pt2 file of a folder, whoever wrote it, and keeps the line of each in
-``benchmarks/data/networks.tsv``. What ``make`` writes has random weights, and batch norms that are counted on images,
-so that values neither die out nor grow.
+``run`` takes every .onnx, .tflite and .pt2 file of a folder and keeps a line for each in
+``benchmarks/data/networks.tsv``. Networks of ``make`` have random weights, and batch-norm statistics computed on
+images, so that values neither vanish nor grow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TIMM = {  # each with the opset of its file
     "ghostnet_050": 13,
     "mobileone_s0": 17,
 }
-CLASSIFIERS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")  # of torchvision, in every way of `WAYS`
+CLASSIFIERS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")  # of torchvision, in every form of `WAYS`
 TASKS = {
     "lraspp_mobilenet_v3_large": 13,
     "deeplabv3_mobilenet_v3_large": 17,
@@ -68,16 +68,16 @@ OCR = {  # of the package rapidocr-onnxruntime, with the size that a flag fixes 
     "ch_ppocr_mobile_v2.0_cls_infer": (48, 192),
     "ch_PP-OCRv4_det_infer": (64, 96),
 }
-SOURCES = ("keras", "timm", "torchvision", "paddle")  # as names of files begin; others are of `face_network`
+SOURCES = ("keras", "timm", "torchvision", "paddle")  # prefixes of files' names; others belong to `face_network`
 HEAD = f"""# Networks
 
-What `python -m benchmarks.networks run` found. Each file was built and verified: every layer against its definition,
-whole outputs on photographs and crops of them against the runtime that the file is for.
+`python -m benchmarks.networks run` makes this page. Each file was built and verified: every layer against its
+definition, and whole outputs on photographs and crops of them against the file's own runtime.
 
-- `from`: who wrote the network's code. Weights are random, with batch norms counted on images, but for PaddleOCR's,
-  which are trained.
-- `as`: the opset of PyTorch's exporter to ONNX, or `dynamo`: its newer exporter. `external`: weights in a file of their
-  own. `batch`: a batch that the file leaves open. `simplified`: by onnxsim. `pt2`: `torch.export`.
+- `from`: the source of the network's code. Weights are random, with batch-norm statistics computed on images; only
+  PaddleOCR's are trained.
+- `as`: the opset of PyTorch's exporter to ONNX, or `dynamo`: its newer exporter. `external`: weights in a separate
+  file. `batch`: a batch that the file leaves open. `simplified`: by onnxsim. `pt2`: `torch.export`.
 - Inputs of PyTorch's networks are {SIZE} x {SIZE} pixels, since the size changes no operator; MobileFaceNet's are 112 x
   112, Keras's 96 x 96 or 128 x 128. Of SSDLite the heads, before boxes are chosen.
 - `difference`: the largest of an output's values on either target, in standard deviations of what that output's last
@@ -102,11 +102,11 @@ class Maker:
     Attributes
     ----------
     name : str
-        Of its files, without what says how they were written.
+        The name of its files, without the suffix of their form.
     make : callable
         The network itself.
     ways : tuple of str
-        How it is written: the ends of its files' names.
+        Its forms: the ends of its files' names.
     size : int
         Of its input's height and width.
     """
@@ -118,7 +118,7 @@ class Maker:
 
 
 def makers() -> Iterator[Maker]:
-    """Each network of a package that is installed; what is missing is told on stderr."""
+    """Each network of an installed package; stderr names missing packages."""
     from benchmarks import face_network
 
     yield Maker("mobilefacenet", face_network.MobileFaceNet, (f"opset{FACES}.onnx", "pt2"), face_network.SIZE)
@@ -150,7 +150,7 @@ def makers() -> Iterator[Maker]:
 
 
 def counted(model, size: int):
-    """The model in inference, its batch norms' statistics counted on images like photographs."""
+    """The model in inference mode, with batch-norm statistics computed on images like photographs."""
     import torch
 
     from tvm_mobilenet.models import seeded
@@ -166,8 +166,8 @@ def counted(model, size: int):
 
 
 def plain(model):
-    """A model that takes and gives tensors alone: of named outputs the first, of a detector its heads before boxes are
-    chosen."""
+    """A model that takes and returns only tensors: the first of named outputs, and a detector's heads before the choice
+    of boxes."""
     import torch
 
     class Plain(torch.nn.Module):
@@ -192,7 +192,7 @@ def write(model, way: str, path: Path, size: int) -> None:
     Raises
     ------
     ImportError
-        What simplifies is not installed.
+        onnxsim is not installed.
     """
     import onnx
     import torch
@@ -222,7 +222,7 @@ def write(model, way: str, path: Path, size: int) -> None:
 
 
 def make(folder: Path, only: str) -> None:
-    """A file of each network in each way."""
+    """Write a file of each network in each form."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ def make(folder: Path, only: str) -> None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     write(model, way, path, maker.size)
-            except Exception as e:  # of any exporter
+            except Exception as e:  # errors of any exporter
                 path.unlink(missing_ok=True)
                 print(f"{path.name}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", file=sys.stderr)
             else:
@@ -253,7 +253,7 @@ def make(folder: Path, only: str) -> None:
 
 
 def row(path: Path, target_name: str, **said) -> dict[str, str]:
-    """What a file came to on a target; ``said``: of `ModelOptions`."""
+    """The result of a file on a target; ``said``: fields of `ModelOptions`."""
     from tvm_mobilenet import build, targets
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.checking.machine_check import check
@@ -273,7 +273,7 @@ def row(path: Path, target_name: str, **said) -> dict[str, str]:
             build.build(network.options, target, output=Path(folder) / "out", network=network)
             module = built.read(Path(folder) / "out")
             with open_board("local" if target_name == "host" else "virtual", target) as board:
-                cores = None if target_name == "host" else 1  # whose cycles are predicted, not measured
+                cores = None if target_name == "host" else 1  # cores of a prediction; None for a measurement
                 checked = check(module, network, board, network.inputs(2), cores=cores)
     except TvmMobilenetError as e:
         return found | {"result": "refused: " + str(e).splitlines()[0].replace(str(path), path.name)}
@@ -311,7 +311,7 @@ def page() -> str:
 
 
 def _cells(file: str, lines: dict[str, dict[str, str]]) -> list[str]:
-    """A file's line of the page, of what was recorded on each target."""
+    """A file's line of the page, from the records on each target."""
     stem, _, suffix = file.rpartition(".")
     source = next((s for s in SOURCES if stem.startswith(f"{s}-")), "")
     network, _, way = stem.removeprefix(f"{source}-").rpartition("-")

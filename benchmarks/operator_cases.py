@@ -1,7 +1,7 @@
-"""Operators of ONNX on small tensors, each with the attributes in which they differ: what `operators` and tests build.
+"""Cases of ONNX operators on small tensors with various attributes, for `operators` and for tests.
 
-All read ``c``, a feature map (1, 4, 8, 8) of a convolution that differs from channel to channel, ``s``, another, or
-``g``, (1, 4, 1, 1). Numbers are drawn where a constant is no index.
+All read ``c``, a feature map (1, 4, 8, 8) of a convolution with different channels, ``s``, another one, or ``g``, (1,
+4, 1, 1). Constants other than indices are random.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Case:
     operator : str
         Its name in ONNX.
     how : str
-        What is special of it: attributes, operands.
+        The case's attributes and operands.
     nodes : list of onnx.NodeProto
         The last writes ``y``.
     constants : dict of str to ndarray
@@ -70,7 +70,7 @@ def _number(value: float) -> np.ndarray:
 def _one(
     operator: str, how: str = "", *constants, reads: Sequence[str] = ("c",), opset: int = 13, **attributes
 ) -> Case:
-    """A node that reads these and then the constants."""
+    """A node that reads these inputs and then the constants."""
     names = [f"k{i}" for i in range(len(constants))]
     node = h.make_node(operator, [*reads, *names], ["y"], **attributes)
     return Case(operator, how, [node], dict(zip(names, constants, strict=True)), opset)
@@ -134,7 +134,7 @@ def _binary() -> list[Case]:
 
 
 def _product(axes: list[int]) -> Case:
-    """Of numbers within a hundredth of 1 and -1: no input makes a product of 256 of them overflow or vanish."""
+    """A product of numbers within a hundredth of 1 and -1, so that 256 of them neither overflow nor vanish."""
     signs = np.sign(_draw.standard_normal(SHAPE)).astype(np.float32)
     nodes = ("Softsign", "c", "t"), ("Mul", "t k", "m"), ("Add", "m l", "a")
     reduced = ("ReduceProd", "a", "y", {"axes": axes, "keepdims": 1})
@@ -316,7 +316,7 @@ def write(cases: Sequence[Case], path: Path) -> None:
     onnx.save(model, str(path))
 
 
-NAMES = {  # by ONNX's name, where they are called otherwise: PyTorch's and TFLite's
+NAMES = {  # from ONNX's name to PyTorch's and TFLite's, if these differ
     "Add": ("add", "ADD"),
     "ArgMax": ("argmax", "ARG_MAX"),
     "AveragePool": ("avg_pool2d", "AVERAGE_POOL_2D"),

@@ -1,12 +1,12 @@
-"""What operators cost beside their rooflines, by kind: own schedule, part of a convolution's epilogue, or generic.
+"""The cost of operators beside their rooflines, by kind: own schedule, part of a convolution's epilogue, or generic.
 
-Each case is a convolution of 64 channels at 28 x 28, the operator, and a convolution that reads what it gives: as it
-stands in a network. The virtual board predicts the cycles of one core, with default decisions.
+Each case is a convolution of 64 channels at 28 x 28, the operator, and a convolution that reads its output, as in a
+network. The virtual board predicts the cycles of one core, with default decisions.
 
     python -m benchmarks.operator_times run [--target rpi4] [CASE ...]   # predicts, prints and keeps
     python -m benchmarks.operator_times write                            # docs/results/operators.md of what is kept
 
-``x roofline`` is of all layers that are left of an operator; of a part of an epilogue, of the convolution that has it.
+``x roofline`` covers all layers of an operator; for a part of an epilogue it is the convolution's.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ BEFORE = {
 
 
 def cases() -> dict[str, Callable]:
-    """By its name, a module that computes an operator of 64 channels."""
+    """By name, a module that computes an operator on 64 channels."""
     import torch
     from torch import nn
     from torch.nn import functional as f
@@ -144,7 +144,7 @@ def cases() -> dict[str, Callable]:
 
 
 def network(names: Sequence[str]):
-    """A module of these cases side by side, an output a case."""
+    """A module of these cases side by side, with one output for each."""
     import torch
     from torch import nn
 

@@ -1,10 +1,10 @@
-"""Which operators of ONNX and TFLite build, and by which layers: writes `docs/reference/operators.md`.
+"""List the supported operators of ONNX and TFLite and their layers: writes `docs/reference/operators.md`.
 
-    python -m benchmarks.operators write      # the page anew
-    python -m benchmarks.operators check      # nothing is written; exit code 1 where the page is another
+    python -m benchmarks.operators write      # writes the page
+    python -m benchmarks.operators check      # writes nothing; exit code 1 if the page differs
 
-Each case of `operator_cases` is imported and taken through the passes. That what comes out is right is for tests:
-`tests/frontend/test_operators.py` runs all of them and compares with ONNX Runtime.
+Each case of `operator_cases` is imported and goes through the passes. `tests/frontend/test_operators.py` runs all of
+them and compares their outputs with ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ and compared with ONNX Runtime (`tests/frontend/test_operators.py`).
 
 A kind in **bold** has a schedule of this project, with decisions that are tuned. `generic` is a loop nest of TVM's with
 a plain schedule: rows in parallel, vectors over the last dimension. It has nothing to tune; `profile` shows its share
-of the time, and [what operators cost](../results/operators.md) compares it with its roofline. "nothing" means that no
+of the time, and [cost of operators](../results/operators.md) compares it with its roofline. "nothing" means that no
 layer is left: a view, a constant, or part of the layer before it. A generic layer reads channels-last data in place
 if the operator's dimensions can be permuted (`passes/reordered.py`).
 A concatenation needs no kernel if the layers before it can write their outputs into one tensor, and a slice needs none

@@ -1,13 +1,13 @@
-"""% of peak of each schedule, untuned and tuned, as its docstring has it.
+"""% of peak of each schedule, untuned and tuned, for its docstring.
 
-Of the cycles that the virtual board predicts for one core, the part that its multiply-adds alone take at the core's
-peak rate. Layers without multiply-adds have cycles a value of their output in its place. `-`: no decisions ship, the
-default is what a build takes; of a whole cell, the core has no arithmetic of this dtype.
+% of peak is the cycles of the multiply-adds alone, at the core's peak rate, over the cycles that the virtual board
+predicts for one core. Layers without multiply-adds have cycles for each value of their output instead. `-` for the
+tuned figure: no decisions ship, so a build takes the default; `-` alone: the core lacks this dtype's arithmetic.
 
     python -m benchmarks.peak            # predicts, prints and keeps benchmarks/data/peak.json
-    python -m benchmarks.peak write      # puts what is kept into the docstrings
+    python -m benchmarks.peak write      # puts the recorded figures into the docstrings
 
-A docstring's table is its end, from the line `PEAK` or `VALUE` on.
+A docstring ends with its table, which begins with the line `PEAK` or `VALUE`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def share(layer, core, cycles: float) -> float:
 
 
 def predict(name: str, target, evaluate) -> list[float | None]:
-    """Of a layer on a target, with its default and with the decisions that ship; None where there are none, or no
-    arithmetic."""
+    """The figures of a layer on a target, with its default and with the shipped decisions; None without decisions or
+    without the dtype's arithmetic."""
     from tvm_mobilenet.tune_logs.log import TuneLogs, consulted
 
     from tvm_mobilenet import schedules
@@ -97,15 +97,15 @@ def table(schedule: str, kept: dict) -> str:
 
 
 def _short(name: str) -> str:
-    """A layer's name, of a fused block without what is equal in every part."""
+    """A layer's name; for a fused block without the words that are equal in every part."""
     if not name.startswith("fused "):
         return name
-    token = "" if name.endswith(" f32 relu6") else " f16"  # float32 goes without saying
+    token = "" if name.endswith(" f32 relu6") else " f16"  # float32 is not shown
     return name.replace(" f32 relu6", "").replace(" f16 relu6", "").removeprefix("fused ") + token
 
 
 def with_table(source: str, new: str) -> str:
-    """A schedule's source with this table in place of the one that it has."""
+    """A schedule's source with its table replaced by this one."""
     start = next((source.index(title) for title in (PEAK, VALUE) if title in source), None)
     if start is None:
         end = source.index('"""', 3)

@@ -1,10 +1,10 @@
-"""So many inferences of another engine on a network's file. Runs in the harness's aarch64 Python, which has no TVM.
+"""Run a number of inferences of another engine on a network's file, in the harness's aarch64 Python, which has no TVM.
 
     peer_inferences.py N litert|ncnn|onnxruntime FOLDER
 
-The folder has what `benchmarks.peers` writes: the network for each engine, the first image as ``input.npy`` and
-PyTorch's outputs for it as ``expected.npy``. One thread, float32. Outputs that are others than PyTorch's end it with an
-exit code, so that no figure stands for a network that was computed wrongly.
+`benchmarks.peers` writes the folder: the network for each engine, the first image as ``input.npy`` and PyTorch's
+outputs for it as ``expected.npy``. It uses one thread and float32. If the outputs differ from PyTorch's, it ends with
+an exit code, so that no figure comes from a wrong computation.
 """
 
 import json
@@ -21,7 +21,7 @@ def onnxruntime(files: dict, x: np.ndarray):
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # instructions of waiting are no work
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # instructions of waiting must not count
     session = ort.InferenceSession(files["model"], options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: x}
     return lambda: session.run(None, feed)[0]

@@ -1,8 +1,8 @@
-"""Three passes of a peer, the second and third between the plugin's marks. Runs in the harness's aarch64 Python.
+"""Run three passes of a peer, the second and third between the plugin's marks, in the harness's aarch64 Python.
 
     peer_passes.py ncnn|litert THREADS
 
-The options are those of the harness's own runners, but for the threads; its ``runners/common.py`` has the input, and
+The options are those of the harness's own runners except for the threads; its ``runners/common.py`` has the input and
 compares the output with PyTorch's.
 """
 

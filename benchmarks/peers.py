@@ -1,4 +1,5 @@
-"""The tables of targets: this tree beside LiteRT, ncnn, ONNX Runtime and the floor, in float32, float16 and int8.
+"""Tables that compare this tree with LiteRT, ncnn, ONNX Runtime, the targets and the floor, in float32, float16 and
+int8.
 
     python -m benchmarks.peers                                  # this tree, by our own core model and caches
     python -m benchmarks.peers --dtype int8                     # of one dtype alone: float32, float16 or int8
@@ -7,13 +8,13 @@
     python -m benchmarks.peers --models v1 --cores A72          # one network, one core
     python -m benchmarks.peers --dtype float32 --harness DIR --again litert ncnn onnx --peers-only   # peers of float32
 
-Prints a table of each network beside the peers, then one of all layers: what they reach, and how evenly four cores
-share them. Our own rows are always measured: the network is built with the decisions that ship, run on the virtual
-board, and its caches followed on a second pass, when they are warm. Floors are those of float32 whatever the dtype, so
-that rows compare. Peers' rows are kept in ``benchmarks/data/peers.json``. With a harness (``benchmarks/harness.py``),
-the bundle of that very build for the Pi 4 and the Pi 5 is executed and estimated as the peers were; in float32 TVM's
-own runtime too, which lays out memory itself. There is no Cortex-A53 in llvm-mca that ranks kernels rightly
-(docs/concepts/predictor.md), so its column is our own core model's in any case.
+It prints a table of each network beside the peers, then one of all layers with their cycles and the load balance of
+four cores. Our own rows are always made again: the network is built with the decisions that ship and run on the virtual
+board, and a second pass with warm caches counts. Floors are those of float32 for every dtype, so that rows compare.
+Peers' rows are kept in ``benchmarks/data/peers.json``. With a harness (``benchmarks/harness.py``), the bundle of the
+same build for the Pi 4 and the Pi 5 is executed and estimated like the peers, and in float32 also TVM's own runtime,
+which plans memory itself. llvm-mca's Cortex-A53 does not rank kernels correctly (docs/concepts/predictor.md), so that
+column always comes from our own core model.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ TABLE = Path(__file__).parent / "data" / "peers.json"
 BOARDS = {"rpi4": "A72", "rpi5": "N1", "rpi3": "A53"}
 COLUMNS = {"float32": ("rpi4", "rpi5", "rpi3"), "float16": ("rpi5",), "int8": ("rpi4", "rpi5", "rpi3")}
 MODELS = ("v1", "v2", "v3-large", "v4-small")
-SMALL_MODEL = {"alpha": 0.25, "resolution": 128}  # by our core model alone
-# x float32 floor, L1 misses in M, DRAM fills in MB: what this project set out for; None where it named no figure.
+SMALL_MODEL = {"alpha": 0.25, "resolution": 128}  # estimated only by our core model
+# The targets of this project: x float32 floor, L1 misses in M, DRAM fills in MB; None without a target.
 TARGETS = {
     ("float32", "v1"): {"rpi4": (1.045, 2.4, 38.0), "rpi5": (1.06, 2.0, 28.0), "rpi3": (1.40, 2.8, 44.0)},
     ("float16", "v1"): {"rpi5": (0.54, 1.0, 14.0)},
@@ -44,7 +45,7 @@ TARGETS = {
     ("int8", "v2"): {"rpi4": (0.63, None, None), "rpi5": (0.45, None, None)},
     ("int8", "v3-large"): {"rpi4": (0.70, None, None), "rpi5": (0.55, None, None)},
 }
-SMALL = 1e6  # multiply-adds of a layer whose balance does not count
+SMALL = 1e6  # multiply-adds below which a layer's load balance does not count
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Row:
     dram_fills : float
         Megabytes a pass.
     pointwise : (float, float)
-        Mean and worst of the pointwise layers that are kernels of their own, over the floors of their dtype.
+        Mean and worst of the pointwise layers that are separate kernels, over the floors of their dtype.
     depthwise : float
-        Cycles a vector fmla of the worst depthwise layer that is one.
+        Cycles for each vector fmla of the worst depthwise layer that is a separate kernel.
     balance : float
         The longest of four cores' shares over their mean, of the worst convolution, product or fused block of more
         than a million multiply-adds.
@@ -73,7 +74,7 @@ class Row:
     executed, by_tvm : Run or None
         The bundle in the harness, and the same kernels in TVM's runtime.
     outside : float or None
-        Instructions outside of kernels, as a part of all that the bundle executes.
+        Share of the bundle's executed instructions that are outside of kernels.
     """
 
     floor: float
@@ -146,7 +147,7 @@ def measure(board: str, network, harness: Path | None = None) -> Row:
 
 
 def table(title: str, rows: dict[str, dict[str, tuple]], boards: tuple[str, ...]) -> str:
-    """Rows by name, each with what is known by board, as Markdown; ``title``: network and dtype."""
+    """Rows by name with their figures by board, as Markdown; ``title``: network and dtype."""
     lines = [
         f"| {title}, one core | "
         + " | ".join(f"{BOARDS[board]}: x float32 floor | L1 misses, M | DRAM fills, MB" for board in boards)
@@ -164,7 +165,7 @@ def table(title: str, rows: dict[str, dict[str, tuple]], boards: tuple[str, ...]
 
 
 def layers_table(dtype: str, measured: dict[tuple[str, str], Row]) -> str:
-    """What the layers of each network reach on each core, by our own core model, as Markdown.
+    """The figures of each network's layers on each core by our own core model, as Markdown.
 
     Parameters
     ----------
@@ -186,13 +187,13 @@ def layers_table(dtype: str, measured: dict[tuple[str, str], Row]) -> str:
 
 
 def kept(dtype: str, model: str) -> list[dict]:
-    """The peers' rows of a network in a dtype, as they are kept."""
+    """The recorded rows of peers for a network in a dtype."""
     rows = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
     return [row for row in rows if (row.get("dtype", "float32"), row.get("model", "v1")) == (dtype, model)]
 
 
 def rows_of(dtype: str, model: str, own: dict[str, Row], again: dict[str, dict[str, Run]]) -> dict[str, dict]:
-    """The rows of a network's table: peers, of those that ran ``again`` what they took then, targets, this tree."""
+    """The rows of a network's table: peers (with new figures for those run ``again``), targets, this tree."""
     rows = {}
     for row in kept(dtype, model):
         ran = again.get(row["name"], {})
@@ -210,8 +211,8 @@ def rows_of(dtype: str, model: str, own: dict[str, Row], again: dict[str, dict[s
 
 
 def _run_again(harness: Path | None, network, names: list[str], boards: tuple[str, ...]) -> dict:
-    """The peers whose names begin so, once more: by name and board. One that the harness has no runner for gets the
-    network's files as ``bench --against`` writes them."""
+    """Run the peers with these prefixes again; results by name and board. A peer without a runner in the harness gets
+    the network's files of ``bench --against``."""
     options = network.options
     mult_adds = sum(call.layer.mult_adds for call in (network.original or network.graph).calls)
     rows = [
@@ -243,7 +244,8 @@ def _run_again(harness: Path | None, network, names: list[str], boards: tuple[st
 
 
 def write(network, engines: tuple[str, ...], folder: Path) -> None:
-    """What `benchmarks.peer_inferences` reads: the network for each engine, an image, and PyTorch's output for it.
+    """Write the files for `benchmarks.peer_inferences`: the network for each engine, an image, and PyTorch's output for
+    it.
 
     Raises
     ------
@@ -305,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--cores {unknown[0]}: there are columns of {', '.join(BOARDS.values())}")
     dtypes = [args.dtype] if args.dtype else list(COLUMNS)
     runners = bool(args.again) and any("runner" in row for dtype in dtypes for m in models for row in kept(dtype, m))
-    by_tvm = "float32" in dtypes and "v1" in models and not args.peers_only  # in TVM's own runtime too
+    by_tvm = "float32" in dtypes and "v1" in models and not args.peers_only  # also run TVM's own runtime
     python = bool(args.again) or by_tvm
     if args.harness and (lacking := harnesses.missing(args.harness, python, runners)):
         parser.error(

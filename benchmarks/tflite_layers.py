@@ -1,14 +1,14 @@
-"""How many outputs of a quantized TFLite file's layers differ from LiteRT's, given LiteRT's own numbers.
+"""Count outputs of a quantized TFLite file's layers that differ from LiteRT's, given LiteRT's values as inputs.
 
-The files are Keras's networks of drawn weights, made by TensorFlow's converter in an environment of its own, which
-needs nothing of this project; then compared in this project's::
+The files are Keras's networks with random weights. TensorFlow's converter makes them in a separate environment, which
+needs nothing of this project; the comparison runs in this project's environment::
 
     python -m venv tensorflow && tensorflow/bin/pip install tensorflow==2.21.0
     tensorflow/bin/python -m benchmarks.tflite_layers make nets
     python -m benchmarks.tflite_layers compare nets
 
 Each layer is compared with both of LiteRT's ways to round, on four images. Over a whole network one unit becomes many,
-so whole networks are compared where they are small, by what they differ from XNNPACK in the mean.
+so only small networks are compared whole, by their mean difference from XNNPACK.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-IMAGES, SEED = 4, 7  # that are compared
+IMAGES, SEED = 4, 7  # number of images, and the seed
 CALIBRATION = 16  # images
 WHOLE = 96  # the largest side of an image for which the whole network is compared
 
@@ -33,13 +33,13 @@ class Network:
     Attributes
     ----------
     title : str
-        As the table says it.
+        The name in the table.
     factory : str
     size : int
         Of its images.
     classes : int
     tensor : bool
-        Weights get one scale, not one a channel.
+        Whether weights get one scale for each tensor, not for each channel.
     options : dict
         Of the factory.
     """
@@ -67,8 +67,8 @@ NETWORKS = {
 
 
 def make(folder: Path, names: Sequence[str]) -> None:
-    """Write the int8 file of each network: weights are drawn, and batch norms have seen the images of calibration, so
-    that activations have a scale. TensorFlow alone is imported."""
+    """Write the int8 file of each network. Weights are random; batch-norm statistics come from the calibration images,
+    so that activations are scaled. Only TensorFlow is imported."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     import keras
     import tensorflow as tf
@@ -110,8 +110,8 @@ def settled(model, size: int) -> np.ndarray:
 
 
 def compared(path: Path, title: str) -> tuple:
-    """One row: layers, outputs that differ from XNNPACK's, the share that differs from the reference kernels', the most
-    units that a layer's sums differ by in either, and of small networks the mean differences from XNNPACK."""
+    """One row: layers, outputs that differ from XNNPACK's, the share that differs from the reference kernels', the
+    largest difference of a layer's sums in units, and for small networks the mean differences from XNNPACK."""
     from tests.support.quantized_files import images
     from tvm_mobilenet.checking import given_layers, network_steps
     from tvm_mobilenet.compiler.network import load_network

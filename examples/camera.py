@@ -1,6 +1,6 @@
-"""What a camera sees, and how many frames a second: python3 camera.py BUNDLE [FOLDER]
+"""Classify the frames of a camera and count frames a second: python3 camera.py BUNDLE [FOLDER]
 
-By picamera2 (python3-picamera2) or OpenCV (python3-opencv), whichever is installed, or of a FOLDER of pictures.
+Frames come from picamera2 (python3-picamera2) or OpenCV (python3-opencv), or from a FOLDER of images.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ def picamera2_frames():
         camera.configure(camera.create_video_configuration(main={"format": "RGB888", "size": (640, 480)}))
         camera.start()
         while True:
-            yield camera.capture_array(), True  # libcamera's RGB888 lies in memory as blue, green, red
+            yield camera.capture_array(), True  # libcamera's RGB888 has the bytes blue, green, red
 
 
 def opencv_frames():
@@ -47,7 +47,9 @@ def frames():
     return cameras[there]() if there else sys.exit("no picamera2 and no OpenCV: apt-get install python3-picamera2")
 
 
-begin, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")  # one line of a terminal, else one a frame
+begin, end = (
+    ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
+)  # one line on a terminal, else a line for each frame
 try:
     with Mobilenet(sys.argv[1]) as net:
         rate = FrameRate()

@@ -1,7 +1,7 @@
 """From a photograph to boxes, by an SSDLite: python3 detect.py BUNDLE photo.jpg [LEAST]
 
-The network has raw heads, `boxes` (1, priors, 4) and `logits` (1, priors, classes), and is built with --resize squash.
-Priors are torchvision's: six shapes at each position of maps that halve.
+The network must have raw heads, `boxes` (1, priors, 4) and `logits` (1, priors, classes), and a build with --resize
+squash. Priors are torchvision's: six shapes at each position of maps of halving size.
 """
 
 import sys
@@ -15,7 +15,7 @@ except ImportError as e:
     sys.exit(f"error: {e}: BUNDLE is the folder that holds mobilenet.py; tar -xf unpacks an archive")
 
 
-def priors(count, side=1):  # centre and size of each (count, 4); the first map is so high at least
+def priors(count, side=1):  # centre and size of each (count, 4); `side`: least height of the first map
     maps = [side]
     while maps[-1] > 1 and 6 * sum(side * side for side in maps) < count:
         maps.append((maps[-1] + 1) // 2)  # 20, 10, 5, 3, 2, 1 of SSDLite320
@@ -36,7 +36,9 @@ def decode(boxes):  # left, top, right, bottom (priors, 4), as parts of the phot
     return np.clip(np.hstack([centre - half, centre + half]), 0, 1)
 
 
-def suppress(boxes, scores, overlap=0.55):  # which boxes are left, best first: each drops what it overlaps by more
+def suppress(
+    boxes, scores, overlap=0.55
+):  # indices of remaining boxes, best first: each removes boxes that it overlaps by more
     order, left, area = np.argsort(-scores), [], np.prod(boxes[:, 2:] - boxes[:, :2], 1)
     while len(order):
         left, best, order = [*left, order[0]], order[0], order[1:]
@@ -53,7 +55,7 @@ try:
 except (MobilenetError, ValueError, KeyError) as e:
     sys.exit(f"error: {e}" + " is no output of this network" * isinstance(e, KeyError))
 scores = (powers := np.exp(logits - logits.max(-1, keepdims=True))) / powers.sum(-1, keepdims=True)
-for kind in range(1, scores.shape[1]):  # class 0 is nothing
+for kind in range(1, scores.shape[1]):  # class 0 is the background
     likely = np.flatnonzero(scores[:, kind] >= least)
     for i in likely[suppress(boxes[likely], scores[likely, kind])]:
         print(f"{scores[i, kind]:.3f} class {kind} at " + " ".join(f"{side:.3f}" for side in boxes[i]))

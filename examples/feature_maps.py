@@ -1,8 +1,9 @@
-"""The feature maps of a backbone, as detectors and embeddings use them: one network with several named outputs.
+"""Compile a backbone with several feature maps as named outputs, for detectors and embeddings.
 
     python examples/feature_maps.py FOLDER
 
-The weights are random, normalized by the statistics of noise: the maps have their real sizes and mean nothing.
+The weights are random, with batch-norm statistics of noise: the maps have their real sizes, but their values mean
+nothing.
 """
 
 import sys
@@ -41,7 +42,7 @@ torch.manual_seed(0)
 folder, image = Path(sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__)), torch.randn(1, 3, 96, 128)
 backbone = Backbone()
 for _ in range(50):
-    backbone(torch.randn(2, 3, 96, 128))  # in training mode, which finds the statistics
+    backbone(torch.randn(2, 3, 96, 128))  # training mode updates the statistics
 net = tm.compile(backbone, "rpi5", image, output=folder / "backbone")
 net.verify(inputs=[image.numpy()]).require()
 for name, found in net.run(image.numpy()).items():

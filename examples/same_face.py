@@ -1,7 +1,7 @@
-"""Are two photographs of one face? By a network of embeddings: python3 same_face.py BUNDLE a.jpg b.jpg [LEAST]
+"""Compare two faces by an embedding network: python3 same_face.py BUNDLE a.jpg b.jpg [LEAST]
 
-The network's first output is an embedding. Photographs whose embeddings have a cosine of LEAST (0.4) or more are of
-one person. Which cosine that is depends on the network. Photographs must be cropped as those that it was trained on.
+The network's first output is an embedding. If the cosine of two embeddings is at least LEAST (0.4), the photographs
+show the same person. The right threshold depends on the network. Photographs must be cropped as in its training.
 """
 
 import sys
@@ -16,7 +16,7 @@ except ImportError as e:
 
 
 def embedding(net, photo):
-    """Of length 1, (values,)."""
+    """The embedding with length 1, (values,)."""
     found = net.run(net.preprocess(photo))[0].ravel()
     return found / np.linalg.norm(found)
 

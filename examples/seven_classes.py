@@ -1,8 +1,8 @@
-"""A network that is fine-tuned to seven classes, from its checkpoint to a bundle for a Raspberry Pi 4.
+"""Take a network with seven fine-tuned classes from its checkpoint to a bundle for a Raspberry Pi 4.
 
     python examples/seven_classes.py FOLDER
 
-The classes are stripes at seven angles, drawn in noise: put your own in the place of `images` and `network`.
+The classes are stripes at seven angles in noise: replace `images` and `network` by your own.
 """
 
 import sys
@@ -46,7 +46,9 @@ def train(net, classes, steps):
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__))
 folder.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-torch.save(train(network(3), 3, 20)[0].state_dict(), folder / "checkpoint.pth")  # below its classifier, another task
+torch.save(
+    train(network(3), 3, 20)[0].state_dict(), folder / "checkpoint.pth"
+)  # a checkpoint of another task with three classes
 net = network(7)
 net[0].load_state_dict(torch.load(folder / "checkpoint.pth"))
 train(net, 7, 60)

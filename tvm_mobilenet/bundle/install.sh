@@ -1,19 +1,19 @@
-# A version's life on a board, told to one shell: copied, hashed, tested, on the disk, and only then current.
+# Installs a version on a board in one shell: copies, hashes, tests and writes it to the disk, and only then makes it current.
 # $1 the board's folder  $2 bytes of the tar file on stdin  $3 lines for sha256sum  $4 the build  $5 versions that stay
-# $6 threads of the self-test  $7 what runs the program  $8 the bundle's signers, in ssh-keygen's format  $9 the signer
+# $6 threads of the self-test  $7 the command that runs the program  $8 the bundle's signers, in ssh-keygen's format  $9 the signer
 #
-# After the tar file stdin stays open until the sender says "switch", in answer to the line "tested". So nothing is
-# switched, and nothing is left, when the sender or the connection is lost before.
+# After the tar file stdin stays open until the sender says "switch", in answer to the line "tested". So if the
+# sender or the connection is lost before, nothing is switched and nothing is left.
 set -eu
 umask 022
 LC_ALL=C
 export LC_ALL
 
-# Files and folders onto the disk; an old `sync` takes no names, and writes all there is.
+# Writes files and folders to the disk; an old `sync` takes no names and writes everything.
 flush() { if sync --help 2>&1 | grep -q FILE; then sync -- "$@"; else sync; fi; }
 
-# Removes a folder unless the shell that made it runs: that holds its lock, which goes with it however it ends. Where
-# there are no locks, an hour tells.
+# Removes a folder unless the shell that made it still runs: that shell holds its lock, which ends with it. Without locks,
+# a folder counts as abandoned after an hour.
 abandoned() {
     [ -d "$1" ] || return 0
     code=66
@@ -31,7 +31,7 @@ for old in [0-9]*-*/.not-yet; do # numbered, and killed before it became current
     if [ "$now" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}"; fi
 done
 
-# What did not become current is no version: nothing is left of it.
+# A version that did not become current is removed.
 undo() {
     rm -f "$1/.current-$name"
     case $new in .new-?* | [0-9]*-?*) rm -rf "$1/versions/$new" ;; esac # never all of them, where a name is missing

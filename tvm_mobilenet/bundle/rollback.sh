@@ -1,4 +1,4 @@
-# Makes the version before the current one current. $1: the board's folder
+# Switches to the version before the current one. $1: the board's folder
 set -eu
 LC_ALL=C
 export LC_ALL

@@ -226,7 +226,7 @@ class DaskWorkers:
             )
         raise ClusterError(
             f"{where} has had no worker{' that answers' * bool(self._asked)} for {waited:.0f} s",
-            f"start some: dask worker {self._scheduler.address}; all that ended is kept",
+            f"start some: dask worker {self._scheduler.address}; all completed trials are kept",
         )
 
     # ---- workers

@@ -56,8 +56,7 @@ static size_t half_of_memory(void) {
     return half < SIZE_MAX ? (size_t)half : SIZE_MAX;
 }
 
-/* A whole regular file, with a zero after it; NULL after a printed error. It does not wait for a pipe without a writer.
-   */
+/* A whole regular file, with a zero after it; NULL after a printed error. Does not wait for a pipe without a writer. */
 static unsigned char *read_file(const char *path, size_t *n, size_t most) {
     unsigned char *data = NULL;
     struct stat status;
