@@ -1,5 +1,4 @@
-"""Tables that compare this tree with LiteRT, ncnn, ONNX Runtime, the targets and the floor, in float32, float16 and
-int8.
+"""Tables that compare this tree with LiteRT, ncnn, ONNX Runtime, targets and the floor, in three dtypes.
 
     python -m benchmarks.peers                                  # this tree, by our own core model and caches
     python -m benchmarks.peers --dtype int8                     # of one dtype alone: float32, float16 or int8

@@ -47,9 +47,7 @@ def frames():
     return cameras[there]() if there else sys.exit("no picamera2 and no OpenCV: apt-get install python3-picamera2")
 
 
-begin, end = (
-    ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
-)  # one line on a terminal, else a line for each frame
+begin, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")  # a terminal keeps one line
 try:
     with Mobilenet(sys.argv[1]) as net:
         rate = FrameRate()

@@ -36,9 +36,7 @@ def decode(boxes):  # left, top, right, bottom (priors, 4), as parts of the phot
     return np.clip(np.hstack([centre - half, centre + half]), 0, 1)
 
 
-def suppress(
-    boxes, scores, overlap=0.55
-):  # indices of remaining boxes, best first: each removes boxes that it overlaps by more
+def suppress(boxes, scores, overlap=0.55):  # indices of the best boxes that overlap by less
     order, left, area = np.argsort(-scores), [], np.prod(boxes[:, 2:] - boxes[:, :2], 1)
     while len(order):
         left, best, order = [*left, order[0]], order[0], order[1:]

@@ -46,9 +46,7 @@ def train(net, classes, steps):
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__))
 folder.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-torch.save(
-    train(network(3), 3, 20)[0].state_dict(), folder / "checkpoint.pth"
-)  # a checkpoint of another task with three classes
+torch.save(train(network(3), 3, 20)[0].state_dict(), folder / "checkpoint.pth")  # of another task, three classes
 net = network(7)
 net[0].load_state_dict(torch.load(folder / "checkpoint.pth"))
 train(net, 7, 60)
