@@ -1,8 +1,8 @@
-"""Boards and cores as data: one board a TOML file here, one core a TOML file in ``cores/``.
+"""Boards and cores as data: one TOML file for each board here, one for each core in ``cores/``.
 
-``load("rpi4")`` or ``load("path/to/my.toml")`` gives a frozen ``Target``; unknown keys and impossible values are
-refused with file, key and value. A schedule reads ``target.core.vector_registers``; it never asks which board it is
-on. What `build` writes carries its target's facts (``stored``), and ``reading`` checks them as it checks a file's.
+``load("rpi4")`` or ``load("path/to/my.toml")`` gives a frozen ``Target``. Unknown keys and impossible values are errors
+that give file, key and value. A schedule reads fields such as ``target.core.vector_registers``; it never asks for the
+name of the board. A build stores its target's facts (``stored``), and ``reading`` checks them like those of a file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRIPLES = {"aarch64": ("aarch64", "arm64"), "armv7": ("arm",), "x86_64": ("x86_
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """One level of cache; ``shared`` by all CPUs, or by so many as ``cpus`` says, or one a CPU."""
+    """One level of cache. It is ``shared`` by all CPUs or by ``cpus`` of them, or each CPU has its own."""
 
     bytes: int
     ways: int
@@ -46,7 +46,7 @@ class Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """The facts of one CPU core that schedules and the core model read. Rates are a cycle, latencies in cycles."""
+    """The facts of one CPU core that schedules and the cost model read. Rates are per cycle, latencies in cycles."""
 
     name: str
     title: str
@@ -59,20 +59,20 @@ class Core:
     fma_per_cycle: float  # vector fused multiply-adds a cycle
     fma_latency: int
     fma_accumulate_latency: int  # from accumulator to accumulator, with forwarding
-    vector_load_bytes: int = 16  # that one cycle of a load moves into a vector register
-    dot_products: bool = False  # of four bytes a lane, as one instruction
-    l2_line_cycles: float = 5.0  # for 64 bytes, of their latency what overlap and prefetching leave
-    dram_line_cycles: float | None = None  # for 64 bytes, as one core streams; a target tells where the file does not
+    vector_load_bytes: int = 16  # moved into a vector register by one cycle of a load
+    dot_products: bool = False  # whether it has dot products of four bytes per lane
+    l2_line_cycles: float = 5.0  # for 64 bytes: latency that overlap and prefetching leave
+    dram_line_cycles: float | None = None  # for 64 bytes, as one core streams; by default from the target
     l1d: Cache
     l2: Cache
     l3: Cache | None = None
     limits: Limits = field(default_factory=Limits)
-    cpus: int = 1  # that share a kernel's tasks; a target says how many it has
+    cpus: int = 1  # CPUs that share a kernel's tasks; set by the target
     rates: dict = field(default_factory=dict, compare=False, hash=False)  # multiply-adds a cycle of other dtypes
-    model: dict = field(default_factory=dict, compare=False, hash=False)  # what the core model alone reads
+    model: dict = field(default_factory=dict, compare=False, hash=False)  # read only by the cost model
 
     def lanes(self, dtype: str) -> int:
-        """How many values a vector register holds."""
+        """The number of values in a vector register."""
         return self.vector_bytes // dtypes.of(dtype).bytes
 
     def macs_per_cycle(self, dtype: str) -> float:
@@ -80,11 +80,11 @@ class Core:
         return self.rates.get(dtype, self.fma_per_cycle * self.lanes(dtype))
 
     def computes(self, dtype: str) -> bool:
-        """Whether it has arithmetic of a dtype: float32, and what ``rates`` names."""
+        """Whether it has arithmetic of a dtype: float32, and the dtypes in ``rates``."""
         return dtype == "float32" or dtype in self.rates
 
     def sharers(self, cache: Cache) -> int:
-        """How many CPUs have their data in one cache of a level at the same time."""
+        """The number of CPUs that have their data in one cache of a level at the same time."""
         return min(self.cpus, cache.cpus or self.cpus) if cache.shared else 1
 
     def problem(self) -> str:
@@ -117,12 +117,12 @@ class Core:
         return ""
 
 
-_EARLIER_CPUS = ("A53", "A57", "A72", "A7", "A8", "A9", "A15")  # of the emulator; ARM: no half precision, no sdot
+_EARLIER_CPUS = ("A53", "A57", "A72", "A7", "A8", "A9", "A15")  # the emulator's CPUs without half precision and sdot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A board: its core, how many of them, and how code is built for it."""
+    """A board: its core, its number of cores, and the options of code for it."""
 
     name: str
     title: str
@@ -138,10 +138,10 @@ class Target:
     llvm_float_abi: str = ""  # `hard` or `soft`; TVM passes floats in integer registers on 32-bit Arm unless told
     link_triple: str = ""  # zig's name of machine, system and glibc
     rpc_key: str = ""
-    file: str = field(default="", compare=False)  # the absolute path of one's own TOML file; no fact of the board
+    file: str = field(default="", compare=False)  # the absolute path of a user's TOML file; not a fact of the board
 
     def __post_init__(self):
-        # Schedules get the core alone.
+        # Schedules get only the core.
         from tvm_mobilenet.targets import memory
 
         line = self.core.dram_line_cycles or memory.streamed_line_cycles(self)
@@ -163,9 +163,10 @@ class Target:
         return self.llvm_triple == _HOST
 
     def facts(self) -> dict:
-        """All that a cost depends on, the core's as a dict in it: equal for equal boards, wherever it was read.
+        """All facts that a cost depends on, with the core's in a nested dict. Equal boards have equal facts, wherever
+        they were read.
 
-        What only defaults read is left out.
+        Facts that only defaults read are left out.
         """
         data = asdict(self)
         del data["file"]
@@ -178,7 +179,7 @@ class Target:
         return data
 
     def llvm_target(self) -> dict:
-        """The dict that ``tvm.target.Target`` takes. For the host this imports tvm, to ask LLVM for its triple."""
+        """The dict that ``tvm.target.Target`` takes. For the host this imports tvm, to get LLVM's triple."""
         triple, cpu = self.llvm_triple, self.llvm_cpu or self.core.llvm_cpu
         if triple == _HOST:
             import tvm
@@ -221,7 +222,7 @@ def names() -> list[str]:
 
 
 def computing(dtype: str) -> list[str]:
-    """The boards that ship and compute a dtype, sorted; this machine only where it is a host."""
+    """The shipped boards that compute a dtype, sorted; this machine only if it can be a host."""
     found = []
     for name in names():
         with contextlib.suppress(TvmMobilenetError):  # of the host, whatever its variable holds
@@ -231,13 +232,13 @@ def computing(dtype: str) -> list[str]:
 
 
 def require(target: Target, dtype: str) -> None:
-    """Refuse a target that does not compute a dtype: LLVM would convert each value to another one, and say nothing.
+    """Refuse a target that does not compute a dtype, since LLVM would silently convert each value to another one.
 
     Raises
     ------
     TvmMobilenetError
-        Its core has no arithmetic of the dtype, its core's file has no rate of it, or its code may not use it. The hint
-        names what to change in a target's file of one's own, and the shipped targets that compute the dtype.
+        Its core has no arithmetic of the dtype, its core's file has no rate for it, or its code may not use it. The
+        hint gives the change to a user's own file, and the shipped targets that compute the dtype.
     """
     from tvm_mobilenet.targets import features, host
 
@@ -267,8 +268,8 @@ def require(target: Target, dtype: str) -> None:
 def load(name: str) -> Target:
     """The target of a shipped name or of a TOML file's path.
 
-    A file of one's own may be named like a board or a core that ships. Unless it says the same, a hash of its facts is
-    added to the name, so that builds, tune records and logs of the two stay apart.
+    A user's file may have the name of a shipped board or core. If its facts differ, a hash of them is added to the
+    name, so that builds, tune records and logs of the two stay apart.
 
     Raises
     ------
@@ -309,7 +310,7 @@ def _load(path, folder) -> Target:
 
 
 def _load_core(core, folder, target_path) -> Core | str:
-    """The core of a file that ships or lies beside the target's; ``host`` for that of this machine."""
+    """The core of a shipped file or of one beside the target's; ``host`` gives that of this machine."""
     from tvm_mobilenet.targets import reading
 
     if not isinstance(core, str):
@@ -340,7 +341,7 @@ def _load_core(core, folder, target_path) -> Core | str:
 
 
 def _distinct(own, taken, load):
-    """One's own target or core under a name that no other one of ``taken`` has; ``load`` gives that of a name."""
+    """A user's target or core under a name that no different one in ``taken`` has; ``load`` loads one by name."""
     import hashlib
 
     if own.name not in taken:

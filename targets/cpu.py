@@ -61,8 +61,8 @@ _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
 
 def features(root: Path = Path("/")) -> list[str]:
-    """The CPU's optional features, by the names of /proc/cpuinfo, sorted; ``root``: ``/`` for this very machine."""
-    if platform.machine() == "aarch64" and Path("/") == root:  # what the process is told: true in emulators too
+    """The CPU's optional features, by the names of /proc/cpuinfo, sorted; ``root`` is ``/`` for this machine."""
+    if platform.machine() == "aarch64" and Path("/") == root:  # right in emulators too
         try:
             getauxval = ctypes.CDLL(None).getauxval
             getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
@@ -82,7 +82,7 @@ def features(root: Path = Path("/")) -> list[str]:
 
 
 def _cpuid() -> list[str]:
-    """Those of ``CPUID_X86_64`` that are usable, by glibc 2.33 or later (sys/platform/x86.h); empty without it."""
+    """The usable features of ``CPUID_X86_64``, by glibc 2.33 or later (sys/platform/x86.h); empty without it."""
     try:
         leaf = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf
     except (OSError, AttributeError):
@@ -92,7 +92,7 @@ def _cpuid() -> list[str]:
         name
         for (number, register), names in CPUID_X86_64.items()
         for bit, name in names.items()
-        if leaf(number).contents[4 + register] >> bit & 1  # after the four words of the CPU, what the system lets use
+        if leaf(number).contents[4 + register] >> bit & 1  # four words of the CPU, then those that the system permits
     )
 
 

@@ -1,8 +1,8 @@
-"""What a target's code may use of a CPU, in the words of the device's kernel."""
+"""The CPU features that a target's code may use, by the names of the device's kernel."""
 
 from __future__ import annotations
 
-# LLVM's name of a feature, and what the kernel calls it
+# LLVM's name of a feature, and the kernel's
 _FEATURES = {
     "aarch64": {
         "neon": ("asimd",),
@@ -34,7 +34,7 @@ _FEATURES = {
 }
 
 
-# LLVM's name of the feature without which it computes a dtype by another one, and says nothing
+# LLVM's name of the feature without which it silently computes a dtype in another one
 _NEEDED = {
     "float16": {"aarch64": "fullfp16", "armv7": "fullfp16", "x86_64": "avx512fp16"},
 }
@@ -43,7 +43,7 @@ _CPUS = {"fullfp16": ("cortex-a76",)}
 
 
 def needed(target, dtype: str) -> str:
-    """LLVM's name of the feature that a target's code must be allowed, to compute a dtype; empty where none is."""
+    """LLVM's name of the feature that a target's code needs to compute a dtype; empty if none."""
     return _NEEDED.get(dtype, {}).get(target.architecture, "")
 
 
@@ -68,24 +68,26 @@ def _has(target):
 
 
 def checked(target) -> list[str]:
-    """What a target's code may use and a build asks the CPU for when it is opened, by LLVM's names.
+    """The features that a target's code may use, and that a build requires of the CPU when it is opened, by LLVM's
+    names.
 
-    LLVM has a Cortex-A53 and A72 with instructions for AES, SHA and CRC, which a Raspberry Pi's have not all: such ones
-    are not in the list, and no code may have them.
+    LLVM's Cortex-A53 and A72 include instructions for AES, SHA and CRC, which a Raspberry Pi may lack. They are not in
+    the list, and no code may use them.
     """
     has = _has(target)
     return [feature for feature in _FEATURES[target.architecture] if has(feature)]
 
 
 def allowed(target) -> list[str]:
-    """What may be in a target's code, by LLVM's names: what is checked, and ARMv8's floating point in 32-bit code, of
-    which a kernel tells nothing."""
+    """The features that a target's code may contain, by LLVM's names: the checked ones, and ARMv8's floating point in
+    32-bit code, which the Linux kernel does not report.
+    """
     has = _has(target)
     told = [feature for feature in ("fp-armv8",) if target.architecture == "armv7" and has(feature)]
     return checked(target) + told
 
 
 def features(target) -> list[str]:
-    """What a CPU must have, as the device's kernel names it."""
+    """The features that a CPU must have, by the names of the device's kernel."""
     names = _FEATURES[target.architecture]
     return [name for feature in checked(target) for name in names[feature]]

@@ -1,13 +1,13 @@
-"""This machine as a core: its level, found once, and all that follows from it; without importing tvm.
+"""This machine as a core: its level, found once, and the facts that follow from it; without importing tvm.
 
-A level is what a compiler may use of a CPU. It sets LLVM's CPU, the vectors' size and their number together, and it is
-the core's name, so tune records of different levels never mix and a build says what it needs. Unless
-``TVM_MOBILENET_HOST_CPU`` names a lower one, the highest level that this machine has is used.
+A level is the set of CPU features that a compiler may use. It determines LLVM's CPU and the size and number of vectors.
+It is also the core's name, so tune records of different levels never mix, and a build records its requirements. The
+default is the highest level of this machine, unless ``TVM_MOBILENET_HOST_CPU`` names a lower one.
 
 Levels of x86-64 are those of its psABI (version 1.0, table 3.1), which LLVM has as CPUs, and ``x86-64-v4-fp16``, which
-adds half-precision arithmetic. Arm has none: ``armv8-a`` is what every AArch64 core has, ``armv8.2-a`` what a
-Cortex-A76 adds. Rates are those of the common cores with the same vectors, DRAM as a Cortex-A76 streams it; nothing is
-predicted for the host, it measures.
+adds half-precision arithmetic. Arm defines no levels: ``armv8-a`` has the features of every AArch64 core, ``armv8.2-a``
+adds those of a Cortex-A76. Rates are those of common cores with the same vectors, and DRAM rates those of a Cortex-A76.
+They only choose defaults: the host is measured, not predicted.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "arm
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """What a compiler may use of a CPU.
+    """A set of CPU features that a compiler may use.
 
     Attributes
     ----------
     name : str
-        Of the level, and of the host's core.
+        The name of the level, and of the host's core.
     llvm_cpu : str
-        LLVM's CPU that uses this and no more.
+        LLVM's CPU with exactly these features.
     flags : tuple of str
-        What the CPU must have, as ``targets.cpu.features`` names it; those of lower levels included.
+        Features that the CPU must have, by the names of ``targets.cpu.features``, including those of lower levels.
     fma_per_cycle : float
-        Vector multiply-adds a cycle; half as many where a multiply-add is two instructions.
+        Vector multiply-adds a cycle; half as many if a multiply-add takes two instructions.
     computes : tuple of str
         Dtypes other than float32 that it has arithmetic for.
     attributes : tuple of str
-        What LLVM must be told beside its CPU, as a target's ``llvm_attributes``.
+        LLVM attributes in addition to its CPU, as a target's ``llvm_attributes``.
     """
 
     name: str
@@ -106,24 +106,25 @@ LEVELS = {  # ascending
 
 
 def architecture() -> str:
-    """Of this machine, as targets name it, if it runs what is built for them; else its own name, such as ``riscv64`` or
-    ``arm64 Darwin``, of a system that loads no library of Linux."""
+    """The architecture of this machine, by the targets' names if it can run code for them. Otherwise its own name, such
+    as ``riscv64``, or ``arm64 Darwin`` for a system that cannot load libraries of Linux.
+    """
     machine = platform.machine().lower()
     return _ARCHITECTURES.get(machine, machine) if is_linux() else f"{machine} {platform.system()}"
 
 
 def flags() -> set[str]:
-    """What this machine's CPU has, as the kernel names it; empty where nothing tells."""
+    """The features of this machine's CPU, by the kernel's names; empty if they are unknown."""
     return set(cpu.features())
 
 
 def machine() -> Level:
-    """The highest level that this machine has; the lowest of its architecture where its flags cannot be read.
+    """The highest level of this machine; the lowest of its architecture if its flags cannot be read.
 
     Raises
     ------
     TvmMobilenetError
-        The architecture is none that code is built for.
+        No code can be built for this architecture.
     """
     if architecture() not in LEVELS:
         raise TvmMobilenetError(
@@ -170,7 +171,7 @@ def of_llvm_cpu(cpu: str) -> Level | None:
 
 
 def of_core(core) -> Level | None:
-    """The level whose name a core has or ends with, and whose CPU for LLVM; None for a core of a board."""
+    """The level with the name and LLVM CPU of a core, or with the end of its name; None for a board's core."""
     return next(
         (
             one
@@ -230,7 +231,7 @@ def _caches() -> dict:
             sharers = _count(shared)
         except (OSError, ValueError, ZeroDivisionError):
             continue
-        plausible = sets > 0 and not rest and not int(line) & (int(line) - 1)  # virtual machines tell odd things
+        plausible = sets > 0 and not rest and not int(line) & (int(line) - 1)  # not in some virtual machines
         if plausible and kind != "Instruction" and level in "123":
             found["l1d" if level == "1" else f"l{level}"] = {
                 "bytes": nbytes,
@@ -243,6 +244,6 @@ def _caches() -> dict:
 
 
 def _count(numbers: str) -> int:
-    """How many CPUs a list of the kernel's names, such as ``0-3,64-67``."""
+    """The number of CPUs in a list as the kernel writes it, such as ``0-3,64-67``."""
     ends = [part.split("-") for part in numbers.split(",")]
     return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)

@@ -1,4 +1,4 @@
-"""Limits of a core that were measured, not derived: what only the defaults of schedules and fused blocks read."""
+"""Limits of a core that were measured, not derived. Only the defaults of schedules and fused blocks read them."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The table ``[limits]`` of a core's file; whatever it leaves out has the value of the cores that ship.
+    """The table ``[limits]`` of a core's file. A missing key has the value of the shipped cores.
 
-    Nothing that is predicted or measured depends on them: they rank choices for builds that nobody tuned.
+    Predictions and measurements do not depend on them: they rank choices of untuned builds.
 
     Parameters
     ----------
     again_line_cycles : float, optional
-        For 64 bytes that a nest reads from DRAM again; four times ``l2_line_cycles`` unless given. Below what one core
-        streams at: part of it overlaps with arithmetic.
+        Cycles for 64 bytes that a nest reads again from DRAM; four times ``l2_line_cycles`` unless given. It is below
+        the cycles of one streaming core, since part of it overlaps with compute.
     strip_line_cycles : float
-        For 64 bytes from the L2 under a strip of the dual-issue loop, whose loads run ahead of their use.
+        Cycles for 64 bytes from the L2 under a strip of the dual-issue loop, whose loads run ahead of their use.
     partial_sum_cycles : float
-        To load and to store one vector of partial sums.
+        Cycles to load and store one vector of partial sums.
     partial_sum_vectors, partial_sum_depth : int
-        Tiles of so many vectors a row move more partial sums than blocks of k below that depth spare in the L1.
+        Tiles of so many vectors a row move more partial sums than blocks of k below that depth save in the L1.
     task_cycles : int
-        What a task should take to be worth another CPU.
+        Least cycles of a task that is worth another CPU.
     share_cycles : int
-        A CPU's share from which on smaller and slower tiles pay if they leave no CPU idle.
+        Least share of a CPU for which smaller and slower tiles pay if they leave no CPU idle.
     depthwise_registers : int
-        Registers of a depthwise tile at most, of those that the core has.
+        The most registers of a depthwise tile.
     depthwise_positions, depthwise_pairs : int
         A depthwise tile of fewer positions, of vectors or of pairs of vectors, loads so often that whole lines of
         channels are better.
     row_positions : int
-        Positions of a depthwise tile of one row at most, where rows are dealt to CPUs one by one.
+        The most positions of a depthwise tile of one row, if rows are dealt to CPUs one by one.
     strip_columns : int
-        In strips of fewer columns, filling and draining the dual-issue loop shows.
+        In strips of fewer columns, filling and draining the dual-issue loop has a visible cost.
     panel_bytes : int
-        Bytes of a row of output that a pointwise layer makes of one reading of its data.
+        Bytes of a row of output that a pointwise layer computes from one pass over its data.
     """
 
     again_line_cycles: float | None = None

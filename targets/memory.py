@@ -1,13 +1,13 @@
-"""What it costs to move data between the levels of memory: the one model that whoever needs it reads.
+"""The cost of moving data between the levels of memory: one model for all users.
 
 Two views of the figures of a core and its board:
 
-``Way``    bytes a cycle, or a second, that a way between two levels moves at most, for one CPU and for all that share
-           it. Rooflines and predictions read it: nothing is faster.
-``Lines``  cycles that a line costs a kernel beside its arithmetic: what overlap and prefetching leave of its latency.
-           Defaults of schedules and fused blocks read it, to rank choices.
+``Way``    the most bytes per cycle, or per second, that a path between two levels moves, for one CPU and for all that
+           share it. Rooflines and predictions read it.
+``Lines``  cycles of a cache line that overlap and prefetching do not hide behind compute. Defaults of schedules and
+           fused blocks read it, to rank choices.
 
-How many CPUs have their data in one cache at a time is `targets.Core.sharers`.
+`targets.Core.sharers` is the number of CPUs that have their data in one cache at a time.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
-COUNTED = 64  # bytes for which files give the cycles of a line, whatever the length of the core's own
+COUNTED = 64  # bytes for which files give a line's cycles, whatever the core's line size
 
 
 @dataclass(frozen=True)
 class Way:
-    """What one CPU moves a cycle or a second, and all CPUs that share the way together."""
+    """The rate of one CPU, per cycle or per second, and that of all CPUs that share the path."""
 
     one: float
     every: float
 
     def of(self, cpus: int) -> float:
-        """What so many CPUs move together."""
+        """The joint rate of so many CPUs."""
         return min(self.one * cpus, self.every) if cpus > 1 else self.one
 
 
@@ -45,7 +45,9 @@ def way_to_dram(target) -> Way:
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes a cycle below each level: one core's, and all cores' together; what of traffic no core overlaps."""
+    """Bytes a cycle below each level, for one core and for all cores together; and the share of traffic that no core
+    overlaps.
+    """
 
     one: tuple[float, ...]
     every: tuple[float, ...]
@@ -98,14 +100,14 @@ class Lines:
 
 
 def lines(core) -> Lines:
-    """What lines cost on a core of a target."""
+    """The cost of cache lines on a core of a target."""
     again = core.limits.again_line_cycles or 4 * core.l2_line_cycles
     counted = core.l2_line_cycles, core.dram_line_cycles, again, core.limits.strip_line_cycles
     return Lines(*(cycles * core.l1d.line / COUNTED for cycles in counted))
 
 
 def exposed(core) -> float:
-    """What part of the smaller of compute and memory a core cannot overlap; all of it where its file does not say."""
+    """The share of the smaller of compute and memory that a core cannot overlap; all of it if its file does not say."""
     return core.model.get("memory", {}).get("exposed", 1.0)
 
 

@@ -1,20 +1,20 @@
-"""The table ``[model]`` of a core, which the cost model reads: of the right types, and within what a core can be.
+"""A check of a core's table ``[model]``, which the cost model reads: types, and limits of real cores.
 
-A core's file may be anybody's, and so may a ``plan.json`` that carries one. What the table means is the cost model's
-(``boards.cost.pipeline``); here it is only seen that each value can be meant: a latency of a million cycles, or a port
-that is busy for as long, would have it simulate for years.
+A core's file, or a ``plan.json`` that contains its data, may come from an untrusted source. The cost model
+(``boards.cost.pipeline``) defines the meaning of the table. This module only checks that each value is possible: a
+latency of a million cycles, or a port that is busy for as long, would make the model simulate for years.
 """
 
 from __future__ import annotations
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
-_MOST_CYCLES = 512  # of one instruction; a division of vectors takes 60
+_MOST_CYCLES = 512  # for one instruction; a division of vectors takes 60
 _MOST_UOPS = 64  # of one instruction
-_MOST_CALL = 1e6  # cycles of a function outside of the kernels
+_MOST_CALL = 1e6  # cycles of a function outside the kernels
 _MOST_MEMORY = 1e9  # bytes or cycles
 _EXAMPLE = "see targets/cores/cortex-a72.toml"
-_COUNTS = ("latency", "forward", "busy", "slots")  # of a class
+_COUNTS = ("latency", "forward", "busy", "slots")  # fields of a class
 
 
 def check(model: object, where: str) -> None:
@@ -30,7 +30,7 @@ def check(model: object, where: str) -> None:
     Raises
     ------
     TvmMobilenetError
-        With the place, the key and the value.
+        A value is impossible; the message gives place, key and value.
     """
     for name, row in _table(model, "classes", where).items():
         _check_class(row, f"{where}.classes.{_short(name)}")

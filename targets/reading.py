@@ -1,7 +1,7 @@
-"""From plain data to a target: what a TOML file and a build's ``plan.json`` must hold, checked alike.
+"""From plain data to a target: the same checks for a TOML file and a build's ``plan.json``.
 
-Every value has its field's type and is possible; unknown and missing keys are refused. An error says where it stands,
-the key and the value.
+Every value has its field's type and is possible; unknown and missing keys are refused. An error gives the place, the
+key and the value.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.errors import TvmMobilenetError, nearest
 from tvm_mobilenet.files import reading
 
-_NAME = re.compile(
-    r"[^\W][^/\x00-\x1f\x7f]{0,99}"
-)  # of a file, without its suffix; it becomes part of other files' names
+_NAME = re.compile(r"[^\W][^/\x00-\x1f\x7f]{0,99}")  # a file's name without suffix, which becomes part of other names
 MOST_TOML = 1 << 20  # bytes of a file
 MOST_MULTIPLY_ADDS = 4096  # a cycle
 _TYPES = {
@@ -44,7 +42,7 @@ def toml(path) -> dict:
     Raises
     ------
     TvmMobilenetError
-        It cannot be read, or is none.
+        The file cannot be read, or is not TOML.
     """
     try:
         data = tomllib.loads(reading.text(path, MOST_TOML))
@@ -59,7 +57,7 @@ def toml(path) -> dict:
 
 
 def target(data: dict, where: str) -> Target:
-    """A target of plain data, ``core`` a `Core` or its data; ``where`` names the data in errors."""
+    """A target from plain data; ``core`` is a `Core` or its data, and ``where`` names the data in errors."""
     data = dict(data)
     if isinstance(data.get("core"), dict):
         data["core"] = core(data["core"], f"{where}: [core]")
@@ -76,7 +74,7 @@ def target(data: dict, where: str) -> Target:
 
 
 def core(data: dict, where: str) -> Core:
-    """A core of plain data; ``where`` names the data in errors."""
+    """A core from plain data; ``where`` names the data in errors."""
     data = dict(data)
     for level in ("l1d", "l2", "l3"):
         if isinstance(data.get(level), dict):
@@ -94,7 +92,7 @@ def core(data: dict, where: str) -> Core:
 
 
 def at_level(core: Core) -> Core:
-    """A core whose CPU is ``host`` for LLVM, as one of this machine's level; tune records of levels never mix."""
+    """A core with LLVM's CPU ``host``, with this machine's level in its name: tune records of levels never mix."""
     from tvm_mobilenet.targets import host
 
     level = host.level()
@@ -104,7 +102,7 @@ def at_level(core: Core) -> Core:
 
 
 def _with_those_of_level(core: Core, attributes: tuple) -> tuple:
-    """A target's LLVM attributes, after those that the level of its core has and the target does not speak of."""
+    """The LLVM attributes of a target's core level that the target does not set itself, then the target's own."""
     from tvm_mobilenet.targets import host
 
     level = host.of_core(core)
@@ -135,7 +133,7 @@ def _check_rates(rates: dict, where: str) -> None:
 
 
 def _odd(value: object, where: str) -> str:
-    """Where a value is of a type that JSON does not have, or the empty string."""
+    """The place of a value whose type JSON does not have, or the empty string."""
     if isinstance(value, dict):
         return next(filter(None, (_odd(v, f"{where}.{k}") for k, v in value.items())), "")
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""A target as a build carries it: its facts and its core's, as plain data, and what became of its file since.
+"""A target as a build stores it: its facts and its core's, as plain data, and a comparison with its file today.
 
-A build runs on the board that it was made for. Its target's file may have changed, moved or gone by the time the build
-is opened, and the host may be another machine, so the facts travel in ``plan.json`` and count.
+A build runs on the board that it was made for. When the build is opened, its target's file may have changed, moved or
+gone, and the host may be another machine. So ``plan.json`` stores the facts, and these are used.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tvm_mobilenet.targets import Target, host, reading
 from tvm_mobilenet import targets
 from tvm_mobilenet.errors import TvmMobilenetError
 
-SHOWN = 3  # differences that are told
-_RATES = "core.rates."  # of a dtype that the build does not know of, they are nothing to it
+SHOWN = 3  # differences that a message lists
+_RATES = "core.rates."  # rates of a dtype that the build does not know are ignored
 
 
 def to_data(target: Target) -> dict:
-    """A target and its core as JSON has them, without what is not set or follows from the rest."""
+    """A target and its core as JSON data, without fields that are not set or follow from others."""
     data = _present(dataclasses.asdict(target))
     del data["core"]["cpus"]
     return data
@@ -28,7 +28,7 @@ def to_data(target: Target) -> dict:
 def from_data(data: object, where: str) -> Target:
     """The target of ``to_data``; ``where`` names the data in errors.
 
-    Of the host, how many CPUs there are is asked again: it measures where it runs.
+    The number of the host's CPUs is read again, since the host measures where it runs.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def from_data(data: object, where: str) -> Target:
 
 
 def changes(target: Target) -> str:
-    """How a build's target differs from the one of the same name, or in the same file, today; empty if it does not."""
+    """The differences of a build's target from today's target of the same name or file; empty if there are none."""
     path = target.file
     if path and not Path(path).is_file():
         return ""
@@ -62,7 +62,7 @@ def changes(target: Target) -> str:
         for key in {**then, **now}
         if key not in skipped and then.get(key) != now.get(key) and (key in then or not key.startswith(_RATES))
     ]
-    if "core.name" in differing:  # the rest follows from it
+    if "core.name" in differing:  # the other differences follow from it
         differing = ["core.name"]
     told = [f"{key} was {then.get(key, 'not set')!r}, is {now.get(key, 'not set')!r}" for key in differing[:SHOWN]]
     more = len(differing) - len(told)
@@ -70,7 +70,7 @@ def changes(target: Target) -> str:
 
 
 def _is_this_machine(target: Target) -> bool:
-    """Whether it is the target ``host``, or a file of one's own with the core ``host``."""
+    """Whether it is the target ``host``, or a user's file with the core ``host``."""
     return target.is_host and any(target.core.name == level.name for level in host.LEVELS.get(target.architecture, ()))
 
 

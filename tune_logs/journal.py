@@ -1,14 +1,14 @@
-"""Journals: files of one JSON document a line that several processes append to and that people edit.
+"""Journals: files with one JSON document in each line, which several processes append to and people edit.
 
-A line is appended with one `write` to a file opened with O_APPEND, under `flock`: two writers lose nothing, and a kill
-at any moment leaves at most one torn line at the end. The next writer moves that to ``NAME.torn``.
+A line is appended with one `write` to a file opened with O_APPEND, under `flock`: concurrent writers lose nothing, and
+a kill at any moment leaves at most one torn line at the end. The next writer moves this line to ``NAME.torn``.
 
-A line that cannot be read stops nothing: readers name it in a warning and go on, and whoever rewrites the file keeps
-it, byte for byte, for it may be a newer version's. Types are checked here, where lines enter, so that nobody else meets
-a cost that is a string.
+A line that cannot be read does not stop a reader, which names it in a warning and continues. A rewrite keeps such a
+line byte for byte, since a newer version may have written it. This module checks all types, so that no other code sees,
+for example, a cost that is a string.
 
-A file is rewritten in its place, so links, names, mode and owner stay. The new lines are written behind the old ones
-first: killed at any moment, all of them are there.
+A file is rewritten in place, so links, names, mode and owner stay. The new lines are first written after the old ones,
+so a kill at any moment loses no line.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tvm_mobilenet.files.whole_file import refusal
 from tvm_mobilenet.system import fcntl
 
 LONGEST_LINE = 1 << 16  # bytes; a longer one is no record
-TOLD = 3  # lines of a file that are named when they cannot be read; of the others, how many
+TOLD = 3  # unreadable lines that warnings name; the others are only counted
 
 
 class TornLineWarning(UserWarning):
-    """A journal has a line that is no record: edited, of another version, or its writer was killed while writing."""
+    """A journal has a line that is not a record: edited, of another version, or torn by a kill of its writer."""
 
 
 class Journal:
@@ -41,16 +41,16 @@ class Journal:
     Parameters
     ----------
     path : path
-        Made, with its folders, when the first record is appended.
+        The file; it and its folders are created with the first record.
     kind : type
-        Of the records: a dataclass with ``to_json`` and ``from_json``, whose ValueError says what is wrong with a line.
+        The type of the records: a dataclass with ``to_json`` and ``from_json``, whose ValueError describes a bad line.
     flag : str
-        With which the user may choose another file.
+        The flag with which the user may choose another file.
 
     Raises
     ------
     TvmMobilenetError
-        By every method: it is no regular file, or cannot be read or written.
+        From every method: the path is not a regular file, or cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike, kind: type | None = None, flag: str = "--log"):
@@ -60,7 +60,7 @@ class Journal:
         self._what = "tune log" if flag == "--log" else flag
 
     def append(self, record) -> None:
-        """Write one record: all of it or, when killed, a torn end that the next writer sets aside."""
+        """Write one record, whole or, if killed, as a torn end that the next writer moves away."""
         line = record.to_json().encode() + b"\n"
         with self._locked(fcntl.LOCK_EX) as fd:
             self._end_last_line(fd)
@@ -71,7 +71,7 @@ class Journal:
                 )
 
     def records(self) -> Iterator:
-        """The records in the order they were written; a line that is none is skipped with a `TornLineWarning`."""
+        """The records in the order of writing; a line that is not a record is skipped with a `TornLineWarning`."""
         try:
             with self._locked(fcntl.LOCK_SH) as fd:
                 content = _content(fd)
@@ -86,7 +86,7 @@ class Journal:
         yield from found
 
     def rewrite(self, choose: Callable[[list], Iterable]) -> None:
-        """Leave what ``choose`` keeps of the records, then all lines that are none; writers wait meanwhile."""
+        """Keep the records that ``choose`` returns, then all lines that are not records; writers wait meanwhile."""
         with self._locked(fcntl.LOCK_EX) as fd:
             self._end_last_line(fd)
             found, unread = self._take_apart(old := _content(fd))
@@ -96,7 +96,7 @@ class Journal:
                 _replace_content(fd, len(old), new)
 
     def _take_apart(self, content: bytes) -> tuple[list, list[tuple[int, bytes, str]]]:
-        """The records, and the lines that are none: number, bytes, and why."""
+        """The records; and for each line that is not a record its number, bytes and the reason."""
         found, unread = [], []
         for number, line in enumerate(content.split(b"\n"), 1):
             if not line.strip():
@@ -130,7 +130,7 @@ class Journal:
         except OSError as e:
             raise self._failed(e) from None
         finally:
-            os.close(fd)  # gives up the lock
+            os.close(fd)  # this releases the lock
 
     def _failed(self, error: OSError) -> TvmMobilenetError:
         return TvmMobilenetError(f"{self._what} {self.path}: {error.strerror}", f"choose another with {self._flag}")
@@ -149,7 +149,7 @@ class Journal:
                 except OSError:
                     if writing:
                         raise
-                    return fd  # a file system without locks can be read nevertheless
+                    return fd  # a file system without locks can still be read
                 if os.path.samestat(os.fstat(fd), os.stat(self.path)):
                     return fd
             except FileNotFoundError:
@@ -160,7 +160,7 @@ class Journal:
             os.close(fd)  # it was replaced while this process waited: take the new file
 
     def _end_last_line(self, fd: int) -> None:
-        """End a last line that lacks its newline; one that was torn is moved away: nothing is appended to it."""
+        """Add a missing newline to the last line, or move the line away if it is torn."""
         size = os.fstat(fd).st_size
         tail, length = b"", LONGEST_LINE
         while size and b"\n" not in tail and len(tail) < size:
@@ -171,7 +171,7 @@ class Journal:
             return
         with suppress(ValueError):
             json_text.parse(tail.decode("utf-8-sig"))
-            os.write(fd, b"\n")  # an editor's last line
+            os.write(fd, b"\n")  # an editor left out the newline
             return
         torn = self.path.with_suffix(".torn")
         if why := refusal(torn, regular=True):
@@ -191,7 +191,9 @@ def _content(fd: int) -> bytes:
 
 
 def _replace_content(fd: int, size: int, new: bytes) -> None:
-    """Put new content in a file of ``size`` bytes that ends with a newline; at no moment is a line of it missing."""
+    """Replace the content of a file of ``size`` bytes that ends with a newline, so that no line is missing at any
+    moment.
+    """
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_APPEND)  # it would override the offsets
     try:
         _write_at(fd, b"\n" * max(0, len(new) - size) + new, size)
@@ -218,7 +220,7 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-_LARGEST = 1e300  # of a number; with it infinities are refused, and NaN, which is below nothing
+_LARGEST = 1e300  # largest number; this also refuses infinities and NaN
 _SCALARS = {
     "str": (lambda v: isinstance(v, str), "a string"),
     "bool": (lambda v: isinstance(v, bool), "true or false"),
@@ -230,21 +232,21 @@ _SCALARS = {
 
 
 def typed(kind: type, data: object, defaults: dict | None = None) -> dict:
-    """The fields of a dataclass from a JSON document, each of the very type that the class declares.
+    """The fields of a dataclass from a JSON document, each with the type that the class declares.
 
     Parameters
     ----------
     kind : type
         A dataclass whose fields are numbers, strings, truth values, or dicts of them by name.
     data : object
-        As JSON gives it.
+        The parsed JSON.
     defaults : dict, optional
-        Of fields that the class itself demands.
+        Values of fields that the class itself requires.
 
     Raises
     ------
     ValueError
-        Names the field: unknown, missing, or of another type.
+        A field is unknown, missing, or of another type; the message names it.
     """
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
@@ -278,21 +280,21 @@ def typed(kind: type, data: object, defaults: dict | None = None) -> dict:
 
 
 def json_word(value: object) -> str:
-    """A value for a message: as JSON writes it, cut."""
+    """A value for a message: as JSON, shortened."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     return cut(json.dumps(value), 40)
 
 
 def cut(text: str, length: int) -> str:
-    """A text of at most so many characters, each of which can be printed."""
+    """A text shortened to so many characters, all printable."""
     text = text.encode(errors="backslashreplace").decode()
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: length + 1])
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _check_texts(value: object) -> None:
-    """UnicodeEncodeError, a ValueError, of a text that no file or terminal takes: half of a surrogate pair."""
+    """Raise UnicodeEncodeError, a ValueError, for a text that cannot be encoded: half of a surrogate pair."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_texts(key)

@@ -1,16 +1,16 @@
-"""What a record's cost depends on, as two short hashes: its code, and what estimated it.
+"""The dependencies of a record's cost, as two short hashes: of its code, and of its estimate.
 
-A record counts as today's while both are the same. Where the estimate's alone differs, the same machine code is
-estimated again, but not searched again.
+A record is current while both are unchanged. If only the estimate key differs, the same machine code is estimated
+again, but not searched again.
 
-- The **code key** is of the kernel that the schedule makes of a layer and its decisions, without names, with the
-  target that LLVM compiles for, the passes of `compiler.lowering` and the version of TVM.
-- The **estimate key** is of the virtual board, its cost model and the facts of the target and its core.
+- The **code key** covers the kernel that the schedule makes of a layer and its decisions, without names, LLVM's target,
+  the passes of `compiler.lowering` and the version of TVM.
+- The **estimate key** covers the virtual board, its cost model and the facts of the target and its core.
 
-Building a kernel takes a hundredth of a second, that of a fused block a third of one, so a record also keeps a hash of
-the schedules' sources: where that is today's, the code is too.
+Generating a kernel takes a hundredth of a second, for a fused block a third of one. So a record also keeps a hash of
+the schedules' sources. If that is current, the code is too.
 
-Comments, docstrings and the layout of a source count in none of them.
+Comments, docstrings and the layout of a source do not count.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def code_key(layer, decisions: dict, target) -> str:
 
 
 def key_of(kernel, target) -> str:
-    """The key of a PrimFunc's machine code for a target: of what it computes, not of how it or its layer is called."""
+    """The key of a PrimFunc's machine code for a target; the names of the function and its layer do not count."""
     import tvm_ffi
 
     for name in ("global_symbol", "layer"):
@@ -53,7 +53,7 @@ def key_of(kernel, target) -> str:
 
 @lru_cache(maxsize=8)
 def estimate_key(target) -> str:
-    """The key of what the virtual board predicts from for a target, besides the code."""
+    """The key of the virtual board's inputs to a prediction for a target, besides the code."""
     here = resources.files("tvm_mobilenet")
     folders = [here / "boards" / "cost", here / "boards" / "virtual"]
     files = [file for folder in folders for file in folder.iterdir()]
@@ -74,7 +74,7 @@ def sources_key() -> str:
 
 @cache
 def _tvm() -> str:
-    """The version of TVM; empty where there is none, as where logs are only read."""
+    """The version of TVM; empty if it is not installed, since logs can be read without it."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version("apache-tvm")
     return ""

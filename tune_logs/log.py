@@ -1,15 +1,15 @@
-"""The tune log: decisions by layer and core, with what they cost and how that was found.
+"""The tune log: decisions by layer and core, with their cost and its origin.
 
-Two files lie side by side, because they have different readers:
+There are two files, because they have different readers:
 
-``NAME.jsonl``         the best decisions, one line a layer and core. People read it, diff it and ship it; builds read
+``NAME.jsonl``         the best decisions, one line for each layer and core. People read, diff and ship it; builds read
                        it.
-``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it: to go on where it
-                       was interrupted and never to measure a candidate twice. It may be deleted when tuning is over.
+``NAME.trials.jsonl``  every candidate that ran, one line each, failures too. Only a search reads it, to continue after
+                       an interruption and to avoid measuring a candidate twice. It may be deleted when tuning is over.
 
-Both are journals (``journal``): writers at once lose nothing, and a line that is no record is skipped and kept. A later
-line does not replace an earlier one: ``best`` decides, measured before predicted, those of
-today's code and estimates before older ones, then the lower score. ``tidy`` leaves the lines that win.
+Both are journals (``journal``): concurrent writers lose nothing, and a line that is not a record is skipped and kept. A
+later line does not replace an earlier one. ``best`` prefers measured to predicted costs, then current code and
+estimates to older ones, then the lower score. ``tidy`` keeps the best lines.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tvm_mobilenet.errors import reason as why
 from tvm_mobilenet.files import json_text
 from tvm_mobilenet.layer import Layer
 
-CORES = 4  # of the boards of records that do not say how many
-HIDDEN = 0.125  # of memory time: what it costs although the model hides it behind computing; no core hides all
+CORES = 4  # number of cores for records that do not give it
+HIDDEN = 0.125  # share of memory time that counts although the model hides it behind compute: no core hides all
 UNITS = {"cycles": True, "s": False}  # unit to whether it is a prediction
 
 
@@ -55,7 +55,7 @@ class Record:
     Parameters
     ----------
     layer, core : str
-        Names: of the layer (``Layer.name``, which says shape, dtype and epilogue) and of the core.
+        The names of the layer (``Layer.name``, with shape, dtype and epilogue) and of the core.
     decisions : dict
         As ``schedules.kernel`` takes them.
     cost : float or None
@@ -63,35 +63,35 @@ class Record:
     unit : str
         ``cycles`` (predicted) or ``s`` (measured).
     default_cost : float or None
-        What the layer's default decisions cost on the same board.
+        The cost of the layer's default decisions on the same board.
     board : str
-        What ran it: ``virtual``, or a remote board's name.
+        The board that ran it: ``virtual``, or a remote board's name.
     code, estimate, sources : str
-        The keys (``keys``) of the machine code, of what a prediction is made from, and of the schedules' sources at
-        that time. Costs compare only within one code key and, of predictions, one estimate key.
+        The keys (``keys``) of the machine code, of the estimate, and of the schedules' sources at that time. Costs are
+        comparable only within one code key and, for predictions, one estimate key.
     target : str
-        The board's name and a hash of its facts (``target_key``): what was built for.
+        The target of the code: the board's name and a hash of its facts (``target_key``).
     cost_all_cores : float or None
         As ``cost``, with all cores of that target.
     cores : int
-        How many those are.
+        The number of those cores.
     compute : float or None
-        Of a predicted cost on one core: what is left of it if every load hits the first-level cache.
+        For a predicted cost on one core: the cost if every load hits the first-level cache.
     balance : float or None
-        Of a predicted cost: compute on all cores over an even share of ``compute``; 1 is even.
+        For a predicted cost: the compute cycles on all cores over an even share of ``compute``; 1 is even.
     memory : float or None
-        Of a predicted cost on one core: what its traffic takes at all levels, one after another, hidden behind
-        compute or not.
+        For a predicted cost on one core: the cycles of its traffic at all levels, added up, hidden behind compute or
+        not.
     versions : dict of str to str
-        Tools that built and ran it.
+        Versions of the tools that built and ran it.
     failure : str
-        Of a trial: why it has no cost.
+        For a trial: the reason why it has no cost.
     whole : bool
-        All of the kernel's tasks were run and all of its output found right, not only a sample.
+        Whether all of the kernel's tasks were run and all of its output is right, not only a sample.
     in_order : bool
-        The core issues in order; of a core that ships its name says so too, as in records of before.
+        Whether the core issues in order; for a shipped core, its name tells it too, as in earlier records.
     seconds : float
-        Of a trial: how long building, running and checking took.
+        For a trial: the time of building, running and checking.
     """
 
     layer: str
@@ -131,12 +131,12 @@ class Record:
 
     @property
     def score(self) -> float:
-        """What records are ranked by: the cost on one core and on all, and a part of the memory time; infinite for a
+        """The rank of a record: the cost on one core and on all, and a share of the memory time; infinite for a
         failure.
 
-        Of two candidates as fast by the model, the one that leaves the caches and the bus freer is the better choice. A
-        core that issues in order waits at every level: of memory time, all counts that is not in the cost yet, which
-        has the slowest level's alone.
+        Of two candidates that the model finds equally fast, the one with less memory traffic is better. A core that
+        issues in order waits at every level. So all of its memory time counts, and not only that of the slowest level,
+        which is already in the cost.
         """
         if self.cost is None:
             return float("inf")
@@ -147,7 +147,7 @@ class Record:
         return mean + max(0.0, memory - (self.cost - self.compute))
 
     def to_json(self) -> str:
-        """One line, without what is empty."""
+        """One line of JSON, without empty fields."""
         data = {
             name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "", {}, 0.0, False)
         }
@@ -165,7 +165,7 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """The record of a line; a ValueError says what is wrong with it."""
+        """The record of a line; a ValueError describes a bad line."""
         data = json_text.parse(line)
         if isinstance(data, dict):
             data.pop("schedule", None)  # of lines that were written before there were keys
@@ -183,7 +183,7 @@ class Record:
 
 
 def _in_words_of_today(data: dict) -> None:
-    """Rename, in place, what a line of an earlier version calls otherwise."""
+    """Rename, in place, the fields of a line of an earlier version."""
     layer, decisions = data.get("layer"), data.get("decisions")
     if isinstance(layer, str) and (name := old_words.layer_name(layer)) != layer:
         data["layer"] = name
@@ -198,7 +198,7 @@ def trials_of(path: str | os.PathLike) -> Journal:
 
 
 def target_key(target) -> str:
-    """A target's name and a short hash of the facts that costs depend on: costs compare only within one."""
+    """A target's name and a short hash of the facts that costs depend on; costs are comparable only within one key."""
     import hashlib
 
     return f"{target.name} {hashlib.sha256(repr(target.facts()).encode()).hexdigest()[:8]}"
@@ -215,18 +215,18 @@ def shipped(core: str) -> Path:
 
 
 def identity(decisions: dict) -> str:
-    """The same text for the same decisions."""
+    """A canonical text of decisions."""
     return json.dumps(decisions, sort_keys=True)
 
 
 class Today:
-    """Which records are of today's code and estimates.
+    """A test of whether records have today's code and estimates.
 
     Parameters
     ----------
     target : targets.Target, optional
-        The one that is worked for; others are looked up among those that ship. Of a target that is neither, a record's
-        code is today's if the schedules' sources are.
+        The current target; others are looked up among the shipped ones. For a target that is neither, a record's code
+        is current if the schedules' sources are.
     """
 
     def __init__(self, target=None):
@@ -240,7 +240,9 @@ class Today:
         return bool(record.code) and record.code == self._code(record)
 
     def counts(self, record: Record) -> bool:
-        """Whether its cost compares with today's: the same code and, of a prediction, made from the same."""
+        """Whether its cost is comparable with today's: it has the same code and, for a prediction, the same estimate
+        key.
+        """
         if record.predicted:
             target = self._target(record)
             if target is None or record.estimate != keys.estimate_key(target):
@@ -248,7 +250,7 @@ class Today:
         return self.builds(record)
 
     def rank(self, record: Record) -> tuple:
-        """A sort key: measured before predicted, those that count today before others, then the lower score."""
+        """A sort key: measured before predicted, comparable records before others, then the lower score."""
         return record.predicted, not self.counts(record), record.score
 
     def _target(self, record: Record):
@@ -264,7 +266,7 @@ class Today:
         key = record.layer, identity(record.decisions), target_name(record.target)
         if key not in self._codes:
             self._codes[key] = ""
-            with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):  # of a schedule that is no more
+            with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):  # the schedule no longer exists
                 if target := self._target(record):
                     self._codes[key] = keys.code_key(Layer.parse(record.layer), record.decisions, target)
         return self._codes[key]
@@ -282,10 +284,10 @@ def best(records: Iterable[Record], today: Today | None = None) -> dict[tuple[st
 def tidy(
     path: str | os.PathLike, refuses: Callable[[Record], bool] = lambda record: False, today: Today | None = None
 ) -> None:
-    """Leave one line a layer, core, target and kind of cost, sorted, so that a diff of the log says what changed.
+    """Keep one line for each layer, core, target and kind of cost, sorted, so that a diff of the log shows the changes.
 
-    Lines that are no records stay. So does the best of those that ``refuses`` says no schedule takes, beside the best
-    of the others: nothing that cannot be built with wins over what can.
+    Lines that are not records stay. Records that no schedule accepts (``refuses``) compete only with each other, so
+    they never replace a record that a build can use.
     """
 
     def choose(records: list[Record]) -> list[Record]:
@@ -300,7 +302,7 @@ def tidy(
 
 @dataclass(frozen=True)
 class Known:
-    """What the logs know of a layer: its decisions and where they come from."""
+    """The known decisions of a layer and the log that they come from."""
 
     record: Record
     source: Path
@@ -318,10 +320,10 @@ class TuneLogs:
     Parameters
     ----------
     paths : sequence of path
-        Most often those of ``consulted``. Files need not exist.
+        Usually those of ``consulted``. Files need not exist.
     target : targets.Target
-        Its core decides which records count and, with today's schedules, which are still valid; of one log's records
-        those of this very target come first, then those of others with the same core.
+        Its core determines the records that count and, with today's schedules, those that are valid. Within a log,
+        records of this target come first, then those of other targets with the same core.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike], target):
@@ -336,7 +338,7 @@ class TuneLogs:
         self._checked: dict[str, Known | None] = {}
 
     def find(self, layer) -> Known | None:
-        """What is known of a layer and still valid for today's schedule, or None; what is not is named in a warning."""
+        """The known decisions of a layer that are valid for today's schedule, or None; a warning names invalid ones."""
         if layer.name not in self._checked:
             known = self._by_layer.get(layer.name, [])
             ordered = sorted(known, key=self._order) if len(known) > 1 else known
@@ -348,7 +350,7 @@ class TuneLogs:
         return record.predicted, self._paths.index(known.source), other, *self._today.rank(record)
 
     def layers(self) -> list[str]:
-        """The names of all layers that a log knows, valid or not."""
+        """The names of all layers in the logs, valid or not."""
         return sorted(self._by_layer)
 
     def _valid(self, known: Known) -> bool:

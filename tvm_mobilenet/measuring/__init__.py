@@ -1,1 +1,1 @@
-"""What a network's runs and kernels take: records, statistics, conditions, rooflines, regressions."""
+"""The time of a network's runs and kernels: records, statistics, conditions, rooflines, regressions."""

@@ -1,8 +1,7 @@
-"""A benchmark's record: what was measured or predicted, on what, under which conditions; written and read as JSON.
+"""The record of a benchmark: measured or predicted times and their conditions, written and read as JSON.
 
-The document is versioned: ``schema`` names it, and a reader refuses what is of another version or lacks something, so
-that a comparison never rests on a misread file. Times are seconds of one run. docs/guides/benchmark.md lists all
-fields.
+The document is versioned: ``schema`` names the version. A reader refuses another version and missing fields, so that a
+comparison never uses a misread file. Times are seconds of one run. docs/guides/benchmark.md lists all fields.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SCHEMA = "tvm_mobilenet.bench/1"
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One kernel call: ``name`` of the step, ``layer`` (what it computes), median and minimum of its passes."""
+    """One kernel call: ``name`` of its step, ``layer`` that it computes, median and minimum of its passes."""
 
     name: str
     layer: str
@@ -40,21 +39,21 @@ class Row:
     Attributes
     ----------
     time : Statistics
-        Of a run, over the samples.
+        The time of a run, over the samples.
     number, repeat : int
-        Runs a sample and samples, as they were chosen; 0 where predicted.
+        The chosen numbers of runs in a sample, and of samples; 0 if predicted.
     warm_up : dict
         ``runs``, ``seconds``, ``first_seconds``, ``steady``.
     load_seconds : float or None
-        To load the module and place its parameters.
+        Time to load the module and place its parameters.
     rss_initial, rss_loaded, rss_peak : int or None
         Resident bytes of the process: with the runtime, with the network, at the end.
     samples : list of float
-        Raw, in the order they were taken.
+        The raw samples, in their order in time.
     states : list of dict
-        Of the board, after warm-up and between rounds: ``boards.agent.facts.state``.
+        States of the board after warm-up and between rounds: ``boards.agent.facts.state``.
     marks : list of Mark
-        What makes the row doubtful, with what to do about it.
+        Reasons to doubt the row, with their remedies.
     """
 
     threads: int
@@ -85,9 +84,9 @@ class Peer:
     difference : float or None
         Largest difference of its outputs from ours, over their standard deviation.
     missing : str
-        Why there is nothing: the command that installs it, or what it reported.
+        The reason for a missing result: the command that installs the engine, or the engine's message.
     kernels : str
-        In which dtype its layers ran, by what they left; empty for an engine that has no choice.
+        The dtype in which its layers ran, as found from their results; empty for an engine without a choice.
     """
 
     engine: str
@@ -105,18 +104,18 @@ class Peer:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All of one run of ``bench``.
+    """The result of one run of ``bench``.
 
     Attributes
     ----------
     predicted : bool
-        Predicted by the virtual board; measured otherwise.
+        True if the virtual board predicted it, false if it was measured.
     module : dict
         ``folder``, ``sha256`` of the library, ``bytes``, ``arena_bytes``, ``scratch_bytes``, ``parameters_bytes``.
     environment : dict
         ``board``: as ``boards.agent.facts.facts`` gives it. ``client``: versions, system and settings of this side.
     upload : dict or None
-        ``bytes`` and ``seconds``, where files went to a board.
+        ``bytes`` and ``seconds``, if files were sent to a board.
     """
 
     model: dict
@@ -143,7 +142,7 @@ def write(result: Benchmark, path: str | Path) -> None:
     Raises
     ------
     TvmMobilenetError
-        It cannot be written there.
+        The file cannot be written.
     """
     write_whole(path, json.dumps(plain_data(result), indent=1) + "\n", "--record")
 
@@ -154,7 +153,7 @@ def read(path: str | Path) -> Benchmark:
     Raises
     ------
     TvmMobilenetError
-        It cannot be read, is none, or of another version.
+        The file cannot be read, is not a benchmark, or has another version.
     """
     try:
         data = json_text.parse(reading.text(path))
@@ -169,7 +168,7 @@ def read(path: str | Path) -> Benchmark:
 
 
 def from_data(data: object, where: str = "benchmark") -> Benchmark:
-    """The benchmark of plain data; ``where`` names it in errors."""
+    """The benchmark from plain data; ``where`` names it in errors."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = f"its schema is {data.get('schema')!r}" if isinstance(data, dict) else "it is no JSON object"
         raise TvmMobilenetError(
@@ -186,9 +185,9 @@ _KINDS = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), 
 
 
 def _check(cls, name: str, value: object, annotation: str, path: str) -> None:
-    """Refuse a field of another type than its class declares, and times that nothing can take."""
+    """Refuse a field of another type than its class declares, and impossible times."""
     kinds = [k.partition("[")[0] for k in annotation.split(" | ")]
-    allowed = tuple(t for k in kinds for t in _KINDS.get(k, (dict,)))  # what has no kind here is a dataclass
+    allowed = tuple(t for k in kinds for t in _KINDS.get(k, (dict,)))  # types that are not listed are dataclasses
     if value is None and "None" in kinds:
         return
     if not isinstance(value, allowed) or (isinstance(value, bool) and "bool" not in kinds):
@@ -210,7 +209,7 @@ _NESTED = {
 
 
 def _make(cls, data: object, path: str):
-    """A dataclass of plain data, with those in it; unknown and missing keys are refused by path."""
+    """A dataclass from plain data, with nested dataclasses; unknown and missing keys are errors with their path."""
     if not isinstance(data, dict):
         raise TypeError(f"{path or cls.__name__} is {type(data).__name__}, not an object")
     fields = {f.name: f for f in dataclasses.fields(cls)}

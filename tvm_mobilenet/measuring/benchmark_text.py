@@ -160,7 +160,7 @@ def peer_cells(peer) -> tuple:
 
 
 def about(result: Benchmark) -> list[str]:
-    """What it ran on, in a few lines."""
+    """The board and the conditions, in a few lines."""
     facts, row = result.environment["board"], result.rows[0]
     cores = facts.get("cores") and f"{facts['cores']} cores"
     words = [

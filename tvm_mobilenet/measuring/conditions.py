@@ -1,4 +1,4 @@
-"""What makes a measurement doubtful, from what the board said while it was made, and what to do about it."""
+"""Reasons to doubt a measurement, from the board's state during it, and their remedies."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tvm_mobilenet.measuring.statistics import Statistics
 
-CLOCK_MOVED = 0.02  # of the highest clock seen
+CLOCK_MOVED = 0.02  # share of the highest clock seen
 WARMED_C = 10.0
-BUSY = 0.5  # running tasks a core, before anything is measured
-MANY_OUTLIERS = 0.01  # of the samples
+BUSY = 0.5  # running tasks per core before the measurement
+MANY_OUTLIERS = 0.01  # share of the samples
 FIRMWARE_REMEDIES = {
     "under-voltage": "use the supply made for the board, and a short thick cable",
     "clock capped": "cool the board (heat sink, fan) and check its supply",
@@ -21,7 +21,9 @@ FIRMWARE_REMEDIES = {
 
 @dataclass(frozen=True)
 class Mark:
-    """One doubt: ``kind`` (throttled, clock, temperature, warm-up, outliers, load), what was seen, what to do."""
+    """One reason for doubt: its ``kind`` (throttled, clock, temperature, warm-up, outliers, load), the observation, the
+    remedy.
+    """
 
     kind: str
     text: str
@@ -29,7 +31,7 @@ class Mark:
 
 
 def marks_of(states: Sequence[dict], time: Statistics, steady: bool, clock_hz: int | None = None) -> list[Mark]:
-    """The doubts about one row.
+    """The reasons to doubt one row.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def marks_of(states: Sequence[dict], time: Statistics, steady: bool, clock_hz: i
         As ``boards.agent.facts.state`` gives them, the first after warm-up, the last after the last sample.
     time : Statistics
     steady : bool
-        Whether warm-up came to an end.
+        Whether the times had settled when warm-up ended.
     clock_hz : int, optional
         The highest clock that the board may run at.
     """
@@ -85,7 +87,7 @@ def marks_of(states: Sequence[dict], time: Statistics, steady: bool, clock_hz: i
 
 
 def throttling(states: Sequence[dict]) -> list[Mark]:
-    """Whether the board was slowed down meanwhile."""
+    """The marks of a board that was slowed down during the measurement."""
     seen = dict.fromkeys(flag for s in states for flag in s.get("throttled") or ())
     marks = [
         Mark(
@@ -113,7 +115,7 @@ def throttling(states: Sequence[dict]) -> list[Mark]:
 
 
 def load_mark(facts: dict) -> Mark | None:
-    """Whether something else runs, from the facts taken before anything was measured."""
+    """The mark of a board with other running tasks, from the facts taken before the measurement."""
     load, cores = facts.get("state", {}).get("load"), facts.get("cores") or 1
     if load is None or load <= BUSY * cores:
         return None

@@ -1,4 +1,4 @@
-"""How long a run takes, as a program reads it."""
+"""The time of a run, for programs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tvm_mobilenet.terminal import console
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a run takes, as the virtual board predicts it.
+    """The time of a run, predicted by the virtual board.
 
     Attributes
     ----------
     target : str
     milliseconds : dict of int to float
-        By the number of cores.
+        Milliseconds by number of cores.
     """
 
     target: str

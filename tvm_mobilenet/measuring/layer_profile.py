@@ -1,4 +1,4 @@
-"""What every kernel call of a network costs beside what it must cost: the record behind ``profile``, and its trace."""
+"""The cost of every kernel call of a network beside its lower bound: the record behind ``profile``, and its trace."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class LayerProfile:
     Attributes
     ----------
     seconds : float
-        The median of its passes, or predicted.
+        The median of its passes, or the prediction.
     share : float
-        Of the sum of all.
+        Its share of the sum of all calls.
     mult_adds : int
-        As the papers count.
+        Multiply-adds, as the papers count them.
     gflops : float or None
-        Two operations a multiply-add; None without multiply-adds.
+        With two operations per multiply-add; None without multiply-adds.
     roofline : Roofline
     multiple : float or None
         ``seconds`` over the roofline's.
     decisions : dict
-        Of its schedule; ``source``: the log they are of, or ``default``.
+        The decisions of its schedule; ``source`` is the log that they come from, or ``default``.
     predicted, predicted_compute : float or None
-        Seconds, by the virtual board, where it knows the target; and those of them that are compute alone.
+        Predicted seconds, if the virtual board has the target, and their compute part.
     """
 
     position: int
@@ -74,18 +74,18 @@ class KindProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """All of one run of ``profile``.
+    """The result of one run of ``profile``.
 
     Attributes
     ----------
     is_predicted : bool
-        The seconds are the virtual board's.
+        Whether the seconds are predicted by the virtual board.
     starts : list of list of float
-        For each traced pass, when each call began, seconds since the first.
+        For each traced pass, the start of each call, in seconds since the first call.
     passes : list of list of float
-        For each of those, how long each call took.
+        For each traced pass, the duration of each call.
     notes : list of str
-        What to know about the figures.
+        Remarks about the figures.
     """
 
     model: dict
@@ -119,9 +119,9 @@ def profile_of(
     module : built.BuiltModule
     threads : int
     seconds : float
-        To pass over the layers for, on a board that measures.
+        Time to spend on passes over the layers, on a board that measures.
     show : callable
-        Gets a line of progress now and then.
+        Called with a line of progress now and then.
     runtime : str
         ``own``, or ``tvm``: TVM's runtime calls the kernels.
     """
@@ -233,7 +233,7 @@ def _gflops(mult_adds: int, seconds: float) -> float | None:
 
 
 def _ends(times: Sequence[float]) -> list[float]:
-    """When each begins if each follows the one before."""
+    """The start of each call if calls follow each other without a gap."""
     begins = [0.0]
     for t in times[:-1]:
         begins.append(begins[-1] + t)

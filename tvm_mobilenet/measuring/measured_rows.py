@@ -1,7 +1,8 @@
-"""The rows of a benchmark: asked of a board that measures, or of the virtual board.
+"""The rows of a benchmark, from a board that measures or from the virtual board.
 
-A board with the agent, and this machine, measure by their services (``boards.agent.measure``): each row in processes of
-its own there, so that memory is the network's alone. Files are sent before anything is timed, and that is told apart.
+A board with the agent, and this machine, measure by their services (``boards.agent.measure``). Each row has its own
+processes there, so that the memory figures cover only the network. Files are sent before any timing, and the time of
+the upload is reported separately.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from tvm_mobilenet.measuring.benchmark import Benchmark, LayerTime, Peer, Row
 from tvm_mobilenet.measuring.conditions import Mark, load_mark, marks_of
 from tvm_mobilenet.measuring.statistics import Statistics
 
-COOLED_C = 3.0  # a row begins no warmer than the first did, by this much
-COOL_DOWN_TIMES = 10  # waiting for that takes at most so many cool-downs
-LAYERS_SHARE = 0.4  # of the seconds of a row, for its layers
+COOLED_C = 3.0  # a row begins at most this much warmer than the first
+COOL_DOWN_TIMES = 10  # limit of this wait, in cool-downs
+LAYERS_SHARE = 0.4  # share of a row's seconds for its layers
 
 
 class Files:
-    """A built module's files on a board, and how long it took to send them.
+    """A built module's files on a board, and the time of their upload.
 
     Attributes
     ----------
     paths : dict of str to str
-        Those that its runtime needs: ``library`` and ``parameters``; for TVM's ``module`` (the kernels), ``plan``,
-        ``parameters`` and, if the network is to run as a whole, ``executable``.
+        The files that the runtime needs: ``library`` and ``parameters``; for TVM's runtime ``module`` (the kernels),
+        ``plan``, ``parameters`` and, if the network runs as a whole, ``executable``.
     upload : dict or None
-        ``bytes`` and ``seconds``; None where nothing was sent.
+        ``bytes`` and ``seconds``; None if nothing was sent.
     """
 
     def __init__(self, board, module, runtime: str = "own"):
@@ -56,7 +57,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Asked:
-    """What to measure, as ``bench.bench`` takes it: rows of so many threads, for so long, on these CPUs."""
+    """The measurement that ``bench.bench`` was asked for: numbers of threads, seconds, CPUs."""
 
     threads: Sequence[int]
     seconds: float
@@ -76,7 +77,7 @@ def measured(
     show: Callable[[str], None],
     runtime: str = "own",
 ) -> Benchmark:
-    """Measure a built module on an open board: by its services, or by TVM's own means where there is no agent.
+    """Measure a built module on an open board: by its services, or with TVM's own functions if it has no agent.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def measured(
 
     board = plain.serving(board)
     facts = board.service("facts", {})
-    if peers and not board.has_agent:  # before anything is sent
+    if peers and not board.has_agent:  # before files are sent
         raise BoardError(f"{board.name}: --against needs the agent there", plain.REMEDY)
     files = Files(board, module, runtime)
     if files.upload:
@@ -136,7 +137,7 @@ def measured(
 
 @using_its_files
 def predicted(module, target, threads: Sequence[int], show: Callable[[str], None]) -> Benchmark:
-    """The same record of the virtual board's predictions."""
+    """A benchmark record with the virtual board's predictions."""
     from tvm_mobilenet.measuring.predicted import predict
 
     if wrong := [n for n in threads if n > target.cores]:
@@ -252,7 +253,7 @@ def _sent(board, contender: dict) -> dict:
 
 
 def _cool_down(board, first: dict, seconds: float, show: Callable[[str], None]) -> None:
-    """Wait, and where the board tells its temperature, until it is near what it was."""
+    """Wait; if the board reports its temperature, wait until it is near the temperature before the first row."""
     for i in range(COOL_DOWN_TIMES if seconds else 0):
         time.sleep(seconds)
         now, before = board.service("state", {}).get("temperature_c"), first.get("temperature_c")
@@ -264,12 +265,13 @@ def _cool_down(board, first: dict, seconds: float, show: Callable[[str], None]) 
 
 @using_its_files
 def check_timing(board, module, threads: int, seconds: float, rounds: int = 20) -> dict:
-    """How our samples compare with TVM's ``time_evaluator`` in one process, taking turns.
+    """A comparison of our samples with TVM's ``time_evaluator``, alternating in one process.
 
     Returns
     -------
     dict
-        ``ratios``: ours over TVM's, one a round; ``median``; ``ours``, ``time_evaluator``: seconds a run, medians.
+        ``ratios``: ours over TVM's, one for each round; ``median`` of these; ``ours``, ``time_evaluator``: median
+        seconds of a run.
     """
     found = board.service(
         "check_timing",

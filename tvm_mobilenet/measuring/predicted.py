@@ -1,4 +1,4 @@
-"""What the virtual board predicts for every kernel call of a built module, on several numbers of cores."""
+"""The virtual board's predictions for every kernel call of a built module, for several numbers of cores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class StepTime(NamedTuple):
-    """Seconds of one kernel call, and those of them that it would take if every access hit the first-level cache."""
+    """Predicted seconds of one kernel call, and its seconds if every access hit the first-level cache."""
 
     seconds: float
     compute: float
@@ -22,12 +22,12 @@ def predict(module, target, threads: Sequence[int], clock_hz: float | None = Non
     target : targets.Target
         Its core must have a model.
     clock_hz : float, optional
-        Of the core, where it is not the target's.
+        The core's clock, if it differs from the target's.
 
     Raises
     ------
     BoardError
-        The target has no virtual board, or a kernel ran wild.
+        The target has no virtual board, or a kernel crashed or did not end.
     """
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.boards.plan_runner import PlanRunner

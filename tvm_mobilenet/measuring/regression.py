@@ -1,7 +1,7 @@
-"""Two benchmarks of one network: what became slower, and which layers did it.
+"""Two benchmarks of one network compared: the slower rows, and the layers that caused them.
 
-Medians are compared: of the network, and of each kernel call where both timed it. A layer is named when it became
-slower by more than is allowed and has a part in the network's loss that is worth a look.
+The comparison uses medians of the network, and of each kernel call that both timed. A layer is listed if it became
+slower by more than the limit, and has a sufficient share of the network's loss.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tvm_mobilenet.errors import RegressionError, TvmMobilenetError
 from tvm_mobilenet.measuring.benchmark import Benchmark, Row
 from tvm_mobilenet.terminal.titles import title
 
-WORTH_A_LOOK = 0.05  # of what the network lost
+WORTH_A_LOOK = 0.05  # least share of the network's loss for a layer to be listed
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RowChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows that both have, and what else differs between the two."""
+    """All rows that both have, and other differences between the two."""
 
     rows: list[RowChange]
     notes: list[str]
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def compare(old: Benchmark, new: Benchmark, max_regress: float) -> Comparison:
-    """What changed from one benchmark to another.
+    """The changes from one benchmark to another.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def _change(old: Row, new: Row, max_regress: float) -> RowChange:
 
 
 def _notes(old: Benchmark, new: Benchmark) -> list[str]:
-    """What else is not as it was."""
+    """The other differences between two benchmarks."""
     notes = []
     for key in ("model", "hostname", "kernel", "governor"):
         a, b = (x.environment.get("board", {}).get(key) for x in (old, new))

@@ -1,14 +1,14 @@
-"""The least time that a kernel call can take on a target: of its multiply-adds, of the caches, of DRAM.
+"""The least time that a kernel call can take on a target: the bounds of its multiply-adds, of the caches, and of DRAM.
 
 After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009. Three ceilings:
 
-    compute   multiply-adds over what all vector units do a second (the core's ``fma_per_cycle`` and ``vector_bytes``)
-    L2        every operand once, over what moves into and out of L1 (the core's ``l1_fill_bytes_per_cycle``)
-    DRAM      what no cache can have kept, over the target's bandwidth: parameters, where all of a network's
-              are larger than the last cache, and of an activation what is larger than that cache
+    compute   multiply-adds over the rate of all vector units (the core's ``fma_per_cycle`` and ``vector_bytes``)
+    L2        every operand once, over the rate into and out of L1 (the core's ``l1_fill_bytes_per_cycle``)
+    DRAM      bytes that no cache can have kept, over the target's bandwidth: parameters, if all of a network's
+              exceed the last cache, and the part of an activation that exceeds that cache
 
-Rates are those of the target's files (`targets.memory.Way`); only the clock may be the board's own. Products with
-padding's zeros count, as the papers have it, so a kernel that skips them can lie a little below one.
+Rates are those of the target's files (`targets.memory.Way`); only the clock may be the board's own. Products with the
+zeros of padding count, as in the papers, so a kernel that skips them can be slightly faster than the bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMPUTE, CACHE, DRAM = "compute", "L2", "DRAM"
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of each ceiling; ``cache`` is None where the core's file has no rate."""
+    """Seconds of each ceiling; ``cache`` is None if the core's file has no rate."""
 
     compute: float
     cache: float | None
@@ -42,7 +42,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a target can do on a number of threads.
+    """The rates of a target on a number of threads.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Ceilings:
 
 
 def ceilings(plan, target, threads: int, clock_hz: float | None = None) -> Ceilings:
-    """Of a target, for the dtypes of a plan; arguments as `rooflines` takes them."""
+    """The ceilings of a target for the dtypes of a plan; arguments as for `rooflines`."""
     core, cores, hertz = target.core, min(threads, target.cores), clock_hz or target.clock_hz
     way = memory.way_to_l1(core)
     dtypes = dict.fromkeys(Layer.parse(step.layer).dtype for step in plan.steps)
@@ -70,16 +70,16 @@ def ceilings(plan, target, threads: int, clock_hz: float | None = None) -> Ceili
 
 
 def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list[Roofline]:
-    """Of each step of a plan, on a number of threads.
+    """The roofline of each step of a plan, on a number of threads.
 
     Parameters
     ----------
     plan : plan.Plan
     target : targets.Target
     threads : int
-        More than the target has cores count as its cores.
+        The number of threads, at most the number of the target's cores.
     clock_hz : float, optional
-        The board's, where it is known.
+        The board's clock, if it is known.
     """
     most = ceilings(plan, target, threads, clock_hz)
     last = max(cache.bytes for cache in (target.core.l2, target.core.l3) if cache)
@@ -96,12 +96,12 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list
 
 
 def operand_bytes(step) -> int:
-    """What a step reads and writes, every operand once."""
+    """The bytes that a step reads and writes, every operand once."""
     layer = Layer.parse(step.layer)
     return sum(t.nbytes if t.space == "parameters" else _moved(layer, t) for t in step.operands)
 
 
 def _moved(layer: Layer, operand) -> int:
-    """Bytes of an operand that a layer reads or writes: of a larger tensor its part."""
+    """Bytes of an operand that a layer reads or writes; for a larger tensor, only its part."""
     parts = [p for p in (layer.input_place, layer.output_place) if p.part and p.buffer == operand.shape]
     return prod(parts[0].shape) * operand.nbytes // prod(operand.shape) if parts else operand.nbytes

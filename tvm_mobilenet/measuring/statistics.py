@@ -1,4 +1,4 @@
-"""What samples of a time say: extremes, mean, percentiles, deviation, and how many lie far out."""
+"""Statistics of the samples of a time: extremes, mean, percentiles, deviation, and outliers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-# A normal distribution's standard deviation is 1.4826 median absolute deviations; five of those are passed by one
-# sample in a million, so what lies beyond is something else that ran.
+# The standard deviation of a normal distribution is 1.4826 median absolute deviations. One sample in a million exceeds
+# five standard deviations, so a larger one shows that something else ran.
 DEVIATIONS = 5 * 1.4826
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the samples of one time, in seconds.
+    """The statistics of one time's samples, in seconds.
 
     Attributes
     ----------
     deviation : float or None
-        The standard deviation; None of one sample, as of a prediction.
+        The standard deviation; None for a single sample, such as a prediction.
     outliers : int
-        Samples above the median by more than five robust standard deviations, and by more than 5 %.
+        Samples more than five robust standard deviations, and more than 5 %, above the median.
     """
 
     samples: int
@@ -53,7 +53,7 @@ class Statistics:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Of sorted values, linear between two of them, as ``numpy.percentile`` has it."""
+    """A percentile of sorted values, interpolated linearly like ``numpy.percentile``."""
     at = share * (len(ordered) - 1)
     low = int(at)
     high = min(low + 1, len(ordered) - 1)
