@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> int:
 
         completion.complete()
     argv = sys.argv[1:] if argv is None else argv
-    shared = list(
-        itertools.takewhile(OF_ALL.__contains__, argv)
-    )  # flags before the verb, which other commands allow too
+    # Flags before the verb, which other commands allow too.
+    shared = list(itertools.takewhile(OF_ALL.__contains__, argv))
     argv = argv[len(shared) :]
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]

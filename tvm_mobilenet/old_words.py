@@ -5,10 +5,8 @@ from __future__ import annotations
 _FUSED, _CHAIN = "fused ", "chain "
 DECISIONS = {"strips": "row_tiles", "bands": "column_tiles"}
 LOOPS = {"paired": "dual_issue"}  # values of the decision `loop`; in a fused block, of its part 0: `0.loop`
-KEYS = {
-    "arithmetic": "compute",
-    "gate": "tolerance",
-}  # fields of JSON documents, also written
+# Fields of JSON documents, also written.
+KEYS = {"arithmetic": "compute", "gate": "tolerance"}
 NOTICE = "a tune log calls fused blocks by their old name, chain; its records are still read"
 FLAGS = {"--prices": "--estimates", "--jobs": "--workers"}
 

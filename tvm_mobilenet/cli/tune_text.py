@@ -37,9 +37,8 @@ def show_search(work: Work, progress: console.Progress, time_limit: float) -> Ca
         def weight(s) -> float:
             return s.count * (s.best.cost if s.best else float("inf"))
 
-        shown = sorted(
-            layers, key=lambda s: (not s.begun, s.searched, -weight(s))
-        )  # a small screen shows only the first rows
+        # A small screen shows only the first rows.
+        shown = sorted(layers, key=lambda s: (not s.begun, s.searched, -weight(s)))
         return [
             (
                 s.name,

@@ -26,10 +26,8 @@ _QUANTIZED = {
 METHODS = ("minmax", "percentile", "mse")  # ways to find ranges
 
 FILES = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "pt2"}  # kinds of model files, by suffix
-IMAGENET, RANDOM = (
-    "imagenet",
-    "random",
-)  # values of --weights other than files: published weights; a package's untrained ones
+# Values of --weights other than files: published weights; a package's untrained ones.
+IMAGENET, RANDOM = "imagenet", "random"
 PACKAGES = ("timm", "torchvision")  # packages whose networks are named as timm:NAME
 PYTHON = ".py:"  # between the path of a program and the name of its function that makes a model
 

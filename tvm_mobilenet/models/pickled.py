@@ -21,11 +21,8 @@ from tvm_mobilenet.files.limits import check_unpacked
 _MOST_INSTRUCTIONS = 1_000_000  # a training run's checkpoint of a MobileNet has 100,000
 _MOST_LONG = 10_000  # whole numbers beyond 32 bits
 _LEGACY_PICKLES = 5  # torch's own before 1.6: a magic number, a version, facts of the system, the object, keys
-_REFUSED = (
-    "builtins bytearray",
-    "__builtin__ bytearray",
-    "_codecs encode",
-)  # these allocate as much as their argument says
+# These allocate as much as their argument says.
+_REFUSED = ("builtins bytearray", "__builtin__ bytearray", "_codecs encode")
 _ONLY = "save weights only: torch.save(model.state_dict(), path), or as .safetensors"
 
 

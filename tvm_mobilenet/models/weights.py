@@ -16,14 +16,8 @@ from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.models import pickled
 from tvm_mobilenet.terminal.printable import printable
 
-_WRAPPERS = (
-    "state_dict_ema",
-    "state_dict",
-    "model_state_dict",
-    "model_ema",
-    "model",
-    "net",
-)  # keys under which trainers nest weights
+# Keys under which trainers nest weights.
+_WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # prefixes of DataParallel, torch.compile and Lightning
 DTYPES = {str(t).removeprefix("torch."): t for t in (
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),

@@ -128,9 +128,8 @@ def _own_file(network, engine: str, dtype: str, folder: Path) -> Path | None:
 
         shape = (network.signature.inputs[0].shape[0], *network.model.input_shape[1:])
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # warnings of PyTorch's older exporter, kept for networks that the newer one cannot export
+            # Warnings of PyTorch's older exporter, kept for networks that the newer one cannot export.
+            warnings.simplefilter("ignore")
             torch.onnx.export(network.model.module, (torch.zeros(shape),), path, dynamo=False, opset_version=17)
         return path
     return None

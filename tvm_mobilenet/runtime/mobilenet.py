@@ -311,9 +311,8 @@ def _library(folder: Path):
             raise MobilenetError(f"{folder} is built for {wanted}, {here}: build with another --target", 4)
         real, status = library.resolve(), os.stat(library)
         dots = ["."] * _FILES.setdefault((status.st_dev, status.st_ino), len(_FILES))
-        lib = ctypes.CDLL(
-            os.path.join(real.parent, *dots, real.name)
-        )  # for a known name the loader returns the old file
+        # For a known name the loader returns the old file.
+        lib = ctypes.CDLL(os.path.join(real.parent, *dots, real.name))
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]

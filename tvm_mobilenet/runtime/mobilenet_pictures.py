@@ -263,9 +263,8 @@ def upright(opened, path: Path | None = None):
     from PIL import Image, ImageOps
 
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
-    ours = path is not None and _head(path).startswith(
-        (_JPEG, _PNG)
-    )  # for other kinds, and without a file, Pillow's orientation counts
+    # For other kinds, and without a file, Pillow's orientation counts.
+    ours = path is not None and _head(path).startswith((_JPEG, _PNG))
     image = opened if ours else ImageOps.exif_transpose(opened)
     if deep:  # as Pillow itself does for 16-bit colours
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

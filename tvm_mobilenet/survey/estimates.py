@@ -287,9 +287,8 @@ def estimate_networks(
     missing = [n for n in wanted if n not in known]
     if not missing:
         return [known[n] for n in networks]
-    waiting = deque(
-        sorted(missing, key=_size, reverse=True)
-    )  # the largest first, so that the workers end at about the same time
+    # The largest first, so that the workers end at about the same time.
+    waiting = deque(sorted(missing, key=_size, reverse=True))
     where = place.parse(workers).at_most(len(missing) if board == "virtual" else 1)
     threads = 1 if board == "virtual" else target.cores
     running: list[str] = []
@@ -304,9 +303,8 @@ def estimate_networks(
         if done.failure:
             hint = "--debug shows what the worker wrote"
             raise BoardError(f"{done.job.title} on {target.name}: {done.failure}", hint)
-        known[done.job] = Estimate.from_json(
-            replace(done.value, **same).to_json()
-        )  # in the form in which it is read again
+        # In the form in which it is read again.
+        known[done.job] = Estimate.from_json(replace(done.value, **same).to_json())
         journal.append(known[done.job])
 
     with where.pool(Bench(target, board, linker, log), JOB_SECONDS, debug, threads, board == "local") as pool:

@@ -25,9 +25,8 @@ from tvm_mobilenet.terminal.stdout import write
 _NUMBER = re.compile(r"-?|[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?%?(-[\d.,]+)?")  # a number, ``-``, or a range such as 51-63
 
 
-_TOLD: ContextVar[Callable[[str], object] | None] = ContextVar(
-    "told", default=None
-)  # receives the lines of `say` instead of stderr
+# Receives the lines of `say` instead of stderr.
+_TOLD: ContextVar[Callable[[str], object] | None] = ContextVar("told", default=None)
 _DETAILS: ContextVar[bool] = ContextVar("details", default=False)
 _LOUD = ("error:", "warning:")  # lines that are always printed
 _WORDED: ContextVar[Callable[[str], str]] = ContextVar("worded", default=str)  # changes each text of `say`

@@ -326,9 +326,8 @@ class VirtualModule(KernelModule):
             if gap is None:
                 break
             beyond(sum(gap) // 2)
-        pair = (
-            self._counted(function, data, 0, last // 2 + 1) if last else None
-        )  # this number of tasks gives each two iterations
+        # This number of tasks gives each two iterations.
+        pair = self._counted(function, data, 0, last // 2 + 1) if last else None
         if caches:
             self._emulator.watch_memory(caches)
             cold = self._counted(function, data, 0, _MAXIMUM_ITERATIONS)

@@ -23,10 +23,8 @@ from tvm_mobilenet.runtime.mobilenet import _Options
 _WEIGHTS = b"/weights"  # the only file that the library can open
 _DESCRIPTOR = 3
 _OPTIONS = _Options(1, 1, 1, -1, 1)  # one thread, no images, no spinning, bound to no CPU
-_STATUS = {
-    "aarch64": (16, 48, "<Q"),
-    "armv7": (16, 44, "<I"),
-}  # struct stat: offsets of mode and size, format of the latter
+# Struct stat: offsets of mode and size, format of the latter.
+_STATUS = {"aarch64": (16, 48, "<Q"), "armv7": (16, 44, "<I")}
 _REGULAR = 0o100644
 _THREAD_POINTER = 16  # bytes between it and thread-local storage, AArch64
 _FAILED = (1 << 64) - 1
