@@ -60,7 +60,7 @@ typedef struct Block {
 typedef struct {
     Block *last, **touched;
     size_t touches, room;
-    volatile uint64_t clock; /* executed instructions, and what it slept */
+    volatile uint64_t clock; /* executed instructions, and the time that it slept */
     volatile int running;
     uint64_t checked, slice, l2_fills, l2_writebacks, log[LOGGED];
     Memory caches; /* many[0] is its L1 */

@@ -4,7 +4,7 @@ Each case is a convolution of 64 channels at 28 x 28, the operator, and a convol
 network. The virtual board predicts the cycles of one core, with default decisions.
 
     python -m benchmarks.operator_times run [--target rpi4] [CASE ...]   # predicts, prints and keeps
-    python -m benchmarks.operator_times write                            # docs/results/operators.md of what is kept
+    python -m benchmarks.operator_times write                            # docs/results/operators.md from the record
 
 ``x roofline`` covers all layers of an operator; for a part of an epilogue it is the convolution's.
 """

@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     python = bool(args.again) or by_tvm
     if args.harness and (lacking := harnesses.missing(args.harness, python, runners)):
         parser.error(
-            f"--harness {args.harness}: there is no {', no '.join(lacking)}; benchmarks/harness.py says what is"
+            f"--harness {args.harness}: there is no {', no '.join(lacking)}; benchmarks/harness.py describes the folder"
         )
     for dtype in dtypes:
         _print_dtype(dtype, models, args)

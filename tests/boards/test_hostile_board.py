@@ -87,7 +87,7 @@ def test_a_request_in_place_of_an_answer_runs_nothing(answered, tmp_path):
     before = [VOID, reply(value(HANDLE, 64))][:answered]
     with (
         Listener(answering(*before, run_this(tmp_path / "ran"))) as board,
-        pytest.raises(Lost, match=r"what no board sends: code 2 \(initialise a server\), \d+ bytes") as e,
+        pytest.raises(Lost, match=r"data that no board sends: code 2 \(initialise a server\), \d+ bytes") as e,
     ):
         open_board(f"rpc://127.0.0.1:{board.port}", HOST)
     assert e.value.exit_code == 4 and e.value.hint and e.value.refused

@@ -183,6 +183,9 @@ def test_a_board_that_a_tracker_names_runs_nothing_here(tmp_path):
 
     with Listener(answering(run_this(tmp_path / "ran"))) as board:
         lent = lends([0, ["127.0.0.1", board.port, "k:0.5"]])
-        with Listener(tracker(lent)) as listener, pytest.raises(BoardError, match="what no board sends: code 2") as e:
+        with (
+            Listener(tracker(lent)) as listener,
+            pytest.raises(BoardError, match="data that no board sends: code 2") as e,
+        ):
             open_board(f"tracker://127.0.0.1:{listener.port}/k", HOST)
     assert e.value.exit_code == 4 and not (tmp_path / "ran").exists()

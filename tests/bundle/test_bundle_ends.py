@@ -117,7 +117,7 @@ def test_a_program_takes_an_input_of_its_dtype(tmp_path):
         assert done.returncode == 0 and done.stdout.split()[0] == f"{best.score:.4f}", (name, done)
     done = subprocess.run([program, "classify", tmp_path / "floats.npy"], capture_output=True, text=True)
     assert done.returncode == 1 and "it holds float32 of shape 1 x 3 x 32 x 32, the input is uint8 of" in done.stderr
-    assert done.stderr.endswith("`mobilenet info` tells what its whole numbers stand for\n")
+    assert done.stderr.endswith("`mobilenet info` tells the meaning of its whole numbers\n")
 
 
 # ---- the caller's settings of floats

@@ -52,7 +52,7 @@ def reach(kind: str) -> int:
     Raises
     ------
     TvmMobilenetError, BoardError
-        The address is wrong, or nobody answers there.
+        The address is wrong, or no board answers there.
     """
     from tvm_mobilenet.boards import address, wire
 

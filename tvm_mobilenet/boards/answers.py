@@ -172,5 +172,5 @@ def arrays(path: str | Path, wanted: Mapping[str, tuple[tuple[int | range, ...],
                         raise ValueError(f"{name} has {len(data):,} bytes, not {size:,}")
                     found[name] = np.frombuffer(bytearray(data), kind).reshape(there)
     except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, NotImplementedError, EOFError) as e:
-        raise BoardError(f"{where}: what it computed cannot be read: {plain(str(e))[:200]}", _REMEDY) from None
+        raise BoardError(f"{where}: its result cannot be read: {plain(str(e))[:200]}", _REMEDY) from None
     return found

@@ -42,7 +42,7 @@ trap 'undo "$1"' EXIT
 trap 'exit 71' HUP INT TERM PIPE
 
 for try in 1 2 3 4 5 6 7 8 9; do # one that was taken for abandoned before it was locked is made again
-    made=$(mktemp -d .new-XXXXXX) # where that fails, $new is what it was
+    made=$(mktemp -d .new-XXXXXX) # if that fails, $new is unchanged
     new=$made
     command exec 9<"$new" || continue
     code=0

@@ -138,7 +138,7 @@ def sign(data: bytes, key: Path) -> bytes:
         except OSError:
             raise TvmMobilenetError(
                 f"nothing was signed with {key}: ssh-keygen ended with exit code {done.returncode}",
-                f"what it wrote stands above; try it alone: ssh-keygen -Y sign -n {NAMESPACE} -f {key} FILE",
+                f"its messages stand above; try it alone: ssh-keygen -Y sign -n {NAMESPACE} -f {key} FILE",
             ) from None
 
 
@@ -167,7 +167,7 @@ def verify(data: bytes, signature: bytes, signers: Signers) -> str:
             if not done.code:
                 return name
             why = _last(done)
-    raise VerificationError(f"its signature is of nobody in {signers.path}: {why}", _REMEDY)
+    raise VerificationError(f"its signature is of no signer in {signers.path}: {why}", _REMEDY)
 
 
 _REMEDY = "take it for somebody else's; `build --bundle FILE --sign KEY` makes one that is signed"

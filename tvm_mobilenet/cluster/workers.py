@@ -222,7 +222,7 @@ class DaskWorkers:
         if self._refused:
             why = "; ".join(list(self._refused.values())[:3])
             raise ClusterError(
-                f"no worker of {where} can take part: {why}", "install there what is here: docs/guides/cluster.md"
+                f"no worker of {where} can take part: {why}", "install the same versions there: docs/guides/cluster.md"
             )
         raise ClusterError(
             f"{where} has had no worker{' that answers' * bool(self._asked)} for {waited:.0f} s",
@@ -350,7 +350,7 @@ class DaskWorkers:
             return self._lost(job, worker)
         except (ValueError, KeyError, TypeError) as e:
             self._workers.pop(worker.address, None)
-            self._refuse(worker, f"what it sent is no result: {e}")
+            self._refuse(worker, f"it sent no valid result: {e}")
             return [*self._lose(worker), *self._lost(job, worker)]
         self.pace.bytes += len(job.data) + len(failure or told["value"])
         return [Done(job.job, value, failure, seconds)]

@@ -64,7 +64,7 @@ def _confinement() -> str:
     if not (version := landlock.version()):
         raise Doubt(
             "this kernel has no Landlock: the process that speaks to a board keeps this user's rights",
-            "Linux 5.13 or newer, with landlock among its modules; docs/concepts/security.md says what it adds",
+            "Linux 5.13 or newer, with landlock among its modules; docs/concepts/security.md says why",
         )
     return f"Landlock {version}: the process that speaks to a board opens no file and starts no program"
 

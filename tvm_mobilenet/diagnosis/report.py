@@ -48,13 +48,13 @@ def text_of(checks: Sequence[Check], target, board: str | None) -> str:
         ),
     ]
     lines = [
-        "### What this machine is",
+        "### This machine",
         "",
         "| | |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in about),
         "",
-        "### What doctor found",
+        "### Results of doctor",
         "",
         *(
             f"- **{check.status}** {check.name}: {check.text}" + f" → {check.remedy}" * bool(check.remedy)

@@ -143,7 +143,7 @@ def choose(
     inputs : sequence of tuples of ndarray
         Each the network's inputs in float32, one image a batch.
     images : str
-        What they are, in words.
+        A text that describes them.
     labels : sequence of int
         The class of each image, where it is known.
     show : callable

@@ -29,7 +29,7 @@ _TRIES = 10  # a new folder may be taken for an abandoned one before it is locke
 
 
 def new_folder(parent: Path, prefix: str, suffix: str = "", mode: int = 0o700) -> tuple[Path, int]:
-    """A new folder whose name nobody can guess, and the descriptor that locks it until it is closed.
+    """A new folder with a name that cannot be guessed, and the descriptor that locks it until it is closed.
 
     Raises
     ------

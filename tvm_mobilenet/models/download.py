@@ -62,7 +62,7 @@ def fetch(
     watch : callable
         Called with the bytes received, and the bytes in all or None.
     way_out : str
-        What a user without a network can do, for the hint.
+        The hint for a user without a network.
 
     Raises
     ------

@@ -113,7 +113,7 @@ def _imported(name: str):
 def _made_by(make, options: ModelOptions):
     """The network that a package's function makes; its output is discarded."""
     if options.weights is None:
-        say(f"making {options.model} with its trained weights; {options.package} downloads what it has not kept")
+        say(f"making {options.model} with its trained weights; {options.package} downloads them unless cached")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return make()

@@ -143,7 +143,7 @@ def _require_variances(module: torch.nn.Module, state: dict, path: Path) -> None
                 + f" and {len(odd) - 1} more channels" * (len(odd) > 1)
                 + f" is {float(variance[odd[0]]):.6g}: a variance is not negative",
                 "look at how the checkpoint was made: averages or differences of checkpoints must leave out batch "
-                "norms' statistics, which are counted anew",
+                "norms' statistics, which must be computed again",
             )
 
 

@@ -58,7 +58,7 @@ static int shape_of(words *w, array *a) {
     return 1;
 }
 
-/* NULL, or what is wrong. */
+/* NULL, or an error. */
 static const char *header(const unsigned char *d, size_t n, array *a) {
     if (n < 12) return "it is cut off";
     if (d[6] < 1 || d[6] > 3) return "a .npy of a version that is not known: 1.0, 2.0 and 3.0 are";
@@ -102,7 +102,7 @@ static const char *header(const unsigned char *d, size_t n, array *a) {
     return NULL;
 }
 
-/* ---- what is made of it */
+/* ---- pictures and inputs */
 
 static void named_shape(char *to, size_t room, int dimensions, const uint64_t *shape) {
     size_t n = 0;
@@ -187,7 +187,7 @@ int picture_read_array(picture *p, const unsigned char *d, size_t n, const mobil
     else if (bytes && a.dimensions == 3 && info->takes_images && (a.shape[0] == 3 || a.shape[0] == 1)) hint = "transpose(1, 2, 0) makes it a picture";
     else if (bytes && a.dimensions == 4 && info->takes_images && last == 3) hint = "save one picture alone; mobilenet.py takes batches";
     else if (same && bytes && info->takes_images) hint = "pixels are given as a picture";
-    else if (same) hint = port->scales ? "`mobilenet info` tells what its whole numbers stand for" : "astype makes it the input's dtype";
+    else if (same) hint = port->scales ? "`mobilenet info` tells the meaning of its whole numbers" : "astype makes it the input's dtype";
     else if (rest) hint = "save one input alone; mobilenet.py takes batches";
     else if (a.dimensions == dimensions && is_permuted(dimensions, a.shape, port->shape)) hint = "transpose its axes, the channels' is elsewhere";
     return picture_fail(p, PICTURE_FAILED, "it holds %s of shape %s, the input is %s of %s%s%s%s", dtype, *has ? has : "()", port->dtype, wants,

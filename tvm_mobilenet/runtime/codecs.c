@@ -19,7 +19,7 @@ typedef struct {
 } symbol;
 
 /* Fills a table of functions from a library, up to a symbol without a name; it stays loaded until the program ends.
- * What is missing is written to `why`. */
+ * Missing symbols are written to `why`. */
 static int load(const char *file, const symbol *symbols, void *table, char *why, size_t room) {
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     const char *missing = library ? NULL : dlerror();

@@ -1,7 +1,7 @@
 /* JPEG by libjpeg, where a system has no libturbojpeg: the other face of the same libjpeg-turbo.
  *
  * Its functions share a struct with their caller. Debian's libjpeg.so.62 has the one of version 6.2 of the interface,
- * Ubuntu's libjpeg.so.8 the one of version 8; what is used here lies at one place in both. The library itself compares
+ * Ubuntu's libjpeg.so.8 the one of version 8; the fields used here have the same place in both. The library itself compares
  * version and size before it touches it, and calls `failed` where they differ. Of the struct of errors only its five
  * callbacks are ours; behind them is room for whatever it keeps.
  */
@@ -26,7 +26,7 @@ typedef struct {
     int done, total;
 } progress;
 
-/* jpeg_decompress_struct; what is not read here has the room that it has there. */
+/* jpeg_decompress_struct; fields that are not read here only have their room. */
 #define DECOMPRESSOR(since_8) { \
     errors *err; \
     void *mem; \

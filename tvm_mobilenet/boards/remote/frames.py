@@ -82,7 +82,7 @@ class Expected:
             most = MOST[EXCEPTION]
         elif code == COPY_ACK:
             if self.code != COPY_FROM:
-                raise Refused(f"a copy of {length - _BEYOND_LENGTH:,} bytes that nobody asked for")
+                raise Refused(f"a copy of {length - _BEYOND_LENGTH:,} bytes without a request")
             if length != self.copied + _BEYOND_LENGTH:
                 raise Refused(f"a copy of {length - _BEYOND_LENGTH:,} bytes, {self.copied:,} were asked for")
             return

@@ -118,7 +118,7 @@ class Lender:
         self._say(f"{error.message}; it is run again")
         if error.refused:
             with self._lock:
-                self._leave_out(error.where, "it sent what no board sends")
+                self._leave_out(error.where, "it sent data that no board sends")
             return False
         host, _, port = error.where.rpartition(":")
         try:

@@ -145,7 +145,7 @@ class Filter:
             if code == frames.SHUTDOWN and length == 4:
                 return self._words_after_shutdown()
             if code != frames.EXCEPTION:
-                raise Over("refused", f"{frames.named(code)}, {length:,} bytes, that nobody asked for")
+                raise Over("refused", f"{frames.named(code)}, {length:,} bytes, without a request")
             return self._exception(length)
         except OSError:
             return b""

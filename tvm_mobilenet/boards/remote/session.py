@@ -30,7 +30,7 @@ _REPORT_SECONDS = 10.0  # for the filter process to report why the channel close
 _CHANNEL = re.compile(r"kShutdown|[Cc]hannel closes|[Pp]ipe (read|write) error|previously closed|code=1\b")
 _NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign")
 ENDED = "session ended: "  # start of the agent's last message (``agent``)
-_UNASKED = "the session was ended, for what is there sent what no board sends"
+_UNASKED = "the session was ended, because the server sent data that no board sends"
 _FOREIGN = "is this your board? Somebody else may listen there; nothing that it sent was obeyed"
 _NO_TOKEN = (
     f"copy {token.path()} of the board to this machine (mode 0600); or come by --board ssh://…; "

@@ -64,7 +64,7 @@ class VirtualBoard:
         self.target, self.name = target, "virtual"
 
     def load(self, path, budget: int = BUDGET_INSTRUCTIONS) -> VirtualModule:
-        """The module of a linked shared object. ``budget``: instructions after which a kernel counts as wild."""
+        """The module of a linked shared object. ``budget``: instructions after which a kernel is stopped."""
         return VirtualModule(path, self.target, budget)
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class VirtualModule(KernelModule):
         Raises
         ------
         KernelFault
-            It ran wild, or reported an error.
+            The kernel failed, or reported an error.
         """
         e = self._emulator
         mark = e.heap_next
