@@ -206,7 +206,7 @@ def wild(tmp_path_factory):
         ("null", "reads address 0x0"),
         ("wild_store", "writes address 0x12340000010"),
         ("own_code", "writes address"),
-        ("endless", "does not come to an end"),
+        ("endless", "does not end within"),
         ("illegal", "illegal instruction"),
         ("system", "system call"),
         ("dot_product", "illegal instruction"),

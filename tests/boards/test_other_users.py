@@ -74,7 +74,7 @@ def test_a_system_that_does_not_tell_is_not_believed(monkeypatch):
     for tables in (("/no/such/table", "/no/such"), ("/dev/null", "/no/such")):
         for _, there, here in pair():
             monkeypatch.setattr(owner, "_TABLES", tables)
-            assert not owner.is_own_caller(here) and "nothing tells" in owner.stranger(there)
+            assert not owner.is_own_caller(here) and "does not tell" in owner.stranger(there)
             monkeypatch.undo()
 
 

@@ -107,7 +107,7 @@ def test_who_listens_on_the_boards_port_without_the_token_is_not_talked_to(behin
         token.read_or_make()
         with open_board(url, HOST) as board:
             assert board.has_agent and board._tunnel.secret != token.read()
-    assert "has no token of yours; an agent is started beside it" in capsys.readouterr().err
+    assert "does not have your token; an agent is started beside it" in capsys.readouterr().err
     assert heard and all(struct.pack("<i", wire.MAGIC) not in data for data in heard), "it was greeted"
 
 

@@ -150,13 +150,13 @@ def parse(text: str) -> Address:
         what = "no host" if not host else "only user, host, port and key make an address"
         raise TvmMobilenetError(f"--board {text}: {what}", SYNTAX)
     if port == 0:
-        raise TvmMobilenetError(f"--board {text}: port 0 is none", SYNTAX)
+        raise TvmMobilenetError(f"--board {text}: port 0 is not valid", SYNTAX)
     if any(c.isspace() for c in key):
         raise TvmMobilenetError(f"--board {text}: a key has no spaces", SYNTAX)
     if kind == "tracker" and not key:
         raise TvmMobilenetError(f"--board {text}: the key is missing", "tracker://host:port/key, such as …/rpi4")
     if kind != "ssh" and user:
-        raise TvmMobilenetError(f"--board {text}: {kind} knows no users", SYNTAX)
+        raise TvmMobilenetError(f"--board {text}: {kind} takes no user", SYNTAX)
     if kind == "ssh" and key:
         raise TvmMobilenetError(f"--board {text}: {url.path} is one part too many", "ssh://user@host[:port]")
     default = {"rpc": AGENT_PORT, "tracker": TRACKER_PORT, "ssh": 0}[kind]

@@ -17,7 +17,7 @@ from tvm_mobilenet.files import archives, json_text
 from tvm_mobilenet.files.shapes import COUNT, FAR, FLAG, NUMBER, TEXT, TIME, Either, Maybe, is_number, wrong
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_REMEDY = "is this your board, and its agent of this version? Nothing of the answer was used"
+_REMEDY = "is this your board, and its agent of this version? The answer was not used"
 _DEEPEST = 20
 _LONGEST = 4 << 20  # characters of a service's answer; 2,000 runs of 60 layers take half of it
 

@@ -45,11 +45,11 @@ def stranger(connection: socket.socket) -> str:
             elif state == _LISTENS and local[1] == there[1] and (local[0] == there[0] or local[0].is_unspecified):
                 listening.add(user)
     except (OSError, ValueError):
-        return "nothing tells whose process listens there"
+        return "the system does not tell whose process listens there"
     # a connection that is not accepted yet is listed as root's: then the owner of the listening socket counts
     users = accepted if accepted - {0} else listening
     if not users:
-        return "nothing tells whose process listens there"
+        return "the system does not tell whose process listens there"
     others = users - {os.geteuid(), 0}
     return f"a process of another user of this machine listens there (uid {min(others)})" if others else ""
 

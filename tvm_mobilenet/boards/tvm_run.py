@@ -104,9 +104,7 @@ def _emulated(module, target, given: Path, counts: list[int], wanted: dict, seco
     try:
         done = programs.run(command, data, 2 * seconds + 60, most=room + 4096)
     except (subprocess.TimeoutExpired, programs.TooMuch):
-        raise BoardError(
-            f"{module.executable}: TVM's virtual machine does not come to an end with it", _REMEDY
-        ) from None
+        raise BoardError(f"{module.executable}: it does not end in TVM's virtual machine", _REMEDY) from None
     if done.code:
         said = (done.words.strip().splitlines() or [""])[-1]
         why = said if done.code > 0 else _ended(-done.code, seconds)

@@ -124,7 +124,7 @@ def diagnose(host: str, port: int, patience: float = SILENCE_SECONDS) -> str:
         raise BoardError(f"{where}: an SSH server answers there", "ssh://user@host reaches boards by ssh")
     if began == token.CHALLENGE or struct.unpack("<i", began)[0] in (SUCCESS, MISMATCH, DUPLICATE):
         return "server"
-    raise BoardError(f"{where}: what answers there is no TVM RPC server", "is this the right port?")
+    raise BoardError(f"{where}: the server there is no TVM RPC server", "is this the right port?")
 
 
 def _refuse_http(host: str, port: int) -> None:
@@ -195,7 +195,7 @@ class Tracker:
             self.close()
             _refuse_http(host, port)
             raise BoardError(
-                f"{self.where}: what listens there is no TVM tracker",
+                f"{self.where}: the server there is no TVM tracker",
                 "start one: python -m tvm.exec.rpc_tracker; a board without a tracker is reached as rpc://HOST:PORT",
             ) from None
 

@@ -170,7 +170,7 @@ def verify(data: bytes, signature: bytes, signers: Signers) -> str:
     raise VerificationError(f"its signature is of no signer in {signers.path}: {why}", _REMEDY)
 
 
-_REMEDY = "take it for somebody else's; `build --bundle FILE --sign KEY` makes one that is signed"
+_REMEDY = "do not trust it; `build --bundle FILE --sign KEY` makes a signed one"
 
 
 def check(files: dict[str, bytes], manifest: dict, signers: Signers, others: list[str]) -> str:

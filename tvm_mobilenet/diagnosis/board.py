@@ -66,7 +66,8 @@ def _checks_of_session(checks: Checks, board, target, folder: Path) -> None:
     def agent() -> str:
         if not board.has_agent:
             raise Doubt(
-                "TVM's own RPC server: nothing tells its versions, features, temperature, disk and memory", plain.REMEDY
+                "TVM's own RPC server: it does not tell its versions, features, temperature, disk and memory",
+                plain.REMEDY,
             )
         facts.update(board.service("facts", {}))
         return ", ".join(str(facts[k]) for k in ("model", "cpu", "system", "kernel") if facts.get(k))

@@ -102,7 +102,7 @@ class Caller:
             raise ValueError("no client")
         wishes = [float(o.removeprefix("-timeout=")) for o in options if o.startswith("-timeout=")]
         if not all(math.isfinite(w) and w >= 0 for w in wishes):
-            raise ValueError("a limit that is none")
+            raise ValueError("an invalid limit")
         self.key, self.limit, self.greeted = name.removeprefix("client:"), min(filter(None, wishes), default=0.0), True
 
     def say(self, data: bytes) -> None:

@@ -140,7 +140,7 @@ class Registration:
             if not part:
                 raise ConnectionResetError("it closed the connection")
             if not self._next:
-                raise ValueError("it speaks without being asked")
+                raise ValueError("it sends unrequested data")
             self._in += part
             if len(self._in) == self._wanted:
                 take, data = self._next, self._in
@@ -164,7 +164,7 @@ class Registration:
 
     def _greeted(self, right: bool) -> None:
         if not right:
-            raise ValueError("what listens there is no TVM tracker")
+            raise ValueError("the server there is no TVM tracker")
         about = {"key": f"server:{self._key}", "addr": [None, self._port]}
         self._ask([UPDATE_INFO, about], lambda answer: (self._must(answer), self._put()))
 

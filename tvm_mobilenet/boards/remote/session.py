@@ -31,7 +31,7 @@ _CHANNEL = re.compile(r"kShutdown|[Cc]hannel closes|[Pp]ipe (read|write) error|p
 _NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign")
 ENDED = "session ended: "  # start of the agent's last message (``agent``)
 _UNASKED = "the session was ended, because the server sent data that no board sends"
-_FOREIGN = "is this your board? Somebody else may listen there; nothing that it sent was obeyed"
+_FOREIGN = "is this your board? Another program may listen there; none of its data were obeyed"
 _NO_TOKEN = (
     f"copy {token.path()} of the board to this machine (mode 0600); or come by --board ssh://…; "
     "or add --trust-network, if you trust all in this network"
@@ -182,12 +182,12 @@ class Session:
         found = wire.diagnose(host, port)
         if self._demanded and found == "server":
             return BoardError(
-                f"{self.where}: {self._stranger}what answers there does not know the token: TVM's own RPC server, or "
+                f"{self.where}: {self._stranger}the server there does not know the token: TVM's own RPC server, or "
                 "an older agent",
                 "python -m tvm_mobilenet.agent in its place; or --trust-network, if you trust all in this network",
             )
         return BoardError(
-            f"{self.where}: what answers there is no TVM RPC server",
+            f"{self.where}: the server there is no TVM RPC server",
             "is this the right port? A tracker is reached as tracker://HOST:PORT/KEY",
         )
 
@@ -247,7 +247,7 @@ class Session:
             words = text.split(ENDED)[-1].split(" Stack trace")[0]
             self._end(f"{plain(words)[:300]} while {what}")
         elif "RPCSessionTimeoutError" in text:
-            self._end(f"the server ended the session, whose time was up, while {what}")
+            self._end(f"the server ended the session, whose time limit was reached, while {what}")
         elif (how := self._link.over(_REPORT_SECONDS if _CHANNEL.search(text) else 0.0))[0]:
             self._refused = how[0] == "refused"
             self._end(f"{f'{_UNASKED}: {how[1]},' if self._refused else 'the connection was lost'} while {what}")
@@ -261,7 +261,7 @@ class Session:
                 "a smaller network or batch, or a larger --memory-limit of the agent",
             )
         else:
-            return BoardError(f"{self.where}: {what}: {_last_line(str(error))}", "the session goes on")
+            return BoardError(f"{self.where}: {what}: {_last_line(str(error))}", "the session continues")
         if _NO_MEMORY.search(self.over):
             return Lost(self.where, self.over, "a smaller network or batch, or a larger --memory-limit of the agent")
         return Lost(self.where, self.over, "does the server there still run? its log says more")

@@ -137,7 +137,7 @@ class Tunnel:
                 self.secret = secret
                 return local
         say(
-            f"{self._there.text}: what listens on port {AGENT_PORT} has no token of yours; "
+            f"{self._there.text}: the program on port {AGENT_PORT} does not have your token; "
             "an agent is started beside it"
         )
         return 0

@@ -308,7 +308,7 @@ class Emulator:
                 if self._signals:
                     raise KeyboardInterrupt
                 if self.counter.struct.exhausted:
-                    raise Fault("it does not come to an end within the budget of instructions", self._pc())
+                    raise Fault("it does not end within the budget of instructions", self._pc())
                 if not isinstance(self._stopped_by, int):
                     raise Fault(self._stopped_by or "execution stopped", self._pc())
                 if self._follower is not None and self._follower.failure is not None:
