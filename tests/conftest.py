@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, the checkout on the path of every process that a test starts, random
 examples that are the same in every run, who runs which file when, and a folder for modules that several files need."""
 
+import gc
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.cpu_time import CpuTimes
+from tvm_mobilenet import packages
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
@@ -113,6 +115,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    gc.set_threshold(*packages.COLLECTED)  # as in a verb's process
     config.pluginmanager.register(CpuTimes(), "tvm_mobilenet_cpu_times")
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")

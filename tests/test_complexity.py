@@ -31,6 +31,7 @@ def figures():
     return {(f.paper, f.table, f.row, f.quantity): f for f in papers.figures()}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row).replace(" ", "_"))
 def test_every_figure_is_reproduced_or_an_erratum(row, figures):
     figure = figures[row]

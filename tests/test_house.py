@@ -253,12 +253,14 @@ def test_pinned_packages_are_the_installed_ones():
         assert metadata.version(name) == version
 
 
+@pytest.mark.full
 def test_the_ffi_can_save_a_module():
     code = "import tvm; from tvm import relax; m = relax.BlockBuilder().get(); tvm.ir.load_json(tvm.ir.save_json(m))"
     done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 def test_workers_never_load_the_intrinsics_that_take_half_a_minute():
     code = (
         "import sys; from tvm_mobilenet import targets, schedules; from tvm_mobilenet.layer import Layer\n"

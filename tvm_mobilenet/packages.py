@@ -7,6 +7,7 @@ as it is typed: it names the Python that runs, and the checkout where there is o
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -191,6 +192,13 @@ def remedy(*modules: str) -> str:
     return command
 
 
+COLLECTED = (
+    50_000,
+    20,
+    100,
+)  # importing and tracing make a million objects that stay: counting them took 0.5 s a build
+
+
 def started_as_a_verb() -> None:
     """End with a message where a verb is about to be imported that lacks packages of the base installation, or what
     every process needs.
@@ -204,6 +212,7 @@ def started_as_a_verb() -> None:
         raise SystemExit(error.exit_code) from None
     verb = next((word for word in sys.orig_argv if word.startswith("tvm_mobilenet.")), "")
     os.environ.update(without_torch_folder())
+    gc.set_threshold(*COLLECTED)
     absent = [name for name in STARTING if importlib.util.find_spec(name) is None]
     if absent and verb not in ("", "tvm_mobilenet.doctor"):
         error = missing(verb.removeprefix("tvm_mobilenet."), absent)

@@ -225,6 +225,7 @@ def test_a_kernel_that_crashes(agent, tmp_path):
 # ---- a board without room
 
 
+@pytest.mark.full
 def test_the_system_kills_a_session_that_takes_too_much_memory(agent, tmp_path):
     """As Linux does it: with SIGKILL, and the session first (a higher oom_score_adj than the agent's)."""
     client = bench(tmp_path, agent.url, "--seconds", "600")
@@ -266,6 +267,7 @@ def test_disk_full(tmp_path):
 # ---- another board than it should be
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("package", [pytest.param("apache-tvm", marks=pytest.mark.full), "apache-tvm-ffi"])
 def test_other_versions(package, tmp_path):
     code = (

@@ -83,6 +83,7 @@ def test_a_core_with_a_larger_l2_gets_other_layers_and_decisions():
     assert RPI4.core.l2.bytes // 2 < output <= (4096 << 10) // 2
 
 
+@pytest.mark.full
 def test_pointwise_layers_bracket_what_autoscheduler_measured(run):
     """37 to 40 GFLOPS on the four A72 of a Pi 4, run over and over as tuners do: ours lie around that."""
     low, high = sorted(gflops(run(name, again=True).cost(4), name) for name in POINTWISE)

@@ -112,6 +112,7 @@ def test_the_virtual_board_rejects_one_wrong_value():
     rejects_what_is_planted("virtual", targets.load("rpi4"))
 
 
+@pytest.mark.full
 def test_of_float16_layers_the_virtual_board_rejects_the_last_digit(monkeypatch):
     """The candidates of a search are compared for equality."""
     layers = [Layer.parse(name.replace(" f32", " f16")) for name in planted.LAYERS]

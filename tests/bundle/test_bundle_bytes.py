@@ -48,9 +48,9 @@ def started(folder: Path, out: Path, settings: dict[str, str], arguments: tuple[
     "arguments",
     [
         ("--target", "rpi4", "--alpha", "0.25", "--resolution", "96", "--dtype", "int8", "--io", "uint8"),
-        ("--target", "rpi5", "--model", "v3-small", "--resolution", "64", "--dtype", "int8"),
-        ("--target", "host", "--model", "v2", "--alpha", "0.5", "--resolution", "96"),
-        ("--target", "armv7", "--model", "v3-small", "--resolution", "96"),
+        ("--target", "rpi5", "--model", "v3-small", "--alpha", "0.35", "--resolution", "32", "--dtype", "int8"),
+        ("--target", "host", "--model", "v2", "--alpha", "0.35", "--resolution", "64"),
+        ("--target", "armv7", "--alpha", "0.25", "--resolution", "32"),
     ],
     ids=" ".join,
 )

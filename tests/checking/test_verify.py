@@ -155,6 +155,7 @@ def test_a_weight_off_within_a_fused_block_names_the_layer_of_the_fused_block(co
 # ---- what is no comparison
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["v1"], indirect=True)
 def test_a_dump_never_replaces_what_is_not_one_and_right_layers_leave_none(copy, tmp_path, capsys):
     """Before anything runs; the tensors of wrong layers of each dtype are looked at by `Copy.named`."""

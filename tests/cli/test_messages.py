@@ -369,6 +369,7 @@ def test_a_program_names_its_outputs(tmp_path, form):
     assert [o.name for o in result.outputs] == FORMS[form][1]
 
 
+@pytest.mark.full
 def test_a_dataclass_of_another_program_is_read_by_its_fields(tmp_path):
     """Saved where the class is known, read where it is not."""
     import subprocess

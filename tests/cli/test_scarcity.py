@@ -129,9 +129,8 @@ def test_a_soft_limit_of_open_files_is_raised(tmp_path):
     [
         ("ulimit -v 500000", 2, "not enough memory: 488 MiB"),
         ("ulimit -n 64", 0, ""),
-        ("touch $TMPDIR/home; export HOME=$TMPDIR/home", 0, ""),
         ("ulimit -n 10", 2, "ulimit -n 1024"),
-        ("unset HOME", 0, ""),
+        ("touch $TMPDIR/home; export HOME=$TMPDIR/home", 0, ""),  # as without one: zig makes its files anew
         ("export TMPDIR=/proc/missing", 0, ""),
     ],
 )

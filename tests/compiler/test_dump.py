@@ -166,6 +166,7 @@ def test_assembly_names_the_fmla_loop_and_what_bounds_it(folders):
     assert any("\nloop: " in text or "\nstraight line: " in text for text in found.values()), "more than the hottest"
 
 
+@pytest.mark.full
 def test_without_a_cost_model_there_is_the_assembly_and_the_reason(tmp_path, model):
     flags = [
         "--model",

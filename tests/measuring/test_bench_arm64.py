@@ -28,6 +28,7 @@ def agent():
         yield running
 
 
+@pytest.mark.full
 def test_a_full_bench(folder, agent, capsys):
     argv = [str(folder), "--board", agent.url, "--seconds", "0.2", "--cool-down", "0", "--json"]
     assert bench.main(argv) == 0

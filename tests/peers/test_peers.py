@@ -325,6 +325,7 @@ def test_an_engine_computes_the_builds_int8_network_by_integer_kernels(integers,
     assert said["float32"].lower() in ("1 quantizelinear", "1 quantize"), "only the image is float32"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "engine, says", [("onnxruntime", r"ONNX Runtime ran 53 of 53 layers in float32"), ("litert", "LiteRT ran 53 of 53")]
 )

@@ -102,7 +102,7 @@ def difference(layer: Layer, decisions: dict) -> float:
     return float(np.abs(output - expected).max() / max(1.0, expected.std()))
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(25, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [4, pytest.param(15, marks=pytest.mark.full)])
 def test_a_fused_block_computes_its_layers_whatever_their_shapes_and_decisions(examples):
     @settings(max_examples=examples)
     @given(layer=fused_blocks(), seed=st.integers(0, 1 << 20))
@@ -224,6 +224,7 @@ def large():
     return load_network(ModelOptions(model="v1", resolution=224))
 
 
+@pytest.mark.full
 def test_a_larger_l2_makes_other_fused_blocks(large):
     cores = (targets.load(board).core for board in ("rpi3", "rpi4"))
     names = [[c.layer.name for c in for_core(large.graph, core).calls] for core in cores]

@@ -228,6 +228,7 @@ def test_other_cores_have_no_such_choice_and_wide_tiles_are_refused():
     assert "registers" in inorder_depthwise.refuse(tall)
 
 
+@pytest.mark.full
 def test_the_same_code_in_every_process():
     """Decisions ship, code does not: it must not hang on the order of a set."""
     code = (

@@ -27,6 +27,6 @@ def assemble(path, functions: dict[str, str], architecture: str = "aarch64", ext
 
 def link(triple: str, path: Path, *what) -> Path:
     """A library or program made by zig of sources, objects and flags."""
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, *map(str, what), "-o", str(path)]
+    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-target", triple, *map(str, what), "-o", str(path)]
     subprocess.run(command, check=True)
     return path

@@ -70,6 +70,7 @@ def test_comments_names_and_the_code_of_real_boards_expire_nothing(copy, today):
     assert changed(found, today) <= {SOURCES}, "a record expires that need not"
 
 
+@pytest.mark.full
 def test_another_loop_nest_expires_the_code_of_its_kind_and_a_figure_of_a_core_the_estimates(copy, today):
     nest = ("schedules/pool.py", "_tile(layer, d, f, b, h, w, first + i * lanes, lanes)", "pass")
     core = ("targets/cores/cortex-a72.toml", "exposed = 1.0", "exposed = 0.9")

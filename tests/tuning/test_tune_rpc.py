@@ -45,14 +45,15 @@ def test_v1_over_loopback(tmp_path):
 @pytest.mark.parametrize("model", ["v2", "v3-large"])
 def test_a_network_on_a_fleet(model, tmp_path):
     with server_of_tvm("rpc_tracker") as port:
-        options = ("--tracker", f"127.0.0.1:{port}", "--key", "shelf")
-        with Agent(*options), Agent(*options):
+        shelf = ("--tracker", f"127.0.0.1:{port}", "--key", "shelf")
+        with Agent(*shelf), Agent(*shelf):
             board = f"tracker://127.0.0.1:{port}/shelf"
-            measures_every_layer(ModelOptions(model=model), targets.load("host"), board, tmp_path / "log.jsonl")
+            options = ModelOptions(model=model, resolution=96)
+            measures_every_layer(options, targets.load("host"), board, tmp_path / "log.jsonl")
 
 
 @pytest.mark.full
 @pytest.mark.skipif(not (ARM64 / "stamp").exists(), reason=".ci/arm64-python FOLDER, and TVM_MOBILENET_ARM64")
 def test_v1_on_an_arm64_board(tmp_path):
     with Agent(python=(ARM64 / "bin" / "python",)) as agent:
-        measures_every_layer(ModelOptions(), targets.load("rpi4"), agent.url, tmp_path / "log.jsonl")
+        measures_every_layer(ModelOptions(resolution=96), targets.load("rpi4"), agent.url, tmp_path / "log.jsonl")

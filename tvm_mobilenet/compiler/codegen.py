@@ -36,6 +36,7 @@ from tvm_mobilenet.targets import Target
 from tvm_mobilenet.tune_logs import keys
 
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
+OPTIMIZED = "-O2"  # without it zig links its UBSan runtime too, which it compiles for 15 s when it is first used
 CONFIG = {"tirx.disable_assert": True}  # for TVM's compilation of kernels: callers check arguments
 KEPT = Collection("objects", 128 << 20)  # some 10,000 objects, which take 10 kB each
 
@@ -300,4 +301,4 @@ def linker_command(target: Target, linker: str | None = None) -> list[str]:
     except ImportError:
         raise packages.missing("linking", ["ziglang"]) from None
     triple = ["-target", target.link_triple] if target.link_triple else []
-    return [sys.executable, "-m", "ziglang", "cc", *triple]
+    return [sys.executable, "-m", "ziglang", "cc", OPTIMIZED, *triple]

@@ -14,7 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import sizes
+from tvm_mobilenet.frontend import core_operators, sizes
 from tvm_mobilenet.models.weights import check_dense
 
 _UNBOUNDED = 1 << 32  # PyTorch has an infinity of its own for integers
@@ -135,26 +135,45 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
         shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
         sizes.check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
     _check_shapes(program)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
-        program = program.run_decompositions()
+    outputs = _outputs(program)
+    nodes = core_operators.decomposed(_placeholders(program), _nodes(program), outputs)
+    if nodes is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
+            program = program.run_decompositions()
+        outputs, nodes = _outputs(program), _nodes(program)
     names = _output_names(program)
+    inputs, tensors = _input_data(program)
+    data = {
+        "inputs": inputs,
+        "nodes": nodes,
+        "outputs": outputs,
+        "names": list(names),
+        "single": _returns_tensor(program),
+    }
+    return data, tensors
+
+
+def _outputs(program: torch.export.ExportedProgram) -> list[str]:
+    """Names of the tensors that the program returns; of a program that returns none an error."""
     (output,) = program.graph.find_nodes(op="output")  # None and numbers beside tensors are no outputs
     kind = torch.export.graph_signature.OutputKind.USER_OUTPUT
     pairs = zip(output.args[0], program.graph_signature.output_specs, strict=True)
     outputs = [node.name for node, spec in pairs if isinstance(node, torch.fx.Node) and spec.kind is kind]
     if not outputs:
         raise TvmMobilenetError("the program returns no tensor", "export a model that returns its outputs")
-    inputs, tensors = _input_data(program)
-    data = {
-        "inputs": inputs,
-        "nodes": [_node_data(node) for node in program.graph.nodes if node.op == "call_function"],
-        "outputs": outputs,
-        "names": list(names),
-        "single": _returns_tensor(program),
-    }
-    return data, tensors
+    return outputs
+
+
+def _placeholders(program: torch.export.ExportedProgram) -> list[dict]:
+    """Names and values of what the program is given, its parameters too."""
+    nodes = program.graph.find_nodes(op="placeholder")
+    return [{"name": node.name, "values": _values(node.meta.get("val"))} for node in nodes]
+
+
+def _nodes(program: torch.export.ExportedProgram) -> list[dict]:
+    return [_node_data(node) for node in program.graph.nodes if node.op == "call_function"]
 
 
 def _check_shapes(program: torch.export.ExportedProgram) -> None:

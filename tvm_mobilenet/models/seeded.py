@@ -11,6 +11,7 @@ rounded far more coarsely than the effects of a sum's order or a machine's instr
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 
@@ -145,6 +146,7 @@ def settle_norms(module: nn.Module, preprocess: Preprocess, seed: int = 0) -> No
             hook.remove()
 
 
+@functools.lru_cache(maxsize=4)
 def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
     """Images with the statistics that convolutions see in photographs, without shipping any; pixels in 0..1.
 
@@ -155,7 +157,7 @@ def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (n, size, size, 3) float64.
+        (n, size, size, 3) float64, not to be written to.
     """
     draw = _generator(seed, "images")
     images = np.empty((n, size, size, 3))
@@ -179,7 +181,9 @@ def natural_images(n: int, size: int, seed: int = 0) -> np.ndarray:
         image += texture * (draw.standard_normal((size, size)) + _smooth(draw, size // 2, size))[..., None]
         contrast, exposure = 0.2 + 0.15 * draw.random(), 0.35 + 0.3 * draw.random()
         image[:] = exposure + contrast * ((image - image.mean()) / image.std() + 0.4 * tint)
-    return images.clip(0, 1)
+    images = images.clip(0, 1)
+    images.flags.writeable = False  # the next caller gets the same ones
+    return images
 
 
 def _smooth(draw: np.random.Generator, cells: int, size: int) -> np.ndarray:
