@@ -87,8 +87,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Two more than CPUs: tests of boards wait most of their time. xdist's own variable says otherwise if it is set."""
-    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else len(os.sched_getaffinity(0)) + 2
+    """One more than CPUs: tests of boards wait most of their time, and each worker imports everything. xdist's own variable says otherwise if it is set."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else len(os.sched_getaffinity(0)) + 1
 
 
 SHARED = "TVM_MOBILENET_TEST_MODULES"  # where all workers of a run find modules that one of them built

@@ -28,7 +28,7 @@ def test_files_are_added_up_and_marked_where_they_take_more():
     assert found["all"] == (True, ["11.5", "11"]) and found["(importing,"] == (False, ["1.5", "5"])
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.full), "2"])
 def test_processes_that_tests_start_count(tmp_path, workers):
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for name in "ab":

@@ -249,7 +249,9 @@ def test_an_agent_that_others_reach_demands_the_token():
 # ---- its folder
 
 
-@pytest.mark.parametrize("how", ["cleaned", "a link", "another's"])
+@pytest.mark.parametrize(
+    "how", ["another's", *(pytest.param(h, marks=pytest.mark.full) for h in ("cleaned", "a link"))]
+)
 def test_a_temporary_folder_that_was_cleaned_away_is_made_again(how, library, tmp_path):
     with Agent() as running:
         (own,) = Path(running.temporary).iterdir()
@@ -361,7 +363,9 @@ def test_what_a_client_started_does_not_outlive_its_session(ends, tmp_path):
 # ---- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_signals_end_it_whatever_goes_on(number, library):
     """During a kernel that never returns, whose client takes no last words; its process and folder go too."""
     import numpy as np

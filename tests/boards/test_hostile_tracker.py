@@ -151,7 +151,9 @@ def hears(port: int) -> bool:
         return struct.unpack("<i", caller.recv(4))[0] == wire.MISMATCH
 
 
-@pytest.mark.parametrize("how", ["silent", "drips", "huge", "closes", "speaks unasked"])
+@pytest.mark.parametrize(
+    "how", ["silent", "huge", *(pytest.param(h, marks=pytest.mark.full) for h in ("drips", "closes", "speaks unasked"))]
+)
 def test_a_tracker_holds_up_no_agent(how):
     """While it does what it does, SIGTERM ends the agent, and callers are heard."""
 

@@ -20,7 +20,7 @@ def run(*command, **kwargs):
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1200, **kwargs)
 
 
-@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=CLANG)])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=[CLANG, pytest.mark.full])])
 def test_no_warnings(host, tmp_path, compiler):
     for source in (*library.SOURCES, *library.PROGRAM, "model.c"):
         done = run(

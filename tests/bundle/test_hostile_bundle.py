@@ -232,7 +232,7 @@ except TvmMobilenetError as e:
 
 
 @pytest.mark.parametrize(
-    "bomb", [zeros, pax_header, *(pytest.param(b, marks=pytest.mark.full) for b in (sparse, long_header))]
+    "bomb", [pax_header, *(pytest.param(b, marks=pytest.mark.full) for b in (zeros, sparse, long_header))]
 )
 def test_a_bomb_ends_in_a_message_before_it_fills_memory(tmp_path, bomb):
     path = tmp_path / "bomb.tar.gz"

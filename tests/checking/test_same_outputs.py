@@ -54,7 +54,7 @@ def kernel(folder: Path, name: str, step: int = 0) -> int:
         return next(elf.address_offsets(found[symbol]["st_value"] & ~1))
 
 
-ALL = ["host", "rpi4", pytest.param("armv7", marks=pytest.mark.full)]
+ALL = ["rpi4", *(pytest.param(t, marks=pytest.mark.full) for t in ("host", "armv7"))]
 OTHERS = {"local": [built.KERNELS, built.EXECUTABLE], "virtual": [built.LIBRARY, built.EXECUTABLE]}
 
 

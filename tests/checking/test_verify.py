@@ -71,7 +71,7 @@ def test_what_was_built_is_right(copy):
 # ---- one instruction
 
 
-@pytest.mark.parametrize("where", ["first", "middle", "last"])
+@pytest.mark.parametrize("where", ["middle", *(pytest.param(w, marks=pytest.mark.full) for w in ("first", "last"))])
 def test_one_instruction_that_subtracts_is_found_in_its_layer(copy, where):
     step, found = own(copy.family, where, lambda step: instructions(copy.family, step, "fmla"))
     address = some(found)

@@ -144,7 +144,7 @@ def test_wrong_operands_are_refused_before_the_call(kind, request):
         module_there.call_at(step.symbol, right)
 
 
-@pytest.mark.parametrize("target", ["host", "rpi4", "rpi5"])
+@pytest.mark.parametrize("target", ["rpi4", *(pytest.param(t, marks=pytest.mark.full) for t in ("host", "rpi5"))])
 def test_a_plan_says_of_every_kernel_what_it_takes(target):
     """The plan's operands are those of the PrimFuncs, for the kernels themselves check nothing any more."""
     module = built.read(modules.small(target) if target != "rpi5" else modules.tiny(target))

@@ -76,8 +76,8 @@ def check_no_value_is_lost(calls, plan: Plan) -> None:
 @pytest.mark.parametrize(
     "name, alpha, resolution, fused_blocks",
     [
-        ("v1", 1.0, 224, False),
-        ("v1", 1.0, 224, True),
+        pytest.param("v1", 1.0, 224, False, marks=pytest.mark.full),
+        pytest.param("v1", 1.0, 224, True, marks=pytest.mark.full),
         ("v2", 0.5, 96, True),
         pytest.param("v2", 0.5, 96, False, marks=pytest.mark.full),
         pytest.param("v3-large", 0.5, 96, False, marks=pytest.mark.full),

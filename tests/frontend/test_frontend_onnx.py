@@ -63,7 +63,7 @@ def small_graph(path, **options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("v1", {"dynamo": True}),
+        pytest.param("v1", {"dynamo": True}, marks=pytest.mark.full),
         ("v3-small", {"dynamo": False, "opset_version": 13, "training": torch.onnx.TrainingMode.PRESERVE}),
         pytest.param("v2", {"dynamo": False, "opset_version": 11}, marks=pytest.mark.full),
         pytest.param("v3-small", {"dynamo": True, "opset_version": 20}, marks=pytest.mark.full),

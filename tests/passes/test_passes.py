@@ -71,7 +71,7 @@ def in_full(*values):
         ),
         in_full("v3-large-minimal", {"conv": 1, "depthwise": 15, "pointwise": 30, "pool avg": 1, "dense": 2}),
         in_full("v3-small-minimal", {"conv": 1, "depthwise": 11, "pointwise": 22, "pool avg": 1, "dense": 2}),
-        ("v4-small", {"conv": 3, "depthwise": 15, "pointwise": 27, "pool avg": 1, "dense": 2}),
+        in_full("v4-small", {"conv": 3, "depthwise": 15, "pointwise": 27, "pool avg": 1, "dense": 2}),
         in_full("v4-medium", {"conv": 2, "depthwise": 30, "pointwise": 44, "pool avg": 1, "dense": 2}),
         in_full("v4-large", {"conv": 2, "depthwise": 45, "pointwise": 54, "pool avg": 1, "dense": 2}),
     ],

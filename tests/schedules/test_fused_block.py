@@ -102,7 +102,7 @@ def difference(layer: Layer, decisions: dict) -> float:
     return float(np.abs(output - expected).max() / max(1.0, expected.std()))
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(15, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [3, pytest.param(15, marks=pytest.mark.full)])
 def test_a_fused_block_computes_its_layers_whatever_their_shapes_and_decisions(examples):
     @settings(max_examples=examples)
     @given(layer=fused_blocks(), seed=st.integers(0, 1 << 20))
@@ -145,12 +145,11 @@ def separable(width: int, channels: int) -> Layer:
     )
 
 
-CUTS = [(26, 2, 2)]
-OTHER_CUTS = [c for w in (20, 26, 34) for cut in ((1, 4), (2, 2), (4, 2), (3, 1)) if (c := (w, *cut)) not in CUTS]
+CUTS = [(w, *cut) for w in (20, 26, 34) for cut in ((1, 4), (2, 2), (4, 2), (3, 1))]
 
 
 @pytest.mark.parametrize(
-    "width, row_tiles, column_tiles", CUTS + [pytest.param(*c, marks=pytest.mark.full) for c in OTHER_CUTS]
+    "width, row_tiles, column_tiles", [pytest.param(*c, marks=[pytest.mark.full] * (c != CUTS[1])) for c in CUTS]
 )
 def test_column_tiles_and_row_tiles_cut_a_fused_block_anywhere(width, row_tiles, column_tiles):
     layer = separable(width, 8)

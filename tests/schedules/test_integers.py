@@ -99,7 +99,10 @@ def test_a_kernel_equals_its_definition(target, name, tmp_path):
     assert np.array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", [LAYERS[0], LAYERS[3], LAYERS[7], LAYERS[9], LAYERS[12]])
+@pytest.mark.parametrize(
+    "name",
+    [LAYERS[0], LAYERS[12], *(pytest.param(LAYERS[i], marks=pytest.mark.full) for i in (3, 7, 9))],
+)
 def test_every_way_of_summing_gives_the_same_bits(name, tmp_path):
     """Also what a core would not choose, and other tiles."""
     target = targets.load("rpi5")

@@ -214,7 +214,9 @@ def lower(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("variable", ["", HERE[0].name, HERE[-1].name, "nonsense"])
+@pytest.mark.parametrize(
+    "variable", ["", *(pytest.param(v, marks=pytest.mark.full) for v in (HERE[0].name, HERE[-1].name, "nonsense"))]
+)
 def test_a_build_keeps_its_level_whatever_the_variable_says_later(lower, monkeypatch, variable, capsys):
     monkeypatch.setenv(host.VARIABLE, variable)
     now = {"": OWN.name, "nonsense": "", HERE[-1].name: OWN.name if OWN is HERE[-1] else ""}.get(variable, variable)
