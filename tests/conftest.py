@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, settings
 from tests.support.cpu_time import CpuTimes
 from tvm_mobilenet import packages
 
+# Containers often forbid compiled files; some hundred processes would each compile all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
 # A shell ignores SIGINT for what it starts in the background, nohup ignores SIGHUP, and that is inherited: Ctrl-C would
@@ -87,7 +91,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """One more than CPUs: tests of boards wait most of their time, and each worker imports everything. xdist's own variable says otherwise if it is set."""
+    """One more than CPUs: tests of boards wait most of their time, and each worker imports everything.
+
+    xdist's own variable says otherwise if it is set.
+    """
     return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else len(os.sched_getaffinity(0)) + 1
 
 
