@@ -235,7 +235,7 @@ def test_tokens_that_others_can_read_are_refused(monkeypatch, tmp_path):
 def test_an_agent_that_others_reach_demands_the_token():
     """Told by its own words; that it does is the test above."""
     with Agent("--host", "0.0.0.0") as running:
-        assert "demanded of every client" in running.read_log()
+        assert "every client needs it" in running.read_log()
         connection = call(running.port, hello())
         assert connection.recv(4) == token.CHALLENGE
         connection.close()

@@ -120,7 +120,7 @@ def test_what_breaks_off_goes_on_where_it_ended(tmp_path):
 
 def test_what_breaks_off_each_time_is_told_and_the_next_run_goes_on(tmp_path):
     with serving(lambda h: h.give(DATA[:1000], told=len(DATA))) as (server, address):
-        with pytest.raises(TvmMobilenetError, match=r"ended after 1,000 of 1,048,576 bytes\n.*goes on where"):
+        with pytest.raises(TvmMobilenetError, match=r"ended after 1,000 of 1,048,576 bytes\n.*continues where"):
             fetched(address, tmp_path)
         assert len(server.asked) == download.TRIES
     nothing_counts(tmp_path)

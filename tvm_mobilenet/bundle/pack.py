@@ -159,7 +159,7 @@ def make(
 
 @using_its_files
 def _of(module, *, lowered, network, target, linker, embed_weights: bool, samples: int, work: Path | None) -> Bundle:
-    """The bundle of a built module; see `make`. One long function, since each file depends on those before it."""
+    """The bundle of a built module; see `make`. In one piece: each file depends on those before it."""
     from tvm_mobilenet.compiler import module as built
 
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()

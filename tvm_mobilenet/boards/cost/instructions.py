@@ -293,7 +293,7 @@ _SHUFFLE = re.compile(r"dup|ins|mov|ext|zip[12]|uzp[12]|trn[12]|rev\d*|movi|mvni
 
 
 def _kind64(mnemonic: str, operands: str) -> str:
-    """The class of an instruction of AArch64. One long function: it is a list of rules, of which the first match
+    """The class of an instruction of AArch64. In one piece: a list of rules, of which the first match
     counts."""
     first = operands.partition(",")[0]
     vector = bool(re.match(r"\{? ?[vqdshb]\d", first))

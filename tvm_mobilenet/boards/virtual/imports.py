@@ -53,7 +53,7 @@ class KernelError(Exception):
 def provided(workspace, launch, record) -> dict:
     """The handlers by name.
 
-    One long function: it is a list of small handlers that share these parameters.
+    In one piece: a list of small handlers that share these parameters.
 
     Parameters
     ----------

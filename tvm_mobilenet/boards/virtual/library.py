@@ -116,7 +116,7 @@ class EmulatedLibrary:
     # ---- functions of libc
 
     def _libc(self) -> dict:
-        """Handlers by name. One long function: it is a list of small handlers. A function without a handler returns 0,
+        """Handlers by name. In one piece: a list of small handlers. A function without a handler returns 0,
         as a free lock does."""
         workspace = Workspace()
         handlers = _Default(provided(workspace, lambda *_: 1, lambda *_: None))
