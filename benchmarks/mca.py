@@ -8,15 +8,17 @@ The kernels: every distinct convolution, depthwise, pointwise and dense layer of
 resolutions; of another dtype every kernel of v1 and v2 1.0-224 as `build` makes them, fused blocks and all. Decisions
 are the defaults of the target's core. All kernels are kept; one that llvm-mca cannot estimate has its message. For
 each, both estimate the traces that make 97 % of our cycles: loops in steady state, straight lines by throughput. A base
-that is written back by a store is split off, for llvm-mca lets it wait for the data that is stored. ``not_forwarded``
-is our estimate of the same traces with accumulators forwarded no sooner than any other result, which is how LLVM has
-the N1; ``micro_ops`` is that with a window that holds micro-operations, as LLVM counts them, in place of instructions
-(an N1's 128 entries hold instructions, of which a store of 128 bits is four micro-operations to LLVM). They explain a
-difference, and judge nothing. Of int8 on the A72, ``dispatched`` is ours with one slot of dispatch a micro-operation,
-as LLVM has them, and ``zipped`` that with three micro-operations and latency 6 for a zip of 128 bits (LLVM's; silicon:
-one and 3). The latter is what the rule judges, for how many slots a long multiply takes is not measured. ``wider`` has,
-by class, the cycles of dispatch that slots beyond one a micro-operation take. ``commit`` is that of the schedules that
-made the kernel.
+that a store writes back is split off, because llvm-mca lets it wait for the stored data.
+
+These figures explain differences and are not judged. ``not_forwarded``: our estimate of the same traces without
+accumulator forwarding, as in LLVM's N1. ``micro_ops``: that, with a window of micro-operations as in LLVM in place of
+instructions (an N1's 128 entries hold instructions; LLVM counts a 128-bit store as four micro-operations).
+``dispatched``, for int8 on the A72: ours with one slot of dispatch for each micro-operation, as in LLVM. ``wider``: by
+class, the cycles of dispatch slots beyond one for each micro-operation.
+
+For int8 on the A72 the rule judges ``zipped``, because the number of slots of a long multiply is not measured. It is
+``dispatched`` with LLVM's three micro-operations and latency 6 for a 128-bit zip (silicon: one and 3). ``commit`` is that
+of the schedules that made the kernel.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from pathlib import Path
 
 CPU = {"rpi4": "cortex-a72", "rpi5": "neoverse-n1"}
 COVERED = 0.97
-NEAR = 0.1  # by so much an estimate may differ from llvm-mca's
-RULE = 0.9  # so many of all kernels must be as near
+NEAR = 0.1  # allowed relative difference from llvm-mca
+RULE = 0.9  # least share of kernels within `NEAR`
 NETWORKS = ("v1", "v2")
 WIDTHS, RESOLUTIONS = (1.0, 0.75, 0.5, 0.25), (224, 160, 128)
 BODY = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
@@ -76,7 +78,7 @@ def network_layers(target, dtype: str) -> dict[str, int]:
 
 
 def split(text: str) -> list[str]:
-    """An access without its write-back, and the addition beside it; addresses in the module become ones near by."""
+    """Split an access with write-back into an access and an addition; replace addresses in the module by near ones."""
     if _PLACE.match(text):
         return [re.sub(r"#?0x[0-9a-f]+$", "#0" if text.startswith("adr") else "#8", text)]
     if m := _BACK.match(text):
@@ -113,30 +115,30 @@ def mca(regions: list[list[str]], cpu: str, iterations: int) -> list[dict]:
 
 
 def not_forwarding(core):
-    """The core, its accumulators no sooner ready than any other result."""
+    """The core without accumulator forwarding."""
     classes = {k: {a: b for a, b in row.items() if a != "forward"} for k, row in core.model["classes"].items()}
     return dataclasses.replace(core, model={**core.model, "classes": classes})
 
 
 def dispatching(core):
-    """The core, whose micro-operations take a slot of dispatch each, however wide they are."""
+    """The core with one slot of dispatch for each micro-operation of any width."""
     classes = {k: {a: b for a, b in row.items() if a != "slots"} for k, row in core.model["classes"].items()}
     return dataclasses.replace(core, model={**core.model, "classes": classes})
 
 
 def zipped(instruction):
-    """A zip or unzip of 128 bits as LLVM has the A72's: as long as a table look-up in one register."""
+    """The core with LLVM's cost of a 128-bit zip or unzip on the A72: that of a table look-up in one register."""
     return dataclasses.replace(instruction, kind="table") if _ZIP.match(instruction.text) else instruction
 
 
 def holding(core, micro_ops: float):
-    """The core with a window for so many micro-operations an instruction."""
+    """The core with a window for this number of micro-operations for each instruction."""
     window = max(1, round(core.model.get("window", 1) / micro_ops))
     return dataclasses.replace(core, model={**core.model, "window": window})
 
 
 def wider(model, found: list) -> dict[str, float]:
-    """The cycles that slots of dispatch beyond one a micro-operation take, by class, the most first."""
+    """The cycles of dispatch slots beyond one for each micro-operation, by class, the most first."""
     cycles: dict[str, float] = {}
     for estimated in found:
         for instruction in estimated.trace.instructions:
@@ -221,7 +223,7 @@ def near(row: dict, estimate: str = "ours") -> bool:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Lines: the share within `NEAR` by kind of layer, how far off kernels are, and each that is outside."""
+    """Lines: the share within `NEAR` by kind of layer, the distribution of ratios, and each kernel outside."""
     judged = "zipped" if all("zipped" in row for row in rows) else "ours"
     kinds: dict[str, list[bool]] = {}
     for row in rows:
@@ -259,7 +261,8 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def _wider_by_kind(rows: list[dict]) -> dict[str, str]:
-    """Of each kind of layer, what share of llvm-mca's cycles wider slots of dispatch take, by class, the most first."""
+    """For each kind of layer, the share of llvm-mca's cycles that wider dispatch slots take, by class, the most
+    first."""
     sums: dict[str, dict[str, float]] = {}
     theirs: dict[str, float] = {}
     for row in rows:

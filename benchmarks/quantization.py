@@ -84,7 +84,7 @@ class Row:
     Attributes
     ----------
     right, first_five, of : int
-        Labelled inputs whose class is the best, or among the best five, of so many.
+        Labelled inputs whose class is the best, or among the best five, and the number of inputs.
     right_float32, first_five_float32 : int
     same : float
         Share of the others whose best class is that of float32.

@@ -107,7 +107,7 @@ def whole(name: str, value: object, least: int = 1, most: float = math.inf) -> i
 
 
 def number(name: str, value: object, most: float = math.inf, above: float = 0.0) -> float:
-    """A finite number, above zero unless told.
+    """A finite number, by default above zero.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.models.options import DTYPES, MOST_SEED, ModelOptions
 from tvm_mobilenet.models.registry import short_names
 
-OUTPUT = Path("out")  # where verbs write unless told otherwise
+OUTPUT = Path("out")  # default folder of the verbs' files
 BOARDS = (
     "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
     "(default: local for this machine, else virtual)"

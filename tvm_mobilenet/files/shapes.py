@@ -41,7 +41,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of so many characters at most."""
+    """A text with a largest number of characters."""
 
     most: int
 

@@ -17,12 +17,13 @@ IO = {  # dtypes of inputs and outputs, and the dtypes of layers that allow them
     "int8": ("int8",),
 }
 
+# Options of a network in int8, with their values for any other network.
 _QUANTIZED = {
     "calibrate": (),
     "calibration_method": None,
     "quantization": None,
     "keep_float": None,
-}  # where there is none
+}
 METHODS = ("minmax", "percentile", "mse")  # ways to find ranges
 
 FILES = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "pt2"}  # kinds of model files, by suffix
@@ -48,17 +49,17 @@ class ModelOptions:
         package's network, ``timm:NAME`` or ``torchvision:NAME``; or ``FILE.py:FACTORY``, a function of the user's
         program that makes a model.
     alpha : float, optional
-        Width multiplier; 1 unless given. A file has none.
+        Width multiplier; default 1. A file has none.
     resolution : int or (int, int), optional
         Height and width of the input, or one number for both; default 224. For a file it fixes sizes that are open;
         None leaves them.
     classes : int, optional
-        Of the classifier; 1000 unless given. A file has its own.
+        Number of classes; default 1000. A file has its own.
     weights : path, optional
         A checkpoint; ``imagenet``: published ones; ``random``: a package's network before training. Without it a
         network of the registry has seeded weights with calibrated statistics, a package's its own trained ones.
     seed : int, optional
-        Of those; 0 unless given.
+        Seed of the random weights; default 0.
     batch : int, optional
         Inputs at once; default 1. For a file it fixes an open batch; None means 1.
     features : bool

@@ -38,7 +38,7 @@ int mn_folder_open(mn_folder *f, const char *path) {
 
 void mn_folder_close(mn_folder *f) { close(f->at); }
 
-/* A file of a folder, or of any path where there is none. */
+/* A file of a folder, or of any path without a folder. */
 static int open_file(const mn_folder *folder, const char *name, int *descriptor, uint64_t *bytes) {
     struct stat status;
     const char *before = folder ? folder->path : "", *slash = folder ? "/" : "";

@@ -6,7 +6,8 @@
 
 #include "internal.h"
 
-/* With the scratch memory of so many threads: each kernel's lies where the arena is free while that kernel runs. */
+/* The arena's size with the scratch memory of a number of threads, which lies in parts that are free while a kernel
+   runs. */
 static size_t arena_bytes(int threads) {
     size_t most = (size_t)mn_model.arena_bytes;
     for (const mn_step *s = mn_model.steps, *end = s + mn_model.step_count; s < end; s++) {

@@ -41,7 +41,7 @@ typedef struct {
     const char *name;
     uint16_t first, count;
     uint64_t scratch_at; /* where the arena is free while the kernel runs: scratch memory of the first thread, */
-    uint64_t scratch;    /* so many bytes, then of the next */
+    uint64_t scratch;    /* this number of bytes, then that of the next */
 } mn_step;
 
 /* Conversion of an image's bytes: strides count values from one pixel, channel, row and image to the next. */

@@ -104,7 +104,7 @@ def front_chart(result, cores: int) -> vega.Chart:
 
 
 def cost_chart(result, cores: int) -> vega.Chart:
-    """Mult-adds against latency; with enough networks the fitted line, in words too."""
+    """Mult-adds against latency; with enough networks also the fitted line and its text."""
     rows = _rows(result.networks, cores, [n.title for n in pareto(result.networks, cores)])
     x = vega.quantitative("mult_adds_millions", "mult-adds, M", scale={"zero": True, "nice": False, "padding": 8})
     y = vega.quantitative("ms", f"ms {_how(result)}, {_on(cores)}", scale={"zero": True})

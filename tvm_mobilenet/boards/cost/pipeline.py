@@ -21,7 +21,7 @@ from tvm_mobilenet.boards.cost.instructions import CLASSES, IN_PLACE, Instructio
 from tvm_mobilenet.errors import TvmMobilenetError
 
 _STEADY = 24  # simulated iterations of a short loop
-_HORIZON = 8192  # ports can be booked so many cycles ahead
+_HORIZON = 8192  # cycles ahead of the present for which ports can be booked
 _LONGEST = 3000  # simulated instructions of a long loop, at least four iterations
 
 _EXAMPLE = "see targets/cores/cortex-a72.toml"

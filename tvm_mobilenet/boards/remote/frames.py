@@ -45,7 +45,7 @@ class Refused(Exception):
 
 
 def named(code: int) -> str:
-    """A code in words, for messages."""
+    """The name of a code, for messages."""
     return f"code {code} ({NAMES[code]})" if 0 <= code < len(NAMES) else f"code {code}, which there is not"
 
 
