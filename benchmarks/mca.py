@@ -17,8 +17,8 @@ instructions (an N1's 128 entries hold instructions; LLVM counts a 128-bit store
 class, the cycles of dispatch slots beyond one for each micro-operation.
 
 For int8 on the A72 the rule judges ``zipped``, because the number of slots of a long multiply is not measured. It is
-``dispatched`` with LLVM's three micro-operations and latency 6 for a 128-bit zip (silicon: one and 3). ``commit`` is that
-of the schedules that made the kernel.
+``dispatched`` with LLVM's three micro-operations and latency 6 for a 128-bit zip (silicon: one and 3). ``commit`` is
+that of the schedules that made the kernel.
 """
 
 from __future__ import annotations
