@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the navigation follows the folders, and pages that can be made are made.
+"""Hooks of MkDocs: the navigation follows the folders, and the pages of verbs and of the API are generated.
 
 Each page lies in the folder of its kind, and its title is its first heading: a new page needs no entry anywhere.
 Made are a page for each verb, with its ``--help``, and the public API from its docstrings.
@@ -39,7 +39,7 @@ FIRST = (
 
 
 def on_config(config):
-    """Order the pages: by kind, of each kind the ones in ``FIRST``, then by name."""
+    """Order the pages by kind; in each kind the ones in ``FIRST`` come first, then the rest by name."""
     docs = Path(config.docs_dir)
     nav: list = ["index.md"]
     for folder, title in KINDS.items():
@@ -54,7 +54,7 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """Add what is made."""
+    """Add the generated pages."""
     made = {f"reference/verbs/{verb}.md": _verb(verb, summary) for verb, summary in _verbs().items()}
     made["reference/python.md"] = _python()
     for path, content in made.items():
@@ -73,7 +73,7 @@ def _verbs() -> dict[str, str]:
 
 
 def _verb(verb: str, summary: str) -> str:
-    """A verb's page, of what ``--help`` prints in 100 columns."""
+    """A verb's page, from its ``--help`` in 100 columns."""
     module = importlib.import_module(f"tvm_mobilenet.{verb}")
     columns, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
     printed = io.StringIO()
@@ -91,12 +91,14 @@ def _python() -> str:
     """The public names of the package, each from its docstring."""
     import tvm_mobilenet
 
-    lines = ["# Python, name by name", "", "[The page before](api.md) tells how they belong together.", ""]
+    lines = ["# Python, name by name", "", "[Python](api.md) describes their use.", ""]
     for name in tvm_mobilenet.__all__:
         if name.startswith("__"):
             continue
         value = getattr(tvm_mobilenet, name)
         where = getattr(value, "__qualname__", None)
-        path = f"{value.__module__}.{where}" if where else f"tvm_mobilenet.api.{name}"  # a verb's module, called
+        path = (
+            f"{value.__module__}.{where}" if where else f"tvm_mobilenet.api.{name}"
+        )  # a verb's module that is also a function
         lines += [f"::: {path}", ""]
     return "\n".join(lines)

@@ -87,7 +87,7 @@ class VerbParser(argparse.ArgumentParser):
         if found := re.fullmatch(r"(\S+): expected (one argument|at least one argument|\d+ arguments)", message):
             named = [a.metavar for a in self._actions if found[1].split("/")[0] in a.option_strings and a.metavar]
             message = f"{found[1]} needs a value" + "".join(f", {name}" for name in named)
-        self._end(message, f"{self.prog} --help lists what it takes")
+        self._end(message, f"{self.prog} --help lists its arguments")
 
     def _print_message(self, message, file=None):
         # argparse itself keeps silent where help or a version cannot be written
@@ -102,7 +102,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def _meant(self, word: str) -> str:
         """A hint at what the user may have meant by a word that this verb does not know."""
-        help_ = f"{self.prog} --help lists what it takes"
+        help_ = f"{self.prog} --help lists its arguments"
         if not word.startswith("-"):
             near = f"--{word}" if f"--{word}" in self.flags else ""
             if not near and "--model" in self.flags and _names_a_model(word):
