@@ -1,7 +1,7 @@
 """Hooks of MkDocs: the navigation follows the folders, and the pages of verbs and of the API are generated.
 
 Each page lies in the folder of its kind, and its title is its first heading: a new page needs no entry anywhere.
-Made are a page for each verb, with its ``--help``, and the public API from its docstrings.
+Generated pages are one for each verb, with its ``--help``, and the public API from its docstrings.
 """
 
 from __future__ import annotations
