@@ -1,4 +1,4 @@
-"""What Python programs call: compile a model for a board, then verify, measure, run, pack and ship it.
+"""The Python API: compile a model for a board, then verify, measure, run, pack and ship it.
 
     import tvm_mobilenet as tm
 
@@ -7,7 +7,7 @@
     print(net.latency())
     net.bundle("net.tar.gz")
 
-Every call is what a verb does. Lines that a verb prints on stderr go there too, or to ``progress``.
+Every call does the same as a verb. Progress lines go to stderr, as in the verb, or to ``progress``.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def compile(
     target : str or Target
         A board by name (``rpi3``, ``rpi4``, ``rpi5``, ``zero2w``, ``arm``, ``host``) or by its TOML file.
     example_inputs : Tensor or sequence of Tensor, optional
-        Of a module, as ``torch.export.export`` takes them.
+        The inputs of a module, as ``torch.export.export`` takes them.
     dtype : str
-        ``float32``, ``float16`` or ``int8``; with int8 ``calibrate`` gives images or arrays to find scales on.
+        ``float32``, ``float16`` or ``int8``. For int8, ``calibrate`` gives images or arrays that determine the scales.
     output : path, optional
         The folder to write; a temporary one, which lives as long as the result, unless given.
     log : path, optional
@@ -65,7 +65,7 @@ def compile(
     linker : str, optional
         In place of zig's.
     progress : callable or bool
-        Gets each line that says what is done; True: stderr; False: nobody.
+        Called with each line of progress; True prints to stderr, False prints nothing.
     options
         `requests.ModelKeywords`.
 
@@ -76,7 +76,7 @@ def compile(
     Raises
     ------
     TvmMobilenetError
-        A model or target that there is not, an option that does not fit; ``hint`` says what to do.
+        The model or target does not exist, or an option does not fit; ``hint`` says what to do.
     """
     wanted, known = _written(output, log, linker)
     with requests.requested(model, target, example_inputs, dtype, options) as (asked, board, temporary):
@@ -93,7 +93,7 @@ def compile(
 def _written(
     output: str | os.PathLike[str] | None, log: str | os.PathLike[str] | None, linker: str | None
 ) -> tuple[Path | None, Path | None]:
-    """The paths of a folder to write and of a tune log, and whether a linker is there: before anything slow begins."""
+    """The paths of the folder to write and of the tune log. They and the linker are checked before the slow part."""
     if linker is not None:
         packages.linker(keywords.text("linker", linker))
     folder = None if output is None else folder_to_write(keywords.path_of("output", output))
@@ -102,12 +102,12 @@ def _written(
 
 @keywords.call
 def load(folder: str | os.PathLike[str]) -> Compiled:
-    """What ``build``, ``tune`` or `Compiled.save` wrote.
+    """Open the folder of a build that ``build``, ``tune`` or `Compiled.save` wrote.
 
     Raises
     ------
     TvmMobilenetError
-        The folder holds no whole build.
+        The folder does not hold a complete build.
     """
     return Compiled(keywords.path_of("folder", folder))
 
@@ -138,15 +138,16 @@ def tune(
     output : path
         The folder of the build.
     board : str
-        What runs candidates.
+        The board that runs candidates, as ``--board`` gives it.
     log : path, optional
-        The tune log, ``tune_log.jsonl`` beside the build unless given; a search that was stopped goes on from it.
+        The tune log, by default ``tune_log.jsonl`` beside the build; an interrupted search continues from it.
     trials : int, optional
-        Candidates a layer at most.
+        Largest number of candidates for each layer.
     time_limit : float, optional
         Seconds.
     workers : int or str
-        What builds and runs candidates: processes of this machine, or a Dask cluster, ``dask://host:8786``.
+        The workers that build and run candidates: a number of processes on this machine, or a Dask cluster,
+        ``dask://host:8786``.
 
     Returns
     -------
@@ -156,7 +157,7 @@ def tune(
     Raises
     ------
     TvmMobilenetError
-        As of `compile`; a limit that is not above zero, an address that is no board's.
+        As for `compile`; or a limit is not above zero, or the address is not a board's.
     """
     from tvm_mobilenet.cluster.place import parse
     from tvm_mobilenet.tune import TIME_LIMIT, TRIALS
@@ -202,25 +203,25 @@ def sweep(
     Parameters
     ----------
     families : str or sequence of str
-        Of the registry.
+        Families of the registry.
     alphas, resolutions : number or sequence
-        Those with a published accuracy unless given.
+        By default those with a published accuracy.
     dtypes : str or sequence of str
-        In which layers compute; each network in each of them.
+        The dtypes of layers; each network is estimated in each of them.
     estimates : path, optional
-        Where what was run is kept, so that a sweep that was stopped goes on; nowhere unless given.
+        A file that keeps results, so that an interrupted sweep continues; by default nothing is kept.
     target, board, workers, progress
         As of `tune`.
 
     Returns
     -------
     SweepResult
-        A network each: milliseconds, memory, published accuracy.
+        One row for each network: milliseconds, memory, published accuracy.
 
     Raises
     ------
     TvmMobilenetError
-        A family or target that there is not, sizes that make no network.
+        The family or target does not exist, or sizes make no network.
     """
     from tvm_mobilenet import targets
     from tvm_mobilenet.cluster.place import parse

@@ -1,8 +1,8 @@
-"""Measure a built module on a board: how long a run takes, on how many threads, under which conditions.
+"""Measure the time of a built module's runs on a board, for one or several numbers of threads, with the conditions.
 
-The network runs in a process of its own on the board, warmed up until its times settle; how many runs make a sample and
-how many samples are taken follows from the first. Every row says what made it doubtful (throttling, a clock that moved,
-outliers) and what to do about it. On the virtual board the figures are predicted, and say so.
+The network runs in its own process on the board. It is warmed up until its times settle, and the first times determine
+the number of runs in a sample and the number of samples. Every row lists reasons to doubt it (throttling, a changed
+clock, outliers) and their remedies. On the virtual board the figures are predictions, and are labelled so.
 
     python -m tvm_mobilenet.bench out/v1-1.0-224-rpi4 --board ssh://pi@raspberrypi.local --threads 1,2,4
 """
@@ -39,32 +39,33 @@ def bench(
 ) -> Benchmark:
     """Measure a built module, or have the virtual board predict it.
 
-    In one piece: the steps of a verb, one after the other.
+    In one piece: the steps of a verb in order.
 
     Parameters
     ----------
     folder : path
         What `build` wrote.
     board : str or board
-        As ``boards.open_board`` takes it, or what it gave.
+        An argument or a result of ``boards.open_board``.
     threads : sequence of int
-        A row each.
+        Numbers of threads; each makes a row.
     seconds : float
-        To measure each row for.
+        Time to measure each row.
     cool_down : float
-        Seconds between rows at least; where the board tells its temperature, until it is what it was.
+        Least seconds between rows. If the board reports its temperature, the pause lasts until the board has cooled
+        down.
     cpus : sequence of int, optional
-        That may be used; TVM's threads then keep to them, and are not pinned one by one.
+        The CPUs to use; TVM's threads then stay on them, but are not pinned one by one.
     against : sequence of str
         Other engines to measure in turn with ours: ``litert``, ``ncnn``, ``onnxruntime``, in the build's dtype, or as
         ``ncnn:float32`` says, or on a file of the user's, ``ncnn=net.param``. Which kernels each ran is in the result;
         one that fell back to another dtype has no time.
     layers : bool
-        Also time every kernel call.
+        Whether to time every kernel call too.
     runtime : str
-        What runs the network where it is measured: ``own``, which ships, or ``tvm``, TVM's virtual machine.
+        The runtime of a measurement: ``own``, which ships, or ``tvm``, TVM's virtual machine.
     show : callable
-        Gets a line of progress now and then.
+        Called with a line of progress now and then.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def bench(
     if not board.measures:
         if against:
             raise TvmMobilenetError(
-                "--against: the virtual board runs no other engines",
+                "--against: the virtual board cannot run other engines",
                 "measure on a board; figures of other engines are in docs/results/speed.md",
             )
         return measured_rows.predicted(module, target, threads, show)
@@ -127,7 +128,7 @@ def bench(
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``bench``."""
     new = entry.parser_for("bench", __doc__.split("\n")[0])
-    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("folder", type=Path, help="a folder that `build` or `tune` wrote")
     options.add_board(new)
     group = new.add_argument_group("measuring")
     group.add_argument(

@@ -1,8 +1,8 @@
-"""Build a MobileNet for a board, with the decisions that are known.
+"""Build a MobileNet for a board, with the known decisions.
 
 Each layer takes its decisions from the user's tune log, else from the log that ships, else from the schedule's default.
-The table says which. The build's folder holds the kernels, the plan and the parameters, which boards and bundles run;
-with ``--tvm`` also an ordinary TVM executable.
+The table shows the source. The build's folder holds the kernels, the plan and the parameters, which boards and bundles
+run; with ``--tvm`` also an ordinary TVM executable.
 
     python -m tvm_mobilenet.build --model v2 --alpha 1.4 --target rpi5
 """
@@ -32,22 +32,22 @@ OTHER_ARCHIVES = (".zip", ".tar", ".tar.xz", ".tar.bz2", ".tar.zst", ".7z", ".wh
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What `build` wrote.
+    """The result of `build`.
 
     Attributes
     ----------
     layers : list of built.BuiltLayer
-        Each distinct layer with its decisions and where they come from.
+        Each distinct layer with its decisions and their source.
     kernels : int
-        Calls of kernels a run.
+        Kernel calls in a run.
     module_bytes, parameters_bytes, arena_bytes : int
         Sizes of the module (parameters included), of the parameters alone, and of all intermediates.
     seeded : bool
-        The weights are random numbers.
+        Whether the weights are random numbers.
     preprocess : dict or None
-        How an image becomes the input, and which fields of that are assumed; None: the network takes no images.
+        The preprocessing from an image to the input, with the assumed fields; None if the network takes no images.
     bundle : path or None
-        The bundle, which is packed only after its code was run and found right.
+        The bundle, which is packed only after its code was run and verified.
     bundle_bytes : int or None
         Size of its archive, or of all files in its folder.
     signed : path or None
@@ -55,16 +55,16 @@ class BuildResult:
     dump : path or None
         The folder of ``--dump``, which has each phase as text.
     precision : passes.precision.Precision or None
-        The dtype of each layer, and how large its sums become; None: all layers compute in float32.
+        The dtype of each layer, and the magnitude of its sums; None if all layers compute in float32.
     largest : dict of str to float
-        The largest partial sum of each distinct layer, where ``precision`` is known.
+        The largest partial sum of each distinct layer, if ``precision`` is known.
     accuracy : evaluation.accuracy.Accuracy or None
-        How often the build is right on the images of ``--data``.
+        The accuracy of the build on the images of ``--data``.
     choice : evaluation.sensitivity.Choice or None
-        With ``--max-drop``: which layers stay in float.
+        With ``--max-drop``, the layers that stay in float.
     files : list of checking.same_outputs.SameOutputs
-        With ``--tvm``: the outputs of TVM's executable and of the other files, run once and compared. Empty where
-        nothing on this machine runs the target's code.
+        With ``--tvm``, the outputs of TVM's executable and of the other files, run once and compared. Empty if nothing
+        on this machine can run the target's code.
     """
 
     folder: Path
@@ -92,7 +92,7 @@ class BuildResult:
         return self.summary()
 
     def summary(self) -> str:
-        """For people, a line, and one each of the dump and the bundle."""
+        """A line of text, and one line each for the dump and the bundle."""
         mib = 1 << 20
         line = (
             f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
@@ -130,7 +130,7 @@ def build(
 ) -> BuildResult:
     """Build a network for a target.
 
-    In one piece: each step works on what those before it made.
+    In one piece: each step uses the results of those before it.
 
     Parameters
     ----------
@@ -141,24 +141,24 @@ def build(
     output : path, optional
         The folder to write.
     linker : str, optional
-        In place of zig's.
+        A replacement for zig's linker.
     network : Network, optional
-        If it is loaded already. With ``dump`` it is loaded again, phase by phase.
+        The network, if it is already loaded. With ``dump`` it is loaded again, phase by phase.
     bundle : path, optional
-        Where to pack what a device needs as well: a ``.tar.gz``, or a folder.
+        Where to pack a bundle for the device as well: a ``.tar.gz``, or a folder.
     embed_weights : bool
-        In that, the weights are part of the library.
+        Whether the bundle's library contains the weights.
     sign : path, optional
         A key that signs it (bundle/signature.py).
     dump : path, optional
-        A folder where to write what each phase made (docs/guides/dump.md): new, empty or an earlier dump.
+        A folder for the result of each phase (docs/guides/dump.md): new, empty or an earlier dump.
     tvm_executable : bool
-        Also write ``model.so``, which TVM's virtual machine runs; it is run once and must give the plan's outputs.
+        Whether to write ``model.so`` too, for TVM's virtual machine; it is run once and must give the plan's outputs.
 
     Raises
     ------
     TvmMobilenetError
-        A model that cannot be imported, a missing linker, an output that cannot be written; another process builds
+        The model cannot be imported, the linker is missing, the output cannot be written, or another process builds
         into the same folder.
     """
     from tvm_mobilenet.compiler import pipeline
@@ -224,7 +224,7 @@ def _phases(phase: str, what: object) -> None:
 
 
 def print_result(result: BuildResult) -> None:
-    """The layers and where their decisions come from, then the whole."""
+    """Print the layers with the source of their decisions, then the summary."""
     sums = ("largest sum",) if result.largest else ()
     console.print_table(
         (Layers("layer"), *sums, Words("decisions"), "from"),
@@ -247,7 +247,7 @@ def print_result(result: BuildResult) -> None:
 
 
 def bundle_path(text: str) -> Path:
-    """An argparse type: where a bundle is packed, an archive or a folder."""
+    """An argparse type: the path of a bundle, an archive or a folder."""
     if text.endswith(OTHER_ARCHIVES):
         raise TvmMobilenetError(f"--bundle {text}: a bundle is a .tar.gz archive or a folder", "name it FILE.tar.gz")
     return (output_file if is_archive(Path(text)) else folder_to_write)(text)
@@ -293,7 +293,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _refuse_mixing(dump: Path | None, others: dict[str, Path | None]) -> None:
-    """Refuse a dump in whose folder something else would be written."""
+    """Refuse a dump if other output would be written into its folder."""
     for flag, path in others.items() if dump is not None else ():
         if path is not None and Path(path).resolve().is_relative_to(dump.resolve()):
             raise TvmMobilenetError(
@@ -326,7 +326,7 @@ def _run(args: argparse.Namespace) -> int:
         wanted, flag = wanted + packages.for_board("virtual"), " --dump"
     if args.tvm and (target.is_host or target.core.model):  # it is run once
         wanted, flag = wanted + packages.for_board(own(target)), flag + " --tvm"
-    if args.bundle:  # it is run, compared and looked into
+    if args.bundle:  # it is run, compared and inspected
         wanted += packages.for_comparing(model) + packages.for_board(own(target)) + ("elftools",)
         flag += " --bundle"
     wanted, flag = accuracy_options.needs(args, model, target, wanted, flag)

@@ -1,4 +1,4 @@
-"""A compiled model, as programs hold it: what can be done with a build. Every call is what a verb does."""
+"""A compiled model as a Python object: the operations on a build. Every call does the same as a verb."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 class Compiled:
-    """A model compiled for a target: a folder as ``build`` writes it, and what can be done with it.
+    """A model compiled for a target: a folder as ``build`` writes it, with the operations on it.
 
     Parameters
     ----------
     folder : path
-        What ``build``, ``tune`` or `save` wrote.
+        A folder that ``build``, ``tune`` or `save` wrote.
 
     Raises
     ------
     TvmMobilenetError
-        It holds no whole build.
+        The folder does not hold a complete build.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -51,7 +51,7 @@ class Compiled:
 
     @property
     def folder(self) -> Path:
-        """Where the build lies; one that was not asked for is removed with this object."""
+        """The folder of the build; a temporary one is removed with this object."""
         return Path(self._module.folder)
 
     @property
@@ -61,7 +61,7 @@ class Compiled:
 
     @property
     def options(self) -> ModelOptions:
-        """Of the model."""
+        """The options of the model."""
         return ModelOptions.from_data(self._module.info["model"])
 
     @cached_property
@@ -105,7 +105,7 @@ class Compiled:
         inputs : sequence of ndarray or of tuples of ndarray, optional
             Each the model's inputs; photographs and crops of them unless given.
         count : int
-            How many of those.
+            Number of photographs and crops.
         dump : path, optional
             A folder for the tensors of the first wrong layer.
         progress : callable or bool
@@ -114,7 +114,7 @@ class Compiled:
         Returns
         -------
         VerifyResult
-            ``ok`` says whether all is right; ``require()`` raises a VerificationError unless it is.
+            ``ok`` says whether everything is right; ``require()`` raises a VerificationError otherwise.
         """
         from tvm_mobilenet.verify import verify
 
@@ -128,12 +128,12 @@ class Compiled:
 
     @keywords.call
     def latency(self, cores: int | Sequence[int] | None = None, *, progress: keywords.Say | bool = True) -> Latency:
-        """How long a run takes, predicted by the virtual board; nothing is measured.
+        """The time of a run, predicted by the virtual board; nothing is measured.
 
         Parameters
         ----------
         cores : int or sequence of int, optional
-            One and all of the target's unless given.
+            By default one, and all of the target's.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Compiled:
         seconds: float = 2.0,
         progress: keywords.Say | bool = True,
     ) -> Profile:
-        """What every layer costs, and how far it is from the roofline, as the verb ``profile`` shows it."""
+        """The cost of every layer, and its distance from the roofline, as the verb ``profile`` shows it."""
         from tvm_mobilenet.profile import profile
 
         place, several, limit = (
@@ -178,7 +178,7 @@ class Compiled:
         against: Sequence[str] = (),
         progress: keywords.Say | bool = True,
     ) -> Benchmark:
-        """Measure runs on a board, ``ssh://pi@raspberrypi.local`` say; on the virtual one they are predicted."""
+        """Measure runs on a board, such as ``ssh://pi@raspberrypi.local``; on the virtual board they are predicted."""
         from tvm_mobilenet.bench import bench
         from tvm_mobilenet.measuring import benchmark_text  # noqa: F401  it shows the result in notebooks
 
@@ -202,15 +202,15 @@ class Compiled:
         Parameters
         ----------
         data : path
-            A folder of folders, one a class, or a CSV file.
+            A folder with one folder for each class, or a CSV file.
         truth : path, optional
-            The labels, where they lie elsewhere.
+            The labels, if they are in another file.
         board : str, optional
-            This machine unless given.
+            By default this machine.
         limit : int, optional
             Images to run, evenly spread.
         reference : bool
-            Also run the float network.
+            Whether to run the float network too.
         progress : callable or bool
             Gets each line that says what is done; True: stderr; False: nobody.
         """
@@ -239,17 +239,17 @@ class Compiled:
         Parameters
         ----------
         inputs : ndarray
-            The model's inputs, of its shapes; numbers are cast to its dtypes where nothing is lost. A model of one
-            input at a time takes arrays (N, ...) as N of them, and runs N times.
+            The model's inputs, in its shapes; numbers are cast to its dtypes if no value changes. A model with batch 1
+            takes arrays (N, ...) as N inputs, and runs N times.
         board : str, optional
-            This machine where it can run the code, else the virtual board, which takes seconds a run.
+            By default this machine if it can run the code, else the virtual board, which takes seconds for a run.
         progress : callable or bool
-            As of `verify`.
+            As for `verify`.
 
         Returns
         -------
         ndarray, or dict of str to ndarray
-            The output; several by their names. Of N inputs N rows.
+            The output, or several outputs by name; N rows for N inputs.
         """
         from tvm_mobilenet.evaluation import kernels
 
@@ -267,12 +267,12 @@ class Compiled:
         Returns
         -------
         Compiled
-            The copy; it needs nothing of what it was compiled from.
+            The copy, which does not need the files that it was compiled from.
 
         Raises
         ------
         TvmMobilenetError
-            The folder holds something else than a build.
+            The folder holds files that are not a build.
         """
         from tvm_mobilenet.compiler.saved import copy_to
 
@@ -289,12 +289,12 @@ class Compiled:
         sign: str | os.PathLike[str] | None = None,
         progress: keywords.Say | bool = True,
     ) -> Path:
-        """Pack what a device needs, a ``.tar.gz`` or a folder, after its code was run and found right.
+        """Pack a bundle for a device, a ``.tar.gz`` or a folder, after its code was run and verified.
 
         Parameters
         ----------
         embed_weights : bool
-            The weights become part of its library.
+            Whether its library contains the weights.
         linker : str, optional
             In place of zig's.
         sign : path, optional
@@ -313,7 +313,7 @@ class Compiled:
         key = None if sign is None else Path(keywords.path_of("sign", sign))
         if key is not None:
             signature.require_key(key)
-        calls_of(self._network, self._module)  # the very network
+        calls_of(self._network, self._module)  # check that it is the same network
         made = pack.make(
             self.folder,
             lowered=lowered_again(self._module, self._network),
@@ -341,26 +341,26 @@ class Compiled:
         Parameters
         ----------
         to : str
-            ``ssh://USER@HOST/FOLDER``, or a folder of this machine, which is said.
+            ``ssh://USER@HOST/FOLDER``, or a folder of this machine, which a message then confirms.
         keep : int
-            Versions that stay there.
+            Number of versions that stay there.
         threads : int, optional
-            Of the self-test.
+            Threads of the self-test.
         runner : str
-            What runs the program there, such as an emulator.
+            A command that runs the program there, such as an emulator.
         sign : path, optional
             The key that signs it, as ``build --sign`` takes it.
         require_signature : path, optional
-            Whose signature this side and the boards demand, as ``ship --require-signature`` takes it.
+            The signers that this side and the boards accept, as ``ship --require-signature`` takes them.
         progress : callable or bool
             Gets each line that says what is done; True: stderr; False: nobody.
 
         Raises
         ------
         BoardError
-            A board did not take it; its words say why, and what it ran before stays.
+            A board did not accept it. The message has the board's reason, and the earlier version stays in use.
         VerificationError
-            It is not signed by one of ``require_signature``.
+            No signer of ``require_signature`` has signed it.
         """
         from tvm_mobilenet import ship as verb
         from tvm_mobilenet.bundle import pack

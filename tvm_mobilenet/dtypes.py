@@ -1,7 +1,7 @@
-"""Element types as data: what schedules, passes, plans and checks read in place of literals.
+"""Element types as data, which schedules, passes, plans and checks read instead of literals.
 
-A ``DType`` is one row of ``DTYPES``. Code keeps the name, as numpy, TVM and Relax know it, and asks ``of`` for the
-rest.
+A ``DType`` is one row of ``DTYPES``. Code passes the name, which is that of numpy, TVM and Relax, and gets the other
+fields from ``of``.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ class DType:
     Parameters
     ----------
     name : str
-        As numpy, TVM and Relax call it.
+        The name in numpy, TVM and Relax.
     token : str
-        In the names of layers.
+        The name in names of layers.
     bytes : int
-        Of one element.
+        Size of one element.
     accumulator, bias : str
         The dtypes in which products of such elements are summed, and in which a layer of such data has its bias.
     wide : str
-        The dtype of what needs more digits than its own: the sums of pools and softmax, exponentials and divisions.
+        The dtype of values that need more digits: the sums of pools and softmax, exponentials and divisions.
     lowest : float
         The lowest finite value.
     rounding : float
-        What storing a value of magnitude 1 may lose: half of its last digit; 0 for integers.
+        The largest rounding error of a value of magnitude 1: half of its last digit; 0 for integers.
     smallest : float
-        Below it values lose digits, and are often zero; 0 for integers.
+        Smaller values lose digits, and are often flushed to zero; 0 for integers.
     data : bool
-        Whether a layer computes in it; others are of sums, and of what generic layers pass to each other.
+        Whether a layer can compute in it; other dtypes are those of sums, or of values between generic layers.
     read : bool
         Whether a layer that computes in another dtype may read or write it.
     fused : bool
-        Products are added by a fused multiply-add that is written as one, so that every build rounds alike. Else that
-        is left to LLVM.
+        Whether products are added by an explicit fused multiply-add, so that every build rounds alike; otherwise LLVM
+        decides.
     chunk : int
-        How many products of a layer that sums in the wide dtype are first summed in its own; 0: it has no other.
+        The number of products that a layer with wide sums first sums in its own dtype; 0 if there is no wide dtype.
     """
 
     name: str
@@ -58,13 +58,15 @@ class DType:
 
     @property
     def input_end(self) -> float:
-        """The largest magnitude of an input that layers of this dtype read: beyond it sums of theirs may overflow, and
-        what follows may hide that (the larger of NaN and 0 is 0). Of float32 it leaves layers a factor of 1e20."""
+        """The largest magnitude of an input that layers of this dtype accept. With larger inputs their sums may
+        overflow, and later layers may hide that (the maximum of NaN and 0 is 0). For float32 this leaves layers a
+        factor of 1e20.
+        """
         return min(-self.lowest, _FAR)
 
     @property
     def integer(self) -> bool:
-        """Whether values are whole numbers."""
+        """Whether values are integers."""
         return not self.rounding
 
 
@@ -87,7 +89,7 @@ DTYPES = {
         DType("bool", "b8", 1, *("bool",) * 3, 0, data=False, read=False),
     )
 }
-DLPACK_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # of kinds of numbers, as numpy calls them
+DLPACK_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # by numpy's kinds of numbers
 OF_DATA = tuple(name for name, dtype in DTYPES.items() if dtype.data)
 READ = tuple(name for name, dtype in DTYPES.items() if dtype.read)
 BY_TOKEN = {dtype.token: dtype for dtype in DTYPES.values()}

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, for a sentence: the system's own words for a file, without names of Python classes."""
+    """The reason of a failure, as part of a sentence: the system's own words for a file, without names of Python
+    classes.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:1].lower() + error.strerror[1:]
     if isinstance(error, KeyError):
@@ -35,7 +37,7 @@ _REMEDIES = {
     errno.EAGAIN: "the system has too many processes: close other programs, or raise the limit: ulimit -u",
 }
 _MEMORY_WORDS = ("bad_alloc", "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-_MAPPED = 900 << 20  # bytes that importing TVM 0.27 with its LLVM maps: 915 MiB on x86-64
+_MAPPED = 900 << 20  # bytes that an import of TVM 0.27 with its LLVM maps: 915 MiB on x86-64
 
 
 _STARTING = 96 << 20, 16 << 20  # bytes that NumPy maps: for itself, and for each CPU
@@ -43,14 +45,14 @@ _OPEN_FILES = 64  # a build with its bundle and a search have half as many at on
 
 
 def remedy(error: OSError, otherwise: str = "") -> str:
-    """What to do where the system has too little of something: disk, memory, descriptors, processes."""
+    """The remedy for a lack of a system resource: disk, memory, descriptors, processes."""
     return _REMEDIES.get(error.errno, otherwise)
 
 
 def without_memory(error: BaseException) -> TvmMobilenetError | None:
-    """The error of a process that has too little memory; None if this one has another cause.
+    """The error of a process with too little memory; None if this error has another cause.
 
-    A library that could not be mapped shows as any error; so the room that is left beneath the limit tells too.
+    A library that could not be mapped can raise any error, so the memory left below the limit counts as evidence too.
     """
     words = str(error).lower()
     known = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
@@ -59,7 +61,7 @@ def without_memory(error: BaseException) -> TvmMobilenetError | None:
 
 
 def require_memory() -> None:
-    """Make sure that TVM can be loaded: where it cannot be mapped its loader ends the process, or leaves half of it.
+    """Make sure that TVM can be loaded. If it cannot be mapped, its loader ends the process, or leaves it half loaded.
 
     Raises
     ------
@@ -71,9 +73,10 @@ def require_memory() -> None:
 
 
 def require_to_start() -> None:
-    """Make sure that a verb can begin, before it imports what ends the process otherwise.
+    """Make sure that a verb can begin, before it imports libraries that could end the process.
 
-    Libraries of NumPy and PyTorch end the process where they cannot be loaded. A soft limit of open files is raised.
+    Libraries of NumPy and PyTorch end the process if they cannot be loaded. This also raises a soft limit of open
+    files.
 
     Raises
     ------
@@ -92,7 +95,7 @@ def require_to_start() -> None:
 def _require_open_files() -> None:
     try:
         import resource
-    except ImportError:  # Windows, which has no such limit
+    except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = math.inf if hard == resource.RLIM_INFINITY else hard
@@ -109,7 +112,7 @@ def _no_memory() -> TvmMobilenetError:
 
 
 def _room() -> float:
-    """Bytes of address space that this process may still take."""
+    """Bytes of address space that this process may still use."""
     limit = _limit()
     if limit == math.inf:
         return math.inf
@@ -121,7 +124,7 @@ def _room() -> float:
 
 
 def _limit() -> float:
-    """Bytes of address space that this process may have in all."""
+    """The limit of this process's address space in bytes."""
     try:
         import resource
     except ImportError:  # Windows
@@ -131,14 +134,14 @@ def _limit() -> float:
 
 
 class TvmMobilenetError(Exception):
-    """A mistake or a lack that the user can mend.
+    """An error that the user can correct.
 
     Parameters
     ----------
     message : str
-        What is wrong, where, and the value received.
+        The problem, its place, and the value received.
     hint : str
-        What to do about it.
+        The remedy.
     """
 
     exit_code = 2
@@ -159,7 +162,7 @@ class MissingDependencyError(TvmMobilenetError):
 
 
 class BoardError(TvmMobilenetError):
-    """A board could not be reached, or what ran on it went wrong."""
+    """A board could not be reached, or a program on it failed."""
 
     exit_code = 4
 
@@ -171,7 +174,7 @@ class ClusterError(TvmMobilenetError):
 
 
 class VerificationError(TvmMobilenetError):
-    """The machine code computes something other than the reference, or a bundle is not what was signed."""
+    """The machine code and the reference differ, or a bundle differs from the signed one."""
 
     exit_code = 5
 
@@ -183,5 +186,5 @@ class RegressionError(TvmMobilenetError):
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known word that is most like another; empty when none is."""
+    """The known word that is most similar to another; empty if none is similar."""
     return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), "")

@@ -1,7 +1,7 @@
 """One layer of a graph: a convolution, dense, pool or element-wise operator with all that is fused into it.
 
-A layer is pure data: its shape, its dtype, its epilogue. Its ``name`` is a line a person can read, says everything, and
-parses back (``Layer.parse(layer.name) == layer``); it is the key of schedules, tune logs and plans.
+A layer is pure data: its shape, its dtype, its epilogue. Its ``name`` is a readable line with all of its fields, and
+parses back (``Layer.parse(layer.name) == layer``). The name is the key of schedules, tune logs and plans.
 
 Tensors are channels-last. A layer's data is ``(batch, height, width, channels)``; a pointwise layer is a matrix product
 and keeps only its number of pixels, ``height = m``, ``width = 1``.
@@ -18,8 +18,8 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6
     dense m1 n1000 k1024 f16 writes_f32 sums_f32
 
-A fused block is several layers in one kernel, which streams rows from one to the next so that what lies between them
-never leaves the cache; its name is those of its parts::
+A fused block is several layers in one kernel. It streams rows from one layer to the next, so that intermediates stay in
+the cache. Its name consists of the names of its parts::
 
     fused depthwise 56x56x128 3x3 p1,1,1,1 f32 relu6 > pointwise m3136 n128 k128 f32 relu6
 """
@@ -35,12 +35,12 @@ from tvm_mobilenet.kinds.generic import Body
 from tvm_mobilenet.kinds.names import ACTIVATIONS
 from tvm_mobilenet.kinds.places import Placed
 
-RESIDUALS = ("none", "before", "after")  # where the residual add stands, seen from the activation
+RESIDUALS = ("none", "before", "after")  # place of the residual add relative to the activation
 LAYOUTS = ("NHWC", "NCHW")
 
 
 class ImpossibleLayerError(ValueError):
-    """Values that make no layer."""
+    """A combination of values that is no layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Layer(Placed):
     Parameters
     ----------
     kind : str
-        One that a module of `kinds` declares.
+        A kind that a module of `kinds` declares.
     height, width, channels, batch : int
         The input, channels-last. For ``pointwise`` and ``dense``: ``height`` rows, ``width`` 1, ``channels`` = k.
     out_channels : int
@@ -58,38 +58,39 @@ class Layer(Placed):
     kernel, stride, dilation : (int, int)
         Height first.
     padding : (int, int, int, int)
-        Top, left, bottom, right; zeros (minus infinity for a max pool) are read there.
+        Top, left, bottom, right; it reads as zeros (minus infinity for a max pool).
     groups : int
-        Of a ``conv``; a depthwise layer has as many as channels.
+        The groups of a ``conv``; a depthwise layer has one for each channel.
     op : str
         ``avg`` or ``max`` for a pool (an average divides by the kernel's size), the operator of an elementwise layer.
     activation : str
         One of ``ACTIVATIONS``, applied after bias.
     residual : str
-        ``before`` the activation a tensor of the output's shape is added, ``after`` it, or ``none``.
+        Where a tensor of the output's shape is added: ``before`` or ``after`` the activation, or ``none``.
     input_part, output_part : (int, int)
-        Of data or an output that is a part of a larger tensor (`Place`); () where it is a tensor of its own. A residual
-        beside such an output, and a second operand beside such data, lie dense. `compiler.views` sets them.
+        The place of data or an output in a larger tensor (`Place`); () for a tensor of its own. With such an output, a
+        residual is dense, and with such data, a second operand is. `compiler.views` sets these fields.
     input_layout, output_layout : str
-        ``NCHW`` where the network's own interface asks for it: a stem reads the image as it came.
+        ``NCHW`` if the network's input or output has it: a stem reads the image in its given layout.
     input_pitch, output_pitch : int
-        Channels from one position to the next in memory, ``in`` and ``out`` in the name; 0: as many as there are.
-        `compiler.row_pitch` sets them, NHWC alone has them. A residual lies as the output does.
+        Elements from one position to the next in memory, ``in`` and ``out`` in the name; 0 for dense tensors.
+        `compiler.row_pitch` sets them, only for NHWC. A residual has the pitch of the output.
     dtype : str
-        Of the data and all that follows from it, one of ``dtypes.OF_DATA``.
+        The dtype of the computation and, by default, of all tensors; one of ``dtypes.OF_DATA``.
     reads, writes : str
-        The dtypes of data and output where they are others: the network's own may be, and so may those of a layer
-        between layers of another precision.
+        The dtypes of data and output if they differ from ``dtype``, as at the network's inputs and outputs, or next to
+        layers of another precision.
     sums : str
-        The dtype of the sums where it is another than the dtype's own: its ``wide`` one. They are of chunks of
+        The dtype of the sums if it differs from the dtype's own: its ``wide`` one. The sums add up chunks of
         ``DType.chunk`` products each.
     weights : str
-        The dtype of the weights where it is another than the layer's own: int16 for those of a file whose zero points
-        take them beyond an int8.
+        The dtype of the weights if it differs from the layer's: int16 for weights of a file that exceed an int8 after
+        subtraction of their zero points.
     parts : tuple of Layer
-        Of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its ends.
+        The parts of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its first and last
+        part.
     body : kinds.generic.Body
-        Of a ``generic`` layer: its loop nest and the shapes of its operands.
+        The loop nest of a ``generic`` layer, and the shapes of its operands.
     """
 
     kind: str
@@ -144,7 +145,7 @@ class Layer(Placed):
             if getattr(self, field) not in allowed:
                 refuse(field)
         for field in ("reads", "writes", "sums"):
-            if getattr(self, field) == self.dtype:  # which says nothing, and two names would mean one layer
+            if getattr(self, field) == self.dtype:  # redundant, and gives one layer two names
                 refuse(field)
         kind = kinds.of(self.kind)
         if kind.ops is not None and self.op not in kind.ops:
@@ -176,7 +177,7 @@ class Layer(Placed):
 
     @classmethod
     def fused_block(cls, parts: tuple[Layer, ...]) -> Layer:
-        """Layers as one: each reads what the one before it writes. Only the last may have a residual."""
+        """Several layers as one. Each reads the output of the one before it, and only the last may have a residual."""
         first, last = parts[0], parts[-1]
         return cls(
             kind="fused",
@@ -198,7 +199,7 @@ class Layer(Placed):
 
     @property
     def declared(self) -> kinds.Kind:
-        """What the module of its kind declares."""
+        """The declaration of its kind."""
         return kinds.of(self.kind)
 
     # ---- geometry
@@ -231,47 +232,47 @@ class Layer(Placed):
 
     @property
     def bytes(self) -> int:
-        """Of one element of the data."""
+        """Bytes of one element of the data."""
         return dtypes.of(self.input_dtype).bytes
 
     @property
     def input_dtype(self) -> str:
-        """Of the data, and of a second operand that lies as the data does."""
+        """The dtype of the data, and of a second operand of the same shape."""
         if self.body is not None and self.body.dtypes:
             return self.body.dtypes[0]
         return self.parts[0].input_dtype if self.parts else self.reads or self.dtype
 
     @property
     def weight_dtype(self) -> str:
-        """Of the weight, where the layer has one."""
+        """The dtype of the weight, if the layer has one."""
         return self.weights or self.dtype
 
     @property
     def accumulator_dtype(self) -> str:
-        """Of sums, and of the values on which the epilogue works."""
+        """The dtype of sums, and of the values in the epilogue."""
         own = dtypes.of(self.dtype)
         return self.sums or (own.wide if self.declared.wide else own.accumulator)
 
     @property
     def bias_dtype(self) -> str:
-        """Of the bias, where the layer has one."""
+        """The dtype of the bias, if the layer has one."""
         return dtypes.of(self.dtype).bias
 
     @property
     def output_dtype(self) -> str:
-        """Of the output, and of a residual."""
+        """The dtype of the output, and of a residual."""
         if self.body is not None and self.body.dtypes:
             return self.body.dtypes[-1]
         return self.parts[-1].output_dtype if self.parts else self.writes or self.dtype
 
     @property
     def second_dtype(self) -> str:
-        """Of the residual or second operand, where the layer has one."""
+        """The dtype of the residual or second operand, if the layer has one."""
         return self.output_dtype if self.residual != "none" else self.input_dtype
 
     @property
     def operand_dtypes(self) -> tuple[str, ...]:
-        """Of its data and its other operands, constants left out: those of ``operand_buffers``."""
+        """The dtypes of its data and other operands without constants, in the order of ``operand_buffers``."""
         if self.body is not None:
             return (self.body.dtypes or (self.dtype,) * len(self.body.operands))[: len(self.body.operands)]
         return (self.input_dtype, self.second_dtype)[: len(self.operand_buffers)]
@@ -293,8 +294,9 @@ class Layer(Placed):
 
     @property
     def reads_pixels(self) -> bool:
-        """Whether it computes in floats what its data's bytes stand for: of each channel a byte times the first row of
-        ``pixels`` plus the second, by a fused multiply-add in float32. Padding is zeros of these values."""
+        """Whether it decodes its data from bytes to floats: for each channel, a byte times the first row of ``pixels``
+        plus the second, by a fused multiply-add in float32. Padding is zero after decoding.
+        """
         first = self.parts[0] if self.parts else self
         return first.reads == "uint8" and not dtypes.of(first.dtype).integer
 
@@ -309,8 +311,9 @@ class Layer(Placed):
 
     @property
     def constants(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each constant by its name; of a fused block, names begin with the part's number:
-        ``0.bias``."""
+        """Shape and dtype of each constant by its name. In a fused block, names begin with the part's number:
+        ``0.bias``.
+        """
         if self.parts:
             return {f"{i}.{name}": what for i, p in enumerate(self.parts) for name, what in p.constants.items()}
         if self.body is not None:

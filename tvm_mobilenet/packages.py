@@ -1,7 +1,8 @@
-"""Packages that the base installation lacks: which one brings each module, and the command that installs it here.
+"""Packages that the base installation lacks: the package of each module, and the command that installs it here.
 
-Verbs ask first for all that they will need (``require``), so that none works for minutes and then stops. A remedy works
-as it is typed: it names the Python that runs, and the checkout where there is one, because this project is on no index.
+Verbs first check all modules that they will need (``require``), so that none runs for minutes and then stops. A remedy
+works as printed: it names the running Python, and the checkout if there is one, because this project is on no package
+index.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from tvm_mobilenet.errors import MissingDependencyError, TvmMobilenetError, requ
 
 @dataclass(frozen=True)
 class Package:
-    """What brings a module: the distribution that pip knows, and the extra of pyproject.toml; empty: the base."""
+    """The package of a module: its distribution on pip, and the extra of pyproject.toml; empty for the base."""
 
     distribution: str
     extra: str
 
 
-MODULES = {  # by the name that is imported; a test holds them against pyproject.toml
+MODULES = {  # by import name; a test compares them with pyproject.toml
     "tvm": Package("apache-tvm", ""),
     "tvm_ffi": Package("apache-tvm-ffi", ""),
     "numpy": Package("numpy", ""),
     "rich": Package("rich", ""),
     "torch": Package("torch", "compile"),
     "onnx": Package("onnx", "compile"),
-    "google": Package("onnx", "compile"),  # protobuf, which comes with that
+    "google": Package("onnx", "compile"),  # protobuf, a dependency of onnx
     "onnxruntime": Package("onnxruntime", "compile"),
     "safetensors": Package("safetensors", "compile"),
     "PIL": Package("pillow", "compile"),
@@ -55,19 +56,19 @@ MODULES = {  # by the name that is imported; a test holds them against pyproject
     "distributed": Package("distributed", "cluster"),
     "ncnn": Package("ncnn", "peers"),
     "ai_edge_litert": Package("ai-edge-litert", "peers"),
-    "flatbuffers": Package("ai-edge-litert", "peers"),  # it comes with that
+    "flatbuffers": Package("ai-edge-litert", "peers"),  # a dependency of it
     "argcomplete": Package("argcomplete", "completion"),
     "onnxscript": Package("onnxscript", "test"),
     "hypothesis": Package("hypothesis", "test"),
     "pytest": Package("pytest", "test"),
     "xdist": Package("pytest-xdist", "test"),
 }
-TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # a folder that torch makes when it is imported, and nothing here uses
-STARTING = ("numpy", "rich")  # what verbs import before they know their arguments
+TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch creates this folder at import; nothing here uses it
+STARTING = ("numpy", "rich")  # modules that verbs import before they parse arguments
 VIRTUAL = ("ziglang", "unicorn", "capstone", "elftools")  # the virtual board
 SEARCH = ("optuna",)
 ENGINES = {"tvm": "tvm", "onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "ncnn": "ncnn"}  # that bench runs
-_SLOW = ("torch", "tvm")  # importing them takes seconds, and whoever needs them imports them first of all
+_SLOW = ("torch", "tvm")  # their import takes seconds, and code that needs them imports them first
 
 
 def for_model(model) -> tuple[str, ...]:
@@ -75,25 +76,25 @@ def for_model(model) -> tuple[str, ...]:
     plain = {"onnx": ("tvm", "onnx"), "tflite": ("tvm",)}.get(model.file_kind)
     if plain and model.dtype == "float32":
         return plain
-    if plain:  # its layers are run on photographs
+    if plain:  # its layers run on photographs
         return (*plain, "torch", "PIL")
     weights = model.is_file or model.package or str(model.weights or "").lower().endswith(".safetensors")
     return ("tvm", "torch", "safetensors") if weights else ("tvm", "torch")
 
 
 def for_comparing(model) -> tuple[str, ...]:
-    """The modules that compute what a model should give: layers by PyTorch, a file by its framework, photographs."""
+    """The modules for a model's expected outputs: PyTorch for layers, the framework of a file, and photographs."""
     whole = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert",)}.get(model.file_kind, ())
     return (*for_model(model), "torch", *whole, "PIL")
 
 
 def for_board(address: str) -> tuple[str, ...]:
-    """The modules that run kernels on a board, as ``--board`` says it."""
+    """The modules that run kernels on the board of ``--board``."""
     return ("tvm", *VIRTUAL) if address == "virtual" else ("tvm",)
 
 
 def for_workers(address: str) -> tuple[str, ...]:
-    """The modules that reach a cluster; none of no address."""
+    """The modules that reach a cluster; none for an empty address."""
     return ("distributed",) if address else ()
 
 
@@ -103,12 +104,12 @@ def for_pages(wanted: bool) -> tuple[str, ...]:
 
 
 def for_linking(linker: str | None) -> tuple[str, ...]:
-    """The modules that link kernels: none with a linker of the user's own."""
+    """The modules that link kernels: none if the user gives a linker."""
     return ("tvm",) if linker else ("tvm", "ziglang")
 
 
 def linker(command: str) -> str:
-    """A linker of the user's own; also an argparse type.
+    """A linker that the user gives; also an argparse type.
 
     Raises
     ------
@@ -121,12 +122,12 @@ def linker(command: str) -> str:
 
 
 def outside(name: str, why: str = "") -> MissingDependencyError:
-    """The error of a package that no extra brings, whose networks the user names: timm, torchvision.
+    """The error of a package that belongs to no extra, but whose networks the user names: timm, torchvision.
 
     Parameters
     ----------
     why : str
-        Why it cannot be imported; empty: it is not installed.
+        The reason why it cannot be imported; empty if it is not installed.
     """
     if not why:
         return MissingDependencyError(f"networks of {name} need {name}, which is not installed here", pip_install(name))
@@ -145,12 +146,12 @@ def require(what: str, *modules: str) -> None:
     Parameters
     ----------
     what : str
-        That needs them, for the message: ``tune``.
+        The user of the modules, for the message: ``tune``.
 
     Raises
     ------
     MissingDependencyError
-        Some cannot; all are named, with one command that installs them.
+        Some cannot be imported; the message names all, with one command that installs them.
     TvmMobilenetError
         There is too little memory for TVM.
     """
@@ -162,14 +163,14 @@ def require(what: str, *modules: str) -> None:
 
 
 def missing(what: str, modules: Iterable[str] | dict[str, str]) -> MissingDependencyError:
-    """The error of modules that are not there; every error that names an extra is made here.
+    """The error of missing modules; every error that names an extra is made here.
 
     Parameters
     ----------
     what : str
-        That needs them.
+        The user of the modules.
     modules : iterable of str, or dict of str to str
-        Names that are imported; with the reason where importing one failed otherwise.
+        Import names; with the reason of each that failed for another reason than being absent.
     """
     reasons = modules if isinstance(modules, dict) else dict.fromkeys(modules, "not installed")
     distributions = dict.fromkeys(MODULES[name].distribution for name in reasons)
@@ -179,7 +180,9 @@ def missing(what: str, modules: Iterable[str] | dict[str, str]) -> MissingDepend
 
 
 def remedy(*modules: str) -> str:
-    """The command that installs what brings modules into the Python that runs; names the checkout's own, if any."""
+    """The command that installs the packages of modules into the running Python; it names the checkout's own Python, if
+    any.
+    """
     root = checkout()
     if root is None:
         return pip_install(*dict.fromkeys(_requirement(name) for name in modules))
@@ -200,10 +203,10 @@ COLLECTED = (
 
 
 def started_as_a_verb() -> None:
-    """End with a message where a verb is about to be imported that lacks packages of the base installation, or what
-    every process needs.
+    """Exit with a message before a verb is imported, if the base installation lacks packages, or the process lacks
+    resources.
 
-    `doctor` imports without packages, to say more.
+    `doctor` imports without packages, to report more.
     """
     try:
         require_to_start()
@@ -221,27 +224,27 @@ def started_as_a_verb() -> None:
 
 
 def without_torch_folder() -> dict[str, str]:
-    """Of the environment of a process that imports torch: the folder for what it would compile, which is there."""
-    with contextlib.suppress(OSError):  # there is no temporary folder
+    """An environment variable for a process that imports torch: an existing folder for its compiled code."""
+    with contextlib.suppress(OSError):  # no temporary folder exists
         return {TORCH_CACHE: os.environ.get(TORCH_CACHE) or tempfile.gettempdir()}
     return {}
 
 
 def missing_dependency(error: BaseException) -> MissingDependencyError | None:
-    """The error of a package that an extra would have installed, or None when ``error`` is another."""
+    """The error of a missing package that an extra would install, or None if ``error`` is another error."""
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return missing("this", [name]) if name in MODULES else None
 
 
 def pip_install(*words: str) -> str:
-    """The command of a ``pip install`` into the Python that runs, as a shell takes it."""
+    """The shell command of a ``pip install`` into the running Python."""
     python = shlex.quote(_short(Path(sys.executable)))
     ensure = "" if importlib.util.find_spec("pip") else f"{python} -m ensurepip && "
     return f"{ensure}{python} -m pip install {shlex.join(words)}"
 
 
 def checkout() -> Path | None:
-    """The folder of this project's checkout, when that is what runs; None for an installed wheel."""
+    """The folder of this project's checkout, if the code runs from it; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
     try:
         text = (root / "pyproject.toml").read_text(encoding="utf-8")
@@ -251,7 +254,7 @@ def checkout() -> Path | None:
 
 
 def _absence(name: str) -> str:
-    """Why a module cannot be imported; empty when it can."""
+    """The reason why a module cannot be imported; empty if it can."""
     try:
         if importlib.util.find_spec(name) is None:
             return "not installed"
@@ -259,13 +262,13 @@ def _absence(name: str) -> str:
             importlib.import_module(name)
     except ModuleNotFoundError as e:
         return "not installed" if e.name in (None, name) else f"it needs {e.name}, which is not installed"
-    except Exception as e:  # a library that it needs is missing, or it is built for another version of one
+    except Exception as e:  # a library that it needs is missing or of another version
         return " ".join(f"{type(e).__name__}: {e}".split())[:200]
     return ""
 
 
 def _requirement(name: str) -> str:
-    """A module's distribution with the versions that this project asks for, as its metadata has them."""
+    """A module's distribution with the versions that this project requires, from its metadata."""
     distribution = MODULES[name].distribution
     try:
         lines = importlib.metadata.requires("tvm-mobilenet") or []
@@ -279,7 +282,7 @@ def _requirement(name: str) -> str:
 
 
 def _short(path: Path) -> str:
-    """A path as one types it: from the current folder where it is inside that."""
+    """A path as a user would type it: relative if it is inside the current folder."""
     path = Path(os.path.abspath(path))
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

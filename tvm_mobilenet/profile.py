@@ -1,7 +1,7 @@
-"""Show what every layer costs on a board, and how far it is from the roofline.
+"""Show the cost of every layer on a board, and its distance from the roofline.
 
-Each kernel call is timed where it stands in the network, on one or several threads; beside it stand what the target's
-compute, caches and memory allow at best, the decisions of its schedule, and what the virtual board predicts.
+Each kernel call is timed in its place in the network, on one or several threads. The table adds the bounds of the
+target's compute, caches and memory, the decisions of its schedule, and the virtual board's prediction.
 
     python -m tvm_mobilenet.profile out/v1-1.0-224-rpi4 --view slowest --trace out/trace.json
 """
@@ -40,14 +40,14 @@ def profile(
     Parameters
     ----------
     folder : path
-        What `build` wrote.
+        A folder that `build` wrote.
     board : str or board
-        As ``boards.open_board`` takes it, or what it gave.
+        An argument or a result of ``boards.open_board``.
     threads : int
     seconds : float
-        To pass over the layers for, where they are measured.
+        Time to spend on passes over the layers, if they are measured.
     runtime : str
-        What calls the kernels where they are measured: ``own``, or ``tvm``.
+        The runtime that calls the kernels in a measurement: ``own``, or ``tvm``.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def _about(result: Profile) -> str:
 
 @notebook.shows(Profile, _about)
 def print_result(result: Profile, view: str = "order") -> None:
-    """One view as a table, and the whole."""
+    """Print one view as a table, and the summary."""
     heading = (
         f"{options.ModelOptions.from_data(result.model).title} on {result.target}, board {result.board}, "
         f"{result.threads} thread{'s' * (result.threads > 1)}: {result.how}"
@@ -150,7 +150,7 @@ def _cumulated(items) -> list[float]:
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``profile``."""
     new = entry.parser_for("profile", __doc__.split("\n")[0])
-    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("folder", type=Path, help="a folder that `build` or `tune` wrote")
     options.add_board(new)
     new.add_argument(
         "--threads", type=options.positive(int), default=1, help="number of threads (default: %(default)s)"
@@ -186,7 +186,7 @@ def _run(args: argparse.Namespace) -> int:
     address = options.board_for(args, target)
     if address == "virtual":
         refuse_for_predictions(args, ("--seconds", "--runtime"))
-    # what is measured stands beside what the virtual board predicts
+    # measurements are shown beside the virtual board's predictions
     run = packages.for_board("virtual" if target.core.model else address)
     packages.require("profile", *run, *packages.for_pages(bool(args.html)))
     with kept(module), open_board(address, target) as board:

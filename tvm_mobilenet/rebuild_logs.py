@@ -2,16 +2,16 @@
 
     python -m tvm_mobilenet.rebuild_logs --time-limit 2h
 
-In two rounds, core by core: the four networks at full width and 224 pixels, then all widths and resolutions, whose
-layers start from what their nearest ones found. A layer that networks share is searched once; it counts by its share of
-each network's floor. Trials lie in the working folder, and the same command goes on from them until schedules, code
-generation or the core model change. ``--dtype float16`` searches the layers of the same networks in that dtype, on the
-cores that compute it; their records stand beside those of float32.
+The search has two rounds, core by core: the four networks at full width and 224 pixels, then all widths and
+resolutions, whose layers start from the results of their nearest ones. A layer that several networks share is searched
+once; its weight is its share of each network's floor. Trials are kept in the working folder, and the same command
+continues from them until schedules, code generation or the cost model change. ``--dtype float16`` searches the layers
+of the same networks in that dtype, on the cores that compute it; their records stand beside those of float32.
 
-After each search the core's file is written anew: a layer is in it when a whole run of other decisions was right, and
-of a lower score (``Record.score``) than the default by more than ``GAIN``, on all cores neither dearer nor less
-evenly shared, and on one core dearer by ``DEARER`` at most. What the file knows and the search did not come to stays,
-if it is valid. So it is too when the command is interrupted.
+After each search the core's file is rewritten. It gets a layer if a whole run of other decisions gave the right result,
+and if three conditions hold: their score (``Record.score``) is lower than the default's by more than ``GAIN``; on all
+cores they are neither slower nor less evenly shared; and on one core they are slower by ``DEARER`` at most. Valid
+records of layers that the search did not reach stay. The same happens when the command is interrupted.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tvm_mobilenet.tune_logs import log
 from tvm_mobilenet.tuning import session as tuning
 from tvm_mobilenet.tuning.layer_search import LayerSearch
 
-GAIN = 0.003  # of the default's score: less is hardly worth a line
-DEARER = 0.02  # of the default's cost on one core, for what it gains on four and in the caches
+GAIN = 0.003  # share of the default's score: a smaller gain is hardly worth a line
+DEARER = 0.02  # share of the default's cost on one core, in exchange for gains on four cores and in the caches
 TARGETS = ("rpi4", "rpi5", "rpi3")  # a board of each core
 TRIALS = 24  # a layer
 FULL = tuple(ModelOptions(model=name) for name in ("v1", "v2", "v3-large", "v3-small"))
@@ -49,7 +49,7 @@ ROUNDS = (FULL, tuple(dict.fromkeys((*FULL, *WIDTHS))))
 
 @dataclass(frozen=True)
 class Shipped:
-    """What a core's file holds after its search."""
+    """The content of a core's file after its search."""
 
     core: str
     path: Path
@@ -61,7 +61,7 @@ class Shipped:
 
 
 def weights_of(networks: Iterable, target) -> dict:
-    """The distinct layers of networks, and what each counts: its occurrences over the network's floor."""
+    """The weight of each distinct layer of networks: its occurrences over the network's floor."""
     from tvm_mobilenet.compiler import pipeline
 
     found: dict = {}
@@ -74,7 +74,7 @@ def weights_of(networks: Iterable, target) -> dict:
 
 
 def winner(search: LayerSearch) -> log.Record | None:
-    """The record of a layer that is worth shipping; None: its default stays."""
+    """The record of a layer that is worth shipping; None if its default stays."""
     default = search.tried.get(log.identity(search.space.default))
     if default is None or default.cost is None:
         return None
@@ -97,7 +97,7 @@ def winner(search: LayerSearch) -> log.Record | None:
 
 
 def ship(work: tuning.Work, path: Path) -> Shipped:
-    """Write a core's file: winners of this search, and what it knew that was not tried again."""
+    """Write a core's file: winners of this search, and earlier records that were not tried again."""
     winners = {name: record for name, s in work.searches.items() if s.tried and (record := winner(s))}
 
     def overtaken(record: log.Record) -> bool:
@@ -146,15 +146,15 @@ def rebuild(
     ----------
     targets : iterable of targets.Target
     rounds : iterable of tuples of ModelOptions
-        One after the other, each for all targets.
+        Rounds in order, each for all targets.
     dtype : str
-        In which the layers compute.
+        The dtype of the layers.
     folder : path
         Of the trials.
     output : path, optional
-        Where ``<core>.jsonl`` are written; where they ship from unless given.
+        The folder for ``<core>.jsonl``; by default the folder that ships.
     time_limit : float
-        Seconds of search in all, those of interrupted runs included: half of it for the first round.
+        Seconds of search in total, including interrupted runs; half of it for the first round.
     workers : int or str
         Processes of this machine, or a Dask cluster (``cluster.place.parse``).
     """
@@ -187,7 +187,7 @@ def rebuild(
 
 
 def outline(network: ModelOptions):
-    """The layers of a network, as a build of it has them, whatever the weights; of int8 those of its seeded weights."""
+    """The layers of a network as in its build, for any weights; for int8 those of its seeded weights."""
     from tvm_mobilenet.compiler.network import load_network
     from tvm_mobilenet.survey.estimates import weightless
 
@@ -201,12 +201,12 @@ def in_dtype(rounds: Iterable, dtype: str) -> list[tuple[ModelOptions, ...]]:
 
 
 def computing(names: Iterable[str] | None, dtype: str) -> list:
-    """The targets of these names, which have to compute the dtype; of no names, those of ``TARGETS`` that do.
+    """The targets of these names, which must compute the dtype; without names, those of ``TARGETS`` that do.
 
     Raises
     ------
     TvmMobilenetError
-        One of the names is none, or its target does not compute the dtype.
+        A name is unknown, or its target does not compute the dtype.
     """
     from tvm_mobilenet import targets
 

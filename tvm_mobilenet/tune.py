@@ -2,8 +2,8 @@
 
     python -m tvm_mobilenet.tune --target rpi4 --model v2 --alpha 0.5
 
-Every candidate is distinct machine code, executed and checked against PyTorch. Stopped at any moment, the same command
-goes on where it was; when there is nothing left to search it only builds and verifies.
+Every candidate is distinct machine code, executed and checked against PyTorch. If the command is interrupted, running
+it again continues the search. If nothing is left to search, it only builds and verifies.
 """
 
 from __future__ import annotations
@@ -50,24 +50,26 @@ def tune(
     model : ModelOptions
     target : targets.Target
     board : str
-        What runs the candidates, as ``boards.open_board`` takes it; all boards of a tracker's key side by side.
+        The board that runs the candidates, as ``boards.open_board`` takes it; all boards of a tracker's key run in
+        parallel.
     log : path
-        The tune log; its trials lie beside it.
+        The tune log; its trials are in a file beside it.
     output : path
         The folder of the built module.
     trials : int
-        At most so many candidates a layer.
+        Largest number of candidates for each layer.
     time_limit : float
-        Seconds of search, those of interrupted runs included.
+        Seconds of search, including interrupted runs.
     workers : int or str
-        What builds and runs candidates: processes of this machine, or a Dask cluster (``cluster.place.parse``).
+        The workers that build and run candidates: a number of processes on this machine, or a Dask cluster
+        (``cluster.place.parse``).
     network, evaluate, finish : optional
-        In place of ``load_network``, ``tuning.runner.Evaluate`` and ``build_and_verify``.
+        Replacements for ``load_network``, ``tuning.runner.Evaluate`` and ``build_and_verify``.
 
     Raises
     ------
     TvmMobilenetError
-        A model or target that does not fit, a log that cannot be written, a build that does not verify.
+        The model or target does not fit, the log cannot be written, or the build does not verify.
     """
     if evaluate is None:
         from tvm_mobilenet.tuning.runner import Evaluate
@@ -168,14 +170,14 @@ def _floor_float32(work: Work) -> float | None:
 
 def needs(model: options.ModelOptions, target, board: str, linker: str | None, workers: str = "") -> tuple[str, ...]:
     """The modules of a whole run: search, build and verification; ``workers``: the address of a cluster."""
-    # what a real board measured is compared with what the virtual one predicts
+    # a real board's measurements are compared with the virtual board's predictions
     run = packages.for_board("virtual" if target.core.model else board)
     run += packages.for_linking(linker) + packages.SEARCH + packages.for_workers(workers)
     return packages.for_comparing(model) + run
 
 
 def announce(model: options.ModelOptions, target, board: str, args: argparse.Namespace) -> None:
-    """Say what is about to happen, before anything slow does."""
+    """Print the plan of the run, before the slow part begins."""
     console.say(f"tune {model.title} for {target.name} ({target.title}: {target.cores} x {target.core.name})")
     console.say(
         f"  board    {board}" + (" (executes the machine code; cycles are predicted)" if board == "virtual" else "")
@@ -206,8 +208,8 @@ def parser() -> argparse.ArgumentParser:
         help="longest time to search, such as 90s or 2h (default: 6m)",
     )
     options.add_workers(group)
-    group.add_argument("--dry-run", action="store_true", help="say what would be searched, and exit")
-    group.add_argument("--list", action="store_true", help="show the layers, and what is known of each, and exit")
+    group.add_argument("--dry-run", action="store_true", help="print the search that would run, and exit")
+    group.add_argument("--list", action="store_true", help="show the layers with their known decisions, and exit")
     options.add_output_options(new)
     return new
 

@@ -1,9 +1,9 @@
 """Check a built module against its model, on the very machine code that ships.
 
-The outputs are compared with those of the model's own framework in float32, on several inputs, photographs first.
-Every layer is compared with its definition in float64, on the inputs that it really got. So each layer is judged for
-its own mistakes alone, and the first wrong one is named. The constants are compared with the model's too, since an
-input of zero would hide a wrong constant.
+The outputs are compared with those of the model's own framework in float32, on several inputs, photographs first. Every
+layer is compared with its definition in float64, on its actual inputs. So the check finds only a layer's own mistakes,
+and names the first wrong layer. The constants are compared with the model's too, since an input of zero would hide a
+wrong constant.
 
     python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4
     python -m tvm_mobilenet.verify out/v1-1.0-224-rpi4 --dump wrong     # the first wrong layer's tensors
@@ -33,19 +33,19 @@ from tvm_mobilenet.terminal.table import Detail, Layers
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What verification found.
+    """The result of verification.
 
     Attributes
     ----------
     cycles, cycles_all_cores : float or None
-        Predicted cycles of the network, compute and memory; each kernel finds the caches as the one before left them.
-        None: times were measured.
+        Predicted cycles of the network, compute and memory; each kernel starts with the caches of the one before. None
+        if times were measured.
     milliseconds, milliseconds_all_cores : float
         The same as time on the target.
     classes : list of models.labels.BestClass
-        The best five of the first input, when the model classifies.
+        The best five of the first input, if the model classifies.
     seeded : bool
-        The weights are random numbers: classes mean nothing.
+        Whether the weights are random numbers, so that classes mean nothing.
     compute : float or None
         ``cycles`` without memory.
     floor_float32 : float or None
@@ -53,7 +53,7 @@ class VerifyResult:
     dump : str or None
         The folder with the first wrong layer's tensors.
     files : list of checking.same_outputs.SameOutputs
-        The outputs of the build's other files, compared; empty where an output or layer is wrong already.
+        The compared outputs of the build's other files; empty if an output or layer is already wrong.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class VerifyResult:
         require(self.outputs, self.layers, self.reference, self.files)
 
     def summary(self) -> str:
-        """For people, a few lines."""
+        """A few lines of text."""
         lines = []
         for c in self.outputs:
             allowed = f"tolerance {c.tolerance:.1e}" if c.decides else "of quantizing: the layers must be equal"
@@ -132,8 +132,9 @@ class VerifyResult:
         return "\n".join(lines)
 
     def _worst(self) -> str:
-        """Of layers that are near their definition, the farthest; of those that round step by step, how many are
-        equal."""
+        """The largest difference among layers that are near their definition, and the number of equal ones among those
+        that round step by step.
+        """
         steps = [c for c in self.layers if c.units is not None]
         near = [c for c in self.layers if c.units is None]
         text = ""
@@ -166,24 +167,25 @@ def verify(
     Parameters
     ----------
     folder : path
-        What `build` wrote.
+        A folder that `build` wrote.
     board : str or board
-        As ``boards.open_board`` takes it, or what it gave.
+        An argument or a result of ``boards.open_board``.
     network : Network, optional
-        The model; made again from what the folder says unless given.
+        The model; by default it is made again from the folder's options.
     inputs : list of tuples of ndarray, optional
-        What to run, each the model's inputs; photographs and crops of them unless given.
+        The inputs to run; by default photographs and crops of them.
     count : int
-        How many of those.
+        Number of photographs and crops.
     layers : bool
-        Also check each layer, on the first input.
+        Whether to check each layer too, on the first input.
     dump : path, optional
-        A folder for the tensors of the first wrong layer; nothing is written where no layer is wrong.
+        A folder for the tensors of the first wrong layer; nothing is written if no layer is wrong.
 
     Raises
     ------
     TvmMobilenetError
-        The folder holds no whole module, or another network than the one given; ``dump`` holds something else.
+        The folder does not hold a complete module, or holds another network than the one given; or ``dump`` has other
+        files.
     BoardError
         The board cannot be reached, or a kernel ran wild.
     """
@@ -230,7 +232,7 @@ def verify(
 
 
 def _best(network, output) -> list:
-    """The best classes of the first of a batch; none of a network that does not classify."""
+    """The best classes of the first image of a batch; none if the network does not classify."""
     from tvm_mobilenet.models.labels import best_classes
 
     if not network.classes:
@@ -251,7 +253,7 @@ def _about(result: VerifyResult) -> str:
 
 @notebook.shows(VerifyResult, _about)
 def print_result(result: VerifyResult) -> None:
-    """Every layer's difference, then the whole."""
+    """Print every layer's difference, then the summary."""
     console.print_table(
         ("layer", Layers("what"), Detail("from"), "difference / std", ""),
         [(c.name, c.layer, c.source, c.difference, "" if c.ok else "WRONG") for c in result.layers],
@@ -263,7 +265,7 @@ def print_result(result: VerifyResult) -> None:
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``verify``."""
     new = entry.parser_for("verify", __doc__.split("\n")[0])
-    new.add_argument("folder", type=Path, help="what `build` or `tune` wrote")
+    new.add_argument("folder", type=Path, help="a folder that `build` or `tune` wrote")
     options.add_board(new)
     new.add_argument(
         "--inputs",
@@ -302,7 +304,7 @@ def _run(args: argparse.Namespace) -> int:
     refuse_trust(args, model)
     packages.require("verify", *packages.for_comparing(model), *packages.for_board(board))
     with kept(module), open_board(board, target) as opened:
-        network = load_network(model)  # not before: a board that is not there is no reason to import torch
+        network = load_network(model)  # imported late: without a board there is no reason to import torch
         announce(network)
         result = verify(args.folder, board=opened, network=network, count=args.inputs, target=target, dump=args.dump)
     console.print_json({**console.plain_data(result), "ok": result.ok}) if args.json else print_result(result)
