@@ -97,8 +97,7 @@ def _python() -> str:
             continue
         value = getattr(tvm_mobilenet, name)
         where = getattr(value, "__qualname__", None)
-        path = (
-            f"{value.__module__}.{where}" if where else f"tvm_mobilenet.api.{name}"
-        )  # a verb's module that is also a function
+        # Without a qualified name it is a verb's module that is also a function.
+        path = f"{value.__module__}.{where}" if where else f"tvm_mobilenet.api.{name}"
         lines += [f"::: {path}", ""]
     return "\n".join(lines)
