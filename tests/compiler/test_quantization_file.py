@@ -145,7 +145,7 @@ def test_a_layer_that_collapses_is_told_with_figures(network):
     assert "calibrate on images like those" in " ".join(notices(trained))
     layers = {name: replace(one, cosine=0.96) for name, one in layers.items()}
     told = " ".join(notices(replace(network, precision=replace(network.precision, layers=layers))))
-    assert "loses most of the signal" not in told and "stand in for yours" in told
+    assert "loses most of the signal" not in told and "scales are not from your data" in told
 
 
 @pytest.mark.full
