@@ -268,6 +268,10 @@ def test_mistakes_are_found_before_anything_slow_begins(given, said, idle):
         (lambda net: net.bench("ssh:/pi"), "ssh:/pi"),
         (lambda net: net.verify(count=0), "count=0 is no whole number from 1"),
         (lambda net: net.verify(dump=5), "dump=5 is no path"),
+        (lambda net: net.bench("local", against=["nncn"]), "against nncn: no such engine"),
+        (lambda net: tm.Compiled(5), "folder=5 is no path"),
+        (lambda net: net.run(np.zeros((1, 3, SIZE, SIZE)), board=""), "board"),
+        (lambda net: net.accuracy(ROOT, truth=""), "truth='' is no path"),
         (lambda net: net.bench(threads=[]), r"threads=\[\] is empty"),
         (lambda net: net.bench(seconds="3"), "seconds='3' is not of type"),
         (lambda net: net.profile(threads=True), "threads=True is not of type int"),
@@ -293,6 +297,32 @@ def test_mistakes_about_a_build_are_found_before_anything_slow_begins(net, given
     with pytest.raises(tm.TvmMobilenetError, match=said) as e:
         given(fresh)
     assert e.value.hint
+
+
+GIVEN = {"compile": ("v1", "rpi4"), "tune": ("v1", "rpi4"), "sweep": ("rpi4",), "accuracy": (ROOT,), "save": ("copy",),
+         "bundle": ("net.tar.gz",), "ship": ("device",)}  # fmt: skip
+METHODS = ("verify", "latency", "profile", "bench", "accuracy", "run", "bundle", "ship")
+LATE = {"inputs"}  # they are held against the network's, which is imported first
+
+
+def keywords_of(function) -> list[str]:
+    found = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY or n == "board"]
+    return [*found, *tm.ModelKeywords.__annotations__] if function in (api.compile, api.tune) else found
+
+
+@pytest.mark.parametrize("name", ["compile", "tune", "sweep", *METHODS])
+def test_no_call_takes_an_odd_value_for_a_keyword(net, name, idle, tmp_path, monkeypatch):
+    """Not even where truth of it would do: ``embed_weights="no"`` is not True."""
+    monkeypatch.chdir(tmp_path)
+    on = api if hasattr(api, name) else tm.load(net.folder)
+    function = getattr(on, name)
+    asked = keywords_of(function)
+    assert "progress" in asked or name == "save"
+    for keyword in set(asked) - LATE:
+        how = {"output": "out"} if name == "tune" else {}
+        with pytest.raises(tm.TvmMobilenetError, match=keyword) as e:
+            function(*GIVEN.get(name, ()), **{**how, keyword: object()})
+        assert e.value.hint and not list(tmp_path.iterdir()), keyword
 
 
 def test_one_number_is_mean_and_std_of_all_channels_and_labels_are_names(module, tmp_path):
@@ -448,13 +478,15 @@ def test_programs_over_the_api_are_typed(tmp_path):
         "out = net.run(np.zeros((1, 3, 224, 224), np.float32))\n"
         'best = tm.tune("v1", output="x").tuned\n'
         'tm.compile("v2", alfa=1)\n'
+        'tm.compil("v2")\n'
         "net.bundle(3)\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "user.py"]
     env = {"MYPYPATH": str(ROOT), "PATH": "", "MYPY_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     wrong = [line for line in done.stdout.splitlines() if line.startswith("user.py") and "error" in line]
-    assert len(wrong) == 2 and "alfa" in wrong[0] and "bundle" in wrong[1], done.stdout + done.stderr
+    named = [word in line for word, line in zip(("alfa", "compil", "bundle"), wrong, strict=False)]
+    assert len(wrong) == 3 and all(named), done.stdout + done.stderr
 
 
 def test_messages_name_keywords_and_not_flags():

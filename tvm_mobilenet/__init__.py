@@ -71,14 +71,16 @@ _METHODS = {  # the calls that stand for the other verbs in a program
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _CALLED:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in __all__:
-        home = _HOMES.get(name, "errors" if name.endswith("Error") else "api")
-        return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    instead = f"; programs call {__name__}.{_METHODS[name]}" if name in _METHODS else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead}", name=name)
+if not TYPE_CHECKING:  # a type checker would take any misspelt name for one of type Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _CALLED:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name in __all__:
+            home = _HOMES.get(name, "errors" if name.endswith("Error") else "api")
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        instead = f"; programs call {__name__}.{_METHODS[name]}" if name in _METHODS else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead}", name=name)
 
 
 def __dir__() -> list[str]:

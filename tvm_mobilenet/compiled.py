@@ -46,7 +46,7 @@ class Compiled:
         system.require_posix("a build")
         from tvm_mobilenet.compiler import module as built
 
-        self._module = built.read(Path(folder))
+        self._module = built.read(keywords.path("folder", folder))
         self._temporary: TemporaryFolder | None = None
 
     @property
@@ -161,12 +161,8 @@ class Compiled:
         """The cost of every layer, and its distance from the roofline, as the verb ``profile`` shows it."""
         from tvm_mobilenet.profile import profile
 
-        place, several, limit = (
-            self._board(board),
-            keywords.whole("threads", threads),
-            keywords.number("seconds", seconds),
-        )
-        return profile(self.folder, board=place, threads=several, seconds=limit)
+        several, limit = keywords.whole("threads", threads), keywords.number("seconds", seconds)
+        return profile(self.folder, board=self._board(board), threads=several, seconds=limit)
 
     @keywords.call
     def bench(
@@ -181,10 +177,14 @@ class Compiled:
         """Measure runs on a board, such as ``ssh://pi@raspberrypi.local``; on the virtual board they are predicted."""
         from tvm_mobilenet.bench import bench
         from tvm_mobilenet.measuring import benchmark_text  # noqa: F401  it shows the result in notebooks
+        from tvm_mobilenet.peers import files as peers
 
-        engines = keywords.limits("against", against, keywords.text)
+        place, engines = self._board(board), keywords.limits("against", against, keywords.text)
         how = {"threads": _counts("threads", threads), "seconds": keywords.number("seconds", seconds)}
-        return bench(self.folder, board=self._board(board), **how, against=engines)
+        if engines:
+            engines = peers.parse(",".join(engines))
+            peers.require(engines, place)
+        return bench(self.folder, board=place, **how, against=engines)
 
     @keywords.call
     def accuracy(
@@ -217,16 +217,17 @@ class Compiled:
         from tvm_mobilenet.accuracy import accuracy
         from tvm_mobilenet.models import labelled_images
 
-        most = None if limit is None else keywords.whole("limit", limit)
-        images, labels = Path(keywords.path_of("data", data)), truth and Path(keywords.path_of("truth", truth))
+        most = keywords.unless_none(keywords.whole, "limit", limit)
+        images, labels = keywords.path("data", data), keywords.unless_none(keywords.path, "truth", truth)
+        place, compared = board if board is None else self._board(board), keywords.flag("reference", reference)
         labelled_images.require(images, labels)
         return accuracy(
             self.folder,
             images,
             truth=labels,
-            board=None if board is None else self._board(board),
+            board=place,
             limit=most,
-            reference=reference,
+            reference=compared,
             network=self._network,
         )
 
@@ -253,7 +254,7 @@ class Compiled:
         """
         from tvm_mobilenet.evaluation import kernels
 
-        asked, ports = board and self._board(board), self._network.signature.outputs
+        asked, ports = board if board is None else self._board(board), self._network.signature.outputs
         runs = self._runs(inputs)
         place = asked or kernels.place_of(self.target, kernels.dtypes_of(self._network))
         place = "virtual" if place == "host" else place
@@ -310,9 +311,10 @@ class Compiled:
         place = Path(bundle_path(keywords.path_of("path", path)))
         if linker is not None:
             packages.linker(keywords.text("linker", linker))
-        key = None if sign is None else Path(keywords.path_of("sign", sign))
+        key = keywords.unless_none(keywords.path, "sign", sign)
         if key is not None:
             signature.require_key(key)
+        keywords.flag("embed_weights", embed_weights)
         calls_of(self._network, self._module)  # check that it is the same network
         made = pack.make(
             self.folder,
@@ -369,17 +371,15 @@ class Compiled:
 
         if not to:
             raise TvmMobilenetError("no board to ship to", 'ship("ssh://USER@HOST/FOLDER")')
-        keywords.whole("keep", keep)
-        if threads is not None:
-            keywords.whole("threads", threads)
         places = [verb.Destination.parse(keywords.path_of("to", one)) for one in to]
         verb.require_programs(places)
         verb.tell_local(places)
-        keys = None if require_signature is None else keywords.path_of("require_signature", require_signature)
-        signers = None if keys is None else Signers.read(Path(keys))
+        keys = keywords.unless_none(keywords.path, "require_signature", require_signature)
+        signers = None if keys is None else Signers.read(keys)
+        how = {"keep": keywords.whole("keep", keep), "runner": keywords.text("runner", runner), "signers": signers}
+        how["threads"] = keywords.unless_none(keywords.whole, "threads", threads)
         with TemporaryFolder() as folder:
             whole = pack.read(self.bundle(folder / "bundle.tar.gz", sign=sign), signers)
-        how = {"keep": keep, "threads": threads, "runner": keywords.text("runner", runner), "signers": signers}
         found = [verb.ship(whole, place, **how) for place in places]
         if failed := next((one for one in found if not one.ok), None):
             raise BoardError(*failed.error.split("\n  ", 1))

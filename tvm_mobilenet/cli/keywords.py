@@ -15,6 +15,7 @@ import re
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TypeVar
 
 from tvm_mobilenet import system
@@ -24,6 +25,7 @@ from tvm_mobilenet.terminal import console
 
 Say = Callable[[str], object]
 F = TypeVar("F", bound=Callable)
+T = TypeVar("T")
 _TEXT = re.compile(r"`[^`]*`|--([a-z]+(?:-[a-z]+)*)")  # text in backquotes stays
 _COMMANDS = ("python -m ", "pip ", "tvm-mobilenet ")
 _KNOWN: set[str] = set()  # keywords of all calls
@@ -203,6 +205,16 @@ def path_of(name: str, value: object) -> str:
     if "\0" in found or not found:
         raise wrong(name, value, "is no path", 'give a name; the working directory is "."')
     return found
+
+
+def path(name: str, value: object) -> Path:
+    """`path_of` as a Path."""
+    return Path(path_of(name, value))
+
+
+def unless_none(kind: Callable[[str, object], T], name: str, value: object) -> T | None:
+    """The result of ``kind(name, value)``; None stays None."""
+    return None if value is None else kind(name, value)
 
 
 def resolution(name: str, value: object) -> int | tuple[int, int]:

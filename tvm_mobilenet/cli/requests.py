@@ -177,11 +177,12 @@ def _takes() -> dict[str, Callable[[str, object], Any]]:
     """The check of each keyword of `ModelKeywords`, as argparse types check the flags of the command line."""
     from tvm_mobilenet.models import preprocess
 
-    def path(name: str, value: object) -> Path:
-        return Path(keywords.path_of(name, value))
-
     def names(name: str, value: object) -> Path | tuple[str, ...]:
-        return keywords.several(name, value, keywords.text) if isinstance(value, list | tuple) else path(name, value)
+        return (
+            keywords.several(name, value, keywords.text)
+            if isinstance(value, list | tuple)
+            else keywords.path(name, value)
+        )
 
     def inputs(name: str, value: object) -> tuple:
         asked = value if isinstance(value, list | tuple) else (value,)
@@ -196,7 +197,7 @@ def _takes() -> dict[str, Callable[[str, object], Any]]:
         **dict.fromkeys(("mean", "std"), keywords.channels),
         **dict.fromkeys(("features", "trust_file"), keywords.flag),
         **dict.fromkeys(("accumulate", "keep_float"), keywords.text),
-        **dict.fromkeys(("weights", "input", "quantization"), path),
+        **dict.fromkeys(("weights", "input", "quantization"), keywords.path),
         "labels": names,
         "calibrate": inputs,
         "io": keywords.one_of(tuple(IO)),

@@ -262,6 +262,8 @@ def folder_to_write(text: str) -> Path:
     try:
         there = next(p for p in (real, *real.parents) if p.exists())
         why = "" if there.is_dir() else f"{there} is no folder"
+        if not why and not os.access(there, os.W_OK | os.X_OK):
+            why = f"{there} may not be written to"
     except OSError as e:
         why = e.strerror
     if why:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -38,7 +39,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="what Pillow reads, or .npy: pictures or inputs")
     parser.add_argument("--top", type=_count, default=5, metavar="N", help="how many classes of each (5)")
     parser.add_argument("--threads", type=_count, default=0, metavar="N", help="one for each CPU by default")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for how long bench measures (2)")
+    parser.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="for how long bench measures (2)")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version that made the bundle, and stop")
     parser.add_argument("--json", action="store_true", help="one JSON document; of several images an array")
     verb = argv[0] if argv[:1] in (["bench"], ["classify"]) and len(argv) > 1 and not Path(argv[0]).exists() else ""
@@ -64,10 +65,17 @@ class _Version(argparse.Action):
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if not 1 <= number <= 1_000_000:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1000000")
     return number
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < 1e6:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
 
 
 def _print(told, as_json: bool) -> None:
