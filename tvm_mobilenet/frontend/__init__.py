@@ -1,8 +1,8 @@
-"""Models in, Relax out: PyTorch modules, saved ExportedPrograms, ONNX and TFLite files.
+"""Import of models to Relax: PyTorch modules, saved ExportedPrograms, ONNX and TFLite files.
 
-The module that comes out has one function ``main`` with the model's own signature: NCHW in, of a TFLite file NHWC, its
-outputs as it returns them, parameters bound as constants. ``main`` carries ``sources``, the place of each operator in
-the model.
+The resulting module has one function ``main`` with the model's own signature: inputs in NCHW (NHWC for a TFLite file),
+the model's outputs, and parameters bound as constants. The attribute ``sources`` of ``main`` gives the place of each
+operator in the model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def from_pt2(
     if not trusted:
         from tvm_mobilenet.frontend import pt2_reader
 
-        pt2_reader.start()  # it imports torch while this process does
+        pt2_reader.start()  # it imports torch in parallel with this process
     from tvm_mobilenet.frontend import torch_program
 
     return torch_program.from_pt2(path, batch, size, layout, trusted)
@@ -83,16 +83,16 @@ def load(
     example_input : torch.Tensor, optional
         For an ``nn.Module``: ``(N, C, H, W)`` float32.
     batch, size : int, (int, int), optional
-        For a file or an ExportedProgram: images at once, height and width, where it leaves them open.
+        For a file or an ExportedProgram: batch size, height and width, if it leaves them open.
     layout : str
-        ``NCHW`` or ``NHWC``: for a file whose graph does not tell where an image has its channels.
+        ``NCHW`` or ``NHWC``, for a file whose graph does not determine the axis of an image's channels.
     trusted : bool
-        A ``.pt2`` file is read by torch in this process, which runs what the file asks for.
+        Whether torch may read a ``.pt2`` file in this process, which can run code from the file.
 
     Raises
     ------
     TvmMobilenetError
-        For a file of another kind, and for whatever its importer refuses.
+        The file is of another kind, or its importer refuses it.
     """
     if not isinstance(model, str | Path):
         return from_torch(model, example_input, batch, size, layout)

@@ -1,4 +1,4 @@
-"""What kind of model a file is, and what to do with one that cannot be read. Reads the file's head alone."""
+"""The kind of a model file, and the remedy for a file that cannot be read. This module reads only a file's head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tvm_mobilenet.models.options import FILES
 
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".tar")
 _TO_ONNX = "python -m tf2onnx.convert --opset 13 --output model.onnx"
-_OTHERS = {  # kinds of file that cannot be read yet, and how each becomes one that can
+_OTHERS = {  # kinds of file that cannot be read yet, and the way to convert each
     ".lite": ("a TensorFlow Lite file by its older suffix", "rename it to .tflite"),
     ".h5": ("a Keras file", f"save it as ONNX: model.export('model.onnx', format='onnx'), or {_TO_ONNX} --keras"),
     ".hdf5": ("a Keras file", f"save it as ONNX: model.export('model.onnx', format='onnx'), or {_TO_ONNX} --keras"),
@@ -36,7 +36,7 @@ _SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), 'model
 
 
 def looks_like_a_file(text: str) -> bool:
-    """Whether what a user calls a model is meant as a file: it is one, or has a file's suffix or a folder in it."""
+    """Whether a user's model argument means a file: the file exists, or the text has a file's suffix or a folder."""
     path = Path(text)
     suffix = path.suffix.lower()
     return "/" in text or suffix in {*FILES, *_WEIGHTS, *_OTHERS} or path.is_symlink() or path.exists()
@@ -49,12 +49,12 @@ def kind_of(path: str | Path, flag: str = "") -> str:
     ----------
     path : path
     flag : str
-        What the user gave it with, for the message: ``--model``.
+        The flag that gave the path, for the message: ``--model``.
 
     Raises
     ------
     TvmMobilenetError
-        There is no such file, it cannot be read, is empty, or of another kind.
+        The file does not exist, cannot be read, is empty, or is of another kind.
     """
     path = Path(path)
     name, suffix = f"{flag} {path}".strip(), path.suffix.lower()
@@ -91,7 +91,7 @@ def readable(path: Path, flag: str = "") -> None:
     Raises
     ------
     TvmMobilenetError
-        With the system's reason.
+        The file cannot be opened or is empty; the message has the system's reason.
     """
     name = f"{flag} {path}".strip()
     try:
@@ -105,12 +105,13 @@ def readable(path: Path, flag: str = "") -> None:
 
 
 def check_model(model: str, flag: str = "--model") -> None:
-    """Refuse what names no network of the registry or a package, no file that can be read and no program.
+    """Refuse a model argument that names neither a network of the registry or a package, nor a readable file, nor a
+    program.
 
     Raises
     ------
     TvmMobilenetError
-        It says which there are, or what to do with the file.
+        The message lists the known names, or gives the remedy for the file.
     """
     from tvm_mobilenet.models import from_package, from_program, registry
     from tvm_mobilenet.models.options import ModelOptions
@@ -135,12 +136,12 @@ def check_model(model: str, flag: str = "--model") -> None:
 
 
 def check_file(flag: str, path: Path | None) -> None:
-    """Refuse a path of a flag that is no file that can be read; None is well.
+    """Refuse a flag's path that is not a readable file; None is accepted.
 
     Raises
     ------
     TvmMobilenetError
-        It names flag, path and reason.
+        The message names flag, path and reason.
     """
     if path is None:
         return
@@ -181,7 +182,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _guess(path: Path) -> str:
-    """What the content of a file without a known suffix may be."""
+    """A guess of the content of a file without a known suffix."""
     failing = contextlib.suppress(zipfile.BadZipFile, OSError, ValueError)
     with failing, path.open("rb") as file, archives.opened(file) as archive:
         if any(name.endswith("models/model.json") for name in archive.namelist()):

@@ -1,8 +1,7 @@
-"""Tables of a FlatBuffer, read where they lie: every offset and length is held against the file before it is followed.
+"""Tables of a FlatBuffer, read in place: every offset and length is checked against the file before use.
 
-A table begins with the offset of its vtable, which has the place of each field; a field that is not stored has its
-default. Vectors are views of the file's bytes: nothing is copied, however long they are. The format:
-https://flatbuffers.dev/internals.
+A table begins with the offset of its vtable, which has the place of each field. A field that is not stored has its
+default. Vectors are views of the file's bytes, so nothing is copied. The format: https://flatbuffers.dev/internals.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import struct
 
 import numpy as np
 
-_OFFSET, _VTABLE_HEAD = 4, 4  # bytes of an offset; of a vtable before its fields
+_OFFSET, _VTABLE_HEAD = 4, 4  # bytes of an offset, and of a vtable's head
 
 
 class Damaged(ValueError):
-    """An offset or length points out of the file."""
+    """An offset or length points outside the file."""
 
 
 class Table:
@@ -26,12 +25,12 @@ class Table:
     data : bytes
         The whole file.
     at : int
-        Where the table begins.
+        The start of the table.
 
     Raises
     ------
     Damaged
-        It does not lie in the file.
+        The table is not inside the file.
     """
 
     def __init__(self, data: bytes, at: int):
@@ -48,7 +47,7 @@ class Table:
         return _number(self.data, at, "<" + form) if at else default
 
     def table(self, field: int) -> Table | None:
-        """A table inside of this one."""
+        """A table inside this one."""
         at = self._place(field)
         return Table(self.data, _followed(self.data, at)) if at else None
 
@@ -61,7 +60,7 @@ class Table:
         return [Table(self.data, start + _OFFSET * i + int(offset)) for i, offset in enumerate(places)]
 
     def array(self, field: int, dtype) -> np.ndarray:
-        """A vector of numbers: a view of the file; empty where it is not stored."""
+        """A vector of numbers: a view of the file; empty if it is not stored."""
         start = self._start(field)
         if not start:
             return np.empty(0, dtype)
@@ -75,12 +74,12 @@ class Table:
         return self.array(field, np.uint8)[:most].tobytes().decode("utf-8", "replace")
 
     def _start(self, field: int) -> int:
-        """Where the first element of a vector lies; 0 where it is not stored."""
+        """The place of a vector's first element; 0 if it is not stored."""
         at = self._place(field)
         return _followed(self.data, at) + _OFFSET if at else 0
 
     def _place(self, field: int) -> int:
-        """Where a field lies; 0 where it is not stored."""
+        """The place of a field; 0 if it is not stored."""
         offset = _number(self.data, self._vtable + _VTABLE_HEAD + 2 * field, "<H") if field < self._fields else 0
         if offset >= max(self._bytes, 1):
             raise Damaged("it is damaged")
@@ -88,12 +87,12 @@ class Table:
 
 
 def root(data: bytes, identifier: bytes) -> Table:
-    """The table that a file is.
+    """The root table of a file.
 
     Raises
     ------
     Damaged
-        It has another identifier, or is cut short.
+        The file has another identifier, or is cut short.
     """
     if data[_OFFSET : 2 * _OFFSET] != identifier:
         raise Damaged(f"it does not begin as one: {data[_OFFSET : 2 * _OFFSET]!r} stands for {identifier!r}")

@@ -1,7 +1,7 @@
-"""What a model computes in its own framework: PyTorch, ONNX Runtime for an ONNX file, LiteRT for a TFLite file.
+"""The outputs of a model in its own framework: PyTorch, ONNX Runtime for an ONNX file, LiteRT for a TFLite file.
 
-All also tell what stands before a last softmax or activation (`before_last`): the same graph, that one operator left
-out. Probabilities of 1.0 and 0.0 hide what the logits show.
+All of them also give the values before a last softmax or activation, by running the graph without that operator.
+Probabilities of 1.0 and 0.0 hide differences that the logits show.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 
-# operators that may stand between the last function and the output, and those functions; `torch_run` has PyTorch's
+# operators that may stand between the last function and the output, and these functions; PyTorch's are in `torch_run`
 _VIEWS = {"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _AFFINE = {"Add", "Sub", "Mul", "Div"}  # with a constant
 _FUNCTIONS = {
@@ -29,19 +29,19 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a framework said.
+    """The outputs of a framework.
 
     Attributes
     ----------
     values : list of lists of ndarray
-        For each of the inputs, its outputs.
+        The outputs for each of the inputs.
     before : list of lists of (ndarray or None)
         The same without the last function; None for an output that has none.
     functions : tuple of str
         The function of each output: ``softmax``, ``sigmoid``, ``hardsigmoid``, ``relu``, ``clip``, ``silu``,
         ``hardswish``; empty for none.
     name : str
-        Of the framework, with its version.
+        The name of the framework, with its version.
     """
 
     values: list
@@ -50,7 +50,7 @@ class Outputs:
     name: str
 
     def telling(self, output: int) -> list[np.ndarray]:
-        """One output for each of the inputs, before its last function where it has one."""
+        """One output for each of the inputs, before its last function if it has one."""
         chosen = self.before if self.functions[output] else self.values
         return [outputs[output] for outputs in chosen]
 
@@ -62,7 +62,7 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
     ----------
     options : ModelOptions
     model : models.registry.ModelSpec or None
-        None for a file.
+        The PyTorch network; None for a file.
     inputs : list of tuples of ndarray
     """
     if model is None and options.file_kind == "onnx":
@@ -76,7 +76,7 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
     from tvm_mobilenet.frontend import torch_run
 
     name = f"PyTorch {torch.__version__.split('+')[0]}"
-    if model is not None and not options.in_registry:  # it may end in any function
+    if model is not None and not options.in_registry:  # the network may end in any function
         tensors = tuple(torch.from_numpy(x) for x in inputs[0])
         program = torch.export.export(model.module, tensors).module()
         return Outputs(*torch_run.with_and_without_last(program, inputs), name)
@@ -93,7 +93,7 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
 
 
 def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]]:
-    """What a saved program computes in the process that reads it; its answer is checked."""
+    """The outputs of a saved program, computed in the process that reads it and checked here."""
     from tvm_mobilenet.frontend import pt2_reader, torch_run
 
     data, tensors = pt2_reader.run(path, inputs)
@@ -130,12 +130,12 @@ def _onnx(path: Path, inputs: list) -> Outputs:
 
     def outputs(model: str | bytes) -> list:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it refuses is told below
+        options.log_severity_level = 4  # errors are reported below
         try:
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             names = [i.name for i in session.get_inputs()]
             return [session.run(None, dict(zip(names, x, strict=True))) for x in inputs]
-        except Exception as e:  # of a dozen classes of its own
+        except Exception as e:  # it has a dozen error classes
             text = " ".join(str(e).split()).split(" : ", 2)[-1]
             raise TvmMobilenetError(
                 f"{path} cannot be verified: ONNX Runtime, the reference, does not run it: {text[:300]}",
@@ -152,7 +152,7 @@ def _onnx(path: Path, inputs: list) -> Outputs:
 
 
 def _leave_out_of_onnx(graph) -> tuple[str, ...]:
-    """Makes the last function of each output an Identity; which these were."""
+    """Replace the last function of each output by an Identity; returns the functions."""
     import onnx
 
     makers = {name: node for node in graph.node for name in node.output}

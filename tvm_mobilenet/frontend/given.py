@@ -1,6 +1,6 @@
-"""Models that a program holds, not a file: written as a ``.pt2`` file, so that all that follows is the same.
+"""Models in memory, written as a ``.pt2`` file, so that all later steps are the same as for a file.
 
-A build names the files it was made from, and `verify` reads them again; a module in memory is in none.
+A build records the files that it was made from, and `verify` reads them again; a module in memory has no file.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ def save(model: nn.Module | ExportedProgram, example_inputs: Inputs | None, fold
     Parameters
     ----------
     model : nn.Module or ExportedProgram
-        A module is exported as it is in ``eval`` mode, and left in the mode that it was in.
+        A module is exported in ``eval`` mode, and keeps its own mode afterwards.
     example_inputs : Tensor or sequence of Tensor, optional
-        Of a module: what ``torch.export.export`` takes as arguments.
+        For a module: the arguments for ``torch.export.export``.
     folder : path
-        An existing one.
+        An existing folder.
 
     Returns
     -------
     path
-        Named after the module's class.
+        The file, named after the module's class.
 
     Raises
     ------
     TvmMobilenetError
-        It is neither; ``example_inputs`` are missing or of another kind; PyTorch cannot export it, and why.
+        The model has another type, ``example_inputs`` are missing or of another type, or PyTorch cannot export the
+        module.
     """
     packages.require("compile", "torch")
     import torch
@@ -92,7 +93,7 @@ def _exported(module: nn.Module, arguments: tuple) -> ExportedProgram:
     modes = {name: one.training for name, one in module.named_modules()}
     try:
         return torch.export.export(module.eval(), arguments)
-    except Exception as e:  # whatever the module's own code raises
+    except Exception as e:  # the module's own code may raise anything
         raise TvmMobilenetError(
             f"torch.export cannot export {type(module).__name__}: {reason(e)}",
             "torch.export.export(module.eval(), example_inputs) shows all of it; check the inputs' shapes",

@@ -1,8 +1,8 @@
-"""A program of `torch.export` as plain data, made a graph again for TVM's importer.
+"""A program of `torch.export` as plain data, converted back to a graph for TVM's importer.
 
-The data may come from a process that read a hostile file: each field is checked, names are identifiers, operators are
-looked up by name and never called, values are shapes without memory. What an operator's name does not lead to becomes
-an operator that nobody knows, and the passes report it.
+The data may come from a process that read a hostile file. So each field is checked, names must be identifiers,
+operators are looked up by name and never called, and values are shapes without memory. An operator whose name is not
+found becomes an unknown operator, which the passes report.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _NAMESPACES = ("aten", "prims")
 _OPERATORS = {"getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow"}
 _KINDS = ("PARAMETER", "BUFFER", "CONSTANT_TENSOR")
 _WORDS = {"layout": ("strided",), "memory_format": ("contiguous_format", "preserve_format", "channels_last")}
-_DEEPEST = 4  # lists in lists of arguments
-_MOST_NODES = 4 * limits.MOST_NODES  # decomposed
+_DEEPEST = 4  # depth of nested lists in arguments
+_MOST_NODES = 4 * limits.MOST_NODES  # after decomposition
 
 
 class Program:
-    """What TVM's importer reads of an ExportedProgram, made of `torch_export.described`'s data.
+    """The parts of an ExportedProgram that TVM's importer reads, made from the data of `torch_export.described`.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Program:
     Raises
     ------
     ValueError
-        The data are not of that form.
+        The data does not have that form.
     TvmMobilenetError
         A value is larger than any board's memory.
     """
@@ -49,7 +49,7 @@ class Program:
         self.graph_module = torch.nn.Module()
         self.sources: dict[torch.fx.Node, str] = {}
         self._nodes: dict[str, torch.fx.Node] = {}
-        self._constant: dict[torch.fx.Node, int] = {}  # bytes of the largest parameter that it is made of
+        self._constant: dict[torch.fx.Node, int] = {}  # bytes of the largest parameter that a node is computed from
         self._tensors: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in _KINDS}
         kinds = torch.export.graph_signature.InputKind
         specs = []
@@ -100,7 +100,7 @@ class Program:
         if not _NAME.fullmatch(name) or len(name) > limits.MOST_NAME or self._nodes.setdefault(name, node) is not node:
             raise ValueError("a value with a name that is none, or that another has")
         if node.op == "placeholder":
-            node.name = name  # which may be one of Python's own, such as input
+            node.name = name  # it may be a Python builtin, such as input
         return node
 
     def _node(self, name: object) -> torch.fx.Node:
@@ -121,7 +121,9 @@ class Program:
         self._check_constant(node, name)
 
     def _check_constant(self, node: torch.fx.Node, name: str) -> None:
-        """Refuse what is made of constants alone and is many times as large: it would be computed."""
+        """Refuse a value that is computed only from constants and is many times as large, since importing would compute
+        it.
+        """
         sources = node.all_input_nodes
         if not all(source in self._constant for source in sources):
             return
@@ -151,11 +153,11 @@ class Program:
                 return getattr(torch, content)
             if kind == "device":
                 return torch.device("cpu")
-        return None  # an inner graph, say: no operator that is known takes one
+        return None  # for example an inner graph: no known operator takes one
 
 
 class _Unknown:
-    """An operator that stands only for its name."""
+    """An operator of which only the name is known."""
 
     __module__ = "unknown"
 

@@ -1,7 +1,7 @@
-"""What every importer ends with: sources, and a place for operators that TVM does not know.
+"""The last step of every importer: sources, and placeholders for operators that TVM does not know.
 
-An operator that cannot be imported becomes an opaque call of the right shape. So the import always comes to its end,
-and the passes report everything that is unsupported at once, whatever the reason.
+An operator that cannot be imported becomes an opaque call of the right shape. So the import always completes, and the
+passes report all unsupported operators at once.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from tvm_mobilenet.files import limits
 
 
 def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] = (), **attrs: str) -> tvm.IRModule:
-    """The module with ``sources`` on ``main``, and ``outputs``, their names, where they have any, and other attributes.
+    """The module with the attributes ``sources`` and ``outputs`` (names, if there are any) on ``main``, and other
+    attributes.
 
     Parameters
     ----------
     mod : IRModule
-        As TVM's importer left it.
+        The result of TVM's importer.
     noted : dict of str to str
-        The variable that each node of the model ended in, and the node's place. Operators that were emitted on the way
-        to it belong to the same node: they get the source of the next variable that was noted.
+        The variable of each node's result, and the node's place in the model. Operators that were emitted before it for
+        the same node get the source of the next noted variable.
     """
     main = mod["main"]
     _check_sizes(main)
@@ -37,8 +38,8 @@ def finished(mod: tvm.IRModule, noted: dict[str, str], outputs: tuple[str, ...] 
 
 
 def _check_sizes(main: relax.Function) -> None:
-    """Refuse values that no board has memory for, and constants that would be computed and are larger than stored."""
-    stored: dict[relax.Var, int] = {}  # of what follows from constants: bytes of the largest of them
+    """Refuse values that exceed any board's memory, and computed constants that are larger than stored ones."""
+    stored: dict[relax.Var, int] = {}  # for values computed from constants: bytes of the largest constant
     for binding in (b for block in main.body.blocks for b in block.bindings):
         var, value = binding.var, binding.value
         size = sum(_bytes(ty, var.name) for ty in _tensor_types(var.ty))
@@ -67,8 +68,8 @@ def _tensor_types(ty) -> list[relax.TensorType]:
 
 
 def _bytes(ty: relax.TensorType, name: str) -> int:
-    """Bytes of a value; 0 where its shape is not known."""
-    shape = getattr(ty, "shape", None)  # a number in an operator's arguments has none
+    """Bytes of a value; 0 if its shape is unknown."""
+    shape = getattr(ty, "shape", None)  # a number among an operator's arguments has no shape
     if not isinstance(shape, relax.ShapeExpr) or not all(hasattr(d, "value") for d in shape):
         return 0
     elements, item = math.prod(int(d.value) for d in shape), max(1, getattr(ty.dtype, "bits", 32) // 8)
@@ -77,7 +78,9 @@ def _bytes(ty: relax.TensorType, name: str) -> int:
 
 
 def opaque(name: str, inputs: list, types: list[relax.TensorType], why: str = "") -> relax.Call:
-    """A call that stands for an operator that could not be imported; its symbol is the name, on a second line why."""
+    """A placeholder for an operator that could not be imported; its symbol is the name, and on a second line the
+    reason.
+    """
     tensors = [i for i in inputs if isinstance(i, relax.Expr) and isinstance(i.ty, relax.TensorType)]
     symbol = f"{name}\n{why}" if why else name
     return relax.op.call_dps_packed(symbol, relax.Tuple(tensors), types[0] if len(types) == 1 else types)

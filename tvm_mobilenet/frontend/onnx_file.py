@@ -1,8 +1,9 @@
-"""ONNX files to Relax, as PyTorch's and TensorFlow's exporters write them.
+"""Import of ONNX files to Relax, as the exporters of PyTorch and TensorFlow write them.
 
-Before TVM's importer sees the graph, sizes that it leaves open are fixed (`onnx_inputs`) and everything that depends on
-constants and shapes only is computed (`onnx_fold`): what is left are the operators of the network. Some have converters
-of ours (`onnx_operators`); what nobody can import becomes an opaque call, which the passes report with everything else.
+Before TVM's importer reads the graph, open sizes are fixed (`onnx_inputs`), and every value that depends only on
+constants and shapes is computed (`onnx_fold`). Only the operators of the network remain. Some have converters of ours
+(`onnx_operators`). An operator without a converter becomes an opaque call, which the passes report together with all
+others.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ def from_onnx(
     Parameters
     ----------
     path : str or Path
-        float32, opset 11 or newer.
+        A float32 model with opset 11 or newer.
     batch, size : int, (int, int), optional
-        Images at once, height and width, where the file leaves them open.
+        Batch size, height and width, if the file leaves them open.
     layout : str
-        Where an image has its channels, if the graph does not tell.
+        The layout of images, if the graph does not determine it.
 
     Raises
     ------
     TvmMobilenetError
-        For a file that is missing, truncated, no ONNX, too old, not float32, of the wrong rank, or lacks initialisers;
-        for sizes that are open, or not the ones given.
+        The file is missing, truncated, not ONNX, too old, not float32, of the wrong rank, or lacks initialisers; or
+        sizes are open, or differ from the given ones.
     """
     path = Path(path)
     model = _load(path)
     try:
         opset = _check(model, path)
         fix_inputs(model.graph, batch, size, layout, path)
-        # TVM prints the names of operators that it does not know, whatever is in them
+        # TVM prints the names of unknown operators, which may contain any characters
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             model = fold(model, path)
@@ -68,7 +69,7 @@ def from_onnx(
         return finished(mod, importer.noted, tuple(printable(output.name) for output in model.graph.output))
     except TvmMobilenetError:
         raise
-    except Exception as e:  # a graph that no exporter wrote breaks a rule in one of a hundred places
+    except Exception as e:  # an invalid graph can fail in a hundred places
         raise TvmMobilenetError(
             f"{path} cannot be imported: {reason(e)[:300]}",
             "check it with onnx.checker.check_model; it may be damaged: export it again",
@@ -76,7 +77,7 @@ def from_onnx(
 
 
 class _Importer(ONNXGraphImporter):
-    """TVM's importer, with sources, converters of ours, and opaque calls for what neither can do."""
+    """TVM's importer, with sources, converters of ours, and opaque calls for other operators."""
 
     def __init__(self, model: onnx.ModelProto):
         super().__init__({}, "float32")
@@ -85,7 +86,7 @@ class _Importer(ONNXGraphImporter):
         self._shapes = shapes_of(model)
 
     def _check_for_unsupported_ops(self, graph):
-        pass  # reported by the passes, with everything else
+        pass  # the passes report them together with all others
 
     def _convert_operator(self, op_name, inputs, attrs, opset):
         node, convert = next(self._nodes_left), CONVERTERS.get(op_name)
@@ -138,7 +139,7 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> int:
-    """The opset of a model that can be imported."""
+    """Check that a model can be imported; returns its opset."""
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise TvmMobilenetError(

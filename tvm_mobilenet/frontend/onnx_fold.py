@@ -1,4 +1,4 @@
-"""The part of an ONNX graph that depends on constants and shapes only, computed.
+"""Constant folding for ONNX graphs: the part that depends only on constants and shapes.
 
 Exporters write the target of a reshape as Shape, Gather, Concat, and the widths of a pad as a dozen operators. With
 the input's shape fixed all of them are constants. ONNX's own reference evaluator computes them, one node at a time.
@@ -18,7 +18,7 @@ from tvm_mobilenet.frontend import onnx_limits
 
 
 def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model without nodes whose results are known; Identity and Dropout are gone too. ``path`` is for messages.
+    """The model without nodes whose results are known, and without Identity and Dropout. ``path`` is for messages.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def explicit_pads(model: onnx.ModelProto) -> None:
-    """Convolutions and pools with ``auto_pad`` SAME get the pads that it stands for, in place."""
+    """Replace ``auto_pad`` SAME of convolutions and pools by explicit pads, in place."""
     shapes = shapes_of(model)
     initialisers = {i.name: tuple(i.dims) for i in model.graph.initializer}
     for node in model.graph.node:
@@ -86,11 +86,11 @@ def explicit_pads(model: onnx.ModelProto) -> None:
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Static shape and dtype of each value that ONNX's inference finds one for."""
+    """The static shape and dtype of each value, as far as ONNX's inference finds them."""
     try:
         values = onnx_limits.values_stay_small(model.graph)
         graph = onnx.shape_inference.infer_shapes(model, data_prop=values).graph
-    except Exception:  # a broken or foreign node: what is known without inference
+    except Exception:  # a broken or foreign node: use the shapes without inference
         graph = model.graph
     found = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -102,13 +102,13 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto, path: Path) -> list[np.ndarray] | None:
-    """The outputs of a node of constants, or None when it is not computed here, or breaks a rule."""
+    """The outputs of a node of constants, or None if it is not computed here or is invalid."""
     try:
         feeds = {i: numpy_helper.to_array(constants[i]) for i in node.input if i}
     except Exception:
         return None
     if node.op_type == "DequantizeLinear":
-        return None  # what comes quantized stays whole numbers
+        return None  # quantized constants stay integers
     if not onnx_limits.check_constants(node, feeds, path):
         return None
     graph = onnx.helper.make_graph(

@@ -1,8 +1,8 @@
-"""The inputs of an ONNX graph, all sizes fixed.
+"""The inputs of an ONNX graph, with all sizes fixed.
 
-A file may leave dimensions open, with a name (``dim_param``) or without, or even the rank. Where an image has its
-channels, and how many, then follows from what reads it: the first convolution, through transposes and operators that
-keep the shape.
+A file may leave dimensions open, with a name (``dim_param``) or without, or even the rank. The axis and number of an
+image's channels then follow from the first convolution that reads it, through transposes and operators that keep the
+shape.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import sizes
 
-# Operators whose output has the shape of their first input, or of the other that is no constant.
+# Operators whose output has the shape of their first input, or of the only input that is not constant.
 _KEEPS_SHAPE = {
     "Add", "BatchNormalization", "Cast", "Clip", "DequantizeLinear", "Div", "Dropout", "HardSigmoid", "HardSwish",
     "Identity", "LeakyRelu", "Mul", "Pad", "QuantizeLinear", "Relu", "Sigmoid", "Sub", "Tanh",
@@ -25,19 +25,19 @@ _KEEPS_SHAPE = {
 def fix_inputs(
     graph: onnx.GraphProto, batch: int | None, size: tuple[int, int] | None, layout: str, path: Path
 ) -> None:
-    """Fix the dimensions of every input, in place; shapes that the file notes for other values are dropped.
+    """Fix the dimensions of every input, in place; the file's shapes of other values are dropped.
 
     Parameters
     ----------
     batch, size : int, (int, int), optional
-        Images at once, height and width, as the user gave them.
+        Batch size, height and width, as the user gave them.
     layout : str
-        Where an image has its channels, if the graph does not tell.
+        The layout of images, if the graph does not determine it.
 
     Raises
     ------
     TvmMobilenetError
-        As `sizes.fix`, and for an input that no image network has.
+        As for `sizes.fix`, and for an input that no image network has.
     """
     for value in graph.input:
         if (holds := value.type.WhichOneof("value")) != "tensor_type":
@@ -48,20 +48,20 @@ def fix_inputs(
         tensor = value.type.tensor_type
         sizes.check_input(value.name, dims, _dtype(tensor.elem_type))
         tensor.shape.CopyFrom(onnx.TensorShapeProto(dim=[{"dim_value": d} for d in dims]))
-    # they may hold the dimensions that were open: they are inferred again
+    # they may have the open dimensions; inference finds them again
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
 
 
 def _dtype(element: int) -> str:
-    """A type of elements by its name: ``float32``; of those that numpy lacks, ONNX's own, such as ``string``."""
+    """The name of an element type: ``float32``; for types that numpy lacks, ONNX's own name, such as ``string``."""
     name = onnx.TensorProto.DataType.Name(element).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _input(graph: onnx.GraphProto, value: onnx.ValueInfoProto, default: str) -> sizes.Input:
-    """An input as the graph has it; its channels are filled in where a convolution tells them."""
+    """An input of the graph; a convolution fills in its channels, if possible."""
     shape = value.type.tensor_type.shape
     dims = [_dim(d) for d in shape.dim]
     axis, channels, rank = _channels(graph, value.name)
@@ -76,7 +76,7 @@ def _input(graph: onnx.GraphProto, value: onnx.ValueInfoProto, default: str) -> 
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | sizes.Free:
-    """A dimension: PyTorch's exporters write ``8*height`` where it must be a multiple."""
+    """A dimension. PyTorch's exporters write ``8*height`` if it must be a multiple."""
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return dim.dim_value
     multiple = re.fullmatch(r"(\d+)\s*\*\s*(\w+)", dim.dim_param)
@@ -93,7 +93,7 @@ def _channels(graph: onnx.GraphProto, name: str) -> tuple[int | None, int, int]:
             weights[node.output[0]] = tuple(attribute.t.dims)
     orders: dict[str, tuple[int, ...] | None] = {
         name: None
-    }  # of a value: the input's axes in its order; None: the same
+    }  # for each value, the input's axes in its order; None if unchanged
     rank = 0
     for node in graph.node:
         found = next((i for i in node.input if i in orders), None)

@@ -1,7 +1,7 @@
-"""How large the parts of an ONNX file may be, checked before anything is made of them.
+"""Limits for the parts of an ONNX file, checked before the parts are used.
 
 A file of a hundred bytes can declare a constant of gigabytes, repeat one a million times, or name a file elsewhere as
-its weights. What a graph declares is held against these limits first; a constant is folded only if its size is known.
+its weights. So declared sizes are compared with these limits first, and a constant is folded only if its size is known.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend import onnx_wire
 
-_MOST_BYTES = (2 << 30) - 1  # of a file, as the format has it
+_MOST_BYTES = (2 << 30) - 1  # limit of a file, by the format
 _MOST_PROPAGATED = 4096  # elements of a shape that a graph computes
 _TEXTS = "cut the model before them: a network computes with numbers"
-_ITEM_BYTES = 8  # of the largest element
-# Operators of constants that are computed, and how many elements the result has at most: `_most_elements`.
+_ITEM_BYTES = 8  # bytes of the largest element
+# Operators that are folded; `_most_elements` bounds the number of elements of their results.
 _LIKE_INPUTS = {
     *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Cos", "DequantizeLinear", "Div", "Elu", "Equal", "Erf"),
     *("Exp", "Floor", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Less", "LessOrEqual", "Log", "Max"),
@@ -37,14 +37,14 @@ _NO_LARGER = {
 
 
 def parsed(path: Path) -> onnx.ModelProto:
-    """The model of a file, whose parts were counted first; external data stay where they are.
+    """The model of a file, after a count of its parts; external data is not read.
 
     Raises
     ------
     TvmMobilenetError
-        It has more parts, or bytes, than any model.
+        The file has more parts, or bytes, than any model.
     OSError, google.protobuf.message.DecodeError
-        It cannot be read, or is damaged.
+        The file cannot be read, or is damaged.
     """
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise TvmMobilenetError(f"{path} has {size:,} bytes, as no ONNX file can", "save its weights as external data")
@@ -65,7 +65,7 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
     Raises
     ------
     TvmMobilenetError
-        It names what is too large, or where the weights are said to be.
+        The message names the oversized part, or the declared place of the weights.
     """
     if model.functions or model.training_info:
         raise TvmMobilenetError(
@@ -81,7 +81,7 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
         texts = (
             n for n in graph.node if n.op_type == "Cast" and any(a.i == onnx.TensorProto.STRING for a in n.attribute)
         )
-        if found := next(texts, None):  # each would be an object of Python's
+        if found := next(texts, None):  # each would become a Python object
             raise TvmMobilenetError(f"{path}: {found.name or found.output[:1]} makes texts of numbers", _TEXTS)
         for name in _names(graph):
             if len(name) > limits.MOST_NAME:
@@ -109,7 +109,7 @@ def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def check_values(shapes: dict[str, tuple[tuple[int, ...], str]], path: Path) -> None:
-    """Refuse a value that no board has memory for.
+    """Refuse a value that exceeds any board's memory.
 
     Parameters
     ----------
@@ -123,19 +123,19 @@ def check_values(shapes: dict[str, tuple[tuple[int, ...], str]], path: Path) -> 
 
 
 def values_stay_small(graph: onnx.GraphProto) -> bool:
-    """Whether ONNX's inference may compute shapes from values: it joins, counts and repeats them without any limit."""
+    """Whether ONNX's inference may compute shapes from values, which it joins, counts and repeats without limit."""
     sizes = {i.name: math.prod(i.dims) for i in graph.initializer if len(i.dims) < 2}
     for node in graph.node:
         inputs = [sizes[i] for i in node.input if i in sizes]
         size = None
         if node.op_type == "Concat":
-            size = sum(inputs) if len(inputs) == len(node.input) else None  # else feature maps
+            size = sum(inputs) if len(inputs) == len(node.input) else None  # otherwise these are feature maps
         elif node.op_type in ("Shape", "Size", "Constant"):
             size = limits.MOST_RANK
         elif node.op_type in _LIKE_INPUTS | _NO_LARGER | {"Gather"} and 0 < len(inputs) == len(node.input):
             size = max(inputs)
         elif node.op_type not in _LIKE_INPUTS | _NO_LARGER | {"Gather"} and 0 < len(inputs) == len(node.input):
-            return False  # Range, say
+            return False  # for example Range
         if size is not None:
             if size > _MOST_PROPAGATED and node.op_type == "Concat":
                 return False
@@ -154,7 +154,7 @@ def check_constants(node: onnx.NodeProto, values: dict[str, np.ndarray], path: P
     Raises
     ------
     TvmMobilenetError
-        The result is many times as large as what it is made of.
+        The result is many times larger than its inputs.
     """
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
         return False
@@ -210,7 +210,7 @@ def _broadcast(shape: tuple[int, ...], wanted: np.ndarray) -> list[int]:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and those inside of its nodes."""
+    """A graph, and the graphs inside its nodes."""
     left = [graph]
     while left:
         one = left.pop()
@@ -241,7 +241,7 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
-    """Refuse a stored tensor whose elements are not there, or in a file elsewhere."""
+    """Refuse a stored tensor whose elements are missing, or in a file outside the model's folder."""
     name = tensor.name or "a constant"
     if len(tensor.dims) > limits.MOST_RANK or any(d < 0 for d in tensor.dims):
         raise TvmMobilenetError(f"{path}: {name} has the shape {list(tensor.dims)[:8]}", "export the model again")

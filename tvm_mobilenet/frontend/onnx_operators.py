@@ -1,7 +1,8 @@
-"""Converters of ONNX operators that TVM's importer has not, or gets wrong, or writes so that no pass knows them again.
+"""Converters for ONNX operators that TVM's importer lacks, converts wrongly, or writes in a form that no pass
+recognises.
 
-`CONVERTERS` has one by the operator's name: ``convert(bb, inputs, attrs, otherwise)`` gives the Relax of a node, where
-``otherwise(inputs)`` is what TVM's own importer makes of these inputs. A ValueError says why there is none.
+`CONVERTERS` has them by operator: ``convert(bb, inputs, attrs, otherwise)`` returns the Relax expression of a node, and
+``otherwise(inputs)`` that of TVM's own importer. A ValueError gives the reason why a node cannot be converted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def _clip(bb, inputs, attrs, otherwise):
 
 
 def _range(inputs, attrs: dict) -> tuple[float, float]:
-    """The bounds of a Clip; a ValueError when one is no constant."""
+    """The bounds of a Clip; a ValueError if one is not constant."""
     bounds = [attrs.get("min", -np.inf), attrs.get("max", np.inf)]
     for i in (1, 2):
         if len(inputs) > i and inputs[i] is not None:
@@ -28,7 +29,7 @@ def _range(inputs, attrs: dict) -> tuple[float, float]:
 
 
 def _pad(bb, inputs, attrs, otherwise):
-    """A constant pad as Relax's operator, wrapped data as pieces side by side."""
+    """A constant pad as Relax's operator, a wrapping pad as a concatenation of pieces."""
     if len(inputs) > 3 and inputs[3] is not None:
         return otherwise(inputs)
     mode, widths = _text(attrs.get("mode", "constant")), _numpy(inputs[1]).reshape(2, -1).T
@@ -43,7 +44,7 @@ def _pad(bb, inputs, attrs, otherwise):
 
 
 def _wrapped(bb, x: relax.Expr, axis: int, before: int, after: int) -> relax.Expr:
-    """Data with its other end before it and its beginning behind it."""
+    """Data, preceded by its end and followed by its beginning."""
     if not before and not after:
         return x
     size = int(x.ty.shape[axis])
@@ -58,7 +59,7 @@ def _wrapped(bb, x: relax.Expr, axis: int, before: int, after: int) -> relax.Exp
 
 
 def _extreme(operator: Callable) -> Callable:
-    """Min and Max of any number of operands; TVM's own stacks them."""
+    """Min and Max of any number of operands, which TVM's converter would stack."""
 
     def convert(bb, inputs, attrs, otherwise):
         return reduce(lambda a, b: bb.emit(operator(a, b)), inputs)
@@ -73,7 +74,7 @@ def _celu(bb, inputs, attrs, otherwise):
     below = bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(grown, _const(1.0))), _const(alpha)))
     return relax.op.add(
         bb.emit(relax.op.nn.relu(x)), bb.emit(relax.op.minimum(below, _const(0.0)))
-    )  # exp may overflow to infinity where x is large; its minimum with 0 is 0
+    )  # exp may overflow to infinity for large x; its minimum with 0 is 0
 
 
 def _swish(bb, inputs, attrs, otherwise):
@@ -83,7 +84,7 @@ def _swish(bb, inputs, attrs, otherwise):
 
 
 def _lp_normalization(bb, inputs, attrs, otherwise):
-    """Divided by the norm along an axis; where that is zero, the data's zeros stay, as ONNX Runtime has it."""
+    """Data divided by its norm along an axis; if the norm is zero, the data's zeros stay, as in ONNX Runtime."""
     x, axis, p = inputs[0], int(attrs.get("axis", -1)), int(attrs.get("p", 2))
     if p not in (1, 2):
         raise ValueError(f"p = {p}: the norms are 1 and 2")
@@ -95,12 +96,13 @@ def _lp_normalization(bb, inputs, attrs, otherwise):
 
 
 def _resize(bb, inputs, attrs, otherwise):
-    """TVM knows no empty operands, resizes the last two dimensions, and computes from sizes: scales that make no whole
-    sizes would give other values."""
-    given = type(inputs)  # which answers None where a node has fewer
+    """TVM's converter does not know empty operands, resizes only the last two dimensions, and computes from sizes, so
+    scales without whole sizes would give other values.
+    """
+    given = type(inputs)  # it gives None for missing inputs
     inputs = given(None if i and x is not None and _is_empty(x) else x for i, x in enumerate(inputs))
     if _text(attrs.get("coordinate_transformation_mode", "")) == "half_pixel_symmetric":
-        attrs["coordinate_transformation_mode"] = b"half_pixel"  # of whole sizes the same
+        attrs["coordinate_transformation_mode"] = b"half_pixel"  # equivalent for whole sizes
     x, axes = inputs[0], [int(a) for a in attrs.pop("axes", ())]
     shape = [int(d) for d in x.ty.shape]
     axes = [a % len(shape) for a in axes] or list(range(len(shape)))
@@ -121,12 +123,12 @@ def _resize(bb, inputs, attrs, otherwise):
     changed = [a for a in range(len(shape)) if wanted[a] != shape[a]]
     if not changed and places != "tf_crop_and_resize":
         return x
-    nhwc = len(shape) == 4 and 1 in changed  # which TVM's importer does not know
+    nhwc = len(shape) == 4 and 1 in changed  # TVM's importer does not know this
     if nhwc and 3 in changed:
         raise ValueError(f"{len(changed)} dimensions are resized: {shape} to {wanted}")
     if nhwc:
         x, wanted = bb.emit(relax.op.permute_dims(x, [0, 3, 1, 2])), [wanted[a] for a in (0, 3, 1, 2)]
-    # of one row that lies at a corner: the first, for TVM divides by the rows but one
+    # a single row of align_corners is the first row; TVM would divide by the number of rows minus one
     alone = [a for a in range(2, len(wanted)) if wanted[a] == 1 and places == "align_corners"]
     first = [0] * len(alone)
     if alone:
@@ -139,7 +141,7 @@ def _resize(bb, inputs, attrs, otherwise):
 
 
 def _conv_transpose(bb, inputs, attrs, otherwise):
-    """TVM's importer overlooks ``output_shape``, which says what is cut off."""
+    """Apply ``output_shape``, which TVM's importer ignores: it determines the rows that are cut off."""
     output = attrs.pop("output_shape", None)
     if output is None:
         return otherwise(inputs)

@@ -1,7 +1,7 @@
-"""QuantizeLinear and DequantizeLinear of ONNX files: what is read of them, and what of other quantized files is said.
+"""QuantizeLinear and DequantizeLinear of ONNX files, and the errors for other quantized files.
 
-Files with scales at their activations and weights (QDQ) are read: each pair of nodes becomes Relax's ``quantize`` and
-``dequantize``, which `passes.given_scales` takes on. Other ways of quantizing are refused with what to do.
+Files with scales at their activations and weights (QDQ) are supported: each pair of nodes becomes Relax's ``quantize``
+and ``dequantize``, which `passes.given_scales` reads. Other ways of quantization are errors with a remedy.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _OTHERS = {
 
 
 def prepare(model: onnx.ModelProto, path: Path) -> None:
-    """Quantize and dequantize nodes of ONNX Runtime's own domain become ONNX's, in place.
+    """Convert quantize and dequantize nodes of ONNX Runtime's own domain to ONNX's, in place.
 
     Raises
     ------
     TvmMobilenetError
-        The file is quantized in a way that is not read; it says in which, and what to do.
+        The file is quantized in an unsupported way; the message names it and gives the remedy.
     """
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx", _MICROSOFT):
@@ -50,12 +50,12 @@ def prepare(model: onnx.ModelProto, path: Path) -> None:
 
 
 def read_by_others(graph: onnx.GraphProto) -> set[str]:
-    """What is read by other nodes than the pair."""
+    """The values that other nodes than quantize and dequantize read."""
     return {i for node in graph.node if node.op_type not in PAIR for i in node.input}
 
 
 def leave_out_casts(graph: onnx.GraphProto) -> None:
-    """Take out casts that change nothing, in place: PyTorch writes one before each dequantize."""
+    """Remove casts that change nothing, in place: PyTorch writes one before each dequantize."""
     dtypes = {i.name: i.data_type for i in graph.initializer}
     whole = {}
     for node in graph.node:
@@ -76,12 +76,12 @@ def leave_out_casts(graph: onnx.GraphProto) -> None:
 
 
 def require_pairs(graph: onnx.GraphProto) -> None:
-    """Refuse whole numbers that another node than a dequantize reads.
+    """Refuse integers that another node than a dequantize reads.
 
     Raises
     ------
     TvmMobilenetError
-        It names both nodes.
+        The message names both nodes.
     """
     made = {o: node for node in graph.node if node.op_type == PAIR[0] for o in node.output}
     for node in graph.node:
@@ -96,7 +96,7 @@ def require_pairs(graph: onnx.GraphProto) -> None:
 
 
 def converted(node: onnx.NodeProto, inputs, attrs: dict) -> relax.Expr:
-    """A node of the pair in Relax.
+    """A quantize or dequantize node in Relax.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def converted(node: onnx.NodeProto, inputs, attrs: dict) -> relax.Expr:
     Raises
     ------
     TvmMobilenetError
-        Its scale or zero point is none, or does not fit the data; it says where and why.
+        The scale or zero point is invalid, or does not fit the data; the message gives place and reason.
     """
     where = f"{node.op_type} at {node.name or node.output[0]}"
     data, scale = inputs[0], _constant(inputs[1], f"{where}: the scale")

@@ -1,4 +1,4 @@
-"""The whole numbers inside of a quantized ONNX file, as ONNX Runtime computes them."""
+"""The integers inside a quantized ONNX file, as ONNX Runtime computes them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tvm_mobilenet.terminal.printable import printable
 def whole_numbers(
     path: Path, inputs: list[tuple[np.ndarray, ...]], optimized: bool = False
 ) -> list[dict[str, np.ndarray]]:
-    """For each of the inputs what every dequantize of an activation reads, by its place.
+    """For each of the inputs, the data of every dequantize of an activation, by its place.
 
     Parameters
     ----------
     inputs : list of tuples of ndarray
     optimized : bool
-        By ONNX Runtime's integer kernels; else operator by operator, in float32 between the pairs.
+        Whether to use ONNX Runtime's integer kernels; otherwise it computes operator by operator, in float32 between
+        the pairs.
     """
     try:
         import onnxruntime

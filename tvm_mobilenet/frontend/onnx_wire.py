@@ -1,7 +1,7 @@
-"""How many parts a serialized ONNX model has, counted before it is parsed.
+"""A count of the parts of a serialized ONNX model before it is parsed.
 
-Two bytes of a file can stand for a whole message: a parser makes a hundred bytes of memory of them. So the messages,
-texts and numbers are counted first, by the lengths that stand in the file alone. Weights are one part, however long.
+Two bytes of a file can represent a whole message, for which a parser allocates a hundred bytes. So messages, texts and
+numbers are counted first, only by the lengths in the file. Weights are one part, however long.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 MOST_PARTS = 400_000  # the largest MobileNet's file has 10,000
-_DEEPEST = 100  # messages in messages, as the parser has it
+_DEEPEST = 100  # depth of nested messages, as in the parser
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5  # kinds of a part
 
 
 class _Fields:
-    """Which fields of a message are messages themselves."""
+    """The fields of a message that are messages themselves."""
 
     def __init__(self):
         self._known: dict[str, dict[int, Descriptor]] = {}
@@ -28,19 +28,19 @@ class _Fields:
 
 
 def check_parts(data: bytes, kind: Descriptor) -> None:
-    """Refuse a message of more parts than any model has, or of none that a parser would take.
+    """Refuse a message with more parts than any model, or one that a parser would not accept.
 
     Parameters
     ----------
     data : bytes
         A serialized message.
     kind : Descriptor
-        Of which type.
+        The type of the message.
 
     Raises
     ------
     ValueError
-        It says what is wrong.
+        The message gives the problem.
     """
     fields, left = _Fields(), MOST_PARTS
     waiting = [(0, len(data), kind, 0)]
@@ -72,7 +72,7 @@ def check_parts(data: bytes, kind: Descriptor) -> None:
 
 
 def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the place after it."""
+    """A number with seven bits in each byte, and the place after it."""
     found = shift = 0
     while at < end and shift < 70:
         byte = data[at]

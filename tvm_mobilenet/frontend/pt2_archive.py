@@ -1,9 +1,9 @@
-"""A saved program's archive, checked and written anew before torch reads it.
+"""A saved program's archive, checked and rewritten before torch reads it.
 
-Torch unpickles parts of an archive and evaluates others as Python (`torch.export.load` says so). What it reads is
-therefore not the file but an archive that is made here of the parts a program needs: the graph's JSON as it was parsed
-and checked, and the weights' bytes. Pickles, compiled code and everything unknown stay behind, so does any trick in how
-a zip lists its members.
+Torch unpickles parts of an archive and evaluates others as Python (`torch.export.load` says so). So torch does not read
+the file itself, but a new archive of the parts that a program needs: the parsed and checked JSON of the graph, and the
+weights' bytes. Pickles, compiled code and unknown parts are left out, and so are tricks in the member list of a zip
+file.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Refused(TvmMobilenetError):
 
 
 def cleaned(file: BinaryIO, path: Path) -> tuple[io.BytesIO, dict]:
-    """A new archive of what is needed of one, and the program's JSON; ``path`` is for messages.
+    """A new archive with the needed parts of another, and the program's JSON; ``path`` is for messages.
 
     Raises
     ------
     Refused
-        It asks for a pickle, for code, for operators that are not PyTorch's, or for more memory than it has bytes.
+        The archive requires a pickle, code, operators that are not PyTorch's, or more memory than it has bytes.
     ValueError, OSError, zipfile.BadZipFile
-        It is damaged, or no program.
+        The archive is damaged, or not a program.
     """
     size = file.seek(0, io.SEEK_END)
     with _opened(file, path) as archive:
@@ -77,12 +77,12 @@ def _opened(file: BinaryIO, path: Path) -> zipfile.ZipFile:
 
 
 def _in_folder(name: str) -> bool:
-    """Whether an archive's member lies in the folder that newer archives have around everything."""
+    """Whether an archive's member is inside the top-level folder of newer archives."""
     return name.count("/") >= 1 and not name.startswith(("data/", "models/", "extra_files/"))
 
 
 def _new_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
-    """As torch 2.8 and newer write it."""
+    """The archive as torch 2.8 and newer write it."""
     program = _program(path, read(_PROGRAM), found[_PROGRAM])
     kept: dict[str, bytes] = {"archive_format": b"pt2", "archive_version": b"0", ".data/version": b"3\n"}
     for name in ("archive_format", "archive_version", "byteorder"):
@@ -92,7 +92,7 @@ def _new_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
         raise ValueError("it is an archive of another kind, as torch.save and torch.jit.save write them")
     for kind in ("weights", "constants"):
         config = f"data/{kind}/model_{kind}_config.json"
-        if config not in found and f"data/{kind}/model.pt" in found:  # as torch 2.8 wrote it: read as weights only
+        if config not in found and f"data/{kind}/model.pt" in found:  # torch 2.8 wrote this: read as weights only
             name = f"data/{kind}/model.pt"
             kept[name] = checked_pickles(path, read(name))
             continue
@@ -110,7 +110,7 @@ def _new_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
 
 
 def _old_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
-    """As torch 2.7 and older write it: tensors are pickles, which are read as weights only."""
+    """The archive as torch 2.7 and older write it: tensors are pickles, which are read as weights only."""
     program = _program(path, read(_OLD_PROGRAM), found[_OLD_PROGRAM])
     kept = {_OLD_PROGRAM: json.dumps(program).encode(), "version": read("version")[:16]}
     for name in _OLD_PARTS:
@@ -122,12 +122,12 @@ def _old_format(path: Path, found: dict, read) -> tuple[io.BytesIO, dict]:
 
 
 def checked_pickles(path: Path, data: bytes) -> bytes:
-    """An archive of tensors as torch.save writes it, made anew.
+    """An archive of tensors as torch.save writes it, rewritten.
 
     Raises
     ------
     Refused
-        It is none, asks for more than tensors, or unpacks to far more than its bytes.
+        The data is not such an archive, has more than tensors, or unpacks to far more than its bytes.
     """
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise Refused(f"{path}: its tensors are a pickle that torch.save did not write", TRUST)
@@ -185,7 +185,7 @@ def _records(path: Path, kind: str, payload: dict, found: dict) -> dict[str, dic
 
 
 def _check_extent(path: Path, kind: str, records: list[dict], size: int) -> None:
-    """Refuse tensors that reach beyond their bytes, or are many times as large."""
+    """Refuse tensors that extend beyond their bytes, or are many times larger."""
     import torch
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 

@@ -1,7 +1,8 @@
-"""The process that reads saved programs, so that what such a file can bring about ends there.
+"""The process that reads saved programs, to contain the effects of a hostile file.
 
-`pt2_reader` starts it. It imports torch, reads nothing, and forks a process for each file. That one confines itself
-(`files.confinement`), gets the file as an open descriptor, and answers through a pipe: JSON, then safetensors.
+`pt2_reader` starts it. It imports torch, reads no file itself, and forks a process for each file. The forked process
+confines itself (`files.confinement`), gets the file as an open descriptor, and answers through a pipe: JSON, then
+safetensors.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from tvm_mobilenet.files.confinement import confine, die_with_parent, own_packag
 
 MOST_REQUEST = 1 << 16
 _MEMORY = 4 << 30  # bytes beyond torch itself, for a small file
-_MEMORY_FOR_EACH_BYTE = 8  # of a file
+_MEMORY_FOR_EACH_BYTE = 8  # memory for each byte of a file
 _CPU_SECONDS = 900
 
 
 def main(control: int) -> None:
-    """Fork a process for each request that comes in, until the other side closes.
+    """Fork a process for each request, until the other side closes.
 
     Parameters
     ----------
     control : int
-        Descriptor of a socket. A request is JSON, with it come the file, where to answer, and a file with inputs.
+        Descriptor of a socket. A request is JSON, with descriptors of the file, of the answer's pipe, and of a file
+        with inputs.
     """
     import torch
 
@@ -64,7 +66,7 @@ def _receive(asked: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _warm_up() -> None:
-    """Have torch import what it imports late, and its decompositions make their tables."""
+    """Have torch do its late imports, and build the tables of its decompositions."""
     import torch
     import torch._export.serde.serialize
     import torch._inductor.cpp_builder
@@ -83,7 +85,7 @@ def _warm_up() -> None:
 
 
 def _serve(request: dict, descriptors: list[int]) -> int:
-    """One request, in a process of its own; 0, or 1 if there was no answer to give."""
+    """Serve one request, in its own process; returns 0, or 1 if there was no answer to give."""
     file, answer, *inputs = descriptors
     die_with_parent()
     try:
@@ -96,7 +98,7 @@ def _serve(request: dict, descriptors: list[int]) -> int:
         data, tensors = {"message": e.message, "hint": e.hint}, {}
     except MemoryError:
         data, tensors = {"message": f"{request['path']}: reading it takes more memory than any model's file does"}, {}
-    except BaseException as e:  # of a hundred kinds, for a damaged file
+    except BaseException as e:  # a damaged file can raise a hundred kinds of errors
         words = " ".join(str(e).split())[:300] or "it is damaged"
         data, tensors = (
             {"message": f"{request['path']}: not a saved ExportedProgram: torch cannot read it: {words}"},
@@ -115,7 +117,7 @@ def _serve(request: dict, descriptors: list[int]) -> int:
 
 
 def forbid_pickle() -> None:
-    """Have torch's loader unpickle weights only, without its fallback, and nothing else at all."""
+    """Have torch's loader unpickle only weights, without its fallback."""
     import pickle
 
     import torch
@@ -169,12 +171,12 @@ def _answered(request: dict, file, inputs: list) -> tuple[dict, dict]:
 
 
 def load(file, path: Path):
-    """The program of an archive that was checked and written anew.
+    """The program of an archive that was checked and rewritten.
 
     Raises
     ------
     TvmMobilenetError
-        It is none, or asks for more than a program may.
+        The archive is not a program, or requires more than a program may.
     """
     from tvm_mobilenet.frontend import pt2_archive, torch_export
     from tvm_mobilenet.frontend.pytree_types import register_unknown

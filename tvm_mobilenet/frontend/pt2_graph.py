@@ -1,5 +1,6 @@
-"""The JSON of a saved program: whatever torch would evaluate, import or call is checked, or dropped where only people
-read it."""
+"""The JSON of a saved program: parts that torch would evaluate, import or call are checked, and parts that only people
+read are dropped.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from tvm_mobilenet.files.limits import MOST_NAME, MOST_NODES
 from tvm_mobilenet.frontend import symbolic
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_PATH = re.compile(r"[\w.\-$@<>\[\]']+")  # of a parameter in its module
+_PATH = re.compile(r"[\w.\-$@<>\[\]']+")  # path of a parameter in its module
 _NODE = re.compile(r"torch\.ops\.(aten|prims|prim|quantized_decomposed|torchvision)\.\w+\.\w+", re.ASCII)
 _NODES = {
     *(
@@ -49,20 +50,20 @@ _CONTAINERS = {  # types whose contexts are plain data
     *("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.namedtuple"),
     *("torch.fx.immutable_collections.immutable_list", "torch.fx.immutable_collections.immutable_dict", "torch.Size"),
 }
-_KEPT = ("nn_module_stack",)  # of the metadata of a node
+_KEPT = ("nn_module_stack",)  # kept metadata of a node
 
 
 class Unsafe(ValueError):
-    """Something in a program that torch would run, or that is larger than any program's."""
+    """Part of a program that torch would run, or that is larger than in any program."""
 
 
 def check_version(path: Path, program: dict) -> None:
-    """Refuse a program that a torch with another schema saved, naming both.
+    """Refuse a program that a torch with another schema saved; the message names both.
 
     Raises
     ------
     TvmMobilenetError
-        It says with which torch it can be read.
+        The message names the torch that can read it.
     """
     import torch
     from torch._export.serde.schema import SCHEMA_VERSION as known
@@ -85,14 +86,14 @@ def check_version(path: Path, program: dict) -> None:
 
 
 def checked(program: dict) -> dict:
-    """The program, with every expression written anew and without what only people read.
+    """The program, with every expression rewritten and without parts that only people read.
 
     Raises
     ------
     Unsafe
-        It names an operator that is not PyTorch's, or holds an expression, a name or a type that is none.
+        The program has an operator that is not PyTorch's, or an invalid expression, name or type.
     """
-    program = {**program, "guards_code": []}  # Python text; `sizes.fix` checks what may be asked for
+    program = {**program, "guards_code": []}  # Python code; `sizes.fix` checks the sizes instead
     if _count_nodes(program) > MOST_NODES:
         raise Unsafe(f"the graph has {_count_nodes(program):,} nodes, {MOST_NODES:,} are the most")
     for name, allowed in (program.get("range_constraints") or {}).items():
@@ -112,13 +113,13 @@ def checked(program: dict) -> dict:
 
 
 def check_names(name: str) -> None:
-    """Refuse a name of a parameter that is none."""
+    """Refuse an invalid name of a parameter."""
     if not _PATH.fullmatch(name) or len(name) > MOST_NAME:
         raise Unsafe(f"a parameter with the name {name[:80]!a}")
 
 
 def _count_nodes(value: object) -> int:
-    """How many operators there are, those of inner graphs included."""
+    """The number of operators, including those of inner graphs."""
     if isinstance(value, dict):
         own = len(value["nodes"]) if isinstance(value.get("nodes"), list) else 0
         return own + sum(map(_count_nodes, value.values()))
@@ -126,7 +127,7 @@ def _count_nodes(value: object) -> int:
 
 
 def _walk(value: object, under: str) -> object:
-    """A part of the JSON, with each of its own parts checked; ``under``: the key that it stands under."""
+    """A part of the JSON, with all of its own parts checked; ``under`` is its key."""
     if isinstance(value, list):
         return [_walk(part, under) for part in value]
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Saved programs, read in a process that can do no harm (`pt2_child`), and its answers, which are not trusted either.
+"""Saved programs, read in a confined process (`pt2_child`), whose answers are checked too.
 
-The process lives as long as this one: it imports torch once, and forks for each file.
+The process lives as long as this one. It imports torch once, and forks for each file.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import json_text
 
-_SECONDS = 1200  # of wall time for one file
+_SECONDS = 1200  # wall time for one file
 _STARTING = 300
 _MOST_ANSWER = 16 << 20  # bytes of JSON of the answer: 800 for each operator
-_BYTES_BESIDE = 256 << 20  # of tensors, beside four times the file's own
+_BYTES_BESIDE = 256 << 20  # for tensors, in addition to four times the file's size
 _PASSED_ON = (
     "LANG",
     "LC_ALL",
     "LD_LIBRARY_PATH",
     "TMPDIR",
     "TZ",
-)  # of the environment: nothing secret, no paths to code
-_WHOLE_ROOM = 16  # the whole numbers in a network, over its inputs in float32
+)  # environment variables to keep: no secrets, no paths to code
+_WHOLE_ROOM = 16  # bytes of the integers in a network over those of its float32 inputs
 _BROKEN = "the file may be damaged or hostile; export it again, or export the model to ONNX"
 
 
 class _Process:
-    """The process that forks, and the socket to it."""
+    """The forking process, and the socket to it."""
 
     def __init__(self):
         self.owner = os.getpid()
@@ -91,7 +91,7 @@ _lock, _running = threading.Lock(), []
 
 
 def start() -> None:
-    """Start the process, so that it imports torch while this one does something else."""
+    """Start the process, so that it imports torch in parallel with this one."""
     with _lock:
         _process()
 
@@ -117,18 +117,18 @@ def graph(path: Path, batch: int | None, size: tuple[int, int] | None, layout: s
     Raises
     ------
     TvmMobilenetError
-        It is none, or asks for more than a program may; the reader was ended.
+        The file is not a program, or requires more than a program may; or the reader was killed.
     """
     return _ask(path, {"ask": "graph", "batch": batch, "size": size, "layout": layout})
 
 
 def run(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> tuple[dict, dict]:
-    """What a saved program computes, as `torch_run.answered` gives it."""
+    """The outputs of a saved program, as `torch_run.answered` gives them."""
     return _asked(path, "run", inputs, 1)
 
 
 def whole_numbers(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> list[dict[str, np.ndarray]]:
-    """For each of the inputs what each dequantize of an activation in a saved program reads, by its name."""
+    """For each of the inputs, the data of each dequantize of an activation in a saved program, by its name."""
     _, tensors = _asked(path, "whole", inputs, _WHOLE_ROOM)
     found: list[dict[str, np.ndarray]] = [{} for _ in inputs]
     for key, tensor in tensors.items():
@@ -140,7 +140,7 @@ def whole_numbers(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> list[dict
 
 
 def _asked(path: Path, what: str, inputs: list, times: int) -> tuple[dict, dict]:
-    """An answer to a request with inputs, which takes so many times their room."""
+    """The answer to a request with inputs; it may be so many times their size."""
     from safetensors.numpy import save
 
     from tvm_mobilenet.frontend.torch_run import named
@@ -153,7 +153,7 @@ def _asked(path: Path, what: str, inputs: list, times: int) -> tuple[dict, dict]
 
 
 def _ask(path: Path, request: dict, *descriptors: int, room: int = 0) -> tuple[dict, dict]:
-    """An answer to a request, its form checked; what it says stays to be."""
+    """The answer to a request. Its form is checked here, its content by the caller."""
     text = json.dumps({**request, "path": str(path)}).encode()
     with _lock, path.open("rb") as file:
         process = _process()
@@ -177,7 +177,7 @@ def _ask(path: Path, request: dict, *descriptors: int, room: int = 0) -> tuple[d
         finally:
             os.close(reading)
         if status is None:
-            stop()  # with the process that reads the file
+            stop()  # this also ends the process that reads the file
     if answer is None or status is None:
         raise TvmMobilenetError(f"{path} cannot be read: its reader took too long or answered too much", _BROKEN)
     if status:
@@ -186,7 +186,7 @@ def _ask(path: Path, request: dict, *descriptors: int, room: int = 0) -> tuple[d
 
 
 def _read(descriptor: int, most: int) -> bytes | None:
-    """What comes until the other side closes; None if it is too much or too late."""
+    """All bytes until the other side closes; None if they are too many or too late."""
     parts, size, last = [], 0, time.monotonic() + _SECONDS
     while True:
         left = last - time.monotonic()

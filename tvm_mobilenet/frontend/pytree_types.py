@@ -1,7 +1,7 @@
-"""Dataclasses that a saved program returns, and that only the program which saved it knows.
+"""Stand-ins for dataclasses that a saved program returns, and that are unknown here.
 
-`torch.export` keeps the name of such a class and the names of its fields; reading the file wants the class itself to be
-registered. A stand-in with these names does: a network's outputs are taken out of it again by name.
+`torch.export` saves the name of such a class and of its fields, but needs the class itself to read the file. A stand-in
+with these names is enough, since a network's outputs are read from it by name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 
 class _StandIn:
-    """Values by name, in place of a class that is not there."""
+    """Values by name, in place of a missing class."""
 
     def __init__(self, values: list, context: object):
         self.values, self.context = list(values), context
@@ -72,7 +72,7 @@ def _register(name: str) -> None:
 
 
 def _keys(context: object, count: int) -> list:
-    """The fields' names, as a dataclass or a mapping keeps them; numbers where there are none."""
+    """The names of the fields of a dataclass or mapping; numbers if there are none."""
     if isinstance(context, str):
         context = json.loads(context)
     nested = context[0] if isinstance(context, list) and context and isinstance(context[0], list) else context

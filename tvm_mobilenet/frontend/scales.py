@@ -1,4 +1,4 @@
-"""Scales and zero points of files that come quantized, held against the data that they stand for."""
+"""Scales and zero points of files that come quantized, checked against their data."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError
 
-SMALLEST, LARGEST = 2.0**-100, 2.0**100  # of a scale: products of three stay in float32's range as float64 has them
+SMALLEST, LARGEST = 2.0**-100, 2.0**100  # limits of a scale: products of three stay in float32's range
 _AGAIN = "the file is damaged, or its quantizer failed there: quantize the model again"
 
 
 def checked(
     where: str, shape: tuple[int, ...], scale: np.ndarray, zero: np.ndarray | None, axis: int, dtype: str
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scale and zero point, scalars or one a channel, and the axis of the channels.
+    """Scale and zero point, scalars or one for each channel, and the axis of the channels.
 
     Parameters
     ----------
@@ -22,17 +22,17 @@ def checked(
     shape : tuple of int
         Of the data.
     zero : ndarray or None
-        Of whole numbers; None: zero.
+        Integers; None for zero.
     axis : int
-        Of the channels, where there are several scales.
+        The axis of the channels, if there are several scales.
     dtype : str
-        Of the quantized data.
+        The dtype of the quantized data.
 
     Raises
     ------
     TvmMobilenetError
-        A scale is no positive number, a zero point out of the dtype's range, their number not that of the channels, or
-        the dtype none that is computed in.
+        A scale is not positive, a zero point is outside the dtype's range, their number differs from the number of
+        channels, or the dtype is not supported.
     """
     if dtype not in ("int8", "uint8", "int32"):
         raise TvmMobilenetError(f"{where}: data in {dtype}", "quantize to int8 or uint8, biases to int32")

@@ -1,7 +1,7 @@
-"""Sizes that a file leaves open: how many images at once, how high and wide. ``--batch`` and ``--resolution`` fix them.
+"""Sizes that a file leaves open: batch, height and width. ``--batch`` and ``--resolution`` fix them.
 
-A flag that a file has no use for is refused, and so is a size outside of what the file allows: nothing is built for
-another size than the one asked for.
+A flag that does not apply to a file is an error, and so is a size that the file does not allow: no build has another
+size than the requested one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from tvm_mobilenet.errors import TvmMobilenetError
 
 FLOAT32_ALONE = "only float32 models are imported: convert it to float32; --dtype float16 builds such a one in float16"
-PLACES = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # of channels, height and width in an image's shape
+PLACES = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # axes of channels, height and width in an image's shape
 
 
 @dataclass(frozen=True)
 class Free:
-    """A dimension that a file leaves open: ``factor * n + offset`` for any whole n, within a range.
+    """A dimension that a file leaves open: ``factor * n + offset`` for any integer n, within a range.
 
     Parameters
     ----------
     symbol : str
-        Its name in the file; dimensions of one symbol have one n. Empty: it has no name.
+        Its name in the file, empty if none; dimensions of one symbol have the same n.
     low, high : int or None
         The smallest and the largest value that the file allows.
     """
@@ -46,14 +46,14 @@ class Free:
         return ends + (f", a multiple of {self.factor}{plus}" if self.factor != 1 else "")
 
     def allows(self, value: int) -> bool:
-        """Whether the dimension can be so large."""
+        """Whether the dimension can have this value."""
         low, high = self.low or 1, self.high or value
         return low <= value <= high and (value - self.offset) % self.factor == 0
 
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a file: its dimensions, each an int or `Free`, and where an image has its channels."""
+    """An input of a file: its dimensions, each an int or `Free`, and the layout of images."""
 
     name: str
     dims: tuple
@@ -61,12 +61,14 @@ class Input:
 
     @property
     def image(self) -> tuple[int, int]:
-        """The places of height and width; none for what is no image."""
+        """The axes of height and width; empty if the input is not an image."""
         return PLACES[self.layout][1:] if len(self.dims) == 4 else ()
 
 
 def layout_of(dims: Sequence, default: str = "NCHW") -> str:
-    """Where an image has its channels, as far as its dimensions tell: 1 or 3 of them, or the one that is not open."""
+    """The layout of an image, as far as its dimensions tell: the channels are 1 or 3, or the only dimension that is not
+    open.
+    """
     for known in (lambda d: d in (1, 3), lambda d: isinstance(d, int)) if len(dims) == 4 else ():
         found = [layout for layout, (channels, _, _) in PLACES.items() if known(dims[channels])]
         if len(found) == 1:
@@ -80,14 +82,14 @@ def fix(inputs: Sequence[Input], batch: int | None, size: tuple[int, int] | None
     Parameters
     ----------
     batch : int, optional
-        Images at once, as the user gave it; 1 where the file leaves it open and the user said nothing.
+        Batch size as the user gave it; 1 if the file leaves it open and the user gave none.
     size : (int, int), optional
         Height and width, as the user gave them.
 
     Raises
     ------
     TvmMobilenetError
-        The file leaves a size open that nobody gave, does not allow the one given, or has no use for it.
+        The file leaves a size open that the user did not give, or does not allow the given one, or it does not apply.
     """
     symbols: dict[str, tuple[int, int]] = {}
     found, takes_batch, takes_size = [], False, False
@@ -125,7 +127,7 @@ def fix(inputs: Sequence[Input], batch: int | None, size: tuple[int, int] | None
 
 
 def check_input(name: str, shape: list, dtype: str) -> None:
-    """Refuse an input of a network that cannot be one."""
+    """Refuse an input that no network can have."""
     if dtype != "float32":
         raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOAT32_ALONE)
     if len(shape) not in (2, 4):

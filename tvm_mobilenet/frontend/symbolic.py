@@ -1,8 +1,8 @@
-"""The expressions of symbolic shapes in a saved program, read by a grammar of their own.
+"""The expressions of symbolic shapes in a saved program, parsed by a small grammar.
 
 PyTorch writes ``Mul(Integer(8), Symbol('s69', positive=True, integer=True))``, older versions ``8*s0``, and reads both
-with `sympy.sympify`, which evaluates Python. Here an expression is numbers, symbols, arithmetic, comparisons and the
-functions below; nothing else gets through. Powers are bounded, since a short one has more digits than memory.
+with `sympy.sympify`, which evaluates Python. Here an expression may only have numbers, symbols, arithmetic, comparisons
+and the functions below. Powers are bounded, since a short expression can have more digits than fit in memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 
-LONGEST = 4096  # characters of an expression
+LONGEST = 4096  # characters in an expression
 _DEEPEST = 50
 _LARGEST = 1 << 63
 _POWERS = {"Pow", "PowByNatural", "FloatPow"}
@@ -34,12 +34,12 @@ _OPERATORS = (
 
 
 def checked(text: object) -> str:
-    """An expression, written anew from what the grammar found in it.
+    """An expression, rewritten from its parsed form.
 
     Raises
     ------
     ValueError
-        It is none.
+        The text is not a valid expression.
     """
     if not isinstance(text, str) or len(text) > LONGEST:
         raise ValueError("a symbolic shape that is no expression, or longer than any")
@@ -52,7 +52,7 @@ def checked(text: object) -> str:
 
 
 def _expression(node: ast.AST, depth: int, powers: int) -> None:
-    """Refuse what the grammar does not have; ``powers``: how many stand around it."""
+    """Refuse nodes outside the grammar; ``powers`` is the number of powers around this node."""
     if depth > _DEEPEST:
         raise ValueError("a symbolic shape that is nested too deeply")
     if isinstance(node, ast.Constant):
@@ -110,7 +110,7 @@ def _call(node: ast.Call, depth: int, powers: int) -> None:
 
 
 def _power(exponent: ast.AST | None, powers: int) -> int:
-    """How many powers stand around what is raised to an exponent, which must be a small whole number."""
+    """The number of powers around the base of this power; the exponent must be a small integer."""
     node, sign = exponent, 1
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Integer" and node.args:
         node = node.args[0]

@@ -1,7 +1,8 @@
-"""TFLite's operators that go element by element, or along the last dimension; activations that others have fused.
+"""TFLite's operators on single elements or along the last dimension, and the activations that other operators have
+fused.
 
-Sums, products and activations of feature maps are in NCHW, where layers of this project compute them in any order; the
-rest is in TFLite's own order, in which memory holds it.
+Sums, products and activations of feature maps are in NCHW, since layers of this project compute them in any order.
+Other operators keep TFLite's own order, which is the order in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 
 op = relax.op
-_LEAST_NORM = 1e-6  # what L2_NORMALIZATION divides by at least
+_LEAST_NORM = 1e-6  # least divisor of L2_NORMALIZATION
 
 
 def number(value: float) -> relax.Expr:
@@ -39,7 +40,7 @@ def _activated(call: Call, expr: relax.Expr) -> relax.Expr:
     name = call.options.get("activation", "NONE")
     if name == "NONE":
         return expr
-    if name not in _FUSED:  # LiteRT leaves out the others without a word
+    if name not in _FUSED:  # LiteRT silently ignores the others
         raise ValueError(f"the activation {name}")
     return call.emit(ACTIVATIONS[name](call, expr))
 
@@ -81,11 +82,11 @@ ACTIVATIONS: dict[str, Callable] = {
     "LOGICAL_NOT": lambda call, x: op.logical_not(x),
 }
 _FUSED = ("RELU", "RELU_N1_TO_1", "RELU6")
-_OURS = ("RELU", "RELU6", "TANH", "LOGISTIC", "HARD_SWISH")  # which layers compute in any order
+_OURS = ("RELU", "RELU6", "TANH", "LOGISTIC", "HARD_SWISH")  # layers compute these in any order
 
 
 def unary(call: Call) -> Value:
-    """Element by element; in the order in which the data was made, where a layer of ours computes it."""
+    """An operator on single elements; in the order of the data's origin if a layer of ours computes it."""
     name = call.operator.name
     if name in _OURS and call.value(0).nchw is not None:
         return Value(nchw=call.emit(ACTIVATIONS[name](call, call.value(0).nchw)))
@@ -96,7 +97,7 @@ def unary(call: Call) -> Value:
 
 
 def arithmetic(operator: Callable) -> Callable:
-    """Sums and products: of feature maps in NCHW, where layers of ours compute them."""
+    """Sums and products; those of feature maps are in NCHW if layers of ours compute them."""
 
     def make(call: Call) -> Value:
         tensors = [v for v in call.values if v is not None and v.known is None]
@@ -108,7 +109,7 @@ def arithmetic(operator: Callable) -> Callable:
 
 
 def binary(operator: Callable) -> Callable:
-    """Of two operands, in TFLite's order."""
+    """An operator on two operands, in TFLite's order."""
     return lambda call: own(call, operator(call.own(0), call.own(1)))
 
 
@@ -119,14 +120,14 @@ def squared_difference(call: Call) -> Value:
 
 
 def softmax(call: Call) -> Value:
-    """Along the last dimension, of values times beta."""
+    """Softmax along the last dimension, of values times beta."""
     x, beta = call.own(0), float(call.options["beta"])
     x = x if beta == 1.0 else call.emit(op.multiply(x, number(beta)))
     return own(call, op.nn.softmax(x, -1))
 
 
 def l2_normalization(call: Call) -> Value:
-    """Divided by the norm along the last dimension, which is `_LEAST_NORM` at least."""
+    """Values divided by their norm along the last dimension, which is at least `_LEAST_NORM`."""
     x = call.own(0)
     total = call.emit(op.sum(call.emit(op.multiply(x, x)), -1, keepdims=True))
     norm = call.emit(op.maximum(call.emit(op.sqrt(total)), number(_LEAST_NORM)))
@@ -134,7 +135,7 @@ def l2_normalization(call: Call) -> Value:
 
 
 def prelu(call: Call) -> Value:
-    """A slope below zero: one a channel, or of any shape."""
+    """PReLU, with a slope for each channel, or of any shape."""
     alpha = call.array(1)
     channels = call.shape(0)[-1]
     if alpha.size not in (1, channels) or (alpha.size > 1 and alpha.shape[-1] != channels):
@@ -145,7 +146,7 @@ def prelu(call: Call) -> Value:
 
 
 def cast(call: Call) -> Value:
-    """In another dtype."""
+    """Conversion to another dtype."""
     dtype = schema.TYPES.get(call.options["out_type"], "?")
     if dtype not in ("float32", "int32", "int64", "bool"):
         raise ValueError(f"numbers in {dtype}")
@@ -153,7 +154,7 @@ def cast(call: Call) -> Value:
 
 
 def as_it_is(call: Call) -> Value:
-    """QUANTIZE and DEQUANTIZE: operands are what whole numbers stand for, and what is written is rounded behind."""
+    """QUANTIZE and DEQUANTIZE: operands are already real values, and the output is rounded afterwards."""
     value = call.value(0)
     if value.nchw is not None:
         return Value(nchw=value.nchw)
@@ -161,10 +162,10 @@ def as_it_is(call: Call) -> Value:
 
 
 def select(call: Call) -> Value:
-    """One of two values, where a condition holds and where not."""
+    """One of two values for each element, by a condition."""
     return own(call, op.where(call.own(0), call.own(1), call.own(2)))
 
 
 def sum_of(call: Call) -> Value:
-    """Of any number of operands."""
+    """The sum of any number of operands."""
     return own(call, reduce(lambda a, b: call.emit(op.add(a, b)), (call.own(i) for i in range(len(call.values)))))

@@ -1,10 +1,10 @@
-"""TFLite files to Relax, as TensorFlow's converter, PyTorch's and quantizers of their own write them.
+"""Import of TFLite files to Relax, as the converters and quantizers of TensorFlow and PyTorch write them.
 
 The file is read by this project's own reader (`flatbuffer`, `tflite_graph`), which checks it and runs nothing. Its
-operators have converters of ours (`tflite_operators`); what has none becomes an opaque call, which the passes report
-with everything else. One way serves floats and whole numbers: each quantized value is ``quantize`` and ``dequantize``
-around what is computed (`tflite_quantized`). TVM's own importer of TFLite keeps whole numbers between operators, and
-compares scales to 1e-5: it does not serve here.
+operators have converters of ours (`tflite_operators`). An operator without one becomes an opaque call, which the passes
+report together with all others. Float and integer models are imported in one way: each quantized value becomes
+``quantize`` and ``dequantize`` around its operator (`tflite_quantized`). TVM's own importer of TFLite keeps integers
+between operators and compares scales only to 1e-5, so it is not used.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def from_tflite(
     Parameters
     ----------
     path : str or Path
-        float32, with weights of float32 or float16, or whole numbers of 8 bits.
+        A float32 model with weights in float32 or float16, or an 8-bit integer model.
     batch, size : int, (int, int), optional
-        Images at once, height and width, where the file leaves them open.
+        Batch size, height and width, if the file leaves them open.
     layout : str
-        Where an image has its channels, if its shape does not tell.
+        The layout of images, if their shape does not determine it.
 
     Raises
     ------
     TvmMobilenetError
-        For a file that is missing, damaged, none of TFLite's, or quantized in a way that is not read; for sizes that
-        are open, or not the ones given.
+        The file is missing, damaged, not TFLite, or quantized in an unsupported way; or sizes are open, or differ from
+        the given ones.
     """
     path = Path(path)
     graph = tflite_graph.read(path)
@@ -52,14 +52,14 @@ def from_tflite(
         return _Import(graph, path).run(_shapes(graph, batch, size, layout, path))
     except TvmMobilenetError:
         raise
-    except Exception as e:  # a graph that no converter wrote breaks a rule in one of a hundred places
+    except Exception as e:  # an invalid graph can fail in a hundred places
         raise TvmMobilenetError(
             f"{path} cannot be imported: {reason(e)[:300]}", "it may be damaged: convert it again"
         ) from e
 
 
 def _shapes(graph: Graph, batch, size, layout: str, path: Path) -> list[list[int]]:
-    """The shape of each input, all sizes fixed."""
+    """The shape of each input, with all sizes fixed."""
     inputs = []
     for name, i in zip(ports(graph, graph.inputs), graph.inputs, strict=True):
         tensor = graph.tensors[i]
@@ -72,7 +72,7 @@ def _shapes(graph: Graph, batch, size, layout: str, path: Path) -> list[list[int
 
 
 class _Import:
-    """See the module."""
+    """The import of one file."""
 
     def __init__(self, graph: Graph, path: Path):
         self.graph, self.path = graph, path
@@ -101,7 +101,9 @@ class _Import:
         return finished(self.bb.get(), self.noted, tuple(ports(graph, graph.outputs)), **attrs)
 
     def _body(self, params: list[relax.Var]) -> tuple[relax.Expr, Exception | None]:
-        """What the graph returns; or what went wrong, which is raised behind the block: TVM warns of one left open."""
+        """The result of the graph, or its error. The caller raises the error after the block, since TVM warns about an
+        open block.
+        """
         try:
             for i, param in zip(self.graph.inputs, params, strict=True):
                 self._bind(i, Value(own=param))
@@ -140,7 +142,7 @@ class _Import:
             self._bind(o, value)
 
     def _opaque(self, call: Call, written: list[Tensor], why: str = "") -> list[Value]:
-        """What stands for an operator that has no converter."""
+        """The placeholder of an operator without a converter."""
         types = [relax.TensorType(t.shape, "float32" if t.quantized else t.dtype) for t in written]
         read = [call.own(i) for i in range(len(call.values)) if call.has(i) and call.value(i).known is None]
         made = self.bb.emit(opaque(call.operator.name, read, types, why))
@@ -150,7 +152,7 @@ class _Import:
         return [Value(own=self.bb.emit(relax.TupleGetItem(made, i))) for i in range(len(types))]
 
     def _check_shape(self, call: Call, tensor: Tensor, value: Value) -> None:
-        """Refuse a file that says of a value another shape than its operator gives."""
+        """Refuse a file that declares another shape of a value than its operator gives."""
         if not self.open and tensor.shape and value.shape != tensor.shape and -1 not in tensor.signature:
             raise TvmMobilenetError(
                 f"{self.path}: {call.where} makes the shape {list(value.shape)}, the file says {list(tensor.shape)}",
@@ -158,7 +160,7 @@ class _Import:
             )
 
     def _bind(self, index: int, value: Value) -> None:
-        """A value under its number; of whole numbers as what they stand for."""
+        """Store a value under its number; integers as their real values."""
         tensor = self.graph.tensors[index]
         value.place = self.places[index]
         held = value.nchw if value.nchw is not None else value.own

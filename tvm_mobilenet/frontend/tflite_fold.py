@@ -1,7 +1,7 @@
-"""The part of a TFLite graph that depends on constants and shapes only, computed as the graph is read.
+"""Constant folding for TFLite graphs: the part that depends only on constants and shapes.
 
 TensorFlow's converter writes the target of a reshape as SHAPE, STRIDED_SLICE and PACK, and weights of float16 as a
-DEQUANTIZE of them. How large a result is, is known and held against limits before it is made.
+DEQUANTIZE of them. The size of a result is compared with limits before it is computed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.tflite_values import Call
 from tvm_mobilenet.frontend.tflite_views import filled, gathered, strided
 
-_ITEM_BYTES = 8  # of the largest element
+_ITEM_BYTES = 8  # bytes of the largest element
 
 
 def computed(call: Call) -> np.ndarray | None:
-    """The output of an operator of constants; None for what is left to the network.
+    """The output of an operator of constants; None if the operator stays in the network.
 
     Raises
     ------
     TvmMobilenetError
-        The result is many times as large as what it is made of.
+        The result is many times larger than its inputs.
     """
     if call.operator.name == "SHAPE":
         return np.array(call.shape(0), np.int32)

@@ -1,7 +1,7 @@
-"""A TFLite file as plain data: its tensors, constants and operators, read and checked before anything is made of them.
+"""A TFLite file as plain data: its tensors, constants and operators, checked before use.
 
-A file of a kilobyte can say that it has a million tensors, or one of terabytes; each of them may name the same bytes as
-its content. What is declared is held against limits first (`files.limits`). Constants are views of the file's bytes.
+A file of a kilobyte can declare a million tensors, or one of terabytes, and all of them may refer to the same bytes. So
+declared sizes are compared with limits first (`files.limits`). Constants are views of the file's bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.flatbuffer import Damaged, Table, root
 from tvm_mobilenet.terminal.printable import printable
 
-_MOST_BYTES = (2 << 30) - 1  # of a file, as the format has it
+_MOST_BYTES = (2 << 30) - 1  # limit of a file, by the format
 _MOST_TENSORS = 8 * limits.MOST_NODES
-_MOST_OPERANDS = 1_000  # of one operator
+_MOST_OPERANDS = 1_000  # operands of one operator
 _AGAIN = "the file may be truncated, or of another kind: convert or copy it again"
 _MOST_IDENTIFIER = 80  # characters of an input's name
 NONE = -1  # in place of an operand that is left out
@@ -30,14 +30,14 @@ NONE = -1  # in place of an operand that is left out
 
 @dataclass(frozen=True)
 class Scales:
-    """Of a tensor of whole numbers, which stand for ``(q - zero) * scale``.
+    """The scales of an integer tensor, whose values represent ``(q - zero) * scale``.
 
     Attributes
     ----------
     scale : (n,) float32
     zero : (n,) int64
     axis : int
-        Of the channels, where there are several.
+        The axis of the channels, if there are several scales.
     """
 
     scale: np.ndarray
@@ -52,9 +52,9 @@ class Tensor:
     Attributes
     ----------
     name : str
-        As people read it: what stands before the first ``;`` of TensorFlow's.
+        A readable name: TensorFlow's name up to the first ``;``.
     shape, signature : tuple of int
-        In the second -1 where the size is open.
+        The signature has -1 for an open size.
     dtype : str
         ``float32``, ``int8``, ...: of `tflite_schema.TYPES`.
     data : ndarray or None
@@ -71,13 +71,15 @@ class Tensor:
 
     @property
     def quantized(self) -> bool:
-        """Whether it holds whole numbers that stand for others."""
+        """Whether it has integers that represent real values."""
         return self.scales is not None and self.dtype != "float16" and not self.dtype.startswith("float")
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its name in the schema, indices of what it reads (`NONE`: left out) and writes, its options."""
+    """One operator: its name in the schema, the indices of its inputs (`NONE` if left out) and outputs, and its
+    options.
+    """
 
     name: str
     inputs: tuple[int, ...]
@@ -102,7 +104,7 @@ def read(path: Path) -> Graph:
     Raises
     ------
     TvmMobilenetError
-        It cannot be read, is damaged, larger than any network's, or stores its weights in a way that is not read.
+        The file cannot be read, is damaged, larger than any network, or stores its weights in an unsupported way.
     """
     if why := refusal(path):
         raise TvmMobilenetError(f"{path}: {why}", "give the path of a .tflite file")
@@ -115,7 +117,7 @@ def read(path: Path) -> Graph:
 
 
 def places(graph: Graph) -> list[str]:
-    """A name for each tensor that no other has: values come first, then constants, which often have theirs."""
+    """A unique name for each tensor: values first, then constants, whose names often repeat those of values."""
     found = [tensor.name for tensor in graph.tensors]
     seen: set[str] = set()
     for i in sorted(range(len(found)), key=lambda i: graph.tensors[i].data is not None):
@@ -125,7 +127,7 @@ def places(graph: Graph) -> list[str]:
 
 
 def ports(graph: Graph, indices: tuple[int, ...]) -> list[str]:
-    """Names of inputs or outputs, each its own."""
+    """Unique names of inputs or outputs."""
     found: list[str] = []
     for i in indices:
         name = graph.tensors[i].name[:_MOST_IDENTIFIER]
@@ -137,7 +139,7 @@ class _Reader:
     def __init__(self, path: Path, data: bytes):
         self.path, self.data = path, data
         self.model = root(data, schema.IDENTIFIER)
-        self.left = 4 * len(data) + limits.MOST_CONSTANT_BYTES  # bytes of constants, of which several may be the same
+        self.left = 4 * len(data) + limits.MOST_CONSTANT_BYTES  # bytes left for constants, which may overlap
 
     def graph(self) -> Graph:
         field = schema.MODEL
@@ -206,7 +208,7 @@ class _Reader:
         if dtype in ("int4", "int2", "uint4"):
             raise TvmMobilenetError(f"{self.path}: {name} is {dtype}", "quantize to int8")
         if dtype not in _NUMPY:
-            return stored  # what reads it is refused by name
+            return stored  # its reader is refused by name
         if len(stored) != due:
             raise Damaged(f"{name}, {dtype} of the shape {list(shape)}, has {len(stored):,} bytes for {due:,}")
         self.left -= due
@@ -230,7 +232,7 @@ class _Reader:
     # ---- operators
 
     def _name_of(self, code: Table) -> str:
-        """``CONV_2D``; of an operator that is none of TFLite's own its name, ``TFLite_Detection_PostProcess``."""
+        """``CONV_2D``; for a custom operator its own name, ``TFLite_Detection_PostProcess``."""
         field = schema.OPERATOR_CODE
         old, new = code.number(field["deprecated_builtin_code"], "b"), code.number(field["builtin_code"], "i")
         number = max(old, new)
@@ -285,7 +287,7 @@ class _Reader:
         return tuple(int(i) for i in found)
 
     def _check_order(self, graph: Graph) -> None:
-        """Refuse an operator that reads what nothing has made yet, and a value that is made twice."""
+        """Refuse an operator that reads a value before it is made, and a value that is made twice."""
         known = {i for i, tensor in enumerate(graph.tensors) if tensor.data is not None} | {NONE, *graph.inputs}
         made: set[int] = set()
         if not graph.inputs or not graph.outputs or NONE in (*graph.inputs, *graph.outputs):
@@ -322,5 +324,5 @@ _NUMPY = {
 
 
 def _item_bytes(dtype: str) -> int:
-    """Of an element; of types that numpy lacks the most that one has."""
+    """Bytes of an element; for types that numpy lacks, the largest size."""
     return np.dtype(dtype).itemsize if dtype in _NUMPY else 1 if dtype in ("int4", "int2", "uint4") else 16

@@ -1,8 +1,8 @@
-"""TFLite's operators in Relax: which function makes which.
+"""TFLite's operators in Relax: the function that makes each.
 
-`CONVERTERS` has one for each operator, by its name: ``make(call)`` gives the value or values that it writes. A
-ValueError says why there is none. Definitions: TFLite's reference kernels (``tensorflow/lite/kernels/internal/
-reference``).
+`CONVERTERS` has a function for each operator, by name: ``make(call)`` returns the value or values that it writes. A
+ValueError gives the reason why an operator cannot be converted. Definitions: TFLite's reference kernels
+(``tensorflow/lite/kernels/internal/ reference``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What comes quantized in TFLite files: which ways are read, and how whole numbers stand in Relax.
+"""Quantized TFLite files: the supported ways of quantization, and the form of integers in Relax.
 
-Every value of int8 or uint8 with a scale becomes Relax's ``quantize`` and ``dequantize``, as files of ONNX have them;
-`passes.given_scales` takes them on. TFLite fixes what lies between: sums in int32, with biases in units of data and
-weight.
+Every int8 or uint8 value with a scale becomes Relax's ``quantize`` and ``dequantize``, as in ONNX files, and
+`passes.given_scales` reads them. TFLite defines the computation between them: sums in int32, with biases in units of
+data and weight.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BITS = "convert it with target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUIL
 
 
 def check(graph: Graph, path: Path) -> None:
-    """Refuse what is quantized in its weights alone, while it runs, or to other whole numbers than bytes.
+    """Refuse a network with only its weights quantized, with dynamic quantization, or with integers other than bytes.
 
     Raises
     ------
     TvmMobilenetError
-        It says which way it is, and what to do.
+        The message names the way of quantization and the remedy.
     """
     tensors = graph.tensors
     activations = [t for t in tensors if t.data is None and t.quantized]
@@ -51,12 +51,12 @@ def check(graph: Graph, path: Path) -> None:
 
 
 def rounded(bb, tensor: Tensor, x: relax.Expr) -> tuple[relax.Var, relax.Var]:
-    """A value as the whole numbers of its tensor, and what these stand for.
+    """A value as the integers of its tensor, and their real values.
 
     Raises
     ------
     TvmMobilenetError
-        Its scale or zero point is none; it says where and why.
+        Its scale or zero point is invalid; the message gives place and reason.
     """
     scale, zero, axis = scales_of(tensor, tuple(int(d) for d in x.ty.shape))
     given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(tensor.dtype))
@@ -71,5 +71,5 @@ def scales_of(tensor: Tensor, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
 
 def _whole(tensor: Tensor) -> bool:
-    """Whether a constant is whole numbers that stand for others."""
+    """Whether a constant has integers that represent real values."""
     return tensor.data is not None and tensor.dtype in (*BYTES, "int16") and tensor.scales is not None

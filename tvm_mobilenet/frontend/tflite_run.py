@@ -1,8 +1,8 @@
-"""What TFLite's own interpreter computes, LiteRT's: the reference of a TFLite file, and the whole numbers inside of it.
+"""A run of a TFLite file in LiteRT, its own interpreter: the reference outputs, and the integers inside the file.
 
-The kernels are those that LiteRT takes unless told otherwise: XNNPACK's, and its own where that has none. All values
-are kept, so that what stands before a last softmax is known too. LiteRT's reference kernels round sums twice: they
-differ from XNNPACK's where a sum lies between two units (docs/concepts/int8-arithmetic.md).
+The kernels are LiteRT's default: XNNPACK's, and its own for other operators. All values are kept, so that those before
+a last softmax are known too. LiteRT's reference kernels round sums twice, so they differ from XNNPACK's if a sum lies
+between two units (docs/concepts/int8-arithmetic.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tvm_mobilenet.frontend import tflite_graph
 from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Tensor
 from tvm_mobilenet.frontend.tflite_quantized import BYTES
 
-KERNELS = "BUILTIN"  # of LiteRT's OpResolverType
+KERNELS = "BUILTIN"  # member of LiteRT's OpResolverType
 _VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"}
 _AFFINE = {"ADD", "SUB", "MUL", "DIV"}  # with a constant
 _FUNCTIONS = {
@@ -43,17 +43,17 @@ def name() -> str:
 def outputs(
     path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS
 ) -> tuple[list, list, tuple[str, ...]]:
-    """The outputs of a file, as numbers.
+    """The outputs of a file, as real values.
 
     Parameters
     ----------
     inputs : list of tuples of ndarray
-        float32: of whole numbers what they stand for.
+        float32, also for integer inputs, as their real values.
 
     Returns
     -------
     values, before : lists of lists of ndarray (or None)
-        For each of the inputs its outputs, and the same without the last function of each.
+        The outputs for each of the inputs, and the same without the last function of each.
     functions : tuple of str
         The last function of each output; empty for none.
 
@@ -76,7 +76,7 @@ def outputs(
 def whole_numbers(
     path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS
 ) -> list[dict[str, np.ndarray]]:
-    """For each of the inputs the whole numbers of every quantized value, by its place; feature maps in NCHW."""
+    """For each of the inputs, the integers of every quantized value, by its place; feature maps in NCHW."""
     graph = tflite_graph.read(path)
     places = tflite_graph.places(graph)
     made = {*graph.inputs, *(o for operator in graph.operators for o in operator.outputs)}
@@ -94,8 +94,8 @@ def run(path: Path, graph: Graph, inputs: list, wanted: set[int], kernels: str =
     ----------
     wanted : set of int
     kernels : str
-        One of LiteRT's ``OpResolverType``: ``BUILTIN_WITHOUT_DEFAULT_DELEGATES`` are its own alone, ``BUILTIN_REF`` its
-        reference kernels.
+        One of LiteRT's ``OpResolverType``: ``BUILTIN_WITHOUT_DEFAULT_DELEGATES`` for only its own kernels,
+        ``BUILTIN_REF`` for its reference kernels.
     """
     try:
         from ai_edge_litert import interpreter
@@ -130,7 +130,7 @@ def run(path: Path, graph: Graph, inputs: list, wanted: set[int], kernels: str =
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What a library prints of its own on stderr goes nowhere meanwhile: LiteRT announces its delegate so."""
+    """Discard the output of a library on stderr: LiteRT prints the name of its delegate there."""
     with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
         warnings.simplefilter("ignore")
         sys.stderr.flush()
@@ -144,7 +144,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _before_last(graph: Graph, output: int) -> tuple[str, int]:
-    """The last function of an output, and what it reads."""
+    """The last function of an output, and the number of its operand."""
     makers = {o: operator for operator in graph.operators for o in operator.outputs}
     readers: dict[int, int] = {}
     for i in (*(i for operator in graph.operators for i in operator.inputs), *graph.outputs):
@@ -162,7 +162,7 @@ def _before_last(graph: Graph, output: int) -> tuple[str, int]:
 
 
 def _stored(tensor: Tensor, x: np.ndarray) -> np.ndarray:
-    """Numbers as a tensor of the file holds them."""
+    """Real values as a tensor of the file stores them."""
     if not tensor.quantized:
         return x.astype(tensor.dtype, copy=False)
     ends, scale, zero = np.iinfo(tensor.dtype), tensor.scales.scale[0], int(tensor.scales.zero[0])
@@ -170,7 +170,7 @@ def _stored(tensor: Tensor, x: np.ndarray) -> np.ndarray:
 
 
 def _real(tensor: Tensor, array: np.ndarray) -> np.ndarray:
-    """What a tensor's values stand for."""
+    """The real values of a tensor."""
     if not tensor.quantized:
         return array
     return (array.astype(np.float32) - np.float32(tensor.scales.zero[0])) * tensor.scales.scale[0]

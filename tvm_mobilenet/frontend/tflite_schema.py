@@ -1,7 +1,7 @@
-"""The parts of TFLite's schema that are read: numbers of fields, operators and types, as data.
+"""The parts of TFLite's schema that the reader uses: numbers of fields, operators and types, as data.
 
-Source: ``schema.fbs`` of TensorFlow Lite (version 3). A field's number is its place in its table; new ones are only
-added behind the others. `tests/frontend/test_tflite_schema.py` holds all of it against the schema that LiteRT brings.
+Source: ``schema.fbs`` of TensorFlow Lite (version 3). A field's number is its place in its table; new fields are only
+added at the end. `tests/frontend/test_tflite_schema.py` compares all of it with LiteRT's own schema.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IDENTIFIER = b"TFL3"
-TYPES = {  # of tensors, by number: those that numpy knows by their names
+TYPES = {  # types of tensors, by number, with numpy's names if it has them
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool", 7: "int16", 8: "complex64",
     9: "int8", 10: "float64", 11: "complex128", 12: "uint64", 13: "resource", 14: "variant", 15: "uint32",
     16: "uint16", 17: "int4", 18: "bfloat16", 19: "int2", 20: "uint4",
@@ -90,7 +90,7 @@ OPTIONS = {
     "GeluOptions": Options(116, {"approximate": (0, "?", False)}),
 }
 
-OPERATORS = {  # by number; those that are not here are refused by number
+OPERATORS = {  # by number; others are refused by number
     0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 5: "DEPTH_TO_SPACE",
     6: "DEQUANTIZE", 7: "EMBEDDING_LOOKUP", 8: "FLOOR", 9: "FULLY_CONNECTED", 11: "L2_NORMALIZATION", 14: "LOGISTIC",
     12: "L2_POOL_2D", 13: "LOCAL_RESPONSE_NORMALIZATION", 16: "LSTM", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU",
@@ -113,7 +113,7 @@ OPERATORS = {  # by number; those that are not here are refused by number
     143: "READ_VARIABLE", 144: "ASSIGN_VARIABLE", 145: "BROADCAST_ARGS", 150: "GELU", 152: "RELU_0_TO_1",
     158: "SIGN", 206: "STABLEHLO_COMPOSITE",
 }  # fmt: skip
-OPTIONS_OF = {  # what an operator's options are, where it has any that are read
+OPTIONS_OF = {  # options of operators, for those with options that the reader uses
     "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions",
     "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "TRANSPOSE_CONV": "TransposeConvOptions", "FULLY_CONNECTED": "FullyConnectedOptions",

@@ -1,7 +1,7 @@
-"""Values of a TFLite graph while it becomes Relax: feature maps in two orders, constants, whole numbers.
+"""Values of a TFLite graph during its conversion to Relax: feature maps in two orders, constants, integers.
 
 TFLite lays feature maps out NHWC; Relax's convolutions and pools here are NCHW. A value is kept in the order in which
-it was made, and permuted where somebody reads it in the other; the passes take permutes as bookkeeping.
+it was made, and permuted for readers of the other order; for the passes, permutes are only bookkeeping.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Value:
     Attributes
     ----------
     own : relax.Var or None
-        In TFLite's order of dimensions.
+        The value in TFLite's order of dimensions.
     nchw : relax.Var or None
-        Of a feature map.
+        The value of a feature map in NCHW.
     known : ndarray or None
-        Of a constant; of one with scales the whole numbers.
+        The value of a constant; with scales, its integers.
     scales : Scales or None
         Of a constant.
     place : str
@@ -42,7 +42,7 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """In TFLite's order."""
+        """The shape in TFLite's order."""
         if self.known is not None:
             return self.known.shape
         if self.own is not None:
@@ -56,7 +56,7 @@ class Value:
 
     @property
     def real(self) -> np.ndarray:
-        """What a constant stands for: float32 where it has a scale or is float16, else itself."""
+        """The real values of a constant: float32 if it has a scale or is float16, else itself."""
         if self.scales is None:
             return self.known.astype(np.float32) if self.known.dtype == np.float16 else self.known
         scale, zero, axis = self.step(self.place)
@@ -70,7 +70,7 @@ class Value:
 
 
 class Call:
-    """One operator, its operands as Relax; ``make`` of `tflite_operators` get it.
+    """One operator with its operands in Relax, the argument of ``make`` in `tflite_operators`.
 
     Parameters
     ----------
@@ -90,11 +90,11 @@ class Call:
         return f"{self.operator.name} at {self.operator.place}"
 
     def has(self, i: int) -> bool:
-        """Whether an operand is there."""
+        """Whether an operand is present."""
         return i < len(self.values) and self.values[i] is not None
 
     def value(self, i: int) -> Value:
-        """An operand; a ValueError where it is left out."""
+        """An operand; a ValueError if it is left out."""
         if not self.has(i):
             raise ValueError(f"it lacks operand {i}")
         return self.values[i]
@@ -103,14 +103,14 @@ class Call:
         return self.bb.emit(expr)
 
     def array(self, i: int) -> np.ndarray:
-        """What a constant stands for; a ValueError where it is none."""
+        """The real values of a constant; a ValueError if the operand is not constant."""
         value = self.value(i)
         if value.known is None:
             raise ValueError(f"its operand {value.place} is computed, not stored")
         return value.real
 
     def numbers(self, i: int) -> list[int]:
-        """A constant of whole numbers, in a row."""
+        """A constant of integers, as a flat list."""
         return [int(n) for n in self.array(i).reshape(-1)]
 
     def shape(self, i: int) -> tuple[int, ...]:
@@ -126,7 +126,7 @@ class Call:
         return value.own
 
     def nchw(self, i: int) -> relax.Expr:
-        """A feature map in NCHW; a constant that is broadcast to one too."""
+        """A feature map in NCHW, or a constant that is broadcast to one."""
         value = self.value(i)
         if value.known is not None:
             shape = value.shape and (1,) * (4 - len(value.shape)) + value.shape
@@ -138,7 +138,7 @@ class Call:
         return value.nchw
 
     def _constant(self, value: Value, shape: tuple[int, ...], order) -> relax.Expr:
-        """A constant in another shape and order; of whole numbers with one scale a ``dequantize`` of them."""
+        """A constant in another shape and order; for integers with one scale, a ``dequantize`` of them."""
         if value.scales is None or value.known.dtype.itemsize > 1 or value.scales.scale.size > 1:
             moved = np.asarray(value.real.reshape(shape).transpose(list(order)), order="C")
             return relax.const(moved, str(moved.dtype))
@@ -148,7 +148,7 @@ class Call:
         return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given))
 
     def weight(self, i: int, order: tuple[int, ...]) -> relax.Expr:
-        """A constant with its dimensions in another order: of whole numbers a ``dequantize`` of them."""
+        """A constant with its dimensions in another order; for integers, a ``dequantize`` of them."""
         value = self.value(i)
         if value.known is None:
             raise ValueError(f"its weight {value.place} is computed, not stored")
@@ -161,7 +161,7 @@ class Call:
         return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given, axis=axis))
 
     def biases(self, i: int, data: int, weight: int) -> np.ndarray | None:
-        """The biases (n,) of a layer, float32; of whole numbers in units of data and weight, as TFLite adds them."""
+        """The biases (n,) of a layer in float32; integers are in units of data and weight, as TFLite adds them."""
         if not self.has(i):
             return None
         value = self.value(i)

@@ -1,4 +1,4 @@
-"""TFLite's operators that take tensors apart, join them, or read them in another shape: in TFLite's own order."""
+"""TFLite's operators that cut, join or reshape tensors, in TFLite's own order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ op = relax.op
 
 
 def reshape(call: Call) -> Value:
-    """The shape is the second operand, an option, or what the file says of the output."""
+    """Reshape to the second operand, an option, or the file's shape of the output."""
     if call.has(1) and call.value(1).known is not None:
         shape = call.numbers(1)
     else:
@@ -35,7 +35,7 @@ def filled(shape: list[int], size: int) -> tuple[int, ...]:
 
 
 def squeeze(call: Call) -> Value:
-    """Without dimensions of one: those that are named, or all."""
+    """Drop dimensions of size one: the named ones, or all."""
     shape = call.shape(0)
     axes = [a % len(shape) for a in call.options["squeeze_dims"]] or [i for i, d in enumerate(shape) if d == 1]
     if any(shape[a] != 1 for a in axes):
@@ -44,7 +44,7 @@ def squeeze(call: Call) -> Value:
 
 
 def expand_dims(call: Call) -> Value:
-    """With one more dimension of one."""
+    """Add a dimension of size one."""
     (axis,) = call.numbers(1)
     shape = list(call.shape(0))
     shape.insert(axis % (len(shape) + 1), 1)
@@ -52,19 +52,19 @@ def expand_dims(call: Call) -> Value:
 
 
 def transpose(call: Call) -> Value:
-    """The dimensions in another order."""
+    """Permute the dimensions."""
     return own(call, op.permute_dims(call.own(0), call.numbers(1)))
 
 
 def concatenation(call: Call) -> Value:
-    """Along an axis."""
+    """Concatenate along an axis."""
     rank = len(call.shape(0))
     parts = [call.own(i) for i in range(len(call.values))]
     return own(call, op.concat(parts, call.options["axis"] % rank) if len(parts) > 1 else parts[0])
 
 
 def pack(call: Call) -> Value:
-    """Along an axis that is new."""
+    """Stack along a new axis."""
     axis = call.options["axis"] % (len(call.shape(0)) + 1)
     parts = []
     for i in range(len(call.values)):
@@ -79,7 +79,7 @@ def _cut(call: Call, x: relax.Expr, axis: int, start: int, stop: int) -> relax.E
 
 
 def unpack(call: Call) -> list[Value]:
-    """One value for each place of an axis, which is gone."""
+    """One value for each index of an axis, which is dropped."""
     shape = call.shape(0)
     axis = call.options["axis"] % len(shape)
     left = shape[:axis] + shape[axis + 1 :]
@@ -98,7 +98,7 @@ def split(call: Call) -> list[Value]:
 
 
 def split_v(call: Call) -> list[Value]:
-    """Parts of given sizes along an axis; one of -1 has what is left."""
+    """Parts of given sizes along an axis; a size of -1 means the rest."""
     (axis,) = call.numbers(2)
     axis, parts = axis % len(call.shape(0)), call.numbers(1)
     size = call.shape(0)[axis]
@@ -114,7 +114,7 @@ def _pieces(call: Call, data: int, axis: int, parts: list[int]) -> list[Value]:
 
 
 def sliced(call: Call) -> Value:
-    """A piece, by where it begins and how large it is; -1 is up to the end."""
+    """A piece, given by its start and size; a size of -1 extends to the end."""
     begin, size, shape = call.numbers(1), call.numbers(2), call.shape(0)
     end = [d if s == -1 else b + s for b, s, d in zip(begin, size, shape, strict=True)]
     if any(not 0 <= b < e <= d for b, e, d in zip(begin, end, shape, strict=True)):
@@ -123,7 +123,7 @@ def sliced(call: Call) -> Value:
 
 
 def strided(call: Call) -> tuple[list[slice], list[int]]:
-    """The slices of STRIDED_SLICE, and the axes that it takes away."""
+    """The slices of STRIDED_SLICE, and the axes that it drops."""
     shape, given = call.shape(0), call.options
     begin, end, strides = (call.numbers(i) for i in (1, 2, 3))
     if given["ellipsis_mask"] or given["new_axis_mask"] or given["offset"] or len(begin) > len(shape):
@@ -151,7 +151,7 @@ def strided(call: Call) -> tuple[list[slice], list[int]]:
 
 
 def strided_slice(call: Call) -> Value:
-    """Every so many places of each dimension."""
+    """A slice with a stride in each dimension."""
     slices, gone = strided(call)
     if any(s.step < 0 for s in slices):
         raise ValueError("a slice that runs backwards")
@@ -166,7 +166,7 @@ def strided_slice(call: Call) -> Value:
 
 
 def gathered(call: Call) -> tuple[np.ndarray, int]:
-    """Which places of which axis are taken; a ValueError where there are none such."""
+    """The indices and the axis of a gather; a ValueError if they are invalid."""
     if call.options["batch_dims"]:
         raise ValueError("a gather of each of a batch")
     places, axis = call.array(1), call.options["axis"] % len(call.shape(0))
@@ -177,7 +177,7 @@ def gathered(call: Call) -> tuple[np.ndarray, int]:
 
 
 def gather(call: Call) -> Value:
-    """Places of an axis, which are constants."""
+    """Gather constant indices of an axis."""
     places, axis = gathered(call)
     flat = relax.const(places.reshape(-1).astype(np.int64))
     x = call.emit(op.take(call.own(0), flat, axis, mode="clip"))
@@ -186,7 +186,7 @@ def gather(call: Call) -> Value:
 
 
 def to_depth(call: Call) -> Value:
-    """Blocks of pixels as channels, row by row."""
+    """Move blocks of pixels to channels, row by row."""
     n, h, w, c = call.shape(0)
     b = call.options["block_size"]
     if b < 1 or h % b or w % b:
@@ -197,7 +197,7 @@ def to_depth(call: Call) -> Value:
 
 
 def to_space(call: Call) -> Value:
-    """Channels as blocks of pixels, row by row."""
+    """Move channels to blocks of pixels, row by row."""
     n, h, w, c = call.shape(0)
     b = call.options["block_size"]
     if b < 1 or c % (b * b):
@@ -208,10 +208,10 @@ def to_space(call: Call) -> Value:
 
 
 def broadcast_to(call: Call) -> Value:
-    """Repeated along dimensions of one."""
+    """Repeat along dimensions of size one."""
     return own(call, op.broadcast_to(call.own(0), call.numbers(1)))
 
 
 def tile(call: Call) -> Value:
-    """Repeated so many times along each dimension."""
+    """Repeat a number of times along each dimension."""
     return own(call, op.tile(call.own(0), call.numbers(1)))

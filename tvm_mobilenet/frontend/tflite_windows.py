@@ -1,6 +1,6 @@
 """TFLite's convolutions, matrix products, pools, pads and resizes.
 
-SAME padding puts the odd row or column at the end. Averages leave out what is padded.
+SAME padding puts the odd row or column at the end. Averages do not count padding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ op = relax.op
 
 
 def same(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """What TFLite's SAME pads before and behind a dimension."""
+    """The padding of TFLite's SAME before and after a dimension."""
     reach = (kernel - 1) * dilation + 1
     total = max((-(-size // stride) - 1) * stride + reach - size, 0)
     return total // 2, total - total // 2
@@ -39,12 +39,12 @@ def _window(call: Call, kernel: tuple[int, int], size: tuple[int, ...], dilation
 
 
 def conv(call: Call) -> Value:
-    """The weight is (n, height, width, channels of a group)."""
+    """A convolution; the weight is (n, height, width, channels of a group)."""
     return _convolved(call, (0, 3, 1, 2))
 
 
 def depthwise(call: Call) -> Value:
-    """The weight is (1, height, width, n), with as many filters a channel as the multiplier says."""
+    """A depthwise convolution; the weight is (1, height, width, n), with ``multiplier`` filters for each channel."""
     return _convolved(call, (3, 0, 1, 2))
 
 
@@ -71,7 +71,7 @@ def _with_bias(call: Call, made: relax.Expr, bias: np.ndarray | None, shape: tup
 
 
 def transposed(call: Call) -> Value:
-    """Operands: the shape of the output, weight (n, height, width, channels), data, bias."""
+    """A transposed convolution. Operands: shape of the output, weight (n, height, width, channels), data, bias."""
     shape, given = call.shape(1), call.options
     _, height, width, _ = call.shape(2)
     _, out_height, out_width, _ = call.numbers(0)
@@ -92,7 +92,7 @@ def transposed(call: Call) -> Value:
 
 
 def fully_connected(call: Call) -> Value:
-    """The weight is (n, k); the data's last dimensions are taken together until they are k."""
+    """A matrix product; the weight is (n, k), and the data's last dimensions are joined until they have size k."""
     if call.options["weights_format"]:
         raise ValueError("its weight is shuffled for one kind of CPU")
     shape, data = call.shape(1), call.shape(0)
@@ -122,7 +122,7 @@ def batch_matmul(call: Call) -> Value:
 
 
 def average_pool(call: Call) -> Value:
-    """TFLite leaves out what is padded."""
+    """An average pool; TFLite does not count padding."""
     kernel, strides, pads = _pool_window(call)
     if any(pads):
         made = op.nn.avg_pool2d(call.own(0), kernel, strides, pads, count_include_pad=False, layout="NHWC")
@@ -131,7 +131,7 @@ def average_pool(call: Call) -> Value:
 
 
 def max_pool(call: Call) -> Value:
-    """What is padded is no maximum."""
+    """A maximum pool; padding never is the maximum."""
     kernel, strides, pads = _pool_window(call)
     return nchw(call, op.nn.max_pool2d(call.nchw(0), kernel, strides, pads))
 
@@ -145,7 +145,7 @@ def _pool_window(call: Call) -> tuple[list, list, list]:
 
 
 def mean(call: Call) -> Value:
-    """Over height and width a pool."""
+    """A mean; over height and width it is a pool."""
     rank, keep = len(call.shape(0)), bool(call.options["keep_dims"])
     axes = sorted({a % rank for a in call.numbers(1)})
     if rank == 4 and axes == [1, 2]:
@@ -155,7 +155,7 @@ def mean(call: Call) -> Value:
 
 
 def reduction(operator: Callable) -> Callable:
-    """Along the axes of the second operand."""
+    """A reduction along the axes of the second operand."""
 
     def make(call: Call) -> Value:
         rank = len(call.shape(0))
@@ -166,7 +166,7 @@ def reduction(operator: Callable) -> Callable:
 
 
 def extreme_index(operator: Callable) -> Callable:
-    """Of the largest or smallest along one axis."""
+    """The index of the largest or smallest value along one axis."""
 
     def make(call: Call) -> Value:
         (axis,) = call.numbers(1)
@@ -179,7 +179,7 @@ def extreme_index(operator: Callable) -> Callable:
 
 
 def pad(call: Call) -> Value:
-    """Zeros, or the number that PADV2 has; around feature maps in NCHW."""
+    """A pad with zeros, or with PADV2's number; feature maps are padded in NCHW."""
     widths = call.array(1).reshape(-1, 2)
     fill = float(call.array(2).reshape(())) if call.has(2) else 0.0
     if len(widths) != len(call.shape(0)) or widths.min() < 0:
@@ -191,7 +191,7 @@ def pad(call: Call) -> Value:
 
 
 def mirror_pad(call: Call) -> Value:
-    """REFLECT leaves out the edge itself, SYMMETRIC does not."""
+    """A mirrored pad: REFLECT leaves out the edge itself, SYMMETRIC does not."""
     widths = call.array(1).reshape(-1, 2)
     if call.options["mode"]:
         return own(
@@ -211,7 +211,7 @@ def _mirrored(call: Call, x: relax.Expr, axis: int, before: int, behind: int) ->
 
 
 def resized(method: str) -> Callable:
-    """To a height and width; where pixels lie is an option."""
+    """A resize to a height and width; an option gives the positions of pixels."""
 
     def make(call: Call) -> Value:
         given, size = call.options, call.numbers(1)

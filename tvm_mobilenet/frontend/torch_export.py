@@ -1,4 +1,6 @@
-"""Programs of `torch.export`: saved ones, at one size, run, and as plain data that an importer takes. Needs no TVM."""
+"""Programs of `torch.export`: loading, fixing their sizes, and conversion to plain data for an importer. This needs no
+TVM.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import core_operators, sizes
 from tvm_mobilenet.models.weights import check_dense
 
-_UNBOUNDED = 1 << 32  # PyTorch has an infinity of its own for integers
+_UNBOUNDED = 1 << 32  # PyTorch's infinity for integers is larger
 
 
 def load(file: BinaryIO, path: Path) -> torch.export.ExportedProgram:
-    """A saved program, by torch alone; ``path`` is for messages.
+    """A saved program, loaded by torch; ``path`` is for messages.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def load(file: BinaryIO, path: Path) -> torch.export.ExportedProgram:
 
 
 def unreadable(path: Path, why: str) -> TvmMobilenetError:
-    """The error of a file that is no saved program."""
+    """The error of a file that is not a saved program."""
     return TvmMobilenetError(
         f"{path}: not a saved ExportedProgram: {why}",
         "save it with torch.export.save(torch.export.export(model.eval(), (example,)), path)",
@@ -47,7 +49,7 @@ def unreadable(path: Path, why: str) -> TvmMobilenetError:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Torch's own warnings, tracebacks of what it tried, as a list of texts: what matters of them is in the error."""
+    """Collect torch's own warnings and tracebacks as texts; the error has the relevant part."""
     said: list[str] = []
 
     class Keep(logging.Filter):
@@ -74,7 +76,7 @@ def at_one_size(
     layout: str,
     path: Path | str,
 ) -> torch.export.ExportedProgram:
-    """The program at one size: where dimensions are open it is exported again with them fixed."""
+    """The program at one size; if dimensions are open, it is exported again with fixed ones."""
     values = {node.name: node.meta["val"] for node in _inputs(program)}
     values = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     dims = {name: tuple(_dim(d, program.range_constraints) for d in value.shape) for name, value in values.items()}
@@ -97,13 +99,13 @@ def at_one_size(
 
 
 def _inputs(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
-    """The nodes of what the user passes, in order."""
+    """The nodes of the user's inputs, in order."""
     wanted = set(program.graph_signature.user_inputs)
     return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
 
 
 def _dim(dim: int | torch.SymInt, ranges: dict) -> int | sizes.Free:
-    """A dimension as the program has it. Two as the lower end is PyTorch's own: it stands for one as well."""
+    """A dimension of the program. PyTorch's own lower bound of two includes one."""
     if isinstance(dim, int):
         return dim
     expression = dim.node.expr
@@ -120,15 +122,15 @@ def _dim(dim: int | torch.SymInt, ranges: dict) -> int | sizes.Free:
 
 
 def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, torch.Tensor]]:
-    """A program as plain data, in operators that are decomposed, and its tensors by name.
+    """A program as plain data, with decomposed operators, and its tensors by name.
 
-    `graph_data.Program` reads it. Each node has its place in the model (``source``), the shapes and dtypes that it
-    gives, and its arguments.
+    `graph_data.Program` reads it. Each node has its place in the model (``source``), the shapes and dtypes of its
+    results, and its arguments.
 
     Raises
     ------
     TvmMobilenetError
-        An input or a parameter is of a kind that no network here has, or no tensor is returned.
+        An input or a parameter is of an unsupported kind, or no tensor is returned.
     """
     for node in _inputs(program):
         value = node.meta["val"]
@@ -140,7 +142,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
     if nodes is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # TVM takes the epsilon of a batch norm that is not decomposed from the wrong argument
+            # for a batch norm that is not decomposed, TVM reads the epsilon from the wrong argument
             program = program.run_decompositions()
         outputs, nodes = _outputs(program), _nodes(program)
     names = _output_names(program)
@@ -157,7 +159,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
 
 def _outputs(program: torch.export.ExportedProgram) -> list[str]:
     """Names of the tensors that the program returns; of a program that returns none an error."""
-    (output,) = program.graph.find_nodes(op="output")  # None and numbers beside tensors are no outputs
+    (output,) = program.graph.find_nodes(op="output")  # None and numbers beside tensors are not outputs
     kind = torch.export.graph_signature.OutputKind.USER_OUTPUT
     pairs = zip(output.args[0], program.graph_signature.output_specs, strict=True)
     outputs = [node.name for node, spec in pairs if isinstance(node, torch.fx.Node) and spec.kind is kind]
@@ -177,7 +179,7 @@ def _nodes(program: torch.export.ExportedProgram) -> list[dict]:
 
 
 def _check_shapes(program: torch.export.ExportedProgram) -> None:
-    """Refuse an operator whose output's shape depends on data: the first, those behind it follow from it."""
+    """Refuse the first operator whose output's shape depends on data."""
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     for node in program.graph.nodes:
@@ -227,21 +229,21 @@ def _node_data(node: torch.fx.Node) -> dict:
 
 
 def _target(target) -> tuple[str, str, str]:
-    """Namespace, operator and overload of what a node calls; the last two are empty for what has none."""
+    """Namespace, operator and overload of a node's target; the last two may be empty."""
     if isinstance(target, torch._ops.OpOverload):
         return target.namespace, target._opname, target._overloadname
     return getattr(target, "__module__", None) or "", getattr(target, "__name__", type(target).__name__), ""
 
 
 def _values(value: object) -> list | None:
-    """``[shape, dtype]`` of a tensor that a node gives; None for anything else."""
+    """``[shape, dtype]`` of each tensor that a node returns; None for other results."""
     if not isinstance(value, torch.Tensor):
         return None
     return [[int(d) for d in value.shape], str(value.dtype).removeprefix("torch.")]
 
 
 def _argument(value: object) -> object:
-    """An argument as JSON has it; what JSON lacks is an object with one key."""
+    """An argument as JSON data; types that JSON lacks become an object with one key."""
     if isinstance(value, torch.fx.Node):
         return {"graph": str(value.target)} if value.op == "get_attr" else {"node": value.name}
     if isinstance(value, tuple | list):
@@ -261,7 +263,7 @@ def _argument(value: object) -> object:
 def _source(node: torch.fx.Node) -> str:
     """The path of the innermost module that the operator was traced in, else its own name."""
     if "quantized_decomposed" in str(node.target):
-        return node.name  # scales are found again by it
+        return node.name  # it identifies scales later
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values() if entry[0]]
     path = paths[-1].removeprefix("L['self'].") if paths else ""

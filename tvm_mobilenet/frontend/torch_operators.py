@@ -1,7 +1,7 @@
-"""Operators of PyTorch that TVM's importer lacks, or reads otherwise: converters of this project's own.
+"""Converters for PyTorch operators that TVM's importer lacks, or converts differently.
 
-`promoted` is for whole numbers among operands. PyTorch computes ``i * 0.5``, ``i / 3`` and ``i.exp()`` in floats;
-TVM's importer would round the number, 0.5, to the tensor's dtype.
+`promoted` handles integers among operands. PyTorch computes ``i * 0.5``, ``i / 3`` and ``i.exp()`` in floats; TVM's
+importer would round the number, 0.5, to the tensor's dtype.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def converters(importer) -> dict:
         return value if same else importer.block_builder.emit(relax.op.astype(value, dtype))
 
     def division(node: torch.fx.Node) -> relax.Var:
-        """With a way to round; a number has the tensor's dtype."""
+        """A division with a rounding mode; a number has the tensor's dtype."""
         (a, b), how = (importer.env.get(v, v) for v in node.args[:2]), node.kwargs.get("rounding_mode")
         dtype = _dtype(node.meta["val"])
         a, b = (cast(v, dtype) if isinstance(v, relax.Expr) else relax.const(v, dtype) for v in (a, b))
         if how == "floor":
             return importer.block_builder.emit(relax.op.floor_divide(a, b))
-        made = importer.block_builder.emit(relax.op.divide(a, b))  # of whole numbers TVM's is cut off
+        made = importer.block_builder.emit(relax.op.divide(a, b))  # TVM truncates a division of integers
         if how == "trunc" and node.meta["val"].dtype.is_floating_point:
             made = importer.block_builder.emit(relax.op.trunc(made))
         return made
@@ -41,7 +41,7 @@ def converters(importer) -> dict:
         def convert(node: torch.fx.Node) -> relax.Var:
             data, axes, keep = (*node.args, *(None, False)[len(node.args) - 1 :])[:3]
             keep = node.kwargs.get("keepdim", keep)
-            x = cast(importer.env[data], _dtype(node.meta["val"]))  # products of whole numbers are int64
+            x = cast(importer.env[data], _dtype(node.meta["val"]))  # products of integers are int64
             return importer.block_builder.emit(operator(x, axes if axes or axes == 0 else None, keep))
 
         return convert
@@ -57,8 +57,7 @@ def converters(importer) -> dict:
 
 @contextmanager
 def promoted(importer, node: torch.fx.Node) -> Iterator[None]:
-    """While an operator that computes value by value is converted: its operands of whole numbers as the floats in which
-    PyTorch computes it."""
+    """While an element-wise operator is converted: its integer operands as the floats in which PyTorch computes it."""
     wanted = _wanted(node)
     given = {
         source: value
@@ -78,7 +77,7 @@ _WHOLE = ("int64", "int32", "int16", "int8", "uint8")
 
 
 def _wanted(node: torch.fx.Node) -> str:
-    """The dtype in which PyTorch computes an operator value by value, where it is one of floats; else empty."""
+    """The float dtype in which PyTorch computes an element-wise operator; empty if it computes in integers."""
     if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return ""
     dtype = _dtype(node.meta.get("val"))

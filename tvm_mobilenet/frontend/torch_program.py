@@ -1,8 +1,8 @@
-"""PyTorch to Relax: a module is exported with an example input, a saved ``.pt2`` is read by `pt2_reader`.
+"""Import of PyTorch models to Relax: a module is exported with an example input, `pt2_reader` reads a saved ``.pt2``.
 
-TVM's importer does the work. Around it: every operator keeps the module path it came from (``sources`` on ``main``,
-see `tvm_mobilenet.passes.rewrite`), what TVM cannot import is listed at once, and a model that returns one tensor
-gives a ``main`` that does.
+TVM's importer does the conversion. This module adds three things: every operator keeps its module path (``sources`` on
+``main``, see `tvm_mobilenet.passes.rewrite`), all operators that TVM cannot import are listed at once, and a model that
+returns one tensor gives a ``main`` that does too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def from_torch(
     Raises
     ------
     TvmMobilenetError
-        When the model cannot be exported, or holds operators that TVM does not know.
+        The model cannot be exported, or has operators that TVM does not know.
     """
     if isinstance(model, torch.nn.Module):
         if example_input is None:
@@ -81,16 +81,17 @@ def from_pt2(
     Parameters
     ----------
     batch, size : int, (int, int), optional
-        Images at once, height and width, where the program leaves them open.
+        Batch size, height and width, if the program leaves them open.
     layout : str
-        Where an image has its channels, if the program does not tell.
+        The layout of images, if the program does not determine it.
     trusted : bool
-        Torch reads the file in this process, and does what it asks for.
+        Whether torch may read the file in this process, which can run code from the file.
 
     Raises
     ------
     TvmMobilenetError
-        The file holds no program, or sizes that are open or not the ones given; it asks for more than a program may.
+        The file is not a program, requires more than a program may, or has sizes that are open or differ from the given
+        ones.
     """
     path = Path(path)
     kind_of(path)
@@ -109,12 +110,12 @@ def from_pt2(
 
 
 def load_trusted(path: Path) -> torch.export.ExportedProgram:
-    """A saved ExportedProgram, read by torch in this process: what it pickles is run.
+    """A saved ExportedProgram, read by torch in this process: its pickles can run code.
 
     Raises
     ------
     TvmMobilenetError
-        The file is missing, none, or one of another version of torch's schema.
+        The file is missing, not a program, or of another version of torch's schema.
     """
     kind_of(path)
     torch_quantized.register()
@@ -130,8 +131,8 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
         if "schema_version" in program:
             check_version(path, program)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
-        pass  # torch says what is wrong
-    with path.open("rb") as file:  # of a path it takes the suffix .pt2 alone, not .PT2
+        pass  # torch reports the error
+    with path.open("rb") as file:  # as a path, torch only accepts the suffix .pt2, not .PT2
         return torch_export.load(file, path)
 
 
@@ -155,7 +156,7 @@ def _import(program: Program) -> tvm.IRModule:
 
 
 def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, str], places: dict[torch.fx.Node, str]):
-    """The converter, noting where each variable comes from; an opaque call where it fails or there is none."""
+    """The converter, which also notes the source of each variable; an opaque call if it fails or does not exist."""
 
     def recorded(node: torch.fx.Node):
         try:

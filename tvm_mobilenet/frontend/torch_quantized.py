@@ -1,7 +1,7 @@
 """PT2E, PyTorch's quantization of exported programs, in Relax: ``quantize`` and ``dequantize`` with scales.
 
-A program quantized statically holds ``quantized_decomposed.quantize_per_tensor`` and its kin around what is computed in
-whole numbers; `passes.given_scales` takes them on. What finds its scales while it runs is refused.
+A statically quantized program has ``quantized_decomposed.quantize_per_tensor`` and similar operators around integer
+computations, and `passes.given_scales` reads them. A program that finds its scales at run time is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DYNAMIC = re.compile(r"choose_qparams|quantize_(affine|per_token|per_channel_gro
 
 
 def register() -> None:
-    """Have torch know the operators."""
+    """Register the operators with torch."""
     import torch.ao.quantization.fx._decomposed  # noqa: F401
 
 
@@ -49,12 +49,12 @@ def converters(importer, program) -> dict:
 
 
 def check(program) -> None:
-    """Refuse what is quantized while it runs.
+    """Refuse dynamic quantization.
 
     Raises
     ------
     TvmMobilenetError
-        It names the operator, and says what to do.
+        The message names the operator and gives the remedy.
     """
     for node in program.graph.nodes:
         name = getattr(node.target, "__name__", "")

@@ -1,4 +1,4 @@
-"""What a PyTorch module computes, also before a last softmax or activation. Needs no TVM.
+"""The outputs of a PyTorch module, also before a last softmax or activation. This needs no TVM.
 
 The operators that may stand between that last function and the output are the same for an ONNX graph.
 """
@@ -30,12 +30,12 @@ def outputs(module, inputs: list) -> list[list[np.ndarray]]:
 
 
 def with_and_without_last(module, inputs: list) -> tuple[list, list, tuple[str, ...]]:
-    """The outputs of an exported module, the same without its last functions, and which these are.
+    """The outputs of an exported module, the same without its last functions, and these functions.
 
     Returns
     -------
     list, list, tuple
-        As `framework.Outputs`: ``values``, ``before``, ``functions``.
+        As in `framework.Outputs`: ``values``, ``before``, ``functions``.
     """
     values = outputs(module, inputs)
     functions = _leave_out(module)
@@ -70,7 +70,7 @@ def named(kind: str, lists: list) -> dict[str, np.ndarray]:
 
 
 def whole_numbers(module, inputs: list) -> list[dict[str, np.ndarray]]:
-    """For each of the inputs, tuples of arrays, what each dequantize of an activation reads, by its name."""
+    """For each of the inputs, which are tuples of arrays, the data of each dequantize of an activation, by its name."""
     found = []
     for x in inputs:
         recorder = _Recorder(module)
@@ -81,7 +81,7 @@ def whole_numbers(module, inputs: list) -> list[dict[str, np.ndarray]]:
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a module and keeps the whole numbers in it."""
+    """Runs a module and keeps the integers in it."""
 
     def __init__(self, module):
         super().__init__(module)
@@ -104,7 +104,7 @@ def from_named(tensors: dict, kind: str) -> list[tuple[np.ndarray, ...]]:
 
 
 def _leave_out(module) -> tuple[str, ...]:
-    """Takes the last function of each output out of an exported module; which these were."""
+    """Remove the last function of each output from an exported module; returns the functions."""
     graph = module.graph
     (output,) = graph.find_nodes(op="output")
     functions = []
@@ -122,7 +122,7 @@ def _leave_out(module) -> tuple[str, ...]:
 
 
 def _view(node):
-    """What a node shows in another shape, or scaled and shifted by constants; None for any other node."""
+    """The operand of a node that only reshapes it, or scales and shifts it by constants; None for any other node."""
     if len(getattr(node, "users", ())) != 1:
         return None
     if _aten(node) in VIEWS:
@@ -132,6 +132,6 @@ def _view(node):
 
 
 def _aten(node) -> str:
-    """``softmax`` of a call of aten.softmax.int."""
+    """The operator's name, ``softmax`` for a call of aten.softmax.int."""
     packet = getattr(getattr(node, "target", None), "overloadpacket", None)
     return getattr(packet, "__name__", "")
