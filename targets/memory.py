@@ -88,7 +88,7 @@ class Lines:
     l2, dram : float
         From the L2; from or to DRAM, as one core streams.
     again : float
-        From DRAM, of what a nest reads a second time beside its arithmetic.
+        From DRAM, for data that a nest reads a second time beside its arithmetic.
     strip : float
         From the L2 under a strip of the dual-issue loop.
     """

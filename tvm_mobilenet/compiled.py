@@ -109,7 +109,7 @@ class Compiled:
         dump : path, optional
             A folder for the tensors of the first wrong layer.
         progress : callable or bool
-            Gets each line that says what is done; True: stderr; False: nobody.
+            Called with each line of progress; True prints to stderr, False prints nothing.
 
         Returns
         -------
@@ -212,7 +212,7 @@ class Compiled:
         reference : bool
             Whether to run the float network too.
         progress : callable or bool
-            Gets each line that says what is done; True: stderr; False: nobody.
+            Called with each line of progress; True prints to stderr, False prints nothing.
         """
         from tvm_mobilenet.accuracy import accuracy
         from tvm_mobilenet.models import labelled_images
@@ -301,7 +301,7 @@ class Compiled:
         sign : path, optional
             The key that signs it, as ``build --sign`` takes it.
         progress : callable or bool
-            Gets each line that says what is done; True: stderr; False: nobody.
+            Called with each line of progress; True prints to stderr, False prints nothing.
         """
         from tvm_mobilenet.build import bundle_path
         from tvm_mobilenet.bundle import pack, signature
@@ -355,7 +355,7 @@ class Compiled:
         require_signature : path, optional
             The signers that this side and the boards accept, as ``ship --require-signature`` takes them.
         progress : callable or bool
-            Gets each line that says what is done; True: stderr; False: nobody.
+            Called with each line of progress; True prints to stderr, False prints nothing.
 
         Raises
         ------

@@ -80,7 +80,7 @@ class Found:
 
 
 def first_wrong(layers: list[LayerCheck]) -> LayerCheck | None:
-    """The first layer that does not compute what it should."""
+    """The first layer with a wrong result."""
     return next((c for c in layers if not c.ok), None)
 
 
@@ -298,7 +298,7 @@ def _require_numbers(said, network) -> None:
 
 
 def _require_import(network, batch: list, said) -> None:
-    """For a network in another dtype than its model's: check that its imported layers compute what the framework does.
+    """For a network in another dtype than its model's: check that its imported layers equal the framework.
 
     The comparison is in float32, since the rounding of another dtype would hide a layer that was imported wrongly. For
     a network that came quantized, the int8 layers are compared with the framework on the same integers.

@@ -169,7 +169,7 @@ def _outputs(program: torch.export.ExportedProgram) -> list[str]:
 
 
 def _placeholders(program: torch.export.ExportedProgram) -> list[dict]:
-    """Names and values of what the program is given, its parameters too."""
+    """Names and values of the inputs of the program, including its parameters."""
     nodes = program.graph.find_nodes(op="placeholder")
     return [{"name": node.name, "values": _values(node.meta.get("val"))} for node in nodes]
 
