@@ -212,11 +212,7 @@ class Mobilenet:
         return scores
 
     def run_images(self, images, bgr: bool = False) -> np.ndarray:
-        """The outputs for several images, one row each: an iterable of images for `run_image`, or (N, height, width,
-        3).
-
-        A model with a larger batch computes that number at once.
-        """
+        """The outputs for several images, one row each: images for `run_image`, or one array (N, height, width, 3)."""
         at_once, shape = self.inputs[0][1][0], self.outputs[0][1]
         if shape[:1] != (at_once,):
             raise MobilenetError(f"the output has shape {shape}: it has no row for each image")
