@@ -1,8 +1,7 @@
 """Compare a family's networks on a board: latency, memory and published accuracy in one table.
 
-Each network runs once on the board, in the order of its plan as in verification, but with random weights
-(survey/estimates.py). A file keeps the estimates for the next sweep. With a budget it builds and verifies the network
-that it chooses, or the next best if the built module exceeds the budget.
+Each network runs once on the board with random weights (survey/estimates.py); a file keeps the estimates. With a budget
+the sweep builds and verifies the network that it chooses, or the next best if the built module exceeds the budget.
 
     python -m tvm_mobilenet.sweep --target rpi4 --html out/sweep.html
     python -m tvm_mobilenet.sweep --target rpi4 --budget 60ms --cores 1 --min-accuracy 0.6
