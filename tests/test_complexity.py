@@ -38,6 +38,7 @@ def test_every_figure_is_reproduced_or_an_erratum(row, figures):
     assert figure.reproduced != bool(figure.reason), f"printed {figure.printed}, ours {figure.ours}"
 
 
+@pytest.mark.full
 def test_errata_hold_what_they_say(figures):
     for erratum in papers.errata():
         assert len(erratum["reason"]) > 10

@@ -84,6 +84,7 @@ def test_what_needs_the_agent_says_so(server, more, capsys):
     assert "agent" in said and "python -m tvm_mobilenet.agent in its place" in said
 
 
+@pytest.mark.full
 def test_a_module_for_another_board(server, capsys):
     assert bench.main([str(modules.small("rpi4")), "--board", server]) == 4
     assert "it is built for aarch64" in capsys.readouterr().err

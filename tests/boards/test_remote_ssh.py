@@ -86,6 +86,7 @@ def test_ssh_that_does_not_get_there(behind, monkeypatch):
     assert "ssh must log in without questions" in e.info.value.hint
 
 
+@pytest.mark.full
 def test_who_listens_on_the_boards_port_without_the_token_is_not_talked_to(behind, tmp_path, monkeypatch, capsys):
     """It answers as TVM's server would, sends the challenge back, or nothing; an agent is started beside it."""
     url, cache = behind

@@ -130,7 +130,7 @@ def test_libjpeg_of_version_8_makes_the_same_pixels(tmp_path):
     import ctypes
 
     ctypes.CDLL("libjpeg.so.62")
-    loaded = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    loaded = [line.split()[-1] for line in Path("/proc/self/maps").read_text(errors="replace").splitlines()]
     real = next(path for path in loaded if Path(path).name.startswith("libjpeg.so.62"))
     paths, env = [*pictures.jpegs(tmp_path), sample_images()[0]], without_turbojpeg(tmp_path)
     expected = read(paths, env=env)

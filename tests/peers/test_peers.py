@@ -349,6 +349,7 @@ def test_one_layer_that_falls_back_is_named():
         engines.told("E", "int8", ran[3:], ("Conv", "Gemm"))
 
 
+@pytest.mark.full
 def test_what_cannot_be_compared_says_with_what_to_compare(networks, integers, tmp_path):
     """ncnn in int8 is not written, a build in float32 has no scales, and integers come and go as no engine has them."""
     found = peers.contenders(networks["v1"], ["onnxruntime", "litert:int8"], tmp_path, "float16")
