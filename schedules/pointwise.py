@@ -2,7 +2,7 @@
 
 The nest::
 
-    parallel over blocks (m_block tiles x n_block panels); the slower loop is `outer`
+    parallel over blocks (m_block tiles x n_block panels)    # `outer`, m or n, is the outer loop over the blocks
       for each block of k                                    # the block's panels stay in L1
         for each tile of tile_m rows
           for each panel of tile_n columns
@@ -11,15 +11,15 @@ The nest::
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
 
-Passes run in serpentine order: every other pass over the inner blocks runs backwards, and over k too if the order of a
-layer's sums is free. Each pass then begins with the data that the pass before read last. So data that does not fit the
-last cache is found there as far as it does fit. With 196 x 512 rows, which nearly fill the L2 of a Cortex-A53, 2.7 MB
-come from DRAM instead of 3.9 MB.
+Passes run in serpentine order: every other pass over the inner blocks runs backwards. Its loop over k runs backwards
+too, unless the order of the layer's sums is fixed. So each pass begins with the data that the pass before read last. If
+the data is larger than the last cache, a pass still finds there as much as the cache holds. With 196 rows of 512
+values, which nearly fill the L2 of a Cortex-A53, 2.7 MB come from DRAM instead of 3.9 MB.
 
 Register budget: the accumulators, a row of weights in vectors, and two registers for data. A tile that does not fit is
 not a candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``, so the weights of a block of k are
-contiguous; panels a power of two apart would fall into the same sets of the L1 and evict each other. Rows and columns
-that a tile does not divide get a smaller tile, so nothing is padded and no inner loop has a test.
+contiguous. If its panels were a power of two apart, they would fall into the same sets of the L1 and evict each other.
+Rows and columns that a tile does not divide get a smaller tile, so nothing is padded and no inner loop has a condition.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -63,7 +63,7 @@ def kernel(layer: Layer, d: Decisions):
     with nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f, nest.parallel(m_blocks * n_blocks) as task:
         product = (integer_products.Product if dtypes.of(layer.dtype).integer else _Product)(layer, d, f)
         inner = m_blocks if d["outer"] == "n" else n_blocks
-        back = nest.named(task // inner % 2, "back")  # every other pass over the inner blocks and k runs backwards
+        back = nest.named(task // inner % 2, "back")  # 1 in every other pass, which runs backwards
         ahead, step = task // inner, _turned(task % inner, inner, back)
         mb, nb = (step, ahead) if d["outer"] == "n" else (ahead, step)
 
@@ -100,7 +100,7 @@ def _turned(index, extent: int, back):
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of k: its index, its length, and its turn among the blocks."""
+    """A block of k: its index in k, its length, and when it is computed: the number of blocks before it."""
 
     index: object
     depth: int
@@ -109,7 +109,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Product:
-    """The code of a product's tiles."""
+    """Writes the code of the product's tiles, for float dtypes."""
 
     layer: Layer
     d: Decisions
@@ -181,9 +181,9 @@ class _Product:
 
 
 def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, row_pitch: int = 0) -> None:
-    """Add the sum over k below depth of data(i, k) * weight(k, lane) to sums(i, lane).
+    """Add data(i, k) * weight(k, lane), for all k below ``depth``, to sums(i, lane).
 
-    ``row_pitch`` is the distance between rows of data; the dual-issue loop needs it.
+    ``row_pitch`` is the distance between rows of data if the dual-issue loop is wanted, else 0.
     """
     acc = sums.products
     if row_pitch and inorder.fits(acc.rows, acc.width, depth, row_pitch):
@@ -217,7 +217,7 @@ def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, ro
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """The arguments that `pack` returns."""
+    """The arguments of the kernel whose data `pack` returns."""
     weight = ("weight", (math.prod(layer.weight_shape),), layer.weight_dtype)
     if dtypes.of(layer.dtype).integer:
         size = layer.channels * integer_products.padded(layer.out_channels)
@@ -226,7 +226,7 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Weights (n, k) as ``[k blocks][panels][k_block][tile_n]`` in one dimension, and the bias (n,)."""
+    """Weights of shape (n, k), packed as ``[k blocks][panels][k_block][tile_n]`` in one dimension; the bias (n,)."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.pack(layer, d, integer_products.pack(layer, d, arrays), arrays)
     pieces, weight = [], arrays["weight"]
@@ -244,7 +244,7 @@ def _steps(extent: int, step: int) -> list[tuple[int, int]]:
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, with the decisions of an untuned build as its default."""
+    """The search space. Its default is the decisions of a build without a tune log."""
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)

@@ -1,8 +1,8 @@
 """Build a MobileNet for a board, with the known decisions.
 
 Each layer takes its decisions from the user's tune log, else from the log that ships, else from the schedule's default.
-The table shows the source. The build's folder holds the kernels, the plan and the parameters, which boards and bundles
-run; with ``--tvm`` also an ordinary TVM executable.
+The printed table names the source for each layer. The build's folder holds the kernels, the plan and the parameters;
+boards and bundles need no other files. With ``--tvm`` it also holds an ordinary TVM executable.
 
     python -m tvm_mobilenet.build --model v2 --alpha 1.4 --target rpi5
 """
@@ -40,18 +40,19 @@ class BuildResult:
         Each distinct layer with its decisions and their source.
     kernels : int
         Kernel calls in a run.
-    module_bytes, parameters_bytes, arena_bytes : int
-        Sizes of the module (parameters included), of the parameters alone, and of all intermediates.
+    module_bytes, parameters_bytes, arena_bytes, scratch_bytes : int
+        Sizes of the module (parameters included), of the parameters alone, of all intermediates, and of the scratch
+        memory of one task.
     seeded : bool
         Whether the weights are random numbers.
     preprocess : dict or None
-        The preprocessing from an image to the input, with the assumed fields; None if the network takes no images.
+        How an image becomes the input, and which of these fields were assumed; None if the network takes no images.
     bundle : path or None
         The bundle, which is packed only after its code was run and verified.
     bundle_bytes : int or None
-        Size of its archive, or of all files in its folder.
+        Size of the bundle's archive, or of all files in its folder.
     signed : path or None
-        The key that signed it.
+        The key that signed the bundle.
     dump : path or None
         The folder of ``--dump``, which has each phase as text.
     precision : passes.precision.Precision or None
@@ -63,8 +64,9 @@ class BuildResult:
     choice : evaluation.sensitivity.Choice or None
         With ``--max-drop``, the layers that stay in float.
     files : list of checking.same_outputs.SameOutputs
-        With ``--tvm``, the outputs of TVM's executable and of the other files, run once and compared. Empty if nothing
-        on this machine can run the target's code.
+        With ``--tvm``, one comparison for TVM's executable and one for each other shared object of the build: it was
+        run once, and its outputs were compared with the plan's. Empty if nothing on this machine can run the target's
+        code.
     """
 
     folder: Path
@@ -92,7 +94,7 @@ class BuildResult:
         return self.summary()
 
     def summary(self) -> str:
-        """A line of text, and one line each for the dump and the bundle."""
+        """A line of text about the module, and one for each other part of the result."""
         mib = 1 << 20
         line = (
             f"module    {self.folder}: {self.kernels} kernels, {self.module_bytes / mib:.1f} MiB "
@@ -130,14 +132,14 @@ def build(
 ) -> BuildResult:
     """Build a network for a target.
 
-    In one piece: each step uses the results of those before it.
+    This is one function, since each step uses the results of the steps before it.
 
     Parameters
     ----------
     model : ModelOptions
     target : targets.Target
     log : path, optional
-        The user's tune log, consulted before the shipped one.
+        The user's tune log, whose decisions take precedence over the shipped ones.
     output : path, optional
         The folder to write.
     linker : str, optional
@@ -149,11 +151,11 @@ def build(
     embed_weights : bool
         Whether the bundle's library contains the weights.
     sign : path, optional
-        A key that signs it (bundle/signature.py).
+        A key that signs the bundle (bundle/signature.py).
     dump : path, optional
         A folder for the result of each phase (docs/guides/dump.md): new, empty or an earlier dump.
     tvm_executable : bool
-        Whether to write ``model.so`` too, for TVM's virtual machine; it is run once and must give the plan's outputs.
+        Whether to write ``model.so`` too, for TVM's virtual machine. It is run once and must give the plan's outputs.
 
     Raises
     ------
@@ -293,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _refuse_mixing(dump: Path | None, others: dict[str, Path | None]) -> None:
-    """Refuse a dump if other output would be written into its folder."""
+    """Refuse a dump if another output of the build would be written into the dump's folder."""
     for flag, path in others.items() if dump is not None else ():
         if path is not None and Path(path).resolve().is_relative_to(dump.resolve()):
             raise TvmMobilenetError(
@@ -322,11 +324,11 @@ def _run(args: argparse.Namespace) -> int:
     _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
     flag = ""
-    if args.dump and target.core.model:  # its kernels are executed
+    if args.dump and target.core.model:  # a dump executes the kernels to find their hot loops
         wanted, flag = wanted + packages.for_board("virtual"), " --dump"
-    if args.tvm and (target.is_host or target.core.model):  # it is run once
+    if args.tvm and (target.is_host or target.core.model):  # TVM's executable is run once
         wanted, flag = wanted + packages.for_board(own(target)), flag + " --tvm"
-    if args.bundle:  # it is run, compared and inspected
+    if args.bundle:  # the bundle's code is run, compared and inspected
         wanted += packages.for_comparing(model) + packages.for_board(own(target)) + ("elftools",)
         flag += " --bundle"
     wanted, flag = accuracy_options.needs(args, model, target, wanted, flag)

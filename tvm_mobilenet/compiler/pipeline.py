@@ -1,10 +1,10 @@
 """The whole way from a model to a built folder, on one page.
 
-    model ─ load_network ─▶ graph of layers        frontend/, then passes/: nothing depends on the target;
-                                                   calibration.py says which layers a narrow dtype computes
+    model ─ load_network ─▶ graph of layers        frontend/, then passes/: independent of the target;
+                                                   calibration.py decides which layers compute in float16 or int8
           ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, views.py, row_pitch.py
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
-          ─ lower_layers ─▶ kernels                lower.py: Relax is written here, once; schedules/
+          ─ lower_layers ─▶ kernels                lower.py writes the Relax module; schedules/ makes the kernels
           ─ plan_of ──────▶ plan, parameters       plan.py: the place of every tensor
           ─ write ────────▶ folder                 artifacts.py: LLVM, the linker and the runtime; module.py
 
@@ -45,7 +45,7 @@ from tvm_mobilenet.passes.quantize import Quantization
 from tvm_mobilenet.targets import Target, require
 
 CORE_PASSES = (fuse_blocks, views, row_pitch)
-OF_SOME = (views,)  # this returns its input if it has nothing for it
+OF_SOME = (views,)  # passes that often change nothing; they return their input then, and are not reported
 
 Watch = Callable[[str, object], None]  # takes the name of each phase and its result
 
@@ -63,11 +63,11 @@ class BuiltModel:
     network : Network
     target : Target
     graph : LayerGraph
-        The network's layers as this target's core runs them.
+        The network's layers as the target's core runs them (`for_core`).
     decided : list of module.BuiltLayer
         Each distinct layer with its decisions and their source.
     lowered : tvm.IRModule
-        Calls of kernels, and the kernels as the schedules wrote them.
+        The calls of the kernels, and the kernels as the schedules made them.
     plan : Plan
     parameters : (plan.parameters_bytes,) uint8
     """
@@ -92,7 +92,7 @@ class BuiltModel:
         executable: bool = False,
         check: Callable[[module.BuiltModule], object] | None = None,
     ) -> module.BuiltModule:
-        """Compile the kernels, link them, and write the folder, whole or not at all.
+        """Compile the kernels, link them, and write the folder completely or not at all.
 
         Parameters
         ----------
@@ -136,8 +136,8 @@ class BuiltModel:
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:
-    """The layers as a core runs them: some fused into blocks, parts placed in larger tensors, tensors at their row
-    pitches.
+    """The layers as a core runs them: with fused blocks, with operands placed in the tensors that concatenate them, and
+    with the row pitch of each tensor.
     """
     for step in CORE_PASSES:
         before, graph = graph, step.run(graph, core)
@@ -155,7 +155,7 @@ def compile(network: Network, target: Target, log: Path | None = None, watch: Wa
         From ``network.load_network``.
     target : Target
     log : path, optional
-        The user's tune log, consulted before the shipped one.
+        The user's tune log, whose decisions take precedence over the shipped ones.
     watch : Watch
         Called after each phase: ``fuse_blocks``, ``views``, ``row_pitch``, ``decisions``, ``plan``.
     """

@@ -1,11 +1,11 @@
-"""The core operators that a MobileNet's own operators stand for, written down without tracing the program again.
+"""Decompose the ATen operators of an exported MobileNet into core ATen operators, without tracing the program again.
 
-``ExportedProgram.run_decompositions`` does the same for any program, and takes longer than the export: 1.5 s for
-MobileNetV2. The operators here are those of MobileNets. A program that has another one, or one of these in a form that
-no network has in inference mode, is left to PyTorch.
+``ExportedProgram.run_decompositions`` does the same for any program, but takes longer than the export: 1.5 s for
+MobileNetV2. This module knows the operators of MobileNets. If a program has another operator, or one of these in a form
+that is not known here (such as batch norm in training mode), PyTorch decomposes it.
 
-The data are those of `torch_export.described`: an operator's last core operator keeps its name, so whatever reads it
-stays as it is.
+Nodes are plain data, as in `torch_export.described`. Where one operator becomes several, the last of them keeps the
+name, so the nodes that read the result need no change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-AS_THEY_ARE = {
+AS_THEY_ARE = {  # operators that are core operators already
     *("add.Tensor", "mul.Tensor", "div.Tensor", "relu.default", "hardtanh.default", "leaky_relu.default"),
     *("clamp.default", "sigmoid.default", "cat.default", "mean.dim", "view.default", "permute.default"),
     *("addmm.default", "mm.default", "convolution.default", "_native_batch_norm_legit_no_training.default"),
@@ -22,7 +22,7 @@ AS_THEY_ARE = {
 }
 IN_PLACE = {"relu_.default", "relu6_.default", "hardtanh_.default", "hardswish_.default", "hardsigmoid_.default"}
 IN_PLACE |= {"silu_.default", "leaky_relu_.default", "add_.Tensor", "mul_.Tensor"}
-OWN_MEMORY = {
+OWN_MEMORY = {  # operators whose result is new memory, never a view of an operand
     "conv2d.default",
     "convolution.default",
     "batch_norm.default",
@@ -33,21 +33,22 @@ OWN_MEMORY = {
 
 
 class Other(Exception):
-    """An operator in a form that is not written down here."""
+    """An operator, or a form of one, that this module does not decompose."""
 
 
 def decomposed(inputs: list[dict], nodes: list[dict], outputs: list[str]) -> list[dict] | None:
-    """The nodes in core operators, or None where a program has other operators than those known here.
+    """The nodes with core operators only, or None if the program has an operator that is not known here.
 
     Parameters
     ----------
     inputs, nodes : list of dict
+        The inputs and nodes of a program, as `torch_export.described` makes them.
     outputs : list of str
-        Those of a program as `torch_export.described` has them.
+        The names of the program's outputs.
     """
     readers = Counter(outputs) + Counter(n for node in nodes for n in _read([node["args"], node["kwargs"]]))
     values = {one["name"]: one.get("values") for one in inputs} | {node["name"]: node["values"] for node in nodes}
-    made, owned = [], set()  # owned: values in memory that nobody else reads, so they may be changed in place
+    made, owned = [], set()  # owned: values that are no views; with a single reader, they may be changed in place
     try:
         for node in nodes:
             name = _name(node)
@@ -80,7 +81,7 @@ def _name(node: dict) -> str:
 
 
 def _read(argument: object) -> list[str]:
-    """Names of the values in an argument, each as often as it stands there."""
+    """Names of the values in an argument, each as often as it occurs."""
     if isinstance(argument, list):
         return [name for one in argument for name in _read(one)]
     if isinstance(argument, dict):
@@ -93,7 +94,7 @@ def _operand(node: dict) -> str:
 
 
 def _arguments(node: dict, *defaults: object) -> list:
-    """All arguments of an operator, those left out at their defaults."""
+    """All arguments of an operator. ``defaults`` has a value for each parameter, for those that are left out."""
     if node["kwargs"]:
         raise Other
     args = node["args"]
@@ -101,9 +102,9 @@ def _arguments(node: dict, *defaults: object) -> list:
 
 
 def _chain(node: dict, *steps: tuple) -> list[dict]:
-    """Core operators one after the other: ``(operator, overload, args, values)``; the last keeps the node's name.
+    """Core operators one after the other, each from a step ``(operator, overload, args, values)``.
 
-    In ``args`` an integer in a tuple is the number of an earlier step.
+    The last keeps the node's name. In ``args``, a tuple ``(i,)`` stands for the result of step ``i``.
     """
     names = [f"{node['name']}_core_{i}" for i in range(len(steps) - 1)] + [node["name"]]
     return [
@@ -178,7 +179,7 @@ def _max_pool2d(node: dict, values: dict) -> list[dict]:
 
 
 def _view(node: dict, values: dict) -> list[dict]:
-    """Of a flattened or reshaped value."""
+    """``flatten`` and ``reshape`` as a view."""
     shape, _ = node["values"]
     if math.prod(shape) == 0:
         raise Other

@@ -94,7 +94,8 @@ class Emulator:
     path : str or Path
         The shared object.
     provide : dict
-        Imported function's name to ``handler(emulator)``, which reads arguments, acts on memory and sets the result.
+        For the name of each imported function a ``handler(emulator)``, which reads the arguments, acts on memory and
+        sets the result.
     architecture : str
         ``aarch64`` or ``armv7``; a shared object of the other is refused.
     cpu_model : str
@@ -151,7 +152,8 @@ class Emulator:
     def watch_memory(self, caches, every: bool = False):
         """From now on every load and store goes through these caches; ``None`` ends that.
 
-        Memory is followed block by block if the code allows it. With ``every`` each access has a hook, for comparison.
+        Addresses are computed once for each block of code, if the code allows it (`accesses`). With ``every`` each
+        access calls a hook instead; tests compare the two.
         """
         if caches is not None and not every and self.image.architecture == "aarch64" and self._follower is None:
             self._follow_blocks()
@@ -170,13 +172,13 @@ class Emulator:
                 self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access", caches.struct)
             )
         self.caches = caches
-        self.uc.ctl_flush_tb()  # translated code contains the hooks, or no hooks
+        self.uc.ctl_flush_tb()  # code that is translated already has the hooks of before
 
     def _follow_blocks(self):
         try:
             self._follower = Follower(self.image, ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value)
         except UnknownAccess:
-            return  # then every access has a hook
+            return  # then `watch_memory` gives every access a hook
         for address in self._follower.again:
             self._hook(unicorn.UC_HOOK_CODE, "follow_again", self._follower.struct, address, address)
         self.counter.struct.follow = ctypes.addressof(self._follower.struct)
@@ -201,9 +203,9 @@ class Emulator:
     def close(self):
         """Free all memory. The emulator cannot be used afterwards."""
         if self.uc is not None:
-            self.uc = None  # before the heap, into which it points
+            self.uc = None  # freed before the heap, since the emulator points into the heap
             self.heap = None
-            with contextlib.suppress(BufferError):  # a view that the caller still holds keeps it alive
+            with contextlib.suppress(BufferError):  # if the caller still holds a view, the heap lives as long as that
                 self._heap.close()
             self._heap = None
 
@@ -261,7 +263,7 @@ class Emulator:
         self.uc.reg_write(self._registers[0], value & (1 << 8 * self.image.pointer_bytes) - 1)
 
     def float_register(self, i: int, double: bool = False):
-        """Floating-point argument ``i`` as its bits."""
+        """The bits of floating-point argument ``i``."""
         return self.uc.reg_read(self._registers[f"{'d' if double else 'v'}{i}"])
 
     def set_float_register(self, bits: int, double: bool = False):
@@ -270,7 +272,7 @@ class Emulator:
     # ---- running
 
     def call(self, address: int, arguments: list[int], budget: int) -> int:
-        """Calls a function and returns its integer result.
+        """Call a function and return its integer result.
 
         Parameters
         ----------
@@ -278,7 +280,7 @@ class Emulator:
         arguments : list of int
             Up to four integers or pointers.
         budget : int
-            Number of instructions after which the call is stopped as endless.
+            The number of instructions after which the call is taken for endless and stopped.
 
         Raises
         ------
@@ -326,8 +328,8 @@ class Emulator:
     def _held_signals(self) -> Iterator[None]:
         """Let SIGINT and SIGTERM stop the emulator; their handlers run after it has stopped.
 
-        Python runs a signal's handler in the Python code that comes next. That is in most cases a callback of the
-        emulator, and an exception from a callback is lost.
+        Python calls the handler of a signal as soon as Python code runs again. While the emulator runs, that is mostly
+        a callback of it, and an exception from a callback is lost.
         """
         handlers = {}
         if threading.current_thread() is threading.main_thread():
@@ -362,7 +364,7 @@ class Emulator:
         return back
 
     def saved(self):
-        """The registers, for ``restore`` after a nested call."""
+        """The registers, which ``restore`` sets again after a nested call."""
         return self.uc.context_save()
 
     def restore(self, context):
