@@ -3,7 +3,7 @@
 On the board a folder holds ``versions/0001-<build>``, ``versions/0002-<build>``, … and the link ``current``. A shipment
 unpacks the new version beside the others, hashes its files and runs its self-test on the board. If all of that succeeds
 and the files are on the disk, it replaces the link in one step (bundle/install.sh). A failure before that step leaves
-the old version in place, and the next shipment removes the files that a killed one left.
+the old version in place. If a shipment is killed, the next one removes the files that it left.
 
     python -m tvm_mobilenet.ship --bundle out.tar.gz --to ssh://pi@pi4/srv/mobilenet --to ssh://pi@pi5/srv/mobilenet
 
@@ -55,7 +55,7 @@ _HINTS = (
 )
 
 
-_COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # such as pi@pi4:/srv, an address of scp's and no local folder
+_COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # an address in scp's form, such as pi@pi4:/srv, and no local folder
 
 
 def _of_ssh(text: str) -> str:
@@ -72,7 +72,7 @@ class Shipped:
     version : str
         The folder to which ``current`` points now; empty if the link was not switched.
     selftest : str
-        The self-test's line, as the board printed it.
+        The line that the self-test printed on the board.
     signature : str
         Who signed the bundle and where that was checked; empty without ``--require-signature``.
     error : str
@@ -199,7 +199,7 @@ def ship(
     runner: str = "",
     signers: Signers | None = None,
 ) -> Shipped:
-    """One bundle to one board.
+    """Ship one bundle to one board.
 
     Parameters
     ----------
@@ -212,12 +212,12 @@ def ship(
     runner : str
         A command that runs the program there, such as an emulator; none by default.
     signers : Signers, optional
-        The signers allowed: a board that has ssh-keygen checks the signature too. ``bundle`` was read with them.
+        The allowed signers, with which ``bundle`` was read. A board that has ssh-keygen checks the signature again.
 
     Returns
     -------
     Shipped
-        A failure of the board raises nothing; ``error`` tells it.
+        If the board fails, nothing is raised; ``error`` says why.
     """
     data, known = bundle.archive(), {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
     others = {name: hashlib.sha256(bundle.files[name]).hexdigest() for name in bundle.files.keys() - known.keys()}
@@ -258,7 +258,7 @@ def require_programs(places: Iterable[Destination]) -> None:
 
 
 def tell_local(places: Iterable[Destination]) -> None:
-    """Say which destinations are folders of this machine: a board's name without ``ssh://`` is one too."""
+    """Say which destinations are folders of this machine, since a board's name without ``ssh://`` is read as one."""
     for place in places:
         if not place.command:
             console.say(
@@ -267,7 +267,7 @@ def tell_local(places: Iterable[Destination]) -> None:
 
 
 def print_result(results: list[Shipped]) -> None:
-    """A row a board."""
+    """Print a table with a row for each board."""
     signed = any(r.signature for r in results)
     console.print_table(
         ("board", "current", *((Words("signature"),) * signed), Words("self-test")),

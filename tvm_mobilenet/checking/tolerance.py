@@ -2,9 +2,9 @@
 
 The probabilities of a confident classifier, a saturated sigmoid and a ReLU at zero hardly vary. So a difference in
 units of their standard deviation is meaningless: rounding looks like a mistake, or a mistake like rounding. The sum
-before the activation has a scale of its own. The tolerance is a share of that scale, and the activation carries it to
-the output: where the sum may be off by ``t``, an output ``f(z)`` may be off by ``|f(z + t) - f(z)|``. So 0.99999 of a
-sigmoid may differ by far less than 0.5 of it.
+before the activation does vary, so the tolerance is a share of the scale of that sum. If the sum ``z`` may be off by
+``t``, the output ``f(z)`` of the activation may be off by ``|f(z + t) - f(z)|``. So a sigmoid of 0.99999 may be off by
+far less than a sigmoid of 0.5.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tvm_mobilenet.layer import Layer
 
 FRAMEWORK = "float32"  # the dtype of the models' own frameworks
 ROUNDING = dtypes.of(FRAMEWORK).rounding
-WITHIN = 4.0  # the standard deviation is the scale, limited to within this factor of the sum's own scale
-BLIND = 1 / 8  # a check is blind if a smaller share of the outputs depends on its sum
-COLLAPSED = 0.95  # cosine to the float network below which a layer or output is reported
+WITHIN = 4.0  # the largest factor between the unit of differences and the scale of the sums (`unit`)
+BLIND = 1 / 8  # a check shows nothing if a mistake would show in a smaller share of the outputs
+COLLAPSED = 0.95  # a layer or output is reported if its cosine to that of the float network is below
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class Sum:
     values : ndarray
         float64, in the layout of the layer's output.
     scale : ndarray
-        For each channel, the magnitude of a sum with random signs of its terms, without bias; it broadcasts.
+        For each channel, the typical magnitude of a sum if the signs of its terms were random, without bias. It has
+        the axes of ``values``, of length 1 but for the channels.
     term : ndarray
-        For each channel, the magnitude of one of its terms, without bias and residual.
+        For each channel, the typical magnitude of one term of its sums, without bias and residual.
     terms : int
-        Of each sum.
+        The number of terms of each sum.
     bias : float
         The largest of the layer's biases.
     dtype : str
@@ -61,9 +62,10 @@ class Sum:
 
 
 def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=None) -> Sum:
-    """The sums of a layer, or of a fused block's last part, for these operands (``checking.reference.reference``).
+    """The sums of a layer, or of the last layer of a fused block, for operands as `checking.reference.reference` takes
+    them.
 
-    For a generic layer only the output is known, which stands for the sum.
+    Of a generic layer only the output is known, and it is used in place of the sums.
     """
     if layer.body is not None:
         values = definition.reference(layer, data, second=second, constants=constants)
@@ -98,9 +100,11 @@ def channel_axis(layer: Layer) -> int:
 
 
 def unit(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
-    """The unit of differences of ``values``: their standard deviation, limited to within ``WITHIN`` of ``scale``.
+    """The unit of differences of ``values``: their standard deviation, but at most ``WITHIN`` times ``scale`` and at
+    least ``scale`` over ``WITHIN``.
 
-    The standard deviation of a few values, or one that comes only from biases, is not the scale of the sums.
+    These limits matter for a few values, and where values differ by their biases alone: there the standard deviation
+    says little about the scale of the sums.
     """
     deviation = float(values.std())
     found = np.clip(deviation, np.asarray(scale, np.float64) / WITHIN, WITHIN * np.asarray(scale, np.float64))
@@ -116,18 +120,18 @@ def carried(
     framework: bool = False,
     dtype: str = FRAMEWORK,
 ) -> np.ndarray:
-    """The permitted error of an activation's output in ``dtype``, if its input may be off by ``allowed``; rounding
-    included.
+    """The permitted error of an activation's output in ``dtype``, with its rounding, if its input may be off by
+    ``allowed``.
 
-    ``framework``: the output is a framework's, whose sigmoid has an absolute error like that of 1.0, not of 1e-9 (ONNX
-    Runtime gives 1.5e-8 for every input below -18).
+    ``framework``: the output comes from a framework. Such a sigmoid has the absolute error of values near 1.0 even
+    where it is near zero (ONNX Runtime gives 1.5e-8 for every input below -18).
     """
     output = definition.apply(function, values, axis)
     rounding = dtypes.of(dtype).rounding
     smallest = dtypes.of(dtype).smallest
     if function == "silu":  # x times a sigmoid, which may become zero: its exponential overflows below -88
         smallest = smallest * np.maximum(1.0, np.abs(values))
-    if function == "softmax":  # kernels compute no smaller power
+    if function == "softmax":  # kernels compute no exponential below that of LOWEST
         smallest = max(smallest, 2 * math.exp(LOWEST))
     own = 4 * rounding * np.abs(output) + smallest
     if framework and function != "none":
@@ -142,7 +146,9 @@ def carried(
 
 
 def _beside(function: str, values: np.ndarray, step: np.ndarray, which) -> np.ndarray:
-    """The change of an activation's output for a step of its input up or down; ``which`` chooses among both."""
+    """The change of an activation's output for a step of its input up or down. ``which``, a maximum or a minimum,
+    chooses between the two changes.
+    """
     output = definition.apply(function, values)
     return which(*(np.abs(definition.apply(function, values + s * step) - output) for s in (-1, 1)))
 

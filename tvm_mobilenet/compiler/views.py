@@ -1,14 +1,14 @@
 """Tensors as parts of larger ones, so that concatenations and slices move no data.
 
-A concatenation has one row for each index before its axis, and each operand has a stretch of every row. Along the
-outermost axis (detectors' boxes) there is one row, and a stretch is a contiguous part. Along the channels of a feature
-map, a row is a position. The layer that computes an operand writes it into its stretch directly: at the pitch of a
-whole row, from its own first element on (`layer.Place`). The readers of a slice read it in place, in the same way.
+The output of a concatenation is seen as rows: one row for each index of the axes before the concatenated one. Each
+operand fills a stretch of every row. Along the channels of a feature map, a row is a position. Along the outermost axis
+(detectors' boxes) there is one row, and a stretch is a contiguous part. The layer that computes an operand writes it
+directly into its stretches: from the operand's first element on, at the pitch of a whole row (`kinds.places.Place`).
+The readers of a slice read it in place, in the same way.
 
-An element-wise layer copies an operand that cannot be written in this way. That is so if its layer is a generic one, or
-writes positions that are not rows of the concatenation; if it is an input or output of the network; or if one of its
-readers takes it as a residual, or has a loop nest of its own. A slice is copied if one of its readers cannot read a
-part.
+An element-wise layer copies an operand that cannot be written in this way. These are operands whose layer is generic or
+writes positions that are not rows of the concatenation, inputs and outputs of the network, and operands that another
+layer reads as a residual or with a generic loop nest. A slice is copied if one of its readers cannot read a part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tvm_mobilenet.passes.quantize import QUAD
 
 
 def run(graph: LayerGraph, core) -> LayerGraph:
-    """The graph without the concatenations and slices that need no kernel; ``core`` has no influence here."""
+    """The graph without the concatenations and slices that need no kernel. ``core`` is ignored."""
     if not any(moves(call) for call in graph.calls):
         return graph
     return _Views(graph).run()
@@ -56,12 +56,14 @@ class _Rows:
 
     @property
     def lies(self) -> tuple[int, tuple[int, ...]]:
-        """Pitch and part, as fields of a layer."""
+        """Pitch and part, as `Layer.reading` and `Layer.writing` take them."""
         whole = self.contiguous and self.count * self.width == self.size
         return 0 if self.contiguous else self.pitch, () if whole else (self.first, self.size)
 
     def stretch(self, count: int, begin: int, width: int) -> _Rows | None:
-        """``width`` elements from ``begin`` on of each of its ``count`` rows; None if it has no such rows."""
+        """``width`` elements of each row from ``begin`` on, with the tensor divided into ``count`` rows; None if its
+        memory does not allow this division.
+        """
         if self.contiguous:
             row = self.count * self.width // count
             return _Rows(self.value, self.first + begin, count, width, row, self.size)
@@ -76,7 +78,7 @@ class _Rows:
 
 
 def moves(call: LayerCall | None) -> bool:
-    """Whether a call only joins or cuts tensors, in a dtype that layers support."""
+    """Whether a call is a concatenation or a slice, in a dtype that layers support."""
     if call is None or call.layer.body is None or call.layer.body.view is None:
         return False
     return {*call.layer.operand_dtypes, call.layer.output_dtype} in [{dtype} for dtype in dtypes.OF_DATA]
@@ -103,12 +105,12 @@ class _Views:
             for value in dict.fromkeys(call.inputs):
                 self.readers.setdefault(value, []).append(call)
         self.outside = {port.value for port in graph.signature.outputs}
-        self.places: dict[str, _Rows] = {}  # places of values that are parts
-        self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # operands of concatenations that are copied
-        self.kept: set[str] = set()  # concatenations and slices that stay as they are
+        self.places: dict[str, _Rows] = {}  # the places of values that are parts of others
+        self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # by concatenation, the operands that are copied
+        self.kept: set[str] = set()  # concatenations and slices that remain layers of their own
 
     def run(self) -> LayerGraph:
-        """The graph with its parts."""
+        """The graph with parts in place of concatenations and slices."""
         for call in reversed(self.graph.calls):  # an outer concatenation before the inner ones
             if joins(call):
                 self._join(call)
@@ -143,7 +145,7 @@ class _Views:
     # ---- concatenations
 
     def _join(self, call: LayerCall) -> None:
-        """Decide the places of the operands."""
+        """Decide which operands of a concatenation are parts of its output, and which are copied."""
         stretches = _stretches(call, self._whole(call.output, call.layer.body.output))
         if dtypes.of(call.layer.output_dtype).integer:  # a copy would need constants
             each = zip(call.inputs, stretches, strict=True)
@@ -174,7 +176,7 @@ class _Views:
     # ---- slices
 
     def _cut(self, call: LayerCall) -> None:
-        """Decide the place of a slice, or that it is copied."""
+        """Decide whether a slice is read in place, is copied, or remains a layer of its own."""
         value = call.inputs[0]
         maker = self.makers.get(value)
         rows = None if maker is None else _taken(call, self._whole(value, call.layer.body.operands[0]))
@@ -211,14 +213,14 @@ class _Views:
         return replace(call, layer=layer, inputs=tuple(map(self._memory, call.inputs)), into=into)
 
     def _memory(self, value: str) -> str:
-        """The name of the memory that is read for a value: the tensor that it is a part of, if no layer writes the
-        value itself.
+        """The name under which a value is read: that of the larger tensor, if the value is the result of a
+        concatenation or a slice and a part of that tensor; else its own.
         """
         return self.places[value].value if value in self.places and moves(self.makers[value]) else value
 
     def _copy(self, call: LayerCall, name: str, value: str, to: _Rows | None) -> LayerCall:
-        """A copy of a concatenation's operand into its part, or, if ``to`` is None, of a slice into memory of its
-        own.
+        """The layer that copies an operand of a concatenation to its place ``to``, or, if that is None, a slice into
+        memory of its own.
         """
         body = call.layer.body
         if to is None:
@@ -241,7 +243,10 @@ class _Views:
 
 
 def _stretches(call: LayerCall, whole: _Rows | None = None) -> list[_Rows | None]:
-    """The places of a concatenation's operands in its output, which has these rows or else memory of its own."""
+    """The places of a concatenation's operands in its output.
+
+    ``whole`` is the place of the output, if that is a part of a larger tensor.
+    """
     body, begin, found = call.layer.body, 0, []
     size = prod(body.output)
     whole = whole or _Rows(call.output, 0, 1, size, size, size)
@@ -253,7 +258,7 @@ def _stretches(call: LayerCall, whole: _Rows | None = None) -> list[_Rows | None
 
 
 def _taken(call: LayerCall, data: _Rows) -> _Rows | None:
-    """The rows that a slice takes of its data; None if the data has no such rows."""
+    """The rows of its data that a slice takes; None if the data has no such rows."""
     body = call.layer.body
     axis, inner = body.view.axis, prod(body.output[body.view.axis + 1 :])
     return data.stretch(prod(body.output[:axis]), body.view.begin * inner, body.output[axis] * inner)
@@ -266,12 +271,12 @@ def _even(size: int) -> tuple[int, int]:
 
 
 def memory(without: Sequence[LayerCall], steps: Sequence) -> dict[str, str]:
-    """For the values of concatenations and slices that no kernel writes, the values that are read in their place.
+    """For each value of a concatenation or slice that no kernel writes, the value that is read in its place.
 
     Parameters
     ----------
     without : sequence of LayerCall
-        The calls of the network that no step computes.
+        The calls of the network for which the plan has no step.
     steps : sequence of plan.Step
     """
     into = {step.writes: step.into for step in steps if step.into}

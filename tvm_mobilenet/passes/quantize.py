@@ -1,15 +1,16 @@
 """Layers of float32 converted to int8, with the scales that calibration found on images.
 
 An int8 value ``q`` represents ``(q - zero) * scale``. Each value of the network has one scale and one zero point. Each
-output channel of a weight has a step of its own and no zero point. Sums are int32, and the data's zero point is
-subtracted in their biases. A sum is multiplied by the scale of the data times the step, over the scale of the output.
+output channel of a weight has a step of its own and no zero point. Sums are int32; their biases contain the term that
+the data's zero point needs. The factor from a sum to an output is the scale of the data times the step of the weight,
+over the scale of the output.
 
 Layers without an integer form (softmax, generic layers) stay in float32, between conversions. The network's inputs and
-outputs stay float32: the first layer's data is quantized to channels-last in whole quads of bytes, and the layer that
-makes scores writes float32.
+outputs stay float32. So an image is first quantized to channels-last, in whole quads of bytes, and the layer that makes
+the scores writes float32.
 
-The weights do not depend on the core. Their steps are chosen such that four products of a matrix product, or three taps
-of a depthwise filter, fit an int16 (``Layer.group``).
+The weights do not depend on the core. Their steps are chosen such that the sum of four products of a matrix product, or
+of three taps of a depthwise filter, fits an int16 (``Layer.group``).
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 
 def integral(layer: Layer) -> bool:
-    """Whether a float32 layer has an integer form. After an addition, a product or a pool, only activations that are
-    clamps have one; after a maximum, none has.
+    """Whether a float32 layer has an integer form. After an addition, a product or a pool, its activation must be a
+    clamp; a maximum must have no activation.
     """
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
@@ -98,7 +99,7 @@ class Quantize:
             self._float(call, call.output)
 
     def _float(self, call: LayerCall, output: str) -> None:
-        """Keep a layer in float32; it writes a value of this name."""
+        """Keep a layer in float32; ``output`` is the name of the value that it writes."""
         due = zip(call.inputs, call.layer.operand_dtypes, call.layer.operand_buffers, strict=True)
         inputs = tuple(self._in(*operand) for operand in due)
         self.made.append(call.replace(inputs=inputs, output=output, marks=None))
@@ -112,7 +113,7 @@ class Quantize:
     # ---- conversions
 
     def _in(self, value: str, dtype: str, shape: tuple[int, ...]) -> str:
-        """A value in a dtype: itself, or a copy."""
+        """The name of a value in a dtype: the value itself, or a converted copy."""
         if self.held[value] == dtype:
             return value
         if (value, dtype) not in self.converted:
@@ -132,7 +133,9 @@ class Quantize:
         return output or name
 
     def _image(self, call: LayerCall) -> tuple[str, Layer]:
-        """The data of a convolution that reads an image in float32: quantized to channels-last, in whole quads."""
+        """Quantize the float32 image that a convolution reads to channels-last, in whole quads; return the value's
+        name, and the convolution as it reads this value.
+        """
         layer, value = call.layer, call.inputs[0]
         key = value, "image"
         pitch = -(-layer.channels // QUAD) * QUAD
@@ -177,7 +180,7 @@ class Quantize:
         self.held[call.output] = layer.output_dtype
 
     def _floating(self, call: LayerCall) -> bool:
-        """Whether all readers of a layer's output read float32."""
+        """Whether a layer's output has a single reader, which reads float32."""
         value = call.output
         if value in self.outputs and self.readers[value] == 1:
             return True
@@ -190,7 +193,9 @@ class Quantize:
 
 
 def image(layer: Layer) -> bool:
-    """Whether a layer's data is an image, NCHW or with three channels, which is better laid out in whole quads."""
+    """Whether a layer is a convolution of an image, whose data is to be laid out in whole quads: it is NCHW, or has
+    three channels.
+    """
     return layer.kind == "conv" and layer.groups == 1 and (layer.input_layout == "NCHW" or layer.channels % QUAD > 0)
 
 
@@ -210,15 +215,15 @@ def plain(layer: Layer) -> bool:
 def constants_of(
     call: LayerCall, layer: Layer, given: Scale, own: Scale, out: Scale, others: list[Scale]
 ) -> tuple[dict[str, np.ndarray], Layer]:
-    """The constants of a layer, and the layer with the properties that they allow: groups in an int16, small sums, no
-    clamp.
+    """The constants of a layer, and the layer with the properties that follow from their values: how many products fit
+    an int16, whether sums are small, and no clamp where int8 itself is the limit.
 
     Parameters
     ----------
     given, own, out : Scale
-        The scales of its data, of its requantized sums, and of its output.
+        The scales of the layer's data, of its requantized sums, and of its output.
     others : list of Scale
-        The scales of its second operand.
+        The scale of the layer's second operand, if it has one.
     """
     found: dict[str, np.ndarray] = {}
     if layer.weight_shape is not None:
@@ -274,8 +279,8 @@ def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Sca
 
 
 def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
-    """Whether all sums are below `MAGIC_SUMS`, and their requantized values and the result of an addition fit an
-    int16.
+    """Whether all sums are below `MAGIC_SUMS`, and their requantized values and the results of an addition below
+    `MAGIC_OUTPUTS`, so that they fit an int16.
     """
     if "added" in found and "added" in layer.constants and (HIGH - LOW) * found["added"].sum() >= MAGIC_OUTPUTS:
         return False

@@ -1,7 +1,8 @@
 """The search of a network's layers on a board, with its log: the part of `tune` between import and build.
 
-`prepare` makes a search for each distinct layer, starting from the logs. `search` runs these in worker processes and
-logs every trial. It runs winners whole if only a sample of them was run. It leaves the tune log tidy, however it ends.
+`prepare` makes a search for each distinct layer, which starts from the decisions in the logs. `search` runs these
+searches in worker processes and logs every trial. If only a sample of a layer's best candidate was run, it then runs
+that candidate whole. It leaves the tune log tidy, however it ends.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from tvm_mobilenet.tuning.search import Search, near
 from tvm_mobilenet.tuning.workers import Done, Workers, keep_busy
 
 TRIALS = 64  # a layer
-TIME_LIMIT = 360.0  # seconds of search for a network; import, build and verification come on top
+TIME_LIMIT = 360.0  # seconds of search for a network, without import, build and verification
 CANDIDATE_SECONDS = 60.0
-WORTH_STARTING = 0.95  # share of the time limit: if earlier runs spent more, workers are not worth starting
+WORTH_STARTING = 0.95  # a share of the time limit: if earlier runs spent more, no workers are started
 WHOLE_MULT_ADDS = 400e6  # candidates of smaller layers run whole: a run then costs less than the build
 
 
@@ -57,13 +58,13 @@ class Work:
         return self.board != "virtual"
 
     def refuses(self, record: Record) -> bool:
-        """Whether today's schedule refuses the decisions of a record of one of these layers on this core."""
+        """Whether a record is of one of these layers on this core, and today's schedule refuses its decisions."""
         search = self.searches.get(record.layer) if record.core == self.target.core.name else None
         return search is not None and bool(search.space.valid(record.decisions))
 
 
 def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -> Work:
-    """The search of a network's layers, with all earlier trials.
+    """A search for each of a network's layers, with the best decisions that the logs know.
 
     Parameters
     ----------
@@ -93,9 +94,10 @@ def prepare(counts: dict, target, board: str, log: Path, trials: int = TRIALS) -
 
 
 def resume(work: Work, searching) -> int:
-    """Take in the trials of earlier runs that still count: those with the same target, board and code.
+    """Resume from the trials of earlier runs that are still valid: those with the same target, board and code.
 
-    A prediction from another cost model or from other figures of the core is estimated again, without a new search.
+    If the cost model or the core's figures have changed, the few best of them are estimated again, and the others count
+    as tried.
     """
     today, name = Today(work.target), target_name(target_key(work.target))
     same, again = [], []
@@ -118,9 +120,9 @@ def search(
     timeout: float = CANDIDATE_SECONDS,
     pool: Callable | None = None,
 ) -> tuple[str, int]:
-    """Search, check whole winners, and log. Returns ``done`` or ``time``, and the number of new trials.
+    """Search, run the best candidates whole, and log. Returns ``done`` or ``time``, and the number of new trials.
 
-    In one piece: the function releases everything that it starts, however the search ends.
+    This is one function, since it must release everything that it starts, however the search ends.
 
     Parameters
     ----------
@@ -164,7 +166,7 @@ def search(
         )
 
     def code_of(job: Candidate) -> str:
-        """The code key of a candidate that failed, or whose builder does not give it."""
+        """The code key of a candidate whose outcome has none, because it failed or its builder computes no key."""
         try:
             return keys.code_key(Layer.parse(job.layer), job.decisions, work.target)
         except (ValueError, KeyError, TypeError):  # no schedule accepts them, and the trial says so
@@ -175,7 +177,7 @@ def search(
 
     def write(record: Record, best: bool) -> None:
         trial_log.append(record)
-        if best and record.whole:  # a build needs decisions whose whole kernel was run
+        if best and record.whole:  # builds use only decisions whose kernel was run whole
             _write_best(best_log, work.searches[record.layer], record)
 
     searching = Search(work.searches, work.near, write, time_limit, workers or math.inf)
@@ -219,8 +221,8 @@ def _unconfirmed(work: Work) -> list:
 
 
 def _confirm(work: Work, pool, record_of: Callable, trial_log: Journal, best_log: Journal, show: Callable) -> None:
-    """Run winners whole if only a sample of them was run. A winner that is wrong or slower gives way to the next
-    best.
+    """Run the best candidate of each layer whole, if only a sample of it was run. If it is wrong, or slower than the
+    next best, that one follows.
     """
     waiting = _unconfirmed(work)
 
