@@ -11,11 +11,12 @@ The nest::
         output = accumulators, through the epilogue
 
 Register budget, for each vector of the tile's lanes: tile_h * tile_w accumulators, three registers for data and three
-for taps. Taps that do not fit are loaded again. A 3x3 tile of 2x7 positions of one vector takes 20 of 32 registers.
+for taps. Taps that do not fit are loaded again. With a 3x3 filter, a tile of 2x7 positions of one vector takes 20 of 32
+registers. At stride 1 it does 126 multiply-adds on 36 loads of data and 9 of weights.
 
-A 3x3 tile of 2x7 positions at stride 1 does 126 multiply-adds on 36 loads of data and 9 of weights. Each tile loads
-every input value once. Border tiles are generated without the taps that lie in the padding, so padding costs nothing.
-On cores that issue in order, `loop` = dual_issue has `schedules/in_order/depthwise.py` write a tile.
+Each tile loads every input value once. Border tiles are generated without the taps that lie in the padding, so padding
+costs nothing. With `loop` = dual_issue, for cores that issue in order, `schedules/in_order/depthwise.py` writes the
+code of a tile.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -93,7 +94,7 @@ def kernel(layer: Layer, d: Decisions):
 
 @dataclass(frozen=True)
 class _Filters:
-    """The kernel's code: the filters of one tile after another."""
+    """Writes the code that filters one tile after another, for float dtypes."""
 
     layer: Layer
     d: Decisions
@@ -182,7 +183,7 @@ def filter_tile(layer: Layer, sums: Sums, taps_h, taps_w, data, weight) -> None:
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """The arguments that `pack` returns: taps ``[kh, kw, c]``, and the bias (c,)."""
+    """The arguments of the kernel whose data `pack` returns: taps ``[kh, kw, c]``, and the bias (c,)."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.arguments(layer, d, integer_depthwise.weights(layer, d))
     taps = ("weight", (*layer.kernel, layer.channels), layer.weight_dtype)
@@ -201,7 +202,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, with the decisions of an untuned build as its default."""
+    """The search space. Its default is the decisions of a build without a tune log."""
     if dtypes.of(layer.dtype).integer:
         found = integer_depthwise.choices(
             layer,

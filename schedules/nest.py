@@ -124,23 +124,23 @@ _OPAQUE = """define linkonce_odr hidden i32 @mobilenet_opaque(i32 %value) always
 def opaque(value):
     """The same value, as a variable whose origin LLVM does not know.
 
-    If LLVM knows it, it does two things that cost time. It addresses all rows of a tile from one register, too far for
-    an instruction that loads or stores a pair; on the A76 one store of a pair takes half of the vector pipes' time of
-    two stores. It also replaces equal loads by moves of registers; on the A76 a move takes a vector pipe and a load
-    does not.
+    If LLVM knows it, it does two things that cost time. First, it addresses all rows of a tile by offsets from one
+    register. These are too large for instructions that load or store a pair of registers; on the A76 the store of a
+    pair keeps the vector pipes busy for half as long as two stores. Second, it replaces equal loads by moves between
+    registers; on the A76 a move takes a vector pipe and a load does not.
     """
     with T.attr(values.const(0, "int32"), "pragma_import_llvm", _OPAQUE):
         return named(tirx.call_extern("int32", "mobilenet_opaque", value), "at")
 
 
 def apart_choice(core, ends: bool = True, inner: bool = True) -> Choice:
-    """The choice of rows of a tile that are loaded or stored at an `opaque` address: none, biases and outputs
-    (``ends``), or partial sums and depthwise tiles too (``inner``). ``ends`` and ``inner`` say which of these a kind of
-    layer has.
+    """The choice of which rows of a tile are loaded or stored at an `opaque` address: ``none``, ``ends`` (biases and
+    outputs), or ``all`` (partial sums and depthwise tiles too). ``ends`` and ``inner`` say whether a kind of layer has
+    the second and the third.
 
-    The default is all of them on cores with two fmla a cycle, where moves and stores take a vector pipe from these. On
-    other out-of-order cores it is biases and outputs; the rest costs the A72 0.1 %. Dual-issue loops lose time by any
-    of them.
+    The default is ``all`` on cores with two fmla a cycle, because there moves and stores take a vector pipe from the
+    fmla. On other out-of-order cores it is ``ends``; ``all`` costs the A72 0.1 %. Dual-issue loops lose time with
+    either.
     """
     candidates = ("none", *(("ends",) if ends else ()), *(("all",) if inner else ()))
     if core.in_order:
@@ -287,8 +287,8 @@ class Kernel:
 
 
 def vector_choice(layer: Layer, core) -> dict[str, Choice]:
-    """The number of lanes of the data in a vector, recorded for cores whose vectors are not NEON's, since kernels are
-    made from records alone.
+    """The number of lanes of the data in a vector, on cores whose vectors are longer or shorter than NEON's. It has one
+    candidate, and is a decision because a kernel is made from a layer and its decisions alone.
     """
     lanes = core.lanes(layer.input_dtype)
     return {} if core.vector_bytes == VECTOR_BYTES else {"vector": Choice((lanes,), lanes)}

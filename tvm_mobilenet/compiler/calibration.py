@@ -1,10 +1,10 @@
 """The magnitudes of a network's values on images, which decide the layers that a narrow dtype can compute.
 
-The network runs in float32, layer by layer. The sum of the magnitudes of a layer's terms bounds its partial sums, and
-one more convolution of magnitudes computes it. If this bound is above the limit, the partial sums themselves are
-computed, in the order in which kernels add: bias first, then k ascending, taps row by row. A layer stays in float32 if
-its largest partial sum is still above the limit, or if it reads or writes such values. Those values stay in float32
-too.
+The network runs in float32, layer by layer. A partial sum is at most as large as the sum of the magnitudes of all its
+terms; a second convolution, of the magnitudes of data and weights, computes this bound. If it is above the limit of the
+dtype, the partial sums themselves are computed, in the order in which kernels add: bias first, then k ascending, taps
+row by row. A layer stays in float32 if its largest partial sum is above the limit, or if it reads or writes a value
+above the limit. Those values stay in float32 too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def images_of(network, options: ModelOptions, count: int = IMAGES) -> tuple[list
         what = f"{len(found)} photographs that ship, and crops of them"
         if options.input is None:
             return found, what
-        return [*network.inputs(count), *found], f"--input and {what}"  # one image covers less than eight
+        return [*network.inputs(count), *found], f"--input and {what}"  # one image alone shows too small a range
     from tvm_mobilenet.compiler.calibration_inputs import given_inputs
 
     return given_inputs(network, options.calibrate)
@@ -78,7 +78,7 @@ def measure(
     Parameters
     ----------
     inputs : sequence of tuples of ndarray
-        Each the network's inputs.
+        All inputs of the network, for each run.
     limit : float
         Partial sums are computed for a layer whose bound exceeds it.
     """

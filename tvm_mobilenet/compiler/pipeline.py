@@ -1,7 +1,7 @@
 """The whole way from a model to a built folder, on one page.
 
     model ─ load_network ─▶ graph of layers        frontend/, then passes/: independent of the target;
-                                                   calibration.py decides which layers compute in float16 or int8
+                                                   for a narrow dtype, calibration.py or quantization.py runs images
           ─ for_core ─────▶ fused blocks, pitches  fuse_blocks.py, views.py, row_pitch.py
           ─ decide ───────▶ decisions              decide.py: tune logs, else defaults
           ─ lower_layers ─▶ kernels                lower.py writes the Relax module; schedules/ makes the kernels

@@ -149,7 +149,7 @@ def read_plan(path: str | Path) -> Plan:
 def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
     """The plan of a lowered module, and the bytes of its constants.
 
-    In one piece: one walk over the calls finds the lifetimes that all places depend on.
+    This is one function, since one walk over the calls finds the lifetimes on which all places depend.
 
     Parameters
     ----------
@@ -282,9 +282,9 @@ def input_values(inputs, seed: int = 0) -> list[np.ndarray]:
 def allocate(tensors: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], int]:
     """Places in one arena for tensors of ``(bytes, first step, last step)``: their offsets, and the size of the arena.
 
-    The largest tensor comes first, each at the lowest offset without a tensor that is alive at the same time: the
-    greedy-by-size order of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020.
-    Tensors of a page and more begin at a place in a page that their step decides (``place_in_page``).
+    Tensors are placed from the largest to the smallest, each at the lowest offset where it overlaps no tensor that is
+    alive at the same time: the greedy-by-size order of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural
+    Net Inference", 2020. For a tensor of a page or more, its step decides the offset within a page (``place_in_page``).
     """
     placed: list[tuple[int, int, int, int]] = []
     offsets: dict[int, int] = {}
@@ -307,15 +307,15 @@ def place_in_page(step: int) -> int:
 
     Most activations are whole pages long, and their rows of channels a power of two. If the data of a layer begins at
     the same offset as its output or a fused block's scratch memory, the same channels of both compete for the same sets
-    of the L1. So scratch memory begins at 0, and tensors begin at 11 or 33 lines, in alternating steps. In rows of 512
-    to 4,096 bytes these are three different places. More places would cost memory, since fewer tensors could share an
-    offset.
+    of the L1. So scratch memory begins at 0, and the outputs of steps begin at 11 or 33 lines in turn. For rows of 512
+    to 4,096 bytes, these are three different offsets within a row. More offsets would cost memory, since fewer tensors
+    could share one.
     """
     return (1 + step % 2 * 2) * STAGGER
 
 
 def _next(offset: int, place: int | None) -> int:
-    """The next offset with this place in a page; the offset itself for None."""
+    """The first offset from this one on that has the given place in a page; the offset itself for None."""
     return offset if place is None else offset + (place - offset) % PAGE
 
 

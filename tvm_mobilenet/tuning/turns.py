@@ -1,13 +1,12 @@
-"""The order of questions and results: candidates run a few ahead of results, and results are told in the order of
-asking.
+"""Ask the search of a layer for candidates a few ahead of results, and tell it the results in the order of asking.
 
-A layer's search sees the same results before each of its questions, whatever the number and speed of workers. The first
-``AHEAD`` candidates are asked before any result, and each result that is told allows one more. A result that comes
+A layer's search knows the same results whenever it is asked, whatever the number and speed of workers. The first
+``AHEAD`` candidates are asked for before any result, and each result that is told allows one more. A result that comes
 early waits for those before it. So the trials of a layer are the same with two processes as with a hundred machines;
 only the order of layers depends on time.
 
 The same holds for near layers: a layer with ``n`` results uses the state of near layers after ``n // 8 * 4`` of their
-results. It waits for a layer that has fewer, which then inherits its urgency.
+results. If a near layer has fewer, the layer waits, and the candidates of that near layer run in its turn.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.tune_logs.log import Record, identity
 from tvm_mobilenet.tuning.layer_search import LayerSearch
 
-AHEAD = 4  # candidates of a layer that may be asked without a result
-STALE_BEFORE_NEAR = 6  # after so many trials without gain a layer uses its near layers again
+AHEAD = 4  # candidates of a layer that may be asked for before their results are told
+STALE_BEFORE_NEAR = 6  # after so many trials without gain, a layer tries the best of its near layers again
 
 
 @dataclass
@@ -27,8 +26,8 @@ class _Turn:
     """A layer's candidates in progress."""
 
     layer: LayerSearch
-    order: deque[str] = field(default_factory=deque)  # asked, without a told result, by identity
-    ended: dict[str, Record] = field(default_factory=dict)  # results that are not told yet
+    order: deque[str] = field(default_factory=deque)  # identities of candidates whose results are not told yet
+    ended: dict[str, Record] = field(default_factory=dict)  # results that came and are not told yet
     bests: list[Record | None] = field(default_factory=list)  # the best after each number of results
     waits_for: _Turn | None = None
 
@@ -77,7 +76,7 @@ class Turns:
         self._advance_all()
 
     def close(self) -> None:
-        """Tell results that wait for earlier ones, without asking more."""
+        """Tell the results that wait for earlier ones, and ask for no more candidates."""
         for turn in self._turns.values():
             for key in [key for key in turn.order if key in turn.ended]:
                 turn.layer.tell(turn.ended.pop(key))
@@ -89,7 +88,7 @@ class Turns:
             pass
 
     def _advance(self, turn: _Turn) -> bool:
-        """Ask and tell as far as results and near layers allow; returns whether anything was told."""
+        """Ask and tell as far as results and near layers allow. Returns whether anything was told."""
         before = turn.told
         while self._asked(turn) and turn.order and turn.order[0] in turn.ended:
             turn.layer.tell(turn.ended.pop(turn.order.popleft()))
@@ -97,7 +96,9 @@ class Turns:
         return turn.told > before
 
     def _asked(self, turn: _Turn) -> bool:
-        """Whether no more may be asked before the next result is told."""
+        """Ask for as many candidates as may be ahead of results. Returns False if a near layer must have more results
+        first.
+        """
         layer = turn.layer
         while len(turn.order) < AHEAD and not layer.done:
             if (not layer.tried or layer.stale >= STALE_BEFORE_NEAR) and not self._started_from_near(turn):
