@@ -3,7 +3,7 @@ strided ones.
 
 The nest::
 
-    parallel over rows x blocks of n_block panels; the slower loop is `outer`
+    parallel over rows x blocks of n_block panels            # `outer`, h or n, is the outer loop
       for each panel of tile_n output channels
         for each tile of tile_w columns
           accumulators = bias                                # tile_w * tile_n / lanes registers
@@ -15,8 +15,8 @@ Register budget: that of a matrix product of tile_w rows (`schedules/pointwise.p
 a quarter of the registers for loads that it moves ahead (`registers.compiled_registers`).
 
 There is no im2col: the kernel reads the data in its given layout, so the stem reads the planes of the image. Tiles at
-the left and right border are generated without the taps that lie in the padding. Rows at the top and bottom run fewer
-tap rows.
+the left and right border are generated without the taps that lie in the padding. Output rows at the top and bottom loop
+over fewer tap rows.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -226,7 +226,7 @@ class Taps:
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """The arguments that `pack` returns."""
+    """The arguments of the kernel whose data `pack` returns."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
     more = [("pixels", *layer.constants["pixels"])] if layer.reads_pixels else []
@@ -256,7 +256,7 @@ def products_of(layer: Layer, core) -> tuple[str, ...]:
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, with the decisions of an untuned build as its default."""
+    """The search space. Its default is the decisions of a build without a tune log."""
     tiles_w, tiles_n, _ = defaults.tiles_of(layer, layer.out_width, core)
     default = defaults.choose(layer, core)
     return Space(

@@ -14,20 +14,21 @@ The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise
                  does, all of k at once
       depthwise  produce the rows of the part before that are still missing under this row's window, into a line buffer
                  of rows with zeros around it, then filter tiles of tile_w positions, channels innermost
-      conv       as schedules/conv.py, from the network's input
+      conv       as schedules/conv.py, from the block's input; only a first part
 
 Register budget: each part's own; no value stays in a register from one part to the next.
 
 A line buffer has zero columns at its sides, and its rows outside the image are filled with zeros, so tiles that read it
-need no cases for borders. A depthwise part that reads the network's input needs them. Only two kinds of values are
-computed twice: the first rows of a row tile, which the row tile before computes too, and the columns of the next column
-tile that a window at the side reaches.
+need no cases for borders. A depthwise part that reads the block's input needs them. Only two kinds of values are
+computed twice: the first rows of a row tile, which the row tile before computes too, and the columns of a neighbouring
+column tile that windows at the side reach.
 
 For int8 the tiles are those of single layers (`integer_fused_block`), and a line buffer is padded with the zero point
 of its data.
 
-Column tiles make line buffers narrower, so that they fit a core's share of the L2, and cut 14 rows into four even
-tasks. Each column tile has its own code, since its columns are constants.
+Column tiles make line buffers narrower, so that they fit a core's share of the L2. They also make even tasks where rows
+do not: 14 rows are four even tasks as two row tiles of two column tiles. Each column tile has its own code, since its
+columns are constants.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -73,7 +74,7 @@ def kernel(layer: Layer, d: Decisions):
 
 
 class _FusedBlock(StreamedRows):
-    """The kernel's code, with one method for each kind of part."""
+    """Writes the kernel's code, with one method for each kind of part, for float dtypes."""
 
     def __init__(self, layer: Layer, d: Decisions, f: nest.Kernel):
         super().__init__(layer, d, f)
@@ -222,12 +223,12 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """The arguments that `pack` returns; each name ends in the number of its part."""
+    """The arguments of the kernel whose data `pack` returns. Each name ends in the number of its part."""
     return [(f"{name}{i}", shape, dtype) for i, name, shape, dtype in _ordered(layer, d)]
 
 
 def part_of(layer: Layer, d: Decisions, n: int) -> Layer:
-    """The part that the n-th constant of `pack` belongs to."""
+    """The part to which the n-th constant of `pack` belongs."""
     return layer.parts[_ordered(layer, d)[n][0]]
 
 
@@ -260,7 +261,7 @@ def of_own(layer: Layer, d: Decisions, i: int) -> Decisions:
 
 
 def decisions(layer: Layer, core) -> Space:
-    """The search space, with the decisions of an untuned build as its default."""
+    """The search space. Its default is the decisions of a build without a tune log."""
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)

@@ -7,9 +7,10 @@ place of two (ncnn, docs/developer-guide/arm-a53-a55-dual-issue.md; XNNPACK's co
 
     ldr d (operand n), ins (upper half of n - 1) | fmla, ldr x (upper half of n) | fmla | fmla | ldr d (n + 1), ins ...
 
-A vector load must not issue four cycles after an fmla, when that fmla enters the adder. So the loads of a turn form one
-run, one every fourth cycle, and the cycle four before the first is free of fmla. A turn is two steps of k: with 7 rows
-and 3 vectors 42 fmla, 6 loads of weights and 4 of data (two rows share a register), in 53 cycles.
+A vector load must not issue four cycles after an fmla, when that fmla enters the adder. So loads issue every fourth
+cycle: four cycles before a load there is another load and no fmla. Four cycles before the first load of such a run, a
+cycle is left free of fmla. An iteration of the loop, called a turn, is two steps of k. With 7 rows and 3 vectors it has
+42 fmla, 6 loads of weights and 4 of data (two rows share a register), in 53 cycles.
 
 LLVM does not keep such pairs together. So this module writes the loop as a function of LLVM IR whose body is inline
 assembly. The schedule's code calls it by name, and LLVM inlines it. Accumulators stay in registers from the bias to the
@@ -74,7 +75,7 @@ def cycles(rows: int, width: int) -> float:
 
 
 def multiply(acc: nest.Tile, depth: int, data, weight, row_pitch: int) -> None:
-    """Add the sum over k below depth of data(i, k) * weight(k, lane) to acc(i, lane).
+    """Add data(i, k) * weight(k, lane), for all k below ``depth``, to acc(i, lane).
 
     ``data(0, 0)`` and ``weight(0, 0)`` are elements of tensors in memory. Rows of data are ``row_pitch`` apart, and the
     weights of successive k are contiguous.
@@ -169,7 +170,7 @@ def _matching(operands, slots, start, count, ready) -> list[_Load] | None:
     """An operand for each load slot, such that each register is free when it is loaded and full when it is used."""
 
     def turn(o: _Operand, n: int) -> int | None:
-        """The turn whose instance of an operand slot n may load, or None."""
+        """The turn for which slot n may load an operand: 0 for this turn, 1 for the next, None for neither."""
         at = slots[n]
         done = slots[n + 1] if n + 1 < len(slots) else start  # position of the insert of its upper half
         wait = (done - at) % count if o.whole else 0
@@ -209,7 +210,7 @@ class _Loop:
         return self.rows * self.vectors + o.index + (0 if o.weights else STEP * self.vectors)
 
     def halves(self, o: _Operand, turn: int) -> tuple[str, str]:
-        """The addresses of an operand's two halves, ``turn`` turns on."""
+        """The addresses of an operand's two halves, for the current turn (0) or the next (1)."""
         if o.weights:
             at = (turn * STEP * self.vectors + o.index) * VECTOR_BYTES
             return f"[{self.w}, #{at}]", f"[{self.w}, #{at + VECTOR_BYTES // 2}]"
@@ -257,7 +258,7 @@ class _Loop:
         count, loads = len(self.products), len(self.loads)
         slots = {self.start: None} | {load.position: n for n, load in enumerate(self.loads)}
         crowded = count < GROUP * (loads + 1)  # too few fmla stand between loads: free cycles replace them
-        # A pointer advances after its last load, beside an fmla like every instruction that is not of vectors.
+        # A pointer advances after its last load. Like every integer instruction, this pairs with an fmla.
         ends = {w: max(x.position for x in self.loads if x.operand.weights == w) for w in (True, False)}
         control: dict[int, list[str]] = {}
         control.setdefault(ends[False] + 1, []).append(f"add {self.a}, {self.a}, #{STEP * SIZE}")
@@ -312,7 +313,7 @@ class _Loop:
 
 @functools.cache
 def _function(rows: int, vectors: int, row_bytes: int) -> tuple[str, str]:
-    """The name of a tile's loop, and its LLVM IR. The arguments are accumulators, data, weights, turns but the last."""
+    """The name of a tile's loop, and its LLVM IR. Its arguments: accumulators, data, weights, number of turns - 1."""
     name = f"mobilenet_product_{rows}x{vectors * LANES}_{row_bytes}"
     count, used = rows * vectors, registers(rows, vectors * LANES)
     loop = _Loop(rows, vectors, row_bytes)

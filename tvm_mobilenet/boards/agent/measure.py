@@ -36,15 +36,15 @@ def measure(request: dict) -> dict:
         ``contenders``: a list of dicts with ``engine`` (tvm_mobilenet, tvm, onnxruntime, ...) and its files, as
         ``boards.agent.engines`` takes them. ``inputs``: paths of ``.npy`` files on the board, or ``[shape, dtype]`` for
         normal values. ``threads``; ``cpus`` that they may use, all by default. ``seconds`` of measurement for each;
-        ``warm_up_seconds``, the most until times are steady; ``limit_seconds``, after which a contender without an
-        answer counts as hanging.
+        ``warm_up_seconds``, the longest warm-up, which ends earlier if times are steady; ``limit_seconds``, after which
+        a contender without an answer counts as hanging.
 
     Returns
     -------
     dict
         ``contenders``: for each ``missing`` (the command that installs it), ``failed`` (what it reported), or
         ``version``, ``load_seconds``, ``warm_up`` (``runs``, ``seconds``, ``first_seconds``, ``steady``), ``number``
-        (runs a sample), ``rounds`` (a list of samples each: seconds a run), ``rss_initial``, ``rss_loaded``,
+        (runs in a sample), ``rounds`` (for each a list of samples, in seconds a run), ``rss_initial``, ``rss_loaded``,
         ``rss_peak`` (bytes), ``difference`` (the largest between its outputs and the first contender's, over their
         standard deviation; None if sizes differ) and ``kernels`` (a text of the kernels that ran; a contender that ran
         others than requested has ``failed``). ``states``: the board's state after warm-up and after every round.
@@ -239,7 +239,7 @@ class Process:
                 ) from None
 
     def ask(self, command: str, fatal: bool = True, **arguments) -> dict:
-        """One command's answer; with ``fatal`` off a failure is an answer, ``{"failed": why}``."""
+        """The answer to a command. Unless ``fatal``, a failure is returned too, as ``{"failed": why}``."""
         try:
             self._process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
@@ -256,7 +256,7 @@ class Process:
     _remedy = "verify checks the module; the board's own messages, if it wrote any, stand above"
 
     def _line(self) -> bytes:
-        """The next line of its answers; empty if it ended or took too long."""
+        """The next line that the process answers; empty if the process ended or took too long."""
         data, deadline, fd = b"", time.monotonic() + self._limit, self._process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
@@ -291,7 +291,7 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End it, wait for it, and remove its files."""
+        """End the process, wait for it, and remove its files."""
         self._kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
