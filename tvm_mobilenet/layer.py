@@ -68,8 +68,8 @@ class Layer(Placed):
     residual : str
         Where a tensor of the output's shape is added: ``before`` or ``after`` the activation, or ``none``.
     input_part, output_part : (int, int)
-        The place of data or an output in a larger tensor (`Place`); () for a tensor of its own. With such an output, a
-        residual is dense, and with such data, a second operand is. `compiler.views` sets these fields.
+        The place of data or an output in a larger tensor (`Place`); () for a tensor of its own. If the output is such a
+        part, a residual is dense; if the data is one, a second operand is dense. `compiler.views` sets these fields.
     input_layout, output_layout : str
         ``NCHW`` if the network's input or output has it: a stem reads the image in its given layout.
     input_pitch, output_pitch : int
@@ -81,11 +81,15 @@ class Layer(Placed):
         The dtypes of data and output if they differ from ``dtype``, as at the network's inputs and outputs, or next to
         layers of another precision.
     sums : str
-        The dtype of the sums if it differs from the dtype's own: its ``wide`` one. The sums add up chunks of
+        The dtype of the sums, if it is the ``wide`` one of ``dtype`` and not its own. Such sums add up chunks of
         ``DType.chunk`` products each.
     weights : str
         The dtype of the weights if it differs from the layer's: int16 for weights of a file that exceed an int8 after
         subtraction of their zero points.
+    group : int
+        The number of int8 products whose sum fits an int16; 0 if that is not known of the weights.
+    small : bool
+        Whether all int32 sums are small enough to be read as floats (``schedules/integers.py``).
     parts : tuple of Layer
         The parts of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its first and last
         part.
@@ -364,13 +368,13 @@ class Layer(Placed):
         return self.reading(data, self.input_part).writing(output, self.output_part)
 
     def reading(self, pitch: int, part: tuple[int, ...]) -> Layer:
-        """The layer with data at a pitch, a part of a larger tensor."""
+        """The layer with its data at this pitch (0: dense), in this part of a larger tensor (empty: not in one)."""
         if self.parts:
             return Layer.fused_block((self.parts[0].reading(pitch, part), *self.parts[1:]))
         return self.replace(input_pitch=pitch, input_part=part)
 
     def writing(self, pitch: int, part: tuple[int, ...]) -> Layer:
-        """The layer with an output at a pitch, a part of a larger tensor."""
+        """The layer with its output at this pitch (0: dense), in this part of a larger tensor (empty: not in one)."""
         if self.parts:
             return Layer.fused_block((*self.parts[:-1], self.parts[-1].writing(pitch, part)))
         return self.replace(output_pitch=pitch, output_part=part)

@@ -8,10 +8,10 @@ are counted from shapes and caches:
 
 - a tensor at a cut: written and read, from DRAM if it takes more than half of the L2 (`targets.memory.Lines`),
   else from the L2;
-- a pointwise layer by itself: its data once for each ``panel_bytes`` of a row of its output (`targets.limits`);
-  in a fused block: its weights once for each block of positions that takes half an L1;
+- a pointwise layer by itself: its data is read once for each ``panel_bytes`` of a row of its output (`targets.limits`);
+  in a fused block: its weights are read once for each block of positions that takes half an L1;
 - a line buffer: written once, read about as often as the window has rows;
-- rows at the seams of a fused block's row tiles, columns at those of its column tiles: computed twice;
+- rows at the borders of a fused block's row tiles, and columns at those of its column tiles: computed twice;
 - tasks of unequal sizes: cores wait for the one with the largest;
 - for integer layers also the compute cycles of each form (`schedules.defaults.integer_cycles`), which hide memory
   cycles if a core overlaps the two.
@@ -94,8 +94,10 @@ def _output_bytes(layer: Layer) -> int:
 
 
 def _fused_block_cycles(parts: list[Layer], core) -> float | None:
-    """Cycles to move the cache lines of a fused block and its output. None if the data that it reads again does not
-    fit, or its last part does not write a value that has to be written anyway.
+    """Cycles to move the cache lines of a fused block and its output.
+
+    None if there is no such block: it has too many parts, its last part has a window, all parts are pointwise, or the
+    L2 does not hold its weights or the data that it reads again.
     """
     if len(parts) > MOST_PARTS or parts[-1].declared.windowed or all(part.declared.pixels for part in parts):
         return None
@@ -125,7 +127,7 @@ def _moved_in_block(layer: Layer, columns, core) -> float:
     first, line, l2 = layer.parts[0], core.l1d.line, memory.lines(core).l2
     cycles = _output_cycles(layer.parts[-1], core)
     if _integer(layer) and first.declared.windowed and first.declared.keeps_channels:
-        # An L1 evicts the rows under its window if it does not hold them beside the data of the later parts.
+        # The rows under the window are read again from the L2, if the L1 cannot hold them beside the later parts' data.
         under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
         again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
         cycles += int(np.prod(first.input_shape)) * first.bytes / line * again * l2

@@ -2,10 +2,10 @@
 
 A range may clip, and clipping need not matter: a ReLU6 after the next layer often clamps the value anyway, and in sums
 of residuals a few positions are far larger than all others. So the value is rounded with each of its ranges, with
-everything else in float32, and the following layers are computed. If these are a small part of the network, they are
-computed to its outputs. Otherwise they are computed to the next activations, through additions, pools and layers
-without activation. The height of a range on one image is the ratio of these results to their change, in dB. The mean
-over all images decides, so that a single unusual image does not.
+everything else in float32, and the following layers are computed. If only a small part of the network follows, it is
+computed to the outputs. Otherwise it is computed to the next activations, through additions, pools and layers without
+activation. The merit of a range on one image, its height, is the ratio of these results to their change, in dB. The
+range with the highest mean over all images is taken, so that no single unusual image decides.
 
 In torchvision's MobileNetV2 the sums of the last residuals have spikes of thirty times their root mean square. At half
 their range the scores change by 5 dB less, which the mean square error of the sums themselves does not show.

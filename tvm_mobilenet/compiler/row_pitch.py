@@ -21,8 +21,8 @@ def pitch_of(channels: int, line: int, dtype: str) -> int:
     """The pitch for this number of channels, with cache lines of ``line`` bytes; 0 if the tensor stays dense.
 
     A way of the L1 has 128 lines on the Cortex-A53, 256 on A72 and A76, 64 on most x86. With a multiple of 16 lines,
-    the same sets repeat after 4 to 16 positions. With a sixteenth more, the next round begins so many lines further on
-    that it misses the blocks of 8 lines of the first round.
+    every 4th to 16th position falls into the same sets. With a pitch of 17/16, that position lies a sixteenth of a way
+    further on: 8 lines on the A53, 16 on A72 and A76. So blocks of 8 lines do not share sets.
     """
     return channels + channels // ROUND if channels * dtypes.of(dtype).bytes % (ROUND * line) == 0 else 0
 
@@ -41,7 +41,7 @@ def run(graph: LayerGraph, core) -> LayerGraph:
         if not call.layer.declared.pitched:
             spaced.difference_update(call.inputs)
         elif call.layer.input_part or call.layer.output_part:
-            spaced.difference_update(second)  # it stays dense
+            spaced.difference_update(second)  # the second operand stays dense
             spaced.difference_update([data] if call.layer.input_part else [])
         elif second and call.layer.op == "scale":
             spaced.discard(second[0])

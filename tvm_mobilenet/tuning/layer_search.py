@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.tune_logs.log import Record, identity
 
 LISTED = 1_000  # a space with more points is sampled, not listed
-PROPOSALS = 4  # most proposals of the sampler until one is valid and new
-AGAIN = 3  # best points of a layer that are estimated again if the cost model has changed
+PROPOSALS = 4  # the sampler is asked at most so often for a point that is valid and new
+AGAIN = 3  # number of a layer's best points that are estimated again if the cost model has changed
 
 
 @dataclass
@@ -33,7 +33,7 @@ class LayerSearch:
     name : str
         The layer's name.
     space : schedules.Space
-        Its decisions.
+        The layer's search space.
     count : int
         Number of times that the network has the layer.
     floor : float
@@ -49,13 +49,13 @@ class LayerSearch:
     trials: int = 48
     starts: list[dict] = field(default_factory=list)
     tried: dict[str, Record] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)  # asked, without a result yet
+    running: set[str] = field(default_factory=set)  # asked for, without a result yet
     queued: deque[dict] = field(default_factory=deque)  # those of them that no worker has started
     passed: set[str] = field(default_factory=set)  # tried with earlier estimates; not tried again
     confirmed: set[str] = field(default_factory=set)  # points whose whole kernel was run and is correct
     best: Record | None = None
-    stale: int = 0
-    seconds: float = 0.0
+    stale: int = 0  # trials since the last improvement
+    seconds: float = 0.0  # of all trials
     curve: list[float] = field(default_factory=list)  # best point's cost after each trial
 
     def __post_init__(self):
@@ -162,7 +162,7 @@ class LayerSearch:
             self.starts.append(start)
 
     def forget(self) -> None:
-        """Drop the decisions that were asked and have no result."""
+        """Drop the decisions that were asked for and have no result."""
         self.running.clear()
         self.queued.clear()
 
