@@ -55,7 +55,7 @@ class StreamedRows:
         nest.switch(task, [row_tiles] * len(self.column_tiles), column_tile)
 
     def produce(self, i: int, row) -> None:
-        """Compute one row of part i, after the rows of the parts before that it still needs."""
+        """Compute one row of part i, after those rows of earlier parts that it needs and that are still missing."""
         getattr(self, self.stages[i].part.kind)(i, nest.named(row, f"row{i}"))
 
     def slot(self, i: int, row):

@@ -1,8 +1,8 @@
 """Start, query and end the process between TVM's client and a board (``reply_filter``).
 
 TVM starts it (``rpc.CreatePipeClient``) and kills it by its process id when the channel closes, even if another process
-has that id by then. So this module waits for the process, which frees its id, only after the channel has closed, which
-the descriptors of this process show.
+has that id by then. An id becomes free when the process has been waited for. So this module waits for it only after the
+channel has closed, which it sees from the open descriptors of its own process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Link:
     command : list of str
         The command for TVM, which adds the descriptors of its pipes.
     confined : int
-        The version of Landlock that holds the process; 0: none.
+        The version of Landlock that confines the process; 0: none.
     """
 
     def __init__(self):
