@@ -49,6 +49,7 @@ def test_errata_hold_what_they_say(figures):
         assert erratum["ours"] == papers.rounded(figure.ours, "0.000")
 
 
+@pytest.mark.full
 def test_the_figures_that_the_v1_paper_argues_with(figures):
     # Written out here too, so that the data file cannot lose one.
     printed = {(f.row, f.quantity): f.printed for f in figures.values() if f.paper == "1704.04861"}
